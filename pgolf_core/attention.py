@@ -1,0 +1,110 @@
+"""Rotary embedding, the choice of attention kernel, and exclusive self-attention.
+
+Shapes: B sequences, T positions, H query heads, K key/value heads, D head width, R rotary dimensions.
+Tensors are [B, T, heads, D] throughout, the layout FlashAttention takes.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def rotary_base(num_tokens: int, rope_dims: int, base: float, reference_tokens: int) -> float:
+    """The base in force at this length: rescaled by (T/reference)^(R/(R-2)) above the reference (PR 315, 332)."""
+    if not reference_tokens or num_tokens <= reference_tokens:
+        return base
+    return base * (num_tokens / reference_tokens) ** (rope_dims / (rope_dims - 2))
+
+
+def rotary_tables(
+    num_tokens: int, rope_dims: int, base: float, reference_tokens: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [T, 1, R/2] in float32 (RoFormer, arXiv 2104.09864; exponents use R, not the head width)."""
+    base = rotary_base(num_tokens, rope_dims, base, reference_tokens)
+    exponents = torch.arange(0, rope_dims, 2, dtype=torch.float32, device=device) / rope_dims
+    frequencies = 1.0 / (base**exponents)
+    angles = torch.outer(torch.arange(num_tokens, dtype=torch.float32, device=device), frequencies)
+    return angles.cos()[:, None, :], angles.sin()[:, None, :]
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate the first R dims of each head, half-split, and pass the rest (partial RoPE, PR 315); keeps x's dtype."""
+    half = cos.size(-1)
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+    x1, x2, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    return torch.cat((x1 * cos + x2 * sin, x2 * cos - x1 * sin, rest), dim=-1)
+
+
+def exclude_self(y: Tensor, v: Tensor) -> Tensor:
+    """Exclusive self-attention: remove from each head's output its component along the position's own value.
+
+    y [B, T, H, D], v [B, T, K, D] (the value that was attended to) -> [B, T, H, D] in y's dtype (PR 315).
+    """
+    batch, length, num_heads, width = y.shape
+    kv_heads = v.size(2)
+    grouped = y.float().view(batch, length, kv_heads, num_heads // kv_heads, width)
+    unit = F.normalize(v.float(), dim=-1, eps=1e-12).unsqueeze(3)
+    return (grouped - (grouped * unit).sum(-1, keepdim=True) * unit).view_as(y).to(y.dtype)
+
+
+def _sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.size(1) != k.size(1)).transpose(1, 2)
+
+
+def _blocked(q: Tensor, k: Tensor, v: Tensor, block: int = 128) -> Tensor:
+    """Causal attention by blocks of queries, each against the keys up to its end: matrix products that a CPU does in
+    bfloat16 hardware, where torch's own CPU kernel takes about twice as long at these lengths."""
+    batch, length, heads, width = q.shape
+    kv_heads = k.size(2)
+    group = heads // kv_heads
+    q = (q * width**-0.5).view(batch, length, kv_heads, group, width).permute(0, 2, 3, 1, 4)  # [B, K, H/K, T, D]
+    k, v = k.permute(0, 2, 3, 1), v.transpose(1, 2)  # [B, K, D, T], [B, K, T, D]
+    outputs = []
+    for start in range(0, length, block):
+        end = min(start + block, length)
+        rows = end - start
+        scores = q[:, :, :, start:end].reshape(batch, kv_heads, group * rows, width) @ k[..., :end]
+        scores = scores.view(batch, kv_heads, group, rows, end)
+        future = torch.full((rows, end), -torch.inf, dtype=q.dtype, device=q.device).triu(start + 1)
+        weights = (scores + future).softmax(-1).view(batch, kv_heads, group * rows, end)
+        outputs.append((weights @ v[:, :, :end]).view(batch, kv_heads, group, rows, width))
+    return torch.cat(outputs, dim=3).permute(0, 3, 1, 2, 4).reshape(batch, length, heads, width)
+
+
+def _flash(module: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    output = importlib.import_module(module).flash_attn_func(q, k, v, causal=True)
+    return output[0] if isinstance(output, tuple) else output  # some FlashAttention-3 builds return (out, lse)
+
+
+def kernel_name(device_type: str, bfloat16: bool) -> str:
+    """Which kernel attends: in bfloat16 FlashAttention-3, then 2, on CUDA where importable and query blocks on a CPU;
+    otherwise SDPA."""
+    if device_type == "cpu" and bfloat16:
+        return "query blocks"
+    if device_type == "cuda" and bfloat16:
+        for module, name in (("flash_attn_interface", "FlashAttention-3"), ("flash_attn", "FlashAttention-2")):
+            if importlib.util.find_spec(module) is not None:
+                return name
+    return "SDPA"
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(D)) v under a causal mask, query head h using kv head h // (H/K).
+
+    q [B, T, H, D], k and v [B, T, K, D], one dtype -> [B, T, H, D].
+    """
+    kernels: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+        "FlashAttention-3": functools.partial(_flash, "flash_attn_interface"),
+        "FlashAttention-2": functools.partial(_flash, "flash_attn"),
+        "query blocks": _blocked,
+        "SDPA": _sdpa,
+    }
+    return kernels[kernel_name(q.device.type, q.dtype is torch.bfloat16)](q, k, v)

@@ -1,0 +1,82 @@
+"""Atomic files, hashes, and the one error type that is meant for the reader's eyes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+
+class UserError(Exception):
+    """A mistake or a missing thing outside the program: one or two lines naming the value, the place, the remedy."""
+
+
+@contextlib.contextmanager
+def explain_os_errors(what: str):
+    """Turn an OSError (full disk, read-only folder, missing file) inside the block into a one-line UserError."""
+    try:
+        yield
+    except OSError as error:
+        place = f" ({error.filename})" if error.filename else ""
+        raise UserError(f"{what}: {error.strerror or error}{place}; free space or choose a writable folder") from error
+
+
+def write_bytes(path: Path | str, payload: bytes) -> None:
+    """Write `payload` to a temporary file beside `path`, then rename: the file is whole or absent."""
+    path = Path(path)
+    with explain_os_errors(f"cannot write {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(payload)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+            raise
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Atomic UTF-8 text file."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Atomic, indented JSON file; NaN and infinities are refused, since no other JSON reader takes them."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path | str) -> Any:
+    """Read a JSON file; a missing or broken one is a UserError that names it."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; run the stage that writes it first") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not valid JSON ({error}); delete it and run its stage again") from None
+
+
+def sha256_bytes(payload: bytes) -> str:
+    """Hexadecimal SHA-256 of `payload`."""
+    return hashlib.sha256(payload).hexdigest()
+
+
+def sha256_file(path: Path | str) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text, for hashing."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)

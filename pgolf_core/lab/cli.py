@@ -1,0 +1,332 @@
+"""The command line: `pgolf COMMAND …`. Heavy imports stay inside the commands, so that help and lists are quick.
+
+Exit status: 0 done, 1 a run or check failed, 2 wrong usage, 130 Ctrl-C (128 + the signal's number).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from pgolf_core.files import UserError
+from pgolf_core.recipe import available_recipes, load_recipe, to_dict
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DEFAULT_SEEDS = "1337,1338,1339"
+
+
+class UsageError(UserError):
+    """The command was called with something that cannot be meant."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see `{self.prog} --help`")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status. Every foreseeable mistake is one line on stderr."""
+    try:
+        options = _parser().parse_args(arguments)
+        status = options.command(options)
+        sys.stdout.flush()
+        return status
+    except UsageError as error:
+        return _complain(error, 2)
+    except UserError as error:
+        return _complain(error, 1)
+    except KeyboardInterrupt as stop:
+        if not getattr(stop, "told", False):
+            print("pgolf: stopped", file=sys.stderr)
+        return 128 + getattr(stop, "signum", signal.SIGINT)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains once more at its exit
+        return 1
+
+
+def _complain(error: Exception, status: int) -> int:
+    print(f"pgolf: error: {error}", file=sys.stderr)
+    return status
+
+
+# ---------------------------------------------------------------------- the commands' arguments
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="pgolf", description="Train, pack, score and report small language models, by recipe.")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name: str, run: Any, help: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=help, description=help)
+        made.set_defaults(command=run)
+        return made
+
+    def add_json(made: argparse.ArgumentParser) -> None:
+        made.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+    def add_data(made: argparse.ArgumentParser) -> None:
+        made.add_argument("--data", default="", metavar="NAME", help="prepared dataset instead of the recipe's own")
+        made.add_argument("--cache", default="", metavar="DIR", help="folder of prepared datasets, not the user's")
+
+    def add_set(made: argparse.ArgumentParser) -> None:
+        made.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as model.num_layers=12")
+
+    made = command("record", _record, "run a recipe's seven notebooks for every seed, and report")
+    made.add_argument("recipe", help="name of a recipe (`pgolf recipes`), or a path ending in .toml")
+    made.add_argument("--seeds", type=_seeds, default=DEFAULT_SEEDS, help=f"comma-separated (default {DEFAULT_SEEDS})")
+    made.add_argument("--nproc", type=int, default=1, metavar="N", help="processes that train together (only 1 so far)")
+    add_set(made)
+    made.add_argument("--runs", default="", metavar="DIR", help="where runs go (default: the repository's runs/)")
+    made.add_argument("--name", default="", help="name of the run's folder instead of the recipe's")
+    made.add_argument("--fresh", action="store_true", help="delete these seeds' earlier results and redo them")
+    add_data(made)
+
+    made = command("recipes", _recipes, "list the recipes, or show one with every value resolved")
+    made.add_argument("recipe", nargs="?", metavar="NAME")
+    add_json(made)
+
+    made = command("data", _data, "prepare a corpus, or list what is prepared")
+    made.add_argument("corpus", choices=("sotu", "list"), help="sotu: State of the Union; list: what is prepared")
+    made.add_argument("--cache", default="", metavar="DIR", help="folder of prepared datasets, not the user's")
+    add_json(made)
+
+    made = command("eval", _eval, "score an artifact from its file alone")
+    made.add_argument("artifact", help="a model.pgolf")
+    made.add_argument("--stride", type=int, default=0, metavar="N", help="targets a window scores (default: the run's)")
+    made.add_argument("--seq-len", type=int, default=0, metavar="N", help="window length (default: the run's)")
+    add_data(made)
+    add_json(made)
+
+    made = command("plan", _plan, "a recipe's parameters, tokens and bytes before anything runs")
+    made.add_argument("recipe")
+    add_set(made)
+    add_json(made)
+
+    made = command("compare", _compare, "compare finished runs over their seeds, each against the first")
+    made.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, as runs/local_10min_1mb/local-smoke")
+    add_json(made)
+
+    made = command("verify", _verify, "check what an artifact, a run or a submission folder claims")
+    made.add_argument("path")
+    add_json(made)
+
+    made = command("submission", _submission, "write a finished run as a submission folder")
+    made.add_argument("run", metavar="RUNDIR")
+    for flag in ("--name", "--author", "--github-id"):
+        made.add_argument(flag, required=True)
+
+    made = command("lab", _lab, "open JupyterLab on the notebooks; further options go to JupyterLab")
+    made.add_argument("jupyter", nargs=argparse.REMAINDER, metavar="…")
+    return parser
+
+
+def _seeds(text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a list of whole numbers, as 1337,1338,1339")
+    return [int(part) for part in parts]
+
+
+# ---------------------------------------------------------------------- the commands
+
+
+def _record(options: argparse.Namespace) -> int:
+    recipe = _recipe_argument(options.recipe)
+    _checked_recipe(recipe, options.set)
+    if options.nproc != 1:
+        raise UsageError(f"--nproc {options.nproc}: training on several devices is not there yet; leave it out")
+    from pgolf_core.lab.pipeline import Stopped, record
+    from pgolf_core.lab.runs import short_path
+
+    runs_dir, cache_dir = _place(options.runs) or "runs", _place(options.cache)
+    try:
+        summary = record(
+            recipe, options.seeds, options.set, options.data, runs_dir, options.name, cache_dir, options.fresh
+        )
+    except Stopped as stop:
+        without = " without --fresh" if options.fresh else ""
+        print(f"pgolf: stopped ({stop}); the same command{without} goes on from here", file=sys.stderr)
+        stop.told = True
+        raise
+    from pgolf_core.files import read_json
+    from pgolf_core.lab.report import seeds_table_text
+
+    print(seeds_table_text(read_json(summary)))
+    print(f"report: {short_path(summary.with_name('report.html'))}")
+    return 0
+
+
+def _recipes(options: argparse.Namespace) -> int:
+    if options.recipe:
+        recipe = _checked_recipe(_recipe_argument(options.recipe))
+        values = {**to_dict(recipe), "fingerprint": recipe.fingerprint}
+        print(json.dumps(values, indent=2) if options.json else "\n".join(_lines(values)))
+        return 0
+    recipes = [load_recipe(name) for name in available_recipes()]
+    rows = [{"name": r.name, "fingerprint": r.fingerprint, "track": r.track, "title": r.title} for r in recipes]
+    if options.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    width = max((len(row["name"]) for row in rows), default=0)
+    for row in rows:
+        print(f"{row['name']:<{width}}  {row['fingerprint'][:8]}  {row['title']}")
+    return 0
+
+
+def _data(options: argparse.Namespace) -> int:
+    from pgolf_core.lab import corpus
+
+    cache_dir = _place(options.cache) or None
+    if options.corpus == "list":
+        datasets = corpus.prepared_datasets(cache_dir)
+        if not datasets and not options.json:
+            print("nothing is prepared yet; `pgolf data sotu` prepares the State of the Union corpus")
+            return 0
+    else:
+        datasets = [corpus.prepare_sotu(cache_dir=cache_dir, progress=True)]
+    import pandas as pd
+
+    return _show(pd.DataFrame([_dataset_row(dataset) for dataset in datasets]), options.json)
+
+
+def _dataset_row(dataset: Any) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": dataset.name}
+    for split, totals in dataset.manifest["totals"].items():
+        row |= {f"{split} {key}": totals[key] for key in ("documents", "utf8_bytes", "tokens")}
+    return row | {"manifest": dataset.manifest_sha256[:8], "folder": str(dataset.folder)}
+
+
+def _eval(options: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from pgolf_core.data import load_tokens
+    from pgolf_core.evaluate import score_artifact
+    from pgolf_core.lab.corpus import open_dataset
+    from pgolf_core.lab.runs import recorded_recipe
+
+    artifact = Path(options.artifact)
+    if not artifact.is_file():
+        raise UserError(f"{artifact} does not exist; name the model.pgolf of a finished seed")
+    beside = artifact.parent / "recipe.json"
+    recipe = recorded_recipe(artifact.parent) if beside.is_file() else _checked_recipe("local")
+    seq_len, stride = options.seq_len or recipe.eval.seq_len, options.stride or recipe.eval.stride
+    if not 1 <= stride <= seq_len:
+        raise UsageError(f"--stride {stride} must lie in 1..{seq_len}, the window's length")
+    dataset = open_dataset(options.data or recipe.data.dataset, cache_dir=_place(options.cache) or None)
+    tokenizer = dataset.tokenizer()
+    tokens = load_tokens(dataset.val_paths, tokenizer.vocab_size)
+    bar = tqdm(desc="scoring", unit="target", unit_scale=True, disable=None)
+
+    def advance(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+
+    with bar:
+        result = score_artifact(
+            artifact,
+            tokens,
+            tokenizer.bytes,
+            seq_len,
+            stride,
+            recipe.eval.batch_seqs,
+            autocast=recipe.schedule.autocast,
+            progress=advance,
+        )
+    values = {"artifact": str(artifact), "dataset": dataset.name, **result.to_dict()}
+    print(json.dumps(values, indent=2) if options.json else "\n".join(f"{key}: {values[key]}" for key in values))
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    recipe = _checked_recipe(_recipe_argument(options.recipe), options.set)
+    from pgolf_core.lab.plan import plan_table
+
+    return _show(plan_table(recipe), options.json)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from pgolf_core.lab.stats import compare
+
+    return _show(compare([Path(run) for run in options.runs]), options.json)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from pgolf_core.lab.verify import verify
+
+    table = verify(Path(options.path))
+    _show(table, options.json)
+    return 1 if (table["verdict"] == "fail").any() else 0
+
+
+def _submission(options: argparse.Namespace) -> int:
+    from pgolf_core.lab.submission import write_submission
+
+    print(write_submission(Path(options.run), options.name, options.author, options.github_id))
+    return 0
+
+
+def _lab(options: argparse.Namespace) -> NoReturn:
+    from pgolf_core.lab.runs import find_root
+
+    root = find_root()
+    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={root}"]
+    command.append(f"--ServerApp.preferred_dir={root / 'notebooks'}")
+    if os.geteuid() == 0:
+        command.append("--allow-root")  # the server listens on this machine alone and asks for its token
+    os.execv(sys.executable, [*command, *options.jupyter])  # so that Ctrl-C is JupyterLab's own affair
+
+
+# ---------------------------------------------------------------------- small helpers
+
+
+def _recipe_argument(name: str) -> str:
+    """A recipe's name as given; a path to a .toml made absolute, since notebooks run in another folder."""
+    return os.path.abspath(os.path.expanduser(name)) if name.endswith(".toml") else name
+
+
+def _checked_recipe(name: str, overrides: Sequence[str] = ()) -> Any:
+    try:
+        return load_recipe(name, overrides)
+    except UserError as error:
+        raise UsageError(str(error)) from None
+
+
+def _place(folder: str) -> str:
+    """A folder given on the command line: absolute, or relative to the repository it lies in, so that runs can move."""
+    if not folder:
+        return ""
+    from pgolf_core.lab.runs import short_path
+
+    return short_path(os.path.expanduser(folder))
+
+
+def _lines(values: dict[str, Any], prefix: str = "") -> list[str]:
+    lines = []
+    for key, value in values.items():
+        if isinstance(value, dict):
+            lines += _lines(value, f"{prefix}{key}.")
+        else:
+            lines.append(f"{prefix}{key} = {json.dumps(value, ensure_ascii=False)}")
+    return lines
+
+
+def _show(table: pd.DataFrame, as_json: bool) -> int:
+    if as_json:
+        print(table.to_json(orient="records", indent=2, force_ascii=False))
+    else:
+        width = shutil.get_terminal_size((200, 24)).columns
+        print(table.to_string(index=False, na_rep="–", line_width=width, max_colwidth=100))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

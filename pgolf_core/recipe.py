@@ -1,0 +1,433 @@
+"""Recipes: everything that decides a run, as frozen dataclasses read from TOML.
+
+A recipe file may say `extends = "pr315"` and change a few keys. Unknown keys, wrong types and impossible values
+are errors that name the file, the key and what is allowed. Overrides have the form `model.num_layers=12`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pgolf_core.files import UserError, canonical_json, sha256_bytes
+
+RECIPE_DIR = Path(__file__).parent / "recipes"
+TRACK_CAP_BYTES = {"10min_16mb": 16_000_000, "local_10min_1mb": 1_000_000}
+GRID_NAMES = (
+    "fp16",
+    "int6_row",
+    "int8_row_clip",
+    "int5_row_clip",
+    "int6_row_clip",
+    "int7_row_clip",
+    "int5_row_nofloor",
+    "int6_clip_search",
+    "int8_clip_search",
+    "int8_clip_search_step4",
+)
+
+
+@dataclass(frozen=True)
+class Model:
+    """The network's shape and switches (SEEDS: the five records differ in these alone)."""
+
+    vocab_size: int = 1024
+    """Pieces of the tokenizer; checked against the dataset's."""
+    num_layers: int = 11
+    model_dim: int = 512
+    """Width of the residual stream."""
+    num_heads: int = 8
+    """Query heads; divides model_dim."""
+    num_kv_heads: int = 4
+    """Key/value heads; divides num_heads."""
+    mlp_hidden: int = 1536
+    rope_dims: int = 64
+    """Rotary dimensions of each head, even; the rest of the head carries no position (PR 315: 16)."""
+    rope_base: float = 10000.0
+    rope_reference_tokens: int = 0
+    """Above this length the rotary base is rescaled (PR 315: 1024); 0 keeps the plain base."""
+    logit_softcap: float = 30.0
+    qk_gain_init: float = 1.5
+    embed_init_std: float = 0.005
+    norm_eps: float = 2.0**-23
+    """Epsilon of every RMS norm; float32's machine epsilon, as torch uses since 2.7 (torch 2.4 with bfloat16: 2^-7)."""
+    smear: str = "after"
+    """Smear gate before or after the first norm, or off."""
+    bigram_rows: int = 0
+    """Rows of the hashed bigram table; 0 means none."""
+    bigram_dim: int = 128
+    ln_scale: bool = False
+    """Scale each block's normalised input by 1/sqrt(layer + 1) (PR 315)."""
+    xsa_last_n: int = 0
+    """Exclusive self-attention on this many last layers."""
+    ve_dim: int = 0
+    """Width of the shared value embedding (PR 534); 0 means none."""
+    ve_layers: tuple[int, ...] = ()
+    """0-based layers that add the value embedding."""
+    init: str = "orthogonal"
+    """Initialisation of the matrices that are not zero: orthogonal, or torch's uniform default."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which tokens a step sees."""
+
+    dataset: str = "sotu-sp1024"
+    """Name of a prepared dataset (`pgolf data`), overridden by --data."""
+    seq_len: int = 2048
+    batch_tokens: int = 786_432
+    """Tokens of one optimiser step over all ranks and micro-batches."""
+    spans_per_step: int = 8
+    """Contiguous spans a step is cut from, each one token longer than its inputs (SEEDS 1.3); fixes the partition."""
+    micro_batch_seqs: int = 48
+    """Sequences of one forward/backward: a speed setting that never changes which tokens a step sees."""
+
+
+@dataclass(frozen=True)
+class Optim:
+    """Muon for matrices, AdamW for the rest."""
+
+    embed_lr: float = 0.035
+    matrix_lr: float = 0.025
+    scalar_lr: float = 0.025
+    adam_betas: tuple[float, float] = (0.9, 0.95)
+    adam_eps: float = 1e-8
+    adam_wd: float = 0.04
+    muon_wd: float = 0.04
+    muon_wd_order: str = "before"
+    """Decoupled weight decay before the update (PR 194, 315, 531) or after it (PR 332, 534)."""
+    muon_momentum: float = 0.99
+    muon_momentum_start: float = 0.92
+    muon_momentum_warmup_steps: int = 1500
+    newton_schulz_steps: int = 5
+    newton_schulz_dtype: str = "bfloat16"
+    grad_clip_norm: float = 0.3
+    """Global L2 norm over all parameters; 0 turns clipping off."""
+    bigram_optimizer: str = "split"
+    """split: table with the embedding's AdamW, projection with Muon (PR 315, 531); scalar: all of it with the
+    scalars' AdamW (PR 332)."""
+    smear_beta2: float = 0.95
+    """Second beta of the smear gate's own AdamW (PR 194: 0.99)."""
+    ve_frozen: bool = False
+    """Leave the value embedding's table and projection at their random start (what PR 534's run really did)."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When training ends and how the learning rate falls."""
+
+    iterations: int = 20_000
+    max_seconds: float = 600.0
+    """Wall-clock cap of the training steps; 0 means iterations alone end the run."""
+    warmup_steps: int = 20
+    """Priming steps before the clock, rolled back (SEEDS 1.5)."""
+    warmdown_iters: int = 3000
+    """Steps over which the learning rate falls linearly to zero."""
+    val_every_steps: int = 0
+    """Cadence of validation with raw weights; 0 validates only at the end."""
+    val_tokens: int = 0
+    """Validation targets scored on that cadence, from the split's start; 0 means all."""
+    log_every_steps: int = 200
+    checkpoint_every_seconds: float = 60.0
+    autocast: str = "auto"
+    """bfloat16 where the device computes it in hardware (auto), or float32 everywhere (off)."""
+    compile: str = "auto"
+    """torch.compile where a compiler is found (auto), or eager (off)."""
+
+
+@dataclass(frozen=True)
+class Average:
+    """Which weights are packed."""
+
+    kind: str = "ema"
+    """ema, swa or none."""
+    ema_decay: float = 0.997
+    swa_start: float = 0.5
+    """SWA takes a snapshot while the learning-rate multiplier is below this."""
+    swa_every_steps: int = 50
+
+
+@dataclass(frozen=True)
+class QAT:
+    """Quantisation-aware training: the packed grid inside the forward pass, straight-through gradients."""
+
+    kind: str = "off"
+    """off, always (from step 0) or late (once the learning-rate multiplier is below `threshold`)."""
+    threshold: float = 0.1
+
+
+@dataclass(frozen=True)
+class Quant:
+    """Which grid each tensor is packed on (SEEDS 5.4)."""
+
+    attention: str = "int6_row"
+    mlp: str = "int6_row"
+    tok_emb: str = "int8_row_clip"
+    other: str = "int8_row_clip"
+    """Every other tensor above the size threshold (bigram and value embeddings)."""
+    small_tensor_elements: int = 65_536
+    """Tensors of at most this many elements are stored as fp16; the published threshold is a quarter of width squared."""
+    allocation: str = "fixed"
+    """fixed, or gradient: PR 332's 5/6/7 bits by squared gradient for attention, MLP and bigram."""
+    zstd_level: int = 22
+
+
+@dataclass(frozen=True)
+class Eval:
+    """How the score is taken."""
+
+    seq_len: int = 2048
+    stride: int = 64
+    batch_seqs: int = 32
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One complete recipe; `name` and `title` do not enter the fingerprint, everything else does."""
+
+    name: str = "unnamed"
+    title: str = ""
+    track: str = "10min_16mb"
+    model: Model = field(default_factory=Model)
+    data: Data = field(default_factory=Data)
+    optim: Optim = field(default_factory=Optim)
+    schedule: Schedule = field(default_factory=Schedule)
+    average: Average = field(default_factory=Average)
+    qat: QAT = field(default_factory=QAT)
+    quant: Quant = field(default_factory=Quant)
+    eval: Eval = field(default_factory=Eval)
+
+    @property
+    def cap_bytes(self) -> int:
+        """The track's limit on code plus artifact, in decimal bytes."""
+        return TRACK_CAP_BYTES[self.track]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the resolved values: equal fingerprints mean equal runs, whatever the file was called."""
+        values = to_dict(self)
+        del values["name"], values["title"]
+        return sha256_bytes(canonical_json(values).encode())
+
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "track": tuple(TRACK_CAP_BYTES),
+    "model.smear": ("before", "after", "off"),
+    "model.init": ("orthogonal", "uniform"),
+    "optim.muon_wd_order": ("before", "after"),
+    "optim.newton_schulz_dtype": ("bfloat16", "float32"),
+    "optim.bigram_optimizer": ("split", "scalar"),
+    "schedule.autocast": ("auto", "off"),
+    "schedule.compile": ("auto", "off"),
+    "average.kind": ("ema", "swa", "none"),
+    "qat.kind": ("off", "always", "late"),
+    "quant.allocation": ("fixed", "gradient"),
+    **{f"quant.{part}": GRID_NAMES for part in ("attention", "mlp", "tok_emb", "other")},
+}
+AT_LEAST: dict[str, float] = {
+    "model.vocab_size": 2, "model.num_layers": 1, "model.model_dim": 2, "model.num_heads": 1, "model.num_kv_heads": 1,
+    "model.mlp_hidden": 1, "model.rope_dims": 2, "model.rope_base": 1.0, "model.rope_reference_tokens": 0,
+    "model.logit_softcap": 1e-3, "model.qk_gain_init": 0.0, "model.embed_init_std": 0.0, "model.norm_eps": 0.0,
+    "model.bigram_rows": 0, "model.bigram_dim": 1, "model.xsa_last_n": 0, "model.ve_dim": 0,
+    "data.seq_len": 1, "data.batch_tokens": 1, "data.spans_per_step": 1, "data.micro_batch_seqs": 1,
+    "optim.embed_lr": 0.0, "optim.matrix_lr": 0.0, "optim.scalar_lr": 0.0, "optim.adam_eps": 0.0,
+    "optim.adam_wd": 0.0, "optim.muon_wd": 0.0, "optim.muon_momentum_warmup_steps": 0,
+    "optim.newton_schulz_steps": 1, "optim.grad_clip_norm": 0.0,
+    "schedule.iterations": 1, "schedule.max_seconds": 0.0, "schedule.warmup_steps": 0, "schedule.warmdown_iters": 0,
+    "schedule.val_every_steps": 0, "schedule.val_tokens": 0, "schedule.log_every_steps": 1,
+    "schedule.checkpoint_every_seconds": 0.0, "average.swa_every_steps": 1,
+    "quant.small_tensor_elements": 0, "quant.zstd_level": 1, "eval.seq_len": 1, "eval.stride": 1, "eval.batch_seqs": 1,
+}  # fmt: skip
+IN_UNIT_INTERVAL = (
+    "optim.muon_momentum", "optim.muon_momentum_start", "optim.smear_beta2", "average.ema_decay",
+    "average.swa_start", "qat.threshold",
+)  # fmt: skip
+
+
+def to_dict(recipe: Recipe) -> dict[str, Any]:
+    """Plain nested dictionary (tuples as lists), ready for JSON."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, tuple | list) else value
+
+    return plain(dataclasses.asdict(recipe))
+
+
+def from_dict(values: dict[str, Any], source: str = "recipe") -> Recipe:
+    """Build and check a Recipe from nested plain values; `source` names the file in error messages."""
+    recipe = _build(Recipe, values, source, prefix="")
+    _check(recipe, source)
+    return recipe
+
+
+def available_recipes(folder: Path = RECIPE_DIR) -> list[str]:
+    """Names of the recipes on disk, sorted."""
+    return sorted(path.stem for path in folder.glob("*.toml"))
+
+
+def load_recipe(name: str, overrides: typing.Sequence[str] = (), folder: Path = RECIPE_DIR) -> Recipe:
+    """Read a recipe by name (or a path ending in .toml), follow `extends`, apply `section.key=value` overrides.
+
+    Raises UserError for an unknown recipe, an unknown key, a wrong type or an impossible value.
+    """
+    values = _read_chain(name, folder, seen=())
+    source = _path_of(name, folder).name
+    for text in overrides:
+        _apply_override(values, text, source)
+    values["name"] = Path(name).stem
+    return from_dict(values, source)
+
+
+def _path_of(name: str, folder: Path) -> Path:
+    return Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
+
+
+def _read_chain(name: str, folder: Path, seen: tuple[str, ...]) -> dict[str, Any]:
+    path = _path_of(name, folder)
+    if not path.is_file():
+        raise UserError(f"unknown recipe '{name}'; known: {', '.join(available_recipes(folder))}")
+    if name in seen:
+        raise UserError(f"{path.name}: extends itself through {' -> '.join((*seen, name))}; break the circle")
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path.name}: not valid TOML: {error}") from None
+    parent = values.pop("extends", None)
+    if parent is None:
+        return values
+    if not isinstance(parent, str):
+        raise UserError(f"{path.name}: extends must be a recipe's name, not {parent!r}")
+    base = _read_chain(parent, path.parent if path.parent != Path() else folder, (*seen, name))
+    base.pop("title", None)
+    return _merge(base, values)
+
+
+def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in change.items():
+        both_tables = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both_tables else value
+    return merged
+
+
+def _apply_override(values: dict[str, Any], text: str, source: str) -> None:
+    key, equals, raw = text.partition("=")
+    key, raw = key.strip(), raw.strip()
+    if not equals or not key or not raw:
+        raise UserError(f"override '{text}' is not of the form section.key=value, for example model.num_layers=12")
+    if key in ("name", "extends", "title"):
+        raise UserError(f"override '{text}': {key} cannot be overridden; use --name or another recipe")
+    try:
+        value = tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = raw  # a bare word is a string, so that --set average.kind=swa needs no quotes
+    *sections, last = key.split(".")
+    table = values
+    for section in sections:
+        table = table.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise UserError(f"{source}: unknown key '{key}' in override '{text}'; see `pgolf recipes NAME` for all keys")
+    if isinstance(table.get(last), dict):
+        raise UserError(f"override '{text}': '{key}' is a section; give one of its keys, as {key}.KEY=value")
+    table[last] = value
+
+
+def _build(kind: type, values: dict[str, Any], source: str, prefix: str) -> Any:
+    if not isinstance(values, dict):
+        raise UserError(f"{source}: {prefix.rstrip('.') or 'recipe'} must be a table, not {values!r}")
+    hints = typing.get_type_hints(kind)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise UserError(f"{source}: unknown key '{prefix}{unknown[0]}'; allowed: {', '.join(hints)}")
+    arguments = {}
+    for key, value in values.items():
+        hint = hints[key]
+        if dataclasses.is_dataclass(hint):
+            arguments[key] = _build(hint, value, source, f"{prefix}{key}.")
+        else:
+            arguments[key] = _convert(value, hint, source, prefix + key)
+    return kind(**arguments)
+
+
+def _convert(value: Any, hint: Any, source: str, key: str) -> Any:
+    if isinstance(hint, types.GenericAlias):  # tuple[int, ...] or tuple[float, float]
+        items = typing.get_args(hint)
+        if not isinstance(value, list | tuple):
+            raise UserError(f"{source}: {key} must be a list, not {value!r}")
+        if items[-1] is Ellipsis:
+            return tuple(_convert(item, items[0], source, key) for item in value)
+        if len(value) != len(items):
+            raise UserError(f"{source}: {key} must have {len(items)} entries, not {len(value)}")
+        return tuple(_convert(item, kind, source, key) for item, kind in zip(value, items, strict=True))
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is float and is_number:
+        if not -1e300 < value < 1e300:  # false for NaN too
+            raise UserError(f"{source}: {key} must be finite, not {value!r}")
+        return float(value)
+    if hint is float or type(value) is not hint:
+        raise UserError(f"{source}: {key} must be of type {hint.__name__}, not {value!r}")
+    if hint is int and abs(value) >= 2**53:
+        raise UserError(f"{source}: {key} must be below 2^53, not {value}")
+    return value
+
+
+def _check(recipe: Recipe, source: str) -> None:
+    values = to_dict(recipe)
+
+    def get(key: str) -> Any:
+        section, _, name = key.rpartition(".")
+        return values[section][name] if section else values[name]
+
+    for key, choices in CHOICES.items():
+        if get(key) not in choices:
+            raise UserError(f"{source}: {key} = {get(key)!r}; allowed: {', '.join(choices)}")
+    for key, least in AT_LEAST.items():
+        if get(key) < least:
+            raise UserError(f"{source}: {key} = {get(key)}; must be at least {least}")
+    for key in IN_UNIT_INTERVAL:
+        if not 0.0 <= get(key) <= 1.0:
+            raise UserError(f"{source}: {key} = {get(key)}; must lie in [0, 1]")
+    for message in _impossible(recipe):
+        raise UserError(f"{source}: {message}")
+
+
+def _impossible(recipe: Recipe) -> typing.Iterator[str]:
+    """Every combination of values that cannot be built or trained, as a message that names the keys."""
+    model, data = recipe.model, recipe.data
+    if model.model_dim % model.num_heads:
+        yield f"model.num_heads = {model.num_heads} must divide model.model_dim = {model.model_dim}"
+    head_dim = model.model_dim // model.num_heads
+    if model.num_heads % model.num_kv_heads:
+        yield f"model.num_kv_heads = {model.num_kv_heads} must divide model.num_heads = {model.num_heads}"
+    if model.rope_dims % 2 or model.rope_dims > head_dim:
+        yield f"model.rope_dims = {model.rope_dims} must be even and at most the head width {head_dim}"
+    if model.rope_reference_tokens and model.rope_dims == 2:
+        yield "model.rope_reference_tokens needs model.rope_dims of at least 4"
+    if model.xsa_last_n > model.num_layers:
+        yield f"model.xsa_last_n = {model.xsa_last_n} exceeds model.num_layers = {model.num_layers}"
+    if model.bigram_rows == 1:
+        yield "model.bigram_rows = 1 leaves no row for a pair; use 0 (off) or at least 2"
+    if bool(model.ve_dim) != bool(model.ve_layers):
+        yield f"model.ve_dim = {model.ve_dim} and model.ve_layers = {list(model.ve_layers)} go together"
+    if any(not 0 <= layer < model.num_layers for layer in model.ve_layers):
+        yield f"model.ve_layers = {list(model.ve_layers)} must lie in 0..{model.num_layers - 1}"
+    if len(set(model.ve_layers)) != len(model.ve_layers):
+        yield f"model.ve_layers = {list(model.ve_layers)} names a layer twice"
+    if data.batch_tokens % (data.spans_per_step * data.seq_len):
+        yield (
+            f"data.batch_tokens = {data.batch_tokens} must be a multiple of data.spans_per_step x data.seq_len"
+            f" = {data.spans_per_step} x {data.seq_len}"
+        )
+    if recipe.eval.stride > recipe.eval.seq_len:
+        yield f"eval.stride = {recipe.eval.stride} exceeds eval.seq_len = {recipe.eval.seq_len}: targets would be skipped"
+    if not all(0.0 <= beta < 1.0 for beta in recipe.optim.adam_betas):
+        yield f"optim.adam_betas = {list(recipe.optim.adam_betas)} must lie in [0, 1)"
+    if recipe.quant.zstd_level > 22:
+        yield f"quant.zstd_level = {recipe.quant.zstd_level}; zstd has levels 1 to 22"

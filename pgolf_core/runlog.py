@@ -1,0 +1,62 @@
+"""A run's two logs: train.log for people (the field's line formats, SEEDS 1.11), metrics.jsonl for programs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pgolf_core.files import UserError, explain_os_errors, write_text
+
+
+class RunLog:
+    """Appends to both files, a line at a time, each line flushed; a context manager that closes them."""
+
+    def __init__(self, folder: Path, say: Callable[[str], None] | None = None):
+        self.folder, self.say = folder, say
+
+    def __enter__(self) -> RunLog:
+        with explain_os_errors(f"cannot write logs in {self.folder}"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.text = open(self.folder / "train.log", "a", encoding="utf-8")  # noqa: SIM115 (closed in __exit__)
+            self.metrics = open(self.folder / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.text.close()
+        self.metrics.close()
+
+    def keep_until(self, step: int) -> None:
+        """Drop the metrics of steps after `step`, which will be done again (after a kill), and lines cut by a kill."""
+        kept = []
+        for line in (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError, KeyError):
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+        self.metrics.close()
+        write_text(self.folder / "metrics.jsonl", "".join(kept))
+        self.metrics = open(self.folder / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
+
+    def metric(self, **values: Any) -> None:
+        """One JSON object a line."""
+        with explain_os_errors(f"cannot write logs in {self.folder}"):
+            self.metrics.write(json.dumps(values) + "\n")
+            self.metrics.flush()
+
+    def line(self, text: str, quiet: bool = False) -> None:
+        """One line of train.log, also said aloud unless quiet."""
+        with explain_os_errors(f"cannot write logs in {self.folder}"):
+            self.text.write(text + "\n")
+            self.text.flush()
+        if self.say is not None and not quiet:
+            self.say(text)
+
+
+def training_curve(folder: Path | str) -> list[dict[str, Any]]:
+    """The parsed lines of a run's metrics.jsonl, in order; UserError if there is none."""
+    path = Path(folder) / "metrics.jsonl"
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; run the training stage first")
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]

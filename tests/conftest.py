@@ -1,0 +1,66 @@
+"""Shared options and fixtures: where the goldens are, a count of those that ran, and small helpers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+GOLDEN_TESTS: dict[str, str] = {}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--goldens",
+        default=str(ROOT.parent / "shared" / "goldens"),
+        help="folder of numbers that the published records' own code computed",
+    )
+
+
+@pytest.fixture(scope="session")
+def goldens(request: pytest.FixtureRequest) -> Path:
+    """The folder of goldens; the test is skipped, with the reason, where it is absent."""
+    folder = Path(request.config.getoption("--goldens"))
+    if not folder.is_dir():
+        pytest.skip(f"goldens folder {folder} is absent (pass --goldens DIR)")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _few_threads() -> None:
+    torch.set_num_threads(2)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if "cuda" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
+    """A skipped golden is a failure where the goldens are present."""
+    outcome = yield
+    report = outcome.get_result()
+    if "goldens" not in getattr(item, "fixturenames", ()):
+        return
+    present = Path(item.config.getoption("--goldens")).is_dir()
+    if report.skipped and present:
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid}: a golden was skipped although the goldens are present"
+    if report.when == "call" or report.outcome != "passed":
+        GOLDEN_TESTS[item.nodeid] = report.outcome
+
+
+def pytest_terminal_summary(terminalreporter, exitstatus: int, config: pytest.Config) -> None:
+    """Say how many goldens ran."""
+    passed = sum(outcome == "passed" for outcome in GOLDEN_TESTS.values())
+    skipped = sum(outcome == "skipped" for outcome in GOLDEN_TESTS.values())
+    folder = Path(config.getoption("--goldens"))
+    state = "present" if folder.is_dir() else "absent"
+    terminalreporter.write_line(
+        f"goldens: {passed} of {len(GOLDEN_TESTS)} golden tests ran and passed, {skipped} skipped (folder {state})"
+    )

@@ -1,0 +1,291 @@
+"""The report: its numbers are result.json's, nothing missing is papered over, nothing hostile gets through."""
+
+import dataclasses
+import json
+import math
+import re
+import statistics
+from html.parser import HTMLParser
+
+import pandas as pd
+import pytest
+
+from pgolf_core.files import UserError
+from pgolf_core.lab import report
+from pgolf_core.lab.report import seeds_table_text, write_report
+from pgolf_core.recipe import Recipe, to_dict
+
+SEEDS = [1337, 1338, 1339]
+HOSTILE = (
+    '<script src="http://evil.example/x.js"></script><img src=x onerror=alert(1)> | `code` ![p](http://e.example/p.png)'
+)
+VAL_TARGETS, VAL_BYTES = 292_095, 854_885
+
+
+def seed_result(seed):
+    """A result.json whose numbers agree with each other and differ by seed."""
+    shift = (seed - 1337) * 0.0031
+    scores = {"raw": 1.842, "averaged": 1.797, "roundtrip": 1.801, "sliding": 1.763}
+    result = {"recipe": "local-smoke", "track": "local_10min_1mb", "seed": seed}
+    for name, bpb in scores.items():
+        result[f"{name}_bpb"] = bpb + shift
+        result[f"{name}_loss"] = (bpb + shift) * math.log(2) * VAL_BYTES / VAL_TARGETS
+    artifact = 620_000 + seed
+    return result | {
+        "artifact_bytes": artifact, "code_bytes": 170_000, "total_bytes": artifact + 170_000, "cap_bytes": 1_000_000,
+        "parameters": 1_812_480, "steps": 400 + seed % 10, "tokens": (400 + seed % 10) * 32_768,
+        "seconds": {"train": 100.0 + shift, "warmup": 20.0, "scoring": 30.5}, "val_targets": VAL_TARGETS,
+        "val_bytes": VAL_BYTES, "sliding_stride": 64, "recipe_sha256": "a" * 64, "data_sha256": "b" * 64,
+        "core_sha256": "c" * 64,
+    }  # fmt: skip
+
+
+def make_run(folder):
+    """A complete run folder of three seeds."""
+    recipe = {
+        "name": "local-smoke",
+        "fingerprint": "a" * 64,
+        "model": {"num_layers": 6},
+        "schedule": {"max_seconds": 100.0},
+    }
+    data = {
+        "dataset": "sotu-sp1024",
+        "citation": "The addresses, <collected>.",
+        "lossless": True,
+        "train_documents": 230,
+    }
+    data |= {"train_bytes": 11_330_866, "train_tokens": 3_871_003, "val_documents": 19, "val_bytes": VAL_BYTES}
+    files = {"recipe.json": recipe, "data.json": data | {"val_tokens": 292_114}}
+    environment = {
+        "commit": "0123abcd",
+        "versions": {"torch": "2.13.0"},
+        "hostname": "secret",
+        "cwd": "/home/me/secret",
+    }
+    tensor = {"name": "w", "grid": "int6_row", "shape": [100, 80], "elements": 8000, "raw_bytes": 8000}
+    for seed in SEEDS:
+        result = seed_result(seed)
+        ledger = {"weights_bytes": 600_000 + seed, "scales_bytes": 15_000, "header_bytes": 5_000, "code_bytes": 170_000}
+        ledger |= {"file_bytes": result["artifact_bytes"], "total_bytes": result["total_bytes"]}
+        ledger["tensors"] = [tensor | {"entropy_bytes": 4000.0}]
+        files |= {
+            f"seed{seed}/result.json": result,
+            f"seed{seed}/ledger.json": ledger,
+            f"seed{seed}/env.json": environment,
+        }
+    for name, value in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(value))
+    for seed in SEEDS:
+        lines = [{"kind": kind, "step": s, "loss": 7 - s / 20} for s in range(0, 80, 10) for kind in ("train", "val")]
+        (folder / f"seed{seed}" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        (folder / f"seed{seed}" / "model.pgolf").write_bytes(b"artifact")
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run folder to change."""
+    return make_run(tmp_path / "local-smoke")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The paths of one untouched run's report, for tests that only read."""
+    return write_report(make_run(tmp_path_factory.mktemp("runs") / "local-smoke"), SEEDS, sample())
+
+
+def change(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def sample(**values):
+    base = {"document": "Lincoln-1862", "opening": "Fellow-Citizens:\n\nSince", "continuation": " the last session"}
+    return base | {"seed": 7, "temperature": 0.8, "artifact": "/home/me/runs/seed1337/model.pgolf"} | values
+
+
+class Loads(HTMLParser):
+    """Gathers whatever a browser would fetch, tags and visible text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.loads, self.tags, self.text = [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.loads += [value for name, value in attributes if name in ("src", "srcset", "href", "data", "action")]
+        assert not any(name.startswith("on") for name, _ in attributes)
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_every_number_of_the_table_is_result_jsons(written):
+    page, note = Loads(written.html.read_text()).text, written.markdown.read_text()
+    for seed in SEEDS:
+        result = seed_result(seed)
+        cells = [f"{result['steps']}"]
+        cells += [f"{result[key]:.4f}" for key in ("raw_bpb", "averaged_bpb", "roundtrip_bpb", "sliding_bpb")]
+        cells += [f"{result[key]:,}" for key in ("artifact_bytes", "code_bytes", "total_bytes")]
+        cells += [f"{result['seconds']['train']:.1f}", f"{sum(result['seconds'].values()):.1f}"]
+        assert f"| {seed} | {' | '.join(cells)} |" in note
+        assert f"{seed}{''.join(cells)}" in page
+
+
+def test_summary_holds_mean_std_n_and_every_seed(written):
+    summary = json.loads(written.summary.read_text())
+    scores = [1.763, 1.7661, 1.7692]
+    assert summary["n"] == 3 and summary["seeds"] == SEEDS and summary["recipe"] == "local-smoke"
+    assert summary["sliding_bpb"]["mean"] == pytest.approx(1.7661) and summary["sliding_bpb"]["n"] == 3
+    assert summary["sliding_bpb"]["std"] == pytest.approx(0.0031)  # equally spaced by 0.0031: std is the spacing
+    assert list(summary["sliding_bpb"]["seeds"].values()) == pytest.approx(scores)
+    assert summary["steps"]["std"] == pytest.approx(statistics.stdev([407, 408, 409]))
+    assert summary["seconds"]["warmup"]["mean"] == 20.0 and summary["whole_seconds"]["mean"] == pytest.approx(150.5031)
+    assert set(seed_result(1337)) - {"seed"} <= set(summary)
+
+
+def test_the_headline_is_the_mean_and_never_the_best_seed(written):
+    page = Loads(written.html.read_text()).text
+    assert "1.7661 ± 0.0031 bits per byte" in page and "95% t interval" in page
+
+
+def test_one_seed_is_reported_without_spread(run):
+    paths = write_report(run, [1338])
+    page = Loads(paths.html.read_text()).text
+    assert "1.7661 bits per byte" in page and "±" not in page and "nothing is known of the spread" in page
+    assert json.loads(paths.summary.read_text())["sliding_bpb"]["std"] is None
+
+
+def test_the_terminal_table_is_aligned_and_ends_with_mean_and_std(written):
+    lines = seeds_table_text(json.loads(written.summary.read_text())).splitlines()
+    assert len({len(line) for line in lines[1:]}) == 1 and len(lines[0]) <= 100
+    assert lines[0].split()[:3] == ["seed", "steps", "raw"] and lines[3].split()[0] == "1337"
+    assert lines[-2].split()[:2] == ["mean", "408.0"] and lines[-1].split()[:2] == ["std", "1.0"]
+
+
+@pytest.mark.parametrize("name", ["result.json", "ledger.json", "metrics.jsonl", "env.json"])
+def test_a_missing_file_is_refused_by_name_with_the_command_that_makes_it(run, name):
+    (run / "seed1339" / name).unlink()
+    with pytest.raises(UserError, match=rf"seed1339/{name} does not exist; run `pgolf record local-smoke --seeds 1339"):
+        write_report(run, SEEDS)
+    assert not (run / "summary.json").exists() and not (run / "report.html").exists()
+
+
+@pytest.mark.parametrize("key", ["sliding_bpb", "total_bytes", "seconds", "core_sha256", "val_bytes"])
+def test_a_missing_number_is_an_error_and_not_zero(run, key):
+    path = run / "seed1338" / "result.json"
+    values = json.loads(path.read_text())
+    del values[key]
+    path.write_text(json.dumps(values))
+    with pytest.raises(UserError, match=f"'{key}'"):
+        write_report(run, SEEDS)
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"sliding_bpb": 1.2}, "sliding_bpb does not follow from sliding_loss"),
+        ({"total_bytes": 1}, "total_bytes is not artifact_bytes"),
+        ({"artifact_bytes": 5, "total_bytes": 170_005}, "not ledger.json's file_bytes"),
+        ({"seed": 4}, "seed 4 is not 1338"),
+        ({"steps": None}, "no number 'steps'"),
+        ({"data_sha256": "d" * 64}, "seeds 1337 and 1338 differ in data_sha256"),
+    ],
+)
+def test_numbers_that_contradict_each_other_are_refused(run, values, complaint):
+    change(run / "seed1338" / "result.json", **values)
+    with pytest.raises(UserError, match=complaint):
+        write_report(run, SEEDS)
+
+
+def test_other_bad_inputs_name_what_is_wrong(run):
+    for seeds in ([], [1337, 1337]):
+        with pytest.raises(UserError, match="none twice"):
+            write_report(run, seeds)
+    with pytest.raises(UserError, match="sample lacks temperature"):
+        write_report(run, SEEDS, {key: "" for key in sample() if key != "temperature"})
+    with open(run / "seed1337" / "metrics.jsonl", "a") as file:
+        file.write('{"kind": "train", "st')
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line 17: not a metrics record"):
+        write_report(run, SEEDS)
+    (run / "data.json").unlink()
+    with pytest.raises(UserError, match="01_data_and_metric"):
+        write_report(run, SEEDS)
+
+
+def test_html_is_one_file_that_loads_nothing(written):
+    text = written.html.read_text()
+    page = Loads(text)
+    assert page.tags.count("img") == 3 and all(load.startswith("data:image/png;base64,") for load in page.loads)
+    assert not {"link", "script", "iframe", "object"} & set(page.tags)
+    assert "url(" not in text and "@import" not in text and "default-src 'none'" in text
+    assert "prefers-color-scheme: dark" in text and 'name="viewport"' in text
+
+
+def test_hostile_text_from_model_and_files_is_shown_and_not_obeyed(run):
+    change(run / "data.json", citation=HOSTILE, dataset=HOSTILE)
+    change(run / "seed1337" / "env.json", device=HOSTILE)
+    paths = write_report(run, SEEDS, sample(continuation=HOSTILE + "\n# heading\x00\ud800", document=HOSTILE))
+    page = Loads(paths.html.read_text())
+    assert "script" not in page.tags and page.tags.count("img") == 3 and page.text.count(HOSTILE) >= 4
+    assert "# heading\ufffd\ufffd" in page.text
+    note = paths.markdown.read_text()
+    assert "<script" not in note and "<img" not in note and "![p]" not in note and "\n# heading" not in note
+    rows = [line for line in note.splitlines() if line.startswith("| device")]
+    assert len(rows) == 1 and len(re.findall(r"(?<!\\)\|", rows[0])) == 3
+
+
+def test_the_continuation_is_marked_as_sampled_and_apart_from_the_opening(written):
+    text = written.html.read_text()
+    opening, continuation = text.index("Fellow-Citizens"), text.index(" the last session")
+    assert opening < text.index("sampled by the model, not a quotation") < continuation
+    page = Loads(text).text
+    assert "seed1337/model.pgolf, sampling seed 7, temperature 0.8" in page and "Lincoln-1862" in page
+
+
+def test_partial_scores_and_a_larger_stride_are_said(written, run):
+    plain = written.markdown.read_text()
+    assert "are scored on the first" not in plain and "uses a stride of" not in plain and "by packing" in plain
+    for seed in SEEDS:
+        change(run / f"seed{seed}" / "result.json", raw_targets=65_536, sliding_stride=256)
+    note = write_report(run, SEEDS).markdown.read_text()
+    assert "first 65,536 of 292,095 validation targets (22.4%)" in note and "by packing" not in note
+    assert "uses a stride of 256 tokens where the track's is 64" in note
+    assert "No continuation was sampled" in note
+
+
+def test_the_command_to_reproduce_names_what_differs_from_the_recipe_file(tmp_path, monkeypatch):
+    base = Recipe(name="local")
+    changed = dataclasses.replace(base, average=dataclasses.replace(base.average, kind="swa"))
+    monkeypatch.setattr(report, "load_recipe", lambda name: base)
+    folder = tmp_path / f"local+{changed.fingerprint[:8]}"
+    folder.mkdir()
+    (folder / "recipe.json").write_text(json.dumps(to_dict(changed) | {"fingerprint": changed.fingerprint}))
+    words = """pgolf record local --seeds 1,2 --set 'average.kind="swa"'"""
+    assert report.command_of(folder, [1, 2]) == words
+    assert report.command_of(folder.rename(tmp_path / "mine"), [1, 2]) == f"{words} --name mine"
+
+
+def test_no_path_or_name_of_the_machine_is_published(written):
+    for path in (written.html, written.markdown, written.summary):
+        text = path.read_text()
+        assert "secret" not in text and "/home/" not in text and str(written.html.parent) not in text
+    assert "0123abcd" in written.html.read_text() and "versions.torch" in written.html.read_text()
+
+
+def test_a_tokenizer_that_normalises_is_named_among_the_limits(written, run):
+    assert "normalised text" not in written.markdown.read_text()
+    change(run / "data.json", lossless=False)
+    assert "Bytes of the normalised text" in write_report(run, [1337]).markdown.read_text()
+
+
+def test_figures_lie_beside_the_report_with_their_numbers(written):
+    for figure in written.figures:
+        assert figure.stat().st_size > 1000 and f"](figures/{figure.name})" in written.markdown.read_text()
+        assert not pd.read_csv(figure.with_suffix(".csv")).empty
+    ledger = pd.read_csv(written.html.parent / "figures" / "ledger.csv", index_col="seed")
+    assert ledger.loc[1338, ["weights", "scales", "header", "code"]].sum() == seed_result(1338)["total_bytes"]
+    seeds = pd.read_csv(written.html.parent / "figures" / "seeds.csv", index_col="seed")
+    assert seeds.loc[1339, "sliding"] == pytest.approx(seed_result(1339)["sliding_bpb"])
