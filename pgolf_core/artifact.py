@@ -69,10 +69,6 @@ class Ledger:
     ideal coder that knows this tensor's own symbol counts (order 0). What compressed_bytes has above entropy_bytes is
     the coder's loss; entropy_bytes itself is the model's size."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for ledger.json."""
-        return dataclasses.asdict(self)
-
 
 class CapExceeded(UserError):
     """The packed model and the code do not fit under the cap; `ledger` holds the numbers. Nothing was written."""
@@ -97,11 +93,9 @@ def grid_names_for(
 ) -> dict[str, str]:
     """Grid of every tensor, or 'fp16' (SEEDS 5.4): by size first, then by the part of the network it belongs to.
 
-    `bits` (5 to 7 a tensor, from sensitivity.allocate_bits) is needed where quant.allocation is gradient: it then rules
-    attention, MLP and bigram matrices; one it does not name gets 6 (SEEDS 6.3).
+    Where quant.allocation is gradient, `bits` (5 to 7 a tensor, from sensitivity.allocate_bits) rules attention, MLP
+    and bigram; a matrix it does not name gets 6 (SEEDS 6.3), and without `bits` all do, as late QAT trains them.
     """
-    if quant.allocation == "gradient" and bits is None:
-        raise UserError("quant.allocation = gradient needs the run's sensitivities; train with this recipe first")
     names = {}
     for name, shape in shapes.items():
         part = next((part for part in ("attn", "mlp") if f".{part}." in name), name.split(".")[0])
@@ -133,24 +127,23 @@ def pack(
     tensor for weights that are not finite or do not fit float16, and CapExceeded, removing what an earlier packing
     left at `path`, when file and code together exceed `cap_bytes`.
     """
-    shapes = {name: tuple(tensor.shape) for name, tensor in sorted(state.items())}
-    grids = grid_names_for(shapes, quant, bits)
-    table = [[name, grids[name], list(shape)] for name, shape in shapes.items()]
+    if quant.allocation == "gradient" and bits is None:
+        raise UserError("quant.allocation = gradient needs the run's sensitivities; train with this recipe first")
+    grids = grid_names_for({name: tuple(tensor.shape) for name, tensor in state.items()}, quant, bits)
+    table = [[name, grids[name], list(state[name].shape)] for name in sorted(state)]
     try:
         _check_tensors(table, model)
     except _Refused as reason:
         raise UserError(f"these weights cannot be packed: {reason}") from None
     parts: dict[str, list[np.ndarray]] = {stream: [] for stream in _STREAMS}
     rows = []
-    for name, _, shape in table:
-        symbols, scales = _encode(name, state[name], grids[name])
-        parts["fp16" if grids[name] == "fp16" else "codes"].append(symbols)
+    for name, grid, shape in table:
+        symbols, scales = _encode(name, state[name], grid)
+        parts["fp16" if grid == "fp16" else "codes"].append(symbols)
         parts["scales"].append(scales)
-        planes = [symbols] if symbols.dtype == np.int8 else list(symbols.view(np.uint8).reshape(-1, 2).T)
         rows.append({
-            "name": name, "grid": grids[name], "shape": shape, "elements": symbols.size,
-            "raw_bytes": symbols.nbytes, "scales_raw_bytes": scales.nbytes,
-            "compressed_bytes": None, "entropy_bytes": math.ceil(sum(map(_entropy_bits, planes)) / 8),
+            "name": name, "grid": grid, "shape": shape, "elements": symbols.size, "raw_bytes": symbols.nbytes,
+            "scales_raw_bytes": scales.nbytes, "compressed_bytes": None, "entropy_bytes": _entropy_bytes(symbols),
         })  # fmt: skip
     blocks = _compress([codes.tobytes() for codes in parts["codes"]], quant.zstd_level, min_match=7)
     for row, block in zip((row for row in rows if row["grid"] != "fp16"), blocks, strict=False):
@@ -160,16 +153,10 @@ def pack(
     head = _head(model, table, streams, quant.zstd_level)
     file_bytes = len(head) + sum(map(len, streams))
     ledger = Ledger(
-        weights_bytes=len(streams[0]) + len(streams[1]),
-        fp16_bytes=len(streams[1]),
-        scales_bytes=len(streams[2]),
-        header_bytes=len(head),
-        file_bytes=file_bytes,
-        code_bytes=code_bytes,
-        total_bytes=file_bytes + code_bytes,
-        cap_bytes=cap_bytes,
-        tensors=rows,
-    )
+        weights_bytes=len(streams[0]) + len(streams[1]), fp16_bytes=len(streams[1]), scales_bytes=len(streams[2]),
+        header_bytes=len(head), file_bytes=file_bytes, code_bytes=code_bytes, total_bytes=file_bytes + code_bytes,
+        cap_bytes=cap_bytes, tensors=rows,
+    )  # fmt: skip
     if ledger.total_bytes > cap_bytes:
         with explain_os_errors(f"cannot remove the outdated {path}"):
             Path(path).unlink(missing_ok=True)
@@ -269,11 +256,14 @@ def _checksum(header: dict[str, Any], body: bytes | memoryview) -> str:
     return digest.hexdigest()
 
 
-def _entropy_bits(symbols: np.ndarray) -> float:
-    """Order-0 entropy of an array of bytes: its size under an ideal coder that knows the counts."""
-    counts = np.bincount(symbols.view(np.uint8), minlength=256)
-    counts = counts[counts > 0]
-    return float(-(counts * np.log2(counts / counts.sum())).sum())
+def _entropy_bytes(symbols: np.ndarray) -> int:
+    """Order-0 entropy: the size under an ideal coder that knows the counts (of each byte plane, for float16)."""
+    bits = 0.0
+    for plane in symbols.view(np.uint8).reshape(-1, symbols.itemsize).T:
+        counts = np.bincount(plane)
+        counts = counts[counts > 0]
+        bits -= float((counts * np.log2(counts / counts.sum())).sum())
+    return math.ceil(bits / 8)
 
 
 # Reading: nothing is allocated before its size has been checked, and nothing is believed before the checksum
@@ -320,13 +310,13 @@ def _payload(path: Path | str) -> bytes:
     return payload
 
 
-def _decompress(frame: bytes | memoryview, expected: int | None, limit: int, what: str) -> bytes:
-    """Contents of exactly one zstd frame whose declared size is checked before anything is allocated for it."""
+def _decompress(frame: memoryview, what: str, size: int | None = None) -> bytes:
+    """Contents of exactly one zstd frame, whose declared size is checked before anything is allocated for it."""
     try:
+        least, most = (0, MAX_HEADER_BYTES) if size is None else (size, size)
         declared = zstandard.frame_content_size(frame)
-        if not 0 <= declared <= limit or (expected is not None and declared != expected):
-            allowed = f"at most {limit}" if expected is None else f"exactly {expected}"
-            raise _Refused(f"its {what} would unpack to {declared} bytes, {allowed} allowed")
+        if not least <= declared <= most:
+            raise _Refused(f"its {what} would unpack to {declared} bytes, {most} allowed")
         return zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise _Refused(f"its {what} cannot be decompressed ({error})") from None
@@ -334,7 +324,7 @@ def _decompress(frame: bytes | memoryview, expected: int | None, limit: int, wha
 
 def _parse_header(frame: memoryview) -> dict[str, Any]:
     try:
-        text = _decompress(frame, None, MAX_HEADER_BYTES, "header").decode("ascii")
+        text = _decompress(frame, "header").decode("ascii")
         header = json.loads(text)
         canonical = canonical_json(header) == text  # false for NaN, repeated keys, odd numbers, spaces
     except (ValueError, RecursionError):
@@ -402,9 +392,9 @@ def _decode(tensors: list[list[Any]], streams: dict[str, memoryview]) -> dict[st
     for _, grid, shape in tensors:
         sizes["fp16" if grid == "fp16" else "codes"] += math.prod(shape)
         sizes["scales"] += 0 if grid == "fp16" else shape[0]
-    codes = _stream(streams, "codes", sizes["codes"])
-    halves = _halves(_stream(streams, "fp16", 2 * sizes["fp16"]))
-    scales = _halves(_stream(streams, "scales", 2 * sizes["scales"]))
+    codes = _decompress(streams["codes"], "codes", sizes["codes"])
+    halves = _halves(_decompress(streams["fp16"], "fp16 values", 2 * sizes["fp16"]))
+    scales = _halves(_decompress(streams["scales"], "scales", 2 * sizes["scales"]))
     if not np.isfinite(halves).all() or not np.isfinite(scales).all() or (scales < 0).any():
         raise _Refused("it holds values that are not finite, or negative scales")
     state, code_at, half_at, row_at = {}, 0, 0, 0
@@ -421,10 +411,6 @@ def _decode(tensors: list[list[Any]], streams: dict[str, memoryview]) -> dict[st
         state[name] = dequantise(values, torch.from_numpy(scales[row_at : row_at + shape[0]]))
         code_at, row_at = code_at + count, row_at + shape[0]
     return state
-
-
-def _stream(streams: dict[str, memoryview], stream: str, expected: int) -> bytes:
-    return _decompress(streams[stream], expected, 2 * MAX_ELEMENTS, f"stream {stream}")
 
 
 def _halves(planes: bytes) -> np.ndarray:

@@ -171,7 +171,7 @@ class Quant:
     other: str = "int8_row_clip"
     """Every other tensor above the size threshold (bigram and value embeddings)."""
     small_tensor_elements: int = 65_536
-    """Tensors of at most this many elements are stored as fp16; the published threshold is a quarter of width squared."""
+    """Tensors of at most this many elements are stored as fp16; published: a quarter of the width squared."""
     allocation: str = "fixed"
     """fixed, or gradient: PR 332's 5/6/7 bits by squared gradient for attention, MLP and bigram."""
     zstd_level: int = 22
@@ -333,7 +333,7 @@ def _apply_override(values: dict[str, Any], text: str, source: str) -> None:
     for section in sections:
         table = table.setdefault(section, {})
         if not isinstance(table, dict):
-            raise UserError(f"{source}: unknown key '{key}' in override '{text}'; see `pgolf recipes NAME` for all keys")
+            raise UserError(f"{source}: unknown key '{key}' in override '{text}'; `pgolf recipes NAME` shows all")
     if isinstance(table.get(last), dict):
         raise UserError(f"override '{text}': '{key}' is a section; give one of its keys, as {key}.KEY=value")
     table[last] = value
@@ -426,7 +426,7 @@ def _impossible(recipe: Recipe) -> typing.Iterator[str]:
             f" = {data.spans_per_step} x {data.seq_len}"
         )
     if recipe.eval.stride > recipe.eval.seq_len:
-        yield f"eval.stride = {recipe.eval.stride} exceeds eval.seq_len = {recipe.eval.seq_len}: targets would be skipped"
+        yield f"eval.stride = {recipe.eval.stride} exceeds eval.seq_len = {recipe.eval.seq_len} and would skip targets"
     if not all(0.0 <= beta < 1.0 for beta in recipe.optim.adam_betas):
         yield f"optim.adam_betas = {list(recipe.optim.adam_betas)} must lie in [0, 1)"
     if recipe.quant.zstd_level > 22:

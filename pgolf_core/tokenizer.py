@@ -125,7 +125,7 @@ class Tokenizer:
             yield "it lacks a bare-space piece"
 
     def _token_bytes(self) -> TokenBytes:
-        """The rule of SEEDS 1.8; a space inside a piece, which no published piece has, counts one byte, as it decodes."""
+        """The rule of SEEDS 1.8; a space inside a piece (no published piece has one) counts one byte, as it decodes."""
         base = np.zeros(self.vocab_size, dtype=np.int16)
         leading_space = np.zeros(self.vocab_size, dtype=bool)
         boundary = np.ones(self.vocab_size, dtype=bool)

@@ -35,7 +35,7 @@ from pgolf_core.optim import (
 from pgolf_core.recipe import Recipe
 from pgolf_core.runlog import RunLog
 from pgolf_core.sensitivity import SensitivityMeter
-from pgolf_core.tokenizer import TokenBytes
+from pgolf_core.tokenizer import TokenBytes, check_vocab
 
 SENSITIVITY_BELOW = 0.1
 """Gradient statistics are gathered while 0 < multiplier < this: the last tenth of the warm-down (PR 332)."""
@@ -116,11 +116,7 @@ class Trainer:
         progress: Callable[[TrainProgress], None] | None = None,
         say: Callable[[str], None] | None = None,
     ):
-        if data.vocab_size != recipe.model.vocab_size:
-            raise UserError(
-                f"model.vocab_size = {recipe.model.vocab_size} but the dataset's tokenizer has {data.vocab_size} pieces; "
-                "set one to the other or choose another --data"
-            )
+        check_vocab(data.vocab_size, recipe.model.vocab_size)
         self.recipe, self.seed, self.data, self.folder = recipe, seed, data, Path(folder)
         self.progress, self.log = progress, RunLog(Path(folder), say)
         self.device = machine.pick_device()
@@ -274,9 +270,8 @@ class Trainer:
             f"val_bpb:{result.bpb:.4f} {self._timing()}"
         )
         if last and self.step < recipe.schedule.iterations:
-            self.log.line(
-                f"stopping_early: wallclock_cap train_time:{clock * 1000:.0f}ms step:{self.step}/{recipe.schedule.iterations}"
-            )
+            place = f"step:{self.step}/{recipe.schedule.iterations}"
+            self.log.line(f"stopping_early: wallclock_cap train_time:{clock * 1000:.0f}ms {place}")
 
     # ------------------------------------------------------------------ checkpoints
 

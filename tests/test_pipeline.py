@@ -198,10 +198,13 @@ def test_an_unknown_parameter_is_refused_before_anything_runs(toy):
     assert toy.executed() == []
 
 
-def test_a_default_that_is_no_literal_and_a_missing_notebook_are_refused(toy):
+def test_a_default_that_is_no_literal_and_a_broken_or_missing_notebook_are_refused(toy):
     path = toy.place / "notebooks" / "01_data_and_metric.ipynb"
     path.write_text(path.read_text().replace('name: str = \\"\\"', "name: str = str(1)"))
     with pytest.raises(UserError, match=r"01_data_and_metric.ipynb: parameter 'name' is no plain literal: str\(1\)"):
+        toy.record([1])
+    path.write_text("<<<<<<< a conflict")
+    with pytest.raises(UserError, match=r"01_data_and_metric\.ipynb is no notebook that can be run"):
         toy.record([1])
     path.unlink()
     with pytest.raises(UserError, match=r"01_data_and_metric\.ipynb does not exist"):
@@ -308,7 +311,7 @@ def drive(toy, grace: float = 20.0, *options: str) -> subprocess.Popen:
 
 
 def wait_for(path: Path) -> None:
-    t_end = time.monotonic() + 60
+    t_end = time.monotonic() + 120
     while not path.exists():
         assert time.monotonic() < t_end, f"{path} was not written in time"
         time.sleep(0.1)
@@ -332,7 +335,7 @@ def test_a_stopped_run_writes_its_checkpoint_says_how_to_go_on_and_does(toy, num
         wait_for(seed / "training")
         time.sleep(1)
         process.send_signal(number)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=120)
     assert process.returncode == status, errors
     assert (seed / "checkpoint").exists() and not (seed / "stages" / "03_train.json").exists()
     said = [line for line in errors.splitlines() if line.startswith("pgolf:")]
@@ -359,7 +362,7 @@ def test_a_cell_that_will_not_stop_is_ended_after_the_grace_or_a_second_signal(t
         if again:
             time.sleep(1.2)
             process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
     assert "Traceback" not in errors and not kernels_of(toy)
 
@@ -369,7 +372,7 @@ def test_a_killed_runner_leaves_no_kernel_behind(toy):
     with drive(toy) as process:
         wait_for(toy.folder / "training")
         process.kill()
-        process.communicate(timeout=30)
+        process.communicate(timeout=120)
     t_end = time.monotonic() + 15
     while kernels_of(toy) and time.monotonic() < t_end:
         time.sleep(0.2)

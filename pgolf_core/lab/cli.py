@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import signal
 import sys
 from collections.abc import Sequence
@@ -36,7 +35,7 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status. Every foreseeable mistake is one line on stderr."""
     try:
-        options = _parser().parse_args(arguments)
+        options = _options(arguments)
         status = options.command(options)
         sys.stdout.flush()
         return status
@@ -48,6 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not getattr(stop, "told", False):
             print("pgolf: stopped", file=sys.stderr)
         return 128 + getattr(stop, "signum", signal.SIGINT)
+    except ModuleNotFoundError as error:
+        room = (error.name or "").removeprefix("pgolf_core.lab.")
+        if room != error.name:
+            return _complain(UserError(f"the part that does this ({room}) is not there yet"), 1)
+        return _complain(UserError(f"{error.name} is not installed; `make setup` installs all that pgolf needs"), 1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains once more at its exit
         return 1
@@ -124,9 +128,17 @@ def _parser() -> argparse.ArgumentParser:
     for flag in ("--name", "--author", "--github-id"):
         made.add_argument(flag, required=True)
 
-    made = command("lab", _lab, "open JupyterLab on the notebooks; further options go to JupyterLab")
-    made.add_argument("jupyter", nargs=argparse.REMAINDER, metavar="…")
+    command("lab", _lab, "open JupyterLab on the notebooks; further options are JupyterLab's")
     return parser
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    options, further = parser.parse_known_args(arguments)
+    if further and options.command is not _lab:
+        parser.error(f"unrecognized arguments: {' '.join(further)}")
+    options.further = further
+    return options
 
 
 def _seeds(text: str) -> list[int]:
@@ -188,49 +200,43 @@ def _data(options: argparse.Namespace) -> int:
     cache_dir = _place(options.cache) or None
     if options.corpus == "list":
         datasets = corpus.prepared_datasets(cache_dir)
-        if not datasets and not options.json:
-            print("nothing is prepared yet; `pgolf data sotu` prepares the State of the Union corpus")
-            return 0
     else:
-        datasets = [corpus.prepare_sotu(cache_dir=cache_dir, progress=True)]
-    import pandas as pd
-
-    return _show(pd.DataFrame([_dataset_row(dataset) for dataset in datasets]), options.json)
-
-
-def _dataset_row(dataset: Any) -> dict[str, Any]:
-    row: dict[str, Any] = {"name": dataset.name}
-    for split, totals in dataset.manifest["totals"].items():
-        row |= {f"{split} {key}": totals[key] for key in ("documents", "utf8_bytes", "tokens")}
-    return row | {"manifest": dataset.manifest_sha256[:8], "folder": str(dataset.folder)}
+        datasets = [corpus.prepare_sotu(cache_dir=cache_dir, progress=sys.stderr.isatty())]
+    rows = [
+        {"name": d.name, "manifest_sha256": d.manifest_sha256, "folder": str(d.folder), "totals": d.manifest["totals"]}
+        for d in datasets
+    ]
+    if options.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    for row in rows:
+        print(f"{row['name']} (manifest {row['manifest_sha256'][:8]}) in {row['folder']}")
+        for split, total in row["totals"].items():
+            print(f"  {split}: " + ", ".join(f"{count:,} {what}" for what, count in total.items()))
+    if not rows:
+        print("nothing is prepared yet; `pgolf data sotu` prepares the State of the Union corpus")
+    return 0
 
 
 def _eval(options: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
     from pgolf_core.data import load_tokens
     from pgolf_core.evaluate import score_artifact
     from pgolf_core.lab.corpus import open_dataset
+    from pgolf_core.lab.progress import score_bar
     from pgolf_core.lab.runs import recorded_recipe
 
     artifact = Path(options.artifact)
     if not artifact.is_file():
         raise UserError(f"{artifact} does not exist; name the model.pgolf of a finished seed")
     beside = artifact.parent / "recipe.json"
-    recipe = recorded_recipe(artifact.parent) if beside.is_file() else _checked_recipe("local")
+    recipe = recorded_recipe(artifact.parent) if beside.is_file() else _checked_recipe("local-smoke")
     seq_len, stride = options.seq_len or recipe.eval.seq_len, options.stride or recipe.eval.stride
     if not 1 <= stride <= seq_len:
         raise UsageError(f"--stride {stride} must lie in 1..{seq_len}, the window's length")
     dataset = open_dataset(options.data or recipe.data.dataset, cache_dir=_place(options.cache) or None)
     tokenizer = dataset.tokenizer()
     tokens = load_tokens(dataset.val_paths, tokenizer.vocab_size)
-    bar = tqdm(desc="scoring", unit="target", unit_scale=True, disable=None)
-
-    def advance(done: int, total: int) -> None:
-        bar.total = total
-        bar.update(done - bar.n)
-
-    with bar:
+    with score_bar("scoring", enabled=sys.stderr.isatty()) as progress:
         result = score_artifact(
             artifact,
             tokens,
@@ -239,7 +245,7 @@ def _eval(options: argparse.Namespace) -> int:
             stride,
             recipe.eval.batch_seqs,
             autocast=recipe.schedule.autocast,
-            progress=advance,
+            progress=progress,
         )
     values = {"artifact": str(artifact), "dataset": dataset.name, **result.to_dict()}
     print(json.dumps(values, indent=2) if options.json else "\n".join(f"{key}: {values[key]}" for key in values))
@@ -282,7 +288,7 @@ def _lab(options: argparse.Namespace) -> NoReturn:
     command.append(f"--ServerApp.preferred_dir={root / 'notebooks'}")
     if os.geteuid() == 0:
         command.append("--allow-root")  # the server listens on this machine alone and asks for its token
-    os.execv(sys.executable, [*command, *options.jupyter])  # so that Ctrl-C is JupyterLab's own affair
+    os.execv(sys.executable, [*command, *options.further])  # so that Ctrl-C is JupyterLab's own affair
 
 
 # ---------------------------------------------------------------------- small helpers
@@ -323,8 +329,7 @@ def _show(table: pd.DataFrame, as_json: bool) -> int:
     if as_json:
         print(table.to_json(orient="records", indent=2, force_ascii=False))
     else:
-        width = shutil.get_terminal_size((200, 24)).columns
-        print(table.to_string(index=False, na_rep="–", line_width=width, max_colwidth=100))
+        print(table.to_string(index=False, na_rep="–"))
     return 0
 
 

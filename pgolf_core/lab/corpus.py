@@ -32,8 +32,9 @@ from pgolf_core.tokenizer import Tokenizer, refuse_normalising
 
 MANIFEST_FORMAT = 1
 SPLITS = ("train", "val")
-SHARD_TOKENS = 100_000_000
-"""Tokens of a full shard, as in the published export (SEEDS 14)."""
+DOCUMENT_KEYS = {"name", "group", "split", "sha256", "utf8_bytes", "tokens"}
+PARTIAL = ".partial-"
+"""Prefix of the folders that datasets are made in."""
 WINDOW_BYTES = 64
 """Length of the passages that are looked up in the other split: a line of text, too long to repeat by chance."""
 
@@ -88,11 +89,6 @@ class Document:
     """train or val."""
     text: str
 
-    @property
-    def utf8(self) -> bytes:
-        """The text's bytes, those that bits per byte are counted over."""
-        return self.text.encode("utf-8")
-
 
 @dataclass(frozen=True)
 class Dataset:
@@ -144,6 +140,7 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("PGOLF_CACHE") or platformdirs.user_cache_dir("pgolf")).expanduser()
 
 
+@explain_os_errors("cannot read the prepared datasets")
 def open_dataset(name: str = SOTU_NAME, cache_dir: Path | str | None = None) -> Dataset:
     """A prepared dataset by name, its files' sizes and headers checked (`verify` reads them whole).
 
@@ -158,6 +155,7 @@ def open_dataset(name: str = SOTU_NAME, cache_dir: Path | str | None = None) -> 
     return _load(root / name)
 
 
+@explain_os_errors("cannot read the prepared datasets")
 def prepared_datasets(cache_dir: Path | str | None = None) -> list[Dataset]:
     """Every whole dataset in the cache folder, by name."""
     found = []
@@ -182,10 +180,10 @@ def _damaged(folder: Path, fault: str) -> UserError:
 
 
 def _load(folder: Path) -> Dataset:
-    path = folder / "manifest.json"
-    if not path.is_file():
-        raise _damaged(folder, "manifest.json is missing")
-    manifest, digest = read_json(path), sha256_file(path)
+    try:
+        manifest, digest = read_json(folder / "manifest.json"), sha256_file(folder / "manifest.json")
+    except UserError:
+        raise _damaged(folder, "manifest.json is missing or broken") from None
     try:
         if manifest["format"] != MANIFEST_FORMAT:
             raise _damaged(folder, f"its manifest has format {manifest['format']!r}, not {MANIFEST_FORMAT}")
@@ -193,17 +191,16 @@ def _load(folder: Path) -> Dataset:
         paths = {split: [folder / s["file"] for s in manifest["shards"] if s["split"] == split] for split in SPLITS}
         counts = {folder / shard["file"]: int(shard["tokens"]) for shard in manifest["shards"]}
         complete = all(manifest["totals"][split]["tokens"] == sum(map(counts.get, paths[split])) for split in SPLITS)
-        known = {"vocab_size", "lossless", "sha256"} <= set(manifest["tokenizer"]) and manifest["documents"]
+        known = {"vocab_size", "lossless", "sha256"} <= set(manifest["tokenizer"])
+        known &= all(set(entry) == DOCUMENT_KEYS for entry in manifest["documents"])
         name, tokenizer_path = str(manifest["name"]), folder / manifest["tokenizer"]["file"]
     except (KeyError, TypeError, ValueError, AttributeError):
         complete = known = False
     if not (complete and known and name == folder.name and all(Path(file).name == file for file in sizes)):
         raise _damaged(folder, "its manifest is not of the form this program writes")
     for file, size in sizes.items():
-        if not (folder / file).is_file():
-            raise _damaged(folder, f"{file} is missing")
-        if (folder / file).stat().st_size != size:
-            raise _damaged(folder, f"{file} has {(folder / file).stat().st_size} bytes instead of {size}")
+        if not (folder / file).is_file() or (folder / file).stat().st_size != size:
+            raise _damaged(folder, f"{file} is missing or has not the {size} bytes it should have")
     for shard, tokens in counts.items():
         if shard_tokens(shard) != tokens:
             raise _damaged(folder, f"{shard.name} declares another number of tokens than the manifest")
@@ -234,7 +231,10 @@ def prepare_sotu(cache_dir: Path | str | None = None, progress: bool = True) -> 
     """
     root = _root(cache_dir)
     if (root / SOTU_NAME).is_dir():
-        return _load(root / SOTU_NAME)
+        dataset = _load(root / SOTU_NAME)
+        if dataset.manifest["tokenizer"].get("settings") != TOKENIZER_SETTINGS:
+            raise _damaged(dataset.folder, "its tokenizer was trained with other settings than this program's")
+        return dataset
     source = {"package": "sotu", "version": SOTU_VERSION, "citation": CORPUS_CITATION}
     about = {"name": SOTU_NAME, "source": source, "split_rule": SOTU_SPLIT_RULE}
     return build_dataset(sotu_documents(), about, root, progress)
@@ -257,7 +257,7 @@ def sotu_documents() -> list[Document]:
         split = "val" if int(sha256_bytes(group.encode()), 16) % 10 == 0 else "train"
         documents.append(Document(name, group, split, texts[name].decode("utf-8")))
     for split, expected in SOTU_EXPECTED.items():
-        sizes = [len(document.utf8) for document in documents if document.split == split]
+        sizes = [len(document.text.encode()) for document in documents if document.split == split]
         if (len(sizes), sum(sizes)) != expected:
             raise UserError(
                 f"package sotu holds {len(sizes)} {split} documents of {sum(sizes):,} bytes, not {expected[0]} of "
@@ -288,30 +288,32 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> bytes:
 
 
 def build_dataset(documents: Sequence[Document], about: dict[str, Any], root: Path, progress: bool) -> Dataset:
-    """Tokenizer, shards `<stem>_<split>_<number>.bin` and manifest of `documents`, as folder `root/name`.
+    """Tokenizer, shards and manifest of `documents` as the folder `root/<name>`; `about` holds the manifest's first
+    entries: name, source, split_rule.
 
-    `about` opens the manifest: name (its part before the first dash is the shards' stem), source, split_rule. Nothing is left behind on an error or an interruption. A dataset that appeared meanwhile is kept and returned.
+    Nothing is left behind on an error or an interruption. A dataset that appeared meanwhile is kept and returned.
     """
-    name = about["name"]
-    target = root / name
-    with explain_os_errors(f"cannot prepare {name} in {root} (PGOLF_CACHE or --cache)"):
+    target = root / about["name"]
+    what = f"cannot prepare {about['name']} in {root} (PGOLF_CACHE or --cache)"
+    with explain_os_errors(what):
         root.mkdir(parents=True, exist_ok=True)
-        _sweep(root, name)
-        folder = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=root))
+        for left in root.glob(f"{PARTIAL}*"):  # by a killed preparation: a living one takes seconds, not an hour
+            with contextlib.suppress(OSError):
+                if time.time() - left.stat().st_mtime > 3600:
+                    shutil.rmtree(left, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=root))
     try:
-        folder.chmod(0o755)
         write_json(folder / "manifest.json", _fill(folder, documents, about, progress))
-        with explain_os_errors(f"cannot prepare {name} in {root} (PGOLF_CACHE or --cache)"):
+        with explain_os_errors(what):
+            folder.chmod(0o755)
             try:
                 folder.rename(target)
             except OSError:
                 if not target.is_dir():
                     raise
-                shutil.rmtree(folder)
         return _load(target)
-    except BaseException:
+    finally:
         shutil.rmtree(folder, ignore_errors=True)
-        raise
 
 
 def refuse_shared_documents(documents: Sequence[dict[str, Any]]) -> dict[str, int]:
@@ -336,7 +338,9 @@ def shared_passages(documents: Sequence[Document]) -> dict[str, int]:
     Addresses quote one another and the same laws, so this is not zero; a copied document would show as a large share.
     """
     train, val = (
-        np.concatenate([np.zeros(0, np.uint64), *(_window_hashes(d.utf8) for d in documents if d.split == split)])
+        np.concatenate(
+            [np.zeros(0, np.uint64), *(_window_hashes(d.text.encode()) for d in documents if d.split == split)]
+        )
         for split in SPLITS
     )
     shift = np.uint64(40)
@@ -357,14 +361,6 @@ def _window_hashes(payload: bytes) -> np.ndarray:
     return hashes
 
 
-def _sweep(root: Path, name: str) -> None:
-    """Remove what a killed preparation left: a hidden folder untouched for an hour; a living one takes seconds."""
-    for folder in root.glob(f".{name}.*"):
-        with contextlib.suppress(OSError):
-            if time.time() - folder.stat().st_mtime > 3600:
-                shutil.rmtree(folder, ignore_errors=True)
-
-
 def _fill(folder: Path, documents: Sequence[Document], about: dict[str, Any], progress: bool) -> dict[str, Any]:
     """Write tokenizer and shards into `folder`; returns the manifest. Nothing in it depends on time or place."""
     name = about["name"]
@@ -377,7 +373,7 @@ def _fill(folder: Path, documents: Sequence[Document], about: dict[str, Any], pr
         entries, tokens = [], {split: [] for split in SPLITS}
         for document in documents:
             ids = np.array([tokenizer.bos_id, *tokenizer.encode(document.text, document.name)], dtype=TOKEN_TYPE)
-            payload = document.utf8
+            payload = document.text.encode()
             if tokenizer.bytes.total(ids) != len(payload):
                 raise UserError(f"the tokens of {document.name} do not stand for its {len(payload)} bytes; report this")
             tokens[document.split].append(ids)
@@ -386,37 +382,26 @@ def _fill(folder: Path, documents: Sequence[Document], about: dict[str, Any], pr
             bar.update()
         bar.set_description(f"{name}: comparing splits")
         proof = refuse_shared_documents(entries) | shared_passages(documents)
+    shards, totals = [], {}
+    for split in SPLITS:
+        stream = np.concatenate([np.zeros(0, dtype=TOKEN_TYPE), *tokens[split]])
+        path = folder / f"{name.partition('-')[0]}_{split}_000000.bin"
+        write_shard(path, stream)
+        shards.append(_file_entry(path) | {"split": split, "tokens": len(stream)})
+        sizes = [entry["utf8_bytes"] for entry in entries if entry["split"] == split]
+        totals[split] = {"documents": len(sizes), "utf8_bytes": sum(sizes), "tokens": len(stream)}
+    about_tokenizer = {"vocab_size": tokenizer.vocab_size, "kind": "sentencepiece-bpe", "lossless": tokenizer.lossless}
+    about_tokenizer |= {"settings": TOKENIZER_SETTINGS, "sentencepiece": sentencepiece.__version__}
     return {
         "format": MANIFEST_FORMAT,
         **about,
-        "tokenizer": {
-            **_file_entry(model),
-            "vocab_size": tokenizer.vocab_size,
-            "kind": "sentencepiece-bpe",
-            "lossless": tokenizer.lossless,
-            "settings": TOKENIZER_SETTINGS,
-            "sentencepiece": sentencepiece.__version__,
-        },
-        "shards": [shard for split in SPLITS for shard in _write_shards(folder, name, split, tokens[split])],
-        "totals": {split: _totals([entry for entry in entries if entry["split"] == split]) for split in SPLITS},
+        "tokenizer": _file_entry(model) | about_tokenizer,
+        "shards": shards,
+        "totals": totals,
         "disjointness": proof,
         "documents": entries,
     }
 
 
-def _write_shards(folder: Path, name: str, split: str, tokens: list[np.ndarray]) -> Iterator[dict[str, Any]]:
-    stream = np.concatenate([np.zeros(0, dtype=TOKEN_TYPE), *tokens])
-    for number, start in enumerate(range(0, len(stream), SHARD_TOKENS)):
-        part = stream[start : start + SHARD_TOKENS]
-        path = folder / f"{name.partition('-')[0]}_{split}_{number:06d}.bin"
-        write_shard(path, part)
-        yield _file_entry(path) | {"split": split, "tokens": len(part)}
-
-
 def _file_entry(path: Path) -> dict[str, Any]:
     return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
-
-
-def _totals(entries: list[dict[str, Any]]) -> dict[str, int]:
-    sums = {key: sum(entry[key] for entry in entries) for key in ("utf8_bytes", "tokens")}
-    return {"documents": len(entries), **sums}

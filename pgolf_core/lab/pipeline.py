@@ -53,6 +53,9 @@ GRACE_SECONDS = 20.0
 POLL_SECONDS = 0.2
 SETTLE_SECONDS = 0.5
 """An interrupt that reaches a kernel before its cell is running is lost, so it is not sent earlier than this."""
+STAGE_BAR = "{desc}: stage {n_fmt} of {total_fmt} |{bar:30}| {elapsed}"
+"""Without an estimate of the time left: one stage of seven takes nearly all of it, and its own bar says how long."""
+CELL_BAR = "{desc}: {n_fmt} of {total_fmt} cells{postfix}"
 
 papermill_logger.addHandler(logging.NullHandler())  # what matters of its messages comes out as one error line
 
@@ -118,7 +121,8 @@ class _OwnPython(KernelSpecManager):
     """Whatever kernel a notebook names, it runs in this interpreter: a python3 kernel of the user's may be another."""
 
     def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
-        command = [sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        command = [sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "--log-level=50"]
+        command += ["-f", "{connection_file}"]
         return KernelSpec(argv=command, display_name="pgolf", language="python", resource_dir="")
 
 
@@ -213,7 +217,11 @@ def full_parameters(
     """
     path = _notebook_path(stage_name, notebooks_dir)
     known: dict[str, Any] = {}
-    for name, found in papermill.inspect_notebook(_no_template(path)).items():
+    try:
+        inferred = papermill.inspect_notebook(_no_template(path))
+    except ValueError as error:
+        raise UserError(f"{short_path(path)} is no notebook that can be run: {_failure(error)}") from None
+    for name, found in inferred.items():
         try:
             known[name] = ast.literal_eval(found["default"])
         except (ValueError, SyntaxError):
@@ -247,7 +255,7 @@ def run_notebook(
     with explain_os_errors(f"cannot write {shown}"):
         output_path.parent.mkdir(parents=True, exist_ok=True)
         mark.unlink(missing_ok=True)
-    bar = {"desc": stage_name, "leave": False, "position": 1, "disable": None} if progress else False
+    bar = {"desc": stage_name, "leave": False, "position": 1, "disable": None, "bar_format": CELL_BAR}
     try:
         with explain_os_errors(f"{stage_name} failed beside its notebook {shown}"):
             papermill.execute_notebook(
@@ -257,7 +265,7 @@ def run_notebook(
                 engine_name="pgolf",
                 kernel_name="python3",
                 language="python",
-                progress_bar=bar,
+                progress_bar=bar if progress else False,
                 stop=stop,
                 kernel_folder=str(path.parent),
                 shown_paths={"input_path": short_path(path), "output_path": shown},
@@ -324,24 +332,25 @@ def record(
     common = {"recipe": recipe, "overrides": list(overrides), "data": data}
     common |= {"runs_dir": str(runs_dir), "name": name, "cache_dir": str(cache_dir)}
     own: dict[str, dict[str, Any]] = {"recipe": {}, "seed": {"seed": seeds[0]}, "report": {"seeds": list(seeds)}}
-    for stage in STAGES:
-        full_parameters(stage.name, {**common, **own[stage.per]}, notebooks_dir)
     runs = {
         seed: locate_run(recipe, overrides, seed, data, runs_dir, name, cache_dir, fresh) for seed in (None, *seeds)
     }
+    for stage in STAGES:
+        full_parameters(stage.name, {**common, **own[stage.per]}, notebooks_dir)
     stages = {per: [stage for stage in STAGES if stage.per == per] for per in own}
     plan = [(runs[None], stage) for stage in stages["recipe"]]
     plan += [(runs[seed], stage) for seed in seeds for stage in stages["seed"]]
     plan += [(runs[None], stage) for stage in stages["report"]]
     with StopRequest().watching() as stop:
         for run in runs.values():
-            with hold(run.folder):
+            with hold(run.folder, wait=run.seed is None):
                 if fresh:
                     clear_run(run)
                 claim_run(run)
         for run, stage in plan:
             _refuse_changed(run, stage)
-        bar = tqdm(plan, desc=runs[None].recipe_folder.name, unit="stage", disable=None if progress else True)
+        label = runs[None].recipe_folder.name
+        bar = tqdm(plan, desc=label, disable=None if progress else True, bar_format=STAGE_BAR)
         for run, stage in bar:
             own["seed"]["seed"] = run.seed
             with hold(run.folder, wait=run.seed is None):

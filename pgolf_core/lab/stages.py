@@ -24,7 +24,7 @@ from pgolf_core.lab.progress import score_bar, training_bar
 from pgolf_core.lab.runs import Run, run_hashes
 from pgolf_core.model import GPT
 from pgolf_core.sensitivity import allocate_bits
-from pgolf_core.tokenizer import Tokenizer
+from pgolf_core.tokenizer import Tokenizer, check_vocab
 from pgolf_core.train import TrainData, TrainResult, train
 
 ARTIFACT = "model.pgolf"
@@ -41,11 +41,7 @@ def train_data(run: Run) -> TrainData:
 def dataset_tokenizer(run: Run) -> Tokenizer:
     """The dataset's tokenizer; UserError where its vocabulary is not the recipe's."""
     tokenizer = run.dataset.tokenizer()
-    if tokenizer.vocab_size != run.recipe.model.vocab_size:
-        raise UserError(
-            f"model.vocab_size = {run.recipe.model.vocab_size} but dataset {run.dataset.name} has "
-            f"{tokenizer.vocab_size} pieces; set one to the other or choose another --data"
-        )
+    check_vocab(tokenizer.vocab_size, run.recipe.model.vocab_size, run.dataset.name)
     return tokenizer
 
 

@@ -1,0 +1,67 @@
+"""Full-size parity with the five records, without files: counts, hash-filled losses, bigram rows (SEEDS 0 and 10)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hashfill import fill, filled_model, tokens
+
+from pgolf_core import recipe
+from pgolf_core.model import BigramEmbedding, num_parameters
+
+COMMON = {"num_heads": 8, "num_kv_heads": 4, "model_dim": 512, "vocab_size": 1024}
+SHAPES = {
+    "pr194": {"num_layers": 11, "mlp_hidden": 1536, "smear": "before", "rope_dims": 64},
+    "pr315": {"num_layers": 11, "mlp_hidden": 1536, "rope_dims": 16, "rope_reference_tokens": 1024, "ln_scale": True,
+              "bigram_rows": 2048, "xsa_last_n": 4},
+    "pr332": {"num_layers": 12, "mlp_hidden": 1408, "rope_dims": 16, "rope_reference_tokens": 1024, "ln_scale": True,
+              "bigram_rows": 2048, "xsa_last_n": 4},
+    "pr531": {"num_layers": 11, "mlp_hidden": 1536, "rope_dims": 64, "bigram_rows": 10240, "xsa_last_n": 4},
+    "pr534": {"num_layers": 11, "mlp_hidden": 1408, "rope_dims": 16, "ln_scale": True, "xsa_last_n": 4, "ve_dim": 128,
+              "ve_layers": [9, 10]},
+}  # fmt: skip
+COUNTS = {"pr194": 26_502_232, "pr315": 26_829_913, "pr332": 27_618_913, "pr531": 27_878_489, "pr534": 25_224_291}
+LOSSES = {
+    ("pr194", 2, 64): 13.976405, ("pr194", 1, 2048): 14.073689,
+    ("pr315", 2, 64): 14.142782, ("pr315", 1, 2048): 14.405670,
+    ("pr332", 2, 64): 14.240121, ("pr332", 1, 2048): 14.588839,
+    ("pr531", 2, 64): 11.996134, ("pr531", 1, 2048): 12.178537,
+    ("pr534", 2, 64): 14.313680, ("pr534", 1, 2048): 14.653288,
+}  # fmt: skip
+
+
+def config(record: str) -> recipe.Model:
+    return recipe.from_dict({"model": {**COMMON, **SHAPES[record]}}).model
+
+
+def test_hash_fill_matches_its_spot_checks() -> None:
+    embedding = fill((1024, 512), 0.2, 0)
+    assert abs(embedding[0, 0].item() + 0.0123747391) < 1e-9
+    assert abs(embedding[1, 7].item() - 0.0549275093) < 5e-9
+    assert abs(fill((256, 512), 0.1, 4011)[5, 9].item() + 0.0372547470) < 1e-9
+    assert tokens(2, 64)[:, :5].tolist() == [[229, 787, 182, 415, 535], [267, 587, 183, 231, 79]]
+
+
+@pytest.mark.parametrize("record", SHAPES)
+def test_parameter_count_is_the_published_one(record: str) -> None:
+    assert num_parameters(config(record)) == COUNTS[record]
+
+
+def test_recipe_pr315_is_the_published_shape() -> None:
+    assert recipe.load_recipe("pr315").model == config("pr315")
+
+
+@pytest.mark.parametrize(("record", "batch", "length"), LOSSES)
+def test_hash_filled_loss_is_the_published_codes(record: str, batch: int, length: int) -> None:
+    model, ids = filled_model(config(record)), tokens(batch, length)
+    with torch.no_grad():
+        loss = model(ids[:, :-1], ids[:, 1:]).item()
+    assert abs(loss - LOSSES[record, batch, length]) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"), [(2048, [2047, 452, 169, 155, 1280]), (10240, [10239, 2696, 6113, 1834, 5206])]
+)
+def test_bigram_rows_are_the_published_ones(rows: int, expected: list[int]) -> None:
+    index = BigramEmbedding(rows, 8, 16).index(torch.tensor([[5, 1000, 17, 17, 3]]))
+    assert index.tolist() == [expected]
