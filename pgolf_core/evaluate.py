@@ -108,7 +108,7 @@ def score(
     done = 0
     with machine.autocast(device, autocast):
         for batch in _batches(windows, batch_seqs):
-            start, first, end = (torch.from_numpy(column.copy()).to(device) for column in batch.T)
+            start, first = (torch.from_numpy(batch[:, column].copy()).to(device) for column in (0, 1))
             length, scored = int(batch[0, 2] - batch[0, 0]), int(batch[0, 2] - batch[0, 1])
             inputs = stream[start[:, None] + torch.arange(length, device=device)]
             places = first[:, None] + torch.arange(scored, device=device)

@@ -143,7 +143,7 @@ class AdamW:
                     "base_lr": group.lr,
                     "betas": group.betas,
                     "weight_decay": group.weight_decay,
-                }  # fmt: skip
+                }
                 for group, members in self.groups
             ],
             eps=self.eps,

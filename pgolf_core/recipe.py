@@ -15,21 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from pgolf_core.files import UserError, canonical_json, sha256_bytes
+from pgolf_core.recipe_rules import TRACK_CAP_BYTES, violations
 
 RECIPE_DIR = Path(__file__).parent / "recipes"
-TRACK_CAP_BYTES = {"10min_16mb": 16_000_000, "local_10min_1mb": 1_000_000}
-GRID_NAMES = (
-    "fp16",
-    "int6_row",
-    "int8_row_clip",
-    "int5_row_clip",
-    "int6_row_clip",
-    "int7_row_clip",
-    "int5_row_nofloor",
-    "int6_clip_search",
-    "int8_clip_search",
-    "int8_clip_search_step4",
-)
 
 
 @dataclass(frozen=True)
@@ -215,40 +203,6 @@ class Recipe:
         return sha256_bytes(canonical_json(values).encode())
 
 
-CHOICES: dict[str, tuple[str, ...]] = {
-    "track": tuple(TRACK_CAP_BYTES),
-    "model.smear": ("before", "after", "off"),
-    "model.init": ("orthogonal", "uniform"),
-    "optim.muon_wd_order": ("before", "after"),
-    "optim.newton_schulz_dtype": ("bfloat16", "float32"),
-    "optim.bigram_optimizer": ("split", "scalar"),
-    "schedule.autocast": ("auto", "off"),
-    "schedule.compile": ("auto", "off"),
-    "average.kind": ("ema", "swa", "none"),
-    "qat.kind": ("off", "always", "late"),
-    "quant.allocation": ("fixed", "gradient"),
-    **{f"quant.{part}": GRID_NAMES for part in ("attention", "mlp", "tok_emb", "other")},
-}
-AT_LEAST: dict[str, float] = {
-    "model.vocab_size": 2, "model.num_layers": 1, "model.model_dim": 2, "model.num_heads": 1, "model.num_kv_heads": 1,
-    "model.mlp_hidden": 1, "model.rope_dims": 2, "model.rope_base": 1.0, "model.rope_reference_tokens": 0,
-    "model.logit_softcap": 1e-3, "model.qk_gain_init": 0.0, "model.embed_init_std": 0.0, "model.norm_eps": 0.0,
-    "model.bigram_rows": 0, "model.bigram_dim": 1, "model.xsa_last_n": 0, "model.ve_dim": 0,
-    "data.seq_len": 1, "data.batch_tokens": 1, "data.spans_per_step": 1, "data.micro_batch_seqs": 1,
-    "optim.embed_lr": 0.0, "optim.matrix_lr": 0.0, "optim.scalar_lr": 0.0, "optim.adam_eps": 0.0,
-    "optim.adam_wd": 0.0, "optim.muon_wd": 0.0, "optim.muon_momentum_warmup_steps": 0,
-    "optim.newton_schulz_steps": 1, "optim.grad_clip_norm": 0.0,
-    "schedule.iterations": 1, "schedule.max_seconds": 0.0, "schedule.warmup_steps": 0, "schedule.warmdown_iters": 0,
-    "schedule.val_every_steps": 0, "schedule.val_tokens": 0, "schedule.log_every_steps": 1,
-    "schedule.checkpoint_every_seconds": 0.0, "average.swa_every_steps": 1,
-    "quant.small_tensor_elements": 0, "quant.zstd_level": 1, "eval.seq_len": 1, "eval.stride": 1, "eval.batch_seqs": 1,
-}  # fmt: skip
-IN_UNIT_INTERVAL = (
-    "optim.muon_momentum", "optim.muon_momentum_start", "optim.smear_beta2", "average.ema_decay",
-    "average.swa_start", "qat.threshold",
-)  # fmt: skip
-
-
 def to_dict(recipe: Recipe) -> dict[str, Any]:
     """Plain nested dictionary (tuples as lists), ready for JSON."""
 
@@ -263,7 +217,8 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
 def from_dict(values: dict[str, Any], source: str = "recipe") -> Recipe:
     """Build and check a Recipe from nested plain values; `source` names the file in error messages."""
     recipe = _build(Recipe, values, source, prefix="")
-    _check(recipe, source)
+    for message in violations(to_dict(recipe)):
+        raise UserError(f"{source}: {message}")
     return recipe
 
 
@@ -376,58 +331,3 @@ def _convert(value: Any, hint: Any, source: str, key: str) -> Any:
     if hint is int and abs(value) >= 2**53:
         raise UserError(f"{source}: {key} must be below 2^53, not {value}")
     return value
-
-
-def _check(recipe: Recipe, source: str) -> None:
-    values = to_dict(recipe)
-
-    def get(key: str) -> Any:
-        section, _, name = key.rpartition(".")
-        return values[section][name] if section else values[name]
-
-    for key, choices in CHOICES.items():
-        if get(key) not in choices:
-            raise UserError(f"{source}: {key} = {get(key)!r}; allowed: {', '.join(choices)}")
-    for key, least in AT_LEAST.items():
-        if get(key) < least:
-            raise UserError(f"{source}: {key} = {get(key)}; must be at least {least}")
-    for key in IN_UNIT_INTERVAL:
-        if not 0.0 <= get(key) <= 1.0:
-            raise UserError(f"{source}: {key} = {get(key)}; must lie in [0, 1]")
-    for message in _impossible(recipe):
-        raise UserError(f"{source}: {message}")
-
-
-def _impossible(recipe: Recipe) -> typing.Iterator[str]:
-    """Every combination of values that cannot be built or trained, as a message that names the keys."""
-    model, data = recipe.model, recipe.data
-    if model.model_dim % model.num_heads:
-        yield f"model.num_heads = {model.num_heads} must divide model.model_dim = {model.model_dim}"
-    head_dim = model.model_dim // model.num_heads
-    if model.num_heads % model.num_kv_heads:
-        yield f"model.num_kv_heads = {model.num_kv_heads} must divide model.num_heads = {model.num_heads}"
-    if model.rope_dims % 2 or model.rope_dims > head_dim:
-        yield f"model.rope_dims = {model.rope_dims} must be even and at most the head width {head_dim}"
-    if model.rope_reference_tokens and model.rope_dims == 2:
-        yield "model.rope_reference_tokens needs model.rope_dims of at least 4"
-    if model.xsa_last_n > model.num_layers:
-        yield f"model.xsa_last_n = {model.xsa_last_n} exceeds model.num_layers = {model.num_layers}"
-    if model.bigram_rows == 1:
-        yield "model.bigram_rows = 1 leaves no row for a pair; use 0 (off) or at least 2"
-    if bool(model.ve_dim) != bool(model.ve_layers):
-        yield f"model.ve_dim = {model.ve_dim} and model.ve_layers = {list(model.ve_layers)} go together"
-    if any(not 0 <= layer < model.num_layers for layer in model.ve_layers):
-        yield f"model.ve_layers = {list(model.ve_layers)} must lie in 0..{model.num_layers - 1}"
-    if len(set(model.ve_layers)) != len(model.ve_layers):
-        yield f"model.ve_layers = {list(model.ve_layers)} names a layer twice"
-    if data.batch_tokens % (data.spans_per_step * data.seq_len):
-        yield (
-            f"data.batch_tokens = {data.batch_tokens} must be a multiple of data.spans_per_step x data.seq_len"
-            f" = {data.spans_per_step} x {data.seq_len}"
-        )
-    if recipe.eval.stride > recipe.eval.seq_len:
-        yield f"eval.stride = {recipe.eval.stride} exceeds eval.seq_len = {recipe.eval.seq_len} and would skip targets"
-    if not all(0.0 <= beta < 1.0 for beta in recipe.optim.adam_betas):
-        yield f"optim.adam_betas = {list(recipe.optim.adam_betas)} must lie in [0, 1)"
-    if recipe.quant.zstd_level > 22:
-        yield f"quant.zstd_level = {recipe.quant.zstd_level}; zstd has levels 1 to 22"

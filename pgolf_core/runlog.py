@@ -20,8 +20,8 @@ class RunLog:
     def __enter__(self) -> RunLog:
         with explain_os_errors(f"cannot write logs in {self.folder}"):
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.text = open(self.folder / "train.log", "a", encoding="utf-8")  # noqa: SIM115 (closed in __exit__)
-            self.metrics = open(self.folder / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
+            self.text = open(self.folder / "train.log", "a", encoding="utf-8")
+            self.metrics = open(self.folder / "metrics.jsonl", "a", encoding="utf-8")
         return self
 
     def __exit__(self, *exception: object) -> None:

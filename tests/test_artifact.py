@@ -24,7 +24,7 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pgolf_core import artifact, recipe
+from pgolf_core import artifact, recipe, recipe_rules
 from pgolf_core.artifact import CapExceeded, grid_names_for, pack, read_header, unpack
 from pgolf_core.files import UserError, canonical_json
 from pgolf_core.grid import GRIDS, dequantise, quantise_tensor
@@ -108,7 +108,7 @@ def test_what_is_read_back_is_exactly_the_quantised_weights(good: Path):
         torch.testing.assert_close(state[name], kept, atol=0, rtol=0)
 
 
-@pytest.mark.parametrize("grid", recipe.GRID_NAMES)
+@pytest.mark.parametrize("grid", recipe_rules.GRID_NAMES)
 def test_every_grid_a_recipe_may_name_survives_the_file(grid: str, tmp_path: Path):
     quant = recipe.Quant(attention=grid, mlp=grid, tok_emb=grid, other=grid, small_tensor_elements=0)
     pack(tiny_state(), MODEL, quant, tmp_path / "m", **CAP)

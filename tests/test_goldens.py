@@ -17,8 +17,10 @@ import torch
 
 from pgolf_core import recipe
 from pgolf_core.evaluate import score
+from pgolf_core.grid import GRIDS, Grid, fake_quantise, quantise_tensor
 from pgolf_core.model import GPT
 from pgolf_core.optim import Muon, newton_schulz
+from pgolf_core.sensitivity import allocate_bits
 from pgolf_core.tokenizer import TokenBytes, Tokenizer
 from pgolf_core.train import TrainData, Trainer
 
@@ -239,3 +241,35 @@ def test_batched_newton_schulz_equals_one_matrix_at_a_time(goldens: Path) -> Non
     batched = newton_schulz(matrices, 5, torch.float32)
     for matrix, result in zip(matrices, batched, strict=True):
         torch.testing.assert_close(newton_schulz(matrix, 5, torch.float32), result, atol=1e-5, rtol=1e-5)
+
+
+def golden_grid(scheme: str) -> Grid:
+    """The grid of a published scheme's name, as int6_rowmax, int7_percentile_pr332, int6step4_gptqlite_pr534."""
+    bits, rule, *rest = scheme.split("_")
+    if bits == "fakequant6":
+        return GRIDS[f"int6_fake_{rule}"]
+    if rule == "gptqlite":
+        return GRIDS["int8_clip_search_step4" if bits.endswith("step4") else "int8_clip_search"]
+    row = "row_nofloor" if "nofloor" in rest else "row"
+    return GRIDS[bits + "_" + {"percentile": "row_clip", "rowmax": row, "clipsearch": "clip_search"}[rule]]
+
+
+def test_every_published_quantiser_gives_exactly_the_same_codes_scales_and_fake_weights(goldens: Path) -> None:
+    arrays, _ = load(goldens / "quant.npz")
+    schemes = sorted({tuple(key.split("/")[:2]) for key in arrays if not key.startswith("in/")})
+    assert schemes
+    for scheme, case in schemes:
+        w, grid = torch.from_numpy(arrays[f"in/{case}"]), golden_grid(scheme)
+        if f"{scheme}/{case}" in arrays:
+            assert np.array_equal(fake_quantise(w, grid).numpy(), arrays[f"{scheme}/{case}"]), (scheme, case)
+            continue
+        q, scale = quantise_tensor(w, grid)
+        assert np.array_equal(q.numpy(), arrays[f"{scheme}/{case}/q"]), (scheme, case)
+        assert np.array_equal(scale.numpy(), arrays[f"{scheme}/{case}/scale"]), (scheme, case)
+
+
+def test_gradient_guided_allocation_gives_exactly_the_published_bits(goldens: Path) -> None:
+    cases = json.loads((goldens / "gradquant_alloc.json").read_text())
+    assert cases
+    for case in cases:
+        assert allocate_bits(case["sensitivity"]) == case["bits"], f"{len(case['bits'])} tensors"

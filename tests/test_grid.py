@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pgolf_core import recipe
+from pgolf_core import recipe_rules
 from pgolf_core.device import why_not_compile
 from pgolf_core.grid import (
     GRIDS,
@@ -81,7 +81,7 @@ def test_the_deterministic_fill_is_the_published_one():
 
 
 def test_the_packable_grids_are_exactly_those_a_recipe_may_name():
-    assert {*PACKABLE, "fp16"} == set(recipe.GRID_NAMES)
+    assert {*PACKABLE, "fp16"} == set(recipe_rules.GRID_NAMES)
     assert all(name == grid.name for name, grid in GRIDS.items())
 
 

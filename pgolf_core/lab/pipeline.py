@@ -257,7 +257,7 @@ def run_notebook(
         mark.unlink(missing_ok=True)
     bar = {"desc": stage_name, "leave": False, "position": 1, "disable": None, "bar_format": CELL_BAR}
     try:
-        with explain_os_errors(f"{stage_name} failed beside its notebook {shown}"):
+        with explain_os_errors(f"{stage_name}: cannot write {shown}"):
             papermill.execute_notebook(
                 _no_template(path),
                 _no_template(output_path),

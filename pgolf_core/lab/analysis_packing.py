@@ -1,0 +1,245 @@
+"""What notebook 05 looks at: which grid each tensor gets, what rounding costs, and where the bytes of the file go.
+
+Pure functions over weights by name (float32 [rows, cols] matrices and smaller tensors) and the packer's ledger.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pgolf_core import recipe
+from pgolf_core.artifact import Ledger, pack, unpack
+from pgolf_core.grid import GRIDS, Grid, dequantise, quantise_tensor
+from pgolf_core.lab.analysis_data import entropy_bits
+from pgolf_core.lab.analysis_model import tensor_kind
+from pgolf_core.sensitivity import allocate_bits
+
+NO_FLOOR = 1e-12
+UNCAPPED_BYTES = 2**40
+MOST_DRAWN = 400_000
+"""Weights of one part that a histogram needs; more of them change no pixel."""
+
+# ---------------------------------------------------------------------- grids
+
+
+def part_of(name: str) -> str:
+    """The part of the network that a tensor belongs to, as the packer tells them apart: all of attention is one."""
+    return tensor_kind(name).split(":")[0]
+
+
+def grid_table(shapes: Mapping[str, tuple[int, ...]], grids: Mapping[str, str]) -> pd.DataFrame:
+    """One row per part and grid: tensors, weights, codes (how many a weight can take) and floor (its smallest step)."""
+    rows = [
+        {"part": part_of(name), "grid": grids[name], "tensors": 1, "weights": int(np.prod(shape))}
+        for name, shape in shapes.items()
+    ]
+    table = pd.DataFrame(rows).groupby(["part", "grid"], as_index=False, sort=False).sum()
+    known = [GRIDS.get(name) for name in table["grid"]]
+    table["codes"] = pd.array([len(_codes_of(grid)) if grid else None for grid in known], dtype="Int64")
+    table["floor"] = [grid.scale_floor if grid else np.nan for grid in known]
+    return table
+
+
+def weights_by_part(weights: Mapping[str, Tensor], grids: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """Weights of every part that has tensors on a grid, flat, thinned evenly to about MOST_DRAWN."""
+    flat: dict[str, list[Tensor]] = {}
+    for name in _gridded(grids):
+        flat.setdefault(part_of(name), []).append(weights[name].flatten())
+    joined = {part: torch.cat(pieces).numpy() for part, pieces in flat.items()}
+    return {part: values[:: max(1, len(values) // MOST_DRAWN)] for part, values in joined.items()}
+
+
+def grid_lines(weights: Mapping[str, Tensor], grids: Mapping[str, str], part: str) -> np.ndarray:
+    """Values of the grid under a part's weights, at the step of its median row, as far as the weights reach."""
+    names = [name for name in _gridded(grids) if part_of(name) == part]
+    steps = torch.cat([quantise_tensor(weights[name], GRIDS[grids[name]])[1] for name in names]).float()
+    step, reach = float(steps.median()), max(float(weights[name].abs().max()) for name in names)
+    most = int(min(reach / step, max(GRIDS[grids[name]].qmax for name in names)) + 0.5)
+    return np.arange(-most, most + 1) * step
+
+
+def floor_effect(weights: Mapping[str, Tensor], grids: Mapping[str, str]) -> pd.DataFrame:
+    """What the floor under the scales does, one row per part: its tensors on their grid, with the floor and without.
+
+    Columns: rows_at_floor (share of rows whose clip / levels lies below the floor), step (of the median row, weight
+    units), codes_used (most that one tensor uses), bits and bits_without (order-0 entropy per weight), rms and
+    rms_without (rounding error, weight units).
+    """
+    rows = []
+    for name in _gridded(grids):
+        grid, w = GRIDS[grids[name]], weights[name]
+        q, scale = quantise_tensor(w, grid)
+        free_q, free_scale = quantise_tensor(w, dataclasses.replace(grid, scale_floor=NO_FLOOR))
+        held = {"at_floor": int((scale > free_scale).sum()), "rows": len(scale), "codes_used": len(q.unique())}
+        for suffix, codes, step in (("", q, scale), ("_without", free_q, free_scale)):
+            held["bits" + suffix] = q.numel() * entropy_bits(np.unique(codes, return_counts=True)[1])
+            held["squares" + suffix] = float((dequantise(codes, step) - w).double().square().sum())
+        step = float(scale.float().median())
+        rows.append({"part": part_of(name), "grid": grids[name], "weights": w.numel(), "step": step, **held})
+    if not rows:
+        return pd.DataFrame()
+    groups = pd.DataFrame(rows).groupby(["part", "grid"], sort=False)
+    sums = groups.sum()
+    return pd.DataFrame({
+        "rows_at_floor": sums["at_floor"] / sums["rows"],
+        "step": groups["step"].median(),
+        "codes_used": groups["codes_used"].max(),
+        "bits": sums["bits"] / sums["weights"],
+        "bits_without": sums["bits_without"] / sums["weights"],
+        "rms": np.sqrt(sums["squares"] / sums["weights"]),
+        "rms_without": np.sqrt(sums["squares_without"] / sums["weights"]),
+    }).reset_index()  # fmt: skip
+
+
+def code_shares(weights: Mapping[str, Tensor], grids: Mapping[str, str], part: str) -> dict[str, tuple]:
+    """{grid: (codes, share of the part's weights with that code)} over the codes in use and all between them."""
+    counts: dict[str, np.ndarray] = {}
+    for name in _gridded(grids):
+        if part_of(name) == part:
+            q, _ = quantise_tensor(weights[name], GRIDS[grids[name]])
+            found = np.bincount(q.flatten().numpy().astype(np.int64) + 128, minlength=256)
+            counts[grids[name]] = counts.get(grids[name], 0) + found
+    shares = {}
+    for grid, found in counts.items():
+        used = np.flatnonzero(found)
+        places = np.arange(used[0], used[-1] + 1)
+        shares[grid] = (places - 128, found[places] / found.sum())
+    return shares
+
+
+# ---------------------------------------------------------------------- the ledger
+
+
+def tensor_table(ledger: Ledger) -> pd.DataFrame:
+    """One row per tensor, most bytes first: name, part, grid, shape, weights, stored and scales (bytes), share, bits.
+
+    The tensors kept as fp16 are compressed together, and so are all row scales: of both, a tensor is given its part of
+    the uncompressed bytes. `bits` is stored bits per weight, scales included.
+    """
+    table = pd.DataFrame(ledger.tensors)
+    halves = table["grid"] == "fp16"
+    of_halves = table["raw_bytes"] * ledger.fp16_bytes / max(1, table.loc[halves, "raw_bytes"].sum())
+    table["stored"] = table["compressed_bytes"].astype(float).where(~halves, of_halves)
+    table["scales"] = table["scales_raw_bytes"] * ledger.scales_bytes / max(1, table["scales_raw_bytes"].sum())
+    table["part"] = table["name"].map(part_of)
+    whole = table["stored"] + table["scales"]
+    table["share"], table["bits"] = whole / ledger.file_bytes, 8 * whole / table["elements"]
+    table = table.rename(columns={"elements": "weights"}).loc[whole.sort_values(ascending=False, kind="stable").index]
+    columns = ["name", "part", "grid", "shape", "weights", "stored", "scales", "share", "bits"]
+    return table[columns].reset_index(drop=True)
+
+
+def coder_table(ledger: Ledger) -> pd.DataFrame:
+    """One row per grid: weights, raw, entropy and stored bytes, bits per weight, and the coder's loss.
+
+    entropy is what an ideal coder needs that knows how often each tensor uses each code (order 0); loss is what zstd
+    takes above it. Below zero means that zstd found more than frequencies.
+    """
+    table = pd.DataFrame(ledger.tensors)
+    table["tensors"] = 1
+    sums = table.groupby("grid")[["tensors", "elements", "raw_bytes", "entropy_bytes"]].sum()
+    stored = table.dropna(subset="compressed_bytes").groupby("grid")["compressed_bytes"].sum()
+    sums["stored_bytes"] = stored.reindex(sums.index).fillna(ledger.fp16_bytes).astype(np.int64)
+    sums["bits_per_weight"] = 8 * sums["stored_bytes"] / sums["elements"]
+    sums["loss"] = sums["stored_bytes"] / sums["entropy_bytes"] - 1
+    return sums.rename(columns={"elements": "weights"}).reset_index()
+
+
+def unpack_mismatches(
+    weights: Mapping[str, Tensor], grids: Mapping[str, str], unpacked: Mapping[str, Tensor]
+) -> list[str]:
+    """Names whose unpacked values are not bit for bit the dequantised weights; empty is what must hold."""
+    wrong = sorted(set(weights) ^ set(unpacked))
+    for name in sorted(set(weights) & set(unpacked)):
+        w = weights[name].float()
+        expected = w.half().float() if grids[name] == "fp16" else dequantise(*quantise_tensor(w, GRIDS[grids[name]]))
+        if not torch.equal(expected, unpacked[name]):
+            wrong.append(name)
+    return wrong
+
+
+# ---------------------------------------------------------------------- sensitivity, rate and distortion
+
+
+def bits_by_sensitivity(sensitivity: Mapping[str, float]) -> pd.DataFrame:
+    """PR 332's rule on a run's own gradients, least sensitive first: name, part, sensitivity, bits; index = rank."""
+    bits = allocate_bits(dict(sensitivity))
+    rows = [
+        {"name": name, "part": part_of(name), "sensitivity": value, "bits": bits[name]}
+        for name, value in sensitivity.items()
+    ]
+    table = pd.DataFrame(rows, columns=["name", "part", "sensitivity", "bits"])
+    table = table.sort_values("sensitivity", kind="stable", ignore_index=True)
+    return table.set_index(pd.RangeIndex(1, len(table) + 1, name="rank"))
+
+
+Choice = tuple[recipe.Quant, dict[str, int] | None]
+
+
+def packing_choices(
+    quant: recipe.Quant, bits: dict[str, int] | None, sensitivity: Mapping[str, float]
+) -> dict[str, Choice]:
+    """{label: (settings, bits)}: the recipe's own packing, 5 to 8 bits for attention and MLP, and PR 332's rule.
+
+    Embeddings keep the recipe's grid, so that the rows differ in one thing.
+    """
+    fixed = dataclasses.replace(quant, allocation="fixed")
+    names = [*(f"int{bits}_row_clip" for bits in (5, 6, 7, 8)), "int5_row_nofloor"]
+    choices: dict[str, Choice] = {"this recipe": (quant, bits)}
+    choices |= {name: (dataclasses.replace(fixed, attention=name, mlp=name), None) for name in names}
+    if sensitivity:
+        by_gradient = dataclasses.replace(quant, allocation="gradient")
+        choices["5/6/7 by gradient"] = (by_gradient, allocate_bits(dict(sensitivity)))
+    return choices
+
+
+def rate_distortion(
+    weights: Mapping[str, Tensor],
+    model: recipe.Model,
+    choices: Mapping[str, Choice],
+    bpb_of: Callable[[dict[str, Tensor]], float],
+) -> pd.DataFrame:
+    """Pack the same weights in every way: real file bytes, bits per weight, rounding error and bpb of what comes back.
+
+    bits and rms (root mean square rounding error, relative to the weights' own rms) are over attention and MLP matrices
+    on a grid; NaN where there are none. `bpb_of` scores weights; the first row is the unrounded ones.
+    """
+    unrounded = bpb_of({**weights})
+    rows = [{"packing": "float32, not packed", "file_bytes": np.nan, "bits": 32.0, "rms": 0.0, "bpb": unrounded}]
+    with tempfile.TemporaryDirectory(prefix="pgolf-") as folder:
+        path = Path(folder) / "model.pgolf"
+        for label, (quant, bits) in choices.items():
+            ledger = pack({**weights}, model, quant, path, bits=bits, code_bytes=0, cap_bytes=UNCAPPED_BYTES)
+            _, state = unpack(path)
+            blocks = [row for row in ledger.tensors if row["grid"] != "fp16" and ".blocks." in f".{row['name']}"]
+            stored, count = (sum(row[key] for row in blocks) for key in ("compressed_bytes", "elements"))
+            errors = [(state[row["name"]] - weights[row["name"]]).double().square().sum() for row in blocks]
+            squares = [weights[row["name"]].double().square().sum() for row in blocks]
+            rows.append({
+                "packing": label,
+                "file_bytes": ledger.file_bytes,
+                "bits": 8 * stored / count if count else np.nan,
+                "rms": float((sum(errors) / sum(squares)) ** 0.5) if count else np.nan,
+                "bpb": bpb_of(state),
+            })  # fmt: skip
+    table = pd.DataFrame(rows)
+    table["bpb_lost"] = table["bpb"] - unrounded
+    return table
+
+
+def _gridded(grids: Mapping[str, str]) -> list[str]:
+    return [name for name, grid in grids.items() if grid != "fp16"]
+
+
+def _codes_of(grid: Grid) -> np.ndarray:
+    """The codes a grid can use: all of its range, or the multiples of its step and the ends."""
+    codes = np.arange(grid.qmin, grid.qmax + 1)
+    return np.unique(np.clip(np.round(codes / grid.step) * grid.step, grid.qmin, grid.qmax).astype(np.int64))
