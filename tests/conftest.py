@@ -28,6 +28,14 @@ def goldens(request: pytest.FixtureRequest) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def sotu(tmp_path_factory: pytest.TempPathFactory):
+    """The real corpus, prepared once in a cache folder of its own."""
+    from pgolf_core.lab.corpus import prepare_sotu
+
+    return prepare_sotu(cache_dir=tmp_path_factory.mktemp("cache"), progress=False)
+
+
 @pytest.fixture(autouse=True)
 def _few_threads() -> None:
     torch.set_num_threads(2)

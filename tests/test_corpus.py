@@ -28,12 +28,6 @@ from pgolf_core.lab.corpus import Dataset, Document, open_dataset, prepare_sotu,
 NAME = "sotu-sp1024"
 
 
-@pytest.fixture(scope="module")
-def sotu(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """The real corpus, prepared once in a cache folder of its own."""
-    return prepare_sotu(cache_dir=tmp_path_factory.mktemp("cache"), progress=False)
-
-
 @pytest.fixture
 def copied(sotu: Dataset, tmp_path: Path) -> Dataset:
     """A copy of the prepared corpus that a test may damage; `cache_of` gives its cache folder."""

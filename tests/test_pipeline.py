@@ -53,27 +53,28 @@ sys.modules["pgolf_core.lab.corpus"] = corpus
 """Run first in a process, this replaces the corpus room; it spares the tests a tokenizer and torch's import."""
 PARAMETERS = """recipe: str = "toy"
 overrides: list = []
+seed: int = 1337
+seeds: list = [1337]
 data: str = ""
 runs_dir: str = "runs"
 name: str = ""
 cache_dir: str = ""
 """
-OWN = {"seed": "seed: int = 1337\n", "report": "seeds: list = [1337]\n", "recipe": ""}
 SETUP = f"""{STAND_IN}
 import json, time
 from pathlib import Path
 from pgolf_core.lab import runs
 runs.describe_environment = dict
 stage = runs.stage_named(STAGE)
-run = runs.open_run(recipe, overrides, globals().get("seed"), data, runs_dir, name, cache_dir)
+run = runs.open_run(recipe, overrides, seed if stage.per == "seed" else None, data, runs_dir, name, cache_dir)
 with open(run.recipe_folder / "executed.txt", "a") as log:
     log.write(f"{{run.folder.name}} {{STAGE}}\\n")
 """
-WORK = """numbers = {"seeds": {str(s): 1 for s in globals().get("seeds", [])}, "mean": 1, "std": None}
+WORK = """numbers = {"seeds": {str(s): 1 for s in seeds}, "mean": 1, "std": None}
 scores = [f"{kind}_bpb" for kind in ("raw", "averaged", "roundtrip", "sliding")]
 sizes = [f"{part}_bytes" for part in ("artifact", "code", "total")]
 summary = dict.fromkeys(["steps", *scores, *sizes], numbers) | {"seconds": {"train": numbers}, "whole_seconds": numbers}
-summary["seeds"] = globals().get("seeds", [])
+summary["seeds"] = seeds
 for file in (stage.result, "summary.json"):
     (run.folder / file).write_text(json.dumps(summary))
 """
@@ -87,7 +88,7 @@ def write_toys(folder: Path, work: dict[str, str] | None = None) -> Path:
     (folder / "toy.toml").write_text(TOY_RECIPE)
     for stage in runs.STAGES:
         sources = {
-            "parameters": PARAMETERS + OWN[stage.per],
+            "parameters": PARAMETERS,
             "setup": f"STAGE = {stage.name!r}\n{SETUP}",
             "work": (work or {}).get(stage.name, WORK),
             "finish": FINISH,
@@ -169,7 +170,7 @@ def test_a_record_runs_every_stage_once_goes_on_after_a_failure_and_adds_seeds(t
 
     about = nbformat.read(toy.folder / "seed2/notebooks/03_train.ipynb", as_version=4).metadata.papermill
     assert about.parameters == {
-        "recipe": str(toy.place / "toy.toml"), "overrides": [], "seed": 2, "data": "",
+        "recipe": str(toy.place / "toy.toml"), "overrides": [], "seed": 2, "seeds": [2], "data": "",
         "runs_dir": str(toy.place / "runs"), "name": "", "cache_dir": "",
     }  # fmt: skip
 
@@ -189,7 +190,7 @@ def test_a_changed_core_stops_a_record_before_any_notebook_runs(toy, monkeypatch
 
 
 def test_an_unknown_parameter_is_refused_before_anything_runs(toy):
-    with pytest.raises(UserError, match=r"03_train\.ipynb has no parameter 'sead'; it has: recipe, overrides, data"):
+    with pytest.raises(UserError, match=r"03_train\.ipynb has no parameter 'sead'; it has: recipe, overrides, seed"):
         run_one(toy, "03_train", WORK, sead=1)
     path = toy.place / "notebooks" / "07_report.ipynb"
     path.write_text(path.read_text().replace("seeds: list", "seads: list"))

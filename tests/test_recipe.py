@@ -84,7 +84,7 @@ def test_overrides_set_one_key_and_bare_words_are_strings() -> None:
     recipe = load_recipe(
         "pr315", ["model.num_layers=12", "average.kind=swa", "model.ve_layers=[9, 10]", "model.ve_dim=8"]
     )
-    assert recipe.model.num_layers == 12 and recipe.average.kind == "swa" and recipe.model.ve_layers == (9,)
+    assert recipe.model.num_layers == 12 and recipe.average.kind == "swa" and recipe.model.ve_layers == (9, 10)
 
 
 @pytest.mark.parametrize(

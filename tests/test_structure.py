@@ -21,12 +21,14 @@ ROOMS = [
 CORE_MAY_IMPORT = {"torch", "numpy", "sentencepiece", "zstandard", "safetensors"}
 CORE_MAY_TRY = {"flash_attn", "flash_attn_interface"}
 MAX_LINES = 420
-STAGES = {
-    "01_data_and_metric": "recipe", "02_architecture": "recipe", "03_train": "seed", "04_average_and_qat": "seed",
-    "05_quantize": "seed", "06_sliding_eval": "seed", "07_report": "report",
+STAGES = (
+    "01_data_and_metric", "02_architecture", "03_train", "04_average_and_qat", "05_quantize", "06_sliding_eval",
+    "07_report",
+)  # fmt: skip
+PARAMETERS = {
+    "recipe": str, "overrides": list, "seed": int, "seeds": list, "data": str, "runs_dir": str, "name": str,
+    "cache_dir": str,
 }  # fmt: skip
-PARAMETERS = {"recipe": str, "overrides": list, "data": str, "runs_dir": str, "name": str, "cache_dir": str}
-OWN_PARAMETERS = {"recipe": {}, "seed": {"seed": int}, "report": {"seeds": list}}
 FORBIDDEN = {
     "a shell or line magic": re.compile(r"^\s*[!%]", re.MULTILINE),
     "an absolute path": re.compile(r"""["'](?:/(?:home|root|tmp|work|mnt|usr|opt|var|data|Users)\b|~/|[A-Za-z]:\\)"""),
@@ -102,7 +104,7 @@ def test_a_notebook_has_one_parameters_cell_of_plain_literals_with_the_full_set(
         assert isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name), ast.unparse(line)
         found[line.target.id] = ast.literal_eval(line.value)
         assert ast.unparse(line.annotation) == type(found[line.target.id]).__name__
-    assert {name: type(value) for name, value in found.items()} == PARAMETERS | OWN_PARAMETERS[STAGES[path.stem]]
+    assert {name: type(value) for name, value in found.items()} == PARAMETERS
     for line in tagged[0].source.splitlines():
         assert line.count("=") <= 1, f"papermill skips a line with two '=' signs: {line}"
 

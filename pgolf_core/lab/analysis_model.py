@@ -127,17 +127,21 @@ def size_estimate(config: recipe.Model, quant: recipe.Quant) -> dict[str, int]:
             sizes["scales"] = sizes.get("scales", 0) + 2 * shape[0]
         family = grid_name.split("_")[0]
         sizes[family] = sizes.get(family, 0) + math.prod(shape) * bits / 8
-    order = sorted(sizes, key=lambda family: (family == "scales", family))
-    return {family: math.ceil(sizes[family]) for family in order}
+    return {family: math.ceil(size) for family, size in sizes.items()}
 
 
 def size_alternatives(config: recipe.Model, quant: recipe.Quant) -> dict[str, dict[str, int]]:
-    """`size_estimate` of the recipe's grids, and of every matrix above the size threshold at fp16, int8 and int6."""
+    """`size_estimate` of the recipe's grids, and of every matrix above the size threshold at fp16, int8 and int6.
+
+    Every row has all parts, in one order: int5, int6, …, fp16, scales.
+    """
     rows = {}
     for label, grid in (("all fp16", "fp16"), ("matrices int8", "int8_row_clip"), ("matrices int6", "int6_row")):
         every = dict.fromkeys(("attention", "mlp", "tok_emb", "other"), grid)
         rows[label] = size_estimate(config, dataclasses.replace(quant, allocation="fixed", **every))
-    return {**rows, "this recipe": size_estimate(config, quant)}
+    rows["this recipe"] = size_estimate(config, quant)
+    parts = sorted({part for row in rows.values() for part in row}, key=lambda part: (not part.startswith("int"), part))
+    return {label: {part: row.get(part, 0) for part in parts} for label, row in rows.items()}
 
 
 # ---------------------------------------------------------------------- the start, predicted
@@ -172,6 +176,21 @@ def woken(model: GPT, seed: int = 0) -> GPT:
     if model.bigram is not None:
         table = model.bigram.embed.weight
         table.copy_(torch.randn(table.shape, generator=generator))
+    return model
+
+
+@torch.no_grad()
+def matched(model: GPT) -> GPT:
+    """A copy whose heads ask for what they are: every query projection is its group's key projection.
+
+    Before training the two are unrelated, so distance has nothing to weaken; here a token seeks its like.
+    """
+    model = copy.deepcopy(model)
+    for block in model.blocks:
+        keys = block.attn.c_k.weight.unflatten(0, (block.attn.kv_heads, -1))
+        block.attn.c_q.weight.copy_(
+            keys.repeat_interleave(block.attn.heads // block.attn.kv_heads, dim=0).flatten(0, 1)
+        )
     return model
 
 
@@ -270,17 +289,18 @@ def attended(model: GPT, ids: Tensor, layer: int) -> tuple[Tensor, Tensor]:
 
 
 def exclusion_table(y: Tensor, v: Tensor) -> pd.DataFrame:
-    """Exclusive self-attention on y [B, T, H, D], v [B, T, K, D]: the part of a head's output along its own value, and
-    the output's norm, before and after. Both are relative to the norm before; means over sequences, heads and bands of
-    positions.
+    """Exclusive self-attention on y [B, T, H, D], v [B, T, K, D]: the part of a head's output along its own value,
+    before and after, and the norm that is left. All are relative to the norm before; means over sequences, heads and
+    bands of positions.
     """
     own = v.float().repeat_interleave(y.size(2) // v.size(2), dim=2)
     unit = own / own.norm(dim=-1, keepdim=True).clamp(min=1e-12)
     whole = y.float().norm(dim=-1).clamp(min=1e-12)
     columns = {}
-    for label, heads in (("before", y.float()), ("after", exclude_self(y, v).float())):
+    after = exclude_self(y, v).float()
+    for label, heads in (("before", y.float()), ("after", after)):
         columns[f"along own value, {label}"] = ((heads * unit).sum(-1).abs() / whole).mean((0, 2))
-        columns[f"norm, {label}"] = (heads.norm(dim=-1) / whole).mean((0, 2))
+    columns["norm left"] = (after.norm(dim=-1) / whole).mean((0, 2))
     table = pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
     labels = ["first position", "1 to 7", "8 to 63", "64 and on"]
     bands = pd.cut(table.index, [-1, 0, 7, 63, math.inf], labels=labels)

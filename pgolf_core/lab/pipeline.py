@@ -329,15 +329,14 @@ def record(
         raise UserError(f"--nproc {nproc}: training on several devices is not there yet; leave it out")
     if not seeds or len(set(seeds)) != len(seeds):
         raise UserError(f"--seeds {','.join(map(str, seeds))}: give at least one seed, none twice")
-    common = {"recipe": recipe, "overrides": list(overrides), "data": data}
+    common = {"recipe": recipe, "overrides": list(overrides), "seed": seeds[0], "seeds": list(seeds), "data": data}
     common |= {"runs_dir": str(runs_dir), "name": name, "cache_dir": str(cache_dir)}
-    own: dict[str, dict[str, Any]] = {"recipe": {}, "seed": {"seed": seeds[0]}, "report": {"seeds": list(seeds)}}
     runs = {
         seed: locate_run(recipe, overrides, seed, data, runs_dir, name, cache_dir, fresh) for seed in (None, *seeds)
     }
     for stage in STAGES:
-        full_parameters(stage.name, {**common, **own[stage.per]}, notebooks_dir)
-    stages = {per: [stage for stage in STAGES if stage.per == per] for per in own}
+        full_parameters(stage.name, common, notebooks_dir)
+    stages = {per: [stage for stage in STAGES if stage.per == per] for per in ("recipe", "seed", "report")}
     plan = [(runs[None], stage) for stage in stages["recipe"]]
     plan += [(runs[seed], stage) for seed in seeds for stage in stages["seed"]]
     plan += [(runs[None], stage) for stage in stages["report"]]
@@ -348,33 +347,29 @@ def record(
                     clear_run(run)
                 claim_run(run)
         for run, stage in plan:
-            _refuse_changed(run, stage)
+            if reason := stage_is_done(run, stage.name)[1]:
+                raise UserError(reason)
         label = runs[None].recipe_folder.name
         bar = tqdm(plan, desc=label, disable=None if progress else True, bar_format=STAGE_BAR)
         for run, stage in bar:
-            own["seed"]["seed"] = run.seed
+            parameters = common if run.seed is None else {**common, "seed": run.seed}
             with hold(run.folder, wait=run.seed is None):
                 stop.check()
                 t_start = time.monotonic()
-                ran = _run_stage(run, stage, {**common, **own[stage.per]}, notebooks_dir, progress, stop)
+                ran = _run_stage(run, stage, parameters, notebooks_dir, progress, stop)
             took = f"{time.monotonic() - t_start:.1f} s" if ran else "finished before, skipped"
             what = stage.name if run.seed is None else f"{stage.name}, seed {run.seed}"
             tqdm.write(f"{what}: {took}", file=sys.stderr)
     return _publish(runs[None])
 
 
-def _refuse_changed(run: Run, stage: Stage) -> None:
-    reason = stage_is_done(run, stage.name)[1]
-    if reason:
-        raise UserError(reason)
-
-
 def _run_stage(
     run: Run, stage: Stage, parameters: dict[str, Any], notebooks_dir: Path | None, progress: bool, stop: StopRequest
 ) -> bool:
     """Run one stage unless it is finished; False if it was. The report is finished only for the same seeds."""
-    _refuse_changed(run, stage)
-    done, _ = stage_is_done(run, stage.name)
+    done, reason = stage_is_done(run, stage.name)
+    if reason:
+        raise UserError(reason)
     if done and (stage.per != "report" or read_json(stage_file(run, stage.name)).get("seeds") == parameters["seeds"]):
         return False
     forget_stages(run, stage.name)

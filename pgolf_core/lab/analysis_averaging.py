@@ -1,0 +1,258 @@
+"""What notebook 04 looks at: how an average weighs the steps, how far it is from the last weights, what rounding does.
+
+`weights` are the parameters of a network by name, float32 tensors on the CPU. Nothing here changes a run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pgolf_core import device as machine
+from pgolf_core import recipe
+from pgolf_core.artifact import grid_names_for
+from pgolf_core.evaluate import Score, bits_per_byte
+from pgolf_core.grid import GRIDS, Grid, dequantise, fake_quantise, quantise_tensor
+from pgolf_core.lab.analysis_model import tensor_kind
+from pgolf_core.model import GPT
+from pgolf_core.tokenizer import TokenBytes
+
+Weights = Mapping[str, Tensor]
+SCORING_FLOPS = {"cpu": 3e11, "cuda": 4e15}
+"""Arithmetic that one score may cost: some five seconds on two CPU cores, ten on one H100 (the FineWeb split whole)."""
+
+
+# ---------------------------------------------------------------------- which targets
+
+
+def affordable_targets(num_targets: int, parameters: int, seq_len: int, device_type: str) -> int:
+    """How many targets to score, from the split's start: all of them, or the whole windows that SCORING_FLOPS pays for.
+
+    A rule of sizes, not of measured time: one run scored on two machines of a kind is scored on the same targets.
+    """
+    windows = int(SCORING_FLOPS[device_type] / (2 * parameters * seq_len))
+    return min(num_targets, max(windows, 1) * seq_len)
+
+
+def first_windows(num_targets: int, divisor: int, seq_len: int) -> int:
+    """About a `divisor`-th of the targets, in whole windows: at least one, at most all."""
+    return min(num_targets, max(round(num_targets / divisor / seq_len), 1) * seq_len)
+
+
+def bpb_of_first(score: Score, tokens: np.ndarray, token_bytes: TokenBytes, num_targets: int) -> float:
+    """bpb of a score's first targets alone. A standard score's windows do not overlap, so if `num_targets` ends at one
+    of them this is exactly what scoring that part would give."""
+    nats = float(score.per_token_nats[:num_targets].sum(dtype=np.float64))
+    return bits_per_byte(nats, token_bytes.total(tokens[: num_targets + 1]))
+
+
+def paired_difference(one: Score, other: Score) -> tuple[float, float]:
+    """(bpb of `one` - bpb of `other`, its standard error) on the same targets.
+
+    The error is over the text, taking windows as independent draws: another text of this kind would move the difference
+    by about as much. It says nothing about other seeds.
+    """
+    assert (one.tokens, one.bytes, one.stride, one.seq_len) == (other.tokens, other.bytes, other.stride, other.seq_len)
+    starts = np.arange(0, one.tokens, one.stride)
+    nats = np.add.reduceat((one.per_token_nats - other.per_token_nats).astype(np.float64), starts)
+    error = math.sqrt(len(starts)) * float(nats.std(ddof=1)) if len(starts) > 1 else math.nan
+    return one.bpb - other.bpb, bits_per_byte(error, one.bytes)
+
+
+# ---------------------------------------------------------------------- how much each step counts
+
+
+def step_weights(average: recipe.Average, multipliers: Sequence[float]) -> pd.DataFrame:
+    """Columns step, weight: how much the weights after each step count in the average; they sum to one.
+
+    Step 0 are the initial weights. `multipliers` are the learning-rate multipliers of steps 1, 2, ...
+    """
+    last = len(multipliers)
+    steps = np.arange(last + 1)
+    if average.kind == "ema":
+        decay = average.ema_decay
+        counts = (1 - decay) * decay ** (last - steps).astype(float)
+        counts[0] = decay**last
+    else:
+        taken = np.zeros(last + 1)
+        if average.kind == "swa":
+            low = np.asarray(multipliers) < average.swa_start
+            taken[1:] = low & (steps[1:] % average.swa_every_steps == 0)
+        if not taken.any():
+            taken[-1] = 1.0  # no snapshot, or no averaging: the live weights are packed
+        counts = taken / taken.sum()
+    return pd.DataFrame({"step": steps, "weight": counts})
+
+
+def average_numbers(weights: pd.DataFrame) -> dict[str, float]:
+    """What a row of step weights amounts to.
+
+    The mean age of what is averaged, in steps; the effective number of steps, 1 / sum of squared weights; both as
+    shares of the run; the weight of the initial weights, and of the last tenth of the steps.
+    """
+    step, weight = weights["step"].to_numpy(), weights["weight"].to_numpy()
+    last = max(int(step[-1]), 1)
+    age, effective = float((weight * (step[-1] - step)).sum()), float(1 / (weight**2).sum())
+    return {
+        "mean age (steps)": age,
+        "mean age (share of the run)": age / last,
+        "effective number of steps": effective,
+        "weight of the initial weights": float(weight[0]),
+        "weight of the last tenth of the steps": float(weight[step > 0.9 * step[-1]].sum()),
+    }
+
+
+# ---------------------------------------------------------------------- raw and averaged
+
+
+def blend(raw: Weights, averaged: Weights, place: float) -> dict[str, Tensor]:
+    """Weights on the line through both: raw at place 0, averaged at 1, and beyond."""
+    return {name: torch.lerp(tensor, averaged[name], place) for name, tensor in raw.items()}
+
+
+def distance_table(raw: Weights, averaged: Weights) -> pd.DataFrame:
+    """Columns tensor, kind, layer, elements, relative: the norm of averaged - raw over the norm of raw, per tensor.
+
+    `layer` is -1 outside the blocks.
+    """
+    rows = []
+    for name, tensor in raw.items():
+        distance, norm = (averaged[name] - tensor).norm().item(), tensor.norm().item()
+        rows.append(_about(name, tensor) | {"relative": distance / norm if norm else math.nan})
+    return pd.DataFrame(rows)
+
+
+def total_distance(raw: Weights, averaged: Weights) -> float:
+    """Norm of the difference of all weights together, over the norm of the raw ones."""
+    squares = [(averaged[name] - tensor).double().square().sum().item() for name, tensor in raw.items()]
+    return math.sqrt(sum(squares) / sum(tensor.double().square().sum().item() for tensor in raw.values()))
+
+
+def lines_by_layer(table: pd.DataFrame, column: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """{kind: (layers, values)} of the blocks' matrices, for a figure over layers."""
+    inside = table[(table["layer"] >= 0) & table["is_matrix"]]
+    return {
+        kind: (rows["layer"].to_numpy(), rows[column].to_numpy())
+        for kind, rows in inside.sort_values("layer").groupby("kind", sort=False)
+    }
+
+
+def _about(name: str, tensor: Tensor) -> dict[str, object]:
+    layer = re.match(r"blocks\.(\d+)\.", name)
+    return {
+        "tensor": name,
+        "kind": tensor_kind(name),
+        "layer": int(layer[1]) if layer else -1,
+        "is_matrix": _is_matrix(name, tensor),
+        "elements": tensor.numel(),
+    }
+
+
+def _is_matrix(name: str, tensor: Tensor) -> bool:
+    return tensor.ndim == 2 and name.endswith(".weight")  # skip_weights and resid_mix are stacks of vectors
+
+
+# ---------------------------------------------------------------------- rounding
+
+
+def packed_grids(weights: Weights, quant: recipe.Quant, bits: Mapping[str, int] | None = None) -> dict[str, str]:
+    """Grid name of every tensor, or fp16, as the artifact will have it."""
+    return grid_names_for({name: tuple(t.shape) for name, t in weights.items()}, quant, dict(bits) if bits else None)
+
+
+def matrix_grids(weights: Weights, quant: recipe.Quant) -> dict[str, Grid]:
+    """The recipe's fixed grid for every matrix, also for those that are small enough to be stored as fp16."""
+    every = dataclasses.replace(quant, small_tensor_elements=0, allocation="fixed")
+    matrices = {name: tensor for name, tensor in weights.items() if _is_matrix(name, tensor)}
+    return {name: GRIDS[grid] for name, grid in packed_grids(matrices, every).items() if grid in GRIDS}
+
+
+def rounded(weights: Weights, grid_names: Mapping[str, str]) -> dict[str, Tensor]:
+    """The weights as they come back from the artifact: through their grid's codes and scales, or through fp16."""
+    return {
+        name: dequantise(*quantise_tensor(tensor, GRIDS[grid_names[name]]))
+        if grid_names[name] in GRIDS
+        else tensor.half().float()
+        for name, tensor in weights.items()
+    }
+
+
+def rounding_table(weights: Weights, grid_names: Mapping[str, str]) -> pd.DataFrame:
+    """Columns tensor, kind, layer, elements, grid, error: the norm of rounded - weight over the norm of the weight."""
+    back = rounded(weights, grid_names)
+    rows = []
+    for name, tensor in weights.items():
+        error, norm = (back[name] - tensor).norm().item(), tensor.norm().item()
+        rows.append(_about(name, tensor) | {"grid": grid_names[name], "error": error / norm if norm else math.nan})
+    return pd.DataFrame(rows)
+
+
+def fake_differs_from_packed(weights: Weights, grids: Mapping[str, Grid]) -> list[str]:
+    """Names of the matrices whose fake-quantised form is not, number for number, what comes back from the artifact."""
+    return [
+        name
+        for name, grid in grids.items()
+        if not torch.equal(fake_quantise(weights[name], grid), dequantise(*quantise_tensor(weights[name], grid)))
+    ]
+
+
+# ---------------------------------------------------------------------- quantisation-aware training
+
+
+@dataclasses.dataclass(frozen=True)
+class QatProbe:
+    """One batch through the network in training mode, with and without rounding in the forward pass."""
+
+    covered: int
+    """Tensors that are rounded in the forward pass."""
+    plain_loss: float
+    """Nats per token of the weights as they are."""
+    qat_loss: float
+    """Nats per token with the grids in the forward pass."""
+    rounded_loss: float
+    """Nats per token of weights that were rounded beforehand; equal to qat_loss."""
+    cosines: pd.DataFrame
+    """Columns tensor, kind, layer, cosine: between the gradients with and without rounding."""
+
+
+def probe_qat(model: GPT, grids: Mapping[str, Grid], inputs: Tensor, targets: Tensor, autocast: str) -> QatProbe:
+    """Run one batch [B, T] three ways through `model`, whose weights and mode are as before afterwards."""
+    named = dict(model.named_parameters())
+    kept = {name: p.detach().clone() for name, p in named.items()}
+    was_training = model.training
+    model.train()
+    plain_loss, plain = _loss_and_gradients(model, inputs, targets, autocast)
+    covered = model.set_fake_grids(dict(grids))
+    qat_loss, through = _loss_and_gradients(model, inputs, targets, autocast)
+    inside = [f"{name}.weight" for name, module in model.named_modules() if getattr(module, "grid", None) is not None]
+    model.set_fake_grids({})
+    with torch.no_grad():
+        for name in inside:
+            named[name].copy_(dequantise(*quantise_tensor(kept[name], grids[name])))
+    rounded_loss, _ = _loss_and_gradients(model, inputs, targets, autocast)
+    with torch.no_grad():
+        for name, parameter in named.items():
+            parameter.copy_(kept[name])
+    model.train(was_training)
+    cosine = torch.nn.functional.cosine_similarity
+    rows = [
+        _about(name, named[name]) | {"cosine": cosine(plain[name].flatten(), through[name].flatten(), dim=0).item()}
+        for name in inside
+    ]
+    return QatProbe(covered, plain_loss, qat_loss, rounded_loss, pd.DataFrame(rows))
+
+
+def _loss_and_gradients(model: GPT, inputs: Tensor, targets: Tensor, autocast: str) -> tuple[float, dict[str, Tensor]]:
+    with machine.autocast(inputs.device, autocast):
+        loss = model(inputs, targets)
+    loss.backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad(set_to_none=True)
+    return loss.item(), gradients
