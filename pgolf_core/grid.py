@@ -159,13 +159,15 @@ def quantise_tensor(w: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     return quantise(w, scale, grid), scale.stored.to(torch.float16)
 
 
-@torch.compiler.assume_constant_result
 def _rank_from_top(quantile: float, cols: int) -> tuple[int, float]:
     """How many of the largest entries reach down to the quantile, and its place between the last two of them."""
     rank = np.float32(quantile) * np.float32(cols - 1)  # single precision, as torch computes it
     below = int(rank)
     return cols - below, float(rank - np.float32(below))
 
+
+# What torch.compiler.assume_constant_result does, without importing the whole compiler wherever a grid is used.
+_rank_from_top._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 def _scale_for_clip(clip: Tensor, grid: Grid) -> Scale:
     exact = (clip / grid.levels).clamp_min(grid.scale_floor)

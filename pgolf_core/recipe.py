@@ -259,7 +259,8 @@ def _read_chain(name: str, folder: Path, seen: tuple[str, ...]) -> dict[str, Any
         return values
     if not isinstance(parent, str):
         raise UserError(f"{path.name}: extends must be a recipe's name, not {parent!r}")
-    base = _read_chain(parent, path.parent if path.parent != Path() else folder, (*seen, name))
+    beside = (path.parent / f"{parent}.toml").is_file()  # a recipe of one's own may extend a neighbour or one of ours
+    base = _read_chain(parent, path.parent if beside else RECIPE_DIR, (*seen, name))
     base.pop("title", None)
     return _merge(base, values)
 

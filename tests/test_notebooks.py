@@ -92,8 +92,9 @@ def test_finished_stages_are_skipped_and_a_lost_one_is_redone(folder: Path, sotu
     assert redone == {"06_sliding_eval.json", "07_report.json"}
 
 
+@pytest.mark.slow
 def test_a_recipe_over_the_cap_fails_with_the_numbers(folder: Path, sotu) -> None:
-    too_big = ["model.bigram_rows=30000", "model.bigram_dim=64", "schedule.iterations=1", "quant.other=fp16"]
+    too_big = ["model.mlp_hidden=4000", "quant.mlp=fp16", "schedule.iterations=1"]
     with pytest.raises(UserError) as caught:
         record(
             str(TINY), [1], too_big, runs_dir=folder.parent.parent, cache_dir=sotu.folder.parent.parent, progress=False

@@ -359,9 +359,9 @@ def test_a_cell_that_will_not_stop_is_ended_after_the_grace_or_a_second_signal(t
         wait_for(toy.folder / "training")
         time.sleep(1)
         process.send_signal(signal.SIGINT)
-        wait_for(toy.folder / "asked")
         if again:
-            time.sleep(1.2)
+            wait_for(toy.folder / "asked")
+            time.sleep(1.2)  # sooner, it would count as the same Ctrl-C arriving twice
             process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors

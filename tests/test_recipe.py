@@ -68,6 +68,11 @@ def test_extends_changes_only_what_the_child_names(tmp_path: Path) -> None:
     assert load_recipe(str(tmp_path / "child.toml")) == child
 
 
+def test_a_recipe_in_a_folder_of_its_own_may_extend_one_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('extends = "pr315"\ntitle = "m"\n[model]\nnum_layers = 12\n')
+    assert load_recipe(str(tmp_path / "mine.toml")).model == load_recipe("pr315", ["model.num_layers=12"]).model
+
+
 def test_a_circle_of_extends_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text('extends = "b"\n')
     (tmp_path / "b.toml").write_text('extends = "a"\n')

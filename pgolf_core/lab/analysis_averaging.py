@@ -25,25 +25,23 @@ from pgolf_core.model import GPT
 from pgolf_core.tokenizer import TokenBytes
 
 Weights = Mapping[str, Tensor]
-SCORING_FLOPS = {"cpu": 3e11, "cuda": 4e15}
-"""Arithmetic that one score may cost: some five seconds on two CPU cores, ten on one H100 (the FineWeb split whole)."""
+SCORING_FLOPS = {"cpu": 4.5e11, "cuda": 4e15}
+"""Work that one score may cost: some four seconds on two CPU cores, ten on one H100 (the FineWeb split whole)."""
+FLOPS_PER_LOGIT = 1600
+"""What a logit costs beside its product (soft cap, exponential, memory) in operations of a matrix product, on a CPU."""
 
 
 # ---------------------------------------------------------------------- which targets
 
 
-def affordable_targets(num_targets: int, parameters: int, seq_len: int, device_type: str) -> int:
+def affordable_targets(num_targets: int, parameters: int, vocab_size: int, seq_len: int, device_type: str) -> int:
     """How many targets to score, from the split's start: all of them, or the whole windows that SCORING_FLOPS pays for.
 
     A rule of sizes, not of measured time: one run scored on two machines of a kind is scored on the same targets.
     """
-    windows = int(SCORING_FLOPS[device_type] / (2 * parameters * seq_len))
+    flops_per_target = 2 * parameters + FLOPS_PER_LOGIT * vocab_size
+    windows = int(SCORING_FLOPS[device_type] / (flops_per_target * seq_len))
     return min(num_targets, max(windows, 1) * seq_len)
-
-
-def first_windows(num_targets: int, divisor: int, seq_len: int) -> int:
-    """About a `divisor`-th of the targets, in whole windows: at least one, at most all."""
-    return min(num_targets, max(round(num_targets / divisor / seq_len), 1) * seq_len)
 
 
 def bpb_of_first(score: Score, tokens: np.ndarray, token_bytes: TokenBytes, num_targets: int) -> float:
@@ -51,6 +49,49 @@ def bpb_of_first(score: Score, tokens: np.ndarray, token_bytes: TokenBytes, num_
     of them this is exactly what scoring that part would give."""
     nats = float(score.per_token_nats[:num_targets].sum(dtype=np.float64))
     return bits_per_byte(nats, token_bytes.total(tokens[: num_targets + 1]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """Some windows of the standard score, evenly spread: what many sets of weights are compared on."""
+
+    windows: np.ndarray
+    """Numbers of the windows, int64 [n]."""
+    tokens: Tensor
+    """int64 [n, length + 1]: a window's inputs are its first `length` tokens, its targets the last."""
+    num_bytes: int
+    """Bytes of all targets."""
+
+    @property
+    def num_targets(self) -> int:
+        """Targets in all windows."""
+        return len(self.windows) * (self.tokens.size(1) - 1)
+
+    def bpb_of_score(self, score: Score) -> float:
+        """The sample's bpb taken out of a standard score that covers it."""
+        length = self.tokens.size(1) - 1
+        places = self.windows[:, None] * score.seq_len + np.arange(length)
+        return bits_per_byte(float(score.per_token_nats[places].sum(dtype=np.float64)), self.num_bytes)
+
+    @torch.inference_mode()
+    def bpb_of_model(self, model: GPT, batch_seqs: int, autocast: str) -> float:
+        """The sample's bpb by running `model` over it, in eval mode."""
+        device, nats = next(model.parameters()).device, 0.0
+        model.eval()
+        with machine.autocast(device, autocast):
+            for batch in self.tokens.split(batch_seqs):
+                losses = model.token_losses(batch[:, :-1].to(device), batch[:, 1:].to(device))
+                nats += losses.double().sum().item()
+        return bits_per_byte(nats, self.num_bytes)
+
+
+def spread_sample(tokens: np.ndarray, token_bytes: TokenBytes, num_targets: int, seq_len: int, share: float) -> Sample:
+    """About a `share` of the whole windows among the first `num_targets` targets, at least one."""
+    length = min(seq_len, num_targets)
+    whole = num_targets // length
+    windows = np.unique(np.linspace(0, whole - 1, max(round(share * whole), 1)).round().astype(np.int64))
+    rows = np.stack([tokens[start : start + length + 1] for start in windows * length]).astype(np.int64)
+    return Sample(windows, torch.from_numpy(rows), sum(token_bytes.total(row) for row in rows))
 
 
 def paired_difference(one: Score, other: Score) -> tuple[float, float]:
@@ -136,8 +177,8 @@ def total_distance(raw: Weights, averaged: Weights) -> float:
 
 
 def lines_by_layer(table: pd.DataFrame, column: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """{kind: (layers, values)} of the blocks' matrices, for a figure over layers."""
-    inside = table[(table["layer"] >= 0) & table["is_matrix"]]
+    """{kind: (layers, values)} of the blocks' matrices that have a value, for a figure over layers."""
+    inside = table[(table["layer"] >= 0) & table["is_matrix"]].dropna(subset=column)
     return {
         kind: (rows["layer"].to_numpy(), rows[column].to_numpy())
         for kind, rows in inside.sort_values("layer").groupby("kind", sort=False)
@@ -222,8 +263,16 @@ class QatProbe:
     """Columns tensor, kind, layer, cosine: between the gradients with and without rounding."""
 
 
-def probe_qat(model: GPT, grids: Mapping[str, Grid], inputs: Tensor, targets: Tensor, autocast: str) -> QatProbe:
-    """Run one batch [B, T] three ways through `model`, whose weights and mode are as before afterwards."""
+def probe_qat(
+    model: GPT, grids: Mapping[str, Grid], tokens: np.ndarray, rows: int, seq_len: int, autocast: str
+) -> QatProbe:
+    """Run the stream's first `rows` sequences (fewer, if it is short) three ways through `model`.
+
+    Its weights and mode are afterwards what they were.
+    """
+    rows = max(min(rows, (len(tokens) - 1) // seq_len), 1)
+    span = torch.from_numpy(tokens[: rows * seq_len + 1].astype(np.int64)).to(next(model.parameters()).device)
+    inputs, targets = span[:-1].view(rows, -1), span[1:].view(rows, -1)
     named = dict(model.named_parameters())
     kept = {name: p.detach().clone() for name, p in named.items()}
     was_training = model.training

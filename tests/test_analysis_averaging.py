@@ -1,0 +1,245 @@
+"""What notebook 04 computes, against the core, the packed file and slow loops.
+
+pytest tests/test_analysis_averaging.py
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from small import small_data, small_recipe
+
+from pgolf_core import artifact, recipe
+from pgolf_core.average import build_average
+from pgolf_core.data import load_tokens
+from pgolf_core.evaluate import Score, score
+from pgolf_core.grid import GRIDS, dequantise, quantise_tensor
+from pgolf_core.lab import analysis_averaging as averaging
+from pgolf_core.model import GPT, build_model, parameter_shapes
+from pgolf_core.recipe import load_recipe
+
+SMALL = {
+    "small": small_recipe(),
+    "value embedding": small_recipe(model={"ve_dim": 8, "ve_layers": [1]}),
+    "plain": small_recipe(model={"bigram_rows": 0, "smear": "off", "num_layers": 1, "xsa_last_n": 0}),
+}
+RECIPES = {**SMALL, "local-smoke": load_recipe("local-smoke"), "pr315": load_recipe("pr315")}
+
+
+def weights_of(settings: recipe.Recipe, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Weights of a network in which nothing is zero."""
+    generator = torch.Generator().manual_seed(seed)
+    model = build_model(settings.model, seed)
+    return {name: p.detach() + 0.1 * torch.randn(p.shape, generator=generator) for name, p in model.named_parameters()}
+
+
+@pytest.fixture
+def score_of(tmp_path: Path):
+    """Call it with a seed and max_targets: the score of the seed's initial weights on the small validation split."""
+    data = small_data(tmp_path / "data")
+    tokens = load_tokens(data.val_paths)
+
+    def scored(seed: int, max_targets: int = 0) -> Score:
+        model = build_model(SMALL["small"].model, seed)
+        return score(model, tokens, data.token_bytes, 16, 16, 4, autocast="off", max_targets=max_targets)
+
+    scored.tokens, scored.bytes = tokens, data.token_bytes
+    return scored
+
+
+# ---------------------------------------------------------------------- how much each step counts
+
+
+@pytest.mark.parametrize("kind", ["ema", "swa", "none"])
+def test_the_weights_of_the_steps_rebuild_the_average_that_training_keeps(kind: str):
+    settings = recipe.Average(kind=kind, ema_decay=0.7, swa_start=0.6, swa_every_steps=2)
+    model = torch.nn.Linear(3, 2)
+    kept = build_average(model, settings)
+    seen, multipliers = [model.weight.detach().clone()], [1.0, 1.0, 0.8, 0.5, 0.4, 0.3, 0.1]
+    for step, multiplier in enumerate(multipliers, start=1):
+        with torch.no_grad():
+            model.weight.add_(torch.randn(2, 3))
+        kept.update(model, step, multiplier)
+        seen.append(model.weight.detach().clone())
+    table = averaging.step_weights(settings, multipliers)
+    assert table["weight"].sum() == pytest.approx(1) and table["step"].tolist() == list(range(8))
+    rebuilt = sum(weight * tensor for weight, tensor in zip(table["weight"], seen, strict=True))
+    assert torch.allclose(rebuilt, kept.result(model)["weight"], atol=1e-5)
+
+
+def test_swa_without_a_snapshot_is_the_last_weights():
+    table = averaging.step_weights(recipe.Average(kind="swa", swa_every_steps=50), [0.1] * 10)
+    assert table["weight"].tolist() == [0.0] * 10 + [1.0]
+
+
+def test_numbers_of_an_average_are_those_of_hand_worked_cases():
+    even = averaging.average_numbers(pd.DataFrame({"step": range(5), "weight": [0, 0.25, 0.25, 0.25, 0.25]}))
+    assert even["mean age (steps)"] == 1.5 and even["effective number of steps"] == pytest.approx(4)
+    assert even["weight of the last tenth of the steps"] == 0.25
+    long = averaging.average_numbers(averaging.step_weights(recipe.Average(ema_decay=0.97), [1.0] * 2000))
+    assert long["mean age (steps)"] == pytest.approx(0.97 / 0.03, rel=1e-6)
+    assert long["effective number of steps"] == pytest.approx((1 + 0.97) / (1 - 0.97), rel=1e-6)
+
+
+# ---------------------------------------------------------------------- which targets
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_part_is_whole_windows_or_everything(name: str):
+    config, length = RECIPES[name].model, RECIPES[name].eval.seq_len
+    parameters = sum(math.prod(shape) for shape in parameter_shapes(config).values())
+    part = averaging.affordable_targets(296_858, parameters, config.vocab_size, length, "cpu")
+    assert part == 296_858 or (part % length == 0 and part > 0)
+    assert averaging.affordable_targets(62_021_632, 26_829_913, 1024, 2048, "cuda") == 62_021_632
+
+
+def test_the_first_windows_of_a_score_are_the_score_of_the_first_windows(score_of):
+    whole, part = score_of(3), score_of(3, max_targets=64)
+    first = [averaging.bpb_of_first(whole, score_of.tokens, score_of.bytes, n) for n in (64, whole.tokens)]
+    assert first == pytest.approx([part.bpb, whole.bpb], rel=1e-6)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.3, 0.0])
+def test_a_sample_taken_out_of_a_score_is_the_sample_scored_by_itself(score_of, share: float):
+    whole = score_of(4)
+    sample = averaging.spread_sample(score_of.tokens, score_of.bytes, whole.tokens, 16, share)
+    assert sample.num_targets == max(round(share * (whole.tokens // 16)), 1) * 16
+    assert len(set(sample.windows)) == len(sample.windows) and sample.windows.max() < whole.tokens // 16
+    model = build_model(SMALL["small"].model, 4)
+    assert sample.bpb_of_model(model, 3, "off") == pytest.approx(sample.bpb_of_score(whole), rel=1e-6)
+
+
+def test_a_split_shorter_than_a_window_is_one_sample(score_of):
+    sample = averaging.spread_sample(score_of.tokens, score_of.bytes, 7, 16, 0.1)
+    assert sample.num_targets == 7 and sample.windows.tolist() == [0]
+
+
+def test_a_paired_difference_and_its_error_are_those_of_window_sums(score_of):
+    one, other = score_of(1), score_of(2)
+    gap, error = averaging.paired_difference(one, other)
+    assert gap == pytest.approx(one.bpb - other.bpb)
+    apart = one.per_token_nats - other.per_token_nats
+    sums = [float(apart[i : i + 16].sum()) for i in range(0, one.tokens, 16)]
+    assert error == pytest.approx(np.std(sums, ddof=1) * math.sqrt(len(sums)) / (math.log(2) * one.bytes), rel=1e-4)
+    assert averaging.paired_difference(one, one) == (0, 0)
+
+
+# ---------------------------------------------------------------------- raw and averaged
+
+
+def test_the_line_passes_through_both_ends_and_distances_are_relative():
+    raw, averaged = weights_of(RECIPES["small"], 0), weights_of(RECIPES["small"], 1)
+    assert all(torch.equal(tensor, raw[name]) for name, tensor in averaging.blend(raw, averaged, 0.0).items())
+    for name, tensor in averaging.blend(raw, averaged, 1.0).items():
+        assert torch.allclose(tensor, averaged[name], atol=1e-6)
+    doubled = {name: 2 * tensor for name, tensor in raw.items()}
+    assert averaging.total_distance(raw, doubled) == pytest.approx(1)
+    assert np.allclose(averaging.distance_table(raw, doubled)["relative"], 1)
+    assert averaging.total_distance(raw, raw) == 0
+    zero = averaging.distance_table({"a": torch.zeros(2)}, {"a": torch.ones(2)})
+    assert math.isnan(zero["relative"].iloc[0])
+
+
+def test_lines_by_layer_hold_every_block_matrix_once_but_none_without_a_value():
+    weights = weights_of(RECIPES["small"])
+    lines = averaging.lines_by_layer(averaging.distance_table(weights, weights), "relative")
+    assert len(lines) == 6 and all(layers.tolist() == [0, 1, 2] for layers, _ in lines.values())
+    weights["blocks.1.mlp.fc.weight"].zero_()
+    lines = averaging.lines_by_layer(averaging.distance_table(weights, weights), "relative")
+    assert sorted(len(layers) for layers, _ in lines.values()) == [2, 3, 3, 3, 3, 3]
+
+
+# ---------------------------------------------------------------------- rounding
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("small_tensor_elements", [0, 100, 10**6])
+def test_rounded_weights_are_those_that_come_back_from_the_file(name: str, small_tensor_elements: int, tmp_path: Path):
+    settings = RECIPES[name]
+    quant = dataclasses.replace(settings.quant, small_tensor_elements=small_tensor_elements)
+    weights = weights_of(settings)
+    names = averaging.packed_grids(weights, quant)
+    path = tmp_path / "model.pgolf"
+    artifact.pack(weights, settings.model, quant, path, code_bytes=0, cap_bytes=10**7)
+    _, back = artifact.unpack(path)
+    mine = averaging.rounded(weights, names)
+    assert mine.keys() == back.keys() and all(torch.equal(mine[one], back[one]) for one in back)
+    table = averaging.rounding_table(weights, names)
+    errors = {one: ((back[one] - weights[one]).norm() / weights[one].norm()).item() for one in back}
+    assert table.set_index("tensor")["error"].to_dict() == pytest.approx(errors, nan_ok=True)
+
+
+@pytest.mark.parametrize("grid", [name for name, grid in GRIDS.items() if grid.packable])
+def test_fake_and_packed_grid_are_one_and_a_difference_is_named(grid: str):
+    settings = small_recipe(quant={"attention": grid, "mlp": grid, "tok_emb": grid, "other": grid})
+    weights = weights_of(settings)
+    grids = averaging.matrix_grids(weights, settings.quant)
+    assert grids.keys() == {name for name in weights if name.endswith(".weight")}
+    assert averaging.fake_differs_from_packed(weights, grids) == []
+    torn = dict.fromkeys(["blocks.0.mlp.fc.weight"], GRIDS["int6_fake_pr194"])
+    with pytest.raises(AssertionError, match="no float16 scales"):
+        averaging.fake_differs_from_packed(weights, torn)
+
+
+def test_a_fake_quantiser_that_rounds_otherwise_is_caught(monkeypatch: pytest.MonkeyPatch):
+    weights = weights_of(RECIPES["small"])
+    grids = averaging.matrix_grids(weights, RECIPES["small"].quant)
+    monkeypatch.setattr(averaging, "fake_quantise", lambda w, grid: w)
+    assert averaging.fake_differs_from_packed(weights, grids) == list(grids)
+
+
+# ---------------------------------------------------------------------- quantisation-aware training
+
+
+IDS = np.random.default_rng(2).integers(64, size=100).astype(np.uint16)
+
+
+def probe_of(settings: recipe.Recipe, grids: dict) -> tuple[averaging.QatProbe, GPT, dict]:
+    weights = weights_of(settings)
+    model = build_model(settings.model, 0).eval()
+    model.load_state_dict(weights)
+    return averaging.probe_qat(model, grids, IDS, 4, 16, "off"), model, weights
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_rounding_in_the_forward_pass_is_rounding_beforehand_and_leaves_the_network_alone(name: str):
+    settings = RECIPES[name]
+    grids = averaging.matrix_grids(weights_of(settings), settings.quant)
+    probe, model, weights = probe_of(settings, grids)
+    assert probe.qat_loss == probe.rounded_loss != probe.plain_loss
+    assert probe.covered == len(probe.cosines) > 0 and "tok_emb.weight" not in set(probe.cosines["tensor"])
+    assert probe.cosines["cosine"].between(-1.0001, 1.0001).all() and probe.cosines["cosine"].mean() > 0.5
+    assert not model.training and all(p.grad is None for p in model.parameters())
+    assert all(torch.equal(p, weights[one]) for one, p in model.named_parameters())
+    assert all(module.grid is None for module in model.modules() if hasattr(module, "grid"))
+
+
+def test_without_grids_nothing_is_rounded():
+    probe, _, _ = probe_of(RECIPES["small"], {})
+    assert probe.covered == 0 and probe.cosines.empty
+    assert probe.plain_loss == probe.qat_loss == probe.rounded_loss
+
+
+def test_cosines_compare_the_gradients_of_the_plain_and_the_rounded_network():
+    settings = RECIPES["small"]
+    grids = averaging.matrix_grids(weights_of(settings), settings.quant)
+    probe, model, weights = probe_of(settings, grids)
+    name = "blocks.1.mlp.fc.weight"
+    inputs, targets = (torch.from_numpy(IDS[a : a + 64].astype(np.int64)).view(4, 16) for a in (0, 1))
+    gradients = []
+    for rounding in (False, True):
+        for one, parameter in model.named_parameters():
+            rounds = rounding and one in set(probe.cosines["tensor"])
+            value = dequantise(*quantise_tensor(weights[one], grids[one])) if rounds else weights[one]
+            parameter.data.copy_(value)
+        model.zero_grad()
+        model(inputs, targets).backward()
+        gradients.append(dict(model.named_parameters())[name].grad.flatten().clone())
+    expected = torch.nn.functional.cosine_similarity(*gradients, dim=0).item()
+    assert probe.cosines.set_index("tensor").loc[name, "cosine"] == pytest.approx(expected, abs=1e-5)

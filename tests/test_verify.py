@@ -1,0 +1,294 @@
+"""The verifier: everything holds for an honest run, and every kind of damage is a row that says so, never a traceback.
+
+pytest tests/test_verify.py (trains two seeds of a few thousand weights on a toy corpus, once)
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from pgolf_core import artifact
+from pgolf_core.files import UserError, read_json, write_json
+from pgolf_core.lab import runs, stages, verify
+from pgolf_core.lab.corpus import Document, build_dataset
+from pgolf_core.model import GPT
+
+RECIPE = """title = "A toy"
+track = "local_10min_1mb"
+model = {num_layers = 2, model_dim = 32, num_heads = 2, num_kv_heads = 1, mlp_hidden = 48, rope_dims = 8}
+data = {dataset = "toy-sp1024", seq_len = 32, batch_tokens = 256, spans_per_step = 2, micro_batch_seqs = 8}
+schedule = {iterations = 8, max_seconds = 0.0, warmup_steps = 0, warmdown_iters = 4, autocast = "off", compile = "off"}
+average = {ema_decay = 0.5}
+quant = {small_tensor_elements = 100}
+eval = {seq_len = 32, stride = 8, batch_seqs = 64}
+"""
+
+
+def finished_run(root: Path, seeds: tuple[int, ...] = (1, 2)) -> Path:
+    """A toy corpus in root/datasets, and a recipe trained on it to the end as the notebooks do; the recipe's folder."""
+    torch.set_num_threads(1)
+    rng = np.random.default_rng(0)
+    words = ["".join(rng.choice(list("abcdefghijklmnopqrst"), rng.integers(2, 8))) for _ in range(900)]
+    texts = [("train", 900)] * 6 + [("val", 150)] * 2
+    documents = [
+        Document(f"d{i}", f"d{i}", s, " ".join(rng.choice(words, n)) + ".\n") for i, (s, n) in enumerate(texts)
+    ]
+    about = {"name": "toy-sp1024", "source": {"package": "toy"}, "split_rule": "by hand"}
+    build_dataset(documents, about, root / "datasets", progress=False)
+    (root / "toy.toml").write_text(RECIPE)
+    options = {"runs_dir": str(root / "runs"), "cache_dir": str(root)}
+    run = runs.open_run(str(root / "toy.toml"), **options)
+    for seed in seeds:
+        _finish(runs.open_run(str(root / "toy.toml"), seed=seed, **options))
+    return run.folder
+
+
+def _finish(run: runs.Run) -> None:
+    trained = stages.train_seed(run, progress=False)
+    told = {key: getattr(trained, key) for key in ("parameters", "steps", "tokens", "stopped_by", "resumed_at_steps")}
+    runs.finish_stage(run, "03_train", **told, seconds_inside=trained.seconds, path=trained.path)
+    scores = {
+        kind: stages.score_weights(run, stages.load_weights(run, kind), kind, max_targets, progress=False).to_dict()
+        for kind, max_targets in (("raw", 200), ("averaged", 200))
+    }
+    write_json(run.folder / "averaging.json", scores | {"seconds": 0.1})
+    runs.finish_stage(run, "04_average_and_qat")
+    stages.pack_seed(run)
+    runs.finish_stage(run, "05_quantize", packing_seconds=0.1)
+    evaluation = run.recipe.eval
+    roundtrip, sliding = (stages.score_packed(run, n, progress=False) for n in (evaluation.seq_len, evaluation.stride))
+    stages.write_result(run, roundtrip, sliding)
+    runs.finish_stage(run, "06_sliding_eval")
+
+
+@pytest.fixture(autouse=True)
+def _few_threads() -> None:
+    torch.set_num_threads(1)  # products this small only wait for a second thread
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finished_run(tmp_path_factory.mktemp("honest"))
+
+
+@pytest.fixture
+def copied(honest: Path, tmp_path: Path) -> Path:
+    """A copy of the run that a test may damage."""
+    return shutil.copytree(honest, tmp_path / honest.name)
+
+
+def cache_of(honest: Path) -> Path:
+    return honest.parents[2]
+
+
+def verdicts(table: pd.DataFrame) -> dict[str, str]:
+    assert list(table.columns) == ["check", "verdict", "evidence"]
+    assert set(table["verdict"]) <= {verify.HOLDS, verify.FAILS, verify.UNKNOWN}
+    assert table["check"].is_unique and not table["evidence"].str.contains("\n").any()
+    return dict(zip(table["check"], table["verdict"], strict=True))
+
+
+def failing(folder: Path, honest: Path) -> set[str]:
+    found = verdicts(verify.verify(folder, cache_dir=cache_of(honest)))
+    return {name for name, verdict in found.items() if verdict == verify.FAILS}
+
+
+def change(file: Path, /, **values: object) -> None:
+    file.write_text(json.dumps(read_json(file) | values))
+
+
+# ---------------------------------------------------------------------- honest files
+
+
+def test_everything_holds_for_an_honest_run_of_two_seeds(honest: Path):
+    table = verify.verify(honest, cache_dir=cache_of(honest))
+    found = verdicts(table)
+    assert set(found.values()) == {verify.HOLDS}, table.to_string()
+    checks = 3 + len(verify.SEED_CHECKS)
+    assert len(found) == 1 + 2 * checks
+    assert verdicts(verify.verify(honest / "seed1", cache_dir=cache_of(honest))) == dict.fromkeys(
+        [name.removeprefix("seed 1: ") for name in found if name.startswith("seed 1: ")], verify.HOLDS
+    )
+
+
+def test_an_artifact_alone_is_checked_without_any_run(honest: Path, tmp_path: Path):
+    path = shutil.copy(honest / "seed1" / "model.pgolf", tmp_path / "m")
+    table = verify.verify(path)
+    assert list(verdicts(table).values()) == [verify.HOLDS] * 3
+    assert f"= {path.stat().st_size:,};" in table["evidence"][1]
+
+
+def test_without_the_dataset_scores_cannot_be_checked_but_bytes_can(honest: Path, tmp_path: Path):
+    table = verify.verify(honest / "seed1", cache_dir=tmp_path)
+    found = verdicts(table)
+    assert verify.FAILS not in found.values()
+    assert found["file and code fit under the cap"] == found["ledger.json is the file's"] == verify.HOLDS
+    unknown = {name for name, verdict in found.items() if verdict == verify.UNKNOWN}
+    assert {"sliding score from the file alone", "bytes are those of the decoded text"} <= unknown
+    assert "is not prepared" in table.set_index("check").loc["the dataset here is the run's, and whole", "evidence"]
+
+
+def test_a_rescoring_that_runs_out_of_its_budget_is_not_a_failure(honest: Path):
+    found = verdicts(verify.verify(honest / "seed1", cache_dir=cache_of(honest), budget_seconds=0.0))
+    assert found["sliding score from the file alone"] == verify.UNKNOWN
+    assert verify.FAILS not in found.values()
+
+
+def test_a_folder_that_is_no_run_has_its_artifacts_checked_and_a_missing_path_is_an_error(honest: Path, tmp_path: Path):
+    shutil.copy(honest / "seed1" / "model.pgolf", tmp_path / "model.pgolf")
+    assert list(verdicts(verify.verify(tmp_path)).values()) == [verify.UNKNOWN, *[verify.HOLDS] * 3]
+    with pytest.raises(UserError, match="does not exist"):
+        verify.verify(tmp_path / "nosuch")
+
+
+# ---------------------------------------------------------------------- false claims
+
+
+FALSE_CLAIMS: dict[str, tuple[Callable[[dict], dict], set[str]]] = {
+    "a better score": (
+        lambda r: {"sliding_bpb": r["sliding_bpb"] * 0.99999},
+        {"sliding score from the file alone", "each score implies those bytes"},
+    ),
+    "a better loss and score that agree": (
+        lambda r: {key: r[key] * 0.9999 for key in ("roundtrip_bpb", "roundtrip_loss")},
+        {"round-trip score from the file alone"},
+    ),
+    "more bytes of text": (
+        lambda r: {"val_bytes": r["val_bytes"] + 1},
+        {"bytes are those of the decoded text"},
+    ),
+    "fewer targets": (
+        lambda r: {"val_targets": r["val_targets"] - 1},
+        {"every target is scored once", "each score implies those bytes"},
+    ),
+    "a smaller file": (lambda r: {"artifact_bytes": r["artifact_bytes"] - 1}, {"file and code fit under the cap"}),
+    "less code": (
+        lambda r: {"code_bytes": r["code_bytes"] - 1, "total_bytes": r["total_bytes"] - 1},
+        {"file and code fit under the cap"},
+    ),
+    "a larger cap": (lambda r: {"cap_bytes": 2**20}, {"file and code fit under the cap"}),
+    "another recipe": (lambda r: {"recipe_sha256": "0" * 64}, {"the run's own hashes agree"}),
+    "another seed": (lambda r: {"seed": 7}, {"result.json is whole"}),
+    "a number that is none": (
+        lambda r: {"sliding_loss": float("nan")},
+        {"result.json is whole", "each score implies those bytes", "sliding score from the file alone"},
+    ),
+    "a number beyond all floats": (
+        lambda r: {"sliding_loss": 10**400},
+        {"result.json is whole", "each score implies those bytes", "sliding score from the file alone"},
+    ),
+}
+
+
+@pytest.mark.parametrize("claim", FALSE_CLAIMS)
+def test_a_false_claim_fails_exactly_the_checks_that_it_contradicts(honest: Path, copied: Path, claim: str):
+    lie, expected = FALSE_CLAIMS[claim]
+    result = copied / "seed1" / "result.json"
+    change(result, **lie(read_json(result)))
+    assert failing(copied / "seed1", honest) == expected
+
+
+def test_another_core_dataset_or_machine_is_unknown_not_false(honest: Path, copied: Path):
+    result = copied / "seed1" / "result.json"
+    nearly = {key: read_json(result)[key] * (1 + 1e-5) for key in ("sliding_bpb", "sliding_loss")}
+    change(result, core_sha256="0" * 64, **nearly)
+    change(copied / "seed1" / "stages" / "03_train.json", path="device: other | compute: float32 | attention: SDPA")
+    table = verify.verify(copied / "seed1", cache_dir=cache_of(honest)).set_index("check")
+    assert table.loc["the core here is the run's", "verdict"] == verify.UNKNOWN
+    assert table.loc["sliding score from the file alone", "verdict"] == verify.UNKNOWN
+    assert "the run computed on" in table.loc["sliding score from the file alone", "evidence"]
+    assert table.loc["round-trip score from the file alone", "verdict"] == verify.HOLDS
+    change(result, data_sha256="0" * 64)
+    table = verify.verify(copied / "seed1", cache_dir=cache_of(honest)).set_index("check")
+    assert table.loc["sliding score from the file alone", "verdict"] == verify.UNKNOWN
+
+
+def test_seeds_of_two_recipes_are_not_one_experiment(honest: Path, copied: Path):
+    change(copied / "seed2" / "result.json", core_sha256="0" * 64)
+    assert "one recipe, dataset and core over all seeds" in failing(copied, honest)
+
+
+def test_the_weights_of_another_model_or_grid_are_found(honest: Path, copied: Path):
+    seed = copied / "seed1"
+    recipe = runs.recorded_recipe(seed)
+    _, state = artifact.unpack(seed / "model.pgolf")
+    quant = {"attention": "int8_row_clip", "mlp": "int8_row_clip", "small_tensor_elements": 100}
+    ledger = artifact.pack(
+        state, recipe.model, type(recipe.quant)(**quant), seed / "model.pgolf", code_bytes=0, cap_bytes=10**6
+    )
+    change(seed / "result.json", artifact_bytes=ledger.file_bytes)
+    found = failing(seed, honest)
+    assert {"the artifact is this recipe's model", "ledger.json is the file's"} <= found
+    assert "artifact opens and is whole" not in found
+
+
+def test_a_model_that_looks_ahead_is_caught(honest: Path, monkeypatch: pytest.MonkeyPatch):
+    plain = GPT.logits
+
+    def looks_ahead(self: GPT, ids: torch.Tensor, first: int = 0) -> torch.Tensor:
+        logits = plain(self, ids)
+        return (logits + 1e-4 * ids.sum(1)[:, None, None] * torch.arange(logits.size(-1)))[:, first:]
+
+    monkeypatch.setattr(GPT, "logits", looks_ahead)
+    assert {"no logit sees a later token", "sliding score from the file alone"} <= failing(honest / "seed1", honest)
+
+
+def test_losses_that_are_no_probabilities_are_caught(honest: Path, monkeypatch: pytest.MonkeyPatch):
+    plain = GPT.token_losses
+    monkeypatch.setattr(GPT, "token_losses", lambda self, *arguments, **more: 0.999 * plain(self, *arguments, **more))
+    assert "probabilities sum to one" in failing(honest / "seed1", honest)
+
+
+# ---------------------------------------------------------------------- damage
+
+
+@pytest.mark.parametrize("name", ["recipe.json", "result.json", "ledger.json", "env.json", "model.pgolf"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "foreign", "a list", "deep", "a folder"])
+def test_damage_of_any_file_is_a_failing_row_and_never_a_traceback(
+    honest: Path, copied: Path, name: str, damage: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(verify, "score_artifact", None)  # the two scores, which cost most, fail at once
+    path = copied / "seed1" / name
+    payload = path.read_bytes()
+    path.unlink()
+    contents = {"empty": b"", "cut": payload[: len(payload) // 2], "foreign": b"\x00\xff" * 50, "a list": b"[1, 2]"}
+    contents["deep"] = b"[" * 100_000
+    if damage == "a folder":
+        path.mkdir()
+    elif damage != "missing":
+        path.write_bytes(contents[damage])
+    found = failing(copied / "seed1", honest) - {
+        f"{kind} score from the file alone" for kind in ("round-trip", "sliding")
+    }
+    mine = {"recipe.json": "recipe.json is whole", "result.json": "result.json is whole"}
+    mine |= {"ledger.json": "ledger.json is the file's", "env.json": "the run's own hashes agree"}
+    assert mine.get(name, "artifact opens and is whole") in found
+
+
+def test_nothing_is_unpickled_or_run(honest: Path, copied: Path, tmp_path: Path):
+    class Bomb:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "exploded",))
+
+    for name in ("model.pgolf", "result.json", "recipe.json", "weights-raw.safetensors"):
+        (copied / "seed1" / name).write_bytes(pickle.dumps(Bomb()))
+    assert "artifact opens and is whole" in failing(copied / "seed1", honest)
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_a_recipe_that_asks_for_vast_windows_is_not_scored(honest: Path, copied: Path):
+    recipe = read_json(copied / "seed1" / "recipe.json")
+    recipe["eval"] |= {"seq_len": 2**40, "stride": 1}
+    change(copied / "seed1" / "recipe.json", eval=recipe["eval"])
+    table = verify.verify(copied / "seed1", cache_dir=cache_of(honest)).set_index("check")
+    assert table.loc["sliding score from the file alone", "verdict"] == verify.UNKNOWN
+    assert table.loc["recipe.json is whole", "verdict"] == verify.FAILS
