@@ -85,9 +85,13 @@ def test_documents_share_the_score_without_rest_and_a_bos_belongs_to_what_it_ope
     )
 
 
-def test_a_head_on_the_scored_positions_alone_gives_the_same_logits(model: GPT) -> None:
-    ids = torch.from_numpy(stream(48).astype(np.int64)).view(2, 24)
-    assert analysis.sliced_head_difference(model, ids, first=17) < 1e-5
+@pytest.mark.parametrize(("targets", "seq_len", "stride"), [(40, 16, 4), (37, 8, 8), (5, 8, 2)])
+def test_the_score_s_short_cut_gives_the_nats_of_the_plain_way(
+    model: GPT, targets: int, seq_len: int, stride: int
+) -> None:
+    tokens = stream(targets + 1)
+    fast = score(model, tokens, TABLE, seq_len, stride, 4, autocast="off").per_token_nats
+    assert np.abs(fast - analysis.plain_nats(model, tokens, seq_len, stride)).max() < 1e-4
 
 
 def test_no_logit_sees_later_tokens_and_a_model_that_looks_ahead_is_caught(model: GPT) -> None:

@@ -1,4 +1,4 @@
-"""The seven notebooks, run by the project's own runner on a tiny recipe and the real corpus: two seeds, start to report.
+"""The seven notebooks, run by the real runner on a tiny recipe and the real corpus: two seeds, start to report.
 
 The chain runs once for this file; every test then looks at what it left.
 """

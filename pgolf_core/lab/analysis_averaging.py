@@ -25,8 +25,8 @@ from pgolf_core.model import GPT
 from pgolf_core.tokenizer import TokenBytes
 
 Weights = Mapping[str, Tensor]
-SCORING_FLOPS = {"cpu": 4.5e11, "cuda": 4e15}
-"""Work that one score may cost: some four seconds on two CPU cores, ten on one H100 (the FineWeb split whole)."""
+SCORING_FLOPS = {"cpu": 1.2e12, "cuda": 4e15}
+"""Work that one score may cost: some ten seconds on two CPU cores and on one H100 (the FineWeb split whole)."""
 FLOPS_PER_LOGIT = 1600
 """What a logit costs beside its product (soft cap, exponential, memory) in operations of a matrix product, on a CPU."""
 

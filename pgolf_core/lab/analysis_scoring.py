@@ -91,11 +91,16 @@ def score_by_document(
 
 
 @torch.inference_mode()
-def sliced_head_difference(model: GPT, ids: torch.Tensor, first: int) -> float:
-    """Largest difference of the logits from position `first` on: head there alone, or everywhere and then cut."""
-    plain, sliced = model.logits(ids)[:, first:], model.logits(ids, first)
-    assert plain.shape == sliced.shape
-    return float((plain - sliced).abs().max())
+def plain_nats(model: GPT, tokens: np.ndarray, seq_len: int, stride: int) -> np.ndarray:
+    """Nats of every target, float32 [targets], the plain way: one window at a time, all logits, then cut."""
+    device = next(model.parameters()).device
+    stream = torch.from_numpy(np.asarray(tokens).astype(np.int64)).to(device)
+    nats = np.full(len(tokens) - 1, np.nan, dtype=np.float32)
+    for start, first, end in plan_windows(len(nats), seq_len, stride).tolist():
+        log_p = model.logits(stream[None, start:end])[0].log_softmax(-1)
+        losses = -log_p.gather(1, stream[start + 1 : end + 1, None])[:, 0]
+        nats[first:end] = losses[first - start :].cpu().numpy()
+    return nats
 
 
 @torch.inference_mode()

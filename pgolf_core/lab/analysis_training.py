@@ -265,7 +265,7 @@ def seconds_table(seconds: Mapping[str, float], notebook_seconds: float, resumed
         "validation": ("validation", "no"),
         "checkpoints": ("checkpoints", "no"),
     }
-    rows = [{"part": words[key][0], "on the clock": words[key][1], "seconds": value} for key, value in seconds.items()]
+    rows = [{"part": part, "on the clock": clock, "seconds": seconds[key]} for key, (part, clock) in words.items()]
     if not resumed:
         rest = max(notebook_seconds - sum(seconds.values()), 0.0)
         rows.append({"part": "the rest of this notebook", "on the clock": "no", "seconds": rest})

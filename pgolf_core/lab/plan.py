@@ -34,7 +34,7 @@ MUON_SHARE = 0.82
 Newton-Schulz leaves below 1."""
 CODER_LOSS = 0.013
 """What zstd takes above the order-0 entropy (measured in pgolf_core.artifact)."""
-MAX_WALK_STEPS = 100_000
+MAX_WALK_STEPS = 20_000
 """Longer runs are taken as this long; decay forgets in about 1 / (lr wd) steps, a thousand in the records."""
 HEADER_BYTES = 1000
 """Compressed header; 663 bytes at 63 tensors, 1.1 kB at the records' size."""
@@ -147,9 +147,9 @@ def bits_per_weight(std: float, cols: int, grid: Grid) -> tuple[float, bool]:
     clip = std * float(ndtri((1 + 0.5 ** (1 / cols)) / 2))
     scale = max(clip / grid.levels, grid.scale_floor)
     codes = np.arange(grid.qmin, grid.qmax + 1)
-    codes = np.unique(np.clip(np.round(codes / grid.step) * grid.step, grid.qmin, grid.qmax))
-    borders = np.concatenate(([-np.inf], (codes[:-1] + codes[1:]) / 2 * scale / std, [np.inf]))
-    shares = np.diff(ndtr(borders))
+    borders = np.concatenate(([-np.inf], (codes[:-1] + 0.5) * scale / std, [np.inf]))
+    _, kept = np.unique(np.clip(np.round(codes / grid.step) * grid.step, grid.qmin, grid.qmax), return_inverse=True)
+    shares = np.bincount(kept, np.diff(ndtr(borders)))  # rounded twice, as the grid does it: to a code, then its step
     shares = shares[shares > 0]
     return float(-(shares * np.log2(shares)).sum()), scale == grid.scale_floor
 

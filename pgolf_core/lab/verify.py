@@ -42,7 +42,6 @@ TOLERANCE = 1e-6
 OTHER_MACHINE = 1e-3
 """Within this, a machine that computes otherwise (device, dtype, kernel, threads) can neither confirm nor refute."""
 PROBABILITY_TOLERANCE = 1e-5
-PROBABILITY_CONTEXT = 8
 MAX_TOKENS_AT_ONCE = 2**20
 """eval.seq_len x eval.batch_seqs; a recipe.json that asks for more is not scored, since it could exhaust the memory."""
 HASHES = ("recipe", "data", "core")
@@ -177,9 +176,6 @@ def _one_experiment(folder: Path, seeds: dict[int, _Seed]) -> str:
     found["recipe"] |= {fingerprint} | {seed.recipe.fingerprint for seed in seeds.values()}
     evidence = [f"{part} {', '.join(sorted(str(one)[:12] for one in hashes))}" for part, hashes in found.items()]
     return _hold(all(len(hashes) == 1 for hashes in found.values()), "; ".join(evidence))
-
-
-# ---------------------------------------------------------------------- a seed's run folder
 
 
 class _Seed:
@@ -346,7 +342,7 @@ def _implied_bytes(seed: _Seed) -> str:
 @torch.inference_mode()
 def _probabilities(seed: _Seed) -> str:
     """Of the losses as the score takes them: exp(-loss) over every possible next token, at one position."""
-    ids = seed.first_window(PROBABILITY_CONTEXT)
+    ids = seed.first_window(8)
     every = torch.arange(seed.model.config.vocab_size, device=ids.device)[:, None]
     with seed.autocast():
         losses = [seed.model.token_losses(ids.expand(len(t), -1), t, ids.size(1) - 1) for t in every.split(512)]

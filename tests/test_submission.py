@@ -1,0 +1,229 @@
+"""The submission folder: complete, counted to the byte, checkable by its reader, whole or absent, and free of markup.
+
+pytest tests/test_submission.py (uses the two trained toy seeds of test_verify.py)
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import re
+import shutil
+import statistics
+from pathlib import Path
+
+import pytest
+from test_verify import change, finished_run
+
+from pgolf_core.artifact import code_bytes
+from pgolf_core.files import UserError, read_json
+from pgolf_core.lab import submission, verify
+from pgolf_core.lab.runs import CORE_DIR, recorded_recipe
+from pgolf_core.lab.submission import changed_keys, write_submission
+from pgolf_core.recipe import load_recipe
+
+WHO = {"name": "A toy of two layers", "author": "Ada Lovelace", "github_id": "ada"}
+PR_315_KEYS = (
+    "author", "github_id", "name", "blurb", "date", "val_loss", "val_bpb", "pre_quant_val_loss", "pre_quant_val_bpb",
+    "int6_zstd_val_loss", "int6_zstd_val_bpb", "bytes_total", "bytes_model_int6_zstd", "bytes_code",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finished_run(tmp_path_factory.mktemp("honest"))
+
+
+@pytest.fixture(scope="module")
+def written(honest: Path) -> Path:
+    return write_submission(honest, **WHO)
+
+
+@pytest.fixture
+def copied(honest: Path, tmp_path: Path) -> Path:
+    """A copy of the run that a test may damage."""
+    return shutil.copytree(honest, tmp_path / honest.name)
+
+
+def results(folder: Path) -> dict[int, dict]:
+    return {seed: read_json(folder / f"seed{seed}" / "result.json") for seed in (1, 2)}
+
+
+def refused(folder: Path, why: str, **changes: str) -> None:
+    """write_submission says why, in two lines at most, and leaves nothing behind, not even hidden."""
+    with pytest.raises(UserError, match=why) as caught:
+        write_submission(folder, **(WHO | changes))
+    assert str(caught.value).count("\n") <= 1
+    place = folder.parent / "submissions"
+    assert not place.exists() or not any(place.iterdir())
+
+
+# ---------------------------------------------------------------------- what is in it
+
+
+def test_the_folder_holds_what_it_should_and_lies_beside_the_run(honest: Path, written: Path):
+    names = {path.relative_to(written).as_posix() for path in written.rglob("*") if path.is_file()}
+    code = {f"pgolf_core/{path.name}" for path in CORE_DIR.glob("*.py")}
+    others = {"README.md", "submission.json", "requirements.txt", "model.pgolf", "train_seed1.log", "train_seed2.log"}
+    assert names == others | code
+    begun = read_json(honest / "seed2" / "env.json")["begun"][:10]
+    assert written == honest.parent / "submissions" / f"{begun}_a-toy-of-two-layers"
+    assert list(written.parent.iterdir()) == [written], "no temporary folder is left"
+
+
+def test_code_artifact_and_logs_are_the_runs_own_bytes_and_the_counted_ones(honest: Path, written: Path):
+    copies = {path.name: path.read_bytes() for path in (written / "pgolf_core").iterdir()}
+    assert copies == {path.name: path.read_bytes() for path in CORE_DIR.glob("*.py")}
+    numbers = read_json(written / "submission.json")
+    assert numbers["bytes_code"] == sum(map(len, copies.values())) == code_bytes()
+    assert numbers["bytes_model_int6_zstd"] == (written / "model.pgolf").stat().st_size
+    assert numbers["bytes_total"] == numbers["bytes_code"] + numbers["bytes_model_int6_zstd"] < 1_000_000
+    assert (written / "model.pgolf").read_bytes() == (honest / "seed1" / "model.pgolf").read_bytes()
+    for seed in (1, 2):
+        log = (written / f"train_seed{seed}.log").read_bytes()
+        assert log == (honest / f"seed{seed}" / "train.log").read_bytes() and f"seed:{seed}".encode() in log
+
+
+def test_submission_json_has_the_published_keys_with_means_and_every_seed(honest: Path, written: Path):
+    numbers, runs = read_json(written / "submission.json"), results(honest)
+    assert tuple(numbers)[: len(PR_315_KEYS)] == PR_315_KEYS
+    assert {key: numbers[key] for key in WHO} == WHO
+    for key, source in (("val", "sliding"), ("pre_quant_val", "averaged"), ("int6_zstd_val", "roundtrip")):
+        for part in ("loss", "bpb"):
+            mean = statistics.mean(run[f"{source}_{part}"] for run in runs.values())
+            assert math.isclose(numbers[f"{key}_{part}"], mean, rel_tol=1e-12)
+    assert numbers["val_bpb_std"] == pytest.approx(statistics.stdev(run["sliding_bpb"] for run in runs.values()))
+    assert numbers["seeds"] == [1, 2] and set(numbers["seed_results"]) == {"1", "2"}
+    assert all(numbers["seed_results"][str(s)]["val_bpb"] == run["sliding_bpb"] for s, run in runs.items())
+    assert (numbers["pre_quant_val_targets"], numbers["val_targets"]) == (200, runs[1]["val_targets"])
+
+
+def test_requirements_pin_what_the_core_imports(written: Path):
+    lines = (written / "requirements.txt").read_text().splitlines()
+    assert [line.partition("==")[0] for line in lines] == [
+        "torch",
+        "numpy",
+        "sentencepiece",
+        "zstandard",
+        "safetensors",
+    ]
+    assert all(re.fullmatch(r"[a-z]+==\d[\w.]*", line) for line in lines), "no local build tag, which no index has"
+
+
+def test_the_readme_tells_what_is_new_every_seed_bytes_seconds_command_and_what_is_missing(honest: Path, written: Path):
+    text = (written / "README.md").read_text()
+    for number in results(honest).values():
+        assert f"{number['sliding_bpb']:.4f}" in text and f"{number['total_bytes']:,}" in text
+        assert (
+            f"{number['seconds']['total']:,.1f}" in text and f"{number['cap_bytes'] - number['total_bytes']:,}" in text
+        )
+    assert "| mean |" in text and "| std |" in text
+    assert re.search(r"^pgolf record toy --seeds 1,2", text, re.MULTILINE)
+    assert "| model.num\\_layers | 11 | 2 |" in text and "the defaults" in text
+    assert "There is no one-file `train_gpt.py` in this folder" in text and "does not exist yet" in text
+    assert "first 200 of" in text, "what was scored on a part says so"
+    assert "Keller Jordan" in text and str(honest.parents[2]) not in text
+
+
+def test_the_reviewer_finds_the_artifact_in_order(written: Path):
+    table = verify.verify(written)
+    assert (table["verdict"][1:] == verify.HOLDS).all() and len(table) == 4
+
+
+def test_what_is_new_is_told_against_the_recipe_that_the_file_extends():
+    base, rows = changed_keys(load_recipe("local-smoke", ["average.kind=none"]))
+    assert base == "recipe pr315"
+    changed = {key: (there, here) for key, there, here in rows}
+    assert changed["model.model_dim"][0] == "512" and changed["average.kind"] == ('"ema"', '"none"')
+    assert "model.logit_softcap" not in changed and "title" not in changed
+    assert changed_keys(load_recipe("pr315"))[0] == "the defaults"
+
+
+def test_a_run_of_one_seed_claims_no_spread(copied: Path):
+    shutil.rmtree(copied / "seed2")
+    numbers = read_json(write_submission(copied, **WHO) / "submission.json")
+    assert numbers["val_bpb_std"] is None and numbers["seeds"] == [1]
+    assert "±" not in numbers["blurb"]
+
+
+# ---------------------------------------------------------------------- whole or absent
+
+
+def test_a_folder_that_exists_is_never_touched(honest: Path, tmp_path: Path):
+    out = tmp_path / "mine"
+    out.mkdir()
+    with pytest.raises(UserError, match="exists already"):
+        write_submission(honest, **WHO, out=out)
+    assert not any(out.iterdir())
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="exists already"):
+        write_submission(honest, **WHO, out=link)
+
+
+def test_a_failure_half_way_leaves_nothing(honest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(submission, "_readme", full)
+    with pytest.raises(UserError, match="No space left"):
+        write_submission(honest, **WHO, out=tmp_path / "place" / "mine")
+    assert list((tmp_path / "place").iterdir()) == []
+
+
+def test_an_unfinished_contradictory_or_outdated_run_is_refused(copied: Path, monkeypatch: pytest.MonkeyPatch):
+    result = copied / "seed2" / "result.json"
+    payload = result.read_bytes()
+    result.unlink()
+    refused(copied, "does not exist; run `pgolf record")
+    result.write_bytes(payload)
+    change(result, sliding_bpb=0.5)
+    refused(copied, "sliding_bpb does not follow from")
+    change(result, **json.loads(payload))
+    change(result, core_sha256="0" * 64)
+    refused(copied, "differ in core_sha256|core .* changed since seed 2")
+    result.write_bytes(payload)
+    (copied / "seed1" / "model.pgolf").write_bytes(b"not an artifact")
+    refused(copied, "not a usable artifact")
+    (copied / "seed1" / "model.pgolf").unlink()
+    refused(copied, "lacks model.pgolf")
+    refused(copied / "seed1", "no seed<k> folders")
+    refused(copied / "nosuch", "no seed<k> folders")
+
+
+@pytest.mark.parametrize("wrong", ["", "   ", "two\nlines", "bell\x07", "right\u202eleft", "x" * 201])
+def test_a_name_that_is_no_line_of_text_is_refused(copied: Path, wrong: str):
+    for what in ("name", "author", "github_id"):
+        refused(copied, "printable characters", **{what: wrong})
+
+
+# ---------------------------------------------------------------------- hostile text
+
+
+HOSTILE = "<script>alert(1)</script> ![x](http://e.example/p.png) | `a` # @everyone ../../etc $x$ **b** <!--"
+
+
+def test_hostile_names_titles_and_citations_are_only_text(copied: Path):
+    for folder in (copied, copied / "seed1", copied / "seed2"):
+        change(folder / "recipe.json", title=HOSTILE + "\n# heading", name="../" + HOSTILE)
+    (copied / "data.json").write_text(json.dumps({"citation": HOSTILE}))
+    folder = write_submission(copied, HOSTILE, HOSTILE, HOSTILE)
+    assert folder.parent == copied.parent / "submissions" and re.fullmatch(
+        r"[0-9]{4}-\d\d-\d\d_[a-z0-9-]+", folder.name
+    )
+    assert read_json(folder / "submission.json")["author"] == HOSTILE
+    text = (folder / "README.md").read_text()
+    outside = re.sub(r"^```\n.*?\n```$", "", text, flags=re.MULTILINE | re.DOTALL)  # a fence shows its text as it is
+    assert text.count("```") == 2
+    assert "<" not in outside.replace("<k>", "") and "http://" not in outside and "@everyone" not in outside
+    plain = html.unescape(re.sub(r"\\([\\`*_\[\]{}|~#!$])", r"\1", outside))
+    assert HOSTILE in plain, "nothing is lost by escaping"
+    assert not re.search(r"(?<!\\)[\[\]!]", outside) and [line for line in outside.splitlines() if line[:2] == "# "]
+    assert len(re.findall(r"^# ", outside, re.MULTILINE)) == 1
+
+
+def test_the_recipe_of_a_run_is_the_recorded_one(honest: Path, written: Path):
+    recipe = recorded_recipe(honest)
+    assert read_json(written / "submission.json")["blurb"].startswith(f"{recipe.title}. Sliding ")
+    assert read_json(written / "submission.json")["track"] == recipe.track
