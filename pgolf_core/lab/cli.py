@@ -77,9 +77,12 @@ def _parser() -> argparse.ArgumentParser:
     def add_json(made: argparse.ArgumentParser) -> None:
         made.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
+    def add_cache(made: argparse.ArgumentParser) -> None:
+        made.add_argument("--cache", default="", metavar="DIR", help="folder of prepared datasets, not the user's")
+
     def add_data(made: argparse.ArgumentParser) -> None:
         made.add_argument("--data", default="", metavar="NAME", help="prepared dataset instead of the recipe's own")
-        made.add_argument("--cache", default="", metavar="DIR", help="folder of prepared datasets, not the user's")
+        add_cache(made)
 
     def add_set(made: argparse.ArgumentParser) -> None:
         made.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as model.num_layers=12")
@@ -100,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
 
     made = command("data", _data, "prepare a corpus, or list what is prepared")
     made.add_argument("corpus", choices=("sotu", "list"), help="sotu: State of the Union; list: what is prepared")
-    made.add_argument("--cache", default="", metavar="DIR", help="folder of prepared datasets, not the user's")
+    add_cache(made)
     add_json(made)
 
     made = command("eval", _eval, "score an artifact from its file alone")
@@ -113,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     made = command("plan", _plan, "a recipe's parameters, tokens and bytes before anything runs")
     made.add_argument("recipe")
     add_set(made)
+    made.add_argument("--step-ms", type=float, help="milliseconds of a step, for the steps that fit in the budget")
     add_json(made)
 
     made = command("compare", _compare, "compare finished runs over their seeds, each against the first")
@@ -121,12 +125,15 @@ def _parser() -> argparse.ArgumentParser:
 
     made = command("verify", _verify, "check what an artifact, a run or a submission folder claims")
     made.add_argument("path")
+    made.add_argument("--budget-seconds", type=float, help="score no longer than this; what is left out says so")
+    add_cache(made)
     add_json(made)
 
     made = command("submission", _submission, "write a finished run as a submission folder")
     made.add_argument("run", metavar="RUNDIR")
     for flag in ("--name", "--author", "--github-id"):
         made.add_argument(flag, required=True)
+    made.add_argument("--out", help="the folder to make (default: beside the run, under submissions/)")
 
     command("lab", _lab, "open JupyterLab on the notebooks; further options are JupyterLab's")
     return parser
@@ -256,7 +263,7 @@ def _plan(options: argparse.Namespace) -> int:
     recipe = _checked_recipe(_recipe_argument(options.recipe), options.set)
     from pgolf_core.lab.plan import plan_table
 
-    return _show(plan_table(recipe), options.json)
+    return _show(plan_table(recipe, options.step_ms), options.json)
 
 
 def _compare(options: argparse.Namespace) -> int:
@@ -266,17 +273,23 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from pgolf_core.lab.verify import verify
+    from pgolf_core.lab.verify import FAILS, verify
 
-    table = verify(Path(options.path))
+    table = verify(
+        Path(options.path),
+        cache_dir=_place(options.cache),
+        budget_seconds=options.budget_seconds,
+        progress=sys.stderr.isatty(),
+    )
     _show(table, options.json)
-    return 1 if (table["verdict"] == "fail").any() else 0
+    return 1 if (table["verdict"] == FAILS).any() else 0
 
 
 def _submission(options: argparse.Namespace) -> int:
     from pgolf_core.lab.submission import write_submission
 
-    print(write_submission(Path(options.run), options.name, options.author, options.github_id))
+    out = Path(options.out).resolve() if options.out else None
+    print(write_submission(Path(options.run), options.name, options.author, options.github_id, out))
     return 0
 
 

@@ -7,8 +7,8 @@ grid's codes their frequencies, and those the entropy that the coder comes close
 
 One number is fitted: MUON_SHARE, to the mean size of PR 315's three published files, 15,525,821 bytes (SEEDS 5.6).
 What that rests on: one recipe, packed by its own zstd call. The same number gives the files of PR 194, 332 and 531
-within 3 %, and PR 534's within 6 % (its outer layers' finer grid left out). In two short local runs, of 80 and 200
-steps, the matrices' standard deviations were within 20 % of it; a factor of 1.2 is a quarter of a bit a weight.
+within 3 %, PR 534's within 7 % (its outer layers' finer grid left out), and those of three local runs of 150 to 580
+steps within 9 %, so it is no more than that: a prediction to choose grids and widths by, not the ledger.
 """
 
 from __future__ import annotations
