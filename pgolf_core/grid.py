@@ -169,6 +169,7 @@ def _rank_from_top(quantile: float, cols: int) -> tuple[int, float]:
 # What torch.compiler.assume_constant_result does, without importing the whole compiler wherever a grid is used.
 _rank_from_top._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
+
 def _scale_for_clip(clip: Tensor, grid: Grid) -> Scale:
     exact = (clip / grid.levels).clamp_min(grid.scale_floor)
     rounded = exact if grid.scale_rounding == "never" else round_to_float16(exact)
