@@ -28,12 +28,13 @@ class RunLog:
         self.text.close()
         self.metrics.close()
 
-    def keep_until(self, step: int) -> None:
-        """Drop the metrics of steps after `step`, which will be done again (after a kill), and lines cut by a kill."""
+    def keep_until(self, step: int, val_step: int) -> None:
+        """Drop what will be done again after a kill: steps after `step`, validations after `val_step`, cut lines."""
         kept = []
         for line in (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
             with contextlib.suppress(ValueError, KeyError):
-                if json.loads(line)["step"] <= step:
+                values = json.loads(line)
+                if values["step"] <= (val_step if values["kind"] == "val" else step):
                     kept.append(line + "\n")
         self.metrics.close()
         write_text(self.folder / "metrics.jsonl", "".join(kept))

@@ -291,7 +291,7 @@ class Trainer:
         t_start = time.perf_counter()
         about = {
             "step": self.step, "val_step": self.val_step, "position": self.stream.position, "seconds": self.seconds,
-            "resumed_at": self.resumed_at, "sensitivity": self.meter.state_dict(),
+            "resumed_at": self.resumed_at, "qat_on": self.qat_on, "sensitivity": self.meter.state_dict(),
             "recipe": self.recipe.fingerprint, "seed": self.seed, "data": self.data.sha256,
         }  # fmt: skip
         save_tensors(self._checkpoint_path, self._state(), about)
@@ -301,20 +301,22 @@ class Trainer:
         """Go on from the folder's checkpoint, if there is one for this recipe, seed and data."""
         path = self._checkpoint_path
         if not path.exists():
-            self.log.keep_until(-1)
+            self.log.keep_until(-1, -1)
             return
         tensors, about = load_tensors(path)
         for key, mine in (("recipe", self.recipe.fingerprint), ("seed", self.seed), ("data", self.data.sha256)):
             if about.get(key) != mine:
                 raise UserError(f"{path} was made with another {key}; delete it, or use --fresh to train again")
         self.meter.load_state_dict(about["sensitivity"], self.device)
+        self.qat_on = about["qat_on"]
+        self.model.set_fake_grids(self._qat_grids() if self.qat_on else {})
         restore(self._state(), tensors, path)
         self.step, self.val_step, self.stream.position = about["step"], about["val_step"], about["position"]
         warmup = self.seconds["warmup"]
         self.seconds = about["seconds"]
         self.seconds["warmup"] += warmup
         self.resumed_at = [*about["resumed_at"], self.step]
-        self.log.keep_until(self.step)
+        self.log.keep_until(self.step, self.val_step)
         self.log.line(f"resumed step:{self.step} train_time:{self.seconds['train'] * 1000:.0f}ms")
 
     # ------------------------------------------------------------------ logs

@@ -92,6 +92,7 @@ class _Interrupt:
 def test_going_on_after_ctrl_c_gives_the_same_bits_as_never_stopping(data, tmp_path: Path, kind: str) -> None:
     recipe = small_recipe(
         average={"kind": kind, "swa_start": 0.9, "swa_every_steps": 1},
+        qat={"kind": "late" if kind == "swa" else "off", "threshold": 0.9},
         schedule={"iterations": 20, "warmdown_iters": 20, "val_every_steps": 5},
     )
     train(recipe, 3, data, tmp_path / "whole")

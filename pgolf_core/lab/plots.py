@@ -324,6 +324,7 @@ def ledger_bar(rows: Mapping[str, Mapping[str, int]], cap_bytes: int, *, title: 
     ax.set_yticks(range(len(rows)), list(rows))
     ax.invert_yaxis()
     ax.set(xlabel="bytes", xlim=(0, 1.04 * max(cap_bytes, left.max())))
+    ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     ax.grid(axis="y", visible=False)
     return _finish(fig, ax, legend=True, outside=True)

@@ -153,7 +153,8 @@ def write_result(run: Run, roundtrip: evaluate.Score, sliding: evaluate.Score) -
         "scoring": roundtrip.seconds + sliding.seconds,
     }
     stages = [stage_record(run, name)["seconds"] for name in ("03_train", "04_average_and_qat", "05_quantize")]
-    total = sum(stages) + time.monotonic() - run.t_start
+    elapsed = sum(stages) + time.monotonic() - run.t_start
+    parts["notebooks"] = max(elapsed - sum(parts.values()), 0.0)  # a resumed run's earlier attempts are in train alone
     result = {
         "recipe": run.recipe.name,
         "track": run.recipe.track,
@@ -164,7 +165,7 @@ def write_result(run: Run, roundtrip: evaluate.Score, sliding: evaluate.Score) -
         "artifact_bytes": ledger["file_bytes"],
         **{key: ledger[key] for key in ("code_bytes", "total_bytes", "cap_bytes")},
         **{key: training[key] for key in ("parameters", "steps", "tokens", "stopped_by", "resumed_at_steps")},
-        "seconds": {**parts, "notebooks": total - sum(parts.values()), "total": total},
+        "seconds": {**parts, "total": sum(parts.values())},
         "val_targets": sliding.tokens,
         "val_bytes": sliding.bytes,
         "raw_targets": averaging["raw"]["tokens"],
