@@ -296,6 +296,8 @@ def heatmaps(
         ax.set_title(name, fontsize=9, fontweight="normal")
         ax.grid(visible=False)
         ax.tick_params(labelsize=7)
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_locator(MaxNLocator(6, integer=True))
     for ax in flat[len(arrays) :]:
         ax.set_axis_off()
     fig.supxlabel(x_label, fontsize=10)

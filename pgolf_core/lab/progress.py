@@ -1,9 +1,13 @@
-"""Progress bars for terminals and notebooks, over the core's plain callbacks."""
+"""Progress bars for terminals and notebooks, over the core's plain callbacks.
+
+They go to standard output: notebooks show standard error on a red ground, as if something had failed.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import math
+import sys
 from collections.abc import Callable, Iterator
 
 from tqdm import tqdm
@@ -16,7 +20,9 @@ from pgolf_core.train import TrainProgress
 def training_bar(recipe: Recipe, enabled: bool = True) -> Iterator[Callable[[TrainProgress], None]]:
     """A bar over the budget (seconds or iterations) with step, loss, tokens/s and the time left."""
     layout = "{desc}: {percentage:3.0f}%|{bar:24}| {postfix}"
-    with tqdm(total=100.0, desc="train", bar_format=layout, mininterval=1.0, disable=not enabled) as bar:
+    with tqdm(
+        total=100.0, desc="train", bar_format=layout, mininterval=1.0, disable=not enabled, file=sys.stdout
+    ) as bar:
 
         def update(now: TrainProgress) -> None:
             left = f"{now.seconds_left:.0f} s left" if math.isfinite(now.seconds_left) else ""
@@ -31,7 +37,7 @@ def training_bar(recipe: Recipe, enabled: bool = True) -> Iterator[Callable[[Tra
 @contextlib.contextmanager
 def score_bar(label: str, enabled: bool = True) -> Iterator[Callable[[int, int], None]]:
     """A bar over scored targets."""
-    with tqdm(desc=label, unit="target", unit_scale=True, mininterval=1.0, disable=not enabled) as bar:
+    with tqdm(desc=label, unit="target", unit_scale=True, mininterval=1.0, disable=not enabled, file=sys.stdout) as bar:
 
         def update(done: int, total: int) -> None:
             bar.total = total
