@@ -22,10 +22,7 @@ SEEDS = [1, 2]
 def folder(sotu, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The recipe's run folder after `pgolf record` over two seeds."""
     runs = tmp_path_factory.mktemp("runs")
-    summary = record(
-        str(TINY), SEEDS, runs_dir=runs, cache_dir=sotu.folder.parent.parent, progress=False
-    )  # fmt: skip
-    return summary.parent
+    return record(str(TINY), SEEDS, runs_dir=runs, cache_dir=sotu.folder.parent.parent, progress=False).parent
 
 
 def test_every_stage_left_its_notebook_without_an_error(folder: Path) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 from pgolf_core.files import UserError, explain_os_errors, read_json, sha256_bytes, sha256_file, write_json
 from pgolf_core.lab.corpus import Dataset, open_dataset
 from pgolf_core.recipe import Recipe, from_dict, load_recipe, to_dict
+from pgolf_core.tokenizer import check_vocab
 
 CORE_DIR = Path(__file__).resolve().parents[1]
 LOCK_NAME = ".lock"
@@ -131,12 +132,7 @@ def locate_run(
     changed = recipe.fingerprint != base.fingerprint
     folder_name = name or (f"{base.name}+{recipe.fingerprint[:8]}" if changed else base.name)
     dataset = open_dataset(recipe.data.dataset, cache_dir=cache_dir or None)
-    pieces = dataset.manifest["tokenizer"]["vocab_size"]
-    if pieces != recipe.model.vocab_size:
-        raise UserError(
-            f"recipe {recipe.name}: model.vocab_size = {recipe.model.vocab_size} but the tokenizer of dataset "
-            f"{dataset.name} has {pieces} pieces; choose another --data or --set model.vocab_size={pieces}"
-        )
+    check_vocab(dataset.manifest["tokenizer"]["vocab_size"], recipe.model.vocab_size, f"dataset {dataset.name}")
     recipe_folder = find_root() / Path(runs_dir).expanduser() / recipe.track / folder_name
     folder = recipe_folder if seed is None else recipe_folder / f"seed{seed}"
     run = Run(recipe, tuple(overrides), seed, dataset, folder, recipe_folder)
