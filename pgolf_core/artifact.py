@@ -30,7 +30,7 @@ from torch import Tensor
 
 from pgolf_core import recipe
 from pgolf_core.files import UserError, canonical_json, explain_os_errors, write_bytes
-from pgolf_core.grid import GRIDS, dequantise, quantise_tensor
+from pgolf_core.grid import GRIDS, dequantise, grid_names_for, packable_names, quantise_tensor
 
 MAGIC = b"\x89PGOLF\r\n"
 """Eight bytes that no text file begins with and that any newline conversion spoils, as in PNG."""
@@ -86,29 +86,6 @@ class CapExceeded(UserError):
 def code_bytes() -> int:
     """Bytes of pgolf_core/*.py: what counts as code until a single exported script replaces it."""
     return sum(path.stat().st_size for path in Path(__file__).parent.glob("*.py"))
-
-
-def grid_names_for(
-    shapes: dict[str, tuple[int, ...]], quant: recipe.Quant, bits: dict[str, int] | None = None
-) -> dict[str, str]:
-    """Grid of every tensor, or 'fp16' (SEEDS 5.4): by size first, then by the part of the network it belongs to.
-
-    Where quant.allocation is gradient, `bits` (5 to 7 a tensor, from sensitivity.allocate_bits) rules attention, MLP
-    and bigram; a matrix it does not name gets 6 (SEEDS 6.3), and without `bits` all do, as late QAT trains them.
-    """
-    names = {}
-    for name, shape in shapes.items():
-        part = next((part for part in ("attn", "mlp") if f".{part}." in name), name.split(".")[0])
-        if math.prod(shape) <= quant.small_tensor_elements or len(shape) != 2:
-            names[name] = "fp16"
-        elif quant.allocation == "gradient" and part in ("attn", "mlp", "bigram"):
-            names[name] = f"int{(bits or {}).get(name, 6)}_row_clip"
-        else:
-            by_part = {"attn": quant.attention, "mlp": quant.mlp, "tok_emb": quant.tok_emb}
-            names[name] = by_part.get(part, quant.other)
-        if names[name] != "fp16" and (names[name] not in GRIDS or not GRIDS[names[name]].packable):
-            raise UserError(f"{name} cannot be packed on grid {names[name]}; packable: {', '.join(_packable())}")
-    return names
 
 
 def pack(
@@ -190,10 +167,6 @@ def _explained(path: Path | str, use: Callable[..., Any]) -> Any:
     except _Refused as reason:
         text = f"{path} is not a usable artifact: {str(reason)[:300]}; pack it again or fetch a fresh copy"
         raise UserError(text) from None
-
-
-def _packable() -> list[str]:
-    return ["fp16", *(name for name, grid in GRIDS.items() if grid.packable)]
 
 
 # Writing
@@ -358,7 +331,7 @@ def _check_tensors(tensors: Any, model: recipe.Model) -> None:
     for name, grid, shape in tensors:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise _Refused(f"tensor name {str(name)[:50]!r} is not allowed")
-        if not isinstance(grid, str) or grid not in _packable():
+        if not isinstance(grid, str) or grid not in packable_names():
             raise _Refused(f"{name} has the unknown grid {str(grid)[:50]!r}")
         if not isinstance(shape, list) or len(shape) > 4 or not all(map(_is_size, shape)):
             raise _Refused(f"{name} has an impossible shape")

@@ -6,12 +6,18 @@ device, never waits for it, and compiles without graph breaks. Sources: SEEDS 4.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from pgolf_core import recipe
+from pgolf_core.files import UserError
 
 
 @dataclass(frozen=True)
@@ -157,6 +163,54 @@ def quantise_tensor(w: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     w = w.detach().to(torch.float32)
     scale = choose_scale(w, grid)
     return quantise(w, scale, grid), scale.stored.to(torch.float16)
+
+
+def packable_names() -> list[str]:
+    """What a tensor of an artifact may be stored as: fp16, or a grid whose scales are float16 numbers."""
+    return ["fp16", *(name for name, grid in GRIDS.items() if grid.packable)]
+
+
+def grid_names_for(
+    shapes: Mapping[str, tuple[int, ...]], quant: recipe.Quant, bits: Mapping[str, int] | None = None
+) -> dict[str, str]:
+    """Grid of every tensor, or 'fp16' (SEEDS 5.4): quant.exceptions, then size, then the part of the network.
+
+    Where quant.allocation is gradient, `bits` (5 to 7 a tensor, from sensitivity.allocate_bits) rules attention, MLP
+    and bigram; a matrix it does not name gets 6 (SEEDS 6.3), and without `bits` all do. Raises UserError for an
+    exception that no tensor matches, and for a grid that cannot hold its tensor.
+    """
+    exceptions = [tuple(entry.rsplit("=", 1)) for entry in quant.exceptions]
+    for pattern, grid in exceptions:
+        if not any(fnmatchcase(name, pattern) for name in shapes):
+            raise UserError(f"quant.exceptions: no tensor is called '{pattern}' (={grid}); tensors: {_some(shapes)}")
+    names = {}
+    for name, shape in shapes.items():
+        named = next((grid for pattern, grid in exceptions if fnmatchcase(name, pattern)), None)
+        names[name] = grid = named or _grid_by_rule(name, shape, quant, bits or {})
+        if grid not in packable_names():
+            raise UserError(f"{name} cannot be packed on grid {grid}; packable: {', '.join(packable_names())}")
+        if grid != "fp16" and len(shape) != 2:
+            raise UserError(f"quant.exceptions: {name} of shape {list(shape)} is no matrix and has no grid; use fp16")
+    return names
+
+
+def qat_grids(shapes: Mapping[str, tuple[int, ...]], quant: recipe.Quant, qat: recipe.QAT) -> dict[str, Grid]:
+    """The grid under which QAT trains every tensor that will be packed on one: that grid, or the one qat.grid names."""
+    packed = {name: grid for name, grid in grid_names_for(shapes, quant).items() if grid != "fp16"}
+    return {name: GRIDS[grid if qat.grid == "packed" else qat.grid] for name, grid in packed.items()}
+
+
+def _grid_by_rule(name: str, shape: tuple[int, ...], quant: recipe.Quant, bits: Mapping[str, int]) -> str:
+    part = next((part for part in ("attn", "mlp") if f".{part}." in name), name.split(".")[0])
+    if math.prod(shape) <= quant.small_tensor_elements or len(shape) != 2:
+        return "fp16"
+    if quant.allocation == "gradient" and part in ("attn", "mlp", "bigram"):
+        return f"int{bits.get(name, 6)}_row_clip"
+    return {"attn": quant.attention, "mlp": quant.mlp, "tok_emb": quant.tok_emb}.get(part, quant.other)
+
+
+def _some(names: Mapping[str, object]) -> str:
+    return ", ".join([*list(names)[:4], "..."])
 
 
 def _rank_from_top(quantile: float, cols: int) -> tuple[int, float]:

@@ -147,6 +147,10 @@ class QAT:
     kind: str = "off"
     """off, always (from step 0) or late (once the learning-rate multiplier is below `threshold`)."""
     threshold: float = 0.1
+    grid: str = "packed"
+    """packed: every matrix trains on the grid that it will be packed on; else the name of one grid for all of them."""
+    lr_factor: float = 1.0
+    """Late QAT multiplies every learning rate by this from its first step on (PR 534: 0.5)."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +166,8 @@ class Quant:
     """Tensors of at most this many elements are stored as fp16; published: a quarter of the width squared."""
     allocation: str = "fixed"
     """fixed, or gradient: PR 332's 5/6/7 bits by squared gradient for attention, MLP and bigram."""
+    exceptions: tuple[str, ...] = ()
+    """Tensors by name before any other rule, each "PATTERN=GRID" with shell wildcards; the first that fits holds."""
     zstd_level: int = 22
 
 

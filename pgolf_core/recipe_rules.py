@@ -19,6 +19,8 @@ GRID_NAMES = (
     "int8_clip_search",
     "int8_clip_search_step4",
 )
+QAT_ONLY_GRIDS = ("int6_fake_pr194", "int6_fake_pr534")
+"""Grids that training may use and an artifact cannot hold."""
 CHOICES: dict[str, tuple[str, ...]] = {
     "track": tuple(TRACK_CAP_BYTES),
     "model.smear": ("before", "after", "off"),
@@ -30,6 +32,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "schedule.compile": ("auto", "off"),
     "average.kind": ("ema", "swa", "none"),
     "qat.kind": ("off", "always", "late"),
+    "qat.grid": ("packed", *GRID_NAMES[1:], *QAT_ONLY_GRIDS),
     "quant.allocation": ("fixed", "gradient"),
     **{f"quant.{part}": GRID_NAMES for part in ("attention", "mlp", "tok_emb", "other")},
 }
@@ -52,7 +55,7 @@ AT_LEAST: dict[str, float] = {
 }  # fmt: skip
 IN_UNIT_INTERVAL = (
     "optim.muon_momentum", "optim.muon_momentum_start", "optim.smear_beta2", "average.ema_decay",
-    "average.swa_start", "qat.threshold",
+    "average.swa_start", "qat.threshold", "qat.lr_factor",
 )  # fmt: skip
 
 
@@ -77,8 +80,8 @@ def violations(values: dict[str, Any]) -> Iterator[str]:
 
 def _impossible(values: dict[str, Any]) -> Iterator[str]:
     """Every combination of values that cannot be built or trained, as a message that names the keys."""
-    model, data, optim, quant, evaluation = (
-        SimpleNamespace(**values[section]) for section in ("model", "data", "optim", "quant", "eval")
+    model, data, optim, qat, quant, evaluation = (
+        SimpleNamespace(**values[section]) for section in ("model", "data", "optim", "qat", "quant", "eval")
     )
     if model.model_dim % model.num_heads:
         yield f"model.num_heads = {model.num_heads} must divide model.model_dim = {model.model_dim}"
@@ -108,5 +111,14 @@ def _impossible(values: dict[str, Any]) -> Iterator[str]:
         yield f"eval.stride = {evaluation.stride} exceeds eval.seq_len = {evaluation.seq_len} and would skip targets"
     if not all(0.0 <= beta < 1.0 for beta in optim.adam_betas):
         yield f"optim.adam_betas = {list(optim.adam_betas)} must lie in [0, 1)"
+    if qat.lr_factor != 1.0 and qat.kind != "late":
+        yield f"qat.lr_factor = {qat.lr_factor} needs qat.kind = late, not {qat.kind}"
+    for entry in quant.exceptions:
+        pattern, equals, grid = entry.rpartition("=")
+        if not equals or not pattern.strip() or grid not in GRID_NAMES:
+            yield (
+                f"quant.exceptions has {entry!r}; must be PATTERN=GRID, as 'blocks.0.*=fp16', with a grid of "
+                f"{', '.join(GRID_NAMES)}"
+            )
     if quant.zstd_level > 22:
         yield f"quant.zstd_level = {quant.zstd_level}; zstd has levels 1 to 22"

@@ -15,14 +15,13 @@ import torch
 from torch import Tensor
 
 from pgolf_core import device as machine
-from pgolf_core.artifact import grid_names_for
 from pgolf_core.attention import kernel_name
 from pgolf_core.average import build_average
 from pgolf_core.checkpoint import load_tensors, restore, save_tensors
 from pgolf_core.data import TokenStream, check_enough, load_tokens, step_batch
 from pgolf_core.evaluate import score
 from pgolf_core.files import UserError, write_json
-from pgolf_core.grid import GRIDS
+from pgolf_core.grid import Grid, qat_grids
 from pgolf_core.model import build_model
 from pgolf_core.optim import (
     Optimizers,
@@ -126,6 +125,10 @@ class Trainer:
         self.model = build_model(recipe.model, seed).to(self.device)
         self.optimizers = Optimizers(self.model, recipe.optim)
         self.named = dict(self.model.named_parameters())
+        shapes = {name: tuple(p.shape) for name, p in self.named.items()}
+        self.qat_grids: dict[str, Grid] = qat_grids(
+            shapes, recipe.quant, recipe.qat
+        )  # refuses bad exceptions
         self.meter = SensitivityMeter()
         self.qat_on = False
         self.step, self.val_step = 0, -1
@@ -199,10 +202,11 @@ class Trainer:
             self.meter.add(self.model)
         norm = clip_gradients(self.optimizers.trained, self.recipe.optim.grad_clip_norm)
         check_finite(loss, norm, self.named.items(), self.step)
-        self.optimizers.step(multiplier, momentum)
+        rate = multiplier * (self.recipe.qat.lr_factor if self.qat_on else 1.0)
+        self.optimizers.step(rate, momentum)
         self.step += 1
         self.average.update(self.model, self.step, multiplier)
-        return {"loss": loss, "grad_norm": norm, "lr_multiplier": multiplier, "momentum": momentum}
+        return {"loss": loss, "grad_norm": norm, "lr_multiplier": rate, "momentum": momentum}
 
     def _forward_backward(self, inputs: Tensor, targets: Tensor) -> float:
         """Accumulate the gradient of the mean loss over all rows, a micro-batch at a time; returns that loss."""
@@ -218,17 +222,13 @@ class Trainer:
 
     # ------------------------------------------------------------------ quantisation-aware training
 
-    def _qat_grids(self) -> dict[str, Any]:
-        shapes = {name: tuple(p.shape) for name, p in self.named.items()}
-        return {n: GRIDS[g] for n, g in grid_names_for(shapes, self.recipe.quant, None).items() if g in GRIDS}
-
     def _update_qat(self, multiplier: float) -> None:
         qat = self.recipe.qat
         if self.qat_on or qat.kind == "off" or (qat.kind == "late" and multiplier >= qat.threshold):
             return
-        covered = self.model.set_fake_grids(self._qat_grids())
+        covered = self.model.set_fake_grids(self.qat_grids)
         self.qat_on = True
-        self.log.line(f"qat:enabled step:{self.step} scale:{multiplier:.4f} tensors:{covered}")
+        self.log.line(f"qat:enabled step:{self.step} scale:{multiplier:.4f} tensors:{covered} grid:{qat.grid}")
 
     # ------------------------------------------------------------------ warm-up, validation
 
@@ -241,7 +241,7 @@ class Trainer:
         rows = data.batch_tokens // data.seq_len
         for index in range(steps):
             if index == steps - 1 and self.recipe.qat.kind != "off":
-                self.model.set_fake_grids(self._qat_grids())  # so that QAT's graph is compiled before the clock
+                self.model.set_fake_grids(self.qat_grids)  # so that QAT's graph is compiled before the clock
             ids = torch.randint(self.recipe.model.vocab_size, (rows, data.seq_len + 1), generator=generator)
             self._forward_backward(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
             self.optimizers.step(1.0, self.recipe.optim.muon_momentum)
@@ -309,7 +309,7 @@ class Trainer:
                 raise UserError(f"{path} was made with another {key}; delete it, or use --fresh to train again")
         self.meter.load_state_dict(about["sensitivity"], self.device)
         self.qat_on = about["qat_on"]
-        self.model.set_fake_grids(self._qat_grids() if self.qat_on else {})
+        self.model.set_fake_grids(self.qat_grids if self.qat_on else {})
         restore(self._state(), tensors, path)
         self.step, self.val_step, self.stream.position = about["step"], about["val_step"], about["position"]
         warmup = self.seconds["warmup"]

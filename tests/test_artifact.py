@@ -25,9 +25,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pgolf_core import artifact, recipe, recipe_rules
-from pgolf_core.artifact import CapExceeded, grid_names_for, pack, read_header, unpack
+from pgolf_core.artifact import CapExceeded, pack, read_header, unpack
 from pgolf_core.files import UserError, canonical_json
-from pgolf_core.grid import GRIDS, dequantise, quantise_tensor
+from pgolf_core.grid import GRIDS, dequantise, grid_names_for, quantise_tensor
 from pgolf_core.model import parameter_shapes
 
 MODEL = recipe.Model(

@@ -26,6 +26,7 @@ from pgolf_core.attention import kernel_name
 from pgolf_core.data import load_tokens
 from pgolf_core.evaluate import load_model, plan_windows, score_artifact
 from pgolf_core.files import UserError, read_json, sha256_file
+from pgolf_core.grid import grid_names_for
 from pgolf_core.lab.analysis_scoring import leak_from_the_future, times_scored
 from pgolf_core.lab.corpus import Dataset, open_dataset, validation_documents
 from pgolf_core.lab.progress import score_bar
@@ -280,7 +281,7 @@ def _same_model(seed: _Seed) -> str:
     _hold(header["model"] == to_dict(seed.recipe)["model"], "its configuration is not recipe.json's model")
     if seed.recipe.quant.allocation == "gradient":
         return "its configuration; grids by gradient are not compared"
-    expected = artifact.grid_names_for(parameter_shapes(seed.recipe.model), seed.recipe.quant)
+    expected = grid_names_for(parameter_shapes(seed.recipe.model), seed.recipe.quant)
     differing = [name for name, grid, _ in header["tensors"] if expected.get(name) != grid]
     return _hold(not differing, f"on another grid: {differing[0]}" if differing else "its configuration and its grids")
 
