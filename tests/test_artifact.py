@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -241,6 +242,26 @@ def test_gradient_allocation_rules_attention_mlp_and_bigram_and_nothing_else(tmp
         pack(tiny_state(), MODEL, quant, tmp_path / "m", **CAP)
     with pytest.raises(UserError, match=r"c_q\.weight cannot be packed on grid int9_row_clip"):
         grid_names_for(shapes, quant, {"blocks.0.attn.c_q.weight": 9})
+
+
+def test_an_exception_by_name_comes_before_size_part_and_gradient():
+    shapes = {"tok_emb.weight": (32, 16), "blocks.0.attn.c_k.weight": (8, 16), "blocks.1.attn.c_k.weight": (8, 16)}
+    exceptions = ("blocks.1.*=int8_row_clip", "blocks.*.c_k.weight=fp16", "tok_emb.weight=int6_row")
+    for allocation in ("fixed", "gradient"):
+        quant = recipe.Quant(exceptions=exceptions, small_tensor_elements=64, allocation=allocation)
+        assert list(grid_names_for(shapes, quant).values()) == ["int6_row", "fp16", "int8_row_clip"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ("blocks.7.*=fp16", "no tensor is called 'blocks.7"),
+        ("blocks.0.attn_scale=int6_row", "is no matrix and has no grid; use fp16"),
+    ],
+)
+def test_an_exception_that_fits_nothing_is_refused_by_name(entry: str, words: str):
+    with pytest.raises(UserError, match=re.escape(words)):
+        grid_names_for(parameter_shapes(MODEL), recipe.Quant(exceptions=(entry,)))
 
 
 # ---------------------------------------------------------------------- what packing refuses

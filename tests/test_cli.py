@@ -36,6 +36,14 @@ ROOT = Path(__file__).resolve().parent.parent
         (["data", "wikipedia"], "invalid choice: 'wikipedia'"),
         (["plan", "nosuch"], "unknown recipe 'nosuch'"),
         (["recipes", "--verbose"], "unrecognized arguments: --verbose"),
+        (["recipes", "--from-command", "NUM_LAYERS=9"], "--from-command needs --script (pr194, pr315"),
+        (["recipes", "pr315", "--from-command", "NUM_LAYERS=9", "--script", "pr315"], "and no recipe's name"),
+        (["recipes", "--script", "pr315"], "--script and --out go with --from-command"),
+        (["recipes", "--from-command", "NUM_LAYERS=9", "--script", "pr1"], "unknown script 'pr1'; known: pr194, "),
+        (["recipes", "--from-command", "NUM_LAYERS=nine", "--script", "pr315"], "needs a whole number"),
+        (["recipes", "--from-command", "layers 9", "--script", "pr315"], "'layers' is not NAME=value"),
+        (["recipes", "--from-command", "", "--script", "pr315", "--out", "mine.txt"], "a recipe's file ends in .toml"),
+        (["plan", "local-smoke", "--nproc", "0"], "'0' is not a whole number of at least 1"),
         (["submission", "runs/x"], "required: --name, --author, --github-id"),
     ],
 )
@@ -78,6 +86,56 @@ def test_the_list_of_recipes_as_json_has_the_same_entries(capsys):
     assert cli.main(["recipes", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in rows] == available_recipes() and all(len(row["fingerprint"]) == 64 for row in rows)
+
+
+def test_a_run_command_is_printed_as_a_recipe_file_and_what_there_is_to_say_goes_to_stderr(capsys, tmp_path):
+    command = "MLP_HIDDEN=1408 VOCAB_SIZE=1024 WARP=9 torchrun --nproc_per_node=8 train_gpt.py"
+    assert cli.main(["recipes", "--from-command", command, "--script", "pr534"]) == 0
+    said = capsys.readouterr()
+    path = tmp_path / "mine.toml"
+    path.write_text(said.out)
+    assert load_recipe(str(path)).fingerprint == load_recipe("pr534-as-run").fingerprint
+    lines = said.err.splitlines()
+    assert lines[0].startswith("WARP=9: unknown: ") and "equal to pr534-as-run" in lines
+    assert any(line.startswith("differs from pr534 in ") for line in lines)
+
+
+def test_a_run_command_as_json_holds_recipe_fingerprint_reports_and_differences(capsys):
+    assert cli.main(["recipes", "--from-command", "NUM_LAYERS=11 WARP=9", "--script", "pr531", "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert set(values) == {"recipe", "fingerprint", "reports", "differs_from"}
+    assert values["fingerprint"] == load_recipe("pr531-as-run").fingerprint
+    assert values["recipe"]["average"]["kind"] == "swa"
+    (report,) = values["reports"]
+    assert set(report) == {"name", "value", "kind", "reason"} and (report["name"], report["value"]) == ("WARP", "9")
+    assert values["differs_from"]["pr531-as-run"] == []
+    assert ["average.kind", "swa", "ema"] in values["differs_from"]["pr531"]
+
+
+def test_a_recipe_of_a_command_is_written_once_and_never_over_another_file(capsys, tmp_path):
+    path = tmp_path / "mine.toml"
+    arguments = ["recipes", "--from-command", "NUM_LAYERS=10", "--script", "pr315", "--out", str(path)]
+    assert cli.main(arguments) == 0
+    assert capsys.readouterr().out == f"{path}\n"
+    written = path.read_bytes()
+    assert load_recipe(str(path)).model.num_layers == 10
+    assert cli.main([word.replace("=10", "=12") for word in arguments]) == 2
+    assert "exists and is not overwritten" in capsys.readouterr().err
+    assert path.read_bytes() == written
+
+
+def test_plan_passes_the_number_of_processes_on(capsys, monkeypatch):
+    given = []
+
+    def plan_table(recipe, step_ms, ranks):
+        given.append((recipe.name, step_ms, ranks))
+        return pd.DataFrame({"quantity": ["parameters"]})
+
+    monkeypatch.setattr("pgolf_core.lab.plan.plan_table", plan_table)
+    assert cli.main(["plan", "local-smoke"]) == 0
+    assert cli.main(["plan", "local-smoke", "--nproc", "8", "--step-ms", "85"]) == 0
+    assert given == [("local-smoke", None, None), ("local-smoke", 85.0, 8)]
+    assert "parameters" in capsys.readouterr().out
 
 
 def test_an_empty_cache_lists_nothing_and_says_how_to_fill_it(capsys, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from pgolf_core import grid
 from pgolf_core.files import UserError
 from pgolf_core.recipe import Recipe, available_recipes, from_dict, load_recipe, to_dict
-from pgolf_core.recipe_rules import AT_LEAST, CHOICES, GRID_NAMES, IN_UNIT_INTERVAL
+from pgolf_core.recipe_rules import AT_LEAST, CHOICES, GRID_NAMES, IN_UNIT_INTERVAL, QAT_ONLY_GRIDS
 
 
 @pytest.mark.parametrize("name", available_recipes())
@@ -49,6 +49,11 @@ def test_every_recipe_on_disk_loads_and_survives_a_round_trip(name: str) -> None
         ({"average": {"ema_decay": 1.5}}, "must lie in [0, 1]"),
         ({"quant": {"mlp": "int9"}}, "quant.mlp = 'int9'; allowed:"),
         ({"quant": {"zstd_level": 23}}, "levels 1 to 22"),
+        ({"quant": {"exceptions": ["blocks.0.*"]}}, "must be PATTERN=GRID"),
+        ({"quant": {"exceptions": ["=fp16"]}}, "must be PATTERN=GRID"),
+        ({"quant": {"exceptions": ["blocks.0.*=int9"]}}, "with a grid of fp16, int6_row"),
+        ({"qat": {"grid": "fp16"}}, "qat.grid = 'fp16'; allowed: packed"),
+        ({"qat": {"lr_factor": 0.5}}, "needs qat.kind = late, not off"),
         ({"track": "marathon"}, "track = 'marathon'; allowed:"),
     ],
 )
@@ -125,3 +130,4 @@ def test_choices_and_bounds_name_keys_that_exist() -> None:
 def test_recipe_and_grid_rooms_agree_on_the_grids() -> None:
     assert set(GRID_NAMES) - {"fp16"} <= {name for name, g in grid.GRIDS.items() if g.packable}
     assert {name for name, g in grid.GRIDS.items() if g.packable} <= set(GRID_NAMES)
+    assert {name for name, g in grid.GRIDS.items() if not g.packable} == set(QAT_ONLY_GRIDS)

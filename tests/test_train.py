@@ -185,6 +185,31 @@ def test_late_qat_comes_on_below_its_threshold_says_so_and_changes_the_weights(d
     assert curves["always"][1] != curves["off"][1]
 
 
+def test_late_qat_on_a_named_grid_lowers_the_rate_by_its_factor_and_survives_a_restart(data, tmp_path: Path) -> None:
+    qat = {"kind": "late", "threshold": 0.5, "grid": "int6_fake_pr534", "lr_factor": 0.5}
+    curves = {}
+    for name, factor in (("half", qat), ("full", {**qat, "lr_factor": 1.0})):
+        train(small_recipe(qat=factor), 0, data, tmp_path / name)
+        curves[name] = [x for x in training_curve(tmp_path / name) if x["kind"] == "train"]
+    assert "tensors:19 grid:int6_fake_pr534" in (tmp_path / "half" / "train.log").read_text()
+    ratio = [a["lr_multiplier"] / b["lr_multiplier"] for a, b in zip(*curves.values(), strict=True)]
+    assert ratio == [1.0] * 10 + [0.5] * 2
+    trainer = Trainer(small_recipe(qat=qat), 0, data, tmp_path / "stopped")
+    original = trainer._step
+    trainer._step = lambda: (os.kill(os.getpid(), signal.SIGINT) if trainer.step == 10 else None, original())[1]
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    train(small_recipe(qat=qat), 0, data, tmp_path / "stopped")
+    again = [x for x in training_curve(tmp_path / "stopped") if x["kind"] == "train"]
+    assert [x["loss"] for x in again] == [x["loss"] for x in curves["half"]]
+    assert again[-1]["lr_multiplier"] == curves["half"][-1]["lr_multiplier"]
+
+
+def test_an_exception_for_no_tensor_is_refused_before_training(data, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no tensor is called 'blocks\.9"):
+        train(small_recipe(quant={"exceptions": ["blocks.9.*=fp16"]}), 0, data, tmp_path / "run")
+
+
 def test_divergence_stops_at_its_step_and_keeps_the_last_checkpoint(data, tmp_path: Path) -> None:
     trainer = Trainer(small_recipe(), 0, data, tmp_path / "run")
     original = trainer._forward_backward

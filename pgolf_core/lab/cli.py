@@ -97,8 +97,11 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--fresh", action="store_true", help="delete these seeds' earlier results and redo them")
     add_data(made)
 
-    made = command("recipes", _recipes, "list the recipes, or show one with every value resolved")
+    made = command("recipes", _recipes, "list the recipes, show one resolved, or make one of a published run command")
     made.add_argument("recipe", nargs="?", metavar="NAME")
+    made.add_argument("--from-command", metavar="TEXT", help='a run command, as "NUM_LAYERS=11 ... torchrun ..."')
+    made.add_argument("--script", metavar="PR", help="whose script it calls, and whose defaults so apply, as pr315")
+    made.add_argument("--out", metavar="FILE.toml", help="write that recipe there instead of printing it")
     add_json(made)
 
     made = command("data", _data, "prepare a corpus, or list what is prepared")
@@ -117,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("recipe")
     add_set(made)
     made.add_argument("--step-ms", type=float, help="milliseconds of a step, for the steps that fit in the budget")
+    made.add_argument("--nproc", type=_count, metavar="N", help="processes that train together, for the memory of each")
     add_json(made)
 
     made = command("compare", _compare, "compare finished runs over their seeds, each against the first")
@@ -155,6 +159,12 @@ def _seeds(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 1")
+    return int(text)
+
+
 # ---------------------------------------------------------------------- the commands
 
 
@@ -185,6 +195,10 @@ def _record(options: argparse.Namespace) -> int:
 
 
 def _recipes(options: argparse.Namespace) -> int:
+    if options.from_command is not None:
+        return _recipe_from_command(options)
+    if options.script or options.out:
+        raise UsageError("--script and --out go with --from-command; see `pgolf recipes --help`")
     if options.recipe:
         recipe = _checked_recipe(_recipe_argument(options.recipe))
         values = {**to_dict(recipe), "fingerprint": recipe.fingerprint}
@@ -198,6 +212,38 @@ def _recipes(options: argparse.Namespace) -> int:
     width = max((len(row["name"]) for row in rows), default=0)
     for row in rows:
         print(f"{row['name']:<{width}}  {row['fingerprint'][:8]}  {row['title']}")
+    return 0
+
+
+def _recipe_from_command(options: argparse.Namespace) -> int:
+    """The recipe on standard output (or in --out), what there is to say about it on standard error."""
+    from dataclasses import asdict
+
+    from pgolf_core.files import write_text
+    from pgolf_core.lab.commands import SCRIPTS, compare_known, comparison_lines, recipe_from_command
+
+    if not options.script or options.recipe:
+        raise UsageError(f"--from-command needs --script ({', '.join(SCRIPTS)}) and no recipe's name")
+    out = Path(os.path.expanduser(options.out)) if options.out else None
+    if out and out.suffix != ".toml":
+        raise UsageError(f"--out {out}: a recipe's file ends in .toml")
+    if out and out.exists():
+        raise UsageError(f"--out {out} exists and is not overwritten; delete it or choose another name")
+    try:
+        resolved = recipe_from_command(options.from_command, options.script)
+    except UserError as error:
+        raise UsageError(str(error)) from None
+    recipe, known = resolved.recipe, compare_known(resolved.recipe, options.script)
+    for line in [*map(str, resolved.reports), *comparison_lines(recipe, known)]:
+        print(line, file=sys.stderr)
+    if out:
+        write_text(out, resolved.toml)
+    if options.json:
+        reports = [asdict(report) for report in resolved.reports]
+        values = {"recipe": to_dict(recipe), "fingerprint": recipe.fingerprint}
+        print(json.dumps({**values, "reports": reports, "differs_from": known}, indent=2))
+    else:
+        print(out if out else resolved.toml, end="\n" if out else "")
     return 0
 
 
@@ -263,7 +309,7 @@ def _plan(options: argparse.Namespace) -> int:
     recipe = _checked_recipe(_recipe_argument(options.recipe), options.set)
     from pgolf_core.lab.plan import plan_table
 
-    return _show(plan_table(recipe, options.step_ms), options.json)
+    return _show(plan_table(recipe, options.step_ms, ranks=options.nproc), options.json)
 
 
 def _compare(options: argparse.Namespace) -> int:
