@@ -128,6 +128,37 @@ def test_every_member_of_a_group_is_the_tensor_that_its_name_says(name: str) -> 
     assert members["token embedding"] == ("tok_emb.weight",) and members["smear gate"] == ("smear.gate",)
 
 
+# ---------------------------------------------------------------------- the rest of the published settings
+
+
+@pytest.mark.parametrize(
+    ("name", "batch_tokens", "average", "qat", "cadence"),
+    [
+        ("pr194", 524_288, ("swa", 0.5, 50), ("always",), (200, 50)),
+        ("pr315", 786_432, ("ema", 0.997), ("off",), (0, 200)),
+        ("pr332", 524_288, ("ema", 0.997), ("off",), (1000, 200)),
+        ("pr531", 786_432, ("ema", 0.997), ("late", 0.15, 1.0), (500, 100)),
+        ("pr531-as-run", 786_432, ("swa", 0.4, 50), ("off",), (500, 100)),
+        ("pr534", 786_432, ("swa", 0.2, 50), ("late", 0.1, 0.5), (1000, 200)),
+    ],
+)
+def test_batches_averages_and_qat_start_as_published(
+    name: str, batch_tokens: int, average: tuple, qat: tuple, cadence: tuple
+) -> None:
+    record = load_recipe(name)
+    ema = record.average.kind == "ema"
+    rule = (record.average.ema_decay,) if ema else (record.average.swa_start, record.average.swa_every_steps)
+    late = (record.qat.threshold, record.qat.lr_factor) if record.qat.kind == "late" else ()
+    assert (record.average.kind, *rule) == average and (record.qat.kind, *late) == qat
+    assert record.data.batch_tokens == batch_tokens == 8 * record.data.micro_batch_seqs * 2048
+    assert (record.schedule.val_every_steps, record.schedule.log_every_steps) == cadence
+    common = {"seq_len": 2048, "spans_per_step": 8, "max_seconds": 600.0, "warmdown_iters": 3000, "warmup_steps": 20,
+              "muon_momentum_start": 0.92, "muon_momentum": 0.99, "muon_momentum_warmup_steps": 1500,
+              "grad_clip_norm": 0.3, "newton_schulz_steps": 5, "adam_eps": 1e-8}  # fmt: skip
+    found = {**vars(record.data), **vars(record.schedule), **vars(record.optim)}
+    assert {key: found[key] for key in common} == common
+
+
 # ---------------------------------------------------------------------- documented and as run
 
 
