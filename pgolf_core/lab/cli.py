@@ -307,9 +307,13 @@ def _eval(options: argparse.Namespace) -> int:
 
 def _plan(options: argparse.Namespace) -> int:
     recipe = _checked_recipe(_recipe_argument(options.recipe), options.set)
-    from pgolf_core.lab.plan import plan_table
+    from pgolf_core.lab.plan import format_plan, plan_table
 
-    return _show(plan_table(recipe, options.step_ms, ranks=options.nproc), options.json)
+    table = plan_table(recipe, options.step_ms, ranks=options.nproc)
+    if options.json:
+        return _show(table, as_json=True)
+    print(format_plan(table))
+    return 0
 
 
 def _compare(options: argparse.Namespace) -> int:
