@@ -10,7 +10,7 @@ import pytest
 
 from pgolf_core.files import UserError
 from pgolf_core.lab import cli
-from pgolf_core.lab.arms import FINEWEB_BYTES, FINEWEB_TARGETS
+from pgolf_core.lab.arms import FINEWEB_BYTES, FINEWEB_TARGETS, SCORE_NAMES
 from pgolf_core.lab.comparison import COLUMNS, compare_arms, seeds_long
 from pgolf_core.lab.comparison_text import comparison_text
 from pgolf_core.lab.published import load_published
@@ -206,6 +206,7 @@ def test_what_was_changed_is_named_key_by_key(tmp_path):
     ]
     assert compared.against[1].differs == []
     text = comparison_text(compared)
+    assert "not corrected for 2 of them" in text
     assert "    model.num_layers: 4 -> 5" in text.splitlines() and "changed: nothing that is on file" in text
 
 
@@ -393,5 +394,8 @@ def test_the_command_prints_json_without_a_value_that_is_not_json(tmp_path, caps
 def test_wrong_use_of_the_command_is_status_2_and_a_missing_run_status_1(tmp_path, capsys):
     assert cli.main(["compare", "pr315", "--csv", str(tmp_path / "t.txt")]) == 2
     assert "a table's file ends in .csv" in capsys.readouterr().err
+    assert cli.main(["compare", "pr315", "--score", "best"]) == 2
+    said = capsys.readouterr().err
+    assert all(f"'{name}'" in said for name in SCORE_NAMES)
     assert cli.main(["compare", str(tmp_path / "gone")]) == 1
     assert capsys.readouterr().err.count("\n") == 1

@@ -126,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     made = command("compare", _compare, "compare runs and published records over their seeds, each with the first")
     made.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, or a published record, as pr315")
     made.add_argument("--against", default="", metavar="RUN", help="the baseline (default: a record, else the first)")
-    made.add_argument("--score", default="", help="sliding, roundtrip, averaged or raw (default: sliding)")
+    made.add_argument("--score", default="", choices=("sliding", "roundtrip", "averaged", "raw"))
     made.add_argument("--csv", metavar="FILE.csv", help="write the table there, and FILE-seeds.csv beside it")
     add_json(made)
 

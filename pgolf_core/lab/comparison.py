@@ -39,6 +39,12 @@ from pgolf_core.lab.inference import (
     summarise,
 )
 
+COLUMNS = (
+    "run", "seeds", "n", "mean", "std", "low", "high", "detectable", "difference", "difference_low", "difference_high",
+    "p_value", "test", "nats_difference", "nats_low", "nats_high", "nats_unit", "rule_improvement", "rule_margin",
+    "rule_p_value", "rule_passes", "rule_detectable", "total_bytes", "total_bytes_max", "train_seconds", "seconds",
+    "differs", "note",
+)  # fmt: skip
 NO_VALUE = float("nan")
 FLOATS = (
     "std", "low", "high", "detectable", "difference", "difference_low", "difference_high", "p_value", "nats_difference",
@@ -108,7 +114,8 @@ def compare(run_folders: Sequence[str | Path], score: str = "", against: str | P
     Columns: run, seeds, n; mean, std, low, high, detectable, difference, difference_low, difference_high (bits per
     byte); p_value, test; nats_difference, nats_low, nats_high in nats per nats_unit; the challenge's rule as
     rule_improvement, rule_margin (the same unit), rule_p_value, rule_passes, rule_detectable; total_bytes (mean),
-    total_bytes_max, train_seconds, seconds (means); differs, note. What does not exist is NaN or an empty text.
+    total_bytes_max, train_seconds, seconds (means); differs, note. What does not exist is NaN or an empty text. In the
+    baseline's row `detectable` is for two runs of its n and std (Welch), in the others for the test that was made.
     """
     return arms_table(compare_arms(run_folders, score, against))
 
@@ -214,16 +221,8 @@ def arms_table(compared: Compared) -> pd.DataFrame:
     rows += [_own_columns(one.arm) | _test_columns(one) for one in compared.against]
     texts = {"test": "", "nats_unit": "", "rule_passes": None, "differs": "", "note": ""}
     complete = [dict.fromkeys(FLOATS, NO_VALUE) | texts | row for row in rows]
-    table = pd.DataFrame(complete, columns=[*COLUMNS]).astype(dict.fromkeys(FLOATS, float))
+    table = pd.DataFrame(complete, columns=list(COLUMNS)).astype(dict.fromkeys(FLOATS, float))
     return table.astype({"rule_passes": object})
-
-
-COLUMNS = (
-    "run", "seeds", "n", "mean", "std", "low", "high", "detectable", "difference", "difference_low", "difference_high",
-    "p_value", "test", "nats_difference", "nats_low", "nats_high", "nats_unit", "rule_improvement", "rule_margin",
-    "rule_p_value", "rule_passes", "rule_detectable", "total_bytes", "total_bytes_max", "train_seconds", "seconds",
-    "differs", "note",
-)  # fmt: skip
 
 
 def _own_columns(arm: Arm) -> dict[str, Any]:

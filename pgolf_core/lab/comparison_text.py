@@ -76,7 +76,8 @@ def _differences(against: Sequence[Against]) -> str:
         row += [_number(one.bpb.detectable), f"{one.nats.difference:+.4f}", one.unit]
         rows.append(row)
     caption = f"detectable: the true difference that this test would find in {POWER:.0%} of repetitions"
-    return f"{_aligned(header, rows)}\n{caption}, if the seeds spread as they did here"
+    several = f"\np-values are of one test each, not corrected for {len(rows)} of them" if len(rows) > 1 else ""
+    return f"{_aligned(header, rows)}\n{caption}, if the seeds spread as they did here{several}"
 
 
 def _words(one: Against) -> str:
