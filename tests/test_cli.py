@@ -147,14 +147,14 @@ def test_an_empty_cache_lists_nothing_and_says_how_to_fill_it(capsys, tmp_path):
 
 def test_a_table_is_printed_as_text_or_as_json_records(capsys, monkeypatch, tmp_path):
     table = pd.DataFrame({"run": ["a", "b"], "mean": [1.5, float("nan")]})
-    monkeypatch.setattr("pgolf_core.lab.stats.compare", lambda folders: table)
-    assert cli.main(["compare", "a", "b"]) == 0
+    monkeypatch.setattr("pgolf_core.lab.plan.plan_table", lambda *arguments, **options: table)
+    assert cli.main(["plan", "local-smoke"]) == 0
     assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
         ["run", "mean"],
         ["a", "1.5"],
         ["b", "–"],
     ]
-    assert cli.main(["compare", "a", "b", "--json"]) == 0
+    assert cli.main(["plan", "local-smoke", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == [{"run": "a", "mean": 1.5}, {"run": "b", "mean": None}]
 
 
@@ -200,14 +200,14 @@ def test_ctrl_c_ends_with_130_and_a_missing_part_is_named(capsys, monkeypatch):
     def stop(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pgolf_core.lab.stats.compare", stop)
+    monkeypatch.setattr("pgolf_core.lab.comparison.compare_arms", stop)
     assert cli.main(["compare", "a"]) == 130
     assert capsys.readouterr().err == "pgolf: stopped\n"
 
     def missing(*arguments):
         raise ModuleNotFoundError("No module named 'papermill'", name="papermill")
 
-    monkeypatch.setattr("pgolf_core.lab.stats.compare", missing)
+    monkeypatch.setattr("pgolf_core.lab.comparison.compare_arms", missing)
     assert cli.main(["compare", "a"]) == 1
     assert "papermill is not installed; `make setup`" in capsys.readouterr().err
 

@@ -158,11 +158,12 @@ def test_one_seed_is_reported_without_spread(run):
     assert json.loads(paths.summary.read_text())["sliding_bpb"]["std"] is None
 
 
-def test_the_terminal_table_is_aligned_and_ends_with_mean_and_std(written):
+def test_the_terminal_table_is_aligned_and_ends_with_mean_std_and_half_the_interval(written):
     lines = seeds_table_text(json.loads(written.summary.read_text())).splitlines()
     assert len({len(line) for line in lines[1:]}) == 1 and len(lines[0]) <= 100
     assert lines[0].split()[:3] == ["seed", "steps", "raw"] and lines[3].split()[0] == "1337"
-    assert lines[-2].split()[:2] == ["mean", "408.0"] and lines[-1].split()[:2] == ["std", "1.0"]
+    assert lines[-3].split()[:2] == ["mean", "408.0"] and lines[-2].split()[:2] == ["std", "1.0"]
+    assert lines[-1].split()[:3] == ["±", "95%", "2.5"]  # t(0.975, 2) = 4.303, times 1 / sqrt(3)
 
 
 @pytest.mark.parametrize("name", ["result.json", "ledger.json", "metrics.jsonl", "env.json"])

@@ -123,8 +123,11 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--nproc", type=_count, metavar="N", help="processes that train together, for the memory of each")
     add_json(made)
 
-    made = command("compare", _compare, "compare finished runs over their seeds, each against the first")
-    made.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, as runs/local_10min_1mb/local-smoke")
+    made = command("compare", _compare, "compare runs and published records over their seeds, each with the first")
+    made.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, or a published record, as pr315")
+    made.add_argument("--against", default="", metavar="RUN", help="the baseline (default: a record, else the first)")
+    made.add_argument("--score", default="", choices=("sliding", "roundtrip", "averaged", "raw"))
+    made.add_argument("--csv", metavar="FILE.csv", help="write the table there, and FILE-seeds.csv beside it")
     add_json(made)
 
     made = command("verify", _verify, "check what an artifact, a run or a submission folder claims")
@@ -317,9 +320,17 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from pgolf_core.lab.stats import compare
+    from pgolf_core.lab.comparison import compare_arms, to_json, write_csv
+    from pgolf_core.lab.comparison_text import comparison_text
 
-    return _show(compare([Path(run) for run in options.runs]), options.json)
+    csv = Path(os.path.expanduser(options.csv)) if options.csv else None
+    if csv and csv.suffix != ".csv":
+        raise UsageError(f"--csv {csv}: a table's file ends in .csv")
+    compared = compare_arms(options.runs, options.score, options.against)
+    print(json.dumps(to_json(compared), indent=2, ensure_ascii=False) if options.json else comparison_text(compared))
+    for path in write_csv(compared, csv) if csv else ():
+        print(f"wrote {path}", file=sys.stderr)
+    return 0
 
 
 def _verify(options: argparse.Namespace) -> int:

@@ -314,7 +314,7 @@ def _toml_lines(values: Mapping[str, Any]) -> list[str]:
 
 def differences(ours: Recipe, theirs: Recipe) -> list[list[Any]]:
     """[key, ours, theirs] wherever two recipes differ, name and title apart."""
-    mine, other = _flat(to_dict(ours)), _flat(to_dict(theirs))
+    mine, other = flatten(to_dict(ours)), flatten(to_dict(theirs))
     return [[key, mine[key], other[key]] for key in mine if mine[key] != other[key] and key not in ("name", "title")]
 
 
@@ -335,8 +335,9 @@ def comparison_lines(recipe: Recipe, known: Mapping[str, list[list[Any]]]) -> li
     return lines
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as one, keyed as --set is: {"model": {"num_layers": 9}} gives {"model.num_layers": 9}."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return flat

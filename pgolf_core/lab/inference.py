@@ -1,0 +1,187 @@
+"""What a few seeds can say: means and intervals, tests between two arms, the challenge's rule, what could be detected.
+
+Intervals are Student's t. Two arms are compared by a paired t test where they share seeds, else by Welch's t test
+(B. L. Welch, Biometrika 34, 1947). One seed never gets a p-value. Everything here is arithmetic on {seed: value}.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import optimize, stats
+
+CONFIDENCE = 0.95
+"""Level of every interval that the project reports."""
+POWER = 0.8
+"""A detectable difference is one that this share of repetitions would find."""
+RULE_MARGIN_NATS = 0.005
+"""By more than this a record has to be better, in nats a token (SEEDS.md 1.1)."""
+RULE_LEVEL = 0.01
+"""The p-value has to be below this."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean and spread of one number over seeds, in that number's own unit; spreads are None for n = 1."""
+
+    n: int
+    mean: float
+    std: float | None
+    """Sample standard deviation, divisor n - 1."""
+    sem: float | None
+    """Standard error of the mean, std / sqrt(n)."""
+    low: float | None
+    """Lower end of the two-sided interval of the mean."""
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Arm b against arm a; `difference` = mean of b - mean of a (paired: over the shared seeds only)."""
+
+    method: str
+    """'paired t', 'Welch t', or 'none' when no test is possible."""
+    n_a: int
+    """Seeds of a that entered."""
+    n_b: int
+    difference: float
+    low: float | None
+    """Lower end of the interval of the difference; None without a test."""
+    high: float | None
+    p_value: float | None
+    """Two-sided, of: no difference."""
+    note: str
+    """Why there is no p-value, or which seeds were left out; empty otherwise."""
+    detectable: float | None = None
+    """The true difference that this test, with this spread, would find in POWER of repetitions."""
+
+
+@dataclass(frozen=True)
+class RuleTest:
+    """The challenge's rule: one-sided test of `improvement <= margin`; passed where p < RULE_LEVEL."""
+
+    method: str
+    """As in Comparison."""
+    improvement: float
+    """Mean of the baseline - mean of the run (paired: over the shared seeds): positive where the run is better."""
+    margin: float
+    """In the unit of the values."""
+    p_value: float | None
+    passes: bool | None
+    """None where no test is possible."""
+    detectable: float | None
+    """The true improvement that would pass in POWER of repetitions, with this spread."""
+    note: str
+
+
+def summarise(values: Iterable[float], confidence: float = CONFIDENCE) -> Summary:
+    """Mean, standard deviation (divisor n - 1), standard error and t interval; ValueError for none or not finite."""
+    x = _finite(values)
+    n, mean = len(x), float(x.mean())
+    if n == 1:
+        return Summary(1, mean, None, None, None, None)
+    std = float(x.std(ddof=1))
+    sem = std / math.sqrt(n)
+    half_width = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * sem
+    return Summary(n, mean, std, sem, mean - half_width, mean + half_width)
+
+
+def compare_runs(
+    values_a: Mapping[int, float], values_b: Mapping[int, float], confidence: float = CONFIDENCE
+) -> Comparison:
+    """Compare two arms given as {seed: value}; paired over the seeds that both have if there are two, else Welch."""
+    pair = _Pair(values_a, values_b)
+    if not pair.method:
+        return Comparison("none", len(pair.a), len(pair.b), pair.difference, None, None, None, pair.note)
+    if pair.method == "paired t":
+        test = stats.ttest_rel(pair.b, pair.a)
+    else:
+        test = stats.ttest_ind(pair.b, pair.a, equal_var=False)
+    interval = test.confidence_interval(confidence)
+    detectable = detectable_difference(pair.standard_error, float(test.df), 1 - confidence)
+    return Comparison(
+        pair.method, len(pair.a), len(pair.b), pair.difference, float(interval.low), float(interval.high),
+        float(test.pvalue), pair.note, detectable,
+    )  # fmt: skip
+
+
+def challenge_rule(
+    baseline: Mapping[int, float], run: Mapping[int, float], margin: float = RULE_MARGIN_NATS
+) -> RuleTest:
+    """Is the loss of `run` lower than that of `baseline` by more than `margin`, at p < RULE_LEVEL? Both {seed: loss}.
+
+    The values and the margin are in one unit. Paired and Welch as in `compare_runs`.
+    """
+    pair = _Pair(run, baseline)  # so that a difference is an improvement
+    if not pair.method:
+        return RuleTest("none", pair.difference, margin, None, None, None, pair.note)
+    if pair.method == "paired t":
+        test = stats.ttest_1samp(pair.b - pair.a, margin, alternative="greater")
+    else:
+        test = stats.ttest_ind(pair.b - margin, pair.a, equal_var=False, alternative="greater")
+    p_value = float(test.pvalue)
+    detectable = margin + detectable_difference(pair.standard_error, float(test.df), RULE_LEVEL, sides=1)
+    return RuleTest(pair.method, pair.difference, margin, p_value, p_value < RULE_LEVEL, detectable, pair.note)
+
+
+def detectable_difference(
+    standard_error: float, freedom: float, level: float = 1 - CONFIDENCE, sides: int = 2, power: float = POWER
+) -> float:
+    """The smallest true difference that a t test at `level` finds with probability `power`.
+
+    `standard_error` of the estimated difference, in the unit of the result; `freedom`: the test's degrees of freedom.
+    An observed standard error makes this an estimate, rough with few seeds.
+    """
+    critical = float(stats.t.isf(level / sides, freedom))
+    # t = (z + shift) / s with s^2 = chi^2 / freedom. Scipy's noncentral t says the same, but is NaN from shift 38 on.
+    middles = (np.arange(10_000) + 0.5) / 10_000
+    bars = critical * np.sqrt(stats.chi2.ppf(middles, freedom) / freedom)
+
+    def missing_power(shift: float) -> float:
+        found = stats.norm.sf(bars - shift).mean()
+        return float(found + (stats.norm.cdf(-bars - shift).mean() if sides == 2 else 0.0)) - power
+
+    return float(optimize.brentq(missing_power, 0.0, 10 + 10 * critical)) * standard_error
+
+
+def detectable_by_another(std: float, n: int) -> float:
+    """The difference to another arm of n seeds that spreads alike which Welch's test would find in POWER of cases."""
+    return detectable_difference(std * math.sqrt(2 / n), 2 * (n - 1))
+
+
+class _Pair:
+    """Two arms made ready for one test: which seeds enter, paired or not, and why there may be no test."""
+
+    def __init__(self, values_a: Mapping[int, float], values_b: Mapping[int, float]) -> None:
+        shared = sorted(set(values_a) & set(values_b))
+        paired = len(shared) >= 2
+        self.a = _finite([values_a[seed] for seed in (shared if paired else sorted(values_a))])
+        self.b = _finite([values_b[seed] for seed in (shared if paired else sorted(values_b))])
+        self.difference = float((self.b - self.a).mean() if paired else self.b.mean() - self.a.mean())
+        self.method = self.note = ""
+        if not paired and min(len(self.a), len(self.b)) < 2:
+            counts = f"{len(self.a)} against {len(self.b)} seed(s)"
+            self.note = f"no p-value: {counts}, and one seed has no spread to test against"
+            return
+        left_out = sorted(set(values_a) ^ set(values_b)) if paired else []
+        if left_out:
+            self.note = f"seeds {', '.join(map(str, left_out))} are in one arm only and were left out"
+        spreads = [(self.b - self.a).std(ddof=1)] if paired else [self.a.std(ddof=1), self.b.std(ddof=1)]
+        # Rounding leaves about 1e-16 of the values where the true spread is zero; a t statistic from it means nothing.
+        if max(spreads) <= 1e-12 * max(1.0, abs(self.a).max(), abs(self.b).max()):
+            why = "no p-value: no spread over the seeds to test against"
+            self.note = "; ".join(filter(None, [why, self.note]))
+            return
+        self.method = "paired t" if paired else "Welch t"
+        sizes = [len(self.b)] if paired else [len(self.a), len(self.b)]
+        self.standard_error = math.sqrt(sum(s**2 / n for s, n in zip(spreads, sizes, strict=True)))
+
+
+def _finite(values: Iterable[float]) -> np.ndarray:
+    x = np.asarray(list(values), dtype=np.float64)
+    if not x.size or not np.isfinite(x).all():
+        raise ValueError(f"need at least one value, all finite; got {x.tolist()}")
+    return x
