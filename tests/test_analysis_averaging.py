@@ -23,13 +23,15 @@ from pgolf_core.grid import GRIDS, dequantise, quantise_tensor
 from pgolf_core.lab import analysis_averaging as averaging
 from pgolf_core.model import GPT, build_model, parameter_shapes
 from pgolf_core.recipe import load_recipe
+from pgolf_core.runlog import training_curve
+from pgolf_core.train import train
 
 SMALL = {
     "small": small_recipe(),
     "value embedding": small_recipe(model={"ve_dim": 8, "ve_layers": [1]}),
     "plain": small_recipe(model={"bigram_rows": 0, "smear": "off", "num_layers": 1, "xsa_last_n": 0}),
 }
-RECIPES = {**SMALL, "local-smoke": load_recipe("local-smoke"), "pr315": load_recipe("pr315")}
+RECIPES = {**SMALL, **{name: load_recipe(name) for name in ("local-smoke", "pr315", "pr332")}}
 
 
 def weights_of(settings: recipe.Recipe, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -71,6 +73,31 @@ def test_the_weights_of_the_steps_rebuild_the_average_that_training_keeps(kind: 
     assert table["weight"].sum() == pytest.approx(1) and table["step"].tolist() == list(range(8))
     rebuilt = sum(weight * tensor for weight, tensor in zip(table["weight"], seen, strict=True))
     assert torch.allclose(rebuilt, kept.result(model)["weight"], atol=1e-5)
+
+
+def test_the_logged_rates_give_back_the_schedule_and_the_step_at_which_rounding_came_on():
+    plain = [1.0, 1.0, 0.8, 0.6, 0.4, 0.45, 0.2]
+    late = recipe.QAT(kind="late", threshold=0.5, lr_factor=0.5)
+    logged = plain[:4] + [rate / 2 for rate in plain[4:]]
+    assert averaging.qat_since(late, logged) == 5
+    assert averaging.schedule_multipliers(late, logged) == pytest.approx(plain)
+    for qat, since in ((recipe.QAT(), None), (recipe.QAT(kind="always"), 1), (recipe.QAT(kind="late"), None)):
+        assert averaging.qat_since(qat, plain) == since
+        assert averaging.schedule_multipliers(qat, plain).tolist() == plain
+
+
+@pytest.mark.parametrize("kind", ["off", "always", "late"])
+def test_the_step_that_the_trainer_logs_is_the_one_found(kind: str, tmp_path: Path):
+    qat = {"kind": kind, "threshold": 0.6} | ({"lr_factor": 0.5} if kind == "late" else {})
+    settings = small_recipe(qat=qat, average={"kind": "swa", "swa_start": 0.8, "swa_every_steps": 1})
+    train(settings, 1, small_data(tmp_path / "data"), tmp_path)
+    rates = [record["lr_multiplier"] for record in training_curve(tmp_path) if record["kind"] == "train"]
+    lines = [line for line in (tmp_path / "train.log").read_text().splitlines() if line.startswith("qat:enabled")]
+    logged = int(lines[0].split("step:")[1].split()[0]) + 1 if lines else None  # the log counts the steps done
+    assert averaging.qat_since(settings.qat, rates) == logged
+    assert averaging.schedule_multipliers(settings.qat, rates)[-6:] == pytest.approx(
+        [1, 5 / 6, 4 / 6, 0.5, 2 / 6, 1 / 6]
+    )
 
 
 def test_swa_without_a_snapshot_is_the_last_weights():
@@ -185,6 +212,50 @@ def test_fake_and_packed_grid_are_one_and_a_difference_is_named(grid: str):
     torn = dict.fromkeys(["blocks.0.mlp.fc.weight"], GRIDS["int6_fake_pr194"])
     with pytest.raises(AssertionError, match="no float16 scales"):
         averaging.fake_differs_from_packed(weights, torn)
+
+
+def test_exceptions_hold_for_matrices_and_a_vector_s_exception_is_no_obstacle():
+    weights = weights_of(RECIPES["small"])
+    exceptions = ("blocks.1.attn.c_k.weight=fp16", "blocks.0.*.weight=int8_clip_search", "skip_weights=fp16")
+    quant = dataclasses.replace(RECIPES["small"].quant, exceptions=exceptions)
+    grids = averaging.matrix_grids(weights, quant)
+    assert "blocks.1.attn.c_k.weight" not in grids and grids["blocks.2.mlp.fc.weight"].name == quant.mlp
+    assert {grids[name].name for name in grids if name.startswith("blocks.0.")} == {"int8_clip_search"}
+
+
+def test_training_on_the_packed_grid_has_no_gap_and_on_another_it_is_measured():
+    settings = small_recipe(quant={"mlp": "int5_row_nofloor", "other": "int6_row"})
+    weights = weights_of(settings)
+    packed = averaging.packed_grids(weights, settings.quant)
+    assert averaging.grid_gap(weights, averaging.training_grids(weights, settings), packed).empty
+    other = dataclasses.replace(settings, qat=recipe.QAT(kind="late", grid="int6_row"))
+    gap = averaging.grid_gap(weights, averaging.training_grids(weights, other), packed).set_index("kind")
+    assert gap.index.tolist() == ["MLP: up", "MLP: down"] and (gap["matrices"] == 3).all()
+    names = [name for name in weights if name.endswith("mlp.fc.weight")]
+    w, back, seen = (
+        torch.cat(parts)
+        for parts in (
+            [weights[name] for name in names],
+            [dequantise(*quantise_tensor(weights[name], GRIDS["int5_row_nofloor"])) for name in names],
+            [dequantise(*quantise_tensor(weights[name], GRIDS["int6_row"])) for name in names],
+        )
+    )
+    assert gap.loc["MLP: up", "distance"] == pytest.approx(((seen - back).norm() / w.norm()).item(), rel=1e-5)
+    assert 0 < gap.loc["MLP: up", "other"] < 1
+
+
+@pytest.mark.parametrize("grid", ["int6_fake_pr194", "int6_fake_pr534"])
+def test_a_grid_that_no_artifact_holds_can_be_looked_at(grid: str):
+    settings = small_recipe(qat={"kind": "always", "grid": grid})
+    weights = weights_of(settings)
+    trained = averaging.training_grids(weights, settings)
+    assert {each.name for each in trained.values()} == {grid}
+    w = weights["blocks.0.mlp.fc.weight"]
+    assert torch.equal(averaging.on_grid(w, GRIDS[grid]), averaging.fake_quantise(w, GRIDS[grid]))
+    probe, _, _ = probe_of(settings, trained)
+    assert probe.covered > 0 and probe.qat_loss == probe.rounded_loss != probe.plain_loss
+    gap = averaging.grid_gap(weights, trained, averaging.packed_grids(weights, settings.quant))
+    assert len(gap) and not gap["kind"].isin(["token embedding", "bigram table"]).any()
 
 
 def test_a_fake_quantiser_that_rounds_otherwise_is_caught(monkeypatch: pytest.MonkeyPatch):

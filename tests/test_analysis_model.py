@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 
 from pgolf_core import recipe
-from pgolf_core.artifact import grid_names_for
 from pgolf_core.attention import exclude_self, rotary_tables, rotate
+from pgolf_core.grid import grid_names_for
 from pgolf_core.lab import analysis_model as analysis
 from pgolf_core.model import GPT, build_model, num_parameters, parameter_shapes
 from pgolf_core.recipe import load_recipe
@@ -31,6 +31,11 @@ SHAPES = {
     "one layer": dataclasses.replace(TINY, num_layers=1, xsa_last_n=1),
     "plain": dataclasses.replace(TINY, smear="off", bigram_rows=0, ln_scale=False, xsa_last_n=0),
     "value embedding": dataclasses.replace(TINY, ve_dim=6, ve_layers=(3, 4), smear="before", bigram_rows=0),
+    "large epsilon": dataclasses.replace(TINY, norm_eps=2.0**-7, embed_init_std=0.01),
+    "large epsilon, smear before": dataclasses.replace(
+        TINY, norm_eps=2.0**-7, embed_init_std=0.01, smear="before", ln_scale=False
+    ),
+    "uniform start, no smear": dataclasses.replace(TINY, init="uniform", smear="off", norm_eps=1e-3),
     "local-smoke": load_recipe("local-smoke").model,
     "pr315": load_recipe("pr315").model,
 }
@@ -64,8 +69,12 @@ def test_budget_and_formula_both_give_the_exact_number_of_parameters(name: str):
     assert budget["share"].sum() == pytest.approx(1)
 
 
-def test_the_published_network_has_its_published_number_of_parameters():
-    assert analysis.parameter_formula(SHAPES["pr315"]) == 26_829_913
+@pytest.mark.parametrize(
+    ("record", "published"),
+    [("pr194", 26_502_232), ("pr315", 26_829_913), ("pr332", 27_618_913), ("pr531", 27_878_489), ("pr534", 25_224_291)],
+)
+def test_the_closed_form_gives_every_records_published_number_of_parameters(record: str, published: int):
+    assert analysis.parameter_formula(load_recipe(record).model) == published
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -107,6 +116,14 @@ def test_alternatives_shrink_from_fp16_to_int6_and_a_gradient_recipe_has_an_esti
     assert analysis.size_alternatives(SHAPES["pr315"], dataclasses.replace(quant, allocation="gradient"))
 
 
+def test_an_exception_counts_in_the_recipe_s_row_alone():
+    quant, config = load_recipe("local-smoke").quant, SHAPES["local-smoke"]
+    excepted = dataclasses.replace(quant, exceptions=("blocks.0.*.weight=fp16",))
+    plain, changed = (analysis.size_alternatives(config, each) for each in (quant, excepted))
+    assert changed["this recipe"]["fp16"] > plain["this recipe"]["fp16"]
+    assert all(changed[row] == plain[row] for row in plain if row != "this recipe")
+
+
 def test_the_shape_table_has_one_column_per_network():
     table = analysis.shape_table({"a": TINY, "b": SHAPES["pr315"]}, {"a": 8, "b": 2048})
     assert table.loc["rotary base in force at T", "b"] == "22,082" and table.loc["layers with XSA", "a"] == "3, 4"
@@ -146,6 +163,26 @@ def test_the_predicted_initial_loss_is_met_on_tokens_unrelated_to_their_targets(
     with torch.no_grad():
         loss = model(ids, targets).item()
     assert loss == pytest.approx(analysis.expected_initial_loss(config), abs=0.01)
+
+
+@pytest.mark.parametrize("name", [*SMALL, "local-smoke"])
+def test_the_stream_begins_and_ends_as_large_as_foretold(name: str):
+    config = SHAPES[name]
+    model, ids = build_model(config, seed=3), tokens_of(config, batch=8, length=128)
+    x, x0 = model.trunk(ids)
+    sizes = analysis.initial_sizes(config)
+    for what, tensor in (("first stream", x0), ("last state", F.rms_norm(x, (x.size(-1),), eps=config.norm_eps))):
+        measured = tensor[:, 1:].square().mean().sqrt().item()  # the first position has no predecessor to be mixed with
+        assert measured == pytest.approx(sizes[what], rel=0.05), what
+
+
+def test_a_large_epsilon_lowers_the_predicted_loss_s_excess_and_a_small_one_changes_nothing():
+    config = load_recipe("pr194").model
+    excess = [
+        analysis.expected_initial_loss(dataclasses.replace(config, norm_eps=eps)) - math.log(config.vocab_size)
+        for eps in (0.0, 2.0**-23, 2.0**-7)
+    ]
+    assert excess[0] == pytest.approx(excess[1], rel=1e-2) and 0 < excess[2] < 0.95 * excess[1]
 
 
 def test_waking_fills_what_is_zero_changes_nothing_else_and_leaves_the_original(tiny: GPT):

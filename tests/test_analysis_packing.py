@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from pgolf_core import recipe
-from pgolf_core.artifact import Ledger, grid_names_for, pack, unpack
-from pgolf_core.grid import GRIDS, quantise_tensor
+from pgolf_core.artifact import Ledger, pack, unpack
+from pgolf_core.grid import GRIDS, grid_names_for, quantise_tensor
 from pgolf_core.lab import analysis_packing as analysis
 from pgolf_core.model import parameter_shapes
+from pgolf_core.recipe import load_recipe
 from pgolf_core.sensitivity import allocate_bits
 
 MODEL = recipe.Model(
@@ -91,6 +92,52 @@ def test_grid_lines_are_the_values_that_a_row_at_the_floor_can_take() -> None:
     assert abs(lines[-1] - reach) <= step
 
 
+@pytest.mark.parametrize("grid", [name for name, grid in GRIDS.items() if grid.packable])
+def test_grid_lines_hold_every_value_that_rows_of_one_scale_take(grid: str) -> None:
+    name = "blocks.0.mlp.fc.weight"
+    w = torch.linspace(-0.9, 0.9, 40_001).expand(3, -1)
+    q, scale = quantise_tensor(w, GRIDS[grid])
+    lines = analysis.grid_lines({name: w}, {name: grid}, "MLP")
+    taken = np.unique(q.numpy()) * float(scale[0])
+    assert np.abs(lines[:, None] - taken).min(axis=0).max() < 1e-6
+    assert np.abs(lines).max() <= 0.9 + GRIDS[grid].step * float(scale[0])
+
+
+def test_weights_smaller_than_a_step_have_the_grid_s_neighbours_of_zero() -> None:
+    name = "blocks.0.mlp.fc.weight"
+    lines = analysis.grid_lines({name: torch.full((4, 8), 1e-4)}, {name: "int6_row"}, "MLP")
+    assert len(lines) == 3 and lines[1] == 0
+
+
+def test_grids_side_by_side_hold_each_network_s_weights_once() -> None:
+    record = load_recipe("pr531")
+    tables = {"mine": analysis.grid_table(SHAPES, GRID_NAMES), "pr531": analysis.published_grid_table(record)}
+    table = analysis.grids_beside(tables)
+    for label, each in tables.items():
+        assert table[label, "tensors"].sum() == each["tensors"].sum()
+        assert table[label, "weights"].sum() == pytest.approx(1)
+    assert table.loc[("MLP", "int5_row_nofloor"), ("mine", "tensors")] == 0
+    assert table.loc[("MLP", "int5_row_nofloor"), ("pr531", "tensors")] == 22
+    assert table.loc[("attention", "fp16"), ("pr531", "tensors")] == 1, "its one exception"
+
+
+def test_bits_that_were_never_published_are_not_made_up() -> None:
+    table = analysis.published_grid_table(load_recipe("pr332"))
+    guided = table[table["grid"] == "5, 6 or 7 bits"]
+    assert guided["tensors"].sum() == 73 and guided["codes"].isna().all()  # 72 block matrices and the bigram table
+    assert table.set_index("part").loc["token embedding", "grid"] == "int8_row_clip"
+
+
+def test_exceptions_are_listed_with_what_each_of_them_decides() -> None:
+    quant = dataclasses.replace(QUANT, exceptions=("blocks.0.*.weight=fp16", "*.c_k.weight=int8_row_clip"))
+    table = analysis.exception_table(SHAPES, quant)
+    assert table["pattern"].tolist() == ["blocks.0.*.weight", "*.c_k.weight"]
+    assert table["tensors"].tolist() == [6, 1]
+    names = grid_names_for(SHAPES, quant)
+    assert names["blocks.0.attn.c_k.weight"] == "fp16" and names["blocks.1.attn.c_k.weight"] == "int8_row_clip"
+    assert analysis.exception_table(SHAPES, QUANT).empty
+
+
 def test_weights_of_a_part_are_all_there_while_they_are_few_and_thinned_beyond(monkeypatch: pytest.MonkeyPatch) -> None:
     everything = analysis.weights_by_part(WEIGHTS, GRID_NAMES)["MLP"]
     assert len(everything) == sum(w.numel() for name, w in WEIGHTS.items() if ".mlp." in name)
@@ -157,6 +204,9 @@ def test_choices_differ_in_attention_and_mlp_alone() -> None:
         assert bits is None and (quant.attention, quant.mlp) == (name, name)
         assert dataclasses.replace(quant, attention=QUANT.attention, mlp=QUANT.mlp) == QUANT
     assert choices["5/6/7 by gradient"][0].allocation == "gradient"
+    excepted = dataclasses.replace(QUANT, exceptions=("blocks.0.*.weight=fp16",))
+    choices = analysis.packing_choices(excepted, None, {"blocks.0.mlp.fc.weight": 1.0})
+    assert [bool(quant.exceptions) for quant, _ in choices.values()] == [True] + [False] * (len(choices) - 1)
     assert "5/6/7 by gradient" not in analysis.packing_choices(QUANT, None, {})
 
 

@@ -30,9 +30,9 @@ RECIPES = {
     "frozen value embedding": small_recipe(**WITH_VALUES, optim={"ve_frozen": True}),
     "plain": small_recipe(model={"bigram_rows": 0, "smear": "off", "num_layers": 1, "xsa_last_n": 0}),
     "local-smoke": load_recipe("local-smoke"),
-    "pr315": load_recipe("pr315"),
+    **{name: load_recipe(name) for name in ("pr194", "pr315", "pr332", "pr531", "pr534", "pr534-as-run")},
 }
-SMALL = [name for name in RECIPES if name not in ("local-smoke", "pr315")]
+SMALL = [name for name in RECIPES if name != "local-smoke" and not name.startswith("pr")]
 
 
 # ---------------------------------------------------------------------- a real gradient
@@ -122,7 +122,36 @@ def test_the_optimiser_table_holds_every_parameter_once_with_the_recipes_rates(n
     assert table.loc["block matrices", ["optimiser", "learning rate"]].tolist() == ["muon", settings.optim.matrix_lr]
     assert table.loc["token embedding", "learning rate"] == settings.optim.embed_lr
     if settings.optim.ve_frozen:
-        assert table.loc["value embedding", "optimiser"] == "frozen" and table.loc["value embedding"].isna().sum() == 2
+        assert table.loc["value embedding", "optimiser"] == "frozen"
+        assert table.loc["value embedding", ["learning rate", "beta1", "beta2", "weight decay"]].isna().all()
+        assert table.loc["value embedding", "decay is applied"] == "-"
+        assert training.frozen_names(shapes, settings.optim) == ["ve.embed.weight", "ve.proj.weight"]
+    else:
+        assert training.frozen_names(shapes, settings.optim) == []
+
+
+@pytest.mark.parametrize(
+    ("record", "muon_side", "adam_side"),
+    [
+        ("pr194", "before", "-"), ("pr315", "before", "before"), ("pr332", "after", "before"),
+        ("pr534", "after", "before"), ("pr534-as-run", "after", "-"),
+    ],
+)  # fmt: skip
+def test_the_optimiser_table_says_on_which_side_decay_falls_and_nothing_where_there_is_none(
+    record: str, muon_side: str, adam_side: str
+):
+    settings = RECIPES[record]
+    table = training.optimizer_table(parameter_shapes(settings.model), settings.optim).set_index("group")
+    assert table.loc["block matrices", "decay is applied"] == muon_side
+    assert table.loc["scalars", "decay is applied"] == adam_side
+
+
+def test_training_settings_have_one_set_of_rows_for_every_recipe():
+    tables = {name: training.training_settings(settings) for name, settings in RECIPES.items()}
+    assert len({tuple(table) for table in tables.values()}) == 1
+    assert tables["pr194"]["weight decay: Muon, AdamW"] == "0.038 before the update, 0"
+    assert tables["pr534"]["quantisation-aware training"].endswith("rates × 0.5")
+    assert tables["small"]["wall-clock cap (s)"] == "none"
 
 
 # ---------------------------------------------------------------------- the plan
@@ -136,6 +165,13 @@ def test_with_a_clock_the_rate_falls_over_the_last_warmdown_steps_and_from_the_s
     short = training.planned_schedule(settings, 50)
     assert np.allclose(short["multiplier"][1:], (50 - short["step"][1:]) / 100)
     assert training.planned_lengths(settings.schedule) == [12]  # no plan is longer than the recipe's iterations
+
+
+def test_the_plan_holds_late_qats_factor_from_its_first_step_on():
+    late = {"kind": "late", "threshold": 0.5, "lr_factor": 0.5}
+    plain, halved = (training.planned_schedule(small_recipe(qat=qat), 12)["multiplier"] for qat in ({}, late))
+    expected = [m if m >= 0.5 else m / 2 for m in plain]
+    assert halved.tolist() == pytest.approx(expected) and halved.iloc[-1] < plain.iloc[-1]
 
 
 def test_without_a_clock_the_plan_is_the_iterations():

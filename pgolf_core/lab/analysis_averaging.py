@@ -17,9 +17,18 @@ from torch import Tensor
 
 from pgolf_core import device as machine
 from pgolf_core import recipe
-from pgolf_core.artifact import grid_names_for
 from pgolf_core.evaluate import Score, bits_per_byte
-from pgolf_core.grid import GRIDS, Grid, dequantise, fake_quantise, quantise_tensor
+from pgolf_core.grid import (
+    GRIDS,
+    Grid,
+    choose_scale,
+    dequantise,
+    fake_quantise,
+    grid_names_for,
+    qat_grids,
+    quantise,
+    quantise_tensor,
+)
 from pgolf_core.lab.analysis_model import tensor_kind
 from pgolf_core.model import GPT
 from pgolf_core.tokenizer import TokenBytes
@@ -110,10 +119,30 @@ def paired_difference(one: Score, other: Score) -> tuple[float, float]:
 # ---------------------------------------------------------------------- how much each step counts
 
 
+def qat_since(qat: recipe.QAT, rates: Sequence[float]) -> int | None:
+    """The first step (1, 2, ...) that was taken with rounding in the forward pass, or None.
+
+    `rates` are the logged multipliers of steps 1, 2, ...: the schedule's, times late QAT's factor once it is on. The
+    factor is at most one, so the first logged value below the threshold is the schedule's own crossing.
+    """
+    if qat.kind == "always":
+        return 1
+    below = np.flatnonzero(np.asarray(rates) < qat.threshold) if qat.kind == "late" else []
+    return int(below[0]) + 1 if len(below) else None
+
+
+def schedule_multipliers(qat: recipe.QAT, rates: Sequence[float]) -> np.ndarray:
+    """The schedule's own multipliers of steps 1, 2, ..., by which SWA goes: logged rates without late QAT's factor."""
+    multipliers, since = np.array(rates, dtype=float), qat_since(qat, rates)
+    if since is not None and qat.kind == "late" and qat.lr_factor > 0:
+        multipliers[since - 1 :] /= qat.lr_factor
+    return multipliers
+
+
 def step_weights(average: recipe.Average, multipliers: Sequence[float]) -> pd.DataFrame:
     """Columns step, weight: how much the weights after each step count in the average; they sum to one.
 
-    Step 0 are the initial weights. `multipliers` are the learning-rate multipliers of steps 1, 2, ...
+    Step 0 are the initial weights. `multipliers` are the schedule's learning-rate multipliers of steps 1, 2, ...
     """
     last = len(multipliers)
     steps = np.arange(last + 1)
@@ -211,8 +240,54 @@ def packed_grids(weights: Weights, quant: recipe.Quant, bits: Mapping[str, int] 
 def matrix_grids(weights: Weights, quant: recipe.Quant) -> dict[str, Grid]:
     """The recipe's fixed grid for every matrix, also for those that are small enough to be stored as fp16."""
     every = dataclasses.replace(quant, small_tensor_elements=0, allocation="fixed")
-    matrices = {name: tensor for name, tensor in weights.items() if _is_matrix(name, tensor)}
-    return {name: GRIDS[grid] for name, grid in packed_grids(matrices, every).items() if grid in GRIDS}
+    grids = packed_grids(weights, every)
+    return {
+        name: GRIDS[grids[name]]
+        for name, tensor in weights.items()
+        if _is_matrix(name, tensor) and grids[name] in GRIDS
+    }
+
+
+def training_grids(weights: Weights, settings: recipe.Recipe) -> dict[str, Grid]:
+    """The grid under which the recipe's QAT trains (or would train) each matrix, as the trainer asks for it."""
+    return qat_grids({name: tuple(t.shape) for name, t in weights.items()}, settings.quant, settings.qat)
+
+
+def on_grid(w: Tensor, grid: Grid) -> Tensor:
+    """`w` [rows, cols] rounded to a grid, also to one whose scales are never float16 and that no artifact can hold."""
+    if grid.packable:
+        return dequantise(*quantise_tensor(w, grid))
+    scale = choose_scale(w, grid)
+    return dequantise(quantise(w, scale, grid), scale.stored)
+
+
+def grid_gap(weights: Weights, trained: Mapping[str, Grid], packed: Mapping[str, str]) -> pd.DataFrame:
+    """How far QAT's rounding is from the packer's, one row per kind of linear matrix and pair of grids.
+
+    Columns kind, trained on, packed on, matrices, other (share of weights that come back more than half a packed step
+    away from where training saw them), distance (norm of the difference over the norm of the weights). Matrices that
+    both round alike are left out, and so are tables, which QAT never rounds.
+    """
+    rows = []
+    for name, grid in trained.items():
+        if packed[name] == grid.name or packed[name] not in GRIDS or name in _NEVER_FAKED:
+            continue
+        w, back = weights[name], dequantise(*quantise_tensor(weights[name], GRIDS[packed[name]]))
+        apart = on_grid(w, grid) - back
+        step = quantise_tensor(w, GRIDS[packed[name]])[1].float()[:, None] * GRIDS[packed[name]].step
+        rows.append({
+            "kind": tensor_kind(name), "trained on": grid.name, "packed on": packed[name], "matrices": 1,
+            "weights": w.numel(), "other": int((apart.abs() > step / 2).sum()),
+            "apart": float(apart.double().square().sum()), "norm": float(w.double().square().sum()),
+        })  # fmt: skip
+    keys = ["kind", "trained on", "packed on"]
+    columns = [*keys, "matrices", "weights", "other", "apart", "norm"]
+    sums = pd.DataFrame(rows, columns=columns).groupby(keys, sort=False).sum()
+    shares = {"other": sums["other"] / sums["weights"], "distance": (sums["apart"] / sums["norm"]) ** 0.5}
+    return sums[["matrices"]].assign(**shares).reset_index()
+
+
+_NEVER_FAKED = ("tok_emb.weight", "bigram.embed.weight", "ve.embed.weight")
 
 
 def rounded(weights: Weights, grid_names: Mapping[str, str]) -> dict[str, Tensor]:
@@ -284,7 +359,7 @@ def probe_qat(
     model.set_fake_grids({})
     with torch.no_grad():
         for name in inside:
-            named[name].copy_(dequantise(*quantise_tensor(kept[name], grids[name])))
+            named[name].copy_(on_grid(kept[name], grids[name]))
     rounded_loss, _ = _loss_and_gradients(model, inputs, targets, autocast)
     with torch.no_grad():
         for name, parameter in named.items():

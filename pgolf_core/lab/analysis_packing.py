@@ -6,8 +6,10 @@ Pure functions over weights by name (float32 [rows, cols] matrices and smaller t
 from __future__ import annotations
 
 import dataclasses
+import math
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +19,10 @@ from torch import Tensor
 
 from pgolf_core import recipe
 from pgolf_core.artifact import Ledger, pack, unpack
-from pgolf_core.grid import GRIDS, Grid, dequantise, quantise_tensor
+from pgolf_core.grid import GRIDS, Grid, dequantise, grid_names_for, quantise_tensor
 from pgolf_core.lab.analysis_data import entropy_bits
 from pgolf_core.lab.analysis_model import tensor_kind
+from pgolf_core.model import parameter_shapes
 from pgolf_core.sensitivity import allocate_bits
 
 NO_FLOOR = 1e-12
@@ -58,12 +61,17 @@ def weights_by_part(weights: Mapping[str, Tensor], grids: Mapping[str, str]) -> 
 
 
 def grid_lines(weights: Mapping[str, Tensor], grids: Mapping[str, str], part: str) -> np.ndarray:
-    """Values of the grid under a part's weights, at the step of its median row, as far as the weights reach."""
+    """Values of the grid under a part's weights, at the scale of its median row, as far as the weights reach.
+
+    `grids` must hold one grid for all of the part's tensors that are on any.
+    """
     names = [name for name in _gridded(grids) if part_of(name) == part]
-    steps = torch.cat([quantise_tensor(weights[name], GRIDS[grids[name]])[1] for name in names]).float()
-    step, reach = float(steps.median()), max(float(weights[name].abs().max()) for name in names)
-    most = int(min(reach / step, max(GRIDS[grids[name]].qmax for name in names)) + 0.5)
-    return np.arange(-most, most + 1) * step
+    (grid,) = {grids[name] for name in names}
+    scales = torch.cat([quantise_tensor(weights[name], GRIDS[grid])[1] for name in names]).float()
+    values = _codes_of(GRIDS[grid]) * float(scales.median())
+    apart = GRIDS[grid].step * float(scales.median())
+    reach = max(apart, *(float(weights[name].abs().max()) for name in names))
+    return values[np.abs(values) < reach + apart / 2]
 
 
 def floor_effect(weights: Mapping[str, Tensor], grids: Mapping[str, str]) -> pd.DataFrame:
@@ -113,6 +121,43 @@ def code_shares(weights: Mapping[str, Tensor], grids: Mapping[str, str], part: s
         places = np.arange(used[0], used[-1] + 1)
         shares[grid] = (places - 128, found[places] / found.sum())
     return shares
+
+
+def grids_beside(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """`grid_table`s of several networks as one: rows part and grid, its codes and floor, then tensors and the share of
+    the weights in each network (0 where it has none such)."""
+    known = pd.concat(tables.values()).drop_duplicates(["part", "grid"]).set_index(["part", "grid"])
+    columns = {("grid", "codes"): known["codes"], ("grid", "floor"): known["floor"]}
+    for label, table in tables.items():
+        counts = table.set_index(["part", "grid"])
+        columns[label, "tensors"] = counts["tensors"].reindex(known.index).fillna(0).astype(int)
+        columns[label, "weights"] = (counts["weights"] / counts["weights"].sum()).reindex(known.index).fillna(0)
+    return pd.DataFrame(columns).sort_index(level="part", sort_remaining=False, kind="stable")
+
+
+def published_grid_table(settings: recipe.Recipe) -> pd.DataFrame:
+    """`grid_table` of a recipe without weights. Which matrix got which bits by gradient was never published, so all of
+    those count under one name, without codes or floor."""
+    shapes = parameter_shapes(settings.model)
+    six, five = (grid_names_for(shapes, settings.quant, bits=dict.fromkeys(shapes, bits)) for bits in (6, 5))
+    grids = {name: grid if grid == five[name] else "5, 6 or 7 bits" for name, grid in six.items()}
+    return grid_table(shapes, grids)
+
+
+def exception_table(shapes: Mapping[str, tuple[int, ...]], quant: recipe.Quant) -> pd.DataFrame:
+    """One row per entry of quant.exceptions: pattern, grid, and how many tensors and weights it decides."""
+    taken: set[str] = set()
+    rows = []
+    for entry in quant.exceptions:
+        pattern, _, grid = entry.rpartition("=")
+        names = [name for name in shapes if fnmatchcase(name, pattern) and name not in taken]
+        taken |= set(names)
+        rows.append({"pattern": pattern, "grid": grid, "tensors": len(names), "weights": _count(shapes, names)})
+    return pd.DataFrame(rows, columns=["pattern", "grid", "tensors", "weights"])
+
+
+def _count(shapes: Mapping[str, tuple[int, ...]], names: Iterable[str]) -> int:
+    return sum(math.prod(shapes[name]) for name in names)
 
 
 # ---------------------------------------------------------------------- the ledger
@@ -189,14 +234,15 @@ def packing_choices(
 ) -> dict[str, Choice]:
     """{label: (settings, bits)}: the recipe's own packing, 5 to 8 bits for attention and MLP, and PR 332's rule.
 
-    Embeddings keep the recipe's grid, so that the rows differ in one thing.
+    Embeddings keep the recipe's grid, so that the rows differ in one thing; the recipe's exceptions are left out of all
+    rows but its own.
     """
-    fixed = dataclasses.replace(quant, allocation="fixed")
+    fixed = dataclasses.replace(quant, allocation="fixed", exceptions=())
     names = [*(f"int{bits}_row_clip" for bits in (5, 6, 7, 8)), "int5_row_nofloor"]
     choices: dict[str, Choice] = {"this recipe": (quant, bits)}
     choices |= {name: (dataclasses.replace(fixed, attention=name, mlp=name), None) for name in names}
     if sensitivity:
-        by_gradient = dataclasses.replace(quant, allocation="gradient")
+        by_gradient = dataclasses.replace(quant, allocation="gradient", exceptions=())
         choices["5/6/7 by gradient"] = (by_gradient, allocate_bits(dict(sensitivity)))
     return choices
 

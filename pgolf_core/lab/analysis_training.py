@@ -165,30 +165,63 @@ _SPREAD = (("largest", np.max), ("median", np.median), ("smallest", np.min))
 def optimizer_table(shapes: Mapping[str, tuple[int, ...]], optim: recipe.Optim) -> pd.DataFrame:
     """One row per group of `parameter_groups`: its members (layer numbers left out), optimiser, rates, sizes.
 
-    `beta1` is Muon's final momentum for Muon.
+    `beta1` is Muon's final momentum for Muon; `decay is applied` says on which side of the update. A frozen group has
+    no rates at all.
     """
     groups = parameter_groups(shapes, optim)
     members = [name for group in groups for name in group.parameters]
     assert sorted(members) == sorted(shapes), "every parameter must be in exactly one group"
     rows = []
     for group in groups:
-        is_muon = group.optimizer == "muon"
-        decays = group.weight_decay if group.optimizer != "frozen" else math.nan
+        is_muon, is_frozen = group.optimizer == "muon", group.optimizer == "frozen"
+        side = optim.muon_wd_order if is_muon else "before"  # torch's AdamW shrinks the weights, then steps
         rows.append(
             {
                 "group": group.name,
                 "tensors": ", ".join(dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name in group.parameters)),
                 "optimiser": group.optimizer,
-                "learning rate": group.lr if group.optimizer != "frozen" else math.nan,
-                "beta1": optim.muon_momentum if is_muon else group.betas[0],
-                "beta2": math.nan if is_muon else group.betas[1],
-                "weight decay": decays,
+                "learning rate": math.nan if is_frozen else group.lr,
+                "beta1": math.nan if is_frozen else optim.muon_momentum if is_muon else group.betas[0],
+                "beta2": math.nan if is_frozen or is_muon else group.betas[1],
+                "weight decay": math.nan if is_frozen else group.weight_decay,
+                "decay is applied": side if group.weight_decay else "-",
                 "count": len(group.parameters),
                 "parameters": sum(math.prod(shapes[name]) for name in group.parameters),
             }
         )
     table = pd.DataFrame(rows)
     return table.assign(share=table["parameters"] / table["parameters"].sum())
+
+
+def frozen_names(shapes: Mapping[str, tuple[int, ...]], optim: recipe.Optim) -> list[str]:
+    """Parameters that stay at their random start, in the network's order."""
+    groups = parameter_groups(shapes, optim)
+    return [name for group in groups if group.optimizer == "frozen" for name in group.parameters]
+
+
+def training_settings(settings: recipe.Recipe) -> dict[str, str]:
+    """What decides a training run apart from the network, in words with units, as text for a table."""
+    schedule, optim, data = settings.schedule, settings.optim, settings.data
+    every, targets = schedule.val_every_steps, schedule.val_tokens
+    late = f"late, below a multiplier of {settings.qat.threshold:g}, rates × {settings.qat.lr_factor:g}"
+    return {
+        "wall-clock cap (s)": f"{schedule.max_seconds:g}" if schedule.max_seconds > 0 else "none",
+        "iterations at most": f"{schedule.iterations:,}",
+        "warm-down (steps)": f"{schedule.warmdown_iters:,}",
+        "warm-up, rolled back (steps)": f"{schedule.warmup_steps:,}",
+        "tokens of a step": f"{data.batch_tokens:,}",
+        "sequence length (tokens)": f"{data.seq_len:,}",
+        "learning rates: tables, matrices, scalars": f"{optim.embed_lr:g}, {optim.matrix_lr:g}, {optim.scalar_lr:g}",
+        "weight decay: Muon, AdamW": f"{optim.muon_wd:g} {optim.muon_wd_order} the update, {optim.adam_wd:g}",
+        "Muon's momentum": f"{optim.muon_momentum_start:g} to {optim.muon_momentum:g}",
+        "momentum rises over (steps)": f"{optim.muon_momentum_warmup_steps:,}",
+        "clipping norm": f"{optim.grad_clip_norm:g}" if optim.grad_clip_norm > 0 else "none",
+        "validation every (steps)": f"{every:,}" if every else "at the end",
+        "validation targets": f"{targets:,}" if targets else "all",
+        "checkpoint every (s)": f"{schedule.checkpoint_every_seconds:g}",
+        "averaging": settings.average.kind,
+        "quantisation-aware training": late if settings.qat.kind == "late" else settings.qat.kind,
+    }
 
 
 # ---------------------------------------------------------------------- the plan
@@ -198,6 +231,7 @@ def planned_schedule(settings: recipe.Recipe, num_steps: int) -> pd.DataFrame:
     """Columns step, share, multiplier, momentum of a run in which `num_steps` equal steps fill the budget.
 
     `share` is the part of the budget (clock, or iterations where there is no cap) that is used when the step begins.
+    Late QAT's factor is in the multiplier from the step at which it comes on.
     """
     schedule = settings.schedule
     steps = np.arange(num_steps)
@@ -209,6 +243,9 @@ def planned_schedule(settings: recipe.Recipe, num_steps: int) -> pd.DataFrame:
         ]
     else:
         multipliers = [multiplier_by_iterations(int(step), num_steps, schedule.warmdown_iters) for step in steps]
+    if settings.qat.kind == "late":
+        begun = np.minimum.accumulate(multipliers) < settings.qat.threshold
+        multipliers = np.where(begun, settings.qat.lr_factor, 1.0) * multipliers
     momenta = [muon_momentum(int(step), settings.optim) for step in steps]
     return pd.DataFrame({"step": steps, "share": steps / num_steps, "multiplier": multipliers, "momentum": momenta})
 
