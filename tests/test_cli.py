@@ -129,7 +129,8 @@ def test_plan_passes_the_number_of_processes_on(capsys, monkeypatch):
 
     def plan_table(recipe, step_ms, ranks):
         given.append((recipe.name, step_ms, ranks))
-        return pd.DataFrame({"quantity": ["parameters"]})
+        row = {"group": "parameters", "quantity": "parameters", "value": 7, "unit": "weights", "note": ""}
+        return pd.DataFrame([row], dtype=object)
 
     monkeypatch.setattr("pgolf_core.lab.plan.plan_table", plan_table)
     assert cli.main(["plan", "local-smoke"]) == 0
@@ -147,15 +148,17 @@ def test_an_empty_cache_lists_nothing_and_says_how_to_fill_it(capsys, tmp_path):
 
 def test_a_table_is_printed_as_text_or_as_json_records(capsys, monkeypatch, tmp_path):
     table = pd.DataFrame({"run": ["a", "b"], "mean": [1.5, float("nan")]})
-    monkeypatch.setattr("pgolf_core.lab.plan.plan_table", lambda *arguments, **options: table)
-    assert cli.main(["plan", "local-smoke"]) == 0
+    table["verdict"] = "holds"
+    monkeypatch.setattr("pgolf_core.lab.verify.verify", lambda *arguments, **options: table)
+    assert cli.main(["verify", "somewhere"]) == 0
     assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
-        ["run", "mean"],
-        ["a", "1.5"],
-        ["b", "–"],
+        ["run", "mean", "verdict"],
+        ["a", "1.5", "holds"],
+        ["b", "–", "holds"],
     ]
-    assert cli.main(["plan", "local-smoke", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == [{"run": "a", "mean": 1.5}, {"run": "b", "mean": None}]
+    assert cli.main(["verify", "somewhere", "--json"]) == 0
+    records = [{"run": "a", "mean": 1.5, "verdict": "holds"}, {"run": "b", "mean": None, "verdict": "holds"}]
+    assert json.loads(capsys.readouterr().out) == records
 
 
 def test_record_passes_its_options_on_and_ends_with_table_and_report(capsys, monkeypatch, tmp_path):
