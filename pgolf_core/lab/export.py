@@ -32,6 +32,7 @@ WIDTH = 120
 _MAX_PASSES = 100
 
 
+@functools.lru_cache(maxsize=64)
 def export_script(recipe: Recipe, minify: bool = False) -> str:
     """The text of `train_gpt.py` for this recipe: equal recipes give equal text.
 

@@ -16,7 +16,7 @@ from pgolf_core.lab.export_source import (
     parameters,
     without_docstring,
 )
-from pgolf_core.lab.export_values import Choices, Values, is_pure
+from pgolf_core.lab.export_values import Choices, Object, Values, is_pure
 
 _ATOMS = ast.Name | ast.Constant | ast.Attribute | ast.Call | ast.Subscript
 _LEAVES = ast.Return | ast.Raise | ast.Continue | ast.Break
@@ -87,14 +87,19 @@ def drop_idle(source: Source, values: Values, edits: Edits) -> None:
     """Locals that nobody reads, calls of methods that do nothing, and parameters that nobody reads and nobody needs."""
     reads = _reads(source)
     attributes = [node for node in source.nodes if isinstance(node, ast.Attribute)]
-    read_attributes = {node.attr for node in attributes if isinstance(node.ctx, ast.Load)}
+    read_attributes = {
+        node.attr
+        for node in attributes
+        if isinstance(node.ctx, ast.Load) or isinstance(source.parents[id(node)], ast.AugAssign)
+    }
     for node in source.nodes:
         if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
             _drop_store(source, values, edits, node, reads, read_attributes)
     for kind in values.classes.values():
         for method in kind.body:
             if isinstance(method, Function) and _does_nothing(method):
-                _drop_calls(source, edits, method.name, attributes)
+                calls = [a for a in attributes if a.attr == method.name and values.of(a.value) == Object(kind.name)]
+                _drop_calls(source, edits, calls)
     for function in [node for node in source.nodes if isinstance(node, Function)]:
         for argument in parameters(function):
             _drop_parameter(source, values, edits, function, argument, reads)
@@ -291,15 +296,12 @@ def _does_nothing(method: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
     return all(isinstance(s, ast.Pass) or (isinstance(s, ast.Return) and s.value is None) for s in body)
 
 
-def _drop_calls(source: Source, edits: Edits, name: str, attributes: list[ast.Attribute]) -> None:
-    """Statements `x.name(…)`, if no other class has a method of that name and nothing else mentions it."""
-    defined = [n for n in source.nodes if isinstance(n, Function) and n.name == name]
-    calls = [node for node in attributes if node.attr == name]
-    statements = [source.statement_of(node) for node in calls]
-    if len(defined) != 1 or not all(_is_lone_call(s, node) for s, node in zip(statements, calls, strict=True)):
-        return
-    for statement in statements:
-        edits.remove(statement)
+def _drop_calls(source: Source, edits: Edits, functions: list[ast.Attribute]) -> None:
+    """Statements that do nothing but call one of these, with arguments that have no effect."""
+    for function in functions:
+        statement = source.statement_of(function)
+        if _is_lone_call(statement, function):
+            edits.remove(statement)
 
 
 def _is_lone_call(statement: ast.stmt, function: ast.expr) -> bool:

@@ -25,7 +25,6 @@ DOCSTRINGS = {
     "Trainer": "One seed of one recipe in one folder.",
     "Trainer.run": "Train to the cap or the last iteration; the weights stay in memory.",
     "Trainer._finish": "What training says about itself.",
-    "TrainData": "Where the tokens are: shards of both splits, and the bytes of every token id.",
 }
 """In place of what the core says of a class or function that does less in a script."""
 

@@ -148,7 +148,7 @@ class Values:
                 )  # fmt: skip
             case ast.BoolOp():
                 truth = self.truth(node)
-                bare = all(isinstance(part, ast.Compare | ast.UnaryOp | ast.BoolOp) for part in node.values)
+                bare = all(isinstance(part, ast.Compare) or _is_not(part) for part in node.values)
                 return Choices((truth,)) if truth is not None and bare else None
             case ast.UnaryOp(op=ast.Not()):
                 truth = self.truth(node.operand)
@@ -336,6 +336,10 @@ class Values:
             return None
         first = (function.args.args or [None])[0]  # type: ignore[union-attr]
         return owner.name if first is not None and store.value.id == first.arg else None
+
+
+def _is_not(node: ast.expr) -> bool:
+    return isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not)
 
 
 def _is_static(function: ast.AST) -> bool:
