@@ -24,7 +24,7 @@ from pgolf_core.data import load_tokens, write_shard
 from pgolf_core.files import UserError, read_json
 from pgolf_core.lab import cli
 from pgolf_core.lab.corpus import train_tokenizer
-from pgolf_core.lab.export import _check, code_bytes_of, export_script, write_script
+from pgolf_core.lab.export import _check, _literal, code_bytes_of, export_script, write_script
 from pgolf_core.lab.export_merge import merge, read_rooms
 from pgolf_core.lab.export_source import Edits, Source
 from pgolf_core.lab.export_values import Choices, Object, Values
@@ -101,6 +101,11 @@ def test_a_script_holds_its_recipe_and_only_what_that_uses():
     ):
         assert part not in whole and part not in plain, part
     assert "Muon for matrices" in plain and "# Writing" in plain  # docstrings and comments stay
+
+
+def test_values_with_quotes_become_literals_of_the_same_value():
+    for value in ("plain", "it's", 'a "b"', "a\\b", 'it\'s "x"', 1.5, (1, 2), True):
+        assert ast.literal_eval(_literal(value)) == value
 
 
 def test_equal_recipes_give_equal_scripts_and_other_values_another():
@@ -251,7 +256,7 @@ def start(folder: Path, *how: str, **environment: str) -> subprocess.CompletedPr
     """Run a folder's script from inside it, in an environment that knows of nothing else."""
     clean = {"PATH": os.environ.get("PATH", ""), "OMP_NUM_THREADS": "1", "PYTHONPATH": "", **environment}
     command = [sys.executable, "-I", *(how or ("train_gpt.py",))]
-    return subprocess.run(command, cwd=folder, env=clean, capture_output=True, text=True, timeout=280)
+    return subprocess.run(command, cwd=folder, env=clean, capture_output=True, text=True)
 
 
 WITHOUT_PACKAGE = (

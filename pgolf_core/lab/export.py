@@ -116,7 +116,8 @@ def _embed(source: Source, recipe: Recipe) -> str:
 
 
 def _literal(value: Any) -> str:
-    return repr(value).replace("'", '"') if isinstance(value, str) and '"' not in value else repr(value)
+    plain = isinstance(value, str) and repr(value) == f"'{value}'" and '"' not in value
+    return f'"{value}"' if plain else repr(value)
 
 
 def _only_grids(source: Source, names: set[str]) -> str:
