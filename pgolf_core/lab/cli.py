@@ -142,6 +142,12 @@ def _parser() -> argparse.ArgumentParser:
         made.add_argument(flag, required=True)
     made.add_argument("--out", help="the folder to make (default: beside the run, under submissions/)")
 
+    made = command("export", _export, "write a recipe as one script, train_gpt.py, that needs nothing of pgolf")
+    made.add_argument("recipe")
+    made.add_argument("--out", required=True, metavar="DIR", help="the folder to write it into, made if need be")
+    made.add_argument("--minify", action="store_true", help="fewer bytes, hard to read (extra `minify`)")
+    add_set(made)
+
     command("lab", _lab, "open JupyterLab on the notebooks; further options are JupyterLab's")
     return parser
 
@@ -351,6 +357,15 @@ def _submission(options: argparse.Namespace) -> int:
 
     out = Path(options.out).resolve() if options.out else None
     print(write_submission(Path(options.run), options.name, options.author, options.github_id, out))
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    recipe = _checked_recipe(_recipe_argument(options.recipe), options.set)
+    from pgolf_core.lab.export import write_script
+
+    path = write_script(recipe, Path(os.path.expanduser(options.out)), options.minify)
+    print(f"{path}: {path.stat().st_size:,} bytes")
     return 0
 
 
