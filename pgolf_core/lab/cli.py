@@ -209,9 +209,12 @@ def _recipes(options: argparse.Namespace) -> int:
     if options.script or options.out:
         raise UsageError("--script and --out go with --from-command; see `pgolf recipes --help`")
     if options.recipe:
+        from pgolf_core.lab.commands import flatten
+
         recipe = _checked_recipe(_recipe_argument(options.recipe))
         values = {**to_dict(recipe), "fingerprint": recipe.fingerprint}
-        print(json.dumps(values, indent=2) if options.json else "\n".join(_lines(values)))
+        lines = (f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in flatten(values).items())
+        print(json.dumps(values, indent=2) if options.json else "\n".join(lines))
         return 0
     recipes = [load_recipe(name) for name in available_recipes()]
     rows = [{"name": r.name, "fingerprint": r.fingerprint, "track": r.track, "title": r.title} for r in recipes]
@@ -402,16 +405,6 @@ def _place(folder: str) -> str:
     from pgolf_core.lab.runs import short_path
 
     return short_path(os.path.expanduser(folder))
-
-
-def _lines(values: dict[str, Any], prefix: str = "") -> list[str]:
-    lines = []
-    for key, value in values.items():
-        if isinstance(value, dict):
-            lines += _lines(value, f"{prefix}{key}.")
-        else:
-            lines.append(f"{prefix}{key} = {json.dumps(value, ensure_ascii=False)}")
-    return lines
 
 
 def _show(table: pd.DataFrame, as_json: bool) -> int:
