@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from pgolf_core.files import UserError
 from pgolf_core.lab.command_tables import SCRIPTS
-from pgolf_core.lab.commands import compare_known, comparison_lines, differences, read_words, recipe_from_command
+from pgolf_core.lab.commands import compare_known, comparison_lines, read_words, recipe_from_command
+from pgolf_core.lab.settings import differences
 from pgolf_core.recipe import load_recipe
 
 LAUNCH = "torchrun --standalone --nproc_per_node=8 train_gpt.py"

@@ -10,9 +10,10 @@ import fnmatch
 import pytest
 
 from pgolf_core.grid import grid_names_for, qat_grids
+from pgolf_core.lab.settings import differences
 from pgolf_core.model import num_parameters, parameter_shapes
 from pgolf_core.optim import parameter_groups
-from pgolf_core.recipe import Recipe, load_recipe, to_dict
+from pgolf_core.recipe import Recipe, load_recipe
 
 RECORDS = ("pr194", "pr315", "pr332", "pr531", "pr534")
 BETAS = (0.9, 0.95)
@@ -76,16 +77,8 @@ AS_RUN = {  # DESIGN 4: everything in which prN-as-run differs from prN
 }  # fmt: skip
 
 
-def flat(recipe: Recipe) -> dict[str, object]:
-    """Every value but name and title by its dotted key."""
-    values = {key: value for key, value in to_dict(recipe).items() if key not in ("name", "title")}
-    tables = {f"{section}.{key}": v for section, t in values.items() if isinstance(t, dict) for key, v in t.items()}
-    return {**tables, "track": values["track"]}
-
-
 def changed(new: Recipe, old: Recipe) -> dict[str, object]:
-    before = flat(old)
-    return {key: value for key, value in flat(new).items() if value != before[key]}
+    return {key: value for key, value, _ in differences(new, old)}
 
 
 # ---------------------------------------------------------------------- optimisers

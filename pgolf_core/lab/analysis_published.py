@@ -17,6 +17,7 @@ import pandas as pd
 from pgolf_core.attention import rotary_base
 from pgolf_core.grid import GRIDS
 from pgolf_core.lab.published import RECORDS, Published, load_published, record_of
+from pgolf_core.lab.settings import flatten
 from pgolf_core.recipe import Model, Quant, Recipe, load_recipe, to_dict
 
 OWN = "this recipe"
@@ -192,20 +193,12 @@ def techniques_on(settings: Recipe) -> list[str]:
 
 def differences(recipes: Mapping[str, Recipe], sections: Sequence[str] = ()) -> pd.DataFrame:
     """Every setting (`section.key`) on which these recipes do not agree, one column a recipe, values as written."""
-    flat = {label: _flat(to_dict(one), sections) for label, one in recipes.items()}
-    first = next(iter(flat.values()))
-    rows = {key: {label: _written(values[key]) for label, values in flat.items()} for key in first}
+    flat = {label: flatten(to_dict(one)) for label, one in recipes.items()}
+    keys = [key for key in next(iter(flat.values())) if "." in key]
+    chosen = [key for key in keys if not sections or key.partition(".")[0] in sections]
+    rows = {key: {label: _written(values[key]) for label, values in flat.items()} for key in chosen}
     unequal = {key: row for key, row in rows.items() if len(set(row.values())) > 1}
     return pd.DataFrame(unequal, index=list(recipes)).T.rename_axis("setting")
-
-
-def _flat(values: dict[str, Any], sections: Sequence[str]) -> dict[str, Any]:
-    return {
-        f"{section}.{key}": value
-        for section, keys in values.items()
-        if isinstance(keys, dict) and (not sections or section in sections)
-        for key, value in keys.items()
-    }
 
 
 def _written(value: Any) -> str:

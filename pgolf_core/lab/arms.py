@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from pgolf_core.files import UserError, read_json
-from pgolf_core.lab.commands import flatten
 from pgolf_core.lab.published import RECORDS, load_published
+from pgolf_core.lab.settings import flatten
 from pgolf_core.recipe import available_recipes, load_recipe, to_dict
 from pgolf_core.recipe_rules import TRACK_CAP_BYTES
 

@@ -209,7 +209,7 @@ def _recipes(options: argparse.Namespace) -> int:
     if options.script or options.out:
         raise UsageError("--script and --out go with --from-command; see `pgolf recipes --help`")
     if options.recipe:
-        from pgolf_core.lab.commands import flatten
+        from pgolf_core.lab.settings import flatten
 
         recipe = _checked_recipe(_recipe_argument(options.recipe))
         values = {**to_dict(recipe), "fingerprint": recipe.fingerprint}

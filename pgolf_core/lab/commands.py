@@ -22,6 +22,7 @@ from typing import Any
 
 from pgolf_core.files import UserError
 from pgolf_core.lab.command_tables import RANKS, SCRIPTS, Script, Value
+from pgolf_core.lab.settings import differences
 from pgolf_core.recipe import Recipe, available_recipes, from_dict, load_recipe, to_dict
 
 UNKNOWN, NO_EFFECT, OUTSIDE = "unknown", "no effect", "outside the recipe"
@@ -312,12 +313,6 @@ def _toml_lines(values: Mapping[str, Any]) -> list[str]:
     return [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
 
 
-def differences(ours: Recipe, theirs: Recipe) -> list[list[Any]]:
-    """[key, ours, theirs] wherever two recipes differ, name and title apart."""
-    mine, other = flatten(to_dict(ours)), flatten(to_dict(theirs))
-    return [[key, mine[key], other[key]] for key in mine if mine[key] != other[key] and key not in ("name", "title")]
-
-
 def compare_known(recipe: Recipe, script: str) -> dict[str, list[list[Any]]]:
     """Name: differences, for `script`, its as-run recipe, and any other recipe on disk that is equal to this one."""
     known = {name: differences(recipe, load_recipe(name)) for name in available_recipes()}
@@ -333,11 +328,3 @@ def comparison_lines(recipe: Recipe, known: Mapping[str, list[list[Any]]]) -> li
             lines.append(f"differs from {name} in {len(diff)} key{'s' if len(diff) > 1 else ''}:")
             lines += [f"  {key} = {json.dumps(ours)}, there {json.dumps(theirs)}" for key, ours, theirs in diff]
     return lines
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables as one, keyed as --set is: {"model": {"num_layers": 9}} gives {"model.num_layers": 9}."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat

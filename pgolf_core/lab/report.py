@@ -23,6 +23,7 @@ import pandas as pd
 
 from pgolf_core.files import UserError, read_json, sha256_file, write_json, write_text
 from pgolf_core.lab import plots
+from pgolf_core.lab.settings import flatten
 from pgolf_core.lab.stats import CONFIDENCE, NUMBERS, SCORES, TEXTS, seeds_table, seeds_table_text, summarise_seeds
 from pgolf_core.recipe import load_recipe, to_dict
 
@@ -217,7 +218,7 @@ def _context(
 ) -> dict[str, Any]:  # fmt: skip
     """Everything the two templates show; numbers are already text."""
     one = next(iter(runs.values()))
-    settings = dict(_flatten(recipe))
+    settings = flatten(recipe)
     cap = int(summary["cap_bytes"]["mean"])
     names = [f"seed {seed}" for seed in runs]
     targets = summary.get("raw_targets", summary["val_targets"])["mean"]
@@ -293,22 +294,14 @@ def command_of(recipe_folder: Path, seeds: Sequence[int]) -> str:
     name = str(recorded.get("name", recipe_folder.name))
     words = ["pgolf record", name, "--seeds", ",".join(map(str, seeds))]
     with contextlib.suppress(UserError):  # the recipe file may be gone; the settings are in the report all the same
-        base = dict(_flatten(to_dict(load_recipe(name))))
-        changed = {key: value for key, value in _flatten(recorded) if key in base and base[key] != value}
+        base = flatten(to_dict(load_recipe(name)))
+        changed = {key: value for key, value in flatten(recorded).items() if key in base and base[key] != value}
         for key, value in changed.items():
             if key not in ("name", "title"):
                 words += ["--set", shlex.quote(f"{key}={json.dumps(value)}")]
     if recipe_folder.name not in (name, f"{name}+{recorded.get('fingerprint', '')[:8]}"):
         words += ["--name", shlex.quote(recipe_folder.name)]
     return " ".join(words)
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = ""):
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 PRIVATE = re.compile(r"host|user|cwd|folder|path|argv|executable|prefix|home", re.IGNORECASE)
@@ -319,7 +312,7 @@ ABSOLUTE = re.compile(r"(^|[\s=:;,'\"(\[])(/[\w.-]+/|~/|[A-Za-z]:\\)")
 
 def _environment_rows(environments: Mapping[int, Mapping[str, Any]]):
     """(key, text) of env.json without names and paths of the machine; where seeds differ, each seed's value."""
-    flat = {seed: dict(_flatten(values)) for seed, values in environments.items()}
+    flat = {seed: flatten(values) for seed, values in environments.items()}
     for key in dict.fromkeys(key for values in flat.values() for key in values):
         texts = {seed: _text(values.get(key, "–")) for seed, values in flat.items()}
         if PRIVATE.search(key) or key.startswith("hashes.") or any(ABSOLUTE.search(text) for text in texts.values()):

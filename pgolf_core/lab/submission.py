@@ -21,9 +21,10 @@ from pgolf_core.artifact import read_header
 from pgolf_core.files import UserError, explain_os_errors, read_json, write_bytes, write_json, write_text
 from pgolf_core.lab.report import SeedRun, command_of, read_seed
 from pgolf_core.lab.runs import CORE_DIR, core_sha256, recorded_recipe
+from pgolf_core.lab.settings import differences
 from pgolf_core.lab.stages import ARTIFACT
 from pgolf_core.lab.stats import SCORES, seed_folders, seeds_table, summarise_seeds, whole_seconds
-from pgolf_core.recipe import RECIPE_DIR, Recipe, available_recipes, load_recipe, to_dict
+from pgolf_core.recipe import RECIPE_DIR, Recipe, available_recipes, load_recipe
 
 REQUIRED = ("torch", "numpy", "sentencepiece", "zstandard", "safetensors")
 """What the core imports, pinned as the first seed ran it."""
@@ -223,12 +224,8 @@ def changed_keys(recipe: Recipe) -> tuple[str, list[list[str]]]:
     A recipe that extends none, or whose file is not among pgolf's own, is compared with the defaults.
     """
     parent = _parent(recipe.name)
-    there, here = (dict(_flat(to_dict(r))) for r in (load_recipe(parent) if parent else Recipe(), recipe))
-    rows = [
-        [key, json.dumps(there[key]), json.dumps(value)]
-        for key, value in here.items()
-        if value != there[key] and key not in ("name", "title")
-    ]
+    changed = differences(recipe, load_recipe(parent) if parent else Recipe())
+    rows = [[key, json.dumps(there), json.dumps(here)] for key, here, there in changed]
     return (f"recipe {parent}" if parent else "the defaults"), rows
 
 
@@ -245,14 +242,6 @@ def _lineage(recipe: Recipe) -> Iterable[str]:
     while parent:
         yield f"Recipe {parent}: {load_recipe(parent).title}"
         parent = _parent(parent)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
