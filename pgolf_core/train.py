@@ -126,9 +126,7 @@ class Trainer:
         self.optimizers = Optimizers(self.model, recipe.optim)
         self.named = dict(self.model.named_parameters())
         shapes = {name: tuple(p.shape) for name, p in self.named.items()}
-        self.qat_grids: dict[str, Grid] = qat_grids(
-            shapes, recipe.quant, recipe.qat
-        )  # refuses bad exceptions
+        self.qat_grids: dict[str, Grid] = qat_grids(shapes, recipe.quant, recipe.qat)  # refuses bad exceptions
         self.meter = SensitivityMeter()
         self.qat_on = False
         self.step, self.val_step = 0, -1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -102,8 +103,12 @@ def survey(
 
 
 def long_bar(total: int, label: str, enabled: bool, unit: str = "token") -> tqdm:
-    """A bar on standard error that appears only for work of more than a few seconds."""
-    return tqdm(total=total, desc=label, unit=unit, unit_scale=True, delay=3, mininterval=0.5, disable=not enabled)
+    """A bar that appears only for work of more than a few seconds: on a terminal's standard error, which leaves
+    printed JSON whole, and in notebooks on standard output, since they show the other in red.
+    """
+    file = sys.stderr if sys.stderr.isatty() else sys.stdout
+    options = {"unit_scale": True, "delay": 3, "mininterval": 0.5, "file": file}
+    return tqdm(total=total, desc=label, unit=unit, disable=not enabled, **options)
 
 
 def _document(ids: np.ndarray, split: str, name: str, tokenizer: Tokenizer) -> dict[str, Any]:
