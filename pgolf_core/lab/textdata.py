@@ -148,7 +148,7 @@ class _Reader:
     def texts(self) -> Iterator[_Text]:
         for name, text in read_documents(self.files, self.field):
             if self.given and not self.given.lossless:
-                text = self.given.decode(self.given.encode(text, name))
+                text = self._normalised(text, name)
                 if not text:
                     raise UserError(f"nothing is left of {name} as the tokenizer normalises it; take it out")
             elif SPACE_MARK in text:
@@ -160,6 +160,14 @@ class _Reader:
             digest = hashlib.sha256(payload).digest()
             is_val = int.from_bytes(digest[:8], "big") < self.val_share * HASH_RANGE
             yield _Text(name, text, payload, digest, "val" if is_val else "train")
+
+    def _normalised(self, text: str, name: str) -> str:
+        """The text that the tokenizer gives back for this one, and for itself: once is not always enough."""
+        for _ in range(8):
+            before, text = text, self.given.decode(self.given.encode(text, name))
+            if text == before:
+                return text
+        raise UserError(f"{name} comes back from the tokenizer changed each time; use another --tokenizer")
 
     def scan(self, progress: bool) -> _Scan:
         """Read everything once; UserError for any fault, or if a split gets nothing."""

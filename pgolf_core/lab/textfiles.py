@@ -113,7 +113,7 @@ def _read_jsonl(path: Path, field: str) -> Iterator[tuple[str, str]]:
             if not isinstance(value, dict):
                 raise UserError(f"{path}: line {number} is no JSON object; one object a line is needed")
             if not isinstance(value.get(field), str):
-                fault = f"'{field}' is no text" if field in value else f"no field '{field}'"
+                fault = f"no text in '{field}'" if field in value else f"no field '{field}'"
                 known = ", ".join(list(value)[:8]) or "none"
                 raise UserError(f"{path}: line {number} has {fault} (its fields: {known}); name one with --field")
             yield f":{number}", value[field]
