@@ -35,7 +35,7 @@ ODD = "  two  spaces\r\n\ttab ﬁ １ 🙂 nul\0 block▅ end "
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Thirty lines of .jsonl (one text twice), five .txt files in two folders, a hidden file and a foreign one."""
+    """31 lines of .jsonl (one text twice), five .txt files in two folders, a hidden file and a foreign one."""
     path = tmp_path / "mine"
     (path / "sub").mkdir(parents=True)
     lines = [*texts(29, seed=3), ODD]
@@ -70,7 +70,7 @@ def given(folder: Path) -> dict[str, str]:
 
 def test_every_document_comes_back_byte_for_byte_in_the_split_that_its_hash_says(folder: Path, tmp_path: Path):
     made, documents = prepare(folder, tmp_path), given(folder)
-    assert made.name == "mine-sp320" and made.tokenizer().lossless and len(documents) == 35
+    assert made.name == "mine-sp320" and made.tokenizer().lossless and len(documents) == 36
     for split, paths in (("train", made.train_paths), ("val", made.val_paths)):
         expected = [name for name in documents if (sha(documents[name]) / 2**256 < 0.3) == (split == "val")]
         expected.sort(key=sha)
@@ -292,7 +292,7 @@ def test_a_byte_order_mark_before_jsonl_and_blank_lines_are_no_fault(tmp_path: P
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"val_share": 1e-9}, "35 document.*none falls into validation at --val-share 1e-09; give more documents"),
+        ({"val_share": 1e-9}, "36 document.*none falls into validation at --val-share 1e-09; give more documents"),
         ({"val_share": 1.0}, "--val-share 1.0 must lie between 0 and 1"),
         ({"vocab_size": 4000}, "cannot train a tokenizer of 4000 pieces on this text"),
         ({"vocab_size": 70_000}, "--vocab-size 70000 must lie between"),
@@ -367,7 +367,7 @@ def test_the_command_makes_a_dataset_and_wrong_usage_has_status_2(folder: Path, 
     arguments = ["data", "text", str(folder), "--cache", str(tmp_path), "--val-share", "0.3"]
     assert cli.main([*arguments, "--vocab-size", "320", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
-    assert row["name"] == "mine-sp320" and sum(total["documents"] for total in row["totals"].values()) == 35
+    assert row["name"] == "mine-sp320" and sum(total["documents"] for total in row["totals"].values()) == 36
     assert cli.main(["data", "text", str(folder), "--cache", str(tmp_path), "--val-share", "2"]) == 2
     assert "'2' is not a share between 0 and 1" in capsys.readouterr().err
     assert cli.main([*arguments, "--vocab-size", "320", "--tokenizer", "x.model"]) == 2
