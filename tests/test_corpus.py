@@ -22,7 +22,7 @@ import pytest
 
 from pgolf_core.data import load_tokens, write_shard
 from pgolf_core.files import UserError
-from pgolf_core.lab import corpus
+from pgolf_core.lab import corpus, dataset
 from pgolf_core.lab.corpus import Dataset, Document, open_dataset, prepare_sotu, validation_documents
 
 NAME = "sotu-sp1024"
@@ -271,7 +271,7 @@ def test_a_cache_folder_that_cannot_be_written_is_one_clear_line(tmp_path: Path,
     def refuse(*arguments, **options):
         raise PermissionError(13, "Permission denied", str(tmp_path))
 
-    monkeypatch.setattr(corpus.tempfile, "mkdtemp", refuse)
+    monkeypatch.setattr(dataset.tempfile, "mkdtemp", refuse)
     with pytest.raises(UserError, match="Permission denied"):
         prepare_sotu(tmp_path / "new", progress=False)
 

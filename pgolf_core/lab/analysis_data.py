@@ -37,6 +37,16 @@ def documents_table(manifest: dict[str, Any]) -> pd.DataFrame:
     return table
 
 
+def totals_table(manifest: dict[str, Any]) -> pd.DataFrame:
+    """Whole splits by SPLIT_NAMES: documents, utf8_bytes, tokens, and bytes per token (BOS left out).
+
+    A large dataset's manifest lists only the first training documents; these sums are of all.
+    """
+    table = pd.DataFrame({SPLIT_NAMES[split]: total for split, total in manifest["totals"].items()}).T
+    table["bytes per token"] = table["utf8_bytes"] / (table["tokens"] - table["documents"]).clip(lower=1)
+    return table.rename_axis("split")
+
+
 def compression_by(table: pd.DataFrame, column: str, width: int) -> pd.DataFrame:
     """Bytes per token (sum over sum, BOS left out) of every split, in bins of `width` of a column (10 years, say).
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pgolf_core.files import UserError
+from pgolf_core.lab.data_command import add_corpora, corpus_lines, prepare_corpus
 from pgolf_core.recipe import available_recipes, load_recipe, to_dict
 
 if TYPE_CHECKING:
@@ -104,10 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--out", metavar="FILE.toml", help="write that recipe there instead of printing it")
     add_json(made)
 
-    made = command("data", _data, "prepare a corpus, or list what is prepared")
-    made.add_argument("corpus", choices=("sotu", "list"), help="sotu: State of the Union; list: what is prepared")
-    add_cache(made)
-    add_json(made)
+    add_corpora(command("data", _data, "prepare a corpus, or list what is prepared"), (add_cache, add_json))
 
     made = command("eval", _eval, "score an artifact from its file alone")
     made.add_argument("artifact", help="a model.pgolf")
@@ -260,26 +258,8 @@ def _recipe_from_command(options: argparse.Namespace) -> int:
 
 
 def _data(options: argparse.Namespace) -> int:
-    from pgolf_core.lab import corpus
-
-    cache_dir = _place(options.cache) or None
-    if options.corpus == "list":
-        datasets = corpus.prepared_datasets(cache_dir)
-    else:
-        datasets = [corpus.prepare_sotu(cache_dir=cache_dir, progress=sys.stderr.isatty())]
-    rows = [
-        {"name": d.name, "manifest_sha256": d.manifest_sha256, "folder": str(d.folder), "totals": d.manifest["totals"]}
-        for d in datasets
-    ]
-    if options.json:
-        print(json.dumps(rows, indent=2))
-        return 0
-    for row in rows:
-        print(f"{row['name']} (manifest {row['manifest_sha256'][:8]}) in {row['folder']}")
-        for split, total in row["totals"].items():
-            print(f"  {split}: " + ", ".join(f"{count:,} {what}" for what, count in total.items()))
-    if not rows:
-        print("nothing is prepared yet; `pgolf data sotu` prepares the State of the Union corpus")
+    rows = prepare_corpus(options, _place(options.cache) or None, progress=sys.stderr.isatty())
+    print(json.dumps(rows, indent=2) if options.json else "\n".join(corpus_lines(rows)))
     return 0
 
 

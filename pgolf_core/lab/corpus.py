@@ -1,44 +1,59 @@
-"""Corpora: documents -> tokenizer -> shards -> manifest, prepared once and kept in the user's cache folder.
+"""The State of the Union corpus: documents -> tokenizer -> shards -> manifest, prepared once and kept.
 
-A prepared dataset is a folder `<cache>/datasets/<name>` holding tokenizer.model, shards and manifest.json. It is made
-in a hidden folder beside its place and renamed at the end, so it is there whole or not at all; of two processes that
-prepare the same dataset at once, the first to finish wins and the other takes what it finds.
+What a prepared dataset is, and how it is opened and checked, stands in `dataset.py`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import importlib.resources
 import io
-import os
-import re
-import shutil
-import tempfile
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 import sentencepiece
 from tqdm import tqdm
 
-from pgolf_core.data import TOKEN_TYPE, load_tokens, shard_tokens, write_shard
-from pgolf_core.files import UserError, explain_os_errors, read_json, sha256_bytes, sha256_file, write_bytes, write_json
+from pgolf_core.data import TOKEN_TYPE, write_shard
+from pgolf_core.files import UserError, sha256_bytes, write_bytes, write_json
+from pgolf_core.lab.dataset import (
+    MANIFEST_FORMAT,
+    SOTU_NAME,
+    Dataset,
+    damaged,
+    datasets_root,
+    default_cache_dir,
+    load_dataset,
+    open_dataset,
+    prepared_datasets,
+    refuse_shared_documents,
+    staged,
+    validation_documents,
+)
+from pgolf_core.lab.survey import SPLITS, file_entry
 from pgolf_core.tokenizer import Tokenizer, refuse_normalising
 
-MANIFEST_FORMAT = 1
-SPLITS = ("train", "val")
-DOCUMENT_KEYS = {"name", "group", "split", "sha256", "utf8_bytes", "tokens"}
-PARTIAL = ".partial-"
-"""Prefix of the folders that datasets are made in."""
+__all__ = [
+    "Dataset",
+    "Document",
+    "build_dataset",
+    "default_cache_dir",
+    "open_dataset",
+    "prepare_sotu",
+    "prepared_datasets",
+    "refuse_shared_documents",
+    "shared_passages",
+    "sotu_documents",
+    "train_tokenizer",
+    "validation_documents",
+]
+
 WINDOW_BYTES = 64
 """Length of the passages that are looked up in the other split: a line of text, too long to repeat by chance."""
 
-SOTU_NAME = "sotu-sp1024"
 SOTU_VERSION = "0.1.2"
 SOTU_EXPECTED = {"train": (230, 11_330_866), "val": (19, 854_885)}
 """Documents and UTF-8 bytes of each split (DESIGN 5): scores compare only on exactly this text."""
@@ -52,7 +67,6 @@ CORPUS_CITATION = (
     "https://www.presidency.ucsb.edu/ (State of the Union addresses and annual messages, as packaged in "
     f"sotu {SOTU_VERSION}; the speeches are works of the United States Government, in the public domain)"
 )
-COMMANDS = {SOTU_NAME: "pgolf data sotu"}
 
 TOKENIZER_SETTINGS: dict[str, Any] = {
     "model_type": "bpe",
@@ -90,136 +104,6 @@ class Document:
     text: str
 
 
-@dataclass(frozen=True)
-class Dataset:
-    """A prepared dataset; `manifest` is manifest.json as read, and `manifest_sha256` the hash of that file's bytes."""
-
-    name: str
-    folder: Path
-    manifest: dict[str, Any]
-    manifest_sha256: str
-    tokenizer_path: Path
-    train_paths: list[Path]
-    val_paths: list[Path]
-
-    @property
-    def vocab_size(self) -> int:
-        """Pieces of the tokenizer."""
-        return self.manifest["tokenizer"]["vocab_size"]
-
-    def tokenizer(self) -> Tokenizer:
-        """The dataset's tokenizer; one that claims to be lossless and is not is a UserError."""
-        tokenizer = Tokenizer(self.tokenizer_path)
-        if self.manifest["tokenizer"]["lossless"]:
-            refuse_normalising(tokenizer)
-        if tokenizer.vocab_size != self.vocab_size:
-            raise _damaged(self.folder, f"its tokenizer has {tokenizer.vocab_size} pieces, not {self.vocab_size}")
-        return tokenizer
-
-    def verify(self) -> None:
-        """Read everything again: file hashes, every document's text out of the shards, and that the splits are apart.
-
-        Raises UserError with the first thing that does not hold.
-        """
-        for entry in (self.manifest["tokenizer"], *self.manifest["shards"]):
-            if sha256_file(self.folder / entry["file"]) != entry["sha256"]:
-                raise _damaged(self.folder, f"{entry['file']} has another SHA-256 than the manifest says")
-        for split in SPLITS:
-            for entry, text in _read_documents(self, split):
-                payload = text.encode("utf-8")
-                if sha256_bytes(payload) != entry["sha256"] or len(payload) != entry["utf8_bytes"]:
-                    raise _damaged(self.folder, f"the tokens of {entry['name']} do not give its text")
-        refuse_shared_documents(self.manifest["documents"])
-
-
-# ---------------------------------------------------------------------- where datasets lie
-
-
-def default_cache_dir() -> Path:
-    """The user's cache folder for this program; the environment variable PGOLF_CACHE overrides it."""
-    return Path(os.environ.get("PGOLF_CACHE") or platformdirs.user_cache_dir("pgolf")).expanduser()
-
-
-@explain_os_errors("cannot read the prepared datasets")
-def open_dataset(name: str = SOTU_NAME, cache_dir: Path | str | None = None) -> Dataset:
-    """A prepared dataset by name, its files' sizes and headers checked (`verify` reads them whole).
-
-    Raises UserError with the command that makes it where it is missing, and with the remedy where it is damaged.
-    """
-    root = _root(cache_dir)
-    if not re.fullmatch(r"\w[\w.+-]*", name) or not (root / name).is_dir():
-        prepared = ", ".join(dataset.name for dataset in prepared_datasets(cache_dir)) or "none"
-        command = COMMANDS.get(name, COMMANDS[SOTU_NAME]) + (f" --cache {cache_dir}" if cache_dir else "")
-        remedy = f"run `{command}`" + ("" if name in COMMANDS else f", which prepares {SOTU_NAME}")
-        raise UserError(f"dataset '{name}' is not prepared in {root} (prepared: {prepared}); {remedy}")
-    return _load(root / name)
-
-
-@explain_os_errors("cannot read the prepared datasets")
-def prepared_datasets(cache_dir: Path | str | None = None) -> list[Dataset]:
-    """Every whole dataset in the cache folder, by name."""
-    found = []
-    for path in sorted(_root(cache_dir).glob("[!.]*/manifest.json")):
-        with contextlib.suppress(UserError):
-            found.append(_load(path.parent))
-    return found
-
-
-def validation_documents(dataset: Dataset) -> list[tuple[str, str]]:
-    """(name, text) of every validation document, decoded from the shards, in their order."""
-    return [(entry["name"], text) for entry, text in _read_documents(dataset, "val")]
-
-
-def _root(cache_dir: Path | str | None) -> Path:
-    return (Path(cache_dir).expanduser() if cache_dir else default_cache_dir()) / "datasets"
-
-
-def _damaged(folder: Path, fault: str) -> UserError:
-    command = COMMANDS.get(folder.name, COMMANDS[SOTU_NAME])
-    return UserError(f"dataset {folder} is damaged: {fault}; delete that folder and run `{command}` again")
-
-
-def _load(folder: Path) -> Dataset:
-    try:
-        manifest, digest = read_json(folder / "manifest.json"), sha256_file(folder / "manifest.json")
-    except UserError:
-        raise _damaged(folder, "manifest.json is missing or broken") from None
-    try:
-        if manifest["format"] != MANIFEST_FORMAT:
-            raise _damaged(folder, f"its manifest has format {manifest['format']!r}, not {MANIFEST_FORMAT}")
-        sizes = {entry["file"]: int(entry["bytes"]) for entry in (manifest["tokenizer"], *manifest["shards"])}
-        paths = {split: [folder / s["file"] for s in manifest["shards"] if s["split"] == split] for split in SPLITS}
-        counts = {folder / shard["file"]: int(shard["tokens"]) for shard in manifest["shards"]}
-        complete = all(manifest["totals"][split]["tokens"] == sum(map(counts.get, paths[split])) for split in SPLITS)
-        known = {"vocab_size", "lossless", "sha256"} <= set(manifest["tokenizer"])
-        known &= all(set(entry) == DOCUMENT_KEYS for entry in manifest["documents"])
-        name, tokenizer_path = str(manifest["name"]), folder / manifest["tokenizer"]["file"]
-    except (KeyError, TypeError, ValueError, AttributeError):
-        complete = known = False
-    if not (complete and known and name == folder.name and all(Path(file).name == file for file in sizes)):
-        raise _damaged(folder, "its manifest is not of the form this program writes")
-    for file, size in sizes.items():
-        if not (folder / file).is_file() or (folder / file).stat().st_size != size:
-            raise _damaged(folder, f"{file} is missing or has not the {size} bytes it should have")
-    for shard, tokens in counts.items():
-        if shard_tokens(shard) != tokens:
-            raise _damaged(folder, f"{shard.name} declares another number of tokens than the manifest")
-    return Dataset(name, folder, manifest, digest, tokenizer_path, paths["train"], paths["val"])
-
-
-def _read_documents(dataset: Dataset, split: str) -> Iterator[tuple[dict[str, Any], str]]:
-    """(manifest entry, decoded text) of each document of a split, cut at BOS."""
-    tokenizer = dataset.tokenizer()
-    tokens = load_tokens(dataset.train_paths if split == "train" else dataset.val_paths, tokenizer.vocab_size)
-    starts = np.flatnonzero(tokens == tokenizer.bos_id)
-    entries = [entry for entry in dataset.manifest["documents"] if entry["split"] == split]
-    lengths = np.diff(np.append(starts, len(tokens))).tolist()
-    if lengths != [entry["tokens"] for entry in entries] or not len(starts) or starts[0] != 0:
-        raise _damaged(dataset.folder, f"the {split} shards do not hold the documents that the manifest lists")
-    for entry, start, length in zip(entries, starts.tolist(), lengths, strict=True):
-        yield entry, tokenizer.decode(tokens[start : start + length])
-
-
 # ---------------------------------------------------------------------- the State of the Union addresses
 
 
@@ -229,11 +113,11 @@ def prepare_sotu(cache_dir: Path | str | None = None, progress: bool = True) -> 
     Raises UserError where the package is missing or of another version, its text is not the expected one, the cache
     folder cannot be written, or a dataset of that name is there and damaged.
     """
-    root = _root(cache_dir)
+    root = datasets_root(cache_dir)
     if (root / SOTU_NAME).is_dir():
-        dataset = _load(root / SOTU_NAME)
+        dataset = load_dataset(root / SOTU_NAME)
         if dataset.manifest["tokenizer"].get("settings") != TOKENIZER_SETTINGS:
-            raise _damaged(dataset.folder, "its tokenizer was trained with other settings than this program's")
+            raise damaged(dataset.folder, "its tokenizer was trained with other settings than this program's")
         return dataset
     source = {"package": "sotu", "version": SOTU_VERSION, "citation": CORPUS_CITATION}
     about = {"name": SOTU_NAME, "source": source, "split_rule": SOTU_SPLIT_RULE}
@@ -293,43 +177,9 @@ def build_dataset(documents: Sequence[Document], about: dict[str, Any], root: Pa
 
     Nothing is left behind on an error or an interruption. A dataset that appeared meanwhile is kept and returned.
     """
-    target = root / about["name"]
-    what = f"cannot prepare {about['name']} in {root} (PGOLF_CACHE or --cache)"
-    with explain_os_errors(what):
-        root.mkdir(parents=True, exist_ok=True)
-        for left in root.glob(f"{PARTIAL}*"):  # by a killed preparation: a living one takes seconds, not an hour
-            with contextlib.suppress(OSError):
-                if time.time() - left.stat().st_mtime > 3600:
-                    shutil.rmtree(left, ignore_errors=True)
-        folder = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=root))
-    try:
+    with staged(root, about["name"]) as folder:
         write_json(folder / "manifest.json", _fill(folder, documents, about, progress))
-        with explain_os_errors(what):
-            folder.chmod(0o755)
-            try:
-                folder.rename(target)
-            except OSError:
-                if not target.is_dir():
-                    raise
-        return _load(target)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def refuse_shared_documents(documents: Sequence[dict[str, Any]]) -> dict[str, int]:
-    """The proof that no validation document is in training: UserError if a text or a group is in both splits.
-
-    Takes the manifest's entries (name, group, split, sha256) and returns the counts of shared ones, all zero.
-    """
-    counts = {}
-    for key, what in (("sha256", "text"), ("group", "group")):
-        train = {entry[key]: entry["name"] for entry in documents if entry["split"] == "train"}
-        shared = [entry for entry in documents if entry["split"] == "val" and entry[key] in train]
-        if shared:
-            names = f"{shared[0]['name']} and training document {train[shared[0][key]]}"
-            raise UserError(f"validation document {names} have the same {what}; put both in one split")
-        counts[f"val_{what}s_in_train"] = len(shared)
-    return counts
+    return load_dataset(root / about["name"])
 
 
 def shared_passages(documents: Sequence[Document]) -> dict[str, int]:
@@ -387,7 +237,7 @@ def _fill(folder: Path, documents: Sequence[Document], about: dict[str, Any], pr
         stream = np.concatenate([np.zeros(0, dtype=TOKEN_TYPE), *tokens[split]])
         path = folder / f"{name.partition('-')[0]}_{split}_000000.bin"
         write_shard(path, stream)
-        shards.append(_file_entry(path) | {"split": split, "tokens": len(stream)})
+        shards.append(file_entry(path) | {"split": split, "tokens": len(stream)})
         sizes = [entry["utf8_bytes"] for entry in entries if entry["split"] == split]
         totals[split] = {"documents": len(sizes), "utf8_bytes": sum(sizes), "tokens": len(stream)}
     about_tokenizer = {"vocab_size": tokenizer.vocab_size, "kind": "sentencepiece-bpe", "lossless": tokenizer.lossless}
@@ -395,13 +245,9 @@ def _fill(folder: Path, documents: Sequence[Document], about: dict[str, Any], pr
     return {
         "format": MANIFEST_FORMAT,
         **about,
-        "tokenizer": _file_entry(model) | about_tokenizer,
+        "tokenizer": file_entry(model) | about_tokenizer,
         "shards": shards,
         "totals": totals,
         "disjointness": proof,
         "documents": entries,
     }
-
-
-def _file_entry(path: Path) -> dict[str, Any]:
-    return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_file(path)}

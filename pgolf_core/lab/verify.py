@@ -272,8 +272,8 @@ def _core(seed: _Seed) -> str:
 
 
 def _dataset(seed: _Seed) -> str:
-    seed.dataset.verify()
-    return f"{seed.dataset.name}, manifest {seed.dataset.manifest_sha256:.12}…: tokenizer, shards and documents"
+    checked = seed.dataset.verify(seed.progress)
+    return f"{seed.dataset.name}, manifest {seed.dataset.manifest_sha256:.12}…: {checked}"
 
 
 def _same_model(seed: _Seed) -> str:
