@@ -181,7 +181,7 @@ class Trainer:
             return self._finish()
 
     def _loop(self, stop: _Stop) -> None:
-        schedule = self.recipe.schedule
+        schedule, alone = self.recipe.schedule, self.world.size == 1
         t_saved, meeting = time.perf_counter(), 0.0
         while True:
             last = self._is_over()
@@ -199,7 +199,7 @@ class Trainer:
             )
             meeting = time.perf_counter() - now  # belongs to training too: counted with the next step
             self._log_step(record)
-            if stopped:
+            if stopped or (alone and stop.wanted()):  # alone, a signal that came while logging counts at once
                 self._save_checkpoint()
                 raise KeyboardInterrupt(
                     f"training stopped at step {self.step}; the same command goes on from {self._checkpoint_path}"
@@ -332,9 +332,9 @@ class Trainer:
         """Go on from the checkpoint of this recipe, seed and data that the first rank finds in the folder, if any."""
         path = self._checkpoint_path
         found = self.world.first and path.exists()
-        tensors, about = load_tensors(path) if found else ({}, {})
+        tensors, about = load_tensors(path) if found else ({}, None)
         about = json.loads(self.world.text_of_first(json.dumps(about)))
-        if not about:
+        if about is None:
             self.log.keep_until(-1, -1)
             return
         for key, mine in (("recipe", self.recipe.fingerprint), ("seed", self.seed), ("data", self.data.sha256)):

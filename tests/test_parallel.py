@@ -189,7 +189,7 @@ def test_joining_picks_the_backend_and_the_device_of_the_rank(monkeypatch, cuda:
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("bfloat16", 5e-3)])
 def test_one_two_and_four_ranks_give_one_loss_curve(tmp_path: Path, dtype: str, tolerance: float) -> None:
-    schedule = {"iterations": 30, "warmdown_iters": 10, "val_every_steps": 10}
+    schedule = {"iterations": 30, "warmdown_iters": 20, "val_every_steps": 10}
     settings = small_recipe(data=SPANS, schedule=schedule, optim={"newton_schulz_dtype": dtype})
     data = small_data(tmp_path / "data")
     folders = {size: tmp_path / str(size) for size in (1, 2, 4)}
