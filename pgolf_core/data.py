@@ -110,15 +110,17 @@ class TokenStream:
         return taken
 
 
-def step_batch(stream: TokenStream, data: recipe.Data) -> tuple[Tensor, Tensor]:
-    """Inputs and targets of one optimiser step, each int64 [batch_tokens // seq_len, seq_len].
+def step_batch(stream: TokenStream, data: recipe.Data, rank: int = 0, ranks: int = 1) -> tuple[Tensor, Tensor]:
+    """Inputs and targets of one optimiser step, each int64 [batch_tokens // seq_len // ranks, seq_len]: this rank's.
 
     The step takes `spans_per_step` contiguous spans of n + 1 tokens, n = batch_tokens / spans_per_step; a span's
-    inputs are its first n tokens and its targets the last n. With 8 spans this is the published partition whatever the
-    number of ranks: micro-step a of rank r of `world` holds the rows of span a * world + r (SEEDS 1.3).
+    inputs are its first n tokens and its targets the last n. With 8 spans this is the published partition (SEEDS 1.3).
+    A rank gets equally many whole spans, one after another, so the step's tokens are the same whatever the number of
+    ranks; every rank's stream moves on by the whole step.
     """
-    n = data.batch_tokens // data.spans_per_step
+    n, own = data.batch_tokens // data.spans_per_step, data.spans_per_step // ranks
     spans = stream.take(data.spans_per_step * (n + 1)).reshape(data.spans_per_step, n + 1)
+    spans = spans[rank * own : (rank + 1) * own]
     tokens = torch.from_numpy(spans.astype(np.int64))
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
     return inputs.reshape(-1, data.seq_len), targets.reshape(-1, data.seq_len)
@@ -132,6 +134,14 @@ def check_enough(total_tokens: int, recipe_data: recipe.Data, what: str) -> None
             f"{what} has {total_tokens:,} tokens, but one step of data.batch_tokens = {recipe_data.batch_tokens} needs "
             f"{needed:,}; lower data.batch_tokens or choose a longer corpus"
         )
+
+
+def check_ranks(ranks: int, data: recipe.Data) -> None:
+    """UserError if the spans of a step cannot be shared out equally among this many ranks."""
+    spans = data.spans_per_step
+    if spans % ranks:
+        fitting = ", ".join(str(n) for n in range(1, spans + 1) if spans % n == 0)
+        raise UserError(f"{ranks} processes do not divide data.spans_per_step = {spans}; use --nproc of {fitting}")
 
 
 def _map_shard(path: Path | str) -> np.ndarray:

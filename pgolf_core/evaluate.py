@@ -19,6 +19,7 @@ from pgolf_core import device as machine
 from pgolf_core.artifact import unpack
 from pgolf_core.files import UserError
 from pgolf_core.model import GPT, parameter_shapes
+from pgolf_core.parallel import ALONE, World
 from pgolf_core.tokenizer import TokenBytes
 
 Progress = Callable[[int, int], None]
@@ -88,10 +89,12 @@ def score(
     autocast: str = "auto",
     max_targets: int = 0,
     progress: Progress | None = None,
+    world: World = ALONE,
 ) -> Score:
     """Score a token stream (uint16 [n], targets are tokens 1..n-1) with a model in eval mode.
 
-    Logits are computed only at scored positions. `max_targets` > 0 scores that many targets from the start.
+    Logits are computed only at scored positions. `max_targets` > 0 scores that many targets from the start. Ranks share
+    the batches of windows out and exchange every target's nats, so that each has the whole, equal score.
     """
     if len(tokens) < 2:
         raise UserError(f"the validation stream has {len(tokens)} tokens; at least 2 are needed to score one")
@@ -107,7 +110,7 @@ def score(
     losses = torch.full((num_targets,), math.nan, dtype=torch.float32, device=device)
     done = 0
     with machine.autocast(device, autocast):
-        for batch in _batches(windows, batch_seqs):
+        for batch in _batches(windows, batch_seqs)[world.rank :: world.size]:
             start, first = (torch.from_numpy(batch[:, column].copy()).to(device) for column in (0, 1))
             length, scored = int(batch[0, 2] - batch[0, 0]), int(batch[0, 2] - batch[0, 1])
             inputs = stream[start[:, None] + torch.arange(length, device=device)]
@@ -117,6 +120,7 @@ def score(
             if progress is not None:
                 progress(done, num_targets)
     model.train(was_training)
+    world.fill_(losses)
     per_token = losses.cpu().numpy()
     nats = float(per_token.sum(dtype=np.float64))
     if not math.isfinite(nats):

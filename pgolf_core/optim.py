@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pgolf_core import recipe
 from pgolf_core.files import UserError
+from pgolf_core.parallel import ALONE, World
 
 NEWTON_SCHULZ_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
@@ -81,10 +82,19 @@ def parameter_groups(names: Iterable[str], optim: recipe.Optim) -> list[Group]:
 class Muon:
     """Momentum, orthogonalised by Newton-Schulz, batched over matrices of one shape (SEEDS 1.7).
 
-    `parameters` maps names to 2-D float32 tensors with gradients. Weight decay is decoupled, before or after.
+    `parameters` maps names to 2-D float32 tensors with gradients. Weight decay is decoupled, before or after. Every
+    rank keeps all momentum and orthogonalises its share of each stack, while the shares of the last one travel.
     """
 
-    def __init__(self, parameters: dict[str, nn.Parameter], lr: float, weight_decay: float, optim: recipe.Optim):
+    def __init__(
+        self,
+        parameters: dict[str, nn.Parameter],
+        lr: float,
+        weight_decay: float,
+        optim: recipe.Optim,
+        world: World = ALONE,
+    ):
+        self.world = world
         self.base_lr, self.weight_decay, self.order = lr, weight_decay, optim.muon_wd_order
         self.steps, self.dtype = optim.newton_schulz_steps, getattr(torch, optim.newton_schulz_dtype)
         self.shapes: dict[tuple[int, ...], dict[str, nn.Parameter]] = {}
@@ -103,18 +113,22 @@ class Muon:
     @torch.no_grad()
     def step(self, multiplier: float, momentum: float) -> None:
         """One update with learning rate base x multiplier; Nesterov momentum."""
-        lr = self.base_lr * multiplier
+        lr, updates = self.base_lr * multiplier, []
         for shape, members in self.shapes.items():
-            weights = list(members.values())
-            gradients = torch.stack([weight.grad for weight in weights])
+            gradients = torch.stack([weight.grad for weight in members.values()])
             buffer = self.buffers[shape].mul_(momentum).add_(gradients)
-            update = self.orthogonalise(gradients.add_(buffer, alpha=momentum), self.steps, self.dtype)
+            updates.append(self.world.shared_out(self._orthogonal, gradients.add_(buffer, alpha=momentum)))
+        for (shape, members), update in zip(self.shapes.items(), updates, strict=True):
+            weights = list(members.values())
             scale = math.sqrt(max(1.0, shape[0] / shape[1]))
             if self.order == "before":
                 torch._foreach_mul_(weights, 1 - lr * self.weight_decay)
-            torch._foreach_add_(weights, list(update.to(weights[0].dtype).unbind()), alpha=-lr * scale)
+            torch._foreach_add_(weights, list(update().to(weights[0].dtype).unbind()), alpha=-lr * scale)
             if self.order == "after":
                 torch._foreach_mul_(weights, 1 - lr * self.weight_decay)
+
+    def _orthogonal(self, stack: Tensor) -> Tensor:
+        return self.orthogonalise(stack, self.steps, self.dtype)
 
     def tensors(self) -> dict[str, Tensor]:
         """Momentum by parameter name, as views: for checkpoints, in both directions."""
@@ -176,7 +190,7 @@ class AdamW:
 class Optimizers:
     """All of a model's optimisers behind one step, one reset and one dictionary of state tensors."""
 
-    def __init__(self, model: nn.Module, optim: recipe.Optim):
+    def __init__(self, model: nn.Module, optim: recipe.Optim, world: World = ALONE):
         named = dict(model.named_parameters())
         self.groups = parameter_groups(named, optim)
         chosen = [(group, {name: named[name] for name in group.parameters}) for group in self.groups]
@@ -185,7 +199,7 @@ class Optimizers:
                 parameter.requires_grad_(group.optimizer != "frozen")
         self.trained = [p for group, members in chosen for p in members.values() if group.optimizer != "frozen"]
         muon = {name: p for group, members in chosen if group.optimizer == "muon" for name, p in members.items()}
-        self.muon = Muon(muon, optim.matrix_lr, optim.muon_wd, optim)
+        self.muon = Muon(muon, optim.matrix_lr, optim.muon_wd, optim, world)
         self.adamw = AdamW([pair for pair in chosen if pair[0].optimizer == "adamw"], optim.adam_eps)
 
     def step(self, multiplier: float, momentum: float) -> None:

@@ -55,6 +55,25 @@ class RunLog:
             self.say(text)
 
 
+class NoLog(RunLog):
+    """Writes nothing: the log of every rank but the first."""
+
+    def __enter__(self) -> NoLog:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def keep_until(self, step: int, val_step: int) -> None:
+        """Nothing to drop."""
+
+    def metric(self, **values: Any) -> None:
+        """Not written."""
+
+    def line(self, text: str, quiet: bool = False) -> None:
+        """Not written, not said."""
+
+
 def training_curve(folder: Path | str) -> list[dict[str, Any]]:
     """The parsed lines of a run's metrics.jsonl, in order; UserError if there is none."""
     path = Path(folder) / "metrics.jsonl"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +20,7 @@ from pgolf_core import device as machine
 from pgolf_core.attention import kernel_name
 from pgolf_core.average import build_average
 from pgolf_core.checkpoint import load_tensors, restore, save_tensors
-from pgolf_core.data import TokenStream, check_enough, load_tokens, step_batch
+from pgolf_core.data import TokenStream, check_enough, check_ranks, load_tokens, step_batch
 from pgolf_core.evaluate import score
 from pgolf_core.files import UserError, write_json
 from pgolf_core.grid import Grid, qat_grids
@@ -31,8 +33,9 @@ from pgolf_core.optim import (
     multiplier_by_iterations,
     muon_momentum,
 )
+from pgolf_core.parallel import ALONE, World
 from pgolf_core.recipe import Recipe
-from pgolf_core.runlog import RunLog
+from pgolf_core.runlog import NoLog, RunLog
 from pgolf_core.sensitivity import SensitivityMeter
 from pgolf_core.tokenizer import TokenBytes, check_vocab
 
@@ -64,6 +67,15 @@ class TrainProgress:
     seconds_left: float
 
 
+def progress_at(recipe: Recipe, step: int, loss: float, clock: float, tokens_per_second: float) -> TrainProgress:
+    """How far `step` steps in `clock` seconds are, by whichever of the recipe's two limits is nearer."""
+    schedule = recipe.schedule
+    by_clock = clock / schedule.max_seconds if schedule.max_seconds else 0.0
+    fraction = min(max(by_clock, step / schedule.iterations), 1.0)
+    left = clock * (1 / fraction - 1) if fraction else math.inf
+    return TrainProgress(step, fraction, loss, tokens_per_second, left)
+
+
 @dataclass(frozen=True)
 class TrainResult:
     """What training says about itself; weights and metrics are in the run folder."""
@@ -83,8 +95,13 @@ class TrainResult:
 class _Stop:
     """Notes SIGINT and SIGTERM so that a step is never cut in half."""
 
-    def __init__(self) -> None:
+    def __init__(self, launched: bool) -> None:
         self.signal: int | None = None
+        self.launcher = os.getppid() if launched else None
+
+    def wanted(self) -> bool:
+        """Whether a signal came, or the launcher of several ranks is gone: nobody would end them any more."""
+        return self.signal is not None or self.launcher not in (None, os.getppid())
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[_Stop]:
@@ -104,7 +121,10 @@ class _Stop:
 
 
 class Trainer:
-    """One seed of one recipe in one folder. `run` trains, or goes on from the folder's checkpoint."""
+    """One seed of one recipe in one folder. `run` trains, or goes on from the folder's checkpoint.
+
+    With several ranks, each has a Trainer of its own; their steps are the same, and the first alone writes and speaks.
+    """
 
     def __init__(
         self,
@@ -114,16 +134,21 @@ class Trainer:
         folder: Path,
         progress: Callable[[TrainProgress], None] | None = None,
         say: Callable[[str], None] | None = None,
+        world: World = ALONE,
     ):
         check_vocab(data.vocab_size, recipe.model.vocab_size)
+        check_ranks(world.size, recipe.data)
         self.recipe, self.seed, self.data, self.folder = recipe, seed, data, Path(folder)
-        self.progress, self.log = progress, RunLog(Path(folder), say)
+        self.world = world
+        self.progress = progress if world.first else None
+        self.log = RunLog(self.folder, say) if world.first else NoLog(self.folder)
         self.device = machine.pick_device()
         self.stream = TokenStream(data.train_paths, data.vocab_size)
         check_enough(self.stream.total_tokens, recipe.data, "training split")
         self.val_tokens = load_tokens(data.val_paths, data.vocab_size)
         self.model = build_model(recipe.model, seed).to(self.device)
-        self.optimizers = Optimizers(self.model, recipe.optim)
+        world.copy_first_(self.model.parameters())  # other machines may round the initialisation otherwise
+        self.optimizers = Optimizers(self.model, recipe.optim, world)
         self.named = dict(self.model.named_parameters())
         shapes = {name: tuple(p.shape) for name, p in self.named.items()}
         self.qat_grids: dict[str, Grid] = qat_grids(shapes, recipe.quant, recipe.qat)  # refuses bad exceptions
@@ -139,7 +164,7 @@ class Trainer:
             kernel_name(
                 self.device.type, machine.autocast_dtype(self.device, recipe.schedule.autocast) is torch.bfloat16
             ),
-        )
+        ) + (f" | ranks: {world.size}, {world.backend}" if world.size > 1 else "")
         compiled = recipe.schedule.compile == "auto" and not machine.why_not_compile(self.device)
         self.loss_of = torch.compile(self.model, dynamic=False) if compiled else self.model
 
@@ -147,7 +172,7 @@ class Trainer:
 
     def run(self) -> TrainResult:
         """Train to the cap or the last iteration, then write weights, averages and statistics."""
-        with _Stop().watching() as stop, self.log:
+        with _Stop(launched=self.world.size > 1).watching() as stop, self.log:
             self._announce()
             self._warm_up()
             self.average = build_average(self.model, self.recipe.average)
@@ -156,8 +181,8 @@ class Trainer:
             return self._finish()
 
     def _loop(self, stop: _Stop) -> None:
-        schedule = self.recipe.schedule
-        t_saved = time.perf_counter()
+        schedule, alone = self.recipe.schedule, self.world.size == 1
+        t_saved, meeting = time.perf_counter(), 0.0
         while True:
             last = self._is_over()
             due = schedule.val_every_steps and self.step % schedule.val_every_steps == 0
@@ -167,14 +192,19 @@ class Trainer:
                 return
             t_start = time.perf_counter()
             record = self._step()
-            self.seconds["train"] += time.perf_counter() - t_start
+            now = time.perf_counter()
+            due = now - t_saved > schedule.checkpoint_every_seconds > 0
+            self.seconds["train"], stopped, due = self.world.largest(  # one clock, and all stop or save at one step
+                self.seconds["train"] + (now - t_start) + meeting, stop.wanted(), due
+            )
+            meeting = time.perf_counter() - now  # belongs to training too: counted with the next step
             self._log_step(record)
-            if stop.signal is not None:
+            if stopped or (alone and stop.wanted()):  # alone, a signal that came while logging counts at once
                 self._save_checkpoint()
                 raise KeyboardInterrupt(
                     f"training stopped at step {self.step}; the same command goes on from {self._checkpoint_path}"
                 )
-            if time.perf_counter() - t_saved > schedule.checkpoint_every_seconds > 0:
+            if due:
                 self._save_checkpoint()
                 t_saved = time.perf_counter()
 
@@ -195,7 +225,7 @@ class Trainer:
         """One optimiser step on the stream's next batch; returns what the log needs."""
         multiplier, momentum = self._multiplier(), muon_momentum(self.step, self.recipe.optim)
         self._update_qat(multiplier)
-        loss = self._forward_backward(*step_batch(self.stream, self.recipe.data))
+        loss = self._forward_backward(*step_batch(self.stream, self.recipe.data, self.world.rank, self.world.size))
         if 0 < multiplier < SENSITIVITY_BELOW:
             self.meter.add(self.model)
         norm = clip_gradients(self.optimizers.trained, self.recipe.optim.grad_clip_norm)
@@ -207,7 +237,7 @@ class Trainer:
         return {"loss": loss, "grad_norm": norm, "lr_multiplier": rate, "momentum": momentum}
 
     def _forward_backward(self, inputs: Tensor, targets: Tensor) -> float:
-        """Accumulate the gradient of the mean loss over all rows, a micro-batch at a time; returns that loss."""
+        """Accumulate the gradient of the mean loss over all ranks' rows, a micro-batch at a time; returns that loss."""
         total = 0.0
         size = self.recipe.data.micro_batch_seqs
         for start in range(0, len(inputs), size):
@@ -216,6 +246,7 @@ class Trainer:
                 loss = self.loss_of(x, y) * (len(x) / len(inputs))
             loss.backward()
             total += loss.detach()
+        self.world.mean_([*(p.grad for p in self.optimizers.trained if p.grad is not None), total])
         return float(total)
 
     # ------------------------------------------------------------------ quantisation-aware training
@@ -236,7 +267,7 @@ class Trainer:
         data, steps = self.recipe.data, self.recipe.schedule.warmup_steps
         before = {name: p.detach().clone() for name, p in self.named.items()}
         generator = torch.Generator().manual_seed(self.seed)
-        rows = data.batch_tokens // data.seq_len
+        rows = data.batch_tokens // data.seq_len // self.world.size
         for index in range(steps):
             if index == steps - 1 and self.recipe.qat.kind != "off":
                 self.model.set_fake_grids(self.qat_grids)  # so that QAT's graph is compiled before the clock
@@ -254,7 +285,7 @@ class Trainer:
         recipe, limit = self.recipe, self.recipe.schedule.val_tokens
         result = score(
             self.model, self.val_tokens, self.data.token_bytes, recipe.eval.seq_len, recipe.eval.seq_len,
-            recipe.eval.batch_seqs, autocast=recipe.schedule.autocast, max_targets=limit,
+            recipe.eval.batch_seqs, autocast=recipe.schedule.autocast, max_targets=limit, world=self.world,
         )  # fmt: skip
         self.val_step = self.step
         self.seconds["validation"] += time.perf_counter() - t_start
@@ -292,23 +323,29 @@ class Trainer:
             "resumed_at": self.resumed_at, "qat_on": self.qat_on, "sensitivity": self.meter.state_dict(),
             "recipe": self.recipe.fingerprint, "seed": self.seed, "data": self.data.sha256,
         }  # fmt: skip
-        save_tensors(self._checkpoint_path, self._state(), about)
+        if self.world.first:
+            save_tensors(self._checkpoint_path, self._state(), about)
+        self.world.meet()  # the others wait here, outside the clock
         self.seconds["checkpoints"] += time.perf_counter() - t_start
 
     def _resume(self) -> None:
-        """Go on from the folder's checkpoint, if there is one for this recipe, seed and data."""
+        """Go on from the checkpoint of this recipe, seed and data that the first rank finds in the folder, if any."""
         path = self._checkpoint_path
-        if not path.exists():
+        found = self.world.first and path.exists()
+        tensors, about = load_tensors(path) if found else ({}, None)
+        about = json.loads(self.world.text_of_first(json.dumps(about)))
+        if about is None:
             self.log.keep_until(-1, -1)
             return
-        tensors, about = load_tensors(path)
         for key, mine in (("recipe", self.recipe.fingerprint), ("seed", self.seed), ("data", self.data.sha256)):
             if about.get(key) != mine:
                 raise UserError(f"{path} was made with another {key}; delete it, or use --fresh to train again")
         self.meter.load_state_dict(about["sensitivity"], self.device)
         self.qat_on = about["qat_on"]
         self.model.set_fake_grids(self.qat_grids if self.qat_on else {})
-        restore(self._state(), tensors, path)
+        if self.world.first:
+            restore(self._state(), tensors, path)
+        self.world.copy_first_(self._state().values())
         self.step, self.val_step, self.stream.position = about["step"], about["val_step"], about["position"]
         warmup = self.seconds["warmup"]
         self.seconds = about["seconds"]
@@ -328,6 +365,7 @@ class Trainer:
         for line in (
             self.path_line,
             f"model_params:{sum(p.numel() for p in self.named.values())}",
+            f"world_size:{self.world.size} grad_accum_steps:{self._micro_steps()}",
             f"attention_mode:gqa num_heads:{self.recipe.model.num_heads} num_kv_heads:{self.recipe.model.num_kv_heads}",
             f"tie_embeddings:True embed_lr:{optim.embed_lr} matrix_lr:{optim.matrix_lr} scalar_lr:{optim.scalar_lr}",
             f"train_batch_tokens:{data.batch_tokens} train_seq_len:{data.seq_len} iterations:{schedule.iterations} "
@@ -335,6 +373,10 @@ class Trainer:
             f"seed:{self.seed}",
         ):
             self.log.line(line)
+
+    def _micro_steps(self) -> int:
+        data = self.recipe.data
+        return math.ceil(data.batch_tokens // data.seq_len // self.world.size / data.micro_batch_seqs)
 
     def _log_step(self, record: dict[str, float]) -> None:
         schedule, step, clock = self.recipe.schedule, self.step, self.seconds["train"]
@@ -344,22 +386,21 @@ class Trainer:
         if step <= 10 or step % schedule.log_every_steps == 0:
             self.log.line(f"step:{step}/{schedule.iterations} train_loss:{record['loss']:.4f} {self._timing()}")
         if self.progress is not None:
-            by_clock = clock / schedule.max_seconds if schedule.max_seconds else 0.0
-            fraction = min(max(by_clock, step / schedule.iterations), 1.0)
-            left = clock * (1 / fraction - 1) if fraction else math.inf
-            self.progress(TrainProgress(step, fraction, record["loss"], rate, left))
+            self.progress(progress_at(self.recipe, step, record["loss"], clock, rate))
 
     # ------------------------------------------------------------------ the end
 
     def _finish(self) -> TrainResult:
         """Write averaged and raw weights and the gradient statistics; then the checkpoint has done its work."""
-        save_tensors(self.folder / "weights-raw.safetensors", dict(self.named), {"step": self.step})
-        save_tensors(self.folder / "weights-averaged.safetensors", self.average.result(self.model), {"step": self.step})
-        write_json(
-            self.folder / "sensitivity.json",
-            {"mean_squared_gradient": self.meter.result(), "steps": self.meter.steps, "weights": "live"},
-        )
-        self._checkpoint_path.unlink(missing_ok=True)
+        if self.world.first:
+            about, averaged = {"step": self.step}, self.average.result(self.model)
+            save_tensors(self.folder / "weights-raw.safetensors", dict(self.named), about)
+            save_tensors(self.folder / "weights-averaged.safetensors", averaged, about)
+            write_json(
+                self.folder / "sensitivity.json",
+                {"mean_squared_gradient": self.meter.result(), "steps": self.meter.steps, "weights": "live"},
+            )
+            self._checkpoint_path.unlink(missing_ok=True)
         return TrainResult(
             steps=self.step,
             tokens=self.step * self.recipe.data.batch_tokens,

@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
         (["record", "local-smoke", "--seeds", "1,x"], "'1,x' is not a list of whole numbers, as 1337,1338,1339"),
         (["record", "local-smoke", "--set", "model.heads=3"], "unknown key 'model.heads'"),
         (["record", "local-smoke", "--set", "model.num_layers=many"], "model.num_layers must be of type int"),
-        (["record", "local-smoke", "--nproc", "8"], "training on several devices is not there yet"),
+        (["record", "local-smoke", "--nproc", "3"], "3 processes do not divide data.spans_per_step"),
         (["recipes", "nosuch"], "unknown recipe 'nosuch'"),
         (["data", "wikipedia"], "invalid choice: 'wikipedia'"),
         (["plan", "nosuch"], "unknown recipe 'nosuch'"),

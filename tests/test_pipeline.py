@@ -20,6 +20,7 @@ import pytest
 
 from pgolf_core.files import UserError
 from pgolf_core.lab import pipeline, runs
+from pgolf_core.lab.launch import processes_of
 
 ROOT = Path(__file__).resolve().parent.parent
 TOY_RECIPE = """
@@ -218,9 +219,17 @@ def test_seeds_must_be_given_and_differ(toy, seeds):
         toy.record(seeds)
 
 
-def test_several_processes_are_refused_honestly(toy):
-    with pytest.raises(UserError, match="--nproc 8: training on several devices is not there yet"):
-        toy.record([1], nproc=8)
+def test_processes_that_do_not_divide_a_steps_spans_are_refused_before_anything_is_written(toy):
+    with pytest.raises(UserError, match=r"3 processes do not divide data\.spans_per_step"):
+        toy.record([1], nproc=3)
+    assert not (toy.place / "runs").exists()
+
+
+def test_the_number_of_processes_reaches_the_seeds_folder_and_one_leaves_no_note(toy):
+    toy.record([1, 2], nproc=2)
+    assert [processes_of(SimpleNamespace(folder=toy.folder / f"seed{seed}")) for seed in (1, 2)] == [2, 2]
+    toy.record([1, 2])
+    assert [processes_of(SimpleNamespace(folder=toy.folder / f"seed{seed}")) for seed in (1, 2)] == [1, 1]
 
 
 # ---------------------------------------------------------------------- failing cells

@@ -91,7 +91,9 @@ def _parser() -> argparse.ArgumentParser:
     made = command("record", _record, "run a recipe's seven notebooks for every seed, and report")
     made.add_argument("recipe", help="name of a recipe (`pgolf recipes`), or a path ending in .toml")
     made.add_argument("--seeds", type=_seeds, default=DEFAULT_SEEDS, help=f"comma-separated (default {DEFAULT_SEEDS})")
-    made.add_argument("--nproc", type=int, default=1, metavar="N", help="processes that train together (only 1 so far)")
+    made.add_argument(
+        "--nproc", type=_count, default=1, metavar="N", help="processes that train together, one a device"
+    )
     add_set(made)
     made.add_argument("--runs", default="", metavar="DIR", help="where runs go (default: the repository's runs/)")
     made.add_argument("--name", default="", help="name of the run's folder instead of the recipe's")
@@ -176,17 +178,28 @@ def _count(text: str) -> int:
 
 
 def _record(options: argparse.Namespace) -> int:
+    from pgolf_core.data import check_ranks
+
     recipe = _recipe_argument(options.recipe)
-    _checked_recipe(recipe, options.set)
-    if options.nproc != 1:
-        raise UsageError(f"--nproc {options.nproc}: training on several devices is not there yet; leave it out")
+    try:
+        check_ranks(options.nproc, _checked_recipe(recipe, options.set).data)
+    except UserError as error:
+        raise UsageError(str(error)) from None
     from pgolf_core.lab.pipeline import Stopped, record
     from pgolf_core.lab.runs import short_path
 
     runs_dir, cache_dir = _place(options.runs) or "runs", _place(options.cache)
     try:
         summary = record(
-            recipe, options.seeds, options.set, options.data, runs_dir, options.name, cache_dir, options.fresh
+            recipe,
+            options.seeds,
+            options.set,
+            options.data,
+            runs_dir,
+            options.name,
+            cache_dir,
+            options.fresh,
+            options.nproc,
         )
     except Stopped as stop:
         without = " without --fresh" if options.fresh else ""

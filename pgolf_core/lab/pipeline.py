@@ -31,7 +31,9 @@ from papermill.log import logger as papermill_logger
 from tqdm import tqdm
 from traitlets import default
 
+from pgolf_core.data import check_ranks
 from pgolf_core.files import UserError, explain_os_errors, read_json, write_bytes
+from pgolf_core.lab.launch import set_processes
 from pgolf_core.lab.runs import (
     STAGES,
     Run,
@@ -325,8 +327,6 @@ def record(
     Everything that can be refused is refused before the first notebook runs. Raises RunFailed when a stage fails,
     Stopped after a signal.
     """
-    if nproc != 1:
-        raise UserError(f"--nproc {nproc}: training on several devices is not there yet; leave it out")
     if not seeds or len(set(seeds)) != len(seeds):
         raise UserError(f"--seeds {','.join(map(str, seeds))}: give at least one seed, none twice")
     common = {"recipe": recipe, "overrides": list(overrides), "seed": seeds[0], "seeds": list(seeds), "data": data}
@@ -334,6 +334,7 @@ def record(
     runs = {
         seed: locate_run(recipe, overrides, seed, data, runs_dir, name, cache_dir, fresh) for seed in (None, *seeds)
     }
+    check_ranks(nproc, runs[None].recipe.data)
     for stage in STAGES:
         full_parameters(stage.name, common, notebooks_dir)
     stages = {per: [stage for stage in STAGES if stage.per == per] for per in ("recipe", "seed", "report")}
@@ -346,6 +347,8 @@ def record(
                 if fresh:
                     clear_run(run)
                 claim_run(run)
+                if run.seed is not None:
+                    set_processes(run, nproc)
         for run, stage in plan:
             if reason := stage_is_done(run, stage.name)[1]:
                 raise UserError(reason)

@@ -20,6 +20,7 @@ from pgolf_core.checkpoint import load_tensors
 from pgolf_core.data import load_tokens
 from pgolf_core.device import pick_device
 from pgolf_core.files import UserError, read_json, write_json
+from pgolf_core.lab.launch import processes_of, train_with_torchrun
 from pgolf_core.lab.progress import score_bar, training_bar
 from pgolf_core.lab.runs import Run, run_hashes
 from pgolf_core.model import GPT
@@ -61,7 +62,11 @@ def validation_tokens(run: Run) -> np.ndarray:
 def train_seed(run: Run, progress: bool = True) -> TrainResult:
     """Train this seed (or go on from its checkpoint) with a bar; the files of DESIGN 6 are in the folder after."""
     assert run.seed is not None
+    processes = processes_of(run)
     with training_bar(run.recipe, enabled=progress) as update:
+        if processes > 1:
+            dataset_tokenizer(run)  # refuses another vocabulary before anything is started
+            return train_with_torchrun(run, processes, update)
         return train(run.recipe, run.seed, train_data(run), run.folder, progress=update)
 
 
