@@ -76,16 +76,18 @@ def load_tokens(paths: Sequence[Path | str], vocab_size: int | None = None) -> n
 
 
 class TokenStream:
-    """The sorted shards one after another, wrapping forever, without shuffling (SEEDS 1.3).
+    """The sorted shards one after another, wrapping forever: read in order (SEEDS 1.3), or window by shuffled window.
 
     `position` counts the tokens taken since the start of the first pass. A stream opened at a saved position goes on
     exactly where the other stopped. Headers and sizes are checked here, token ids as they are taken.
     """
 
-    def __init__(self, paths: Sequence[Path | str], vocab_size: int | None = None, position: int = 0):
+    def __init__(self, paths: Sequence[Path | str], vocab_size: int | None = None, position: int = 0, seed: int = 0):
         self.paths = _sorted(paths)
         self.vocab_size = vocab_size
         self.position = position
+        self.seed = seed
+        self._pass: tuple[int, int, np.ndarray] | None = None
         self._shards = [_map_shard(path) for path in self.paths]
         self._ends = np.cumsum([len(shard) for shard in self._shards])
         self.total_tokens = int(self._ends[-1])
@@ -94,10 +96,33 @@ class TokenStream:
 
     def take(self, n: int) -> np.ndarray:
         """The next `n` tokens, [n] uint16."""
+        taken = self._read(self.position, n)
+        self.position += n
+        return taken
+
+    def take_shuffled(self, count: int, length: int) -> np.ndarray:
+        """The next `count` windows of `length` + 1 tokens in the seed's random order, [count, length + 1] uint16.
+
+        A pass cuts the split into windows from a random offset below `length` and visits each once, so that no two
+        passes show the same windows; a pass of less than one window is one window. Counts `length` tokens a window.
+        """
+        per_pass = max(1, self.total_tokens // length - 1)
+        windows = np.empty((count, length + 1), dtype=np.uint16)
+        for row in range(count):
+            number, at = divmod(self.position // length, per_pass)
+            if self._pass is None or self._pass[0] != number:
+                generator = np.random.default_rng((self.seed, number))
+                self._pass = number, int(generator.integers(length)), generator.permutation(per_pass)
+            _, offset, order = self._pass
+            windows[row] = self._read(offset + int(order[at]) * length, length + 1)
+            self.position += length
+        return windows
+
+    def _read(self, position: int, n: int) -> np.ndarray:
         taken = np.empty(n, dtype=np.uint16)
         filled = 0
         while filled < n:
-            at = (self.position + filled) % self.total_tokens
+            at = (position + filled) % self.total_tokens
             index = int(np.searchsorted(self._ends, at, side="right"))
             shard = self._shards[index]
             offset = at - int(self._ends[index] - len(shard))
@@ -106,7 +131,6 @@ class TokenStream:
                 _check_tokens(part, self.vocab_size, f"shard {self.paths[index]}", offset)
             taken[filled : filled + len(part)] = part
             filled += len(part)
-        self.position += n
         return taken
 
 
@@ -115,11 +139,16 @@ def step_batch(stream: TokenStream, data: recipe.Data, rank: int = 0, ranks: int
 
     The step takes `spans_per_step` contiguous spans of n + 1 tokens, n = batch_tokens / spans_per_step; a span's
     inputs are its first n tokens and its targets the last n. With 8 spans this is the published partition (SEEDS 1.3).
+    With data.order = shuffled the spans are windows of seq_len tokens from all over the split instead.
     A rank gets equally many whole spans, one after another, so the step's tokens are the same whatever the number of
     ranks; every rank's stream moves on by the whole step.
     """
-    n, own = data.batch_tokens // data.spans_per_step, data.spans_per_step // ranks
-    spans = stream.take(data.spans_per_step * (n + 1)).reshape(data.spans_per_step, n + 1)
+    if data.order == "shuffled":
+        spans = stream.take_shuffled(data.batch_tokens // data.seq_len, data.seq_len)
+    else:
+        n = data.batch_tokens // data.spans_per_step
+        spans = stream.take(data.spans_per_step * (n + 1)).reshape(data.spans_per_step, n + 1)
+    own = len(spans) // ranks
     spans = spans[rank * own : (rank + 1) * own]
     tokens = torch.from_numpy(spans.astype(np.int64))
     inputs, targets = tokens[:, :-1], tokens[:, 1:]

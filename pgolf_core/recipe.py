@@ -72,6 +72,9 @@ class Data:
     """Tokens of one optimiser step over all ranks and micro-batches."""
     spans_per_step: int = 8
     """Contiguous spans a step is cut from, each one token longer than its inputs (SEEDS 1.3); fixes the partition."""
+    order: str = "sequential"
+    """sequential: the split from its start, as the records read it; shuffled: windows of seq_len in the seed's random
+    order, from another offset each pass."""
     micro_batch_seqs: int = 48
     """Sequences of one forward/backward: a speed setting that never changes which tokens a step sees."""
 
@@ -116,6 +119,8 @@ class Schedule:
     """Priming steps before the clock, rolled back (SEEDS 1.5)."""
     warmdown_iters: int = 3000
     """Steps over which the learning rate falls linearly to zero."""
+    warmdown_fraction: float = 0.0
+    """Share of the budget (clock or iterations) over which the rate falls instead; 0: warmdown_iters decides."""
     val_every_steps: int = 0
     """Cadence of validation with raw weights; 0 validates only at the end."""
     val_tokens: int = 0

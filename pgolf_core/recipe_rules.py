@@ -25,6 +25,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "track": tuple(TRACK_CAP_BYTES),
     "model.smear": ("before", "after", "off"),
     "model.init": ("orthogonal", "uniform"),
+    "data.order": ("sequential", "shuffled"),
     "optim.muon_wd_order": ("before", "after"),
     "optim.newton_schulz_dtype": ("bfloat16", "float32"),
     "optim.bigram_optimizer": ("split", "scalar"),
@@ -55,7 +56,7 @@ AT_LEAST: dict[str, float] = {
 }  # fmt: skip
 IN_UNIT_INTERVAL = (
     "optim.muon_momentum", "optim.muon_momentum_start", "optim.smear_beta2", "average.ema_decay",
-    "average.swa_start", "qat.threshold", "qat.lr_factor",
+    "average.swa_start", "qat.threshold", "qat.lr_factor", "schedule.warmdown_fraction",
 )  # fmt: skip
 
 

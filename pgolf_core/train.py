@@ -29,9 +29,8 @@ from pgolf_core.optim import (
     Optimizers,
     check_finite,
     clip_gradients,
-    multiplier_by_clock,
-    multiplier_by_iterations,
     muon_momentum,
+    rate_multiplier,
 )
 from pgolf_core.parallel import ALONE, World
 from pgolf_core.recipe import Recipe
@@ -143,7 +142,7 @@ class Trainer:
         self.progress = progress if world.first else None
         self.log = RunLog(self.folder, say) if world.first else NoLog(self.folder)
         self.device = machine.pick_device()
-        self.stream = TokenStream(data.train_paths, data.vocab_size)
+        self.stream = TokenStream(data.train_paths, data.vocab_size, seed=seed)
         check_enough(self.stream.total_tokens, recipe.data, "training split")
         self.val_tokens = load_tokens(data.val_paths, data.vocab_size)
         self.model = build_model(recipe.model, seed).to(self.device)
@@ -213,17 +212,10 @@ class Trainer:
         out_of_time = schedule.max_seconds > 0 and self.seconds["train"] >= schedule.max_seconds
         return out_of_time or self.step >= schedule.iterations
 
-    def _multiplier(self) -> float:
-        schedule = self.recipe.schedule
-        if schedule.max_seconds > 0:
-            return multiplier_by_clock(
-                self.seconds["train"], self.step, schedule.max_seconds, schedule.warmdown_iters
-            )  # fmt: skip
-        return multiplier_by_iterations(self.step, schedule.iterations, schedule.warmdown_iters)
-
     def _step(self) -> dict[str, float]:
         """One optimiser step on the stream's next batch; returns what the log needs."""
-        multiplier, momentum = self._multiplier(), muon_momentum(self.step, self.recipe.optim)
+        multiplier = rate_multiplier(self.recipe.schedule, self.step, self.seconds["train"])
+        momentum = muon_momentum(self.step, self.recipe.optim)
         self._update_qat(multiplier)
         loss = self._forward_backward(*step_batch(self.stream, self.recipe.data, self.world.rank, self.world.size))
         if 0 < multiplier < SENSITIVITY_BELOW:

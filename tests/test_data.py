@@ -243,3 +243,45 @@ def test_a_corpus_too_short_for_one_batch_is_refused_with_the_numbers():
     check_enough(32_776, data, "the training split")
     with pytest.raises(UserError, match=r"the training split has 32,775 tokens, .*32768 needs 32,776"):
         check_enough(32_775, data, "the training split")
+
+
+# ---------------------------------------------------------------------- shuffled windows
+
+
+def windows_of_a_pass(stream: TokenStream, length: int, number: int, count: int) -> np.ndarray:
+    stream.position = number * count * length
+    return stream.take_shuffled(count, length)
+
+
+@pytest.mark.parametrize("length", [1, 4, 7])
+def test_a_shuffled_pass_shows_every_window_once_in_an_order_of_its_own(shards: list[Path], length: int):
+    total, count = sum(LENGTHS), sum(LENGTHS) // length - 1
+    stream = TokenStream(shards, seed=5)
+    passes = [windows_of_a_pass(stream, length, number, count).astype(int) for number in range(3)]
+    for windows in passes:
+        starts = np.sort(windows[:, 0])
+        assert np.array_equal(windows, windows[:, :1] + np.arange(length + 1)) and windows.max() < total  # none wraps
+        assert 0 <= starts[0] < length and np.array_equal(starts, starts[0] + length * np.arange(count))
+        assert starts.tolist() != windows[:, 0].tolist()
+    orders = [windows[:, 0].tolist() for windows in passes]
+    assert orders[0] != orders[1] != orders[2]
+    assert orders[0] != windows_of_a_pass(TokenStream(shards, seed=6), length, 0, count)[:, 0].tolist()
+
+
+def test_shuffled_steps_go_on_from_a_position_and_are_shared_by_ranks(shards: list[Path]):
+    data = recipe.Data(batch_tokens=32, seq_len=4, spans_per_step=4, order="shuffled")
+    stream = TokenStream(shards, seed=3)
+    for _ in range(40):  # across the end of a pass
+        resumed = TokenStream(shards, position=stream.position, seed=3)
+        ranks = [TokenStream(shards, position=stream.position, seed=3) for _ in range(4)]
+        inputs, targets = step_batch(stream, data)
+        assert inputs.shape == (8, 4) and torch.equal(targets, inputs + 1)
+        assert torch.equal(step_batch(resumed, data)[0], inputs)
+        shares = [step_batch(own, data, rank, 4)[0] for rank, own in enumerate(ranks)]
+        assert torch.equal(torch.cat(shares), inputs) and {own.position for own in ranks} == {stream.position}
+
+
+def test_a_split_shorter_than_two_windows_still_gives_whole_windows(tmp_path: Path):
+    write_shard(tmp_path / "0.bin", np.arange(6))
+    windows = TokenStream([tmp_path / "0.bin"]).take_shuffled(9, 4)
+    assert windows.shape == (9, 5) and {tuple(np.diff(row.astype(int)) % 6) for row in windows} == {(1, 1, 1, 1)}

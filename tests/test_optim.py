@@ -23,6 +23,7 @@ from pgolf_core.optim import (
     muon_momentum,
     newton_schulz,
     parameter_groups,
+    rate_multiplier,
 )  # fmt: skip
 
 
@@ -150,6 +151,31 @@ def test_clock_schedule_row_by_row(elapsed: float, step: int, expected: float) -
 )
 def test_iteration_schedule_row_by_row(step: int, expected: float) -> None:
     assert abs(multiplier_by_iterations(step, 24, 10) - expected) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("cap", "elapsed", "step", "expected"),
+    [
+        (600.0, 0.0, 0, 1.0),
+        (600.0, 450.0, 10, 1.0),
+        (600.0, 525.0, 10, 0.5),
+        (600.0, 525.0, 950, 0.2),  # the iterations end this run before the clock does
+        (600.0, 660.0, 10, 0.0),
+        (0.0, 525.0, 750, 1.0),
+        (0.0, 0.0, 1000, 0.0),
+    ],
+)
+def test_the_last_quarter_of_the_nearer_limit_is_the_warm_down(
+    cap: float, elapsed: float, step: int, expected: float
+) -> None:
+    schedule = recipe.Schedule(iterations=1000, max_seconds=cap, warmdown_fraction=0.25)
+    assert abs(rate_multiplier(schedule, step, elapsed) - expected) < 1e-9
+
+
+def test_without_a_fraction_the_warm_down_is_counted_in_steps() -> None:
+    clock, count = (recipe.Schedule(iterations=24, max_seconds=cap, warmdown_iters=10) for cap in (600.0, 0.0))
+    assert rate_multiplier(clock, 12, 400.0) == multiplier_by_clock(400.0, 12, 600.0, 10)
+    assert rate_multiplier(count, 20, 400.0) == multiplier_by_iterations(20, 24, 10)
 
 
 def test_momentum_rises_linearly_and_stays() -> None:

@@ -27,11 +27,10 @@ from pgolf_core.optim import (
     NEWTON_SCHULZ_COEFFICIENTS,
     Optimizers,
     clip_gradients,
-    multiplier_by_clock,
-    multiplier_by_iterations,
     muon_momentum,
     newton_schulz,
     parameter_groups,
+    rate_multiplier,
 )
 
 PROBE_TOKENS = 8192
@@ -76,7 +75,7 @@ def probe_gradients(
     model = build_model(settings.model, seed).to(device)
     optimizers = Optimizers(model, settings.optim)
     matrices = {name: p for members in optimizers.muon.shapes.values() for name, p in members.items()}
-    stream = TokenStream(train_paths, settings.model.vocab_size)
+    stream = TokenStream(train_paths, settings.model.vocab_size, seed=seed)
     losses: list[float] = []
     silent: list[str] = []
     for step in range(steps + 1):
@@ -202,12 +201,12 @@ def frozen_names(shapes: Mapping[str, tuple[int, ...]], optim: recipe.Optim) -> 
 def training_settings(settings: recipe.Recipe) -> dict[str, str]:
     """What decides a training run apart from the network, in words with units, as text for a table."""
     schedule, optim, data = settings.schedule, settings.optim, settings.data
-    every, targets = schedule.val_every_steps, schedule.val_tokens
+    every, targets, share = schedule.val_every_steps, schedule.val_tokens, schedule.warmdown_fraction
     late = f"late, below a multiplier of {settings.qat.threshold:g}, rates × {settings.qat.lr_factor:g}"
     return {
         "wall-clock cap (s)": f"{schedule.max_seconds:g}" if schedule.max_seconds > 0 else "none",
         "iterations at most": f"{schedule.iterations:,}",
-        "warm-down (steps)": f"{schedule.warmdown_iters:,}",
+        "warm-down": f"the last {share:.0%}" if share else f"{schedule.warmdown_iters:,} steps",
         "warm-up, rolled back (steps)": f"{schedule.warmup_steps:,}",
         "tokens of a step": f"{data.batch_tokens:,}",
         "sequence length (tokens)": f"{data.seq_len:,}",
@@ -235,14 +234,10 @@ def planned_schedule(settings: recipe.Recipe, num_steps: int) -> pd.DataFrame:
     """
     schedule = settings.schedule
     steps = np.arange(num_steps)
-    if schedule.max_seconds > 0:
-        step_seconds = schedule.max_seconds / num_steps
-        multipliers = [
-            multiplier_by_clock(step * step_seconds, int(step), schedule.max_seconds, schedule.warmdown_iters)
-            for step in steps
-        ]
-    else:
-        multipliers = [multiplier_by_iterations(int(step), num_steps, schedule.warmdown_iters) for step in steps]
+    step_seconds = schedule.max_seconds / num_steps
+    if schedule.max_seconds <= 0:
+        schedule = dataclasses.replace(schedule, iterations=num_steps)
+    multipliers = [rate_multiplier(schedule, int(step), step * step_seconds) for step in steps]
     if settings.qat.kind == "late":
         begun = np.minimum.accumulate(multipliers) < settings.qat.threshold
         multipliers = np.where(begun, settings.qat.lr_factor, 1.0) * multipliers
@@ -254,6 +249,8 @@ def planned_lengths(schedule: recipe.Schedule) -> list[int]:
     """Numbers of steps worth drawing: half, twice and eight times the warm-down; the iterations where no clock ends the
     run."""
     if schedule.max_seconds <= 0:
+        return [schedule.iterations]
+    if schedule.warmdown_fraction > 0:
         return [schedule.iterations]
     warmdown = max(schedule.warmdown_iters, 2)
     return sorted({min(max(round(warmdown * times), 1), schedule.iterations) for times in (0.5, 2, 8)})

@@ -13,6 +13,7 @@ prediction to choose grids and widths by, not the ledger.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
 from typing import Any
@@ -23,7 +24,7 @@ from scipy.special import ndtr, ndtri
 
 from pgolf_core.grid import GRIDS, Grid, grid_names_for
 from pgolf_core.model import parameter_shapes
-from pgolf_core.optim import Group, multiplier_by_iterations, muon_momentum, parameter_groups
+from pgolf_core.optim import Group, muon_momentum, parameter_groups, rate_multiplier
 from pgolf_core.recipe import Model, Recipe
 from pgolf_core.sensitivity import MIN_ROWS, allocate_bits
 
@@ -49,10 +50,11 @@ def walk_variance(steps: int, group: Group, recipe: Recipe, start: float, update
     c <- momentum ((1 - a) c - lr update). `start` is Var(W) at the beginning.
     """
     steps = min(steps, MAX_WALK_STEPS)
+    schedule = dataclasses.replace(recipe.schedule, iterations=steps, max_seconds=0.0)
     variance, covariance = start, 0.0
     late = recipe.qat.kind == "late"
     for step in range(steps):
-        multiplier = multiplier_by_iterations(step, steps, recipe.schedule.warmdown_iters)
+        multiplier = rate_multiplier(schedule, step, 0.0)
         lr = group.lr * multiplier * (recipe.qat.lr_factor if late and multiplier < recipe.qat.threshold else 1.0)
         kept = 1 - lr * group.weight_decay
         momentum = muon_momentum(step, recipe.optim) if group.optimizer == "muon" else group.betas[0]
