@@ -262,7 +262,7 @@ def multiplier_by_iterations(step: int, iterations: int, warmdown_iters: int) ->
 
 
 def multiplier_by_fraction(used: float, warmdown_fraction: float) -> float:
-    """Learning-rate multiplier: 1, then linear to 0 over the last part of the budget, of which `used` in [0, 1] is gone.
+    """Learning-rate multiplier: 1, then linear to 0 over the last part of a budget of which `used` in [0, 1] is gone.
 
     Unlike a length in steps it needs no guess of how many steps a machine manages.
     """
