@@ -24,15 +24,15 @@ def newton_schulz(gradient: Tensor, steps: int = 5, dtype: torch.dtype = torch.b
     Returns `dtype`, same shape.
     """
     a, b, c = NEWTON_SCHULZ_COEFFICIENTS
-    x = gradient.to(dtype)
+    x = gradient.to(dtype).reshape(-1, *gradient.shape[-2:])
     x = x / (torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True).to(dtype) + 1e-7)
     tall = x.size(-2) > x.size(-1)
     if tall:
         x = x.mT
     for _ in range(steps):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if tall else x
+        gram = torch.bmm(x, x.mT)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if tall else x).reshape(gradient.shape)
 
 
 @dataclass(frozen=True)
