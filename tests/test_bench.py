@@ -20,6 +20,7 @@ from pgolf_core.files import UserError
 from pgolf_core.lab import bench, bench_command, bench_step, cli
 from pgolf_core.lab.bench_clock import (
     Effort,
+    Neighbours,
     count_calls,
     in_child,
     in_turns,
@@ -108,7 +109,7 @@ def test_the_plain_sliding_score_has_the_same_nats_at_every_target() -> None:
 def test_arms_take_turns_and_the_budget_ends_them_after_the_least_number() -> None:
     order: list[str] = []
     arms = {name: lambda name=name: order.append(name) or {"whole": 1.0} for name in ("a", "b")}
-    found = in_turns(arms, Effort(warmups=1, least=3, most=9, budget_seconds=0.0), "test")
+    found, _ = in_turns(arms, Effort(warmups=1, least=3, most=9, budget_seconds=0.0), "test")
     assert order == ["a", "b"] * 4 and [len(turns) for turns in found.values()] == [3, 3]
 
 
@@ -129,6 +130,16 @@ def test_a_spread_is_median_quartiles_and_ends() -> None:
         "median": 3.0, "quartile_1": 2.0, "quartile_3": 4.0, "min": 1.0, "max": 5.0, "turns": 5,
     }  # fmt: skip
     assert spread([2.0])["quartile_3"] == 2.0
+
+
+def test_what_others_take_of_the_processors_is_what_is_busy_and_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter([(1000, 300, 100), (1400, 500, 220)])
+    monkeypatch.setattr(Neighbours, "_ticks", lambda self: next(ticks))
+    assert Neighbours().share() == 80 / 400
+    monkeypatch.undo()
+    real = Neighbours()
+    time.sleep(0.1)
+    assert real.share() is None or 0.0 <= real.share() <= 1.0
 
 
 def peaks(megabytes: int) -> list[int]:
@@ -154,7 +165,7 @@ def die() -> None:
 
 
 def test_a_process_that_dies_while_measuring_is_told_in_a_line() -> None:
-    with pytest.raises(UserError, match=r"died, most likely for want of memory; .*--recipes"):
+    with pytest.raises(UserError, match=r"ended, most likely for want of memory; .*--recipes"):
         in_child(die)
 
 
@@ -189,6 +200,7 @@ def test_a_quick_benchmark_writes_every_measure_with_its_units_and_judges_the_go
     assert set(by) == set(both) - ({("sliding", "record")} if not torch.cuda.is_available() else set())
     for values in by.values():
         assert values["measure_seconds"] > 0 and values["fingerprint"]
+        assert values["others_processor_share"] is None or 0 <= values["others_processor_share"] <= 1
         for memory in values["peak_memory"].values():
             assert memory["peak_bytes"] > 2**20 and memory["method"]
         for seconds in values["seconds"].values():
@@ -255,9 +267,14 @@ def test_defaults_are_recipes_and_a_busy_machine_is_told() -> None:
     assert bench.busy_warning(0.1) == "" and "2.0" in bench.busy_warning(2.0)
 
 
-def test_a_record_is_measured_on_a_micro_batch_that_a_cpu_holds_and_a_gpu_on_its_own() -> None:
-    record = load_recipe("pr315")
-    on_cpu = bench_step.one_micro_batch(record, torch.device("cpu")).data
-    assert (on_cpu.batch_tokens, on_cpu.micro_batch_seqs) == (4096, 2)
-    assert bench_step.one_micro_batch(record, torch.device("cuda")).data.batch_tokens == 48 * 2048
-    assert bench_step.one_micro_batch(record, torch.device("cpu"), 5).data.batch_tokens == 5 * 2048
+@pytest.mark.parametrize(("kind", "seqs", "expected"), [("cpu", 0, 2), ("cuda", 0, 8), ("cpu", 5, 5)])
+def test_a_records_micro_batch_is_cut_to_what_both_arms_hold(kind: str, seqs: int, expected: int) -> None:
+    data = bench_step.one_micro_batch(load_recipe("pr315"), torch.device(kind), seqs).data
+    assert (data.batch_tokens, data.micro_batch_seqs) == (expected * 2048, expected)
+
+
+def test_a_local_recipe_keeps_its_micro_batch_and_is_stripped_of_what_would_change_the_work() -> None:
+    settings = load_recipe("local-pr315", ["data.batch_tokens=49152", "data.micro_batch_seqs=32", 'qat.kind="always"'])
+    cut = bench_step.one_micro_batch(settings, torch.device("cpu"))
+    assert cut.data.batch_tokens == 32 * 512 and cut.qat.kind == "off" and cut.schedule.max_seconds == 0
+    assert cut.model == settings.model and cut.optim == settings.optim

@@ -21,8 +21,9 @@ import torch
 from pgolf_core import device as machine
 from pgolf_core.files import write_json
 from pgolf_core.lab.bench_clock import FULL, QUICK, in_child
-from pgolf_core.lab.bench_measures import MEASURES, RECORD_TRACK, Task, arm_names, measure, peak_memory, takes_part
+from pgolf_core.lab.bench_measures import MEASURES, Task, arm_names, measure, peak_memory, takes_part
 from pgolf_core.lab.bench_profile import profile_step, profile_text
+from pgolf_core.lab.bench_step import RECORD_TRACK
 from pgolf_core.lab.runs import describe_environment, find_root, short_path
 from pgolf_core.recipe import available_recipes, load_recipe
 
@@ -186,7 +187,9 @@ def _title(values: dict[str, Any]) -> str:
         "packing": lambda v: f"{v['parameters']:,} parameters, {v['file_bytes']:,} bytes, "
                              f"{v['bits_per_weight']:.2f} bits a weight",
     }[values["measure"]](values)  # fmt: skip
-    return f"{values['measure'].replace('_', '-')} of {values['recipe']}: {about}"
+    share = values["others_processor_share"]
+    others = "" if share is None else f"; others took {share:.0%} of the processors meanwhile"
+    return f"{values['measure'].replace('_', '-')} of {values['recipe']}: {about}{others}"
 
 
 def _table(rows: list[dict[str, str]]) -> str:

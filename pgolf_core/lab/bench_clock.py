@@ -8,6 +8,7 @@ from __future__ import annotations
 import concurrent.futures
 import concurrent.futures.process
 import multiprocessing
+import os
 import resource
 import statistics
 import sys
@@ -71,10 +72,37 @@ def count_calls(owner: Any, method: str, spent: Seconds, part: str, device: torc
     setattr(owner, method, call)
 
 
+class Neighbours:
+    """How much of the machine's processors other processes take from now on."""
+
+    def __init__(self) -> None:
+        self._start = self._ticks()
+
+    def share(self) -> float | None:
+        """Share of all processor time since the start, in [0, 1]; None where the system does not tell (not Linux)."""
+        now = self._ticks()
+        if self._start is None or now is None or now[0] == self._start[0]:
+            return None
+        total, busy, own = (b - a for a, b in zip(self._start, now, strict=True))
+        return min(max((busy - own) / total, 0.0), 1.0)
+
+    def _ticks(self) -> tuple[float, float, float] | None:
+        """Clock ticks since the system's start: all, busy (stolen by other machines too), and this process's own."""
+        try:
+            user, nice, system, idle, waiting, *rest = map(int, Path("/proc/stat").read_text().split()[1:9])
+        except (OSError, ValueError):
+            return None
+        busy = user + nice + system + sum(rest)
+        return busy + idle + waiting, busy, sum(os.times()[:4]) * os.sysconf("SC_CLK_TCK")
+
+
 def in_turns(
     arms: dict[str, Callable[[], Seconds]], effort: Effort, label: str, progress: bool = False
-) -> dict[str, list[Seconds]]:
-    """Each arm's seconds, turn by turn: A B A B. Every arm says itself how long its parts took."""
+) -> tuple[dict[str, list[Seconds]], float | None]:
+    """Each arm's seconds, turn by turn: A B A B; and the share of the processors that others took meanwhile.
+
+    Every arm says itself how long its parts took.
+    """
     found: dict[str, list[Seconds]] = {name: [] for name in arms}
     with tqdm(desc=f"{label}: warm-up", unit="turn", disable=not progress, file=sys.stderr, leave=False) as bar:
         for _ in range(effort.warmups):
@@ -82,7 +110,7 @@ def in_turns(
                 arm()
             bar.update()
         bar.set_description(f"{label}: timing")
-        t_start, turns = time.perf_counter(), 0
+        neighbours, t_start, turns = Neighbours(), time.perf_counter(), 0
         while turns < effort.least or (
             turns < effort.most and time.perf_counter() - t_start < effort.budget_seconds
         ):  # fmt: skip
@@ -90,7 +118,7 @@ def in_turns(
                 found[name].append(arm())
             turns += 1
             bar.update()
-    return found
+    return found, neighbours.share()
 
 
 def spread(values: list[float]) -> dict[str, float | int]:
@@ -137,9 +165,9 @@ def in_child(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
         try:
             return pool.submit(function, *arguments, **named).result()
-        except concurrent.futures.process.BrokenProcessPool:
+        except (concurrent.futures.process.BrokenProcessPool, torch.OutOfMemoryError):
             what = getattr(arguments[0], "label", arguments[0]) if arguments else function.__name__
             raise UserError(
-                f"the process that measured {what} died, most likely for want of memory; "
-                "free some, or leave that recipe out (--recipes)"
+                f"the process that measured {what} ended, most likely for want of memory; "
+                "free some, take a smaller --micro-batch-seqs, or leave that recipe out (--recipes)"
             ) from None

@@ -21,7 +21,7 @@ def add_bench(parser: argparse.ArgumentParser) -> None:
     add("--measures", type=_measures, default=MEASURES, metavar="A,B", help=about)
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="for all recipes, as schedule.compile=off")
     add("--threads", type=_count, default=2, metavar="N", help="of every process (default 2)")
-    about = "sequences of a micro-batch in both arms (default: the recipe's, on a CPU at most 4,096 tokens)"
+    about = "sequences of a micro-batch in both arms (default: the recipe's, a record's cut)"
     add("--micro-batch-seqs", type=_count, default=0, metavar="N", help=about)
     add("--quick", action="store_true", help="two turns of each: shows that it runs, its numbers are no result")
     add("--profile", action="store_true", help="instead: which operators one step of each recipe spends its time in")

@@ -29,6 +29,7 @@ from pgolf_core.lab.bench_clock import (
 )
 from pgolf_core.lab.bench_plain import plain_newton_schulz, plain_sliding_nats
 from pgolf_core.lab.bench_step import (
+    RECORD_TRACK,
     SEED,
     StepArm,
     check_same_loss,
@@ -41,7 +42,6 @@ from pgolf_core.model import GPT, build_model, num_parameters, parameter_shapes
 from pgolf_core.optim import Optimizers
 from pgolf_core.recipe import Recipe, load_recipe
 
-RECORD_TRACK = "10min_16mb"
 TRAINED_STD = 0.2
 """Standard deviation of a trained record's matrices: on the PR 315 grid it gives the published 4.7 bits a weight."""
 NOISE_STD = 0.05
@@ -60,7 +60,7 @@ class Task:
     effort: Effort
     threads: int
     micro_batch_seqs: int = 0
-    """Sequences of a micro-batch; 0: the recipe's, cut to what a CPU takes."""
+    """Sequences of a micro-batch; 0: as bench_step.one_micro_batch chooses."""
     progress: bool = False
 
     def load(self) -> Recipe:
@@ -245,7 +245,7 @@ def measure(task: Task) -> dict[str, Any]:
     effort = task.effort
     if task.measure == "packing":  # tens of seconds a turn, nothing to warm up, no other arm to compare with
         effort = dataclasses.replace(effort, warmups=0, least=min(effort.least, 3), most=min(effort.most, 3))
-    turns = in_turns({name: arm.run for name, arm in arms.items()}, effort, task.label, task.progress)
+    turns, others = in_turns({name: arm.run for name, arm in arms.items()}, effort, task.label, task.progress)
     return {
         "measure": task.measure,
         "recipe": recipe.name,
@@ -253,6 +253,7 @@ def measure(task: Task) -> dict[str, Any]:
         "track": recipe.track,
         "overrides": list(task.overrides),
         "compute_dtype": compute_dtype_name(recipe, device),
+        "others_processor_share": others,
         **MEASURES[task.measure](task, recipe, device, arms, turns),
     }
 

@@ -24,16 +24,20 @@ from pgolf_core.train import TrainData, Trainer
 SEED = 1337
 STEP_TOKENS = (98_304, 786_432)
 """Tokens of a step whose shares are computed: one rank's of PR 315's eight, and all of them."""
-CPU_MICRO_BATCH_TOKENS = 4096
-"""On a CPU a micro-batch is the recipe's, but no more sequences than fit in this: a record's fills a GPU of 80 GB."""
+RECORD_TRACK = "10min_16mb"
+MICRO_BATCH_TOKENS = {"cpu": 4096, "cuda": 16_384}
+"""A record's micro-batch is cut to this: whole, it fills 80 GB in the fast arm, and the plain one keeps every score."""
 
 
 def one_micro_batch(settings: recipe.Recipe, device: torch.device, seqs: int = 0) -> recipe.Recipe:
-    """The recipe with steps of one micro-batch (`seqs` sequences; 0: as above), no QAT, and no end or warm-down."""
+    """The recipe with steps of one micro-batch of `seqs` sequences, no QAT, and no end or warm-down.
+
+    Without `seqs` it is the recipe's own, a record's cut to what both arms hold.
+    """
     data = settings.data
     size = seqs or min(data.micro_batch_seqs, data.batch_tokens // data.seq_len)
-    if not seqs and device.type == "cpu":
-        size = min(size, max(CPU_MICRO_BATCH_TOKENS // data.seq_len, 1))
+    if not seqs and settings.track == RECORD_TRACK:
+        size = min(size, max(MICRO_BATCH_TOKENS[device.type] // data.seq_len, 1))
     return dataclasses.replace(
         settings,
         data=dataclasses.replace(
