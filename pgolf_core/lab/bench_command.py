@@ -28,6 +28,7 @@ def add_bench(parser: argparse.ArgumentParser) -> None:
     add("--arm", choices=("fast", "plain"), default="fast", help="which arm --profile looks at (default fast)")
     add("--out", type=_json_file, metavar="FILE.json", help="where the numbers go (default: runs/bench/<time>.json)")
     add("--json", action="store_true", help="print JSON instead of a table")
+    parser.set_defaults(wrong_usage=parser.error)
 
 
 def run_bench(options: argparse.Namespace) -> int:
@@ -35,8 +36,11 @@ def run_bench(options: argparse.Namespace) -> int:
     from pgolf_core.lab import bench
 
     recipes = options.recipes or bench.default_recipes()
-    for recipe in recipes:
-        load_recipe(recipe, options.set)  # a wrong --set is told before anything runs
+    try:
+        for recipe in recipes:
+            load_recipe(recipe, options.set)
+    except UserError as error:
+        options.wrong_usage(str(error))
     how = {"quick": options.quick, "threads": options.threads, "micro_batch_seqs": options.micro_batch_seqs}
     if options.profile:
         how["arm"] = options.arm
