@@ -8,12 +8,13 @@ BIN := .venv/bin
 READY := .venv/ready
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 
-.PHONY: help setup record test test-slow lint lab clean
+.PHONY: help setup record test test-slow bench lint lab clean
 
 help:
 	@echo "make record     train, pack, score and report three seeds on real text (ARGS=--fresh redoes them)"
 	@echo "make test       lint and the test suite"
 	@echo "make test-slow  the tests that take longer"
+	@echo "make bench      time the fast code against the plainest correct code (ARGS=--quick: does it run)"
 	@echo "make lab        open JupyterLab on the notebooks"
 	@echo "make lint       lint alone"
 	@echo "make setup      the environment alone, in .venv"
@@ -41,6 +42,9 @@ test: lint
 test-slow: $(READY)
 	@$(BIN)/python -m pytest -m 'slow and not cuda' $(ARGS); status=$$?; \
 		if [ $$status -eq 5 ]; then echo 'no test is marked slow'; else exit $$status; fi
+
+bench: $(READY)
+	$(BIN)/pgolf bench $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

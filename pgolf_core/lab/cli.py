@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pgolf_core.files import UserError
+from pgolf_core.lab.bench_command import add_bench, run_bench
 from pgolf_core.lab.data_command import add_corpora, corpus_lines, prepare_corpus
 from pgolf_core.recipe import available_recipes, load_recipe, to_dict
 
@@ -147,6 +148,8 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--out", required=True, metavar="DIR", help="the folder to write it into, made if need be")
     made.add_argument("--minify", action="store_true", help="fewer bytes, hard to read (extra `minify`)")
     add_set(made)
+
+    add_bench(command("bench", run_bench, "time the fast code against the plainest correct code, or profile a step"))
 
     command("lab", _lab, "open JupyterLab on the notebooks; further options are JupyterLab's")
     return parser
