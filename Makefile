@@ -8,13 +8,14 @@ BIN := .venv/bin
 READY := .venv/ready
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 
-.PHONY: help setup record test test-slow bench lint lab clean
+.PHONY: help setup record test test-slow test-cuda bench lint lab clean
 
 help:
 	@echo "make record     train, pack, score and report three seeds on real text (ARGS=--fresh redoes them)"
 	@echo "make test       lint and the test suite"
 	@echo "make test-slow  the tests that take longer"
 	@echo "make bench      time the fast code against the plainest correct code (ARGS=--quick: does it run)"
+	@echo "make test-cuda  the tests that need a CUDA device"
 	@echo "make lab        open JupyterLab on the notebooks"
 	@echo "make lint       lint alone"
 	@echo "make setup      the environment alone, in .venv"
@@ -37,14 +38,16 @@ record: $(READY)
 	$(BIN)/pgolf record local-smoke --seeds 1337,1338,1339 $(ARGS)
 
 test: lint
-	$(BIN)/python -m pytest -m 'not slow and not cuda' $(ARGS)
+	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -m 'not slow and not cuda' $(ARGS)
 
 test-slow: $(READY)
-	@$(BIN)/python -m pytest -m 'slow and not cuda' $(ARGS); status=$$?; \
+	@CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -m 'slow and not cuda' $(ARGS); status=$$?; \
 		if [ $$status -eq 5 ]; then echo 'no test is marked slow'; else exit $$status; fi
 
 bench: $(READY)
 	$(BIN)/pgolf bench $(ARGS)
+test-cuda: $(READY)
+	$(BIN)/python -m pytest -m cuda -rs $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

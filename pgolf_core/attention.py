@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.util
 from collections.abc import Callable
 
 import torch
@@ -79,21 +78,57 @@ def _blocked(q: Tensor, k: Tensor, v: Tensor, block: int = 128) -> Tensor:
     return torch.cat(outputs, dim=3).permute(0, 3, 1, 2, 4).reshape(batch, length, heads, width)
 
 
-def _flash(module: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    output = importlib.import_module(module).flash_attn_func(q, k, v, causal=True)
-    return output[0] if isinstance(output, tuple) else output  # some FlashAttention-3 builds return (out, lse)
+FLASH = (
+    ("FlashAttention-3", "flash_attn_interface", "flash_attn_3", (9,)),
+    ("FlashAttention-2", "flash_attn", "flash_attn", (8, 9, 10, 12)),
+)
+"""Name, module, namespace of its operators, GPUs by major compute capability (9 is Hopper): the fastest first."""
+FLASH_MAX_HEAD_WIDTH = 256
+_flash_functions: dict[str, Callable[..., Tensor | tuple[Tensor, ...]]] = {}
 
 
-def kernel_name(device_type: str, bfloat16: bool) -> str:
-    """Which kernel attends: in bfloat16 FlashAttention-3, then 2, on CUDA where importable and query blocks on a CPU;
-    otherwise SDPA."""
-    if device_type == "cpu" and bfloat16:
-        return "query blocks"
-    if device_type == "cuda" and bfloat16:
-        for module, name in (("flash_attn_interface", "FlashAttention-3"), ("flash_attn", "FlashAttention-2")):
-            if importlib.util.find_spec(module) is not None:
-                return name
-    return "SDPA"
+@functools.cache
+def _flash_fault(name: str, module: str, namespace: str) -> str | None:
+    """Import one FlashAttention. None: it can be called; empty: it is not installed; else what is wrong with it."""
+    try:
+        _flash_functions[name] = importlib.import_module(module).flash_attn_func
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:  # built for another torch, CUDA or Python
+        absent = isinstance(error, ModuleNotFoundError) and error.name == module
+        return "" if absent else f"{module} does not import: {str(error).partition(chr(10))[0]}"
+    # Kernels that are not operators of torch cannot be traced: every layer would break the compiled graph.
+    known = hasattr(getattr(torch.ops, namespace), "_flash_attn_forward")
+    return None if known else f"{module} is too old for torch.compile"
+
+
+def choose_kernel(device_type: str, bfloat16: bool, head_width: int = 64) -> tuple[str, str]:
+    """Which kernel attends, and why one that is installed and faster does not (empty where there is none).
+
+    In bfloat16: FlashAttention-3, then 2, on CUDA, and query blocks on a CPU. Otherwise SDPA.
+    """
+    if not bfloat16 or device_type != "cuda":
+        return "query blocks" if bfloat16 and device_type == "cpu" else "SDPA", ""
+    faults = []
+    major, minor = torch.cuda.get_device_capability()
+    for name, module, namespace, majors in FLASH:
+        fault = _flash_fault(name, module, namespace)
+        if fault is None and major not in majors:
+            fault = f"{name} does not run on compute capability {major}.{minor}"
+        elif fault is None and (head_width % 8 or head_width > FLASH_MAX_HEAD_WIDTH):
+            fault = f"{name} takes head widths of 8, 16 … {FLASH_MAX_HEAD_WIDTH}, not {head_width}"
+        if fault is None:
+            return name, "; ".join(faults)
+        faults += [fault] if fault else []
+    return "SDPA", "; ".join(faults)
+
+
+# What torch.compiler.assume_constant_result does: a compiled graph takes the answer and never sees the imports.
+choose_kernel._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def kernel_name(device_type: str, bfloat16: bool, head_width: int = 64) -> str:
+    """The kernel that attends, for logs: followed by why a faster one that is installed does not, if so."""
+    name, why = choose_kernel(device_type, bfloat16, head_width)
+    return f"{name} ({why})" if why else name
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -101,10 +136,8 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
     q [B, T, H, D], k and v [B, T, K, D], one dtype -> [B, T, H, D].
     """
-    kernels: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-        "FlashAttention-3": functools.partial(_flash, "flash_attn_interface"),
-        "FlashAttention-2": functools.partial(_flash, "flash_attn"),
-        "query blocks": _blocked,
-        "SDPA": _sdpa,
-    }
-    return kernels[kernel_name(q.device.type, q.dtype is torch.bfloat16)](q, k, v)
+    name, _ = choose_kernel(q.device.type, q.dtype is torch.bfloat16, q.size(-1))
+    if name in _flash_functions:
+        output = _flash_functions[name](q, k, v, causal=True)
+        return output[0] if isinstance(output, tuple) else output  # some FlashAttention-3 builds return (out, lse)
+    return (_blocked if name == "query blocks" else _sdpa)(q, k, v)

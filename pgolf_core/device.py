@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import os
 import shutil
 import sysconfig
 from pathlib import Path
@@ -11,8 +13,16 @@ import torch
 
 
 def pick_device() -> torch.device:
-    """The CUDA device of this process if there is one, else the CPU."""
-    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    """The CUDA device of this process if there is one, its float32 matrix products in TF32; else the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    torch.set_float32_matmul_precision("high")  # the way that Inductor asks about, too
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def to_device(batch: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A batch on `device`; CUDA copies it from pinned memory while the program goes on."""
+    return (batch.pin_memory() if device.type == "cuda" else batch).to(device, non_blocking=True)
 
 
 def has_bfloat16_hardware(device: torch.device) -> bool:
@@ -42,11 +52,12 @@ def compute_dtype(x: torch.Tensor) -> torch.dtype:
 
 def why_not_compile(device: torch.device) -> str:
     """Empty if torch.compile can work on this machine, else the reason in a few words."""
-    if device.type == "cuda":
-        return ""
-    compilers = torch._inductor.config.cpp.cxx
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        return "Triton not installed"
+    triton = (os.environ.get("CC"), "gcc", "clang")  # it compiles the code that launches its kernels
+    compilers = triton if device.type == "cuda" else torch._inductor.config.cpp.cxx
     if not any(name and shutil.which(name) for name in compilers):
-        return "no C++ compiler found"
+        return f"no {'C' if device.type == 'cuda' else 'C++'} compiler found"
     if not (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
         return "Python's C headers not found"
     return ""
@@ -59,3 +70,11 @@ def describe(device: torch.device, autocast_mode: str, compile_mode: str, attent
     reason = "schedule.compile = off" if compile_mode == "off" else why_not_compile(device)
     graph = f"eager ({reason})" if reason else "compiled"
     return f"device: {name} | compute: {dtype} | graph: {graph} | attention: {attention}"
+
+
+def peak_memory(device: torch.device) -> str:
+    """The line on the most memory that CUDA tensors have held, as the field logs it; empty on a CPU."""
+    if device.type != "cuda":
+        return ""
+    allocated, reserved = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
+    return f"peak memory allocated: {allocated >> 20} MiB reserved: {reserved >> 20} MiB"

@@ -119,7 +119,8 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, T, C] -> [B, T, C]."""
-        return self.proj(F.relu(self.fc(x)).square())
+        hidden = F.relu(self.fc(x))
+        return self.proj(hidden * hidden)  # CUDA's autocast would compute square() in float32, and keep that
 
 
 class Block(nn.Module):

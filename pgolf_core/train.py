@@ -156,16 +156,12 @@ class Trainer:
         self.step, self.val_step = 0, -1
         self.seconds = {"train": 0.0, "warmup": 0.0, "validation": 0.0, "checkpoints": 0.0}
         self.resumed_at: list[int] = []
-        self.path_line = machine.describe(
-            self.device,
-            recipe.schedule.autocast,
-            recipe.schedule.compile,
-            kernel_name(
-                self.device.type, machine.autocast_dtype(self.device, recipe.schedule.autocast) is torch.bfloat16
-            ),
-        ) + (f" | ranks: {world.size}, {world.backend}" if world.size > 1 else "")
+        half = machine.autocast_dtype(self.device, recipe.schedule.autocast) is torch.bfloat16
+        kernel = kernel_name(self.device.type, half, recipe.model.model_dim // recipe.model.num_heads)
+        self.path_line = machine.describe(self.device, recipe.schedule.autocast, recipe.schedule.compile, kernel)
+        self.path_line += f" | ranks: {world.size}, {world.backend}" if world.size > 1 else ""
         compiled = recipe.schedule.compile == "auto" and not machine.why_not_compile(self.device)
-        self.loss_of = torch.compile(self.model, dynamic=False) if compiled else self.model
+        self.loss_of = torch.compile(self.model, dynamic=False, fullgraph=True) if compiled else self.model
 
     # ------------------------------------------------------------------ the run
 
@@ -233,7 +229,7 @@ class Trainer:
         total = 0.0
         size = self.recipe.data.micro_batch_seqs
         for start in range(0, len(inputs), size):
-            x, y = (part[start : start + size].to(self.device, non_blocking=True) for part in (inputs, targets))
+            x, y = (machine.to_device(part[start : start + size], self.device) for part in (inputs, targets))
             with machine.autocast(self.device, self.recipe.schedule.autocast):
                 loss = self.loss_of(x, y) * (len(x) / len(inputs))
             loss.backward()
@@ -384,6 +380,8 @@ class Trainer:
 
     def _finish(self) -> TrainResult:
         """Write averaged and raw weights and the gradient statistics; then the checkpoint has done its work."""
+        if memory := machine.peak_memory(self.device):
+            self.log.line(memory)
         if self.world.first:
             about, averaged = {"step": self.step}, self.average.result(self.model)
             save_tensors(self.folder / "weights-raw.safetensors", dict(self.named), about)

@@ -54,7 +54,7 @@ def loss(model: Any, recipe: Recipe, how: Execution) -> torch.Tensor:
 
 def saved_bytes(recipe: Recipe, how: Execution, monkeypatch: pytest.MonkeyPatch) -> int:
     """Bytes of all storages that autograd saves in a forward pass, the parameters themselves left out."""
-    monkeypatch.setattr(attention, "kernel_name", lambda *_: "query blocks" if how.blocked else "SDPA")
+    monkeypatch.setattr(attention, "choose_kernel", lambda *_: ("query blocks" if how.blocked else "SDPA", ""))
     model: GPT = build_model(recipe.model, seed=0)
     run = torch.compile(model, backend="aot_eager_decomp_partition", dynamic=False) if how.compiled else model
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
@@ -119,7 +119,7 @@ def test_fake_quantised_matrices_are_copies_that_a_float32_pass_keeps_too():
 
 @pytest.mark.parametrize("how", [EAGER["float32"], EAGER["bfloat16 in blocks"]], ids=["float32", "bfloat16"])
 def test_parts_that_a_step_allocates_add_up_to_the_peak_that_the_profiler_saw(how, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(attention, "kernel_name", lambda *_: "query blocks" if how.blocked else "SDPA")
+    monkeypatch.setattr(attention, "choose_kernel", lambda *_: ("query blocks" if how.blocked else "SDPA", ""))
     recipe = shaped(192, vocab_size=256)
     model = build_model(recipe.model, seed=0)
     loss(model, recipe, how).backward()  # gradients exist from here on, as from the second micro-batch on
