@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections import deque
@@ -33,7 +34,7 @@ from pgolf_core.optim import (
 )
 from pgolf_core.parallel import ALONE, World
 from pgolf_core.recipe import Recipe
-from pgolf_core.runlog import NoLog, RunLog
+from pgolf_core.runlog import RESULT, NoLog, RunLog, TrainResult
 from pgolf_core.sensitivity import SensitivityMeter
 from pgolf_core.stop import Stop
 from pgolf_core.tokenizer import TokenBytes, check_vocab
@@ -54,24 +55,6 @@ class TrainData:
     vocab_size: int
     sha256: str
     """Hash of the dataset's manifest: a checkpoint made on other data is refused."""
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What training says about itself; weights and metrics are in the run folder."""
-
-    steps: int
-    tokens: int
-    parameters: int
-    stopped_by: str
-    seconds: dict[str, float]
-    """Wall time of all attempts by part (clock.PARTS), of which `train` alone is inside the cap."""
-    earlier_seconds: float
-    """How many of them belong to attempts before the one that came to the end."""
-    resumed_at_steps: list[int]
-    sensitivity_steps: int
-    path: str
-    """The line that says which device, dtype, graph and attention kernel ran."""
 
 
 class Trainer:
@@ -259,6 +242,7 @@ class Trainer:
     def _begin(self) -> None:
         """Find a checkpoint that does not belong here before anything is done; count what earlier attempts took."""
         if self.world.first:
+            (self.folder / RESULT).unlink(missing_ok=True)
             about = self.checkpoint.read_about() or {"seconds": {}}
             self.ledger.go_on(about["seconds"], self.folder)
 
@@ -360,10 +344,10 @@ class Trainer:
     # ------------------------------------------------------------------ the end
 
     def _finish(self) -> TrainResult:
-        """Write averaged and raw weights and the gradient statistics; then the checkpoint has done its work."""
+        """Write averaged and raw weights, the gradient statistics, and what training says about itself."""
         if self.world.first:
             self._write_weights()
-        return TrainResult(
+        result = TrainResult(
             steps=self.step,
             tokens=self.step * self.recipe.data.batch_tokens,
             parameters=sum(p.numel() for p in self.named.values()),
@@ -374,6 +358,15 @@ class Trainer:
             sensitivity_steps=self.meter.steps,
             path=self.path_line,
         )
+        if self.world.first:
+            self._seal(result)
+        return result
+
+    def _seal(self, result: TrainResult) -> None:
+        """The training is done once its result is written; only then the checkpoint goes."""
+        write_json(self.folder / RESULT, dataclasses.asdict(result))
+        self.checkpoint.path.unlink(missing_ok=True)
+        (self.folder / ATTEMPT).unlink(missing_ok=True)
 
     def _write_weights(self) -> None:
         with self.ledger.spend("averaging"):
@@ -386,8 +379,6 @@ class Trainer:
                 self.folder / "sensitivity.json",
                 {"mean_squared_gradient": self.meter.result(), "steps": self.meter.steps, "weights": "live"},
             )
-            self.checkpoint.path.unlink(missing_ok=True)
-            (self.folder / ATTEMPT).unlink(missing_ok=True)
 
 
 def train(recipe: Recipe, seed: int, data: TrainData, folder: Path, **callbacks: Any) -> TrainResult:

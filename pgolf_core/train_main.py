@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import fcntl
 import glob
 import json
@@ -22,22 +21,15 @@ from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from pgolf_core.files import UserError, explain_os_errors, read_json, write_json, write_text
+from pgolf_core.files import UserError, explain_os_errors, read_json, write_text
 from pgolf_core.parallel import World, join
 from pgolf_core.recipe import Recipe, from_dict, load_recipe
 from pgolf_core.tokenizer import Tokenizer
-from pgolf_core.train import TrainData, TrainResult, train
+from pgolf_core.train import TrainData, train
 
-RESULT = "train-result.json"
-"""The fields of TrainResult, written last: a run without it has not finished."""
 LOCK = ".training.lock"
 LOCK_SECONDS = 60.0
 """How long to wait for ranks that were told to leave, or lost their launcher, and are still saving."""
-
-
-def read_result(folder: Path | str) -> TrainResult:
-    """What a finished training wrote about itself; UserError if there is none."""
-    return TrainResult(**read_json(Path(folder) / RESULT))
 
 
 def read_recipe(source: str) -> Recipe:
@@ -110,7 +102,6 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 def _train(options: argparse.Namespace, world: World) -> None:
-    (options.out / RESULT).unlink(missing_ok=True)
     tokenizer = Tokenizer(options.tokenizer)
     data = TrainData(
         _files(options.train), _files(options.val), tokenizer.bytes, tokenizer.vocab_size, options.data_sha256
@@ -119,9 +110,7 @@ def _train(options: argparse.Namespace, world: World) -> None:
     _check_agreement(world, recipe.fingerprint, options)
     say = (lambda line: print(line, flush=True)) if world.first else None
     with _alone_in(options.out) if world.first else contextlib.nullcontext():
-        result = train(recipe, options.seed, data, options.out, say=say, world=world)
-    if world.first:
-        write_json(options.out / RESULT, dataclasses.asdict(result))
+        train(recipe, options.seed, data, options.out, say=say, world=world)
 
 
 def _leave(text: str, status: int) -> None:

@@ -1,6 +1,6 @@
 """Training on 1, 2 and 4 real gloo ranks: equal curves, weights, clocks and scores; stopping and going on.
 
-pytest tests/test_parallel.py (tests/test_torchrun.py has the launcher, and ranks that fail)
+pytest tests/test_parallel.py (tests/test_torchrun.py and test_launch.py have the launcher, and ranks that fail)
 """
 
 from __future__ import annotations
@@ -178,7 +178,9 @@ def test_a_step_sends_its_gradients_together_its_matrices_by_shape_and_one_clock
 
     monkeypatch.setattr(parallel.dist, "broadcast", lambda tensor, src: None)
     monkeypatch.setattr(parallel.dist, "all_reduce", lambda flat, async_op=False, op=None: sent("gradients"))
-    monkeypatch.setattr(parallel.dist, "all_gather_single", lambda whole, part, async_op: sent("matrices"))
+    monkeypatch.setattr(
+        parallel.dist, "all_gather_single", lambda whole, part, async_op: (whole.zero_(), sent("matrices"))[1]
+    )
     trainer = Trainer(small_recipe(), 0, small_data(tmp_path / "data"), tmp_path / "run", world=World(0, 2))
     trainer.average = build_average(trainer.model, trainer.recipe.average)
     shapes = len(trainer.optimizers.muon.shapes)

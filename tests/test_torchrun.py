@@ -21,8 +21,8 @@ from pgolf_core.checkpoint import load_tensors
 from pgolf_core.files import write_json
 from pgolf_core.lab.corpus import train_tokenizer
 from pgolf_core.recipe import to_dict
-from pgolf_core.runlog import training_curve
-from pgolf_core.train_main import read_recipe, read_result
+from pgolf_core.runlog import read_result, training_curve
+from pgolf_core.train_main import read_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 PIECES = 330

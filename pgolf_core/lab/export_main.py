@@ -17,10 +17,10 @@ from pgolf_core.evaluate import Score, score_artifact
 from pgolf_core.files import UserError, explain_os_errors, write_json
 from pgolf_core.parallel import World, join
 from pgolf_core.recipe import Recipe
-from pgolf_core.runlog import NoLog, RunLog
+from pgolf_core.runlog import NoLog, RunLog, TrainResult
 from pgolf_core.sensitivity import allocate_bits
 from pgolf_core.tokenizer import Tokenizer
-from pgolf_core.train import TrainData, Trainer, TrainResult
+from pgolf_core.train import TrainData, Trainer
 
 ARTIFACT = "final_model.pgolf"
 

@@ -55,8 +55,8 @@ _PATCHED = {
 
 LEFT_OUT = {
     "_begin", "_resume", "_state", "_save_checkpoint", "_save_if", "_save_in_validation", "_leave_if_asked", "_stopped",
-    "_write_weights", "save_tensors", "load_tensors", "checkpoint", "stop", "resumed_at", "earlier_seconds", "go_on",
-    "Tokenizer.encode", "Tokenizer.decode", "Tokenizer.piece", "TokenBytes.total",
+    "_write_weights", "_seal", "save_tensors", "load_tensors", "checkpoint", "stop", "resumed_at", "earlier_seconds",
+    "go_on", "Tokenizer.encode", "Tokenizer.decode", "Tokenizer.piece", "TokenBytes.total",
 }  # fmt: skip
 """Names whose every mention goes. Checkpoints and weight files: a run is ten minutes, safetensors one more dependency,
 and they would count as code. Methods (with their class) that only the lab calls and whose names strings have too."""

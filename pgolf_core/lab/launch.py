@@ -23,9 +23,8 @@ from pgolf_core.files import UserError, explain_os_errors, read_json, write_json
 from pgolf_core.lab.runs import CORE_DIR, Run, short_path
 from pgolf_core.lab.torchrun import read_failures
 from pgolf_core.recipe import Recipe
+from pgolf_core.runlog import RESULT, TrainResult, read_result
 from pgolf_core.stop import PIPE
-from pgolf_core.train import TrainResult
-from pgolf_core.train_main import RESULT, read_result
 
 SETTINGS = "launch.json"
 """In a seed's folder where training takes more than one process: how it is started, which no number depends on."""
@@ -89,6 +88,7 @@ def train_with_torchrun(
     log_path = run.folder / LOG
     with explain_os_errors(f"cannot write {short_path(log_path)}"):
         log = open(log_path, "w", encoding="utf-8")  # noqa: SIM115 (closed below)
+    (run.folder / RESULT).unlink(missing_ok=True)
     with log:
         child = subprocess.Popen(
             torchrun_command(run, processes), stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT,

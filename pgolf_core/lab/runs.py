@@ -22,6 +22,7 @@ from pgolf_core.files import UserError, explain_os_errors, read_json, sha256_byt
 from pgolf_core.lab.attempts import elapsed_seconds, end_attempt, lost_seconds
 from pgolf_core.lab.corpus import Dataset, open_dataset
 from pgolf_core.recipe import Recipe, from_dict, load_recipe, to_dict
+from pgolf_core.runlog import RESULT
 from pgolf_core.tokenizer import check_vocab
 
 CORE_DIR = Path(__file__).resolve().parents[1]
@@ -305,6 +306,8 @@ def finish_stage(run: Run, stage_name: str, **values: Any) -> Path:
     seconds = {"seconds": round(elapsed_seconds(run.t_start), 3), "lost_seconds": round(lost_seconds(run.folder), 3)}
     write_json(path, {**mark, **seconds, "ended": time.time(), **values})
     end_attempt(run.folder)
+    if stage.name == "03_train":
+        (run.folder / RESULT).unlink(missing_ok=True)  # its mark has it now; run again, the notebook trains anew
     return path
 
 

@@ -25,9 +25,10 @@ from pgolf_core.lab.launch import hosts, processes_of, train_with_torchrun
 from pgolf_core.lab.progress import score_bar, training_bar
 from pgolf_core.lab.runs import Run, run_hashes
 from pgolf_core.model import GPT
+from pgolf_core.runlog import RESULT, TrainResult, read_result
 from pgolf_core.sensitivity import allocate_bits
 from pgolf_core.tokenizer import Tokenizer, check_vocab
-from pgolf_core.train import TrainData, TrainResult, train
+from pgolf_core.train import TrainData, train
 
 ARTIFACT = "model.pgolf"
 
@@ -61,8 +62,16 @@ def validation_tokens(run: Run) -> np.ndarray:
 
 
 def train_seed(run: Run, progress: bool = True) -> TrainResult:
-    """Train this seed (or go on from its checkpoint) with a bar; the files of DESIGN 6 are in the folder after."""
+    """Train this seed (or go on from its checkpoint) with a bar; the files of DESIGN 6 are in the folder after.
+
+    A training that came to its end before its notebook did is not done again: its result is there until the notebook
+    has finished the stage.
+    """
     assert run.seed is not None
+    if (run.folder / RESULT).exists():
+        done = read_result(run.folder)
+        is_earlier = time.time() - (run.folder / RESULT).stat().st_mtime > elapsed_seconds(run.t_start)
+        return dataclasses.replace(done, earlier_seconds=sum(done.seconds.values())) if is_earlier else done
     processes = processes_of(run)
     with training_bar(run.recipe, enabled=progress) as update:
         if processes > 1 or hosts() > 1:
