@@ -88,7 +88,8 @@ def train_with_torchrun(
     log_path = run.folder / LOG
     with explain_os_errors(f"cannot write {short_path(log_path)}"):
         log = open(log_path, "w", encoding="utf-8")  # noqa: SIM115 (closed below)
-    (run.folder / RESULT).unlink(missing_ok=True)
+    for name in (RESULT, FAILURES):
+        (run.folder / name).unlink(missing_ok=True)
     with log:
         child = subprocess.Popen(
             torchrun_command(run, processes), stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT,
