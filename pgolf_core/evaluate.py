@@ -164,8 +164,9 @@ def score_artifact(
     *,
     autocast: str = "auto",
     progress: Progress | None = None,
+    world: World = ALONE,
 ) -> Score:
-    """Score from the packed file on disk only."""
+    """Score from the packed file on disk only; several ranks share the work (see `score`)."""
     model = load_model(path)
     if model.config.vocab_size != len(token_bytes.base):
         raise UserError(
@@ -173,5 +174,5 @@ def score_artifact(
             "score it on the dataset it was trained for (--data)"
         )
     return score(
-        model, tokens, token_bytes, seq_len, stride, batch_seqs, autocast=autocast, progress=progress
+        model, tokens, token_bytes, seq_len, stride, batch_seqs, autocast=autocast, progress=progress, world=world
     )  # fmt: skip

@@ -1,14 +1,21 @@
-"""A run's two logs: train.log for people (the field's line formats, SEEDS 1.11), metrics.jsonl for programs."""
+"""A run's two logs: train.log for people (the field's line formats, SEEDS 1.11), metrics.jsonl for programs.
+
+And what training says about itself when it is done.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pgolf_core.files import UserError, explain_os_errors, write_text
+from pgolf_core.files import UserError, explain_os_errors, read_json, write_text
+
+RESULT = "train-result.json"
+"""The fields of TrainResult, written last: a training without it has not finished."""
 
 
 class RunLog:
@@ -80,3 +87,26 @@ def training_curve(folder: Path | str) -> list[dict[str, Any]]:
     if not path.is_file():
         raise UserError(f"{path} does not exist; run the training stage first")
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What training says about itself; weights and metrics are in the run folder."""
+
+    steps: int
+    tokens: int
+    parameters: int
+    stopped_by: str
+    seconds: dict[str, float]
+    """Wall time of all attempts by part (clock.PARTS), of which `train` alone is inside the cap."""
+    earlier_seconds: float
+    """How many of them belong to attempts before the one that came to the end."""
+    resumed_at_steps: list[int]
+    sensitivity_steps: int
+    path: str
+    """The line that says which device, dtype, graph and attention kernel ran."""
+
+
+def read_result(folder: Path | str) -> TrainResult:
+    """What a finished training wrote about itself; UserError if there is none."""
+    return TrainResult(**read_json(Path(folder) / RESULT))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
+import dataclasses
 import math
-import os
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +17,11 @@ from torch import Tensor
 from pgolf_core import device as machine
 from pgolf_core.attention import kernel_name
 from pgolf_core.average import build_average
-from pgolf_core.checkpoint import load_tensors, restore, save_tensors
+from pgolf_core.checkpoint import Checkpoint, restore, save_tensors
+from pgolf_core.clock import ATTEMPT, SecondsLedger, TrainProgress, progress_at
 from pgolf_core.data import TokenStream, check_enough, check_ranks, load_tokens, step_batch
 from pgolf_core.evaluate import score
-from pgolf_core.files import UserError, write_json
+from pgolf_core.files import write_json
 from pgolf_core.grid import Grid, qat_grids
 from pgolf_core.model import build_model
 from pgolf_core.optim import (
@@ -34,10 +33,13 @@ from pgolf_core.optim import (
 )
 from pgolf_core.parallel import ALONE, World
 from pgolf_core.recipe import Recipe
-from pgolf_core.runlog import NoLog, RunLog
+from pgolf_core.runlog import RESULT, NoLog, RunLog, TrainResult
 from pgolf_core.sensitivity import SensitivityMeter
+from pgolf_core.stop import Stop
 from pgolf_core.tokenizer import TokenBytes, check_vocab
 
+LOOK_BACK_STEPS = 8
+"""No step is begun that would end after the cap if it took as long as the longest of so many before it."""
 SENSITIVITY_BELOW = 0.1
 """Gradient statistics are gathered while 0 < multiplier < this: the last tenth of the warm-down (PR 332)."""
 
@@ -52,71 +54,6 @@ class TrainData:
     vocab_size: int
     sha256: str
     """Hash of the dataset's manifest: a checkpoint made on other data is refused."""
-
-
-@dataclass(frozen=True)
-class TrainProgress:
-    """What a progress bar needs after a step."""
-
-    step: int
-    fraction: float
-    """Share of the budget (clock or iterations) that is used, in [0, 1]."""
-    loss: float
-    tokens_per_second: float
-    seconds_left: float
-
-
-def progress_at(recipe: Recipe, step: int, loss: float, clock: float, tokens_per_second: float) -> TrainProgress:
-    """How far `step` steps in `clock` seconds are, by whichever of the recipe's two limits is nearer."""
-    schedule = recipe.schedule
-    by_clock = clock / schedule.max_seconds if schedule.max_seconds else 0.0
-    fraction = min(max(by_clock, step / schedule.iterations), 1.0)
-    left = clock * (1 / fraction - 1) if fraction else math.inf
-    return TrainProgress(step, fraction, loss, tokens_per_second, left)
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What training says about itself; weights and metrics are in the run folder."""
-
-    steps: int
-    tokens: int
-    parameters: int
-    stopped_by: str
-    seconds: dict[str, float]
-    """train (inside the cap), warmup, validation, checkpoints: seconds of wall time."""
-    resumed_at_steps: list[int]
-    sensitivity_steps: int
-    path: str
-    """The line that says which device, dtype, graph and attention kernel ran."""
-
-
-class _Stop:
-    """Notes SIGINT and SIGTERM so that a step is never cut in half."""
-
-    def __init__(self, launched: bool) -> None:
-        self.signal: int | None = None
-        self.launcher = os.getppid() if launched else None
-
-    def wanted(self) -> bool:
-        """Whether a signal came, or the launcher of several ranks is gone: nobody would end them any more."""
-        return self.signal is not None or self.launcher not in (None, os.getppid())
-
-    @contextlib.contextmanager
-    def watching(self) -> Iterator[_Stop]:
-        """Take over both signals while inside; outside the main thread signals cannot be watched and go their way."""
-        previous: dict[int, Any] = {}
-        with contextlib.suppress(ValueError):
-            for number in (signal.SIGINT, signal.SIGTERM):
-                previous[number] = signal.signal(number, self._note)
-        try:
-            yield self
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-
-    def _note(self, number: int, frame: Any) -> None:
-        self.signal = number
 
 
 class Trainer:
@@ -138,23 +75,28 @@ class Trainer:
         check_vocab(data.vocab_size, recipe.model.vocab_size)
         check_ranks(world.size, recipe.data)
         self.recipe, self.seed, self.data, self.folder = recipe, seed, data, Path(folder)
-        self.world = world
+        self.world, self.ledger = world, SecondsLedger()
+        self.stop = Stop(launched=world.size > 1)
         self.progress = progress if world.first else None
         self.log = RunLog(self.folder, say) if world.first else NoLog(self.folder)
         self.device = machine.pick_device()
-        self.stream = TokenStream(data.train_paths, data.vocab_size, seed=seed)
-        check_enough(self.stream.total_tokens, recipe.data, "training split")
-        self.val_tokens = load_tokens(data.val_paths, data.vocab_size)
-        self.model = build_model(recipe.model, seed).to(self.device)
-        world.copy_first_(self.model.parameters())  # other machines may round the initialisation otherwise
-        self.optimizers = Optimizers(self.model, recipe.optim, world)
+        with self.ledger.spend("data"):
+            self.stream = TokenStream(data.train_paths, data.vocab_size, seed=seed)
+            check_enough(self.stream.total_tokens, recipe.data, "training split")
+            self.val_tokens = load_tokens(data.val_paths, data.vocab_size)
+        with self.ledger.spend("warmup"):
+            self.model = build_model(recipe.model, seed).to(self.device)
+            world.copy_first_(self.model.parameters())  # other machines may round the initialisation otherwise
+            self.optimizers = Optimizers(self.model, recipe.optim, world)
         self.named = dict(self.model.named_parameters())
         shapes = {name: tuple(p.shape) for name, p in self.named.items()}
         self.qat_grids: dict[str, Grid] = qat_grids(shapes, recipe.quant, recipe.qat)  # refuses bad exceptions
         self.meter = SensitivityMeter()
         self.qat_on = False
         self.step, self.val_step = 0, -1
-        self.seconds = {"train": 0.0, "warmup": 0.0, "validation": 0.0, "checkpoints": 0.0}
+        self.step_seconds: deque[float] = deque(maxlen=LOOK_BACK_STEPS)
+        made_of = {"recipe": recipe.fingerprint, "seed": seed, "data": data.sha256}
+        self.checkpoint = Checkpoint(self.folder, made_of, recipe.schedule.checkpoint_every_seconds, world, self.device)
         self.resumed_at: list[int] = []
         half = machine.autocast_dtype(self.device, recipe.schedule.autocast) is torch.bfloat16
         kernel = kernel_name(self.device.type, half, recipe.model.model_dim // recipe.model.num_heads)
@@ -167,57 +109,53 @@ class Trainer:
 
     def run(self) -> TrainResult:
         """Train to the cap or the last iteration, then write weights, averages and statistics."""
-        with _Stop(launched=self.world.size > 1).watching() as stop, self.log:
+        with self.stop.watching(), self.log:
+            self._begin()
             self._announce()
-            self._warm_up()
+            with self.ledger.spend("warmup"):
+                self._warm_up()
             self.average = build_average(self.model, self.recipe.average)
             self._resume()
-            self._loop(stop)
+            self._loop()
             return self._finish()
 
-    def _loop(self, stop: _Stop) -> None:
-        schedule, alone = self.recipe.schedule, self.world.size == 1
-        t_saved, meeting = time.perf_counter(), 0.0
+    def _loop(self) -> None:
+        schedule, seconds = self.recipe.schedule, self.ledger.seconds
+        meeting = 0.0
         while True:
             last = self._is_over()
             due = schedule.val_every_steps and self.step % schedule.val_every_steps == 0
             if (last or due) and self.val_step != self.step:
-                self._validate(last)
+                with self.ledger.spend("validation"):
+                    self._validate(last)
             if last:
                 return
-            t_start = time.perf_counter()
+            t_start, before = time.perf_counter(), seconds["train"]
             record = self._step()
             now = time.perf_counter()
-            due = now - t_saved > schedule.checkpoint_every_seconds > 0
-            self.seconds["train"], stopped, due = self.world.largest(  # one clock, and all stop or save at one step
-                self.seconds["train"] + (now - t_start) + meeting, stop.wanted(), due
-            )
+            clock = before + (now - t_start) + meeting
+            seconds["train"], asked, due = self.world.largest(clock, self.stop.asked(), self.checkpoint.is_due())
             meeting = time.perf_counter() - now  # belongs to training too: counted with the next step
+            self.step_seconds.append(seconds["train"] - before)
             self._log_step(record)
-            if stopped or (alone and stop.wanted()):  # alone, a signal that came while logging counts at once
-                self._save_checkpoint()
-                raise KeyboardInterrupt(
-                    f"training stopped at step {self.step}; the same command goes on from {self._checkpoint_path}"
-                )
-            if due:
-                self._save_checkpoint()
-                t_saved = time.perf_counter()
+            self._save_if(asked, due)
 
     def _is_over(self) -> bool:
+        """Whether the iterations are done, or the next step would end after the cap."""
         schedule = self.recipe.schedule
-        out_of_time = schedule.max_seconds > 0 and self.seconds["train"] >= schedule.max_seconds
-        return out_of_time or self.step >= schedule.iterations
+        needed = self.ledger.seconds["train"] + max(self.step_seconds, default=0.0)
+        return self.step >= schedule.iterations or 0 < schedule.max_seconds < needed
 
     def _step(self) -> dict[str, float]:
         """One optimiser step on the stream's next batch; returns what the log needs."""
-        multiplier = rate_multiplier(self.recipe.schedule, self.step, self.seconds["train"])
+        multiplier = rate_multiplier(self.recipe.schedule, self.step, self.ledger.seconds["train"])
         momentum = muon_momentum(self.step, self.recipe.optim)
         self._update_qat(multiplier)
         loss = self._forward_backward(*step_batch(self.stream, self.recipe.data, self.world.rank, self.world.size))
         if 0 < multiplier < SENSITIVITY_BELOW:
             self.meter.add(self.model)
         norm = clip_gradients(self.optimizers.trained, self.recipe.optim.grad_clip_norm)
-        check_finite(loss, norm, self.named.items(), self.step)
+        check_finite(loss, norm, self.named.items(), self.step + 1)
         rate = multiplier * (self.recipe.qat.lr_factor if self.qat_on else 1.0)
         self.optimizers.step(rate, momentum)
         self.step += 1
@@ -251,7 +189,6 @@ class Trainer:
 
     def _warm_up(self) -> None:
         """Prime compilation and memory on synthetic tokens, then put weights and optimiser states back."""
-        t_start = time.perf_counter()
         data, steps = self.recipe.data, self.recipe.schedule.warmup_steps
         before = {name: p.detach().clone() for name, p in self.named.items()}
         generator = torch.Generator().manual_seed(self.seed)
@@ -263,21 +200,19 @@ class Trainer:
             self._forward_backward(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
             self.optimizers.step(1.0, self.recipe.optim.muon_momentum)
             self.log.line(f"warmup_step:{index + 1}/{steps}", quiet=True)
+            self._leave_if_asked()
         self.model.set_fake_grids({})
         restore(self.named, before, "warm-up")
         self.optimizers.reset()
-        self.seconds["warmup"] = time.perf_counter() - t_start
 
     def _validate(self, last: bool) -> None:
-        t_start = time.perf_counter()
         recipe, limit = self.recipe, self.recipe.schedule.val_tokens
         result = score(
             self.model, self.val_tokens, self.data.token_bytes, recipe.eval.seq_len, recipe.eval.seq_len,
             recipe.eval.batch_seqs, autocast=recipe.schedule.autocast, max_targets=limit, world=self.world,
+            progress=lambda *done: self._save_in_validation(),
         )  # fmt: skip
-        self.val_step = self.step
-        self.seconds["validation"] += time.perf_counter() - t_start
-        clock = self.seconds["train"]
+        self.val_step, clock = self.step, self.ledger.seconds["train"]
         self.log.metric(
             kind="val", step=self.step, loss=result.loss_nats_per_token, bpb=result.bpb, targets=result.tokens,
             seconds=clock,
@@ -292,9 +227,12 @@ class Trainer:
 
     # ------------------------------------------------------------------ checkpoints
 
-    @property
-    def _checkpoint_path(self) -> Path:
-        return self.folder / "checkpoint.safetensors"
+    def _begin(self) -> None:
+        """Find a checkpoint that does not belong here before anything is done; count what earlier attempts took."""
+        if self.world.first:
+            (self.folder / RESULT).unlink(missing_ok=True)
+            about = self.checkpoint.read_about() or {"seconds": {}}
+            self.ledger.go_on(about["seconds"], self.folder)
 
     def _state(self) -> dict[str, Tensor]:
         parts = {
@@ -305,47 +243,62 @@ class Trainer:
         return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
 
     def _save_checkpoint(self) -> None:
-        t_start = time.perf_counter()
-        about = {
-            "step": self.step, "val_step": self.val_step, "position": self.stream.position, "seconds": self.seconds,
-            "resumed_at": self.resumed_at, "qat_on": self.qat_on, "sensitivity": self.meter.state_dict(),
-            "recipe": self.recipe.fingerprint, "seed": self.seed, "data": self.data.sha256,
-        }  # fmt: skip
-        if self.world.first:
-            save_tensors(self._checkpoint_path, self._state(), about)
-        self.world.meet()  # the others wait here, outside the clock
-        self.seconds["checkpoints"] += time.perf_counter() - t_start
+        with self.ledger.spend("checkpoints"):
+            about = {
+                "step": self.step, "val_step": self.val_step, "position": self.stream.position,
+                "resumed_at": self.resumed_at, "qat_on": self.qat_on, "sensitivity": self.meter.state_dict(),
+                "seconds": self.ledger.settled(),
+            }  # fmt: skip
+            self.checkpoint.save(self._state(), about)
+
+    def _save_if(self, asked: bool | float, due: bool | float) -> None:
+        """After a step: save and leave if any rank was asked to, else save if the cadence says so."""
+        if asked or (self.world.size == 1 and self.stop.asked()):  # alone, a signal in the last moment counts at once
+            self._save_checkpoint()
+            raise self._stopped()
+        if due:
+            self._save_checkpoint()
+            with self.ledger.spend("checkpoints"):
+                self.world.meet()  # the others wait here, outside the clock
+
+    def _save_in_validation(self) -> None:
+        """Save at once when asked to; alone, leave too. Ranks leave together after the next step."""
+        if self.stop.asked() and self.world.first and self.checkpoint.saved_step != self.step:
+            self._save_checkpoint()
+        if self.stop.asked() and self.world.size == 1:
+            raise self._stopped()
+
+    def _leave_if_asked(self) -> None:
+        """In the warm-up: there is nothing to save yet, a checkpoint that is there stays."""
+        (asked,) = self.world.largest(self.stop.asked())
+        if asked:
+            raise KeyboardInterrupt("training stopped in its warm-up; the same command begins it again")
+
+    def _stopped(self) -> KeyboardInterrupt:
+        return KeyboardInterrupt(
+            f"training stopped at step {self.step}; the same command goes on from {self.checkpoint.path}"
+        )
 
     def _resume(self) -> None:
-        """Go on from the checkpoint of this recipe, seed and data that the first rank finds in the folder, if any."""
-        path = self._checkpoint_path
-        found = self.world.first and path.exists()
-        tensors, about = load_tensors(path) if found else ({}, None)
-        about = json.loads(self.world.text_of_first(json.dumps(about)))
+        """Go on from the checkpoint that the first rank finds in the folder, if any."""
+        with self.ledger.spend("checkpoints"):
+            about = self.checkpoint.load(self._state())
         if about is None:
             self.log.keep_until(-1, -1)
             return
-        for key, mine in (("recipe", self.recipe.fingerprint), ("seed", self.seed), ("data", self.data.sha256)):
-            if about.get(key) != mine:
-                raise UserError(f"{path} was made with another {key}; delete it, or use --fresh to train again")
         self.meter.load_state_dict(about["sensitivity"], self.device)
         self.qat_on = about["qat_on"]
         self.model.set_fake_grids(self.qat_grids if self.qat_on else {})
-        if self.world.first:
-            restore(self._state(), tensors, path)
-        self.world.copy_first_(self._state().values())
         self.step, self.val_step, self.stream.position = about["step"], about["val_step"], about["position"]
-        warmup = self.seconds["warmup"]
-        self.seconds = about["seconds"]
-        self.seconds["warmup"] += warmup
+        self.ledger.seconds["train"] = about["seconds"]["train"]
         self.resumed_at = [*about["resumed_at"], self.step]
         self.log.keep_until(self.step, self.val_step)
-        self.log.line(f"resumed step:{self.step} train_time:{self.seconds['train'] * 1000:.0f}ms")
+        self.log.line(f"resumed step:{self.step} train_time:{about['seconds']['train'] * 1000:.0f}ms")
 
     # ------------------------------------------------------------------ logs
 
     def _timing(self) -> str:
-        milliseconds = self.seconds["train"] * 1000
+        milliseconds = self.ledger.seconds["train"] * 1000
         return f"train_time:{milliseconds:.0f}ms step_avg:{milliseconds / max(self.step, 1):.2f}ms"
 
     def _announce(self) -> None:
@@ -367,7 +320,7 @@ class Trainer:
         return math.ceil(data.batch_tokens // data.seq_len // self.world.size / data.micro_batch_seqs)
 
     def _log_step(self, record: dict[str, float]) -> None:
-        schedule, step, clock = self.recipe.schedule, self.step, self.seconds["train"]
+        schedule, step, clock = self.recipe.schedule, self.step, self.ledger.seconds["train"]
         tokens = step * self.recipe.data.batch_tokens
         rate = tokens / max(clock, 1e-9)
         self.log.metric(kind="train", step=step, **record, tokens=tokens, seconds=clock, tokens_per_second=rate)
@@ -379,28 +332,43 @@ class Trainer:
     # ------------------------------------------------------------------ the end
 
     def _finish(self) -> TrainResult:
-        """Write averaged and raw weights and the gradient statistics; then the checkpoint has done its work."""
+        """Write averaged and raw weights, the gradient statistics, and what training says about itself."""
         if memory := machine.peak_memory(self.device):
             self.log.line(memory)
         if self.world.first:
-            about, averaged = {"step": self.step}, self.average.result(self.model)
+            self._write_weights()
+        result = TrainResult(
+            steps=self.step,
+            tokens=self.step * self.recipe.data.batch_tokens,
+            parameters=sum(p.numel() for p in self.named.values()),
+            stopped_by="clock" if self.step < self.recipe.schedule.iterations else "iterations",
+            seconds=self.ledger.settled(),
+            earlier_seconds=self.ledger.earlier,
+            resumed_at_steps=self.resumed_at,
+            sensitivity_steps=self.meter.steps,
+            path=self.path_line,
+        )
+        if self.world.first:
+            self._seal(result)
+        return result
+
+    def _seal(self, result: TrainResult) -> None:
+        """The training is done once its result is written; only then the checkpoint goes."""
+        write_json(self.folder / RESULT, dataclasses.asdict(result))
+        self.checkpoint.path.unlink(missing_ok=True)
+        (self.folder / ATTEMPT).unlink(missing_ok=True)
+
+    def _write_weights(self) -> None:
+        with self.ledger.spend("averaging"):
+            averaged = self.average.result(self.model)
+        with self.ledger.spend("checkpoints"):
+            about = {"step": self.step}
             save_tensors(self.folder / "weights-raw.safetensors", dict(self.named), about)
             save_tensors(self.folder / "weights-averaged.safetensors", averaged, about)
             write_json(
                 self.folder / "sensitivity.json",
                 {"mean_squared_gradient": self.meter.result(), "steps": self.meter.steps, "weights": "live"},
             )
-            self._checkpoint_path.unlink(missing_ok=True)
-        return TrainResult(
-            steps=self.step,
-            tokens=self.step * self.recipe.data.batch_tokens,
-            parameters=sum(p.numel() for p in self.named.values()),
-            stopped_by="clock" if self.step < self.recipe.schedule.iterations else "iterations",
-            seconds=dict(self.seconds),
-            resumed_at_steps=self.resumed_at,
-            sensitivity_steps=self.meter.steps,
-            path=self.path_line,
-        )
 
 
 def train(recipe: Recipe, seed: int, data: TrainData, folder: Path, **callbacks: Any) -> TrainResult:

@@ -16,6 +16,7 @@ import torch
 from small import small_data, small_recipe
 
 from pgolf_core import recipe
+from pgolf_core.clock import PARTS
 from pgolf_core.lab import analysis_training as training
 from pgolf_core.model import parameter_shapes
 from pgolf_core.optim import newton_schulz
@@ -221,12 +222,13 @@ def test_smoothing_is_a_trailing_mean():
     assert training.smoothed([1, 2, 3, 4], 2).tolist() == [1, 1.5, 2.5, 3.5]
 
 
-def test_seconds_add_up_and_the_rest_is_unknown_after_a_resume():
-    seconds = {"train": 6.0, "warmup": 1.0, "validation": 2.0, "checkpoints": 0.0}
-    table = training.seconds_table(seconds, 12.0, resumed=False)
+def test_seconds_add_up_to_the_notebooks_and_what_earlier_ones_spent_in_training():
+    seconds = {**dict.fromkeys(PARTS, 0.0), "train": 6.0, "warmup": 1.0, "validation": 2.0, "lost": 1.0}
+    table = training.seconds_table(seconds, 12.0, 0.0)
     assert table["seconds"].sum() == 12 and table["share"].sum() == pytest.approx(1)
     assert table.loc[table["on the clock"] == "yes", "seconds"].tolist() == [6.0]
-    assert training.seconds_table(seconds, 3.0, resumed=True)["seconds"].sum() == 9
+    assert training.seconds_table(seconds, 7.0, 4.0)["seconds"].sum() == 7 + 4
+    assert len(table) == len(PARTS) + 1
 
 
 def test_only_the_last_step_may_pass_the_cap():

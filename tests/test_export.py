@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ranks import on_ranks
 from small import small_recipe
 
 from pgolf_core import artifact, evaluate
@@ -28,6 +29,7 @@ from pgolf_core.lab.export import _check, _literal, code_bytes_of, export_script
 from pgolf_core.lab.export_merge import merge, read_rooms
 from pgolf_core.lab.export_source import Edits, Source
 from pgolf_core.lab.export_values import Choices, Object, Values
+from pgolf_core.parallel import World
 from pgolf_core.recipe import Recipe, available_recipes, load_recipe
 from pgolf_core.sensitivity import allocate_bits
 from pgolf_core.tokenizer import Tokenizer
@@ -314,6 +316,35 @@ def test_the_script_names_what_is_missing_in_one_line(data: Path, tmp_path: Path
     assert done.returncode == 1 and done.stderr == (
         "error: no *_train_*.bin in nowhere; set DATA_PATH to the folder of the shards\n"
     )
-    done = start(tmp_path, WORLD_SIZE="8", RANK="0")
-    assert done.returncode == 1 and "trains in one process, WORLD_SIZE is 8" in done.stderr
-    assert done.stderr.count("\n") == 1
+    done = start(tmp_path, SEED="one")
+    assert done.returncode == 1 and done.stderr == "error: SEED=one is not a whole number\n"
+
+
+def train_rank(world: World, recipe: Recipe, data: Path, folder: Path) -> None:
+    tokenizer = Tokenizer(data / "tokenizer.model")
+    paths = [sorted(data.glob(f"*_{split}_*.bin")) for split in ("train", "val")]
+    train(recipe, 7, TrainData(*paths, tokenizer.bytes, tokenizer.vocab_size, sha256="words"), folder, world=world)
+
+
+@pytest.mark.slow
+def test_under_torchrun_the_script_makes_what_the_package_makes_with_as_many_ranks(data: Path, tmp_path: Path):
+    recipe, package = VARIANTS["ema"], tmp_path / "package"
+    on_ranks(2, train_rank, recipe, data, package)
+    artifact.pack(
+        load_tensors(package / "weights-averaged.safetensors")[0], recipe.model, recipe.quant, package / "model.pgolf",
+        code_bytes=12_345, cap_bytes=recipe.cap_bytes,
+    )  # fmt: skip
+    write_script(recipe, tmp_path)
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "train_gpt.py")
+    paths = {"DATA_PATH": str(data), "TOKENIZER_PATH": str(data / "tokenizer.model")}
+    done = start(tmp_path, *torchrun, SEED="7", **paths)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "seed7" / "final_model.pgolf").read_bytes() == (package / "model.pgolf").read_bytes()
+    result = json.loads((tmp_path / "seed7" / "result.json").read_text())
+    assert result["ranks"] == 2 and done.stdout.count("final_sliding_window_exact") == 1
+    tokenizer = Tokenizer(data / "tokenizer.model")
+    alone = evaluate.score_artifact(
+        package / "model.pgolf", load_tokens(sorted(data.glob("*_val_*.bin")), PIECES), tokenizer.bytes,
+        recipe.eval.seq_len, recipe.eval.stride, recipe.eval.batch_seqs, autocast="off",
+    )  # fmt: skip
+    assert result["sliding_bpb"] == alone.bpb  # each rank scored a share

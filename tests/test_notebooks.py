@@ -6,23 +6,37 @@ The chain runs once for this file; every test then looks at what it left.
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import nbformat
 import pytest
 
 from pgolf_core.files import UserError
+from pgolf_core.lab import pipeline
 from pgolf_core.lab.pipeline import record
 
 TINY = Path(__file__).parent / "tiny.toml"
 SEEDS = [1, 2]
+WALL: dict[int | None, float] = {}
+"""Seconds of every seed's stages, as the runner saw them."""
 
 
 @pytest.fixture(scope="module")
 def folder(sotu, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The recipe's run folder after `pgolf record` over two seeds."""
     runs = tmp_path_factory.mktemp("runs")
-    return record(str(TINY), SEEDS, runs_dir=runs, cache_dir=sotu.folder.parent.parent, progress=False).parent
+    run_stage = pipeline._run_stage
+
+    def timed(run, stage, *arguments):
+        t_start = time.monotonic()
+        ran = run_stage(run, stage, *arguments)
+        WALL[run.seed] = WALL.get(run.seed, 0.0) + time.monotonic() - t_start
+        return ran
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "_run_stage", timed)
+        return record(str(TINY), SEEDS, runs_dir=runs, cache_dir=sotu.folder.parent.parent, progress=False).parent
 
 
 def test_every_stage_left_its_notebook_without_an_error(folder: Path) -> None:
@@ -66,6 +80,19 @@ def test_a_seeds_result_holds_what_the_design_promises(folder: Path, seed: int) 
     assert 1.0 < result["sliding_bpb"] < result["roundtrip_bpb"] < 4.0
     parts = {key: value for key, value in result["seconds"].items() if key != "total"}
     assert abs(sum(parts.values()) - result["seconds"]["total"]) < 1e-6 and min(parts.values()) >= 0
+    assert set(parts) == {
+        "data", "warmup", "train", "validation", "averaging", "packing", "scoring", "checkpoints", "lost", "notebooks",
+    }  # fmt: skip
+    assert parts["lost"] == 0.0 and result["resumed_at_steps"] == []
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_seeds_seconds_add_up_to_the_wall_time_of_its_stages(folder: Path, seed: int) -> None:
+    """As the runner saw it; what is left is the last kernel's end, after result.json."""
+    total = json.loads((folder / f"seed{seed}" / "result.json").read_text())["seconds"]["total"]
+    last = (folder / f"seed{seed}" / "notebooks" / "06_sliding_eval.ipynb").stat().st_mtime
+    after = last - (folder / f"seed{seed}" / "result.json").stat().st_mtime
+    assert abs(WALL[seed] - after - total) < max(2.0, 0.02 * WALL[seed])
 
 
 def test_the_report_is_there_with_every_seed(folder: Path) -> None:

@@ -174,6 +174,23 @@ def test_a_missing_file_is_refused_by_name_with_the_command_that_makes_it(run, n
     assert not (run / "summary.json").exists() and not (run / "report.html").exists()
 
 
+def test_the_ledger_of_seconds_names_every_part_and_the_seeds_that_were_resumed(tmp_path):
+    folder = make_run(tmp_path)
+    parts = {"data": 0.5, "train": 100.0, "averaging": 2.0, "lost": 7.25, "notebooks": 12.0}
+    for seed in (1337, 1338, 1339):
+        path = folder / f"seed{seed}" / "result.json"
+        more = {
+            "seconds": {**parts, "total": sum(parts.values())},
+            "resumed_at_steps": [40, 90] if seed == 1338 else [],
+        }
+        path.write_text(json.dumps(json.loads(path.read_text()) | more))
+    write_report(folder, [1337, 1338, 1339])
+    for text in ((folder / f"report.{kind}").read_text(encoding="utf-8") for kind in ("md", "html")):
+        for words in ("lost to kills and failures", "train: steps, on the clock", "7.2", "121.8"):
+            assert words in text, words
+        assert "seed 1338 went on at step 40, 90" in text and "seed 1337 went on" not in text
+
+
 @pytest.mark.parametrize("key", ["sliding_bpb", "total_bytes", "seconds", "core_sha256", "val_bytes"])
 def test_a_missing_number_is_an_error_and_not_zero(run, key):
     path = run / "seed1338" / "result.json"
@@ -190,6 +207,7 @@ def test_a_missing_number_is_an_error_and_not_zero(run, key):
         ({"sliding_bpb": 1.2}, "sliding_bpb does not follow from sliding_loss"),
         ({"total_bytes": 1}, "total_bytes is not artifact_bytes"),
         ({"artifact_bytes": 5, "total_bytes": 170_005}, "not ledger.json's file_bytes"),
+        ({"seconds": {"train": 9.0, "lost": 1.0, "total": 11.0}}, "parts of seconds do not add up to its total"),
         ({"seed": 4}, "seed 4 is not 1338"),
         ({"steps": None}, "no number 'steps'"),
         ({"data_sha256": "d" * 64}, "seeds 1337 and 1338 differ in data_sha256"),

@@ -1,11 +1,12 @@
-"""Training as torchrun starts it: its result, its refusals, and ranks that die, fail or lose their launcher.
+"""Training as plain torchrun starts it: its result, its refusals, and ranks that lose their launcher.
 
-pytest tests/test_torchrun.py
+pytest tests/test_torchrun.py (tests/test_launch.py has ranks that die or fail)
 """
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,35 +14,19 @@ import time
 from pathlib import Path
 
 import pytest
+from ranks import FAULTY, ended
 from small import small_data, small_recipe
 
 from pgolf_core.checkpoint import load_tensors
 from pgolf_core.files import write_json
 from pgolf_core.lab.corpus import train_tokenizer
 from pgolf_core.recipe import to_dict
-from pgolf_core.runlog import training_curve
-from pgolf_core.train_main import read_recipe, read_result
+from pgolf_core.runlog import read_result, training_curve
+from pgolf_core.train_main import read_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 PIECES = 330
 TEXT = "The state of the Union is strong.\n\nThe people of the States are free; the courts are open.\n" * 8
-FAULTY = """
-import os, pathlib, signal, sys, time
-from pgolf_core import train, train_main
-out = pathlib.Path(sys.argv[-1])
-rank = os.environ["RANK"]
-(out.parent / f"pid{{rank}}").write_text(str(os.getpid()))
-step = train.Trainer._step
-def faulty(self):
-    if self.step == 5:
-        (out.parent / f"reached{{rank}}").touch()
-    if self.step == 5 and rank == "1":
-        {fault}
-    time.sleep(0.01)
-    return step(self)
-train.Trainer._step = faulty
-train_main.main()
-"""
 
 
 @pytest.fixture(scope="module")
@@ -79,14 +64,6 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
     assert path.exists(), process.stdout.read()
 
 
-def ended(pid: int) -> bool:
-    """Whether the process is gone, or dead and only not yet collected."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
-
-
 def test_torchrun_trains_says_each_line_once_and_writes_the_result_last(tmp_path: Path, tokenizer: Path) -> None:
     process = launch(tmp_path, tokenizer)
     output, _ = process.communicate()
@@ -100,31 +77,15 @@ def test_torchrun_trains_says_each_line_once_and_writes_the_result_last(tmp_path
     assert read_recipe("local-smoke").name == "local-smoke"
 
 
-def test_a_refused_number_of_ranks_is_said_in_a_line_without_a_traceback(tmp_path: Path, tokenizer: Path) -> None:
+def test_a_refused_number_of_ranks_is_said_in_a_line_without_a_traceback_of_the_ranks(tmp_path, tokenizer) -> None:
+    """Plain torchrun ends with a traceback through itself, whatever its ranks do; it shows our line as the reason."""
     process = launch(tmp_path, tokenizer, data={"spans_per_step": 1})
     output, _ = process.communicate()
-    assert process.returncode == 1 and "Traceback (most recent call last)" not in output.partition("ChildFailed")[0]
+    assert process.returncode == 1
     line = "2 processes do not divide data.spans_per_step = 1; use --nproc of 1"
     assert any(text.endswith(line) and text.startswith("pgolf, rank ") for text in output.splitlines())
-
-
-@pytest.mark.parametrize(
-    ("fault", "shown"),
-    [
-        ("raise ValueError('the fault of rank one')", "ValueError: the fault of rank one"),
-        ("os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL"),
-    ],
-)
-def test_a_rank_that_fails_ends_all_within_a_minute_and_is_named(
-    tmp_path: Path, tokenizer: Path, fault: str, shown: str
-) -> None:
-    process = launch(tmp_path, tokenizer, fault)
-    output, _ = process.communicate()
-    t_fault = (tmp_path / "reached1").stat().st_mtime
-    assert time.time() - t_fault < 60 and process.returncode == 1
-    assert shown in output and ("in faulty" in output) == ("ValueError" in shown), output
-    assert all(ended(int((tmp_path / f"pid{rank}").read_text())) for rank in (0, 1))
-    assert not (tmp_path / "run" / "train-result.json").exists()
+    assert not re.search(r'File ".*pgolf_core', output), output
+    assert re.search(rf"traceback *: {re.escape(line)}", output), output
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])

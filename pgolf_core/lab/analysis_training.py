@@ -290,20 +290,23 @@ def smoothed(values: Sequence[float], window: int) -> np.ndarray:
     return pd.Series(np.asarray(values, dtype=float)).rolling(window, min_periods=1).mean().to_numpy()
 
 
-def seconds_table(seconds: Mapping[str, float], notebook_seconds: float, resumed: bool) -> pd.DataFrame:
-    """Where the wall time went; the last row is what the notebook spent outside training (unknown after a resume,
-    since part of the training then happened in an earlier notebook)."""
+def seconds_table(seconds: Mapping[str, float], notebook_seconds: float, earlier_seconds: float) -> pd.DataFrame:
+    """Where the wall time went, training's own ledger of all attempts (`clock.PARTS`); the last row is what this
+    notebook has spent outside training. `earlier_seconds` of the ledger were spent in other notebooks than this."""
     words = {
-        "train": ("training steps", "yes"),
-        "warmup": ("warm-up, rolled back", "no"),
-        "validation": ("validation", "no"),
-        "checkpoints": ("checkpoints", "no"),
+        "train": "training steps",
+        "data": "reading shards",
+        "warmup": "compilation and warm-up, rolled back",
+        "validation": "validation",
+        "averaging": "final average",
+        "checkpoints": "checkpoints and weights",
+        "lost": "lost in attempts that were killed",
+        "rest": "logs and progress bar",
     }
-    rows = [{"part": part, "on the clock": clock, "seconds": seconds[key]} for key, (part, clock) in words.items()]
-    if not resumed:
-        rest = max(notebook_seconds - sum(seconds.values()), 0.0)
-        rows.append({"part": "the rest of this notebook", "on the clock": "no", "seconds": rest})
-    table = pd.DataFrame(rows)
+    rest = max(notebook_seconds - (sum(seconds.values()) - earlier_seconds), 0.0)
+    parts = [*((words[key], seconds[key]) for key in words), ("the rest of this notebook", rest)]
+    table = pd.DataFrame(parts, columns=["part", "seconds"])
+    table.insert(1, "on the clock", ["yes" if part == words["train"] else "no" for part in table["part"]])
     return table.assign(share=table["seconds"] / table["seconds"].sum())
 
 

@@ -93,7 +93,12 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("recipe", help="name of a recipe (`pgolf recipes`), or a path ending in .toml")
     made.add_argument("--seeds", type=_seeds, default=DEFAULT_SEEDS, help=f"comma-separated (default {DEFAULT_SEEDS})")
     made.add_argument(
-        "--nproc", type=_count, default=1, metavar="N", help="processes that train together, one a device"
+        "--nproc",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="processes that train together, one a device; with several hosts set torchrun's PET_NNODES, "
+        "PET_NODE_RANK=0 and PET_MASTER_ADDR here, and run torchrun over pgolf_core.train_main on the others",
     )
     add_set(made)
     made.add_argument("--runs", default="", metavar="DIR", help="where runs go (default: the repository's runs/)")
@@ -182,10 +187,11 @@ def _count(text: str) -> int:
 
 def _record(options: argparse.Namespace) -> int:
     from pgolf_core.data import check_ranks
+    from pgolf_core.lab.launch import hosts
 
     recipe = _recipe_argument(options.recipe)
     try:
-        check_ranks(options.nproc, _checked_recipe(recipe, options.set).data)
+        check_ranks(options.nproc * hosts(), _checked_recipe(recipe, options.set).data)
     except UserError as error:
         raise UsageError(str(error)) from None
     from pgolf_core.lab.pipeline import Stopped, record

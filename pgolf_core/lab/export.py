@@ -198,9 +198,10 @@ def _about(recipe: Recipe) -> str:
         "Made by `pgolf export`: the core of pgolf merged into one file, with what this recipe uses and no more.",
         f"Recipe {recipe.fingerprint}",
         "",
-        "    python train_gpt.py        or        torchrun --standalone --nproc_per_node=1 train_gpt.py",
+        "    python train_gpt.py        or        torchrun --standalone --nproc_per_node=N train_gpt.py",
         "",
-        "One process trains, on the CUDA device if there is one. From the environment:",
+        f"N divides {recipe.data.spans_per_step}; each process takes a CUDA device where there are any, and the step's "
+        "tokens are the same. From the environment:",
         "    DATA_PATH       folder of *_train_*.bin and *_val_*.bin (./data/datasets/fineweb10B_sp1024)",
         "    TOKENIZER_PATH  SentencePiece model (./data/tokenizers/fineweb_1024_bpe.model)",
         "    SEED            1337",

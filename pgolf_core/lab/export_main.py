@@ -1,4 +1,7 @@
-"""The script's own part: paths from the environment; train, pack, read back, score; one folder for each seed."""
+"""The script's own part: paths from the environment; train, pack, read back, score; one folder for each seed.
+
+Under torchrun every rank trains and scores its share; the first alone packs, writes and speaks.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,12 @@ from pgolf_core.artifact import Ledger, pack
 from pgolf_core.data import load_tokens
 from pgolf_core.evaluate import Score, score_artifact
 from pgolf_core.files import UserError, explain_os_errors, write_json
+from pgolf_core.parallel import World, join
 from pgolf_core.recipe import Recipe
-from pgolf_core.runlog import RunLog
+from pgolf_core.runlog import NoLog, RunLog, TrainResult
 from pgolf_core.sensitivity import allocate_bits
 from pgolf_core.tokenizer import Tokenizer
-from pgolf_core.train import TrainData, Trainer, TrainResult
+from pgolf_core.train import TrainData, Trainer
 
 ARTIFACT = "final_model.pgolf"
 
@@ -25,63 +29,67 @@ def main(recipe: Recipe) -> None:
     """Run the recipe once, as the environment says; a mistake is one line and status 1."""
     try:
         seed = _seed(os.environ.get("SEED", "1337"))
-        _one_process(os.environ.get("WORLD_SIZE", "1"))
-        data_path = os.environ.get("DATA_PATH", "./data/datasets/fineweb10B_sp1024")
-        tokenizer_path = os.environ.get("TOKENIZER_PATH", "./data/tokenizers/fineweb_1024_bpe.model")
-        run(recipe, seed, Path(data_path), Path(tokenizer_path), Path(os.environ.get("OUT_DIR", f"seed{seed}")))
+        data_path = Path(os.environ.get("DATA_PATH", "./data/datasets/fineweb10B_sp1024"))
+        tokenizer_path = Path(os.environ.get("TOKENIZER_PATH", "./data/tokenizers/fineweb_1024_bpe.model"))
+        folder = Path(os.environ.get("OUT_DIR", f"seed{seed}"))
+        with join() as world:
+            run(recipe, seed, data_path, tokenizer_path, folder, world)
     except UserError as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
 
 
-def run(recipe: Recipe, seed: int, data_path: Path, tokenizer_path: Path, folder: Path) -> dict[str, Any]:
-    """Train, pack into `folder`, score the file from disk with both windows; returns what result.json says.
+def run(recipe: Recipe, seed: int, data_path: Path, tokenizer_path: Path, folder: Path, world: World) -> None:
+    """Train, pack into `folder`, score the file from disk with both windows, and write result.json.
 
     `data_path` holds *_train_*.bin and *_val_*.bin. Earlier results in the folder are replaced.
     """
     t_start = time.perf_counter()
-    with explain_os_errors(f"cannot clear {folder}"):
-        for name in ("train.log", "metrics.jsonl", ARTIFACT, "result.json"):
-            (folder / name).unlink(missing_ok=True)
+    if world.first:
+        _clear(folder)
     tokenizer = Tokenizer(tokenizer_path)
     train_paths, val_paths = _shards(data_path, "train"), _shards(data_path, "val")
     data = TrainData(train_paths, val_paths, tokenizer.bytes, tokenizer.vocab_size, sha256="")
-    trainer = Trainer(recipe, seed, data, folder, say=_say)
-    with RunLog(folder, _say) as log:
+    trainer = Trainer(recipe, seed, data, folder, say=_say, world=world)
+    with _log(folder, world) as log:
         log.line(f"val_bpb:enabled tokenizer_kind=sentencepiece tokenizer_path={tokenizer_path}")
         log.line(f"train_loader:dataset:{data_path} train_shards:{len(train_paths)}")
         log.line(f"val_loader:shards pattern={data_path / '*_val_*.bin'} tokens:{len(trainer.val_tokens)}")
     trained = trainer.run()
-    ledger = _pack(recipe, trainer, folder)
+    ledger = _pack(recipe, trainer, folder) if world.first else None
+    world.meet()  # the file is there
     tokens = load_tokens(val_paths, tokenizer.vocab_size)
-    with RunLog(folder, _say) as log:
-        log.line(f"Serialized model: {ledger.file_bytes} bytes")
-        log.line(f"Code size: {ledger.code_bytes} bytes")
-        log.line(f"Total submission size: {ledger.total_bytes} bytes")
+    with _log(folder, world) as log:
+        if ledger is not None:
+            log.line(f"Serialized model: {ledger.file_bytes} bytes")
+            log.line(f"Code size: {ledger.code_bytes} bytes")
+            log.line(f"Total submission size: {ledger.total_bytes} bytes")
         scores = {}
         for name, stride in (("roundtrip", recipe.eval.seq_len), ("sliding", recipe.eval.stride)):
             scores[name] = score_artifact(
                 folder / ARTIFACT, tokens, tokenizer.bytes, recipe.eval.seq_len, stride, recipe.eval.batch_seqs,
-                autocast=recipe.schedule.autocast,
+                autocast=recipe.schedule.autocast, world=world,
             )  # fmt: skip
             _log_score(log, "final_roundtrip" if name == "roundtrip" else "final_sliding_window", scores[name])
-    result = _result(recipe, seed, trained, ledger, scores, time.perf_counter() - t_start)
-    write_json(folder / "result.json", result)
-    return result
+    if ledger is not None:
+        result = _result(recipe, seed, trained, ledger, scores, time.perf_counter() - t_start)
+        write_json(folder / "result.json", {**result, "ranks": world.size})
+
+
+def _clear(folder: Path) -> None:
+    with explain_os_errors(f"cannot clear {folder}"):
+        for name in ("train.log", "metrics.jsonl", ARTIFACT, "result.json"):
+            (folder / name).unlink(missing_ok=True)
+
+
+def _log(folder: Path, world: World) -> RunLog:
+    return RunLog(folder, _say) if world.first else NoLog(folder)
 
 
 def _seed(text: str) -> int:
     if not (text.isascii() and text.isdecimal()):
         raise UserError(f"SEED={text} is not a whole number")
     return int(text)
-
-
-def _one_process(world_size: str) -> None:
-    if world_size != "1":
-        raise UserError(
-            f"this script trains in one process, WORLD_SIZE is {world_size}: use torchrun --nproc_per_node=1"
-        )
 
 
 def _say(line: str) -> None:

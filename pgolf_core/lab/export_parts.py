@@ -43,16 +43,20 @@ def _parse_model(values: Any) -> recipe.Model:
 
 _PATCHED = {
     "train": [
-        ("with _Stop().watching() as stop, self.log:", "with self.log:"),
-        ("self._loop(stop)", "self._loop()"),
-        ("def _loop(self, stop: _Stop) -> None:", "def _loop(self) -> None:"),
+        ("with self.stop.watching(), self.log:", "with self.log:"),
+        (
+            'seconds["train"], asked, due = self.world.largest(clock, self.stop.asked(), self.checkpoint.is_due())',
+            '(seconds["train"],) = self.world.largest(clock)',
+        ),
+        ("            progress=lambda *done: self._save_in_validation(),\n", ""),
     ],
 }
 """Without checkpoints there is nothing to save at Ctrl-C, so the loop does not watch for it."""
 
 LEFT_OUT = {
-    "_save_checkpoint", "_resume", "_state", "_checkpoint_path", "save_tensors", "load_tensors", "resumed_at",
-    "Tokenizer.encode", "Tokenizer.decode", "Tokenizer.piece", "TokenBytes.total",
+    "_begin", "_resume", "_state", "_save_checkpoint", "_save_if", "_save_in_validation", "_leave_if_asked", "_stopped",
+    "_write_weights", "_seal", "save_tensors", "load_tensors", "checkpoint", "stop", "resumed_at", "earlier_seconds",
+    "go_on", "Tokenizer.encode", "Tokenizer.decode", "Tokenizer.piece", "TokenBytes.total",
 }  # fmt: skip
 """Names whose every mention goes. Checkpoints and weight files: a run is ten minutes, safetensors one more dependency,
 and they would count as code. Methods (with their class) that only the lab calls and whose names strings have too."""

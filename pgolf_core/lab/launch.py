@@ -1,4 +1,11 @@
-"""Training in several processes: torchrun as a child of the notebook, its progress read from the files it writes."""
+"""Training in several processes: torchrun as a child of the notebook, its progress read from the files it writes.
+
+On several hosts torchrun's own variables say where they meet. This host keeps the files, so it must have rank 0:
+
+    PET_NNODES=2 PET_NODE_RANK=0 PET_MASTER_ADDR=<this host> pgolf record RECIPE --nproc 8
+
+The others run torchrun over pgolf_core.train_main themselves, one seed at a time (see its own text).
+"""
 
 from __future__ import annotations
 
@@ -11,15 +18,18 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from pgolf_core.clock import TrainProgress, progress_at
 from pgolf_core.files import UserError, explain_os_errors, read_json, write_json
 from pgolf_core.lab.runs import CORE_DIR, Run, short_path
+from pgolf_core.lab.torchrun import read_failures
 from pgolf_core.recipe import Recipe
-from pgolf_core.train import TrainProgress, TrainResult, progress_at
-from pgolf_core.train_main import read_result
+from pgolf_core.runlog import RESULT, TrainResult, read_result
+from pgolf_core.stop import PIPE
 
 SETTINGS = "launch.json"
 """In a seed's folder where training takes more than one process: how it is started, which no number depends on."""
 LOG = "torchrun.log"
+FAILURES = "failed-ranks.json"
 POLL_SECONDS = 0.5
 SHOWN_LINES = 60
 
@@ -41,14 +51,23 @@ def processes_of(run: Run) -> int:
     return processes
 
 
+def hosts() -> int:
+    """On how many hosts the ranks are, by torchrun's own PET_NNODES; UserError if that is no one number."""
+    text = os.environ.get("PET_NNODES", "1")
+    smallest, _, largest = text.partition(":")
+    if not smallest.isdecimal() or int(smallest) < 1 or largest not in ("", smallest):
+        raise UserError(f"PET_NNODES={text}: give the number of hosts; it cannot change while training")
+    return int(smallest)
+
+
 def torchrun_command(run: Run, processes: int) -> list[str]:
     """The command line that trains this seed: torchrun over the core's entry point.
 
     On one machine it stands alone; with torchrun's own PET_NNODES set, its other PET_ variables say where to meet.
     """
     data = run.dataset
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
-    command += [] if "PET_NNODES" in os.environ else ["--standalone"]
+    command = [sys.executable, "-m", "pgolf_core.lab.torchrun", str(run.folder / FAILURES)]
+    command += [f"--nproc_per_node={processes}", *([] if hosts() > 1 else ["--standalone"])]
     command += ["-m", "pgolf_core.train_main", "--recipe", str(run.folder / "recipe.json"), "--seed", str(run.seed)]
     command += ["--train", *map(str, data.train_paths), "--val", *map(str, data.val_paths)]
     command += ["--tokenizer", str(data.tokenizer_path), "--data-sha256", data.manifest_sha256]
@@ -60,19 +79,21 @@ def train_with_torchrun(
 ) -> TrainResult:
     """Train this seed in several processes, or go on from its checkpoint.
 
-    Raises UserError with the failing rank's own line, or with the log's end printed; Ctrl-C lets the ranks save first.
+    Raises UserError with a rank's own line, or naming the rank that failed first with its traceback printed; Ctrl-C
+    lets the ranks save first, and so does the death of this process.
     """
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join((str(CORE_DIR.parent), os.environ.get("PYTHONPATH", ""))),
-    }
+    paths = [str(CORE_DIR.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), PIPE: "1"}
     environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     log_path = run.folder / LOG
     with explain_os_errors(f"cannot write {short_path(log_path)}"):
         log = open(log_path, "w", encoding="utf-8")  # noqa: SIM115 (closed below)
+    for name in (RESULT, FAILURES):
+        (run.folder / name).unlink(missing_ok=True)
     with log:
         child = subprocess.Popen(
-            torchrun_command(run, processes), stdout=log, stderr=subprocess.STDOUT, env=environment
+            torchrun_command(run, processes), stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT,
+            env=environment,
         )  # fmt: skip
         try:
             _follow(child, run, progress)
@@ -82,8 +103,13 @@ def train_with_torchrun(
             raise
         finally:
             child.wait()
+            child.stdin.close()
     if child.returncode:
-        raise _failure(log_path, processes, child.returncode)
+        raise _failure(run.folder, processes * hosts(), child.returncode)
+    if not (run.folder / RESULT).exists():
+        raise UserError(
+            f"{short_path(run.folder)} has no {RESULT}: rank 0 was on another host; PET_NODE_RANK=0 is here"
+        )
     return read_result(run.folder)
 
 
@@ -123,12 +149,15 @@ def last_step(path: Path, recipe: Recipe, since: float = 0.0) -> TrainProgress |
     return None
 
 
-def _failure(log_path: Path, processes: int, status: int) -> UserError:
-    lines = log_path.read_text(encoding="utf-8", errors="replace").splitlines()
-    said = [line.partition(": ")[2] for line in lines if line.startswith("pgolf, rank ")]
-    if said:
-        return UserError(said[0])
-    print("\n".join(lines[-SHOWN_LINES:]))
-    return UserError(
-        f"training in {processes} processes failed (torchrun's exit status {status}); {short_path(log_path)} says why"
-    )
+def _failure(folder: Path, processes: int, status: int) -> UserError:
+    log = short_path(folder / LOG)
+    failures = read_failures(folder / FAILURES)
+    if not failures:
+        lines = (folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
+        print("\n".join(lines[-SHOWN_LINES:]))
+        return UserError(f"training in {processes} processes failed (exit status {status}); {log} says why")
+    first = failures[0]
+    if first.message and first.message == first.traceback:  # a mistake that the rank has put into a line itself
+        return UserError(first.message)
+    print(first.traceback)
+    return UserError(f"rank {first.rank} of {processes} {first.reason}; {log} has all that the ranks said")

@@ -33,7 +33,8 @@ from traitlets import default
 
 from pgolf_core.data import check_ranks
 from pgolf_core.files import UserError, explain_os_errors, read_json, write_bytes
-from pgolf_core.lab.launch import set_processes
+from pgolf_core.lab.attempts import STAGE_BEGAN, begin_attempt
+from pgolf_core.lab.launch import hosts, set_processes
 from pgolf_core.lab.runs import (
     STAGES,
     Run,
@@ -201,6 +202,7 @@ class _Engine(NBClientEngine):
             package_root = str(Path(__file__).resolve().parents[2])
             paths = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
             environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "IPYTHONDIR": scratch}
+            environment[STAGE_BEGAN] = repr(options["began"])
             client.execute(env=environment, cwd=options["kernel_folder"])
 
 
@@ -242,12 +244,13 @@ def run_notebook(
     *,
     notebooks_dir: Path | None = None,
     stop: StopRequest | None = None,
+    began: float | None = None,
 ) -> None:
     """Execute one stage's notebook to `output_path`, which lies in the notebooks/ of the run's folder.
 
     The stage's mark, stages/<stage>.json beside that notebooks/, must be written by this execution: a cell that ends
     the kernel's work early (sys.exit) is a failure too. Raises RunFailed with cell, error and notebook; Stopped after
-    a signal.
+    a signal. `began` is since when its seconds count, by the system's clock; None means now.
     """
     path, output_path = _notebook_path(stage_name, notebooks_dir), Path(os.path.abspath(output_path))
     values = full_parameters(stage_name, parameters, notebooks_dir)
@@ -269,6 +272,7 @@ def run_notebook(
                 language="python",
                 progress_bar=bar if progress else False,
                 stop=stop,
+                began=time.time() if began is None else began,
                 kernel_folder=str(path.parent),
                 shown_paths={"input_path": short_path(path), "output_path": shown},
             )
@@ -334,7 +338,7 @@ def record(
     runs = {
         seed: locate_run(recipe, overrides, seed, data, runs_dir, name, cache_dir, fresh) for seed in (None, *seeds)
     }
-    check_ranks(nproc, runs[None].recipe.data)
+    check_ranks(nproc * hosts(), runs[None].recipe.data)
     for stage in STAGES:
         full_parameters(stage.name, common, notebooks_dir)
     stages = {per: [stage for stage in STAGES if stage.per == per] for per in ("recipe", "seed", "report")}
@@ -352,14 +356,15 @@ def record(
         for run, stage in plan:
             if reason := stage_is_done(run, stage.name)[1]:
                 raise UserError(reason)
-        label = runs[None].recipe_folder.name
+        label, ended = runs[None].recipe_folder.name, {}
         bar = tqdm(plan, desc=label, disable=None if progress else True, bar_format=STAGE_BAR)
         for run, stage in bar:
             parameters = common if run.seed is None else {**common, "seed": run.seed}
             with hold(run.folder, wait=run.seed is None):
                 stop.check()
                 t_start = time.monotonic()
-                ran = _run_stage(run, stage, parameters, notebooks_dir, progress, stop)
+                ran = _run_stage(run, stage, parameters, notebooks_dir, progress, stop, ended.get(run.seed))
+                ended = {run.seed: read_json(stage_file(run, stage.name))["ended"]} if ran else {}
             took = f"{time.monotonic() - t_start:.1f} s" if ran else "finished before, skipped"
             what = stage.name if run.seed is None else f"{stage.name}, seed {run.seed}"
             tqdm.write(f"{what}: {took}", file=sys.stderr)
@@ -367,9 +372,18 @@ def record(
 
 
 def _run_stage(
-    run: Run, stage: Stage, parameters: dict[str, Any], notebooks_dir: Path | None, progress: bool, stop: StopRequest
+    run: Run,
+    stage: Stage,
+    parameters: dict[str, Any],
+    notebooks_dir: Path | None,
+    progress: bool,
+    stop: StopRequest,
+    since: float | None = None,
 ) -> bool:
-    """Run one stage unless it is finished; False if it was. The report is finished only for the same seeds."""
+    """Run one stage unless it is finished; False if it was. The report is finished only for the same seeds.
+
+    Its seconds count from `since` (the system's clock), else from now.
+    """
     done, reason = stage_is_done(run, stage.name)
     if reason:
         raise UserError(reason)
@@ -377,7 +391,9 @@ def _run_stage(
         return False
     forget_stages(run, stage.name)
     output_path = run.folder / "notebooks" / f"{stage.name}.ipynb"
-    run_notebook(stage.name, parameters, output_path, progress, notebooks_dir=notebooks_dir, stop=stop)
+    began = begin_attempt(run.folder) if run.seed is not None else None
+    began = since or began  # the stage before needed some time to close
+    run_notebook(stage.name, parameters, output_path, progress, notebooks_dir=notebooks_dir, stop=stop, began=began)
     done, reason = stage_is_done(run, stage.name)
     if not done:
         raise RunFailed(reason or f"{stage.name} ended without writing {run.label}/{stage.result}")

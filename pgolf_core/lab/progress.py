@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 
 from tqdm import tqdm
 
+from pgolf_core.clock import TrainProgress
 from pgolf_core.recipe import Recipe
-from pgolf_core.train import TrainProgress
 
 
 @contextlib.contextmanager

@@ -36,6 +36,16 @@ DATA_KEYS = (
 )  # fmt: skip
 LEDGER_HEADER = ["seed", "weights", "scales", "header", "file", "code", "total", "left"]
 GRID_HEADER = ["grid", "tensors", "values", "raw bytes", "order-0 entropy, bytes", "entropy, bits per value"]
+SECONDS = {
+    "data": "data: reading shards",
+    "warmup": "compilation and warm-up",
+    "train": "train: steps, on the clock",
+    "averaging": "averaging",
+    "checkpoints": "checkpoints and weights",
+    "lost": "lost to kills and failures",
+    "notebooks": "notebooks: kernels, figures, checks",
+}
+"""What a part of result.json's seconds is, where its name is not enough."""
 SPLIT_HEADER = ["split", "documents", "bytes", "tokens", "bytes per token"]
 SKIPPED_SHARE = 0.08
 """The loss figure's axis is fitted to what follows this share of the steps."""
@@ -132,10 +142,13 @@ def read_seed(recipe_folder: Path, seed: int) -> SeedRun:
 
 
 def _refuse_contradictions(result: dict, ledger: dict, seed: int, folder: Path, remedy: str) -> None:
+    parts = {part: spent for part, spent in result["seconds"].items() if part != "total"}
     held = {
         f"seed {result['seed']} is not {seed}": result["seed"] == seed,
         "total_bytes is not artifact_bytes + code_bytes":
             result["total_bytes"] == result["artifact_bytes"] + result["code_bytes"],
+        "the parts of seconds do not add up to its total":
+            math.isclose(sum(parts.values()), result["seconds"].get("total", sum(parts.values())), abs_tol=0.01),
         "artifact_bytes is not ledger.json's file_bytes": result["artifact_bytes"] == ledger["file_bytes"],
         "ledger.json's parts do not add up to total_bytes":
             sum(ledger[part] for part in LEDGER_PARTS) == result["total_bytes"],
@@ -242,6 +255,11 @@ def _context(
         "ledger": (LEDGER_HEADER, [_ledger_row(seed, run.ledger, cap) for seed, run in runs.items()]),
         "grids": (GRID_HEADER, _grid_rows(one.ledger["tensors"])),
         "seconds": (["part", *names, "mean", "std"], _seconds_rows(summary)),
+        "resumed": [
+            f"seed {seed} went on at step {', '.join(map(str, run.result['resumed_at_steps']))}"
+            for seed, run in runs.items()
+            if run.result.get("resumed_at_steps")
+        ],
         "splits": (SPLIT_HEADER, [_split_row(data, split) for split in SPLITS]),
         "hashes": [
             *((key.removesuffix("_sha256"), summary[key]) for key in TEXTS if key.endswith("_sha256")),
@@ -283,7 +301,7 @@ def _seconds_rows(summary: Mapping[str, Any]) -> list[list[str]]:
         if name == "total":
             continue
         cells = [entry["seeds"].get(str(seed)) for seed in summary["seeds"]] + [entry["mean"], entry["std"]]
-        rows.append([name, *("–" if cell is None else f"{cell:,.1f}" for cell in cells)])
+        rows.append([SECONDS.get(name, name), *("–" if cell is None else f"{cell:,.1f}" for cell in cells)])
     return rows
 
 

@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from pgolf_core.files import UserError, explain_os_errors, read_json, sha256_bytes, sha256_file, write_json
+from pgolf_core.lab.attempts import elapsed_seconds, end_attempt, lost_seconds
 from pgolf_core.lab.corpus import Dataset, open_dataset
 from pgolf_core.recipe import Recipe, from_dict, load_recipe, to_dict
+from pgolf_core.runlog import RESULT
 from pgolf_core.tokenizer import check_vocab
 
 CORE_DIR = Path(__file__).resolve().parents[1]
@@ -300,9 +302,12 @@ def finish_stage(run: Run, stage_name: str, **values: Any) -> Path:
         raise UserError(f"{stage_name} cannot be finished: {run.label}/{stage.result} was not written")
     forget_stages(run, stage_name, itself=False)
     path = stage_file(run, stage_name)
-    seconds = round(time.monotonic() - run.t_start, 3)
-    mark = {"stage": stage_name, "hashes": run_hashes(run), "seconds": seconds, "env": describe_environment()}
-    write_json(path, {**mark, **values})
+    mark = {"stage": stage_name, "hashes": run_hashes(run), "env": describe_environment()}
+    seconds = {"seconds": round(elapsed_seconds(run.t_start), 3), "lost_seconds": round(lost_seconds(run.folder), 3)}
+    write_json(path, {**mark, **seconds, "ended": time.time(), **values})
+    end_attempt(run.folder)
+    if stage.name == "03_train":
+        (run.folder / RESULT).unlink(missing_ok=True)  # its mark has it now; run again, the notebook trains anew
     return path
 
 

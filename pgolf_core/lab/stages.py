@@ -20,13 +20,15 @@ from pgolf_core.checkpoint import load_tensors
 from pgolf_core.data import load_tokens
 from pgolf_core.device import pick_device
 from pgolf_core.files import UserError, read_json, write_json
-from pgolf_core.lab.launch import processes_of, train_with_torchrun
+from pgolf_core.lab.attempts import elapsed_seconds, lost_seconds
+from pgolf_core.lab.launch import hosts, processes_of, train_with_torchrun
 from pgolf_core.lab.progress import score_bar, training_bar
 from pgolf_core.lab.runs import Run, run_hashes
 from pgolf_core.model import GPT
+from pgolf_core.runlog import RESULT, TrainResult, read_result
 from pgolf_core.sensitivity import allocate_bits
 from pgolf_core.tokenizer import Tokenizer, check_vocab
-from pgolf_core.train import TrainData, TrainResult, train
+from pgolf_core.train import TrainData, train
 
 ARTIFACT = "model.pgolf"
 
@@ -60,11 +62,19 @@ def validation_tokens(run: Run) -> np.ndarray:
 
 
 def train_seed(run: Run, progress: bool = True) -> TrainResult:
-    """Train this seed (or go on from its checkpoint) with a bar; the files of DESIGN 6 are in the folder after."""
+    """Train this seed (or go on from its checkpoint) with a bar; the files of DESIGN 6 are in the folder after.
+
+    A training that came to its end before its notebook did is not done again: its result is there until the notebook
+    has finished the stage.
+    """
     assert run.seed is not None
+    if (run.folder / RESULT).exists():
+        done = read_result(run.folder)
+        is_earlier = time.time() - (run.folder / RESULT).stat().st_mtime > elapsed_seconds(run.t_start)
+        return dataclasses.replace(done, earlier_seconds=sum(done.seconds.values())) if is_earlier else done
     processes = processes_of(run)
     with training_bar(run.recipe, enabled=progress) as update:
-        if processes > 1:
+        if processes > 1 or hosts() > 1:
             dataset_tokenizer(run)  # refuses another vocabulary before anything is started
             return train_with_torchrun(run, processes, update)
         return train(run.recipe, run.seed, train_data(run), run.folder, progress=update)
@@ -148,18 +158,8 @@ def score_packed(run: Run, stride: int, max_targets: int = 0, progress: bool = T
 def write_result(run: Run, roundtrip: evaluate.Score, sliding: evaluate.Score) -> dict[str, Any]:
     """Collect the seed's numbers from its files and the two scores of the artifact; result.json is written last."""
     training, averaging = stage_record(run, "03_train"), read_json(run.folder / "averaging.json")
-    packing = stage_record(run, "05_quantize")
     ledger = read_json(run.folder / "ledger.json")
     hashes = run_hashes(run)
-    parts = {
-        **training["seconds_inside"],
-        "averaging": averaging["seconds"],
-        "packing": packing["packing_seconds"],
-        "scoring": roundtrip.seconds + sliding.seconds,
-    }
-    stages = [stage_record(run, name)["seconds"] for name in ("03_train", "04_average_and_qat", "05_quantize")]
-    elapsed = sum(stages) + time.monotonic() - run.t_start
-    parts["notebooks"] = max(elapsed - sum(parts.values()), 0.0)  # a resumed run's earlier attempts are in train alone
     result = {
         "recipe": run.recipe.name,
         "track": run.recipe.track,
@@ -170,7 +170,7 @@ def write_result(run: Run, roundtrip: evaluate.Score, sliding: evaluate.Score) -
         "artifact_bytes": ledger["file_bytes"],
         **{key: ledger[key] for key in ("code_bytes", "total_bytes", "cap_bytes")},
         **{key: training[key] for key in ("parameters", "steps", "tokens", "stopped_by", "resumed_at_steps")},
-        "seconds": {**parts, "total": sum(parts.values())},
+        "seconds": _ledger_of_seconds(run, averaging["seconds"], roundtrip.seconds + sliding.seconds),
         "val_targets": sliding.tokens,
         "val_bytes": sliding.bytes,
         "raw_targets": averaging["raw"]["tokens"],
@@ -180,6 +180,25 @@ def write_result(run: Run, roundtrip: evaluate.Score, sliding: evaluate.Score) -
     }
     write_json(run.folder / "result.json", result)
     return result
+
+
+def _ledger_of_seconds(run: Run, averaging: float, scoring: float) -> dict[str, float]:
+    """Wall time of this seed by part, all attempts together, and in `total`, which they add up to.
+
+    Training keeps its own ledger, over its own attempts. `notebooks` is what no other part has: kernels, processes,
+    figures, checks. `lost` is what an attempt did that a later one had to do again.
+    """
+    training = stage_record(run, "03_train")
+    marks = [stage_record(run, name) for name in ("03_train", "04_average_and_qat", "05_quantize")]
+    inside, earlier = training["seconds_inside"], training["earlier_seconds"]
+    lost_around = max(training["lost_seconds"] - earlier, 0.0)  # the notebooks around earlier attempts at training
+    lost = lost_around + sum(mark["lost_seconds"] for mark in marks[1:]) + lost_seconds(run.folder)
+    total = sum(mark["seconds"] for mark in marks) + elapsed_seconds(run.t_start) + earlier + lost
+    parts = {part: inside[part] for part in ("data", "warmup", "train", "validation")}
+    parts |= {"averaging": inside["averaging"] + averaging, "packing": marks[2]["packing_seconds"], "scoring": scoring}
+    parts |= {"checkpoints": inside["checkpoints"], "lost": inside["lost"] + lost}
+    parts["notebooks"] = max(total - sum(parts.values()), 0.0)
+    return {**parts, "total": sum(parts.values())}
 
 
 _LOSSES = (("bpb", "bpb"), ("loss", "loss_nats_per_token"))
