@@ -83,8 +83,6 @@ class TrainProgress:
 
 def progress_at(recipe: Recipe, step: int, loss: float, clock: float, tokens_per_second: float) -> TrainProgress:
     """How far `step` steps in `clock` seconds are, by whichever of the recipe's two limits is nearer."""
-    schedule = recipe.schedule
-    by_clock = clock / schedule.max_seconds if schedule.max_seconds else 0.0
-    fraction = min(max(by_clock, step / schedule.iterations), 1.0)
+    fraction = recipe.schedule.used(step, clock)
     left = clock * (1 / fraction - 1) if fraction else math.inf
     return TrainProgress(step, fraction, loss, tokens_per_second, left)

@@ -266,15 +266,14 @@ def multiplier_by_fraction(used: float, warmdown_fraction: float) -> float:
 
     Unlike a length in steps it needs no guess of how many steps a machine manages.
     """
-    return min(max(1 - used, 0.0) / warmdown_fraction, 1.0)
+    return min((1 - used) / warmdown_fraction, 1.0)
 
 
 def rate_multiplier(schedule: recipe.Schedule, step: int, elapsed_seconds: float) -> float:
     """Learning-rate multiplier in [0, 1] of step number `step`, by whichever of the three forms the recipe asks for."""
     cap = schedule.max_seconds
     if schedule.warmdown_fraction > 0:
-        used = max(step / schedule.iterations, elapsed_seconds / cap if cap > 0 else 0.0)
-        return multiplier_by_fraction(used, schedule.warmdown_fraction)
+        return multiplier_by_fraction(schedule.used(step, elapsed_seconds), schedule.warmdown_fraction)
     if cap > 0:
         return multiplier_by_clock(elapsed_seconds, step, cap, schedule.warmdown_iters)
     return multiplier_by_iterations(step, schedule.iterations, schedule.warmdown_iters)

@@ -47,7 +47,8 @@ AT_LEAST: dict[str, float] = {
         "quant.zstd_level", "eval.seq_len", "eval.stride", "eval.batch_seqs",
     ), 1),
     **dict.fromkeys((
-        "model.rope_reference_tokens", "model.qk_gain_init", "model.embed_init_std", "model.norm_eps",
+        "data.final_seq_len", "model.rope_reference_tokens", "model.qk_gain_init", "model.embed_init_std",
+        "model.norm_eps",
         "model.bigram_rows", "model.xsa_last_n", "model.ve_dim", "optim.embed_lr", "optim.matrix_lr", "optim.scalar_lr",
         "optim.adam_eps", "optim.adam_wd", "optim.muon_wd", "optim.muon_momentum_warmup_steps", "optim.grad_clip_norm",
         "schedule.max_seconds", "schedule.warmup_steps", "schedule.warmdown_iters", "schedule.val_every_steps",
@@ -57,6 +58,7 @@ AT_LEAST: dict[str, float] = {
 IN_UNIT_INTERVAL = (
     "optim.muon_momentum", "optim.muon_momentum_start", "optim.smear_beta2", "average.ema_decay",
     "average.swa_start", "qat.threshold", "qat.lr_factor", "schedule.warmdown_fraction",
+    "data.final_fraction",
 )  # fmt: skip
 
 
@@ -103,11 +105,13 @@ def _impossible(values: dict[str, Any]) -> Iterator[str]:
         yield f"model.ve_layers = {list(model.ve_layers)} must lie in 0..{model.num_layers - 1}"
     if len(set(model.ve_layers)) != len(model.ve_layers):
         yield f"model.ve_layers = {list(model.ve_layers)} names a layer twice"
-    if data.batch_tokens % (data.spans_per_step * data.seq_len):
-        yield (
-            f"data.batch_tokens = {data.batch_tokens} must be a multiple of data.spans_per_step x data.seq_len"
-            f" = {data.spans_per_step} x {data.seq_len}"
-        )
+    for key, length in (("seq_len", data.seq_len), ("final_seq_len", data.final_seq_len or data.seq_len)):
+        if data.batch_tokens % (data.spans_per_step * length):
+            yield (
+                f"data.batch_tokens = {data.batch_tokens} must be a multiple of data.spans_per_step x data.{key}"
+                f" = {data.spans_per_step} x {length}"
+            )
+            break
     if evaluation.stride > evaluation.seq_len:
         yield f"eval.stride = {evaluation.stride} exceeds eval.seq_len = {evaluation.seq_len} and would skip targets"
     if not all(0.0 <= beta < 1.0 for beta in optim.adam_betas):

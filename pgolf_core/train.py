@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import time
 from collections import deque
@@ -148,10 +149,12 @@ class Trainer:
 
     def _step(self) -> dict[str, float]:
         """One optimiser step on the stream's next batch; returns what the log needs."""
-        multiplier = rate_multiplier(self.recipe.schedule, self.step, self.ledger.seconds["train"])
+        schedule, clock = self.recipe.schedule, self.ledger.seconds["train"]
+        multiplier = rate_multiplier(schedule, self.step, clock)
         momentum = muon_momentum(self.step, self.recipe.optim)
         self._update_qat(multiplier)
-        loss = self._forward_backward(*step_batch(self.stream, self.recipe.data, self.world.rank, self.world.size))
+        data = self.recipe.data.at(schedule.used(self.step, clock))
+        loss = self._forward_backward(*step_batch(self.stream, data, self.world.rank, self.world.size))
         if 0 < multiplier < SENSITIVITY_BELOW:
             self.meter.add(self.model)
         norm = clip_gradients(self.optimizers.trained, self.recipe.optim.grad_clip_norm)
@@ -164,8 +167,8 @@ class Trainer:
 
     def _forward_backward(self, inputs: Tensor, targets: Tensor) -> float:
         """Accumulate the gradient of the mean loss over all ranks' rows, a micro-batch at a time; returns that loss."""
-        total = 0.0
-        size = self.recipe.data.micro_batch_seqs
+        total, data = 0.0, self.recipe.data
+        size = max(data.micro_batch_seqs * data.seq_len // inputs.size(1), 1)
         for start in range(0, len(inputs), size):
             x, y = (machine.to_device(part[start : start + size], self.device) for part in (inputs, targets))
             with machine.autocast(self.device, self.recipe.schedule.autocast):
@@ -192,14 +195,16 @@ class Trainer:
         data, steps = self.recipe.data, self.recipe.schedule.warmup_steps
         before = {name: p.detach().clone() for name, p in self.named.items()}
         generator = torch.Generator().manual_seed(self.seed)
-        rows = data.batch_tokens // data.seq_len // self.world.size
-        for index in range(steps):
+        lengths = sorted({data.seq_len, data.at(1.0).seq_len})
+        for index, length in itertools.product(range(steps), lengths):
             if index == steps - 1 and self.recipe.qat.kind != "off":
                 self.model.set_fake_grids(self.qat_grids)  # so that QAT's graph is compiled before the clock
-            ids = torch.randint(self.recipe.model.vocab_size, (rows, data.seq_len + 1), generator=generator)
+            rows = data.batch_tokens // length // self.world.size
+            ids = torch.randint(self.recipe.model.vocab_size, (rows, length + 1), generator=generator)
             self._forward_backward(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
             self.optimizers.step(1.0, self.recipe.optim.muon_momentum)
-            self.log.line(f"warmup_step:{index + 1}/{steps}", quiet=True)
+            if length == lengths[-1]:
+                self.log.line(f"warmup_step:{index + 1}/{steps}", quiet=True)
             self._leave_if_asked()
         self.model.set_fake_grids({})
         restore(self.named, before, "warm-up")

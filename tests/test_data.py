@@ -285,3 +285,13 @@ def test_a_split_shorter_than_two_windows_still_gives_whole_windows(tmp_path: Pa
     write_shard(tmp_path / "0.bin", np.arange(6))
     windows = TokenStream([tmp_path / "0.bin"]).take_shuffled(9, 4)
     assert windows.shape == (9, 5) and {tuple(np.diff(row.astype(int)) % 6) for row in windows} == {(1, 1, 1, 1)}
+
+
+def test_the_last_part_of_a_budget_sees_longer_windows_of_as_many_tokens(shards: list[Path]):
+    data = recipe.Data(
+        batch_tokens=32, seq_len=4, spans_per_step=4, order="shuffled", final_seq_len=8, final_fraction=0.2
+    )
+    schedule, stream = recipe.Schedule(iterations=10, max_seconds=0.0), TokenStream(shards, seed=3)
+    shapes = [tuple(step_batch(stream, data.at(schedule.used(step, 0.0)))[0].shape) for step in range(10)]
+    assert shapes == [(8, 4)] * 8 + [(4, 8)] * 2
+    assert recipe.Data(batch_tokens=32, seq_len=4).at(1.0).seq_len == 4
