@@ -19,7 +19,7 @@ from pgolf_core import artifact, evaluate
 from pgolf_core.checkpoint import load_tensors
 from pgolf_core.data import load_tokens
 from pgolf_core.device import pick_device
-from pgolf_core.files import UserError, read_json, sha256_file, write_json
+from pgolf_core.files import UserError, read_json, sha256_file, write_json, write_text
 from pgolf_core.lab.export import MINIFIED, SCRIPT, write_script
 from pgolf_core.lab.launch import processes_of, train_with_torchrun
 from pgolf_core.lab.progress import score_bar, training_bar
@@ -197,8 +197,24 @@ def write_result(run: Run, roundtrip: evaluate.Score, sliding: evaluate.Score) -
         **{f"{part}_sha256": value for part, value in hashes.items()},
         "script_sha256": sha256_file(script),
     }
+    _complete_log(run, ledger, roundtrip, sliding)
     write_json(run.folder / "result.json", result)
     return result
+
+
+def _complete_log(run: Run, ledger: Mapping[str, Any], roundtrip: evaluate.Score, sliding: evaluate.Score) -> None:
+    """End train.log with sizes and scores, in the words of a script's own log, in place of those of an earlier pass."""
+    path, last = run.folder / "train.log", {}
+    for name, size in (("Serialized model", "file"), ("Code size", "code"), ("Total submission size", "total")):
+        last[f"{name}:"] = f"{ledger[f'{size}_bytes']} bytes"
+    for name, score in (("final_roundtrip", roundtrip), ("final_sliding_window", sliding)):
+        loss, bpb = score.loss_nats_per_token, score.bpb
+        window = f"stride:{score.stride} seq_len:{score.seq_len} eval_time:{score.seconds * 1000:.0f}ms"
+        last[name] = f"val_loss:{loss:.4f} val_bpb:{bpb:.4f} {window}"
+        last[f"{name}_exact"] = f"val_loss:{loss:.8f} val_bpb:{bpb:.8f}"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    kept = [line for line in lines if not line.startswith(tuple(f"{name} " for name in last))]
+    write_text(path, "".join(f"{line}\n" for line in [*kept, *(f"{name} {text}" for name, text in last.items())]))
 
 
 _LOSSES = (("bpb", "bpb"), ("loss", "loss_nats_per_token"))
