@@ -196,6 +196,7 @@ def test_a_missing_number_is_an_error_and_not_zero(run, key):
         ({"seed": 4}, "seed 4 is not 1338"),
         ({"steps": None}, "no number 'steps'"),
         ({"data_sha256": "d" * 64}, "seeds 1337 and 1338 differ in data_sha256"),
+        ({"script_sha256": "d" * 64}, "seeds 1337 and 1338 differ in script_sha256"),
     ],
 )
 def test_numbers_that_contradict_each_other_are_refused(run, values, complaint):

@@ -22,6 +22,7 @@ import jinja2
 import pandas as pd
 
 from pgolf_core.files import UserError, read_json, sha256_file, write_json, write_text
+from pgolf_core.lab.arms import SCRIPT_HASH
 from pgolf_core.lab.report_figures import LEDGER_PARTS, SKIPPED_SHARE, draw_figures
 from pgolf_core.lab.report_published import BesideRecords, beside_records
 from pgolf_core.lab.settings import flatten
@@ -221,6 +222,7 @@ def _context(
         "splits": (SPLIT_HEADER, [_split_row(data, split) for split in SPLITS]),
         "hashes": [
             *((key.removesuffix("_sha256"), summary[key]) for key in TEXTS if key.endswith("_sha256")),
+            *([("train_gpt.py", one.result[SCRIPT_HASH])] if SCRIPT_HASH in one.result else []),
             *((f"artifact of seed {seed}", run.artifact_sha256) for seed, run in runs.items() if run.artifact_sha256),
         ],
         "settings": [(key, _text(value)) for key, value in settings.items()],
