@@ -60,7 +60,7 @@ class Ledger:
     """Magic, version and compressed header."""
     file_bytes: int
     code_bytes: int
-    """Bytes of the script that reads the file; they count against the cap."""
+    """Bytes of the script that trains and reads the file, train_gpt.py; they count against the cap."""
     total_bytes: int
     cap_bytes: int
     tensors: list[dict[str, Any]]
@@ -81,11 +81,6 @@ class CapExceeded(UserError):
             f"{ledger.total_bytes - ledger.cap_bytes:,} over the cap of {ledger.cap_bytes:,}\n"
             "nothing was written; take coarser grids (quant.*), fewer layers or a narrower model"
         )
-
-
-def code_bytes() -> int:
-    """Bytes of pgolf_core/*.py: what counts as code until a single exported script replaces it."""
-    return sum(path.stat().st_size for path in Path(__file__).parent.glob("*.py"))
 
 
 def pack(

@@ -206,6 +206,9 @@ class Recipe:
     name: str = "unnamed"
     title: str = ""
     track: str = "10min_16mb"
+    script: str = "readable"
+    """Which form of the one-file train_gpt.py is shipped and counted: readable, or minified (fewer bytes; extra
+    `minify`). No weight depends on it."""
     model: Model = field(default_factory=Model)
     data: Data = field(default_factory=Data)
     optim: Optim = field(default_factory=Optim)

@@ -23,6 +23,7 @@ QAT_ONLY_GRIDS = ("int6_fake_pr194", "int6_fake_pr534")
 """Grids that training may use and an artifact cannot hold."""
 CHOICES: dict[str, tuple[str, ...]] = {
     "track": tuple(TRACK_CAP_BYTES),
+    "script": ("readable", "minified"),
     "model.smear": ("before", "after", "off"),
     "model.init": ("orthogonal", "uniform"),
     "data.order": ("sequential", "shuffled"),

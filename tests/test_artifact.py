@@ -209,11 +209,6 @@ def test_a_file_exactly_at_the_cap_passes_and_one_byte_less_fails_with_the_numbe
         assert f"{number:,}" in message
 
 
-def test_code_bytes_are_the_bytes_of_the_core():
-    folder = Path(artifact.__file__).parent
-    assert artifact.code_bytes() == sum(len(path.read_bytes()) for path in folder.glob("*.py"))
-
-
 # ---------------------------------------------------------------------- which grid
 
 

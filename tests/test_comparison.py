@@ -94,6 +94,13 @@ def test_folders_of_one_name_get_as_much_of_their_paths_as_tells_them_apart(tmp_
     assert compare(runs)["run"].tolist() == ["x/same", "y/same"]
 
 
+def test_only_the_named_seeds_of_run_folders_count_and_records_keep_theirs(tmp_path):
+    run = write_run(tmp_path / "a", {1: 2.0, 2: 3.0, 3: 4.0})
+    assert [list(arm.seeds) for arm in compare_arms([run], seeds=[1, 3]).arms] == [[1, 3]]
+    with pytest.raises(UserError, match="a has no finished seed 4"):
+        compare_arms([run], seeds=[1, 4])
+
+
 def test_another_score_of_the_same_files_can_be_compared(tmp_path):
     run = write_run(tmp_path / "a", {1: 2.0, 2: 3.0})
     assert compare([run], score="roundtrip")["mean"][0] == pytest.approx(2.51)
@@ -120,7 +127,10 @@ def test_the_rule_is_applied_in_nats_a_token_at_its_border(tmp_path, improvement
     assert one.rule.margin == 0.005 and one.unit == "token"
     verdict = "is met" if passes else "is not met"
     text = comparison_text(compared)
-    assert f"(better by more than 0.005 nats per token, p < 0.01) {verdict}: one-sided p = " in text
+    margin = f"0.005 nats per token, here {0.005 * bpb_per_nat:.4f} bpb"
+    assert f"(better by more than {margin}, p < 0.01) {verdict}: one-sided p = " in text
+    row = row_of(compare([base, tmp_path / "better"]), "better")
+    assert row["rule_margin_bpb"] == pytest.approx(0.005 * bpb_per_nat)
     assert f"better by {improvement:.4f} nats per token ({improvement * bpb_per_nat:.4f} bpb)" in text
 
 
@@ -146,6 +156,7 @@ def test_different_tokenizers_are_compared_in_nats_per_byte_and_it_is_said(tmp_p
     (one,) = compared.against
     assert one.unit == "byte" and one.nats.difference == pytest.approx(-0.008 * math.log(2))
     assert one.rule.margin == pytest.approx(0.005 * TARGETS / BYTES), "0.005 nats of a token of the baseline's"
+    assert one.margin_bpb == pytest.approx(0.005 * TARGETS / (math.log(2) * BYTES)), "the same in bits per byte"
     assert one.rule.passes is True  # 0.005545 - 0.001667 nats a byte, over 0.000693 / sqrt(3): t = 9.69 > 6.96
     text = comparison_text(compared)
     assert "DIFFERENT TOKENIZERS" in text and "nats per byte, not per token" in text

@@ -76,7 +76,7 @@ def test_every_recipe_exports_to_a_script_that_compiles_and_stands_alone(name: s
     _check(text)
     assert imported(text) - set(sys.stdlib_module_names) == MAY_IMPORT
     assert "pgolf_core" not in "".join(line for line in text.splitlines() if "import" in line)
-    assert code_bytes_of(load_recipe(name)) == len(text.encode()) < artifact.code_bytes()
+    assert code_bytes_of(load_recipe(name)) == len(text.encode()) < 150_000
     assert "def violations" not in text and "safetensors" not in text and "tomllib" not in text
 
 

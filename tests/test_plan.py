@@ -16,11 +16,20 @@ from small import small_recipe
 from pgolf_core.files import UserError
 from pgolf_core.grid import GRIDS, quantise_tensor
 from pgolf_core.lab import plan, plan_bytes
+from pgolf_core.lab.export import export_script
 from pgolf_core.lab.published import RECORDS, load_published
 from pgolf_core.optim import Group
 from pgolf_core.recipe import Recipe, available_recipes, load_recipe
 
+EXPORTED_BYTES = 100_000
 SEEDS = [(name, seed.seed) for name in RECORDS for seed in load_published(name).seeds]
+
+
+@pytest.fixture(autouse=True)
+def exported(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Exporting a script takes seconds, and here dozens of recipes are planned: one test has the real size."""
+    if request.function is not test_code_counts_as_the_exported_script:
+        monkeypatch.setattr(plan, "code_bytes_of", lambda recipe: EXPORTED_BYTES)
 
 
 def values(recipe: Recipe, step_ms: float | None = None, ranks: int | None = None) -> dict[str, float]:
@@ -128,8 +137,15 @@ def test_the_bytes_of_the_table_add_up_and_are_held_against_the_cap():
     parts = [value for name, value in found.items() if name.startswith("predicted bytes: ")]
     *grids, artifact, total = parts
     assert sum(grids) == artifact and total == artifact + found["code"]
+    assert found["code"] == EXPORTED_BYTES
     assert found["predicted bytes left"] == found["cap"] - total and found["cap"] == 16_000_000
     assert found["predicted bytes: fp16"] == 2 * (24_519 - 3 * 7168 - 64 * 32 - 2 * 256)  # of at most 100 elements
+
+
+def test_code_counts_as_the_exported_script():
+    table = plan.plan_table(load_recipe("pr315")).set_index("quantity")
+    assert table.loc["code", "value"] == len(export_script(load_recipe("pr315")).encode())
+    assert table.loc["code", "note"].startswith("train_gpt.py, readable")
 
 
 @pytest.mark.parametrize("name", ["int6_row", "int5_row_nofloor", "int8_clip_search_step4"])

@@ -13,6 +13,7 @@ import pytest
 from pgolf_core.files import UserError
 from pgolf_core.lab import report
 from pgolf_core.lab.report import seeds_table_text, write_report
+from pgolf_core.lab.report_figures import tensor_table
 from pgolf_core.recipe import Recipe, to_dict
 
 SEEDS = [1337, 1338, 1339]
@@ -63,10 +64,12 @@ def make_run(folder):
         "cwd": "/home/me/secret",
     }
     tensor = {"name": "w", "grid": "int6_row", "shape": [100, 80], "elements": 8000, "raw_bytes": 8000}
+    tensor |= {"scales_raw_bytes": 200, "compressed_bytes": 4100}
     for seed in SEEDS:
         result = seed_result(seed)
         ledger = {"weights_bytes": 600_000 + seed, "scales_bytes": 15_000, "header_bytes": 5_000, "code_bytes": 170_000}
         ledger |= {"file_bytes": result["artifact_bytes"], "total_bytes": result["total_bytes"]}
+        ledger |= {"fp16_bytes": 0}
         ledger["tensors"] = [tensor | {"entropy_bytes": 4000.0}]
         files |= {
             f"seed{seed}/result.json": result,
@@ -211,6 +214,7 @@ def test_a_missing_number_is_an_error_and_not_zero(run, key):
         ({"seed": 4}, "seed 4 is not 1338"),
         ({"steps": None}, "no number 'steps'"),
         ({"data_sha256": "d" * 64}, "seeds 1337 and 1338 differ in data_sha256"),
+        ({"script_sha256": "d" * 64}, "seeds 1337 and 1338 differ in script_sha256"),
     ],
 )
 def test_numbers_that_contradict_each_other_are_refused(run, values, complaint):
@@ -237,7 +241,7 @@ def test_other_bad_inputs_name_what_is_wrong(run):
 def test_html_is_one_file_that_loads_nothing(written):
     text = written.html.read_text()
     page = Loads(text)
-    assert page.tags.count("img") == 3 and all(load.startswith("data:image/png;base64,") for load in page.loads)
+    assert page.tags.count("img") == 5 and all(load.startswith("data:image/png;base64,") for load in page.loads)
     assert not {"link", "script", "iframe", "object"} & set(page.tags)
     assert "url(" not in text and "@import" not in text and "default-src 'none'" in text
     assert "prefers-color-scheme: dark" in text and 'name="viewport"' in text
@@ -248,7 +252,7 @@ def test_hostile_text_from_model_and_files_is_shown_and_not_obeyed(run):
     change(run / "seed1337" / "env.json", device=HOSTILE)
     paths = write_report(run, SEEDS, sample(continuation=HOSTILE + "\n# heading\x00\ud800", document=HOSTILE))
     page = Loads(paths.html.read_text())
-    assert "script" not in page.tags and page.tags.count("img") == 3 and page.text.count(HOSTILE) >= 4
+    assert "script" not in page.tags and page.tags.count("img") == 5 and page.text.count(HOSTILE) >= 4
     assert "# heading\ufffd\ufffd" in page.text
     note = paths.markdown.read_text()
     assert "<script" not in note and "<img" not in note and "![p]" not in note and "\n# heading" not in note
@@ -308,3 +312,88 @@ def test_figures_lie_beside_the_report_with_their_numbers(written):
     assert ledger.loc[1338, ["weights", "scales", "header", "code"]].sum() == seed_result(1338)["total_bytes"]
     seeds = pd.read_csv(written.html.parent / "figures" / "seeds.csv", index_col="seed")
     assert seeds.loc[1339, "sliding"] == pytest.approx(seed_result(1339)["sliding_bpb"])
+
+
+# ---------------------------------------------------------------------- figures from the notebooks, and the records
+
+POSITION = "score,middle,targets,bpb,share\nround-trip,1.0,580,2.25,0.1\nsliding,1.0,9,2.2,0.1\n"
+PACKINGS = 'packing,file_bytes,bits,bpb_lost\n"float32, not packed",,32.0,0.0\nint6_row,759413,5.6,'
+
+
+def leave_tables(run):
+    for seed in SEEDS:
+        folder = run / f"seed{seed}" / "figures"
+        folder.mkdir()
+        (folder / "06-position.csv").write_text(POSITION)
+        (folder / "05-rate.csv").write_text(f"{PACKINGS}{seed / 1e6}\n")
+
+
+def test_tables_that_the_notebooks_left_become_figures_with_every_seeds_numbers(run):
+    leave_tables(run)
+    paths = write_report(run, SEEDS)
+    page, note = paths.html.read_text(), paths.markdown.read_text()
+    assert Loads(page).tags.count("img") == 7 and "Loss by position" in page and "## Loss by position" in note
+    position = pd.read_csv(run / "figures" / "position.csv")
+    assert position["seed"].tolist() == [seed for seed in SEEDS for _ in range(2)]
+    assert position["bpb"].tolist() == 3 * [2.25, 2.2]
+    packings = pd.read_csv(run / "figures" / "packings.csv")
+    assert packings["bpb_lost"].tolist() == [seed / 1e6 for seed in SEEDS], "what is not packed has no bytes to lie at"
+
+
+def test_a_damaged_table_is_named_with_its_remedy(run):
+    leave_tables(run)
+    path = run / "seed1338" / "figures" / "06-position.csv"
+    path.write_text("score,middle\nround-trip,many\n")
+    with pytest.raises(
+        UserError, match=r"seed1338/figures/06-position\.csv is not the table .*; run it again"
+    ) as caught:
+        write_report(run, SEEDS)
+    assert "\n" not in str(caught.value)
+
+
+def test_stored_bits_of_the_tensors_add_up_to_weights_and_scales():
+    rows = [
+        {"name": "tok_emb.weight", "grid": "fp16", "shape": [8, 4], "raw_bytes": 64, "scales_raw_bytes": 0,
+         "compressed_bytes": None},
+        {"name": "blocks.3.mlp.fc.weight", "grid": "int6_row", "shape": [16, 4], "raw_bytes": 64,
+         "scales_raw_bytes": 32, "compressed_bytes": 40},
+        {"name": "blocks.0.attn_scale", "grid": "fp16", "shape": [16], "raw_bytes": 32, "scales_raw_bytes": 0,
+         "compressed_bytes": None},
+    ]  # fmt: skip
+    tensors = [row | {"elements": math.prod(row["shape"]), "entropy_bytes": 30} for row in rows]
+    table = tensor_table({"tensors": tensors, "fp16_bytes": 90, "scales_bytes": 20}).set_index("name")
+    assert table["stored_bytes"].tolist() == [60, 60, 30], "fp16 tensors share their stream by size"
+    assert table["stored_bits"].tolist() == [15, 7.5, 15]
+    assert table["kind"].tolist() == ["tok_emb", "mlp.fc", "vectors and scalars"]
+    assert table["layer"].fillna(-1).tolist() == [-1, 3, 0]
+
+
+def test_on_another_text_the_records_stand_beside_the_run_without_any_difference(written):
+    page, note = Loads(written.html.read_text()).text, written.markdown.read_text()
+    assert "The scores do not compare" in page and "854,885 bytes of dataset" in page
+    assert "| pr315 (merged) | sliding | 3 | 1.1250 | 0.0002 | 7,058 | 15,639,340 |" in note
+    assert "rule p" not in note
+    table = pd.read_csv(written.html.parent / "figures" / "published.csv").set_index("run")
+    assert table["difference"].isna().all() and len(table) == 6
+    own = table.loc["this run"]
+    assert own["by_sliding"] == pytest.approx(1.763 - 1.801) and own["raw_to_packed"] == pytest.approx(1.801 - 1.842)
+    # PR 315: 1.12484502, 1.12498291, 1.12526734 sliding against 1.14845684, 1.14862389, 1.14869399 side by side
+    assert table.loc["pr315 (merged)", "by_sliding"] == pytest.approx(-0.02355982, abs=1e-8)
+    assert table.loc["pr315 (merged)", "bits_per_weight"] == pytest.approx(8 * 15_525_821 / 26_829_913)
+
+
+def test_on_the_records_text_differences_and_the_rule_are_given_for_the_reports_seeds_alone(run):
+    targets, size = 62_021_632, 151_080_363
+    for seed in SEEDS:
+        values = {"track": "10min_16mb", "val_targets": targets, "val_bytes": size, "cap_bytes": 16_000_000}
+        for score in ("raw", "averaged", "roundtrip", "sliding"):
+            bpb = 1.10 + (seed - 1337) / 1000
+            values |= {f"{score}_bpb": bpb, f"{score}_loss": bpb * math.log(2) * size / targets}
+        change(run / f"seed{seed}" / "result.json", **values)
+    note = write_report(run, SEEDS[:2]).markdown.read_text()
+    table = pd.read_csv(run / "figures" / "published.csv").set_index("run")
+    # PR 315's mean is 1.12503; one seed is shared, so Welch
+    assert table.loc["pr315 (merged)", "difference"] == pytest.approx(1.1005 - 1.12503, abs=1e-4)
+    assert "rule p" in note and "is met against" in note and "do not compare" not in note
+    points = pd.read_csv(run / "figures" / "bytes.csv")
+    assert set(points["run"]) == {"this run", "pr194", "pr315", "pr332", "pr531"} and len(points) == 2 + 3 + 3 + 3 + 2

@@ -1,26 +1,31 @@
 """The submission folder: complete, counted to the byte, checkable by its reader, whole or absent, and free of markup.
 
-pytest tests/test_submission.py (uses the two trained toy seeds of test_verify.py)
+pytest tests/test_submission.py (uses the two trained toy seeds of test_verify.py, and runs the shipped script once)
 """
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import json
 import math
+import os
 import re
 import shutil
 import statistics
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from test_verify import change, finished_run
 
-from pgolf_core.artifact import code_bytes
+from pgolf_core.artifact import CapExceeded, Ledger
 from pgolf_core.files import UserError, read_json
-from pgolf_core.lab import submission, verify
-from pgolf_core.lab.runs import CORE_DIR, recorded_recipe
-from pgolf_core.lab.submission import changed_keys, write_submission
+from pgolf_core.lab import runs, stages, submission, verify
+from pgolf_core.lab.export import export_script
+from pgolf_core.lab.submission import imports_of, write_submission
+from pgolf_core.lab.submission_text import _fenced, changed_keys
 from pgolf_core.recipe import load_recipe
 
 WHO = {"name": "A toy of two layers", "author": "Ada Lovelace", "github_id": "ada"}
@@ -64,25 +69,31 @@ def refused(folder: Path, why: str, **changes: str) -> None:
 
 def test_the_folder_holds_what_it_should_and_lies_beside_the_run(honest: Path, written: Path):
     names = {path.relative_to(written).as_posix() for path in written.rglob("*") if path.is_file()}
-    code = {f"pgolf_core/{path.name}" for path in CORE_DIR.glob("*.py")}
+    drawn = {
+        f"figures/{name}.{end}" for name in ("seeds", "curves", "bytes", "ledger", "tensors") for end in ("png", "csv")
+    }
     others = {"README.md", "submission.json", "requirements.txt", "model.pgolf", "train_seed1.log", "train_seed2.log"}
-    assert names == others | code
+    assert names == others | drawn | {"train_gpt.py"}
     begun = read_json(honest / "seed2" / "env.json")["begun"][:10]
     assert written == honest.parent / "submissions" / f"{begun}_a-toy-of-two-layers"
     assert list(written.parent.iterdir()) == [written], "no temporary folder is left"
 
 
 def test_code_artifact_and_logs_are_the_runs_own_bytes_and_the_counted_ones(honest: Path, written: Path):
-    copies = {path.name: path.read_bytes() for path in (written / "pgolf_core").iterdir()}
-    assert copies == {path.name: path.read_bytes() for path in CORE_DIR.glob("*.py")}
+    script = (written / "train_gpt.py").read_bytes()
+    assert script == (honest / "train_gpt.py").read_bytes()
+    assert script.decode() == export_script(runs.recorded_recipe(honest))
     numbers = read_json(written / "submission.json")
-    assert numbers["bytes_code"] == sum(map(len, copies.values())) == code_bytes()
+    assert numbers["bytes_code"] == len(script) == read_json(honest / "seed2" / "ledger.json")["code_bytes"]
     assert numbers["bytes_model_int6_zstd"] == (written / "model.pgolf").stat().st_size
     assert numbers["bytes_total"] == numbers["bytes_code"] + numbers["bytes_model_int6_zstd"] < 1_000_000
     assert (written / "model.pgolf").read_bytes() == (honest / "seed1" / "model.pgolf").read_bytes()
     for seed in (1, 2):
         log = (written / f"train_seed{seed}.log").read_bytes()
         assert log == (honest / f"seed{seed}" / "train.log").read_bytes() and f"seed:{seed}".encode() in log
+        result = results(honest)[seed]
+        assert f"Total submission size: {result['total_bytes']} bytes\n".encode() in log
+        assert log.endswith(f"val_loss:{result['sliding_loss']:.8f} val_bpb:{result['sliding_bpb']:.8f}\n".encode())
 
 
 def test_submission_json_has_the_published_keys_with_means_and_every_seed(honest: Path, written: Path):
@@ -99,19 +110,18 @@ def test_submission_json_has_the_published_keys_with_means_and_every_seed(honest
     assert (numbers["pre_quant_val_targets"], numbers["val_targets"]) == (200, runs[1]["val_targets"])
 
 
-def test_requirements_pin_what_the_core_imports(written: Path):
+def test_requirements_pin_what_the_script_imports(written: Path):
     lines = (written / "requirements.txt").read_text().splitlines()
-    assert [line.partition("==")[0] for line in lines] == [
-        "torch",
-        "numpy",
-        "sentencepiece",
-        "zstandard",
-        "safetensors",
-    ]
+    assert [line.partition("==")[0] for line in lines] == ["numpy", "sentencepiece", "torch", "zstandard"]
     assert all(re.fullmatch(r"[a-z]+==\d[\w.]*", line) for line in lines), "no local build tag, which no index has"
 
 
-def test_the_readme_tells_what_is_new_every_seed_bytes_seconds_command_and_what_is_missing(honest: Path, written: Path):
+def test_an_import_that_a_script_only_tries_is_not_required():
+    text = "import os\nimport torch.nn\ntry:\n    from flash_attn import f\nexcept ImportError:\n    f = None\n"
+    assert imports_of(text + "def g():\n    from zstandard import x\n") == {"torch", "zstandard"}
+
+
+def test_the_readme_tells_what_is_new_every_seed_bytes_seconds_figures_and_the_commands(honest: Path, written: Path):
     text = (written / "README.md").read_text()
     for number in results(honest).values():
         assert f"{number['sliding_bpb']:.4f}" in text and f"{number['total_bytes']:,}" in text
@@ -121,7 +131,12 @@ def test_the_readme_tells_what_is_new_every_seed_bytes_seconds_command_and_what_
     assert "| mean |" in text and "| std |" in text
     assert re.search(r"^pgolf record toy --seeds 1,2", text, re.MULTILINE)
     assert "| model.num\\_layers | 11 | 2 |" in text and "the defaults" in text
-    assert "There is no one-file `train_gpt.py` in this folder" in text and "does not exist yet" in text
+    assert re.search(r"^DATA_PATH=DATA TOKENIZER_PATH=TOKENIZER SEED=2 python train_gpt.py$", text, re.MULTILINE)
+    size = (written / "train_gpt.py").stat().st_size
+    assert f"Code is `train_gpt.py` in this folder, {size:,} bytes; the cap of local\\_10min\\_1mb is 1,000,000" in text
+    shown = set(re.findall(r"]\((figures/[a-z]+\.(?:png|csv))\)", text))
+    assert shown == {path.relative_to(written).as_posix() for path in (written / "figures").iterdir()}
+    assert "The scores do not compare" in text and "| pr315 (merged) |" in text
     assert "first 200 of" in text, "what was scored on a part says so"
     assert "Keller Jordan" in text and str(honest.parents[2]) not in text
 
@@ -166,7 +181,7 @@ def test_a_failure_half_way_leaves_nothing(honest: Path, tmp_path: Path, monkeyp
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(submission, "_readme", full)
+    monkeypatch.setattr(submission, "readme", full)
     with pytest.raises(UserError, match="No space left"):
         write_submission(honest, **WHO, out=tmp_path / "place" / "mine")
     assert list((tmp_path / "place").iterdir()) == []
@@ -182,7 +197,7 @@ def test_an_unfinished_contradictory_or_outdated_run_is_refused(copied: Path, mo
     refused(copied, "sliding_bpb does not follow from")
     change(result, **json.loads(payload))
     change(result, core_sha256="0" * 64)
-    refused(copied, "differ in core_sha256|core .* changed since seed 2")
+    refused(copied, "differ in core_sha256")
     result.write_bytes(payload)
     (copied / "seed1" / "model.pgolf").write_bytes(b"not an artifact")
     refused(copied, "not a usable artifact")
@@ -190,6 +205,35 @@ def test_an_unfinished_contradictory_or_outdated_run_is_refused(copied: Path, mo
     refused(copied, "lacks model.pgolf")
     refused(copied / "seed1", "no seed<k> folders")
     refused(copied / "nosuch", "no seed<k> folders")
+
+
+def test_a_seed_that_was_reported_and_is_gone_is_not_left_out(copied: Path):
+    (copied / "summary.json").write_text(json.dumps({"seeds": [1, 2, 3]}))
+    refused(copied, "reports seed 3, whose folder is gone, .* run `pgolf record .*--seeds 3")
+
+
+def test_a_script_that_is_not_the_counted_one_is_refused(copied: Path):
+    script = copied / "train_gpt.py"
+    text = script.read_text()
+    script.write_text(text.replace("Newton", "newton", 1))
+    refused(copied, "is not the script that seed 1 counted")
+    script.unlink()
+    refused(copied, "has no train_gpt.py")
+    script.write_text(text)
+    assert write_submission(copied, **WHO).is_dir()
+
+
+def test_a_run_over_the_cap_is_refused_with_the_bytes(copied: Path):
+    more = 1_000_001 - read_json(copied / "seed2" / "result.json")["total_bytes"]
+    for name, keys in (
+        ("result.json", ("artifact_bytes", "total_bytes")),
+        ("ledger.json", ("weights_bytes", "file_bytes")),
+    ):
+        values = read_json(copied / "seed2" / name)
+        change(copied / "seed2" / name, **{key: values[key] + more for key in keys})
+    with open(copied / "seed2" / "model.pgolf", "ab") as file:
+        file.write(bytes(more))
+    refused(copied, "seed 2 takes 1,000,001 bytes, 1 over the cap|not a usable artifact")
 
 
 @pytest.mark.parametrize("wrong", ["", "   ", "two\nlines", "bell\x07", "right\u202eleft", "x" * 201])
@@ -215,7 +259,8 @@ def test_hostile_names_titles_and_citations_are_only_text(copied: Path):
     assert read_json(folder / "submission.json")["author"] == HOSTILE
     text = (folder / "README.md").read_text()
     outside = re.sub(r"^```\n.*?\n```$", "", text, flags=re.MULTILINE | re.DOTALL)  # a fence shows its text as it is
-    assert text.count("```") == 2
+    assert text.count("```") == 4
+    outside = re.sub(r"!?\[[\w ,-]+\]\(figures/[a-z]+\.(png|csv)\)", "", outside)  # our own figures
     assert "<" not in outside.replace("<k>", "") and "http://" not in outside and "@everyone" not in outside
     plain = html.unescape(re.sub(r"\\([\\`*_\[\]{}|~#!$])", r"\1", outside))
     assert HOSTILE in plain, "nothing is lost by escaping"
@@ -224,6 +269,67 @@ def test_hostile_names_titles_and_citations_are_only_text(copied: Path):
 
 
 def test_the_recipe_of_a_run_is_the_recorded_one(honest: Path, written: Path):
-    recipe = recorded_recipe(honest)
+    recipe = runs.recorded_recipe(honest)
     assert read_json(written / "submission.json")["blurb"].startswith(f"{recipe.title}. Sliding ")
     assert read_json(written / "submission.json")["track"] == recipe.track
+
+
+def test_no_backticks_end_a_block_of_code_early():
+    assert _fenced("a ``` b ```` c").splitlines() == ["`````", "a ``` b ```` c", "`````"]
+
+
+# ---------------------------------------------------------------------- the script that is shipped
+
+
+def run_of(folder: Path, seed: int) -> runs.Run:
+    options = {"runs_dir": str(folder.parents[1]), "cache_dir": str(folder.parents[2])}
+    return runs.open_run(str(folder.parents[2] / "toy.toml"), seed=seed, **options)
+
+
+def test_the_script_is_exported_once_for_all_seeds(honest: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(stages, "write_script", lambda *arguments: pytest.fail("exported again"))
+    assert {stages.run_script(run_of(honest, seed)) for seed in (1, 2)} == {honest / "train_gpt.py"}
+    assert len({result["script_sha256"] for result in results(honest).values()}) == 1
+
+
+def test_packing_over_the_cap_says_what_a_minified_script_would_do(honest: Path, monkeypatch: pytest.MonkeyPatch):
+    def over(*arguments, code_bytes: int, **options):
+        raise CapExceeded(Ledger(1, 0, 1, 1, 3, code_bytes, code_bytes + 3, code_bytes, []))
+
+    monkeypatch.setattr(stages.artifact, "pack", over)
+    with pytest.raises(CapExceeded, match="3 over the cap") as caught:
+        stages.pack_seed(run_of(honest, 1))
+    assert "set script=minified" in str(caught.value) and str(caught.value).count("\n") == 1
+
+
+def test_another_script_than_the_packed_one_is_not_scored(honest: Path, copied: Path):
+    change(copied / "seed1" / "ledger.json", code_bytes=7)
+    run = dataclasses.replace(run_of(honest, 1), folder=copied / "seed1", recipe_folder=copied)
+    with pytest.raises(UserError, match=r"is not the script that 05_quantize counted"):
+        stages.write_result(run, *(stages.score_packed(run, 32, progress=False) for _ in range(2)))
+
+
+def test_the_shipped_script_alone_makes_the_shipped_artifact_byte_for_byte(honest: Path, written: Path, tmp_path: Path):
+    """From inside a copy of the folder, in an environment that knows nothing of pgolf, with the shipped files alone."""
+    folder = shutil.copytree(written, tmp_path / "folder")
+    expected, log = (folder / "model.pgolf").read_bytes(), (folder / "train_seed1.log").read_text()
+    (folder / "model.pgolf").unlink()
+    data = honest.parents[2] / "datasets" / "toy-sp1024"
+    clean = {"PATH": os.environ.get("PATH", ""), "OMP_NUM_THREADS": "1", "DATA_PATH": str(data), "SEED": "1"}
+    clean |= {"TOKENIZER_PATH": str(data / "tokenizer.model")}
+    alone = "import runpy, sys; sys.modules['pgolf_core'] = None; runpy.run_path('train_gpt.py', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-I", "-c", alone], cwd=folder, env=clean, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "seed1" / "final_model.pgolf").read_bytes() == expected
+    result = read_json(folder / "seed1" / "result.json")
+    numbers = read_json(folder / "submission.json")
+    for mine, theirs in (("artifact", "model_int6_zstd"), ("code", "code"), ("total", "total")):
+        assert result[f"{mine}_bytes"] == numbers[f"bytes_{theirs}"]
+    own = numbers["seed_results"]["1"]
+    assert (result["sliding_bpb"], result["roundtrip_bpb"]) == (own["val_bpb"], own["int6_zstd_val_bpb"])
+
+    def ending(text: str) -> list[str]:
+        lines = [line for line in text.splitlines() if line.startswith("final_") or line.endswith(" bytes")]
+        return [re.sub(r"_time:\S+", "", line) for line in lines]
+
+    assert len(ending(log)) == 7 and ending((folder / "seed1" / "train.log").read_text()) == ending(log)

@@ -25,7 +25,9 @@ PACKED = ("sliding", "roundtrip")
 """Scores of the packed file, which is what the challenge judges; the first is the headline."""
 TEXTS = ("recipe", "track", "recipe_sha256", "data_sha256", "core_sha256")
 """Equal in every seed, or the seeds are not one experiment."""
-SHARED = (*TEXTS, "val_targets", "val_bytes", "raw_targets", "sliding_stride", "window")
+SCRIPT_HASH = "script_sha256"
+"""Of the train_gpt.py that was counted as code; absent from runs that were made before it was."""
+SHARED = (*TEXTS, "val_targets", "val_bytes", "raw_targets", "sliding_stride", "window", SCRIPT_HASH)
 PUBLISHED_AS = {"raw": "raw", "roundtrip": "standard", "sliding": "sliding"}
 """Our scores by what the published logs call them; averaged weights were never scored by themselves."""
 FINEWEB_TRACK = "10min_16mb"

@@ -151,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     made = command("export", _export, "write a recipe as one script, train_gpt.py, that needs nothing of pgolf")
     made.add_argument("recipe")
     made.add_argument("--out", required=True, metavar="DIR", help="the folder to write it into, made if need be")
-    made.add_argument("--minify", action="store_true", help="fewer bytes, hard to read (extra `minify`)")
+    made.add_argument("--minify", action="store_true", help="short for --set script=minified")
     add_set(made)
 
     add_bench(command("bench", run_bench, "time the fast code against the plainest correct code, or profile a step"))
@@ -366,10 +366,11 @@ def _submission(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    recipe = _checked_recipe(_recipe_argument(options.recipe), options.set)
+    form = ["script=minified"] if options.minify else []
+    recipe = _checked_recipe(_recipe_argument(options.recipe), [*options.set, *form])
     from pgolf_core.lab.export import write_script
 
-    path = write_script(recipe, Path(os.path.expanduser(options.out)), options.minify)
+    path = write_script(recipe, Path(os.path.expanduser(options.out)))
     print(f"{path}: {path.stat().st_size:,} bytes")
     return 0
 

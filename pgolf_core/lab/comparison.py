@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,14 +43,14 @@ from pgolf_core.lab.inference import (
 COLUMNS = (
     "run", "seeds", "n", "mean", "std", "low", "high", "detectable", "difference", "difference_low", "difference_high",
     "p_value", "test", "nats_difference", "nats_low", "nats_high", "nats_unit", "rule_improvement", "rule_margin",
-    "rule_p_value", "rule_passes", "rule_detectable", "total_bytes", "total_bytes_max", "train_seconds", "seconds",
-    "differs", "note",
+    "rule_margin_bpb", "rule_p_value", "rule_passes", "rule_detectable", "total_bytes", "total_bytes_max",
+    "train_seconds", "seconds", "differs", "note",
 )  # fmt: skip
 NO_VALUE = float("nan")
 FLOATS = (
     "std", "low", "high", "detectable", "difference", "difference_low", "difference_high", "p_value", "nats_difference",
-    "nats_low", "nats_high", "rule_improvement", "rule_margin", "rule_p_value", "rule_detectable", "total_bytes",
-    "total_bytes_max", "train_seconds", "seconds",
+    "nats_low", "nats_high", "rule_improvement", "rule_margin", "rule_margin_bpb", "rule_p_value", "rule_detectable",
+    "total_bytes", "total_bytes_max", "train_seconds", "seconds",
 )  # fmt: skip
 """Columns of the table that may be empty: NaN there, never an object."""
 
@@ -72,6 +73,14 @@ class Against:
     """(what, baseline's, arm's)."""
     notes: list[str]
 
+    @property
+    def margin_bpb(self) -> float | None:
+        """The rule's margin in bits per byte, by the baseline's tokens per byte."""
+        if self.rule is None:
+            return None
+        units_per_byte = 1.0 if self.unit == "byte" else self.baseline.text_targets / self.baseline.text_bytes
+        return self.rule.margin * units_per_byte / math.log(2)
+
 
 @dataclass(frozen=True)
 class Compared:
@@ -86,12 +95,14 @@ class Compared:
     """Of the baseline and of the choice of score."""
 
 
-def compare_arms(which: Sequence[str | Path], score: str = "", against: str | Path = "") -> Compared:
+def compare_arms(
+    which: Sequence[str | Path], score: str = "", against: str | Path = "", seeds: Sequence[int] | None = None
+) -> Compared:
     """Read the arms and test each against the baseline.
 
     The baseline is `against`, else the first published record, else the first arm. `score` is one of SCORE_NAMES; left
-    empty it is sliding, or round-trip where a record has no sliding score. UserError for arms that cannot be read, an
-    arm named twice, or an unknown score.
+    empty it is sliding, or round-trip where a record has no sliding score. `seeds` are those of run folders that count
+    (default: all that are finished). UserError for arms that cannot be read, an arm named twice, or an unknown score.
     """
     if not which:
         raise UserError("nothing to compare; name at least one run folder, as runs/local_10min_1mb/local-smoke")
@@ -103,7 +114,7 @@ def compare_arms(which: Sequence[str | Path], score: str = "", against: str | Pa
         score = _common_score([str(name) for name in ordered if is_record(name)])
         if score != PACKED[0]:
             notes.append(f"{SCORES[score + '_bpb']} scores, since not every record here has a sliding one")
-    arms = _with_names_apart([read_arm(name, score) for name in ordered], ordered)
+    arms = _with_names_apart([_with_seeds(read_arm(name, score), seeds) for name in ordered], ordered)
     compared = [_against(arm, arms[0], score) for arm in arms[1:]]
     return Compared(score, arms, compared, [*notes, *_own_notes(arms[0])])
 
@@ -113,9 +124,10 @@ def compare(run_folders: Sequence[str | Path], score: str = "", against: str | P
 
     Columns: run, seeds, n; mean, std, low, high, detectable, difference, difference_low, difference_high (bits per
     byte); p_value, test; nats_difference, nats_low, nats_high in nats per nats_unit; the challenge's rule as
-    rule_improvement, rule_margin (the same unit), rule_p_value, rule_passes, rule_detectable; total_bytes (mean),
-    total_bytes_max, train_seconds, seconds (means); differs, note. What does not exist is NaN or an empty text. In the
-    baseline's row `detectable` is for two runs of its n and std (Welch), in the others for the test that was made.
+    rule_improvement, rule_margin (the same unit), rule_margin_bpb, rule_p_value, rule_passes, rule_detectable;
+    total_bytes (mean), total_bytes_max, train_seconds, seconds (means); differs, note. What does not exist is NaN or an
+    empty text. In the baseline's row `detectable` is for two runs of its n and std (Welch), in the others for the test
+    that was made.
     """
     return arms_table(compare_arms(run_folders, score, against))
 
@@ -154,6 +166,14 @@ def _with_names_apart(arms: list[Arm], which: Sequence[str | Path]) -> list[Arm]
             length += 1
         named.append(dataclasses.replace(arm, name="/".join(path[-length:])))
     return named
+
+
+def _with_seeds(arm: Arm, seeds: Sequence[int] | None) -> Arm:
+    if seeds is None or arm.is_published:
+        return arm
+    if missing := sorted(set(seeds) - set(arm.seeds)):
+        raise UserError(f"{arm.name} has no finished seed {missing[0]}; run it with `pgolf record`")
+    return dataclasses.replace(arm, seeds={seed: arm.seeds[seed] for seed in arm.seeds if seed in seeds})
 
 
 # ---------------------------------------------------------------------- testing
@@ -250,6 +270,7 @@ def _test_columns(one: Against) -> dict[str, Any]:
     row["nats_unit"] = one.unit
     if one.rule:
         row |= {"rule_improvement": one.rule.improvement, "rule_margin": one.rule.margin}
+        row["rule_margin_bpb"] = one.margin_bpb
         row |= {"rule_p_value": one.rule.p_value, "rule_passes": one.rule.passes}
         row["rule_detectable"] = one.rule.detectable
     return row

@@ -98,7 +98,7 @@ def _rule_lines(one: Against) -> list[str]:
     margin = f"{RULE_MARGIN_NATS} nats per token"
     if one.unit == "byte":
         margin = f"{rule.margin:.5f} {unit}, which is {margin} of {one.baseline.name}'s tokenizer"
-    rule_line = f"the challenge's rule (better by more than {margin}, p < {RULE_LEVEL})"
+    rule_line = f"the challenge's rule (better by more than {margin}, here {one.margin_bpb:.4f} bpb, p < {RULE_LEVEL})"
     if rule.p_value is None:
         return [better, f"{rule_line} cannot be tested: no p-value"]
     verdict = "is met" if rule.passes else "is not met"

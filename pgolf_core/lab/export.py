@@ -15,6 +15,7 @@ import functools
 import sys
 import textwrap
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from pgolf_core.files import UserError, write_text
@@ -28,6 +29,8 @@ from pgolf_core.lab.export_values import Choices, Object, Value, Values, choices
 from pgolf_core.recipe import Recipe
 
 SCRIPT = "train_gpt.py"
+MINIFIED = "minified"
+"""Value of the recipe's key `script`."""
 WIDTH = 120
 _MAX_PASSES = 100
 
@@ -36,9 +39,13 @@ _MAX_PASSES = 100
 def export_script(recipe: Recipe, minify: bool = False) -> str:
     """The text of `train_gpt.py` for this recipe: equal recipes give equal text.
 
-    With `minify`, comments, docstrings and long local names go (python-minifier). Raises UserError if the core has
-    changed in a way that the rules of `export_parts` do not fit, or the minifier is not installed.
+    With `minify`, or where the recipe says `script = "minified"`, comments, docstrings and long local names go
+    (python-minifier). Raises UserError if the core has changed in a way that the rules of `export_parts` do not fit, or
+    the minifier is not installed.
     """
+    minify = minify or recipe.script == MINIFIED
+    if minify:
+        _minifier()  # refuses before the work
     body, imports = _whole()
     body = _embed(Source(body), recipe)
     body = _only_grids(Source(body), export_parts.used_grids(recipe))
@@ -240,8 +247,12 @@ def _check(text: str) -> None:
 
 
 def _minified(text: str) -> str:
+    return _minifier().minify(text, SCRIPT, remove_literal_statements=True, rename_globals=True)
+
+
+def _minifier() -> ModuleType:
     try:
         import python_minifier
     except ModuleNotFoundError:
-        raise UserError("--minify needs python-minifier; install pgolf with its extra `minify`") from None
-    return python_minifier.minify(text, SCRIPT, remove_literal_statements=True, rename_globals=True)
+        raise UserError("a minified script needs python-minifier; install pgolf with its extra `minify`") from None
+    return python_minifier

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from pgolf_core.artifact import code_bytes
 from pgolf_core.files import UserError
 from pgolf_core.lab import plan_bytes, plan_memory
 from pgolf_core.lab.analysis_model import parameter_budget
+from pgolf_core.lab.export import SCRIPT, code_bytes_of
 from pgolf_core.lab.published import RECORD_DIR, Published, load_published, record_of, seeds_table
 from pgolf_core.model import parameter_shapes
 from pgolf_core.optim import parameter_groups
@@ -120,8 +120,8 @@ def _byte_rows(recipe: Recipe, known_steps: int | None, record: Published | None
         elif row["weights"]:
             note = f"{row['weights']:,} Gaussian weights of std {row['std']}: {row['bits']:.2f} bits each"
         yield f"predicted bytes: {part}", int(row["bytes"]), "bytes", note
-    file, code = int(sizes["bytes"].sum()), code_bytes()
-    notes = {"file": f"weights after {steps:,} steps", "code": "pgolf_core/*.py", "total": ""}
+    file, code = int(sizes["bytes"].sum()), code_bytes_of(recipe)
+    notes = {"file": f"weights after {steps:,} steps", "code": f"{SCRIPT}, {recipe.script}", "total": ""}
     if known_steps is None:
         notes["file"] += " (schedule.iterations); the clock may end it sooner, on fewer bytes"
     if record is not None:

@@ -354,6 +354,7 @@ def seed_strip(table: pd.DataFrame, *, y_label: str, x_label: str = "", title: s
     ax.set(xlabel=x_label, ylabel=y_label, xlim=(-0.6, len(table.columns) - 0.4))
     ax.ticklabel_format(axis="y", useOffset=False)
     ax.grid(axis="x", visible=False)
+    ax.use_sticky_edges = False  # else the foot of a box is the axis, and cuts a seed that lies on it
     ax.margins(y=0.15)
     return _finish(fig, ax, legend=True, outside=True)
 

@@ -22,14 +22,15 @@ import jinja2
 import pandas as pd
 
 from pgolf_core.files import UserError, read_json, sha256_file, write_json, write_text
-from pgolf_core.lab import plots
+from pgolf_core.lab.arms import SCRIPT_HASH
+from pgolf_core.lab.report_figures import LEDGER_PARTS, SKIPPED_SHARE, draw_figures
+from pgolf_core.lab.report_published import BesideRecords, beside_records
 from pgolf_core.lab.settings import flatten
-from pgolf_core.lab.stats import CONFIDENCE, NUMBERS, SCORES, TEXTS, seeds_table, seeds_table_text, summarise_seeds
+from pgolf_core.lab.stats import CONFIDENCE, NUMBERS, TEXTS, seeds_table, seeds_table_text, summarise_seeds
 from pgolf_core.recipe import load_recipe, to_dict
 
 __all__ = ["ReportPaths", "command_of", "seeds_table_text", "write_report"]
 
-LEDGER_PARTS = {"weights_bytes": "weights", "scales_bytes": "scales", "header_bytes": "header", "code_bytes": "code"}
 DATA_KEYS = (
     "dataset", "citation", "lossless", "train_documents", "train_bytes", "train_tokens",
     "val_documents", "val_bytes", "val_tokens",
@@ -47,8 +48,6 @@ SECONDS = {
 }
 """What a part of result.json's seconds is, where its name is not enough."""
 SPLIT_HEADER = ["split", "documents", "bytes", "tokens", "bytes per token"]
-SKIPPED_SHARE = 0.08
-"""The loss figure's axis is fitted to what follows this share of the steps."""
 SPLITS = {"train": "training", "val": "validation"}
 SAMPLE_KEYS = ("document", "opening", "continuation", "seed", "temperature", "artifact")
 TRACK_STRIDE = 64
@@ -100,8 +99,10 @@ def write_report(
     runs = {seed: read_seed(folder, seed) for seed in seeds}
     recipe = _read(folder / "recipe.json", ("name", "fingerprint"), "run any of this run's notebooks again")
     summary = summarise_seeds({seed: run.result for seed, run in runs.items()})
-    figures = _draw(folder / "figures", runs)
+    published = beside_records(folder, {seed: run.result for seed, run in runs.items()})
+    figures = draw_figures(folder / "figures", runs, folder)
     context = _context(summary, runs, recipe, data, sample, figures) | {"command": command_of(folder, seeds)}
+    context |= _published_context(published, folder / "figures")
     paths = ReportPaths(folder / "summary.json", folder / "report.html", folder / "report.md", tuple(figures.values()))
     write_json(paths.summary, summary)
     write_text(paths.markdown, _render("report.md.j2", context))
@@ -125,10 +126,11 @@ def read_seed(recipe_folder: Path, seed: int) -> SeedRun:
     for key in seconds:
         _number(seconds, key, folder / "result.json", again)
     ledger = _read(folder / "ledger.json", ("tensors",), remedy)
-    for key in ("file_bytes", *LEDGER_PARTS):
+    for key in ("file_bytes", "fp16_bytes", *LEDGER_PARTS):
         _number(ledger, key, folder / "ledger.json", again)
     for tensor in ledger["tensors"]:
-        for key in ("elements", "raw_bytes", "entropy_bytes"):
+        own = [] if tensor.get("grid") == "fp16" else ["compressed_bytes"]
+        for key in ("elements", "raw_bytes", "scales_raw_bytes", "entropy_bytes", *own):
             _number(tensor, key, folder / "ledger.json", again)
     _refuse_contradictions(result, ledger, seed, folder, again)
     artifact = folder / "model.pgolf"
@@ -199,32 +201,6 @@ def _read_metrics(path: Path, seed: int, remedy: str) -> pd.DataFrame:
 # ---------------------------------------------------------------------- figures and text
 
 
-def _draw(folder: Path, runs: Mapping[int, SeedRun]) -> dict[str, Path]:
-    scores = pd.DataFrame(
-        {label: [run.result[key] for run in runs.values()] for key, label in SCORES.items()},
-        index=pd.Index(list(runs), name="seed"),
-    )
-    labelled = scores.rename(columns=_labels(next(iter(runs.values())).result))
-    curves = pd.concat([run.metrics for run in runs.values()], ignore_index=True)
-    parts = {
-        f"seed {seed}": {label: int(run.ledger[key]) for key, label in LEDGER_PARTS.items()}
-        for seed, run in runs.items()
-    }
-    cap = next(iter(runs.values())).result["cap_bytes"]
-    ledger = pd.DataFrame(list(parts.values()), index=pd.Index(list(runs), name="seed")).assign(cap=cap)
-    return {
-        "seeds": plots.save_figure(plots.seed_strip(labelled, y_label="bits per byte"), folder, "seeds", scores),
-        "curves": plots.save_figure(plots.loss_curves(curves, skip_share=SKIPPED_SHARE), folder, "curves", curves),
-        "ledger": plots.save_figure(plots.ledger_bar(parts, cap), folder, "ledger", ledger),
-    }
-
-
-def _labels(result: Mapping[str, Any]) -> dict[str, str]:
-    """Labels of the scores that cover only a part of the targets, which no reader may take for the whole."""
-    share = (result.get("raw_targets") or result["val_targets"]) / result["val_targets"]
-    return {} if share >= 1 else {name: f"{name}\n(first {share:.0%})" for name in ("raw", "averaged")}
-
-
 def _context(
     summary: dict, runs: Mapping[int, SeedRun], recipe: dict, data: dict, sample: Mapping[str, Any] | None,
     figures: dict[str, Path],
@@ -246,6 +222,7 @@ def _context(
         "stride": int(summary["sliding_stride"]["mean"]),
         "track_stride": TRACK_STRIDE,
         "skipped_share": SKIPPED_SHARE,
+        "script": str(settings.get("script", "")),
         "clock_seconds": float(settings.get("schedule.max_seconds", 0)),
         "entropy_bytes": sum(tensor["entropy_bytes"] for tensor in one.ledger["tensors"]),
         "stored_bytes": one.ledger["weights_bytes"] + one.ledger["scales_bytes"],
@@ -263,6 +240,7 @@ def _context(
         "splits": (SPLIT_HEADER, [_split_row(data, split) for split in SPLITS]),
         "hashes": [
             *((key.removesuffix("_sha256"), summary[key]) for key in TEXTS if key.endswith("_sha256")),
+            *([("train_gpt.py", one.result[SCRIPT_HASH])] if SCRIPT_HASH in one.result else []),
             *((f"artifact of seed {seed}", run.artifact_sha256) for seed, run in runs.items() if run.artifact_sha256),
         ],
         "settings": [(key, _text(value)) for key, value in settings.items()],
@@ -270,6 +248,14 @@ def _context(
         "figures": {name: f"figures/{path.name}" for name, path in figures.items()},
         "images": {name: base64.b64encode(path.read_bytes()).decode() for name, path in figures.items()},
     }
+
+
+def _published_context(published: BesideRecords | None, figures: Path) -> dict[str, Any]:
+    """The records' table, whose numbers lie among the figures' CSVs."""
+    if published is None:
+        return {"published": None, "beside_records": []}
+    write_text(figures / "published.csv", published.table.to_csv(index=False, lineterminator="\n"))
+    return {"published": (published.header, published.rows), "beside_records": published.sentences}
 
 
 def _ledger_row(seed: int, ledger: Mapping[str, Any], cap: int) -> list[str]:

@@ -19,11 +19,12 @@ from pgolf_core import artifact, evaluate
 from pgolf_core.checkpoint import load_tensors
 from pgolf_core.data import load_tokens
 from pgolf_core.device import pick_device
-from pgolf_core.files import UserError, read_json, write_json
+from pgolf_core.files import UserError, read_json, sha256_file, write_json, write_text
 from pgolf_core.lab.attempts import elapsed_seconds, lost_seconds
+from pgolf_core.lab.export import MINIFIED, SCRIPT, write_script
 from pgolf_core.lab.launch import hosts, processes_of, train_with_torchrun
 from pgolf_core.lab.progress import score_bar, training_bar
-from pgolf_core.lab.runs import Run, run_hashes
+from pgolf_core.lab.runs import Run, run_hashes, short_path
 from pgolf_core.model import GPT
 from pgolf_core.runlog import RESULT, TrainResult, read_result
 from pgolf_core.sensitivity import allocate_bits
@@ -125,16 +126,31 @@ def chosen_bits(run: Run) -> dict[str, int] | None:
     return allocate_bits(gathered["mean_squared_gradient"])
 
 
+def run_script(run: Run) -> Path:
+    """The run's train_gpt.py, whose literal bytes count as code: exported once into the recipe's folder, then kept.
+
+    Its form is the recipe's `script`. A folder holds one recipe and one core (`runs`), so the file is never another's.
+    """
+    path = run.recipe_folder / SCRIPT
+    return path if path.is_file() else write_script(run.recipe, run.recipe_folder)
+
+
 def pack_seed(run: Run) -> tuple[artifact.Ledger, float]:
     """Pack the averaged weights into model.pgolf and write ledger.json; returns the ledger and the seconds taken.
 
-    Raises artifact.CapExceeded with the numbers if code and artifact together exceed the track's cap.
+    Raises artifact.CapExceeded with the numbers if train_gpt.py and artifact together exceed the track's cap.
     """
+    code_bytes = run_script(run).stat().st_size
     t_start = time.perf_counter()
-    ledger = artifact.pack(
-        load_weights(run, "averaged"), run.recipe.model, run.recipe.quant, run.folder / ARTIFACT,
-        bits=chosen_bits(run), code_bytes=artifact.code_bytes(), cap_bytes=run.recipe.cap_bytes,
-    )  # fmt: skip
+    try:
+        ledger = artifact.pack(
+            load_weights(run, "averaged"), run.recipe.model, run.recipe.quant, run.folder / ARTIFACT,
+            bits=chosen_bits(run), code_bytes=code_bytes, cap_bytes=run.recipe.cap_bytes,
+        )  # fmt: skip
+    except artifact.CapExceeded as over:
+        if run.recipe.script != MINIFIED:
+            over.args = (f"{over}; or set script=minified, which more than halves the bytes of code",)
+        raise
     seconds = time.perf_counter() - t_start
     write_json(run.folder / "ledger.json", dataclasses.asdict(ledger))
     return ledger, seconds
@@ -158,7 +174,9 @@ def score_packed(run: Run, stride: int, max_targets: int = 0, progress: bool = T
 def write_result(run: Run, roundtrip: evaluate.Score, sliding: evaluate.Score) -> dict[str, Any]:
     """Collect the seed's numbers from its files and the two scores of the artifact; result.json is written last."""
     training, averaging = stage_record(run, "03_train"), read_json(run.folder / "averaging.json")
-    ledger = read_json(run.folder / "ledger.json")
+    ledger, script = read_json(run.folder / "ledger.json"), run_script(run)
+    if script.stat().st_size != ledger["code_bytes"]:
+        raise UserError(f"{short_path(script)} is not the script that 05_quantize counted; run 05_quantize again")
     hashes = run_hashes(run)
     result = {
         "recipe": run.recipe.name,
@@ -177,7 +195,9 @@ def write_result(run: Run, roundtrip: evaluate.Score, sliding: evaluate.Score) -
         "sliding_stride": sliding.stride,
         "window": sliding.seq_len,
         **{f"{part}_sha256": value for part, value in hashes.items()},
+        "script_sha256": sha256_file(script),
     }
+    _complete_log(run, ledger, roundtrip, sliding)
     write_json(run.folder / "result.json", result)
     return result
 
@@ -199,6 +219,21 @@ def _ledger_of_seconds(run: Run, averaging: float, scoring: float) -> dict[str, 
     parts |= {"checkpoints": inside["checkpoints"], "lost": inside["lost"] + lost}
     parts["notebooks"] = max(total - sum(parts.values()), 0.0)
     return {**parts, "total": sum(parts.values())}
+
+
+def _complete_log(run: Run, ledger: Mapping[str, Any], roundtrip: evaluate.Score, sliding: evaluate.Score) -> None:
+    """End train.log with sizes and scores, in the words of a script's own log, in place of those of an earlier pass."""
+    path, last = run.folder / "train.log", {}
+    for name, size in (("Serialized model", "file"), ("Code size", "code"), ("Total submission size", "total")):
+        last[f"{name}:"] = f"{ledger[f'{size}_bytes']} bytes"
+    for name, score in (("final_roundtrip", roundtrip), ("final_sliding_window", sliding)):
+        loss, bpb = score.loss_nats_per_token, score.bpb
+        window = f"stride:{score.stride} seq_len:{score.seq_len} eval_time:{score.seconds * 1000:.0f}ms"
+        last[name] = f"val_loss:{loss:.4f} val_bpb:{bpb:.4f} {window}"
+        last[f"{name}_exact"] = f"val_loss:{loss:.8f} val_bpb:{bpb:.8f}"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    kept = [line for line in lines if not line.startswith(tuple(f"{name} " for name in last))]
+    write_text(path, "".join(f"{line}\n" for line in [*kept, *(f"{name} {text}" for name, text in last.items())]))
 
 
 _LOSSES = (("bpb", "bpb"), ("loss", "loss_nats_per_token"))

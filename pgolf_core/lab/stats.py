@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from pgolf_core.files import UserError
-from pgolf_core.lab.arms import SCORES, TEXTS, result_seconds, seed_folders, whole_seconds
+from pgolf_core.lab.arms import SCORES, SCRIPT_HASH, TEXTS, result_seconds, seed_folders, whole_seconds
 from pgolf_core.lab.comparison import compare
 from pgolf_core.lab.inference import CONFIDENCE, Comparison, Summary, compare_runs, summarise
 
@@ -33,17 +33,19 @@ def summarise_seeds(results: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
     """
     first = next(iter(results.values()))
     for seed, result in results.items():
-        for key in TEXTS:
-            if result[key] != first[key]:
+        for key in (*TEXTS, SCRIPT_HASH):
+            if result.get(key) != first.get(key):
                 raise UserError(
-                    f"seeds {first['seed']} and {seed} differ in {key} ({first[key]!s:.12}, {result[key]!s:.12}): "
+                    f"seeds {first['seed']} and {seed} differ in {key} ({first.get(key)!s:.12}, "
+                    f"{result.get(key)!s:.12}): "
                     "they are not one experiment; run them again with --fresh"
                 )
 
     def entry(values: Mapping[int, float]) -> dict[str, Any]:
         return asdict(summarise(values.values())) | {"seeds": {str(seed): value for seed, value in values.items()}}
 
-    summary: dict[str, Any] = {key: first[key] for key in TEXTS} | {"seeds": list(results), "n": len(results)}
+    texts = [*TEXTS, *([SCRIPT_HASH] if SCRIPT_HASH in first else [])]
+    summary: dict[str, Any] = {key: first[key] for key in texts} | {"seeds": list(results), "n": len(results)}
     summary["confidence"] = CONFIDENCE
     for key in NUMBERS:
         summary[key] = entry({seed: result[key] for seed, result in results.items()})

@@ -31,7 +31,7 @@ from pgolf_core.lab.analysis_scoring import leak_from_the_future, times_scored
 from pgolf_core.lab.corpus import Dataset, open_dataset, validation_documents
 from pgolf_core.lab.progress import score_bar
 from pgolf_core.lab.runs import core_sha256, recorded_recipe
-from pgolf_core.lab.stages import ARTIFACT
+from pgolf_core.lab.stages import ARTIFACT, SCRIPT
 from pgolf_core.lab.stats import NUMBERS, SCORES, TEXTS, seed_folders
 from pgolf_core.model import GPT, parameter_shapes
 from pgolf_core.recipe import Eval, Recipe, to_dict
@@ -290,8 +290,8 @@ def _cap(seed: _Seed) -> str:
     size, recorded = seed.artifact.stat().st_size, _number(seed.result, "artifact_bytes")
     _hold(size == recorded, f"the file has {size:,} bytes, result.json says {recorded:,}")
     code, cap = _number(seed.result, "code_bytes"), seed.recipe.cap_bytes
-    if core_sha256() == seed.result.get("core_sha256"):
-        _hold(code == artifact.code_bytes(), f"the code has {artifact.code_bytes():,} bytes, result.json says {code:,}")
+    script = seed.folder.parent / SCRIPT
+    _hold(not script.is_file() or script.stat().st_size == code, f"{SCRIPT} has not the {code:,} bytes of result.json")
     _hold(_number(seed.result, "cap_bytes") == cap, f"the cap of {seed.recipe.track} is {cap:,}, not result.json's")
     _hold(_number(seed.result, "total_bytes") == size + code, "total_bytes is not file + code")
     return _hold(size + code <= cap, f"file {size:,} + code {code:,} = {size + code:,}; cap {cap:,}")
