@@ -132,8 +132,9 @@ def _parser() -> argparse.ArgumentParser:
 
     made = command("verify", _verify, "check what an artifact, a run or a submission folder claims")
     made.add_argument("path")
-    made.add_argument("--budget-seconds", type=float, help="score no longer than this; what is left out says so")
-    add_cache(made)
+    made.add_argument("--budget-seconds", type=float, help="a score that would take longer becomes a random sample")
+    made.add_argument("--run-code", action="store_true", help="also run a submission's own train_gpt.py; no sandbox")
+    add_data(made)
     add_json(made)
 
     made = command("submission", _submission, "write a finished run as a submission folder")
@@ -343,6 +344,8 @@ def _verify(options: argparse.Namespace) -> int:
         cache_dir=_place(options.cache),
         budget_seconds=options.budget_seconds,
         progress=sys.stderr.isatty(),
+        data=options.data,
+        run_code=options.run_code,
     )
     _show(table, options.json)
     return 1 if (table["verdict"] == FAILS).any() else 0
