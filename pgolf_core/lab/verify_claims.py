@@ -224,8 +224,12 @@ def readme_against_facts(folder: Submission, known: Mapping[int, Mapping[str, Fa
     counts = ", ".join(f"{count} {source}" for source, count in compared.items() if count)
     if strange:
         raise CannotCheck(f"README.md names {', '.join(strange[:3])} bpb, no number of this folder; cells: {counts}")
-    if not compared[ANEW] + compared[LOGGED]:
-        raise CannotCheck(f"no table of README.md has a number that was logged or taken anew ({counts or 'none'})")
+    if compared[CLAIMED]:
+        raise CannotCheck(
+            f"{compared[CLAIMED]} cells agree with submission.json, and nothing confirms either; {counts}"
+        )
+    if not counts:
+        raise CannotCheck("no table of README.md has a number that was logged or taken anew")
     return f"cells that agree: {counts}"
 
 

@@ -275,5 +275,5 @@ def _literals(text: str) -> dict[str, Any]:
 
 def _after(word: str, text: str) -> int | None:
     """The one number that follows a word wherever it stands; None where there are several, or none."""
-    numbers = {int(number) for number in re.findall(rf"{word}\W{{0,3}}\s?(\d{{1,7}})\b", text, re.IGNORECASE)}
+    numbers = {int(number) for number in re.findall(rf"{word}[ :=]{{1,2}}(\d{{1,7}})\b", text, re.IGNORECASE)}
     return numbers.pop() if len(numbers) == 1 else None

@@ -109,7 +109,7 @@ def perform(job: dict[str, Any], watch: Watch | None, tell: Callable[[int, int, 
     from pgolf_core.tokenizer import Tokenizer
 
     if job.get("script"):
-        return {"script": _guarded(lambda: run_script(job, watch), Exception)}
+        return {"script": _guarded(lambda: run_script(job, watch), (Exception, SystemExit))}
     found: dict[str, Any] = {}
     tokenizer = Tokenizer(job["tokenizer"])
     tokens = load_tokens(job["shards"], tokenizer.vocab_size)
@@ -156,7 +156,7 @@ def run_script(job: dict[str, Any], watch: Watch | None) -> dict[str, Any]:
     return {"bpb": float(score.bpb), "loss": float(score.loss_nats_per_token), "tokens": int(score.tokens)}
 
 
-def _guarded(work: Callable[[], dict[str, Any]], kinds: type[Exception]) -> dict[str, Any]:
+def _guarded(work: Callable[[], dict[str, Any]], kinds: Any) -> dict[str, Any]:
     try:
         return work()
     except kinds as error:

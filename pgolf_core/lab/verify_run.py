@@ -174,6 +174,8 @@ def _logs(seed: Seed) -> str:
     """Every line of the log and of the metrics says the same; result.json's counts are theirs."""
     for name in LOGS:
         hold((seed.folder / name).is_file(), f"there is no {name}")
+    json_lines(seed.folder / "metrics.jsonl")  # where these two are broken, this check fails, and others cannot be made
+    json_object(seed.folder / "stages" / "03_train.json")
     lines = {kind: {row["step"]: row for row in seed.metrics if row.get("kind") == kind} for kind in ("train", "val")}
     hold(bool(lines["train"]), "metrics.jsonl has no training step")
     steps, said = max(lines["train"]), number(seed.result, "steps")
