@@ -219,7 +219,7 @@ FALSE_CLAIMS: dict[str, tuple[Callable[[dict], dict], set[str]]] = {
         {"raw and averaged scores are averaging.json's"},
     ),
     "another recipe": (lambda r: {"recipe_sha256": "0" * 64}, {"the run's own hashes agree"}),
-    "another seed": (lambda r: {"seed": 7}, {"result.json is whole"}),
+    "another seed": (lambda r: {"seed": 7}, {"result.json is whole", "log and metrics say the same"}),
     "a number that is none": (
         lambda r: {"sliding_loss": float("nan")},
         {"result.json is whole", "each score implies those bytes", "sliding score from the file alone"},

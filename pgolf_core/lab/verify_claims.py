@@ -111,6 +111,7 @@ def claimed(values: Mapping[str, Any], name: str) -> str | None:
 
 def json_against_facts(folder: Submission, known: Mapping[int, Mapping[str, Fact]]) -> str:
     """Every number of every seed in submission.json; a seed or score that nothing confirms cannot be checked."""
+    _refuse_unlike_means(folder)
     table = folder.seed_claims or _single(folder, known)
     compared, open_ends = 0, []
     for seed, values in table.items():
@@ -131,6 +132,22 @@ def json_against_facts(folder: Submission, known: Mapping[int, Mapping[str, Fact
         more = f" and {len(open_ends) - 3} more" if len(open_ends) > 3 else ""
         raise CannotCheck(f"nothing here confirms {', '.join(open_ends[:3])}{more}; {compared} other numbers agree")
     return f"{compared} numbers of {len(table)} seed(s) are the logs' or taken anew"
+
+
+def _refuse_unlike_means(folder: Submission) -> None:
+    """A number that stands for the whole and for every seed is the seeds' mean, or one of theirs."""
+    table = folder.seed_claims.values()
+    for key, said in folder.claims.items():
+        values = [row.get(key) for row in table]
+        if not values or not all(map(is_number, values)) or said is None:
+            continue
+        if not is_number(said):
+            raise Broken(f"{key} is no number ({str(said)[:40]!r})")
+        mean = math.fsum(values) / len(values)
+        if not any(
+            math.isclose(said, value, rel_tol=1e-9) or agrees(written(said), value) for value in (mean, *values)
+        ):
+            raise Broken(f"{key} {said} is neither the mean of its seeds', {mean:.6f}, nor one of them")
 
 
 def _single(folder: Submission, known: Mapping[int, Mapping[str, Fact]]) -> dict[int, Mapping[str, Any]]:

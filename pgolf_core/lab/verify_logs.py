@@ -14,6 +14,8 @@ from typing import Any
 from pgolf_core.lab.verify_rows import Broken, agrees, read_text
 
 MAX_LINES = 300_000
+ALWAYS_LOGGED = 10
+"""Training steps up to this one have their line, as has every validation."""
 MAX_LINE = 2_000
 NUMBER = r"([-+]?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?)"
 STEP_LINE = re.compile(
@@ -127,8 +129,10 @@ def agreed_steps(
     for line in text.splitlines()[:MAX_LINES]:
         if found := STEP_LINE.match(line[:MAX_LINE]):
             lines["train" if found[2] else "val", int(found[1])] = found
-    if not lines:
-        raise Broken("train.log has no line of a step")
+    logged = [("val", step) for step in val] + [("train", step) for step in train if step <= ALWAYS_LOGGED]
+    missing = [f"{kind} {step}" for kind, step in logged if (kind, step) not in lines]
+    if missing:
+        raise Broken(f"train.log has no line of step {', '.join(missing[:3])}")
     compared = 0
     for (kind, step), found in lines.items():
         row = (train if kind == "train" else val).get(step)

@@ -126,7 +126,7 @@ def list_files(folder: Path) -> dict[str, Path]:
 def read_bytes(path: Path, limit: int) -> bytes:
     """A regular file's content; CannotCheck where there is none, Broken where it is larger than `limit` bytes."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe or a device could be read for ever
+        if not stat.S_ISREG(os.lstat(path).st_mode):  # a link leads elsewhere, a pipe could be read for ever
             raise Broken(f"{path.name} is no plain file")
         with open(path, "rb") as file:
             payload = file.read(limit + 1)

@@ -41,6 +41,7 @@ from pgolf_core.tokenizer import Tokenizer
 
 HASHES = ("recipe", "data", "core")
 LOGS = ("train.log", "metrics.jsonl")
+MAX_STAGES = 100
 BUDGET_SECONDS = 600
 """Of training, and again of evaluation, on every track (SEEDS.md 1.1)."""
 TIMERS = ("train", "scoring")
@@ -135,6 +136,7 @@ def _result_json(seed: Seed) -> str:
 def _hashes(seed: Seed) -> str:
     said = {part: seed.result.get(f"{part}_sha256") for part in HASHES}
     files = [seed.folder / "env.json", *sorted((seed.folder / "stages").glob("*.json"))]
+    hold(len(files) <= MAX_STAGES, f"{len(files)} stages are more than any run has")
     for path in files:
         hashes = json_object(path).get("hashes")
         hold(hashes == said, f"{path.name} has other hashes than result.json")
