@@ -13,10 +13,12 @@ from pathlib import Path
 import pandas as pd
 
 from pgolf_core.files import UserError
+from pgolf_core.lab.dataset import open_dataset
 from pgolf_core.lab.stats import seed_folders
-from pgolf_core.lab.verify_bytes import artifact_rows
-from pgolf_core.lab.verify_rows import FAILS, HOLDS, SAMPLED, UNKNOWN, VERDICTS, Row
+from pgolf_core.lab.verify_bytes import artifact_rows, header_of
+from pgolf_core.lab.verify_rows import FAILS, HOLDS, SAMPLED, UNKNOWN, VERDICTS, CannotCheck, Row, judge
 from pgolf_core.lab.verify_run import SEED_CHECKS, Seed, recipe_rows, seed_rows
+from pgolf_core.lab.verify_score import Scoring, Way, judge_causality, judge_isolation, judge_probabilities
 from pgolf_core.lab.verify_submission import submission_rows
 
 __all__ = ["FAILS", "HOLDS", "SAMPLED", "SEED_CHECKS", "UNKNOWN", "VERDICTS", "artifact_rows", "verify"]
@@ -35,7 +37,8 @@ def verify(
     submission folder, this project's or another's.
 
     `cache_dir` is where prepared datasets lie (empty: the user's). A score that would take longer than `budget_seconds`
-    becomes a sample of windows. `data` names the dataset of a submission, where it is not found by its size. With
+    becomes a sample of windows. `data` names the dataset of a submission, where it is not found by its size, or one to
+    score an artifact on. With
     `run_code` a submission's own script is run, and only then. Raises UserError only for a path that does not exist.
     """
     path = Path(path)
@@ -46,9 +49,33 @@ def verify(
     return pd.DataFrame(rows, columns=["check", "verdict", "evidence"])
 
 
+def scored_rows(path: Path, data: str, how: dict) -> list[Row]:
+    """Checks of an artifact alone on a dataset that is named, at the local track's window and stride."""
+
+    def scoring() -> Scoring:
+        header_of(path)
+        return Scoring(path, open_dataset(data, how["cache_dir"] or None), Way(512, 64), how["budget_seconds"])
+
+    def score() -> str:
+        found = one.part("stride 64")
+        about = f"a sample of {found['n']} windows" if "n" in found else f"{found['tokens']:,} targets"
+        raise CannotCheck(f"nothing claims a score; it is {found['bpb']:.8f} bpb over {about}, window 512, stride 64")
+
+    try:
+        one = scoring()
+    except (UserError, CannotCheck) as error:
+        return [("score from the file alone", UNKNOWN, f"because {error}")]
+    return [
+        judge("probabilities sum to one", lambda: judge_probabilities(one.part("probabilities"))),
+        judge("no logit sees a later token", lambda: judge_causality(one.part("causality"))),
+        judge("score from the file alone", score),
+        judge("no network, no training data while scoring", lambda: judge_isolation(one.answer, one.dataset)),
+    ]
+
+
 def _rows(path: Path, how: dict, data: str, run_code: bool) -> list[Row]:
     if not path.is_dir():
-        return artifact_rows(path)
+        return artifact_rows(path) + (scored_rows(path, data, how) if data else [])
     try:
         is_recipe = bool(seed_folders(path))
     except OSError as error:

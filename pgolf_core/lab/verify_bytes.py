@@ -232,6 +232,15 @@ def track_text(seed: Seed) -> str:
     return is_text_of_track(seed.recipe.track, seed.dataset, seed.tokenizer.bytes.total(seed.tokens))
 
 
+def whole_dataset(dataset: Dataset, progress: bool) -> str:
+    """File hashes, documents out of the shards, and splits that are apart, all read again."""
+    checked, proof = dataset.verify(progress), dataset.manifest["disjointness"]
+    return (
+        f"{dataset.name}, manifest {dataset.manifest_sha256:.12}…: {checked}; "
+        f"{proof.get('val_texts_in_train', 0):,} validation texts in training"
+    )
+
+
 def is_text_of_track(track: str, dataset: Dataset, counted: int) -> str:
     """CannotCheck for another dataset than the track's; Broken where its bytes are not the known ones."""
     if track not in TEXT_OF_TRACK:

@@ -100,6 +100,8 @@ def claimed(values: Mapping[str, Any], name: str) -> str | None:
     """A number of submission.json under any of its names; Broken where it is there and is none."""
     for key in KEYS[name]:
         if key in values and values[key] is not None:
+            if isinstance(values[key], str) and re.fullmatch(r"\d{1,15}(\.\d{1,15})?", values[key], re.ASCII):
+                return values[key]
             if not is_number(values[key]):
                 raise Broken(f"{key} is no number ({str(values[key])[:40]!r})")
             return written(values[key])
@@ -187,7 +189,8 @@ def headline(folder: Submission, known: Mapping[int, Mapping[str, Fact]]) -> str
         raise CannotCheck(f"nothing here confirms {said}")
     mean = statistics.fmean(scores.values())
     own = claimed(values, "bpb")
-    for text in filter(None, {said, own}):
+    one: list[int] = []
+    for text in dict.fromkeys(filter(None, (own, said))):
         one = [seed for seed, score in scores.items() if agrees(text, score) or same_number(text, written(score))]
         if not (agrees(text, mean) or math.isclose(float(text), mean, rel_tol=2e-6) or one):
             raise Broken(f"{text} is neither the mean of the seeds' scores, {mean:.6f}, nor one of them ({source})")
@@ -196,7 +199,9 @@ def headline(folder: Submission, known: Mapping[int, Mapping[str, Fact]]) -> str
         std = statistics.stdev(scores.values()) if len(scores) > 1 else math.nan
         if not (math.isclose(spread, std, rel_tol=1e-3, abs_tol=1e-9) or agrees(written(spread), std)):
             raise Broken(f"a standard deviation of {spread} is claimed, the scores have {std:.6f}")
-    evidence = f"{said}; mean over {len(scores)} seed(s) {mean:.6f}, {source}"
+    which = "" if one or len(scores) < 2 else "the mean; "
+    which = f"of seed {one[0]}, not the mean; " if one and len(scores) > 1 and not agrees(said, mean) else which
+    evidence = f"{said}: {which}mean over {len(scores)} seed(s) {mean:.6f}, {source}"
     if source == CLAIMED:
         raise CannotCheck(f"the seeds' scores are only {CLAIMED} ({evidence})")
     return evidence

@@ -136,8 +136,10 @@ def perform(job: dict[str, Any], watch: Watch | None, tell: Callable[[int, int, 
 def run_script(job: dict[str, Any], watch: Watch | None) -> dict[str, Any]:
     """Only with --run-code: import the folder's own script, under the hook, and let it score the artifact."""
     import importlib.util
+    import inspect
     from pathlib import Path
 
+    sys.path.append(os.path.dirname(job["script"]))  # last, so that no file there takes a library's place
     spec = importlib.util.spec_from_file_location("reviewed_train_gpt", job["script"])
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -149,10 +151,11 @@ def run_script(job: dict[str, Any], watch: Watch | None) -> dict[str, Any]:
             return {"missing": f"it has no {name} to call"}
     tokenizer = module.Tokenizer(Path(job["tokenizer"]))
     tokens = module.load_tokens([Path(shard) for shard in job["shards"]], tokenizer.vocab_size)
+    known = inspect.signature(module.score_artifact).parameters
+    options = {"autocast": job["autocast"]} if "autocast" in known else {}  # the export leaves out what is decided
     score = module.score_artifact(
-        Path(job["artifact"]), tokens, tokenizer.bytes, job["seq_len"], job["strides"][-1], job["batch_seqs"],
-        autocast=job["autocast"],
-    )  # fmt: skip
+        Path(job["artifact"]), tokens, tokenizer.bytes, job["seq_len"], job["strides"][-1], job["batch_seqs"], **options
+    )
     return {"bpb": float(score.bpb), "loss": float(score.loss_nats_per_token), "tokens": int(score.tokens)}
 
 

@@ -152,12 +152,7 @@ def _core(seed: Seed) -> str:
 
 
 def _dataset(seed: Seed) -> str:
-    checked = seed.dataset.verify(seed.progress)
-    proof = seed.dataset.manifest["disjointness"]
-    return (
-        f"{seed.dataset.name}, manifest {seed.dataset.manifest_sha256:.12}…: {checked}; "
-        f"{proof.get('val_texts_in_train', 0):,} validation texts in training"
-    )
+    return verify_bytes.whole_dataset(seed.dataset, seed.progress)
 
 
 def _averaging(seed: Seed) -> str:

@@ -324,7 +324,7 @@ def _seconds(folder: _Checked) -> str:
 
 def _data(folder: _Checked) -> str:
     hold(bool(folder.artifact), "")
-    return f"{folder.dataset.name}, manifest {folder.dataset.manifest_sha256:.12}…: {folder.dataset.verify(False)}"
+    return verify_bytes.whole_dataset(folder.dataset, folder.progress)
 
 
 def _json_numbers(folder: _Checked) -> str:
