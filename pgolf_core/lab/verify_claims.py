@@ -117,7 +117,7 @@ def json_against_facts(folder: Submission, known: Mapping[int, Mapping[str, Fact
     table = folder.seed_claims or _single(folder, known)
     compared, open_ends = 0, []
     for seed, values in table.items():
-        for name in ("bpb", "loss", "steps", "train_seconds", "total_bytes", "model_bytes"):
+        for name in ("bpb", "loss", "roundtrip_bpb", "steps", "train_seconds", "total_bytes", "model_bytes"):
             said = claimed(values, name)
             if said is None:
                 continue
@@ -134,6 +134,17 @@ def json_against_facts(folder: Submission, known: Mapping[int, Mapping[str, Fact
         more = f" and {len(open_ends) - 3} more" if len(open_ends) > 3 else ""
         raise CannotCheck(f"nothing here confirms {', '.join(open_ends[:3])}{more}; {compared} other numbers agree")
     return f"{compared} numbers of {len(table)} seed(s) are the logs' or taken anew"
+
+
+def before_packing(folder: Submission) -> str:
+    """A claimed score before quantisation is a log's last validation; weights before packing are in no folder."""
+    said = claimed(folder.claims, "averaged_bpb")
+    if said is None:
+        raise CannotCheck("submission.json names no score before packing")
+    for log in _runs(folder).values():
+        if log.step_scores and same_number(said, log.step_scores[-1][2]):
+            return f"{said}, the last validation of {log.name}"
+    raise CannotCheck(f"the weights before packing are not in the folder, and no log ends in a validation of {said}")
 
 
 def _refuse_unlike_means(folder: Submission) -> None:
@@ -226,7 +237,7 @@ def _near(said: str, value: float, known: Mapping[int, Mapping[str, Fact]]) -> b
 
 def readme_against_facts(folder: Submission, known: Mapping[int, Mapping[str, Fact]]) -> str:
     """Every cell of README's tables that is a seed's known number, the rows of means, and scores named in prose."""
-    compared = {ANEW: 0, LOGGED: 0, CLAIMED: 0}
+    compared, skipped = {ANEW: 0, LOGGED: 0, CLAIMED: 0}, 0
     believed = {seed: _with_claims(folder, seed, known) for seed in {*known, *folder.seed_claims}}
     for header, rows in tables(folder.readme):
         names = [_column(cell) for cell in header]
@@ -238,6 +249,7 @@ def readme_against_facts(folder: Submission, known: Mapping[int, Mapping[str, Fa
                 found = _CELL.fullmatch(cell)
                 fact = _fact(which, name, believed) if name and found else None
                 if fact is None:
+                    skipped += bool(found)
                     continue
                 if not _shown(found[1], name, fact, believed.get(which, {}) if isinstance(which, int) else {}):
                     raise Broken(f"README.md, {row[0]}: {name} {found[1]}, {fact.text} {fact.source}")
@@ -252,7 +264,7 @@ def readme_against_facts(folder: Submission, known: Mapping[int, Mapping[str, Fa
         )
     if not counts:
         raise CannotCheck("no table of README.md has a number that was logged or taken anew")
-    return f"cells that agree: {counts}"
+    return f"cells that agree: {counts}{f'; not compared, since of other columns: {skipped}' if skipped else ''}"
 
 
 def _with_claims(folder: Submission, seed: int, known: Mapping[int, Mapping[str, Fact]]) -> dict[str, Fact]:

@@ -50,7 +50,8 @@ class _Checked(Submission):
 
     @once
     def artifact_seed(self) -> int | None:
-        """The seed whose artifact lies in the folder: by hash, by size, by README's words; None where no file says."""
+        """The seed whose artifact lies in the folder: by hash, by size; None where no file says."""
+        verify_bytes.header_of(self.artifact)  # which refuses what is too large to be hashed
         digest, size = sha256_file(self.artifact), self.artifact.stat().st_size
         hashed = {seed: row["artifact_sha256"] for seed, row in self.seed_claims.items() if row.get("artifact_sha256")}
         if hashed:
@@ -203,6 +204,9 @@ def _cap(folder: _Checked) -> str:
         for name, real in (("total_bytes", size + code), ("model_bytes", size)):
             said = verify_claims.claimed(values, name)
             hold(said is None or float(said) == real, f"{evidence}; {where} claims {name} {said}")
+    log = (quietly(lambda: folder.runs) or {}).get(folder.artifact_seed)
+    for logged, real in ((log.total_bytes, size + code), (log.model_bytes, size)) if log else ():
+        hold(not logged or real in logged, f"{evidence}; {log.name} says {logged[-1]:,}" if logged else "")
     return evidence
 
 
@@ -331,6 +335,10 @@ def _json_numbers(folder: _Checked) -> str:
     return verify_claims.json_against_facts(folder, folder.known)
 
 
+def _before_packing(folder: _Checked) -> str:
+    return verify_claims.before_packing(folder)
+
+
 def _headline(folder: _Checked) -> str:
     return verify_claims.headline(folder, folder.known)
 
@@ -362,6 +370,7 @@ AFTER: dict[str, Callable[[_Checked], str]] = {
     "its own script scores the file alike": _own_script,
     "seconds are within the budgets": _seconds,
     "submission.json says what logs and file say": _json_numbers,
+    "scores before packing are the logs'": _before_packing,
     "the headline is the seeds' score": _headline,
     "README.md says what logs and file say": _readme_numbers,
 }
