@@ -33,6 +33,7 @@ TEXT_OF_TRACK = {FINEWEB_TRACK: ("fineweb", FINEWEB_BYTES, SAME_BYTES),
 """Track -> beginning of its datasets' names, bytes of its validation text, and how far a tokenizer's own count may
 differ (FineWeb's tokenizers normalise, each in its way)."""
 TRIPLE_TOLERANCE = 1e-6
+MAX_WINDOWS = 4_000_000
 
 # ---------------------------------------------------------------------- the artifact alone
 
@@ -146,6 +147,7 @@ def ledger(seed: Seed) -> str:
         scales = 0 if grid == "fp16" else 2 * shape[0]
         known = {"name": name, "grid": grid, "shape": shape, "elements": elements}
         known |= {"raw_bytes": elements * (2 if grid == "fp16" else 1), "scales_raw_bytes": scales}
+        known |= {"compressed_bytes": None} if grid == "fp16" else {}
         wrong = [key for key in known if not isinstance(row, dict) or not _same(row.get(key), known[key])]
         hold(not wrong, f"{name}: {wrong[0] if wrong else ''} is not the file's")
     gridded = [row["compressed_bytes"] for row in rows if row["grid"] != "fp16"]
@@ -164,6 +166,10 @@ def _same(said: Any, expected: Any) -> bool:
 def scored_once(tokens: Any, window: int, stride: int) -> str:
     """Every target of the stream exactly once, at both strides."""
     targets = len(tokens) - 1
+    if not 1 <= stride <= window:
+        raise Broken(f"a window of {window} and a stride of {stride} are no way to score")
+    if targets / stride > MAX_WINDOWS:
+        raise CannotCheck(f"a stride of {stride} over {targets:,} targets makes more than {MAX_WINDOWS:,} windows")
     for step in (window, stride):
         wrong = int((times_scored(plan_windows(targets, window, step), targets) != 1).sum())
         hold(wrong == 0, f"stride {step}: {wrong:,} targets not scored exactly once")

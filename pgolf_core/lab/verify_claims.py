@@ -25,6 +25,7 @@ KEYS = {
     "roundtrip_bpb": ("int6_zstd_val_bpb",), "averaged_bpb": ("pre_quant_val_bpb",),
 }  # fmt: skip
 """Names of one number in the merged records' submission.json (SEEDS.md 4.5 to 8.6)."""
+SPREADS = ("val_bpb_std", "std_val_bpb")
 MEANS = ("mean_val_bpb", "val_bpb_mean")
 COLUMNS = (
     ("raw_bpb", r"^raw|pre-?quant"), ("averaged_bpb", r"^averaged"), ("roundtrip_bpb", r"round-?trip|standard"),
@@ -152,10 +153,11 @@ def _refuse_unlike_means(folder: Submission) -> None:
     table = folder.seed_claims.values()
     for key, said in folder.claims.items():
         values = [row.get(key) for row in table]
-        if not values or not all(map(is_number, values)) or said is None:
+        if said is None or not values or None in values or not any(map(is_number, (said, *values))):
             continue
-        if not is_number(said):
-            raise Broken(f"{key} is no number ({str(said)[:40]!r})")
+        for value in (said, *values):
+            if not is_number(value):
+                raise Broken(f"{key} is no number ({str(value)[:40]!r})")
         mean = math.fsum(values) / len(values)
         if not any(
             math.isclose(said, value, rel_tol=1e-9) or agrees(written(said), value) for value in (mean, *values)
@@ -205,7 +207,10 @@ def headline(folder: Submission, known: Mapping[int, Mapping[str, Fact]]) -> str
         one = [seed for seed, score in scores.items() if agrees(text, score) or same_number(text, written(score))]
         if not (agrees(text, mean) or math.isclose(float(text), mean, rel_tol=2e-6) or one):
             raise Broken(f"{text} is neither the mean of the seeds' scores, {mean:.6f}, nor one of them ({source})")
-    spread = next((values[key] for key in ("val_bpb_std", "std_val_bpb") if is_number(values.get(key))), None)
+    spread = next((values[key] for key in SPREADS if is_number(values.get(key))), None)
+    odd = [key for key in SPREADS if values.get(key) is not None and not is_number(values[key])]
+    if odd:
+        raise Broken(f"{odd[0]} is no number ({str(values[odd[0]])[:40]!r})")
     if spread is not None:
         std = statistics.stdev(scores.values()) if len(scores) > 1 else math.nan
         if not (math.isclose(spread, std, rel_tol=1e-3, abs_tol=1e-9) or agrees(written(spread), std)):

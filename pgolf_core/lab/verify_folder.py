@@ -172,7 +172,11 @@ class Submission:
     def seeds(self) -> list[int]:
         """Every seed that submission.json names."""
         listed = self.claims.get("seeds")
-        found = [seed for seed in listed if type(seed) is int] if isinstance(listed, list) else []
+        found = [seed for seed in listed if not isinstance(seed, dict)] if isinstance(listed, list) else []
+        found = [int(one) if isinstance(one, str) and re.fullmatch(r"[0-9]{1,19}", one) else one for one in found]
+        odd = [str(seed)[:40] for seed in found if type(seed) is not int]
+        if odd:
+            raise Broken(f"submission.json names a seed that is none ({odd[0]!r})")
         return sorted({*found, *self.seed_claims})
 
     @once

@@ -59,8 +59,9 @@ def _part_of_split(folder: Submission) -> str:
     """The pair before quantisation where it covers only the first targets, if the dataset is here to count them."""
     values = folder.claims
     targets, loss, bpb = (values.get(f"pre_quant_val_{key}") for key in ("targets", "loss", "bpb"))
-    if targets is None or targets == values.get("val_targets") or not is_number(loss) or not is_number(bpb):
+    if targets is None or targets == values.get("val_targets") or (loss is None and bpb is None):
         return ""
+    hold(is_number(loss) and is_number(bpb), "pre_quant_val_loss and pre_quant_val_bpb are no score")
     tokens = quietly(lambda: folder.tokens)
     if tokens is None:
         return ""
@@ -78,8 +79,9 @@ def _pairs(folder: Submission) -> list[Pair]:
     for where, values in tables:
         for start in ("", "pre_quant_", "int6_zstd_", "mean_"):
             loss, bpb = values.get(f"{start}val_loss"), values.get(f"{start}val_bpb")
-            if start == "pre_quant_" and folder.claims.get("pre_quant_val_targets") != folder.claims.get("val_targets"):
-                continue
+            part = folder.claims.get("pre_quant_val_targets")
+            if start == "pre_quant_" and part is not None and part != folder.claims.get("val_targets"):
+                continue  # of the first targets: see _part_of_split
             if loss is None or bpb is None:
                 continue
             is_score = is_number(loss) and is_number(bpb) and 0 < loss < 1e6 and 0 < bpb < 1e6

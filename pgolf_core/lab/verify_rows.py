@@ -54,7 +54,7 @@ def judge(name: str, test: Callable[[], str]) -> Row:
         verdict, evidence = FAILS, str(reason)
     except Exception as error:  # damaged files break things in ways nobody lists; each is a finding, not a crash
         verdict, evidence = FAILS, f"{type(error).__name__}: {error}"
-    return name, verdict, plain(evidence)
+    return plain(name), verdict, plain(evidence)
 
 
 def plain(text: str) -> str:
@@ -180,6 +180,8 @@ def shown_decimals(text: str) -> int:
 def agrees(said: str, value: float) -> bool:
     """Whether a number as written, thousands separated or not, is `value` rounded, or cut, to its own digits."""
     unit, written = 10.0 ** -shown_decimals(said), float(said.replace(",", ""))
+    if not (math.isfinite(written) and math.isfinite(value)):
+        return False
     slack = 1e-9 * max(unit, abs(value))
     return abs(written - value) <= unit / 2 + slack or -slack <= abs(value) - abs(written) < unit
 

@@ -29,6 +29,7 @@ from pgolf_core.lab.verify_rows import (
     json_object,
     judge,
     once,
+    plain,
     quietly,
 )
 from pgolf_core.lab.verify_run import BUDGET_SECONDS
@@ -53,7 +54,7 @@ class _Checked(Submission):
         """The seed whose artifact lies in the folder: by hash, by size; None where no file says."""
         verify_bytes.header_of(self.artifact)  # which refuses what is too large to be hashed
         digest, size = sha256_file(self.artifact), self.artifact.stat().st_size
-        hashed = {seed: row["artifact_sha256"] for seed, row in self.seed_claims.items() if row.get("artifact_sha256")}
+        hashed = {seed: row["artifact_sha256"] for seed, row in self.seed_claims.items() if "artifact_sha256" in row}
         if hashed:
             return hold_one([seed for seed, said in hashed.items() if said == digest], "hash of the artifact")
         sized = [
@@ -214,7 +215,8 @@ def _artifact_rows(folder: _Checked) -> list[Row]:
     found = quietly(lambda: folder.artifacts)
     if not found:
         return [judge("artifact opens and is whole", lambda: str(folder.artifact))]
-    return [(f"{path.name}: {name}", *rest) for path in found for name, *rest in artifact_rows(path)]
+    names = {path: path.relative_to(folder.folder).as_posix() for path in found}
+    return [(plain(f"{names[path]}: {name}"), *rest) for path in found for name, *rest in artifact_rows(path)]
 
 
 def _hash(folder: _Checked) -> str:
