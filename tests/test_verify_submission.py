@@ -108,6 +108,11 @@ def edit(file: str, pattern: str, to: str) -> Callable[[Path], None]:
     return lie
 
 
+def more_code(folder: Path) -> None:
+    for path in folder.rglob("*.py"):
+        path.write_text(path.read_text() + "# more\n")
+
+
 LIES: dict[str, tuple[Callable[[Path], None], set[str]]] = {
     "a better score": (number("val_bpb", 0.99), {"sliding score from the file alone"}),
     "a better loss": (number("val_loss", 0.99), {"sliding score from the file alone"}),
@@ -115,7 +120,7 @@ LIES: dict[str, tuple[Callable[[Path], None], set[str]]] = {
     "fewer bytes": (number("bytes_total", 0.9), {"file and code fit under the cap"}),
     "a smaller file": (number("bytes_model_int6_zstd", 0.9), {"file and code fit under the cap"}),
     "less code": (number("bytes_code", 0.9), {"the code has the claimed bytes"}),
-    "more targets": (number("val_targets", 1.01), {"every target is scored once"}),
+    "more targets": (number("val_targets", 1.01), {"each score implies the split's bytes"}),
     "more steps": (number("steps", 2), {"submission.json says what logs and file say"}),
     "a shorter training": (number("train_seconds", 1000), {"submission.json says what logs and file say"}),
     "another seed": (
@@ -135,14 +140,12 @@ LIES: dict[str, tuple[Callable[[Path], None], set[str]]] = {
         edit("train_seed1.log", r"step:8/8 val", "step:9/9 val"), {"submission.json says what logs and file say"}
     ),
     "a long training in the log": (
-        edit("train_seed1.log", r"train_time:\d+ms step_avg:(?=.*\Z)", "train_time:900000ms step_avg:"),
+        edit("train_seed1.log", r"train_time:\d+ms(?= step_avg:\S+\s*\Z)", "train_time:900000ms"),
         {"seconds are within the budgets"},
     ),
-    "no log": (lambda folder: (folder / "train_seed1.log").unlink(), set()),
+    "no log": (lambda folder: (folder / "train_seed1.log").unlink(), {"no seed and no log is missing"}),
     "no write-up": (lambda folder: (folder / "README.md").unlink(), {"no seed and no log is missing"}),
-    "more code": (
-        lambda folder: (folder / "pgolf_core" / "model.py").write_text("# more\n"), {"the code has the claimed bytes"}
-    ),
+    "more code": (more_code, {"the code has the claimed bytes"}),
 }  # fmt: skip
 
 
@@ -160,7 +163,7 @@ def test_a_false_claim_of_a_submission_fails_or_keeps_its_check_from_holding(
     before, _ = HONEST[alone], lie(copied)
     found = judged(copied, honest)
     assert expected <= failed(found)
-    assert [check for check in before if before[check] == verify.HOLDS and found.get(check) != verify.HOLDS]
+    assert expected or [check for check in before if before[check] == verify.HOLDS != found.get(check)]
 
 
 def test_a_score_that_the_prose_names_and_nothing_confirms_is_not_held(copied: Path, honest: Path):

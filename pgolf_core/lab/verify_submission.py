@@ -129,6 +129,7 @@ def _nothing_missing(folder: _Checked) -> str:
     wanted = {"README.md": any(name.lower().startswith("readme") and "/" not in name for name in folder.files)}
     wanted |= {"submission.json": "submission.json" in folder.files}
     wanted |= {"a script": any(name.endswith(".py") for name in folder.files)}
+    wanted |= {"a log": any(name.endswith((".log", ".txt")) and name != "requirements.txt" for name in folder.files)}
     missing = [name for name, there in wanted.items() if not there]
     hold(not missing, f"missing: {', '.join(missing)}")
     logs = folder.logs
