@@ -58,6 +58,11 @@ def same_number(one: str, other: str) -> bool:
     return agrees(one, float(other.replace(",", ""))) or agrees(other, float(one.replace(",", "")))
 
 
+def is_score(text: str, value: float) -> bool:
+    """Whether a score as written is `value`: rounded to its digits, and to three at least."""
+    return agrees(text, value) and abs(float(text) - value) < 1e-3
+
+
 def written(value: Any) -> str:
     """A JSON number with all its digits, never in powers of ten."""
     return str(value) if isinstance(value, int) else format(value, "f") if abs(value) < 1e-4 else repr(float(value))
@@ -186,8 +191,11 @@ def _is_fact(name: str, said: str, fact: Fact, others: Mapping[str, Fact]) -> bo
         return abs(float(said) - fact.value) <= 0.5 + 0.01 * fact.value
     if name == "model_bytes" and "total_bytes" in others and same_number(said, others["total_bytes"].text):
         return True  # many folders call the total the artifact
-    if fact.source == ANEW and name in ("bpb", "loss", "roundtrip_bpb"):
-        return math.isclose(float(said), fact.value, rel_tol=1e-6) or agrees(said, fact.value)
+    if name in ("bpb", "loss", "roundtrip_bpb"):
+        if abs(float(said) - fact.value) >= 1e-3:
+            return False  # a single digit would agree with too much
+        if fact.source == ANEW:
+            return math.isclose(float(said), fact.value, rel_tol=1e-6) or agrees(said, fact.value)
     return same_number(said, fact.text)
 
 
@@ -204,8 +212,8 @@ def headline(folder: Submission, known: Mapping[int, Mapping[str, Fact]]) -> str
     own = claimed(values, "bpb")
     one: list[int] = []
     for text in dict.fromkeys(filter(None, (own, said))):
-        one = [seed for seed, score in scores.items() if agrees(text, score) or same_number(text, written(score))]
-        if not (agrees(text, mean) or math.isclose(float(text), mean, rel_tol=2e-6) or one):
+        one = [seed for seed, score in scores.items() if is_score(text, score) or is_score(written(score), float(text))]
+        if not (is_score(text, mean) or math.isclose(float(text), mean, rel_tol=2e-6) or one):
             raise Broken(f"{text} is neither the mean of the seeds' scores, {mean:.6f}, nor one of them ({source})")
     spread = next((values[key] for key in SPREADS if is_number(values.get(key))), None)
     odd = [key for key in SPREADS if values.get(key) is not None and not is_number(values[key])]

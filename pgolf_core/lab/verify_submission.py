@@ -23,7 +23,6 @@ from pgolf_core.lab.verify_rows import (
     CannotCheck,
     OnlySampled,
     Row,
-    agrees,
     hold,
     is_number,
     json_object,
@@ -263,7 +262,7 @@ def _score(folder: _Checked, kind: str) -> str:
     claims = {key: float(text) for key, text in texts.items() if text}
     if "bpb" not in claims:
         raise CannotCheck(f"submission.json names no such score of seed {seed}; it is {found['bpb']:.8f} bpb")
-    if "n" not in found and all(agrees(texts[key], found[key]) for key in claims):
+    if "n" not in found and all(verify_claims.is_score(texts[key], found[key]) for key in claims):
         return f"{found['bpb']:.8f} bpb here over {found['tokens']:,} targets; seed {seed} claims {texts['bpb']}"
     return verify_score.judge_score(found, claims)
 
