@@ -162,7 +162,7 @@ def test_a_score_that_does_not_fit_becomes_a_sample_whose_interval_holds_the_tru
     truth = score(model, tokens, token_bytes, 32, 8, 64, autocast="off")
     inside, sizes = 0, set()
     for seed in range(40):
-        found = sampled(parts, 10.0, 0.8, seed, monkeypatch)
+        found = sampled(parts, 10.0, 0.5, seed, monkeypatch)
         sizes.add(found["n"])
         assert found["n"] < found["of"] and found["low"] < found["bpb"] < found["high"]
         assert found["low"] == pytest.approx(2 * found["bpb"] - found["high"])
@@ -174,8 +174,8 @@ def test_a_score_that_does_not_fit_becomes_a_sample_whose_interval_holds_the_tru
 
 
 def test_the_same_seed_draws_the_same_windows(parts, monkeypatch: pytest.MonkeyPatch):
-    one, other = (sampled(parts, 10.0, 0.8, 3, monkeypatch)["bpb"] for _ in range(2))
-    assert one == other != sampled(parts, 10.0, 0.8, 4, monkeypatch)["bpb"]
+    one, other = (sampled(parts, 10.0, 0.5, 3, monkeypatch)["bpb"] for _ in range(2))
+    assert one == other != sampled(parts, 10.0, 0.5, 4, monkeypatch)["bpb"]
 
 
 def test_too_few_windows_give_no_interval(parts, monkeypatch: pytest.MonkeyPatch):
