@@ -19,7 +19,7 @@ from pgolf_core.lab.arms import FINEWEB_TRACK
 from pgolf_core.lab.dataset import Dataset, open_dataset, prepared_datasets
 from pgolf_core.lab.verify_bytes import TEXT_OF_TRACK, header_of
 from pgolf_core.lab.verify_logs import Log, read_log
-from pgolf_core.lab.verify_rows import Broken, CannotCheck, is_number, json_object, list_files, once, read_text
+from pgolf_core.lab.verify_rows import Broken, CannotCheck, is_number, json_object, list_files, once, quietly, read_text
 from pgolf_core.lab.verify_score import Scoring, Way
 from pgolf_core.recipe_rules import TRACK_CAP_BYTES
 from pgolf_core.tokenizer import Tokenizer
@@ -222,7 +222,15 @@ class Submission:
         if type(window) is not int or type(stride) is not int:
             raise CannotCheck("neither the script nor submission.json nor README.md says which window and stride")
         way = Way(window, stride, min(32, max(1, 2**15 // max(window, 1))))
-        return replace(way, autocast=found["autocast"]) if found.get("autocast") in ("auto", "off") else way
+        mode = found.get("autocast")
+        if mode not in ("auto", "off"):
+            mode = "off" if "| compute: float32" in self.computed_on else "auto"
+        return replace(way, autocast=mode)
+
+    @property
+    def computed_on(self) -> str:
+        """What the scores were computed on, where a log says so; else empty."""
+        return next((log.computed_on for log in quietly(lambda: self.logs) or () if log.computed_on), "")
 
     def _has_script(self) -> bool:
         try:

@@ -55,6 +55,8 @@ class Log:
     model_bytes: list[int] = field(default_factory=list)
     code_bytes: list[int] = field(default_factory=list)
     total_bytes: list[int] = field(default_factory=list)
+    computed_on: str = ""
+    """This project's line of device, threads, dtype and kernel; empty in other logs."""
     script: str = ""
     """The script that the log begins with, empty where it has none."""
 
@@ -86,7 +88,9 @@ def read_log(path: Path, name: str) -> Log:
 def _read_line(log: Log, line: str) -> None:
     if ":" not in line:
         return
-    if found := _SEED.match(line):
+    if line.startswith("device: ") and "| compute: " in line:
+        log.computed_on = line.strip()
+    elif found := _SEED.match(line):
         log.seed = int(found[1])
     elif found := _VAL_TOKENS.search(line):
         log.val_tokens = _whole(found[1] or found[2])

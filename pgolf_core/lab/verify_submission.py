@@ -74,8 +74,18 @@ class _Checked(Submission):
             code = quietly(lambda: self.code_bytes)
             if code is not None:
                 sizes |= {"code_bytes": code, "total_bytes": sizes["model_bytes"] + code}
-            anew[seed] = sizes | (quietly(lambda: self._scores) or {})
+            anew[seed] = sizes | self._decisive(quietly(lambda: self._scores) or {}, seed)
         return verify_claims.facts(self, anew)
+
+    def _decisive(self, scores: dict[str, float], seed: int) -> dict[str, float]:
+        """Scores that confirm or refute what is claimed: not those that another machine may find a little otherwise."""
+        kept = {}
+        for name, value in scores.items():
+            said = quietly(lambda name=name: verify_claims.claimed(self.seed_claims.get(seed) or self.claims, name))
+            off = abs(float(said) - value) / value if said else 0.0
+            if off <= verify_score.TOLERANCE or off > verify_score.OTHER_MACHINE or verify_claims.is_score(said, value):
+                kept[name] = value
+        return kept
 
     @once
     def _scores(self) -> dict[str, float]:
@@ -264,7 +274,9 @@ def _score(folder: _Checked, kind: str) -> str:
         raise CannotCheck(f"submission.json names no such score of seed {seed}; it is {found['bpb']:.8f} bpb")
     if "n" not in found and all(verify_claims.is_score(texts[key], found[key]) for key in claims):
         return f"{found['bpb']:.8f} bpb here over {found['tokens']:,} targets; seed {seed} claims {texts['bpb']}"
-    return verify_score.judge_score(found, claims)
+    there = folder.computed_on
+    paths = verify_score.computing_path(folder.way.autocast, there) if there else None
+    return verify_score.judge_score(found, claims, paths)
 
 
 def _probabilities(folder: _Checked) -> str:
