@@ -1,6 +1,7 @@
-"""The verifier: everything holds for an honest run, and every kind of damage is a row that says so, never a traceback.
+"""The verifier on run folders: everything holds for an honest run, and every kind of damage is a row that says so.
 
-pytest tests/test_verify.py (trains two seeds of a few thousand weights on a toy corpus, once)
+pytest tests/test_verify.py (trains two seeds of a few thousand weights on a toy corpus, once). Scores are taken in this
+process, but for one test: starting a fresh one takes seconds. That one itself is tested in test_verify_process.py.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ import torch
 
 from pgolf_core import artifact
 from pgolf_core.files import UserError, read_json, write_json
-from pgolf_core.lab import runs, stages, verify
+from pgolf_core.lab import runs, stages, verify, verify_bytes, verify_process, verify_score
 from pgolf_core.lab.corpus import Document, build_dataset
+from pgolf_core.lab.stats import summarise_seeds
+from pgolf_core.lab.verify_rows import CannotCheck
 from pgolf_core.model import GPT
 
 RECIPE = """title = "A toy"
@@ -49,6 +52,8 @@ def finished_run(root: Path, seeds: tuple[int, ...] = (1, 2)) -> Path:
     run = runs.open_run(str(root / "toy.toml"), **options)
     for seed in seeds:
         _finish(runs.open_run(str(root / "toy.toml"), seed=seed, **options))
+    results = {seed: read_json(run.folder / f"seed{seed}" / "result.json") for seed in seeds}
+    write_json(run.folder / "summary.json", summarise_seeds(results))
     return run.folder
 
 
@@ -75,6 +80,29 @@ def _few_threads() -> None:
     torch.set_num_threads(1)  # products this small only wait for a second thread
 
 
+def ask_here(job: dict, tell: Callable[[int, int, str], None]) -> dict:
+    """What the fresh process answers, without starting one."""
+    try:
+        answer = verify_process.perform(job, None, tell)
+    except UserError as error:
+        answer = {"error": str(error)}
+    return answer | {"seen": {"refused": [], "read": ["model.pgolf"], "other": []}}
+
+
+def the_toy_is_the_track(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    """Let the toy corpus be the text that the local track compares scores on; and the script's size be known."""
+    manifest = read_json(root / "datasets" / "toy-sp1024" / "manifest.json")
+    text = ("toy", manifest["totals"]["val"]["utf8_bytes"], 0.0)
+    monkeypatch.setitem(verify_bytes.TEXT_OF_TRACK, "local_10min_1mb", text)
+    monkeypatch.setattr(verify_bytes, "exported_bytes", lambda recipe: 100_000)
+
+
+@pytest.fixture(autouse=True)
+def _scored_here(honest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify_score, "ask", ask_here)
+    the_toy_is_the_track(monkeypatch, cache_of(honest))
+
+
 @pytest.fixture(scope="module")
 def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return finished_run(tmp_path_factory.mktemp("honest"))
@@ -92,7 +120,7 @@ def cache_of(honest: Path) -> Path:
 
 def verdicts(table: pd.DataFrame) -> dict[str, str]:
     assert list(table.columns) == ["check", "verdict", "evidence"]
-    assert set(table["verdict"]) <= {verify.HOLDS, verify.FAILS, verify.UNKNOWN}
+    assert set(table["verdict"]) <= set(verify.VERDICTS)
     assert table["check"].is_unique and not table["evidence"].str.contains("\n").any()
     return dict(zip(table["check"], table["verdict"], strict=True))
 
@@ -114,7 +142,7 @@ def test_everything_holds_for_an_honest_run_of_two_seeds(honest: Path):
     found = verdicts(table)
     assert set(found.values()) == {verify.HOLDS}, table.to_string()
     checks = 3 + len(verify.SEED_CHECKS)
-    assert len(found) == 1 + 2 * checks
+    assert len(found) == 3 + 2 * checks
     assert verdicts(verify.verify(honest / "seed1", cache_dir=cache_of(honest))) == dict.fromkeys(
         [name.removeprefix("seed 1: ") for name in found if name.startswith("seed 1: ")], verify.HOLDS
     )
@@ -132,6 +160,7 @@ def test_without_the_dataset_scores_cannot_be_checked_but_bytes_can(honest: Path
     found = verdicts(table)
     assert verify.FAILS not in found.values()
     assert found["file and code fit under the cap"] == found["ledger.json is the file's"] == verify.HOLDS
+    assert found["log and metrics say the same"] == found["seconds are within the budgets"] == verify.HOLDS
     unknown = {name for name, verdict in found.items() if verdict == verify.UNKNOWN}
     assert {"sliding score from the file alone", "bytes are those of the decoded text"} <= unknown
     assert "is not prepared" in table.set_index("check").loc["the dataset here is the run's, and whole", "evidence"]
@@ -143,9 +172,7 @@ def test_a_rescoring_that_runs_out_of_its_budget_is_not_a_failure(honest: Path):
     assert verify.FAILS not in found.values()
 
 
-def test_a_folder_that_is_no_run_has_its_artifacts_checked_and_a_missing_path_is_an_error(honest: Path, tmp_path: Path):
-    shutil.copy(honest / "seed1" / "model.pgolf", tmp_path / "model.pgolf")
-    assert list(verdicts(verify.verify(tmp_path)).values()) == [verify.UNKNOWN, *[verify.HOLDS] * 3]
+def test_a_path_that_does_not_exist_is_an_error(tmp_path: Path):
     with pytest.raises(UserError, match="does not exist"):
         verify.verify(tmp_path / "nosuch")
 
@@ -173,11 +200,26 @@ FALSE_CLAIMS: dict[str, tuple[Callable[[dict], dict], set[str]]] = {
     "a smaller file": (lambda r: {"artifact_bytes": r["artifact_bytes"] - 1}, {"file and code fit under the cap"}),
     "less code": (
         lambda r: {"code_bytes": r["code_bytes"] - 1, "total_bytes": r["total_bytes"] - 1},
-        {"file and code fit under the cap"},
+        {"file and code fit under the cap", "ledger.json is the file's"},
     ),
-    "a larger cap": (lambda r: {"cap_bytes": 2**20}, {"file and code fit under the cap"}),
+    "a larger cap": (lambda r: {"cap_bytes": 2**20}, {"file and code fit under the cap", "ledger.json is the file's"}),
+    "fewer parameters": (lambda r: {"parameters": r["parameters"] - 1}, {"the artifact is this recipe's model"}),
+    "more steps": (lambda r: {"steps": r["steps"] + 1}, {"log and metrics say the same"}),
+    "more tokens": (lambda r: {"tokens": r["tokens"] + 1}, {"log and metrics say the same"}),
+    "another clock": (
+        lambda r: {"seconds": r["seconds"] | {"train": 100.0, "total": r["seconds"]["total"] + 100}},
+        {"seconds are within the budgets"},
+    ),
+    "a slow evaluation": (
+        lambda r: {"seconds": r["seconds"] | {"scoring": 601.0, "total": sum(r["seconds"].values()) + 601}},
+        {"seconds are within the budgets"},
+    ),
+    "better averaged weights": (
+        lambda r: {key: r[key] * 0.9 for key in ("averaged_bpb", "averaged_loss")},
+        {"raw and averaged scores are averaging.json's"},
+    ),
     "another recipe": (lambda r: {"recipe_sha256": "0" * 64}, {"the run's own hashes agree"}),
-    "another seed": (lambda r: {"seed": 7}, {"result.json is whole"}),
+    "another seed": (lambda r: {"seed": 7}, {"result.json is whole", "log and metrics say the same"}),
     "a number that is none": (
         lambda r: {"sliding_loss": float("nan")},
         {"result.json is whole", "each score implies those bytes", "sliding score from the file alone"},
@@ -242,6 +284,19 @@ def test_a_model_that_looks_ahead_is_caught(honest: Path, monkeypatch: pytest.Mo
     assert {"no logit sees a later token", "sliding score from the file alone"} <= failing(honest / "seed1", honest)
 
 
+def test_a_later_token_may_not_change_even_the_last_bit(honest: Path, monkeypatch: pytest.MonkeyPatch):
+    plain = GPT.logits
+
+    def leaks_a_bit(self: GPT, ids: torch.Tensor, first: int = 0) -> torch.Tensor:
+        logits = plain(self, ids).clone()
+        if int(ids[0, -1]) % 2:
+            logits[:, 0, 0] = logits[:, 0, 0].nextafter(torch.tensor(100.0))
+        return logits[:, first:]
+
+    monkeypatch.setattr(GPT, "logits", leaks_a_bit)
+    assert "no logit sees a later token" in failing(honest / "seed1", honest)
+
+
 def test_losses_that_are_no_probabilities_are_caught(honest: Path, monkeypatch: pytest.MonkeyPatch):
     plain = GPT.token_losses
     monkeypatch.setattr(GPT, "token_losses", lambda self, *arguments, **more: 0.999 * plain(self, *arguments, **more))
@@ -251,12 +306,19 @@ def test_losses_that_are_no_probabilities_are_caught(honest: Path, monkeypatch: 
 # ---------------------------------------------------------------------- damage
 
 
-@pytest.mark.parametrize("name", ["recipe.json", "result.json", "ledger.json", "env.json", "model.pgolf"])
+@pytest.mark.parametrize(
+    "name",
+    ["recipe.json", "result.json", "ledger.json", "env.json", "model.pgolf", "averaging.json", "train.log",
+     "metrics.jsonl"],
+)  # fmt: skip
 @pytest.mark.parametrize("damage", ["missing", "empty", "cut", "foreign", "a list", "deep", "a folder"])
 def test_damage_of_any_file_is_a_failing_row_and_never_a_traceback(
     honest: Path, copied: Path, name: str, damage: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(verify, "score_artifact", None)  # the two scores, which cost most, fail at once
+    def refuse(*arguments: object) -> dict:
+        raise CannotCheck("it is not scored, which costs most")
+
+    monkeypatch.setattr(verify_score, "ask", refuse)
     path = copied / "seed1" / name
     payload = path.read_bytes()
     path.unlink()
@@ -266,11 +328,11 @@ def test_damage_of_any_file_is_a_failing_row_and_never_a_traceback(
         path.mkdir()
     elif damage != "missing":
         path.write_bytes(contents[damage])
-    found = failing(copied / "seed1", honest) - {
-        f"{kind} score from the file alone" for kind in ("round-trip", "sliding")
-    }
+    found = failing(copied / "seed1", honest)
     mine = {"recipe.json": "recipe.json is whole", "result.json": "result.json is whole"}
     mine |= {"ledger.json": "ledger.json is the file's", "env.json": "the run's own hashes agree"}
+    mine |= {"averaging.json": "raw and averaged scores are averaging.json's"}
+    mine |= dict.fromkeys(("train.log", "metrics.jsonl"), "log and metrics say the same")
     assert mine.get(name, "artifact opens and is whole") in found
 
 
@@ -292,3 +354,72 @@ def test_a_recipe_that_asks_for_vast_windows_is_not_scored(honest: Path, copied:
     table = verify.verify(copied / "seed1", cache_dir=cache_of(honest)).set_index("check")
     assert table.loc["sliding score from the file alone", "verdict"] == verify.UNKNOWN
     assert table.loc["recipe.json is whole", "verdict"] == verify.FAILS
+
+
+# ---------------------------------------------------------------------- seeds, logs, seconds
+
+
+def test_a_missing_seed_log_or_result_is_named(honest: Path, copied: Path):
+    shutil.rmtree(copied / "seed2")
+    assert "no seed and no log is missing" in failing(copied, honest)
+    shutil.copytree(honest / "seed2", copied / "seed2")
+    (copied / "seed2" / "train.log").unlink()
+    table = verify.verify(copied, cache_dir=cache_of(honest)).set_index("check")
+    assert table.loc["no seed and no log is missing", "evidence"] == "missing: seed2/train.log"
+
+
+def test_a_summary_of_other_numbers_fails(honest: Path, copied: Path):
+    summary = read_json(copied / "summary.json")
+    summary["sliding_bpb"]["mean"] *= 1.0001
+    write_json(copied / "summary.json", summary)
+    assert "summary.json is that of its seeds" in failing(copied, honest)
+    table = verify.verify(copied, cache_dir=cache_of(honest)).set_index("check")
+    assert "sliding_bpb.mean" in table.loc["summary.json is that of its seeds", "evidence"]
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "check"),
+    [
+        ("train.log", "train_loss:6", "train_loss:5", "log and metrics say the same"),
+        ("train.log", "val_bpb:", "val_bpb:1", "log and metrics say the same"),
+        ("train.log", "train_time:", "train_time:9", "log and metrics say the same"),
+        ("train.log", "seed:1", "seed:2", "log and metrics say the same"),
+        ("metrics.jsonl", '"bpb": 4', '"bpb": 3', "each logged score implies its bytes"),
+        ("metrics.jsonl", '"targets": 763', '"targets": 762', "each logged score implies its bytes"),
+        ("ledger.json", '"raw_bytes": ', '"raw_bytes": 1', "ledger.json is the file's"),
+        ("averaging.json", '"bpb": ', '"bpb": 1', "raw and averaged scores are averaging.json's"),
+        ("stages/03_train.json", '"steps": 8', '"steps": 9', "log and metrics say the same"),
+    ],
+)  # fmt: skip
+def test_one_changed_number_in_a_file_beside_the_result_is_found(
+    honest: Path, copied: Path, file: str, old: str, new: str, check: str
+):
+    path = copied / "seed1" / file
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+    assert check in failing(copied / "seed1", honest)
+
+
+def test_a_score_of_another_text_than_the_tracks_is_neither_right_nor_wrong(
+    honest: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(verify_bytes.TEXT_OF_TRACK, "local_10min_1mb", ("sotu-sp1024", 854_885, 0.0))
+    table = verify.verify(honest / "seed1", cache_dir=cache_of(honest)).set_index("check")
+    assert table.loc["the text is the track's", "verdict"] == verify.UNKNOWN
+    monkeypatch.setitem(verify_bytes.TEXT_OF_TRACK, "local_10min_1mb", ("toy", 854_885, 0.0))
+    assert "the text is the track's" in failing(honest / "seed1", honest)
+
+
+def test_code_of_the_exported_scripts_size_is_the_other_size_that_counts(
+    honest: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("result.json", "ledger.json"):
+        values = read_json(copied / "seed1" / name)
+        change(
+            copied / "seed1" / name,
+            code_bytes=100_000,
+            total_bytes=values["total_bytes"] - values["code_bytes"] + 10**5,
+        )
+    assert failing(copied / "seed1", honest) == set()
+    (copied / "seed1" / "train_gpt.py").write_bytes(b"#" * 99_999)
+    assert failing(copied / "seed1", honest) == {"file and code fit under the cap"}

@@ -17,16 +17,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pgolf_core.files import UserError
 from pgolf_core.lab.bench_command import add_bench, run_bench
 from pgolf_core.lab.data_command import add_corpora, corpus_lines, prepare_corpus
-from pgolf_core.recipe import available_recipes, load_recipe, to_dict
+from pgolf_core.lab.recipes_command import add_recipes, run_recipes
+from pgolf_core.lab.usage import UsageError, checked_recipe, recipe_argument
 
 if TYPE_CHECKING:
     import pandas as pd
 
 DEFAULT_SEEDS = "1337,1338,1339"
-
-
-class UsageError(UserError):
-    """The command was called with something that cannot be meant."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -106,12 +103,8 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--fresh", action="store_true", help="delete these seeds' earlier results and redo them")
     add_data(made)
 
-    made = command("recipes", _recipes, "list the recipes, show one resolved, or make one of a published run command")
-    made.add_argument("recipe", nargs="?", metavar="NAME")
-    made.add_argument("--from-command", metavar="TEXT", help='a run command, as "NUM_LAYERS=11 ... torchrun ..."')
-    made.add_argument("--script", metavar="PR", help="whose script it calls, and whose defaults so apply, as pr315")
-    made.add_argument("--out", metavar="FILE.toml", help="write that recipe there instead of printing it")
-    add_json(made)
+    about = "list the recipes, show one resolved, or make one of a published run command"
+    add_recipes(command("recipes", run_recipes, about), add_json)
 
     add_corpora(command("data", _data, "prepare a corpus, or list what is prepared"), (add_cache, add_json))
 
@@ -138,8 +131,9 @@ def _parser() -> argparse.ArgumentParser:
 
     made = command("verify", _verify, "check what an artifact, a run or a submission folder claims")
     made.add_argument("path")
-    made.add_argument("--budget-seconds", type=float, help="score no longer than this; what is left out says so")
-    add_cache(made)
+    made.add_argument("--budget-seconds", type=float, help="a score that would take longer becomes a random sample")
+    made.add_argument("--run-code", action="store_true", help="also run a submission's own train_gpt.py; no sandbox")
+    add_data(made)
     add_json(made)
 
     made = command("submission", _submission, "write a finished run as a submission folder")
@@ -189,9 +183,9 @@ def _record(options: argparse.Namespace) -> int:
     from pgolf_core.data import check_ranks
     from pgolf_core.lab.launch import hosts
 
-    recipe = _recipe_argument(options.recipe)
+    recipe = recipe_argument(options.recipe)
     try:
-        check_ranks(options.nproc * hosts(), _checked_recipe(recipe, options.set).data)
+        check_ranks(options.nproc * hosts(), checked_recipe(recipe, options.set).data)
     except UserError as error:
         raise UsageError(str(error)) from None
     from pgolf_core.lab.pipeline import Stopped, record
@@ -223,62 +217,6 @@ def _record(options: argparse.Namespace) -> int:
     return 0
 
 
-def _recipes(options: argparse.Namespace) -> int:
-    if options.from_command is not None:
-        return _recipe_from_command(options)
-    if options.script or options.out:
-        raise UsageError("--script and --out go with --from-command; see `pgolf recipes --help`")
-    if options.recipe:
-        from pgolf_core.lab.settings import flatten
-
-        recipe = _checked_recipe(_recipe_argument(options.recipe))
-        values = {**to_dict(recipe), "fingerprint": recipe.fingerprint}
-        lines = (f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in flatten(values).items())
-        print(json.dumps(values, indent=2) if options.json else "\n".join(lines))
-        return 0
-    recipes = [load_recipe(name) for name in available_recipes()]
-    rows = [{"name": r.name, "fingerprint": r.fingerprint, "track": r.track, "title": r.title} for r in recipes]
-    if options.json:
-        print(json.dumps(rows, indent=2))
-        return 0
-    width = max((len(row["name"]) for row in rows), default=0)
-    for row in rows:
-        print(f"{row['name']:<{width}}  {row['fingerprint'][:8]}  {row['title']}")
-    return 0
-
-
-def _recipe_from_command(options: argparse.Namespace) -> int:
-    """The recipe on standard output (or in --out), what there is to say about it on standard error."""
-    from dataclasses import asdict
-
-    from pgolf_core.files import write_text
-    from pgolf_core.lab.commands import SCRIPTS, compare_known, comparison_lines, recipe_from_command
-
-    if not options.script or options.recipe:
-        raise UsageError(f"--from-command needs --script ({', '.join(SCRIPTS)}) and no recipe's name")
-    out = Path(os.path.expanduser(options.out)) if options.out else None
-    if out and out.suffix != ".toml":
-        raise UsageError(f"--out {out}: a recipe's file ends in .toml")
-    if out and out.exists():
-        raise UsageError(f"--out {out} exists and is not overwritten; delete it or choose another name")
-    try:
-        resolved = recipe_from_command(options.from_command, options.script)
-    except UserError as error:
-        raise UsageError(str(error)) from None
-    recipe, known = resolved.recipe, compare_known(resolved.recipe, options.script)
-    for line in [*map(str, resolved.reports), *comparison_lines(recipe, known)]:
-        print(line, file=sys.stderr)
-    if out:
-        write_text(out, resolved.toml)
-    if options.json:
-        reports = [asdict(report) for report in resolved.reports]
-        values = {"recipe": to_dict(recipe), "fingerprint": recipe.fingerprint}
-        print(json.dumps({**values, "reports": reports, "differs_from": known}, indent=2))
-    else:
-        print(out if out else resolved.toml, end="\n" if out else "")
-    return 0
-
-
 def _data(options: argparse.Namespace) -> int:
     rows = prepare_corpus(options, _place(options.cache) or None, progress=sys.stderr.isatty())
     print(json.dumps(rows, indent=2) if options.json else "\n".join(corpus_lines(rows)))
@@ -296,7 +234,7 @@ def _eval(options: argparse.Namespace) -> int:
     if not artifact.is_file():
         raise UserError(f"{artifact} does not exist; name the model.pgolf of a finished seed")
     beside = artifact.parent / "recipe.json"
-    recipe = recorded_recipe(artifact.parent) if beside.is_file() else _checked_recipe("local-smoke")
+    recipe = recorded_recipe(artifact.parent) if beside.is_file() else checked_recipe("local-smoke")
     seq_len, stride = options.seq_len or recipe.eval.seq_len, options.stride or recipe.eval.stride
     if not 1 <= stride <= seq_len:
         raise UsageError(f"--stride {stride} must lie in 1..{seq_len}, the window's length")
@@ -320,7 +258,7 @@ def _eval(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    recipe = _checked_recipe(_recipe_argument(options.recipe), options.set)
+    recipe = checked_recipe(recipe_argument(options.recipe), options.set)
     from pgolf_core.lab.plan import format_plan, plan_table
 
     table = plan_table(recipe, options.step_ms, ranks=options.nproc)
@@ -352,6 +290,8 @@ def _verify(options: argparse.Namespace) -> int:
         cache_dir=_place(options.cache),
         budget_seconds=options.budget_seconds,
         progress=sys.stderr.isatty(),
+        data=options.data,
+        run_code=options.run_code,
     )
     _show(table, options.json)
     return 1 if (table["verdict"] == FAILS).any() else 0
@@ -367,7 +307,7 @@ def _submission(options: argparse.Namespace) -> int:
 
 def _export(options: argparse.Namespace) -> int:
     form = ["script=minified"] if options.minify else []
-    recipe = _checked_recipe(_recipe_argument(options.recipe), [*options.set, *form])
+    recipe = checked_recipe(recipe_argument(options.recipe), [*options.set, *form])
     from pgolf_core.lab.export import write_script
 
     path = write_script(recipe, Path(os.path.expanduser(options.out)))
@@ -387,18 +327,6 @@ def _lab(options: argparse.Namespace) -> NoReturn:
 
 
 # ---------------------------------------------------------------------- small helpers
-
-
-def _recipe_argument(name: str) -> str:
-    """A recipe's name as given; a path to a .toml made absolute, since notebooks run in another folder."""
-    return os.path.abspath(os.path.expanduser(name)) if name.endswith(".toml") else name
-
-
-def _checked_recipe(name: str, overrides: Sequence[str] = ()) -> Any:
-    try:
-        return load_recipe(name, overrides)
-    except UserError as error:
-        raise UsageError(str(error)) from None
 
 
 def _place(folder: str) -> str:

@@ -1,0 +1,26 @@
+"""What commands share: wrong usage, and recipes as the command line names them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from pgolf_core.files import UserError
+from pgolf_core.recipe import Recipe, load_recipe
+
+
+class UsageError(UserError):
+    """The command was called with something that cannot be meant."""
+
+
+def recipe_argument(name: str) -> str:
+    """A recipe's name as given; a path to a .toml made absolute, since notebooks run in another folder."""
+    return os.path.abspath(os.path.expanduser(name)) if name.endswith(".toml") else name
+
+
+def checked_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of that name with `--set` applied; UsageError for one that cannot be."""
+    try:
+        return load_recipe(name, overrides)
+    except UserError as error:
+        raise UsageError(str(error)) from None
