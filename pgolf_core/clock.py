@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pgolf_core.files import read_json, write_json
+from pgolf_core.optim import budget_used
 from pgolf_core.recipe import Recipe
 
 PARTS = ("data", "warmup", "train", "validation", "averaging", "checkpoints", "lost", "rest")
@@ -83,6 +84,6 @@ class TrainProgress:
 
 def progress_at(recipe: Recipe, step: int, loss: float, clock: float, tokens_per_second: float) -> TrainProgress:
     """How far `step` steps in `clock` seconds are, by whichever of the recipe's two limits is nearer."""
-    fraction = recipe.schedule.used(step, clock)
+    fraction = budget_used(recipe.schedule, step, clock)
     left = clock * (1 / fraction - 1) if fraction else math.inf
     return TrainProgress(step, fraction, loss, tokens_per_second, left)

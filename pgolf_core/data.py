@@ -134,8 +134,16 @@ class TokenStream:
         return taken
 
 
-def step_batch(stream: TokenStream, data: recipe.Data, rank: int = 0, ranks: int = 1) -> tuple[Tensor, Tensor]:
+def seq_len_at(data: recipe.Data, used: float) -> int:
+    """Tokens of a sequence when `used` in [0, 1] of the budget is gone: longer ones may end a run."""
+    return data.final_seq_len if data.final_seq_len and used >= 1 - data.final_fraction else data.seq_len
+
+
+def step_batch(
+    stream: TokenStream, data: recipe.Data, rank: int = 0, ranks: int = 1, seq_len: int = 0
+) -> tuple[Tensor, Tensor]:
     """Inputs and targets of one optimiser step, each int64 [batch_tokens // seq_len // ranks, seq_len]: this rank's.
+    `seq_len` is data.seq_len where it is 0.
 
     The step takes `spans_per_step` contiguous spans of n + 1 tokens, n = batch_tokens / spans_per_step; a span's
     inputs are its first n tokens and its targets the last n. With 8 spans this is the published partition (SEEDS 1.3).
@@ -143,8 +151,9 @@ def step_batch(stream: TokenStream, data: recipe.Data, rank: int = 0, ranks: int
     A rank gets equally many whole spans, one after another, so the step's tokens are the same whatever the number of
     ranks; every rank's stream moves on by the whole step.
     """
+    seq_len = seq_len or data.seq_len
     if data.order == "shuffled":
-        spans = stream.take_shuffled(data.batch_tokens // data.seq_len, data.seq_len)
+        spans = stream.take_shuffled(data.batch_tokens // seq_len, seq_len)
     else:
         n = data.batch_tokens // data.spans_per_step
         spans = stream.take(data.spans_per_step * (n + 1)).reshape(data.spans_per_step, n + 1)
@@ -152,7 +161,7 @@ def step_batch(stream: TokenStream, data: recipe.Data, rank: int = 0, ranks: int
     spans = spans[rank * own : (rank + 1) * own]
     tokens = torch.from_numpy(spans.astype(np.int64))
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
-    return inputs.reshape(-1, data.seq_len), targets.reshape(-1, data.seq_len)
+    return inputs.reshape(-1, seq_len), targets.reshape(-1, seq_len)
 
 
 def check_enough(total_tokens: int, recipe_data: recipe.Data, what: str) -> None:

@@ -269,11 +269,17 @@ def multiplier_by_fraction(used: float, warmdown_fraction: float) -> float:
     return min((1 - used) / warmdown_fraction, 1.0)
 
 
+def budget_used(schedule: recipe.Schedule, step: int, elapsed_seconds: float) -> float:
+    """Share of the budget, in [0, 1], that `step` steps in so many seconds have used: of the nearer limit."""
+    by_clock = elapsed_seconds / schedule.max_seconds if schedule.max_seconds > 0 else 0.0
+    return min(max(by_clock, step / schedule.iterations), 1.0)
+
+
 def rate_multiplier(schedule: recipe.Schedule, step: int, elapsed_seconds: float) -> float:
     """Learning-rate multiplier in [0, 1] of step number `step`, by whichever of the three forms the recipe asks for."""
     cap = schedule.max_seconds
     if schedule.warmdown_fraction > 0:
-        return multiplier_by_fraction(schedule.used(step, elapsed_seconds), schedule.warmdown_fraction)
+        return multiplier_by_fraction(budget_used(schedule, step, elapsed_seconds), schedule.warmdown_fraction)
     if cap > 0:
         return multiplier_by_clock(elapsed_seconds, step, cap, schedule.warmdown_iters)
     return multiplier_by_iterations(step, schedule.iterations, schedule.warmdown_iters)

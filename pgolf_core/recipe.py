@@ -81,12 +81,6 @@ class Data:
     """Sequence length of the last `final_fraction` of the budget, tokens of a step unchanged; 0: seq_len to the end."""
     final_fraction: float = 0.25
 
-    def at(self, used: float) -> Data:
-        """These settings when `used` in [0, 1] of the budget is gone: with the seq_len of that part."""
-        if not self.final_seq_len or used < 1 - self.final_fraction:
-            return self
-        return dataclasses.replace(self, seq_len=self.final_seq_len)
-
 
 @dataclass(frozen=True)
 class Optim:
@@ -140,11 +134,6 @@ class Schedule:
     """bfloat16 where the device computes it in hardware (auto), or float32 everywhere (off)."""
     compile: str = "auto"
     """torch.compile where a compiler is found (auto), or eager (off)."""
-
-    def used(self, step: int, elapsed_seconds: float) -> float:
-        """Share of the budget, in [0, 1], that `step` steps in so many seconds have used: of the nearer limit."""
-        by_clock = elapsed_seconds / self.max_seconds if self.max_seconds > 0 else 0.0
-        return min(max(by_clock, step / self.iterations), 1.0)
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,14 @@ from pgolf_core.attention import kernel_name
 from pgolf_core.average import build_average
 from pgolf_core.checkpoint import Checkpoint, restore, save_tensors
 from pgolf_core.clock import ATTEMPT, SecondsLedger, TrainProgress, progress_at
-from pgolf_core.data import TokenStream, check_enough, check_ranks, load_tokens, step_batch
+from pgolf_core.data import TokenStream, check_enough, check_ranks, load_tokens, seq_len_at, step_batch
 from pgolf_core.evaluate import score
 from pgolf_core.files import write_json
 from pgolf_core.grid import Grid, qat_grids
 from pgolf_core.model import build_model
 from pgolf_core.optim import (
     Optimizers,
+    budget_used,
     check_finite,
     clip_gradients,
     muon_momentum,
@@ -153,8 +154,9 @@ class Trainer:
         multiplier = rate_multiplier(schedule, self.step, clock)
         momentum = muon_momentum(self.step, self.recipe.optim)
         self._update_qat(multiplier)
-        data = self.recipe.data.at(schedule.used(self.step, clock))
-        loss = self._forward_backward(*step_batch(self.stream, data, self.world.rank, self.world.size))
+        data, world = self.recipe.data, self.world
+        length = seq_len_at(data, budget_used(schedule, self.step, clock))
+        loss = self._forward_backward(*step_batch(self.stream, data, world.rank, world.size, length))
         if 0 < multiplier < SENSITIVITY_BELOW:
             self.meter.add(self.model)
         norm = clip_gradients(self.optimizers.trained, self.recipe.optim.grad_clip_norm)
@@ -195,7 +197,7 @@ class Trainer:
         data, steps = self.recipe.data, self.recipe.schedule.warmup_steps
         before = {name: p.detach().clone() for name, p in self.named.items()}
         generator = torch.Generator().manual_seed(self.seed)
-        lengths = sorted({data.seq_len, data.at(1.0).seq_len})
+        lengths = sorted({data.seq_len, seq_len_at(data, 1.0)})
         for index, length in itertools.product(range(steps), lengths):
             if index == steps - 1 and self.recipe.qat.kind != "off":
                 self.model.set_fake_grids(self.qat_grids)  # so that QAT's graph is compiled before the clock

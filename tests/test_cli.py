@@ -175,13 +175,13 @@ def test_record_passes_its_options_on_and_ends_with_table_and_report(capsys, mon
     arguments = ["record", "local-smoke", "--seeds", "1,2", "--set", "model.num_layers=3", "--set", "data.seq_len=256"]
     assert cli.main([*arguments, "--data", "d", "--runs", "out", "--name", "n", "--fresh"]) == 0
     overrides = ["model.num_layers=3", "data.seq_len=256"]
-    assert given == [("local-smoke", [1, 2], overrides, "d", str(tmp_path / "out"), "n", "", True)]
+    assert given == [("local-smoke", [1, 2], overrides, "d", str(tmp_path / "out"), "n", "", True, 1)]
     assert capsys.readouterr().out == f"the table\nreport: {tmp_path / 'report.html'}\n"
 
 
 def test_a_recipe_file_and_folders_of_the_command_line_are_those_of_the_working_folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert cli._recipe_argument("mine.toml") == str(tmp_path / "mine.toml")
+    assert cli.recipe_argument("mine.toml") == str(tmp_path / "mine.toml")
     assert cli._place("out") == str(tmp_path / "out")
     monkeypatch.chdir(ROOT / "tests")
     assert cli._place("../runs") == "runs", "inside the repository a run records no path of the machine"

@@ -20,11 +20,13 @@ from pgolf_core.data import (
     check_enough,
     load_tokens,
     read_shard,
+    seq_len_at,
     shard_tokens,
     step_batch,
     write_shard,
 )
 from pgolf_core.files import UserError
+from pgolf_core.optim import budget_used
 
 LENGTHS = (37, 1, 0, 80)
 
@@ -292,6 +294,9 @@ def test_the_last_part_of_a_budget_sees_longer_windows_of_as_many_tokens(shards:
         batch_tokens=32, seq_len=4, spans_per_step=4, order="shuffled", final_seq_len=8, final_fraction=0.2
     )
     schedule, stream = recipe.Schedule(iterations=10, max_seconds=0.0), TokenStream(shards, seed=3)
-    shapes = [tuple(step_batch(stream, data.at(schedule.used(step, 0.0)))[0].shape) for step in range(10)]
+    shapes = [
+        tuple(step_batch(stream, data, seq_len=seq_len_at(data, budget_used(schedule, step, 0.0)))[0].shape)
+        for step in range(10)
+    ]
     assert shapes == [(8, 4)] * 8 + [(4, 8)] * 2
-    assert recipe.Data(batch_tokens=32, seq_len=4).at(1.0).seq_len == 4
+    assert seq_len_at(recipe.Data(batch_tokens=32, seq_len=4), 1.0) == 4
