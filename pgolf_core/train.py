@@ -36,11 +36,8 @@ from pgolf_core.optim import (
 from pgolf_core.parallel import ALONE, World
 from pgolf_core.recipe import Recipe
 from pgolf_core.runlog import NoLog, RunLog
-from pgolf_core.sensitivity import SensitivityMeter
+from pgolf_core.sensitivity import SENSITIVITY_BELOW, GroupMeter, SensitivityMeter
 from pgolf_core.tokenizer import TokenBytes, check_vocab
-
-SENSITIVITY_BELOW = 0.1
-"""Gradient statistics are gathered while 0 < multiplier < this: the last tenth of the warm-down (PR 332)."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +150,7 @@ class Trainer:
         shapes = {name: tuple(p.shape) for name, p in self.named.items()}
         self.qat_grids: dict[str, Grid] = qat_grids(shapes, recipe.quant, recipe.qat)  # refuses bad exceptions
         self.meter = SensitivityMeter()
+        self.groups = GroupMeter(self.named)
         self.qat_on = False
         self.step, self.val_step = 0, -1
         self.seconds = {"train": 0.0, "warmup": 0.0, "validation": 0.0, "checkpoints": 0.0}
@@ -228,6 +226,7 @@ class Trainer:
         loss = self._forward_backward(*step_batch(self.stream, self.recipe.data, self.world.rank, self.world.size))
         if 0 < multiplier < SENSITIVITY_BELOW:
             self.meter.add(self.model)
+            self.groups.add(self.named)
         norm = clip_gradients(self.optimizers.trained, self.recipe.optim.grad_clip_norm)
         check_finite(loss, norm, self.named.items(), self.step)
         rate = multiplier * (self.recipe.qat.lr_factor if self.qat_on else 1.0)
@@ -313,6 +312,7 @@ class Trainer:
             "model": self.named,
             "optim": self.optimizers.tensors(),
             "average": self.average.tensors(),
+            "groups": self.groups.sums,
         }
         return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
 
@@ -400,6 +400,7 @@ class Trainer:
                 self.folder / "sensitivity.json",
                 {"mean_squared_gradient": self.meter.result(), "steps": self.meter.steps, "weights": "live"},
             )
+            save_tensors(self.folder / "sensitivity.safetensors", self.groups.sums, {"steps": self.meter.steps})
             self._checkpoint_path.unlink(missing_ok=True)
         return TrainResult(
             steps=self.step,

@@ -34,7 +34,7 @@ from pgolf_core.tokenizer import Tokenizer
 from pgolf_core.train import TrainData, train
 
 PIECES = 300
-MAY_IMPORT = {"torch", "numpy", "sentencepiece", "zstandard"}
+MAY_IMPORT = {"torch", "numpy", "sentencepiece", "zstandard", "constriction"}
 SMALL = {"vocab_size": PIECES}
 VARIANTS = {
     "ema": small_recipe(model=SMALL),

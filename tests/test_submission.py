@@ -107,6 +107,7 @@ def test_requirements_pin_what_the_core_imports(written: Path):
         "sentencepiece",
         "zstandard",
         "safetensors",
+        "constriction",
     ]
     assert all(re.fullmatch(r"[a-z]+==\d[\w.]*", line) for line in lines), "no local build tag, which no index has"
 

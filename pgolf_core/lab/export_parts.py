@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 
 from pgolf_core.files import UserError
-from pgolf_core.grid import grid_names_for
+from pgolf_core.grid import STEPS, grid_names_for
 from pgolf_core.lab.export_source import Function, Source
 from pgolf_core.model import parameter_shapes
 from pgolf_core.recipe import Recipe
@@ -43,7 +43,7 @@ def _parse_model(values: Any) -> recipe.Model:
 
 _PATCHED = {
     "train": [
-        ("with _Stop().watching() as stop, self.log:", "with self.log:"),
+        ("with _Stop(launched=self.world.size > 1).watching() as stop, self.log:", "with self.log:"),
         ("self._loop(stop)", "self._loop()"),
         ("def _loop(self, stop: _Stop) -> None:", "def _loop(self) -> None:"),
     ],
@@ -75,6 +75,8 @@ def left_out(recipe: Recipe) -> set[str]:
     names = set(LEFT_OUT)
     if recipe.quant.allocation != "gradient":
         names |= {"meter"}  # gradient statistics, which nothing would read
+    if recipe.quant.kind != "steps":
+        names |= {"groups", "_decode_steps"}  # statistics of rows and columns, and the reader of what they decide
     if recipe.qat.kind == "off":
         names |= {"set_fake_grids", "qat_grids"}
     return names
@@ -100,4 +102,4 @@ def used_grids(recipe: Recipe) -> set[str]:
         names |= set(grid_names_for(shapes, recipe.quant, dict.fromkeys(shapes, bits)).values())
     if recipe.qat.kind != "off" and recipe.qat.grid != "packed":
         names.add(recipe.qat.grid)
-    return names - {"fp16"}
+    return names - {"fp16", STEPS}

@@ -24,7 +24,7 @@ from pgolf_core.lab.launch import processes_of, train_with_torchrun
 from pgolf_core.lab.progress import score_bar, training_bar
 from pgolf_core.lab.runs import Run, run_hashes
 from pgolf_core.model import GPT
-from pgolf_core.sensitivity import allocate_bits
+from pgolf_core.sensitivity import Groups, allocate_bits, groups_of
 from pgolf_core.tokenizer import Tokenizer, check_vocab
 from pgolf_core.train import TrainData, TrainResult, train
 
@@ -115,6 +115,13 @@ def chosen_bits(run: Run) -> dict[str, int] | None:
     return allocate_bits(gathered["mean_squared_gradient"])
 
 
+def group_sensitivity(run: Run) -> dict[str, Groups] | None:
+    """Mean squared gradients of rows and columns where the recipe's steps come from them, else None."""
+    if run.recipe.quant.kind != "steps":
+        return None
+    return groups_of(load_tensors(run.folder / "sensitivity.safetensors")[0])
+
+
 def pack_seed(run: Run) -> tuple[artifact.Ledger, float]:
     """Pack the averaged weights into model.pgolf and write ledger.json; returns the ledger and the seconds taken.
 
@@ -123,7 +130,7 @@ def pack_seed(run: Run) -> tuple[artifact.Ledger, float]:
     t_start = time.perf_counter()
     ledger = artifact.pack(
         load_weights(run, "averaged"), run.recipe.model, run.recipe.quant, run.folder / ARTIFACT,
-        bits=chosen_bits(run), code_bytes=artifact.code_bytes(), cap_bytes=run.recipe.cap_bytes,
+        bits=chosen_bits(run), sensitivity=group_sensitivity(run), code_bytes=artifact.code_bytes(), cap_bytes=run.recipe.cap_bytes,
     )  # fmt: skip
     seconds = time.perf_counter() - t_start
     write_json(run.folder / "ledger.json", dataclasses.asdict(ledger))

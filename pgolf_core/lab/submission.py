@@ -26,7 +26,7 @@ from pgolf_core.lab.stages import ARTIFACT
 from pgolf_core.lab.stats import SCORES, seed_folders, seeds_table, summarise_seeds, whole_seconds
 from pgolf_core.recipe import RECIPE_DIR, Recipe, available_recipes, load_recipe
 
-REQUIRED = ("torch", "numpy", "sentencepiece", "zstandard", "safetensors")
+REQUIRED = ("torch", "numpy", "sentencepiece", "zstandard", "safetensors", "constriction")
 """What the core imports, pinned as the first seed ran it."""
 MAX_NAME = 200
 GENERAL_CREDITS = (
