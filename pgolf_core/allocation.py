@@ -136,7 +136,7 @@ def fit(matrices: Mapping[str, Plan], budget_bits: float) -> tuple[float, int]:
         before = guess, bits
         guess += (aim - bits) / slope
         guess = guess if low < guess < high else (low + high) / 2
-    return multiplier, tries
+    return (multiplier if bits <= budget_bits else float(np.float32(2.0**high))), tries
 
 
 def spend(

@@ -150,7 +150,7 @@ class Trainer:
         shapes = {name: tuple(p.shape) for name, p in self.named.items()}
         self.qat_grids: dict[str, Grid] = qat_grids(shapes, recipe.quant, recipe.qat)  # refuses bad exceptions
         self.meter = SensitivityMeter()
-        self.groups = GroupMeter(self.named)
+        self.group_meter = GroupMeter(self.named)
         self.qat_on = False
         self.step, self.val_step = 0, -1
         self.seconds = {"train": 0.0, "warmup": 0.0, "validation": 0.0, "checkpoints": 0.0}
@@ -226,7 +226,7 @@ class Trainer:
         loss = self._forward_backward(*step_batch(self.stream, self.recipe.data, self.world.rank, self.world.size))
         if 0 < multiplier < SENSITIVITY_BELOW:
             self.meter.add(self.model)
-            self.groups.add(self.named)
+            self.group_meter.add(self.named)
         norm = clip_gradients(self.optimizers.trained, self.recipe.optim.grad_clip_norm)
         check_finite(loss, norm, self.named.items(), self.step)
         rate = multiplier * (self.recipe.qat.lr_factor if self.qat_on else 1.0)
@@ -312,7 +312,7 @@ class Trainer:
             "model": self.named,
             "optim": self.optimizers.tensors(),
             "average": self.average.tensors(),
-            "groups": self.groups.sums,
+            "groups": self.group_meter.sums,
         }
         return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
 
@@ -400,7 +400,7 @@ class Trainer:
                 self.folder / "sensitivity.json",
                 {"mean_squared_gradient": self.meter.result(), "steps": self.meter.steps, "weights": "live"},
             )
-            save_tensors(self.folder / "sensitivity.safetensors", self.groups.sums, {"steps": self.meter.steps})
+            save_tensors(self.folder / "sensitivity.safetensors", self.group_meter.sums, {"steps": self.meter.steps})
             self._checkpoint_path.unlink(missing_ok=True)
         return TrainResult(
             steps=self.step,

@@ -100,7 +100,7 @@ def _pack(recipe: Recipe, trainer: Trainer, folder: Path) -> Ledger:
     """The averaged weights as a file; code counts with the literal bytes of this script."""
     bits = sensitivity = None
     if recipe.quant.kind == "steps":
-        sensitivity = groups_of(trainer.groups.sums)
+        sensitivity = groups_of(trainer.group_meter.sums)
     if recipe.quant.allocation == "gradient":
         if not trainer.meter.steps:
             raise UserError(
@@ -108,8 +108,8 @@ def _pack(recipe: Recipe, trainer: Trainer, folder: Path) -> Ledger:
             )
         bits = allocate_bits(trainer.meter.result())
     return pack(
-        trainer.average.result(trainer.model), recipe.model, recipe.quant, folder / ARTIFACT, bits=bits, sensitivity=sensitivity,
-        code_bytes=Path(__file__).stat().st_size, cap_bytes=recipe.cap_bytes,
+        trainer.average.result(trainer.model), recipe.model, recipe.quant, folder / ARTIFACT, bits=bits,
+        sensitivity=sensitivity, code_bytes=Path(__file__).stat().st_size, cap_bytes=recipe.cap_bytes,
     )  # fmt: skip
 
 

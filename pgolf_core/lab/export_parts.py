@@ -76,7 +76,7 @@ def left_out(recipe: Recipe) -> set[str]:
     if recipe.quant.allocation != "gradient":
         names |= {"meter"}  # gradient statistics, which nothing would read
     if recipe.quant.kind != "steps":
-        names |= {"groups", "_decode_steps"}  # statistics of rows and columns, and the reader of what they decide
+        names |= {"group_meter", "_decode_steps"}  # statistics of rows and columns, and the reader of what they decide
     if recipe.qat.kind == "off":
         names |= {"set_fake_grids", "qat_grids"}
     return names

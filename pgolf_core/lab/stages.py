@@ -130,7 +130,8 @@ def pack_seed(run: Run) -> tuple[artifact.Ledger, float]:
     t_start = time.perf_counter()
     ledger = artifact.pack(
         load_weights(run, "averaged"), run.recipe.model, run.recipe.quant, run.folder / ARTIFACT,
-        bits=chosen_bits(run), sensitivity=group_sensitivity(run), code_bytes=artifact.code_bytes(), cap_bytes=run.recipe.cap_bytes,
+        bits=chosen_bits(run), sensitivity=group_sensitivity(run), code_bytes=artifact.code_bytes(),
+        cap_bytes=run.recipe.cap_bytes,
     )  # fmt: skip
     seconds = time.perf_counter() - t_start
     write_json(run.folder / "ledger.json", dataclasses.asdict(ledger))
