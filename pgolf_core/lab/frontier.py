@@ -232,7 +232,7 @@ def bytes_at_loss(sizes: Sequence[float], losses: Sequence[float], lost: float) 
 
 
 def savings(table: pd.DataFrame) -> pd.DataFrame:
-    """For every seed and method without steps: the bytes that steps by gradient take at its loss, and the share saved."""
+    """For every seed and file without steps: the bytes that steps by gradient take at its loss, and the share saved."""
     rows = []
     for seed, one in table.groupby("seed"):
         own = one[one["method"] == OURS]

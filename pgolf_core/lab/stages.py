@@ -115,11 +115,16 @@ def chosen_bits(run: Run) -> dict[str, int] | None:
     return allocate_bits(gathered["mean_squared_gradient"])
 
 
-def group_sensitivity(run: Run) -> dict[str, Groups] | None:
-    """Mean squared gradients of rows and columns where the recipe's steps come from them, else None."""
-    if run.recipe.quant.kind != "steps":
-        return None
-    return groups_of(load_tensors(run.folder / "sensitivity.safetensors")[0])
+def group_sensitivity(run: Run, always: bool = False) -> dict[str, Groups] | None:
+    """Mean squared gradients of rows and columns where the recipe's steps come from them, else None.
+
+    With `always`, whatever the recipe, if the run has gathered any.
+    """
+    path = run.folder / "sensitivity.safetensors"
+    if run.recipe.quant.kind == "steps":
+        return groups_of(load_tensors(path)[0])
+    sums = load_tensors(path)[0] if always and path.exists() else {}
+    return groups_of(sums) if any(values.any() for values in sums.values()) else None
 
 
 def pack_seed(run: Run) -> tuple[artifact.Ledger, float]:
