@@ -212,7 +212,8 @@ def _head(model: recipe.Model, table: list[list[Any]], streams: list[bytes], lev
 
 
 def _version(header: dict[str, Any]) -> int:
-    return STEPS_VERSION if "steps" in header["streams"] else VERSION
+    streams = header.get("streams")
+    return STEPS_VERSION if isinstance(streams, dict) and "steps" in streams else VERSION
 
 
 def _checksum(header: dict[str, Any], body: bytes | memoryview) -> str:

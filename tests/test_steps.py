@@ -5,6 +5,7 @@ pytest tests/test_steps.py
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 from pathlib import Path
@@ -24,11 +25,12 @@ from pgolf_core.sensitivity import GroupMeter, Groups, groups_of
 QUANT = recipe.Quant(kind="steps", small_tensor_elements=100)
 CAP = {"code_bytes": 1000, "cap_bytes": 5000}
 GOLDEN: dict[str, Any] = {
-    "tables": "",
-    "file": (0, ""),
+    "tables": "2739c6735091b36cac51bcb0c9b9933af7bcc50f7f87be8e1bd0dc54219e22f0",
+    "stream": (112, "ed3eae8943a36abf03859f907a156e69760a6990776a3ef903bd503d314a2083"),
+    "weights": "0d5275e07f89642f4218fbaa3926789142ef19b3b5ba64d39dc29220ff29bd8a",
     "begins": "8950474f4c460d0a0200",
 }
-"""Of `tiny_state` packed with QUANT, and of all tables. Changing any of it is a new format version."""
+"""Of `pinned_items`, of a packed file, and of all tables. Changing any of it is a new format version."""
 
 
 def gaussian(rows: int, cols: int, seed: int = 0) -> np.ndarray:
@@ -242,12 +244,28 @@ def test_an_exception_by_name_keeps_its_grid_beside_steps(tmp_path: Path):
     unpack(tmp_path / "m")
 
 
+def pinned_items() -> dict[str, steps.Stepped]:
+    """Two matrices of whole numbers from integer arithmetic."""
+    items = {}
+    for tag, (rows, cols) in enumerate(((8, 12), (5, 3))):
+        vectors = [(np.arange(size) * (7 + tag) % 9 - 4).astype(np.int32) for size in (rows, cols, rows, cols)]
+        shape = steps.Stepped(3 - 50 * tag, 10 + tag, *vectors)
+        codes = ((np.arange(rows * cols) * 7919 + tag) % 23 - 11).reshape(rows, cols)
+        items[f"m{tag}"] = dataclasses.replace(shape, codes=coder.clip(codes, shape.classes()))
+    return items
+
+
 def test_the_format_is_pinned_by_golden_bytes(good: Path):
-    payload = good.read_bytes()
-    assert payload[:10].hex() == GOLDEN["begins"]
-    header, streams = contents(good)
-    assert list(header["streams"]) == ["codes", "fp16", "scales", "steps"]
-    assert (len(streams[3]), hashlib.sha256(streams[3]).hexdigest()) == GOLDEN["file"]
+    assert good.read_bytes()[:10].hex() == GOLDEN["begins"]
+    assert list(contents(good)[0]["streams"]) == ["codes", "fp16", "scales", "steps"]
+    items = pinned_items()
+    payload = steps.write_steps(list(items.values()), 2.0**-10)
+    assert (len(payload), hashlib.sha256(payload).hexdigest()) == GOLDEN["stream"]
+    weights = steps.read_steps(payload, {name: item.codes.shape for name, item in items.items()})
+    assert all((weights[name] == item.weights(2.0**-10)).all() for name, item in items.items())
+    assert (
+        hashlib.sha256(b"".join(w.astype("<f4").tobytes() for w in weights.values())).hexdigest() == GOLDEN["weights"]
+    )
 
 
 # ---------------------------------------------------------------------- files that lie
