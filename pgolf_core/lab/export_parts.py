@@ -43,7 +43,7 @@ def _parse_model(values: Any) -> recipe.Model:
 
 _PATCHED = {
     "train": [
-        ("with _Stop(launched=self.world.size > 1).watching() as stop, self.log:", "with self.log:"),
+        ("with _Stop().watching() as stop, self.log:", "with self.log:"),
         ("self._loop(stop)", "self._loop()"),
         ("def _loop(self, stop: _Stop) -> None:", "def _loop(self) -> None:"),
     ],
