@@ -20,6 +20,7 @@ from test_artifact import MODEL, contents, signed, tiny_state, write
 from pgolf_core import allocation, artifact, coder, recipe, steps
 from pgolf_core.artifact import CapExceeded, pack, read_header, unpack
 from pgolf_core.files import UserError
+from pgolf_core.grid import qat_grids
 from pgolf_core.sensitivity import GroupMeter, Groups, groups_of
 
 QUANT = recipe.Quant(kind="steps", small_tensor_elements=100)
@@ -320,6 +321,33 @@ def test_any_flipped_bit_and_any_truncation_is_refused(good: Path, tmp_path: Pat
         for text in (bytes(broken), payload[:place]):
             with pytest.raises(UserError):
                 unpack(write(tmp_path / "m", text))
+
+
+# ---------------------------------------------------------------------- recipes
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"quant": {"kind": "step"}}, "quant.kind = 'step'; allowed: grid, steps"),
+        ({"quant": {"target_bytes": 900_000}}, "needs quant.kind = steps"),
+        ({"quant": {"kind": "steps", "target_bytes": 16_000_001}}, "over the cap"),
+        ({"quant": {"kind": "steps", "target_bytes": -1}}, "at least 0"),
+        ({"quant": {"kind": "steps", "allocation": "gradient"}}, "takes quant.allocation = fixed"),
+        ({"quant": {"kind": "steps"}, "qat": {"kind": "late"}}, "no grid to train on"),
+        ({"quant": {"attention": "steps"}}, "quant.attention = 'steps'"),
+    ],
+)
+def test_a_recipe_of_steps_that_cannot_be_is_refused(changes: dict, why: str):
+    with pytest.raises(UserError, match=why):
+        recipe.from_dict(changes)
+
+
+def test_qat_beside_steps_trains_on_the_grid_it_names_and_not_at_all_when_off():
+    shapes = {"blocks.0.attn.c_q.weight": (512, 512), "tok_emb.weight": (1024, 512)}
+    named = qat_grids(shapes, recipe.Quant(kind="steps"), recipe.QAT(kind="late", grid="int6_row"))
+    assert {grid.name for grid in named.values()} == {"int6_row"}
+    assert qat_grids(shapes, recipe.Quant(kind="steps"), recipe.QAT()) == {}
 
 
 # ---------------------------------------------------------------------- the meter

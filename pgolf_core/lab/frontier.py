@@ -36,7 +36,7 @@ from pgolf_core.model import GPT, parameter_shapes
 from pgolf_core.sensitivity import GroupMeter, Groups, allocate_bits, groups_of
 
 UNCAPPED_BYTES = 2**40
-SMALLEST_SHARES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+SHARES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """Sizes at which methods with a budget are packed, relative to PR 315's int6 file."""
 OURS = "steps by gradient"
 Sensitivity = dict[str, Groups]
@@ -120,8 +120,9 @@ Packed = tuple[str, int, dict[str, Tensor], dict[str, Any]]
 
 
 def packings(
-    settings: recipe.Recipe, weights: dict[str, Tensor], known: Sensitivity, live: Sensitivity, bits: dict[str, int]
-) -> Iterator[Packed]:
+    settings: recipe.Recipe, weights: dict[str, Tensor], known: Sensitivity, live: Sensitivity, bits: dict[str, int],
+    shares: Sequence[float] = SHARES,
+) -> Iterator[Packed]:  # fmt: skip
     """Every method: the grids as they come, and those with a budget at the same bytes as PR 315's int6 and below."""
     quant = dataclasses.replace(settings.quant, kind="grid", allocation="fixed", exceptions=(), target_bytes=0)
     grids = {
@@ -154,7 +155,7 @@ def packings(
             "steps by magnitude": by_magnitude(weights, known),
         }
         for label, sensitivity in methods.items():
-            for share in SMALLEST_SHARES:
+            for share in shares:
                 size = round(share * int6_bytes)
                 one = dataclasses.replace(quant, kind="steps", target_bytes=size)
                 yield real(label, one, sensitivity=sensitivity, cap_bytes=size + 1)
@@ -179,7 +180,9 @@ def row_maximum(settings: recipe.Recipe, weights: dict[str, Tensor], quant: reci
         GRIDS[name] = kept
 
 
-def seed_frontier(folder: Path, settings: recipe.Recipe, cache: Path | None, targets: int) -> tuple[list, dict]:
+def seed_frontier(
+    folder: Path, settings: recipe.Recipe, cache: Path | None, targets: int, shares: Sequence[float] = SHARES
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Rows (method, bytes, bpb lost) of one seed, and its own facts: unrounded bpb, agreement of gradients."""
     dataset = open_dataset(settings.data.dataset, cache)
     token_bytes = dataset.tokenizer().bytes
@@ -205,7 +208,7 @@ def seed_frontier(folder: Path, settings: recipe.Recipe, cache: Path | None, tar
     bits = allocate_bits(read_json(folder / "sensitivity.json")["mean_squared_gradient"])
     unrounded = bpb_of(dict(averaged))
     rows = []
-    for method, size, state, told in packings(settings, averaged, known, live, bits):
+    for method, size, state, told in packings(settings, averaged, known, live, bits, shares):
         lost = bpb_of(state) - unrounded
         rows.append({"method": method, "file_bytes": size, "bpb_lost": lost, **told})
         print(f"{folder.name}  {method:24s} {size:>10,} bytes  {lost:+.5f} bpb", flush=True)
@@ -256,14 +259,16 @@ def figure(table: pd.DataFrame):
     )  # fmt: skip
 
 
-def run_frontier(run: Path, out: Path, cache: Path | None = None, targets: int = 0) -> pd.DataFrame:
+def run_frontier(
+    run: Path, out: Path, cache: Path | None = None, targets: int = 0, shares: Sequence[float] = SHARES
+) -> pd.DataFrame:
     """All seeds of one run; writes frontier.csv, frontier.json and frontier.png into `out`."""
     settings, rows, facts = recorded_recipe(run), [], {}
     folders = seed_folders(run)
     if not folders:
         raise UserError(f"{run} holds no seed; give the folder of a finished run, as runs/local_10min_1mb/local")
     for seed, folder in folders.items():
-        found, facts[str(seed)] = seed_frontier(folder, settings, cache, targets)
+        found, facts[str(seed)] = seed_frontier(folder, settings, cache, targets, shares)
         count: dict[str, int] = {}
         for row in found:
             count[row["method"]] = count.get(row["method"], 0) + 1
@@ -291,10 +296,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("run", type=Path, help="folder of a run, with seed folders in it")
     parser.add_argument("--out", type=Path, required=True, help="folder for the table and the figure")
     parser.add_argument("--targets", type=int, default=0, help="validation targets to score; 0 is all")
+    parser.add_argument("--shares", default=SHARES, help="sizes over int6's, as 0.5,0.7 (default: %(default)s)",
+                        type=lambda text: tuple(map(float, text.split(","))))  # fmt: skip
     parser.add_argument("--data-cache", type=Path, default=None, help="where prepared datasets lie")
     given = parser.parse_args(arguments)
     try:
-        run_frontier(given.run, given.out, given.data_cache, given.targets)
+        run_frontier(given.run, given.out, given.data_cache, given.targets, given.shares)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
