@@ -46,6 +46,9 @@ VARIANTS = {
         qat={"kind": "late", "threshold": 0.6, "lr_factor": 0.5},
         quant={"allocation": "gradient"},
     ),
+    "steps by gradient": small_recipe(
+        model={**SMALL, "model_dim": 64}, schedule={"iterations": 24, "warmdown_iters": 20}, quant={"kind": "steps"},
+    ),
     "by the clock, clip search, no average, exceptions": small_recipe(
         model={**SMALL, "smear": "off"},
         schedule={"max_seconds": 1e6, "warmdown_iters": 0},
