@@ -29,7 +29,7 @@ from pgolf_core.lab.export_merge import merge, read_rooms
 from pgolf_core.lab.export_source import Edits, Source
 from pgolf_core.lab.export_values import Choices, Object, Values
 from pgolf_core.recipe import Recipe, available_recipes, load_recipe
-from pgolf_core.sensitivity import allocate_bits
+from pgolf_core.sensitivity import allocate_bits, groups_of
 from pgolf_core.tokenizer import Tokenizer
 from pgolf_core.train import TrainData, train
 
@@ -240,9 +240,11 @@ def run_package(recipe: Recipe, data: Path, folder: Path, code_bytes: int) -> di
     paths = [sorted(data.glob(f"*_{split}_*.bin")) for split in ("train", "val")]
     train(recipe, 7, TrainData(*paths, tokenizer.bytes, tokenizer.vocab_size, sha256="words"), folder)
     gathered = read_json(folder / "sensitivity.json")["mean_squared_gradient"]
+    groups = load_tensors(folder / "sensitivity.safetensors")[0]
     artifact.pack(
         load_tensors(folder / "weights-averaged.safetensors")[0], recipe.model, recipe.quant, folder / "model.pgolf",
         bits=allocate_bits(gathered) if recipe.quant.allocation == "gradient" else None,
+        sensitivity=groups_of(groups) if recipe.quant.kind == "steps" else None,
         code_bytes=code_bytes, cap_bytes=recipe.cap_bytes,
     )  # fmt: skip
     tokens = load_tokens(paths[1], tokenizer.vocab_size)
