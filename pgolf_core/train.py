@@ -226,6 +226,7 @@ class Trainer:
         loss = self._forward_backward(*step_batch(self.stream, self.recipe.data, self.world.rank, self.world.size))
         if 0 < multiplier < SENSITIVITY_BELOW:
             self.meter.add(self.model)
+        if 0 < multiplier < SENSITIVITY_BELOW:  # not in the same block: a script has at most one of the two
             self.group_meter.add(self.named)
         norm = clip_gradients(self.optimizers.trained, self.recipe.optim.grad_clip_norm)
         check_finite(loss, norm, self.named.items(), self.step)
