@@ -63,6 +63,9 @@ def test_savings_compare_every_file_without_steps_with_the_curve_of_its_own_seed
         *({"seed": s, "method": "PR 315's int6", "file_bytes": 600, "bpb_lost": 0.01 * s} for s in (1, 2)),
         {"seed": 1, "method": "one step", "file_bytes": 500, "bpb_lost": 0.01},
     ]  # fmt: skip
-    saved = frontier.savings(pd.DataFrame(rows))
+    table = pd.DataFrame(rows).assign(target=1)
+    saved = frontier.savings(table)
+    (axes,) = frontier.figure(table).axes
+    assert axes.get_yscale() == "log" and len(axes.lines) == table["method"].nunique()
     assert saved["bytes_by_gradient"].tolist() == pytest.approx([300, 300])
     assert saved["saved"].tolist() == pytest.approx([0.5, 0.5])

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from pgolf_core import evaluate, recipe
@@ -241,12 +242,12 @@ def savings(table: pd.DataFrame) -> pd.DataFrame:
         own = one[one["method"] == OURS]
         for row in one[~one["method"].str.contains("step")].itertuples():
             needed = bytes_at_loss(own["file_bytes"], own["bpb_lost"], row.bpb_lost)
-            rows.append({"seed": seed, "method": row.method, "file_bytes": row.file_bytes, "bpb_lost": row.bpb_lost,
+            rows.append({"seed": seed, "method": row.method, "target": row.target, "file_bytes": row.file_bytes, "bpb_lost": row.bpb_lost,
                          "bytes_by_gradient": needed, "saved": 1 - needed / row.file_bytes})  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def figure(table: pd.DataFrame):
+def figure(table: pd.DataFrame) -> Figure:
     """Bytes of the file against bpb lost (log), means over seeds, a line for each method."""
     means = table.groupby(["method", "target"], sort=False)[["file_bytes", "bpb_lost"]].mean().reset_index()
     lines = {
@@ -254,8 +255,8 @@ def figure(table: pd.DataFrame):
         for method, rows in means.groupby("method", sort=False)
     }
     return plots.curves(
-        {"": lines}, x_label="file (thousand bytes)", y_label="bpb lost by packing (log scale)", markers=True,
-        log_y=True, title=f"Bytes against loss, mean of {table['seed'].nunique()} seeds",
+        {"bpb lost by packing (log scale)": lines}, x_label="file (thousand bytes)", markers=True, log_y=True,
+        title=f"Bytes against loss, mean of {table['seed'].nunique()} seeds",
     )  # fmt: skip
 
 
@@ -277,7 +278,7 @@ def run_frontier(
     fig = figure(table)
     plots.save_figure(fig, out, "frontier", table)
     saved = savings(table)
-    by_method = saved.groupby(["method", "file_bytes"], sort=False)["saved"].mean()
+    by_method = saved.groupby(["method", "target"], sort=False)[["file_bytes", "bpb_lost", "saved"]].mean()
     write_json(out / "frontier.json", {
         "run": run.name, "targets": targets, "seeds": facts, "savings": _plain(saved.to_dict("records")),
     })  # fmt: skip
