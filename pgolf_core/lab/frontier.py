@@ -242,8 +242,10 @@ def savings(table: pd.DataFrame) -> pd.DataFrame:
         own = one[one["method"] == OURS]
         for row in one[~one["method"].str.contains("step")].itertuples():
             needed = bytes_at_loss(own["file_bytes"], own["bpb_lost"], row.bpb_lost)
-            rows.append({"seed": seed, "method": row.method, "target": row.target, "file_bytes": row.file_bytes, "bpb_lost": row.bpb_lost,
-                         "bytes_by_gradient": needed, "saved": 1 - needed / row.file_bytes})  # fmt: skip
+            rows.append({
+                "seed": seed, "method": row.method, "target": row.target, "file_bytes": row.file_bytes,
+                "bpb_lost": row.bpb_lost, "bytes_by_gradient": needed, "saved": 1 - needed / row.file_bytes,
+            })  # fmt: skip
     return pd.DataFrame(rows)
 
 
