@@ -105,7 +105,8 @@ def read_steps(payload: bytes | memoryview, shapes: Mapping[str, Sequence[int]])
     if numbers[:, 2:].min() < FIRST or numbers[:, 2:].max() > LAST:
         raise ValueError("a class that no coder has")
     sizes = [size for rows, cols in shapes.values() for size in (rows, cols, rows, cols)]
-    vectors = np.split(decoder.take(np.repeat(numbers[:, 2:].ravel(), sizes)), np.cumsum(sizes)[:-1])
+    classes = np.repeat(numbers[:, 2:].ravel().astype(np.int8), sizes)
+    vectors = np.split(decoder.take(classes), np.cumsum(sizes)[:-1])
     items = [
         Stepped(int(base), int(spread), *vectors[4 * i : 4 * i + 4]) for i, (base, spread) in enumerate(numbers[:, :2])
     ]
@@ -114,9 +115,9 @@ def read_steps(payload: bytes | memoryview, shapes: Mapping[str, Sequence[int]])
         raise ValueError("bytes left over")
     weights, start = {}, 0
     for (name, shape), item in zip(shapes.items(), items, strict=True):
-        rows, cols = item.steps(multiplier)
         count = shape[0] * shape[1]
         with np.errstate(over="ignore", invalid="ignore"):
+            rows, cols = item.steps(multiplier)
             weights[name] = codes[start : start + count].reshape(shape).astype(np.float32) * rows * cols
         if not np.isfinite(weights[name]).all():
             raise ValueError(f"weights of {name} that are not finite")
