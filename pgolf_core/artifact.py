@@ -1,11 +1,12 @@
 """The artifact: pack weights into one small file, account for each byte, and read back only what holds together.
 
-Layout (little-endian), format version 1:
-    8 bytes magic | u16 version | u32 length of the header | header | codes | fp16 | scales
+Layout (little-endian), format version 1, and 2 where matrices are on steps:
+    8 bytes magic | u16 version | u32 length of the header | header | codes | fp16 | scales [| steps]
 The header is canonical JSON (sorted keys, no spaces) in one zstd frame: the model's configuration, [name, grid, shape]
 of each tensor in name order, the length of each stream, and a SHA-256 over the version, the rest of the header and all
 streams. Each stream is one zstd frame: `codes` int8 of every gridded tensor, each in blocks of its own; `fp16` the
 tensors kept at half precision and `scales` the float16 row scales, both with all low bytes before all high bytes.
+`steps` (version 2) is no frame but the entropy coder's own words: see pgolf_core/steps.py.
 No time, path or commit is inside.
 """
 
@@ -19,7 +20,6 @@ import os
 import re
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +29,21 @@ import zstandard
 from torch import Tensor
 
 from pgolf_core import recipe
+from pgolf_core.allocation import spend
 from pgolf_core.files import UserError, canonical_json, explain_os_errors, write_bytes
-from pgolf_core.grid import GRIDS, dequantise, grid_names_for, packable_names, quantise_tensor
+from pgolf_core.grid import GRIDS, STEPS, dequantise, grid_names_for, packable_names, quantise_tensor
+from pgolf_core.ledger import CapExceeded, Ledger, entropy_bytes
+from pgolf_core.sensitivity import Groups
+from pgolf_core.steps import read_steps
 
 MAGIC = b"\x89PGOLF\r\n"
 """Eight bytes that no text file begins with and that any newline conversion spoils, as in PNG."""
-VERSION = 1
+VERSION, STEPS_VERSION = 1, 2
 _PREAMBLE = struct.Struct("<8sHI")
 _STREAMS = ("codes", "fp16", "scales")
+_STEPS_STREAMS = (*_STREAMS, "steps")
+_HEAD_SLACK = 32
+"""How much longer a header can get through the digits of its last stream's length and its checksum."""
 MAX_FILE_BYTES = 64 * 2**20
 """Larger files are refused unread; the largest track allows a quarter of it."""
 MAX_HEADER_BYTES = 2**20
@@ -46,43 +53,6 @@ _MATRICES_PER_LAYER = 6
 _NAME = re.compile(r"[A-Za-z0-9_.]{1,200}")
 
 
-@dataclass(frozen=True)
-class Ledger:
-    """Where the bytes went: weights + scales + header = file, and file + code = total, exactly."""
-
-    weights_bytes: int
-    """Compressed codes of the gridded tensors, and the fp16 tensors."""
-    fp16_bytes: int
-    """The fp16 tensors' part of weights_bytes."""
-    scales_bytes: int
-    """Compressed float16 row scales."""
-    header_bytes: int
-    """Magic, version and compressed header."""
-    file_bytes: int
-    code_bytes: int
-    """Bytes of the script that trains and reads the file, train_gpt.py; they count against the cap."""
-    total_bytes: int
-    cap_bytes: int
-    tensors: list[dict[str, Any]]
-    """Per tensor: name, grid, shape, elements, raw_bytes before compression (codes or halves, without the scales),
-    scales_raw_bytes, compressed_bytes (None for fp16: those share one stream), and entropy_bytes: raw_bytes under an
-    ideal coder that knows this tensor's own symbol counts (order 0). What compressed_bytes has above entropy_bytes is
-    the coder's loss; entropy_bytes itself is the model's size."""
-
-
-class CapExceeded(UserError):
-    """The packed model and the code do not fit under the cap; `ledger` holds the numbers. Nothing was written."""
-
-    def __init__(self, ledger: Ledger):
-        self.ledger = ledger
-        super().__init__(
-            f"artifact {ledger.file_bytes:,} bytes (weights {ledger.weights_bytes:,}, scales {ledger.scales_bytes:,}, "
-            f"header {ledger.header_bytes:,}) + code {ledger.code_bytes:,} = {ledger.total_bytes:,} bytes: "
-            f"{ledger.total_bytes - ledger.cap_bytes:,} over the cap of {ledger.cap_bytes:,}\n"
-            "nothing was written; take coarser grids (quant.*), fewer layers or a narrower model"
-        )
-
-
 def pack(
     state: dict[str, Tensor],
     model: recipe.Model,
@@ -90,17 +60,21 @@ def pack(
     path: Path | str,
     *,
     bits: dict[str, int] | None = None,
+    sensitivity: dict[str, Groups] | None = None,
     code_bytes: int,
     cap_bytes: int,
 ) -> Ledger:
     """Quantise `state` (any order, device and float dtype), compress it and write it atomically to `path`.
 
-    The bytes depend on the weights, the configuration and the zstandard version alone. Raises UserError naming the
+    With quant.kind = steps, `sensitivity` decides the steps and quant.target_bytes how fine they are. The bytes depend
+    on what is given and the versions of zstandard and constriction alone. Raises UserError naming the
     tensor for weights that are not finite or do not fit float16, and CapExceeded, removing what an earlier packing
     left at `path`, when file and code together exceed `cap_bytes`.
     """
     if quant.allocation == "gradient" and bits is None:
         raise UserError("quant.allocation = gradient needs the run's sensitivities; train with this recipe first")
+    if quant.kind == "steps" and sensitivity is None:
+        raise UserError("quant.kind = steps needs the run's sensitivities; train with this recipe first")
     grids = grid_names_for({name: tuple(tensor.shape) for name, tensor in state.items()}, quant, bits)
     table = [[name, grids[name], list(state[name].shape)] for name in sorted(state)]
     try:
@@ -108,26 +82,36 @@ def pack(
     except _Refused as reason:
         raise UserError(f"these weights cannot be packed: {reason}") from None
     parts: dict[str, list[np.ndarray]] = {stream: [] for stream in _STREAMS}
-    rows = []
+    rows, stepped = [], {}
     for name, grid, shape in table:
+        if quant.kind == "steps" and grid == STEPS:
+            stepped[name] = _finite(name, state[name]).numpy()
+            continue
         symbols, scales = _encode(name, state[name], grid)
         parts["fp16" if grid == "fp16" else "codes"].append(symbols)
         parts["scales"].append(scales)
         rows.append({
             "name": name, "grid": grid, "shape": shape, "elements": symbols.size, "raw_bytes": symbols.nbytes,
-            "scales_raw_bytes": scales.nbytes, "compressed_bytes": None, "entropy_bytes": _entropy_bytes(symbols),
+            "scales_raw_bytes": scales.nbytes, "compressed_bytes": None, "entropy_bytes": entropy_bytes(symbols),
         })  # fmt: skip
     blocks = _compress([codes.tobytes() for codes in parts["codes"]], quant.zstd_level, min_match=7)
     for row, block in zip((row for row in rows if row["grid"] != "fp16"), blocks, strict=False):
         row["compressed_bytes"] = len(block)
     rest = [_compress([_byte_planes(parts[stream])], quant.zstd_level)[0] for stream in ("fp16", "scales")]
-    streams = [b"".join(blocks), *rest]
+    streams, spent = [b"".join(blocks), *rest], None
+    if quant.kind == "steps" and stepped:
+        target = quant.target_bytes or cap_bytes - cap_bytes // 1000
+        others = len(_head(model, table, [*streams, b""], quant.zstd_level)) + sum(map(len, streams)) + _HEAD_SLACK
+        payload, shares, spent = spend(stepped, sensitivity, target - code_bytes - others)
+        streams.append(payload)
+        rows = sorted(rows + shares, key=lambda row: row["name"])
+        spent |= {"target_bytes": target}
     head = _head(model, table, streams, quant.zstd_level)
     file_bytes = len(head) + sum(map(len, streams))
     ledger = Ledger(
-        weights_bytes=len(streams[0]) + len(streams[1]), fp16_bytes=len(streams[1]), scales_bytes=len(streams[2]),
-        header_bytes=len(head), file_bytes=file_bytes, code_bytes=code_bytes, total_bytes=file_bytes + code_bytes,
-        cap_bytes=cap_bytes, tensors=rows,
+        weights_bytes=sum(map(len, streams)) - len(streams[2]), fp16_bytes=len(streams[1]),
+        scales_bytes=len(streams[2]), header_bytes=len(head), file_bytes=file_bytes, code_bytes=code_bytes,
+        total_bytes=file_bytes + code_bytes, cap_bytes=cap_bytes, tensors=rows, steps=spent,
     )  # fmt: skip
     if ledger.total_bytes > cap_bytes:
         with explain_os_errors(f"cannot remove the outdated {path}"):
@@ -169,9 +153,7 @@ def _explained(path: Path | str, use: Callable[..., Any]) -> Any:
 
 def _encode(name: str, tensor: Tensor, grid: str) -> tuple[np.ndarray, np.ndarray]:
     """Symbols of one tensor, flat (int8 codes, or float16 values), and its float16 scales (none for fp16)."""
-    w = tensor.detach().to("cpu", torch.float32)
-    if not torch.isfinite(w).all():
-        raise UserError(f"{name} holds values that are not finite; the training diverged: lower the learning rates")
+    w = _finite(name, tensor)
     if grid == "fp16":
         symbols, scales = w.to(torch.float16).flatten(), torch.empty(0, dtype=torch.float16)
         finite = torch.isfinite(symbols).all()
@@ -181,6 +163,13 @@ def _encode(name: str, tensor: Tensor, grid: str) -> tuple[np.ndarray, np.ndarra
     if not finite:
         raise UserError(f"{name} holds values up to {w.abs().max():.3g}, too large for float16 on grid {grid}")
     return symbols.flatten().numpy(), scales.numpy()
+
+
+def _finite(name: str, tensor: Tensor) -> Tensor:
+    w = tensor.detach().to("cpu", torch.float32)
+    if not torch.isfinite(w).all():
+        raise UserError(f"{name} holds values that are not finite; the training diverged: lower the learning rates")
+    return w
 
 
 def _byte_planes(arrays: list[np.ndarray]) -> bytes:
@@ -209,29 +198,24 @@ def _compress(parts: list[bytes], level: int, **options: int) -> list[bytes]:
 def _head(model: recipe.Model, table: list[list[Any]], streams: list[bytes], level: int) -> bytes:
     header = {
         "model": recipe.to_dict(recipe.Recipe(model=model))["model"],
-        "streams": {stream: len(payload) for stream, payload in zip(_STREAMS, streams, strict=True)},
+        "streams": {stream: len(payload) for stream, payload in zip(_STEPS_STREAMS, streams, strict=False)},
         "tensors": table,
     }
     header["sha256"] = _checksum(header, b"".join(streams))
     (packed,) = _compress([canonical_json(header).encode("ascii")], level)
-    return _PREAMBLE.pack(MAGIC, VERSION, len(packed)) + packed
+    return _PREAMBLE.pack(MAGIC, _version(header), len(packed)) + packed
+
+
+def _version(header: dict[str, Any]) -> int:
+    streams = header.get("streams")
+    return STEPS_VERSION if isinstance(streams, dict) and "steps" in streams else VERSION
 
 
 def _checksum(header: dict[str, Any], body: bytes | memoryview) -> str:
     covered = {key: value for key, value in header.items() if key != "sha256"}
-    digest = hashlib.sha256(struct.pack("<H", VERSION) + canonical_json(covered).encode("ascii"))
+    digest = hashlib.sha256(struct.pack("<H", _version(header)) + canonical_json(covered).encode("ascii"))
     digest.update(body)
     return digest.hexdigest()
-
-
-def _entropy_bytes(symbols: np.ndarray) -> int:
-    """Order-0 entropy: the size under an ideal coder that knows the counts (of each byte plane, for float16)."""
-    bits = 0.0
-    for plane in symbols.view(np.uint8).reshape(-1, symbols.itemsize).T:
-        counts = np.bincount(plane)
-        counts = counts[counts > 0]
-        bits -= float((counts * np.log2(counts / counts.sum())).sum())
-    return math.ceil(bits / 8)
 
 
 # Reading: nothing is allocated before its size has been checked, and nothing is believed before the checksum
@@ -242,12 +226,14 @@ def _read(path: Path | str) -> tuple[dict[str, Any], recipe.Model, dict[str, mem
     if len(payload) < _PREAMBLE.size or payload[: len(MAGIC)] != MAGIC:
         raise _Refused("it does not begin with pgolf's signature")
     _, version, header_length = _PREAMBLE.unpack_from(payload)
-    if version != VERSION:
-        raise _Refused(f"format version {version}, this program reads version {VERSION}")
+    if version not in (VERSION, STEPS_VERSION):
+        raise _Refused(f"format version {version}, this program reads versions {VERSION} and {STEPS_VERSION}")
     view = memoryview(payload)[_PREAMBLE.size :]
     if header_length > len(view):
         raise _Refused("it ends inside its header")
     header = _parse_header(view[:header_length])
+    if version != _version(header):
+        raise _Refused(f"its streams are not those of format version {version}")
     body = view[header_length:]
     lengths = header["streams"]
     if sum(lengths.values()) != len(body):
@@ -257,9 +243,11 @@ def _read(path: Path | str) -> tuple[dict[str, Any], recipe.Model, dict[str, mem
     model = _parse_model(header["model"])
     _check_tensors(header["tensors"], model)
     streams, offset = {}, 0
-    for stream in _STREAMS:
+    for stream in _STEPS_STREAMS[: len(lengths)]:
         streams[stream] = body[offset : offset + lengths[stream]]
         offset += lengths[stream]
+    if ("steps" in streams) != any(grid == STEPS for _, grid, _ in header["tensors"]):
+        raise _Refused("its table of tensors and its streams do not agree on steps")
     return header, model, streams
 
 
@@ -300,7 +288,11 @@ def _parse_header(frame: memoryview) -> dict[str, Any]:
     if not canonical or not isinstance(header, dict) or set(header) != {"model", "sha256", "streams", "tensors"}:
         raise _Refused("its header is not one that pgolf writes")
     lengths = header["streams"]
-    if not isinstance(lengths, dict) or set(lengths) != set(_STREAMS) or not all(map(_is_size, lengths.values())):
+    if (
+        not isinstance(lengths, dict)
+        or set(lengths) not in (set(_STREAMS), set(_STEPS_STREAMS))
+        or not all(map(_is_size, lengths.values()))
+    ):
         raise _Refused("its stream lengths make no sense")
     return header
 
@@ -357,7 +349,8 @@ def _least_elements(model: recipe.Model) -> int:
 
 def _decode(tensors: list[list[Any]], streams: dict[str, memoryview]) -> dict[str, Tensor]:
     sizes = {stream: 0 for stream in _STREAMS}
-    for _, grid, shape in tensors:
+    plain = [entry for entry in tensors if entry[1] != STEPS]
+    for _, grid, shape in plain:
         sizes["fp16" if grid == "fp16" else "codes"] += math.prod(shape)
         sizes["scales"] += 0 if grid == "fp16" else shape[0]
     codes = _decompress(streams["codes"], "codes", sizes["codes"])
@@ -366,7 +359,9 @@ def _decode(tensors: list[list[Any]], streams: dict[str, memoryview]) -> dict[st
     if not np.isfinite(halves).all() or not np.isfinite(scales).all() or (scales < 0).any():
         raise _Refused("it holds values that are not finite, or negative scales")
     state, code_at, half_at, row_at = {}, 0, 0, 0
-    for name, grid, shape in tensors:
+    if "steps" in streams:
+        state.update(_decode_steps(tensors, streams["steps"]))
+    for name, grid, shape in plain:
         count = math.prod(shape)
         if grid == "fp16":
             state[name] = torch.from_numpy(halves[half_at : half_at + count].astype(np.float32)).reshape(shape)
@@ -378,7 +373,15 @@ def _decode(tensors: list[list[Any]], streams: dict[str, memoryview]) -> dict[st
         values = torch.from_numpy(q.astype(np.float32)).reshape(shape)
         state[name] = dequantise(values, torch.from_numpy(scales[row_at : row_at + shape[0]]))
         code_at, row_at = code_at + count, row_at + shape[0]
-    return state
+    return {name: state[name] for name, _, _ in tensors}
+
+
+def _decode_steps(tensors: list[list[Any]], stream: memoryview) -> dict[str, Tensor]:
+    shapes = {name: shape for name, grid, shape in tensors if grid == STEPS}
+    try:
+        return {name: torch.from_numpy(weights) for name, weights in read_steps(stream, shapes).items()}
+    except ValueError as error:
+        raise _Refused(f"its steps cannot be decoded ({error})") from None
 
 
 def _halves(planes: bytes) -> np.ndarray:

@@ -55,6 +55,8 @@ class Grid:
         return self.scale_rounding != "never"
 
 
+STEPS = "steps"
+"""No grid of this room: whole numbers times steps of rows and columns (pgolf_core/steps.py); quant.kind = steps."""
 NEAR_MAX = 0.9999984
 """Quantile of the published percentile clips: for 512 columns, the maximum less 0.0008 of its lead (SEEDS 9.5)."""
 
@@ -166,8 +168,8 @@ def quantise_tensor(w: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
 
 
 def packable_names() -> list[str]:
-    """What a tensor of an artifact may be stored as: fp16, or a grid whose scales are float16 numbers."""
-    return ["fp16", *(name for name, grid in GRIDS.items() if grid.packable)]
+    """What a tensor of an artifact may be stored as: fp16, steps, or a grid whose scales are float16 numbers."""
+    return ["fp16", STEPS, *(name for name, grid in GRIDS.items() if grid.packable)]
 
 
 def grid_names_for(
@@ -197,13 +199,16 @@ def grid_names_for(
 def qat_grids(shapes: Mapping[str, tuple[int, ...]], quant: recipe.Quant, qat: recipe.QAT) -> dict[str, Grid]:
     """The grid under which QAT trains every tensor that will be packed on one: that grid, or the one qat.grid names."""
     packed = {name: grid for name, grid in grid_names_for(shapes, quant).items() if grid != "fp16"}
-    return {name: GRIDS[grid if qat.grid == "packed" else qat.grid] for name, grid in packed.items()}
+    trained = {name: grid if qat.grid == "packed" else qat.grid for name, grid in packed.items()}
+    return {name: GRIDS[grid] for name, grid in trained.items() if grid != STEPS}
 
 
 def _grid_by_rule(name: str, shape: tuple[int, ...], quant: recipe.Quant, bits: Mapping[str, int]) -> str:
     part = next((part for part in ("attn", "mlp") if f".{part}." in name), name.split(".")[0])
     if math.prod(shape) <= quant.small_tensor_elements or len(shape) != 2:
         return "fp16"
+    if quant.kind == "steps":
+        return STEPS
     if quant.allocation == "gradient" and part in ("attn", "mlp", "bigram"):
         return f"int{bits.get(name, 6)}_row_clip"
     return {"attn": quant.attention, "mlp": quant.mlp, "tok_emb": quant.tok_emb}.get(part, quant.other)

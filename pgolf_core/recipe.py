@@ -165,6 +165,11 @@ class QAT:
 class Quant:
     """Which grid each tensor is packed on (SEEDS 5.4)."""
 
+    kind: str = "grid"
+    """grid: the named grids below, in a file of whatever size comes of it; steps: every matrix above the size threshold
+    gets steps from the run's gradients, entropy-coded, as fine as `target_bytes` allows."""
+    target_bytes: int = 0
+    """With kind = steps: bytes of file and code to be spent; 0 is the track's cap less 0.1 %."""
     attention: str = "int6_row"
     mlp: str = "int6_row"
     tok_emb: str = "int8_row_clip"

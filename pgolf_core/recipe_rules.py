@@ -35,6 +35,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "average.kind": ("ema", "swa", "none"),
     "qat.kind": ("off", "always", "late"),
     "qat.grid": ("packed", *GRID_NAMES[1:], *QAT_ONLY_GRIDS),
+    "quant.kind": ("grid", "steps"),
     "quant.allocation": ("fixed", "gradient"),
     **{f"quant.{part}": GRID_NAMES for part in ("attention", "mlp", "tok_emb", "other")},
 }
@@ -54,6 +55,7 @@ AT_LEAST: dict[str, float] = {
         "optim.adam_eps", "optim.adam_wd", "optim.muon_wd", "optim.muon_momentum_warmup_steps", "optim.grad_clip_norm",
         "schedule.max_seconds", "schedule.warmup_steps", "schedule.warmdown_iters", "schedule.val_every_steps",
         "schedule.val_tokens", "schedule.checkpoint_every_seconds", "quant.small_tensor_elements",
+        "quant.target_bytes",
     ), 0),
 }  # fmt: skip
 IN_UNIT_INTERVAL = (
@@ -126,5 +128,13 @@ def _impossible(values: dict[str, Any]) -> Iterator[str]:
                 f"quant.exceptions has {entry!r}; must be PATTERN=GRID, as 'blocks.0.*=fp16', with a grid of "
                 f"{', '.join(GRID_NAMES)}"
             )
+    if quant.target_bytes and quant.kind != "steps":
+        yield f"quant.target_bytes = {quant.target_bytes} needs quant.kind = steps: a grid takes what it takes"
+    if quant.target_bytes > TRACK_CAP_BYTES[values["track"]]:
+        yield f"quant.target_bytes = {quant.target_bytes} is over the cap of {values['track']}"
+    if quant.kind == "steps" and quant.allocation == "gradient":
+        yield "quant.allocation = gradient gives bits to grids; quant.kind = steps takes quant.allocation = fixed"
+    if quant.kind == "steps" and qat.kind != "off" and qat.grid == "packed":
+        yield "qat.grid = packed has no grid to train on with quant.kind = steps; name one, or qat.kind = off"
     if quant.zstd_level > 22:
         yield f"quant.zstd_level = {quant.zstd_level}; zstd has levels 1 to 22"

@@ -1,15 +1,20 @@
-"""How much the loss cares about each matrix, from its gradients, and the bits it gets for that (PR 332, SEEDS 6.3)."""
+"""How much the loss cares about each matrix, row and column, from gradients; and PR 332's bits for that (SEEDS 6.3)."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pgolf_core.files import UserError
 
+SENSITIVITY_BELOW = 0.1
+"""Gradient statistics are gathered while 0 < multiplier < this: the last tenth of the warm-down (PR 332)."""
 MIN_ROWS = 64
 """Matrices with fewer rows are not ranked; at the published width those are the gates and scales alone."""
 FEWEST_RANKED = 5
@@ -65,6 +70,63 @@ class SensitivityMeter:
             for name, value in zip(names, sums.tolist(), strict=True):
                 totals[name] = totals.get(name, 0.0) + value
         return totals
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Mean squared gradient of each row and each column of one matrix, float32 arrays, up to a factor of the run."""
+
+    rows: np.ndarray
+    cols: np.ndarray
+
+    @property
+    def mean(self) -> float:
+        """Of the whole matrix."""
+        return float(self.rows.mean(dtype=np.float64))
+
+    @classmethod
+    def even(cls, shape: tuple[int, ...], value: float) -> Groups:
+        """A matrix whose weights all count the same."""
+        return cls(*(np.full(size, value, np.float32) for size in shape))
+
+
+class GroupMeter:
+    """Sums over steps of the mean squared gradient of every row and column of every matrix: two vectors a matrix.
+
+    It stays on the device, waits for nothing and only reads gradients.
+    """
+
+    def __init__(self, named: Mapping[str, Tensor]):
+        self.sums = {
+            f"{axis}/{name}": torch.zeros(size, dtype=torch.float32, device=tensor.device)
+            for name, tensor in named.items() if tensor.ndim == 2
+            for axis, size in zip(("rows", "cols"), tensor.shape, strict=True)
+        }  # fmt: skip
+        """`rows/<name>` and `cols/<name>`: what a checkpoint and a run's sensitivity.safetensors hold."""
+
+    @torch.no_grad()
+    def add(self, named: Mapping[str, Tensor]) -> None:
+        """Count the gradients of one step (see SensitivityMeter.add)."""
+        for name, tensor in named.items():
+            if tensor.ndim == 2 and tensor.grad is not None:
+                squares = tensor.grad.to(torch.float32).square()
+                self.sums[f"rows/{name}"] += squares.mean(1)
+                self.sums[f"cols/{name}"] += squares.mean(0)
+
+
+def groups_of(sums: Mapping[str, Tensor]) -> dict[str, Groups]:
+    """Sums of a GroupMeter by matrix; raises UserError for what is no finite number, or if nothing was ever summed."""
+    arrays = {key: tensor.cpu().numpy() for key, tensor in sums.items()}
+    for key, values in arrays.items():
+        if not np.isfinite(values).all():
+            raise UserError(f"sensitivity of {key} is not finite; gradients must be: train again at a lower rate")
+    if not any(values.any() for values in arrays.values()):
+        raise UserError(
+            "no gradient statistics: training ended before the last tenth of its warm-down; train longer or set "
+            "quant.kind=grid"
+        )
+    names = [key.removeprefix("rows/") for key in arrays if key.startswith("rows/")]
+    return {name: Groups(arrays[f"rows/{name}"], arrays[f"cols/{name}"]) for name in names}
 
 
 def allocate_bits(sensitivity: dict[str, float]) -> dict[str, int]:

@@ -36,14 +36,12 @@ from pgolf_core.optim import (
 from pgolf_core.parallel import ALONE, World
 from pgolf_core.recipe import Recipe
 from pgolf_core.runlog import RESULT, NoLog, RunLog, TrainResult
-from pgolf_core.sensitivity import SensitivityMeter
+from pgolf_core.sensitivity import SENSITIVITY_BELOW, GroupMeter, SensitivityMeter
 from pgolf_core.stop import Stop
 from pgolf_core.tokenizer import TokenBytes, check_vocab
 
 LOOK_BACK_STEPS = 8
 """No step is begun that would end after the cap if it took as long as the longest of so many before it."""
-SENSITIVITY_BELOW = 0.1
-"""Gradient statistics are gathered while 0 < multiplier < this: the last tenth of the warm-down (PR 332)."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +92,7 @@ class Trainer:
         shapes = {name: tuple(p.shape) for name, p in self.named.items()}
         self.qat_grids: dict[str, Grid] = qat_grids(shapes, recipe.quant, recipe.qat)  # refuses bad exceptions
         self.meter = SensitivityMeter()
+        self.group_meter = GroupMeter(self.named)
         self.qat_on = False
         self.step, self.val_step = 0, -1
         self.step_seconds: deque[float] = deque(maxlen=LOOK_BACK_STEPS)
@@ -159,6 +158,8 @@ class Trainer:
         loss = self._forward_backward(*step_batch(self.stream, data, world.rank, world.size, length))
         if 0 < multiplier < SENSITIVITY_BELOW:
             self.meter.add(self.model)
+        if 0 < multiplier < SENSITIVITY_BELOW:  # not in the same block: a script has at most one of the two
+            self.group_meter.add(self.named)
         norm = clip_gradients(self.optimizers.trained, self.recipe.optim.grad_clip_norm)
         check_finite(loss, norm, self.named.items(), self.step + 1)
         rate = multiplier * (self.recipe.qat.lr_factor if self.qat_on else 1.0)
@@ -246,6 +247,7 @@ class Trainer:
             "model": self.named,
             "optim": self.optimizers.tensors(),
             "average": self.average.tensors(),
+            "groups": self.group_meter.sums,
         }
         return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
 
@@ -376,6 +378,7 @@ class Trainer:
                 self.folder / "sensitivity.json",
                 {"mean_squared_gradient": self.meter.result(), "steps": self.meter.steps, "weights": "live"},
             )
+            save_tensors(self.folder / "sensitivity.safetensors", self.group_meter.sums, {"steps": self.meter.steps})
 
 
 def train(recipe: Recipe, seed: int, data: TrainData, folder: Path, **callbacks: Any) -> TrainResult:

@@ -70,7 +70,7 @@ def contents(path: Path) -> tuple[dict[str, Any], list[bytes]]:
     length = artifact._PREAMBLE.unpack_from(payload)[2]
     header = json.loads(zstandard.ZstdDecompressor().decompress(payload[start : start + length]))
     streams, at = [], start + length
-    for stream in artifact._STREAMS:
+    for stream in artifact._STEPS_STREAMS[: len(header["streams"])]:
         streams.append(payload[at : at + header["streams"][stream]])
         at += header["streams"][stream]
     return header, streams

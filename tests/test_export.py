@@ -31,12 +31,12 @@ from pgolf_core.lab.export_source import Edits, Source
 from pgolf_core.lab.export_values import Choices, Object, Values
 from pgolf_core.parallel import World
 from pgolf_core.recipe import Recipe, available_recipes, load_recipe
-from pgolf_core.sensitivity import allocate_bits
+from pgolf_core.sensitivity import allocate_bits, groups_of
 from pgolf_core.tokenizer import Tokenizer
 from pgolf_core.train import TrainData, train
 
 PIECES = 300
-MAY_IMPORT = {"torch", "numpy", "sentencepiece", "zstandard"}
+MAY_IMPORT = {"torch", "numpy", "sentencepiece", "zstandard", "constriction"}
 SMALL = {"vocab_size": PIECES}
 VARIANTS = {
     "ema": small_recipe(model=SMALL),
@@ -47,6 +47,9 @@ VARIANTS = {
         average={"kind": "swa", "swa_every_steps": 2},
         qat={"kind": "late", "threshold": 0.6, "lr_factor": 0.5},
         quant={"allocation": "gradient"},
+    ),
+    "steps by gradient": small_recipe(
+        model={**SMALL, "model_dim": 64}, schedule={"iterations": 24, "warmdown_iters": 20}, quant={"kind": "steps"},
     ),
     "by the clock, clip search, no average, exceptions": small_recipe(
         model={**SMALL, "smear": "off"},
@@ -239,9 +242,11 @@ def run_package(recipe: Recipe, data: Path, folder: Path, code_bytes: int) -> di
     paths = [sorted(data.glob(f"*_{split}_*.bin")) for split in ("train", "val")]
     train(recipe, 7, TrainData(*paths, tokenizer.bytes, tokenizer.vocab_size, sha256="words"), folder)
     gathered = read_json(folder / "sensitivity.json")["mean_squared_gradient"]
+    groups = load_tensors(folder / "sensitivity.safetensors")[0]
     artifact.pack(
         load_tensors(folder / "weights-averaged.safetensors")[0], recipe.model, recipe.quant, folder / "model.pgolf",
         bits=allocate_bits(gathered) if recipe.quant.allocation == "gradient" else None,
+        sensitivity=groups_of(groups) if recipe.quant.kind == "steps" else None,
         code_bytes=code_bytes, cap_bytes=recipe.cap_bytes,
     )  # fmt: skip
     tokens = load_tokens(paths[1], tokenizer.vocab_size)

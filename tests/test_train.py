@@ -104,7 +104,7 @@ def test_going_on_after_ctrl_c_gives_the_same_bits_as_never_stopping(data, tmp_p
         assert (tmp_path / "parts" / "checkpoint.safetensors").exists()
     result = train(recipe, 3, data, tmp_path / "parts")
     assert result.resumed_at_steps == [4, 19]
-    for name in ("weights-raw.safetensors", "weights-averaged.safetensors"):
+    for name in ("weights-raw.safetensors", "weights-averaged.safetensors", "sensitivity.safetensors"):
         whole, parts = (load_tensors(tmp_path / folder / name)[0] for folder in ("whole", "parts"))
         assert all(torch.equal(whole[key], parts[key]) for key in whole)
     whole, parts = (training_curve(tmp_path / folder) for folder in ("whole", "parts"))

@@ -29,7 +29,7 @@ from pgolf_core.grid import (
     quantise,
     quantise_tensor,
 )
-from pgolf_core.lab.analysis_model import tensor_kind
+from pgolf_core.lab.analysis_model import on_grids, tensor_kind
 from pgolf_core.model import GPT
 from pgolf_core.tokenizer import TokenBytes
 
@@ -233,8 +233,9 @@ def _is_matrix(name: str, tensor: Tensor) -> bool:
 
 
 def packed_grids(weights: Weights, quant: recipe.Quant, bits: Mapping[str, int] | None = None) -> dict[str, str]:
-    """Grid name of every tensor, or fp16, as the artifact will have it."""
-    return grid_names_for({name: tuple(t.shape) for name, t in weights.items()}, quant, dict(bits) if bits else None)
+    """Grid name of every tensor, or fp16, as the artifact will have it (the named grids, where it will have steps)."""
+    shapes = {name: tuple(t.shape) for name, t in weights.items()}
+    return grid_names_for(shapes, on_grids(quant), dict(bits) if bits else None)
 
 
 def matrix_grids(weights: Weights, quant: recipe.Quant) -> dict[str, Grid]:

@@ -113,13 +113,18 @@ def wiring(config: recipe.Model) -> pd.DataFrame:
     )
 
 
+def on_grids(quant: recipe.Quant) -> recipe.Quant:
+    """The same settings with quant.kind = grid: what named grids would do where a recipe has steps."""
+    return dataclasses.replace(quant, kind="grid", target_bytes=0)
+
+
 def size_estimate(config: recipe.Model, quant: recipe.Quant) -> dict[str, int]:
     """Bytes by grid family, and of the row scales, if every code took log2(number of codes) bits: a bound that the
     packed file stays below as far as trained codes are unevenly used. Gradient allocation counts as six bits.
     """
     shapes = parameter_shapes(config)
     sizes: dict[str, float] = {}
-    for name, grid_name in grid_names_for(shapes, quant, bits={}).items():
+    for name, grid_name in grid_names_for(shapes, on_grids(quant), bits={}).items():
         shape, bits = shapes[name], 16.0
         if grid_name != "fp16":
             grid = GRIDS[grid_name]

@@ -17,13 +17,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pgolf_core import recipe
+from pgolf_core import allocation, recipe
 from pgolf_core.artifact import Ledger, pack, unpack
-from pgolf_core.grid import GRIDS, Grid, dequantise, grid_names_for, quantise_tensor
+from pgolf_core.grid import GRIDS, STEPS, Grid, dequantise, grid_names_for, quantise_tensor
 from pgolf_core.lab.analysis_data import entropy_bits
-from pgolf_core.lab.analysis_model import tensor_kind
+from pgolf_core.lab.analysis_model import on_grids, tensor_kind
 from pgolf_core.model import parameter_shapes
-from pgolf_core.sensitivity import allocate_bits
+from pgolf_core.sensitivity import Groups, allocate_bits
 
 NO_FLOOR = 1e-12
 UNCAPPED_BYTES = 2**40
@@ -198,14 +198,51 @@ def coder_table(ledger: Ledger) -> pd.DataFrame:
     return sums.rename(columns={"elements": "weights"}).reset_index()
 
 
+def promised_bits(groups: Mapping[str, Groups], names: Iterable[str]) -> pd.DataFrame:
+    """Bits a weight that steps by sensitivity save by the theory, mean of each part: rows and columns against one step
+    for the matrix. `attrs["whole"]` is all of it, differences between matrices included, against one step for all.
+
+    Half the log of the arithmetic over the geometric mean, with the floor that the allocation has.
+    """
+    rows, logs, values, counts = [], 0.0, 0.0, 0
+    for name in names:
+        if groups[name].mean <= 0:
+            continue
+        floored = [np.maximum(v / v.mean(), allocation.FLOOR) for v in (groups[name].rows, groups[name].cols)]
+        saved = [0.5 * float(np.log2(v.mean()) - np.log2(v).mean()) for v in floored]
+        size, mean = len(floored[0]) * len(floored[1]), groups[name].mean * float(floored[0].mean() * floored[1].mean())
+        rows.append({"part": part_of(name), "rows": saved[0], "columns": saved[1]})
+        logs, values, counts = logs + size * (math.log2(mean) - 2 * sum(saved)), values + size * mean, counts + size
+    table = pd.DataFrame(rows, columns=["part", "rows", "columns"]).groupby("part", sort=False).mean()
+    table.attrs["whole"] = 0.5 * (math.log2(values / counts) - logs / counts) if counts else 0.0
+    return table
+
+
+def stepped_weights(
+    weights: Mapping[str, Tensor], grids: Mapping[str, str], sensitivity: Mapping[str, Groups], multiplier: float
+) -> dict[str, Tensor]:
+    """What matrices on steps come back as, worked out again from the weights and the file's one multiplier."""
+    matrices = {name: weights[name].numpy() for name in sorted(weights) if grids[name] == STEPS}
+    made = allocation.plans(matrices, sensitivity)
+    return {name: torch.from_numpy(plan.rounded(multiplier).weights(multiplier)) for name, plan in made.items()}
+
+
 def unpack_mismatches(
-    weights: Mapping[str, Tensor], grids: Mapping[str, str], unpacked: Mapping[str, Tensor]
-) -> list[str]:
-    """Names whose unpacked values are not bit for bit the dequantised weights; empty is what must hold."""
+    weights: Mapping[str, Tensor], grids: Mapping[str, str], unpacked: Mapping[str, Tensor],
+    stepped: Mapping[str, Tensor] | None = None,
+) -> list[str]:  # fmt: skip
+    """Names whose unpacked values are not bit for bit the dequantised weights; empty is what must hold.
+
+    `stepped` has what is expected of matrices on steps.
+    """
     wrong = sorted(set(weights) ^ set(unpacked))
     for name in sorted(set(weights) & set(unpacked)):
         w = weights[name].float()
-        expected = w.half().float() if grids[name] == "fp16" else dequantise(*quantise_tensor(w, GRIDS[grids[name]]))
+        if grids[name] == STEPS:
+            expected = (stepped or {})[name]
+        else:
+            is_half = grids[name] == "fp16"
+            expected = w.half().float() if is_half else dequantise(*quantise_tensor(w, GRIDS[grids[name]]))
         if not torch.equal(expected, unpacked[name]):
             wrong.append(name)
     return wrong
@@ -230,19 +267,24 @@ Choice = tuple[recipe.Quant, dict[str, int] | None]
 
 
 def packing_choices(
-    quant: recipe.Quant, bits: dict[str, int] | None, sensitivity: Mapping[str, float]
+    quant: recipe.Quant, bits: dict[str, int] | None, sensitivity: Mapping[str, float], file_bytes: int = 0
 ) -> dict[str, Choice]:
     """{label: (settings, bits)}: the recipe's own packing, 5 to 8 bits for attention and MLP, and PR 332's rule.
 
     Embeddings keep the recipe's grid, so that the rows differ in one thing; the recipe's exceptions are left out of all
-    rows but its own.
+    rows but its own. With `file_bytes`, those of this recipe's file, steps by gradient fill as many (a recipe that has
+    steps is this row itself).
     """
-    fixed = dataclasses.replace(quant, allocation="fixed", exceptions=())
+    fixed = dataclasses.replace(on_grids(quant), allocation="fixed", exceptions=())
     names = [*(f"int{bits}_row_clip" for bits in (5, 6, 7, 8)), "int5_row_nofloor"]
-    choices: dict[str, Choice] = {"this recipe": (quant, bits)}
+    by_steps = dataclasses.replace(fixed, kind="steps", target_bytes=file_bytes)
+    own = dataclasses.replace(by_steps, exceptions=quant.exceptions) if quant.kind == "steps" else quant
+    choices: dict[str, Choice] = {"this recipe": (own, bits)}
+    if file_bytes and quant.kind != "steps":
+        choices["steps, as many bytes"] = (by_steps, None)
     choices |= {name: (dataclasses.replace(fixed, attention=name, mlp=name), None) for name in names}
     if sensitivity:
-        by_gradient = dataclasses.replace(quant, allocation="gradient", exceptions=())
+        by_gradient = dataclasses.replace(on_grids(quant), allocation="gradient", exceptions=())
         choices["5/6/7 by gradient"] = (by_gradient, allocate_bits(dict(sensitivity)))
     return choices
 
@@ -252,6 +294,7 @@ def rate_distortion(
     model: recipe.Model,
     choices: Mapping[str, Choice],
     bpb_of: Callable[[dict[str, Tensor]], float],
+    groups: Mapping[str, Groups] | None = None,
 ) -> pd.DataFrame:
     """Pack the same weights in every way: real file bytes, bits per weight, rounding error and bpb of what comes back.
 
@@ -263,7 +306,9 @@ def rate_distortion(
     with tempfile.TemporaryDirectory(prefix="pgolf-") as folder:
         path = Path(folder) / "model.pgolf"
         for label, (quant, bits) in choices.items():
-            ledger = pack({**weights}, model, quant, path, bits=bits, code_bytes=0, cap_bytes=UNCAPPED_BYTES)
+            ledger = pack(
+                {**weights}, model, quant, path, bits=bits, sensitivity=groups, code_bytes=0, cap_bytes=UNCAPPED_BYTES
+            )
             _, state = unpack(path)
             blocks = [row for row in ledger.tensors if row["grid"] != "fp16" and ".blocks." in f".{row['name']}"]
             stored, count = (sum(row[key] for row in blocks) for key in ("compressed_bytes", "elements"))

@@ -319,15 +319,16 @@ def rule_table(recipes: Mapping[str, Recipe]) -> pd.DataFrame:
 
 
 def _rules(quant: Quant) -> dict[str, str]:
-    by_gradient = "int5, int6 or int7_row_clip" if quant.allocation == "gradient" else ""
+    steps = "steps by gradient" if quant.kind == "steps" else ""
+    by_gradient = steps or ("int5, int6 or int7_row_clip" if quant.allocation == "gradient" else "")
     return {
         "by name (patterns)": f"{len(quant.exceptions)}",
         "fp16 up to (weights)": f"{quant.small_tensor_elements:,}",
         "attention": by_gradient or quant.attention,
         "MLP": by_gradient or quant.mlp,
         "bigram table": by_gradient or quant.other,
-        "token embedding": quant.tok_emb,
-        "other tables": quant.other,
+        "token embedding": steps or quant.tok_emb,
+        "other tables": steps or quant.other,
         "zstd level": str(quant.zstd_level),
     }
 

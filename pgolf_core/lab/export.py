@@ -79,6 +79,7 @@ def _redocumented(source: Source) -> str:
     return edits.apply()
 
 
+@functools.lru_cache(maxsize=8)
 def code_bytes_of(recipe: Recipe, minify: bool = False) -> int:
     """Bytes of that script as it is shipped: what counts as code against the cap."""
     return len(export_script(recipe, minify).encode("utf-8"))

@@ -11,14 +11,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pgolf_core.artifact import Ledger, pack
+from pgolf_core.artifact import pack
 from pgolf_core.data import load_tokens
 from pgolf_core.evaluate import Score, score_artifact
 from pgolf_core.files import UserError, explain_os_errors, write_json
+from pgolf_core.ledger import Ledger
 from pgolf_core.parallel import World, join
 from pgolf_core.recipe import Recipe
 from pgolf_core.runlog import NoLog, RunLog, TrainResult
-from pgolf_core.sensitivity import allocate_bits
+from pgolf_core.sensitivity import allocate_bits, groups_of
 from pgolf_core.tokenizer import Tokenizer
 from pgolf_core.train import TrainData, Trainer
 
@@ -105,7 +106,9 @@ def _shards(folder: Path, split: str) -> list[Path]:
 
 def _pack(recipe: Recipe, trainer: Trainer, folder: Path) -> Ledger:
     """The averaged weights as a file; code counts with the literal bytes of this script."""
-    bits = None
+    bits = sensitivity = None
+    if recipe.quant.kind == "steps":
+        sensitivity = groups_of(trainer.group_meter.sums)
     if recipe.quant.allocation == "gradient":
         if not trainer.meter.steps:
             raise UserError(
@@ -114,7 +117,7 @@ def _pack(recipe: Recipe, trainer: Trainer, folder: Path) -> Ledger:
         bits = allocate_bits(trainer.meter.result())
     return pack(
         trainer.average.result(trainer.model), recipe.model, recipe.quant, folder / ARTIFACT, bits=bits,
-        code_bytes=Path(__file__).stat().st_size, cap_bytes=recipe.cap_bytes,
+        sensitivity=sensitivity, code_bytes=Path(__file__).stat().st_size, cap_bytes=recipe.cap_bytes,
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 
 from pgolf_core.files import UserError
-from pgolf_core.grid import grid_names_for
+from pgolf_core.grid import STEPS, grid_names_for
 from pgolf_core.lab.export_source import Function, Source
 from pgolf_core.model import parameter_shapes
 from pgolf_core.recipe import Recipe
@@ -79,6 +79,8 @@ def left_out(recipe: Recipe) -> set[str]:
     names = set(LEFT_OUT)
     if recipe.quant.allocation != "gradient":
         names |= {"meter"}  # gradient statistics, which nothing would read
+    if recipe.quant.kind != "steps":
+        names |= {"group_meter", "_decode_steps"}  # statistics of rows and columns, and the reader of what they decide
     if recipe.qat.kind == "off":
         names |= {"set_fake_grids", "qat_grids"}
     return names
@@ -104,4 +106,4 @@ def used_grids(recipe: Recipe) -> set[str]:
         names |= set(grid_names_for(shapes, recipe.quant, dict.fromkeys(shapes, bits)).values())
     if recipe.qat.kind != "off" and recipe.qat.grid != "packed":
         names.add(recipe.qat.grid)
-    return names - {"fp16"}
+    return names - {"fp16", STEPS}

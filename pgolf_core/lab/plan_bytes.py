@@ -22,7 +22,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr, ndtri
 
-from pgolf_core.grid import GRIDS, Grid, grid_names_for
+from pgolf_core.grid import GRIDS, STEPS, Grid, grid_names_for
+from pgolf_core.lab.export import code_bytes_of
 from pgolf_core.model import parameter_shapes
 from pgolf_core.optim import Group, muon_momentum, parameter_groups, rate_multiplier
 from pgolf_core.recipe import Model, Recipe
@@ -143,13 +144,17 @@ def predicted_bytes(recipe: Recipe, steps: int) -> pd.DataFrame:
         part = parts.setdefault(label, {"weights": 0, "bits": 0.0, "stds": set()})
         part["weights"] += count
         for grid, chance in chances.items():
-            if grid == "fp16":
-                part["bits"] += 16.0 * count
+            if grid in ("fp16", STEPS):
+                part["bits"] += 16.0 * count if grid == "fp16" else 0.0
                 continue
             bits, on_floor = bits_per_weight(stds[name], shapes[name][1], GRIDS[grid])
             part["bits"] += chance * bits * (1 + CODER_LOSS) * count
             part["stds"].add(round(stds[name], 3))
             scales += 0.0 if on_floor else chance * 2 * shapes[name][0]  # equal scales compress to almost nothing
+    if STEPS in parts:  # as fine as the target allows: the rest of it
+        target = recipe.quant.target_bytes or recipe.cap_bytes - recipe.cap_bytes // 1000
+        others = sum(part["bits"] for part in parts.values()) / 8 + scales + HEADER_BYTES + code_bytes_of(recipe)
+        parts[STEPS]["bits"] = 8 * max(0.0, target - others)
     rows = [
         {"part": grid, "bytes": math.ceil(part["bits"] / 8), "weights": part["weights"],
          "bits": part["bits"] / part["weights"], "std": " to ".join(map(str, _ends(part["stds"])))}

@@ -28,7 +28,7 @@ from pgolf_core.tokenizer import check_vocab
 CORE_DIR = Path(__file__).resolve().parents[1]
 LOCK_NAME = ".lock"
 REMEDY = "--fresh redoes it, --name NAME keeps both"
-VERSIONED = ("torch", "numpy", "sentencepiece", "zstandard", "safetensors", "papermill")
+VERSIONED = ("torch", "numpy", "sentencepiece", "zstandard", "safetensors", "constriction", "papermill")
 
 
 @dataclass(frozen=True)

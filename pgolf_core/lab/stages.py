@@ -27,7 +27,7 @@ from pgolf_core.lab.progress import score_bar, training_bar
 from pgolf_core.lab.runs import Run, run_hashes, short_path
 from pgolf_core.model import GPT
 from pgolf_core.runlog import RESULT, TrainResult, read_result
-from pgolf_core.sensitivity import allocate_bits
+from pgolf_core.sensitivity import Groups, allocate_bits, groups_of
 from pgolf_core.tokenizer import Tokenizer, check_vocab
 from pgolf_core.train import TrainData, train
 
@@ -135,6 +135,18 @@ def run_script(run: Run) -> Path:
     return path if path.is_file() else write_script(run.recipe, run.recipe_folder)
 
 
+def group_sensitivity(run: Run, always: bool = False) -> dict[str, Groups] | None:
+    """Mean squared gradients of rows and columns where the recipe's steps come from them, else None.
+
+    With `always`, whatever the recipe, if the run has gathered any.
+    """
+    path = run.folder / "sensitivity.safetensors"
+    if run.recipe.quant.kind == "steps":
+        return groups_of(load_tensors(path)[0])
+    sums = load_tensors(path)[0] if always and path.exists() else {}
+    return groups_of(sums) if any(values.any() for values in sums.values()) else None
+
+
 def pack_seed(run: Run) -> tuple[artifact.Ledger, float]:
     """Pack the averaged weights into model.pgolf and write ledger.json; returns the ledger and the seconds taken.
 
@@ -145,7 +157,8 @@ def pack_seed(run: Run) -> tuple[artifact.Ledger, float]:
     try:
         ledger = artifact.pack(
             load_weights(run, "averaged"), run.recipe.model, run.recipe.quant, run.folder / ARTIFACT,
-            bits=chosen_bits(run), code_bytes=code_bytes, cap_bytes=run.recipe.cap_bytes,
+            bits=chosen_bits(run), sensitivity=group_sensitivity(run), code_bytes=code_bytes,
+            cap_bytes=run.recipe.cap_bytes,
         )  # fmt: skip
     except artifact.CapExceeded as over:
         if run.recipe.script != MINIFIED:

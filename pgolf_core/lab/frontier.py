@@ -1,0 +1,315 @@
+"""Bytes against loss for every way of packing a run's weights: steps from gradients beside all that must lose to them.
+
+    python -m pgolf_core.lab.frontier runs/local_10min_1mb/local --out OUT [--targets N] [--data-cache DIR]
+
+does it for every seed of a run and writes OUT/frontier.csv (a row for each seed, method and size), frontier.json (what
+each goal of the budgeted grid comes to), and frontier.png. All bytes are of whole files, code apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pgolf_core import evaluate, recipe
+from pgolf_core.artifact import pack, unpack
+from pgolf_core.checkpoint import load_tensors
+from pgolf_core.data import load_tokens
+from pgolf_core.files import UserError, read_json, write_json
+from pgolf_core.grid import GRIDS, Grid, grid_names_for
+from pgolf_core.lab import plots
+from pgolf_core.lab.arms import seed_folders
+from pgolf_core.lab.dataset import open_dataset
+from pgolf_core.lab.runs import recorded_recipe
+from pgolf_core.model import GPT, parameter_shapes
+from pgolf_core.sensitivity import GroupMeter, Groups, allocate_bits, groups_of
+
+UNCAPPED_BYTES = 2**40
+SHARES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+"""Sizes at which methods with a budget are packed, relative to PR 315's int6 file."""
+OURS = "steps by gradient"
+Sensitivity = dict[str, Groups]
+
+# ---------------------------------------------------------------------- sensitivities
+
+
+def measured_sensitivity(
+    model: recipe.Model, weights: Mapping[str, Tensor], tokens: np.ndarray, seq_len: int, batches: int = 32,
+    batch_seqs: int = 4, seed: int = 0,
+) -> Sensitivity:  # fmt: skip
+    """Mean squared gradients of rows and columns at these weights, from a few batches of training tokens."""
+    with torch.device("meta"):
+        network = GPT(model)
+    network.load_state_dict({name: w.clone() for name, w in weights.items()}, strict=True, assign=True)
+    named = dict(network.requires_grad_().named_parameters())
+    meter, random = GroupMeter(named), np.random.default_rng(seed)
+    for _ in range(batches):
+        starts = random.integers(0, len(tokens) - seq_len, batch_seqs)
+        spans = torch.from_numpy(np.stack([tokens[s : s + seq_len + 1] for s in starts]).astype(np.int64))
+        network.zero_grad()
+        network(spans[:, :-1], spans[:, 1:]).backward()
+        meter.add(named)
+    return groups_of(meter.sums)
+
+
+def whole_tensors(known: Sensitivity) -> Sensitivity:
+    """Each matrix's mean for all of its rows and columns."""
+    return {name: Groups.even((len(g.rows), len(g.cols)), g.mean) for name, g in known.items()}
+
+
+def equal(known: Sensitivity) -> Sensitivity:
+    """All weights of all matrices alike: one step for everything."""
+    return {name: Groups.even((len(g.rows), len(g.cols)), 1.0) for name, g in known.items()}
+
+
+def shuffled(known: Sensitivity, seed: int) -> Sensitivity:
+    """The same numbers given to other rows, columns and matrices."""
+    random = np.random.default_rng(seed)
+    names = list(known)
+    means = random.permutation([known[name].mean for name in names])
+    return {
+        name: Groups(*(random.permutation(v) / v.mean() * mean for v in (known[name].rows, known[name].cols)))
+        for name, mean in zip(names, means, strict=True)
+    }
+
+
+def by_magnitude(weights: Mapping[str, Tensor], known: Sensitivity) -> Sensitivity:
+    """Steps in proportion to the size of the weights: the same relative error everywhere."""
+    found = {}
+    for name in known:
+        squares = weights[name].double().square().clamp_min(1e-12)
+        found[name] = Groups((1 / squares.mean(1)).numpy(), (1 / squares.mean(0)).numpy())
+        scale = 1 / float(squares.mean())
+        found[name] = Groups(*(v / v.mean() * scale for v in (found[name].rows, found[name].cols)))
+    return found
+
+
+def agreement(one: Sensitivity, other: Sensitivity) -> dict[str, float]:
+    """Correlation of the logs of two runs of sensitivities: of matrices' means, and of rows and columns inside them."""
+    names = [name for name in one if one[name].mean > 0 and other[name].mean > 0]
+
+    def inner(axis: str) -> float:
+        pairs = []
+        for name in names:
+            a, b = (np.asarray(getattr(s[name], axis), np.float64) for s in (one, other))
+            kept = (a > 1e-3 * a.mean()) & (b > 1e-3 * b.mean())
+            logs = [np.log(v[kept]) - np.log(v[kept]).mean() for v in (a, b)]
+            pairs.append(np.stack(logs))
+        return float(np.corrcoef(np.concatenate(pairs, axis=1))[0, 1])
+
+    means = [[math.log(s[name].mean) for name in names] for s in (one, other)]
+    return {"matrices": float(np.corrcoef(means)[0, 1]), "rows": inner("rows"), "columns": inner("cols")}
+
+
+# ---------------------------------------------------------------------- packings
+
+
+Packed = tuple[str, int, dict[str, Tensor], dict[str, Any]]
+"""Method, bytes of its file, weights that come back, and what the packer says."""
+
+
+def packings(
+    settings: recipe.Recipe, weights: dict[str, Tensor], known: Sensitivity, live: Sensitivity, bits: dict[str, int],
+    shares: Sequence[float] = SHARES,
+) -> Iterator[Packed]:  # fmt: skip
+    """Every method: the grids as they come, and those with a budget at the same bytes as PR 315's int6 and below."""
+    quant = dataclasses.replace(settings.quant, kind="grid", allocation="fixed", exceptions=(), target_bytes=0)
+    grids = {
+        "uniform bits": [f"int{b}_row_clip" for b in (5, 6, 7, 8)],
+        "clip search": ["int6_clip_search"],
+        "PR 315's int6": ["int6_row"],
+    }
+    with tempfile.TemporaryDirectory(prefix="pgolf-") as folder:
+        path = Path(folder) / "model.pgolf"
+
+        def real(label: str, one: recipe.Quant, **options: Any) -> Packed:
+            ledger = pack({**weights}, settings.model, one, path, code_bytes=0, **options)
+            return label, ledger.file_bytes, unpack(path)[1], ledger.steps or {}
+
+        for label, names in grids.items():
+            for name in names:
+                one = dataclasses.replace(quant, attention=name, mlp=name, other=name, tok_emb="int8_row_clip")
+                yield (found := real(label, one, cap_bytes=UNCAPPED_BYTES))
+        int6_bytes = found[1]
+        by_gradient = dataclasses.replace(quant, allocation="gradient", tok_emb="int8_row_clip", other="int8_row_clip")
+        yield real("PR 332's rule", by_gradient, bits=bits, cap_bytes=UNCAPPED_BYTES)
+        for levels in (4, 5, 6, 7, 8):
+            yield row_maximum(settings, weights, quant, levels)
+        methods = {
+            OURS: known,
+            "steps by live gradient": live,
+            "steps of whole tensors": whole_tensors(known),
+            "one step": equal(known),
+            "random steps": shuffled(known, 0),
+            "steps by magnitude": by_magnitude(weights, known),
+        }
+        for label, sensitivity in methods.items():
+            for share in shares:
+                size = round(share * int6_bytes)
+                one = dataclasses.replace(quant, kind="steps", target_bytes=size)
+                yield real(label, one, sensitivity=sensitivity, cap_bytes=size + 1)
+
+
+def row_maximum(settings: recipe.Recipe, weights: dict[str, Tensor], quant: recipe.Quant, bits: int) -> Packed:
+    """`bits` a weight on a grid that reaches each row's maximum, without a floor; embeddings keep int8.
+
+    A grid that no recipe can name: it stands under another's name while its file is made.
+    """
+    levels = 2 ** (bits - 1) - 1
+    name = "int5_row_nofloor"
+    kept = GRIDS[name]
+    GRIDS[name] = Grid(name, -levels - 1, levels, levels, 1e-12)
+    try:
+        with tempfile.TemporaryDirectory(prefix="pgolf-") as folder:
+            path = Path(folder) / "model.pgolf"
+            one = dataclasses.replace(quant, attention=name, mlp=name, other=name, tok_emb="int8_row_clip")
+            ledger = pack({**weights}, settings.model, one, path, code_bytes=0, cap_bytes=UNCAPPED_BYTES)
+            return "per-row maximum", ledger.file_bytes, unpack(path)[1], {}
+    finally:
+        GRIDS[name] = kept
+
+
+def seed_frontier(
+    folder: Path, settings: recipe.Recipe, cache: Path | None, targets: int, shares: Sequence[float] = SHARES
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Rows (method, bytes, bpb lost) of one seed, and its own facts: unrounded bpb, agreement of gradients."""
+    dataset = open_dataset(settings.data.dataset, cache)
+    token_bytes = dataset.tokenizer().bytes
+    validation = load_tokens(tuple(dataset.val_paths), settings.model.vocab_size)
+    training = load_tokens(tuple(dataset.train_paths[:1]), settings.model.vocab_size)
+    raw, averaged = (load_tensors(folder / f"weights-{kind}.safetensors")[0] for kind in ("raw", "averaged"))
+    shapes = parameter_shapes(settings.model)
+    matrices = [name for name, grid in grid_names_for(shapes, settings.quant).items() if grid != "fp16"]
+
+    def bpb_of(state: dict[str, Tensor]) -> float:
+        with torch.device("meta"):
+            model = GPT(settings.model)
+        model.load_state_dict(state, strict=True, assign=True)
+        window, batch = settings.eval.seq_len, settings.eval.batch_seqs
+        return evaluate.score(model, validation, token_bytes, window, window, batch, max_targets=targets).bpb
+
+    at_end = folder / "sensitivity.safetensors"
+    gathered = groups_of(load_tensors(at_end)[0]) if at_end.exists() else None
+    seq_len = settings.data.seq_len
+    live = gathered or measured_sensitivity(settings.model, raw, training, seq_len)
+    known = measured_sensitivity(settings.model, averaged, training, seq_len)
+    live, known = ({name: s[name] for name in matrices} for s in (live, known))
+    bits = allocate_bits(read_json(folder / "sensitivity.json")["mean_squared_gradient"])
+    unrounded = bpb_of(dict(averaged))
+    rows = []
+    for method, size, state, told in packings(settings, averaged, known, live, bits, shares):
+        lost = bpb_of(state) - unrounded
+        rows.append({"method": method, "file_bytes": size, "bpb_lost": lost, **told})
+        print(f"{folder.name}  {method:24s} {size:>10,} bytes  {lost:+.5f} bpb", flush=True)
+    return rows, {"unrounded_bpb": unrounded, "agreement": agreement(live, known)}
+
+
+# ---------------------------------------------------------------------- what it comes to
+
+
+def bytes_at_loss(sizes: Sequence[float], losses: Sequence[float], lost: float) -> float:
+    """Bytes at which a method loses `lost`, interpolated in the log of the loss; NaN outside what was measured.
+
+    Of measured sizes the smallest that loses no more, and the next below it, decide; scores wobble around zero.
+    """
+    order = np.argsort(sizes)[::-1]
+    sizes, logs = np.asarray(sizes, float)[order], np.log(np.maximum(np.asarray(losses, float)[order], 1e-6))
+    wanted = math.log(max(lost, 1e-6))
+    over = np.flatnonzero(logs > wanted)
+    if not len(over) or over[0] == 0:
+        return math.nan
+    after = over[0]
+    part = (wanted - logs[after - 1]) / (logs[after] - logs[after - 1])
+    return float(sizes[after - 1] + part * (sizes[after] - sizes[after - 1]))
+
+
+def savings(table: pd.DataFrame) -> pd.DataFrame:
+    """For every seed and file without steps: the bytes that steps by gradient take at its loss, and the share saved."""
+    rows = []
+    for seed, one in table.groupby("seed"):
+        own = one[one["method"] == OURS]
+        for row in one[~one["method"].str.contains("step")].itertuples():
+            needed = bytes_at_loss(own["file_bytes"], own["bpb_lost"], row.bpb_lost)
+            rows.append({
+                "seed": seed, "method": row.method, "target": row.target, "file_bytes": row.file_bytes,
+                "bpb_lost": row.bpb_lost, "bytes_by_gradient": needed, "saved": 1 - needed / row.file_bytes,
+            })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def figure(table: pd.DataFrame) -> Figure:
+    """Bytes of the file against bpb lost (log), means over seeds, a line for each method."""
+    means = table.groupby(["method", "target"], sort=False)[["file_bytes", "bpb_lost"]].mean().reset_index()
+    lines = {
+        method: (rows["file_bytes"] / 1000, rows["bpb_lost"].clip(lower=1e-5))
+        for method, rows in means.groupby("method", sort=False)
+    }
+    return plots.curves(
+        {"bpb lost by packing (log scale)": lines}, x_label="file (thousand bytes)", markers=True, log_y=True,
+        title=f"Bytes against loss, mean of {table['seed'].nunique()} seeds",
+    )  # fmt: skip
+
+
+def run_frontier(
+    run: Path, out: Path, cache: Path | None = None, targets: int = 0, shares: Sequence[float] = SHARES
+) -> pd.DataFrame:
+    """All seeds of one run; writes frontier.csv, frontier.json and frontier.png into `out`."""
+    settings, rows, facts = recorded_recipe(run), [], {}
+    folders = seed_folders(run)
+    if not folders:
+        raise UserError(f"{run} holds no seed; give the folder of a finished run, as runs/local_10min_1mb/local")
+    for seed, folder in folders.items():
+        found, facts[str(seed)] = seed_frontier(folder, settings, cache, targets, shares)
+        count: dict[str, int] = {}
+        for row in found:
+            count[row["method"]] = count.get(row["method"], 0) + 1
+            rows.append({"seed": seed, **row, "target": count[row["method"]]})
+    table = pd.DataFrame(rows)
+    fig = figure(table)
+    plots.save_figure(fig, out, "frontier", table)
+    saved = savings(table)
+    by_method = saved.groupby(["method", "target"], sort=False)[["file_bytes", "bpb_lost", "saved"]].mean()
+    write_json(out / "frontier.json", {
+        "run": run.name, "targets": targets, "seeds": facts, "savings": _plain(saved.to_dict("records")),
+    })  # fmt: skip
+    print(by_method.to_string())
+    return table
+
+
+def _plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows without NaN, which JSON has not."""
+    return [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in rows]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line above."""
+    parser = argparse.ArgumentParser(prog="python -m pgolf_core.lab.frontier", description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path, help="folder of a run, with seed folders in it")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the table and the figure")
+    parser.add_argument("--targets", type=int, default=0, help="validation targets to score; 0 is all")
+    parser.add_argument("--shares", default=SHARES, help="sizes over int6's, as 0.5,0.7 (default: %(default)s)",
+                        type=lambda text: tuple(map(float, text.split(","))))  # fmt: skip
+    parser.add_argument("--data-cache", type=Path, default=None, help="where prepared datasets lie")
+    given = parser.parse_args(arguments)
+    try:
+        run_frontier(given.run, given.out, given.data_cache, given.targets, given.shares)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
