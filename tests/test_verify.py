@@ -60,7 +60,14 @@ def finished_run(root: Path, seeds: tuple[int, ...] = (1, 2)) -> Path:
 def _finish(run: runs.Run) -> None:
     trained = stages.train_seed(run, progress=False)
     told = {key: getattr(trained, key) for key in ("parameters", "steps", "tokens", "stopped_by", "resumed_at_steps")}
-    runs.finish_stage(run, "03_train", **told, seconds_inside=trained.seconds, path=trained.path)
+    runs.finish_stage(
+        run,
+        "03_train",
+        **told,
+        seconds_inside=trained.seconds,
+        earlier_seconds=trained.earlier_seconds,
+        path=trained.path,
+    )
     scores = {
         kind: stages.score_weights(run, stages.load_weights(run, kind), kind, max_targets, progress=False).to_dict()
         for kind, max_targets in (("raw", 200), ("averaged", 200))

@@ -20,9 +20,9 @@ TRAIN_SHARDS = 3
 
 
 def texts(count: int, seed: int = 0, words: int = 60) -> list[str]:
-    """Documents of invented words, none like another."""
-    rng = np.random.default_rng(seed)
-    known = ["".join(rng.choice(list("abcdefghij"), rng.integers(2, 7))) for _ in range(80)]
+    """Documents of the same invented words, none like another."""
+    rng, spelling = np.random.default_rng(seed), np.random.default_rng(0)
+    known = ["".join(spelling.choice(list("abcdefghij"), spelling.integers(2, 7))) for _ in range(80)]
     return [" ".join(rng.choice(known, words)).capitalize() + ".\nﬁne, naïve" for _ in range(count)]
 
 

@@ -118,6 +118,7 @@ def trace_step(record: str, folder: Path) -> Trace:
     with pytest.MonkeyPatch.context() as patch, installed(patch, kernel), fake_process_group():
         assert attention._flash_fault(kernel, *MODULES[kernel]) is None
         patch.setattr(attention, "choose_kernel", lambda *_: (kernel, ""))
+        patch.setattr(train, "rate_multiplier", lambda *_: MULTIPLIER)
         patch.setattr(machine, "has_bfloat16_hardware", lambda _: True)
         patch.setattr(machine, "pick_device", lambda: torch.device("cpu"))
         patch.setattr(GPT, "to", lambda self, *_: self)  # torch cannot move a module of fake tensors
@@ -131,7 +132,7 @@ def trace_step(record: str, folder: Path) -> Trace:
             trainer.optimizers.muon.orthogonalise = lambda x, *how: (
                 stacks.append(tuple(x.shape)) or (orthogonalise(x, *how))
             )
-            trainer.step, trainer._multiplier = STEP, lambda: MULTIPLIER
+            trainer.step = STEP
             trace = watch.trace
             trace.traced_bytes = trace.real_results = 0
             trace.trainer, trace.record = trainer, trainer._step()
