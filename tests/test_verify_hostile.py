@@ -403,10 +403,11 @@ def test_a_bomb_pipe_or_link_in_a_submission_is_refused_at_once(
     honest: Path, written: Path, tmp_path: Path, name: str, make: Any
 ):
     folder = shutil.copytree(written, tmp_path / "submission")
-    before = holding(judged(folder, honest))
+    before = judged(folder, honest)
     make(folder / name)
-    held = holding(judged(folder, honest))
-    assert name == "train_gpt.py" or before - held
+    after = judged(folder, honest)
+    worse = holding(before) - holding(after) or {check for check in before if after.get(check) != before[check]}
+    assert name in ("train_gpt.py", "README.md") or worse  # prose that names no number claims nothing
 
 
 @pytest.mark.parametrize(("name", "make"), _hostile(("recipe.json", "result.json", "metrics.jsonl", "model.pgolf")))

@@ -13,7 +13,7 @@ import torch
 from pgolf_core import artifact
 from pgolf_core.evaluate import load_model, plan_windows
 from pgolf_core.files import UserError, sha256_file
-from pgolf_core.grid import grid_names_for
+from pgolf_core.grid import STEPS, grid_names_for
 from pgolf_core.lab.analysis_scoring import times_scored
 from pgolf_core.lab.arms import FINEWEB_BYTES, FINEWEB_TRACK, SAME_BYTES
 from pgolf_core.lab.corpus import SOTU_EXPECTED, validation_documents
@@ -130,7 +130,8 @@ def ledger(seed: Seed) -> str:
     """ledger.json against the file: its parts, and each tensor's name, grid, shape and raw bytes."""
     values, header = json_object(seed.folder / "ledger.json"), header_of(seed.artifact)
     streams, size = header["streams"], seed.artifact.stat().st_size
-    parts = {"weights_bytes": streams["codes"] + streams["fp16"], "fp16_bytes": streams["fp16"]}
+    stepped = streams.get(STEPS, 0)
+    parts = {"weights_bytes": streams["codes"] + streams["fp16"] + stepped, "fp16_bytes": streams["fp16"]}
     parts |= {"scales_bytes": streams["scales"], "header_bytes": size - sum(streams.values()), "file_bytes": size}
     total = size + number(seed.result, "code_bytes")
     said = {"code_bytes": number(seed.result, "code_bytes"), "total_bytes": total}
@@ -141,14 +142,28 @@ def ledger(seed: Seed) -> str:
     hold(isinstance(rows, list) and len(rows) == len(header["tensors"]), "it lists other tensors than the file")
     for row, (name, grid, shape) in zip(rows, header["tensors"], strict=True):
         elements = math.prod(shape)
-        scales = 0 if grid == "fp16" else 2 * shape[0]
+        scales = 0 if grid in ("fp16", STEPS) else 2 * shape[0]
         known = {"name": name, "grid": grid, "shape": shape, "elements": elements}
         known |= {"raw_bytes": elements * (2 if grid == "fp16" else 1), "scales_raw_bytes": scales}
         known |= {"compressed_bytes": None} if grid == "fp16" else {}
         wrong = [key for key in known if not isinstance(row, dict) or not _same(row.get(key), known[key])]
         hold(not wrong, f"{name}: {wrong[0] if wrong else ''} is not the file's")
-    gridded = [row["compressed_bytes"] for row in rows if row["grid"] != "fp16"]
-    hold(all(map(is_number, gridded)) and sum(gridded) == streams["codes"], "compressed_bytes do not make up the codes")
+    for what, size in (("codes", streams["codes"]), (STEPS, stepped)):
+        sizes = [
+            row["compressed_bytes"]
+            for row in rows
+            if row["grid"] != "fp16" and (row["grid"] == STEPS) == (what == STEPS)
+        ]
+        hold(all(map(is_number, sizes)) and sum(sizes) == size, f"compressed_bytes do not make up the {what}")
+    spent = values.get("steps")
+    if STEPS in streams:
+        whole = isinstance(spent, dict) and all(is_number(spent.get(key)) for key in ("side_bytes", "coded_bytes"))
+        hold(
+            whole and spent["side_bytes"] + spent["coded_bytes"] == stepped,
+            "side and coded bytes do not make up the steps",
+        )
+    else:
+        hold(spent is None, "it tells of steps that the file has not")
     text = ", ".join(f"{key.removesuffix('_bytes')} {value:,}" for key, value in parts.items())
     return f"{text}; {len(rows)} tensors"
 

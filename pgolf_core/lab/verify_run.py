@@ -209,8 +209,10 @@ def _seconds(seed: Seed) -> str:
     hold(math.isclose(total, seconds["total"], rel_tol=1e-6, abs_tol=1e-3), f"its parts make {total:.3f} s, not total")
     inside = seed.training.get("seconds_inside")
     hold(isinstance(inside, dict), "stages/03_train.json has no seconds_inside")
-    for name, value in inside.items():
-        hold(seconds.get(name) == value, f"seconds.{name} is not that of stages/03_train.json")
+    for name in set(inside) - {"rest"}:  # which is among the notebooks' own
+        said, shared = seconds.get(name, -1.0), name in ("averaging", "lost")  # other stages add to these two
+        fits = said >= inside[name] if shared else said == inside[name]
+        hold(fits, f"seconds.{name} is not that of stages/03_train.json")
     clock = max((row["seconds"] for row in seed.metrics if is_number(row.get("seconds"))), default=0.0)
     late = abs(seconds["train"] - clock)
     hold(late <= 0.5 + 0.01 * clock, f"metrics.jsonl's clock ends at {clock:.1f} s, train is {seconds['train']:.1f} s")

@@ -182,7 +182,8 @@ def _logged_script(folder: _Checked) -> str:
 
 def _code(folder: _Checked) -> str:
     size = folder.code_bytes
-    said = {key: folder.claims[key] for key in ("bytes_code", "code_bytes") if is_number(folder.claims.get(key))}
+    said = {key: folder.claims[key] for key in ("bytes_code", "code_bytes") if folder.claims.get(key) is not None}
+    hold(all(map(is_number, said.values())), f"submission.json: {' and '.join(said)} must be numbers")
     for log in folder.logs:
         said |= {f"{log.name}'s code size": number for number in log.code_bytes}
     names = quietly(lambda: folder.code_files) or ["pgolf_core/*.py"]
