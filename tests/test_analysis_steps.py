@@ -14,10 +14,11 @@ from test_artifact import MODEL, tiny_state
 from test_steps import CAP, QUANT, tiny_groups
 
 from pgolf_core import recipe
-from pgolf_core.artifact import code_bytes, pack, unpack
+from pgolf_core.artifact import pack, unpack
 from pgolf_core.grid import grid_names_for
 from pgolf_core.lab import analysis_averaging, analysis_model, analysis_packing, plan_bytes
 from pgolf_core.lab.analysis_published import records_with_rule, rule_table
+from pgolf_core.lab.export import code_bytes_of
 from pgolf_core.recipe import load_recipe
 from pgolf_core.sensitivity import Groups
 
@@ -70,7 +71,7 @@ def test_notebooks_show_named_grids_where_a_recipe_has_steps():
 def test_a_recipe_of_steps_is_predicted_to_fill_its_target():
     steps = load_recipe("local-pr315", ["quant.kind=steps"])
     sizes = plan_bytes.predicted_bytes(steps, 800)
-    assert sizes["bytes"].sum() + code_bytes() == pytest.approx(999_000, abs=8)
+    assert sizes["bytes"].sum() + code_bytes_of(steps) == pytest.approx(999_000, abs=8)
     assert sizes.loc["steps", "weights"] == sum(
         np.prod(shape) for shape in analysis_model.parameter_shapes(steps.model).values() if np.prod(shape) > 4096
     )
