@@ -73,7 +73,13 @@ def imported(text: str) -> set[str]:
 # ---------------------------------------------------------------------- what is exported
 
 
-@pytest.mark.parametrize("name", available_recipes())
+AT_ONCE = ("pr194", "pr315", "pr332", "pr531", "pr534", "local", "local-smoke")
+"""Exporting takes seconds; the other recipes change values of these and wait for `make test-slow`."""
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in AT_ONCE else pytest.param(name, marks=pytest.mark.slow) for name in available_recipes()]
+)
 def test_every_recipe_exports_to_a_script_that_compiles_and_stands_alone(name: str):
     recipe = load_recipe(name)
     text = export_script(recipe)
