@@ -22,7 +22,7 @@ from pathlib import Path
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from pgolf_core.files import UserError, explain_os_errors, read_json, write_text
-from pgolf_core.parallel import World, join
+from pgolf_core.parallel import World, join, leave
 from pgolf_core.recipe import Recipe, from_dict, load_recipe
 from pgolf_core.tokenizer import Tokenizer
 from pgolf_core.train import TrainData, train
@@ -130,6 +130,7 @@ def main() -> None:
     try:
         with join() as world:
             _train(options, world)
+        leave(world)
     except UserError as error:
         _leave(str(error), 1)
     except KeyboardInterrupt as stop:

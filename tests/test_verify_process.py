@@ -19,7 +19,7 @@ from test_verify import RECIPE, ask_here, cache_of, finished_run
 from pgolf_core import recipe
 from pgolf_core.data import load_tokens
 from pgolf_core.evaluate import load_model, plan_windows, score
-from pgolf_core.files import UserError
+from pgolf_core.files import UserError, write_text
 from pgolf_core.lab import verify_measure, verify_score
 from pgolf_core.lab.dataset import open_dataset
 from pgolf_core.lab.verify_rows import Broken, CannotCheck, OnlySampled
@@ -51,7 +51,12 @@ def parts(honest: Path, dataset):
 # ---------------------------------------------------------------------- the process itself
 
 
-def test_a_fresh_process_finds_the_recorded_scores_and_opens_nothing_but_the_score_needs(honest: Path, dataset):
+def test_a_fresh_process_finds_the_recorded_scores_and_opens_nothing_but_the_score_needs(
+    honest: Path, dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    metadata = tmp_path / "some.egg-info" / "entry_points.txt"  # as an editable install keeps in the checkout
+    write_text(metadata, "")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     scoring = Scoring(honest / "seed1" / "model.pgolf", dataset, WAY)
     result = json.loads((honest / "seed1" / "result.json").read_text())
     for stride, kind in ((32, "roundtrip"), (8, "sliding")):

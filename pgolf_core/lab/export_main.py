@@ -16,7 +16,7 @@ from pgolf_core.data import load_tokens
 from pgolf_core.evaluate import Score, score_artifact
 from pgolf_core.files import UserError, explain_os_errors, write_json
 from pgolf_core.ledger import Ledger
-from pgolf_core.parallel import World, join
+from pgolf_core.parallel import World, join, leave
 from pgolf_core.recipe import Recipe
 from pgolf_core.runlog import NoLog, RunLog, TrainResult
 from pgolf_core.sensitivity import allocate_bits, groups_of
@@ -35,6 +35,7 @@ def main(recipe: Recipe) -> None:
         folder = Path(os.environ.get("OUT_DIR", f"seed{seed}"))
         with join() as world:
             run(recipe, seed, data_path, tokenizer_path, folder, world)
+        leave(world)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

@@ -74,6 +74,12 @@ def _identity(path: str) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
+def _installed() -> list[str]:
+    """Folders of metadata beside the programs (an editable install keeps its own in the checkout); torch reads them."""
+    return [entry.path for place in sys.path if os.path.isdir(place) for entry in os.scandir(place)
+            if entry.name.endswith((".egg-info", ".dist-info"))]  # fmt: skip
+
+
 def main() -> None:
     """Answer the job on standard input; whatever the libraries print goes to standard error."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -87,7 +93,7 @@ def main() -> None:
     import site
 
     programs = [sys.prefix, sys.base_prefix, *site.getsitepackages(), site.getusersitepackages(), job["program"]]
-    watch = Watch(job["forbidden"], job["expected"], programs)
+    watch = Watch(job["forbidden"], job["expected"], [*programs, *_installed()])
     import torch
 
     torch.set_num_threads(job["threads"])
