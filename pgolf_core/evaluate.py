@@ -18,7 +18,7 @@ import torch
 from pgolf_core import device as machine
 from pgolf_core.artifact import unpack
 from pgolf_core.files import UserError
-from pgolf_core.model import GPT, parameter_shapes
+from pgolf_core.model import GPT, network_with, parameter_shapes
 from pgolf_core.parallel import ALONE, World
 from pgolf_core.tokenizer import TokenBytes
 
@@ -148,10 +148,7 @@ def load_model(path: Path | str, device: torch.device | None = None) -> GPT:
     if found != expected:
         differing = sorted(set(found.items()) ^ set(expected.items()))[0][0]
         raise UserError(f"{path}: tensor '{differing}' is missing, unexpected or of the wrong shape for its own config")
-    with torch.device("meta"):
-        model = GPT(config)
-    model.load_state_dict(state, strict=True, assign=True)
-    return model.to(device or machine.pick_device()).eval()
+    return network_with(config, state).to(device or machine.pick_device()).eval()
 
 
 def score_artifact(

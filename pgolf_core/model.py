@@ -7,6 +7,7 @@ State-dict keys are canonical: `tok_emb.weight`, `blocks.<l>.attn.c_q.weight`, a
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -272,6 +273,14 @@ def parameter_shapes(config: recipe.Model) -> dict[str, tuple[int, ...]]:
     """Name and shape of every parameter, without allocating them."""
     with torch.device("meta"):
         return {name: tuple(parameter.shape) for name, parameter in GPT(config).named_parameters()}
+
+
+def network_with(config: recipe.Model, weights: Mapping[str, Tensor]) -> GPT:
+    """A network that holds these very tensors, by name: no initialisation, no copy. Names and shapes must fit."""
+    with torch.device("meta"):
+        model = GPT(config)
+    model.load_state_dict(dict(weights), strict=True, assign=True)
+    return model
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ import os
 import pickle
 import shutil
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -230,18 +230,13 @@ def test_no_changed_claim_of_a_run_goes_unnoticed(honest: Path, tmp_path: Path, 
     assert holding(judged(folder, honest)) == before
 
 
-FILES = ("recipe.json", "result.json", "ledger.json", "averaging.json", "env.json", "metrics.jsonl", "train.log",
-         "stages/03_train.json", "stages/05_quantize.json")  # fmt: skip
-
-
-@both
-def test_bytes_changed_anywhere_in_a_run_never_raise(honest: Path, tmp_path: Path, how: str):
-    folder = shutil.copytree(honest / "seed1", tmp_path / "seed1")
+def judged_with_damages(folder: Path, names: Sequence[str], honest: Path, how: str) -> None:
+    """Damage one of the files, judge (which must not raise), and put the file back, again and again."""
 
     @(SLOW if how == "slow" else FAST)
     @given(data=st.data())
     def check(data: st.DataObject) -> None:
-        file = folder / data.draw(st.sampled_from(FILES))
+        file = folder / data.draw(st.sampled_from(names))
         payload = file.read_bytes()
         try:
             file.write_bytes(damaged(payload, data.draw(damages(len(payload)))))
@@ -250,6 +245,17 @@ def test_bytes_changed_anywhere_in_a_run_never_raise(honest: Path, tmp_path: Pat
             file.write_bytes(payload)
 
     check()
+
+
+FILES = ("recipe.json", "result.json", "ledger.json", "averaging.json", "env.json", "metrics.jsonl", "train.log",
+         "stages/03_train.json", "stages/05_quantize.json")  # fmt: skip
+
+
+@both
+def test_bytes_changed_anywhere_in_a_run_never_raise(honest: Path, tmp_path: Path, how: str):
+    folder = shutil.copytree(honest / "seed1", tmp_path / "seed1")
+
+    judged_with_damages(folder, FILES, honest, how)
 
 
 # ---------------------------------------------------------------------- mutated submissions
@@ -282,18 +288,7 @@ def test_bytes_changed_anywhere_in_a_submission_never_raise(honest: Path, writte
     (folder / "train_gpt.py").write_text("import torch\nclass Eval:\n    seq_len: int = 32\n    stride: int = 8\n")
     names = ["submission.json", "README.md", "train_seed1.log", "train_gpt.py", "model.pgolf"]
 
-    @(SLOW if how == "slow" else FAST)
-    @given(data=st.data())
-    def check(data: st.DataObject) -> None:
-        file = folder / data.draw(st.sampled_from(names))
-        payload = file.read_bytes()
-        try:
-            file.write_bytes(damaged(payload, data.draw(damages(len(payload)))))
-            judged(folder, honest)
-        finally:
-            file.write_bytes(payload)
-
-    check()
+    judged_with_damages(folder, names, honest, how)
 
 
 WORDS = st.sampled_from(

@@ -163,17 +163,26 @@ def _count(shapes: Mapping[str, tuple[int, ...]], names: Iterable[str]) -> int:
 # ---------------------------------------------------------------------- the ledger
 
 
+def stored_and_scales(
+    tensors: pd.DataFrame, fp16_bytes: int, scales_bytes: int
+) -> tuple[pd.Series, pd.Series]:  # fmt: skip
+    """Bytes of each of a ledger's tensors in the file: of its codes or halves, and of its row scales.
+
+    Tensors kept as fp16 are compressed together, and so are all scales: of both, each gets its part of the raw bytes.
+    """
+    halves = tensors["grid"] == "fp16"
+    of_halves = tensors["raw_bytes"] * fp16_bytes / max(1, tensors.loc[halves, "raw_bytes"].sum())
+    scales = tensors["scales_raw_bytes"] * scales_bytes / max(1, tensors["scales_raw_bytes"].sum())
+    return tensors["compressed_bytes"].astype(float).where(~halves, of_halves), scales
+
+
 def tensor_table(ledger: Ledger) -> pd.DataFrame:
     """One row per tensor, most bytes first: name, part, grid, shape, weights, stored and scales (bytes), share, bits.
 
-    The tensors kept as fp16 are compressed together, and so are all row scales: of both, a tensor is given its part of
-    the uncompressed bytes. `bits` is stored bits per weight, scales included.
+    `bits` is stored bits per weight, scales included.
     """
     table = pd.DataFrame(ledger.tensors)
-    halves = table["grid"] == "fp16"
-    of_halves = table["raw_bytes"] * ledger.fp16_bytes / max(1, table.loc[halves, "raw_bytes"].sum())
-    table["stored"] = table["compressed_bytes"].astype(float).where(~halves, of_halves)
-    table["scales"] = table["scales_raw_bytes"] * ledger.scales_bytes / max(1, table["scales_raw_bytes"].sum())
+    table["stored"], table["scales"] = stored_and_scales(table, ledger.fp16_bytes, ledger.scales_bytes)
     table["part"] = table["name"].map(part_of)
     whole = table["stored"] + table["scales"]
     table["share"], table["bits"] = whole / ledger.file_bytes, 8 * whole / table["elements"]

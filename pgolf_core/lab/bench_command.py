@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from pgolf_core.files import UserError
+from pgolf_core.lab.usage import count
 from pgolf_core.recipe import load_recipe
 
 MEASURES = ("step", "newton_schulz", "sliding", "packing")
@@ -20,9 +21,9 @@ def add_bench(parser: argparse.ArgumentParser) -> None:
     about = f"comma-separated, of {', '.join(MEASURES)} (default: all)"
     add("--measures", type=_measures, default=MEASURES, metavar="A,B", help=about)
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="for all recipes, as schedule.compile=off")
-    add("--threads", type=_count, default=2, metavar="N", help="of every process (default 2)")
+    add("--threads", type=count, default=2, metavar="N", help="of every process (default 2)")
     about = "sequences of a micro-batch in both arms (default: the recipe's, a record's cut)"
-    add("--micro-batch-seqs", type=_count, default=0, metavar="N", help=about)
+    add("--micro-batch-seqs", type=count, default=0, metavar="N", help=about)
     add("--quick", action="store_true", help="two turns of each: shows that it runs, its numbers are no result")
     add("--profile", action="store_true", help="instead: which operators one step of each recipe spends its time in")
     add("--arm", choices=("fast", "plain"), default="fast", help="which arm --profile looks at (default fast)")
@@ -72,9 +73,3 @@ def _json_file(text: str) -> Path:
     if path.suffix != ".json":
         raise argparse.ArgumentTypeError(f"'{text}': the numbers' file ends in .json")
     return path
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and int(text)):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 1")
-    return int(text)

@@ -18,7 +18,7 @@ from pgolf_core.files import UserError
 from pgolf_core.lab.bench_command import add_bench, run_bench
 from pgolf_core.lab.data_command import add_corpora, corpus_lines, prepare_corpus
 from pgolf_core.lab.recipes_command import add_recipes, run_recipes
-from pgolf_core.lab.usage import UsageError, checked_recipe, recipe_argument
+from pgolf_core.lab.usage import UsageError, checked_recipe, count, recipe_argument
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--seeds", type=_seeds, default=DEFAULT_SEEDS, help=f"comma-separated (default {DEFAULT_SEEDS})")
     made.add_argument(
         "--nproc",
-        type=_count,
+        type=count,
         default=1,
         metavar="N",
         help="processes that train together, one a device; with several hosts set torchrun's PET_NNODES, "
@@ -119,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("recipe")
     add_set(made)
     made.add_argument("--step-ms", type=float, help="milliseconds of a step, for the steps that fit in the budget")
-    made.add_argument("--nproc", type=_count, metavar="N", help="processes that train together, for the memory of each")
+    made.add_argument("--nproc", type=count, metavar="N", help="processes that train together, for the memory of each")
     add_json(made)
 
     made = command("compare", _compare, "compare runs and published records over their seeds, each with the first")
@@ -168,12 +168,6 @@ def _seeds(text: str) -> list[int]:
     if not all(part.isascii() and part.isdecimal() for part in parts):
         raise argparse.ArgumentTypeError(f"'{text}' is not a list of whole numbers, as 1337,1338,1339")
     return [int(part) for part in parts]
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and int(text)):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 1")
-    return int(text)
 
 
 # ---------------------------------------------------------------------- the commands

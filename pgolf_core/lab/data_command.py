@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from pgolf_core.lab.usage import count
+
 DEFAULT_VARIANT = "sp1024"
 CORPORA = {
     "sotu": "the State of the Union addresses with a tokenizer of 1,024 pieces (needs no network)",
@@ -25,7 +27,7 @@ def add_corpora(parser: argparse.ArgumentParser, common: Sequence[Callable[[argp
     about = f"tokenizer of the shards (default {DEFAULT_VARIANT}), or a published dataset's full name"
     add("--variant", default=DEFAULT_VARIANT, metavar="NAME", help=about)
     about = "the first N shards of 100,000,000 tokens (default: 80); asking for more later fetches only those"
-    add("--train-shards", type=_positive, metavar="N", help=about)
+    add("--train-shards", type=count, metavar="N", help=about)
     add("--repository", metavar="OWNER/NAME", help="dataset repository on the hub (default: the challenge's)")
     add("--revision", metavar="REV", help="its branch, tag or commit (default: the newest)")
     add("--root", metavar="DIR", help="folder inside the repository that manifest.json lies in (default: datasets)")
@@ -38,7 +40,7 @@ def add_corpora(parser: argparse.ArgumentParser, common: Sequence[Callable[[argp
     add("--val-share", type=_share, default=0.1, metavar="X", help="share of validation documents (default: 0.1)")
     either = made["text"].add_mutually_exclusive_group()
     about = "pieces of the lossless tokenizer that is trained on the training split (default: 1024)"
-    either.add_argument("--vocab-size", type=_positive, default=1024, metavar="N", help=about)
+    either.add_argument("--vocab-size", type=count, default=1024, metavar="N", help=about)
     about = "a SentencePiece .model to use instead of training one"
     either.add_argument("--tokenizer", default="", metavar="FILE", help=about)
     add("--name", default="", help="name of the dataset (default: the first path's, and -sp with the vocabulary)")
@@ -81,12 +83,6 @@ def corpus_lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
             yield f"  {split}: " + ", ".join(f"{count:,} {what}" for what, count in total.items())
     if not rows:
         yield "nothing is prepared yet; `pgolf data sotu` prepares the State of the Union corpus"
-
-
-def _positive(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and int(text)):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 1")
-    return int(text)
 
 
 def _share(text: str) -> float:

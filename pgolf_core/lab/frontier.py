@@ -9,6 +9,7 @@ each goal of the budgeted grid comes to), and frontier.png. All bytes are of who
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import math
 import sys
@@ -33,7 +34,7 @@ from pgolf_core.lab import plots
 from pgolf_core.lab.arms import seed_folders
 from pgolf_core.lab.dataset import open_dataset
 from pgolf_core.lab.runs import recorded_recipe
-from pgolf_core.model import GPT, parameter_shapes
+from pgolf_core.model import network_with, parameter_shapes
 from pgolf_core.sensitivity import GroupMeter, Groups, allocate_bits, groups_of
 
 UNCAPPED_BYTES = 2**40
@@ -50,9 +51,7 @@ def measured_sensitivity(
     batch_seqs: int = 4, seed: int = 0,
 ) -> Sensitivity:  # fmt: skip
     """Mean squared gradients of rows and columns at these weights, from a few batches of training tokens."""
-    with torch.device("meta"):
-        network = GPT(model)
-    network.load_state_dict({name: w.clone() for name, w in weights.items()}, strict=True, assign=True)
+    network = network_with(model, {name: w.clone() for name, w in weights.items()})
     named = dict(network.requires_grad_().named_parameters())
     meter, random = GroupMeter(named), np.random.default_rng(seed)
     for _ in range(batches):
@@ -145,8 +144,12 @@ def packings(
         int6_bytes = found[1]
         by_gradient = dataclasses.replace(quant, allocation="gradient", tok_emb="int8_row_clip", other="int8_row_clip")
         yield real("PR 332's rule", by_gradient, bits=bits, cap_bytes=UNCAPPED_BYTES)
+        name = "int5_row_nofloor"
+        by_maximum = dataclasses.replace(quant, attention=name, mlp=name, other=name, tok_emb="int8_row_clip")
         for levels in (4, 5, 6, 7, 8):
-            yield row_maximum(settings, weights, quant, levels)
+            with row_maximum_as(name, levels):
+                found = real("per-row maximum", by_maximum, cap_bytes=UNCAPPED_BYTES)
+            yield found
         methods = {
             OURS: known,
             "steps by live gradient": live,
@@ -162,21 +165,16 @@ def packings(
                 yield real(label, one, sensitivity=sensitivity, cap_bytes=size + 1)
 
 
-def row_maximum(settings: recipe.Recipe, weights: dict[str, Tensor], quant: recipe.Quant, bits: int) -> Packed:
-    """`bits` a weight on a grid that reaches each row's maximum, without a floor; embeddings keep int8.
+@contextlib.contextmanager
+def row_maximum_as(name: str, bits: int) -> Iterator[None]:
+    """While inside, the grid `name` has `bits` a weight and reaches each row's maximum, without a floor.
 
-    A grid that no recipe can name: it stands under another's name while its file is made.
+    No recipe can name such a grid, so it stands under another's name while its file is made and read.
     """
-    levels = 2 ** (bits - 1) - 1
-    name = "int5_row_nofloor"
-    kept = GRIDS[name]
+    levels, kept = 2 ** (bits - 1) - 1, GRIDS[name]
     GRIDS[name] = Grid(name, -levels - 1, levels, levels, 1e-12)
     try:
-        with tempfile.TemporaryDirectory(prefix="pgolf-") as folder:
-            path = Path(folder) / "model.pgolf"
-            one = dataclasses.replace(quant, attention=name, mlp=name, other=name, tok_emb="int8_row_clip")
-            ledger = pack({**weights}, settings.model, one, path, code_bytes=0, cap_bytes=UNCAPPED_BYTES)
-            return "per-row maximum", ledger.file_bytes, unpack(path)[1], {}
+        yield
     finally:
         GRIDS[name] = kept
 
@@ -194,9 +192,7 @@ def seed_frontier(
     matrices = [name for name, grid in grid_names_for(shapes, settings.quant).items() if grid != "fp16"]
 
     def bpb_of(state: dict[str, Tensor]) -> float:
-        with torch.device("meta"):
-            model = GPT(settings.model)
-        model.load_state_dict(state, strict=True, assign=True)
+        model = network_with(settings.model, state)
         window, batch = settings.eval.seq_len, settings.eval.batch_seqs
         return evaluate.score(model, validation, token_bytes, window, window, batch, max_targets=targets).bpb
 

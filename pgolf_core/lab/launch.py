@@ -20,7 +20,7 @@ from pathlib import Path
 
 from pgolf_core.clock import TrainProgress, progress_at
 from pgolf_core.files import UserError, explain_os_errors, read_json, write_json
-from pgolf_core.lab.runs import CORE_DIR, Run, short_path
+from pgolf_core.lab.runs import Run, child_environment, short_path
 from pgolf_core.lab.torchrun import read_failures
 from pgolf_core.recipe import Recipe
 from pgolf_core.runlog import RESULT, TrainResult, read_result
@@ -82,8 +82,7 @@ def train_with_torchrun(
     Raises UserError with a rank's own line, or naming the rank that failed first with its traceback printed; Ctrl-C
     lets the ranks save first, and so does the death of this process.
     """
-    paths = [str(CORE_DIR.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), PIPE: "1"}
+    environment = {**child_environment(), PIPE: "1"}
     environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     log_path = run.folder / LOG
     with explain_os_errors(f"cannot write {short_path(log_path)}"):

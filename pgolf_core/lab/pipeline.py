@@ -39,6 +39,7 @@ from pgolf_core.lab.runs import (
     STAGES,
     Run,
     Stage,
+    child_environment,
     claim_run,
     clear_run,
     find_root,
@@ -199,9 +200,7 @@ class _Engine(NBClientEngine):
             client.km = client.create_kernel_manager()
             client.km.connection_file = str(Path(scratch) / "kernel.json")
             client.km.transport, client.km.ip = "ipc", str(Path(scratch) / "kernel")  # sockets in a private folder
-            package_root = str(Path(__file__).resolve().parents[2])
-            paths = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
-            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "IPYTHONDIR": scratch}
+            environment = {**child_environment(), "IPYTHONDIR": scratch}
             environment[STAGE_BEGAN] = repr(options["began"])
             client.execute(env=environment, cwd=options["kernel_folder"])
 

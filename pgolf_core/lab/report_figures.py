@@ -20,6 +20,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from pgolf_core.files import UserError
 from pgolf_core.lab import plots
+from pgolf_core.lab.analysis_packing import stored_and_scales
 from pgolf_core.lab.published import RECORD_DIR, RECORDS, load_published
 from pgolf_core.lab.stats import SCORES
 
@@ -174,14 +175,10 @@ def _position(tables: Mapping[int, pd.DataFrame]) -> Drawn:
 def tensor_table(ledger: Mapping[str, Any]) -> pd.DataFrame:
     """One row a tensor: name, kind, layer, grid, elements, stored_bytes, stored_bits and entropy_bits of an element.
 
-    Stored bytes are the tensor's share of the file without its header; tensors that share a stream (fp16, scales) share
-    its bytes by their size before compression.
+    Stored bytes are the tensor's share of the file without its header, scales included.
     """
     table = pd.DataFrame(ledger["tensors"])
-    own = table["compressed_bytes"].astype(float).fillna(0.0)
-    halves = table["raw_bytes"].where(table["grid"] == "fp16", 0.0)
-    stored = own + _shared(halves, ledger["fp16_bytes"])
-    table["stored_bytes"] = stored + _shared(table["scales_raw_bytes"], ledger["scales_bytes"])
+    table["stored_bytes"] = sum(stored_and_scales(table, ledger["fp16_bytes"], ledger["scales_bytes"]))
     for name in ("stored", "entropy"):
         table[f"{name}_bits"] = 8 * table[f"{name}_bytes"] / table["elements"]
     parts = table["name"].map(lambda name: re.fullmatch(r"(?:blocks\.(\d+)\.)?(.+?)(?:\.weight)?", name))
@@ -190,10 +187,6 @@ def tensor_table(ledger: Mapping[str, Any]) -> pd.DataFrame:
     table.loc[table["shape"].map(len) < 2, "kind"] = VECTORS
     columns = ["name", "kind", "layer", "grid", "elements", "stored_bytes", "stored_bits", "entropy_bits"]
     return table[columns]
-
-
-def _shared(sizes: pd.Series, whole: float) -> pd.Series:
-    return sizes * (whole / sizes.sum()) if sizes.sum() else sizes * 0.0
 
 
 def _tensors(ledger: Mapping[str, Any]) -> Drawn:

@@ -228,6 +228,12 @@ def hold(folder: Path, wait: bool = False) -> Iterator[None]:
 # ---------------------------------------------------------------------- hashes
 
 
+def child_environment() -> dict[str, str]:
+    """The environment of a process that must import this very package, wherever it starts."""
+    paths = filter(None, (str(CORE_DIR.parent), os.environ.get("PYTHONPATH")))
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
 def core_sha256() -> str:
     """SHA-256 over names and bytes of pgolf_core/*.py, in sorted order."""
     parts = (f"{path.name} {sha256_file(path)}\n" for path in sorted(CORE_DIR.glob("*.py")))

@@ -25,7 +25,7 @@ from pgolf_core.lab.export import MINIFIED, SCRIPT, write_script
 from pgolf_core.lab.launch import hosts, processes_of, train_with_torchrun
 from pgolf_core.lab.progress import score_bar, training_bar
 from pgolf_core.lab.runs import Run, run_hashes, short_path
-from pgolf_core.model import GPT
+from pgolf_core.model import GPT, network_with
 from pgolf_core.runlog import RESULT, TrainResult, read_result
 from pgolf_core.sensitivity import Groups, allocate_bits, groups_of
 from pgolf_core.tokenizer import Tokenizer, check_vocab
@@ -91,10 +91,7 @@ def load_weights(run: Run, which: str) -> dict[str, torch.Tensor]:
 
 def model_with(run: Run, weights: Mapping[str, torch.Tensor]) -> GPT:
     """The run's network holding these weights, in eval mode on the device."""
-    with torch.device("meta"):
-        model = GPT(run.recipe.model)
-    model.load_state_dict(dict(weights), strict=True, assign=True)
-    return model.to(pick_device()).eval()
+    return network_with(run.recipe.model, weights).to(pick_device()).eval()
 
 
 def score_weights(

@@ -1,7 +1,8 @@
-"""What commands share: wrong usage, and recipes as the command line names them."""
+"""What commands share: wrong usage, and numbers and recipes as the command line names them."""
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Sequence
 
@@ -11,6 +12,13 @@ from pgolf_core.recipe import Recipe, load_recipe
 
 class UsageError(UserError):
     """The command was called with something that cannot be meant."""
+
+
+def count(text: str) -> int:
+    """An option that counts something; argparse.ArgumentTypeError below 1."""
+    if not (text.isascii() and text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 1")
+    return int(text)
 
 
 def recipe_argument(name: str) -> str:

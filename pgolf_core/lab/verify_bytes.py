@@ -118,7 +118,6 @@ def _counted_code(seed: Seed, code: float) -> str:
     return hold(code == exported, f"the exported script has {exported:,} bytes, result.json says {code:,}")
 
 
-@functools.lru_cache(maxsize=8)
 def exported_bytes(recipe: Recipe) -> int:
     """Bytes of the script that `pgolf export` writes for a recipe, which takes some seconds."""
     from pgolf_core.lab.export import code_bytes_of
@@ -148,13 +147,13 @@ def ledger(seed: Seed) -> str:
         known |= {"compressed_bytes": None} if grid == "fp16" else {}
         wrong = [key for key in known if not isinstance(row, dict) or not _same(row.get(key), known[key])]
         hold(not wrong, f"{name}: {wrong[0] if wrong else ''} is not the file's")
-    for what, size in (("codes", streams["codes"]), (STEPS, stepped)):
-        sizes = [
-            row["compressed_bytes"]
-            for row in rows
-            if row["grid"] != "fp16" and (row["grid"] == STEPS) == (what == STEPS)
-        ]
-        hold(all(map(is_number, sizes)) and sum(sizes) == size, f"compressed_bytes do not make up the {what}")
+    sums = {"codes": 0, STEPS: 0}
+    for row in rows:
+        if row["grid"] != "fp16":
+            hold(is_number(row["compressed_bytes"]), f"{row['name']}: compressed_bytes is no number")
+            sums[STEPS if row["grid"] == STEPS else "codes"] += row["compressed_bytes"]
+    for stream, total in sums.items():
+        hold(total == streams.get(stream, 0), f"compressed_bytes do not make up the {stream}")
     spent = values.get("steps")
     if STEPS in streams:
         whole = isinstance(spent, dict) and all(is_number(spent.get(key)) for key in ("side_bytes", "coded_bytes"))

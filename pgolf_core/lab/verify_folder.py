@@ -11,18 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from pgolf_core.data import load_tokens, shard_tokens
-from pgolf_core.files import UserError
+from pgolf_core.data import shard_tokens
 from pgolf_core.lab.arms import FINEWEB_TRACK
-from pgolf_core.lab.dataset import Dataset, open_dataset, prepared_datasets
+from pgolf_core.lab.dataset import Dataset, prepared_datasets
 from pgolf_core.lab.verify_bytes import TEXT_OF_TRACK, header_of
 from pgolf_core.lab.verify_logs import Log, read_log
 from pgolf_core.lab.verify_rows import Broken, CannotCheck, is_number, json_object, list_files, once, quietly, read_text
-from pgolf_core.lab.verify_score import Scoring, Way
+from pgolf_core.lab.verify_score import Scored, Scoring, Way
 from pgolf_core.recipe_rules import TRACK_CAP_BYTES
-from pgolf_core.tokenizer import Tokenizer
 
 WEIGHT_ENDINGS = (".ptz", ".pt", ".pth", ".bin", ".safetensors", ".npz", ".npy", ".pkl", ".xz", ".lzma", ".br", ".zst",
                   ".zip", ".gz", ".tar", ".7z", ".ckpt")  # fmt: skip
@@ -35,7 +31,7 @@ MAX_ARTIFACTS = 16
 SEED_TABLES = ("seed_results", "seeds_results", "results_by_seed", "per_seed", "seeds")
 
 
-class Submission:
+class Submission(Scored):
     """One folder; what is missing or broken raises in the checks that need it."""
 
     def __init__(
@@ -183,7 +179,7 @@ class Submission:
     def dataset(self) -> Dataset:
         """The prepared dataset that the scores are of: the one named, or the only one of the claimed size."""
         if self.data:
-            return self._opened(self.data)
+            return self.opened(self.data)
         vocab_size = header_of(self.artifact)["model"]["vocab_size"]
         targets = self.claims.get("val_targets")
         known = [one for one in prepared_datasets(self.cache_dir or None) if one.vocab_size == vocab_size]
@@ -195,20 +191,6 @@ class Submission:
             names = ", ".join(one.name for one in known) or "none"
             raise CannotCheck(f"prepared datasets of {vocab_size} pieces and the claimed size: {names}; give --data")
         return known[0]
-
-    def _opened(self, name: str) -> Dataset:
-        try:
-            return open_dataset(name, self.cache_dir or None)
-        except UserError as error:
-            raise CannotCheck(str(error)) from None
-
-    @once
-    def tokenizer(self) -> Tokenizer:
-        return self.dataset.tokenizer()
-
-    @once
-    def tokens(self) -> np.ndarray:
-        return load_tokens(self.dataset.val_paths, self.tokenizer.vocab_size)
 
     @once
     def way(self) -> Way:

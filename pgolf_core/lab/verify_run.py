@@ -9,12 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from pgolf_core.data import load_tokens
-from pgolf_core.files import UserError
 from pgolf_core.lab import verify_bytes, verify_score
-from pgolf_core.lab.corpus import Dataset, open_dataset
+from pgolf_core.lab.corpus import Dataset
 from pgolf_core.lab.runs import core_sha256, recorded_recipe
 from pgolf_core.lab.stages import ARTIFACT
 from pgolf_core.lab.stats import NUMBERS, TEXTS, seed_folders, summarise_seeds
@@ -37,7 +33,6 @@ from pgolf_core.lab.verify_rows import (
     read_text,
 )
 from pgolf_core.recipe import Recipe
-from pgolf_core.tokenizer import Tokenizer
 
 HASHES = ("recipe", "data", "core")
 LOGS = ("train.log", "metrics.jsonl")
@@ -48,7 +43,7 @@ TIMERS = ("train", "scoring")
 """Parts of result.json's seconds that the two budgets are for; the others lie outside."""
 
 
-class Seed:
+class Seed(verify_score.Scored):
     """One seed's files, each read once; what is missing or broken raises CannotCheck in the checks that need it."""
 
     def __init__(self, folder: Path, cache_dir: Path | str, budget_seconds: float | None, progress: bool):
@@ -75,22 +70,11 @@ class Seed:
     @once
     def dataset(self) -> Dataset:
         """The dataset of the run, and no other of its name."""
-        try:
-            dataset = open_dataset(self.recipe.data.dataset, self.cache_dir or None)
-        except UserError as error:
-            raise CannotCheck(str(error)) from None
+        dataset = self.opened(self.recipe.data.dataset)
         if dataset.manifest_sha256 != self.result.get("data_sha256"):
             there = self.result.get("data_sha256")
             raise CannotCheck(f"{dataset.name} here is {dataset.manifest_sha256:.12}…, the run's is {there!s:.12}…")
         return dataset
-
-    @once
-    def tokenizer(self) -> Tokenizer:
-        return self.dataset.tokenizer()
-
-    @once
-    def tokens(self) -> np.ndarray:
-        return load_tokens(self.dataset.val_paths, self.tokenizer.vocab_size)
 
     @once
     def scoring(self) -> verify_score.Scoring:
@@ -229,14 +213,6 @@ def _seconds(seed: Seed) -> str:
 # ---------------------------------------------------------------------- what needs the model
 
 
-def _probabilities(seed: Seed) -> str:
-    return verify_score.judge_probabilities(seed.scoring.part("probabilities"))
-
-
-def _causality(seed: Seed) -> str:
-    return verify_score.judge_causality(seed.scoring.part("causality"))
-
-
 def _rescored(seed: Seed, kind: str) -> str:
     said = {key: number(seed.result, f"{kind}_{key}") for key in ("bpb", "loss")}
     evaluation = seed.recipe.eval
@@ -273,8 +249,8 @@ SEED_CHECKS: dict[str, Callable[[Seed], str]] = {
     "each score implies those bytes": verify_bytes.result_implies,
     "each logged score implies its bytes": _logged_triples,
     "raw and averaged scores are averaging.json's": _averaging,
-    "probabilities sum to one": _probabilities,
-    "no logit sees a later token": _causality,
+    "probabilities sum to one": verify_score.probabilities,
+    "no logit sees a later token": verify_score.causality,
     "round-trip score from the file alone": functools.partial(_rescored, kind="roundtrip"),
     "sliding score from the file alone": functools.partial(_rescored, kind="sliding"),
     "no network, no training data while scoring": _isolation,

@@ -7,7 +7,6 @@ causality, and what it opened meanwhile.
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -17,15 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from pgolf_core import device as machine
 from pgolf_core.attention import kernel_name
-from pgolf_core.files import sha256_file
-from pgolf_core.lab.dataset import Dataset
+from pgolf_core.data import load_tokens
+from pgolf_core.files import UserError, sha256_file
+from pgolf_core.lab.dataset import Dataset, open_dataset
 from pgolf_core.lab.progress import score_bar
-from pgolf_core.lab.runs import CORE_DIR
+from pgolf_core.lab.runs import CORE_DIR, child_environment
 from pgolf_core.lab.verify_rows import Broken, CannotCheck, OnlySampled, hold, once
+from pgolf_core.tokenizer import Tokenizer
 
 TOLERANCE = 1e-6
 """Relative difference of a score taken twice on one kind of machine."""
@@ -45,6 +47,32 @@ class Way:
     """Of the sliding score; the round-trip score has stride = window."""
     batch_seqs: int = 32
     autocast: str = "auto"
+
+
+class Scored:
+    """What is reviewed and has an artifact to score: its dataset's tokenizer and validation tokens, read once.
+
+    A kind of it says which `dataset` that is, and how its `scoring` is taken.
+    """
+
+    cache_dir: Path | str
+    dataset: Dataset
+    scoring: Scoring
+
+    def opened(self, name: str) -> Dataset:
+        """A prepared dataset; CannotCheck where it is not here or not whole."""
+        try:
+            return open_dataset(name, self.cache_dir or None)
+        except UserError as error:
+            raise CannotCheck(str(error)) from None
+
+    @once
+    def tokenizer(self) -> Tokenizer:
+        return self.dataset.tokenizer()
+
+    @once
+    def tokens(self) -> np.ndarray:
+        return load_tokens(self.dataset.val_paths, self.tokenizer.vocab_size)
 
 
 class Scoring:
@@ -99,12 +127,10 @@ class Scoring:
 
 def ask(job: dict[str, Any], tell: Callable[[int, int, str], None]) -> dict[str, Any]:
     """Answer a job in a fresh process, in an empty folder of its own; it ends with us, whatever ends us."""
-    places = os.pathsep.join(filter(None, (str(CORE_DIR.parent), os.environ.get("PYTHONPATH"))))
-    environment = {**os.environ, "PYTHONPATH": places}
     command = [sys.executable, "-P", "-m", "pgolf_core.lab.verify_process"]
     with tempfile.TemporaryDirectory(prefix="pgolf-verify-") as folder, tempfile.TemporaryFile() as errors:
         child = subprocess.Popen(
-            command, cwd=folder, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors
+            command, cwd=folder, env=child_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors
         )
         try:
             child.stdin.write(json.dumps(job).encode())
@@ -182,6 +208,16 @@ def judge_causality(found: dict[str, Any]) -> str:
         "change in any bit of a logit or score"
     )
     return hold(found["changed"] == 0, evidence)
+
+
+def probabilities(one: Scored) -> str:
+    """The check of that name, of whatever has a scoring."""
+    return judge_probabilities(one.scoring.part("probabilities"))
+
+
+def causality(one: Scored) -> str:
+    """The check of that name, of whatever has a scoring."""
+    return judge_causality(one.scoring.part("causality"))
 
 
 def judge_isolation(found: dict[str, Any], dataset: Dataset) -> str:

@@ -280,14 +280,6 @@ def _score(folder: _Checked, kind: str) -> str:
     return verify_score.judge_score(found, claims, paths)
 
 
-def _probabilities(folder: _Checked) -> str:
-    return verify_score.judge_probabilities(folder.scoring.part("probabilities"))
-
-
-def _causality(folder: _Checked) -> str:
-    return verify_score.judge_causality(folder.scoring.part("causality"))
-
-
 def _isolation(folder: _Checked) -> str:
     if not folder.artifacts:
         named = sorted(set(re.findall(r"^\s*(?:import|from)\s+(\w+)", quietly(lambda: folder.script) or "", re.M)))
@@ -377,8 +369,8 @@ AFTER: dict[str, Callable[[_Checked], str]] = {
     "every target is scored once": _once,
     "bytes are those of the decoded text": _text,
     "each score implies the split's bytes": implied_by_every_pair,
-    "probabilities sum to one": _probabilities,
-    "no logit sees a later token": _causality,
+    "probabilities sum to one": verify_score.probabilities,
+    "no logit sees a later token": verify_score.causality,
     "round-trip score from the file alone": functools.partial(_score, kind="roundtrip"),
     "sliding score from the file alone": functools.partial(_score, kind="sliding"),
     "no network, no training data while scoring": _isolation,
