@@ -73,7 +73,7 @@ def imported(text: str) -> set[str]:
 # ---------------------------------------------------------------------- what is exported
 
 
-AT_ONCE = ("pr194", "pr315", "pr332", "pr531", "pr534", "local", "local-smoke")
+AT_ONCE = ("pr194", "pr332", "pr534", "local")
 """Exporting takes seconds; the other recipes change values of these and wait for `make test-slow`."""
 
 

@@ -127,7 +127,12 @@ NOT_FINITE = "self.loss_of = lambda x, y, loss_of=self.loss_of: loss_of(x, y) * 
     [
         ("raise ValueError('the fault')", r"^rank 1 of 2 failed: ValueError: the fault; \S+torchrun\.log", "in faulty"),
         ("os.kill(os.getpid(), 9)", r"^rank 1 of 2 was killed by SIGKILL \(out of memory\?\); \S+torchrun\.log", ""),
-        (NOT_FINITE, r"^step 6: gradient of \S+ .*is not finite \(loss nan\); lower optim\.matrix_lr", ""),
+        pytest.param(
+            NOT_FINITE,
+            r"^step 6: gradient of \S+ .*is not finite \(loss nan\); lower optim\.matrix_lr",
+            "",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_rank_that_fails_ends_all_within_a_minute_and_is_named(

@@ -337,7 +337,9 @@ def kernels_of(toy) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    "number, status", [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_a_stopped_run_writes_its_checkpoint_says_how_to_go_on_and_does(toy, number, status):
     write_toys(toy.place, {"03_train": TRAINS_LONG})
     seed = toy.folder / "seed1"
@@ -361,7 +363,7 @@ def test_a_stopped_run_writes_its_checkpoint_says_how_to_go_on_and_does(toy, num
     assert output.splitlines()[-1].startswith("report: ") and "sliding" in output
 
 
-@pytest.mark.parametrize("grace, again", [(1.0, False), (60.0, True)])
+@pytest.mark.parametrize("grace, again", [pytest.param(1.0, False, marks=pytest.mark.slow), (60.0, True)])
 def test_a_cell_that_will_not_stop_is_ended_after_the_grace_or_a_second_signal(toy, grace, again):
     write_toys(toy.place, {"01_data_and_metric": NEVER_STOPS})
     with drive(toy, grace) as process:

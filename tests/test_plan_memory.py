@@ -31,6 +31,8 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "value embedding": {"ve_dim": 20, "ve_layers": [1, 3]},
     "one head each": {"num_kv_heads": 4, "xsa_last_n": 2},
 }
+AT_ONCE = ("exclusive", "value embedding")
+"""The other switches wait for `make test-slow`."""
 SEQUENCES = 3
 EAGER = {
     "float32": Execution(compiled=False, bfloat16=False, blocked=False),
@@ -67,7 +69,8 @@ def saved_bytes(recipe: Recipe, how: Execution, monkeypatch: pytest.MonkeyPatch)
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         loss(run, recipe, how)
-    torch._dynamo.reset()
+    if how.compiled:
+        torch._dynamo.reset()
     return sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
 
 
@@ -82,7 +85,13 @@ def counted_bytes(recipe: Recipe, how: Execution) -> float:
 
 
 @pytest.mark.parametrize("how", EAGER.values(), ids=EAGER)
-@pytest.mark.parametrize("changes", SWITCHES.values(), ids=SWITCHES)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param(changes, id=name, marks=[pytest.mark.slow] * (name not in AT_ONCE))
+        for name, changes in SWITCHES.items()
+    ],
+)
 def test_the_count_of_an_eager_pass_is_what_autograd_saves(how, changes, monkeypatch):
     # what does not grow with the batch is left to the tolerance: rotary tables, copies of gains and scales
     recipe = shaped(96, **changes)

@@ -88,7 +88,7 @@ def test_a_refused_number_of_ranks_is_said_in_a_line_without_a_traceback_of_the_
     assert re.search(rf"traceback *: {re.escape(line)}", output), output
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_ranks_whose_launcher_is_ended_stop_and_leave_a_checkpoint(tmp_path: Path, tokenizer: Path, how) -> None:
     process = launch(tmp_path, tokenizer, "pass")
     wait_for(tmp_path / "reached0", process)

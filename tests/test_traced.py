@@ -145,7 +145,9 @@ def narrow(config: Model) -> Model:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("record", RECORDS)
+@pytest.mark.parametrize(
+    "record", [pytest.param(name, marks=[pytest.mark.slow] * (name not in ("pr194", "pr332"))) for name in RECORDS]
+)
 def test_each_records_network_is_one_graph_and_qat_makes_a_second_that_stays(record: str) -> None:
     recipe = load_recipe(record)
     model, graphs = build_model(narrow(recipe.model), 0), []

@@ -88,7 +88,7 @@ class _Interrupt:
             os.kill(os.getpid(), signal.SIGINT)
 
 
-@pytest.mark.parametrize("kind", ["ema", "swa"])
+@pytest.mark.parametrize("kind", ["ema", pytest.param("swa", marks=pytest.mark.slow)])
 def test_going_on_after_ctrl_c_gives_the_same_bits_as_never_stopping(data, tmp_path: Path, kind: str) -> None:
     mixed = {"order": "shuffled", "final_seq_len": 32, "final_fraction": 0.4}
     recipe = small_recipe(
