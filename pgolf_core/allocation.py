@@ -19,7 +19,7 @@ from pgolf_core.coder import FIRST, LAST, best_class, clip, lengths
 from pgolf_core.grid import STEPS
 from pgolf_core.ledger import entropy_bits
 from pgolf_core.sensitivity import Groups
-from pgolf_core.steps import Stepped, quarter_octaves, side_bytes, write_steps
+from pgolf_core.steps import Stepped, quarter_octaves, side_bytes, sixteenths, write_steps
 
 FLOOR = 1e-3
 """Rows and columns count as no less sensitive, and no narrower, than this part of their matrix: what no gradient ever
@@ -42,7 +42,7 @@ class Plan:
 
     def rounded(self, multiplier: float) -> Stepped:
         """The codes at a multiplier. Rows or columns that would need finer steps than the coder has get its finest."""
-        shift = round(-4 * math.log2(multiplier))
+        shift, _ = sixteenths(multiplier)
         shape = dataclasses.replace(self.shape, spread=self.shape.spread + shift)
         scaled = self.scaled * np.float32(1 / multiplier)
         excess = np.maximum(shape.spreads() - LAST, 0)
@@ -59,7 +59,7 @@ class Plan:
     def bits(self, multiplier: float) -> float:
         """What the codes at a multiplier will take; the coder comes within a few bytes of it."""
         item = self.rounded(multiplier)
-        return float(lengths(item.codes, item.classes()).sum(dtype=np.float64))
+        return float(lengths(item.codes, item.classes(), sixteenths(multiplier)[1]).sum(dtype=np.float64))
 
 
 def plan(weights: np.ndarray, groups: Groups, rows: bool = True, cols: bool = True) -> Plan:
@@ -157,7 +157,8 @@ def spend(
         if len(payload) <= budget_bytes or room <= 1:
             break
         room -= len(payload) - budget_bytes
-    bits = [float(lengths(item.codes, item.classes()).sum(dtype=np.float64)) for item in items.values()]
+    _, fraction = sixteenths(multiplier)
+    bits = [float(lengths(item.codes, item.classes(), fraction).sum(dtype=np.float64)) for item in items.values()]
     ends = [round(len(payload) * part / (sum(bits) or 1.0)) for part in np.cumsum(bits)]
     ends[-1] = len(payload)
     rows = [

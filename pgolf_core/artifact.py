@@ -1,12 +1,12 @@
 """The artifact: pack weights into one small file, account for each byte, and read back only what holds together.
 
-Layout (little-endian), format version 1, and 2 where matrices are on steps:
+Layout (little-endian), format version 1, and 3 where matrices are on steps (2, an older layout of them, is refused):
     8 bytes magic | u16 version | u32 length of the header | header | codes | fp16 | scales [| steps]
 The header is canonical JSON (sorted keys, no spaces) in one zstd frame: the model's configuration, [name, grid, shape]
 of each tensor in name order, the length of each stream, and a SHA-256 over the version, the rest of the header and all
 streams. Each stream is one zstd frame: `codes` int8 of every gridded tensor, each in blocks of its own; `fp16` the
 tensors kept at half precision and `scales` the float16 row scales, both with all low bytes before all high bytes.
-`steps` (version 2) is no frame but the entropy coder's own words: see pgolf_core/steps.py.
+`steps` (version 3) is no frame but the entropy coder's own words: see pgolf_core/steps.py.
 No time, path or commit is inside.
 """
 
@@ -38,7 +38,7 @@ from pgolf_core.steps import read_steps
 
 MAGIC = b"\x89PGOLF\r\n"
 """Eight bytes that no text file begins with and that any newline conversion spoils, as in PNG."""
-VERSION, STEPS_VERSION = 1, 2
+VERSION, STEPS_VERSION = 1, 3
 _PREAMBLE = struct.Struct("<8sHI")
 _STREAMS = ("codes", "fp16", "scales")
 _STEPS_STREAMS = (*_STREAMS, "steps")

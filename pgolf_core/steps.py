@@ -7,18 +7,22 @@ class of each. Vectors that do not pay for their bytes are zero, and zeros cost 
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from pgolf_core.coder import FIRST, LAST, Decoder, best_class, encode
+from pgolf_core.coder import FIRST, LAST, PRECISION, Decoder, best_class, encode
 
-VECTORS = ("row_steps", "col_steps", "row_spreads", "col_spreads")
-_NUMBERS = 2 + len(VECTORS)
-_NUMBERS_CLASS = 28
-"""Class of the six numbers that come before each matrix's vectors: standard deviation 128."""
+VECTORS = ("row_steps", "row_spreads", "col_steps", "col_spreads")
+_WIDEST = 28
+"""The widest class of what describes matrices: standard deviation 128. It bounds the tables that learn."""
+_NUMBERS = (_WIDEST, _WIDEST, 16, 16, 8)
+"""Classes in which what comes before the vectors begins: base and spread of each matrix, then of each vector its class,
+and which vector it is like by what factor."""
+_MOST_FACTOR, _FARTHEST = 8, 100
 _MULTIPLIER = struct.Struct("<f")
 _QUARTERS = np.array([1, 2**0.25, 2**0.5, 2**0.75]).astype(np.float32)
 
@@ -65,24 +69,59 @@ def quarter_octaves(exponents: np.ndarray) -> np.ndarray:
     return np.ldexp(_QUARTERS[exponents & 3], exponents >> 2)
 
 
-def _side_parts(items: Sequence[Stepped]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """What describes the matrices: six numbers each, then their vectors, each in a class of its own."""
-    vectors = [getattr(item, name) for item in items for name in VECTORS]
-    classes = [best_class(vector) for vector in vectors]
-    told = np.array(classes, np.int32).reshape(len(items), len(VECTORS))
-    own = np.array([[item.base, item.spread] for item in items], np.int32).reshape(len(items), 2)
-    numbers = np.concatenate((own, told), axis=1).ravel()
-    return [
-        (numbers, np.full(numbers.shape, _NUMBERS_CLASS)),
-        (np.concatenate([*vectors, np.empty(0, np.int32)]), np.repeat(classes, list(map(len, vectors))).astype(int)),
-    ]
+def sixteenths(multiplier: float) -> tuple[int, int]:
+    """-16 log2 of a float32 multiplier, rounded down, as quarter octaves and sixteenths left over; by integers alone.
+
+    The codes spread in inverse proportion to it, and so do not fall on a class of the coder but between two.
+    """
+    mantissa, exponent = math.frexp(multiplier)
+    log = 16 * (exponent - PRECISION) + (int(mantissa * 2**PRECISION) ** 16).bit_length() - 1
+    return divmod(-1 - log, 4)
+
+
+def _predicted(known: list[np.ndarray], like: int, factor: int) -> np.ndarray | int:
+    """A vector as `factor` quarters of the one that came `like` vectors of its length ago; 0 for none."""
+    return np.clip(factor * known[-like] + 2 >> 2, -1000, 1000) if like else 0
+
+
+def _related(vector: np.ndarray, known: list[np.ndarray]) -> tuple[int, int]:
+    """(like, factor) that leave the least of a vector, if any saves more bits than the two numbers take.
+
+    Rows that matter are large rows, a hidden unit is a row of one matrix and a column of the next, and matrices that
+    read the same activations have columns of like sensitivity. Whole numbers alone: a file's bytes follow from it.
+    """
+    if not known:
+        return 0, 0
+    vector, others = vector.astype(np.int64), np.array(known[-_FARTHEST:], np.int64)
+    products, squares = others @ vector, (others**2).sum(1) + 1
+    factors = np.clip((8 * products // squares + 1) // 2, -_MOST_FACTOR, _MOST_FACTOR)
+    saved = factors * (8 * products - factors * squares)  # of 16 times the sum of squares
+    best, whole = saved.argmax(), 16 * vector @ vector + 1
+    pays = len(vector) * math.log2(whole / (whole - saved[best])) > 32  # half a bit for each halving
+    return (len(others) - int(best), int(factors[best])) if pays else (0, 0)
+
+
+def _side_parts(items: Sequence[Stepped]) -> list[tuple[np.ndarray, int]]:
+    """What describes the matrices: _NUMBERS of all, then their vectors, less what is predicted."""
+    told, vectors = [], []
+    known: dict[int, list[np.ndarray]] = {}
+    for vector in (getattr(item, name) for item in items for name in VECTORS):
+        same = known.setdefault(len(vector), [])
+        like, factor = _related(vector, same)
+        rest = vector - _predicted(same, like, factor)
+        same.append(vector)
+        k = best_class(rest, _WIDEST)
+        told.append((k, like, factor))
+        vectors.append((rest, k))
+    numbers = [[item.base for item in items], [item.spread for item in items], *zip(*told, strict=True)]
+    return [*zip((np.array(n, np.int32) for n in numbers), _NUMBERS, strict=True), *vectors]
 
 
 def write_steps(items: Sequence[Stepped], multiplier: float) -> bytes:
     """The stream: the multiplier, then everything about the matrices and all of their codes, class by class."""
     codes = np.concatenate([item.codes.ravel() for item in items])
     classes = np.concatenate([item.classes().ravel() for item in items])
-    return _MULTIPLIER.pack(multiplier) + encode([*_side_parts(items), (codes, classes)])
+    return _MULTIPLIER.pack(multiplier) + encode([*_side_parts(items), (codes, classes)], sixteenths(multiplier)[1])
 
 
 def side_bytes(items: Sequence[Stepped]) -> int:
@@ -100,15 +139,22 @@ def read_steps(payload: bytes | memoryview, shapes: Mapping[str, Sequence[int]])
     (multiplier,) = _MULTIPLIER.unpack_from(payload)
     if not 0 < multiplier < np.inf:
         raise ValueError(f"the multiplier {multiplier}")
-    decoder = Decoder(payload[_MULTIPLIER.size :])
-    numbers = decoder.take(np.full((len(shapes), _NUMBERS), _NUMBERS_CLASS))
-    if numbers[:, 2:].min() < FIRST or numbers[:, 2:].max() > LAST:
-        raise ValueError("a class that no coder has")
-    sizes = [size for rows, cols in shapes.values() for size in (rows, cols, rows, cols)]
-    classes = np.repeat(numbers[:, 2:].ravel().astype(np.int8), sizes)
-    vectors = np.split(decoder.take(classes), np.cumsum(sizes)[:-1])
+    decoder = Decoder(payload[_MULTIPLIER.size :], sixteenths(multiplier)[1])
+    sizes = [size for rows, cols in shapes.values() for size in (rows, rows, cols, cols)]
+    bases, spreads, *told = (
+        decoder.learn(k, len(sizes) if i > 1 else len(shapes)).tolist() for i, k in enumerate(_NUMBERS)
+    )
+    known: dict[int, list[np.ndarray]] = {}
+    vectors = []
+    for size, k, like, factor in zip(sizes, *told, strict=True):
+        same = known.setdefault(size, [])
+        if not FIRST <= k <= _WIDEST or not 0 <= like <= len(same):
+            raise ValueError("a class that no coder has, or a vector like none")
+        vectors.append(decoder.learn(k, size) + _predicted(same, like, factor))
+        same.append(vectors[-1])
     items = [
-        Stepped(int(base), int(spread), *vectors[4 * i : 4 * i + 4]) for i, (base, spread) in enumerate(numbers[:, :2])
+        Stepped(base, spread, **dict(zip(VECTORS, vectors[4 * i :], strict=False)))
+        for i, (base, spread) in enumerate(zip(bases, spreads, strict=True))
     ]
     codes = decoder.take(np.concatenate([item.classes().ravel() for item in items]))
     if not decoder.finished():

@@ -26,10 +26,10 @@ from pgolf_core.sensitivity import GroupMeter, Groups, groups_of
 QUANT = recipe.Quant(kind="steps", small_tensor_elements=100)
 CAP = {"code_bytes": 1000, "cap_bytes": 5000}
 GOLDEN: dict[str, Any] = {
-    "tables": "2739c6735091b36cac51bcb0c9b9933af7bcc50f7f87be8e1bd0dc54219e22f0",
-    "stream": (112, "ed3eae8943a36abf03859f907a156e69760a6990776a3ef903bd503d314a2083"),
+    "tables": "158d0a9d1cc80e5b167613c161fc8b9ecaa3fb4b13bb9b0c934f2fe95554033f",
+    "stream": (108, "44b56bb72c362643903e6f614e6259dadd4bd2b8e2d38c6f8e8df18f1eef62fd"),
     "weights": "0d5275e07f89642f4218fbaa3926789142ef19b3b5ba64d39dc29220ff29bd8a",
-    "begins": "8950474f4c460d0a0200",
+    "begins": "8950474f4c460d0a0300",
 }
 """Of `pinned_items`, of a packed file, and of all tables. Changing any of it is a new format version."""
 
@@ -69,17 +69,18 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_tables_are_whole_numbers_of_the_right_sum_and_symmetric():
-    for k in range(coder.FIRST, coder.LAST + 1, 4):
-        table = coder.frequencies(k)
+    for k in range(coder.FIRST, coder.LAST + 1, 3):
+        table = coder.frequencies(k, k % 4)
         assert table.dtype == np.int64 and table.min() >= 1 and table.sum() == 2**coder.PRECISION
         assert len(table) == 2 * coder.reach(k) + 1 and (table == table[::-1]).all()
 
 
-@pytest.mark.parametrize("k", [-12, -5, 0, 3, 8, 21, 40])
-def test_a_table_is_the_rounded_gaussian_of_its_class(k: int):
-    numbers = np.arange(-coder.reach(k), coder.reach(k) + 1)
-    exact = norm.cdf((numbers + 0.5) / 2 ** (k / 4)) - norm.cdf((numbers - 0.5) / 2 ** (k / 4))
-    wasted_bits = float((exact * np.log2(exact.clip(1e-300) * 2**coder.PRECISION / coder.frequencies(k))).sum())
+@pytest.mark.parametrize(("k", "fraction"), [(-12, 0), (-5, 1), (0, 0), (0, 2), (3, 3), (8, 0), (21, 1), (40, 3)])
+def test_a_table_is_the_rounded_gaussian_of_its_class(k: int, fraction: int):
+    numbers, deviation = np.arange(-coder.reach(k), coder.reach(k) + 1), 2 ** ((4 * k + fraction) / 16)
+    exact = norm.cdf((numbers + 0.5) / deviation) - norm.cdf((numbers - 0.5) / deviation)
+    table = coder.frequencies(k, fraction)
+    wasted_bits = float((exact * np.log2(exact.clip(1e-300) * 2**coder.PRECISION / table)).sum())
     assert -1e-6 < wasted_bits < 2e-3
 
 
@@ -88,7 +89,8 @@ def test_tables_are_pinned_and_made_without_floating_point():
     coder._half_masses.cache_clear()
     digest = hashlib.sha256()
     for k in range(coder.FIRST, 41):
-        digest.update(coder.frequencies(k).astype("<i8").tobytes())
+        for fraction in range(4):
+            digest.update(coder.frequencies(k, fraction).astype("<i8").tobytes())
     assert coder._half_masses().dtype == np.int64
     assert digest.hexdigest() == GOLDEN["tables"]
 
@@ -100,22 +102,64 @@ def test_what_the_library_is_given_sums_exactly_in_single_precision():
         assert given.sum(dtype=np.float32) == 2**coder.PRECISION - len(given)  # so the library's own factor is 1
 
 
-def test_numbers_of_all_classes_come_back_in_the_bits_that_the_tables_promise():
+@pytest.mark.parametrize("fraction", [0, 3])
+def test_numbers_of_all_classes_come_back_in_the_bits_that_the_tables_promise(fraction: int):
     random = np.random.default_rng(0)
     classes = random.integers(coder.FIRST, 41, 20_000).astype(np.int8)
     values = coder.clip(np.rint(random.standard_normal(20_000) * 2.0 ** (classes / 4)), classes)
     side, side_classes = np.array([3, -900, 0]), np.full(3, 28)
-    payload = coder.encode([(side, side_classes), (values, classes)])
-    decoder = coder.Decoder(payload)
+    payload = coder.encode([(side, side_classes), (values, classes)], fraction)
+    decoder = coder.Decoder(payload, fraction)
     assert (decoder.take(side_classes) == side).all()
     assert (decoder.take(classes) == values).all() and decoder.finished()
-    promised = (coder.lengths(values, classes).sum() + coder.lengths(side, side_classes).sum()) / 8
-    assert promised <= len(payload) <= promised + 8
+    promised = coder.lengths(values, classes, fraction).sum() + coder.lengths(side, side_classes, fraction).sum()
+    assert promised / 8 <= len(payload) <= promised / 8 + 8
+
+
+def test_a_table_that_learns_codes_what_is_not_gaussian_in_fewer_bits_and_costs_little_where_it_is():
+    random = np.random.default_rng(0)
+    gaussian_like = np.rint(4 * random.standard_normal(500)).astype(np.int32)
+    spiked = np.where(random.random(500) < 0.5, 14, gaussian_like).astype(np.int32)
+    for values, least, most in ((gaussian_like, 0.98, 1.05), (spiked, 0.6, 0.85)):
+        k = coder.best_class(values)
+        payload = coder.encode([(values, k), (values[:0], k), (values[:1], k)])
+        assert least < len(payload) * 8 / coder.lengths(values, np.full(500, k)).sum() < most
+        decoder = coder.Decoder(payload)
+        assert (decoder.learn(k, 500) == values).all() and not len(decoder.learn(k, 0))
+        assert decoder.learn(k, 1) == values[:1] and decoder.finished()
+
+
+@pytest.mark.parametrize("count", [1, 1000, 2**27])
+def test_a_learnt_table_is_one_that_the_library_takes_exactly(count: int):
+    counts = np.zeros(2 * coder.reach(28) + 1, np.int64)
+    counts[7] = count
+    table = coder._learnt(28, counts)
+    assert table.dtype == np.int64 and table.min() >= 1 and table.sum() == 2**coder.PRECISION
+    assert table[7] == pytest.approx(2**coder.PRECISION * count / (count + coder._PRIOR), rel=1e-3)
 
 
 def test_outliers_are_limited_to_what_their_class_can_code():
     classes = np.array([coder.FIRST, 0, 8])
     assert coder.clip(np.array([1e9, -1e9, 3.0]), classes).tolist() == [coder.reach(coder.FIRST), -coder.reach(0), 3]
+
+
+@pytest.mark.parametrize("multiplier", [1.0, 2.0**-10, 2.0**-149, 3.4e38, 0.7, 1e-5, 1.0905077])
+def test_a_multiplier_falls_on_the_sixteenth_of_an_octave_that_logarithms_say(multiplier: float):
+    multiplier = float(np.float32(multiplier))
+    quarters, fraction = steps.sixteenths(multiplier)
+    assert 0 <= fraction < 4 and abs(4 * quarters + fraction + 16 * math.log2(multiplier) + 0.5) <= 0.50001
+
+
+def test_a_vector_like_an_earlier_one_costs_less_and_one_like_none_names_none():
+    random = np.random.default_rng(0)
+    first, other = (np.rint(6 * random.standard_normal(384)).astype(np.int32) for _ in range(2))
+    alike = np.rint(0.75 * first + random.standard_normal(384)).astype(np.int32)
+    assert steps._related(alike, [first, other]) == (2, 3)
+    assert steps._related(-alike, [other, first]) == (1, -3)
+    assert steps._related(other, [first, alike]) == steps._related(other * 0, [first]) == (0, 0)
+    plain = [steps.Stepped(0, 0, v, first[:2], first * 0, first[:2]) for v in (first, alike, other)]
+    bits = [8 * steps.side_bytes(plain[:n]) for n in (1, 2, 3)]
+    assert bits[1] - bits[0] < 0.65 * (bits[2] - bits[1])
 
 
 # ---------------------------------------------------------------------- steps from sensitivity
@@ -272,6 +316,14 @@ def test_the_format_is_pinned_by_golden_bytes(good: Path):
 # ---------------------------------------------------------------------- files that lie
 
 
+def words(*numbers: int, vectors: int = 48) -> bytes:
+    """A stream whose first matrix tells these numbers of its first vector: class, like, factor; zeros else."""
+    told = [np.array([n, *[0] * (vectors - 1)], np.int32) for n in numbers]
+    bases = np.zeros(vectors // 4, np.int32)
+    payload = coder.encode([*zip((bases, bases, *told), steps._NUMBERS, strict=True)])
+    return b"\0\0\x80\x3f" + payload + bytes(0 if len(payload) else 4)
+
+
 def set_steps(payload: bytes):
     def edit(header: dict[str, Any], streams: list[bytes]) -> None:
         streams[3] = payload
@@ -289,6 +341,10 @@ HOSTILE = {
     "noise": (set_steps(b"\0\0\x80\x3f" + bytes(range(1, 201))), "steps cannot be decoded"),
     "words left over": (lambda h, s: set_steps(s[3] + b"\1\2\3\4" * 5)(h, s), "steps cannot be decoded"),
     "words missing": (lambda h, s: set_steps(s[3][:-40])(h, s), "steps cannot be decoded"),
+    "a class beyond the widest": (set_steps(words(steps._WIDEST + 1, 0, 0)), "a class that no coder has"),
+    "a class below the first": (set_steps(words(coder.FIRST - 1, 0, 0)), "a class that no coder has"),
+    "like a vector yet to come": (set_steps(words(0, 1, 4)), "like none"),
+    "like a vector of the negative past": (set_steps(words(0, -1, 4)), "like none"),
     "no tensor on steps": (
         lambda h, s: [t.__setitem__(1, "fp16") for t in h["tensors"]], "do not agree on steps",
     ),
