@@ -19,7 +19,7 @@ from IPython.display import display
 
 from pgolf_core.files import UserError
 from pgolf_core.lab import plots
-from pgolf_core.lab.explore_figures import Drawn, Windows
+from pgolf_core.lab.explore_figures import Drawn, Heads, Rounding, Windows
 
 Controls = dict[str, Any]
 """{argument of the figure's function: the widget whose value it takes}."""
@@ -84,18 +84,71 @@ class Explorer:
         self._busy = True
         try:
             self._follow(self.controls)
-        finally:
-            self._busy = False
-        try:
             drawn = self.draw(**{name: control.value for name, control in self.controls.items()})
         except UserError as error:
             self.picture.layout.display = "none"
             self.said.value = f'<b style="color: #B00020">Cannot be drawn:</b> {html.escape(str(error))}'
             return
+        finally:
+            self._busy = False
         data, size = drawn.figure._repr_png_()
         self.picture.width, self.picture.value = str(size["width"]), data
         self.picture.layout.display = None
         self.said.value = html.escape(drawn.said)
+
+
+# ---------------------------------------------------------------------- 02
+
+
+def heads(*arguments: Any) -> Explorer:
+    """Recipe, weights, layer and head of an attention map, over `explore_figures.Heads` of these arguments."""
+    made = Heads(*arguments)
+    own = made.recipes[0]
+    default = {"recipe": own, "weights": made.START, "layer": 0, "head": 0}
+
+    def controls() -> Controls:
+        shape = made.settings(own).model
+        return {
+            "recipe": widgets.Dropdown(description="recipe", options=made.recipes),
+            "weights": widgets.Dropdown(description="weights", options=made.weights(own)),
+            "layer": _count("layer", shape.num_layers),
+            "head": _count("head", shape.num_heads),
+        }
+
+    def follow(controls: Controls) -> None:
+        recipe, weights = (controls[name] for name in ("recipe", "weights"))
+        known, chosen = made.weights(recipe.value), weights.value
+        if list(weights.options) != known:
+            weights.options = known
+            weights.value = chosen if chosen in known else known[0]
+        shape = made.settings(recipe.value).model
+        controls["layer"].max, controls["head"].max = shape.num_layers - 1, shape.num_heads - 1
+
+    return Explorer("02-head", made.draw, default, controls, follow)
+
+
+# ---------------------------------------------------------------------- 05
+
+
+def rounding(*arguments: Any) -> Explorer:
+    """A matrix and how it is rounded, by bits or by step, over `explore_figures.Rounding` of these arguments."""
+    made = Rounding(*arguments)
+    default = {"tensor": made.tensor, "rule": made.rule, "bits": made.bits, "step": made.step}
+
+    def controls() -> Controls:
+        steps = [(f"1/{1 / step:g}", step) for step in made.STEPS]
+        return {
+            "tensor": widgets.Dropdown(description="matrix", options=made.tensors),
+            "rule": widgets.Dropdown(description="rounded by", options=[made.FLOOR, made.FREE, made.STEP]),
+            "bits": _slider("bits", made.BITS),
+            "step": _slider("step", steps),
+        }
+
+    def follow(controls: Controls) -> None:
+        by_step = controls["rule"].value == made.STEP
+        controls["bits"].disabled, controls["step"].disabled = by_step, not by_step
+
+    return Explorer("05-rounding", made.draw, default, controls, follow)
 
 
 # ---------------------------------------------------------------------- 06
@@ -118,3 +171,8 @@ def windows(*arguments: Any, **options: Any) -> Explorer:
 def _slider(label: str, options: Any) -> widgets.SelectionSlider:
     """A slider over a list, which speaks when it is let go."""
     return widgets.SelectionSlider(description=label, options=options, continuous_update=False)
+
+
+def _count(label: str, count: int) -> widgets.IntSlider:
+    """A slider from 0 to count - 1."""
+    return widgets.IntSlider(description=label, min=0, max=count - 1, continuous_update=False)
