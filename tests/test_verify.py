@@ -38,7 +38,19 @@ eval = {seq_len = 32, stride = 8, batch_seqs = 64}
 
 def finished_run(root: Path, seeds: tuple[int, ...] = (1, 2)) -> Path:
     """A toy corpus in root/datasets, and a recipe trained on it to the end as the notebooks do; the recipe's folder."""
-    torch.set_num_threads(1)
+    toy_corpus(root)
+    (root / "toy.toml").write_text(RECIPE)
+    options = {"runs_dir": str(root / "runs"), "cache_dir": str(root)}
+    run = runs.open_run(str(root / "toy.toml"), **options)
+    for seed in seeds:
+        finish_seed(runs.open_run(str(root / "toy.toml"), seed=seed, **options))
+    results = {seed: read_json(run.folder / f"seed{seed}" / "result.json") for seed in seeds}
+    write_json(run.folder / "summary.json", summarise_seeds(results))
+    return run.folder
+
+
+def toy_corpus(root: Path) -> None:
+    """Prepare the toy dataset in root/datasets."""
     rng = np.random.default_rng(0)
     words = ["".join(rng.choice(list("abcdefghijklmnopqrst"), rng.integers(2, 8))) for _ in range(900)]
     texts = [("train", 900)] * 6 + [("val", 150)] * 2
@@ -47,17 +59,11 @@ def finished_run(root: Path, seeds: tuple[int, ...] = (1, 2)) -> Path:
     ]
     about = {"name": "toy-sp1024", "source": {"package": "toy"}, "split_rule": "by hand"}
     build_dataset(documents, about, root / "datasets", progress=False)
-    (root / "toy.toml").write_text(RECIPE)
-    options = {"runs_dir": str(root / "runs"), "cache_dir": str(root)}
-    run = runs.open_run(str(root / "toy.toml"), **options)
-    for seed in seeds:
-        _finish(runs.open_run(str(root / "toy.toml"), seed=seed, **options))
-    results = {seed: read_json(run.folder / f"seed{seed}" / "result.json") for seed in seeds}
-    write_json(run.folder / "summary.json", summarise_seeds(results))
-    return run.folder
 
 
-def _finish(run: runs.Run) -> None:
+def finish_seed(run: runs.Run) -> None:
+    """Train, pack and score a seed as notebooks 03 to 06 do."""
+    torch.set_num_threads(1)
     trained = stages.train_seed(run, progress=False)
     told = {key: getattr(trained, key) for key in ("parameters", "steps", "tokens", "stopped_by", "resumed_at_steps")}
     runs.finish_stage(

@@ -1,0 +1,112 @@
+"""Headless Chromium over its DevTools protocol: enough to open a page, ask it questions, press keys and take a picture.
+
+No driver and no further package: the protocol is JSON over a web socket, and JupyterLab brings a client for those.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import itertools
+import json
+import shutil
+import signal
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from websocket import WebSocket, create_connection
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+KEYS = {"ArrowRight": 39, "ArrowLeft": 37, "ArrowDown": 40, "ArrowUp": 38, "End": 35, "Home": 36}
+
+
+def chromium() -> str | None:
+    """The browser's path, None if there is none on PATH."""
+    return next(filter(None, map(shutil.which, NAMES)), None)
+
+
+class Page:
+    """One open page."""
+
+    def __init__(self, socket: WebSocket):
+        self._socket, self._numbers = socket, itertools.count()
+
+    def send(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """Call a method of the protocol and wait for its answer; what the page tells meanwhile is dropped."""
+        number = next(self._numbers)
+        self._socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
+        while True:
+            answer = json.loads(self._socket.recv())
+            if answer.get("id") == number:
+                assert "error" not in answer, f"{method}: {answer['error']}"
+                return answer["result"]
+
+    def ask(self, expression: str) -> Any:
+        """The value of a JavaScript expression, awaited if it is a promise."""
+        answer = self.send("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in answer, f"{expression}: {answer['exceptionDetails']}"
+        return answer["result"].get("value")
+
+    def wait_for(self, expression: str, seconds: float, what: str) -> Any:
+        """Ask until the value is truthy; fails with a picture's worth of text if it never is."""
+        t_end = time.monotonic() + seconds
+        while time.monotonic() < t_end:
+            if value := self.ask(expression):
+                return value
+            time.sleep(0.25)
+        shown = self.ask("document.body.innerText.slice(0, 3000)")
+        raise AssertionError(f"{what} did not come within {seconds:g} s; the page says: {shown}")
+
+    def press(self, key: str) -> None:
+        """A real key press in whatever has the focus."""
+        described = {"key": key, "code": key, "windowsVirtualKeyCode": KEYS[key]}
+        for kind in ("rawKeyDown", "keyUp"):
+            self.send("Input.dispatchKeyEvent", type=kind, **described)
+
+    def picture(self, path: Path) -> None:
+        """Write what the page shows as a PNG."""
+        path.write_bytes(base64.b64decode(self.send("Page.captureScreenshot", format="png")["data"]))
+
+
+@contextlib.contextmanager
+def opened(url: str, profile: Path, size: tuple[int, int] = (1400, 1000)) -> Iterator[Page]:
+    """A page of a browser of its own, which ends with the block; `profile` is an empty folder for it."""
+    command = [str(chromium()), "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+    command += ["--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    command += ["--remote-debugging-port=0", "--remote-allow-origins=*", f"--user-data-dir={profile}"]
+    command += [f"--window-size={size[0]},{size[1]}", "about:blank"]
+    browser = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        port = _port(profile, browser)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json", timeout=30) as answer:
+            target = next(page for page in json.load(answer) if page["type"] == "page")
+        socket = create_connection(target["webSocketDebuggerUrl"], timeout=180)
+        with contextlib.closing(socket):
+            page = Page(socket)
+            page.send("Page.enable")
+            page.send("Emulation.setFocusEmulationEnabled", enabled=True)  # nobody looks, and yet keys go to the page
+            page.send("Page.navigate", url=url)
+            yield page
+    finally:
+        browser.send_signal(signal.SIGTERM)
+        try:
+            browser.wait(30)
+        except subprocess.TimeoutExpired:
+            browser.kill()
+            browser.wait(30)
+
+
+def _port(profile: Path, browser: subprocess.Popen) -> int:
+    """The port that the browser chose, which it writes into its profile."""
+    told = profile / "DevToolsActivePort"
+    t_end = time.monotonic() + 120
+    while time.monotonic() < t_end:
+        assert browser.poll() is None, f"the browser ended with {browser.returncode}"
+        if told.is_file() and (lines := told.read_text().splitlines()):
+            return int(lines[0])
+        time.sleep(0.1)
+    raise AssertionError("the browser opened no port within 120 s")
