@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from pgolf_core.coder import FIRST, LAST, best_class, clip, lengths
+from pgolf_core.correction import Correction, round_in_turn
 from pgolf_core.grid import STEPS
 from pgolf_core.ledger import entropy_bits
 from pgolf_core.sensitivity import Groups
@@ -39,6 +40,8 @@ class Plan:
     """Exponents at multiplier 1, without codes."""
     scaled: np.ndarray
     """The weights over their steps at multiplier 1, float32 [rows, cols]."""
+    feedback: np.ndarray | None = None
+    """Of a matrix whose rounding is corrected (correction.feedback_of), in weights as they are; None rounds plainly."""
 
     def rounded(self, multiplier: float) -> Stepped:
         """The codes at a multiplier. Rows or columns that would need finer steps than the coder has get its finest."""
@@ -54,12 +57,22 @@ class Plan:
             else:
                 shape = dataclasses.replace(shape, row_steps=shape.row_steps + rows)
                 scaled = scaled * quarter_octaves(-rows)[:, None]
-        return dataclasses.replace(shape, codes=clip(np.rint(scaled), shape.classes()))
+        codes = np.rint(scaled)
+        if self.feedback is not None:
+            codes = _in_turn(scaled, shape, self.feedback)
+        return dataclasses.replace(shape, codes=clip(codes, shape.classes()))
 
     def bits(self, multiplier: float) -> float:
         """What the codes at a multiplier will take; the coder comes within a few bytes of it."""
         item = self.rounded(multiplier)
         return float(lengths(item.codes, item.classes(), sixteenths(multiplier)[1]).sum(dtype=np.float64))
+
+
+def _in_turn(scaled: np.ndarray, shape: Stepped, feedback: np.ndarray) -> np.ndarray:
+    """Codes that make good each other's errors. An error of one step of a column counts in steps of the others."""
+    (cols,), classes = shape.steps(1.0)[1].astype(np.float64), shape.classes()
+    in_steps = feedback * cols[:, None] / cols
+    return round_in_turn(scaled, in_steps, lambda column, j: clip(np.rint(column), classes[:, j]))
 
 
 def plan(weights: np.ndarray, groups: Groups, rows: bool = True, cols: bool = True) -> Plan:
@@ -107,6 +120,12 @@ def plans(weights: Mapping[str, np.ndarray], sensitivity: Mapping[str, Groups]) 
     return {name: plan(w, known.get(name) or Groups.even(w.shape, usual)) for name, w in weights.items()}
 
 
+def corrected(matrices: Mapping[str, Plan], correction: Correction) -> dict[str, Plan]:
+    """The same plans, those rounded in turn that can be."""
+    known = correction.feedback
+    return {name: dataclasses.replace(plan, feedback=known.get(name)) for name, plan in matrices.items()}
+
+
 def fit(matrices: Mapping[str, Plan], budget_bits: float) -> tuple[float, int]:
     """(multiplier, tries): a multiplier whose codes take the budget or up to _WITHIN less; steps as fine as the coder
     can if that is less than the budget, and as coarse as it can if even that is more.
@@ -140,14 +159,17 @@ def fit(matrices: Mapping[str, Plan], budget_bits: float) -> tuple[float, int]:
 
 
 def spend(
-    weights: Mapping[str, np.ndarray], sensitivity: Mapping[str, Groups], budget_bytes: int
-) -> tuple[bytes, list[dict[str, Any]], dict[str, Any]]:
+    weights: Mapping[str, np.ndarray], sensitivity: Mapping[str, Groups], budget_bytes: int,
+    correction: Correction | None = None,
+) -> tuple[bytes, list[dict[str, Any]], dict[str, Any]]:  # fmt: skip
     """Spend a budget on matrices (float32, by name): the stream, a ledger's row for each, and how it was spent.
 
     The last holds multiplier, tries (of the search), side_bytes (what is not codes), coded_bytes (codes by the coder's
     tables) and bound_bytes (by the codes' own frequencies, class by class: the best that any table could do).
     """
     matrices = plans(weights, sensitivity)
+    if correction is not None:
+        matrices = corrected(matrices, correction)
     side = side_bytes([plan.shape for plan in matrices.values()])
     room = budget_bytes - side - _STREAM_SLACK
     while True:

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from pgolf_core import recipe
 from pgolf_core.allocation import spend
+from pgolf_core.correction import Correction, Hessians, corrections, quantise_in_turn
 from pgolf_core.files import UserError, canonical_json, explain_os_errors, write_bytes
 from pgolf_core.grid import GRIDS, STEPS, dequantise, grid_names_for, packable_names, quantise_tensor
 from pgolf_core.ledger import CapExceeded, Ledger, entropy_bytes
@@ -61,15 +62,17 @@ def pack(
     *,
     bits: dict[str, int] | None = None,
     sensitivity: dict[str, Groups] | None = None,
+    hessians: Hessians | None = None,
     code_bytes: int,
     cap_bytes: int,
 ) -> Ledger:
     """Quantise `state` (any order, device and float dtype), compress it and write it atomically to `path`.
 
     With quant.kind = steps, `sensitivity` decides the steps and quant.target_bytes how fine they are. The bytes depend
-    on what is given and the versions of zstandard and constriction alone. Raises UserError naming the
-    tensor for weights that are not finite or do not fit float16, and CapExceeded, removing what an earlier packing
-    left at `path`, when file and code together exceed `cap_bytes`.
+    on what is given and the versions of zstandard and constriction alone; with quant.correction = hessian, which needs
+    `hessians`, also on how the machine's linear algebra adds up. Raises UserError naming the tensor for weights that
+    are not finite or do not fit float16, and CapExceeded, removing what an earlier packing left at `path`, when file
+    and code together exceed `cap_bytes`.
     """
     if quant.allocation == "gradient" and bits is None:
         raise UserError("quant.allocation = gradient needs the run's sensitivities; train with this recipe first")
@@ -81,13 +84,19 @@ def pack(
         _check_tensors(table, model)
     except _Refused as reason:
         raise UserError(f"these weights cannot be packed: {reason}") from None
+    correction = None
+    if quant.correction == "hessian":
+        if hessians is None:
+            raise UserError("quant.correction = hessian needs the run's inputs; train with this recipe first")
+        gridded = {name: tuple(shape) for name, grid, shape in table if grid != "fp16"}
+        correction = corrections(hessians, gridded, quant.correction_damping)
     parts: dict[str, list[np.ndarray]] = {stream: [] for stream in _STREAMS}
     rows, stepped = [], {}
     for name, grid, shape in table:
         if quant.kind == "steps" and grid == STEPS:
             stepped[name] = _finite(name, state[name]).numpy()
             continue
-        symbols, scales = _encode(name, state[name], grid)
+        symbols, scales = _encode(name, state[name], grid, correction=correction)
         parts["fp16" if grid == "fp16" else "codes"].append(symbols)
         parts["scales"].append(scales)
         rows.append({
@@ -102,7 +111,7 @@ def pack(
     if quant.kind == "steps" and stepped:
         target = quant.target_bytes or cap_bytes - cap_bytes // 1000
         others = len(_head(model, table, [*streams, b""], quant.zstd_level)) + sum(map(len, streams)) + _HEAD_SLACK
-        payload, shares, spent = spend(stepped, sensitivity, target - code_bytes - others)
+        payload, shares, spent = spend(stepped, sensitivity, target - code_bytes - others, correction=correction)
         streams.append(payload)
         rows = sorted(rows + shares, key=lambda row: row["name"])
         spent |= {"target_bytes": target}
@@ -113,6 +122,8 @@ def pack(
         scales_bytes=len(streams[2]), header_bytes=len(head), file_bytes=file_bytes, code_bytes=code_bytes,
         total_bytes=file_bytes + code_bytes, cap_bytes=cap_bytes, tensors=rows, steps=spent,
     )  # fmt: skip
+    if correction is not None:
+        ledger = dataclasses.replace(ledger, correction=correction.told)
     if ledger.total_bytes > cap_bytes:
         with explain_os_errors(f"cannot remove the outdated {path}"):
             Path(path).unlink(missing_ok=True)
@@ -151,7 +162,9 @@ def _explained(path: Path | str, use: Callable[..., Any]) -> Any:
 # Writing
 
 
-def _encode(name: str, tensor: Tensor, grid: str) -> tuple[np.ndarray, np.ndarray]:
+def _encode(
+    name: str, tensor: Tensor, grid: str, correction: Correction | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Symbols of one tensor, flat (int8 codes, or float16 values), and its float16 scales (none for fp16)."""
     w = _finite(name, tensor)
     if grid == "fp16":
@@ -159,6 +172,8 @@ def _encode(name: str, tensor: Tensor, grid: str) -> tuple[np.ndarray, np.ndarra
         finite = torch.isfinite(symbols).all()
     else:
         symbols, scales = quantise_tensor(w, GRIDS[grid])
+        if correction is not None and name in correction.feedback:
+            symbols, scales = quantise_in_turn(w, GRIDS[grid], correction.feedback[name])
         finite = torch.isfinite(scales).all()
     if not finite:
         raise UserError(f"{name} holds values up to {w.abs().max():.3g}, too large for float16 on grid {grid}")

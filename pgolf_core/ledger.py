@@ -36,6 +36,8 @@ class Ledger:
     share of its bits."""
     steps: dict[str, Any] | None = None
     """How the budget of a file on steps was spent (see allocation.spend); None without steps."""
+    correction: dict[str, Any] | None = None
+    """What quant.correction = hessian did (see correction.Correction); None without it."""
 
 
 class CapExceeded(UserError):

@@ -182,6 +182,13 @@ class Quant:
     exceptions: tuple[str, ...] = ()
     """Tensors by name before any other rule, each "PATTERN=GRID" with shell wildcards; the first that fits holds."""
     zstd_level: int = 22
+    correction: str = "off"
+    """off, or hessian: while a matrix is rounded, the columns still to come make good each column's error, as far as
+    what training tokens multiply it by allows (GPTQ). Tables are rounded plainly: nothing multiplies them."""
+    correction_damping: float = 0.01
+    """Added to the diagonal of a matrix's X^T X, as a share of the diagonal's mean; raised where that is not enough."""
+    correction_tokens: int = 65_536
+    """Training tokens that X is gathered from, on the clock after the last step; rounded up to whole sequences."""
 
 
 @dataclass(frozen=True)
@@ -222,6 +229,12 @@ class Recipe:
         """SHA-256 of the resolved values: equal fingerprints mean equal runs, whatever the file was called."""
         values = to_dict(self)
         del values["name"], values["title"]
+        if self.quant.correction == "off":  # as before there were these keys: recorded runs keep their fingerprints
+            del (
+                values["quant"]["correction"],
+                values["quant"]["correction_damping"],
+                values["quant"]["correction_tokens"],
+            )
         return sha256_bytes(canonical_json(values).encode())
 
 

@@ -21,6 +21,10 @@ GRID_NAMES = (
 )
 QAT_ONLY_GRIDS = ("int6_fake_pr194", "int6_fake_pr534")
 """Grids that training may use and an artifact cannot hold."""
+MOST_CORRECTED_INPUTS = 8192
+"""Widest matrix that quant.correction = hessian takes: 256 MiB for its inputs' products."""
+MOST_CORRECTION_TOKENS = 2**24
+"""Of quant.correction_tokens: 128 MiB of token ids."""
 CHOICES: dict[str, tuple[str, ...]] = {
     "track": tuple(TRACK_CAP_BYTES),
     "script": ("readable", "minified"),
@@ -37,16 +41,17 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "qat.grid": ("packed", *GRID_NAMES[1:], *QAT_ONLY_GRIDS),
     "quant.kind": ("grid", "steps"),
     "quant.allocation": ("fixed", "gradient"),
+    "quant.correction": ("off", "hessian"),
     **{f"quant.{part}": GRID_NAMES for part in ("attention", "mlp", "tok_emb", "other")},
 }
 AT_LEAST: dict[str, float] = {
     "model.vocab_size": 2, "model.model_dim": 2, "model.rope_dims": 2, "model.rope_base": 1.0,
-    "model.logit_softcap": 1e-3,
+    "model.logit_softcap": 1e-3, "quant.correction_damping": 1e-6,
     **dict.fromkeys((
         "model.num_layers", "model.num_heads", "model.num_kv_heads", "model.mlp_hidden", "model.bigram_dim",
         "data.seq_len", "data.batch_tokens", "data.spans_per_step", "data.micro_batch_seqs",
         "optim.newton_schulz_steps", "schedule.iterations", "schedule.log_every_steps", "average.swa_every_steps",
-        "quant.zstd_level", "eval.seq_len", "eval.stride", "eval.batch_seqs",
+        "quant.zstd_level", "quant.correction_tokens", "eval.seq_len", "eval.stride", "eval.batch_seqs",
     ), 1),
     **dict.fromkeys((
         "data.final_seq_len", "model.rope_reference_tokens", "model.qk_gain_init", "model.embed_init_std",
@@ -136,5 +141,13 @@ def _impossible(values: dict[str, Any]) -> Iterator[str]:
         yield "quant.allocation = gradient gives bits to grids; quant.kind = steps takes quant.allocation = fixed"
     if quant.kind == "steps" and qat.kind != "off" and qat.grid == "packed":
         yield "qat.grid = packed has no grid to train on with quant.kind = steps; name one, or qat.kind = off"
+    widest = max(model.model_dim, model.mlp_hidden)
+    if quant.correction == "hessian" and widest > MOST_CORRECTED_INPUTS:
+        yield (
+            f"quant.correction = hessian holds inputs x inputs numbers for every matrix: {widest} inputs are over its "
+            f"{MOST_CORRECTED_INPUTS}; make model.mlp_hidden or model.model_dim smaller, or take quant.correction = off"
+        )
+    if quant.correction_tokens > MOST_CORRECTION_TOKENS:
+        yield f"quant.correction_tokens = {quant.correction_tokens}; must be at most {MOST_CORRECTION_TOKENS}"
     if quant.zstd_level > 22:
         yield f"quant.zstd_level = {quant.zstd_level}; zstd has levels 1 to 22"

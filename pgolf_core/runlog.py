@@ -41,7 +41,7 @@ class RunLog:
         for line in (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
             with contextlib.suppress(ValueError, KeyError):
                 values = json.loads(line)
-                if values["step"] <= (val_step if values["kind"] == "val" else step):
+                if values["step"] <= {"train": step, "val": val_step}.get(values["kind"], -1):
                     kept.append(line + "\n")
         self.metrics.close()
         write_text(self.folder / "metrics.jsonl", "".join(kept))

@@ -20,6 +20,7 @@ from pgolf_core.attention import kernel_name
 from pgolf_core.average import build_average
 from pgolf_core.checkpoint import Checkpoint, restore, save_tensors
 from pgolf_core.clock import ATTEMPT, SecondsLedger, TrainProgress, progress_at
+from pgolf_core.correction import HESSIANS, Gathering
 from pgolf_core.data import TokenStream, check_enough, check_ranks, load_tokens, seq_len_at, step_batch
 from pgolf_core.evaluate import score
 from pgolf_core.files import write_json
@@ -93,6 +94,7 @@ class Trainer:
         self.qat_grids: dict[str, Grid] = qat_grids(shapes, recipe.quant, recipe.qat)  # refuses bad exceptions
         self.meter = SensitivityMeter()
         self.group_meter = GroupMeter(self.named)
+        self.gathering = Gathering(recipe, self.device, world)
         self.qat_on = False
         self.step, self.val_step = 0, -1
         self.step_seconds: deque[float] = deque(maxlen=LOOK_BACK_STEPS)
@@ -118,6 +120,8 @@ class Trainer:
             self.average = build_average(self.model, self.recipe.average)
             self._resume()
             self._loop()
+            if self.recipe.quant.correction == "hessian":
+                self._gather()
             return self._finish()
 
     def _loop(self) -> None:
@@ -145,6 +149,8 @@ class Trainer:
         """Whether the iterations are done, or the next step would end after the cap."""
         schedule = self.recipe.schedule
         needed = self.ledger.seconds["train"] + max(self.step_seconds, default=0.0)
+        if self.recipe.quant.correction == "hessian":
+            needed += self.gathering.reserved_seconds
         return self.step >= schedule.iterations or 0 < schedule.max_seconds < needed
 
     def _step(self) -> dict[str, float]:
@@ -167,6 +173,20 @@ class Trainer:
         self.step += 1
         self.average.update(self.model, self.step, multiplier)
         return {"loss": loss, "grad_norm": norm, "lr_multiplier": rate, "momentum": momentum}
+
+    def _gather(self) -> None:
+        """What the averaged weights' matrices are multiplied by: for the correction of rounding, and on the clock."""
+        seconds, cap = self.ledger.seconds, self.recipe.schedule.max_seconds
+        t_start, before = time.perf_counter(), seconds["train"]
+        averaged = self.average.result(self.model)
+        left = cap - before - (time.perf_counter() - t_start) if cap > 0 else math.inf
+        found = self.gathering.gather(averaged, self.stream, left)
+        (seconds["train"],) = self.world.largest(before + time.perf_counter() - t_start)
+        self.log.metric(kind="correction", step=self.step, tokens=found.tokens, seconds=seconds["train"])
+        self.log.line(
+            f"correction:hessian damping:{self.recipe.quant.correction_damping:g} tokens:{found.tokens} "
+            f"inputs:{len(found.means)} gather_time:{1000 * (seconds['train'] - before):.0f}ms {self._timing()}"
+        )
 
     def _forward_backward(self, inputs: Tensor, targets: Tensor) -> float:
         """Accumulate the gradient of the mean loss over all ranks' rows, a micro-batch at a time; returns that loss."""
@@ -210,6 +230,8 @@ class Trainer:
                 self.log.line(f"warmup_step:{index + 1}/{steps}", quiet=True)
             self._leave_if_asked()
         self.model.set_fake_grids({})
+        if self.recipe.quant.correction == "hessian":
+            self.gathering.rehearse(self.named, generator)
         restore(self.named, before, "warm-up")
         self.optimizers.reset()
 
@@ -379,6 +401,9 @@ class Trainer:
                 {"mean_squared_gradient": self.meter.result(), "steps": self.meter.steps, "weights": "live"},
             )
             save_tensors(self.folder / "sensitivity.safetensors", self.group_meter.sums, {"steps": self.meter.steps})
+            if self.recipe.quant.correction == "hessian":
+                hessians = self.gathering.found
+                save_tensors(self.folder / HESSIANS, hessians.means, {"tokens": hessians.tokens})
 
 
 def train(recipe: Recipe, seed: int, data: TrainData, folder: Path, **callbacks: Any) -> TrainResult:

@@ -21,6 +21,7 @@ from small import small_recipe
 
 from pgolf_core import artifact, evaluate
 from pgolf_core.checkpoint import load_tensors
+from pgolf_core.correction import HESSIANS, Hessians
 from pgolf_core.data import load_tokens, write_shard
 from pgolf_core.files import UserError, read_json
 from pgolf_core.lab import cli
@@ -50,6 +51,10 @@ VARIANTS = {
     ),
     "steps by gradient": small_recipe(
         model={**SMALL, "model_dim": 64}, schedule={"iterations": 24, "warmdown_iters": 20}, quant={"kind": "steps"},
+    ),
+    "steps by gradient, rounding corrected": small_recipe(
+        model={**SMALL, "model_dim": 64}, schedule={"iterations": 24, "warmdown_iters": 20},
+        quant={"kind": "steps", "correction": "hessian", "correction_tokens": 200},
     ),
     "by the clock, clip search, no average, exceptions": small_recipe(
         model={**SMALL, "smear": "off"},
@@ -113,6 +118,13 @@ def test_a_script_holds_its_recipe_and_only_what_that_uses():
         "class TrainProgress",
     ):
         assert part not in whole and part not in plain, part
+    corrected = export_script(VARIANTS["steps by gradient, rounding corrected"])
+    uncorrected = export_script(VARIANTS["steps by gradient"])
+    for part in ("class Gathering", "def round_in_turn", "def feedback_of"):
+        assert part in corrected and part not in uncorrected and part not in plain, part
+    assert "def quantise_in_turn" not in uncorrected and "hessian" not in plain.replace(
+        "quant.correction = hessian", ""
+    )
     assert "Muon for matrices" in plain and "# Writing" in plain  # docstrings and comments stay
 
 
@@ -244,6 +256,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def hessians_of(folder: Path) -> Hessians:
+    means, about = load_tensors(folder / HESSIANS)
+    return Hessians(means, about["tokens"])
+
+
 def run_package(recipe: Recipe, data: Path, folder: Path, code_bytes: int) -> dict[str, float]:
     """What notebooks 03 to 06 do, by the same core functions."""
     tokenizer = Tokenizer(data / "tokenizer.model")
@@ -255,6 +272,7 @@ def run_package(recipe: Recipe, data: Path, folder: Path, code_bytes: int) -> di
         load_tensors(folder / "weights-averaged.safetensors")[0], recipe.model, recipe.quant, folder / "model.pgolf",
         bits=allocate_bits(gathered) if recipe.quant.allocation == "gradient" else None,
         sensitivity=groups_of(groups) if recipe.quant.kind == "steps" else None,
+        hessians=hessians_of(folder) if recipe.quant.correction == "hessian" else None,
         code_bytes=code_bytes, cap_bytes=recipe.cap_bytes,
     )  # fmt: skip
     tokens = load_tokens(paths[1], tokenizer.vocab_size)

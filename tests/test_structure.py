@@ -16,8 +16,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = [
     "files", "recipe_rules", "recipe", "tokenizer", "data", "grid", "device", "parallel", "attention", "model", "optim",
-    "average", "sensitivity", "ledger", "coder", "steps", "allocation", "artifact", "evaluate", "checkpoint", "runlog",
-    "stop", "clock", "train", "train_main",
+    "average", "sensitivity", "correction", "ledger", "coder", "steps", "allocation", "artifact", "evaluate",
+    "checkpoint", "runlog", "stop", "clock", "train", "train_main",
 ]  # fmt: skip
 CORE_MAY_IMPORT = {"torch", "numpy", "sentencepiece", "zstandard", "safetensors", "constriction"}
 CORE_MAY_TRY = {"flash_attn", "flash_attn_interface"}

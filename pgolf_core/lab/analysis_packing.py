@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pgolf_core import allocation, recipe
 from pgolf_core.artifact import Ledger, pack, unpack
+from pgolf_core.correction import Correction, Hessians, corrections, quantise_in_turn
 from pgolf_core.grid import GRIDS, STEPS, Grid, dequantise, grid_names_for, quantise_tensor
 from pgolf_core.lab.analysis_data import entropy_bits
 from pgolf_core.lab.analysis_model import on_grids, tensor_kind
@@ -227,22 +228,36 @@ def promised_bits(groups: Mapping[str, Groups], names: Iterable[str]) -> pd.Data
     return table
 
 
+def correction_of(
+    weights: Mapping[str, Tensor], grids: Mapping[str, str], quant: recipe.Quant, hessians: Hessians | None
+) -> Correction | None:
+    """What corrects the rounding of this run's matrices, worked out again; None where the recipe rounds plainly."""
+    if quant.correction == "off" or hessians is None:
+        return None
+    return corrections(
+        hessians, {name: tuple(weights[name].shape) for name in _gridded(grids)}, quant.correction_damping
+    )
+
+
 def stepped_weights(
-    weights: Mapping[str, Tensor], grids: Mapping[str, str], sensitivity: Mapping[str, Groups], multiplier: float
-) -> dict[str, Tensor]:
+    weights: Mapping[str, Tensor], grids: Mapping[str, str], sensitivity: Mapping[str, Groups], multiplier: float,
+    correction: Correction | None = None,
+) -> dict[str, Tensor]:  # fmt: skip
     """What matrices on steps come back as, worked out again from the weights and the file's one multiplier."""
     matrices = {name: weights[name].numpy() for name in sorted(weights) if grids[name] == STEPS}
     made = allocation.plans(matrices, sensitivity)
+    if correction is not None:
+        made = allocation.corrected(made, correction)
     return {name: torch.from_numpy(plan.rounded(multiplier).weights(multiplier)) for name, plan in made.items()}
 
 
 def unpack_mismatches(
     weights: Mapping[str, Tensor], grids: Mapping[str, str], unpacked: Mapping[str, Tensor],
-    stepped: Mapping[str, Tensor] | None = None,
+    stepped: Mapping[str, Tensor] | None = None, correction: Correction | None = None,
 ) -> list[str]:  # fmt: skip
     """Names whose unpacked values are not bit for bit the dequantised weights; empty is what must hold.
 
-    `stepped` has what is expected of matrices on steps.
+    `stepped` has what is expected of matrices on steps; `correction` is that of matrices on grids.
     """
     wrong = sorted(set(weights) ^ set(unpacked))
     for name in sorted(set(weights) & set(unpacked)):
@@ -250,8 +265,13 @@ def unpack_mismatches(
         if grids[name] == STEPS:
             expected = (stepped or {})[name]
         else:
-            is_half = grids[name] == "fp16"
-            expected = w.half().float() if is_half else dequantise(*quantise_tensor(w, GRIDS[grids[name]]))
+            feedback = correction.feedback.get(name) if correction else None
+            if grids[name] == "fp16":
+                expected = w.half().float()
+            elif feedback is None:
+                expected = dequantise(*quantise_tensor(w, GRIDS[grids[name]]))
+            else:
+                expected = dequantise(*quantise_in_turn(w, GRIDS[grids[name]], feedback))
         if not torch.equal(expected, unpacked[name]):
             wrong.append(name)
     return wrong
@@ -281,14 +301,16 @@ def packing_choices(
     """{label: (settings, bits)}: the recipe's own packing, 5 to 8 bits for attention and MLP, and PR 332's rule.
 
     Embeddings keep the recipe's grid, so that the rows differ in one thing; the recipe's exceptions are left out of all
-    rows but its own. With `file_bytes`, those of this recipe's file, steps by gradient fill as many (a recipe that has
-    steps is this row itself).
+    rows but its own. A correction of rounding is in all rows but one, "rounded plainly". With `file_bytes`, those of
+    this recipe's file, steps by gradient fill as many (a recipe that has steps is this row itself).
     """
     fixed = dataclasses.replace(on_grids(quant), allocation="fixed", exceptions=())
     names = [*(f"int{bits}_row_clip" for bits in (5, 6, 7, 8)), "int5_row_nofloor"]
     by_steps = dataclasses.replace(fixed, kind="steps", target_bytes=file_bytes)
     own = dataclasses.replace(by_steps, exceptions=quant.exceptions) if quant.kind == "steps" else quant
     choices: dict[str, Choice] = {"this recipe": (own, bits)}
+    if quant.correction != "off":
+        choices["rounded plainly"] = (dataclasses.replace(own, correction="off"), bits)
     if file_bytes and quant.kind != "steps":
         choices["steps, as many bytes"] = (by_steps, None)
     choices |= {name: (dataclasses.replace(fixed, attention=name, mlp=name), None) for name in names}
@@ -304,6 +326,7 @@ def rate_distortion(
     choices: Mapping[str, Choice],
     bpb_of: Callable[[dict[str, Tensor]], float],
     groups: Mapping[str, Groups] | None = None,
+    hessians: Hessians | None = None,
 ) -> pd.DataFrame:
     """Pack the same weights in every way: real file bytes, bits per weight, rounding error and bpb of what comes back.
 
@@ -316,8 +339,9 @@ def rate_distortion(
         path = Path(folder) / "model.pgolf"
         for label, (quant, bits) in choices.items():
             ledger = pack(
-                {**weights}, model, quant, path, bits=bits, sensitivity=groups, code_bytes=0, cap_bytes=UNCAPPED_BYTES
-            )
+                {**weights}, model, quant, path, bits=bits, sensitivity=groups, hessians=hessians, code_bytes=0,
+                cap_bytes=UNCAPPED_BYTES,
+            )  # fmt: skip
             _, state = unpack(path)
             blocks = [row for row in ledger.tensors if row["grid"] != "fp16" and ".blocks." in f".{row['name']}"]
             stored, count = (sum(row[key] for row in blocks) for key in ("compressed_bytes", "elements"))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pgolf_core.artifact import pack
+from pgolf_core.correction import in_words
 from pgolf_core.data import load_tokens
 from pgolf_core.evaluate import Score, score_artifact
 from pgolf_core.files import UserError, explain_os_errors, write_json
@@ -66,6 +67,8 @@ def run(recipe: Recipe, seed: int, data_path: Path, tokenizer_path: Path, folder
             log.line(f"Serialized model: {ledger.file_bytes} bytes")
             log.line(f"Code size: {ledger.code_bytes} bytes")
             log.line(f"Total submission size: {ledger.total_bytes} bytes")
+            if recipe.quant.correction == "hessian":
+                log.line(f"Correction: {in_words(ledger.correction)}")
         scores = {}
         for name, stride in (("roundtrip", recipe.eval.seq_len), ("sliding", recipe.eval.stride)):
             scores[name] = score_artifact(
@@ -75,6 +78,8 @@ def run(recipe: Recipe, seed: int, data_path: Path, tokenizer_path: Path, folder
             _log_score(log, "final_roundtrip" if name == "roundtrip" else "final_sliding_window", scores[name])
     if ledger is not None:
         result = _result(recipe, seed, trained, ledger, scores, time.perf_counter() - t_start)
+        if recipe.quant.correction == "hessian":
+            result["correction"] = ledger.correction
         write_json(folder / "result.json", {**result, "ranks": world.size})
 
 
@@ -107,7 +112,9 @@ def _shards(folder: Path, split: str) -> list[Path]:
 
 def _pack(recipe: Recipe, trainer: Trainer, folder: Path) -> Ledger:
     """The averaged weights as a file; code counts with the literal bytes of this script."""
-    bits = sensitivity = None
+    bits = sensitivity = hessians = None
+    if recipe.quant.correction == "hessian":
+        hessians = trainer.gathering.found
     if recipe.quant.kind == "steps":
         sensitivity = groups_of(trainer.group_meter.sums)
     if recipe.quant.allocation == "gradient":
@@ -118,7 +125,8 @@ def _pack(recipe: Recipe, trainer: Trainer, folder: Path) -> Ledger:
         bits = allocate_bits(trainer.meter.result())
     return pack(
         trainer.average.result(trainer.model), recipe.model, recipe.quant, folder / ARTIFACT, bits=bits,
-        sensitivity=sensitivity, code_bytes=Path(__file__).stat().st_size, cap_bytes=recipe.cap_bytes,
+        sensitivity=sensitivity, hessians=hessians, code_bytes=Path(__file__).stat().st_size,
+        cap_bytes=recipe.cap_bytes,
     )  # fmt: skip
 
 

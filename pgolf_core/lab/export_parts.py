@@ -81,6 +81,8 @@ def left_out(recipe: Recipe) -> set[str]:
         names |= {"meter"}  # gradient statistics, which nothing would read
     if recipe.quant.kind != "steps":
         names |= {"group_meter", "_decode_steps"}  # statistics of rows and columns, and the reader of what they decide
+    if recipe.quant.correction == "off":
+        names |= {"feedback", "gathering"}  # what rounding is corrected with
     if recipe.qat.kind == "off":
         names |= {"set_fake_grids", "qat_grids"}
     return names

@@ -1,6 +1,6 @@
 """Bytes against loss for every way of packing a run's weights: steps from gradients beside all that must lose to them.
 
-    python -m pgolf_core.lab.frontier runs/local_10min_1mb/local --out OUT [--targets N] [--data-cache DIR]
+    python -m pgolf_core.lab.frontier runs/local_10min_1mb/local --out OUT [--targets N] [--methods A,B]
 
 does it for every seed of a run and writes OUT/frontier.csv (a row for each seed, method and size), frontier.json (what
 each goal of the budgeted grid comes to), and frontier.png. All bytes are of whole files, code apart.
@@ -14,7 +14,7 @@ import dataclasses
 import math
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from torch import Tensor
 from pgolf_core import evaluate, recipe
 from pgolf_core.artifact import pack, unpack
 from pgolf_core.checkpoint import load_tensors
+from pgolf_core.correction import HESSIANS, Hessians, gather
 from pgolf_core.data import load_tokens
 from pgolf_core.files import UserError, read_json, write_json
 from pgolf_core.grid import GRIDS, Grid, grid_names_for
@@ -35,12 +36,22 @@ from pgolf_core.lab.arms import seed_folders
 from pgolf_core.lab.dataset import open_dataset
 from pgolf_core.lab.runs import recorded_recipe
 from pgolf_core.model import network_with, parameter_shapes
+from pgolf_core.parallel import ALONE
 from pgolf_core.sensitivity import GroupMeter, Groups, allocate_bits, groups_of
 
 UNCAPPED_BYTES = 2**40
 SHARES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """Sizes at which methods with a budget are packed, relative to PR 315's int6 file."""
+KL_TARGETS = 10_240
+"""Over so many positions of the validation split the packed model's divergence from the unrounded one is taken: it
+tells packings apart that differ by less than the loss of a few ten thousand targets wobbles."""
 OURS = "steps by gradient"
+CORRECTED = "corrected steps by gradient"
+INT6 = "PR 315's int6"
+GRID_METHODS = ("uniform bits", "clip search", INT6, "PR 332's rule", "per-row maximum")
+OTHER_STEPS = (
+    "steps by live gradient", "steps of whole tensors", "one step", "random steps", "steps by magnitude",
+)  # fmt: skip
 Sensitivity = dict[str, Groups]
 
 # ---------------------------------------------------------------------- sensitivities
@@ -61,6 +72,17 @@ def measured_sensitivity(
         network(spans[:, :-1], spans[:, 1:]).backward()
         meter.add(named)
     return groups_of(meter.sums)
+
+
+def measured_hessians(
+    settings: recipe.Recipe, weights: Mapping[str, Tensor], tokens: np.ndarray, seed: int = 1
+) -> Hessians:
+    """What the matrices are multiplied by at these weights, over windows of training tokens at random."""
+    length = settings.data.seq_len
+    count = math.ceil(settings.quant.correction_tokens / length)
+    starts = np.random.default_rng(seed).integers(0, len(tokens) - length, count)
+    windows = torch.from_numpy(np.stack([tokens[s : s + length] for s in starts]).astype(np.int64))
+    return gather(settings, weights, windows, torch.device("cpu"), ALONE)
 
 
 def whole_tensors(known: Sensitivity) -> Sensitivity:
@@ -121,37 +143,47 @@ Packed = tuple[str, int, dict[str, Tensor], dict[str, Any]]
 
 def packings(
     settings: recipe.Recipe, weights: dict[str, Tensor], known: Sensitivity, live: Sensitivity, bits: dict[str, int],
-    shares: Sequence[float] = SHARES,
+    hessians: Hessians, shares: Sequence[float] = SHARES, only: Sequence[str] = (),
 ) -> Iterator[Packed]:  # fmt: skip
-    """Every method: the grids as they come, and those with a budget at the same bytes as PR 315's int6 and below."""
+    """Every method (or `only` those): the grids as they come, and those with a budget at the same bytes as PR 315's
+    int6 and below."""
+    known_methods = [*GRID_METHODS, OURS, CORRECTED, *OTHER_STEPS]
+    for label in only:
+        if label not in known_methods:
+            raise UserError(f"--methods: '{label}' is none; choose from {', '.join(known_methods)}")
+    only = only or known_methods
     quant = dataclasses.replace(settings.quant, kind="grid", allocation="fixed", exceptions=(), target_bytes=0)
     grids = {
         "uniform bits": [f"int{b}_row_clip" for b in (5, 6, 7, 8)],
         "clip search": ["int6_clip_search"],
-        "PR 315's int6": ["int6_row"],
+        INT6: ["int6_row"],
     }
     with tempfile.TemporaryDirectory(prefix="pgolf-") as folder:
         path = Path(folder) / "model.pgolf"
 
         def real(label: str, one: recipe.Quant, **options: Any) -> Packed:
             ledger = pack({**weights}, settings.model, one, path, code_bytes=0, **options)
-            return label, ledger.file_bytes, unpack(path)[1], ledger.steps or {}
+            return label, ledger.file_bytes, unpack(path)[1], (ledger.steps or {}) | _plain_told(ledger.correction)
 
         for label, names in grids.items():
-            for name in names:
+            for name in names if label in only or label == INT6 else ():
                 one = dataclasses.replace(quant, attention=name, mlp=name, other=name, tok_emb="int8_row_clip")
-                yield (found := real(label, one, cap_bytes=UNCAPPED_BYTES))
+                found = real(label, one, cap_bytes=UNCAPPED_BYTES)
+                if label in only:
+                    yield found
         int6_bytes = found[1]
         by_gradient = dataclasses.replace(quant, allocation="gradient", tok_emb="int8_row_clip", other="int8_row_clip")
-        yield real("PR 332's rule", by_gradient, bits=bits, cap_bytes=UNCAPPED_BYTES)
+        if "PR 332's rule" in only:
+            yield real("PR 332's rule", by_gradient, bits=bits, cap_bytes=UNCAPPED_BYTES)
         name = "int5_row_nofloor"
         by_maximum = dataclasses.replace(quant, attention=name, mlp=name, other=name, tok_emb="int8_row_clip")
-        for levels in (4, 5, 6, 7, 8):
+        for levels in (4, 5, 6, 7, 8) if "per-row maximum" in only else ():
             with row_maximum_as(name, levels):
                 found = real("per-row maximum", by_maximum, cap_bytes=UNCAPPED_BYTES)
             yield found
         methods = {
             OURS: known,
+            CORRECTED: known,
             "steps by live gradient": live,
             "steps of whole tensors": whole_tensors(known),
             "one step": equal(known),
@@ -159,10 +191,10 @@ def packings(
             "steps by magnitude": by_magnitude(weights, known),
         }
         for label, sensitivity in methods.items():
-            for share in shares:
-                size = round(share * int6_bytes)
-                one = dataclasses.replace(quant, kind="steps", target_bytes=size)
-                yield real(label, one, sensitivity=sensitivity, cap_bytes=size + 1)
+            for share in shares if label in only else ():
+                size, mode = round(share * int6_bytes), "hessian" if label == CORRECTED else "off"
+                one = dataclasses.replace(quant, kind="steps", target_bytes=size, correction=mode)
+                yield real(label, one, sensitivity=sensitivity, hessians=hessians, cap_bytes=size + 1)
 
 
 @contextlib.contextmanager
@@ -179,9 +211,16 @@ def row_maximum_as(name: str, bits: int) -> Iterator[None]:
         GRIDS[name] = kept
 
 
+def _plain_told(correction: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A correction's numbers for a table."""
+    told = correction or {}
+    return {key: len(told[key]) if key in ("raised", "plain") else told[key] for key in told}
+
+
 def seed_frontier(
-    folder: Path, settings: recipe.Recipe, cache: Path | None, targets: int, shares: Sequence[float] = SHARES
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    folder: Path, settings: recipe.Recipe, cache: Path | None, targets: int, shares: Sequence[float] = SHARES,
+    only: Sequence[str] = (),
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:  # fmt: skip
     """Rows (method, bytes, bpb lost) of one seed, and its own facts: unrounded bpb, agreement of gradients."""
     dataset = open_dataset(settings.data.dataset, cache)
     token_bytes = dataset.tokenizer().bytes
@@ -191,25 +230,43 @@ def seed_frontier(
     shapes = parameter_shapes(settings.model)
     matrices = [name for name, grid in grid_names_for(shapes, settings.quant).items() if grid != "fp16"]
 
-    def bpb_of(state: dict[str, Tensor]) -> float:
+    def score_of(state: dict[str, Tensor]) -> evaluate.Score:
         model = network_with(settings.model, state)
         window, batch = settings.eval.seq_len, settings.eval.batch_seqs
-        return evaluate.score(model, validation, token_bytes, window, window, batch, max_targets=targets).bpb
+        return evaluate.score(model, validation, token_bytes, window, window, batch, max_targets=targets)
 
     at_end = folder / "sensitivity.safetensors"
     gathered = groups_of(load_tensors(at_end)[0]) if at_end.exists() else None
     seq_len = settings.data.seq_len
-    live = gathered or measured_sensitivity(settings.model, raw, training, seq_len)
     known = measured_sensitivity(settings.model, averaged, training, seq_len)
+    wanted = not only or "steps by live gradient" in only
+    live = gathered or (measured_sensitivity(settings.model, raw, training, seq_len) if wanted else known)
     live, known = ({name: s[name] for name in matrices} for s in (live, known))
     bits = allocate_bits(read_json(folder / "sensitivity.json")["mean_squared_gradient"])
-    unrounded = bpb_of(dict(averaged))
-    rows = []
-    for method, size, state, told in packings(settings, averaged, known, live, bits, shares):
-        lost = bpb_of(state) - unrounded
-        rows.append({"method": method, "file_bytes": size, "bpb_lost": lost, **told})
-        print(f"{folder.name}  {method:24s} {size:>10,} bytes  {lost:+.5f} bpb", flush=True)
-    return rows, {"unrounded_bpb": unrounded, "agreement": agreement(live, known)}
+    at_end = folder / HESSIANS
+    if at_end.exists():
+        means, about = load_tensors(at_end)
+        hessians = Hessians(means, about["tokens"])
+    else:
+        hessians = measured_hessians(settings, averaged, training)
+    unrounded, rows = score_of(dict(averaged)), []
+    nats_per_bpb = math.log(2) * unrounded.bytes / unrounded.tokens
+    of_unrounded = log_probabilities(settings, averaged, validation)
+    for method, size, state, told in packings(settings, averaged, known, live, bits, hessians, shares, only):
+        lost, of_state = score_of(state).bpb - unrounded.bpb, log_probabilities(settings, state, validation)
+        kl = float((of_unrounded.exp() * (of_unrounded - of_state)).sum(-1).mean(dtype=torch.float64)) / nats_per_bpb
+        rows.append({"method": method, "file_bytes": size, "bpb_lost": lost, "kl_bpb": kl, **told})
+        print(f"{folder.name}  {method:26s} {size:>10,} bytes  {lost:+.5f} bpb  KL {kl:.5f}", flush=True)
+    return rows, {"unrounded_bpb": unrounded.bpb, "agreement": agreement(live, known)}
+
+
+@torch.no_grad()
+def log_probabilities(settings: recipe.Recipe, state: Mapping[str, Tensor], tokens: np.ndarray) -> Tensor:
+    """float32 [KL_TARGETS or fewer, vocabulary] on the first tokens, windows side by side."""
+    model, length = network_with(settings.model, dict(state)).eval(), settings.eval.seq_len
+    count = max(min(KL_TARGETS, len(tokens)) // length, 1)
+    windows = torch.from_numpy(tokens[: count * length].astype(np.int64)).reshape(count, -1)
+    return torch.cat([model.logits(part).log_softmax(-1).flatten(0, 1) for part in windows.split(4)])
 
 
 # ---------------------------------------------------------------------- what it comes to
@@ -231,13 +288,16 @@ def bytes_at_loss(sizes: Sequence[float], losses: Sequence[float], lost: float) 
     return float(sizes[after - 1] + part * (sizes[after] - sizes[after - 1]))
 
 
-def savings(table: pd.DataFrame) -> pd.DataFrame:
-    """For every seed and file without steps: the bytes that steps by gradient take at its loss, and the share saved."""
+def savings(
+    table: pd.DataFrame, by: str = OURS, over: Callable[[str], bool] = lambda method: "step" not in method
+) -> pd.DataFrame:
+    """For every seed and file of methods `over` (those without steps): the bytes that `by` takes at its loss, and the
+    share saved."""
     rows = []
     for seed, one in table.groupby("seed"):
-        own = one[one["method"] == OURS]
-        for row in one[~one["method"].str.contains("step")].itertuples():
-            needed = bytes_at_loss(own["file_bytes"], own["bpb_lost"], row.bpb_lost)
+        own = one[one["method"] == by]
+        for row in one[one["method"].map(over)].itertuples():
+            needed = bytes_at_loss(own["file_bytes"], own["bpb_lost"], row.bpb_lost) if len(own) else math.nan
             rows.append({
                 "seed": seed, "method": row.method, "target": row.target, "file_bytes": row.file_bytes,
                 "bpb_lost": row.bpb_lost, "bytes_by_gradient": needed, "saved": 1 - needed / row.file_bytes,
@@ -259,15 +319,16 @@ def figure(table: pd.DataFrame) -> Figure:
 
 
 def run_frontier(
-    run: Path, out: Path, cache: Path | None = None, targets: int = 0, shares: Sequence[float] = SHARES
-) -> pd.DataFrame:
+    run: Path, out: Path, cache: Path | None = None, targets: int = 0, shares: Sequence[float] = SHARES,
+    only: Sequence[str] = (),
+) -> pd.DataFrame:  # fmt: skip
     """All seeds of one run; writes frontier.csv, frontier.json and frontier.png into `out`."""
     settings, rows, facts = recorded_recipe(run), [], {}
     folders = seed_folders(run)
     if not folders:
         raise UserError(f"{run} holds no seed; give the folder of a finished run, as runs/local_10min_1mb/local")
     for seed, folder in folders.items():
-        found, facts[str(seed)] = seed_frontier(folder, settings, cache, targets, shares)
+        found, facts[str(seed)] = seed_frontier(folder, settings, cache, targets, shares, only)
         count: dict[str, int] = {}
         for row in found:
             count[row["method"]] = count.get(row["method"], 0) + 1
@@ -276,11 +337,15 @@ def run_frontier(
     fig = figure(table)
     plots.save_figure(fig, out, "frontier", table)
     saved = savings(table)
-    by_method = saved.groupby(["method", "target"], sort=False)[["file_bytes", "bpb_lost", "saved"]].mean()
+    by_correction = savings(table, CORRECTED, lambda method: method == OURS)
     write_json(out / "frontier.json", {
         "run": run.name, "targets": targets, "seeds": facts, "savings": _plain(saved.to_dict("records")),
+        "savings_by_correction": _plain(by_correction.to_dict("records")),
     })  # fmt: skip
-    print(by_method.to_string())
+    for found in (saved, by_correction):
+        if len(found):
+            means = found.groupby(["method", "target"], sort=False)[["file_bytes", "bpb_lost", "saved"]].mean()
+            print(means.to_string())
     return table
 
 
@@ -297,10 +362,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--targets", type=int, default=0, help="validation targets to score; 0 is all")
     parser.add_argument("--shares", default=SHARES, help="sizes over int6's, as 0.5,0.7 (default: %(default)s)",
                         type=lambda text: tuple(map(float, text.split(","))))  # fmt: skip
+    parser.add_argument("--methods", default=(), help="only these methods, as 'one step,steps by gradient'",
+                        type=lambda text: tuple(part.strip() for part in text.split(",")))  # fmt: skip
     parser.add_argument("--data-cache", type=Path, default=None, help="where prepared datasets lie")
     given = parser.parse_args(arguments)
     try:
-        run_frontier(given.run, given.out, given.data_cache, given.targets, given.shares)
+        run_frontier(given.run, given.out, given.data_cache, given.targets, given.shares, given.methods)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

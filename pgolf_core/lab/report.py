@@ -190,6 +190,8 @@ def _read_metrics(path: Path, seed: int, remedy: str) -> pd.DataFrame:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
             record = json.loads(line)
+            if record["kind"] == "correction":  # after the last step, without a loss
+                continue
             rows.append((seed, str(record["kind"]), int(record["step"]), float(record["loss"])))
         except (ValueError, KeyError, TypeError):
             raise UserError(f"{path}, line {number}: not a metrics record with kind, step and loss; {remedy}") from None

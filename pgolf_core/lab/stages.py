@@ -17,6 +17,7 @@ import torch
 
 from pgolf_core import artifact, evaluate
 from pgolf_core.checkpoint import load_tensors
+from pgolf_core.correction import HESSIANS, Hessians, in_words
 from pgolf_core.data import load_tokens
 from pgolf_core.device import pick_device
 from pgolf_core.files import UserError, read_json, sha256_file, write_json, write_text
@@ -144,6 +145,17 @@ def group_sensitivity(run: Run, always: bool = False) -> dict[str, Groups] | Non
     return groups_of(sums) if any(values.any() for values in sums.values()) else None
 
 
+def run_hessians(run: Run) -> Hessians | None:
+    """What training gathered for the correction of rounding, where the recipe asks for it, else None."""
+    if run.recipe.quant.correction == "off":
+        return None
+    path = run.folder / HESSIANS
+    means, about = load_tensors(path)
+    if type(about.get("tokens")) is not int:
+        raise UserError(f"{path} does not say of how many tokens it is; delete it and train again")
+    return Hessians(means, about["tokens"])
+
+
 def pack_seed(run: Run) -> tuple[artifact.Ledger, float]:
     """Pack the averaged weights into model.pgolf and write ledger.json; returns the ledger and the seconds taken.
 
@@ -154,8 +166,8 @@ def pack_seed(run: Run) -> tuple[artifact.Ledger, float]:
     try:
         ledger = artifact.pack(
             load_weights(run, "averaged"), run.recipe.model, run.recipe.quant, run.folder / ARTIFACT,
-            bits=chosen_bits(run), sensitivity=group_sensitivity(run), code_bytes=code_bytes,
-            cap_bytes=run.recipe.cap_bytes,
+            bits=chosen_bits(run), sensitivity=group_sensitivity(run), hessians=run_hessians(run),
+            code_bytes=code_bytes, cap_bytes=run.recipe.cap_bytes,
         )  # fmt: skip
     except artifact.CapExceeded as over:
         if run.recipe.script != MINIFIED:
@@ -207,6 +219,8 @@ def write_result(run: Run, roundtrip: evaluate.Score, sliding: evaluate.Score) -
         **{f"{part}_sha256": value for part, value in hashes.items()},
         "script_sha256": sha256_file(script),
     }
+    if ledger.get("correction"):
+        result["correction"] = ledger["correction"]
     _complete_log(run, ledger, roundtrip, sliding)
     write_json(run.folder / "result.json", result)
     return result
@@ -236,6 +250,8 @@ def _complete_log(run: Run, ledger: Mapping[str, Any], roundtrip: evaluate.Score
     path, last = run.folder / "train.log", {}
     for name, size in (("Serialized model", "file"), ("Code size", "code"), ("Total submission size", "total")):
         last[f"{name}:"] = f"{ledger[f'{size}_bytes']} bytes"
+    if ledger.get("correction"):
+        last["Correction:"] = in_words(ledger["correction"])
     for name, score in (("final_roundtrip", roundtrip), ("final_sliding_window", sliding)):
         loss, bpb = score.loss_nats_per_token, score.bpb
         window = f"stride:{score.stride} seq_len:{score.seq_len} eval_time:{score.seconds * 1000:.0f}ms"
