@@ -185,7 +185,7 @@ class Trainer:
         self.log.metric(kind="correction", step=self.step, tokens=found.tokens, seconds=seconds["train"])
         self.log.line(
             f"correction:hessian damping:{self.recipe.quant.correction_damping:g} tokens:{found.tokens} "
-            f"inputs:{len(found.means)} gather_time:{1000 * (seconds['train'] - before):.0f}ms {self._timing()}"
+            f"inputs:{len(found.means)} {self._timing()} gather_time:{1000 * (seconds['train'] - before):.0f}ms"
         )
 
     def _forward_backward(self, inputs: Tensor, targets: Tensor) -> float:
