@@ -161,7 +161,8 @@ def step_batch(
     spans = spans[rank * own : (rank + 1) * own]
     tokens = torch.from_numpy(spans.astype(np.int64))
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
-    return inputs.reshape(-1, seq_len), targets.reshape(-1, seq_len)
+    # contiguous, as in the warm-up: other strides would be compiled anew, on the clock
+    return inputs.reshape(-1, seq_len).contiguous(), targets.reshape(-1, seq_len).contiguous()
 
 
 def check_enough(total_tokens: int, recipe_data: recipe.Data, what: str) -> None:

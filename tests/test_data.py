@@ -5,6 +5,7 @@ pytest tests/test_data.py
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 from pathlib import Path
 
@@ -186,6 +187,13 @@ def test_targets_are_the_inputs_shifted_by_one_within_each_span(shards: list[Pat
     assert torch.equal(targets, inputs + 1)  # the tokens count upwards
     starts = inputs.reshape(3, 16)[:, 0]
     assert starts.tolist() == [0, 17, 34]  # one token between two spans is never a target's input
+
+
+@pytest.mark.parametrize("order", ["sequential", "shuffled"])
+def test_a_steps_tensors_lie_in_memory_as_the_warm_ups_so_that_no_graph_is_compiled_on_the_clock(shards, order: str):
+    data = dataclasses.replace(data_of(batch_tokens=12, seq_len=4, spans=3), order=order)
+    for tensor in step_batch(TokenStream(shards), data):
+        assert tensor.shape == (3, 4) and tensor.is_contiguous()
 
 
 @pytest.mark.parametrize("world", [1, 2, 4, 8])
