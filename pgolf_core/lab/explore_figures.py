@@ -170,10 +170,12 @@ def _head_figure(weights: np.ndarray, pieces: list[str], table: pd.DataFrame, ti
     right.plot(middle, table["of_even"], "o-", color=plots.PALETTE[5], markersize=4, label="this head")
     right.axhline(1, linestyle="--", color="#666666", linewidth=1, label="spread evenly")
     right.set_xscale("symlog", base=2, linthresh=1)
-    right.set(xlabel="tokens back (log scale from 1)", ylabel="mean attention weight, relative to even", yscale="log")
+    right.set_yscale("log", base=2)
+    right.set(xlabel="tokens back (log scale from 1)", ylabel="mean attention weight, relative to even")
+    right.set_xlim(-0.3, 1.2 * table["last"].iloc[-1] + 1)
     right.set_ylim(min(0.5, 0.8 * table["of_even"].min()), max(2.0, 1.25 * table["of_even"].max()))
     for axis in (right.xaxis, right.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
         axis.set_minor_formatter(NullFormatter())
     right.legend(loc="best")
     return fig
