@@ -17,7 +17,7 @@ from small import small_recipe
 
 from pgolf_core import evaluate
 from pgolf_core.files import UserError
-from pgolf_core.lab import bench, bench_command, bench_step, cli
+from pgolf_core.lab import bench, bench_command, bench_measures, bench_step, cli
 from pgolf_core.lab.bench_clock import (
     Effort,
     Neighbours,
@@ -279,3 +279,10 @@ def test_a_local_recipe_keeps_its_micro_batch_and_is_stripped_of_what_would_chan
     cut = bench_step.one_micro_batch(settings, torch.device("cpu"))
     assert cut.data.batch_tokens == 32 * 512 and cut.qat.kind == "off" and cut.schedule.max_seconds == 0
     assert cut.model == settings.model and cut.optim == settings.optim
+
+
+def test_a_recipe_on_steps_is_packed_to_its_budget_from_uneven_sensitivities() -> None:
+    settings = small_recipe(quant={"kind": "steps", "target_bytes": 20_000, "small_tensor_elements": 64})
+    arm = bench_measures.PackingArm(settings)
+    assert {"pack", "unpack", "whole"} == set(arm.run())
+    assert 0.99 * 20_000 < arm.file.stat().st_size <= 20_000

@@ -41,6 +41,7 @@ from pgolf_core.lab.bench_step import (
 from pgolf_core.model import GPT, build_model, num_parameters, parameter_shapes
 from pgolf_core.optim import Optimizers
 from pgolf_core.recipe import Recipe, load_recipe
+from pgolf_core.sensitivity import Groups
 
 TRAINED_STD = 0.2
 """Standard deviation of a trained record's matrices: on the PR 315 grid it gives the published 4.7 bits a weight."""
@@ -148,6 +149,12 @@ class PackingArm:
             name: torch.randn(shape, generator=generator) * (TRAINED_STD if len(shape) > 1 else 1.0)
             for name, shape in parameter_shapes(recipe.model).items()
         }
+        self.bits: dict[str, int] | None = {}
+        self.sensitivity, self.cap_bytes = None, 2**62
+        if recipe.quant.kind == "steps":  # gradients differ from row to row; the budget is searched as for a real file
+            matrices = {name: w.shape for name, w in self.state.items() if w.dim() == 2}
+            self.sensitivity = {name: _uneven(shape, generator) for name, shape in matrices.items()}
+            self.bits, self.cap_bytes = None, recipe.cap_bytes
         self._folder = tempfile.TemporaryDirectory()
         self.file = Path(self._folder.name) / "model.pgolf"
 
@@ -157,12 +164,18 @@ class PackingArm:
         recipe, cpu = self.recipe, torch.device("cpu")
         with counted(spent, "pack", cpu):
             artifact.pack(
-                self.state, recipe.model, recipe.quant, self.file, bits={}, code_bytes=0, cap_bytes=2**62
+                self.state, recipe.model, recipe.quant, self.file, bits=self.bits, sensitivity=self.sensitivity,
+                code_bytes=0, cap_bytes=self.cap_bytes,
             )  # fmt: skip
         with counted(spent, "unpack", cpu):
             _, state = artifact.unpack(self.file)
         assert {name: w.shape for name, w in state.items()} == {name: w.shape for name, w in self.state.items()}
         return {**spent, "whole": sum(spent.values())}
+
+
+def _uneven(shape: torch.Size, generator: torch.Generator) -> Groups:
+    rows, cols = (torch.randn(size, generator=generator).exp().numpy() for size in shape)
+    return Groups(rows * cols.mean(), cols * rows.mean())
 
 
 # ---------------------------------------------------------------------- arms and values of a measure
