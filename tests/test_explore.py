@@ -287,6 +287,7 @@ explore.windows(by_context, Score(1.7, 2.0, 1.0, 1000, 1000, 9, 32, 8, 2.0, None
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
+@pytest.mark.slow
 def test_a_cell_leaves_a_plain_image_and_controls_only_where_a_front_end_sent_it(tmp_path: Path) -> None:
     """Two cells of one kernel: sent as papermill sends them, and as a front end does, which may be asked questions."""
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL) for _ in range(2)])

@@ -78,7 +78,7 @@ def imported(text: str) -> set[str]:
 # ---------------------------------------------------------------------- what is exported
 
 
-AT_ONCE = ("pr194", "pr332", "pr534", "local")
+AT_ONCE = ("pr534", "local")
 """Exporting takes seconds; the other recipes change values of these and wait for `make test-slow`."""
 
 
@@ -131,6 +131,7 @@ def test_values_with_quotes_become_literals_of_the_same_value():
         assert ast.literal_eval(_literal(value)) == value
 
 
+@pytest.mark.slow
 def test_equal_recipes_give_equal_scripts_and_other_values_another():
     again = export_script.__wrapped__  # past the cache
     assert again(small_recipe()) == again(small_recipe())

@@ -225,6 +225,7 @@ def test_processes_that_do_not_divide_a_steps_spans_are_refused_before_anything_
     assert not (toy.place / "runs").exists()
 
 
+@pytest.mark.slow
 def test_the_number_of_processes_reaches_the_seeds_folder_and_one_leaves_no_note(toy):
     toy.record([1, 2], nproc=2)
     assert [processes_of(SimpleNamespace(folder=toy.folder / f"seed{seed}")) for seed in (1, 2)] == [2, 2]

@@ -28,6 +28,7 @@ def test_recipes_are_readable_unless_they_say_otherwise_and_the_form_makes_anoth
         load_recipe("local-smoke", ["script=tiny"])
 
 
+@pytest.mark.slow
 def test_a_minified_recipe_counts_less_than_half_and_the_option_means_the_same(tmp_path: Path, capsys):
     pytest.importorskip("python_minifier")
     text = export_script(MINIFIED)

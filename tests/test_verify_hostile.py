@@ -30,7 +30,7 @@ from pgolf_core.lab.dataset import Dataset
 from pgolf_core.lab.submission import write_submission
 
 FAST = settings(
-    max_examples=60, deadline=None, derandomize=True, database=None,
+    max_examples=30, deadline=None, derandomize=True, database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )  # fmt: skip
 SLOW = settings(FAST, max_examples=250)
