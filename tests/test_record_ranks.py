@@ -22,8 +22,9 @@ STEPS = 400
 def start(runs: Path, cache: Path, name: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "pgolf_core.lab.cli", "record", str(ROOT / "tests" / "tiny.toml"), "--seeds", "1"]
     command += ["--nproc", "2", "--runs", str(runs), "--cache", str(cache), "--name", name]
-    for change in (f"iterations={STEPS}", "checkpoint_every_seconds=1", "val_every_steps=0", "warmdown_iters=100"):
-        command += ["--set", f"schedule.{change}"]
+    schedule = (f"iterations={STEPS}", "checkpoint_every_seconds=1", "val_every_steps=0", "warmdown_iters=100")
+    changes = ["data.spans_per_step=2", "data.micro_batch_seqs=8", *(f"schedule.{change}" for change in schedule)]
+    command += [word for change in changes for word in ("--set", change)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with (runs / f"{name}.log").open("a") as log:
         return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
