@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-STEPS = 400
+STEPS = 300
 
 
 def start(runs: Path, cache: Path, name: str) -> subprocess.Popen:
@@ -44,7 +44,7 @@ def test_a_record_of_two_ranks_that_is_killed_and_started_again_ends_with_the_sa
 
     killed = start(tmp_path, cache, "killed")
     (seed,) = (path.parent / "killed" / "seed1" for path in tmp_path.glob("*/whole"))
-    while not ((seed / "checkpoint").exists() and steps_done(seed) > STEPS // 5):
+    while not ((seed / "checkpoint.safetensors").exists() and steps_done(seed) > STEPS // 5):
         assert killed.poll() is None, (tmp_path / "killed.log").read_text()
         time.sleep(0.05)
     killed.kill()

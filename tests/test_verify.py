@@ -19,10 +19,10 @@ import torch
 
 from pgolf_core import artifact
 from pgolf_core.files import UserError, read_json, write_json
-from pgolf_core.lab import runs, stages, verify, verify_bytes, verify_process, verify_score
+from pgolf_core.lab import runs, stages, verify, verify_bytes, verify_process, verify_run, verify_score
 from pgolf_core.lab.corpus import Document, build_dataset
 from pgolf_core.lab.stats import summarise_seeds
-from pgolf_core.lab.verify_rows import CannotCheck
+from pgolf_core.lab.verify_rows import Broken, CannotCheck
 from pgolf_core.model import GPT
 
 RECIPE = """title = "A toy"
@@ -437,3 +437,21 @@ def test_code_of_the_exported_scripts_size_is_the_other_size_that_counts(
     assert failing(copied / "seed1", honest) == set()
     (copied / "seed1" / "train_gpt.py").write_bytes(b"#" * 99_999)
     assert failing(copied / "seed1", honest) == {"file and code fit under the cap"}
+
+
+def test_the_ledger_of_a_run_with_every_matrix_on_steps_holds_and_a_changed_share_does_not(tmp_path: Path) -> None:
+    toy_corpus(tmp_path)
+    text = RECIPE.replace("quant = {", 'quant = {kind = "steps", target_bytes = 150_000, ')
+    (tmp_path / "toy.toml").write_text(
+        text.replace("iterations = 8", "iterations = 24").replace("_iters = 4", "_iters = 22")
+    )
+    run = runs.open_run(str(tmp_path / "toy.toml"), seed=1, runs_dir=str(tmp_path / "runs"), cache_dir=str(tmp_path))
+    finish_seed(run)
+    seed = verify_run.Seed(run.folder, tmp_path, None, False)
+    assert {row["grid"] for row in read_json(run.folder / "ledger.json")["tensors"]} == {"fp16", "steps"}
+    assert "tensors" in verify_bytes.ledger(seed)
+    changed = read_json(run.folder / "ledger.json")
+    next(row for row in changed["tensors"] if row["grid"] == "steps")["compressed_bytes"] += 1
+    write_json(run.folder / "ledger.json", changed)
+    with pytest.raises(Broken, match="do not make up the steps"):
+        verify_bytes.ledger(verify_run.Seed(run.folder, tmp_path, None, False))

@@ -147,11 +147,12 @@ def ledger(seed: Seed) -> str:
         known |= {"compressed_bytes": None} if grid == "fp16" else {}
         wrong = [key for key in known if not isinstance(row, dict) or not _same(row.get(key), known[key])]
         hold(not wrong, f"{name}: {wrong[0] if wrong else ''} is not the file's")
-    sums = {"codes": 0, STEPS: 0}
+    sums: dict[str, int] = {}  # a stream of no tensor is an empty frame, and no tensor's bytes
     for row in rows:
         if row["grid"] != "fp16":
             hold(is_number(row["compressed_bytes"]), f"{row['name']}: compressed_bytes is no number")
-            sums[STEPS if row["grid"] == STEPS else "codes"] += row["compressed_bytes"]
+            stream = STEPS if row["grid"] == STEPS else "codes"
+            sums[stream] = sums.get(stream, 0) + row["compressed_bytes"]
     for stream, total in sums.items():
         hold(total == streams.get(stream, 0), f"compressed_bytes do not make up the {stream}")
     spent = values.get("steps")
