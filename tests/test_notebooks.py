@@ -112,6 +112,7 @@ def check_report(folder: Path, seeds: list[int]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_second_seed_joins_finished_stages_are_skipped_and_a_lost_one_is_redone(folder: Path, sotu) -> None:
     again = {"runs_dir": folder.parent.parent, "cache_dir": sotu.folder.parent.parent, "progress": False}
     marks = sorted([*folder.glob("stages/*.json"), *folder.glob("seed*/stages/*.json")])

@@ -37,6 +37,7 @@ def steps_done(seed: Path) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_record_of_two_ranks_that_is_killed_and_started_again_ends_with_the_same_bytes(sotu, tmp_path: Path) -> None:
     cache = sotu.folder.parent.parent
     whole = start(tmp_path, cache, "whole")
