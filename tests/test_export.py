@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from ranks import on_ranks
 from small import small_recipe
 
@@ -299,7 +298,6 @@ WITHOUT_PACKAGE = (
 @pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_script_alone_makes_the_same_artifact_as_the_package(name: str, data: Path, tmp_path: Path):
-    torch.set_num_threads(1)
     recipe = VARIANTS[name]
     scores = run_package(recipe, data, tmp_path / "package", code_bytes=12_345)
     expected = (tmp_path / "package" / "model.pgolf").read_bytes()

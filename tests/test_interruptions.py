@@ -82,7 +82,6 @@ def assert_same_bits(folder: Path, other: Path) -> None:
 def test_killed_twice_a_run_ends_with_the_same_bits_and_says_where_it_went_on(data, tmp_path: Path) -> None:
     """A checkpoint after every step, so that each kill loses the step it falls into and no more."""
     changes = {"schedule": {"iterations": 20, "checkpoint_every_seconds": 1e-9, "val_every_steps": 5}}
-    torch.set_num_threads(1)
     whole = train.train(small_recipe(**changes), 3, data, tmp_path / "whole")
     for kill_at in (6, 13):
         run_killed(tmp_path, kill_at, changes)

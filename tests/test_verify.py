@@ -88,11 +88,6 @@ def finish_seed(run: runs.Run) -> None:
     runs.finish_stage(run, "06_sliding_eval")
 
 
-@pytest.fixture(autouse=True)
-def _few_threads() -> None:
-    torch.set_num_threads(1)  # products this small only wait for a second thread
-
-
 def ask_here(job: dict, tell: Callable[[int, int, str], None]) -> dict:
     """What the fresh process answers, without starting one."""
     try:

@@ -59,7 +59,6 @@ def _quick(honest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             kept[key] = ask_here(job, tell)
         return kept[key]
 
-    torch.set_num_threads(1)
     monkeypatch.setattr(verify_score, "ask", ask)
     the_toy_is_the_track(monkeypatch, cache_of(honest))
     monkeypatch.setattr(Dataset, "verify", lambda self, progress=False: "whole")

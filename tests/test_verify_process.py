@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from test_verify import RECIPE, ask_here, cache_of, finished_run
 
 from pgolf_core import recipe
@@ -36,7 +35,6 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def dataset(honest: Path):
-    torch.set_num_threads(1)
     return open_dataset("toy-sp1024", cache_of(honest))
 
 

@@ -164,9 +164,7 @@ def _count(shapes: Mapping[str, tuple[int, ...]], names: Iterable[str]) -> int:
 # ---------------------------------------------------------------------- the ledger
 
 
-def stored_and_scales(
-    tensors: pd.DataFrame, fp16_bytes: int, scales_bytes: int
-) -> tuple[pd.Series, pd.Series]:  # fmt: skip
+def stored_and_scales(tensors: pd.DataFrame, fp16_bytes: int, scales_bytes: int) -> tuple[pd.Series, pd.Series]:
     """Bytes of each of a ledger's tensors in the file: of its codes or halves, and of its row scales.
 
     Tensors kept as fp16 are compressed together, and so are all scales: of both, each gets its part of the raw bytes.
