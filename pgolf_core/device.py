@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib.util
 import os
 import shutil
@@ -11,13 +12,28 @@ from pathlib import Path
 
 import torch
 
+GLIBC_KEEPS = {-3: 2**30, -1: 2**31 - 1}
+"""mallopt's M_MMAP_THRESHOLD (blocks from here on are mapped) and M_TRIM_THRESHOLD (free bytes before any go back)."""
+
 
 def pick_device() -> torch.device:
     """The CUDA device of this process if there is one, its float32 matrix products in TF32; else the CPU."""
     if not torch.cuda.is_available():
+        keep_freed_memory()
         return torch.device("cpu")
     torch.set_float32_matmul_precision("high")  # the way that Inductor asks about, too
     return torch.device("cuda", torch.cuda.current_device())
+
+
+def keep_freed_memory() -> bool:
+    """Have glibc keep what this process frees; returns whether it does (other C libraries are left as they are).
+
+    By default every large tensor's pages go back to the system and come back zeroed, an eighth of a small CPU step.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    return all(mallopt(option, at_least_bytes) for option, at_least_bytes in GLIBC_KEEPS.items())
 
 
 def to_device(batch: torch.Tensor, device: torch.device) -> torch.Tensor:

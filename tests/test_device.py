@@ -5,6 +5,9 @@ pytest tests/test_device.py (attention kernels: tests/test_attention.py; rank an
 
 from __future__ import annotations
 
+import ctypes
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +48,33 @@ def test_high_precision_is_what_torch_calls_tf32() -> None:
 def test_on_a_cpu_precision_is_left_alone(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda _: pytest.fail("changed"))
+    assert machine.pick_device() == CPU
+
+
+FAULTS = """
+import resource, torch
+from pgolf_core import device
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(4):
+        torch.ones(16 << 20)  # 64 MB: beyond what glibc learns to keep by itself
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+mapped = faults()
+assert device.keep_freed_memory()
+faults()
+print(faults() / mapped)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc")
+def test_on_a_cpu_the_pages_of_freed_tensors_are_used_again_instead_of_mapped_anew() -> None:
+    done = subprocess.run([sys.executable, "-c", FAULTS], check=True, capture_output=True, text=True)
+    assert float(done.stdout) < 0.01
+
+
+def test_a_c_library_without_mallopt_is_left_as_it_is(monkeypatch) -> None:
+    monkeypatch.setattr(machine.ctypes, "CDLL", lambda name: object())
+    assert machine.keep_freed_memory() is False
     assert machine.pick_device() == CPU
 
 
