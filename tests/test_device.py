@@ -61,8 +61,7 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 mapped = faults()
 assert device.keep_freed_memory()
-faults()
-print(faults() / mapped)
+print(min(faults() for _ in range(4)) / mapped)  # the heap grows in the first rounds
 """
 
 
