@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import json
 import math
 import sys
 import tempfile
@@ -37,7 +38,7 @@ from pgolf_core.lab.dataset import open_dataset
 from pgolf_core.lab.runs import recorded_recipe
 from pgolf_core.model import network_with, parameter_shapes
 from pgolf_core.parallel import ALONE
-from pgolf_core.sensitivity import GroupMeter, Groups, allocate_bits, groups_of
+from pgolf_core.sensitivity import SENSITIVITY_BELOW, GroupMeter, Groups, allocate_bits, groups_of
 
 UNCAPPED_BYTES = 2**40
 SHARES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -49,25 +50,30 @@ OURS = "steps by gradient"
 CORRECTED = "corrected steps by gradient"
 INT6 = "PR 315's int6"
 GRID_METHODS = ("uniform bits", "clip search", INT6, "PR 332's rule", "per-row maximum")
-OTHER_STEPS = (
-    "steps by live gradient", "steps of whole tensors", "one step", "random steps", "steps by magnitude",
-)  # fmt: skip
+AVERAGED = "steps by the averaged weights' gradient"
+OTHER_STEPS = (AVERAGED, "steps of whole tensors", "one step", "random steps", "steps by magnitude")
 Sensitivity = dict[str, Groups]
 
 # ---------------------------------------------------------------------- sensitivities
 
 
+def gathered_steps(folder: Path) -> int:
+    """Over how many steps a seed's training gathered its statistics of rows and columns."""
+    records = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return sum(0 < one["lr_multiplier"] < SENSITIVITY_BELOW for one in records if one["kind"] == "train")
+
+
 def measured_sensitivity(
-    model: recipe.Model, weights: Mapping[str, Tensor], tokens: np.ndarray, seq_len: int, batches: int = 32,
-    batch_seqs: int = 4, seed: int = 0,
-) -> Sensitivity:  # fmt: skip
-    """Mean squared gradients of rows and columns at these weights, from a few batches of training tokens."""
-    network = network_with(model, {name: w.clone() for name, w in weights.items()})
+    settings: recipe.Recipe, weights: Mapping[str, Tensor], tokens: np.ndarray, steps: int, seed: int = 0
+) -> Sensitivity:
+    """Mean squared gradients of rows and columns at these weights, from as many tokens at random as `steps` take."""
+    length = settings.data.seq_len
+    network = network_with(settings.model, {name: w.clone() for name, w in weights.items()})
     named = dict(network.requires_grad_().named_parameters())
     meter, random = GroupMeter(named), np.random.default_rng(seed)
-    for _ in range(batches):
-        starts = random.integers(0, len(tokens) - seq_len, batch_seqs)
-        spans = torch.from_numpy(np.stack([tokens[s : s + seq_len + 1] for s in starts]).astype(np.int64))
+    for _ in range(steps):
+        starts = random.integers(0, len(tokens) - length, settings.data.batch_tokens // length)
+        spans = torch.from_numpy(np.stack([tokens[s : s + length + 1] for s in starts]).astype(np.int64))
         network.zero_grad()
         network(spans[:, :-1], spans[:, 1:]).backward()
         meter.add(named)
@@ -142,11 +148,11 @@ Packed = tuple[str, int, dict[str, Tensor], dict[str, Any]]
 
 
 def packings(
-    settings: recipe.Recipe, weights: dict[str, Tensor], known: Sensitivity, live: Sensitivity, bits: dict[str, int],
+    settings: recipe.Recipe, weights: dict[str, Tensor], known: Sensitivity, other: Sensitivity, bits: dict[str, int],
     hessians: Hessians, shares: Sequence[float] = SHARES, only: Sequence[str] = (),
 ) -> Iterator[Packed]:  # fmt: skip
     """Every method (or `only` those): the grids as they come, and those with a budget at the same bytes as PR 315's
-    int6 and below."""
+    int6 and below. Steps follow the sensitivities `known`, of AVERAGED those of `other`."""
     known_methods = [*GRID_METHODS, OURS, CORRECTED, *OTHER_STEPS]
     for label in only:
         if label not in known_methods:
@@ -184,7 +190,7 @@ def packings(
         methods = {
             OURS: known,
             CORRECTED: known,
-            "steps by live gradient": live,
+            AVERAGED: other,
             "steps of whole tensors": whole_tensors(known),
             "one step": equal(known),
             "random steps": shuffled(known, 0),
@@ -226,7 +232,7 @@ def seed_frontier(
     token_bytes = dataset.tokenizer().bytes
     validation = load_tokens(tuple(dataset.val_paths), settings.model.vocab_size)
     training = load_tokens(tuple(dataset.train_paths[:1]), settings.model.vocab_size)
-    raw, averaged = (load_tensors(folder / f"weights-{kind}.safetensors")[0] for kind in ("raw", "averaged"))
+    averaged, _ = load_tensors(folder / "weights-averaged.safetensors")
     shapes = parameter_shapes(settings.model)
     matrices = [name for name, grid in grid_names_for(shapes, settings.quant).items() if grid != "fp16"]
 
@@ -235,13 +241,10 @@ def seed_frontier(
         window, batch = settings.eval.seq_len, settings.eval.batch_seqs
         return evaluate.score(model, validation, token_bytes, window, window, batch, max_targets=targets)
 
-    at_end = folder / "sensitivity.safetensors"
-    gathered = groups_of(load_tensors(at_end)[0]) if at_end.exists() else None
-    seq_len = settings.data.seq_len
-    known = measured_sensitivity(settings.model, averaged, training, seq_len)
-    wanted = not only or "steps by live gradient" in only
-    live = gathered or (measured_sensitivity(settings.model, raw, training, seq_len) if wanted else known)
-    live, known = ({name: s[name] for name in matrices} for s in (live, known))
+    live = groups_of(load_tensors(folder / "sensitivity.safetensors")[0])
+    wanted = not only or AVERAGED in only
+    other = measured_sensitivity(settings, averaged, training, gathered_steps(folder)) if wanted else live
+    known, other = ({name: s[name] for name in matrices} for s in (live, other))
     bits = allocate_bits(read_json(folder / "sensitivity.json")["mean_squared_gradient"])
     at_end = folder / HESSIANS
     if at_end.exists():
@@ -252,12 +255,12 @@ def seed_frontier(
     unrounded, rows = score_of(dict(averaged)), []
     nats_per_bpb = math.log(2) * unrounded.bytes / unrounded.tokens
     of_unrounded = log_probabilities(settings, averaged, validation)
-    for method, size, state, told in packings(settings, averaged, known, live, bits, hessians, shares, only):
+    for method, size, state, told in packings(settings, averaged, known, other, bits, hessians, shares, only):
         lost, of_state = score_of(state).bpb - unrounded.bpb, log_probabilities(settings, state, validation)
         kl = float((of_unrounded.exp() * (of_unrounded - of_state)).sum(-1).mean(dtype=torch.float64)) / nats_per_bpb
         rows.append({"method": method, "file_bytes": size, "bpb_lost": lost, "kl_bpb": kl, **told})
         print(f"{folder.name}  {method:26s} {size:>10,} bytes  {lost:+.5f} bpb  KL {kl:.5f}", flush=True)
-    return rows, {"unrounded_bpb": unrounded.bpb, "agreement": agreement(live, known)}
+    return rows, {"unrounded_bpb": unrounded.bpb, "agreement": agreement(known, other)}
 
 
 @torch.no_grad()
