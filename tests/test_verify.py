@@ -434,19 +434,49 @@ def test_code_of_the_exported_scripts_size_is_the_other_size_that_counts(
     assert failing(copied / "seed1", honest) == {"file and code fit under the cap"}
 
 
-def test_the_ledger_of_a_run_with_every_matrix_on_steps_holds_and_a_changed_share_does_not(tmp_path: Path) -> None:
-    toy_corpus(tmp_path)
-    text = RECIPE.replace("quant = {", 'quant = {kind = "steps", target_bytes = 150_000, ')
-    (tmp_path / "toy.toml").write_text(
+def steps_run(root: Path, **quant: str) -> Path:
+    """A toy trained long enough to gather gradients, all its matrices on steps; the seed's folder."""
+    toy_corpus(root)
+    more = "".join(f"{key} = {value}, " for key, value in quant.items())
+    text = RECIPE.replace("quant = {", f'quant = {{kind = "steps", target_bytes = 150_000, {more}')
+    (root / "toy.toml").write_text(
         text.replace("iterations = 8", "iterations = 24").replace("_iters = 4", "_iters = 22")
     )
-    run = runs.open_run(str(tmp_path / "toy.toml"), seed=1, runs_dir=str(tmp_path / "runs"), cache_dir=str(tmp_path))
+    run = runs.open_run(str(root / "toy.toml"), seed=1, runs_dir=str(root / "runs"), cache_dir=str(root))
     finish_seed(run)
-    seed = verify_run.Seed(run.folder, tmp_path, None, False)
-    assert {row["grid"] for row in read_json(run.folder / "ledger.json")["tensors"]} == {"fp16", "steps"}
-    assert "tensors" in verify_bytes.ledger(seed)
-    changed = read_json(run.folder / "ledger.json")
-    next(row for row in changed["tensors"] if row["grid"] == "steps")["compressed_bytes"] += 1
-    write_json(run.folder / "ledger.json", changed)
+    return run.folder
+
+
+def judged_ledger(folder: Path, cache: Path, changed: dict) -> str:
+    """What verify says of a seed's ledger with these values."""
+    write_json(folder / "ledger.json", changed)
+    return verify_bytes.ledger(verify_run.Seed(folder, cache, None, False))
+
+
+def test_the_ledger_of_a_run_with_every_matrix_on_steps_holds_and_a_changed_share_does_not(tmp_path: Path) -> None:
+    folder = steps_run(tmp_path)
+    honest = read_json(folder / "ledger.json")
+    assert {row["grid"] for row in honest["tensors"]} == {"fp16", "steps"}
+    assert "tensors" in judged_ledger(folder, tmp_path, honest)
+    with pytest.raises(Broken, match="a correction that the recipe has not"):
+        judged_ledger(folder, tmp_path, {**honest, "correction": 7})
+    next(row for row in honest["tensors"] if row["grid"] == "steps")["compressed_bytes"] += 1
     with pytest.raises(Broken, match="do not make up the steps"):
-        verify_bytes.ledger(verify_run.Seed(run.folder, tmp_path, None, False))
+        judged_ledger(folder, tmp_path, honest)
+
+
+def test_what_a_ledger_tells_of_a_correction_is_the_recipes_and_of_the_files_matrices(tmp_path: Path) -> None:
+    folder = steps_run(tmp_path, correction='"hessian"', correction_tokens="512")
+    honest = read_json(folder / "ledger.json")
+    told = honest["correction"]
+    assert told["matrices"] > 0 and "tensors" in judged_ledger(folder, tmp_path, honest)
+    wrong = [
+        {"damping": 2 * told["damping"]}, {"raised": {"smear.gate": 1.0}}, {"raised": None}, {"plain": ["none"]},
+        {"matrices": 10**6}, {"matrices": True}, {"tokens": "512"}, {"tokens": 0},
+    ]  # fmt: skip
+    for change in wrong:
+        with pytest.raises(Broken, match="correction: "):
+            judged_ledger(folder, tmp_path, {**honest, "correction": told | change})
+    for nothing in (None, [], 7):
+        with pytest.raises(Broken, match="tells nothing"):
+            judged_ledger(folder, tmp_path, {**honest, "correction": nothing})

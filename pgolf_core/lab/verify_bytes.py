@@ -164,8 +164,25 @@ def ledger(seed: Seed) -> str:
         )
     else:
         hold(spent is None, "it tells of steps that the file has not")
+    _correction(values.get("correction"), seed.recipe, {row["name"] for row in rows if row["grid"] != "fp16"})
     text = ", ".join(f"{key.removesuffix('_bytes')} {value:,}" for key, value in parts.items())
     return f"{text}; {len(rows)} tensors"
+
+
+def _correction(told: Any, recipe: Recipe, matrices: set[str]) -> None:
+    """What a ledger tells of a correction is the recipe's, and of matrices that the file has on a grid or on steps."""
+    if recipe.quant.correction == "off":
+        hold(told is None, "it tells of a correction that the recipe has not")
+        return
+    hold(isinstance(told, dict), "it tells nothing of the recipe's correction")
+    damping = recipe.quant.correction_damping
+    hold(told.get("damping") == damping, f"correction: damping {told.get('damping')}, the recipe has {damping:g}")
+    raised, plain = told.get("raised"), told.get("plain")
+    listed = isinstance(raised, dict) and isinstance(plain, list)
+    hold(listed and {*raised, *map(str, plain)} <= matrices, "correction: raised or plain are no matrices of the file")
+    counts = [told.get("matrices"), told.get("tokens")]
+    hold(all(is_number(n) and n > 0 for n in counts), f"correction: {counts} are no numbers of matrices and tokens")
+    hold(len(raised) <= counts[0] <= len(matrices - set(plain)), f"correction: {counts[0]} matrices, not the file's")
 
 
 def _same(said: Any, expected: Any) -> bool:
