@@ -33,7 +33,7 @@ FAST = settings(
     max_examples=30, deadline=None, derandomize=True, database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )  # fmt: skip
-SLOW = settings(FAST, max_examples=500)
+SLOW = settings(FAST, max_examples=1000)
 both = pytest.mark.parametrize("how", ["fast", pytest.param("slow", marks=pytest.mark.slow)])
 
 
