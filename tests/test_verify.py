@@ -480,3 +480,15 @@ def test_what_a_ledger_tells_of_a_correction_is_the_recipes_and_of_the_files_mat
     for nothing in (None, [], 7):
         with pytest.raises(Broken, match="tells nothing"):
             judged_ledger(folder, tmp_path, {**honest, "correction": nothing})
+
+
+@pytest.mark.parametrize(
+    "expected, found, place",
+    [
+        ({"seeds": [1, 2]}, {"seeds": [True, 2]}, "seeds[0]"), ({"seeds": [1, 2]}, {"seeds": [1]}, "seeds"),
+        ({"a": {"b": 1}}, {"a": {"b": True}}, "a.b"), ([{"a": 1}, {"a": "x"}], [{"a": 1}, {"a": "y"}], "[1].a"),
+        ({"seeds": [1, 2.0]}, {"seeds": [1, 2]}, ""), ({"a": [None]}, {"a": [None]}, ""), ({"a": []}, {"b": []}, "a"),
+    ],
+)  # fmt: skip
+def test_the_first_difference_of_two_json_values_is_found_in_lists_too_and_true_is_not_one(expected, found, place):
+    assert verify_run.first_difference(expected, found) == place

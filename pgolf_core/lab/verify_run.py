@@ -322,6 +322,9 @@ def first_difference(expected: Any, found: Any, place: str = "") -> str:
             if wrong:
                 return wrong
         return ""
+    if isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
+        pairs = enumerate(zip(expected, found, strict=True))
+        return next(filter(None, (first_difference(*pair, f"{place}[{i}]") for i, pair in pairs)), "")
     if is_number(expected) and is_number(found):
         return "" if math.isclose(expected, found, rel_tol=1e-9, abs_tol=1e-12) else place
     return "" if expected == found and type(expected) is type(found) else place
