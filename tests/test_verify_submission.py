@@ -18,6 +18,8 @@ from test_verify import ask_here, cache_of, change, finished_run, the_toy_is_the
 
 from pgolf_core.files import read_json, write_json
 from pgolf_core.lab import verify, verify_score
+from pgolf_core.lab.export import write_script
+from pgolf_core.lab.runs import recorded_recipe
 from pgolf_core.lab.submission import write_submission
 
 OPEN = {
@@ -245,6 +247,17 @@ def test_a_script_that_cannot_score_or_scores_otherwise_does_not_hold(
 ):
     (copied / "train_gpt.py").write_text(SCRIPT.replace(old, new, 1))
     assert judged(copied, honest, run_code=True)["its own script scores the file alike"] == verdict
+
+
+@pytest.mark.parametrize("minify", [False, True])
+def test_the_script_that_a_submission_ships_scores_its_artifact_alike_when_it_is_run(
+    copied: Path, honest: Path, minify: bool
+):
+    if minify:
+        pytest.importorskip("python_minifier")
+    (copied / "train_gpt.py").unlink()
+    write_script(recorded_recipe(honest), copied, minify)
+    assert judged(copied, honest, run_code=True)["its own script scores the file alike"] == verify.HOLDS
 
 
 # ---------------------------------------------------------------------- folders of the published form

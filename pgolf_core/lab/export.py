@@ -26,6 +26,7 @@ from pgolf_core.lab.export_merge import ROOM_MARK, merge, read_rooms
 from pgolf_core.lab.export_prune import prune
 from pgolf_core.lab.export_source import Edits, Source, is_text, tidy
 from pgolf_core.lab.export_values import Choices, Object, Value, Values, choices
+from pgolf_core.lab.verify_process import CALLED
 from pgolf_core.recipe import Recipe
 
 SCRIPT = "train_gpt.py"
@@ -248,7 +249,9 @@ def _check(text: str) -> None:
 
 
 def _minified(text: str) -> str:
-    return _minifier().minify(text, SCRIPT, remove_literal_statements=True, rename_globals=True)
+    return _minifier().minify(
+        text, SCRIPT, remove_literal_statements=True, rename_globals=True, preserve_globals=list(CALLED)
+    )
 
 
 def _minifier() -> ModuleType:

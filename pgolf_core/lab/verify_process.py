@@ -21,6 +21,8 @@ PROGRAMS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.sp
 SYSTEM = ("/proc", "/sys", "/dev", "/etc", "/usr", "/lib", "/lib64", "/bin", "/opt")
 """What lies here is the machine's, not a data set's or a submission's."""
 MAX_NOTED = 1000
+CALLED = ("Tokenizer", "load_tokens", "score_artifact")
+"""What --run-code calls of a reviewed script; the export keeps these names when it minifies."""
 
 
 class Refused(Exception):
@@ -152,7 +154,7 @@ def run_script(job: dict[str, Any], watch: Watch | None) -> dict[str, Any]:
     if watch is not None:
         watch.is_scoring = True
     spec.loader.exec_module(module)
-    for name in ("Tokenizer", "load_tokens", "score_artifact"):
+    for name in CALLED:
         if not callable(getattr(module, name, None)):
             return {"missing": f"it has no {name} to call"}
     tokenizer = module.Tokenizer(Path(job["tokenizer"]))
