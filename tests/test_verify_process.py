@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import py_compile
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,30 @@ def test_a_fresh_process_finds_the_recorded_scores_and_opens_nothing_but_the_sco
     assert "0 attempts to reach a network or to open any of 1 training shards" in judge_isolation(
         scoring.answer, dataset
     )  # fmt: skip
+
+
+SCRIPT = """
+from pgolf_core.data import load_tokens
+from pgolf_core.evaluate import score_artifact
+from pgolf_core.tokenizer import Tokenizer
+import helper
+"""
+
+
+def test_a_script_is_run_as_its_text_says_and_leaves_no_bytecode_in_the_folder(honest: Path, dataset, tmp_path: Path):
+    (tmp_path / "helper.py").write_text("")
+    script = tmp_path / "train_gpt.py"
+    script.write_text("Tokenizer = None".ljust(len(SCRIPT)))
+    planted = Path(py_compile.compile(str(script)))  # what an import of the script would take for it
+    at = script.stat()
+    script.write_text(SCRIPT)
+    os.utime(script, ns=(at.st_atime_ns, at.st_mtime_ns))
+    before = sorted(planted.parent.iterdir())
+    scoring = Scoring(honest / "seed1" / "model.pgolf", dataset, WAY, script=script)
+    result = json.loads((honest / "seed1" / "result.json").read_text())
+    assert scoring.part("script")["bpb"] == pytest.approx(result["sliding_bpb"], rel=1e-9)
+    assert sorted(planted.parent.iterdir()) == before and planted.name not in scoring.answer["seen"]["other"]
+    assert "helper.py" in scoring.answer["seen"]["other"]  # a file beside the script that nobody counted
 
 
 PROBES = {

@@ -142,18 +142,21 @@ def perform(job: dict[str, Any], watch: Watch | None, tell: Callable[[int, int, 
 
 
 def run_script(job: dict[str, Any], watch: Watch | None) -> dict[str, Any]:
-    """Only with --run-code: import the folder's own script, under the hook, and let it score the artifact."""
-    import importlib.util
+    """Only with --run-code: run the folder's own script as a module, under the hook, and let it score the artifact.
+
+    What runs is the text of the script: no bytecode beside it, which could be another's, and none is written there.
+    """
     import inspect
     from pathlib import Path
+    from types import ModuleType
 
     sys.path.append(os.path.dirname(job["script"]))  # last, so that no file there takes a library's place
-    spec = importlib.util.spec_from_file_location("reviewed_train_gpt", job["script"])
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
+    module = ModuleType("reviewed_train_gpt")
+    module.__file__ = job["script"]
+    sys.modules[module.__name__] = module
     if watch is not None:
-        watch.is_scoring = True
-    spec.loader.exec_module(module)
+        watch.is_scoring = sys.dont_write_bytecode = True
+    exec(compile(Path(job["script"]).read_bytes(), job["script"], "exec"), module.__dict__)
     for name in CALLED:
         if not callable(getattr(module, name, None)):
             return {"missing": f"it has no {name} to call"}
