@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import json
 import math
 import sys
 import tempfile
@@ -38,7 +37,7 @@ from pgolf_core.lab.dataset import open_dataset
 from pgolf_core.lab.runs import recorded_recipe
 from pgolf_core.model import network_with, parameter_shapes
 from pgolf_core.parallel import ALONE
-from pgolf_core.sensitivity import SENSITIVITY_BELOW, GroupMeter, Groups, allocate_bits, groups_of
+from pgolf_core.sensitivity import GroupMeter, Groups, allocate_bits, groups_of
 
 UNCAPPED_BYTES = 2**40
 SHARES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -55,12 +54,6 @@ OTHER_STEPS = (AVERAGED, "steps of whole tensors", "one step", "random steps", "
 Sensitivity = dict[str, Groups]
 
 # ---------------------------------------------------------------------- sensitivities
-
-
-def gathered_steps(folder: Path) -> int:
-    """Over how many steps a seed's training gathered its statistics of rows and columns."""
-    records = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return sum(0 < one["lr_multiplier"] < SENSITIVITY_BELOW for one in records if one["kind"] == "train")
 
 
 def measured_sensitivity(
@@ -241,9 +234,10 @@ def seed_frontier(
         window, batch = settings.eval.seq_len, settings.eval.batch_seqs
         return evaluate.score(model, validation, token_bytes, window, window, batch, max_targets=targets)
 
-    live = groups_of(load_tensors(folder / "sensitivity.safetensors")[0])
+    sums, gathered = load_tensors(folder / "sensitivity.safetensors")
+    live = groups_of(sums)
     wanted = not only or AVERAGED in only
-    other = measured_sensitivity(settings, averaged, training, gathered_steps(folder)) if wanted else live
+    other = measured_sensitivity(settings, averaged, training, gathered["steps"]) if wanted else live
     known, other = ({name: s[name] for name in matrices} for s in (live, other))
     bits = allocate_bits(read_json(folder / "sensitivity.json")["mean_squared_gradient"])
     at_end = folder / HESSIANS
