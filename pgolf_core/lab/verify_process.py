@@ -156,7 +156,8 @@ def run_script(job: dict[str, Any], watch: Watch | None) -> dict[str, Any]:
     sys.modules[module.__name__] = module
     if watch is not None:
         watch.is_scoring = sys.dont_write_bytecode = True
-    exec(compile(Path(job["script"]).read_bytes(), job["script"], "exec"), module.__dict__)
+    code = compile(Path(job["script"]).read_bytes(), job["script"], "exec", dont_inherit=True)  # its own __future__
+    exec(code, module.__dict__)
     for name in CALLED:
         if not callable(getattr(module, name, None)):
             return {"missing": f"it has no {name} to call"}
