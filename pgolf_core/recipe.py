@@ -267,7 +267,10 @@ def load_recipe(name: str, overrides: typing.Sequence[str] = (), folder: Path = 
 
     Raises UserError for an unknown recipe, an unknown key, a wrong type or an impossible value.
     """
-    values = _read_chain(name, folder, seen=())
+    values: dict[str, Any] = {}
+    for _, own in reversed(_read_chain(name, folder)):
+        values.pop("title", None)  # a recipe without a title has none, whatever it extends
+        values = _merge(values, own)
     source = _path_of(name, folder).name
     for text in overrides:
         _apply_override(values, text, source)
@@ -279,25 +282,34 @@ def _path_of(name: str, folder: Path) -> Path:
     return Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
 
 
-def _read_chain(name: str, folder: Path, seen: tuple[str, ...]) -> dict[str, Any]:
-    path = _path_of(name, folder)
-    if not path.is_file():
-        raise UserError(f"unknown recipe '{name}'; known: {', '.join(available_recipes(folder))}")
-    if name in seen:
-        raise UserError(f"{path.name}: extends itself through {' -> '.join((*seen, name))}; break the circle")
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path.name}: not valid TOML: {error}") from None
-    parent = values.pop("extends", None)
-    if parent is None:
-        return values
-    if not isinstance(parent, str):
-        raise UserError(f"{path.name}: extends must be a recipe's name, not {parent!r}")
-    beside = (path.parent / f"{parent}.toml").is_file()  # a recipe of one's own may extend a neighbour or one of ours
-    base = _read_chain(parent, path.parent if beside else RECIPE_DIR, (*seen, name))
-    base.pop("title", None)
-    return _merge(base, values)
+def lineage(name: str, folder: Path = RECIPE_DIR) -> list[Path]:
+    """The files of a recipe and of those that it extends, nearest first. Raises UserError as `load_recipe`."""
+    return [path for path, _ in _read_chain(name, folder)]
+
+
+def _read_chain(name: str, folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Each file of the lineage with what it says, `extends` left out."""
+    chain: list[tuple[Path, dict[str, Any]]] = []
+    names: list[str] = []
+    while True:
+        path = _path_of(name, folder)
+        if not path.is_file():
+            raise UserError(f"unknown recipe '{name}'; known: {', '.join(available_recipes(folder))}")
+        if name in names:
+            raise UserError(f"{path.name}: extends itself through {' -> '.join((*names, name))}; break the circle")
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{path.name}: not valid TOML: {error}") from None
+        parent = values.pop("extends", None)
+        chain.append((path, values))
+        names.append(name)
+        if parent is None:
+            return chain
+        if not isinstance(parent, str):
+            raise UserError(f"{path.name}: extends must be a recipe's name, not {parent!r}")
+        beside = (path.parent / f"{parent}.toml").is_file()  # one of one's own may extend a neighbour or one of ours
+        name, folder = parent, path.parent if beside else RECIPE_DIR
 
 
 def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:

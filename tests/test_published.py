@@ -182,11 +182,13 @@ def test_a_recipe_of_ones_own_has_the_record_that_it_extends(tmp_path: Path):
     (tmp_path / "circle.toml").write_text('extends = "circle"\n')
     (tmp_path / "alone.toml").write_text('title = "no parent"\n')
     assert record_of(str(tmp_path / "mine.toml")) == "pr332"
-    assert record_of(str(tmp_path / "alone.toml")) is None and record_of(str(tmp_path / "circle.toml")) is None
+    assert record_of(str(tmp_path / "alone.toml")) is None
     assert record_of("nosuch") is None and record_of("nosuch-pr531-wide") == "pr531"
     (tmp_path / "broken.toml").write_text("extends =")
     with pytest.raises(UserError, match=r"^broken.toml: not valid TOML"):
         record_of(str(tmp_path / "broken.toml"))
+    with pytest.raises(UserError, match="extends itself through"):
+        record_of(str(tmp_path / "circle.toml"))
 
 
 # ---------------------------------------------------------------------- tables

@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from pgolf_core.files import UserError
-from pgolf_core.recipe import RECIPE_DIR
+from pgolf_core.recipe import available_recipes, lineage
 from pgolf_core.recipe_rules import TRACK_CAP_BYTES
 
 RECORDS = ("pr194", "pr315", "pr332", "pr531", "pr534")
@@ -188,26 +188,12 @@ def load_published(name: str, folder: Path = RECORD_DIR) -> Published:
 def record_of(recipe_name: str) -> str | None:
     """The record that a recipe descends from: by its name and its `extends`, else by its name's parts; else None.
 
-    `recipe_name` may end in .toml and is then a file, as for `recipe.load_recipe`.
+    `recipe_name` may end in .toml and is then a file, as for `recipe.load_recipe`, and a faulty file raises UserError.
     """
-    name, folder, seen = recipe_name, RECIPE_DIR, set()
-    while name not in seen:
-        stem = Path(name).stem
-        if stem in RECORDS:
-            return stem
-        seen.add(name)
-        path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
-        if not path.is_file():
-            break
-        try:
-            parent = tomllib.loads(path.read_text(encoding="utf-8")).get("extends")
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{path.name}: not valid TOML: {error}") from None
-        if not isinstance(parent, str):
-            break
-        name, folder = parent, path.parent if (path.parent / f"{parent}.toml").is_file() else RECIPE_DIR
+    at_hand = recipe_name in available_recipes() or (recipe_name.endswith(".toml") and Path(recipe_name).is_file())
+    stems = [path.stem for path in lineage(recipe_name)] if at_hand else []  # of a run from elsewhere the name is
     parts = Path(recipe_name).stem.split("-")
-    return next((part for part in parts if part in RECORDS), None)
+    return next((name for name in [*stems, *parts] if name in RECORDS), None)
 
 
 def seeds_table(published: Published) -> pd.DataFrame:

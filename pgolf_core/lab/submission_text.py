@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import json
 import re
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,7 @@ from pgolf_core.lab.report_published import BesideRecords
 from pgolf_core.lab.settings import differences
 from pgolf_core.lab.stages import ARTIFACT, SCRIPT
 from pgolf_core.lab.stats import CONFIDENCE, seeds_table, whole_seconds
-from pgolf_core.recipe import RECIPE_DIR, Recipe, available_recipes, load_recipe
+from pgolf_core.recipe import Recipe, available_recipes, lineage, load_recipe
 
 GENERAL_CREDITS = (
     "Muon: Keller Jordan and others, 2024; tokenizer: SentencePiece; compression: Zstandard.",
@@ -64,6 +63,7 @@ def readme(facts: Facts) -> str:
     who, recipe = facts.who, facts.recipe
     first_seed, first = next((seed, run.result) for seed, run in facts.runs.items())
     base, changes = changed_keys(recipe)
+    descent = [f"Recipe {name}: {load_recipe(name).title}" for name in _ancestors(recipe)]
     parts = [f"# {_md(who['name'])}", f"{_md(who['author'])} (GitHub: {_md(who['github_id'])}), {who['date']}"]
     parts += [f"**{_md(scored(facts.summary))}** (sliding score, mean and standard deviation over all seeds that ran)."]
     parts += [_interval(facts.summary), "## What is new", f"{_md(recipe.title)}. Keys that differ from {base}:"]
@@ -85,7 +85,7 @@ def readme(facts: Facts) -> str:
         "- `submission.json`: the numbers; `requirements.txt`: what the script imports, as the first seed ran it\n"
         "- `figures/`: every figure as PNG, with its numbers as CSV",
         "## Credits",
-        "\n".join(f"- {_md(line)}" for line in (*_lineage(recipe), *GENERAL_CREDITS, *filter(None, [facts.citation]))),
+        "\n".join(f"- {_md(line)}" for line in (*descent, *GENERAL_CREDITS, *filter(None, [facts.citation]))),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -161,25 +161,15 @@ def changed_keys(recipe: Recipe) -> tuple[str, list[list[str]]]:
 
     A recipe that extends none, or whose file is not among pgolf's own, is compared with the defaults.
     """
-    parent = _parent(recipe.name)
+    parent = next(iter(_ancestors(recipe)), "")
     changed = differences(recipe, load_recipe(parent) if parent else Recipe())
     rows = [[key, json.dumps(there), json.dumps(here)] for key, here, there in changed]
     return (f"recipe {parent}" if parent else "the defaults"), rows
 
 
-def _parent(name: str) -> str:
-    """The recipe that this one's file extends; empty for none, and for a recipe that is not among pgolf's own."""
-    if name not in available_recipes():
-        return ""
-    return str(tomllib.loads((RECIPE_DIR / f"{name}.toml").read_text(encoding="utf-8")).get("extends", ""))
-
-
-def _lineage(recipe: Recipe) -> Iterable[str]:
-    """The recipe's parents, nearest first, by title."""
-    parent = _parent(recipe.name)
-    while parent:
-        yield f"Recipe {parent}: {load_recipe(parent).title}"
-        parent = _parent(parent)
+def _ancestors(recipe: Recipe) -> list[str]:
+    """The recipes that this one extends, nearest first; none of one that is not among pgolf's own."""
+    return [path.stem for path in lineage(recipe.name)[1:]] if recipe.name in available_recipes() else []
 
 
 # ---------------------------------------------------------------------- Markdown
