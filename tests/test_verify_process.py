@@ -74,6 +74,8 @@ from pgolf_core.data import load_tokens
 from pgolf_core.evaluate import score_artifact
 from pgolf_core.tokenizer import Tokenizer
 import helper
+def own(argument: int): ...
+assert own.__annotations__ == {"argument": int}, "compiled under the verifier's own __future__"
 """
 
 
