@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -199,11 +199,12 @@ def curves(
     panels: Mapping[str, Series], *, x_label: str, title: str = "", log_x: bool = False, log_y: bool = False,
     markers: bool = False, ordered: bool = False, references: Mapping[str, float] | None = None,
     y_limits: tuple[float | None, float | None] | None = None, side_by_side: bool = False,
+    dashed: Container[str] = (), legend_outside: bool = False,
 ) -> Figure:  # fmt: skip
     """Lines over a common x: `panels` is {y label with its unit: {line: (x, y)}}, one panel each.
 
     A line named `train` is thin; `ordered` colours lines by their order (iterations, layers); `references` are dashed
-    horizontal lines in every panel; `log_x` is to the base 2, for strides and lengths.
+    horizontal lines in every panel; `log_x` is to the base 2, for strides and lengths; lines in `dashed` are dashed.
     """
     count = len(panels)
     shape = (1, count) if side_by_side else (count, 1)
@@ -217,6 +218,7 @@ def curves(
             ax.plot(
                 x, y, color=shade, label=name or None, marker=_marker_of(name, index) if markers else None,
                 linewidth=0.9 if is_train else 1.6, alpha=0.65 if is_train else 1.0,
+                linestyle="--" if name in dashed else "-",
             )  # fmt: skip
         for name, value in (references or {}).items():
             ax.axhline(value, color="#666666", linestyle="--", linewidth=1, label=name)
@@ -228,7 +230,7 @@ def curves(
         if side_by_side or position == count - 1:
             ax.set_xlabel(x_label)
         if position == 0:
-            _legend(ax, wanted=len(lines) + len(references or {}) > 1)
+            _legend(ax, wanted=len(lines) + len(references or {}) > 1, outside=legend_outside)
     return fig
 
 
@@ -390,7 +392,11 @@ def _legend(ax: Axes, *, wanted: bool = True, outside: bool = False, columns: in
     if not wanted or not handles:
         return
     if outside:  # below the axes, where no bar can hide it
-        ax.figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(handles)), columnspacing=1.2)
+        fitting = max(1, 130 // (5 + max(map(len, labels))))
+        columns = min(6, len(handles), fitting)
+        rows = -(-len(handles) // columns)
+        ax.figure.set_figheight(ax.figure.get_figheight() + 0.25 * max(0, rows - 2))
+        ax.figure.legend(handles, labels, loc="outside lower center", ncols=columns, columnspacing=1.2)
     else:
         ax.legend(loc="best", ncols=columns)
 
