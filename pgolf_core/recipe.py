@@ -308,7 +308,8 @@ def _read_chain(name: str, folder: Path) -> list[tuple[Path, dict[str, Any]]]:
             return chain
         if not isinstance(parent, str):
             raise UserError(f"{path.name}: extends must be a recipe's name, not {parent!r}")
-        beside = (path.parent / f"{parent}.toml").is_file()  # one of one's own may extend a neighbour or one of ours
+        # a recipe of one's own may extend a neighbour or one of ours
+        beside = (path.parent / f"{parent}.toml").is_file()
         name, folder = parent, path.parent if beside else RECIPE_DIR
 
 

@@ -392,11 +392,11 @@ def _legend(ax: Axes, *, wanted: bool = True, outside: bool = False, columns: in
     if not wanted or not handles:
         return
     if outside:  # below the axes, where no bar can hide it
-        fitting = max(1, 130 // (5 + max(map(len, labels))))
-        columns = min(6, len(handles), fitting)
-        rows = -(-len(handles) // columns)
-        ax.figure.set_figheight(ax.figure.get_figheight() + 0.25 * max(0, rows - 2))
-        ax.figure.legend(handles, labels, loc="outside lower center", ncols=columns, columnspacing=1.2)
+        fitting = max(1, 130 // (5 + max(map(len, labels))))  # some 130 characters are as wide as the figure
+        across = min(6, len(handles), fitting)
+        rows = -(-len(handles) // across)
+        ax.figure.set_figheight(ax.figure.get_figheight() + 0.25 * max(0, rows - 2))  # the axes keep their height
+        ax.figure.legend(handles, labels, loc="outside lower center", ncols=across, columnspacing=1.2)
     else:
         ax.legend(loc="best", ncols=columns)
 
