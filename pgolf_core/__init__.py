@@ -1,8 +1,18 @@
 """pgolf_core: train, pack, unpack and score one small language model.
 
-The rooms, in import order: files, recipe_rules, recipe, tokenizer, data, grid, device, parallel, attention, model,
-optim, average, sensitivity, ledger, coder, steps, allocation, artifact, evaluate, checkpoint, runlog, stop, clock,
-train, train_main. A room imports only from rooms above it, and never from `pgolf_core.lab`.
+ROOMS is the one list of the order: a room imports only rooms above it, and never `pgolf_core.lab`. Joined in this order
+the files are the script that a submission ships (`pgolf export`).
 """
 
 __version__ = "0.1.0"
+
+ROOMS = (
+    "base.files", "base.strict", "base.device", "base.parallel", "base.stop",
+    "recipes.rules", "recipes.recipe", "recipes.reading",
+    "text.tokenizer", "text.shards",
+    "network.grid", "network.attention", "network.model", "network.score",
+    "packing.sensitivity", "packing.correction", "packing.ledger", "packing.coder", "packing.steps",
+    "packing.allocation", "packing.format", "packing.pack", "packing.unpack",
+    "training.optim", "training.average", "training.checkpoint", "training.runlog", "training.clock", "training.loop",
+    "seed", "main",
+)  # fmt: skip

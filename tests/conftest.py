@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 GOLDEN_TESTS: dict[str, str] = {}
 
 
@@ -31,7 +31,7 @@ def goldens(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture(scope="session")
 def sotu(tmp_path_factory: pytest.TempPathFactory):
     """The real corpus, prepared once in a cache folder of its own."""
-    from pgolf_core.lab.corpus import prepare_sotu
+    from pgolf_core.lab.data.sotu import prepare_sotu
 
     return prepare_sotu(cache_dir=tmp_path_factory.mktemp("cache"), progress=False)
 

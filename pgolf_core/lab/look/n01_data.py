@@ -1,0 +1,199 @@
+"""What notebook 01 looks at: documents, lengths of tokens, reference points in bits, and wrong denominators.
+
+Pure functions over plain data. A stream's targets are its tokens 1..n-1, as everywhere: the first token is never
+predicted.
+"""
+
+from __future__ import annotations
+
+import lzma
+import re
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import zstandard
+
+from pgolf_core.base.files import sha256_bytes
+from pgolf_core.text.tokenizer import SPACE_MARK, TokenBytes, Tokenizer
+
+SPLIT_NAMES = {"train": "train", "val": "validation"}
+"""The manifest's splits as tables and figures call them."""
+VISIBLE = {SPACE_MARK: "␣", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
+
+# ---------------------------------------------------------------------- documents
+
+
+def documents_table(manifest: dict[str, Any]) -> pd.DataFrame:
+    """One row per document in order: name, group, sha256, split, utf8_bytes, tokens (its BOS included), bytes_per_token
+    (BOS left out), position, and year, which is missing where the name does not begin with one.
+    """
+    table = pd.DataFrame(manifest["documents"])
+    table["split"] = table["split"].map(SPLIT_NAMES)
+    table["bytes_per_token"] = table["utf8_bytes"] / (table["tokens"] - 1).clip(lower=1)
+    table["position"] = np.arange(len(table))
+    years = [re.match(r"(\d{4})-", name) for name in table["name"]]
+    table["year"] = pd.array([int(year[1]) if year else None for year in years], dtype="Int64")
+    return table
+
+
+def totals_table(manifest: dict[str, Any]) -> pd.DataFrame:
+    """Whole splits by SPLIT_NAMES: documents, utf8_bytes, tokens, and bytes per token (BOS left out).
+
+    A large dataset's manifest lists only the first training documents; these sums are of all.
+    """
+    table = pd.DataFrame({SPLIT_NAMES[split]: total for split, total in manifest["totals"].items()}).T
+    table["bytes per token"] = table["utf8_bytes"] / (table["tokens"] - table["documents"]).clip(lower=1)
+    return table.rename_axis("split")
+
+
+def compression_by(table: pd.DataFrame, column: str, width: int) -> pd.DataFrame:
+    """Bytes per token (sum over sum, BOS left out) of every split, in bins of `width` of a column (10 years, say).
+
+    Index: the bins' lower ends. A split without text in a bin has NaN there.
+    """
+    text = pd.DataFrame(
+        {
+            column: table[column] // width * width,
+            "split": table["split"],
+            "bytes": table["utf8_bytes"],
+            "tokens": table["tokens"] - 1,
+        }
+    )
+    sums = text.groupby([column, "split"])[["bytes", "tokens"]].sum()
+    return (sums["bytes"] / sums["tokens"]).unstack("split")
+
+
+def off_the_rule(table: pd.DataFrame) -> list[str]:
+    """Names of documents whose split is not what the corpus' rule says, worked out again from their names alone.
+
+    The rule (DESIGN 5): validation if the SHA-256 of the name without its last "-number" is divisible by ten.
+    """
+    wrong = []
+    for name, split in zip(table["name"], table["split"], strict=True):
+        tenth = int(sha256_bytes(name.rpartition("-")[0].encode()), 16) % 10 == 0
+        if split != ("validation" if tenth else "train"):
+            wrong.append(name)
+    return wrong
+
+
+def sums_by_document(values: np.ndarray, tokens: np.ndarray, bos_id: int) -> np.ndarray:
+    """Sum over each document of one value per token [n] (bytes, bits); a document is its BOS and what follows."""
+    starts = np.flatnonzero(np.asarray(tokens) == bos_id)
+    assert len(starts) and starts[0] == 0, "a stream begins with BOS"
+    return np.add.reduceat(values, starts)
+
+
+# ---------------------------------------------------------------------- tokens and bytes
+
+
+def bytes_of_stream(token_bytes: TokenBytes, tokens: np.ndarray) -> np.ndarray:
+    """Bytes of every token of a stream that begins with BOS, int64 [n]; the first one's are zero."""
+    counted = token_bytes.count(tokens[:-1], tokens[1:])
+    return np.concatenate((np.zeros(1, dtype=np.int64), counted))
+
+
+def length_shares(lengths: np.ndarray, longest: int) -> np.ndarray:
+    """Share of tokens [longest + 1] that stand for 0, 1, 2, … bytes."""
+    return np.bincount(lengths, minlength=longest + 1) / len(lengths)
+
+
+def byte_counts(payload: bytes) -> np.ndarray:
+    """How often each of the 256 bytes occurs, int64 [256]."""
+    return np.bincount(np.frombuffer(payload, dtype=np.uint8), minlength=256)
+
+
+def entropy_bits(counts: np.ndarray) -> float:
+    """Order-0 entropy in bits per symbol: what an ideal coder needs that knows these very counts."""
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log2(shares)).sum())
+
+
+def visible_piece(piece: str) -> str:
+    """A piece with its spaces and line breaks made visible, for tables and labels."""
+    return "".join(VISIBLE.get(character, character) for character in piece)
+
+
+def piece_table(tokenizer: Tokenizer, tokens: np.ndarray) -> pd.DataFrame:
+    """Every piece that occurs, most frequent first: piece, bytes, count, share of tokens and of bytes, rank, and the
+    share of bytes covered by it and all before it.
+    """
+    counts = np.bincount(tokens, minlength=tokenizer.vocab_size)
+    lengths = tokenizer.bytes.base.astype(np.int64) + tokenizer.bytes.leading_space
+    order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
+    table = pd.DataFrame(
+        {
+            "piece": [visible_piece(tokenizer.piece(token)) for token in order],
+            "bytes": lengths[order],
+            "count": counts[order],
+            "token_share": counts[order] / counts.sum(),
+            "byte_share": counts[order] * lengths[order] / (counts * lengths).sum(),
+        },
+        index=pd.RangeIndex(1, len(order) + 1, name="rank"),
+    )
+    table["bytes_covered"] = table["byte_share"].cumsum()
+    return table
+
+
+# ---------------------------------------------------------------------- reference points
+
+
+def unigram_bits(train: np.ndarray, targets: np.ndarray, vocab_size: int) -> np.ndarray:
+    """-log2 p(target), float64 [n], of a model that knows how frequent each token is in training.
+
+    p(t) = (count(t) + 1) / (N + V): Laplace's rule, so that a token unseen in training costs finitely many bits.
+    """
+    counts = np.bincount(train, minlength=vocab_size)
+    return -np.log2((counts[targets] + 1) / (len(train) + vocab_size))
+
+
+def bigram_bits(train: np.ndarray, previous: np.ndarray, targets: np.ndarray, vocab_size: int) -> np.ndarray:
+    """-log2 p(target | previous), float64 [n], of pair counts from training, smoothed after Witten and Bell (1991).
+
+    p(t|s) = (c(s,t) + D(s) p(t)) / (c(s) + D(s)), with D(s) the number of different successors of s and p(t) the
+    unigram: it has no setting to choose, and a context that was never seen falls back on the unigram. Memory is
+    proportional to the training tokens, not to V^2.
+    """
+    pairs, counts = np.unique(_pair_codes(train[:-1], train[1:], vocab_size), return_counts=True)
+    context = pairs // vocab_size
+    followed = np.bincount(context, weights=counts, minlength=vocab_size)
+    successors = np.bincount(context, minlength=vocab_size)
+    wanted = _pair_codes(previous, targets, vocab_size)
+    place = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
+    seen = np.where(pairs[place] == wanted, counts[place], 0)
+    fallback = np.exp2(-unigram_bits(train, targets, vocab_size))
+    total, different = followed[previous], successors[previous]
+    known = np.maximum(total + different, 1)
+    return -np.log2(np.where(total > 0, (seen + different * fallback) / known, fallback))
+
+
+def _pair_codes(first: np.ndarray, second: np.ndarray, vocab_size: int) -> np.ndarray:
+    return np.asarray(first, dtype=np.int64) * vocab_size + np.asarray(second, dtype=np.int64)
+
+
+def compressed_bits_per_byte(payload: bytes) -> dict[str, float]:
+    """Bits per byte of two general compressors at their strongest, on this text alone (no training text, no model)."""
+    sizes = {
+        "zstd -22": len(zstandard.ZstdCompressor(level=22).compress(payload)),
+        "xz -9e": len(lzma.compress(payload, preset=9 | lzma.PRESET_EXTREME)),
+    }
+    return {name: 8 * size / len(payload) for name, size in sizes.items()}
+
+
+# ---------------------------------------------------------------------- the almost-right ways
+
+
+def wrong_denominators(tokenizer: Tokenizer, tokens: np.ndarray, text: str) -> dict[str, int]:
+    """Denominators that look like the bytes of the text and are not, for one stream and its text.
+
+    The right one is the UTF-8 bytes of the text. A larger denominator makes every model look better.
+    """
+    targets = np.asarray(tokens[1:])
+    pieces = [tokenizer.piece(token) for token in range(tokenizer.vocab_size)]
+    written = np.array([len(piece.encode("utf-8")) for piece in pieces])
+    spaced = np.array([piece.startswith(SPACE_MARK) for piece in pieces])
+    return {
+        "characters instead of bytes": len(text),
+        "leading spaces counted twice": tokenizer.bytes.total(tokens) + int(spaced[targets].sum()),
+        "pieces as the model file writes them": int(written[targets].sum()),
+    }

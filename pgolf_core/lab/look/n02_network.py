@@ -1,0 +1,386 @@
+"""What notebook 02 looks at: where parameters and bytes go, and what each part does to real tensors before training.
+
+Shapes: B sequences, T positions, C model width, H query heads, K kv heads, D head width, R rotary dimensions.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from pgolf_core.network.attention import causal_attention, exclude_self, rotary_base, rotate
+from pgolf_core.network.grid import GRIDS, grid_names_for
+from pgolf_core.network.model import BIGRAM_HASH, GPT, num_parameters, parameter_shapes, rms_norm
+from pgolf_core.recipes import recipe
+
+KINDS = (
+    (r"tok_emb\.", "token embedding"),
+    (r"bigram\.embed\.", "bigram table"),
+    (r"bigram\.proj\.", "bigram projection"),
+    (r"ve\.(embed|proj)\.", "value embedding"),
+    (r"blocks\.\d+\.attn\.c_q\.", "attention: query"),
+    (r"blocks\.\d+\.attn\.c_k\.", "attention: key"),
+    (r"blocks\.\d+\.attn\.c_v\.", "attention: value"),
+    (r"blocks\.\d+\.attn\.proj\.", "attention: output"),
+    (r"blocks\.\d+\.mlp\.fc\.", "MLP: up"),
+    (r"blocks\.\d+\.mlp\.proj\.", "MLP: down"),
+    (r"", "gains, gates, scales"),
+)
+"""Pattern of a parameter's name and its kind; the first match wins."""
+
+
+# ---------------------------------------------------------------------- shape, parameters, bytes
+
+
+def tensor_kind(name: str) -> str:
+    """The kind of a parameter by its name in the state dict."""
+    return next(kind for pattern, kind in KINDS if re.match(pattern, name))
+
+
+def parameter_budget(config: recipe.Model) -> pd.DataFrame:
+    """Tensors, parameters and their share by kind, in the order of KINDS; kinds the network lacks are left out."""
+    shapes = parameter_shapes(config)
+    table = pd.DataFrame({"kind": map(tensor_kind, shapes), "parameters": map(math.prod, shapes.values())})
+    budget = table.groupby("kind")["parameters"].agg(tensors="size", parameters="sum")
+    budget = budget.reindex([kind for _, kind in KINDS if kind in budget.index])
+    return budget.assign(share=budget["parameters"] / budget["parameters"].sum())
+
+
+def parameter_formula(config: recipe.Model) -> int:
+    """The number of parameters in closed form, from the shape alone: the formula that notebook 02 explains."""
+    width, layers = config.model_dim, config.num_layers
+    kv_width = config.num_kv_heads * (width // config.num_heads)
+    block = 2 * width**2 + 2 * width * kv_width + 2 * width * config.mlp_hidden + 4 * width + config.num_heads
+    total = config.vocab_size * width + layers // 2 * width + layers * block
+    total += width if config.smear != "off" else 0
+    if config.bigram_rows:
+        total += config.bigram_rows * config.bigram_dim + config.bigram_dim * width + 1
+    if config.ve_dim:
+        total += config.vocab_size * config.ve_dim + config.ve_dim * kv_width + layers
+    return total
+
+
+def shape_table(configs: Mapping[str, recipe.Model], lengths: Mapping[str, int]) -> pd.DataFrame:
+    """The shapes of networks side by side: one column per name; `lengths` are their training lengths in tokens."""
+    return pd.DataFrame({name: _shape(config, lengths[name]) for name, config in configs.items()})
+
+
+def _shape(config: recipe.Model, num_tokens: int) -> dict[str, str]:
+    layers, head = config.num_layers, config.model_dim // config.num_heads
+    base = rotary_base(num_tokens, config.rope_dims, config.rope_base, config.rope_reference_tokens)
+    return {
+        "layers (encoder + decoder)": f"{layers} ({layers // 2} + {layers - layers // 2})",
+        "width C": f"{config.model_dim}",
+        "query heads H / kv heads K": f"{config.num_heads} / {config.num_kv_heads}",
+        "head width D": f"{head}",
+        "MLP hidden F": f"{config.mlp_hidden}",
+        "vocabulary V": f"{config.vocab_size}",
+        "rotary dims R of D": f"{config.rope_dims} of {head}",
+        "training length T": f"{num_tokens}",
+        "rotary base in force at T": f"{base:,.0f}",
+        "bigram rows × width": f"{config.bigram_rows} × {config.bigram_dim}" if config.bigram_rows else "none",
+        "smear gate": config.smear,
+        "LN scale": "1/sqrt(l+1)" if config.ln_scale else "1",
+        "layers with XSA": ", ".join(map(str, range(layers - config.xsa_last_n, layers))) or "none",
+        "value embedding": f"{config.ve_dim} in {list(config.ve_layers)}" if config.ve_dim else "none",
+        "matrices at the start": config.init,
+        "norm epsilon": f"2^{math.log2(config.norm_eps):g}" if config.norm_eps else "0",
+        "parameters": f"{num_parameters(config):,}",
+    }
+
+
+def wiring(config: recipe.Model) -> pd.DataFrame:
+    """What each layer receives and which switches it has: half, skip_from (-1 for none), ln_scale, xsa."""
+    layers = np.arange(config.num_layers)
+    encoder = config.num_layers // 2
+    source = 2 * encoder - 1 - layers  # last in, first out: decoder layer j pops encoder layer E - 1 - j
+    return pd.DataFrame(
+        {
+            "half": np.where(layers < encoder, "encoder", "decoder"),
+            "skip_from": np.where((layers >= encoder) & (source >= 0), source, -1),
+            "ln_scale": 1 / np.sqrt(layers + 1) if config.ln_scale else np.ones(config.num_layers),
+            "xsa": layers >= config.num_layers - config.xsa_last_n,
+        },
+        index=pd.Index(layers, name="layer"),
+    )
+
+
+def on_grids(quant: recipe.Quant) -> recipe.Quant:
+    """The same settings with quant.kind = grid: what named grids would do where a recipe has steps."""
+    return dataclasses.replace(quant, kind="grid", target_bytes=0)
+
+
+def size_estimate(config: recipe.Model, quant: recipe.Quant) -> dict[str, int]:
+    """Bytes by grid family, and of the row scales, if every code took log2(number of codes) bits: a bound that the
+    packed file stays below as far as trained codes are unevenly used. Gradient allocation counts as six bits.
+    """
+    shapes = parameter_shapes(config)
+    sizes: dict[str, float] = {}
+    for name, grid_name in grid_names_for(shapes, on_grids(quant), bits={}).items():
+        shape, bits = shapes[name], 16.0
+        if grid_name != "fp16":
+            grid = GRIDS[grid_name]
+            codes = {code for code in range(grid.qmin, grid.qmax + 1) if code % grid.step == 0} | {grid.qmin, grid.qmax}
+            bits = math.log2(len(codes))
+            sizes["scales"] = sizes.get("scales", 0) + 2 * shape[0]
+        family = grid_name.split("_")[0]
+        sizes[family] = sizes.get(family, 0) + math.prod(shape) * bits / 8
+    return {family: math.ceil(size) for family, size in sizes.items()}
+
+
+def size_alternatives(config: recipe.Model, quant: recipe.Quant) -> dict[str, dict[str, int]]:
+    """`size_estimate` of the recipe's grids, and of every matrix above the size threshold at fp16, int8 and int6.
+
+    Those three rows leave the recipe's exceptions out. Every row has all parts, in one order: int5, int6, …, scales.
+    """
+    rows = {}
+    for label, grid in (("all fp16", "fp16"), ("matrices int8", "int8_row_clip"), ("matrices int6", "int6_row")):
+        every = dict.fromkeys(("attention", "mlp", "tok_emb", "other"), grid)
+        rows[label] = size_estimate(config, dataclasses.replace(quant, allocation="fixed", exceptions=(), **every))
+    rows["this recipe"] = size_estimate(config, quant)
+    parts = sorted({part for row in rows.values() for part in row}, key=lambda part: (not part.startswith("int"), part))
+    return {label: {part: row.get(part, 0) for part in parts} for label, row in rows.items()}
+
+
+# ---------------------------------------------------------------------- the start, predicted
+
+
+def initial_sizes(config: recipe.Model) -> dict[str, float]:
+    """Root mean squares at initialisation, in expectation: the first stream, and the last state after its norm.
+
+    A norm maps a vector of mean square m to one of m / (m + eps): to nearly one while eps is small against m, which for
+    embeddings of variance 2.5e-5 it is at 2^-23 and is not at the 2^-7 of torch 2.4 with bfloat16 (SEEDS 9.1). A smear
+    gate at one half mixes two unrelated vectors and halves the mean square.
+    """
+
+    def normed(square: float) -> float:
+        return square / (square + config.norm_eps)
+
+    first = config.embed_init_std**2
+    first = normed(first / 2) if config.smear == "before" else normed(first)
+    first = first / 2 if config.smear == "after" else first
+    copies = 1 + config.num_layers // 2  # every skip adds the same stream once more
+    return {"first stream": math.sqrt(first), "last state": math.sqrt(normed(copies**2 * first))}
+
+
+def expected_initial_loss(config: recipe.Model) -> float:
+    """Nats per token at initialisation, to first order, for targets unrelated to what went in.
+
+    Every block adds zero then, so the last hidden state is the normalised embedding: of the current and the previous
+    token in equal parts under a smear gate, else of the current one. Its root mean square f is one but for the norm's
+    epsilon (`initial_sizes`). Those tokens' tied rows therefore get the logit a = f s C / sqrt(2) (or f s C), s the
+    embedding's standard deviation; all others are N(0, f^2 s^2 C). Holds for s^2 C << 1.
+    """
+    mixed = 1 if config.smear == "off" else 2
+    spread = initial_sizes(config)["last state"] * config.embed_init_std
+    own = spread * config.model_dim / math.sqrt(mixed)
+    own = config.logit_softcap * math.tanh(own / config.logit_softcap)
+    others = (config.vocab_size - mixed) * math.exp(spread**2 * config.model_dim / 2)
+    return math.log(others + mixed * math.exp(own))
+
+
+@torch.no_grad()
+def woken(model: GPT, seed: int = 0) -> GPT:
+    """A copy whose zero matrices are filled: output projections orthogonal, the bigram table with N(0, 1).
+
+    At initialisation attention and MLP cannot reach the output, so whatever is checked there holds of any attention.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    model = copy.deepcopy(model)
+    for block in model.blocks:
+        for linear in (block.attn.proj, block.mlp.proj):
+            filled = nn.init.orthogonal_(torch.empty(linear.weight.shape), generator=generator)
+            linear.weight.copy_(filled)
+    if model.bigram is not None:
+        table = model.bigram.embed.weight
+        table.copy_(torch.randn(table.shape, generator=generator))
+    return model
+
+
+@torch.no_grad()
+def matched(model: GPT) -> GPT:
+    """A copy whose heads ask for what they are: every query projection is its group's key projection.
+
+    Before training the two are unrelated, so distance has nothing to weaken; here a token seeks its like.
+    """
+    model = copy.deepcopy(model)
+    for block in model.blocks:
+        keys = block.attn.c_k.weight.unflatten(0, (block.attn.kv_heads, -1))
+        block.attn.c_q.weight.copy_(
+            keys.repeat_interleave(block.attn.heads // block.attn.kv_heads, dim=0).flatten(0, 1)
+        )
+    return model
+
+
+# ---------------------------------------------------------------------- on real tokens
+
+
+def bigram_collisions(tokens: np.ndarray, rows: int) -> dict[str, float]:
+    """How pairs of neighbouring tokens share the hashed table: distinct pairs, rows used, pairs per used row, and the
+    share of occurrences whose pair is the most frequent one of its row.
+    """
+    previous, current = tokens[:-1].astype(np.int64), tokens[1:].astype(np.int64)
+    hashed = ((BIGRAM_HASH[0] * current) ^ (BIGRAM_HASH[1] * previous)) % (rows - 1)
+    pairs, first, counts = np.unique((previous << 32) | current, return_index=True, return_counts=True)
+    row_of_pair = hashed[first]
+    largest = np.zeros(rows, dtype=np.int64)
+    np.maximum.at(largest, row_of_pair, counts)
+    used = np.unique(row_of_pair)
+    return {
+        "distinct pairs": len(pairs),
+        "rows used": len(used),
+        "pairs per used row": len(pairs) / len(used),
+        "share of its row's most frequent pair": float(largest.sum() / counts.sum()),
+    }
+
+
+@torch.no_grad()
+def first_changed_position(model: GPT, ids: Tensor, position: int) -> int:
+    """Replace token `position` of ids [B, T] by another: the first position at which any logit changes at all (T if
+    none does). A causal model gives `position`; the comparison is of bits, not within a tolerance.
+    """
+    other = ids.clone()
+    other[:, position] = (other[:, position] + 1) % model.config.vocab_size
+    changed = (model.logits(ids) != model.logits(other)).any(-1).any(0).nonzero()
+    return int(changed[0]) if len(changed) else ids.size(1)
+
+
+@torch.no_grad()
+def attention_maps(model: GPT, ids: Tensor, layer: int, gain: float | None = None, rotary: bool = True) -> Tensor:
+    """Softmax weights [B, H, T, T] of one layer, float32, the future NaN. `gain` replaces the heads' q gains;
+    rotary=False leaves positions out.
+    """
+    block = model.blocks[layer]
+    cos, sin = model.rotary(ids.size(1), ids.device)
+    if not rotary:
+        cos, sin = torch.ones_like(cos), torch.zeros_like(sin)
+    x, x0 = model.trunk(ids, stop=layer)
+    inputs = block.normed(block.mix(x, x0))
+    q, k = block.attn.queries_and_keys(inputs, cos, sin)
+    if gain is not None:
+        plain = rms_norm(block.attn.c_q(inputs).unflatten(-1, (block.attn.heads, -1)), block.attn.eps)
+        q = gain * rotate(plain, cos, sin)
+    k = k.repeat_interleave(q.size(2) // k.size(2), dim=2)
+    scores = torch.einsum("bthd,bshd->bhts", q.float(), k.float()) / math.sqrt(q.size(-1))
+    future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+    return scores.masked_fill(future, -math.inf).softmax(-1).masked_fill(future, math.nan)
+
+
+def attention_statistics(maps: Tensor) -> dict[str, float]:
+    """Means over sequences, heads and the second half of the positions of maps [B, H, T, T]: the effective number of
+    positions attended to (exp of the entropy in nats), the weight on the position itself and on the one before, and
+    the distance looked back, in tokens. Needs T of at least 2.
+    """
+    length = maps.size(-1)
+    assert length >= 2
+    late = maps.nan_to_num(0.0)[:, :, length // 2 :]
+    query = torch.arange(length // 2, length, device=maps.device)
+    back = (query[:, None] - torch.arange(length, device=maps.device)).clamp(min=0)
+    entropy = -torch.xlogy(late, late).sum(-1)
+    return {
+        "effective positions": entropy.exp().mean().item(),
+        "weight on itself": _weight(late, query),
+        "weight on the one before": _weight(late, query - 1),
+        "tokens looked back": (late * back).sum(-1).mean().item(),
+    }
+
+
+def _weight(maps: Tensor, keys: Tensor) -> float:
+    index = keys.expand(*maps.shape[:-1]).unsqueeze(-1)
+    return maps.gather(-1, index).mean().item()
+
+
+@torch.no_grad()
+def attended(model: GPT, ids: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+    """What a layer's heads read and what they could read of themselves: y [B, T, H, D] before any exclusion, and the
+    values v [B, T, K, D].
+    """
+    x, x0 = model.trunk(ids, stop=layer)
+    block = model.blocks[layer]
+    inputs = block.normed(block.mix(x, x0))
+    v = block.attn.c_v(inputs)
+    if model.ve is not None and layer in model.config.ve_layers:
+        v = v + model.ve_scales[layer] * model.ve(ids, v.dtype)
+    v = v.unflatten(-1, (block.attn.kv_heads, -1))
+    q, k = block.attn.queries_and_keys(inputs, *model.rotary(ids.size(1), ids.device))
+    return causal_attention(q, k, v), v
+
+
+def exclusion_table(y: Tensor, v: Tensor) -> pd.DataFrame:
+    """Exclusive self-attention on y [B, T, H, D], v [B, T, K, D]: the part of a head's output along its own value,
+    before and after, and the norm that is left. All are relative to the norm before; means over sequences, heads and
+    bands of positions.
+    """
+    own = v.float().repeat_interleave(y.size(2) // v.size(2), dim=2)
+    unit = own / own.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+    whole = y.float().norm(dim=-1).clamp(min=1e-12)
+    columns = {}
+    after = exclude_self(y, v).float()
+    for label, heads in (("before", y.float()), ("after", after)):
+        columns[f"along own value, {label}"] = ((heads * unit).sum(-1).abs() / whole).mean((0, 2))
+    columns["norm left"] = (after.norm(dim=-1) / whole).mean((0, 2))
+    table = pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
+    labels = ["first position", "1 to 7", "8 to 63", "64 and on"]
+    bands = pd.cut(table.index, [-1, 0, 7, 63, math.inf], labels=labels)
+    return table.groupby(bands, observed=True).mean().rename_axis("positions")
+
+
+@torch.no_grad()
+def residual_profile(model: GPT, ids: Tensor) -> pd.DataFrame:
+    """Root mean squares by layer on ids [B, T]: the stream that enters (skip added), what attention and MLP add to it,
+    and the stream that leaves. Index: layer.
+    """
+    seen: dict[tuple[int, str], float] = {}
+
+    def note(layer: int, what: str, x: Tensor, scale: Tensor | None = None) -> None:
+        x = x.float() if scale is None else x.float() * scale
+        seen[layer, what] = x.square().mean().sqrt().item()
+
+    handles = []
+    for layer, block in enumerate(model.blocks):
+        handles += [
+            block.register_forward_pre_hook(lambda _, inputs, n=layer: note(n, "enters", inputs[0])),
+            block.attn.register_forward_hook(
+                lambda _, __, added, n=layer, scale=block.attn_scale: note(n, "attention adds", added, scale)
+            ),
+            block.mlp.register_forward_hook(
+                lambda _, __, added, n=layer, scale=block.mlp_scale: note(n, "MLP adds", added, scale)
+            ),
+            block.register_forward_hook(lambda _, __, leaves, n=layer: note(n, "leaves", leaves)),
+        ]
+    try:
+        model.trunk(ids)
+    finally:
+        for handle in handles:
+            handle.remove()
+    layers = range(len(model.blocks))
+    columns = ("enters", "attention adds", "MLP adds", "leaves")
+    return pd.DataFrame(
+        {what: [seen[layer, what] for layer in layers] for what in columns}, index=pd.Index(layers, name="layer")
+    )
+
+
+# ---------------------------------------------------------------------- rotary embedding
+
+
+def wavelengths(config: recipe.Model, num_tokens: int) -> np.ndarray:
+    """Tokens per full turn of each rotated pair, float64 [R/2], in sequences of this length: 2 pi base^(2j/R)."""
+    base = rotary_base(num_tokens, config.rope_dims, config.rope_base, config.rope_reference_tokens)
+    return 2 * math.pi * base ** (np.arange(0, config.rope_dims, 2) / config.rope_dims)
+
+
+def distance_kernel(config: recipe.Model, num_tokens: int, distances: np.ndarray) -> np.ndarray:
+    """What distance alone does to a score: the mean cosine between a vector of equal entries and itself rotated by so
+    many positions, float64. Unrotated dimensions add their share at any distance: 1 is no effect at all.
+    """
+    head_dim = config.model_dim // config.num_heads
+    angles = 2 * math.pi * np.asarray(distances)[:, None] / wavelengths(config, num_tokens)
+    return (2 * np.cos(angles).sum(1) + head_dim - config.rope_dims) / head_dim

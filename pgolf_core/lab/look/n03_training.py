@@ -1,0 +1,319 @@
+"""What notebook 03 looks at: Newton-Schulz on a real gradient, who updates which tensor, the plan and the log of a run.
+
+Pure functions over recipes, tensors and the lines of metrics.jsonl. Singular values are those of the matrix divided by
+its Frobenius norm, as the iteration itself begins, and sorted from the largest down.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pgolf_core.base import device as machine
+from pgolf_core.network.model import build_model
+from pgolf_core.recipes import recipe
+from pgolf_core.text.shards import TokenStream, step_batch
+from pgolf_core.training.optim import (
+    NEWTON_SCHULZ_COEFFICIENTS,
+    Optimizers,
+    clip_gradients,
+    muon_momentum,
+    newton_schulz,
+    parameter_groups,
+    rate_multiplier,
+)
+
+PROBE_TOKENS = 8192
+"""Tokens of a batch that is only looked at: seconds on a CPU for every recipe, a whole step of the local ones."""
+PROBE_STEPS = 2
+"""Steps before the gradient that is looked at. Output projections start at zero, so the first gradient of everything
+behind them is exactly zero; after two steps every matrix has one."""
+
+
+# ---------------------------------------------------------------------- a real gradient, and what is done to it
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Gradients of a network that has just begun to learn."""
+
+    gradients: dict[str, Tensor]
+    """Of every matrix that Muon updates: float32 on the CPU, before clipping."""
+    losses: list[float]
+    """Nats per token of each batch, the first of them at the initial weights."""
+    batch_tokens: int
+    silent: list[str]
+    """Muon's matrices whose gradient at the initial weights is exactly zero."""
+
+
+def probe_gradients(
+    settings: recipe.Recipe,
+    seed: int,
+    train_paths: Sequence[Path],
+    steps: int = PROBE_STEPS,
+    max_tokens: int = PROBE_TOKENS,
+) -> Probe:
+    """Take `steps` of the recipe's own steps from the seed's initial weights, then one more gradient.
+
+    Batches are the first of the training stream, cut to `max_tokens` (at least one sequence). Nothing is kept: the run
+    itself begins from the same initial weights again.
+    """
+    data = settings.data
+    rows = max(1, min(data.batch_tokens, max_tokens) // data.seq_len)
+    data = dataclasses.replace(data, batch_tokens=rows * data.seq_len, spans_per_step=1)
+    device = machine.pick_device()
+    model = build_model(settings.model, seed).to(device)
+    optimizers = Optimizers(model, settings.optim)
+    matrices = {name: p for members in optimizers.muon.shapes.values() for name, p in members.items()}
+    stream = TokenStream(train_paths, settings.model.vocab_size, seed=seed)
+    losses: list[float] = []
+    silent: list[str] = []
+    for step in range(steps + 1):
+        inputs, targets = (part.to(device) for part in step_batch(stream, data))
+        with machine.autocast(device, settings.schedule.autocast):
+            loss = model(inputs, targets)
+        loss.backward()
+        losses.append(loss.item())
+        if step == 0:
+            silent = [name for name, p in matrices.items() if not p.grad.any()]
+        if step < steps:
+            clip_gradients(optimizers.trained, settings.optim.grad_clip_norm)
+            optimizers.step(1.0, muon_momentum(step, settings.optim))
+    gradients = {name: p.grad.detach().float().cpu() for name, p in matrices.items()}
+    return Probe(gradients, losses, data.batch_tokens, silent)
+
+
+def of_layer(gradients: Mapping[str, Tensor], layer: int) -> dict[str, Tensor]:
+    """The matrices of one block, and those that belong to no block."""
+    return {
+        name: matrix
+        for name, matrix in gradients.items()
+        if not name.startswith("blocks.") or name.startswith(f"blocks.{layer}.")
+    }
+
+
+def singular_values(matrix: Tensor) -> np.ndarray:
+    """Singular values [min(rows, cols)] of a matrix as it is, largest first, float64."""
+    return torch.linalg.svdvals(matrix.double()).numpy()
+
+
+def newton_schulz_path(matrix: Tensor, steps: int, dtype: torch.dtype) -> list[np.ndarray]:
+    """Singular values after 0, 1, .. `steps` iterations in `dtype`: steps + 1 arrays [min(rows, cols)]."""
+    return [singular_values(newton_schulz(matrix, done, dtype)) for done in range(steps + 1)]
+
+
+def scalar_map(steps: int, points: int = 400) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """What each iteration has done to a singular value x in [0, 1] so far: {iterations: (x, value)}.
+
+    The quintic acts on singular values alone: U S V^T becomes U (aS + bS^3 + cS^5) V^T.
+    """
+    a, b, c = NEWTON_SCHULZ_COEFFICIENTS
+    x = np.linspace(0.0, 1.0, points)
+    values = {0: (x, x)}
+    for done in range(1, steps + 1):
+        y = values[done - 1][1]
+        values[done] = (x, a * y + b * y**3 + c * y**5)
+    return values
+
+
+def stable_rank(values: np.ndarray) -> float:
+    """Sum of squared singular values over the largest squared: how many directions carry the matrix; 0 for zeros."""
+    return float((values**2).sum() / values.max() ** 2) if values.max() > 0 else 0.0
+
+
+def orthogonalisation_table(gradients: Mapping[str, Tensor], steps: int, dtype: torch.dtype) -> pd.DataFrame:
+    """Each matrix before and after Newton-Schulz: shape, largest, median and smallest singular value, stable rank.
+
+    `cosine` is the angle between the gradient and its update; above zero the update still goes downhill.
+    """
+    rows = []
+    for name, matrix in gradients.items():
+        update = newton_schulz(matrix, steps, dtype).float()
+        before, after = singular_values(newton_schulz(matrix, 0, torch.float32)), singular_values(update)
+        rows.append(
+            {
+                "matrix": name.removesuffix(".weight"),
+                "rows": matrix.shape[0],
+                "columns": matrix.shape[1],
+                **{f"{word} before": float(pick(before)) for word, pick in _SPREAD},
+                **{f"{word} after": float(pick(after)) for word, pick in _SPREAD},
+                "rank before": stable_rank(before),
+                "rank after": stable_rank(after),
+                "cosine": float(torch.nn.functional.cosine_similarity(matrix.flatten(), update.flatten(), dim=0)),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+_SPREAD = (("largest", np.max), ("median", np.median), ("smallest", np.min))
+
+
+# ---------------------------------------------------------------------- who updates what
+
+
+def optimizer_table(shapes: Mapping[str, tuple[int, ...]], optim: recipe.Optim) -> pd.DataFrame:
+    """One row per group of `parameter_groups`: its members (layer numbers left out), optimiser, rates, sizes.
+
+    `beta1` is Muon's final momentum for Muon; `decay is applied` says on which side of the update. A frozen group has
+    no rates at all.
+    """
+    groups = parameter_groups(shapes, optim)
+    members = [name for group in groups for name in group.parameters]
+    assert sorted(members) == sorted(shapes), "every parameter must be in exactly one group"
+    rows = []
+    for group in groups:
+        is_muon, is_frozen = group.optimizer == "muon", group.optimizer == "frozen"
+        side = optim.muon_wd_order if is_muon else "before"  # torch's AdamW shrinks the weights, then steps
+        rows.append(
+            {
+                "group": group.name,
+                "tensors": ", ".join(dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name in group.parameters)),
+                "optimiser": group.optimizer,
+                "learning rate": math.nan if is_frozen else group.lr,
+                "beta1": math.nan if is_frozen else optim.muon_momentum if is_muon else group.betas[0],
+                "beta2": math.nan if is_frozen or is_muon else group.betas[1],
+                "weight decay": math.nan if is_frozen else group.weight_decay,
+                "decay is applied": side if group.weight_decay else "-",
+                "count": len(group.parameters),
+                "parameters": sum(math.prod(shapes[name]) for name in group.parameters),
+            }
+        )
+    table = pd.DataFrame(rows)
+    return table.assign(share=table["parameters"] / table["parameters"].sum())
+
+
+def frozen_names(shapes: Mapping[str, tuple[int, ...]], optim: recipe.Optim) -> list[str]:
+    """Parameters that stay at their random start, in the network's order."""
+    groups = parameter_groups(shapes, optim)
+    return [name for group in groups if group.optimizer == "frozen" for name in group.parameters]
+
+
+def training_settings(settings: recipe.Recipe) -> dict[str, str]:
+    """What decides a training run apart from the network, in words with units, as text for a table."""
+    schedule, optim, data = settings.schedule, settings.optim, settings.data
+    every, targets, share = schedule.val_every_steps, schedule.val_tokens, schedule.warmdown_fraction
+    late = f"late, below a multiplier of {settings.qat.threshold:g}, rates × {settings.qat.lr_factor:g}"
+    return {
+        "wall-clock cap (s)": f"{schedule.max_seconds:g}" if schedule.max_seconds > 0 else "none",
+        "iterations at most": f"{schedule.iterations:,}",
+        "warm-down": f"the last {share:.0%}" if share else f"{schedule.warmdown_iters:,} steps",
+        "warm-up, rolled back (steps)": f"{schedule.warmup_steps:,}",
+        "tokens of a step": f"{data.batch_tokens:,}",
+        "sequence length (tokens)": f"{data.seq_len:,}",
+        "learning rates: tables, matrices, scalars": f"{optim.embed_lr:g}, {optim.matrix_lr:g}, {optim.scalar_lr:g}",
+        "weight decay: Muon, AdamW": f"{optim.muon_wd:g} {optim.muon_wd_order} the update, {optim.adam_wd:g}",
+        "Muon's momentum": f"{optim.muon_momentum_start:g} to {optim.muon_momentum:g}",
+        "momentum rises over (steps)": f"{optim.muon_momentum_warmup_steps:,}",
+        "clipping norm": f"{optim.grad_clip_norm:g}" if optim.grad_clip_norm > 0 else "none",
+        "validation every (steps)": f"{every:,}" if every else "at the end",
+        "validation targets": f"{targets:,}" if targets else "all",
+        "checkpoint every (s)": f"{schedule.checkpoint_every_seconds:g}",
+        "averaging": settings.average.kind,
+        "quantisation-aware training": late if settings.qat.kind == "late" else settings.qat.kind,
+    }
+
+
+# ---------------------------------------------------------------------- the plan
+
+
+def planned_schedule(settings: recipe.Recipe, num_steps: int) -> pd.DataFrame:
+    """Columns step, share, multiplier, momentum of a run in which `num_steps` equal steps fill the budget.
+
+    `share` is the part of the budget (clock, or iterations where there is no cap) that is used when the step begins.
+    Late QAT's factor is in the multiplier from the step at which it comes on.
+    """
+    schedule = settings.schedule
+    steps = np.arange(num_steps)
+    step_seconds = schedule.max_seconds / num_steps
+    if schedule.max_seconds <= 0:
+        schedule = dataclasses.replace(schedule, iterations=num_steps)
+    multipliers = [rate_multiplier(schedule, int(step), step * step_seconds) for step in steps]
+    if settings.qat.kind == "late":
+        begun = np.minimum.accumulate(multipliers) < settings.qat.threshold
+        multipliers = np.where(begun, settings.qat.lr_factor, 1.0) * multipliers
+    momenta = [muon_momentum(int(step), settings.optim) for step in steps]
+    return pd.DataFrame({"step": steps, "share": steps / num_steps, "multiplier": multipliers, "momentum": momenta})
+
+
+def planned_lengths(schedule: recipe.Schedule) -> list[int]:
+    """Numbers of steps worth drawing: half, twice and eight times the warm-down; the iterations where no clock ends the
+    run."""
+    if schedule.max_seconds <= 0:
+        return [schedule.iterations]
+    if schedule.warmdown_fraction > 0:
+        return [schedule.iterations]
+    warmdown = max(schedule.warmdown_iters, 2)
+    return sorted({min(max(round(warmdown * times), 1), schedule.iterations) for times in (0.5, 2, 8)})
+
+
+# ---------------------------------------------------------------------- the log
+
+
+def metrics_tables(records: Iterable[Mapping[str, Any]]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(training steps, validations) from the lines of metrics.jsonl, each indexed from zero in order of writing.
+
+    Of several validations at one step (a run that was killed just after one does it again) the last counts.
+    """
+    table = pd.DataFrame(list(records))
+    parts = [table[table["kind"] == kind].dropna(axis="columns", how="all") for kind in ("train", "val")]
+    train, val = parts[0], parts[1].drop_duplicates("step", keep="last")
+    return train.reset_index(drop=True), val.reset_index(drop=True)
+
+
+def run_numbers(train: pd.DataFrame, parameters: int, corpus_tokens: int, clip_norm: float) -> dict[str, float]:
+    """Numbers that describe a training run, from its steps: amounts of data and speed, and how often gradients were
+    clipped. Seconds of single steps are differences of the clock, so the first one is left out."""
+    tokens, seconds = int(train["tokens"].iloc[-1]), float(train["seconds"].iloc[-1])
+    step_seconds = np.diff(train["seconds"]) if len(train) > 1 else train["seconds"].to_numpy()
+    return {
+        "passes over the training split": tokens / corpus_tokens,
+        "tokens per parameter": tokens / parameters,
+        "median step (s)": float(np.median(step_seconds)),
+        "slowest step (s)": float(np.max(step_seconds)),
+        "tokens per second": tokens / seconds,
+        "clipped steps (share)": float((train["grad_norm"] > clip_norm).mean()) if clip_norm > 0 else 0.0,
+    }
+
+
+def smoothed(values: Sequence[float], window: int) -> np.ndarray:
+    """Trailing mean over the last `window` values (fewer at the start), same length."""
+    return pd.Series(np.asarray(values, dtype=float)).rolling(window, min_periods=1).mean().to_numpy()
+
+
+def seconds_table(seconds: Mapping[str, float], notebook_seconds: float, earlier_seconds: float) -> pd.DataFrame:
+    """Where the wall time went, training's own ledger of all attempts (`clock.PARTS`); the last row is what this
+    notebook has spent outside training. `earlier_seconds` of the ledger were spent in other notebooks than this."""
+    words = {
+        "train": "training steps",
+        "data": "reading shards",
+        "warmup": "compilation and warm-up, rolled back",
+        "validation": "validation",
+        "averaging": "final average",
+        "checkpoints": "checkpoints and weights",
+        "lost": "lost in attempts that were killed",
+        "rest": "logs and progress bar",
+    }
+    rest = max(notebook_seconds - (sum(seconds.values()) - earlier_seconds), 0.0)
+    parts = [*((words[key], seconds[key]) for key in words), ("the rest of this notebook", rest)]
+    table = pd.DataFrame(parts, columns=["part", "seconds"])
+    table.insert(1, "on the clock", ["yes" if part == words["train"] else "no" for part in table["part"]])
+    return table.assign(share=table["seconds"] / table["seconds"].sum())
+
+
+def overshoot_seconds(train: pd.DataFrame, cap_seconds: float) -> float:
+    """Seconds by which the clock passed the cap, 0 without one. Only the last step may do that: it began before."""
+    if cap_seconds <= 0:
+        return 0.0
+    clock = [0.0, *train["seconds"]]
+    assert clock[-2] < cap_seconds, f"a step began at {clock[-2]:.3f} s, after the cap of {cap_seconds:g} s"
+    return max(clock[-1] - cap_seconds, 0.0)

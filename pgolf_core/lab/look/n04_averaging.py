@@ -1,0 +1,383 @@
+"""What notebook 04 looks at: how an average weighs the steps, how far it is from the last weights, what rounding does.
+
+`weights` are the parameters of a network by name, float32 tensors on the CPU. Nothing here changes a run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pgolf_core.base import device as machine
+from pgolf_core.lab.look.n02_network import on_grids, tensor_kind
+from pgolf_core.network.grid import (
+    GRIDS,
+    Grid,
+    choose_scale,
+    dequantise,
+    fake_quantise,
+    grid_names_for,
+    qat_grids,
+    quantise,
+    quantise_tensor,
+)
+from pgolf_core.network.model import GPT
+from pgolf_core.network.score import Score, bits_per_byte
+from pgolf_core.recipes import recipe
+from pgolf_core.text.tokenizer import TokenBytes
+
+Weights = Mapping[str, Tensor]
+SCORING_FLOPS = {"cpu": 1.2e12, "cuda": 4e15}
+"""Work that one score may cost: some ten seconds on two CPU cores and on one H100 (the FineWeb split whole)."""
+FLOPS_PER_LOGIT = 1600
+"""What a logit costs beside its product (soft cap, exponential, memory) in operations of a matrix product, on a CPU."""
+
+
+# ---------------------------------------------------------------------- which targets
+
+
+def affordable_targets(num_targets: int, parameters: int, vocab_size: int, seq_len: int, device_type: str) -> int:
+    """How many targets to score, from the split's start: all of them, or the whole windows that SCORING_FLOPS pays for.
+
+    A rule of sizes, not of measured time: one run scored on two machines of a kind is scored on the same targets.
+    """
+    flops_per_target = 2 * parameters + FLOPS_PER_LOGIT * vocab_size
+    windows = int(SCORING_FLOPS[device_type] / (flops_per_target * seq_len))
+    return min(num_targets, max(windows, 1) * seq_len)
+
+
+def bpb_of_first(score: Score, tokens: np.ndarray, token_bytes: TokenBytes, num_targets: int) -> float:
+    """bpb of a score's first targets alone. A standard score's windows do not overlap, so if `num_targets` ends at one
+    of them this is exactly what scoring that part would give."""
+    nats = float(score.per_token_nats[:num_targets].sum(dtype=np.float64))
+    return bits_per_byte(nats, token_bytes.total(tokens[: num_targets + 1]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """Some windows of the standard score, evenly spread: what many sets of weights are compared on."""
+
+    windows: np.ndarray
+    """Numbers of the windows, int64 [n]."""
+    tokens: Tensor
+    """int64 [n, length + 1]: a window's inputs are its first `length` tokens, its targets the last."""
+    num_bytes: int
+    """Bytes of all targets."""
+
+    @property
+    def num_targets(self) -> int:
+        """Targets in all windows."""
+        return len(self.windows) * (self.tokens.size(1) - 1)
+
+    def bpb_of_score(self, score: Score) -> float:
+        """The sample's bpb taken out of a standard score that covers it."""
+        length = self.tokens.size(1) - 1
+        places = self.windows[:, None] * score.seq_len + np.arange(length)
+        return bits_per_byte(float(score.per_token_nats[places].sum(dtype=np.float64)), self.num_bytes)
+
+    @torch.inference_mode()
+    def bpb_of_model(self, model: GPT, batch_seqs: int, autocast: str) -> float:
+        """The sample's bpb by running `model` over it, in eval mode."""
+        device, nats = next(model.parameters()).device, 0.0
+        model.eval()
+        with machine.autocast(device, autocast):
+            for batch in self.tokens.split(batch_seqs):
+                losses = model.token_losses(batch[:, :-1].to(device), batch[:, 1:].to(device))
+                nats += losses.double().sum().item()
+        return bits_per_byte(nats, self.num_bytes)
+
+
+def spread_sample(tokens: np.ndarray, token_bytes: TokenBytes, num_targets: int, seq_len: int, share: float) -> Sample:
+    """About a `share` of the whole windows among the first `num_targets` targets, at least one."""
+    length = min(seq_len, num_targets)
+    whole = num_targets // length
+    windows = np.unique(np.linspace(0, whole - 1, max(round(share * whole), 1)).round().astype(np.int64))
+    rows = np.stack([tokens[start : start + length + 1] for start in windows * length]).astype(np.int64)
+    return Sample(windows, torch.from_numpy(rows), sum(token_bytes.total(row) for row in rows))
+
+
+def paired_difference(one: Score, other: Score) -> tuple[float, float]:
+    """(bpb of `one` - bpb of `other`, its standard error) on the same targets.
+
+    The error is over the text, taking windows as independent draws: another text of this kind would move the difference
+    by about as much. It says nothing about other seeds.
+    """
+    assert (one.tokens, one.bytes, one.stride, one.seq_len) == (other.tokens, other.bytes, other.stride, other.seq_len)
+    starts = np.arange(0, one.tokens, one.stride)
+    nats = np.add.reduceat((one.per_token_nats - other.per_token_nats).astype(np.float64), starts)
+    error = math.sqrt(len(starts)) * float(nats.std(ddof=1)) if len(starts) > 1 else math.nan
+    return one.bpb - other.bpb, bits_per_byte(error, one.bytes)
+
+
+# ---------------------------------------------------------------------- how much each step counts
+
+
+def qat_since(qat: recipe.QAT, rates: Sequence[float]) -> int | None:
+    """The first step (1, 2, ...) that was taken with rounding in the forward pass, or None.
+
+    `rates` are the logged multipliers of steps 1, 2, ...: the schedule's, times late QAT's factor once it is on. The
+    factor is at most one, so the first logged value below the threshold is the schedule's own crossing.
+    """
+    if qat.kind == "always":
+        return 1
+    below = np.flatnonzero(np.asarray(rates) < qat.threshold) if qat.kind == "late" else []
+    return int(below[0]) + 1 if len(below) else None
+
+
+def schedule_multipliers(qat: recipe.QAT, rates: Sequence[float]) -> np.ndarray:
+    """The schedule's own multipliers of steps 1, 2, ..., by which SWA goes: logged rates without late QAT's factor."""
+    multipliers, since = np.array(rates, dtype=float), qat_since(qat, rates)
+    if since is not None and qat.kind == "late" and qat.lr_factor > 0:
+        multipliers[since - 1 :] /= qat.lr_factor
+    return multipliers
+
+
+def step_weights(average: recipe.Average, multipliers: Sequence[float]) -> pd.DataFrame:
+    """Columns step, weight: how much the weights after each step count in the average; they sum to one.
+
+    Step 0 are the initial weights. `multipliers` are the schedule's learning-rate multipliers of steps 1, 2, ...
+    """
+    last = len(multipliers)
+    steps = np.arange(last + 1)
+    if average.kind == "ema":
+        decay = average.ema_decay
+        counts = (1 - decay) * decay ** (last - steps).astype(float)
+        counts[0] = decay**last
+    else:
+        taken = np.zeros(last + 1)
+        if average.kind == "swa":
+            low = np.asarray(multipliers) < average.swa_start
+            taken[1:] = low & (steps[1:] % average.swa_every_steps == 0)
+        if not taken.any():
+            taken[-1] = 1.0  # no snapshot, or no averaging: the live weights are packed
+        counts = taken / taken.sum()
+    return pd.DataFrame({"step": steps, "weight": counts})
+
+
+def average_numbers(weights: pd.DataFrame) -> dict[str, float]:
+    """What a row of step weights amounts to.
+
+    The mean age of what is averaged, in steps; the effective number of steps, 1 / sum of squared weights; both as
+    shares of the run; the weight of the initial weights, and of the last tenth of the steps.
+    """
+    step, weight = weights["step"].to_numpy(), weights["weight"].to_numpy()
+    last = max(int(step[-1]), 1)
+    age, effective = float((weight * (step[-1] - step)).sum()), float(1 / (weight**2).sum())
+    return {
+        "mean age (steps)": age,
+        "mean age (share of the run)": age / last,
+        "effective number of steps": effective,
+        "weight of the initial weights": float(weight[0]),
+        "weight of the last tenth of the steps": float(weight[step > 0.9 * step[-1]].sum()),
+    }
+
+
+# ---------------------------------------------------------------------- raw and averaged
+
+
+def blend(raw: Weights, averaged: Weights, place: float) -> dict[str, Tensor]:
+    """Weights on the line through both: raw at place 0, averaged at 1, and beyond."""
+    return {name: torch.lerp(tensor, averaged[name], place) for name, tensor in raw.items()}
+
+
+def distance_table(raw: Weights, averaged: Weights) -> pd.DataFrame:
+    """Columns tensor, kind, layer, elements, relative: the norm of averaged - raw over the norm of raw, per tensor.
+
+    `layer` is -1 outside the blocks.
+    """
+    rows = []
+    for name, tensor in raw.items():
+        distance, norm = (averaged[name] - tensor).norm().item(), tensor.norm().item()
+        rows.append(_about(name, tensor) | {"relative": distance / norm if norm else math.nan})
+    return pd.DataFrame(rows)
+
+
+def total_distance(raw: Weights, averaged: Weights) -> float:
+    """Norm of the difference of all weights together, over the norm of the raw ones."""
+    squares = [(averaged[name] - tensor).double().square().sum().item() for name, tensor in raw.items()]
+    return math.sqrt(sum(squares) / sum(tensor.double().square().sum().item() for tensor in raw.values()))
+
+
+def lines_by_layer(table: pd.DataFrame, column: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """{kind: (layers, values)} of the blocks' matrices that have a value, for a figure over layers."""
+    inside = table[(table["layer"] >= 0) & table["is_matrix"]].dropna(subset=column)
+    return {
+        kind: (rows["layer"].to_numpy(), rows[column].to_numpy())
+        for kind, rows in inside.sort_values("layer").groupby("kind", sort=False)
+    }
+
+
+def _about(name: str, tensor: Tensor) -> dict[str, object]:
+    layer = re.match(r"blocks\.(\d+)\.", name)
+    return {
+        "tensor": name,
+        "kind": tensor_kind(name),
+        "layer": int(layer[1]) if layer else -1,
+        "is_matrix": _is_matrix(name, tensor),
+        "elements": tensor.numel(),
+    }
+
+
+def _is_matrix(name: str, tensor: Tensor) -> bool:
+    return tensor.ndim == 2 and name.endswith(".weight")  # skip_weights and resid_mix are stacks of vectors
+
+
+# ---------------------------------------------------------------------- rounding
+
+
+def packed_grids(weights: Weights, quant: recipe.Quant, bits: Mapping[str, int] | None = None) -> dict[str, str]:
+    """Grid name of every tensor, or fp16, as the artifact will have it (the named grids, where it will have steps)."""
+    shapes = {name: tuple(t.shape) for name, t in weights.items()}
+    return grid_names_for(shapes, on_grids(quant), dict(bits) if bits else None)
+
+
+def matrix_grids(weights: Weights, quant: recipe.Quant) -> dict[str, Grid]:
+    """The recipe's fixed grid for every matrix, also for those that are small enough to be stored as fp16."""
+    every = dataclasses.replace(quant, small_tensor_elements=0, allocation="fixed")
+    grids = packed_grids(weights, every)
+    return {
+        name: GRIDS[grids[name]]
+        for name, tensor in weights.items()
+        if _is_matrix(name, tensor) and grids[name] in GRIDS
+    }
+
+
+def training_grids(weights: Weights, settings: recipe.Recipe) -> dict[str, Grid]:
+    """The grid under which the recipe's QAT trains (or would train) each matrix, as the trainer asks for it."""
+    return qat_grids({name: tuple(t.shape) for name, t in weights.items()}, settings.quant, settings.qat)
+
+
+def on_grid(w: Tensor, grid: Grid) -> Tensor:
+    """`w` [rows, cols] rounded to a grid, also to one whose scales are never float16 and that no artifact can hold."""
+    if grid.packable:
+        return dequantise(*quantise_tensor(w, grid))
+    scale = choose_scale(w, grid)
+    return dequantise(quantise(w, scale, grid), scale.stored)
+
+
+def grid_gap(weights: Weights, trained: Mapping[str, Grid], packed: Mapping[str, str]) -> pd.DataFrame:
+    """How far QAT's rounding is from the packer's, one row per kind of linear matrix and pair of grids.
+
+    Columns kind, trained on, packed on, matrices, other (share of weights that come back more than half a packed step
+    away from where training saw them), distance (norm of the difference over the norm of the weights). Matrices that
+    both round alike are left out, and so are tables, which QAT never rounds.
+    """
+    rows = []
+    for name, grid in trained.items():
+        if packed[name] == grid.name or packed[name] not in GRIDS or name in _NEVER_FAKED:
+            continue
+        w, back = weights[name], dequantise(*quantise_tensor(weights[name], GRIDS[packed[name]]))
+        apart = on_grid(w, grid) - back
+        step = quantise_tensor(w, GRIDS[packed[name]])[1].float()[:, None] * GRIDS[packed[name]].step
+        rows.append({
+            "kind": tensor_kind(name), "trained on": grid.name, "packed on": packed[name], "matrices": 1,
+            "weights": w.numel(), "other": int((apart.abs() > step / 2).sum()),
+            "apart": float(apart.double().square().sum()), "norm": float(w.double().square().sum()),
+        })  # fmt: skip
+    keys = ["kind", "trained on", "packed on"]
+    columns = [*keys, "matrices", "weights", "other", "apart", "norm"]
+    sums = pd.DataFrame(rows, columns=columns).groupby(keys, sort=False).sum()
+    shares = {"other": sums["other"] / sums["weights"], "distance": (sums["apart"] / sums["norm"]) ** 0.5}
+    return sums[["matrices"]].assign(**shares).reset_index()
+
+
+_NEVER_FAKED = ("tok_emb.weight", "bigram.embed.weight", "ve.embed.weight")
+
+
+def rounded(weights: Weights, grid_names: Mapping[str, str]) -> dict[str, Tensor]:
+    """The weights as they come back from the artifact: through their grid's codes and scales, or through fp16."""
+    return {
+        name: dequantise(*quantise_tensor(tensor, GRIDS[grid_names[name]]))
+        if grid_names[name] in GRIDS
+        else tensor.half().float()
+        for name, tensor in weights.items()
+    }
+
+
+def rounding_table(weights: Weights, grid_names: Mapping[str, str]) -> pd.DataFrame:
+    """Columns tensor, kind, layer, elements, grid, error: the norm of rounded - weight over the norm of the weight."""
+    back = rounded(weights, grid_names)
+    rows = []
+    for name, tensor in weights.items():
+        error, norm = (back[name] - tensor).norm().item(), tensor.norm().item()
+        rows.append(_about(name, tensor) | {"grid": grid_names[name], "error": error / norm if norm else math.nan})
+    return pd.DataFrame(rows)
+
+
+def fake_differs_from_packed(weights: Weights, grids: Mapping[str, Grid]) -> list[str]:
+    """Names of the matrices whose fake-quantised form is not, number for number, what comes back from the artifact."""
+    return [
+        name
+        for name, grid in grids.items()
+        if not torch.equal(fake_quantise(weights[name], grid), dequantise(*quantise_tensor(weights[name], grid)))
+    ]
+
+
+# ---------------------------------------------------------------------- quantisation-aware training
+
+
+@dataclasses.dataclass(frozen=True)
+class QatProbe:
+    """One batch through the network in training mode, with and without rounding in the forward pass."""
+
+    covered: int
+    """Tensors that are rounded in the forward pass."""
+    plain_loss: float
+    """Nats per token of the weights as they are."""
+    qat_loss: float
+    """Nats per token with the grids in the forward pass."""
+    rounded_loss: float
+    """Nats per token of weights that were rounded beforehand; equal to qat_loss."""
+    cosines: pd.DataFrame
+    """Columns tensor, kind, layer, cosine: between the gradients with and without rounding."""
+
+
+def probe_qat(
+    model: GPT, grids: Mapping[str, Grid], tokens: np.ndarray, rows: int, seq_len: int, autocast: str
+) -> QatProbe:
+    """Run the stream's first `rows` sequences (fewer, if it is short) three ways through `model`.
+
+    Its weights and mode are afterwards what they were.
+    """
+    rows = max(min(rows, (len(tokens) - 1) // seq_len), 1)
+    span = torch.from_numpy(tokens[: rows * seq_len + 1].astype(np.int64)).to(next(model.parameters()).device)
+    inputs, targets = span[:-1].view(rows, -1), span[1:].view(rows, -1)
+    named = dict(model.named_parameters())
+    kept = {name: p.detach().clone() for name, p in named.items()}
+    was_training = model.training
+    model.train()
+    plain_loss, plain = _loss_and_gradients(model, inputs, targets, autocast)
+    covered = model.set_fake_grids(dict(grids))
+    qat_loss, through = _loss_and_gradients(model, inputs, targets, autocast)
+    inside = [f"{name}.weight" for name, module in model.named_modules() if getattr(module, "grid", None) is not None]
+    model.set_fake_grids({})
+    with torch.no_grad():
+        for name in inside:
+            named[name].copy_(on_grid(kept[name], grids[name]))
+    rounded_loss, _ = _loss_and_gradients(model, inputs, targets, autocast)
+    with torch.no_grad():
+        for name, parameter in named.items():
+            parameter.copy_(kept[name])
+    model.train(was_training)
+    cosine = torch.nn.functional.cosine_similarity
+    rows = [
+        _about(name, named[name]) | {"cosine": cosine(plain[name].flatten(), through[name].flatten(), dim=0).item()}
+        for name in inside
+    ]
+    return QatProbe(covered, plain_loss, qat_loss, rounded_loss, pd.DataFrame(rows))
+
+
+def _loss_and_gradients(model: GPT, inputs: Tensor, targets: Tensor, autocast: str) -> tuple[float, dict[str, Tensor]]:
+    with machine.autocast(inputs.device, autocast):
+        loss = model(inputs, targets)
+    loss.backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad(set_to_none=True)
+    return loss.item(), gradients

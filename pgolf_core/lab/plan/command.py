@@ -1,0 +1,31 @@
+"""`pgolf plan`: what a recipe takes, before anything runs."""
+
+from __future__ import annotations
+
+import argparse
+
+from pgolf_core.lab.shared.usage import add_json, add_set, checked_recipe, count, recipe_argument
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """The options of `pgolf plan`."""
+    parser.add_argument("recipe")
+    add_set(parser)
+    parser.add_argument("--step-ms", type=float, help="milliseconds of a step, for the steps that fit in the budget")
+    parser.add_argument(
+        "--nproc", type=count, metavar="N", help="processes that train together, for the memory of each"
+    )
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the plan; returns the exit status."""
+    recipe = checked_recipe(recipe_argument(options.recipe), options.set)
+    from pgolf_core.lab.plan import table
+
+    planned = table.plan_table(recipe, options.step_ms, ranks=options.nproc)
+    if options.json:
+        print(planned.to_json(orient="records", indent=2, force_ascii=False))
+    else:
+        print(table.format_plan(planned))
+    return 0

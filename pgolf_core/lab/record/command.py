@@ -1,0 +1,76 @@
+"""`pgolf record`: a recipe's notebooks for every seed, and the report."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from pgolf_core.base.files import UserError
+from pgolf_core.lab.shared.usage import UsageError, add_data, add_set, checked_recipe, count, place, recipe_argument
+
+DEFAULT_SEEDS = "1337,1338,1339"
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """The options of `pgolf record`."""
+    parser.add_argument("recipe", help="name of a recipe (`pgolf recipes`), or a path ending in .toml")
+    parser.add_argument(
+        "--seeds", type=_seeds, default=DEFAULT_SEEDS, help=f"comma-separated (default {DEFAULT_SEEDS})"
+    )
+    parser.add_argument(
+        "--nproc",
+        type=count,
+        default=1,
+        metavar="N",
+        help="processes that train together, one a device; with several hosts set torchrun's PET_NNODES, "
+        "PET_NODE_RANK=0 and PET_MASTER_ADDR here, and run torchrun over pgolf_core.main on the others",
+    )
+    add_set(parser)
+    parser.add_argument("--runs", default="", metavar="DIR", help="where runs go (default: the repository's runs/)")
+    parser.add_argument("--name", default="", help="name of the run's folder instead of the recipe's")
+    parser.add_argument("--fresh", action="store_true", help="delete these seeds' earlier results and redo them")
+    add_data(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run every seed and print the table and where the report is; returns the exit status."""
+    from pgolf_core.lab.record.launch import hosts
+    from pgolf_core.text.shards import check_ranks
+
+    recipe = recipe_argument(options.recipe)
+    try:
+        check_ranks(options.nproc * hosts(), checked_recipe(recipe, options.set).data)
+    except UserError as error:
+        raise UsageError(str(error)) from None
+    from pgolf_core.base.files import read_json
+    from pgolf_core.lab.record.notebooks import Stopped, record
+    from pgolf_core.lab.report.seeds import seeds_table_text
+    from pgolf_core.lab.shared.places import short_path
+
+    try:
+        summary = record(
+            recipe,
+            options.seeds,
+            options.set,
+            options.data,
+            place(options.runs) or "runs",
+            options.name,
+            place(options.cache),
+            options.fresh,
+            options.nproc,
+        )
+    except Stopped as stop:
+        without = " without --fresh" if options.fresh else ""
+        print(f"pgolf: stopped ({stop}); the same command{without} goes on from here", file=sys.stderr)
+        stop.told = True
+        raise
+    print(seeds_table_text(read_json(summary)))
+    print(f"report: {short_path(summary.with_name('report.html'))}")
+    return 0
+
+
+def _seeds(text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a list of whole numbers, as 1337,1338,1339")
+    return [int(part) for part in parts]

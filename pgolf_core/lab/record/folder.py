@@ -1,0 +1,354 @@
+"""Run folders: where a run's files lie, which recipe, data and core made them, and which stages are finished."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pgolf_core.base.files import UserError, explain_os_errors, read_json, write_json
+from pgolf_core.lab.data.dataset import Dataset, open_dataset
+from pgolf_core.lab.record.attempts import elapsed_seconds, end_attempt, lost_seconds
+from pgolf_core.lab.shared.places import core_sha256, find_root, short_path
+from pgolf_core.recipes.reading import load_recipe
+from pgolf_core.recipes.recipe import Recipe, from_dict, to_dict
+from pgolf_core.text.tokenizer import check_vocab
+from pgolf_core.training.runlog import RESULT
+
+LOCK_NAME = ".lock"
+REMEDY = "--fresh redoes it, --name NAME keeps both"
+VERSIONED = ("torch", "numpy", "sentencepiece", "zstandard", "safetensors", "constriction", "papermill")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One notebook of the run."""
+
+    name: str
+    """The notebook's file name without .ipynb; its number orders the stages."""
+    per: str
+    """recipe (once), seed (once a seed) or report (once, after all seeds)."""
+    result: str
+    """File in the stage's folder without which the stage cannot have finished."""
+
+
+STAGES = (
+    Stage("01_data_and_metric", "recipe", "data.json"),
+    Stage("02_architecture", "recipe", "architecture.json"),
+    Stage("03_train", "seed", "weights-averaged.safetensors"),
+    Stage("04_average_and_qat", "seed", "averaging.json"),
+    Stage("05_quantize", "seed", "ledger.json"),
+    Stage("06_sliding_eval", "seed", "result.json"),
+    Stage("07_report", "report", "report.html"),
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One recipe on one dataset in one folder; with a seed, that seed's folder."""
+
+    recipe: Recipe
+    overrides: tuple[str, ...]
+    seed: int | None
+    dataset: Dataset
+    folder: Path
+    """The seed's folder, or the recipe's for stages that run once a recipe."""
+    recipe_folder: Path
+    t_start: float = field(default_factory=time.monotonic, compare=False)
+    """Monotonic clock when the run was opened; `finish_stage` writes the seconds since."""
+
+    @property
+    def label(self) -> str:
+        """The folder relative to the repository where it lies inside it: for messages and titles."""
+        return short_path(self.folder)
+
+
+# ---------------------------------------------------------------------- places
+
+
+def stage_named(name: str) -> Stage:
+    """The stage of that name; UserError lists the names."""
+    for stage in STAGES:
+        if stage.name == name:
+            return stage
+    raise UserError(f"unknown stage '{name}'; known: {', '.join(stage.name for stage in STAGES)}")
+
+
+# ---------------------------------------------------------------------- opening
+
+
+def locate_run(
+    recipe_name: str,
+    overrides: Sequence[str] = (),
+    seed: int | None = None,
+    data: str = "",
+    runs_dir: str | Path = "runs",
+    name: str = "",
+    cache_dir: str | Path = "",
+    fresh: bool = False,
+) -> Run:
+    """Resolve a run without writing anything.
+
+    A relative `runs_dir` is taken from the repository's root. A run whose values differ from its recipe file's
+    (overrides, another dataset) goes to `<recipe>+<8 hex of its fingerprint>`, or to `name`.
+    Raises UserError for a bad recipe, seed, name or dataset, and, unless `fresh`, for a folder that was made with
+    another recipe, other data or another version of the core.
+    """
+    base = load_recipe(recipe_name)
+    changes = [*overrides, *([f"data.dataset={json.dumps(data)}"] if data else [])]
+    recipe = load_recipe(recipe_name, changes) if changes else base
+    if seed is not None and (type(seed) is not int or not 0 <= seed < 2**63):
+        raise UserError(f"seed {seed!r} must be a whole number from 0 to 2^63 - 1")
+    if name and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._+-]*", name):
+        raise UserError(f"--name '{name}' must be one folder's name of letters, digits and . _ + -")
+    changed = recipe.fingerprint != base.fingerprint
+    folder_name = name or (f"{base.name}+{recipe.fingerprint[:8]}" if changed else base.name)
+    dataset = open_dataset(recipe.data.dataset, cache_dir=cache_dir or None)
+    check_vocab(dataset.manifest["tokenizer"]["vocab_size"], recipe.model.vocab_size, f"dataset {dataset.name}")
+    recipe_folder = find_root() / Path(runs_dir).expanduser() / recipe.track / folder_name
+    folder = recipe_folder if seed is None else recipe_folder / f"seed{seed}"
+    run = Run(recipe, tuple(overrides), seed, dataset, folder, recipe_folder)
+    if not fresh:
+        for place in _folders(run):
+            _check_owner(run, place)
+    return run
+
+
+def _folders(run: Run) -> tuple[Path, ...]:
+    return tuple(dict.fromkeys((run.recipe_folder, run.folder)))
+
+
+def open_run(
+    recipe_name: str,
+    overrides: Sequence[str] = (),
+    seed: int | None = None,
+    data: str = "",
+    runs_dir: str | Path = "runs",
+    name: str = "",
+    cache_dir: str | Path = "",
+    fresh: bool = False,
+) -> Run:
+    """`locate_run`, then make the folder and write recipe.json and env.json where they are missing.
+
+    Every notebook begins with this. `fresh` deletes what the folder holds first (see `clear_run`).
+    """
+    run = locate_run(recipe_name, overrides, seed, data, runs_dir, name, cache_dir, fresh)
+    if fresh:
+        clear_run(run)
+    claim_run(run)
+    for place in _folders(run):
+        if not (place / "env.json").exists():
+            begun = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+            write_json(place / "env.json", {"hashes": run_hashes(run), "begun": begun, **describe_environment()})
+    return run
+
+
+def claim_run(run: Run) -> None:
+    """Make the run's folders and write the resolved recipe.json where it is missing: from now on they are taken."""
+    for place in _folders(run):
+        with explain_os_errors(f"cannot make the run folder {short_path(place)}"):
+            place.mkdir(parents=True, exist_ok=True)
+        if not (place / "recipe.json").exists():
+            write_json(place / "recipe.json", {**to_dict(run.recipe), "fingerprint": run.recipe.fingerprint})
+
+
+def recorded_recipe(folder: Path | str) -> Recipe:
+    """The recipe a run folder was made with, from its recipe.json."""
+    path = Path(folder) / "recipe.json"
+    values = _json_object(path)
+    values.pop("fingerprint", None)
+    return from_dict(values, str(path))
+
+
+def clear_run(run: Run) -> None:
+    """Delete what a seed's folder holds, or all of a recipe's folder but its seeds: what --fresh does.
+
+    A folder with files but no recipe.json is not a run's folder and is left alone (UserError).
+    """
+    if not run.folder.is_dir():
+        return
+    with explain_os_errors(f"cannot clear {run.label}"):
+        doomed = [path for path in run.folder.iterdir() if path.name != LOCK_NAME]
+        if run.seed is None:
+            doomed = [path for path in doomed if not re.fullmatch(r"seed\d+", path.name)]
+        doomed.sort(key=lambda path: path.name == "recipe.json")  # the file that makes it a run's folder goes last
+        if doomed and doomed[-1].name != "recipe.json":
+            raise UserError(f"{run.label} is no run's folder: it has no recipe.json; choose another --name")
+        for path in doomed:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+@contextlib.contextmanager
+def hold(folder: Path, wait: bool = False) -> Iterator[None]:
+    """Keep `folder` for this process while inside, so that two commands never write one run at a time.
+
+    A folder that is taken is a UserError, or with `wait` waited for.
+    """
+    with explain_os_errors(f"cannot write in {short_path(folder)}"):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / LOCK_NAME, "w")  # noqa: SIM115 (closed below, outside the error translation)
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise UserError(f"another pgolf is working in {short_path(folder)}; wait for it to end") from None
+        yield
+
+
+# ---------------------------------------------------------------------- hashes
+
+
+def run_hashes(run: Run) -> dict[str, str]:
+    """What decides a run's numbers: hashes of the resolved recipe, the dataset's manifest and the core's sources."""
+    return {"recipe": run.recipe.fingerprint, "data": run.dataset.manifest_sha256, "core": core_sha256()}
+
+
+def _check_owner(run: Run, folder: Path) -> None:
+    """UserError if `folder` was begun with another recipe, other data or another core."""
+    if (folder / "recipe.json").exists():
+        recorded = _json_object(folder / "recipe.json")
+        if recorded.get("fingerprint") != run.recipe.fingerprint:
+            difference = _first_difference(recorded, to_dict(run.recipe)) or "its recipe.json was edited"
+            raise UserError(f"{short_path(folder)} belongs to another recipe ({difference}); {REMEDY}")
+    if (folder / "env.json").exists():
+        reason = _what_changed(_json_object(folder / "env.json").get("hashes"), run)
+        if reason:
+            raise UserError(f"{short_path(folder)}: {reason} since it was begun; {REMEDY}")
+
+
+def _what_changed(recorded: Any, run: Run) -> str:
+    """Empty if the recorded hashes agree with the run's, else what differs, in words."""
+    words = {
+        "recipe": "the recipe",
+        "data": f"dataset {run.dataset.name}",
+        "core": "the core (pgolf_core/*.py)",
+    }
+    recorded = recorded if isinstance(recorded, dict) else {}
+    changed = [words[key] for key, value in run_hashes(run).items() if recorded.get(key) != value]
+    return f"{' and '.join(changed)} changed" if changed else ""
+
+
+def _first_difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str:
+    for key, value in new.items():
+        before = old.get(key)
+        if isinstance(value, dict):
+            found = _first_difference(before if isinstance(before, dict) else {}, value, f"{prefix}{key}.")
+            if found:
+                return found
+        elif before != value and prefix + key not in ("name", "title"):
+            return f"{prefix}{key} was {before!r}, now {value!r}"
+    return ""
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise UserError(f"{path} does not hold a JSON object; delete it and run its stage again")
+    return values
+
+
+# ---------------------------------------------------------------------- stages
+
+
+def stage_file(run: Run, stage_name: str) -> Path:
+    """Where a finished stage leaves its mark."""
+    return run.folder / "stages" / f"{stage_name}.json"
+
+
+def finish_stage(run: Run, stage_name: str, **values: Any) -> Path:
+    """Mark a stage as finished: stages/<stage>.json with hashes, seconds, versions and `values`; returns its path.
+
+    A notebook's last call. The stage's result file must be there already (UserError). Marks of later stages are
+    removed, since they were made from what this stage has just replaced.
+    """
+    stage = stage_named(stage_name)
+    if not (run.folder / stage.result).is_file():
+        raise UserError(f"{stage_name} cannot be finished: {run.label}/{stage.result} was not written")
+    forget_stages(run, stage_name, itself=False)
+    path = stage_file(run, stage_name)
+    mark = {"stage": stage_name, "hashes": run_hashes(run), "env": describe_environment()}
+    seconds = {"seconds": round(elapsed_seconds(run.t_start), 3), "lost_seconds": round(lost_seconds(run.folder), 3)}
+    write_json(path, {**mark, **seconds, "ended": time.time(), **values})
+    end_attempt(run.folder)
+    if stage.name == "03_train":
+        (run.folder / RESULT).unlink(missing_ok=True)  # its mark has it now; run again, the notebook trains anew
+    return path
+
+
+def forget_stages(run: Run, stage_name: str, *, itself: bool = True) -> None:
+    """Remove the marks of a stage (unless not `itself`) and of all that is made from it: later ones, and the report's.
+
+    Also a seed's result.json: it would speak of files that are being replaced.
+    """
+    stale = [
+        stage
+        for stage in STAGES
+        if (stage.name > stage_name or (itself and stage.name == stage_name))
+        and (stage.per == "seed") == (run.seed is not None)
+    ]
+    with explain_os_errors(f"cannot write in {run.label}"):
+        for stage in stale:
+            stage_file(run, stage.name).unlink(missing_ok=True)
+            if stage.result == "result.json":
+                (run.folder / stage.result).unlink(missing_ok=True)
+        (run.recipe_folder / "stages" / f"{STAGES[-1].name}.json").unlink(missing_ok=True)
+
+
+def stage_is_done(run: Run, stage_name: str) -> tuple[bool, str | None]:
+    """(True, None) if the stage finished with this recipe, data and core; else False and, if hashes changed, why."""
+    path = stage_file(run, stage_name)
+    if not path.is_file() or not (run.folder / stage_named(stage_name).result).is_file():
+        return False, None
+    reason = _what_changed(_json_object(path).get("hashes"), run)
+    return (False, f"{run.label}: {reason} since {stage_name} was run; {REMEDY}") if reason else (True, None)
+
+
+# ---------------------------------------------------------------------- environment
+
+
+def describe_environment() -> dict[str, Any]:
+    """Commit and dirty flag (None without git), versions, device and threads; nothing that names a machine or user."""
+    import torch  # here, since the runner itself needs no torch
+
+    from pgolf_core.base.device import pick_device
+
+    device = pick_device()
+    status = _git("status", "--porcelain", "--untracked-files=no")
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": None if status is None else bool(status),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in VERSIONED}},
+        "platform": f"{platform.system()} {platform.machine()}",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git(*arguments: str) -> str | None:
+    """Output of a git command in the repository; None where git or the repository is missing."""
+    try:
+        command = ["git", "-C", str(find_root()), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,407 @@
+"""The runner: notebooks executed by papermill, stage after stage and seed after seed, so that a run can be trusted.
+
+Unknown parameters are refused, finished stages skipped, failed cells named; a cell that ends its kernel early is a
+failure; Ctrl-C lets the running cell write its checkpoint first.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import papermill
+from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from jupyter_core.utils import ensure_async, run_sync
+from nbclient.exceptions import DeadKernelError
+from papermill.clientwrap import PapermillNotebookClient
+from papermill.engines import NBClientEngine, papermill_engines
+from papermill.exceptions import PapermillException, PapermillExecutionError
+from papermill.log import logger as papermill_logger
+from tqdm import tqdm
+from traitlets import default
+
+from pgolf_core.base.files import UserError, explain_os_errors, read_json, write_bytes
+from pgolf_core.lab.record.attempts import STAGE_BEGAN, begin_attempt
+from pgolf_core.lab.record.folder import (
+    STAGES,
+    Run,
+    Stage,
+    claim_run,
+    clear_run,
+    forget_stages,
+    hold,
+    locate_run,
+    stage_file,
+    stage_is_done,
+    stage_named,
+)
+from pgolf_core.lab.record.launch import hosts, set_processes
+from pgolf_core.lab.shared.places import child_environment, find_root, short_path
+from pgolf_core.text.shards import check_ranks
+
+GRACE_SECONDS = 20.0
+"""How long a cell may go on after Ctrl-C, to write its checkpoint."""
+POLL_SECONDS = 0.2
+SETTLE_SECONDS = 0.5
+"""An interrupt that reaches a kernel before its cell is running is lost, so it is not sent earlier than this."""
+STAGE_BAR = "{desc}: stage {n_fmt} of {total_fmt} |{bar:30}| {elapsed}"
+"""Without an estimate of the time left: one stage of seven takes nearly all of it, and its own bar says how long."""
+CELL_BAR = "{desc}: {n_fmt} of {total_fmt} cells{postfix}"
+
+papermill_logger.addHandler(logging.NullHandler())  # what matters of its messages comes out as one error line
+
+
+class RunFailed(UserError):
+    """A stage did not finish."""
+
+
+class Stopped(KeyboardInterrupt):
+    """The run was asked to end (Ctrl-C, SIGTERM, SIGHUP) and did."""
+
+    def __init__(self, signum: int):
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+class StopRequest:
+    """Notes signals instead of dying from them, so that the running cell can be asked to stop first."""
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self.t_asked = 0.0
+        self.hurry = False
+        """A second signal came: end the cell at once."""
+        self.in_cell = False
+        self.cell = ""
+        """` in cell 'train' (number 7)`: the cell that was begun last, for messages."""
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[StopRequest]:
+        """Take the signals over while inside; ignored ones stay ignored (nohup), other threads have none to take."""
+        previous: dict[int, Any] = {}
+        with contextlib.suppress(ValueError):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    previous[number] = signal.signal(number, self._note)
+        try:
+            yield self
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _note(self, signum: int, frame: Any) -> None:
+        if self.signum is None:
+            self.signum, self.t_asked = signum, time.monotonic()
+        elif time.monotonic() - self.t_asked < 1.0:
+            return  # one Ctrl-C may arrive twice, through a wrapper
+        elif self.in_cell and not self.hurry:
+            self.hurry = True
+        else:
+            raise Stopped(self.signum)
+
+    def check(self) -> None:
+        """Raise Stopped if a signal came."""
+        if self.signum is not None:
+            raise Stopped(self.signum)
+
+
+# ---------------------------------------------------------------------- the kernel: this Python, nothing of the user's
+
+
+class _OwnPython(KernelSpecManager):
+    """Whatever kernel a notebook names, it runs in this interpreter: a python3 kernel of the user's may be another."""
+
+    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
+        command = [sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "--log-level=50"]
+        command += ["-f", "{connection_file}"]
+        return KernelSpec(argv=command, display_name="pgolf", language="python", resource_dir="")
+
+
+class _OwnKernelManager(AsyncKernelManager):
+    @default("kernel_spec_manager")
+    def _kernel_spec_manager_default(self) -> KernelSpecManager:
+        return _OwnPython()
+
+
+class _Client(PapermillNotebookClient):
+    """papermill's client, with stoppable cells and the kernel's last line of output on the bar."""
+
+    stop: StopRequest
+
+    async def _execute_stoppable(self, cell: Any, cell_index: int, **options: Any) -> Any:
+        if self.stop.signum is not None:
+            raise RunFailed("stopped")  # an ordinary exception: the event loop treats KeyboardInterrupt in its own way
+        self.stop.cell = f" in cell '{cell.get('id', '?')}' (number {cell_index + 1})"
+        t_start, t_asked = time.monotonic(), 0.0
+        task = asyncio.ensure_future(self.async_execute_cell(cell, cell_index, **options))
+        self.stop.in_cell = True
+        try:
+            while not task.done():
+                await asyncio.wait({task}, timeout=POLL_SECONDS)
+                if task.done() or self.stop.signum is None:
+                    continue
+                now = time.monotonic()
+                if self.stop.hurry or (t_asked and now - t_asked > GRACE_SECONDS):
+                    task.cancel()
+                    await asyncio.gather(task, return_exceptions=True)
+                    await ensure_async(self.km.shutdown_kernel(now=True))
+                elif not t_asked and now - t_start > SETTLE_SECONDS:
+                    t_asked = now
+                    tqdm.write(f"stopping: the running cell has {GRACE_SECONDS:g} s to save its work", file=sys.stderr)
+                    await ensure_async(self.km.interrupt_kernel())
+        finally:
+            self.stop.in_cell = False
+        if self.stop.signum is not None and (task.cancelled() or task.exception() is None):
+            raise RunFailed("stopped")
+        return task.result()
+
+    execute_cell = run_sync(_execute_stoppable)
+
+    def process_message(self, *arguments: Any, **options: Any) -> Any:
+        output = super().process_message(*arguments, **options)
+        bar = self.nb_man.pbar
+        if bar is not None and output is not None and output.get("output_type") == "stream":
+            lines = [line.strip() for line in output["text"].replace("\r", "\n").split("\n") if line.strip()]
+            if lines:
+                bar.set_postfix_str(lines[-1][:100])
+        return output
+
+
+class _Engine(NBClientEngine):
+    """papermill's engine, with this module's client; registered under the name `pgolf`."""
+
+    @classmethod
+    def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **options: Any) -> None:
+        nb_man.nb.metadata.papermill.update(options["shown_paths"])
+        with tempfile.TemporaryDirectory(prefix="pgolf-kernel-") as scratch:
+            client = _Client(
+                nb_man,
+                kernel_name=kernel_name,
+                kernel_manager_class=_OwnKernelManager,
+                startup_timeout=120,
+                iopub_timeout=60,
+                coalesce_streams=True,
+                log=papermill_logger,
+            )
+            client.stop = options["stop"]
+            client.km = client.create_kernel_manager()
+            client.km.connection_file = str(Path(scratch) / "kernel.json")
+            client.km.transport, client.km.ip = "ipc", str(Path(scratch) / "kernel")  # sockets in a private folder
+            environment = {**child_environment(), "IPYTHONDIR": scratch}
+            environment[STAGE_BEGAN] = repr(options["began"])
+            client.execute(env=environment, cwd=options["kernel_folder"])
+
+
+papermill_engines.register("pgolf", _Engine)
+
+
+# ---------------------------------------------------------------------- one notebook
+
+
+def full_parameters(
+    stage_name: str, parameters: Mapping[str, Any], notebooks_dir: Path | None = None
+) -> dict[str, Any]:
+    """The notebook's complete parameter set: its defaults, updated with `parameters`.
+
+    Raises UserError for a missing notebook, an unknown parameter, or a default that is not a plain literal.
+    """
+    path = _notebook_path(stage_name, notebooks_dir)
+    known: dict[str, Any] = {}
+    try:
+        inferred = papermill.inspect_notebook(_no_template(path))
+    except ValueError as error:
+        raise UserError(f"{short_path(path)} is no notebook that can be run: {_failure(error)}") from None
+    for name, found in inferred.items():
+        try:
+            known[name] = ast.literal_eval(found["default"])
+        except (ValueError, SyntaxError):
+            raise UserError(f"{path.name}: parameter '{name}' is no plain literal: {found['default']}") from None
+    unknown = [name for name in parameters if name not in known]
+    if unknown:
+        raise UserError(f"{path.name} has no parameter '{unknown[0]}'; it has: {', '.join(known) or 'none'}")
+    return {**known, **parameters}
+
+
+def run_notebook(
+    stage_name: str,
+    parameters: Mapping[str, Any],
+    output_path: Path,
+    progress: bool = True,
+    *,
+    notebooks_dir: Path | None = None,
+    stop: StopRequest | None = None,
+    began: float | None = None,
+) -> None:
+    """Execute one stage's notebook to `output_path`, which lies in the notebooks/ of the run's folder.
+
+    The stage's mark, stages/<stage>.json beside that notebooks/, must be written by this execution: a cell that ends
+    the kernel's work early (sys.exit) is a failure too. Raises RunFailed with cell, error and notebook; Stopped after
+    a signal. `began` is since when its seconds count, by the system's clock; None means now.
+    """
+    path, output_path = _notebook_path(stage_name, notebooks_dir), Path(os.path.abspath(output_path))
+    values = full_parameters(stage_name, parameters, notebooks_dir)
+    mark = output_path.parents[1] / "stages" / f"{stage_name}.json"
+    stop = stop or StopRequest()
+    shown = short_path(output_path)
+    with explain_os_errors(f"cannot write {shown}"):
+        output_path.parent.mkdir(parents=True, exist_ok=True)
+        mark.unlink(missing_ok=True)
+    bar = {"desc": stage_name, "leave": False, "position": 1, "disable": None, "bar_format": CELL_BAR}
+    try:
+        with explain_os_errors(f"{stage_name}: cannot write {shown}"):
+            papermill.execute_notebook(
+                _no_template(path),
+                _no_template(output_path),
+                parameters=values,
+                engine_name="pgolf",
+                kernel_name="python3",
+                language="python",
+                progress_bar=bar if progress else False,
+                stop=stop,
+                began=time.time() if began is None else began,
+                kernel_folder=str(path.parent),
+                shown_paths={"input_path": short_path(path), "output_path": shown},
+            )
+    except (PapermillException, DeadKernelError, RunFailed, RuntimeError, TimeoutError) as error:
+        stop.check()
+        raise RunFailed(f"{stage_name} failed{stop.cell}: {_failure(error)}; notebook: {shown}") from error
+    stop.check()
+    if not mark.is_file():
+        raise RunFailed(f"{stage_name} ended without finish_stage (did a cell call sys.exit?); notebook: {shown}")
+
+
+def _notebook_path(stage_name: str, notebooks_dir: Path | None) -> Path:
+    folder = find_root() / "notebooks" if notebooks_dir is None else Path(os.path.abspath(notebooks_dir))
+    path = folder / f"{stage_named(stage_name).name}.ipynb"
+    if not path.is_file():
+        raise UserError(f"{short_path(path)} does not exist; restore it from git")
+    return path
+
+
+def _no_template(path: Path) -> str:
+    """papermill fills braces in paths from the parameters; a folder that has some means them literally."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+def _failure(error: Exception) -> str:
+    """`ValueError: the first line of what it says`; a UserError of ours speaks for itself."""
+    if isinstance(error, DeadKernelError):
+        return "its Python process died (out of memory, or a crash)"
+    name, text = type(error).__name__, str(error)
+    if isinstance(error, PapermillExecutionError):
+        name, text = error.ename, str(error.evalue)
+    first = (text.strip().splitlines() or [""])[0][:400]
+    return first if name == "UserError" and first else f"{name}: {first}".rstrip(": ")
+
+
+# ---------------------------------------------------------------------- a whole record
+
+
+def record(
+    recipe: str,
+    seeds: Sequence[int],
+    overrides: Sequence[str] = (),
+    data: str = "",
+    runs_dir: str | Path = "runs",
+    name: str = "",
+    cache_dir: str | Path = "",
+    fresh: bool = False,
+    nproc: int = 1,
+    *,
+    notebooks_dir: Path | None = None,
+    progress: bool = True,
+) -> Path:
+    """Run all seven notebooks for the seeds, one seed after another; returns the path of summary.json.
+
+    Finished stages are skipped; a killed run goes on where it stopped. `fresh` deletes these seeds' results first.
+    Everything that can be refused is refused before the first notebook runs. Raises RunFailed when a stage fails,
+    Stopped after a signal.
+    """
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise UserError(f"--seeds {','.join(map(str, seeds))}: give at least one seed, none twice")
+    common = {"recipe": recipe, "overrides": list(overrides), "seed": seeds[0], "seeds": list(seeds), "data": data}
+    common |= {"runs_dir": str(runs_dir), "name": name, "cache_dir": str(cache_dir)}
+    runs = {
+        seed: locate_run(recipe, overrides, seed, data, runs_dir, name, cache_dir, fresh) for seed in (None, *seeds)
+    }
+    check_ranks(nproc * hosts(), runs[None].recipe.data)
+    for stage in STAGES:
+        full_parameters(stage.name, common, notebooks_dir)
+    stages = {per: [stage for stage in STAGES if stage.per == per] for per in ("recipe", "seed", "report")}
+    plan = [(runs[None], stage) for stage in stages["recipe"]]
+    plan += [(runs[seed], stage) for seed in seeds for stage in stages["seed"]]
+    plan += [(runs[None], stage) for stage in stages["report"]]
+    with StopRequest().watching() as stop:
+        for run in runs.values():
+            with hold(run.folder, wait=run.seed is None):
+                if fresh:
+                    clear_run(run)
+                claim_run(run)
+                if run.seed is not None:
+                    set_processes(run, nproc)
+        for run, stage in plan:
+            if reason := stage_is_done(run, stage.name)[1]:
+                raise UserError(reason)
+        label, ended = runs[None].recipe_folder.name, {}
+        bar = tqdm(plan, desc=label, disable=None if progress else True, bar_format=STAGE_BAR)
+        for run, stage in bar:
+            parameters = common if run.seed is None else {**common, "seed": run.seed}
+            with hold(run.folder, wait=run.seed is None):
+                stop.check()
+                t_start = time.monotonic()
+                ran = _run_stage(run, stage, parameters, notebooks_dir, progress, stop, ended.get(run.seed))
+                ended = {run.seed: read_json(stage_file(run, stage.name))["ended"]} if ran else {}
+            took = f"{time.monotonic() - t_start:.1f} s" if ran else "finished before, skipped"
+            what = stage.name if run.seed is None else f"{stage.name}, seed {run.seed}"
+            tqdm.write(f"{what}: {took}", file=sys.stderr)
+    return _publish(runs[None])
+
+
+def _run_stage(
+    run: Run,
+    stage: Stage,
+    parameters: dict[str, Any],
+    notebooks_dir: Path | None,
+    progress: bool,
+    stop: StopRequest,
+    since: float | None = None,
+) -> bool:
+    """Run one stage unless it is finished; False if it was. The report is finished only for the same seeds.
+
+    Its seconds count from `since` (the system's clock), else from now.
+    """
+    done, reason = stage_is_done(run, stage.name)
+    if reason:
+        raise UserError(reason)
+    if done and (stage.per != "report" or read_json(stage_file(run, stage.name)).get("seeds") == parameters["seeds"]):
+        return False
+    forget_stages(run, stage.name)
+    output_path = run.folder / "notebooks" / f"{stage.name}.ipynb"
+    began = begin_attempt(run.folder) if run.seed is not None else None
+    began = since or began  # the stage before needed some time to close
+    run_notebook(stage.name, parameters, output_path, progress, notebooks_dir=notebooks_dir, stop=stop, began=began)
+    done, reason = stage_is_done(run, stage.name)
+    if not done:
+        raise RunFailed(reason or f"{stage.name} ended without writing {run.label}/{stage.result}")
+    return True
+
+
+def _publish(run: Run) -> Path:
+    """Copy the executed report beside its HTML; returns summary.json."""
+    folder = run.recipe_folder
+    if not (folder / "summary.json").is_file():
+        raise RunFailed(f"{STAGES[-1].name} finished without writing {run.label}/summary.json")
+    with explain_os_errors(f"cannot write {run.label}/report.ipynb"):
+        write_bytes(folder / "report.ipynb", (folder / "notebooks" / f"{STAGES[-1].name}.ipynb").read_bytes())
+    return folder / "summary.json"

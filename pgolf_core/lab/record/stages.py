@@ -1,0 +1,266 @@
+"""What each notebook does to a run: the calls that train, score, pack and write the files the next stage reads.
+
+The notebooks explain; these functions act. Each takes an open Run (`pgolf_core.lab.record.folder.open_run`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pgolf_core.base.device import pick_device
+from pgolf_core.base.files import UserError, read_json, sha256_file, write_json, write_text
+from pgolf_core.lab.export import PACKED, SCRIPT, write_script
+from pgolf_core.lab.record.attempts import elapsed_seconds, lost_seconds
+from pgolf_core.lab.record.folder import Run, run_hashes
+from pgolf_core.lab.record.launch import hosts, processes_of, train_with_torchrun
+from pgolf_core.lab.shared.places import short_path
+from pgolf_core.lab.shared.progress import score_bar, training_bar
+from pgolf_core.network.model import GPT, network_with
+from pgolf_core.network.score import Score, score
+from pgolf_core.packing.correction import HESSIANS, Hessians
+from pgolf_core.packing.ledger import CapExceeded, Ledger
+from pgolf_core.packing.pack import Statistics, bits_of, pack_averaged
+from pgolf_core.packing.sensitivity import Groups, groups_of
+from pgolf_core.packing.unpack import score_artifact
+from pgolf_core.seed import ARTIFACT, Result, result_of, score_lines, size_lines
+from pgolf_core.text.shards import load_tokens
+from pgolf_core.text.tokenizer import Tokenizer, check_vocab
+from pgolf_core.training.checkpoint import load_tensors
+from pgolf_core.training.loop import TrainData, train
+from pgolf_core.training.runlog import RESULT, TrainResult, read_result
+
+LEDGER = "ledger.json"
+
+
+def train_data(run: Run) -> TrainData:
+    """The run's dataset as the training loop wants it; UserError where its vocabulary is not the recipe's."""
+    dataset, tokenizer = run.dataset, dataset_tokenizer(run)
+    return TrainData(
+        dataset.train_paths, dataset.val_paths, tokenizer.bytes, tokenizer.vocab_size, dataset.manifest_sha256
+    )
+
+
+def dataset_tokenizer(run: Run) -> Tokenizer:
+    """The dataset's tokenizer; UserError where its vocabulary is not the recipe's."""
+    tokenizer = run.dataset.tokenizer()
+    check_vocab(tokenizer.vocab_size, run.recipe.model.vocab_size, run.dataset.name)
+    return tokenizer
+
+
+@functools.lru_cache(maxsize=2)
+def _val_tokens(paths: tuple[Path, ...], vocab_size: int) -> np.ndarray:
+    return load_tokens(paths, vocab_size)
+
+
+def validation_tokens(run: Run) -> np.ndarray:
+    """The whole validation stream, uint16 [tokens]."""
+    return _val_tokens(tuple(run.dataset.val_paths), run.recipe.model.vocab_size)
+
+
+# ---------------------------------------------------------------------- 03
+
+
+def train_seed(run: Run, progress: bool = True) -> TrainResult:
+    """Train this seed (or go on from its checkpoint) with a bar; the files of DESIGN 6 are in the folder after.
+
+    A training that came to its end before its notebook did is not done again: its result is there until the notebook
+    has finished the stage.
+    """
+    assert run.seed is not None
+    if (run.folder / RESULT).exists():
+        done = read_result(run.folder)
+        is_earlier = time.time() - (run.folder / RESULT).stat().st_mtime > elapsed_seconds(run.t_start)
+        return dataclasses.replace(done, earlier_seconds=sum(done.seconds.values())) if is_earlier else done
+    processes = processes_of(run)
+    with training_bar(run.recipe, enabled=progress) as update:
+        if processes > 1 or hosts() > 1:
+            dataset_tokenizer(run)  # refuses another vocabulary before anything is started
+            return train_with_torchrun(run, processes, update)
+        return train(run.recipe, run.seed, train_data(run), run.folder, progress=update)
+
+
+# ---------------------------------------------------------------------- 04
+
+
+def load_weights(run: Run, which: str) -> dict[str, torch.Tensor]:
+    """`raw` or `averaged` weights of a trained seed by name, float32 on the CPU."""
+    return load_tensors(run.folder / f"weights-{which}.safetensors")[0]
+
+
+def model_with(run: Run, weights: Mapping[str, torch.Tensor]) -> GPT:
+    """The run's network holding these weights, in eval mode on the device."""
+    return network_with(run.recipe.model, weights).to(pick_device()).eval()
+
+
+def score_weights(
+    run: Run, weights: Mapping[str, torch.Tensor], label: str, max_targets: int = 0, progress: bool = True
+) -> Score:
+    """Standard score (stride = window) of weights in memory: for comparing, never the run's final number."""
+    settings = run.recipe.eval
+    with score_bar(label, enabled=progress) as update:
+        return score(
+            model_with(run, weights), validation_tokens(run), dataset_tokenizer(run).bytes, settings.seq_len,
+            settings.seq_len, settings.batch_seqs, autocast=run.recipe.schedule.autocast, max_targets=max_targets,
+            progress=update,
+        )  # fmt: skip
+
+
+# ---------------------------------------------------------------------- 05
+
+
+def gathered(run: Run) -> Statistics:
+    """What the seed's training gathered for packing, read back from its folder."""
+    told = read_json(run.folder / "sensitivity.json")
+    sums = load_tensors(run.folder / "sensitivity.safetensors")[0]
+    return Statistics(told["mean_squared_gradient"], told["steps"], sums, run_hessians(run))
+
+
+def chosen_bits(run: Run) -> dict[str, int] | None:
+    """PR 332's bits by squared gradient where the recipe asks for them, else None."""
+    return bits_of(run.recipe.quant, gathered(run))
+
+
+def run_script(run: Run) -> Path:
+    """The run's train_gpt.py, whose literal bytes count as code: exported once into the recipe's folder, then kept.
+
+    Its form is the recipe's `script`. A folder holds one recipe and one core (`runs`), so the file is never another's.
+    """
+    path = run.recipe_folder / SCRIPT
+    return path if path.is_file() else write_script(run.recipe, run.recipe_folder)
+
+
+def group_sensitivity(run: Run) -> dict[str, Groups] | None:
+    """Mean squared gradients of rows and columns, whatever the recipe packs on; None if the run gathered none."""
+    sums = load_tensors(run.folder / "sensitivity.safetensors")[0]
+    return groups_of(sums) if any(values.any() for values in sums.values()) else None
+
+
+def run_hessians(run: Run) -> Hessians | None:
+    """What training gathered for the correction of rounding, where the recipe asks for it, else None."""
+    if run.recipe.quant.correction == "off":
+        return None
+    path = run.folder / HESSIANS
+    means, about = load_tensors(path)
+    if type(about.get("tokens")) is not int:
+        raise UserError(f"{path} does not say of how many tokens it is; delete it and train again")
+    return Hessians(means, about["tokens"])
+
+
+def pack_seed(run: Run) -> tuple[Ledger, float]:
+    """Pack the averaged weights into model.pgolf and write ledger.json; returns the ledger and the seconds taken.
+
+    Raises CapExceeded with the numbers if train_gpt.py and artifact together exceed the track's cap.
+    """
+    code_bytes = run_script(run).stat().st_size
+    weights, statistics = load_weights(run, "averaged"), gathered(run)
+    t_start = time.perf_counter()
+    try:
+        ledger = pack_averaged(run.recipe, weights, statistics, run.folder / ARTIFACT, code_bytes)
+    except CapExceeded as over:
+        if run.recipe.script != PACKED:
+            over.args = (f"{over}; or set script=packed, a fifth of the bytes of code",)
+        raise
+    seconds = time.perf_counter() - t_start
+    write_json(run.folder / LEDGER, dataclasses.asdict(ledger))
+    return ledger, seconds
+
+
+# ---------------------------------------------------------------------- 06
+
+
+def score_packed(run: Run, stride: int, max_targets: int = 0, progress: bool = True) -> Score:
+    """Score the packed file as it lies on disk, at the recipe's window and this stride."""
+    settings = run.recipe.eval
+    tokens = validation_tokens(run)
+    tokens = tokens[: max_targets + 1] if max_targets else tokens
+    with score_bar(f"stride {stride}", enabled=progress) as update:
+        return score_artifact(
+            run.folder / ARTIFACT, tokens, dataset_tokenizer(run).bytes, settings.seq_len, stride,
+            settings.batch_seqs, autocast=run.recipe.schedule.autocast, progress=update,
+        )  # fmt: skip
+
+
+def write_result(run: Run, roundtrip: Score, sliding: Score) -> Result:
+    """Collect the seed's numbers from its files and the two scores of the artifact; result.json is written last."""
+    assert run.seed is not None
+    averaging, script = read_json(run.folder / "averaging.json"), run_script(run)
+    ledger = Ledger(**read_json(run.folder / LEDGER))
+    if script.stat().st_size != ledger.code_bytes:
+        raise UserError(f"{short_path(script)} is not the script that 05_quantize counted; run 05_quantize again")
+    raw, averaged, hashes = averaging["raw"], averaging["averaged"], run_hashes(run)
+    result = result_of(
+        run.recipe, run.seed, TrainResult(**stage_record(run, "03_train")["training"]), ledger, roundtrip, sliding,
+        raw_bpb=raw["bpb"], raw_loss=raw["loss_nats_per_token"], raw_targets=raw["tokens"],
+        averaged_bpb=averaged["bpb"], averaged_loss=averaged["loss_nats_per_token"],
+        seconds=_ledger_of_seconds(run, averaging["seconds"], roundtrip.seconds + sliding.seconds),
+        data_sha256=hashes["data"], core_sha256=hashes["core"], script_sha256=sha256_file(script),
+        ranks=processes_of(run),
+    )  # fmt: skip
+    _complete_log(run, [*size_lines(ledger), *score_lines(roundtrip, sliding)])
+    result.write(run.folder)
+    return result
+
+
+def _ledger_of_seconds(run: Run, averaging: float, scoring: float) -> dict[str, float]:
+    """Wall time of this seed by part, all attempts together, and in `total`, which they add up to.
+
+    Training keeps its own ledger, over its own attempts. `notebooks` is what no other part has: kernels, processes,
+    figures, checks. `lost` is what an attempt did that a later one had to do again.
+    """
+    training = stage_record(run, "03_train")
+    marks = [stage_record(run, name) for name in ("03_train", "04_average_and_qat", "05_quantize")]
+    inside, earlier = training["training"]["seconds"], training["training"]["earlier_seconds"]
+    lost_around = max(training["lost_seconds"] - earlier, 0.0)  # the notebooks around earlier attempts at training
+    lost = lost_around + sum(mark["lost_seconds"] for mark in marks[1:]) + lost_seconds(run.folder)
+    total = sum(mark["seconds"] for mark in marks) + elapsed_seconds(run.t_start) + earlier + lost
+    parts = {part: inside[part] for part in ("data", "warmup", "train", "validation")}
+    parts |= {"averaging": inside["averaging"] + averaging, "packing": marks[2]["packing_seconds"], "scoring": scoring}
+    parts |= {"checkpoints": inside["checkpoints"], "lost": inside["lost"] + lost}
+    parts["notebooks"] = max(total - sum(parts.values()), 0.0)
+    return {**parts, "total": sum(parts.values())}
+
+
+def _complete_log(run: Run, closing: list[str]) -> None:
+    """End train.log with sizes and scores, in place of those of an earlier pass."""
+    path, begins = run.folder / "train.log", {line.split(" val_loss:")[0].split(":")[0] for line in closing}
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    kept = [line for line in lines if not line.startswith(tuple(f"{name}{end}" for name in begins for end in ": "))]
+    write_text(path, "".join(f"{line}\n" for line in [*kept, *closing]))
+
+
+def stage_record(run: Run, stage_name: str) -> dict[str, Any]:
+    """What an earlier stage of this seed left in its mark."""
+    return read_json(run.folder / "stages" / f"{stage_name}.json")
+
+
+# ---------------------------------------------------------------------- 07
+
+
+@torch.inference_mode()
+def sample_text(
+    model: GPT, tokenizer: Tokenizer, opening: str, num_tokens: int, seed: int, temperature: float, window: int
+) -> str:
+    """Continue `opening` by sampling from the model's own distribution; returns the continuation's text.
+
+    The context is the last `window` tokens; BOS and pieces of no bytes are never drawn.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    ids = [tokenizer.bos_id, *tokenizer.encode(opening)]
+    silent = torch.from_numpy((tokenizer.bytes.base == 0) & ~tokenizer.bytes.leading_space)
+    start = len(ids)
+    device = next(model.parameters()).device
+    for _ in range(num_tokens):
+        context = torch.tensor([ids[-window:]], device=device)
+        logits = model.logits(context, first=context.size(1) - 1)[0, -1].cpu() / temperature
+        logits[silent] = -torch.inf
+        ids.append(int(torch.multinomial(logits.softmax(-1), 1, generator=generator)))
+    whole, head = tokenizer.decode(ids), tokenizer.decode(ids[:start])
+    return whole[len(head) :]

@@ -1,0 +1,42 @@
+"""Where things are: the repository, the package, and what a child process must know of them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pgolf_core
+from pgolf_core.base.files import UserError, sha256_bytes, sha256_file
+
+CORE_DIR = Path(__file__).resolve().parents[2]
+
+
+def find_root(start: Path | str | None = None) -> Path:
+    """The repository: the folder that holds pyproject.toml and notebooks/.
+
+    Looked for upwards from `start`, or from the package's own place; the working folder never matters.
+    """
+    place = Path(start).resolve() if start is not None else CORE_DIR
+    for folder in (place, *place.parents):
+        if (folder / "pyproject.toml").is_file() and (folder / "notebooks").is_dir():
+            return folder
+    raise UserError(f"no repository with pyproject.toml and notebooks/ above {place}; run pgolf from its git clone")
+
+
+def short_path(path: Path | str) -> str:
+    """`path` relative to the repository if it lies inside, else absolute: what people read and notebooks record."""
+    path = Path(os.path.abspath(path))
+    root = find_root()
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+
+
+def child_environment() -> dict[str, str]:
+    """The environment of a process that must import this very package, wherever it starts."""
+    paths = filter(None, (str(CORE_DIR.parent), os.environ.get("PYTHONPATH")))
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def core_sha256() -> str:
+    """SHA-256 over names and bytes of the core's files, in the order of its rooms."""
+    parts = (f"{room} {sha256_file(CORE_DIR / (room.replace('.', '/') + '.py'))}\n" for room in pgolf_core.ROOMS)
+    return sha256_bytes("".join(parts).encode())

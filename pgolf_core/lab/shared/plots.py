@@ -1,0 +1,406 @@
+"""Figures: one style, one colour per method and per seed everywhere, units on every axis.
+
+Every function takes plain data and returns a matplotlib Figure. pyplot is never imported, so no global state is left
+behind and figures are freed with their last reference. The palette is Okabe and Ito's ("Color Universal Design", 2008),
+which stays distinct in the common forms of colour blindness.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Callable, Container, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator, NullFormatter
+
+from pgolf_core.base.files import UserError, write_bytes
+
+PALETTE = ("#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0072B2")
+COLOURS = {
+    "raw": "#0072B2", "averaged": "#009E73", "round-trip": "#E69F00", "sliding": "#D55E00",
+    "train": "#56B4E9", "validation": "#D55E00",
+    "weights": "#0072B2", "scales": "#56B4E9", "header": "#CC79A7", "code": "#E69F00", "free": "#E8E8E8",
+    "fp16": "#999999", "int5": "#D55E00", "int6": "#0072B2", "int7": "#CC79A7", "int8": "#009E73",
+}  # fmt: skip
+"""Fixed colour of every method, split, ledger part and grid family; anything else gets the palette's in order."""
+MARKERS = ("o", "s", "D", "^", "v")
+SEQUENCE = "viridis"
+DPI = 150
+STYLE: dict[str, Any] = {
+    "figure.facecolor": "white", "savefig.facecolor": "white", "axes.facecolor": "white",
+    "font.family": ["DejaVu Sans"], "font.size": 10, "axes.titlesize": 11, "axes.titleweight": "bold",
+    "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#555555",
+    "axes.labelcolor": "#222222", "xtick.color": "#444444", "ytick.color": "#444444", "axes.axisbelow": True,
+    "axes.grid": True, "grid.color": "#E3E3E3", "grid.linewidth": 0.8, "legend.frameon": False, "legend.fontsize": 9,
+    "lines.linewidth": 1.6, "lines.markersize": 5,
+}  # fmt: skip
+
+Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
+"""{name: (x, y)}, equally long."""
+
+
+class Chart(Figure):
+    """A Figure that a notebook shows by itself: without pyplot nothing else would register how."""
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        width, height = (round(inches * DPI / 1.5) for inches in self.get_size_inches())
+        return png_bytes(self), {"width": width, "height": height}
+
+
+def seed_colour(seed: int) -> str:
+    """A seed's colour, whichever other seeds are drawn with it."""
+    return PALETTE[seed % len(PALETTE)]
+
+
+def seed_marker(seed: int) -> str:
+    """A seed's marker: a second sign, for print without colour and for seeds that share a colour."""
+    return MARKERS[seed % len(MARKERS)]
+
+
+def colour_of(name: str, index: int = 0) -> str:
+    """Fixed colour of a name: `seed 1337` is that seed's, `int6_row` its family's, else COLOURS or the palette's."""
+    if name.startswith("seed ") and name[5:].split()[0].isdecimal():
+        return seed_colour(int(name[5:].split()[0]))
+    return COLOURS.get(name) or COLOURS.get(name.split("_")[0]) or PALETTE[(index + 5) % len(PALETTE)]
+
+
+def styled(make: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Run `make` under the project's style and restore the caller's settings."""
+
+    @functools.wraps(make)
+    def wrapper(*args: Any, **kwargs: Any) -> Figure:
+        with mpl.rc_context(STYLE):
+            return make(*args, **kwargs)
+
+    return wrapper
+
+
+def png_bytes(fig: Figure, dpi: int = DPI) -> bytes:
+    """The figure as a PNG file that holds neither a time nor a version, so that equal figures are equal files."""
+    buffer = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        fig.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def save_figure(fig: Figure, folder: Path | str, name: str, table: pd.DataFrame | None = None) -> Path:
+    """Write NAME.png (150 dpi) and, where a table is given, NAME.csv with its numbers; returns the PNG's path.
+
+    An index enters the CSV only if it is named.
+    """
+    if not name or Path(name).name != name:
+        raise UserError(f"figure name '{name}' must be a plain file name without its ending")
+    path = Path(folder) / f"{name}.png"
+    write_bytes(path, png_bytes(fig))
+    if table is not None:
+        has_index = any(level is not None for level in table.index.names)
+        write_bytes(path.with_suffix(".csv"), table.to_csv(index=has_index, lineterminator="\n").encode("utf-8"))
+    return path
+
+
+@styled
+def histogram(
+    groups: Mapping[str, Sequence[float]] | Sequence[float], *, x_label: str, y_label: str = "count", title: str = "",
+    bins: int | Sequence[float] = 60, log_y: bool = False, grid_values: Sequence[float] = (),
+) -> Figure:  # fmt: skip
+    """Histogram of raw values, one outline per group on common bins; `grid_values` are drawn as thin vertical lines."""
+    named = groups if isinstance(groups, Mapping) else {"": groups}
+    arrays = {name: np.asarray(values, dtype=float).ravel() for name, values in named.items()}
+    edges = np.histogram_bin_edges(np.concatenate(list(arrays.values())), bins=bins)
+    fig, ax = _figure(title=title)
+    for value in grid_values:
+        ax.axvline(float(value), color="#BBBBBB", linewidth=0.7, zorder=0.5)
+    for index, (name, values) in enumerate(arrays.items()):
+        colour = colour_of(name, index)
+        ax.hist(values, bins=edges, histtype="stepfilled", color=colour, alpha=0.25)
+        ax.hist(values, bins=edges, histtype="step", color=colour, linewidth=1.4, label=name or None)
+    ax.grid(axis="x", visible=not len(grid_values))
+    ax.set(xlabel=x_label, ylabel=y_label, yscale="log" if log_y else "linear")
+    if len(grid_values):
+        ax.plot([], [], color="#BBBBBB", label=f"grid ({len(grid_values)} values)")
+    return _finish(fig, ax, legend=len(arrays) > 1 or len(grid_values) > 0)
+
+
+@styled
+def bars(groups: Series, *, x_label: str, y_label: str, title: str = "", log_y: bool = False, note: str = "") -> Figure:
+    """Vertical bars at integer positions, {name: (positions, heights)}: counts of bytes, codes, token lengths.
+
+    Several groups stand side by side. `note` is printed in the upper corner (an entropy, a mean).
+    """
+    fig, ax = _figure(title=title)
+    most = max(len(positions) for positions, _ in groups.values())
+    width = (0.86 if most * len(groups) < 100 else 1.0) / len(groups)  # gaps below a pixel would flicker
+    for index, (name, (positions, heights)) in enumerate(groups.items()):
+        x = np.asarray(positions, dtype=float) + (index - (len(groups) - 1) / 2) * width
+        ax.bar(x, heights, width=width, color=colour_of(name, index), label=name or None)
+    ax.set(xlabel=x_label, ylabel=y_label, yscale="log" if log_y else "linear")
+    ax.grid(axis="x", visible=False)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True, min_n_ticks=1))
+    if note:
+        ax.text(0.99, 0.97, note, transform=ax.transAxes, ha="right", va="top", color="#444444")
+    return _finish(fig, ax, legend=len(groups) > 1, outside=bool(note))
+
+
+@styled
+def grouped_bars(
+    table: pd.DataFrame, *, x_label: str, y_label: str, title: str = "", value_format: str = "{:.4f}"
+) -> Figure:
+    """One group of bars per row of `table`, one bar per column, from zero, each with its value written on it."""
+    fig, ax = _figure(title=title)
+    width = 0.86 / len(table.columns)
+    for index, name in enumerate(map(str, table.columns)):
+        x = np.arange(len(table)) + (index - (len(table.columns) - 1) / 2) * width
+        drawn = ax.bar(x, table.iloc[:, index], width=width * 0.94, color=colour_of(name, index), label=name)
+        ax.bar_label(drawn, fmt=value_format, fontsize=8, padding=2, rotation=90 if table.size > 12 else 0)
+    ax.set_xticks(range(len(table)), list(map(str, table.index)))
+    ax.set(xlabel=x_label, ylabel=y_label)
+    ax.margins(y=0.25 if table.size > 12 else 0.12)
+    ax.grid(axis="x", visible=False)
+    return _finish(fig, ax, legend=len(table.columns) > 1, outside=True)
+
+
+@styled
+def horizontal_bars(
+    labels: Sequence[str], parts: Mapping[str, Sequence[float]] | Sequence[float], *, x_label: str, y_label: str = "",
+    title: str = "", value_format: str = "{:,.0f}", share: bool = False,
+) -> Figure:  # fmt: skip
+    """Horizontal bars, first label on top, stacked over `parts`; totals (and shares in %) are written at the ends."""
+    named = parts if isinstance(parts, Mapping) else {"": parts}
+    fig, ax = _figure(height=max(1.6, 0.9 + 0.27 * len(labels)), title=title)
+    rows, left = np.arange(len(labels)), np.zeros(len(labels))
+    for index, (name, values) in enumerate(named.items()):
+        lengths = np.asarray(values, dtype=float)
+        ax.barh(rows, lengths, left=left, height=0.72, color=colour_of(name, index), label=name or None)
+        left = left + lengths
+    whole = left.sum()
+    for row, total in zip(rows, left, strict=True):
+        text = value_format.format(total) + (f"  ({100 * total / whole:.1f}%)" if share and whole else "")
+        ax.annotate(text, (total, row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8.5)
+    ax.set_yticks(rows, list(labels))
+    ax.invert_yaxis()
+    ax.margins(x=0.2 if share else 0.13, y=0.02)
+    ax.set_xlim(left=0)
+    ax.grid(axis="y", visible=False)
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+    ax.set(xlabel=x_label, ylabel=y_label)
+    return _finish(fig, ax, legend=len(named) > 1, outside=True)
+
+
+@styled
+def curves(
+    panels: Mapping[str, Series], *, x_label: str, title: str = "", log_x: bool = False, log_y: bool = False,
+    markers: bool = False, ordered: bool = False, references: Mapping[str, float] | None = None,
+    y_limits: tuple[float | None, float | None] | None = None, side_by_side: bool = False,
+    dashed: Container[str] = (), legend_outside: bool = False,
+) -> Figure:  # fmt: skip
+    """Lines over a common x: `panels` is {y label with its unit: {line: (x, y)}}, one panel each.
+
+    A line named `train` is thin; `ordered` colours lines by their order (iterations, layers); `references` are dashed
+    horizontal lines in every panel; `log_x` is to the base 2, for strides and lengths; lines in `dashed` are dashed.
+    """
+    count = len(panels)
+    shape = (1, count) if side_by_side else (count, 1)
+    height = 3.4 if side_by_side or count == 1 else 0.6 + 2.1 * count
+    fig, axes = _figure(*shape, height=height, title=title, share_x=not side_by_side)
+    for position, (ax, (y_label, lines)) in enumerate(zip(_flat(axes), panels.items(), strict=True)):
+        for index, (name, (x, y)) in enumerate(lines.items()):
+            place = 0.92 * index / max(1, len(lines) - 1)  # short of the palest end, which white paper swallows
+            shade = mpl.colormaps[SEQUENCE](place) if ordered else colour_of(name, index)
+            is_train = "train" in name.split()
+            ax.plot(
+                x, y, color=shade, label=name or None, marker=_marker_of(name, index) if markers else None,
+                linewidth=0.9 if is_train else 1.6, alpha=0.65 if is_train else 1.0,
+                linestyle="--" if name in dashed else "-",
+            )  # fmt: skip
+        for name, value in (references or {}).items():
+            ax.axhline(value, color="#666666", linestyle="--", linewidth=1, label=name)
+        ax.set(ylabel=y_label, yscale="log" if log_y else "linear")
+        if log_x:
+            _powers_of_two(ax)
+        if y_limits:
+            ax.set_ylim(*y_limits)
+        if side_by_side or position == count - 1:
+            ax.set_xlabel(x_label)
+        if position == 0:
+            _legend(ax, wanted=len(lines) + len(references or {}) > 1, outside=legend_outside)
+    return fig
+
+
+@styled
+def loss_curves(table: pd.DataFrame, *, title: str = "", skip_share: float = 0.0) -> Figure:
+    """Losses of every seed; columns seed, kind ('train' or 'val'), step, loss (nats per token).
+
+    The y axis is fitted to what comes after the first `skip_share` of the steps, whose fall would flatten the rest.
+    """
+    lines: dict[str, tuple[Any, Any]] = {}
+    for kind, word in (("train", "train"), ("val", "validation")):
+        for seed, rows in table[table["kind"] == kind].groupby("seed"):
+            rows = rows.sort_values("step")
+            lines[f"seed {seed} {word}"] = (rows["step"].to_numpy(), rows["loss"].to_numpy())
+    fig = curves({"loss (nats per token)": lines}, x_label="training step", title=title)
+    late = table["loss"][table["step"] >= skip_share * table["step"].max()]
+    if skip_share:
+        fig.axes[0].set_ylim(late.min() - 0.05 * np.ptp(late), late.max() + 0.05 * np.ptp(late))
+    for line in fig.axes[0].get_lines():
+        if line.get_label().endswith("validation"):
+            line.set(marker=seed_marker(int(line.get_label().split()[1])), markersize=5, zorder=3)
+    _legend(fig.axes[0], columns=2)
+    return fig
+
+
+@styled
+def scatter(
+    groups: Series, *, x_label: str, y_label: str, title: str = "", sizes: Mapping[str, Sequence[float]] | None = None,
+    references: Mapping[str, float] | None = None,
+) -> Figure:  # fmt: skip
+    """Points, {name: (x, y)}; `sizes` scales their areas (bytes of a document, say), the largest at 160 points^2."""
+    fig, ax = _figure(title=title)
+    largest = max((float(np.max(one)) for one in (sizes or {}).values()), default=1.0)
+    for index, (name, (x, y)) in enumerate(groups.items()):
+        area = 160 * np.asarray(sizes[name], dtype=float) / largest if sizes else 26
+        ax.scatter(
+            x, y, s=area, color=colour_of(name, index), marker=_marker_of(name, index), alpha=0.7, linewidths=0,
+            label=name or None,
+        )  # fmt: skip
+    for name, value in (references or {}).items():
+        ax.axhline(value, color="#666666", linestyle="--", linewidth=1, label=name)
+    ax.set(xlabel=x_label, ylabel=y_label)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
+    return _finish(fig, ax, legend=len(groups) > 1 or bool(references), outside=True)
+
+
+@styled
+def heatmaps(
+    maps: Mapping[str, np.ndarray], *, x_label: str, y_label: str, value_label: str, title: str = "", columns: int = 4,
+    gamma: float = 1.0, log_colour: bool = False, limits: tuple[float | None, float | None] = (None, None),
+) -> Figure:  # fmt: skip
+    """A grid of matrices on one colour scale with its unit; gamma < 1 lifts small values, NaN stays white."""
+    columns = min(columns, len(maps))
+    rows = -(-len(maps) // columns)
+    fig, axes = _figure(rows, columns, height=0.7 + rows * (6.2 / columns + 0.25), title=title)
+    arrays = {name: np.asarray(values, dtype=float) for name, values in maps.items()}
+    everything = np.concatenate([array.ravel() for array in arrays.values()])
+    low = np.min(everything[everything > 0]) if log_colour else np.nanmin(everything)
+    low = low if limits[0] is None else limits[0]
+    high = np.nanmax(everything) if limits[1] is None else limits[1]
+    norm = LogNorm(low, high, clip=True) if log_colour else PowerNorm(gamma, low, high, clip=True)
+    flat = _flat(axes)
+    for ax, (name, array) in zip(flat, arrays.items(), strict=False):
+        image = ax.imshow(array, norm=norm, cmap="cividis", interpolation="nearest", aspect="auto")
+        ax.set_title(name, fontsize=9, fontweight="normal")
+        ax.grid(visible=False)
+        ax.tick_params(labelsize=7)
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_locator(MaxNLocator(6, integer=True))
+    for ax in flat[len(arrays) :]:
+        ax.set_axis_off()
+    fig.supxlabel(x_label, fontsize=10)
+    fig.supylabel(y_label, fontsize=10)
+    fig.colorbar(image, ax=flat, label=value_label, shrink=0.8, pad=0.02)
+    return fig
+
+
+@styled
+def ledger_bar(rows: Mapping[str, Mapping[str, int]], cap_bytes: int, *, title: str = "") -> Figure:
+    """What fills the cap: one stacked bar of bytes per row ({row: {part: bytes}}), against the cap's line."""
+    fig, ax = _figure(height=1.5 + 0.45 * len(rows), title=title)
+    parts = list(dict.fromkeys(part for row in rows.values() for part in row))
+    left = np.zeros(len(rows))
+    for index, part in enumerate(parts):
+        lengths = np.array([row.get(part, 0) for row in rows.values()], dtype=float)
+        ax.barh(range(len(rows)), lengths, left=left, height=0.62, color=colour_of(part, index), label=part)
+        left = left + lengths
+    ax.axvline(cap_bytes, color="#222222", linewidth=1.6, label=f"cap {cap_bytes:,}")
+    for row, total in enumerate(left):
+        inside = total > 0.5 * cap_bytes  # in white on the first part, else beside the bar
+        ax.annotate(
+            f"{total:,.0f} = {100 * total / cap_bytes:.1f}% of the cap", (0 if inside else total, row), xytext=(6, 0),
+            textcoords="offset points", va="center", fontsize=8.5, color="white" if inside else "#222222",
+        )  # fmt: skip
+    ax.set_yticks(range(len(rows)), list(rows))
+    ax.invert_yaxis()
+    ax.set(xlabel="bytes", xlim=(0, 1.04 * max(cap_bytes, left.max())))
+    ax.xaxis.set_major_locator(MaxNLocator(5))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    ax.grid(axis="y", visible=False)
+    return _finish(fig, ax, legend=True, outside=True)
+
+
+@styled
+def seed_strip(table: pd.DataFrame, *, y_label: str, x_label: str = "", title: str = "") -> Figure:
+    """Every seed as a point for every method: index = seeds, columns = methods; bars mark mean and one std."""
+    fig, ax = _figure(title=title)
+    offsets = (np.arange(len(table)) - (len(table) - 1) / 2) * min(0.1, 0.4 / len(table))
+    for column, name in enumerate(table.columns):
+        values = table[name].to_numpy(dtype=float)
+        mean = values.mean()
+        ax.plot([column - 0.3, column + 0.3], [mean, mean], color="#222222", linewidth=1.6, zorder=1)
+        if len(values) > 1:
+            std = values.std(ddof=1)
+            label = "mean ± 1 std" if column == 0 else None
+            ax.bar(column, 2 * std, 0.6, bottom=mean - std, color="#DDDDDD", zorder=0.5, label=label)
+        for offset, (seed, value) in zip(offsets, zip(table.index, values, strict=True), strict=True):
+            ax.plot(
+                column + offset, value, seed_marker(seed), color=seed_colour(seed), markeredgecolor="white",
+                markersize=8, zorder=2, label=f"seed {seed}" if column == 0 else None,
+            )  # fmt: skip
+    ax.set_xticks(range(len(table.columns)), list(map(str, table.columns)))
+    ax.set(xlabel=x_label, ylabel=y_label, xlim=(-0.6, len(table.columns) - 0.4))
+    ax.ticklabel_format(axis="y", useOffset=False)
+    ax.grid(axis="x", visible=False)
+    ax.use_sticky_edges = False  # else the foot of a box is the axis, and cuts a seed that lies on it
+    ax.margins(y=0.15)
+    return _finish(fig, ax, legend=True, outside=True)
+
+
+def _figure(rows: int = 1, columns: int = 1, *, height: float = 3.4, title: str = "", share_x: bool = False):
+    fig = Chart(figsize=(7.0, height), layout="constrained")
+    fig.get_layout_engine().set(w_pad=0.1, h_pad=0.08)  # inches of air, so that no label touches the page
+    axes = fig.subplots(rows, columns, sharex=share_x)
+    if title and rows * columns == 1:
+        axes.set_title(title)
+    elif title:
+        fig.suptitle(title, x=0.01, ha="left", weight="bold")
+    return fig, axes
+
+
+def _flat(axes: Axes | np.ndarray) -> list[Axes]:
+    return list(np.ravel(np.asarray(axes, dtype=object)))
+
+
+def _marker_of(name: str, index: int) -> str:
+    is_seed = name.startswith("seed ") and name[5:].split()[0].isdecimal()
+    return seed_marker(int(name[5:].split()[0])) if is_seed else MARKERS[index % len(MARKERS)]
+
+
+def _powers_of_two(ax: Axes) -> None:
+    ax.set_xscale("log", base=2)
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _legend(ax: Axes, *, wanted: bool = True, outside: bool = False, columns: int = 1) -> None:
+    handles, labels = ax.get_legend_handles_labels()
+    if not wanted or not handles:
+        return
+    if outside:  # below the axes, where no bar can hide it
+        fitting = max(1, 130 // (5 + max(map(len, labels))))  # some 130 characters are as wide as the figure
+        across = min(6, len(handles), fitting)
+        rows = -(-len(handles) // across)
+        ax.figure.set_figheight(ax.figure.get_figheight() + 0.25 * max(0, rows - 2))  # the axes keep their height
+        ax.figure.legend(handles, labels, loc="outside lower center", ncols=across, columnspacing=1.2)
+    else:
+        ax.legend(loc="best", ncols=columns)
+
+
+def _finish(fig: Figure, ax: Axes, *, legend: bool, outside: bool = False) -> Figure:
+    _legend(ax, wanted=legend, outside=outside)
+    return fig

@@ -1,0 +1,46 @@
+"""Progress bars for terminals and notebooks, over the core's plain callbacks.
+
+They go to standard output: notebooks show standard error on a red ground, as if something had failed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+from collections.abc import Callable, Iterator
+
+from tqdm import tqdm
+
+from pgolf_core.recipes.recipe import Recipe
+from pgolf_core.training.clock import TrainProgress
+
+
+@contextlib.contextmanager
+def training_bar(recipe: Recipe, enabled: bool = True) -> Iterator[Callable[[TrainProgress], None]]:
+    """A bar over the budget (seconds or iterations) with step, loss, tokens/s and the time left."""
+    layout = "{desc}: {percentage:3.0f}%|{bar:24}| {postfix}"
+    with tqdm(
+        total=100.0, desc="train", bar_format=layout, mininterval=1.0, disable=not enabled, file=sys.stdout
+    ) as bar:
+
+        def update(now: TrainProgress) -> None:
+            left = f"{now.seconds_left:.0f} s left" if math.isfinite(now.seconds_left) else ""
+            bar.set_postfix_str(
+                f"step {now.step}, loss {now.loss:.3f}, {now.tokens_per_second:,.0f} tokens/s, {left}", refresh=False
+            )
+            bar.update(100 * now.fraction - bar.n)
+
+        yield update
+
+
+@contextlib.contextmanager
+def score_bar(label: str, enabled: bool = True) -> Iterator[Callable[[int, int], None]]:
+    """A bar over scored targets."""
+    with tqdm(desc=label, unit="target", unit_scale=True, mininterval=1.0, disable=not enabled, file=sys.stdout) as bar:
+
+        def update(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield update

@@ -1,0 +1,62 @@
+"""What commands share: wrong usage, and numbers and recipes as the command line names them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+
+from pgolf_core.base.files import UserError
+from pgolf_core.lab.shared.places import short_path
+from pgolf_core.recipes.reading import load_recipe
+from pgolf_core.recipes.recipe import Recipe
+
+
+class UsageError(UserError):
+    """The command was called with something that cannot be meant."""
+
+
+def count(text: str) -> int:
+    """An option that counts something; argparse.ArgumentTypeError below 1."""
+    if not (text.isascii() and text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 1")
+    return int(text)
+
+
+def recipe_argument(name: str) -> str:
+    """A recipe's name as given; a path to a .toml made absolute, since notebooks run in another folder."""
+    return os.path.abspath(os.path.expanduser(name)) if name.endswith(".toml") else name
+
+
+def checked_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of that name with `--set` applied; UsageError for one that cannot be."""
+    try:
+        return load_recipe(name, overrides)
+    except UserError as error:
+        raise UsageError(str(error)) from None
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """`--json`, on whatever prints a table."""
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def add_cache(parser: argparse.ArgumentParser) -> None:
+    """`--cache`: where prepared datasets lie."""
+    parser.add_argument("--cache", default="", metavar="DIR", help="folder of prepared datasets, not the user's")
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """`--data` and `--cache`: which dataset, and where it lies."""
+    parser.add_argument("--data", default="", metavar="NAME", help="prepared dataset instead of the recipe's own")
+    add_cache(parser)
+
+
+def add_set(parser: argparse.ArgumentParser) -> None:
+    """`--set`: changes of single keys of a recipe."""
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as model.num_layers=12")
+
+
+def place(folder: str) -> str:
+    """A folder given on the command line: absolute, or relative to the repository it lies in, so that runs can move."""
+    return short_path(os.path.expanduser(folder)) if folder else ""

@@ -1,0 +1,184 @@
+"""The fresh process that scores an artifact for `pgolf verify`: a module to run, given a job.
+
+The job comes as one JSON object on standard input; lines of JSON go out: {"progress": …} as often as there is news, and
+{"answer": …} at the end. An audit hook is set before anything else is imported. It ends every attempt to reach the
+network, to start another program or to open a file that the job forbids (the training shards), and notes every file
+that is opened. A hook sees what Python does; a library's own C code would be seen only as far as it calls Python.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+NETWORK = ("socket.connect", "socket.bind", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo",
+           "socket.gethostbyname", "socket.gethostbyaddr", "socket.getnameinfo", "urllib.Request",
+           "http.client.connect", "ftplib.connect", "smtplib.connect")  # fmt: skip
+PROGRAMS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty")
+SYSTEM = ("/proc", "/sys", "/dev", "/etc", "/usr", "/lib", "/lib64", "/bin", "/opt")
+"""What lies here is the machine's, not a data set's or a submission's."""
+MAX_NOTED = 1000
+CALLED = ("Tokenizer", "load_tokens", "score_artifact")
+"""What --run-code calls of a reviewed script; the export keeps these names when it minifies."""
+
+
+class Refused(Exception):
+    """Something that a scoring must not do."""
+
+
+class Watch:
+    """What the process did, as its audit hook saw it; from `is_scoring` on, starting programs is refused too."""
+
+    def __init__(self, forbidden: list[str], expected: list[str], programs: list[str]):
+        self.forbidden = {os.path.realpath(path) for path in forbidden} | {_identity(path) for path in forbidden}
+        self.forbidden -= {None}
+        self.expected = {os.path.realpath(path) for path in expected}
+        self.programs = tuple(os.path.realpath(place) + os.sep for place in (*programs, *SYSTEM))
+        self.read: set[str] = set()
+        self.other: set[str] = set()
+        self.refused: list[str] = []
+        self.is_scoring = False
+        sys.addaudithook(self._see)
+
+    def _see(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event in NETWORK or (event in PROGRAMS and self.is_scoring):
+            self._refuse(event)
+        elif event == "open" and isinstance(arguments[0], str | bytes | os.PathLike):
+            path = os.path.realpath(os.fsdecode(arguments[0]))
+            if self.forbidden and (path in self.forbidden or _identity(path) in self.forbidden):
+                self._refuse(f"open {os.path.basename(path)}")
+            if path in self.expected:
+                self.read.add(path)
+            elif len(self.other) < MAX_NOTED and not path.startswith(self.programs):
+                self.other.add(path)
+
+    def _refuse(self, what: str) -> None:
+        self.refused.append(what)
+        raise Refused(f"{what}: a scoring must not do this")
+
+    def report(self) -> dict[str, Any]:
+        """What was seen: `refused` attempts, `read` of the expected files, `other` files that are no program's."""
+        names = {"read": self.read, "other": self.other}
+        return {"refused": self.refused[:10]} | {
+            key: sorted(map(os.path.basename, found))[:10] for key, found in names.items()
+        }
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """Device and inode, by which a hard link is known too."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _installed() -> list[str]:
+    """Folders of metadata beside the programs (an editable install keeps its own in the checkout); torch reads them."""
+    return [entry.path for place in sys.path if os.path.isdir(place) for entry in os.scandir(place)
+            if entry.name.endswith((".egg-info", ".dist-info"))]  # fmt: skip
+
+
+def main() -> None:
+    """Answer the job on standard input; whatever the libraries print goes to standard error."""
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def say(**values: Any) -> None:
+        out.write(json.dumps(values) + "\n")
+        out.flush()
+
+    job = json.loads(sys.stdin.read())
+    import site
+
+    programs = [sys.prefix, sys.base_prefix, *site.getsitepackages(), site.getusersitepackages(), job["program"]]
+    watch = Watch(job["forbidden"], job["expected"], [*programs, *_installed()])
+    import torch
+
+    torch.set_num_threads(job["threads"])
+    from pgolf_core.base.files import UserError
+
+    try:
+        answer = perform(job, watch, lambda done, total, part: say(progress=[done, total, part]))
+    except (UserError, Refused) as error:
+        answer = {"error": str(error)[:500]}
+    say(answer=answer | {"seen": watch.report()})
+
+
+def perform(job: dict[str, Any], watch: Watch | None, tell: Callable[[int, int, str], None]) -> dict[str, Any]:
+    """Score as the job says; {part: what was found, or {"error": why not}}."""
+    from pgolf_core.base.files import UserError
+    from pgolf_core.lab.verify.evidence import measure
+    from pgolf_core.packing.unpack import load_model
+    from pgolf_core.text.shards import load_tokens
+    from pgolf_core.text.tokenizer import Tokenizer
+
+    if job.get("script"):
+        return {"script": _guarded(lambda: run_script(job, watch), (Exception, SystemExit))}
+    found: dict[str, Any] = {}
+    tokenizer = Tokenizer(job["tokenizer"])
+    tokens = load_tokens(job["shards"], tokenizer.vocab_size)
+    model = load_model(job["artifact"])
+    if watch is not None:
+        watch.is_scoring = True
+    if model.config.vocab_size != tokenizer.vocab_size:
+        raise UserError(f"the artifact's vocabulary is {model.config.vocab_size}, the dataset's {tokenizer.vocab_size}")
+    mode = job["autocast"]
+    found["probabilities"] = _guarded(lambda: measure.probabilities(model, tokens, job["seq_len"], mode), UserError)
+    found["causality"] = _guarded(lambda: measure.causality(model, tokens, job["seq_len"], mode), UserError)
+    for stride in job["strides"]:
+        part = f"stride {stride}"
+        found[part] = _guarded(
+            lambda stride=stride, part=part: measure.score_or_sample(
+                model, tokens, tokenizer.bytes, job["seq_len"], stride, job["batch_seqs"], mode, job["budget_seconds"],
+                job["sample_seed"], lambda done, total: tell(done, total, part),
+            ),
+            UserError,
+        )  # fmt: skip
+    return found
+
+
+def run_script(job: dict[str, Any], watch: Watch | None) -> dict[str, Any]:
+    """Only with --run-code: run the folder's own script as a module, under the hook, and let it score the artifact.
+
+    What runs is the text of the script: no bytecode beside it, which could be another's, and none is written there.
+    """
+    import inspect
+    from pathlib import Path
+    from types import ModuleType
+
+    sys.path.append(os.path.dirname(job["script"]))  # last, so that no file there takes a library's place
+    module = ModuleType("reviewed_train_gpt")
+    module.__file__ = job["script"]
+    sys.modules[module.__name__] = module
+    if watch is not None:
+        watch.is_scoring = sys.dont_write_bytecode = True
+    code = compile(Path(job["script"]).read_bytes(), job["script"], "exec", dont_inherit=True)  # its own __future__
+    exec(code, module.__dict__)
+    from pgolf_core.lab.export import CALLED
+
+    for name in CALLED:
+        if not callable(getattr(module, name, None)):
+            return {"missing": f"it has no {name} to call"}
+    tokenizer = module.Tokenizer(Path(job["tokenizer"]))
+    tokens = module.load_tokens([Path(shard) for shard in job["shards"]], tokenizer.vocab_size)
+    known = inspect.signature(module.score_artifact).parameters
+    options = {"autocast": job["autocast"]} if "autocast" in known else {}  # the export leaves out what is decided
+    score = module.score_artifact(
+        Path(job["artifact"]), tokens, tokenizer.bytes, job["seq_len"], job["strides"][-1], job["batch_seqs"], **options
+    )
+    return {"bpb": float(score.bpb), "loss": float(score.loss_nats_per_token), "tokens": int(score.tokens)}
+
+
+def _guarded(work: Callable[[], dict[str, Any]], kinds: Any) -> dict[str, Any]:
+    try:
+        return work()
+    except kinds as error:
+        return {"error": f"{type(error).__name__}: {error}"[:500]}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""One seed from the command line, in one process or many, on one machine or several.
+
+    torchrun --standalone --nproc_per_node 8 -m pgolf_core.main --recipe … --out FOLDER
+    torchrun --nnodes 2 --node_rank 1 --master_addr HOST --nproc_per_node 8 -m pgolf_core.main …   # 0 on HOST
+
+The host of rank 0 writes the files. A failure says so in a line, or with the traceback of the rank that failed first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import glob
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch.distributed.elastic.multiprocessing.errors import record
+
+from pgolf_core.base.files import UserError, explain_os_errors, read_json, write_text
+from pgolf_core.base.parallel import World, join, leave
+from pgolf_core.recipes.reading import load_recipe
+from pgolf_core.recipes.recipe import Recipe, from_dict
+from pgolf_core.text.tokenizer import Tokenizer
+from pgolf_core.training.loop import TrainData, train
+
+LOCK = ".training.lock"
+LOCK_SECONDS = 60.0
+"""How long to wait for ranks that were told to leave, or lost their launcher, and are still saving."""
+
+
+def read_recipe(source: str) -> Recipe:
+    """A resolved recipe.json as a run folder holds it, or a recipe by name or .toml file."""
+    if not source.endswith(".json"):
+        return load_recipe(source)
+    values = read_json(source)
+    if not isinstance(values, dict):
+        raise UserError(f"{source} holds no recipe; give a run's recipe.json or a recipe's name")
+    values.pop("fingerprint", None)
+    return from_dict(values, source)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="pgolf_core.main", description=__doc__, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--recipe", required=True, help="a run's recipe.json, or a recipe's name")
+    parser.add_argument("--seed", required=True, type=int)
+    parser.add_argument("--train", required=True, nargs="+", metavar="GLOB", help="training shards")
+    parser.add_argument("--val", required=True, nargs="+", metavar="GLOB", help="validation shards")
+    parser.add_argument("--tokenizer", required=True, metavar="FILE", help="SentencePiece model of the shards")
+    parser.add_argument("--data-sha256", default="", metavar="HEX", help="hash of the dataset's manifest")
+    parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="where logs and weights are written")
+    return parser.parse_args()
+
+
+def _files(patterns: list[str]) -> list[Path]:
+    """The files of plain paths and of glob patterns; UserError for one that gives none."""
+    found: list[Path] = []
+    for pattern in patterns:
+        paths = [pattern] if Path(pattern).exists() else glob.glob(pattern)
+        if not paths:
+            raise UserError(f"no shard fits '{pattern}'; give a path or a quoted pattern, as 'data/*_train_*.bin'")
+        found += map(Path, paths)
+    return found
+
+
+def _check_agreement(world: World, fingerprint: str, options: argparse.Namespace) -> None:
+    """UserError on every rank if one's host was given another recipe, seed or dataset than the first rank's."""
+    mine = {"recipe": fingerprint, "seed": options.seed, "dataset (--data-sha256)": options.data_sha256}
+    theirs = json.loads(world.text_of_first(json.dumps(mine)))
+    other = [
+        f"{key} is {value} here and {theirs[key]} at rank 0" for key, value in mine.items() if value != theirs[key]
+    ]
+    (some,) = world.largest(bool(other))
+    if some:
+        what = other[0] if other else "another host has another recipe, seed or dataset than rank 0"
+        raise UserError(f"{what}; give every host the same arguments")
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep `folder` from other trainings; UserError if one is still at it after LOCK_SECONDS."""
+    with explain_os_errors(f"cannot write in {folder}"):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / LOCK, "w")  # noqa: SIM115 (closed below, outside the error translation)
+    t_end = time.monotonic() + LOCK_SECONDS
+    with file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > t_end:
+                    raise UserError(f"another training is at work in {folder}; end it or wait for it") from None
+                time.sleep(0.1)
+        yield
+
+
+def _train(options: argparse.Namespace, world: World) -> None:
+    tokenizer = Tokenizer(options.tokenizer)
+    data = TrainData(
+        _files(options.train), _files(options.val), tokenizer.bytes, tokenizer.vocab_size, options.data_sha256
+    )
+    recipe = read_recipe(options.recipe)
+    _check_agreement(world, recipe.fingerprint, options)
+    say = (lambda line: print(line, flush=True)) if world.first else None
+    with _alone_in(options.out) if world.first else contextlib.nullcontext():
+        train(recipe, options.seed, data, options.out, say=say, world=world)
+
+
+def _leave(text: str, status: int) -> None:
+    """End this process with a line and no traceback; torchrun shows the line where it would show one."""
+    place = f"pgolf, rank {os.environ['RANK']}" if "RANK" in os.environ else "pgolf"
+    print(f"{place}: {text}", file=sys.stderr, flush=True)
+    if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        about = {"py_callstack": text, "timestamp": str(int(time.time()))}
+        write_text(path, json.dumps({"message": {"message": text, "extraInfo": about}}))
+    sys.exit(status)
+
+
+@record  # so that torchrun shows the traceback of the rank that failed first
+def main() -> None:
+    """Train as the arguments say. Exit status 1 for a mistake that is said in a line, 130 after a signal."""
+    options = _arguments()
+    try:
+        with join() as world:
+            _train(options, world)
+        leave(world)
+    except UserError as error:
+        _leave(str(error), 1)
+    except KeyboardInterrupt as stop:
+        _leave(str(stop), 130)
+
+
+if __name__ == "__main__":
+    main()

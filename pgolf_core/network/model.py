@@ -1,0 +1,320 @@
+"""The GPT of the five records, for any shape, and its initialisation.
+
+Legend: B sequences, T positions, C model width, H query heads, K kv heads, D head width, V vocabulary.
+State-dict keys are canonical: `tok_emb.weight`, `blocks.<l>.attn.c_q.weight`, and so on (SEEDS 2.11).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pgolf_core.base.device import compute_dtype
+from pgolf_core.network.attention import causal_attention, exclude_self, rotary_tables, rotate
+from pgolf_core.network.grid import Grid, fake_quantise
+from pgolf_core.recipes.recipe import Model
+
+BIGRAM_HASH = (36313, 27191)
+
+
+def rms_norm(x: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) over the last dim, no weight, in x's dtype (torch 2.12+ returns float32 on CUDA)."""
+    return F.rms_norm(x, (x.size(-1),), eps=eps).to(x.dtype)
+
+
+class Linear(nn.Module):
+    """x W^T without bias; W [out, in] is float32 and is cast to x's dtype. `grid` turns on fake quantisation."""
+
+    def __init__(self, out_features: int, in_features: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(out_features, in_features))
+        self.grid: Grid | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., in] -> [..., out]."""
+        weight = self.weight
+        if self.grid is not None and self.training:
+            weight = fake_quantise(weight, self.grid)
+        return F.linear(x, weight.to(x.dtype))
+
+
+class SmearGate(nn.Module):
+    """Mix each position with its predecessor, per dimension: (1-g) x_t + g x_{t-1}, g = sigmoid(gate) (PR 194)."""
+
+    def __init__(self, model_dim: int):
+        super().__init__()
+        self.gate = nn.Parameter(torch.zeros(model_dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, T, C] -> [B, T, C]; the first position's predecessor is zero."""
+        g = torch.sigmoid(self.gate).to(x.dtype)
+        previous = F.pad(x[:, :-1], (0, 0, 1, 0))
+        return (1 - g) * x + g * previous
+
+
+class BigramEmbedding(nn.Module):
+    """Hashed table of token pairs, projected to the model width (PR 315)."""
+
+    def __init__(self, rows: int, dim: int, model_dim: int):
+        super().__init__()
+        self.embed = nn.Embedding(rows, dim)
+        self.proj = Linear(model_dim, dim)
+        self.scale = nn.Parameter(torch.tensor(0.05))
+
+    def index(self, ids: Tensor) -> Tensor:
+        """Row of each pair (t-1, t), int64 [B, T]; the first position has the last row to itself."""
+        rows = self.embed.num_embeddings
+        current, previous = ids[:, 1:].long(), ids[:, :-1].long()
+        hashed = ((BIGRAM_HASH[0] * current) ^ (BIGRAM_HASH[1] * previous)) % (rows - 1)
+        return F.pad(hashed, (1, 0), value=rows - 1)
+
+    def forward(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
+        """ids [B, T] -> [B, T, C] in `dtype`."""
+        return self.scale.to(dtype) * self.proj(self.embed(self.index(ids)).to(dtype))
+
+
+class Attention(nn.Module):
+    """Grouped-query causal attention with normalised q and k, per-head query gain, optional XSA (SEEDS 2.7)."""
+
+    def __init__(self, config: Model, exclusive: bool):
+        super().__init__()
+        head_dim = config.model_dim // config.num_heads
+        self.heads, self.kv_heads, self.eps, self.exclusive = (
+            config.num_heads, config.num_kv_heads, config.norm_eps, exclusive,
+        )  # fmt: skip
+        self.c_q = Linear(config.model_dim, config.model_dim)
+        self.c_k = Linear(config.num_kv_heads * head_dim, config.model_dim)
+        self.c_v = Linear(config.num_kv_heads * head_dim, config.model_dim)
+        self.proj = Linear(config.model_dim, config.model_dim)
+        self.q_gain = nn.Parameter(torch.full((config.num_heads,), config.qk_gain_init))
+
+    def queries_and_keys(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        """x [B, T, C] -> q [B, T, H, D], k [B, T, K, D]: normalised, rotated, q scaled by its gain."""
+        q = self.c_q(x).unflatten(-1, (self.heads, -1))
+        k = self.c_k(x).unflatten(-1, (self.kv_heads, -1))
+        q = rotate(rms_norm(q, self.eps), cos, sin) * self.q_gain.to(x.dtype)[:, None]
+        return q, rotate(rms_norm(k, self.eps), cos, sin)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, value: Tensor | None) -> Tensor:
+        """x [B, T, C], optional value embedding [B, T, K*D] added to v -> [B, T, C]."""
+        q, k = self.queries_and_keys(x, cos, sin)
+        v = self.c_v(x)
+        v = (v if value is None else v + value).unflatten(-1, (self.kv_heads, -1))
+        y = causal_attention(q, k, v)
+        if self.exclusive:
+            y = exclude_self(y, v)
+        return self.proj(y.flatten(2))
+
+
+class MLP(nn.Module):
+    """proj(relu(fc(x))^2)."""
+
+    def __init__(self, config: Model):
+        super().__init__()
+        self.fc = Linear(config.mlp_hidden, config.model_dim)
+        self.proj = Linear(config.model_dim, config.mlp_hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, T, C] -> [B, T, C]."""
+        hidden = F.relu(self.fc(x))
+        return self.proj(hidden * hidden)  # CUDA's autocast would compute square() in float32, and keep that
+
+
+class Block(nn.Module):
+    """Residual mix with the input stream, then attention and MLP, each scaled per dimension (SEEDS 2.6)."""
+
+    def __init__(self, config: Model, layer: int):
+        super().__init__()
+        dim = config.model_dim
+        self.eps = config.norm_eps
+        self.input_scale = 1 / math.sqrt(layer + 1) if config.ln_scale else 1.0
+        self.attn = Attention(config, exclusive=layer >= config.num_layers - config.xsa_last_n)
+        self.mlp = MLP(config)
+        self.attn_scale = nn.Parameter(torch.ones(dim))
+        self.mlp_scale = nn.Parameter(torch.ones(dim))
+        self.resid_mix = nn.Parameter(torch.stack((torch.ones(dim), torch.zeros(dim))))
+
+    def mix(self, x: Tensor, x0: Tensor) -> Tensor:
+        """The block's input: learned per-dimension mixture of the stream and the first embedding."""
+        a, b = self.resid_mix.to(x.dtype)
+        return a * x + b * x0
+
+    def normed(self, x: Tensor) -> Tensor:
+        """Normalised, layer-scaled input of a sub-layer (LN scale, PR 315)."""
+        return rms_norm(x, self.eps) * self.input_scale
+
+    def forward(self, x: Tensor, x0: Tensor, cos: Tensor, sin: Tensor, value: Tensor | None) -> Tensor:
+        """x, x0 [B, T, C] -> [B, T, C]."""
+        x = self.mix(x, x0)
+        x = x + self.attn_scale.to(x.dtype) * self.attn(self.normed(x), cos, sin, value)
+        return x + self.mlp_scale.to(x.dtype) * self.mlp(self.normed(x))
+
+
+class ValueEmbedding(nn.Module):
+    """A second token table, projected to the kv width, shared by a few layers (PR 534)."""
+
+    def __init__(self, vocab_size: int, dim: int, kv_dim: int):
+        super().__init__()
+        self.embed = nn.Embedding(vocab_size, dim)
+        self.proj = Linear(kv_dim, dim)
+
+    def forward(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
+        """ids [B, T] -> [B, T, K*D]."""
+        return self.proj(self.embed(ids).to(dtype))
+
+
+class GPT(nn.Module):
+    """Tied-embedding decoder whose second half receives the first half's outputs as skips (U-Net wiring)."""
+
+    def __init__(self, config: Model):
+        super().__init__()
+        self.config = config
+        dim, layers = config.model_dim, config.num_layers
+        self.tok_emb = nn.Embedding(config.vocab_size, dim)
+        self.bigram = BigramEmbedding(config.bigram_rows, config.bigram_dim, dim) if config.bigram_rows else None
+        self.smear = SmearGate(dim) if config.smear != "off" else None
+        self.skip_weights = nn.Parameter(torch.ones(layers // 2, dim))
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(layers))
+        if config.ve_dim:
+            self.ve = ValueEmbedding(config.vocab_size, config.ve_dim, config.num_kv_heads * (dim // config.num_heads))
+            self.ve_scales = nn.Parameter(torch.full((layers,), 0.1))
+        else:
+            self.ve = None
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """ids [B, T] -> the first residual stream [B, T, C]: tokens, bigrams, norm and smear in the recipe's order."""
+        x = self.tok_emb(ids)
+        x = x.to(compute_dtype(x))
+        if self.bigram is not None:
+            x = x + self.bigram(ids, x.dtype)
+        if self.smear is None:
+            return rms_norm(x, self.config.norm_eps)
+        if self.config.smear == "before":
+            return rms_norm(self.smear(x), self.config.norm_eps)
+        return self.smear(rms_norm(x, self.config.norm_eps))
+
+    def rotary(self, num_tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Rotary tables for sequences of this length."""
+        config = self.config
+        return rotary_tables(num_tokens, config.rope_dims, config.rope_base, config.rope_reference_tokens, device)
+
+    def trunk(self, ids: Tensor, stop: int | None = None) -> tuple[Tensor, Tensor]:
+        """Run the first `stop` blocks (all by default): the stream after them, with block `stop`'s skip already added.
+
+        Returns (x, x0), both [B, T, C].
+        """
+        x = x0 = self.embed(ids)
+        cos, sin = self.rotary(ids.size(1), ids.device)
+        value = self.ve(ids, x.dtype) if self.ve is not None else None
+        layers, encoder_layers = len(self.blocks), len(self.blocks) // 2
+        stop = layers if stop is None else stop
+        skips: list[Tensor] = []
+        for layer, block in enumerate(self.blocks):
+            decoder_layer = layer - encoder_layers
+            if decoder_layer >= 0 and skips:
+                x = x + self.skip_weights[decoder_layer].to(x.dtype) * skips.pop()
+            if layer == stop:
+                break
+            added = self.ve_scales[layer].to(x.dtype) * value if layer in self.config.ve_layers else None
+            x = block(x, x0, cos, sin, added)
+            if layer < encoder_layers:
+                skips.append(x)
+        return x, x0
+
+    def logits(self, ids: Tensor, first: int = 0) -> Tensor:
+        """Soft-capped float32 logits [B, T-first, V] of positions `first`.. ; earlier ones cost no head."""
+        x, _ = self.trunk(ids)
+        z = rms_norm(x[:, first:], self.config.norm_eps)
+        cap = self.config.logit_softcap
+        return cap * torch.tanh(F.linear(z, self.tok_emb.weight.to(z.dtype)).float() / cap)
+
+    def token_losses(self, ids: Tensor, targets: Tensor, first: int = 0) -> Tensor:
+        """Nats of each target from position `first` on, float32 [B, T-first]; targets [B, T-first]."""
+        logits = self.logits(ids, first)
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
+
+    def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy in nats (0-d float32) of targets [B, T]."""
+        return F.cross_entropy(self.logits(ids).flatten(0, 1), targets.flatten())
+
+    @torch.no_grad()
+    def attention_maps(self, ids: Tensor, layer: int) -> Tensor:
+        """Softmax weights [B, H, T, T] in float32 of one layer, computed plainly (for looking at, not for training)."""
+        x, x0 = self.trunk(ids, stop=layer)
+        block = self.blocks[layer]
+        cos, sin = self.rotary(ids.size(1), ids.device)
+        q, k = block.attn.queries_and_keys(block.normed(block.mix(x, x0)), cos, sin)
+        k = k.repeat_interleave(q.size(2) // k.size(2), dim=2)
+        scores = torch.einsum("bthd,bshd->bhts", q.float(), k.float()) / math.sqrt(q.size(-1))
+        future = torch.ones_like(scores[0, 0], dtype=torch.bool).triu(1)
+        return scores.masked_fill(future, -math.inf).softmax(-1)
+
+    def set_fake_grids(self, grids: dict[str, Grid]) -> int:
+        """Put each named weight's grid into the training forward pass (QAT); returns how many tensors it covers."""
+        covered = 0
+        for name, module in self.named_modules():
+            if isinstance(module, Linear):
+                module.grid = grids.get(f"{name}.weight")
+                covered += module.grid is not None
+        return covered
+
+
+def num_parameters(config: Model) -> int:
+    """Exact number of parameters, without allocating them."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in GPT(config).parameters())
+
+
+def parameter_shapes(config: Model) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every parameter, without allocating them."""
+    with torch.device("meta"):
+        return {name: tuple(parameter.shape) for name, parameter in GPT(config).named_parameters()}
+
+
+def network_with(config: Model, weights: Mapping[str, Tensor]) -> GPT:
+    """A network that holds these very tensors, by name: no initialisation, no copy. Names and shapes must fit."""
+    with torch.device("meta"):
+        model = GPT(config)
+    model.load_state_dict(dict(weights), strict=True, assign=True)
+    return model
+
+
+@torch.no_grad()
+def initialise(model: GPT) -> None:
+    """Fill the weights from torch's CPU generator (SEEDS 2.10): output projections zero, other matrices orthogonal."""
+    config = model.config
+    nn.init.normal_(model.tok_emb.weight, std=config.embed_init_std)
+    for block in model.blocks:
+        for linear in (block.attn.c_q, block.attn.c_k, block.attn.c_v, block.mlp.fc):
+            _init_matrix(linear.weight, config.init)
+        for linear in (block.attn.proj, block.mlp.proj):
+            nn.init.zeros_(linear.weight)
+    if model.bigram is not None:
+        nn.init.zeros_(model.bigram.embed.weight)
+        _init_matrix(model.bigram.proj.weight, config.init)
+        if config.init == "orthogonal":
+            model.bigram.proj.weight.mul_(1 / math.sqrt(2 * config.num_layers))
+    if model.ve is not None:
+        nn.init.normal_(model.ve.embed.weight)
+        _init_matrix(model.ve.proj.weight, "uniform")
+
+
+def _init_matrix(weight: Tensor, kind: str) -> None:
+    if kind == "orthogonal":
+        nn.init.orthogonal_(weight)
+    else:  # torch.nn.Linear's default
+        nn.init.uniform_(weight, -1 / math.sqrt(weight.size(1)), 1 / math.sqrt(weight.size(1)))
+
+
+def build_model(config: Model, seed: int) -> GPT:
+    """A freshly initialised float32 model on the CPU; the same seed gives the same weights."""
+    state = torch.random.get_rng_state()
+    torch.manual_seed(seed)
+    model = GPT(config)
+    initialise(model)
+    torch.random.set_rng_state(state)
+    return model

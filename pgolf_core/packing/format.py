@@ -1,0 +1,93 @@
+"""The artifact file: its layout, and what a table of tensors must be before anything is believed or written.
+
+Layout (little-endian), format version 1, and 3 where matrices are on steps (2, an older layout of them, is refused):
+    8 bytes magic | u16 version | u32 length of the header | header | codes | fp16 | scales [| steps]
+The header is canonical JSON (sorted keys, no spaces) in one zstd frame: the model's configuration, [name, grid, shape]
+of each tensor in name order, the length of each stream, and a SHA-256 over the version, the rest of the header and all
+streams. Each stream is one zstd frame: `codes` int8 of every gridded tensor, each in blocks of its own; `fp16` the
+tensors kept at half precision and `scales` the float16 row scales, both with all low bytes before all high bytes.
+`steps` (version 3) is no frame but the entropy coder's own words: see pgolf_core/packing/steps.py.
+No time, path or commit is inside.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import struct
+from typing import Any
+
+from pgolf_core.base.files import canonical_json
+from pgolf_core.network.grid import packable_names
+from pgolf_core.recipes.recipe import Model
+
+MAGIC = b"\x89PGOLF\r\n"
+"""Eight bytes that no text file begins with and that any newline conversion spoils, as in PNG."""
+VERSION, STEPS_VERSION = 1, 3
+PREAMBLE = struct.Struct("<8sHI")
+STREAMS = ("codes", "fp16", "scales")
+STEPS_STREAMS = (*STREAMS, "steps")
+MAX_FILE_BYTES = 64 * 2**20
+"""Larger files are refused unread; the largest track allows a quarter of it."""
+MAX_HEADER_BYTES = 2**20
+MAX_ELEMENTS = 2**27
+"""Weights in one artifact: one bit each fills the 16 MB track. It bounds what a hostile header can make us allocate."""
+_MATRICES_PER_LAYER = 6
+_NAME = re.compile(r"[A-Za-z0-9_.]{1,200}")
+
+
+class Refused(Exception):
+    """Why a file is no artifact; turned into a UserError that names the file."""
+
+
+def version_of(header: dict[str, Any]) -> int:
+    streams = header.get("streams")
+    return STEPS_VERSION if isinstance(streams, dict) and "steps" in streams else VERSION
+
+
+def checksum(header: dict[str, Any], body: bytes | memoryview) -> str:
+    covered = {key: value for key, value in header.items() if key != "sha256"}
+    digest = hashlib.sha256(struct.pack("<H", version_of(header)) + canonical_json(covered).encode("ascii"))
+    digest.update(body)
+    return digest.hexdigest()
+
+
+def is_size(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= MAX_ELEMENTS  # a bool is no size
+
+
+def check_tensors(tensors: Any, model: Model) -> None:
+    """Refuse a table of [name, grid, shape] that is malformed, too large, or too small for the model it goes with."""
+    if not isinstance(tensors, list) or not all(isinstance(entry, list) and len(entry) == 3 for entry in tensors):
+        raise Refused("its list of tensors is malformed")
+    for name, grid, shape in tensors:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise Refused(f"tensor name {str(name)[:50]!r} is not allowed")
+        if not isinstance(grid, str) or grid not in packable_names():
+            raise Refused(f"{name} has the unknown grid {str(grid)[:50]!r}")
+        if not isinstance(shape, list) or len(shape) > 4 or not all(map(is_size, shape)):
+            raise Refused(f"{name} has an impossible shape")
+        if grid != "fp16" and (len(shape) != 2 or 0 in shape):
+            raise Refused(f"{name} has shape {shape}, which grid {grid} cannot hold")
+    names = [entry[0] for entry in tensors]
+    if names != sorted(set(names)):
+        raise Refused("its tensors are repeated or out of order")
+    elements = sum(math.prod(shape) for _, _, shape in tensors)
+    if elements > MAX_ELEMENTS:
+        raise Refused(f"{elements} weights are more than the {MAX_ELEMENTS} that an artifact may hold")
+    least = _least_elements(model)
+    if elements < least or len(tensors) < _MATRICES_PER_LAYER * model.num_layers:
+        raise Refused(
+            f"a model of {model.num_layers} layers with at least {least} weights does not come out of"
+            f" {len(tensors)} tensors with {elements}"
+        )
+
+
+def _least_elements(model: Model) -> int:
+    """Weights in the model's matrices: a lower bound of all its weights, and of the memory that building it takes."""
+    width, kv_width = model.model_dim, model.model_dim // model.num_heads * model.num_kv_heads
+    layer = 2 * width * width + 2 * width * kv_width + 2 * width * model.mlp_hidden
+    bigram = model.bigram_rows and model.bigram_dim * (model.bigram_rows + width)
+    value_embedding = model.ve_dim * (model.vocab_size + kv_width)
+    return model.vocab_size * width + model.num_layers * layer + bigram + value_embedding

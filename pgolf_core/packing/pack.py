@@ -1,0 +1,210 @@
+"""Writing the artifact: weights into one small file, with an account of each byte."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import zstandard
+from torch import Tensor
+
+from pgolf_core.base.files import UserError, canonical_json, explain_os_errors, write_bytes
+from pgolf_core.network.grid import GRIDS, STEPS, grid_names_for, quantise_tensor
+from pgolf_core.packing.allocation import spend
+from pgolf_core.packing.correction import Correction, Hessians, corrections, quantise_in_turn
+from pgolf_core.packing.format import (
+    MAGIC,
+    PREAMBLE,
+    STEPS_STREAMS,
+    STREAMS,
+    Refused,
+    check_tensors,
+    checksum,
+    version_of,
+)
+from pgolf_core.packing.ledger import CapExceeded, Ledger, entropy_bytes
+from pgolf_core.packing.sensitivity import Groups, allocate_bits, groups_of
+from pgolf_core.recipes.recipe import Model, Quant, Recipe, to_dict
+
+_HEAD_SLACK = 32
+"""How much longer a header can get through the digits of its last stream's length and its checksum."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What training gathered that packing may ask for; a recipe that asks for none does without."""
+
+    mean_squares: dict[str, float]
+    """Mean squared gradient of each ranked matrix (SensitivityMeter.result)."""
+    steps: int
+    """How many steps were counted in it."""
+    sums: dict[str, Tensor]
+    """GroupMeter.sums."""
+    hessians: Hessians | None = None
+
+
+def bits_of(quant: Quant, statistics: Statistics) -> dict[str, int] | None:
+    """PR 332's bits by squared gradient where the recipe asks for them, else None; UserError if none were gathered."""
+    if quant.allocation != "gradient":
+        return None
+    if not statistics.steps:
+        raise UserError(
+            "no gradient statistics: training ended before the last tenth of its warm-down; train longer or set "
+            "quant.allocation=fixed"
+        )
+    return allocate_bits(statistics.mean_squares)
+
+
+def pack_averaged(
+    recipe: Recipe, state: dict[str, Tensor], statistics: Statistics, path: Path | str, code_bytes: int
+) -> Ledger:
+    """`pack` as a recipe says, with what its training gathered; UserError where that is too little."""
+    quant = recipe.quant
+    return pack(
+        state, recipe.model, quant, path,
+        bits=bits_of(quant, statistics),
+        sensitivity=groups_of(statistics.sums) if quant.kind == "steps" else None,
+        hessians=statistics.hessians if quant.correction == "hessian" else None,
+        code_bytes=code_bytes, cap_bytes=recipe.cap_bytes,
+    )  # fmt: skip
+
+
+def pack(
+    state: dict[str, Tensor],
+    model: Model,
+    quant: Quant,
+    path: Path | str,
+    *,
+    bits: dict[str, int] | None = None,
+    sensitivity: dict[str, Groups] | None = None,
+    hessians: Hessians | None = None,
+    code_bytes: int,
+    cap_bytes: int,
+) -> Ledger:
+    """Quantise `state` (any order, device and float dtype), compress it and write it atomically to `path`.
+
+    With quant.kind = steps, `sensitivity` decides the steps and quant.target_bytes how fine they are. The bytes depend
+    on what is given and the versions of zstandard and constriction alone; with quant.correction = hessian, which needs
+    `hessians`, also on how the machine's linear algebra adds up. Raises UserError naming the tensor for weights that
+    are not finite or do not fit float16, and CapExceeded, removing what an earlier packing left at `path`, when file
+    and code together exceed `cap_bytes`.
+    """
+    if quant.allocation == "gradient" and bits is None:
+        raise UserError("quant.allocation = gradient needs the run's sensitivities; train with this recipe first")
+    if quant.kind == "steps" and sensitivity is None:
+        raise UserError("quant.kind = steps needs the run's sensitivities; train with this recipe first")
+    grids = grid_names_for({name: tuple(tensor.shape) for name, tensor in state.items()}, quant, bits)
+    table = [[name, grids[name], list(state[name].shape)] for name in sorted(state)]
+    try:
+        check_tensors(table, model)
+    except Refused as reason:
+        raise UserError(f"these weights cannot be packed: {reason}") from None
+    correction = None
+    if quant.correction == "hessian":
+        if hessians is None:
+            raise UserError("quant.correction = hessian needs the run's inputs; train with this recipe first")
+        gridded = {name: tuple(shape) for name, grid, shape in table if grid != "fp16"}
+        correction = corrections(hessians, gridded, quant.correction_damping)
+    parts: dict[str, list[np.ndarray]] = {stream: [] for stream in STREAMS}
+    rows, stepped = [], {}
+    for name, grid, shape in table:
+        if quant.kind == "steps" and grid == STEPS:
+            stepped[name] = _finite(name, state[name]).numpy()
+            continue
+        symbols, scales = _encode(name, state[name], grid, correction=correction)
+        parts["fp16" if grid == "fp16" else "codes"].append(symbols)
+        parts["scales"].append(scales)
+        rows.append({
+            "name": name, "grid": grid, "shape": shape, "elements": symbols.size, "raw_bytes": symbols.nbytes,
+            "scales_raw_bytes": scales.nbytes, "compressed_bytes": None, "entropy_bytes": entropy_bytes(symbols),
+        })  # fmt: skip
+    blocks = _compress([codes.tobytes() for codes in parts["codes"]], quant.zstd_level, min_match=7)
+    for row, block in zip((row for row in rows if row["grid"] != "fp16"), blocks, strict=False):
+        row["compressed_bytes"] = len(block)
+    rest = [_compress([_byte_planes(parts[stream])], quant.zstd_level)[0] for stream in ("fp16", "scales")]
+    streams, spent = [b"".join(blocks), *rest], None
+    if quant.kind == "steps" and stepped:
+        target = quant.target_bytes or cap_bytes - cap_bytes // 1000
+        others = len(_head(model, table, [*streams, b""], quant.zstd_level)) + sum(map(len, streams)) + _HEAD_SLACK
+        payload, shares, spent = spend(stepped, sensitivity, target - code_bytes - others, correction=correction)
+        streams.append(payload)
+        rows = sorted(rows + shares, key=lambda row: row["name"])
+        spent |= {"target_bytes": target}
+    head = _head(model, table, streams, quant.zstd_level)
+    file_bytes = len(head) + sum(map(len, streams))
+    ledger = Ledger(
+        weights_bytes=sum(map(len, streams)) - len(streams[2]), fp16_bytes=len(streams[1]),
+        scales_bytes=len(streams[2]), header_bytes=len(head), file_bytes=file_bytes, code_bytes=code_bytes,
+        total_bytes=file_bytes + code_bytes, cap_bytes=cap_bytes, tensors=rows, steps=spent,
+    )  # fmt: skip
+    if correction is not None:
+        ledger = dataclasses.replace(ledger, correction=correction.told)
+    if ledger.total_bytes > cap_bytes:
+        with explain_os_errors(f"cannot remove the outdated {path}"):
+            Path(path).unlink(missing_ok=True)
+        raise CapExceeded(ledger)
+    write_bytes(path, head + b"".join(streams))
+    return ledger
+
+
+def _encode(
+    name: str, tensor: Tensor, grid: str, correction: Correction | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Symbols of one tensor, flat (int8 codes, or float16 values), and its float16 scales (none for fp16)."""
+    w = _finite(name, tensor)
+    if grid == "fp16":
+        symbols, scales = w.to(torch.float16).flatten(), torch.empty(0, dtype=torch.float16)
+        finite = torch.isfinite(symbols).all()
+    else:
+        symbols, scales = quantise_tensor(w, GRIDS[grid])
+        if correction is not None and name in correction.feedback:
+            symbols, scales = quantise_in_turn(w, GRIDS[grid], correction.feedback[name])
+        finite = torch.isfinite(scales).all()
+    if not finite:
+        raise UserError(f"{name} holds values up to {w.abs().max():.3g}, too large for float16 on grid {grid}")
+    return symbols.flatten().numpy(), scales.numpy()
+
+
+def _finite(name: str, tensor: Tensor) -> Tensor:
+    w = tensor.detach().to("cpu", torch.float32)
+    if not torch.isfinite(w).all():
+        raise UserError(f"{name} holds values that are not finite; the training diverged: lower the learning rates")
+    return w
+
+
+def _byte_planes(arrays: list[np.ndarray]) -> bytes:
+    """Low bytes of all float16 values, then their high bytes: the high ones are alike, the low ones noise."""
+    halves = np.concatenate([np.empty(0, np.float16), *arrays]).astype("<f2")
+    return halves.view(np.uint8).reshape(-1, 2).T.tobytes()
+
+
+def _compress(parts: list[bytes], level: int, **options: int) -> list[bytes]:
+    """One zstd frame over all parts, as one piece for each part, each in blocks of its own (one piece for no parts).
+
+    Codes are nearly independent symbols, so two defaults cost bytes: matches as short as 3 are accidents that spoil the
+    literals' Huffman tables (up to 7 % at level 22, hence min_match=7), and blocks across two matrices share one table
+    (0.2 %). What is left above the order-0 entropy, about 1.3 %, is Huffman's whole bits.
+    """
+    size = sum(map(len, parts))
+    parameters = zstandard.ZstdCompressionParameters.from_level(
+        level, source_size=size, write_content_size=1, write_checksum=0, threads=0, **options
+    )
+    frame = zstandard.ZstdCompressor(compression_params=parameters).compressobj(size=size)
+    pieces = [frame.compress(part) + frame.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK) for part in parts] or [b""]
+    pieces[-1] += frame.flush()
+    return pieces
+
+
+def _head(model: Model, table: list[list[Any]], streams: list[bytes], level: int) -> bytes:
+    header = {
+        "model": to_dict(Recipe(model=model))["model"],
+        "streams": {stream: len(payload) for stream, payload in zip(STEPS_STREAMS, streams, strict=False)},
+        "tensors": table,
+    }
+    header["sha256"] = checksum(header, b"".join(streams))
+    (packed,) = _compress([canonical_json(header).encode("ascii")], level)
+    return PREAMBLE.pack(MAGIC, version_of(header), len(packed)) + packed

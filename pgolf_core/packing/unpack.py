@@ -1,0 +1,230 @@
+"""Reading the artifact back, and scoring from the file alone.
+
+Nothing is allocated before its size has been checked, and nothing is believed before the checksum.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import zstandard
+from torch import Tensor
+
+from pgolf_core.base.device import pick_device
+from pgolf_core.base.files import UserError, canonical_json
+from pgolf_core.base.parallel import ALONE, World
+from pgolf_core.network.grid import GRIDS, STEPS, dequantise
+from pgolf_core.network.model import GPT, network_with, parameter_shapes
+from pgolf_core.network.score import Progress, Score, score
+from pgolf_core.packing.format import (
+    MAGIC,
+    MAX_FILE_BYTES,
+    MAX_HEADER_BYTES,
+    PREAMBLE,
+    STEPS_STREAMS,
+    STEPS_VERSION,
+    STREAMS,
+    VERSION,
+    Refused,
+    check_tensors,
+    checksum,
+    is_size,
+    version_of,
+)
+from pgolf_core.packing.steps import read_steps
+from pgolf_core.recipes.recipe import Model, from_dict
+from pgolf_core.text.tokenizer import TokenBytes
+
+
+def read_header(path: Path | str) -> dict[str, Any]:
+    """The verified header: `model`, `tensors` ([name, grid, shape] each), `streams` (bytes each), `sha256`."""
+    return _explained(path, lambda header, model, streams: header)
+
+
+def unpack(path: Path | str) -> tuple[Model, dict[str, Tensor]]:
+    """The model's configuration and its weights, float32 on the CPU, in name order.
+
+    Whatever a file may hold, this returns exactly what was packed or raises one UserError, and allocates at most a few
+    bytes for each of MAX_ELEMENTS weights. That the tensors are this model's, neither more nor fewer, is for the caller
+    to see (a strict load_state_dict); here they are only held to be enough for it, so that building it is safe too.
+    """
+    return _explained(path, lambda header, model, streams: (model, _decode(header["tensors"], streams)))
+
+
+def _explained(path: Path | str, use: Callable[..., Any]) -> Any:
+    try:
+        return use(*_read(path))
+    except Refused as reason:
+        text = f"{path} is not a usable artifact: {str(reason)[:300]}; pack it again or fetch a fresh copy"
+        raise UserError(text) from None
+
+
+def _read(path: Path | str) -> tuple[dict[str, Any], Model, dict[str, memoryview]]:
+    payload = _payload(path)
+    if len(payload) < PREAMBLE.size or payload[: len(MAGIC)] != MAGIC:
+        raise Refused("it does not begin with pgolf's signature")
+    _, version, header_length = PREAMBLE.unpack_from(payload)
+    if version not in (VERSION, STEPS_VERSION):
+        raise Refused(f"format version {version}, this program reads versions {VERSION} and {STEPS_VERSION}")
+    view = memoryview(payload)[PREAMBLE.size :]
+    if header_length > len(view):
+        raise Refused("it ends inside its header")
+    header = _parse_header(view[:header_length])
+    if version != version_of(header):
+        raise Refused(f"its streams are not those of format version {version}")
+    body = view[header_length:]
+    lengths = header["streams"]
+    if sum(lengths.values()) != len(body):
+        raise Refused(f"its header promises {sum(lengths.values())} bytes of streams, it holds {len(body)}")
+    if checksum(header, body) != header["sha256"]:
+        raise Refused("its checksum does not hold, the file is damaged")
+    model = _parse_model(header["model"])
+    check_tensors(header["tensors"], model)
+    streams, offset = {}, 0
+    for stream in STEPS_STREAMS[: len(lengths)]:
+        streams[stream] = body[offset : offset + lengths[stream]]
+        offset += lengths[stream]
+    if ("steps" in streams) != any(grid == STEPS for _, grid, _ in header["tensors"]):
+        raise Refused("its table of tensors and its streams do not agree on steps")
+    return header, model, streams
+
+
+def _payload(path: Path | str) -> bytes:
+    if not os.path.exists(path):
+        raise UserError(f"{path} does not exist; pack a model first")
+    if not os.path.isfile(path):
+        raise UserError(f"{path} is not a file")
+    try:
+        with open(path, "rb") as file:
+            payload = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    if len(payload) > MAX_FILE_BYTES:
+        raise Refused(f"larger than {MAX_FILE_BYTES} bytes")
+    return payload
+
+
+def _decompress(frame: memoryview, what: str, size: int | None = None) -> bytes:
+    """Contents of exactly one zstd frame, whose declared size is checked before anything is allocated for it."""
+    try:
+        least, most = (0, MAX_HEADER_BYTES) if size is None else (size, size)
+        declared = zstandard.frame_content_size(frame)
+        if not least <= declared <= most:
+            raise Refused(f"its {what} would unpack to {declared} bytes, {most} allowed")
+        return zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise Refused(f"its {what} cannot be decompressed ({error})") from None
+
+
+def _parse_header(frame: memoryview) -> dict[str, Any]:
+    try:
+        text = _decompress(frame, "header").decode("ascii")
+        header = json.loads(text)
+        canonical = canonical_json(header) == text  # false for NaN, repeated keys, odd numbers, spaces
+    except (ValueError, RecursionError):
+        raise Refused("its header is not JSON") from None
+    if not canonical or not isinstance(header, dict) or set(header) != {"model", "sha256", "streams", "tensors"}:
+        raise Refused("its header is not one that pgolf writes")
+    lengths = header["streams"]
+    if (
+        not isinstance(lengths, dict)
+        or set(lengths) not in (set(STREAMS), set(STEPS_STREAMS))
+        or not all(map(is_size, lengths.values()))
+    ):
+        raise Refused("its stream lengths make no sense")
+    return header
+
+
+def _parse_model(values: Any) -> Model:
+    fields = {field.name for field in dataclasses.fields(Model)}
+    if not isinstance(values, dict) or set(values) != fields:
+        raise Refused("its model configuration has other keys than this version of pgolf knows")
+    try:
+        return from_dict({"model": values}, source="its header").model
+    except UserError as error:
+        raise Refused(str(error)) from None
+
+
+def _decode(tensors: list[list[Any]], streams: dict[str, memoryview]) -> dict[str, Tensor]:
+    sizes = {stream: 0 for stream in STREAMS}
+    plain = [entry for entry in tensors if entry[1] != STEPS]
+    for _, grid, shape in plain:
+        sizes["fp16" if grid == "fp16" else "codes"] += math.prod(shape)
+        sizes["scales"] += 0 if grid == "fp16" else shape[0]
+    codes = _decompress(streams["codes"], "codes", sizes["codes"])
+    halves = _halves(_decompress(streams["fp16"], "fp16 values", 2 * sizes["fp16"]))
+    scales = _halves(_decompress(streams["scales"], "scales", 2 * sizes["scales"]))
+    if not np.isfinite(halves).all() or not np.isfinite(scales).all() or (scales < 0).any():
+        raise Refused("it holds values that are not finite, or negative scales")
+    state, code_at, half_at, row_at = {}, 0, 0, 0
+    if "steps" in streams:
+        state.update(_decode_steps(tensors, streams["steps"]))
+    for name, grid, shape in plain:
+        count = math.prod(shape)
+        if grid == "fp16":
+            state[name] = torch.from_numpy(halves[half_at : half_at + count].astype(np.float32)).reshape(shape)
+            half_at += count
+            continue
+        q = np.frombuffer(codes, np.int8, count, code_at)
+        if q.min() < GRIDS[grid].qmin or q.max() > GRIDS[grid].qmax:
+            raise Refused(f"{name} has codes outside grid {grid}")
+        values = torch.from_numpy(q.astype(np.float32)).reshape(shape)
+        state[name] = dequantise(values, torch.from_numpy(scales[row_at : row_at + shape[0]]))
+        code_at, row_at = code_at + count, row_at + shape[0]
+    return {name: state[name] for name, _, _ in tensors}
+
+
+def _decode_steps(tensors: list[list[Any]], stream: memoryview) -> dict[str, Tensor]:
+    shapes = {name: shape for name, grid, shape in tensors if grid == STEPS}
+    try:
+        return {name: torch.from_numpy(weights) for name, weights in read_steps(stream, shapes).items()}
+    except ValueError as error:
+        raise Refused(f"its steps cannot be decoded ({error})") from None
+
+
+def _halves(planes: bytes) -> np.ndarray:
+    low_high = np.frombuffer(planes, np.uint8).reshape(2, -1)
+    return np.ascontiguousarray(low_high.T).view("<f2").reshape(-1).astype(np.float16, copy=False)
+
+
+def load_model(path: Path | str, device: torch.device | None = None) -> GPT:
+    """Rebuild the network from a packed file alone, in eval mode; UserError for a file that does not fit itself."""
+    config, state = unpack(path)
+    expected = parameter_shapes(config)
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    if found != expected:
+        differing = sorted(set(found.items()) ^ set(expected.items()))[0][0]
+        raise UserError(f"{path}: tensor '{differing}' is missing, unexpected or of the wrong shape for its own config")
+    return network_with(config, state).to(device or pick_device()).eval()
+
+
+def score_artifact(
+    path: Path | str,
+    tokens: np.ndarray,
+    token_bytes: TokenBytes,
+    seq_len: int,
+    stride: int,
+    batch_seqs: int,
+    *,
+    autocast: str = "auto",
+    progress: Progress | None = None,
+    world: World = ALONE,
+) -> Score:
+    """Score from the packed file on disk only; several ranks share the work (see `score`)."""
+    model = load_model(path)
+    if model.config.vocab_size != len(token_bytes.base):
+        raise UserError(
+            f"{path} has a vocabulary of {model.config.vocab_size}, the dataset's tokenizer {len(token_bytes.base)}; "
+            "score it on the dataset it was trained for (--data)"
+        )
+    return score(
+        model, tokens, token_bytes, seq_len, stride, batch_seqs, autocast=autocast, progress=progress, world=world
+    )  # fmt: skip

@@ -1,0 +1,105 @@
+"""Recipes on disk: TOML files that extend one another, and overrides in words."""
+
+from __future__ import annotations
+
+import tomllib
+import typing
+from pathlib import Path
+from typing import Any
+
+from pgolf_core.base.files import UserError
+from pgolf_core.recipes.recipe import Recipe, from_dict
+
+RECIPE_DIR = Path(__file__).parent
+
+
+def _by_name(folder: Path) -> dict[str, Path]:
+    """Path by recipe's name; our own lie in folders by kind."""
+    ours = RECIPE_DIR.glob("*/*.toml") if folder == RECIPE_DIR else []
+    return {path.stem: path for path in [*folder.glob("*.toml"), *ours]}
+
+
+def available_recipes(folder: Path = RECIPE_DIR) -> list[str]:
+    """Names of the recipes on disk, sorted."""
+    return sorted(_by_name(folder))
+
+
+def load_recipe(name: str, overrides: typing.Sequence[str] = (), folder: Path = RECIPE_DIR) -> Recipe:
+    """Read a recipe by name (or a path ending in .toml), follow `extends`, apply `section.key=value` overrides.
+
+    Raises UserError for an unknown recipe, an unknown key, a wrong type or an impossible value.
+    """
+    values: dict[str, Any] = {}
+    for _, own in reversed(_read_chain(name, folder)):
+        values.pop("title", None)  # a recipe without a title has none, whatever it extends
+        values = _merge(values, own)
+    source = _path_of(name, folder).name
+    for text in overrides:
+        _apply_override(values, text, source)
+    values["name"] = Path(name).stem
+    return from_dict(values, source)
+
+
+def _path_of(name: str, folder: Path) -> Path:
+    return Path(name) if name.endswith(".toml") else _by_name(folder).get(name, folder / f"{name}.toml")
+
+
+def lineage(name: str, folder: Path = RECIPE_DIR) -> list[Path]:
+    """The files of a recipe and of those that it extends, nearest first. Raises UserError as `load_recipe`."""
+    return [path for path, _ in _read_chain(name, folder)]
+
+
+def _read_chain(name: str, folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Each file of the lineage with what it says, `extends` left out."""
+    chain: list[tuple[Path, dict[str, Any]]] = []
+    names: list[str] = []
+    while True:
+        path = _path_of(name, folder)
+        if not path.is_file():
+            raise UserError(f"unknown recipe '{name}'; known: {', '.join(available_recipes(folder))}")
+        if name in names:
+            raise UserError(f"{path.name}: extends itself through {' -> '.join((*names, name))}; break the circle")
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{path.name}: not valid TOML: {error}") from None
+        parent = values.pop("extends", None)
+        chain.append((path, values))
+        names.append(name)
+        if parent is None:
+            return chain
+        if not isinstance(parent, str):
+            raise UserError(f"{path.name}: extends must be a recipe's name, not {parent!r}")
+        # a recipe of one's own may extend a neighbour or one of ours
+        beside = (path.parent / f"{parent}.toml").is_file()
+        name, folder = parent, path.parent if beside else RECIPE_DIR
+
+
+def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in change.items():
+        both_tables = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both_tables else value
+    return merged
+
+
+def _apply_override(values: dict[str, Any], text: str, source: str) -> None:
+    key, equals, raw = text.partition("=")
+    key, raw = key.strip(), raw.strip()
+    if not equals or not key or not raw:
+        raise UserError(f"override '{text}' is not of the form section.key=value, for example model.num_layers=12")
+    if key in ("name", "extends", "title"):
+        raise UserError(f"override '{text}': {key} cannot be overridden; use --name or another recipe")
+    try:
+        value = tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = raw  # a bare word is a string, so that --set average.kind=swa needs no quotes
+    *sections, last = key.split(".")
+    table = values
+    for section in sections:
+        table = table.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise UserError(f"{source}: unknown key '{key}' in override '{text}'; `pgolf recipes NAME` shows all")
+    if isinstance(table.get(last), dict):
+        raise UserError(f"override '{text}': '{key}' is a section; give one of its keys, as {key}.KEY=value")
+    table[last] = value

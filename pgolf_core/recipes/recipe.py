@@ -1,0 +1,254 @@
+"""Recipes: everything that decides a run, as frozen dataclasses read from TOML.
+
+A recipe file may say `extends = "pr315"` and change a few keys. Unknown keys, wrong types and impossible values
+are errors that name the file, the key and what is allowed. Overrides have the form `model.num_layers=12`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from pgolf_core.base.files import UserError, canonical_json, sha256_bytes
+from pgolf_core.base.strict import build
+from pgolf_core.recipes.rules import TRACK_CAP_BYTES, violations
+
+
+@dataclass(frozen=True)
+class Model:
+    """The network's shape and switches (SEEDS: the five records differ in these alone)."""
+
+    vocab_size: int = 1024
+    """Pieces of the tokenizer; checked against the dataset's."""
+    num_layers: int = 11
+    model_dim: int = 512
+    """Width of the residual stream."""
+    num_heads: int = 8
+    """Query heads; divides model_dim."""
+    num_kv_heads: int = 4
+    """Key/value heads; divides num_heads."""
+    mlp_hidden: int = 1536
+    rope_dims: int = 64
+    """Rotary dimensions of each head, even; the rest of the head carries no position (PR 315: 16)."""
+    rope_base: float = 10000.0
+    rope_reference_tokens: int = 0
+    """Above this length the rotary base is rescaled (PR 315: 1024); 0 keeps the plain base."""
+    logit_softcap: float = 30.0
+    qk_gain_init: float = 1.5
+    embed_init_std: float = 0.005
+    norm_eps: float = 2.0**-23
+    """Epsilon of every RMS norm; float32's machine epsilon, as torch uses since 2.7 (torch 2.4 with bfloat16: 2^-7)."""
+    smear: str = "after"
+    """Smear gate before or after the first norm, or off."""
+    bigram_rows: int = 0
+    """Rows of the hashed bigram table; 0 means none."""
+    bigram_dim: int = 128
+    ln_scale: bool = False
+    """Scale each block's normalised input by 1/sqrt(layer + 1) (PR 315)."""
+    xsa_last_n: int = 0
+    """Exclusive self-attention on this many last layers."""
+    ve_dim: int = 0
+    """Width of the shared value embedding (PR 534); 0 means none."""
+    ve_layers: tuple[int, ...] = ()
+    """0-based layers that add the value embedding."""
+    init: str = "orthogonal"
+    """Initialisation of the matrices that are not zero: orthogonal, or torch's uniform default."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which tokens a step sees."""
+
+    dataset: str = "sotu-sp1024"
+    """Name of a prepared dataset (`pgolf data`), overridden by --data."""
+    seq_len: int = 2048
+    batch_tokens: int = 786_432
+    """Tokens of one optimiser step over all ranks and micro-batches."""
+    spans_per_step: int = 8
+    """Contiguous spans a step is cut from, each one token longer than its inputs (SEEDS 1.3); fixes the partition."""
+    order: str = "sequential"
+    """sequential: the split from its start, as the records read it; shuffled: windows of seq_len in the seed's random
+    order, from another offset each pass."""
+    micro_batch_seqs: int = 48
+    """Sequences of one forward/backward: a speed setting that never changes which tokens a step sees."""
+    final_seq_len: int = 0
+    """Sequence length of the last `final_fraction` of the budget, tokens of a step unchanged; 0: seq_len to the end."""
+    final_fraction: float = 0.25
+
+
+@dataclass(frozen=True)
+class Optim:
+    """Muon for matrices, AdamW for the rest."""
+
+    embed_lr: float = 0.035
+    matrix_lr: float = 0.025
+    scalar_lr: float = 0.025
+    adam_betas: tuple[float, float] = (0.9, 0.95)
+    adam_eps: float = 1e-8
+    adam_wd: float = 0.04
+    muon_wd: float = 0.04
+    muon_wd_order: str = "before"
+    """Decoupled weight decay before the update (PR 194, 315, 531) or after it (PR 332, 534)."""
+    muon_momentum: float = 0.99
+    muon_momentum_start: float = 0.92
+    muon_momentum_warmup_steps: int = 1500
+    newton_schulz_steps: int = 5
+    newton_schulz_dtype: str = "bfloat16"
+    grad_clip_norm: float = 0.3
+    """Global L2 norm over all parameters; 0 turns clipping off."""
+    bigram_optimizer: str = "split"
+    """split: table with the embedding's AdamW, projection with Muon (PR 315, 531); scalar: all of it with the
+    scalars' AdamW (PR 332)."""
+    smear_beta2: float = 0.95
+    """Second beta of the smear gate's own AdamW (PR 194: 0.99)."""
+    ve_frozen: bool = False
+    """Leave the value embedding's table and projection at their random start (what PR 534's run really did)."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When training ends and how the learning rate falls."""
+
+    iterations: int = 20_000
+    max_seconds: float = 600.0
+    """Wall-clock cap of the training steps; 0 means iterations alone end the run."""
+    warmup_steps: int = 20
+    """Priming steps before the clock, rolled back (SEEDS 1.5)."""
+    warmdown_iters: int = 3000
+    """Steps over which the learning rate falls linearly to zero."""
+    warmdown_fraction: float = 0.0
+    """Share of the budget (clock or iterations) over which the rate falls instead; 0: warmdown_iters decides."""
+    val_every_steps: int = 0
+    """Cadence of validation with raw weights; 0 validates only at the end."""
+    val_tokens: int = 0
+    """Validation targets scored on that cadence, from the split's start; 0 means all."""
+    log_every_steps: int = 200
+    checkpoint_every_seconds: float = 60.0
+    autocast: str = "auto"
+    """bfloat16 where the device computes it in hardware (auto), or float32 everywhere (off)."""
+    compile: str = "auto"
+    """torch.compile where a compiler is found (auto), or eager (off)."""
+
+
+@dataclass(frozen=True)
+class Average:
+    """Which weights are packed."""
+
+    kind: str = "ema"
+    """ema, swa or none."""
+    ema_decay: float = 0.997
+    swa_start: float = 0.5
+    """SWA takes a snapshot while the learning-rate multiplier is below this."""
+    swa_every_steps: int = 50
+
+
+@dataclass(frozen=True)
+class QAT:
+    """Quantisation-aware training: the packed grid inside the forward pass, straight-through gradients."""
+
+    kind: str = "off"
+    """off, always (from step 0) or late (once the learning-rate multiplier is below `threshold`)."""
+    threshold: float = 0.1
+    grid: str = "packed"
+    """packed: every matrix trains on the grid that it will be packed on; else the name of one grid for all of them."""
+    lr_factor: float = 1.0
+    """Late QAT multiplies every learning rate by this from its first step on (PR 534: 0.5)."""
+
+
+@dataclass(frozen=True)
+class Quant:
+    """Which grid each tensor is packed on (SEEDS 5.4)."""
+
+    kind: str = "grid"
+    """grid: the named grids below, in a file of whatever size comes of it; steps: every matrix above the size threshold
+    gets steps from the run's gradients, entropy-coded, as fine as `target_bytes` allows."""
+    target_bytes: int = 0
+    """With kind = steps: bytes of file and code to be spent; 0 is the track's cap less 0.1 %."""
+    attention: str = "int6_row"
+    mlp: str = "int6_row"
+    tok_emb: str = "int8_row_clip"
+    other: str = "int8_row_clip"
+    """Every other tensor above the size threshold (bigram and value embeddings)."""
+    small_tensor_elements: int = 65_536
+    """Tensors of at most this many elements are stored as fp16; published: a quarter of the width squared."""
+    allocation: str = "fixed"
+    """fixed, or gradient: PR 332's 5/6/7 bits by squared gradient for attention, MLP and bigram."""
+    exceptions: tuple[str, ...] = ()
+    """Tensors by name before any other rule, each "PATTERN=GRID" with shell wildcards; the first that fits holds."""
+    zstd_level: int = 22
+    correction: str = "off"
+    """off, or hessian: while a matrix is rounded, the columns still to come make good each column's error, as far as
+    what training tokens multiply it by allows (GPTQ). Tables are rounded plainly: nothing multiplies them."""
+    correction_damping: float = 0.01
+    """Added to the diagonal of a matrix's X^T X, as a share of the diagonal's mean; raised where that is not enough."""
+    correction_tokens: int = 65_536
+    """Training tokens that X is gathered from, on the clock after the last step; rounded up to whole sequences."""
+
+
+@dataclass(frozen=True)
+class Eval:
+    """How the score is taken."""
+
+    seq_len: int = 2048
+    stride: int = 64
+    batch_seqs: int = 32
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One complete recipe; `name` and `title` do not enter the fingerprint, everything else does."""
+
+    name: str = "unnamed"
+    title: str = ""
+    track: str = "10min_16mb"
+    script: str = "packed"
+    """Which form of the one-file train_gpt.py is shipped and counted: packed (minified, in LZMA), or readable (five
+    times the bytes)."""
+    model: Model = field(default_factory=Model)
+    data: Data = field(default_factory=Data)
+    optim: Optim = field(default_factory=Optim)
+    schedule: Schedule = field(default_factory=Schedule)
+    average: Average = field(default_factory=Average)
+    qat: QAT = field(default_factory=QAT)
+    quant: Quant = field(default_factory=Quant)
+    eval: Eval = field(default_factory=Eval)
+
+    @property
+    def cap_bytes(self) -> int:
+        """The track's limit on code plus artifact, in decimal bytes."""
+        return TRACK_CAP_BYTES[self.track]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the resolved values: equal fingerprints mean equal runs, whatever the file was called."""
+        values = to_dict(self)
+        del values["name"], values["title"]
+        # the default is hashed by the name that it had: recorded runs keep their fingerprints
+        values["script"] = "readable" if self.script == "packed" else "joined"
+        if self.quant.correction == "off":  # as before there were these keys: recorded runs keep their fingerprints
+            del (
+                values["quant"]["correction"],
+                values["quant"]["correction_damping"],
+                values["quant"]["correction_tokens"],
+            )
+        return sha256_bytes(canonical_json(values).encode())
+
+
+def to_dict(recipe: Recipe) -> dict[str, Any]:
+    """Plain nested dictionary (tuples as lists), ready for JSON."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, tuple | list) else value
+
+    return plain(dataclasses.asdict(recipe))
+
+
+def from_dict(values: dict[str, Any], source: str = "recipe") -> Recipe:
+    """Build and check a Recipe from nested plain values; `source` names the file in error messages."""
+    recipe = build(Recipe, values, source)
+    for message in violations(to_dict(recipe)):
+        raise UserError(f"{source}: {message}")
+    return recipe

@@ -1,0 +1,153 @@
+"""What a recipe's values may be: choices, bounds, and combinations that cannot be built or trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+TRACK_CAP_BYTES = {"10min_16mb": 16_000_000, "local_10min_1mb": 1_000_000}
+GRID_NAMES = (
+    "fp16",
+    "int6_row",
+    "int8_row_clip",
+    "int5_row_clip",
+    "int6_row_clip",
+    "int7_row_clip",
+    "int5_row_nofloor",
+    "int6_clip_search",
+    "int8_clip_search",
+    "int8_clip_search_step4",
+)
+QAT_ONLY_GRIDS = ("int6_fake_pr194", "int6_fake_pr534")
+"""Grids that training may use and an artifact cannot hold."""
+MOST_CORRECTED_INPUTS = 8192
+"""Widest matrix that quant.correction = hessian takes: 256 MiB for its inputs' products."""
+MOST_CORRECTION_TOKENS = 2**24
+"""Of quant.correction_tokens: 128 MiB of token ids."""
+CHOICES: dict[str, tuple[str, ...]] = {
+    "track": tuple(TRACK_CAP_BYTES),
+    "script": ("readable", "packed"),
+    "model.smear": ("before", "after", "off"),
+    "model.init": ("orthogonal", "uniform"),
+    "data.order": ("sequential", "shuffled"),
+    "optim.muon_wd_order": ("before", "after"),
+    "optim.newton_schulz_dtype": ("bfloat16", "float32"),
+    "optim.bigram_optimizer": ("split", "scalar"),
+    "schedule.autocast": ("auto", "off"),
+    "schedule.compile": ("auto", "off"),
+    "average.kind": ("ema", "swa", "none"),
+    "qat.kind": ("off", "always", "late"),
+    "qat.grid": ("packed", *GRID_NAMES[1:], *QAT_ONLY_GRIDS),
+    "quant.kind": ("grid", "steps"),
+    "quant.allocation": ("fixed", "gradient"),
+    "quant.correction": ("off", "hessian"),
+    **{f"quant.{part}": GRID_NAMES for part in ("attention", "mlp", "tok_emb", "other")},
+}
+AT_LEAST: dict[str, float] = {
+    "model.vocab_size": 2, "model.model_dim": 2, "model.rope_dims": 2, "model.rope_base": 1.0,
+    "model.logit_softcap": 1e-3, "quant.correction_damping": 1e-6,
+    **dict.fromkeys((
+        "model.num_layers", "model.num_heads", "model.num_kv_heads", "model.mlp_hidden", "model.bigram_dim",
+        "data.seq_len", "data.batch_tokens", "data.spans_per_step", "data.micro_batch_seqs",
+        "optim.newton_schulz_steps", "schedule.iterations", "schedule.log_every_steps", "average.swa_every_steps",
+        "quant.zstd_level", "quant.correction_tokens", "eval.seq_len", "eval.stride", "eval.batch_seqs",
+    ), 1),
+    **dict.fromkeys((
+        "data.final_seq_len", "model.rope_reference_tokens", "model.qk_gain_init", "model.embed_init_std",
+        "model.norm_eps",
+        "model.bigram_rows", "model.xsa_last_n", "model.ve_dim", "optim.embed_lr", "optim.matrix_lr", "optim.scalar_lr",
+        "optim.adam_eps", "optim.adam_wd", "optim.muon_wd", "optim.muon_momentum_warmup_steps", "optim.grad_clip_norm",
+        "schedule.max_seconds", "schedule.warmup_steps", "schedule.warmdown_iters", "schedule.val_every_steps",
+        "schedule.val_tokens", "schedule.checkpoint_every_seconds", "quant.small_tensor_elements",
+        "quant.target_bytes",
+    ), 0),
+}  # fmt: skip
+IN_UNIT_INTERVAL = (
+    "optim.muon_momentum", "optim.muon_momentum_start", "optim.smear_beta2", "average.ema_decay",
+    "average.swa_start", "qat.threshold", "qat.lr_factor", "schedule.warmdown_fraction",
+    "data.final_fraction",
+)  # fmt: skip
+
+
+def violations(values: dict[str, Any]) -> Iterator[str]:
+    """Every rule that a recipe (nested plain values, complete and of the right types) breaks, as messages."""
+
+    def get(key: str) -> Any:
+        section, _, name = key.rpartition(".")
+        return values[section][name] if section else values[name]
+
+    for key, choices in CHOICES.items():
+        if get(key) not in choices:
+            yield f"{key} = {get(key)!r}; allowed: {', '.join(choices)}"
+    for key, least in AT_LEAST.items():
+        if get(key) < least:
+            yield f"{key} = {get(key)}; must be at least {least}"
+    for key in IN_UNIT_INTERVAL:
+        if not 0.0 <= get(key) <= 1.0:
+            yield f"{key} = {get(key)}; must lie in [0, 1]"
+    yield from _impossible(values)
+
+
+def _impossible(values: dict[str, Any]) -> Iterator[str]:
+    """Every combination of values that cannot be built or trained, as a message that names the keys."""
+    model, data, optim, qat, quant, evaluation = (
+        SimpleNamespace(**values[section]) for section in ("model", "data", "optim", "qat", "quant", "eval")
+    )
+    if model.model_dim % model.num_heads:
+        yield f"model.num_heads = {model.num_heads} must divide model.model_dim = {model.model_dim}"
+    head_dim = model.model_dim // model.num_heads
+    if model.num_heads % model.num_kv_heads:
+        yield f"model.num_kv_heads = {model.num_kv_heads} must divide model.num_heads = {model.num_heads}"
+    if model.rope_dims % 2 or model.rope_dims > head_dim:
+        yield f"model.rope_dims = {model.rope_dims} must be even and at most the head width {head_dim}"
+    if model.rope_reference_tokens and model.rope_dims == 2:
+        yield "model.rope_reference_tokens needs model.rope_dims of at least 4"
+    if model.xsa_last_n > model.num_layers:
+        yield f"model.xsa_last_n = {model.xsa_last_n} exceeds model.num_layers = {model.num_layers}"
+    if model.bigram_rows == 1:
+        yield "model.bigram_rows = 1 leaves no row for a pair; use 0 (off) or at least 2"
+    if bool(model.ve_dim) != bool(model.ve_layers):
+        yield f"model.ve_dim = {model.ve_dim} and model.ve_layers = {list(model.ve_layers)} go together"
+    if any(not 0 <= layer < model.num_layers for layer in model.ve_layers):
+        yield f"model.ve_layers = {list(model.ve_layers)} must lie in 0..{model.num_layers - 1}"
+    if len(set(model.ve_layers)) != len(model.ve_layers):
+        yield f"model.ve_layers = {list(model.ve_layers)} names a layer twice"
+    for key, length in (("seq_len", data.seq_len), ("final_seq_len", data.final_seq_len or data.seq_len)):
+        if data.batch_tokens % (data.spans_per_step * length):
+            yield (
+                f"data.batch_tokens = {data.batch_tokens} must be a multiple of data.spans_per_step x data.{key}"
+                f" = {data.spans_per_step} x {length}"
+            )
+            break
+    if evaluation.stride > evaluation.seq_len:
+        yield f"eval.stride = {evaluation.stride} exceeds eval.seq_len = {evaluation.seq_len} and would skip targets"
+    if not all(0.0 <= beta < 1.0 for beta in optim.adam_betas):
+        yield f"optim.adam_betas = {list(optim.adam_betas)} must lie in [0, 1)"
+    if qat.lr_factor != 1.0 and qat.kind != "late":
+        yield f"qat.lr_factor = {qat.lr_factor} needs qat.kind = late, not {qat.kind}"
+    for entry in quant.exceptions:
+        pattern, equals, grid = entry.rpartition("=")
+        if not equals or not pattern.strip() or grid not in GRID_NAMES:
+            yield (
+                f"quant.exceptions has {entry!r}; must be PATTERN=GRID, as 'blocks.0.*=fp16', with a grid of "
+                f"{', '.join(GRID_NAMES)}"
+            )
+    if quant.target_bytes and quant.kind != "steps":
+        yield f"quant.target_bytes = {quant.target_bytes} needs quant.kind = steps: a grid takes what it takes"
+    if quant.target_bytes > TRACK_CAP_BYTES[values["track"]]:
+        yield f"quant.target_bytes = {quant.target_bytes} is over the cap of {values['track']}"
+    if quant.kind == "steps" and quant.allocation == "gradient":
+        yield "quant.allocation = gradient gives bits to grids; quant.kind = steps takes quant.allocation = fixed"
+    if quant.kind == "steps" and qat.kind != "off" and qat.grid == "packed":
+        yield "qat.grid = packed has no grid to train on with quant.kind = steps; name one, or qat.kind = off"
+    widest = max(model.model_dim, model.mlp_hidden)
+    if quant.correction == "hessian" and widest > MOST_CORRECTED_INPUTS:
+        yield (
+            f"quant.correction = hessian holds inputs x inputs numbers for every matrix: {widest} inputs are over its "
+            f"{MOST_CORRECTED_INPUTS}; make model.mlp_hidden or model.model_dim smaller, or take quant.correction = off"
+        )
+    if quant.correction_tokens > MOST_CORRECTION_TOKENS:
+        yield f"quant.correction_tokens = {quant.correction_tokens}; must be at most {MOST_CORRECTION_TOKENS}"
+    if quant.zstd_level > 22:
+        yield f"quant.zstd_level = {quant.zstd_level}; zstd has levels 1 to 22"

@@ -1,0 +1,208 @@
+"""One seed whole: train, pack, read back, score, log, result.json. A submission's script and the notebooks share it.
+
+Under torchrun every rank trains and scores its share; the first alone packs, writes and speaks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pgolf_core.base.files import UserError, explain_os_errors, read_json, sha256_file, write_json
+from pgolf_core.base.parallel import World, join, leave
+from pgolf_core.base.strict import build
+from pgolf_core.network.score import Score
+from pgolf_core.packing.correction import in_words
+from pgolf_core.packing.ledger import Ledger
+from pgolf_core.packing.pack import pack_averaged
+from pgolf_core.packing.unpack import score_artifact
+from pgolf_core.recipes.recipe import Recipe
+from pgolf_core.text.shards import load_tokens
+from pgolf_core.text.tokenizer import Tokenizer
+from pgolf_core.training.loop import TrainData, Trainer
+from pgolf_core.training.runlog import NoLog, RunLog, TrainResult
+
+ARTIFACT = "model.pgolf"
+SEED_RESULT = "result.json"
+"""Written last: a seed without it has not finished."""
+SCORE_NAMES = ("raw", "averaged", "roundtrip", "sliding")
+"""raw and averaged weights from memory with stride = window, and the packed file with stride = window and sliding."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What result.json says of a seed. Bpb is bits per byte, losses are nats per token, seconds are wall time."""
+
+    recipe: str
+    track: str
+    seed: int
+    roundtrip_bpb: float
+    roundtrip_loss: float
+    sliding_bpb: float
+    sliding_loss: float
+    artifact_bytes: int
+    code_bytes: int
+    total_bytes: int
+    cap_bytes: int
+    parameters: int
+    steps: int
+    tokens: int
+    stopped_by: str
+    """clock or iterations."""
+    resumed_at_steps: list[int]
+    seconds: dict[str, float]
+    """By part, with their sum as `total`; `train` alone counts against the training cap."""
+    val_targets: int
+    val_bytes: int
+    sliding_stride: int
+    window: int
+    recipe_sha256: str
+    data_sha256: str
+    """Of the dataset's manifest; empty where there is none, as for a script that was given shards alone."""
+    core_sha256: str
+    """Of the package's sources; empty in a script, whose own text is `script_sha256`."""
+    script_sha256: str
+    raw_bpb: float | None = None
+    """This and the four below: of weights in memory, by notebook 04; a script does not take them."""
+    raw_loss: float | None = None
+    averaged_bpb: float | None = None
+    averaged_loss: float | None = None
+    raw_targets: int | None = None
+    ranks: int = 1
+    correction: dict[str, Any] | None = None
+    """What correcting the rounding did, where the recipe asks for it."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The values that are known, in the order above, ready for JSON."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
+
+    @classmethod
+    def read(cls, path: Path | str) -> Result:
+        """A result.json; UserError names the file, the key and what is wrong with it."""
+        return build(cls, read_json(path), str(path))
+
+    def write(self, folder: Path) -> None:
+        """As `folder`/result.json."""
+        write_json(folder / SEED_RESULT, self.to_dict())
+
+
+def result_of(
+    recipe: Recipe, seed: int, trained: TrainResult, ledger: Ledger, roundtrip: Score, sliding: Score, **further: Any
+) -> Result:
+    """A seed's Result from what its parts say; `further` has the fields that they do not know."""
+    return Result(
+        recipe=recipe.name, track=recipe.track, seed=seed, recipe_sha256=recipe.fingerprint,
+        roundtrip_bpb=roundtrip.bpb, roundtrip_loss=roundtrip.loss_nats_per_token,
+        sliding_bpb=sliding.bpb, sliding_loss=sliding.loss_nats_per_token,
+        artifact_bytes=ledger.file_bytes, code_bytes=ledger.code_bytes, total_bytes=ledger.total_bytes,
+        cap_bytes=ledger.cap_bytes, correction=ledger.correction, parameters=trained.parameters, steps=trained.steps,
+        tokens=trained.tokens, stopped_by=trained.stopped_by, resumed_at_steps=trained.resumed_at_steps,
+        val_targets=sliding.tokens, val_bytes=sliding.bytes, sliding_stride=sliding.stride, window=sliding.seq_len,
+        **further,
+    )  # fmt: skip
+
+
+def size_lines(ledger: Ledger) -> list[str]:
+    """How train.log tells what was packed, in the words of the field's scripts."""
+    lines = [
+        f"Serialized model: {ledger.file_bytes} bytes",
+        f"Code size: {ledger.code_bytes} bytes",
+        f"Total submission size: {ledger.total_bytes} bytes",
+    ]
+    return lines if ledger.correction is None else [*lines, f"Correction: {in_words(ledger.correction)}"]
+
+
+def score_lines(roundtrip: Score, sliding: Score) -> list[str]:
+    """How train.log tells the two scores of the packed file."""
+    lines = []
+    for name, score in (("final_roundtrip", roundtrip), ("final_sliding_window", sliding)):
+        loss, bpb = score.loss_nats_per_token, score.bpb
+        window = f"stride:{score.stride} seq_len:{score.seq_len} eval_time:{score.seconds * 1000:.0f}ms"
+        lines.append(f"{name} val_loss:{loss:.4f} val_bpb:{bpb:.4f} {window}")
+        lines.append(f"{name}_exact val_loss:{loss:.8f} val_bpb:{bpb:.8f}")
+    return lines
+
+
+# ---------------------------------------------------------------------- a submission's script
+
+
+def run_script(recipe: Recipe, script: str) -> None:
+    """Run a recipe once as the environment says; a mistake is one line and status 1. `script` is the running file."""
+    try:
+        seed_text = os.environ.get("SEED", "1337")
+        if not (seed_text.isascii() and seed_text.isdecimal()):
+            raise UserError(f"SEED={seed_text} is not a whole number")
+        data_path = Path(os.environ.get("DATA_PATH", "./data/datasets/fineweb10B_sp1024"))
+        tokenizer_path = Path(os.environ.get("TOKENIZER_PATH", "./data/tokenizers/fineweb_1024_bpe.model"))
+        folder = Path(os.environ.get("OUT_DIR", f"seed{seed_text}"))
+        with join() as world:
+            run_seed(recipe, int(seed_text), data_path, tokenizer_path, folder, world, Path(script))
+        leave(world)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def run_seed(
+    recipe: Recipe, seed: int, data_path: Path, tokenizer_path: Path, folder: Path, world: World, script: Path
+) -> None:
+    """Train, pack into `folder`, score the file from disk with both windows, and write result.json.
+
+    `data_path` holds *_train_*.bin and *_val_*.bin. Earlier results in the folder are replaced. The bytes of `script`
+    count as code.
+    """
+    t_start = time.perf_counter()
+    if world.first:
+        with explain_os_errors(f"cannot clear {folder}"):
+            for name in ("train.log", "metrics.jsonl", ARTIFACT, SEED_RESULT):
+                (folder / name).unlink(missing_ok=True)
+    tokenizer = Tokenizer(tokenizer_path)
+    train_paths, val_paths = _shards(data_path, "train"), _shards(data_path, "val")
+    data = TrainData(train_paths, val_paths, tokenizer.bytes, tokenizer.vocab_size, sha256="")
+    trainer = Trainer(recipe, seed, data, folder, say=_say, world=world, keep=False)
+    log = RunLog(folder, _say) if world.first else NoLog(folder)
+    with log:
+        log.line(f"val_bpb:enabled tokenizer_kind=sentencepiece tokenizer_path={tokenizer_path}")
+        log.line(f"train_loader:dataset:{data_path} train_shards:{len(train_paths)}")
+        log.line(f"val_loader:shards pattern={data_path / '*_val_*.bin'} tokens:{len(trainer.val_tokens)}")
+    trained = trainer.run()
+    with log:
+        if world.first:
+            code_bytes = script.stat().st_size
+            ledger = pack_averaged(recipe, trainer.averaged, trainer.statistics(), folder / ARTIFACT, code_bytes)
+            for line in size_lines(ledger):
+                log.line(line)
+        world.meet()  # the file is there
+        tokens, settings = load_tokens(val_paths, tokenizer.vocab_size), recipe.eval
+        roundtrip, sliding = (
+            score_artifact(
+                folder / ARTIFACT, tokens, tokenizer.bytes, settings.seq_len, stride, settings.batch_seqs,
+                autocast=recipe.schedule.autocast, world=world,
+            )
+            for stride in (settings.seq_len, settings.stride)
+        )  # fmt: skip
+        for line in score_lines(roundtrip, sliding):
+            log.line(line)
+    if world.first:
+        scoring = roundtrip.seconds + sliding.seconds
+        seconds = {**trained.seconds, "scoring": scoring, "total": time.perf_counter() - t_start}
+        result_of(
+            recipe, seed, trained, ledger, roundtrip, sliding, seconds=seconds, data_sha256="", core_sha256="",
+            script_sha256=sha256_file(script), ranks=world.size,
+        ).write(folder)  # fmt: skip
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _shards(folder: Path, split: str) -> list[Path]:
+    paths = sorted(folder.glob(f"*_{split}_*.bin"))
+    if not paths:
+        raise UserError(f"no *_{split}_*.bin in {folder}; set DATA_PATH to the folder of the shards")
+    return paths

@@ -1,0 +1,204 @@
+"""Shards of tokens, the stream over them, and which tokens one optimiser step sees.
+
+Shard format (SEEDS 1.2): 256 little-endian int32 words (magic, version, number of tokens, zeros), then that many
+little-endian uint16 tokens and nothing else. Every document begins with BOS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pgolf_core.base.files import UserError, write_bytes
+from pgolf_core.recipes.recipe import Data
+
+SHARD_MAGIC = 20240520
+SHARD_VERSION = 1
+HEADER_WORDS = 256
+HEADER_BYTES = 4 * HEADER_WORDS
+TOKEN_TYPE = np.dtype("<u2")
+
+
+def write_shard(path: Path | str, tokens: np.ndarray) -> None:
+    """Write token ids [n], each below 65,536, as one shard; atomic."""
+    tokens = np.asarray(tokens)
+    if tokens.size and not 0 <= int(tokens.min()) <= int(tokens.max()) < 2**16:
+        raise UserError(f"{path}: token {tokens.max()} does not fit 16 bits; use a vocabulary of at most 65,536")
+    header = np.zeros(HEADER_WORDS, dtype="<i4")
+    header[:3] = SHARD_MAGIC, SHARD_VERSION, tokens.size
+    write_bytes(path, header.tobytes() + tokens.astype(TOKEN_TYPE).tobytes())
+
+
+def shard_tokens(path: Path | str) -> int:
+    """Number of tokens a shard declares, its header and size checked and its tokens left unread.
+
+    Raises UserError for a file that is missing, foreign, of another version, truncated or too long.
+    """
+    path = Path(path)
+    remedy = "delete its dataset and prepare it again"
+    if not path.is_file():
+        raise UserError(f"shard {path} does not exist; {remedy}")
+    try:
+        with open(path, "rb") as file:
+            head = file.read(HEADER_BYTES)
+        size = path.stat().st_size
+    except OSError as error:
+        raise UserError(f"cannot read shard {path}: {error.strerror}") from None
+    words = np.frombuffer(head[: len(head) // 4 * 4], dtype="<i4")
+    if len(words) == 0 or words[0] != SHARD_MAGIC:
+        raise UserError(f"{path} is not a shard of tokens (its first word is not {SHARD_MAGIC}); {remedy}")
+    if len(words) < HEADER_WORDS:
+        raise UserError(f"shard {path} is truncated: {size} bytes, shorter than its header; {remedy}")
+    if words[1] != SHARD_VERSION:
+        raise UserError(f"shard {path} has format version {words[1]}, this program reads {SHARD_VERSION}; {remedy}")
+    expected = HEADER_BYTES + TOKEN_TYPE.itemsize * int(words[2])
+    if words[2] < 0 or size != expected:
+        fault = "truncated" if size < expected else "too long"
+        raise UserError(f"shard {path} is {fault}: {size} bytes where its header promises {expected}; {remedy}")
+    return int(words[2])
+
+
+def read_shard(path: Path | str, vocab_size: int | None = None) -> np.ndarray:
+    """Tokens [n] uint16 of a shard, mapped from the file. With `vocab_size`, every token is checked to lie below it."""
+    tokens = _map_shard(path)
+    if vocab_size is not None:
+        _check_tokens(tokens, vocab_size, f"shard {path}")
+    return tokens
+
+
+def load_tokens(paths: Sequence[Path | str], vocab_size: int | None = None) -> np.ndarray:
+    """All tokens [n] uint16 of the shards in sorted order, in memory."""
+    return np.concatenate([read_shard(path, vocab_size) for path in _sorted(paths)])
+
+
+class TokenStream:
+    """The sorted shards one after another, wrapping forever: read in order (SEEDS 1.3), or window by shuffled window.
+
+    `position` counts the tokens taken since the start of the first pass. A stream opened at a saved position goes on
+    exactly where the other stopped. Headers and sizes are checked here, token ids as they are taken.
+    """
+
+    def __init__(self, paths: Sequence[Path | str], vocab_size: int | None = None, position: int = 0, seed: int = 0):
+        self.paths = _sorted(paths)
+        self.vocab_size = vocab_size
+        self.position = position
+        self.seed = seed
+        self._pass: tuple[int, int, np.ndarray] | None = None
+        self._shards = [_map_shard(path) for path in self.paths]
+        self._ends = np.cumsum([len(shard) for shard in self._shards])
+        self.total_tokens = int(self._ends[-1])
+        if self.total_tokens == 0:
+            raise UserError(f"the shards in {self.paths[0].parent} hold no tokens; prepare the dataset again")
+
+    def take(self, n: int) -> np.ndarray:
+        """The next `n` tokens, [n] uint16."""
+        taken = self._read(self.position, n)
+        self.position += n
+        return taken
+
+    def take_shuffled(self, count: int, length: int) -> np.ndarray:
+        """The next `count` windows of `length` + 1 tokens in the seed's random order, [count, length + 1] uint16.
+
+        A pass cuts the split into windows from a random offset below `length` and visits each once, so that no two
+        passes show the same windows; a pass of less than one window is one window. Counts `length` tokens a window.
+        """
+        per_pass = max(1, self.total_tokens // length - 1)
+        windows = np.empty((count, length + 1), dtype=np.uint16)
+        for row in range(count):
+            number, at = divmod(self.position // length, per_pass)
+            if self._pass is None or self._pass[0] != number:
+                generator = np.random.default_rng((self.seed, number))
+                self._pass = number, int(generator.integers(length)), generator.permutation(per_pass)
+            _, offset, order = self._pass
+            windows[row] = self._read(offset + int(order[at]) * length, length + 1)
+            self.position += length
+        return windows
+
+    def _read(self, position: int, n: int) -> np.ndarray:
+        taken = np.empty(n, dtype=np.uint16)
+        filled = 0
+        while filled < n:
+            at = (position + filled) % self.total_tokens
+            index = int(np.searchsorted(self._ends, at, side="right"))
+            shard = self._shards[index]
+            offset = at - int(self._ends[index] - len(shard))
+            part = shard[offset : offset + n - filled]
+            if self.vocab_size is not None:
+                _check_tokens(part, self.vocab_size, f"shard {self.paths[index]}", offset)
+            taken[filled : filled + len(part)] = part
+            filled += len(part)
+        return taken
+
+
+def seq_len_at(data: Data, used: float) -> int:
+    """Tokens of a sequence when `used` in [0, 1] of the budget is gone: longer ones may end a run."""
+    return data.final_seq_len if data.final_seq_len and used >= 1 - data.final_fraction else data.seq_len
+
+
+def step_batch(
+    stream: TokenStream, data: Data, rank: int = 0, ranks: int = 1, seq_len: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Inputs and targets of one optimiser step, each int64 [batch_tokens // seq_len // ranks, seq_len]: this rank's.
+    `seq_len` is data.seq_len where it is 0.
+
+    The step takes `spans_per_step` contiguous spans of n + 1 tokens, n = batch_tokens / spans_per_step; a span's
+    inputs are its first n tokens and its targets the last n. With 8 spans this is the published partition (SEEDS 1.3).
+    With data.order = shuffled the spans are windows of seq_len tokens from all over the split instead.
+    A rank gets equally many whole spans, one after another, so the step's tokens are the same whatever the number of
+    ranks; every rank's stream moves on by the whole step.
+    """
+    seq_len = seq_len or data.seq_len
+    if data.order == "shuffled":
+        spans = stream.take_shuffled(data.batch_tokens // seq_len, seq_len)
+    else:
+        n = data.batch_tokens // data.spans_per_step
+        spans = stream.take(data.spans_per_step * (n + 1)).reshape(data.spans_per_step, n + 1)
+    own = len(spans) // ranks
+    spans = spans[rank * own : (rank + 1) * own]
+    tokens = torch.from_numpy(spans.astype(np.int64))
+    inputs, targets = tokens[:, :-1], tokens[:, 1:]
+    # contiguous, as in the warm-up: other strides would be compiled anew, on the clock
+    return inputs.reshape(-1, seq_len).contiguous(), targets.reshape(-1, seq_len).contiguous()
+
+
+def check_enough(total_tokens: int, recipe_data: Data, what: str) -> None:
+    """UserError if `what` is too short for one step: its batch would hold some tokens twice."""
+    needed = recipe_data.batch_tokens + recipe_data.spans_per_step
+    if total_tokens < needed:
+        raise UserError(
+            f"{what} has {total_tokens:,} tokens, but one step of data.batch_tokens = {recipe_data.batch_tokens} needs "
+            f"{needed:,}; lower data.batch_tokens or choose a longer corpus"
+        )
+
+
+def check_ranks(ranks: int, data: Data) -> None:
+    """UserError if the spans of a step cannot be shared out equally among this many ranks."""
+    spans = data.spans_per_step
+    if spans % ranks:
+        fitting = ", ".join(str(n) for n in range(1, spans + 1) if spans % n == 0)
+        raise UserError(f"{ranks} processes do not divide data.spans_per_step = {spans}; use --nproc of {fitting}")
+
+
+def _map_shard(path: Path | str) -> np.ndarray:
+    if shard_tokens(path) == 0:
+        return np.zeros(0, dtype=np.uint16)  # an empty range of a file cannot be mapped
+    return np.memmap(path, dtype=TOKEN_TYPE, mode="r", offset=HEADER_BYTES)
+
+
+def _check_tokens(tokens: np.ndarray, vocab_size: int, place: str, offset: int = 0) -> None:
+    if len(tokens) and int(tokens.max()) >= vocab_size:
+        at = int(np.argmax(tokens >= vocab_size))
+        raise UserError(
+            f"{place} holds token {tokens[at]} at position {offset + at}, but the vocabulary has {vocab_size} pieces; "
+            "it was made with another tokenizer: choose the recipe or --data that fits"
+        )
+
+
+def _sorted(paths: Sequence[Path | str]) -> list[Path]:
+    if not paths:
+        raise UserError("no shards to read: the dataset lists none; prepare it again")
+    return sorted(Path(path) for path in paths)

@@ -1,0 +1,420 @@
+"""The training loop: clock, warm-up with rollback, steps, validation, averages, checkpoints, logs."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pgolf_core.base.device import (
+    autocast,
+    autocast_dtype,
+    describe,
+    peak_memory,
+    pick_device,
+    to_device,
+    why_not_compile,
+)
+from pgolf_core.base.files import write_json
+from pgolf_core.base.parallel import ALONE, World
+from pgolf_core.base.stop import Stop
+from pgolf_core.network.attention import kernel_name
+from pgolf_core.network.grid import Grid, qat_grids
+from pgolf_core.network.model import build_model
+from pgolf_core.network.score import score
+from pgolf_core.packing.correction import HESSIANS, Gathering
+from pgolf_core.packing.pack import Statistics
+from pgolf_core.packing.sensitivity import SENSITIVITY_BELOW, GroupMeter, SensitivityMeter
+from pgolf_core.recipes.recipe import Recipe
+from pgolf_core.text.shards import TokenStream, check_enough, check_ranks, load_tokens, seq_len_at, step_batch
+from pgolf_core.text.tokenizer import TokenBytes, check_vocab
+from pgolf_core.training.average import build_average
+from pgolf_core.training.checkpoint import Checkpoint, restore, save_tensors
+from pgolf_core.training.clock import ATTEMPT, SecondsLedger, TrainProgress, progress_at
+from pgolf_core.training.optim import (
+    Optimizers,
+    budget_used,
+    check_finite,
+    clip_gradients,
+    muon_momentum,
+    rate_multiplier,
+)
+from pgolf_core.training.runlog import RESULT, NoLog, RunLog, TrainResult
+
+LOOK_BACK_STEPS = 8
+"""No step is begun that would end after the cap if it took as long as the longest of so many before it."""
+
+
+@dataclass(frozen=True)
+class TrainData:
+    """Where the tokens are: shards of both splits, and the bytes of every token id."""
+
+    train_paths: Sequence[Path]
+    val_paths: Sequence[Path]
+    token_bytes: TokenBytes
+    vocab_size: int
+    sha256: str
+    """Hash of the dataset's manifest: a checkpoint made on other data is refused."""
+
+
+class Trainer:
+    """One seed of one recipe in one folder. `run` trains, or goes on from the folder's checkpoint.
+
+    With `keep` off there are no checkpoints, and weights and statistics stay in memory: `averaged`, `statistics`.
+    With several ranks, each has a Trainer of its own; their steps are the same, and the first alone writes and speaks.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        seed: int,
+        data: TrainData,
+        folder: Path,
+        progress: Callable[[TrainProgress], None] | None = None,
+        say: Callable[[str], None] | None = None,
+        world: World = ALONE,
+        keep: bool = True,
+    ):
+        check_vocab(data.vocab_size, recipe.model.vocab_size)
+        check_ranks(world.size, recipe.data)
+        self.recipe, self.seed, self.data, self.folder = recipe, seed, data, Path(folder)
+        self.world, self.ledger, self.keep = world, SecondsLedger(), keep
+        self.stop = Stop(launched=world.size > 1)
+        self.progress = progress if world.first else None
+        self.log = RunLog(self.folder, say) if world.first else NoLog(self.folder)
+        self.device = pick_device()
+        with self.ledger.spend("data"):
+            self.stream = TokenStream(data.train_paths, data.vocab_size, seed=seed)
+            check_enough(self.stream.total_tokens, recipe.data, "training split")
+            self.val_tokens = load_tokens(data.val_paths, data.vocab_size)
+        with self.ledger.spend("warmup"):
+            self.model = build_model(recipe.model, seed).to(self.device)
+            world.copy_first_(self.model.parameters())  # other machines may round the initialisation otherwise
+            self.optimizers = Optimizers(self.model, recipe.optim, world)
+        self.named = dict(self.model.named_parameters())
+        shapes = {name: tuple(p.shape) for name, p in self.named.items()}
+        self.qat_grids: dict[str, Grid] = qat_grids(shapes, recipe.quant, recipe.qat)  # refuses bad exceptions
+        self.meter = SensitivityMeter()
+        self.group_meter = GroupMeter(self.named)
+        self.gathering = Gathering(recipe, self.device, world) if recipe.quant.correction == "hessian" else None
+        self.qat_on = False
+        self.step, self.val_step = 0, -1
+        self.step_seconds: deque[float] = deque(maxlen=LOOK_BACK_STEPS)
+        made_of = {"recipe": recipe.fingerprint, "seed": seed, "data": data.sha256}
+        every_seconds = recipe.schedule.checkpoint_every_seconds if keep else 0.0
+        self.checkpoint = Checkpoint(self.folder, made_of, every_seconds, world, self.device)
+        self.resumed_at: list[int] = []
+        half = autocast_dtype(self.device, recipe.schedule.autocast) is torch.bfloat16
+        kernel = kernel_name(self.device.type, half, recipe.model.model_dim // recipe.model.num_heads)
+        self.path_line = describe(self.device, recipe.schedule.autocast, recipe.schedule.compile, kernel)
+        self.path_line += f" | ranks: {world.size}, {world.backend}" if world.size > 1 else ""
+        compiled = recipe.schedule.compile == "auto" and not why_not_compile(self.device)
+        self.loss_of = torch.compile(self.model, dynamic=False, fullgraph=True) if compiled else self.model
+
+    def run(self) -> TrainResult:
+        """Train to the cap or the last iteration, then write weights, averages and statistics."""
+        with self.stop.watching(), self.log:
+            self._begin()
+            self._announce()
+            with self.ledger.spend("warmup"):
+                self._warm_up()
+            self.average = build_average(self.model, self.recipe.average)
+            self._resume()
+            self._loop()
+            if self.gathering is not None:
+                self._gather(self.gathering)
+            return self._finish()
+
+    def _loop(self) -> None:
+        schedule, seconds = self.recipe.schedule, self.ledger.seconds
+        meeting = 0.0
+        while True:
+            last = self._is_over()
+            due = schedule.val_every_steps and self.step % schedule.val_every_steps == 0
+            if (last or due) and self.val_step != self.step:
+                with self.ledger.spend("validation"):
+                    self._validate(last)
+            if last:
+                return
+            t_start, before = time.perf_counter(), seconds["train"]
+            record = self._step()
+            now = time.perf_counter()
+            clock = before + (now - t_start) + meeting
+            seconds["train"], asked, due = self.world.largest(clock, self.stop.asked(), self.checkpoint.is_due())
+            meeting = time.perf_counter() - now  # belongs to training too: counted with the next step
+            self.step_seconds.append(seconds["train"] - before)
+            self._log_step(record)
+            self._save_if(asked, due)
+
+    def _is_over(self) -> bool:
+        """Whether the iterations are done, or the next step would end after the cap."""
+        schedule = self.recipe.schedule
+        needed = self.ledger.seconds["train"] + max(self.step_seconds, default=0.0)
+        if self.gathering is not None:
+            needed += self.gathering.reserved_seconds
+        return self.step >= schedule.iterations or 0 < schedule.max_seconds < needed
+
+    def _step(self) -> dict[str, float]:
+        """One optimiser step on the stream's next batch; returns what the log needs."""
+        schedule, clock = self.recipe.schedule, self.ledger.seconds["train"]
+        multiplier = rate_multiplier(schedule, self.step, clock)
+        momentum = muon_momentum(self.step, self.recipe.optim)
+        self._update_qat(multiplier)
+        data, world = self.recipe.data, self.world
+        length = seq_len_at(data, budget_used(schedule, self.step, clock))
+        loss = self._forward_backward(*step_batch(self.stream, data, world.rank, world.size, length))
+        if 0 < multiplier < SENSITIVITY_BELOW:
+            self.meter.add(self.model)
+            self.group_meter.add(self.named)
+        norm = clip_gradients(self.optimizers.trained, self.recipe.optim.grad_clip_norm)
+        check_finite(loss, norm, self.named.items(), self.step + 1)
+        rate = multiplier * (self.recipe.qat.lr_factor if self.qat_on else 1.0)
+        self.optimizers.step(rate, momentum)
+        self.step += 1
+        self.average.update(self.model, self.step, multiplier)
+        return {"loss": loss, "grad_norm": norm, "lr_multiplier": rate, "momentum": momentum}
+
+    def _gather(self, gathering: Gathering) -> None:
+        """What the averaged weights' matrices are multiplied by: for the correction of rounding, and on the clock."""
+        seconds, cap = self.ledger.seconds, self.recipe.schedule.max_seconds
+        t_start, before = time.perf_counter(), seconds["train"]
+        averaged = self.average.result(self.model)
+        left = cap - before - (time.perf_counter() - t_start) if cap > 0 else math.inf
+        found = gathering.gather(averaged, self.stream, left)
+        (seconds["train"],) = self.world.largest(before + time.perf_counter() - t_start)
+        self.log.metric(kind="correction", step=self.step, tokens=found.tokens, seconds=seconds["train"])
+        self.log.line(
+            f"correction:hessian damping:{self.recipe.quant.correction_damping:g} tokens:{found.tokens} "
+            f"inputs:{len(found.means)} {self._timing()} gather_time:{1000 * (seconds['train'] - before):.0f}ms"
+        )
+
+    def _forward_backward(self, inputs: Tensor, targets: Tensor) -> float:
+        """Accumulate the gradient of the mean loss over all ranks' rows, a micro-batch at a time; returns that loss."""
+        total, data = 0.0, self.recipe.data
+        size = max(data.micro_batch_seqs * data.seq_len // inputs.size(1), 1)
+        for start in range(0, len(inputs), size):
+            x, y = (to_device(part[start : start + size], self.device) for part in (inputs, targets))
+            with autocast(self.device, self.recipe.schedule.autocast):
+                loss = self.loss_of(x, y) * (len(x) / len(inputs))
+            loss.backward()
+            total += loss.detach()
+        self.world.mean_([*(p.grad for p in self.optimizers.trained if p.grad is not None), total])
+        return float(total)
+
+    def _update_qat(self, multiplier: float) -> None:
+        qat = self.recipe.qat
+        if self.qat_on or qat.kind == "off" or (qat.kind == "late" and multiplier >= qat.threshold):
+            return
+        covered = self.model.set_fake_grids(self.qat_grids)
+        self.qat_on = True
+        self.log.line(f"qat:enabled step:{self.step} scale:{multiplier:.4f} tensors:{covered} grid:{qat.grid}")
+
+    def _warm_up(self) -> None:
+        """Prime compilation and memory on synthetic tokens, then put weights and optimiser states back."""
+        data, steps = self.recipe.data, self.recipe.schedule.warmup_steps
+        before = {name: p.detach().clone() for name, p in self.named.items()}
+        generator = torch.Generator().manual_seed(self.seed)
+        lengths = sorted({data.seq_len, seq_len_at(data, 1.0)})
+        for index, length in itertools.product(range(steps), lengths):
+            if index == steps - 1 and self.recipe.qat.kind != "off":
+                self.model.set_fake_grids(self.qat_grids)  # so that QAT's graph is compiled before the clock
+            rows = data.batch_tokens // length // self.world.size
+            ids = torch.randint(self.recipe.model.vocab_size, (rows, length + 1), generator=generator)
+            self._forward_backward(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
+            self.optimizers.step(1.0, self.recipe.optim.muon_momentum)
+            if length == lengths[-1]:
+                self.log.line(f"warmup_step:{index + 1}/{steps}", quiet=True)
+            self._leave_if_asked()
+        self.model.set_fake_grids({})
+        if self.gathering is not None:
+            self.gathering.rehearse(self.named, generator)
+        restore(self.named, before, "warm-up")
+        self.optimizers.reset()
+
+    def _validate(self, last: bool) -> None:
+        recipe, limit = self.recipe, self.recipe.schedule.val_tokens
+        result = score(
+            self.model, self.val_tokens, self.data.token_bytes, recipe.eval.seq_len, recipe.eval.seq_len,
+            recipe.eval.batch_seqs, autocast=recipe.schedule.autocast, max_targets=limit, world=self.world,
+            progress=lambda *done: self._save_in_validation(),
+        )  # fmt: skip
+        self.val_step, clock = self.step, self.ledger.seconds["train"]
+        self.log.metric(
+            kind="val", step=self.step, loss=result.loss_nats_per_token, bpb=result.bpb, targets=result.tokens,
+            seconds=clock,
+        )  # fmt: skip
+        self.log.line(
+            f"step:{self.step}/{recipe.schedule.iterations} val_loss:{result.loss_nats_per_token:.4f} "
+            f"val_bpb:{result.bpb:.4f} {self._timing()}"
+        )
+        if last and self.step < recipe.schedule.iterations:
+            place = f"step:{self.step}/{recipe.schedule.iterations}"
+            self.log.line(f"stopping_early: wallclock_cap train_time:{clock * 1000:.0f}ms {place}")
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def _begin(self) -> None:
+        """Find a checkpoint that does not belong here before anything is done; count what earlier attempts took."""
+        if self.world.first:
+            (self.folder / RESULT).unlink(missing_ok=True)
+            about = (self.checkpoint.read_about() if self.keep else None) or {"seconds": {}}
+            self.ledger.go_on(about["seconds"], self.folder)
+
+    def _state(self) -> dict[str, Tensor]:
+        parts = {
+            "model": self.named,
+            "optim": self.optimizers.tensors(),
+            "average": self.average.tensors(),
+            "groups": self.group_meter.sums,
+        }
+        return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+
+    def _save_checkpoint(self) -> None:
+        with self.ledger.spend("checkpoints"):
+            about = {
+                "step": self.step, "val_step": self.val_step, "position": self.stream.position,
+                "resumed_at": self.resumed_at, "qat_on": self.qat_on, "sensitivity": self.meter.state_dict(),
+                "seconds": self.ledger.settled(),
+            }  # fmt: skip
+            self.checkpoint.save(self._state(), about)
+
+    def _save_if(self, asked: bool | float, due: bool | float) -> None:
+        """After a step: save and leave if any rank was asked to, else save if the cadence says so."""
+        if asked or (self.world.size == 1 and self.stop.asked()):  # alone, a signal in the last moment counts at once
+            if self.keep:
+                self._save_checkpoint()
+            raise self._stopped()
+        if due:
+            self._save_checkpoint()
+            with self.ledger.spend("checkpoints"):
+                self.world.meet()  # the others wait here, outside the clock
+
+    def _save_in_validation(self) -> None:
+        """Save at once when asked to; alone, leave too. Ranks leave together after the next step."""
+        if self.keep and self.stop.asked() and self.world.first and self.checkpoint.saved_step != self.step:
+            self._save_checkpoint()
+        if self.stop.asked() and self.world.size == 1:
+            raise self._stopped()
+
+    def _leave_if_asked(self) -> None:
+        """In the warm-up: there is nothing to save yet, a checkpoint that is there stays."""
+        (asked,) = self.world.largest(self.stop.asked())
+        if asked:
+            raise KeyboardInterrupt("training stopped in its warm-up; the same command begins it again")
+
+    def _stopped(self) -> KeyboardInterrupt:
+        onward = f"; the same command goes on from {self.checkpoint.path}" if self.keep else ""
+        return KeyboardInterrupt(f"training stopped at step {self.step}{onward}")
+
+    def _resume(self) -> None:
+        """Go on from the checkpoint that the first rank finds in the folder, if any."""
+        with self.ledger.spend("checkpoints"):
+            about = self.checkpoint.load(self._state()) if self.keep else None
+        if about is None:
+            self.log.keep_until(-1, -1)
+            return
+        self.meter.load_state_dict(about["sensitivity"], self.device)
+        self.qat_on = about["qat_on"]
+        self.model.set_fake_grids(self.qat_grids if self.qat_on else {})
+        self.step, self.val_step, self.stream.position = about["step"], about["val_step"], about["position"]
+        self.ledger.seconds["train"] = about["seconds"]["train"]
+        self.resumed_at = [*about["resumed_at"], self.step]
+        self.log.keep_until(self.step, self.val_step)
+        self.log.line(f"resumed step:{self.step} train_time:{about['seconds']['train'] * 1000:.0f}ms")
+
+    def _timing(self) -> str:
+        milliseconds = self.ledger.seconds["train"] * 1000
+        return f"train_time:{milliseconds:.0f}ms step_avg:{milliseconds / max(self.step, 1):.2f}ms"
+
+    def _announce(self) -> None:
+        data, schedule, optim = self.recipe.data, self.recipe.schedule, self.recipe.optim
+        for line in (
+            self.path_line,
+            f"model_params:{sum(p.numel() for p in self.named.values())}",
+            f"world_size:{self.world.size} grad_accum_steps:{self._micro_steps()}",
+            f"attention_mode:gqa num_heads:{self.recipe.model.num_heads} num_kv_heads:{self.recipe.model.num_kv_heads}",
+            f"tie_embeddings:True embed_lr:{optim.embed_lr} matrix_lr:{optim.matrix_lr} scalar_lr:{optim.scalar_lr}",
+            f"train_batch_tokens:{data.batch_tokens} train_seq_len:{data.seq_len} iterations:{schedule.iterations} "
+            f"warmup_steps:{schedule.warmup_steps} max_wallclock_seconds:{schedule.max_seconds:.3f}",
+            f"seed:{self.seed}",
+        ):
+            self.log.line(line)
+
+    def _micro_steps(self) -> int:
+        data = self.recipe.data
+        return math.ceil(data.batch_tokens // data.seq_len // self.world.size / data.micro_batch_seqs)
+
+    def _log_step(self, record: dict[str, float]) -> None:
+        schedule, step, clock = self.recipe.schedule, self.step, self.ledger.seconds["train"]
+        tokens = step * self.recipe.data.batch_tokens
+        rate = tokens / max(clock, 1e-9)
+        self.log.metric(kind="train", step=step, **record, tokens=tokens, seconds=clock, tokens_per_second=rate)
+        if step <= 10 or step % schedule.log_every_steps == 0:
+            self.log.line(f"step:{step}/{schedule.iterations} train_loss:{record['loss']:.4f} {self._timing()}")
+        if self.progress is not None:
+            self.progress(progress_at(self.recipe, step, record["loss"], clock, rate))
+
+    # ------------------------------------------------------------------ the end
+
+    def _finish(self) -> TrainResult:
+        """Write averaged and raw weights, the gradient statistics, and what training says about itself."""
+        if memory := peak_memory(self.device):
+            self.log.line(memory)
+        with self.ledger.spend("averaging"):
+            self.averaged = self.average.result(self.model)
+        if self.world.first and self.keep:
+            self._write_weights()
+        result = TrainResult(
+            steps=self.step,
+            tokens=self.step * self.recipe.data.batch_tokens,
+            parameters=sum(p.numel() for p in self.named.values()),
+            stopped_by="clock" if self.step < self.recipe.schedule.iterations else "iterations",
+            seconds=self.ledger.settled(),
+            earlier_seconds=self.ledger.earlier,
+            resumed_at_steps=self.resumed_at,
+            sensitivity_steps=self.meter.steps,
+            path=self.path_line,
+        )
+        if self.world.first:
+            self._seal(result)
+        return result
+
+    def _seal(self, result: TrainResult) -> None:
+        """The training is done once its result is written; only then the checkpoint goes."""
+        write_json(self.folder / RESULT, dataclasses.asdict(result))
+        self.checkpoint.path.unlink(missing_ok=True)
+        (self.folder / ATTEMPT).unlink(missing_ok=True)
+
+    def _write_weights(self) -> None:
+        gathered = self.statistics()
+        with self.ledger.spend("checkpoints"):
+            about = {"step": self.step}
+            save_tensors(self.folder / "weights-raw.safetensors", dict(self.named), about)
+            save_tensors(self.folder / "weights-averaged.safetensors", self.averaged, about)
+            write_json(
+                self.folder / "sensitivity.json",
+                {"mean_squared_gradient": gathered.mean_squares, "steps": gathered.steps, "weights": "live"},
+            )
+            save_tensors(self.folder / "sensitivity.safetensors", gathered.sums, {"steps": gathered.steps})
+            if gathered.hessians is not None:
+                about = {"tokens": gathered.hessians.tokens}
+                save_tensors(self.folder / HESSIANS, gathered.hessians.means, about)
+
+    def statistics(self) -> Statistics:
+        """What this training gathered for packing."""
+        hessians = self.gathering.found if self.gathering is not None else None
+        return Statistics(self.meter.result(), self.meter.steps, self.group_meter.sums, hessians)
+
+
+def train(recipe: Recipe, seed: int, data: TrainData, folder: Path, **callbacks: Any) -> TrainResult:
+    """Train one seed into `folder` (see Trainer): metrics.jsonl, train.log, both weight files, sensitivity.json."""
+    return Trainer(recipe, seed, data, folder, **callbacks).run()

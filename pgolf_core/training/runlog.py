@@ -1,0 +1,112 @@
+"""A run's two logs: train.log for people (the field's line formats, SEEDS 1.11), metrics.jsonl for programs.
+
+And what training says about itself when it is done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pgolf_core.base.files import UserError, explain_os_errors, read_json, write_text
+
+RESULT = "train-result.json"
+"""The fields of TrainResult, written last: a training without it has not finished."""
+
+
+class RunLog:
+    """Appends to both files, a line at a time, each line flushed; a context manager that closes them."""
+
+    def __init__(self, folder: Path, say: Callable[[str], None] | None = None):
+        self.folder, self.say = folder, say
+
+    def __enter__(self) -> RunLog:
+        with explain_os_errors(f"cannot write logs in {self.folder}"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.text = open(self.folder / "train.log", "a", encoding="utf-8")
+            self.metrics = open(self.folder / "metrics.jsonl", "a", encoding="utf-8")
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.text.close()
+        self.metrics.close()
+
+    def keep_until(self, step: int, val_step: int) -> None:
+        """Drop what will be done again after a kill: steps after `step`, validations after `val_step`, cut lines."""
+        kept = []
+        for line in (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError, KeyError):
+                values = json.loads(line)
+                if values["step"] <= {"train": step, "val": val_step}.get(values["kind"], -1):
+                    kept.append(line + "\n")
+        self.metrics.close()
+        write_text(self.folder / "metrics.jsonl", "".join(kept))
+        self.metrics = open(self.folder / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
+
+    def metric(self, **values: Any) -> None:
+        """One JSON object a line."""
+        with explain_os_errors(f"cannot write logs in {self.folder}"):
+            self.metrics.write(json.dumps(values) + "\n")
+            self.metrics.flush()
+
+    def line(self, text: str, quiet: bool = False) -> None:
+        """One line of train.log, also said aloud unless quiet."""
+        with explain_os_errors(f"cannot write logs in {self.folder}"):
+            self.text.write(text + "\n")
+            self.text.flush()
+        if self.say is not None and not quiet:
+            self.say(text)
+
+
+class NoLog(RunLog):
+    """Writes nothing: the log of every rank but the first."""
+
+    def __enter__(self) -> NoLog:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def keep_until(self, step: int, val_step: int) -> None:
+        """Nothing to drop."""
+
+    def metric(self, **values: Any) -> None:
+        """Not written."""
+
+    def line(self, text: str, quiet: bool = False) -> None:
+        """Not written, not said."""
+
+
+def training_curve(folder: Path | str) -> list[dict[str, Any]]:
+    """The parsed lines of a run's metrics.jsonl, in order; UserError if there is none."""
+    path = Path(folder) / "metrics.jsonl"
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; run the training stage first")
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What training says about itself; weights and metrics are in the run folder."""
+
+    steps: int
+    tokens: int
+    parameters: int
+    stopped_by: str
+    seconds: dict[str, float]
+    """Wall time of all attempts by part (clock.PARTS), of which `train` alone is inside the cap."""
+    earlier_seconds: float
+    """How many of them belong to attempts before the one that came to the end."""
+    resumed_at_steps: list[int]
+    sensitivity_steps: int
+    path: str
+    """The line that says which device, dtype, graph and attention kernel ran."""
+
+
+def read_result(folder: Path | str) -> TrainResult:
+    """What a finished training wrote about itself; UserError if there is none."""
+    return TrainResult(**read_json(Path(folder) / RESULT))

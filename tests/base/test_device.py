@@ -1,0 +1,207 @@
+"""Every choice that depends on the machine, with a pretended GPU; and the traps of library versions (SEEDS 9).
+
+pytest tests/base/test_device.py
+"""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from flash import installed, pretend_gpu
+from small import small_data, small_recipe
+
+from pgolf_core.base import device as machine
+from pgolf_core.network.attention import kernel_name, rotary_tables
+from pgolf_core.network.model import build_model, rms_norm
+from pgolf_core.recipes.reading import load_recipe
+from pgolf_core.training.loop import train
+from pgolf_core.training.optim import Optimizers
+
+CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
+
+
+# ---------------------------------------------------------------------- choices
+
+
+def test_on_cuda_the_rank_s_device_is_picked_and_float32_products_run_in_tf32(monkeypatch) -> None:
+    asked = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", asked.append)
+    pretend_gpu(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 5)
+    assert machine.pick_device() == torch.device("cuda", 5) and asked[-1] == "high"
+
+
+def test_high_precision_is_what_torch_calls_tf32() -> None:
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("high")
+        assert torch.backends.cuda.matmul.allow_tf32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_on_a_cpu_precision_is_left_alone(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda _: pytest.fail("changed"))
+    assert machine.pick_device() == CPU
+
+
+FAULTS = """
+import resource, torch
+from pgolf_core import device
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(4):
+        torch.ones(16 << 20)  # 64 MB: beyond what glibc learns to keep by itself
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+mapped = faults()
+assert device.keep_freed_memory()
+print(min(faults() for _ in range(4)) / mapped)  # the heap grows in the first rounds
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc")
+def test_on_a_cpu_the_pages_of_freed_tensors_are_used_again_instead_of_mapped_anew() -> None:
+    done = subprocess.run([sys.executable, "-c", FAULTS], check=True, capture_output=True, text=True)
+    assert float(done.stdout) < 0.01
+
+
+def test_a_c_library_without_mallopt_is_left_as_it_is(monkeypatch) -> None:
+    monkeypatch.setattr(machine.ctypes, "CDLL", lambda name: object())
+    assert machine.keep_freed_memory() is False
+    assert machine.pick_device() == CPU
+
+
+@pytest.mark.parametrize(
+    ("capability", "mode", "expected"),
+    [((9, 0), "auto", torch.bfloat16), ((8, 0), "auto", torch.bfloat16), ((7, 5), "auto", torch.float32),
+     ((9, 0), "off", torch.float32)],
+)  # fmt: skip
+def test_autocast_is_bfloat16_where_the_gpu_has_it_and_the_recipe_wants_it(
+    monkeypatch, capability: tuple[int, int], mode: str, expected: torch.dtype
+) -> None:
+    pretend_gpu(monkeypatch, capability)
+    assert machine.autocast_dtype(CUDA, mode) is expected
+    with machine.autocast(CUDA, mode):
+        inside = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+    assert inside == ((True, torch.bfloat16) if expected is torch.bfloat16 else (False, inside[1]))
+    assert not torch.is_autocast_enabled("cuda")
+
+
+class Batch:
+    """Stands for a tensor, and notes what is asked of it."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple] = []
+
+    def pin_memory(self) -> Batch:
+        self.calls.append(("pin",))
+        return self
+
+    def to(self, device: torch.device, non_blocking: bool) -> Batch:
+        self.calls.append(("to", device, non_blocking))
+        return self
+
+
+def test_a_batch_goes_to_cuda_from_pinned_memory_without_a_wait_and_stays_as_it_is_on_a_cpu() -> None:
+    there, here = Batch(), Batch()
+    assert machine.to_device(there, CUDA).calls == [("pin",), ("to", CUDA, True)]
+    assert machine.to_device(here, CPU).calls == [("to", CPU, True)]
+    real = torch.arange(3)
+    assert machine.to_device(real, CPU) is real
+
+
+@pytest.mark.parametrize(
+    ("triton", "tools", "why"),
+    [
+        (True, ("gcc",), ""),
+        (True, ("clang",), ""),
+        (True, (), "no C compiler found"),
+        (False, ("gcc",), "Triton not installed"),
+    ],
+)
+def test_compiling_for_cuda_needs_triton_and_a_c_compiler(monkeypatch, triton: bool, tools: tuple, why: str) -> None:
+    found = machine.importlib.util.find_spec
+    answers = {"triton": object() if triton else None}
+    monkeypatch.setattr(
+        machine.importlib.util, "find_spec", lambda name: answers[name] if name in answers else found(name)
+    )
+    monkeypatch.setattr(machine.shutil, "which", lambda name: f"/bin/{name}" if name in tools else None)
+    monkeypatch.setattr(machine.Path, "is_file", lambda _: True)
+    monkeypatch.delenv("CC", raising=False)
+    assert machine.why_not_compile(CUDA) == why
+
+
+def test_one_line_names_gpu_dtype_graph_and_kernel(monkeypatch) -> None:
+    pretend_gpu(monkeypatch)
+    monkeypatch.setattr(machine, "why_not_compile", lambda _: "")
+    with installed(monkeypatch, "FlashAttention-3"):
+        line = machine.describe(CUDA, "auto", "auto", kernel_name("cuda", True))
+    assert line == "device: NVIDIA pretended | compute: bfloat16 | graph: compiled | attention: FlashAttention-3"
+
+
+def test_peak_memory_is_logged_in_the_fields_format_on_cuda_alone(tmp_path: Path, monkeypatch) -> None:
+    assert machine.peak_memory(CPU) == ""
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 20_481 * 2**20 + 5)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 21_000 * 2**20)
+    line = machine.peak_memory(CUDA)
+    assert line == "peak memory allocated: 20481 MiB reserved: 21000 MiB"
+    data, settings = small_data(tmp_path / "data"), small_recipe(schedule={"iterations": 1, "warmup_steps": 0})
+    train(settings, 0, data, tmp_path / "cpu")
+    monkeypatch.setattr(machine, "peak_memory", lambda _: line)
+    train(settings, 0, data, tmp_path / "cuda")
+    logs = [(tmp_path / name / "train.log").read_text().splitlines() for name in ("cpu", "cuda")]
+    assert [line in log for log in logs] == [False, True] and not any("peak memory" in text for text in logs[0])
+
+
+# ---------------------------------------------------------------------- traps of library versions
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("eps", [2**-7, 2**-23])
+def test_the_norms_epsilon_is_the_recipes_whatever_the_dtype(dtype: torch.dtype, eps: float) -> None:
+    x = torch.full((3, 8), 0.005, dtype=dtype)
+    expected = x.float() / (x.float().square().mean(-1, keepdim=True) + eps).sqrt()
+    found = rms_norm(x, eps)
+    assert found.dtype is dtype
+    torch.testing.assert_close(found.float(), expected, atol=0, rtol=1e-2 if dtype is torch.bfloat16 else 1e-5)
+
+
+def test_only_the_record_that_ran_on_an_old_torch_has_the_old_epsilon() -> None:
+    for record, old in (("pr194-as-run", True), ("pr194", False), ("pr315", False), ("pr531-as-run", False)):
+        assert load_recipe(record).model.norm_eps == (2**-7 if old else 2**-23)
+
+
+@pytest.mark.parametrize("record", ["pr194", "pr315", "pr332", "pr531", "pr534"])
+def test_rotary_angles_are_float32_and_exact_at_every_position_under_autocast_too(record: str) -> None:
+    config = load_recipe(record).model
+    how = (2048, config.rope_dims, config.rope_base, config.rope_reference_tokens, CPU)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cos, sin = rotary_tables(*how)
+    assert cos.dtype is sin.dtype is torch.float32
+    base = config.rope_base
+    if config.rope_reference_tokens:
+        base *= 2 ** (config.rope_dims / (config.rope_dims - 2))
+    rates = base ** -(torch.arange(0, config.rope_dims, 2, dtype=torch.float64) / config.rope_dims)
+    angles = torch.arange(2048, dtype=torch.float64)[:, None] * rates
+    assert max((cos[:, 0] - angles.cos()).abs().max(), (sin[:, 0] - angles.sin()).abs().max()) < 5e-4
+    assert len({tuple(row) for row in torch.cat((cos, sin), -1)[:, 0].tolist()}) == 2048, "two positions look alike"
+
+
+def test_weights_and_both_of_adams_moments_are_float32_so_that_late_updates_are_not_lost() -> None:
+    model = build_model(small_recipe(model={"ve_dim": 8, "ve_layers": [1]}).model, 0)
+    optimizers = Optimizers(model, small_recipe().optim)
+    tensors = [*model.parameters(), *optimizers.tensors().values()]
+    assert {tensor.dtype for tensor in tensors} == {torch.float32}
+    weight = model.blocks[0].attn_scale
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 1e-6)
+    before = weight.detach().clone()
+    optimizers.adamw.step(1e-4)
+    change = (weight - before).abs()
+    assert change.any() and not (weight.bfloat16() - before.bfloat16()).any(), "bfloat16 would not have seen the step"

@@ -1,0 +1,69 @@
+"""Deterministic weights and tokens from an integer hash: full-size parity cases that need no files (SEEDS 10)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from pgolf_core.network.model import GPT
+from pgolf_core.recipes import recipe
+
+MASK = np.uint64(0xFFFFFFFF)
+
+
+def hash32(index: np.ndarray, tag: int) -> np.ndarray:
+    """32-bit hash of each index, as uint64."""
+    h = (index.astype(np.uint64) * np.uint64(2654435761) + np.uint64(tag * 97531 + 12345)) & MASK
+    for shift, factor in ((15, 2246822519), (13, 3266489917)):
+        h = ((h ^ (h >> np.uint64(shift))) * np.uint64(factor)) & MASK
+    return h ^ (h >> np.uint64(16))
+
+
+def fill(shape: tuple[int, ...], scale: float, tag: int, offset: float = 0.0) -> torch.Tensor:
+    """offset + scale x u, u in [-0.5, 0.5) by row-major index, float32."""
+    u = hash32(np.arange(int(np.prod(shape)) if shape else 1), tag) / 2**32 - 0.5
+    return torch.from_numpy((offset + scale * u).astype(np.float32).reshape(shape))
+
+
+TOP = {
+    "tok_emb.weight": (0.2, 0), "bigram.embed.weight": (0.2, 1), "bigram.proj.weight": (0.1, 2), "smear.gate": (2.0, 3),
+    "ve.embed.weight": (1.0, 5), "ve.proj.weight": (0.2, 6),
+}  # fmt: skip
+IN_BLOCK = {
+    "attn.c_q.weight": (0.1, 10), "attn.c_k.weight": (0.1, 11), "attn.c_v.weight": (0.1, 12),
+    "attn.proj.weight": (0.1, 13), "attn.q_gain": (0.2, 14, 1.5), "mlp.fc.weight": (0.1, 15),
+    "mlp.proj.weight": (0.1, 16), "attn_scale": (0.2, 17, 1.0), "mlp_scale": (0.2, 18, 1.0),
+}  # fmt: skip
+
+
+def filled_model(config: recipe.Model) -> GPT:
+    """The network with every parameter from the hash."""
+    model = GPT(config).eval()
+    state = {}
+    for name, parameter in model.named_parameters():
+        shape = tuple(parameter.shape)
+        if name in TOP:
+            state[name] = fill(shape, *TOP[name])
+        elif name == "skip_weights":
+            state[name] = fill(shape, 0.2, 4, 1.0)
+        elif name == "bigram.scale":
+            state[name] = torch.tensor(0.05)
+        elif name == "ve_scales":
+            state[name] = 0.1 + 0.01 * torch.arange(shape[0], dtype=torch.float32)
+        else:
+            _, layer, inner = name.split(".", 2)
+            base = 1000 * (int(layer) + 1)
+            if inner == "resid_mix":
+                state[name] = fill(shape, 0.2, base + 19)
+                state[name][0] += 1
+            else:
+                scale, tag, *offset = IN_BLOCK[inner]
+                state[name] = fill(shape, scale, base + tag, *offset)
+    model.load_state_dict(state)
+    return model
+
+
+def tokens(batch: int, length: int) -> torch.Tensor:
+    """Token ids [batch, length + 1] below 1,024."""
+    index = 4096 * np.arange(batch)[:, None] + np.arange(length + 1)
+    return torch.from_numpy((hash32(index, 77) % np.uint64(1024)).astype(np.int64))

@@ -1,0 +1,71 @@
+"""A folder laid out as the hub's repository, a few kilobytes large, with a tokenizer like the published ones."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+
+from pgolf_core.text.shards import write_shard
+
+VOCAB = 320
+VARIANT = f"sp{VOCAB}"
+PUBLISHED = f"fineweb10B_{VARIANT}"
+NAME = f"fineweb10B-{VARIANT}"
+SHARD_TOKENS = 1500
+TRAIN_SHARDS = 3
+
+
+def texts(count: int, seed: int = 0, words: int = 60) -> list[str]:
+    """Documents of the same invented words, none like another."""
+    rng, spelling = np.random.default_rng(seed), np.random.default_rng(0)
+    known = ["".join(spelling.choice(list("abcdefghij"), spelling.integers(2, 7))) for _ in range(80)]
+    return [" ".join(rng.choice(known, words)).capitalize() + ".\nﬁne, naïve" for _ in range(count)]
+
+
+def published_model(documents: list[str], vocab: int = VOCAB) -> bytes:
+    """A SentencePiece model with the published settings (SEEDS 14): it normalises."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(documents), model_writer=model, vocab_size=vocab, model_type="bpe", pad_id=0, bos_id=1,
+        eos_id=2, unk_id=3, character_coverage=0.999, byte_fallback=True, split_digits=True, hard_vocab_limit=False,
+        normalization_rule_name="nmt_nfkc", add_dummy_prefix=False, minloglevel=2,
+    )  # fmt: skip
+    return model.getvalue()
+
+
+def make_hub(folder: Path) -> Path:
+    """A repository of three training shards and one for validation; the first validation text stands in training too.
+
+    Documents go on from one shard to the next, as in the published ones.
+    """
+    val, train = texts(6, seed=1), texts(40, seed=2)
+    train.insert(5, val[0])
+    model = published_model(train)
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    outer = folder / "datasets"
+    (outer / "tokenizers").mkdir(parents=True)
+    (outer / f"tokenizers/fineweb_{VOCAB}_bpe.model").write_bytes(model)
+    for split, documents in (("train", train), ("val", val)):
+        stream = np.concatenate([[1, *processor.encode(text)] for text in documents])
+        size = SHARD_TOKENS if split == "train" else len(stream)
+        parts = [stream[start : start + size] for start in range(0, len(stream), size)]
+        assert split == "val" or len(parts) >= TRAIN_SHARDS
+        for number, part in enumerate(parts[:TRAIN_SHARDS]):
+            write_shard(outer / f"datasets/{PUBLISHED}/fineweb_{split}_{number:06d}.bin", part)
+    entry = {
+        "name": PUBLISHED,
+        "tokenizer_name": f"sp_bpe_{VOCAB}",
+        "stats": {"files_train": TRAIN_SHARDS, "files_val": 1},
+    }
+    tokenizer = {"name": f"sp_bpe_{VOCAB}", "model_path": f"tokenizers/fineweb_{VOCAB}_bpe.model"}
+    bytes_only = {"name": "fineweb10B_byte260", "tokenizer_name": "byte", "stats": {"files_train": 1, "files_val": 1}}
+    manifest = {
+        "datasets": [entry, bytes_only],
+        "tokenizers": [tokenizer, {"name": "byte", "path": "tokenizers/b.json"}],
+    }
+    (outer / "manifest.json").write_text(json.dumps(manifest))
+    return folder

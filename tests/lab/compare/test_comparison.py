@@ -1,0 +1,413 @@
+"""`pgolf compare`: what is tested against what, in which unit, and what is refused. Run folders are made here."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pandas as pd
+import pytest
+
+from pgolf_core.base.files import UserError
+from pgolf_core.lab import cli
+from pgolf_core.lab.compare.arms import FINEWEB_BYTES, FINEWEB_TARGETS, SCORE_NAMES
+from pgolf_core.lab.compare.comparison import COLUMNS, compare_arms, seeds_long
+from pgolf_core.lab.compare.records import load_published
+from pgolf_core.lab.compare.text import comparison_text
+from pgolf_core.lab.report.seeds import compare
+from pgolf_core.recipes.reading import load_recipe
+from pgolf_core.recipes.recipe import to_dict
+
+TARGETS, BYTES = 300_000, 900_000
+
+
+def write_run(folder, scores, overrides=(), targets=TARGETS, text_bytes=BYTES, device="cpu", **changes):
+    """A run folder of finished seeds {seed: sliding bpb}, each with the keys of result.json that a comparison reads."""
+    recipe = load_recipe("local-smoke", overrides)
+    folder.mkdir(parents=True)
+    (folder / "recipe.json").write_text(json.dumps(to_dict(recipe) | {"fingerprint": recipe.fingerprint}))
+    for seed, bpb in scores.items():
+        result = {"recipe": recipe.name, "track": recipe.track, "seed": seed, "total_bytes": 900_000 + seed}
+        for kind, worse in {"sliding": 0.0, "roundtrip": 0.01, "averaged": 0.03, "raw": 0.05}.items():
+            result[f"{kind}_bpb"] = bpb + worse
+            result[f"{kind}_loss"] = (bpb + worse) * math.log(2) * text_bytes / targets
+        result |= {"val_targets": targets, "val_bytes": text_bytes, "sliding_stride": 64, "window": 512}
+        result |= {"recipe_sha256": recipe.fingerprint, "data_sha256": "d" * 64, "core_sha256": "c" * 64}
+        result |= {"seconds": {"train": 100.0 + seed, "scoring": 20.0}} | changes
+        place = folder / f"seed{seed}"
+        place.mkdir()
+        (place / "result.json").write_text(json.dumps(result))
+        environment = {"device": device, "threads": 2, "versions": {"torch": "2.13.0"}}
+        (place / "env.json").write_text(json.dumps(environment))
+    return folder
+
+
+def write_fineweb(folder, scores, **changes):
+    """A run on the record track whose validation text is FineWeb's."""
+    how = {"targets": FINEWEB_TARGETS + 214, "text_bytes": FINEWEB_BYTES + 512, "window": 2048} | changes
+    overrides = ['track="10min_16mb"', 'data.dataset="fineweb10B-sp1024"', *how.pop("overrides", ())]
+    return write_run(folder, scores, overrides, **how)
+
+
+def row_of(table, name):
+    """One arm's row."""
+    (row,) = table[table["run"] == name].to_dict("records")
+    return row
+
+
+# ---------------------------------------------------------------------- the table
+
+
+def test_every_run_is_tested_against_the_first_with_bytes_and_seconds(tmp_path):
+    first = write_run(tmp_path / "first", {1: 2.0, 2: 3.0, 3: 4.0})
+    second = write_run(tmp_path / "second", {1: 1.5, 2: 1.5, 3: 3.0})
+    third = write_run(tmp_path / "third", {11: 1.0, 12: 3.0})
+    table = compare([first, second, third])
+    assert list(table.columns) == list(COLUMNS) and list(table["run"]) == ["first", "second", "third"]
+    assert table["mean"].tolist() == [3.0, 2.0, 2.0] and table["std"][0] == pytest.approx(1.0)
+    assert table["test"].tolist() == ["", "paired t", "Welch t"] and math.isnan(table["difference"][0])
+    assert table["difference"][1] == pytest.approx(-1.0)  # -0.5, -1.5, -1.0: std 0.5
+    assert table["difference_low"][1] == pytest.approx(-1.0 - 4.3026527 * 0.5 / math.sqrt(3), abs=1e-6)
+    nats_per_bpb = math.log(2) * BYTES / TARGETS
+    assert table["nats_difference"][1] == pytest.approx(-nats_per_bpb) and table["nats_unit"][1] == "token"
+    assert table["nats_high"][1] == pytest.approx(table["difference_high"][1] * nats_per_bpb)
+    assert table["total_bytes"][0] == 900_002 and table["total_bytes_max"][0] == 900_003
+    assert table["train_seconds"][0] == 102.0 and table["seconds"][0] == 122.0
+
+
+def test_seeds_side_by_side_have_the_difference_of_shared_seeds_only(tmp_path):
+    runs = [write_run(tmp_path / "a", {1: 2.0, 2: 3.0}), write_run(tmp_path / "b", {2: 2.5, 3: 2.0})]
+    table = seeds_long(compare_arms(runs))
+    assert table["seed"].tolist() == [1, 2, 2, 3]
+    difference = table.loc[table["run"] == "b", "difference"].tolist()
+    assert difference[0] == pytest.approx(-0.5) and math.isnan(difference[1])
+    assert table["nats_per_byte"][0] == pytest.approx(2.0 * math.log(2))
+
+
+def test_the_baseline_can_be_chosen_among_the_runs_or_beside_them(tmp_path):
+    runs = [write_run(tmp_path / name, {1: 2.0 + i, 2: 2.5 + i}) for i, name in enumerate("abc")]
+    assert compare(runs, against=runs[2])["run"].tolist() == ["c", "a", "b"]
+    assert compare(runs[:2], against=runs[2])["difference"].tolist()[1:] == pytest.approx([-2.0, -1.0])
+
+
+def test_folders_of_one_name_get_as_much_of_their_paths_as_tells_them_apart(tmp_path):
+    runs = [write_run(tmp_path / place / "same", {1: 2.0}) for place in ("x", "y")]
+    assert compare(runs)["run"].tolist() == ["x/same", "y/same"]
+
+
+def test_only_the_named_seeds_of_run_folders_count_and_records_keep_theirs(tmp_path):
+    run = write_run(tmp_path / "a", {1: 2.0, 2: 3.0, 3: 4.0})
+    assert [list(arm.seeds) for arm in compare_arms([run], seeds=[1, 3]).arms] == [[1, 3]]
+    with pytest.raises(UserError, match="a has no finished seed 4"):
+        compare_arms([run], seeds=[1, 4])
+
+
+def test_another_score_of_the_same_files_can_be_compared(tmp_path):
+    run = write_run(tmp_path / "a", {1: 2.0, 2: 3.0})
+    assert compare([run], score="roundtrip")["mean"][0] == pytest.approx(2.51)
+
+
+def test_scores_of_unpacked_weights_get_no_verdict_by_the_challenges_rule(tmp_path):
+    runs = [write_run(tmp_path / "a", {1: 2.0, 2: 3.0}), write_run(tmp_path / "b", {1: 1.0, 2: 1.5})]
+    row = row_of(compare(runs, score="raw"), "b")
+    assert row["test"] == "paired t" and row["rule_passes"] is None and math.isnan(row["rule_p_value"])
+
+
+# ---------------------------------------------------------------------- the rule between folders
+
+
+@pytest.mark.parametrize("improvement, passes", [(0.0089, False), (0.0091, True)])
+def test_the_rule_is_applied_in_nats_a_token_at_its_border(tmp_path, improvement, passes):
+    # paired, std of the improvements 0.001 nats: the border is 0.009021 nats a token
+    bpb_per_nat = TARGETS / (math.log(2) * BYTES)
+    base = write_run(tmp_path / "base", {seed: 2.0 for seed in (1, 2, 3)})
+    better = {seed: 2.0 - (improvement + 0.001 * (seed - 2)) * bpb_per_nat for seed in (1, 2, 3)}
+    compared = compare_arms([base, write_run(tmp_path / "better", better)])
+    (one,) = compared.against
+    assert one.rule.passes is passes and one.rule.improvement == pytest.approx(improvement)
+    assert one.rule.margin == 0.005 and one.unit == "token"
+    verdict = "is met" if passes else "is not met"
+    text = comparison_text(compared)
+    margin = f"0.005 nats per token, here {0.005 * bpb_per_nat:.4f} bpb"
+    assert f"(better by more than {margin}, p < 0.01) {verdict}: one-sided p = " in text
+    row = row_of(compare([base, tmp_path / "better"]), "better")
+    assert row["rule_margin_bpb"] == pytest.approx(0.005 * bpb_per_nat)
+    assert f"better by {improvement:.4f} nats per token ({improvement * bpb_per_nat:.4f} bpb)" in text
+
+
+def test_one_seed_gives_a_difference_and_no_p_value_anywhere(tmp_path):
+    runs = [write_run(tmp_path / "a", {1: 2.0, 2: 2.1}), write_run(tmp_path / "b", {1: 1.0})]
+    compared = compare_arms(runs)
+    row = row_of(compare(runs), "b")
+    assert row["difference"] == pytest.approx(-1.05) and row["test"] == "none" and row["rule_passes"] is None
+    assert all(math.isnan(row[name]) for name in ("std", "low", "p_value", "rule_p_value", "detectable"))
+    assert "cannot be tested: no p-value" in comparison_text(compared) and "one seed has no spread" in row["note"]
+
+
+# ---------------------------------------------------------------------- tokenizers and texts
+
+
+def test_different_tokenizers_are_compared_in_nats_per_byte_and_it_is_said(tmp_path):
+    base = write_run(tmp_path / "base", {seed: 2.0 for seed in (1, 2, 3)})
+    # half the tokens: more nats a token, though fewer a byte
+    other = {seed: 1.99 + 0.001 * seed for seed in (1, 2, 3)}
+    how = {"targets": TARGETS // 2, "data_sha256": "e" * 64}
+    coarse = write_run(tmp_path / "coarse", other, ["model.vocab_size=4096"], **how)
+    compared = compare_arms([base, coarse])
+    (one,) = compared.against
+    assert one.unit == "byte" and one.nats.difference == pytest.approx(-0.008 * math.log(2))
+    assert one.rule.margin == pytest.approx(0.005 * TARGETS / BYTES), "0.005 nats of a token of the baseline's"
+    assert one.margin_bpb == pytest.approx(0.005 * TARGETS / (math.log(2) * BYTES)), "the same in bits per byte"
+    assert one.rule.passes is True  # 0.005545 - 0.001667 nats a byte, over 0.000693 / sqrt(3): t = 9.69 > 6.96
+    text = comparison_text(compared)
+    assert "DIFFERENT TOKENIZERS" in text and "nats per byte, not per token" in text
+    assert "0.00167 nats per byte, which is 0.005 nats per token of base's tokenizer" in text
+    reverse = compare_arms([coarse, base]).against[0]
+    assert reverse.rule.margin == pytest.approx(0.005 * TARGETS / 2 / BYTES)
+
+
+def test_another_dataset_of_the_same_text_and_tokens_is_compared_and_said_loudly(tmp_path):
+    runs = [write_run(tmp_path / "a", {1: 2.0, 2: 2.1}), write_run(tmp_path / "b", {1: 1.0, 2: 1.2}, data_sha256="e")]
+    row = row_of(compare(runs), "b")
+    assert row["nats_unit"] == "token" and "OTHER DATA" in row["note"] and "because of its size" in row["note"]
+    assert row["differs"].startswith("data: sotu-sp1024 dddddddddddd -> sotu-sp1024 e")
+
+
+@pytest.mark.parametrize("changes", [{"text_bytes": BYTES + 1}, {"track": "10min_16mb"}])
+def test_scores_on_another_text_get_their_own_row_and_no_difference(tmp_path, changes):
+    runs = [write_run(tmp_path / "a", {1: 2.0, 2: 2.1})]
+    runs.append(write_run(tmp_path / "b", {1: 1.0, 2: 1.2}, data_sha256="e", **changes))
+    compared, row = compare_arms(runs), row_of(compare(runs), "b")
+    assert row["mean"] == pytest.approx(1.1) and row["std"] > 0 and row["test"] == "none"
+    for name in ("difference", "p_value", "nats_difference", "rule_p_value", "rule_improvement"):
+        assert math.isnan(row[name]), name
+    assert row["note"].startswith("NOT COMPARABLE, other text") and row["rule_passes"] is None
+    assert "NOT COMPARABLE, other text" in comparison_text(compared) and "rule (" not in comparison_text(compared)
+    assert seeds_long(compared)["difference"].isna().all()
+
+
+def test_raw_scores_of_different_parts_of_the_text_are_not_compared(tmp_path):
+    runs = [write_run(tmp_path / name, {1: 2.0, 2: 2.1}, raw_targets=n) for name, n in (("a", 1000), ("b", 2000))]
+    assert row_of(compare(runs, score="raw"), "b")["note"].startswith("NOT COMPARABLE, other targets")
+    assert row_of(compare(runs), "b")["note"] == "no p-value: no spread over the seeds to test against"
+
+
+def test_another_stride_is_compared_and_said(tmp_path):
+    runs = [
+        write_run(tmp_path / "a", {1: 2.0, 2: 2.1}),
+        write_run(tmp_path / "b", {1: 1.0, 2: 1.2}, sliding_stride=256),
+    ]
+    assert "NOT LIKE FOR LIKE: stride 256 against 64" in row_of(compare(runs), "b")["note"]
+    assert "NOT LIKE" not in row_of(compare(runs, score="roundtrip"), "b")["note"]
+
+
+# ---------------------------------------------------------------------- what was changed
+
+
+def test_what_was_changed_is_named_key_by_key(tmp_path):
+    base = write_run(tmp_path / "base", {1: 2.0, 2: 2.1})
+    overrides = ["model.num_layers=5", "average.ema_decay=0.9"]
+    changed = write_run(tmp_path / "base+0123", {1: 2.0, 2: 2.2}, overrides, core_sha256="9" * 64, device="H100")
+    again = write_run(tmp_path / "again", {1: 2.0, 2: 2.2})
+    compared = compare_arms([base, changed, again])
+    assert compared.against[0].differs == [
+        ("core", "c" * 12, "9" * 12),
+        ("device", "cpu", "H100"),
+        ("model.num_layers", 4, 5),
+        ("average.ema_decay", 0.98, 0.9),
+    ]
+    assert compared.against[1].differs == []
+    text = comparison_text(compared)
+    assert "not corrected for 2 of them" in text
+    assert "    model.num_layers: 4 -> 5" in text.splitlines() and "changed: nothing that is on file" in text
+
+
+def test_a_folder_without_its_recipe_is_compared_and_says_that_its_settings_are_not(tmp_path):
+    runs = [write_run(tmp_path / name, {1: 2.0, 2: 2.1}) for name in "ab"]
+    (runs[1] / "recipe.json").unlink()
+    assert "no recipe.json: its settings were not compared" in row_of(compare(runs), "b")["note"]
+
+
+# ---------------------------------------------------------------------- published records
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_published_record_is_the_baseline_wherever_it_is_named(tmp_path, first):
+    seeds = {7: 1.1150, 8: 1.1152, 9: 1.1154}
+    run = write_fineweb(tmp_path / "mine", seeds)
+    compared = compare_arms([run, "pr315"] if first else ["pr315", run])
+    (one,) = compared.against
+    assert one.baseline.name == "pr315" and one.arm.name == "mine" and one.bpb.method == "Welch t"
+    published = [seed.sliding_loss for seed in load_published("pr315").seeds]
+    mean = sum(published) / 3
+    own = [bpb * math.log(2) * (FINEWEB_BYTES + 512) / (FINEWEB_TARGETS + 214) for bpb in seeds.values()]
+    assert one.unit == "token" and one.rule.improvement == pytest.approx(mean - sum(own) / 3)
+    # about 0.0166 nats: 0.0116 above the margin, some 40 standard errors of 0.0003
+    assert one.rule.passes is True
+    assert ("model.num_layers", 11, 4) in one.differs
+    assert row_of(compare([run, "pr315"]), "pr315")["total_bytes_max"] == 15_639_340
+
+
+def test_seeds_that_a_run_shares_with_a_record_are_paired(tmp_path):
+    run = write_fineweb(tmp_path / "mine", {1337: 1.13, 1338: 1.131, 1339: 1.132})
+    (one,) = compare_arms([run, "pr332"]).against
+    assert one.bpb.method == "paired t" and one.bpb.n_a == 3 and one.rule.passes is False
+
+
+def test_a_run_on_another_corpus_gets_no_difference_from_a_record(tmp_path):
+    compared = compare_arms([write_run(tmp_path / "local", {1: 0.9, 2: 0.95}), "pr315"])
+    (one,) = compared.against
+    assert one.bpb is None and one.rule is None and "NOT COMPARABLE, other text" in one.notes[0]
+
+
+def test_another_tokenizer_on_fineweb_is_compared_with_a_record_in_nats_per_byte(tmp_path):
+    how = {"targets": 50_000_000, "text_bytes": FINEWEB_BYTES + 9_000, "overrides": ["model.vocab_size=4096"]}
+    (one,) = compare_arms([write_fineweb(tmp_path / "mine", {1: 1.10, 2: 1.101}, **how), "pr315"]).against
+    assert one.unit == "byte" and one.rule.margin == pytest.approx(0.005 * FINEWEB_TARGETS / FINEWEB_BYTES)
+
+
+def test_a_record_scored_without_sliding_is_compared_by_its_round_trip_score(tmp_path):
+    run = write_fineweb(tmp_path / "mine", {1: 1.17, 2: 1.171})
+    compared = compare_arms([run, "pr534", "pr315"])
+    assert compared.score == "roundtrip" and "not every record here has a sliding one" in compared.notes[0]
+    by_name = {arm.name: arm for arm in compared.arms}
+    assert by_name["pr534"].values("bpb") == {1337: 1.18041917} and by_name["mine"].seeds[1].bpb == pytest.approx(1.18)
+    assert by_name["pr534"].seeds[1337].train_seconds == 615.394
+    with pytest.raises(UserError, match="pr534 has no sliding score; published are: roundtrip, raw"):
+        compare_arms([run, "pr534"], score="sliding")
+    with pytest.raises(UserError, match="share no score of their packed files"):
+        compare_arms(["pr194", "pr534"])
+
+
+def test_seeds_over_the_cap_are_named():
+    note = row_of(compare(["pr315", "pr194"]), "pr194")["note"]
+    assert "seed 1337 is 76,737 bytes over the cap" in note
+
+
+# ---------------------------------------------------------------------- what is refused, in one line
+
+
+def broken(kind, tmp_path):
+    """Arms that cannot be compared."""
+    run = write_run(tmp_path / "run", {1: 2.0, 2: 2.1})
+    path = run / "seed2" / "result.json"
+    values = json.loads(path.read_text())
+    if kind == "empty":
+        (tmp_path / "empty" / "seed1").mkdir(parents=True)
+        return [tmp_path / "empty"]
+    if kind == "not json":
+        path.write_text("{")
+    elif kind == "a list":
+        path.write_text("[]")
+    elif kind == "a word":
+        path.write_text(json.dumps(values | {"sliding_bpb": "low"}))
+    elif kind == "huge":
+        path.write_text(json.dumps(values | {"total_bytes": 10**400}))
+    elif kind == "contradiction":
+        path.write_text(json.dumps(values | {"sliding_bpb": 1.0}))
+    elif kind == "untimed":
+        path.write_text(json.dumps(values | {"seconds": {}}))
+    elif kind == "other core":
+        path.write_text(json.dumps(values | {"core_sha256": "7" * 64}))
+    elif kind == "no data":
+        path.write_text(json.dumps({key: value for key, value in values.items() if key != "data_sha256"}))
+    elif kind == "moved":
+        path.write_text(json.dumps(values | {"seed": 5}))
+    elif kind == "recipe":
+        (run / "recipe.json").write_text("[")
+    return {"a seed": [run / "seed1"], "twice": [run, tmp_path / "x" / ".." / "run"], "gone": [tmp_path / "gone"]}.get(
+        kind, [run]
+    )
+
+
+@pytest.mark.parametrize("kind, message", [
+    ("gone", r"gone is not a run folder; .* a published record \(pr194, "),
+    ("empty", r"empty holds no seed<k>/result\.json; finish a seed first"),
+    ("a seed", r"seed1 is one seed's folder; name the run's folder above it"),
+    ("twice", r"run is named twice"),
+    ("not json", r"seed2/result\.json is not valid JSON"),
+    ("a list", r"seed2/result\.json is not a JSON object"),
+    ("a word", r"seed2/result\.json has no number 'sliding_bpb'"),
+    ("huge", r"seed2/result\.json has no number 'total_bytes'"),
+    ("contradiction", r"seed2/result\.json: sliding_bpb does not follow from sliding_loss"),
+    ("untimed", r"seed2/result\.json lacks 'seconds\.train'"),
+    ("other core", r"seeds 1 and 2 differ in core_sha256"),
+    ("no data", r"seed2/result\.json has no 'data_sha256'"),
+    ("moved", r"seed2/result\.json says that it is seed 5"),
+    ("recipe", r"recipe\.json is not valid JSON"),
+])  # fmt: skip
+def test_an_arm_that_cannot_be_read_is_one_clear_line(tmp_path, kind, message):
+    with pytest.raises(UserError, match=message) as caught:
+        compare(broken(kind, tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_no_arm_an_unknown_score_and_a_record_given_twice_are_refused():
+    with pytest.raises(UserError, match="name at least one"):
+        compare([])
+    with pytest.raises(UserError, match="unknown score 'slidng'; known: raw, averaged, roundtrip, sliding"):
+        compare(["pr315"], score="slidng")
+    with pytest.raises(UserError, match="pr315 is named twice"):
+        compare(["pr315", "pr315"])
+
+
+def test_seeds_that_are_not_finished_are_left_out_by_name(tmp_path):
+    run = write_run(tmp_path / "run", {1: 2.0, 2: 2.1})
+    (run / "seed3").mkdir()
+    other = write_run(tmp_path / "other", {1: 1.0, 2: 1.2})
+    (other / "seed9").mkdir()
+    table = compare([run, other])
+    assert table["seeds"].tolist() == ["1,2", "1,2"]
+    assert "seed 3 is not finished" in table["note"][0] and "seed 9 is not finished" in table["note"][1]
+
+
+# ---------------------------------------------------------------------- the command
+
+
+def test_the_command_prints_blocks_and_writes_two_csv_files(tmp_path, capsys):
+    runs = [
+        write_run(tmp_path / "a", {1: 2.0, 2: 3.0}),
+        write_run(tmp_path / "b,c", {1: 1.5, 2: 2.6}, ["eval.stride=64"]),
+    ]
+    assert cli.main(["compare", *map(str, runs), "--csv", str(tmp_path / "out" / "t.csv")]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("sliding score, bits per byte (lower is better); the baseline is a\n")
+    lines = [line.split() for line in said.out.splitlines()]
+    assert ["1", "2.0000", "1.5000", "-0.5000"] in lines and ["2", "3.0000", "2.6000", "-0.4000"] in lines
+    assert "    eval.stride: 128 -> 64" in said.out and said.err.count("wrote") == 2
+    table = pd.read_csv(tmp_path / "out" / "t.csv")
+    assert list(table.columns) == list(COLUMNS) and table["run"].tolist() == ["a", "b,c"]
+    assert table["difference"][1] == pytest.approx(-0.45) and table["differs"][1] == "eval.stride: 128 -> 64"
+    pd.testing.assert_series_equal(table["p_value"], compare(runs)["p_value"])
+    seeds = pd.read_csv(tmp_path / "out" / "t-seeds.csv")
+    assert seeds[["run", "seed", "bpb"]].values.tolist() == [
+        ["a", 1, 2.0],
+        ["a", 2, 3.0],
+        ["b,c", 1, 1.5],
+        ["b,c", 2, 2.6],
+    ]
+    assert seeds["difference"].tolist()[2:] == pytest.approx([-0.5, -0.4]) and seeds["total_bytes"][0] == 900_001
+
+
+def test_the_command_prints_json_without_a_value_that_is_not_json(tmp_path, capsys):
+    runs = [write_run(tmp_path / "a", {1: 2.0}), write_run(tmp_path / "b", {1: 1.5, 2: 2.6}, ["model.num_layers=5"])]
+    assert cli.main(["compare", *map(str, runs), "--json"]) == 0
+
+    def refuse(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    values = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert values["score"] == "sliding_bpb" and values["baseline"] == "a"
+    assert [row["run"] for row in values["runs"]] == ["a", "b"] and values["runs"][0]["std"] is None
+    assert values["runs"][1]["mean"] == pytest.approx(2.05) and values["runs"][1]["rule_passes"] is None
+    assert len(values["seeds"]) == 3 and values["differs"] == {"b": [["model.num_layers", 4, 5]]}
+
+
+def test_wrong_use_of_the_command_is_status_2_and_a_missing_run_status_1(tmp_path, capsys):
+    assert cli.main(["compare", "pr315", "--csv", str(tmp_path / "t.txt")]) == 2
+    assert "a table's file ends in .csv" in capsys.readouterr().err
+    assert cli.main(["compare", "pr315", "--score", "best"]) == 2
+    said = capsys.readouterr().err
+    assert all(f"'{name}'" in said for name in SCORE_NAMES)
+    assert cli.main(["compare", str(tmp_path / "gone")]) == 1
+    assert capsys.readouterr().err.count("\n") == 1

@@ -1,0 +1,253 @@
+"""The published figures of the five records: read strictly, consistent with one another and with the recipes.
+
+pytest tests/lab/compare/test_records.py
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tomllib
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from pgolf_core.base.files import UserError
+from pgolf_core.lab.compare import records as published
+from pgolf_core.lab.compare.records import RECORD_DIR, RECORDS, load_published, record_of
+from pgolf_core.network.grid import grid_names_for
+from pgolf_core.network.model import num_parameters, parameter_shapes
+from pgolf_core.recipes.reading import available_recipes, load_recipe
+
+STANDARD = 62_021_632 / 151_080_363
+"""Validation targets per byte (SEEDS 1.8)."""
+SLIDING = 62_023_616 / 151_084_796
+"""The same in the published sliding form, its tail counted 32 times (SEEDS 1.9)."""
+CAP_BYTES = 16_000_000
+AS_TEXT = {name: tomllib.loads((RECORD_DIR / f"{name}.toml").read_text(), parse_float=Decimal) for name in RECORDS}
+"""The files with their numbers as written: how many digits were published says how exactly they must agree."""
+PAIRS = [
+    (name, seed["seed"], kind, seed[f"{kind}_loss"], seed[f"{kind}_bpb"])
+    for name in RECORDS
+    for seed in AS_TEXT[name]["seed"]
+    for kind in ("raw", "standard", "sliding")
+    if f"{kind}_loss" in seed
+]
+seeds = pytest.mark.parametrize(
+    ("name", "seed"), [(name, seed) for name in RECORDS for seed in load_published(name).seeds],
+    ids=lambda value: value if isinstance(value, str) else f"seed{value.seed}",
+)  # fmt: skip
+records = pytest.mark.parametrize("name", RECORDS)
+
+
+def half_unit(figure: Decimal) -> float:
+    """Half a unit of the last published digit."""
+    return 0.5 * 10.0 ** figure.as_tuple().exponent
+
+
+# ---------------------------------------------------------------------- the figures among themselves
+
+
+def test_every_loss_and_score_that_were_published_together_are_found():
+    kinds = {kind: sum(pair[2] == kind for pair in PAIRS) for kind in ("raw", "standard", "sliding")}
+    assert kinds == {"raw": 2, "standard": 7, "sliding": 11}
+
+
+@pytest.mark.parametrize(("name", "seed", "kind", "loss", "bpb"), PAIRS)
+def test_a_score_is_its_loss_in_bits_times_the_targets_per_byte(name, seed, kind, loss, bpb):
+    ratio = (SLIDING if kind == "sliding" else STANDARD) / math.log(2)
+    tolerance = half_unit(loss) * ratio + half_unit(bpb)
+    assert abs(float(loss) * ratio - float(bpb)) <= tolerance
+    other = (STANDARD if kind == "sliding" else SLIDING) / math.log(2)
+    if kind != "raw":  # four digits do not tell the two totals apart, eight do
+        assert abs(float(loss) * other - float(bpb)) > 100 * tolerance
+
+
+@seeds
+def test_the_total_is_the_weight_file_and_the_script(name, seed):
+    assert seed.total_bytes == seed.model_bytes + load_published(name).script_bytes
+
+
+@records
+def test_the_claimed_score_is_that_of_its_seed_or_the_mean(name):
+    record, text = load_published(name), AS_TEXT[name]
+    kind = {"sliding 64": "sliding_bpb", "standard": "standard_bpb"}[record.scored_with]
+    scores = {f"seed {seed.seed}": getattr(seed, kind) for seed in record.seeds}
+    mean = sum(scores.values()) / len(scores)
+    scores["mean"] = mean
+    assert abs(scores[record.claimed_of] - record.claimed_bpb) <= half_unit(text["claimed_bpb"]) + 1e-12
+    if record.mean_bpb is not None:
+        assert abs(mean - record.mean_bpb) <= half_unit(text["mean_bpb"]) + 1e-12
+    if record.std_bpb is not None:
+        squares = sum((getattr(seed, kind) - mean) ** 2 for seed in record.seeds)
+        std = math.sqrt(squares / (len(record.seeds) - 1))
+        assert abs(std - record.std_bpb) <= half_unit(text["std_bpb"])
+
+
+def test_which_files_are_over_the_cap_and_which_runs_over_the_time():
+    over = {(name, s.seed) for name in RECORDS for s in load_published(name).seeds if s.total_bytes > CAP_BYTES}
+    assert over == {("pr194", 1337), ("pr531", 1337), ("pr531", 42)}
+    late = {name for name in RECORDS for s in load_published(name).seeds if (s.train_seconds or 0) > 600}
+    assert late == {"pr534"}
+
+
+@seeds
+def test_steps_times_their_time_fill_the_clock(name, seed):
+    record = load_published(name)
+    clock = record.budget_seconds if seed.train_seconds is None else seed.train_seconds
+    if seed.train_seconds is None:
+        ms, tolerance = (seed.ms_per_step, 1e-3) if seed.ms_per_step else (record.ms_per_step, 2e-3)
+        assert seed.steps * ms / 1000 == pytest.approx(clock, rel=tolerance)
+    else:  # PR 534: what the steps left of the clock is its recompilation, about 55 s
+        assert 50 < clock - seed.steps * record.ms_per_step / 1000 < 60
+
+
+@seeds
+def test_snapshots_are_those_of_every_fiftieth_step_from_the_first(name, seed):
+    if seed.first_snapshot_step is None:
+        assert not seed.snapshots
+    else:
+        assert seed.snapshots == len(range(seed.first_snapshot_step, seed.steps, 50))
+
+
+@records
+def test_curves_begin_untrained_and_belong_to_one_run(name):
+    record = load_published(name)
+    ends = {seed.seed: (seed.steps, seed.raw_bpb) for seed in record.seeds}
+    assert {curve.what for curve in record.curves} >= {"train loss"}
+    for curve in record.curves:
+        steps, raw_bpb = ends[curve.seed]
+        assert curve.steps[-1] <= steps
+        if curve.what == "train loss" and curve.steps[0] == 1:
+            assert abs(curve.values[0] - math.log(1024)) < 0.005
+        if curve.what == "val bpb":
+            assert list(curve.values) == sorted(curve.values, reverse=True) and curve.values[-1] > raw_bpb
+
+
+def test_the_tokens_that_pr315_names_are_its_steps_times_its_batch():
+    record = load_published("pr315")
+    claimed = next(claim.value for claim in record.claims if claim.what == "training tokens")
+    assert abs(record.seeds[0].steps * record.batch_tokens - claimed) <= 0.0005e9
+
+
+# ---------------------------------------------------------------------- the figures and the recipes
+
+
+@records
+def test_the_recipe_has_the_published_parameters_batch_and_window(name):
+    record, recipe = load_published(name), load_recipe(name)
+    assert num_parameters(recipe.model) == record.parameters
+    assert (recipe.data.batch_tokens, recipe.data.seq_len) == (record.batch_tokens, record.window_tokens)
+    as_run = load_recipe(f"{name}-as-run").eval
+    assert as_run.stride == (64 if record.scored_with == "sliding 64" else as_run.seq_len)
+
+
+def is_control(tensor: str) -> bool:
+    return ("blocks" in tensor and not tensor.endswith("weight")) or tensor == "skip_weights"
+
+
+@records
+def test_the_published_payload_and_state_are_the_recipes_tensors_on_its_grids(name):
+    recipe = load_recipe(name)
+    shapes = parameter_shapes(recipe.model)
+    grids = grid_names_for(shapes, recipe.quant, {})
+    float32 = {"pr194": (), "pr332": ("smear.gate", "bigram.scale"), "pr534": ()}  # others keep all controls in fp16
+    payload = state = 0
+    for tensor, shape in shapes.items():
+        elements = math.prod(shape)
+        kept = name in float32 and (is_control(tensor) or tensor in float32[name])
+        payload += elements + 2 * shape[0] if grids[tensor] != "fp16" else elements * (4 if kept else 2)
+        in_bfloat16 = tensor.endswith("emb.weight") or tensor.endswith("embed.weight")
+        in_bfloat16 |= name == "pr534" and tensor == "smear.gate"
+        state += elements * (2 if in_bfloat16 else 4)
+    published_file = load_published(name).artifact
+    assert (payload, state) == (published_file.payload_bytes, published_file.state_bytes)
+    scales = recipe.model.num_layers - 1 if recipe.model.ve_dim else 0  # one tensor here, a list of them there
+    assert len(shapes) + scales == published_file.state_tensors
+
+
+def test_every_recipe_on_disk_has_the_record_that_it_descends_from():
+    found = {name: record_of(name) for name in available_recipes()}
+    for name in RECORDS:
+        family = {recipe for recipe in found if name in recipe.split("-")}
+        assert {name, f"{name}-as-run"} <= family
+        assert {found[recipe] for recipe in family} == {name}
+    assert found["local-smoke"] == "pr315"
+
+
+def test_a_recipe_of_ones_own_has_the_record_that_it_extends(tmp_path: Path):
+    (tmp_path / "mine.toml").write_text('extends = "between"\n')
+    (tmp_path / "between.toml").write_text('extends = "pr332-as-run"\n')
+    (tmp_path / "circle.toml").write_text('extends = "circle"\n')
+    (tmp_path / "alone.toml").write_text('title = "no parent"\n')
+    assert record_of(str(tmp_path / "mine.toml")) == "pr332"
+    assert record_of(str(tmp_path / "alone.toml")) is None
+    assert record_of("nosuch") is None and record_of("nosuch-pr531-wide") == "pr531"
+    (tmp_path / "broken.toml").write_text("extends =")
+    with pytest.raises(UserError, match=r"^broken.toml: not valid TOML"):
+        record_of(str(tmp_path / "broken.toml"))
+    with pytest.raises(UserError, match="extends itself through"):
+        record_of(str(tmp_path / "circle.toml"))
+
+
+# ---------------------------------------------------------------------- tables
+
+
+def test_tables_have_a_row_for_each_and_gaps_for_what_was_never_published():
+    table = published.seeds_table(load_published("pr194"))
+    assert list(table["seed"]) == [1337, 7, 42] and table["standard_bpb"].isna().all()
+    assert table.loc[0, "tokens"] == 8052 * 524_288 and table.loc[0, "bytes_left"] == -76_737
+    assert not table.drop(columns="record").select_dtypes("object").columns.tolist()
+    every = published.records_table().set_index("record")
+    assert list(every.index) == list(RECORDS) and every["raw_bpb"].notna().all()
+    assert every.loc["pr534", ["sliding_bpb", "standard_bpb"]].isna().tolist() == [True, False]
+    assert every["seeds_over_cap"].to_dict() == {"pr194": 1, "pr315": 0, "pr332": 0, "pr531": 2, "pr534": 0}
+    assert every.loc["pr531", "raw_bpb"] == pytest.approx((1.1460 + 1.1418) / 2)
+
+
+# ---------------------------------------------------------------------- malformed files
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("parameters = 26_829_913\n", "", "missing key 'parameters'"),
+        ("steps = 7051\n", "", "missing key 'seed.steps'"),
+        ("status = ", "stauts = ", "unknown key 'stauts'; allowed: title, status"),
+        ("raw_loss = ", "raw_los = ", "unknown key 'seed.raw_los'; allowed: seed, steps"),
+        ("title = ", "name = 'x'\ntitle = ", "unknown key 'name'"),
+        ("title = ", "seeds = []\ntitle = ", r"unknown key 'seeds'; write \[\[seed\]\]"),
+        ("steps = 7051", "steps = 7051.5", "seed.steps must be of type int, not 7051.5"),
+        ("steps = 7051", "steps = true", "seed.steps must be of type int, not True"),
+        ("raw_bpb = 1.1421", "raw_bpb = nan", "seed.raw_bpb = nan; every figure is a finite number"),
+        ("raw_bpb = 1.1421", "raw_bpb = -1.1", "seed.raw_bpb = -1.1; every figure"),
+        ('torch = "2.9.1+cu128"', 'torch = ""', "torch is empty; leave"),
+        ("seed = 42\n", "seed = 2025\n", "names a seed twice"),
+        ('claimed_of = "seed 2025"', 'claimed_of = "seed 1"', "claimed_of = 'seed 1'; allowed: mean, seed 2025"),
+        ('scored_with = "sliding 64"', 'scored_with = "sliding"', "scored_with = 'sliding'; allowed: sliding 64"),
+        ('what = "train loss"', 'what = "loss"', "curve.what = 'loss'; allowed: train loss"),
+        ('unit = "nats per token"', 'unit = "bits per byte"', "unit of train loss is 'nats per token'"),
+        ("[1, 2, 3, 4, 5, 6, 200", "[2, 1, 3, 4, 5, 6, 200", "steps must increase"),
+        ("[1, 2, 3, 4, 5, 6, 200", "[2, 3, 4, 5, 6, 200", "steps has 13 entries, values 14"),
+        ("[artifact]", "[artefact]", "unknown key 'artefact'"),
+        ('train_log_seed = 2025', 'train_log_seed = "all"', "log.train_log_seed must be of type int, not 'all'"),
+        ("status = ", "status == ", "not valid TOML"),
+    ],
+)  # fmt: skip
+def test_a_malformed_file_is_one_line_that_names_file_and_key(tmp_path: Path, old: str, new: str, message: str):
+    text = (RECORD_DIR / "pr315.toml").read_text()
+    assert old in text
+    (tmp_path / "pr315.toml").write_text(text.replace(old, new, 1))
+    with pytest.raises(UserError, match=f"^pr315.toml: .*({message})") as raised:
+        load_published("pr315", tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+def test_unknown_records_and_absent_files_are_named(tmp_path: Path):
+    with pytest.raises(UserError, match="unknown record 'pr316'; known: pr194, pr315"):
+        load_published("pr316")
+    with pytest.raises(UserError, match=r"pr315\.toml does not exist"):
+        load_published("pr315", tmp_path)
+    shutil.copy(RECORD_DIR / "pr194.toml", tmp_path)
+    assert load_published("pr194", tmp_path) == load_published("pr194")

@@ -1,0 +1,189 @@
+"""What notebook 01 computes, against slow versions that are plainly right.
+
+pytest tests/lab/look/test_n01_data.py
+"""
+
+from __future__ import annotations
+
+import lzma
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+import zstandard
+
+from pgolf_core.lab.data.sotu import train_tokenizer
+from pgolf_core.lab.look import n01_data as data
+from pgolf_core.text.tokenizer import Tokenizer
+
+TEXT = "The state of the Union is strong — twice over.\n\nIn 1836 it was\t“naïve”;  in 1945 it was not. 🙂\n" * 4
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
+    path.write_bytes(train_tokenizer([TEXT], vocab_size=300))
+    return Tokenizer(path)
+
+
+@pytest.fixture
+def stream() -> np.ndarray:
+    return np.array([1, 5, 6, 5, 6, 7, 1, 5, 6, 9, 1, 1, 6, 7], dtype=np.uint16)
+
+
+def manifest() -> dict:
+    rows = [
+        ("1790-Washington-1", "train", 100, 41),
+        ("1790-Washington-2", "train", 50, 21),
+        ("1801-X-1", "val", 90, 31),
+    ]
+    documents = [
+        {"name": name, "group": name[:-2], "split": split, "sha256": f"{i}", "utf8_bytes": size, "tokens": tokens}
+        for i, (name, split, size, tokens) in enumerate(rows)
+    ]
+    return {"documents": documents}
+
+
+# ---------------------------------------------------------------------- documents
+
+
+def test_documents_keep_their_order_and_bytes_per_token_leave_bos_out():
+    table = data.documents_table(manifest())
+    assert list(table["year"]) == [1790, 1790, 1801] and list(table["split"]) == ["train", "train", "validation"]
+    assert list(table["bytes_per_token"]) == [2.5, 2.5, 3.0] and list(table["position"]) == [0, 1, 2]
+
+
+def test_a_document_without_a_year_has_none():
+    table = data.documents_table({"documents": [{**manifest()["documents"][0], "name": "page-17"}]})
+    assert table["year"].isna().all()
+
+
+def test_compression_by_bin_is_sum_over_sum_not_the_mean_of_ratios():
+    listed = manifest()
+    listed["documents"][1]["tokens"] = 11  # 50 bytes in 10 tokens, beside 100 bytes in 40
+    table = data.compression_by(data.documents_table(listed), "year", 10)
+    assert table.loc[1790, "train"] == pytest.approx(150 / 50)
+    assert math.isnan(table.loc[1790, "validation"]) and table.loc[1800, "validation"] == pytest.approx(3.0)
+
+
+def test_off_the_rule_names_every_document_in_the_wrong_split():
+    table = data.documents_table(manifest())
+    wrong = data.off_the_rule(table)
+    moved = table.assign(split=table["split"].map({"train": "validation", "validation": "train"}))
+    assert sorted(wrong + data.off_the_rule(moved)) == sorted(table["name"])
+
+
+def test_the_rule_gives_two_addresses_of_the_corpus_their_known_splits():
+    names = ["2003-Bush-1", "1967-Johnson-1"]
+    listed = {"documents": [{**manifest()["documents"][0], "name": name, "split": "val"} for name in names]}
+    assert data.off_the_rule(data.documents_table(listed)) == ["1967-Johnson-1"]
+
+
+def test_versions_of_one_address_are_always_in_one_split_by_the_rule():
+    table = data.documents_table(manifest()).iloc[:2]
+    assert len(data.off_the_rule(table)) in (0, 2)
+
+
+def test_sums_by_document_equal_a_loop_even_for_an_empty_document(stream: np.ndarray):
+    values = np.arange(len(stream)) ** 2
+    expected: list[int] = []
+    for token, value in zip(stream, values, strict=True):
+        if token == 1:
+            expected.append(0)
+        expected[-1] += value
+    assert data.sums_by_document(values, stream, 1).tolist() == expected
+
+
+# ---------------------------------------------------------------------- bytes
+
+
+def test_bytes_of_a_stream_sum_to_the_utf8_bytes_of_each_document(tokenizer: Tokenizer):
+    texts = [TEXT, "", " two  spaces ", "tab\tand\r\nline", "ﬁ ｆｕｌｌ 🙂"]
+    ids = [token for text in texts for token in (tokenizer.bos_id, *tokenizer.encode(text))]
+    lengths = data.bytes_of_stream(tokenizer.bytes, np.array(ids))
+    assert lengths.dtype == np.int64 and lengths[0] == 0
+    sums = data.sums_by_document(lengths, np.array(ids), tokenizer.bos_id)
+    assert sums.tolist() == [len(text.encode("utf-8")) for text in texts]
+
+
+def test_length_shares_are_counts_over_the_number_of_tokens():
+    assert data.length_shares(np.array([0, 2, 2, 4]), longest=5).tolist() == [0.25, 0, 0.5, 0, 0.25, 0]
+
+
+def test_byte_counts_equal_counting_one_by_one():
+    payload = TEXT.encode("utf-8")
+    assert {i: n for i, n in enumerate(data.byte_counts(payload).tolist()) if n} == dict(Counter(payload))
+
+
+def test_entropy_is_log2_of_equally_frequent_symbols_and_zero_for_one():
+    assert data.entropy_bits(np.array([7, 7, 0, 7, 7])) == pytest.approx(2.0)
+    assert data.entropy_bits(np.array([0, 9])) == 0.0
+
+
+def test_the_piece_table_is_sorted_and_covers_every_byte(tokenizer: Tokenizer):
+    ids = np.array([tokenizer.bos_id, *tokenizer.encode(TEXT)])
+    table = data.piece_table(tokenizer, ids)
+    assert table["count"].is_monotonic_decreasing and table["count"].sum() == len(ids)
+    assert (table["bytes"] * table["count"]).sum() == len(TEXT.encode("utf-8"))
+    assert table["token_share"].sum() == pytest.approx(1) and table["bytes_covered"].iloc[-1] == pytest.approx(1)
+    assert not table["piece"].str.contains("▁|\n", regex=True).any()
+
+
+# ---------------------------------------------------------------------- reference points
+
+
+def test_probabilities_of_both_baselines_sum_to_one_after_every_token(stream: np.ndarray):
+    vocab_size = 12  # tokens 2, 3, … never occur: contexts without successors
+    every = np.arange(vocab_size)
+    assert np.exp2(-data.unigram_bits(stream, every, vocab_size)).sum() == pytest.approx(1)
+    for previous in range(vocab_size):
+        bits = data.bigram_bits(stream, np.full(vocab_size, previous), every, vocab_size)
+        assert np.exp2(-bits).sum() == pytest.approx(1), previous
+
+
+def test_the_bigram_equals_witten_and_bell_written_with_dictionaries(stream: np.ndarray):
+    vocab_size = 12
+    pairs = Counter(zip(stream[:-1].tolist(), stream[1:].tolist(), strict=True))
+    singles = Counter(stream.tolist())
+
+    def slow(previous: int, target: int) -> float:
+        unigram = (singles[target] + 1) / (len(stream) + vocab_size)
+        followers = {pair[1]: count for pair, count in pairs.items() if pair[0] == previous}
+        if not followers:
+            return unigram
+        total, different = sum(followers.values()), len(followers)
+        return (followers.get(target, 0) + different * unigram) / (total + different)
+
+    previous, targets = (grid.ravel() for grid in np.meshgrid(range(vocab_size), range(vocab_size)))
+    expected = [-math.log2(slow(int(p), int(t))) for p, t in zip(previous, targets, strict=True)]
+    np.testing.assert_allclose(data.bigram_bits(stream, previous, targets, vocab_size), expected, rtol=1e-12)
+
+
+def test_on_its_own_training_text_the_bigram_needs_fewer_bits_than_the_unigram(tokenizer: Tokenizer):
+    ids = np.array([tokenizer.bos_id, *tokenizer.encode(TEXT)], dtype=np.uint16)
+    unigram = data.unigram_bits(ids, ids[1:], tokenizer.vocab_size)
+    bigram = data.bigram_bits(ids, ids[:-1], ids[1:], tokenizer.vocab_size)
+    assert bigram.sum() < unigram.sum() < math.log2(tokenizer.vocab_size) * (len(ids) - 1)
+
+
+def test_compressed_text_comes_back_and_its_size_is_what_is_reported():
+    payload = TEXT.encode("utf-8")
+    bits = data.compressed_bits_per_byte(payload)
+    packed = zstandard.ZstdCompressor(level=22).compress(payload)
+    assert zstandard.decompress(packed) == payload and bits["zstd -22"] == 8 * len(packed) / len(payload)
+    squeezed = lzma.compress(payload, preset=9 | lzma.PRESET_EXTREME)
+    assert bits["xz -9e"] == pytest.approx(8 * len(squeezed) / len(payload))
+
+
+# ---------------------------------------------------------------------- almost right
+
+
+def test_every_wrong_denominator_is_wrong_in_its_own_direction(tokenizer: Tokenizer):
+    ids = np.array([tokenizer.bos_id, *tokenizer.encode(TEXT)])
+    right = len(TEXT.encode("utf-8"))
+    wrong = data.wrong_denominators(tokenizer, ids, TEXT)
+    pieces = [tokenizer.piece(token) for token in ids[1:]]
+    assert wrong["characters instead of bytes"] == len(TEXT) < right
+    assert wrong["leading spaces counted twice"] == right + sum(piece[0] == "▁" for piece in pieces) > right
+    assert wrong["pieces as the model file writes them"] == sum(len(p.encode("utf-8")) for p in pieces) > right

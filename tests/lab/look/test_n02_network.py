@@ -1,0 +1,360 @@
+"""What notebook 02 computes, against the core itself and against slow loops.
+
+pytest tests/lab/look/test_n02_network.py
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pgolf_core.lab.look import n02_network as analysis
+from pgolf_core.network.attention import exclude_self, rotary_tables, rotate
+from pgolf_core.network.grid import grid_names_for
+from pgolf_core.network.model import GPT, build_model, num_parameters, parameter_shapes
+from pgolf_core.recipes import recipe
+from pgolf_core.recipes.reading import load_recipe
+
+TINY = recipe.Model(
+    vocab_size=61, num_layers=5, model_dim=32, num_heads=4, num_kv_heads=2, mlp_hidden=48, rope_dims=4,
+    rope_reference_tokens=8, bigram_rows=37, bigram_dim=8, ln_scale=True, xsa_last_n=2,
+)  # fmt: skip
+SHAPES = {
+    "tiny": TINY,
+    "even layers": dataclasses.replace(TINY, num_layers=4),
+    "one layer": dataclasses.replace(TINY, num_layers=1, xsa_last_n=1),
+    "plain": dataclasses.replace(TINY, smear="off", bigram_rows=0, ln_scale=False, xsa_last_n=0),
+    "value embedding": dataclasses.replace(TINY, ve_dim=6, ve_layers=(3, 4), smear="before", bigram_rows=0),
+    "large epsilon": dataclasses.replace(TINY, norm_eps=2.0**-7, embed_init_std=0.01),
+    "large epsilon, smear before": dataclasses.replace(
+        TINY, norm_eps=2.0**-7, embed_init_std=0.01, smear="before", ln_scale=False
+    ),
+    "uniform start, no smear": dataclasses.replace(TINY, init="uniform", smear="off", norm_eps=1e-3),
+    "local-smoke": load_recipe("local-smoke").model,
+    "pr315": load_recipe("pr315").model,
+}
+SMALL = [name for name in SHAPES if name not in ("local-smoke", "pr315")]
+
+
+def tokens_of(config: recipe.Model, batch: int = 2, length: int = 24) -> torch.Tensor:
+    return torch.randint(config.vocab_size, (batch, length), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(params=SMALL)
+def model(request: pytest.FixtureRequest) -> GPT:
+    """Small networks whose blocks all do something."""
+    return analysis.woken(build_model(SHAPES[request.param], seed=0))
+
+
+@pytest.fixture
+def tiny() -> GPT:
+    return build_model(TINY, seed=0)
+
+
+# ---------------------------------------------------------------------- parameters and bytes
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_budget_and_formula_both_give_the_exact_number_of_parameters(name: str):
+    config = SHAPES[name]
+    budget = analysis.parameter_budget(config)
+    assert budget["parameters"].sum() == analysis.parameter_formula(config) == num_parameters(config)
+    assert budget["tensors"].sum() == len(parameter_shapes(config))
+    assert budget["share"].sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("record", "published"),
+    [("pr194", 26_502_232), ("pr315", 26_829_913), ("pr332", 27_618_913), ("pr531", 27_878_489), ("pr534", 25_224_291)],
+)
+def test_the_closed_form_gives_every_records_published_number_of_parameters(record: str, published: int):
+    assert analysis.parameter_formula(load_recipe(record).model) == published
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_only_vectors_and_scalars_have_the_last_kind_and_all_matrices_another(name: str):
+    for tensor, shape in parameter_shapes(SHAPES[name]).items():
+        is_matrix = len(shape) == 2 and not tensor.endswith(("resid_mix", "skip_weights"))
+        assert (analysis.tensor_kind(tensor) != "gains, gates, scales") == is_matrix, tensor
+
+
+def test_the_size_estimate_counts_every_code_once_and_two_bytes_per_row():
+    config, quant = SHAPES["local-smoke"], load_recipe("local-smoke").quant
+    sizes = analysis.size_estimate(config, quant)
+    shapes = parameter_shapes(config)
+    grids = grid_names_for(shapes, quant)
+    elements = {family: 0 for family in ("fp16", "int6", "int8")}
+    for name, grid in grids.items():
+        elements[grid.split("_")[0]] += math.prod(shapes[name])
+    rows = sum(shapes[name][0] for name, grid in grids.items() if grid != "fp16")
+    assert sizes["fp16"] == 2 * elements["fp16"] and sizes["scales"] == 2 * rows
+    assert sizes["int6"] == 6 * elements["int6"] / 8  # codes -32..31
+    assert sizes["int8"] == math.ceil(elements["int8"] * math.log2(255) / 8)  # codes -127..127
+
+
+def test_the_step_four_grid_has_65_codes():
+    quant = recipe.Quant(mlp="int8_clip_search_step4", attention="fp16", tok_emb="fp16", other="fp16")
+    config = SHAPES["local-smoke"]
+    elements = config.num_layers * 2 * config.model_dim * config.mlp_hidden
+    quant = dataclasses.replace(quant, small_tensor_elements=4096)
+    assert analysis.size_estimate(config, quant)["int8"] == math.ceil(elements * math.log2(65) / 8)
+
+
+def test_alternatives_shrink_from_fp16_to_int6_and_a_gradient_recipe_has_an_estimate():
+    quant = load_recipe("local-smoke").quant
+    sizes = {name: sum(row.values()) for name, row in analysis.size_alternatives(SHAPES["local-smoke"], quant).items()}
+    assert sizes["all fp16"] > sizes["matrices int8"] > sizes["this recipe"] > sizes["matrices int6"]
+    assert sizes["all fp16"] == 2 * num_parameters(SHAPES["local-smoke"])
+    rows = analysis.size_alternatives(SHAPES["local-smoke"], quant)
+    assert {tuple(row) for row in rows.values()} == {("int6", "int8", "fp16", "scales")}
+    assert analysis.size_alternatives(SHAPES["pr315"], dataclasses.replace(quant, allocation="gradient"))
+
+
+def test_an_exception_counts_in_the_recipe_s_row_alone():
+    quant, config = load_recipe("local-smoke").quant, SHAPES["local-smoke"]
+    excepted = dataclasses.replace(quant, exceptions=("blocks.0.*.weight=fp16",))
+    plain, changed = (analysis.size_alternatives(config, each) for each in (quant, excepted))
+    assert changed["this recipe"]["fp16"] > plain["this recipe"]["fp16"]
+    assert all(changed[row] == plain[row] for row in plain if row != "this recipe")
+
+
+def test_the_shape_table_has_one_column_per_network():
+    table = analysis.shape_table({"a": TINY, "b": SHAPES["pr315"]}, {"a": 8, "b": 2048})
+    assert table.loc["rotary base in force at T", "b"] == "22,082" and table.loc["layers with XSA", "a"] == "3, 4"
+    assert table.loc["rotary base in force at T", "a"] == "10,000"
+
+
+# ---------------------------------------------------------------------- wiring
+
+
+def test_blocks_run_by_hand_along_the_wiring_table_give_the_trunk(model: GPT):
+    ids = tokens_of(model.config)
+    table = analysis.wiring(model.config)
+    x = x0 = model.embed(ids)
+    cos, sin = model.rotary(ids.size(1), ids.device)
+    outputs = {}
+    for layer, block in enumerate(model.blocks):
+        assert (table.loc[layer, "ln_scale"], table.loc[layer, "xsa"]) == (block.input_scale, block.attn.exclusive)
+        if (source := table.loc[layer, "skip_from"]) >= 0:
+            x = x + model.skip_weights[layer - len(model.blocks) // 2] * outputs[source]
+        added = None
+        if layer in model.config.ve_layers:
+            added = model.ve_scales[layer] * model.ve(ids, x.dtype)
+        x = outputs[layer] = block(x, x0, cos, sin, added)
+    assert torch.equal(x, model.trunk(ids)[0])
+    assert (table["half"] == "encoder").sum() == len(model.blocks) // 2
+
+
+# ---------------------------------------------------------------------- the start
+
+
+@pytest.mark.parametrize("name", [*SMALL, "local-smoke"])
+def test_the_predicted_initial_loss_is_met_on_tokens_unrelated_to_their_targets(name: str):
+    config = SHAPES[name]
+    model = build_model(config, seed=3)
+    ids = tokens_of(config, batch=16, length=128)
+    targets = tokens_of(config, batch=16, length=128).flip(0, 1)
+    with torch.no_grad():
+        loss = model(ids, targets).item()
+    assert loss == pytest.approx(analysis.expected_initial_loss(config), abs=0.01)
+
+
+@pytest.mark.parametrize("name", [*SMALL, "local-smoke"])
+def test_the_stream_begins_and_ends_as_large_as_foretold(name: str):
+    config = SHAPES[name]
+    model, ids = build_model(config, seed=3), tokens_of(config, batch=8, length=128)
+    x, x0 = model.trunk(ids)
+    sizes = analysis.initial_sizes(config)
+    for what, tensor in (("first stream", x0), ("last state", F.rms_norm(x, (x.size(-1),), eps=config.norm_eps))):
+        measured = tensor[:, 1:].square().mean().sqrt().item()  # the first position has no predecessor to be mixed with
+        assert measured == pytest.approx(sizes[what], rel=0.05), what
+
+
+def test_a_large_epsilon_lowers_the_predicted_loss_s_excess_and_a_small_one_changes_nothing():
+    config = load_recipe("pr194").model
+    excess = [
+        analysis.expected_initial_loss(dataclasses.replace(config, norm_eps=eps)) - math.log(config.vocab_size)
+        for eps in (0.0, 2.0**-23, 2.0**-7)
+    ]
+    assert excess[0] == pytest.approx(excess[1], rel=1e-2) and 0 < excess[2] < 0.95 * excess[1]
+
+
+def test_waking_fills_what_is_zero_changes_nothing_else_and_leaves_the_original(tiny: GPT):
+    woken = analysis.woken(tiny)
+    for (name, before), after in zip(tiny.named_parameters(), woken.parameters(), strict=True):
+        was_zero = before.ndim == 2 and not before.any()
+        assert was_zero == name.endswith(("attn.proj.weight", "mlp.proj.weight", "bigram.embed.weight"))
+        assert torch.equal(before, after) != was_zero and (not was_zero or after.all())
+
+
+def test_matched_heads_compare_a_token_with_itself_as_highly_as_scores_go(model: GPT):
+    ids = tokens_of(model.config)
+    same = analysis.matched(model)
+    x, x0 = same.trunk(ids, stop=0)
+    block = same.blocks[0]
+    cos, sin = same.rotary(ids.size(1), ids.device)
+    q, k = block.attn.queries_and_keys(block.normed(block.mix(x, x0)), cos, sin)
+    torch.testing.assert_close(q, model.config.qk_gain_init * k.repeat_interleave(q.size(2) // k.size(2), dim=2))
+
+
+# ---------------------------------------------------------------------- causality
+
+
+def test_only_logits_from_the_changed_token_on_change(model: GPT):
+    ids = tokens_of(model.config)
+    for position in (0, 5, 23):
+        assert analysis.first_changed_position(model, ids, position) == position
+
+
+def test_a_network_that_sees_the_future_is_found_out(tiny: GPT, monkeypatch: pytest.MonkeyPatch):
+    def open_attention(q, k, v):
+        q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))
+        return F.scaled_dot_product_attention(q, k, v, enable_gqa=True).transpose(1, 2)
+
+    monkeypatch.setattr("pgolf_core.network.model.causal_attention", open_attention)
+    ids = tokens_of(TINY)
+    assert analysis.first_changed_position(analysis.woken(tiny), ids, 12) == 0
+    assert analysis.first_changed_position(tiny, ids, 12) == 12, "before waking, nothing reaches the output"
+
+
+# ---------------------------------------------------------------------- bigram table
+
+
+def test_bigram_collisions_agree_with_the_model_s_own_rows(tiny: GPT):
+    ids = tokens_of(TINY, batch=1, length=800)
+    table: dict[int, Counter] = {}
+    rows = tiny.bigram.index(ids)[0, 1:].tolist()
+    for row, pair in zip(rows, zip(ids[0, :-1].tolist(), ids[0, 1:].tolist(), strict=True), strict=True):
+        table.setdefault(row, Counter())[pair] += 1
+    pairs = sum(map(len, table.values()))
+    expected = {
+        "distinct pairs": pairs, "rows used": len(table), "pairs per used row": pairs / len(table),
+        "share of its row's most frequent pair": sum(max(row.values()) for row in table.values()) / len(rows),
+    }  # fmt: skip
+    found = analysis.bigram_collisions(ids[0].numpy().astype(np.uint16), TINY.bigram_rows)
+    assert found == pytest.approx(expected)
+
+
+# ---------------------------------------------------------------------- attention
+
+
+def test_maps_are_the_model_s_own_with_the_future_blank(model: GPT):
+    ids = tokens_of(model.config)
+    for layer in range(len(model.blocks)):
+        maps = analysis.attention_maps(model, ids, layer)
+        future = torch.ones(24, 24, dtype=torch.bool).triu(1)
+        assert maps[..., future].isnan().all() and not maps[..., ~future].isnan().any()
+        torch.testing.assert_close(maps.nan_to_num(0.0), model.attention_maps(ids, layer))
+
+
+def test_gain_zero_attends_evenly_and_a_large_gain_to_one_position(model: GPT):
+    ids = tokens_of(model.config)
+    as_built = analysis.attention_maps(model, ids, 0, gain=model.config.qk_gain_init)
+    torch.testing.assert_close(as_built, analysis.attention_maps(model, ids, 0), equal_nan=True)
+    even = analysis.attention_maps(model, ids, 0, gain=0.0)
+    torch.testing.assert_close(even[0, 0, 9, :10], torch.full((10,), 0.1))
+    assert analysis.attention_statistics(analysis.attention_maps(model, ids, 0, gain=1e4))["effective positions"] < 1.2
+
+
+def test_without_rotary_a_repeated_token_is_attended_to_like_itself():
+    plain = dataclasses.replace(TINY, smear="off", bigram_rows=0)
+    ids = torch.tensor([[7, 3, 7, 11, 7]])
+    maps = analysis.attention_maps(build_model(plain, seed=0), ids, 0, rotary=False)
+    last = maps[0, :, -1]
+    torch.testing.assert_close(last[:, [0, 2]], last[:, [4, 4]])
+    with_positions = analysis.attention_maps(build_model(plain, seed=0), ids, 0)[0, :, -1]
+    assert (with_positions[:, 0] - with_positions[:, 4]).abs().max() > 1e-3
+
+
+def test_attention_statistics_equal_a_loop_over_the_second_half(tiny: GPT):
+    maps = analysis.attention_maps(tiny, tokens_of(TINY, length=9), 2)
+    rows = {"effective positions": [], "weight on itself": [], "weight on the one before": [], "tokens looked back": []}
+    for sequence in maps:
+        for head in sequence:
+            for query in range(4, 9):
+                weights = [head[query, key].item() for key in range(query + 1)]
+                rows["effective positions"].append(math.exp(-sum(w * math.log(w) for w in weights)))
+                rows["weight on itself"].append(weights[query])
+                rows["weight on the one before"].append(weights[query - 1])
+                rows["tokens looked back"].append(sum(w * (query - key) for key, w in enumerate(weights)))
+    expected = {name: sum(values) / len(values) for name, values in rows.items()}
+    assert analysis.attention_statistics(maps) == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_heads_read_is_the_maps_times_the_values_and_makes_the_layer_s_output(model: GPT):
+    ids = tokens_of(model.config)
+    for layer, block in enumerate(model.blocks):
+        y, v = analysis.attended(model, ids, layer)
+        group = y.size(2) // v.size(2)
+        maps = model.attention_maps(ids, layer)
+        expected = torch.einsum("bhts,bshd->bthd", maps, v.repeat_interleave(group, dim=2))
+        torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
+        seen = []
+        handle = block.attn.register_forward_hook(lambda _, __, output, seen=seen: seen.append(output))
+        with torch.no_grad():
+            model.trunk(ids)
+            made = block.attn.proj((exclude_self(y, v) if block.attn.exclusive else y).flatten(2))
+        handle.remove()
+        torch.testing.assert_close(seen[0], made)
+
+
+def test_exclusion_leaves_nothing_along_the_own_value_and_nothing_at_all_at_the_first_position(tiny: GPT):
+    ids = tokens_of(TINY)
+    y, v = analysis.attended(tiny, ids, 4)
+    table = analysis.exclusion_table(y, v)
+    assert (table["along own value, after"] < 1e-6).all()
+    kept = 1 - table["along own value, before"] ** 2  # Pythagoras, position by position; a mean lies below
+    assert (table["norm left"] ** 2 <= kept + 1e-6).all()
+    first = table.loc["first position"]
+    assert first["along own value, before"] == pytest.approx(1) and first["norm left"] < 1e-6
+    share = [abs(F.cosine_similarity(y[b, t, h], v[b, t, h // 2], dim=0).item())
+             for b in range(2) for t in range(1, 8) for h in range(4)]  # fmt: skip
+    assert table.loc["1 to 7", "along own value, before"] == pytest.approx(sum(share) / len(share), rel=1e-4)
+
+
+# ---------------------------------------------------------------------- residual stream
+
+
+def test_the_residual_profile_reads_what_the_trunk_passes_on(model: GPT):
+    ids = tokens_of(model.config)
+    table = analysis.residual_profile(model, ids)
+    for layer in range(len(model.blocks)):
+        entering = model.trunk(ids, stop=layer)[0]
+        assert table.loc[layer, "enters"] == pytest.approx(entering.square().mean().sqrt().item())
+    assert table["leaves"].iloc[-1] == pytest.approx(model.trunk(ids)[0].square().mean().sqrt().item())
+    assert (table[["attention adds", "MLP adds"]] > 0).all(axis=None)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_before_training_nothing_is_added_and_skips_pile_up_the_input(tiny: GPT):
+    table = analysis.residual_profile(tiny, tokens_of(TINY))
+    assert (table[["attention adds", "MLP adds"]] == 0).all(axis=None)
+    np.testing.assert_allclose(table["enters"] / table["enters"].iloc[0], [1, 1, 2, 3, 3], rtol=1e-5)
+
+
+# ---------------------------------------------------------------------- rotary
+
+
+@pytest.mark.parametrize("num_tokens", [8, 20])
+def test_after_one_wavelength_a_pair_has_turned_once(num_tokens: int):
+    cos, _ = rotary_tables(num_tokens, TINY.rope_dims, TINY.rope_base, TINY.rope_reference_tokens, torch.device("cpu"))
+    turns = np.arange(num_tokens)[:, None] / analysis.wavelengths(TINY, num_tokens)
+    np.testing.assert_allclose(cos[:, 0].numpy(), np.cos(2 * np.pi * turns), atol=1e-5)
+
+
+def test_the_distance_kernel_is_the_product_of_two_equal_vectors_rotated_by_the_core():
+    config = dataclasses.replace(TINY, rope_dims=6)
+    num_tokens = 20
+    vectors = torch.ones(1, num_tokens, 1, 8)
+    tables = rotary_tables(num_tokens, 6, config.rope_base, config.rope_reference_tokens, torch.device("cpu"))
+    rotated = rotate(vectors, *tables)[0, :, 0]
+    expected = (rotated @ rotated.T / 8)[-1].flip(0)
+    found = analysis.distance_kernel(config, num_tokens, np.arange(num_tokens))
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+    assert found[0] == 1.0

@@ -1,0 +1,301 @@
+"""A published run command becomes the recipe of what that script does with it, and nothing is dropped in silence.
+
+The five commands and the scripts' defaults are those of SEEDS 3. Held against: the recipes prN-as-run on disk.
+
+pytest tests/lab/recipes/test_published_command.py
+"""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pgolf_core.base.files import UserError
+from pgolf_core.lab.recipes.published_command import compare_known, comparison_lines, read_words, recipe_from_command
+from pgolf_core.lab.recipes.published_scripts import SCRIPTS
+from pgolf_core.lab.recipes.settings import differences
+from pgolf_core.recipes.reading import load_recipe
+
+LAUNCH = "torchrun --standalone --nproc_per_node=8 train_gpt.py"
+COMMANDS = {
+    "pr194": "NCCL_NVLS_ENABLE=0 VOCAB_SIZE=1024 NUM_HEADS=8 NUM_KV_HEADS=4 MODEL_DIM=512 NUM_LAYERS=11 MLP_MULT=3 "
+    "QAT=1 QUANT_BITS=6 FP16_EMBED=1 LATE_K_LAYERS=0 EVAL_STRIDE=64 EVAL_BATCH_SEQS=32 MATRIX_LR=0.02 SCALAR_LR=0.02 "
+    "TIED_EMBED_LR=0.03 MUON_MOMENTUM=0.99 MUON_WEIGHT_DECAY=0.038 SMEAR_GATE=1 BIGRAM_HASH=0 TRAIN_SEQ_LEN=2048 "
+    "TRAIN_BATCH_TOKENS=524288 WARMDOWN_STEPS=3000 MAX_WALLCLOCK_SECONDS=600 SWA_ENABLED=1 SWA_START_FRAC=0.5 "
+    "SWA_EVERY=50",
+    "pr315": "NUM_LAYERS=11 BIGRAM_VOCAB_SIZE=2048 XSA_LAST_N=4 EMA_ENABLED=1 EMA_DECAY=0.997 SWA_ENABLED=0 "
+    "ROPE_DIMS=16 LN_SCALE=1 LATE_QAT=1 QAT_THRESHOLD=0.1 MUON_WD=0.04 ADAM_WD=0.04 MATRIX_LR=0.025 SCALAR_LR=0.025 "
+    "TIED_EMBED_LR=0.035 MUON_MOMENTUM=0.99 MUON_MOMENTUM_WARMUP_START=0.92 MUON_MOMENTUM_WARMUP_STEPS=1500 "
+    "WARMDOWN_ITERS=3000 ITERATIONS=9000 MAX_WALLCLOCK_SECONDS=600 EVAL_STRIDE=64",
+    "pr332": "NUM_LAYERS=12 MLP_HIDDEN=1408 BIGRAM_VOCAB_SIZE=2048 BIGRAM_DIM=128 TRAIN_SEQ_LEN=2048 "
+    "TRAIN_BATCH_TOKENS=524288 MATRIX_LR=0.025 SCALAR_LR=0.025 TIED_EMBED_LR=0.035 MUON_MOMENTUM=0.99 "
+    "MUON_MOMENTUM_WARMUP_START=0.92 MUON_MOMENTUM_WARMUP_STEPS=1500 WARMDOWN_ITERS=3000 GRAD_CLIP_NORM=0.3 "
+    "EVAL_SEQ_LEN=2048 EVAL_STRIDE=64 EVAL_BATCH_SEQS=32 MUON_WD=0.04 ADAM_WD=0.04 SWA_ENABLED=0 EMA_ENABLED=1 "
+    "EMA_DECAY=0.997 XSA_LAST_N=4 PARTIAL_ROPE_DIMS=16 LN_SCALE=1 GRAD_QUANT=1 MAX_WALLCLOCK_SECONDS=600 "
+    "ITERATIONS=9000",
+    "pr531": "NUM_LAYERS=11 EMA_DECAY=0.997 MAX_WALLCLOCK_SECONDS=600",
+    "pr534": "MLP_HIDDEN=1408 VOCAB_SIZE=1024",
+}  # fmt: skip
+
+
+def resolve(script: str, changes: str = ""):
+    """The published command of `script` with some words changed or added."""
+    words = read_words(COMMANDS[script]) | read_words(changes)
+    return recipe_from_command(" ".join(f"{name}={shlex.quote(value)}" for name, value in words.items()), script)
+
+
+def kinds(reports) -> dict[str, str]:
+    return {report.name: report.kind for report in reports}
+
+
+# ---------------------------------------------------------------------- the five published commands
+
+
+@pytest.mark.parametrize("script", COMMANDS)
+def test_the_published_command_is_the_recipe_of_the_run_as_it_was(script):
+    recipe = recipe_from_command(f"{COMMANDS[script]} {LAUNCH}", script).recipe
+    assert differences(recipe, load_recipe(f"{script}-as-run")) == []
+    assert recipe.fingerprint == load_recipe(f"{script}-as-run").fingerprint
+
+
+@pytest.mark.parametrize(
+    "script, expected",
+    [
+        (
+            "pr194",
+            {
+                "NCCL_NVLS_ENABLE": "outside the recipe", "LATE_K_LAYERS": "no effect", "WARMDOWN_STEPS": "no effect",
+                "VAL_LOSS_EVERY": "from the logs", "TRAIN_LOG_EVERY": "from the logs",
+            },
+        ),
+        ("pr315", {"LATE_QAT": "no effect", "QAT_THRESHOLD": "no effect", "VAL_LOSS_EVERY": "from the logs"}),
+        ("pr332", {}),
+        ("pr531", {"EMA_DECAY": "no effect"}),
+        ("pr534", {}),
+    ],
+)  # fmt: skip
+def test_what_a_published_command_says_in_vain_is_reported(script, expected):
+    assert kinds(resolve(script).reports) == expected
+
+
+def test_the_reasons_name_what_would_have_had_an_effect():
+    reasons = {report.name: report.reason for script in COMMANDS for report in resolve(script).reports}
+    assert "WARMDOWN_ITERS" in reasons["WARMDOWN_STEPS"]
+    assert "torch 2.9.1" in reasons["LATE_QAT"] and "pr315-qat" in reasons["LATE_QAT"]
+    assert "SWA" in reasons["EMA_DECAY"]
+    (report,) = resolve("pr534", "ADAM_WEIGHT_DECAY=0.04").reports
+    assert report.kind == "no effect" and "plain Adam" in report.reason
+
+
+def test_late_qat_of_pr332_does_work_and_is_the_recipe_of_its_negative_finding():
+    recipe = resolve("pr332", "LATE_QAT=1").recipe
+    assert recipe.fingerprint == load_recipe("pr332-qat").fingerprint
+    assert [name for name, diff in compare_known(recipe, "pr332").items() if not diff] == ["pr332-qat"]
+
+
+# ---------------------------------------------------------------------- defaults
+
+
+@pytest.mark.parametrize(
+    "script, expected",
+    [
+        ("pr194", {"num_layers": 9, "num_kv_heads": 8, "mlp_hidden": 1536, "smear": "off", "muon_wd": 0.0}),
+        (
+            "pr315",
+            {
+                "num_layers": 9, "bigram_rows": 4096, "rope_dims": 64, "ln_scale": False, "xsa_last_n": 0,
+                "matrix_lr": 0.04, "embed_lr": 0.05, "muon_momentum": 0.95, "muon_momentum_start": 0.85,
+                "muon_wd": 0.02, "adam_wd": 0.01, "warmdown_iters": 1200, "iterations": 20_000, "stride": 64,
+            },
+        ),
+        (
+            "pr332",
+            {
+                "num_layers": 9, "mlp_hidden": 1024, "grad_clip_norm": 0.0, "adam_wd": 0.0, "muon_wd": 0.04,
+                "allocation": "fixed", "stride": 2048, "batch_tokens": 524_288, "micro_batch_seqs": 64,
+            },
+        ),
+        ("pr531", {"num_layers": 11, "bigram_rows": 10_240, "muon_wd": 0.04, "adam_wd": 0.01, "swa_start": 0.4}),
+        ("pr534", {"num_layers": 11, "mlp_hidden": 1536, "ve_dim": 128, "ve_layers": (9, 10), "init": "uniform"}),
+    ],
+)  # fmt: skip
+def test_a_name_not_given_takes_that_scripts_default_and_not_our_recipes(script, expected):
+    recipe = recipe_from_command("", script).recipe
+    parts = (recipe.model, recipe.data, recipe.optim, recipe.schedule, recipe.average, recipe.quant, recipe.eval)
+    found = {name: next(getattr(part, name) for part in parts if hasattr(part, name)) for name in expected}
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    "script, change, keys",
+    [
+        ("pr194", "MUON_WEIGHT_DECAY=0.02", {"optim.muon_wd": 0.02}),
+        ("pr194", "QAT=0", {"qat.kind": "off"}),
+        ("pr194", "FP16_EMBED=0", {"quant.tok_emb": "int6_row_clip"}),
+        ("pr194", "SMEAR_GATE=0", {"model.smear": "off"}),
+        ("pr194", "SWA_START_FRAC=0.4 SWA_EVERY=25", {"average.swa_start": 0.4, "average.swa_every_steps": 25}),
+        ("pr194", "BETA2=0.9", {"optim.adam_betas": [0.9, 0.9]}),  # its smear gate keeps its own
+        ("pr315", "BETA2=0.9", {"optim.adam_betas": [0.9, 0.9], "optim.smear_beta2": 0.9}),
+        ("pr315", "NUM_LAYERS=10", {"model.num_layers": 10}),
+        ("pr315", "MLP_MULT=2.5", {"model.mlp_hidden": 1280}),
+        ("pr315", "ROPE_DIMS=0", {"model.rope_dims": 64}),
+        ("pr315", "BIGRAM_VOCAB_SIZE=0", {"model.bigram_rows": 0}),
+        ("pr315", "VAL_LOSS_EVERY=1000 TRAIN_LOG_EVERY=50",
+         {"schedule.val_every_steps": 1000, "schedule.log_every_steps": 50}),
+        ("pr315", "TRAIN_BATCH_TOKENS=524288", {"data.batch_tokens": 524_288, "data.micro_batch_seqs": 32}),
+        ("pr315", "EMA_DECAY=0.999 GRAD_CLIP_NORM=0", {"average.ema_decay": 0.999, "optim.grad_clip_norm": 0.0}),
+        ("pr315", "EMA_ENABLED=0", {"average.kind": "none"}),
+        ("pr315", "EMA_ENABLED=0 SWA_ENABLED=1 SWA_EVERY=100", {"average.kind": "swa", "average.swa_every_steps": 100}),
+        ("pr332", "MLP_HIDDEN=0", {"model.mlp_hidden": 1024}),
+        ("pr332", "EVAL_STRIDE=0", {"eval.stride": 2048}),
+        ("pr332", "GRAD_QUANT=0", {"quant.allocation": "fixed", "quant.other": "int6_row_clip"}),
+        ("pr531", "WEIGHT_DECAY=0.05", {"optim.adam_wd": 0.05}),
+        ("pr531", "SWA_ENABLED=0", {"average.kind": "none"}),
+        ("pr531", "NUM_LAYERS=8", {"model.num_layers": 8, "quant.exceptions": []}),
+        ("pr534", "VE_ENABLED=0", {"model.ve_dim": 0, "model.ve_layers": []}),
+        ("pr534", "VE_LAYERS=10 VE_DIM=64", {"model.ve_dim": 64, "model.ve_layers": [10]}),
+        ("pr534", "XSA_LAST_N=99", {"model.xsa_last_n": 11}),
+        ("pr534", "DATA_PATH=./data/datasets/fineweb10B_sp4096/ VOCAB_SIZE=4096",
+         {"model.vocab_size": 4096, "data.dataset": "fineweb10B-sp4096"}),
+    ],
+)  # fmt: skip
+def test_a_changed_value_changes_its_own_keys_and_no_other(script, change, keys):
+    changed = differences(resolve(script, change).recipe, load_recipe(f"{script}-as-run"))
+    averaging = {"average.kind", "average.swa_start", "average.swa_every_steps", "average.ema_decay"}
+    if keys.get("average.kind") == "none":  # and then the settings of the average that is off are the usual ones
+        changed = [row for row in changed if row[0] == "average.kind" or row[0] not in averaging]
+    assert {key: ours for key, ours, _ in changed} == keys
+
+
+# ---------------------------------------------------------------------- reports
+
+
+@pytest.mark.parametrize(
+    "script, change, name, kind, words",
+    [
+        ("pr315", "TTT_EPOCHS=3", "TTT_EPOCHS", "unknown", "PR 315"),
+        ("pr315", "EVAL_BATCH_SEQS=64", "EVAL_BATCH_SEQS", "unknown", "PR 315"),
+        ("pr531", "MUON_WD=0.02", "MUON_WD", "unknown", "PR 531"),
+        ("pr534", "EVAL_STRIDE=64", "EVAL_STRIDE", "unknown", "PR 534"),
+        ("pr315", "SEED=42", "SEED", "outside the recipe", "--seeds"),
+        ("pr315", "RUN_ID=mine", "RUN_ID", "outside the recipe", "--name"),
+        ("pr315", "DATA_PATH=/mnt/shards", "DATA_PATH", "outside the recipe", "--data"),
+        ("pr315", "OMP_NUM_THREADS=1", "OMP_NUM_THREADS", "outside the recipe", "machine"),
+        ("pr315", "SWA_ENABLED=1", "SWA_ENABLED", "no effect", "EMA is on"),
+        ("pr315", "EMA_ENABLED=0 SWA_ENABLED=1", "EMA_DECAY", "no effect", "EMA_ENABLED is 0"),
+        ("pr332", "MLP_MULT=3", "MLP_MULT", "no effect", "MLP_HIDDEN"),
+        ("pr315", "EMBED_LR=0.1", "EMBED_LR", "no effect", "TIED_EMBED_LR"),
+        ("pr534", "NUM_LAYERS=10", "VE_LAYERS", "no effect", "NUM_LAYERS=10"),
+        ("pr194", "QUANT_BITS=8", "QUANT_BITS", "not expressed", "8-bit"),
+        ("pr194", "BIGRAM_HASH=1", "BIGRAM_HASH", "not expressed", "every layer"),
+        ("pr315", "TIE_EMBEDDINGS=0", "TIE_EMBEDDINGS", "not expressed", "head"),
+        ("pr315", "TRAIN_LOG_EVERY=0", "TRAIN_LOG_EVERY", "not expressed", "always logs"),
+        ("pr315", "EVAL_STRIDE=256", "EVAL_STRIDE", "not expressed", "stride 64"),
+        ("pr315", "VOCAB_SIZE=4096", "VOCAB_SIZE", "not expressed", "--data"),
+        ("pr315", "DATA_PATH=data/fineweb10B_sp8192", "DATA_PATH", "not expressed", "--data"),
+    ],
+)
+def test_a_name_that_is_not_simply_taken_over_is_reported_with_its_reason(script, change, name, kind, words):
+    (report,) = [report for report in resolve(script, change).reports if report.name == name]
+    assert report.kind == kind and words in report.reason
+    assert str(report).startswith(f"{name}={report.value}: {kind}: ")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_no_name_of_a_script_is_decided_twice(script):
+    table = SCRIPTS[script]
+    assert not set(table.reads) & (set(table.idle) | set(table.only)) and not set(table.idle) & set(table.only)
+    assert not {key for _, key in table.reads.values()} & set(table.fixed)
+    assert set(table.logged) <= set(table.reads)
+
+
+def test_the_comparison_names_what_is_equal_and_every_key_that_is_not():
+    recipe = resolve("pr531").recipe
+    lines = comparison_lines(recipe, compare_known(recipe, "pr531"))
+    assert lines[0] == "equal to pr531-as-run"
+    assert '  average.kind = "swa", there "ema"' in lines
+    recipe = resolve("pr531", "SEED=1 MATRIX_LR=0.5").recipe
+    lines = comparison_lines(recipe, compare_known(recipe, "pr531"))
+    assert lines[:3] == [
+        "equal to no recipe that is known",
+        "differs from pr531 in 4 keys:",
+        "  optim.matrix_lr = 0.5, there 0.02",
+    ]
+
+
+# ---------------------------------------------------------------------- the words
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "A=1 B=x,y",
+        "A=1 B=x,y torchrun --standalone --nproc_per_node=8 train_gpt.py C=3",
+        "env A=1 B='x,y' python3 train_gpt.py",
+        "export A=1\nexport B=x,y\n/opt/venv/bin/torchrun train_gpt.py",
+        "A=1 \\\n  B=x,y \\\r\n  uv run train_gpt.py",
+        "$ A=1; B=x,y && python -m torch.distributed.run train_gpt.py",
+        "A=1 B=x,y A=1 \\",
+    ],
+)
+def test_a_command_is_read_as_a_shell_reads_it_up_to_the_program(command):
+    assert read_words(command) == {"A": "1", "B": "x,y"}
+
+
+@pytest.mark.parametrize(
+    "script, command, message",
+    [
+        ("pr315", "NUM_LAYERS=11 NUM_LAYERS=12", "NUM_LAYERS is given twice, as '11' and as '12'"),
+        ("pr315", "NUM_LAYERS 11", "'NUM_LAYERS' is not NAME=value"),
+        ("pr315", "--nproc 8", "'--nproc' is not NAME=value"),
+        ("pr315", "2X=1", "'2X=1' is not NAME=value"),
+        ("pr315", "RUN_ID='open", "no closing quotation"),
+        ("pr315", "NUM_LAYERS=eleven", "NUM_LAYERS='eleven': PR 315's script needs a whole number"),
+        ("pr315", "NUM_LAYERS=11.0", "needs a whole number"),
+        ("pr315", "NUM_LAYERS=", "needs a whole number"),
+        ("pr194", "MLP_MULT=2.5", "MLP_MULT='2.5': PR 194's script needs a whole number"),
+        ("pr315", "MATRIX_LR=fast", "needs a number"),
+        ("pr315", "MATRIX_LR=nan", "needs a number"),
+        ("pr315", "MLP_MULT=1e300", "needs a number"),
+        ("pr315", "LN_SCALE=true", "LN_SCALE='true': PR 315's script needs 0 or 1"),
+        ("pr315", "LATE_QAT=maybe", "needs 0 or 1"),
+        ("pr315", "SEED=x", "needs a whole number"),
+        ("pr534", "VE_LAYERS=9,ten", "VE_LAYERS='ten': PR 534's script needs a whole number"),
+        ("pr315", "NUM_HEADS=7", "model.num_heads = 7 must divide model.model_dim = 512"),
+        ("pr315", "NUM_HEADS=0", "model.num_heads = 0; must be at least 1"),
+        ("pr315", "TRAIN_BATCH_TOKENS=1000", "data.batch_tokens = 1000 must be a multiple of"),
+        ("pr999", "NUM_LAYERS=11", "unknown script 'pr999'; known: pr194, pr315"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_in_one_line(script, command, message):
+    with pytest.raises(UserError) as refusal:
+        recipe_from_command(command, script)
+    assert message in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+# ---------------------------------------------------------------------- the file
+
+
+@pytest.mark.parametrize("script", COMMANDS)
+def test_the_file_reads_back_to_the_same_recipe(script, tmp_path):
+    resolved = resolve(script, "ADAM_EPS=1e-10")
+    path = tmp_path / "mine.toml"
+    path.write_text(resolved.toml, encoding="utf-8")
+    recipe = load_recipe(str(path))
+    assert recipe.fingerprint == resolved.recipe.fingerprint and differences(recipe, resolved.recipe) == []
+    assert recipe.name == "mine" and recipe.title == resolved.recipe.title
+    assert recipe.title.startswith(f"{SCRIPTS[script].record}'s script with {COMMANDS[script][:20]}")
+    assert f"{SCRIPTS[script].record}'s script, called with: " in resolved.toml.splitlines()[0]
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.text())
+def test_no_value_of_a_command_breaks_the_file(tmp_path_factory, text):
+    text = text.replace("\0", "")  # which no shell can pass
+    resolved = recipe_from_command(f"RUN_ID={shlex.quote(text)}", "pr531")
+    path = tmp_path_factory.getbasetemp() / "any.toml"
+    path.write_text(resolved.toml, encoding="utf-8")
+    assert load_recipe(str(path)).title == resolved.recipe.title

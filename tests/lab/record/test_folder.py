@@ -1,0 +1,220 @@
+"""Run folders: which folder a run gets, when it is refused, and when a stage counts as finished.
+
+pytest tests/lab/record/test_folder.py
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from pgolf_core.base.files import UserError
+from pgolf_core.lab.record import folder as runs
+
+TOY = """
+title = "A toy"
+track = "local_10min_1mb"
+[model]
+vocab_size = 64
+model_dim = 32
+num_heads = 2
+num_kv_heads = 1
+num_layers = 2
+rope_dims = 16
+[data]
+dataset = "toy-data"
+seq_len = 16
+batch_tokens = 128
+"""
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A toy recipe, a stand-in dataset, and `open`, which opens a run of them under tmp_path/runs."""
+    path = tmp_path / "toy.toml"
+    path.write_text(TOY)
+    data = SimpleNamespace(manifest={"tokenizer": {"vocab_size": 64}}, manifest_sha256="d" * 64)
+
+    def open_dataset(name, cache_dir=None):
+        return SimpleNamespace(**vars(data), name=name)
+
+    monkeypatch.setattr(runs, "open_dataset", open_dataset)
+
+    def open_(**options):
+        return runs.open_run(str(path), runs_dir=str(tmp_path / "runs"), **options)
+
+    return SimpleNamespace(path=path, data=data, open=open_, folder=tmp_path / "runs" / "local_10min_1mb" / "toy")
+
+
+def finish(run: runs.Run, stage: str) -> None:
+    (run.folder / runs.stage_named(stage).result).write_text("{}")
+    runs.finish_stage(run, stage)
+
+
+def test_a_seed_gets_its_folder_with_the_resolved_recipe_and_the_environment(toy):
+    run = toy.open(seed=7)
+    assert run.folder == toy.folder / "seed7" and run.recipe_folder == toy.folder
+    recorded = json.loads((run.folder / "recipe.json").read_text())
+    assert recorded["fingerprint"] == run.recipe.fingerprint
+    assert recorded["model"]["num_layers"] == 2 and recorded["model"]["logit_softcap"] == 30.0
+    assert runs.recorded_recipe(run.folder) == run.recipe
+    env = json.loads((run.folder / "env.json").read_text())
+    assert env["hashes"] == runs.run_hashes(run) and env["threads"] >= 1 and "torch" in env["versions"]
+    assert set(env) >= {"commit", "dirty", "device"}
+
+
+def test_overrides_and_another_dataset_go_to_a_folder_with_the_fingerprint_or_the_given_name(toy):
+    changed = toy.open(overrides=["model.num_layers=3"])
+    assert changed.folder.name == f"toy+{changed.recipe.fingerprint[:8]}"
+    other = toy.open(data="other-data")
+    assert other.folder.name == f"toy+{other.recipe.fingerprint[:8]}" and other.dataset.name == "other-data"
+    assert toy.open(overrides=["model.num_layers=3"], name="deep").folder.name == "deep"
+
+
+def test_an_override_that_changes_nothing_stays_in_the_recipes_own_folder(toy):
+    assert toy.open(overrides=["model.num_layers=2"], data="toy-data").folder == toy.folder
+
+
+def test_a_relative_runs_folder_is_the_repositorys_whatever_the_working_folder(toy, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = runs.locate_run(str(toy.path), runs_dir="runs")
+    assert run.folder == runs.find_root() / "runs" / "local_10min_1mb" / "toy"
+    assert (runs.find_root() / "pyproject.toml").is_file()
+    with pytest.raises(UserError, match="no repository"):
+        runs.find_root(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"seed": -1}, "seed -1"),
+        ({"seed": True}, "seed True"),
+        ({"name": "../elsewhere"}, "--name '../elsewhere'"),
+        ({"name": ".hidden"}, "--name '.hidden'"),
+        ({"overrides": ["model.num_layer=3"]}, "unknown key 'model.num_layer'"),
+        ({"overrides": ["model.vocab_size=100"]}, "toy-data has 64 pieces"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line_and_leaves_no_folder(toy, tmp_path, options, message):
+    with pytest.raises(UserError, match=message) as error:
+        toy.open(**options)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_folder_of_another_recipe_is_refused_and_the_key_named(toy):
+    toy.open(seed=1)
+    toy.path.write_text(TOY.replace("num_layers = 2", "num_layers = 4"))
+    with pytest.raises(
+        UserError, match=r"belongs to another recipe \(model.num_layers was 2, now 4\).*--fresh.*--name"
+    ):
+        toy.open(seed=1)
+    assert toy.open(seed=1, name="second").folder.parent.name == "second"
+
+
+def test_changed_data_or_core_is_refused_even_before_a_stage_has_finished(toy, monkeypatch):
+    toy.open(seed=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "core_sha256", lambda: "c" * 64)
+        with pytest.raises(UserError, match=r"the core .* changed since it was begun; --fresh"):
+            toy.open(seed=1)
+    toy.data.manifest_sha256 = "e" * 64
+    with pytest.raises(UserError, match="dataset toy-data changed"):
+        toy.open(seed=1)
+
+
+def test_fresh_deletes_a_seeds_folder_and_leaves_the_other_seeds(toy):
+    for seed in (1, 2):
+        finish(toy.open(seed=seed), "03_train")
+    toy.path.write_text(TOY.replace("num_layers = 2", "num_layers = 4"))
+    with pytest.raises(UserError):
+        toy.open(seed=1)
+    toy.open(fresh=True)
+    run = toy.open(seed=1, fresh=True)
+    assert run.recipe.model.num_layers == 4 and not (run.folder / "stages").exists()
+    assert (toy.folder / "seed2" / "stages" / "03_train.json").is_file()
+    with pytest.raises(UserError, match="seed2 belongs to another recipe"):
+        toy.open(seed=2)
+
+
+def test_fresh_never_deletes_a_folder_that_is_no_run(toy):
+    toy.folder.mkdir(parents=True)
+    (toy.folder / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"no recipe\.json"):
+        toy.open(fresh=True)
+    assert (toy.folder / "thesis.txt").read_text() == "mine"
+
+
+def test_a_stage_is_done_with_its_mark_its_result_and_agreeing_hashes(toy, monkeypatch):
+    run = toy.open(seed=1)
+    assert runs.stage_is_done(run, "03_train") == (False, None)
+    finish(run, "03_train")
+    assert runs.stage_is_done(run, "03_train") == (True, None)
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "core_sha256", lambda: "c" * 64)
+        done, reason = runs.stage_is_done(run, "03_train")
+        assert not done and "the core (pgolf_core/*.py) changed since 03_train was run" in reason
+    (run.folder / "weights-averaged.safetensors").unlink()
+    assert runs.stage_is_done(run, "03_train") == (False, None)
+
+
+def test_finishing_a_stage_needs_its_result_and_forgets_what_was_made_from_the_old_one(toy):
+    run, whole = toy.open(seed=1), toy.open()
+    with pytest.raises(UserError, match=r"05_quantize cannot be finished: .*ledger\.json was not written"):
+        runs.finish_stage(run, "05_quantize")
+    for stage in ("03_train", "04_average_and_qat", "05_quantize", "06_sliding_eval"):
+        finish(run, stage)
+    finish(whole, "07_report")
+    assert all(runs.stage_is_done(run, stage)[0] for stage in ("03_train", "05_quantize", "06_sliding_eval"))
+    finish(run, "05_quantize")
+    assert runs.stage_is_done(run, "03_train")[0] and runs.stage_is_done(run, "05_quantize")[0]
+    assert not runs.stage_is_done(run, "06_sliding_eval")[0] and not (run.folder / "result.json").exists()
+    assert not runs.stage_is_done(whole, "07_report")[0]
+
+
+def test_a_mark_holds_hashes_seconds_versions_and_the_notebooks_own_values(toy):
+    run = toy.open(seed=1)
+    (run.folder / "result.json").write_text("{}")
+    mark = json.loads(runs.finish_stage(run, "06_sliding_eval", windows=3).read_text())
+    assert mark["hashes"] == runs.run_hashes(run) and mark["windows"] == 3
+    assert 0 <= mark["seconds"] < 60 and mark["env"]["versions"]["python"]
+
+
+def test_a_broken_mark_or_recipe_file_is_named(toy):
+    run = toy.open(seed=1)
+    finish(run, "03_train")
+    runs.stage_file(run, "03_train").write_text("{")
+    with pytest.raises(UserError, match=r"03_train\.json is not valid JSON"):
+        runs.stage_is_done(run, "03_train")
+    (run.folder / "recipe.json").write_text("[]")
+    with pytest.raises(UserError, match=r"recipe\.json does not hold a JSON object"):
+        toy.open(seed=1)
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(toy, tmp_path):
+    (tmp_path / "runs").write_text("a file where the folder should be")
+    with pytest.raises(UserError, match="cannot make the run folder") as error:
+        toy.open()
+    assert "\n" not in str(error.value)
+
+
+def test_one_folder_is_held_by_one_command_at_a_time(tmp_path):
+    with runs.hold(tmp_path / "run"), pytest.raises(UserError, match="another pgolf"), runs.hold(tmp_path / "run"):
+        pass
+    with runs.hold(tmp_path / "run"):
+        pass
+
+
+def test_without_git_the_commit_is_unknown_and_nothing_fails(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    environment = runs.describe_environment()
+    assert environment["commit"] is None and environment["dirty"] is None
+
+
+def test_paths_inside_the_repository_are_shown_relative_to_it(tmp_path):
+    assert runs.short_path(runs.find_root() / "runs" / "x") == os.path.join("runs", "x")
+    assert runs.short_path(tmp_path) == str(tmp_path)

@@ -1,0 +1,342 @@
+"""The submission folder: complete, counted to the byte, checkable by its reader, whole or absent, and free of markup.
+
+pytest tests/lab/submission/test_folder.py (uses the verifier's two trained toy seeds, and runs the shipped script once)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import json
+import math
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from toy_run import change, finished_run
+
+from pgolf_core.base.files import UserError, read_json
+from pgolf_core.lab.export import export_script
+from pgolf_core.lab.record import folder as runs
+from pgolf_core.lab.record import stages
+from pgolf_core.lab.submission import folder as submission
+from pgolf_core.lab.submission.folder import imports_of, write_submission
+from pgolf_core.lab.submission.text import _fenced, changed_keys
+from pgolf_core.lab.verify import verify
+from pgolf_core.packing.ledger import CapExceeded, Ledger
+from pgolf_core.recipes.reading import load_recipe
+
+WHO = {"name": "A toy of two layers", "author": "Ada Lovelace", "github_id": "ada"}
+PR_315_KEYS = (
+    "author", "github_id", "name", "blurb", "date", "val_loss", "val_bpb", "pre_quant_val_loss", "pre_quant_val_bpb",
+    "int6_zstd_val_loss", "int6_zstd_val_bpb", "bytes_total", "bytes_model_int6_zstd", "bytes_code",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finished_run(tmp_path_factory.mktemp("honest"))
+
+
+@pytest.fixture(scope="module")
+def written(honest: Path) -> Path:
+    return write_submission(honest, **WHO)
+
+
+@pytest.fixture
+def copied(honest: Path, tmp_path: Path) -> Path:
+    """A copy of the run that a test may damage."""
+    return shutil.copytree(honest, tmp_path / honest.name)
+
+
+def results(folder: Path) -> dict[int, dict]:
+    return {seed: read_json(folder / f"seed{seed}" / "result.json") for seed in (1, 2)}
+
+
+def refused(folder: Path, why: str, **changes: str) -> None:
+    """write_submission says why, in two lines at most, and leaves nothing behind, not even hidden."""
+    with pytest.raises(UserError, match=why) as caught:
+        write_submission(folder, **(WHO | changes))
+    assert str(caught.value).count("\n") <= 1
+    place = folder.parent / "submissions"
+    assert not place.exists() or not any(place.iterdir())
+
+
+# ---------------------------------------------------------------------- what is in it
+
+
+def test_the_folder_holds_what_it_should_and_lies_beside_the_run(honest: Path, written: Path):
+    names = {path.relative_to(written).as_posix() for path in written.rglob("*") if path.is_file()}
+    drawn = {
+        f"figures/{name}.{end}" for name in ("seeds", "curves", "bytes", "ledger", "tensors") for end in ("png", "csv")
+    }
+    others = {"README.md", "submission.json", "requirements.txt", "model.pgolf", "train_seed1.log", "train_seed2.log"}
+    assert names == others | drawn | {"train_gpt.py"}
+    begun = read_json(honest / "seed2" / "env.json")["begun"][:10]
+    assert written == honest.parent / "submissions" / f"{begun}_a-toy-of-two-layers"
+    assert list(written.parent.iterdir()) == [written], "no temporary folder is left"
+
+
+def test_code_artifact_and_logs_are_the_runs_own_bytes_and_the_counted_ones(honest: Path, written: Path):
+    script = (written / "train_gpt.py").read_bytes()
+    assert script == (honest / "train_gpt.py").read_bytes()
+    assert script.decode() == export_script(runs.recorded_recipe(honest))
+    numbers = read_json(written / "submission.json")
+    assert numbers["bytes_code"] == len(script) == read_json(honest / "seed2" / "ledger.json")["code_bytes"]
+    assert numbers["bytes_model_int6_zstd"] == (written / "model.pgolf").stat().st_size
+    assert numbers["bytes_total"] == numbers["bytes_code"] + numbers["bytes_model_int6_zstd"] < 1_000_000
+    assert (written / "model.pgolf").read_bytes() == (honest / "seed1" / "model.pgolf").read_bytes()
+    for seed in (1, 2):
+        log = (written / f"train_seed{seed}.log").read_bytes()
+        assert log == (honest / f"seed{seed}" / "train.log").read_bytes() and f"seed:{seed}".encode() in log
+        result = results(honest)[seed]
+        assert f"Total submission size: {result['total_bytes']} bytes\n".encode() in log
+        assert log.endswith(f"val_loss:{result['sliding_loss']:.8f} val_bpb:{result['sliding_bpb']:.8f}\n".encode())
+
+
+def test_submission_json_has_the_published_keys_with_means_and_every_seed(honest: Path, written: Path):
+    numbers, runs = read_json(written / "submission.json"), results(honest)
+    assert tuple(numbers)[: len(PR_315_KEYS)] == PR_315_KEYS
+    assert {key: numbers[key] for key in WHO} == WHO
+    for key, source in (("val", "sliding"), ("pre_quant_val", "averaged"), ("int6_zstd_val", "roundtrip")):
+        for part in ("loss", "bpb"):
+            mean = statistics.mean(run[f"{source}_{part}"] for run in runs.values())
+            assert math.isclose(numbers[f"{key}_{part}"], mean, rel_tol=1e-12)
+    assert numbers["val_bpb_std"] == pytest.approx(statistics.stdev(run["sliding_bpb"] for run in runs.values()))
+    assert numbers["seeds"] == [1, 2] and set(numbers["seed_results"]) == {"1", "2"}
+    assert all(numbers["seed_results"][str(s)]["val_bpb"] == run["sliding_bpb"] for s, run in runs.items())
+    assert (numbers["pre_quant_val_targets"], numbers["val_targets"]) == (200, runs[1]["val_targets"])
+
+
+def test_requirements_pin_what_the_script_imports(written: Path):
+    lines = (written / "requirements.txt").read_text().splitlines()
+    assert [line.partition("==")[0] for line in lines] == ["numpy", "sentencepiece", "torch", "zstandard"]
+    assert all(re.fullmatch(r"[a-z]+==\d[\w.]*", line) for line in lines), "no local build tag, which no index has"
+
+
+def test_an_import_that_a_script_only_tries_is_not_required():
+    text = "import os\nimport torch.nn\ntry:\n    from flash_attn import f\nexcept ImportError:\n    f = None\n"
+    assert imports_of(text + "def g():\n    from zstandard import x\n") == {"torch", "zstandard"}
+
+
+def test_the_readme_tells_what_is_new_every_seed_bytes_seconds_figures_and_the_commands(honest: Path, written: Path):
+    text = (written / "README.md").read_text()
+    for number in results(honest).values():
+        assert f"{number['sliding_bpb']:.4f}" in text and f"{number['total_bytes']:,}" in text
+        assert (
+            f"{number['seconds']['total']:,.1f}" in text and f"{number['cap_bytes'] - number['total_bytes']:,}" in text
+        )
+    assert "| mean |" in text and "| std |" in text
+    assert re.search(r"^pgolf record toy --seeds 1,2", text, re.MULTILINE)
+    assert "| model.num\\_layers | 11 | 2 |" in text and "the defaults" in text
+    assert re.search(r"^DATA_PATH=DATA TOKENIZER_PATH=TOKENIZER SEED=2 python train_gpt.py$", text, re.MULTILINE)
+    size = (written / "train_gpt.py").stat().st_size
+    assert f"Code is `train_gpt.py` in this folder, {size:,} bytes; the cap of local\\_10min\\_1mb is 1,000,000" in text
+    shown = set(re.findall(r"]\((figures/[a-z]+\.(?:png|csv))\)", text))
+    assert shown == {path.relative_to(written).as_posix() for path in (written / "figures").iterdir()}
+    assert "The scores do not compare" in text and "| pr315 (merged) |" in text
+    assert "first 200 of" in text, "what was scored on a part says so"
+    assert "Keller Jordan" in text and str(honest.parents[2]) not in text
+
+
+def test_the_reviewer_finds_the_artifact_in_order(written: Path):
+    table = verify.verify(written)
+    own = table[table["check"].str.startswith("model.pgolf: ")]
+    assert (own["verdict"] == verify.HOLDS).all() and len(own) == 3
+    failing = table[table["verdict"] == verify.FAILS]  # the toy's text is not the track's
+    assert failing["check"].tolist() == ["each score implies the split's bytes"], failing.to_string()
+
+
+def test_what_is_new_is_told_against_the_recipe_that_the_file_extends():
+    base, rows = changed_keys(load_recipe("local-smoke", ["average.kind=none"]))
+    assert base == "recipe pr315"
+    changed = {key: (there, here) for key, there, here in rows}
+    assert changed["model.model_dim"][0] == "512" and changed["average.kind"] == ('"ema"', '"none"')
+    assert "model.logit_softcap" not in changed and "title" not in changed
+    assert changed_keys(load_recipe("pr315"))[0] == "the defaults"
+
+
+def test_a_run_of_one_seed_claims_no_spread(copied: Path):
+    shutil.rmtree(copied / "seed2")
+    (copied / "summary.json").unlink()  # as if it had never been reported
+    numbers = read_json(write_submission(copied, **WHO) / "submission.json")
+    assert numbers["val_bpb_std"] is None and numbers["seeds"] == [1]
+    assert "±" not in numbers["blurb"]
+
+
+# ---------------------------------------------------------------------- whole or absent
+
+
+def test_a_folder_that_exists_is_never_touched(honest: Path, tmp_path: Path):
+    out = tmp_path / "mine"
+    out.mkdir()
+    with pytest.raises(UserError, match="exists already"):
+        write_submission(honest, **WHO, out=out)
+    assert not any(out.iterdir())
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="exists already"):
+        write_submission(honest, **WHO, out=link)
+
+
+def test_a_failure_half_way_leaves_nothing(honest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(submission, "readme", full)
+    with pytest.raises(UserError, match="No space left"):
+        write_submission(honest, **WHO, out=tmp_path / "place" / "mine")
+    assert list((tmp_path / "place").iterdir()) == []
+
+
+def test_an_unfinished_contradictory_or_outdated_run_is_refused(copied: Path, monkeypatch: pytest.MonkeyPatch):
+    result = copied / "seed2" / "result.json"
+    payload = result.read_bytes()
+    result.unlink()
+    refused(copied, "does not exist; run `pgolf record")
+    result.write_bytes(payload)
+    change(result, sliding_bpb=0.5)
+    refused(copied, "sliding_bpb does not follow from")
+    change(result, **json.loads(payload))
+    change(result, core_sha256="0" * 64)
+    refused(copied, "differ in core_sha256")
+    result.write_bytes(payload)
+    (copied / "seed1" / "model.pgolf").write_bytes(b"not an artifact")
+    refused(copied, "not a usable artifact")
+    (copied / "seed1" / "model.pgolf").unlink()
+    refused(copied, "lacks model.pgolf")
+    refused(copied / "seed1", "no seed<k> folders")
+    refused(copied / "nosuch", "no seed<k> folders")
+
+
+def test_a_seed_that_was_reported_and_is_gone_is_not_left_out(copied: Path):
+    (copied / "summary.json").write_text(json.dumps({"seeds": [1, 2, 3]}))
+    refused(copied, "reports seed 3, whose folder is gone, .* run `pgolf record .*--seeds 3")
+
+
+def test_a_script_that_is_not_the_counted_one_is_refused(copied: Path):
+    script = copied / "train_gpt.py"
+    text = script.read_text()
+    script.write_text(text.replace("Newton", "newton", 1))
+    refused(copied, "is not the script that seed 1 counted")
+    script.unlink()
+    refused(copied, "has no train_gpt.py")
+    script.write_text(text)
+    assert write_submission(copied, **WHO).is_dir()
+
+
+def test_a_run_over_the_cap_is_refused_with_the_bytes(copied: Path):
+    more = 1_000_001 - read_json(copied / "seed2" / "result.json")["total_bytes"]
+    for name, keys in (
+        ("result.json", ("artifact_bytes", "total_bytes")),
+        ("ledger.json", ("weights_bytes", "file_bytes")),
+    ):
+        values = read_json(copied / "seed2" / name)
+        change(copied / "seed2" / name, **{key: values[key] + more for key in keys})
+    with open(copied / "seed2" / "model.pgolf", "ab") as file:
+        file.write(bytes(more))
+    refused(copied, "seed 2 takes 1,000,001 bytes, 1 over the cap|not a usable artifact")
+
+
+@pytest.mark.parametrize("wrong", ["", "   ", "two\nlines", "bell\x07", "right\u202eleft", "x" * 201])
+def test_a_name_that_is_no_line_of_text_is_refused(copied: Path, wrong: str):
+    for what in ("name", "author", "github_id"):
+        refused(copied, "printable characters", **{what: wrong})
+
+
+# ---------------------------------------------------------------------- hostile text
+
+
+HOSTILE = "<script>alert(1)</script> ![x](http://e.example/p.png) | `a` # @everyone ../../etc $x$ **b** <!--"
+
+
+def test_hostile_names_titles_and_citations_are_only_text(copied: Path):
+    for folder in (copied, copied / "seed1", copied / "seed2"):
+        change(folder / "recipe.json", title=HOSTILE + "\n# heading", name="../" + HOSTILE)
+    (copied / "data.json").write_text(json.dumps({"citation": HOSTILE}))
+    folder = write_submission(copied, HOSTILE, HOSTILE, HOSTILE)
+    assert folder.parent == copied.parent / "submissions" and re.fullmatch(
+        r"[0-9]{4}-\d\d-\d\d_[a-z0-9-]+", folder.name
+    )
+    assert read_json(folder / "submission.json")["author"] == HOSTILE
+    text = (folder / "README.md").read_text()
+    outside = re.sub(r"^```\n.*?\n```$", "", text, flags=re.MULTILINE | re.DOTALL)  # a fence shows its text as it is
+    assert text.count("```") == 4
+    outside = re.sub(r"!?\[[\w ,-]+\]\(figures/[a-z]+\.(png|csv)\)", "", outside)  # our own figures
+    assert "<" not in outside.replace("<k>", "") and "http://" not in outside and "@everyone" not in outside
+    plain = html.unescape(re.sub(r"\\([\\`*_\[\]{}|~#!$])", r"\1", outside))
+    assert HOSTILE in plain, "nothing is lost by escaping"
+    assert not re.search(r"(?<!\\)[\[\]!]", outside) and [line for line in outside.splitlines() if line[:2] == "# "]
+    assert len(re.findall(r"^# ", outside, re.MULTILINE)) == 1
+
+
+def test_the_recipe_of_a_run_is_the_recorded_one(honest: Path, written: Path):
+    recipe = runs.recorded_recipe(honest)
+    assert read_json(written / "submission.json")["blurb"].startswith(f"{recipe.title}. Sliding ")
+    assert read_json(written / "submission.json")["track"] == recipe.track
+
+
+def test_no_backticks_end_a_block_of_code_early():
+    assert _fenced("a ``` b ```` c").splitlines() == ["`````", "a ``` b ```` c", "`````"]
+
+
+# ---------------------------------------------------------------------- the script that is shipped
+
+
+def run_of(folder: Path, seed: int) -> runs.Run:
+    options = {"runs_dir": str(folder.parents[1]), "cache_dir": str(folder.parents[2])}
+    return runs.open_run(str(folder.parents[2] / "toy.toml"), seed=seed, **options)
+
+
+def test_the_script_is_exported_once_for_all_seeds(honest: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(stages, "write_script", lambda *arguments: pytest.fail("exported again"))
+    assert {stages.run_script(run_of(honest, seed)) for seed in (1, 2)} == {honest / "train_gpt.py"}
+    assert len({result["script_sha256"] for result in results(honest).values()}) == 1
+
+
+def test_packing_over_the_cap_says_what_a_minified_script_would_do(honest: Path, monkeypatch: pytest.MonkeyPatch):
+    def over(*arguments, code_bytes: int, **options):
+        raise CapExceeded(Ledger(1, 0, 1, 1, 3, code_bytes, code_bytes + 3, code_bytes, []))
+
+    monkeypatch.setattr(stages.artifact, "pack", over)
+    with pytest.raises(CapExceeded, match="3 over the cap") as caught:
+        stages.pack_seed(run_of(honest, 1))
+    assert "set script=minified" in str(caught.value) and str(caught.value).count("\n") == 1
+
+
+def test_another_script_than_the_packed_one_is_not_scored(honest: Path, copied: Path):
+    change(copied / "seed1" / "ledger.json", code_bytes=7)
+    run = dataclasses.replace(run_of(honest, 1), folder=copied / "seed1", recipe_folder=copied)
+    with pytest.raises(UserError, match=r"is not the script that 05_quantize counted"):
+        stages.write_result(run, *(stages.score_packed(run, 32, progress=False) for _ in range(2)))
+
+
+def test_the_shipped_script_alone_makes_the_shipped_artifact_byte_for_byte(honest: Path, written: Path, tmp_path: Path):
+    """From inside a copy of the folder, in an environment that knows nothing of pgolf, with the shipped files alone."""
+    folder = shutil.copytree(written, tmp_path / "folder")
+    expected, log = (folder / "model.pgolf").read_bytes(), (folder / "train_seed1.log").read_text()
+    (folder / "model.pgolf").unlink()
+    data = honest.parents[2] / "datasets" / "toy-sp1024"
+    clean = {"PATH": os.environ.get("PATH", ""), "OMP_NUM_THREADS": "1", "DATA_PATH": str(data), "SEED": "1"}
+    clean |= {"TOKENIZER_PATH": str(data / "tokenizer.model")}
+    alone = "import runpy, sys; sys.modules['pgolf_core'] = None; runpy.run_path('train_gpt.py', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-I", "-c", alone], cwd=folder, env=clean, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "seed1" / "final_model.pgolf").read_bytes() == expected
+    result = read_json(folder / "seed1" / "result.json")
+    numbers = read_json(folder / "submission.json")
+    for mine, theirs in (("artifact", "model_int6_zstd"), ("code", "code"), ("total", "total")):
+        assert result[f"{mine}_bytes"] == numbers[f"bytes_{theirs}"]
+    own = numbers["seed_results"]["1"]
+    assert (result["sliding_bpb"], result["roundtrip_bpb"]) == (own["val_bpb"], own["int6_zstd_val_bpb"])
+
+    def ending(text: str) -> list[str]:
+        lines = [line for line in text.splitlines() if line.startswith("final_") or line.endswith(" bytes")]
+        return [re.sub(r"_time:\S+", "", line) for line in lines]
+
+    assert len(ending(log)) == 7 and ending((folder / "seed1" / "train.log").read_text()) == ending(log)

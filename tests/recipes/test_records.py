@@ -1,0 +1,271 @@
+"""The five records as recipes: optimiser groups as SEEDS 4-8 list them, what as-run changes, how local-prN is scaled.
+
+pytest tests/recipes/test_records.py -s prints the table of groups.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+
+import pytest
+
+from pgolf_core.lab.recipes.settings import differences
+from pgolf_core.network.grid import grid_names_for, qat_grids
+from pgolf_core.network.model import num_parameters, parameter_shapes
+from pgolf_core.recipes.reading import load_recipe
+from pgolf_core.recipes.recipe import Recipe
+from pgolf_core.training.optim import parameter_groups
+
+RECORDS = ("pr194", "pr315", "pr332", "pr531", "pr534")
+BETAS = (0.9, 0.95)
+# group: (optimiser, learning rate, betas, weight decay, tensors); SEEDS 4.2, 5.1, 6.1, 7.1, 8.2
+GROUPS: dict[str, dict[str, tuple]] = {
+    "pr194": {
+        "token embedding": ("adamw", 0.03, BETAS, 0.0, 1),
+        "smear gate": ("adamw", 0.02, (0.9, 0.99), 0.0, 1),
+        "block matrices": ("muon", 0.02, None, 0.038, 66),
+        "scalars": ("adamw", 0.02, BETAS, 0.0, 11 * 4 + 1),
+    },
+    "pr315": {
+        "token embedding": ("adamw", 0.035, BETAS, 0.04, 1),
+        "bigram table": ("adamw", 0.035, BETAS, 0.04, 1),
+        "bigram projection": ("muon", 0.025, None, 0.04, 1),
+        "smear gate": ("adamw", 0.025, BETAS, 0.04, 1),
+        "block matrices": ("muon", 0.025, None, 0.04, 66),
+        "scalars": ("adamw", 0.025, BETAS, 0.04, 11 * 4 + 2),
+    },
+    "pr332": {
+        "token embedding": ("adamw", 0.035, BETAS, 0.04, 1),
+        "bigram table": ("adamw", 0.025, BETAS, 0.04, 1),
+        "bigram projection": ("adamw", 0.025, BETAS, 0.04, 1),
+        "smear gate": ("adamw", 0.025, BETAS, 0.04, 1),
+        "block matrices": ("muon", 0.025, None, 0.04, 72),
+        "scalars": ("adamw", 0.025, BETAS, 0.04, 12 * 4 + 2),
+    },
+    "pr531": {
+        "token embedding": ("adamw", 0.03, BETAS, 0.01, 1),
+        "bigram table": ("adamw", 0.03, BETAS, 0.01, 1),
+        "bigram projection": ("muon", 0.02, None, 0.04, 1),
+        "smear gate": ("adamw", 0.02, BETAS, 0.01, 1),
+        "block matrices": ("muon", 0.02, None, 0.04, 66),
+        "scalars": ("adamw", 0.02, BETAS, 0.01, 11 * 4 + 2),
+    },
+    "pr534": {
+        "token embedding": ("adamw", 0.035, BETAS, 0.04, 1),
+        "value embedding": ("adamw", 0.035, BETAS, 0.04, 1),
+        "value projection": ("muon", 0.025, None, 0.04, 1),
+        "smear gate": ("adamw", 0.025, BETAS, 0.04, 1),
+        "block matrices": ("muon", 0.025, None, 0.04, 66),
+        "scalars": ("adamw", 0.025, BETAS, 0.04, 11 * 4 + 2),
+    },
+    "pr534-as-run": {
+        "token embedding": ("adamw", 0.035, BETAS, 0.0, 1),
+        "value embedding": ("frozen", None, None, None, 1),
+        "value projection": ("frozen", None, None, None, 1),
+        "smear gate": ("adamw", 0.025, BETAS, 0.0, 1),
+        "block matrices": ("muon", 0.025, None, 0.04, 66),
+        "scalars": ("adamw", 0.025, BETAS, 0.0, 11 * 4 + 2),
+    },
+}
+MUON_DECAY = {"pr194": "before", "pr315": "before", "pr332": "after", "pr531": "before", "pr534": "after"}
+AS_RUN = {  # DESIGN 4: everything in which prN-as-run differs from prN
+    "pr194": {"model.norm_eps": 2.0**-7, "qat.grid": "int6_fake_pr194"},
+    "pr315": {},
+    "pr332": {},
+    "pr531": {"average.kind": "swa", "average.swa_start": 0.4, "qat.kind": "off"},
+    "pr534": {"optim.adam_wd": 0.0, "optim.ve_frozen": True, "qat.kind": "off", "qat.lr_factor": 1.0,
+              "eval.stride": 2048},
+}  # fmt: skip
+
+
+def changed(new: Recipe, old: Recipe) -> dict[str, object]:
+    return {key: value for key, value, _ in differences(new, old)}
+
+
+# ---------------------------------------------------------------------- optimisers
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_optimiser_groups_are_the_published_ones_and_cover_each_parameter_once(name: str) -> None:
+    record = load_recipe(name)
+    names = list(parameter_shapes(record.model))
+    groups = parameter_groups(names, record.optim)
+    print(f"\n{name}: Muon decays {record.optim.muon_wd_order} its update")
+    found = {}
+    for group in groups:
+        trained, momentum = group.optimizer != "frozen", group.optimizer == "muon"
+        found[group.name] = (
+            group.optimizer,
+            group.lr if trained else None,
+            group.betas if trained and not momentum else None,
+            group.weight_decay if trained else None,
+            len(group.parameters),
+        )
+        print(f"  {group.name:<18}", *found[group.name])
+    assert found == GROUPS[name]
+    assert record.optim.muon_wd_order == MUON_DECAY[name.removesuffix("-as-run")]
+    assert sorted(parameter for group in groups for parameter in group.parameters) == sorted(names)
+
+
+@pytest.mark.parametrize("name", ["pr194", "pr315", "pr332", "pr531", "pr534"])
+def test_every_member_of_a_group_is_the_tensor_that_its_name_says(name: str) -> None:
+    record = load_recipe(name)
+    members = {g.name: g.parameters for g in parameter_groups(parameter_shapes(record.model), record.optim)}
+    matrices = ["attn.c_q", "attn.c_k", "attn.c_v", "attn.proj", "mlp.fc", "mlp.proj"]
+    layers = range(record.model.num_layers)
+    assert set(members["block matrices"]) == {f"blocks.{layer}.{m}.weight" for layer in layers for m in matrices}
+    vectors = {
+        f"blocks.{layer}.{v}" for layer in layers for v in ("attn_scale", "mlp_scale", "resid_mix", "attn.q_gain")
+    }
+    extra = {"pr194": set(), "pr534": {"ve_scales"}}.get(name, {"bigram.scale"})
+    assert set(members["scalars"]) == vectors | {"skip_weights"} | extra
+    assert members["token embedding"] == ("tok_emb.weight",) and members["smear gate"] == ("smear.gate",)
+
+
+# ---------------------------------------------------------------------- the rest of the published settings
+
+
+@pytest.mark.parametrize(
+    ("name", "batch_tokens", "average", "qat", "cadence"),
+    [
+        ("pr194", 524_288, ("swa", 0.5, 50), ("always",), (200, 50)),
+        ("pr315", 786_432, ("ema", 0.997), ("off",), (0, 200)),
+        ("pr332", 524_288, ("ema", 0.997), ("off",), (1000, 200)),
+        ("pr531", 786_432, ("ema", 0.997), ("late", 0.15, 1.0), (500, 100)),
+        ("pr531-as-run", 786_432, ("swa", 0.4, 50), ("off",), (500, 100)),
+        ("pr534", 786_432, ("swa", 0.2, 50), ("late", 0.1, 0.5), (1000, 200)),
+    ],
+)
+def test_batches_averages_and_qat_start_as_published(
+    name: str, batch_tokens: int, average: tuple, qat: tuple, cadence: tuple
+) -> None:
+    record = load_recipe(name)
+    ema = record.average.kind == "ema"
+    rule = (record.average.ema_decay,) if ema else (record.average.swa_start, record.average.swa_every_steps)
+    late = (record.qat.threshold, record.qat.lr_factor) if record.qat.kind == "late" else ()
+    assert (record.average.kind, *rule) == average and (record.qat.kind, *late) == qat
+    assert record.data.batch_tokens == batch_tokens == 8 * record.data.micro_batch_seqs * 2048
+    assert (record.schedule.val_every_steps, record.schedule.log_every_steps) == cadence
+    common = {"seq_len": 2048, "spans_per_step": 8, "max_seconds": 600.0, "warmdown_iters": 3000, "warmup_steps": 20,
+              "muon_momentum_start": 0.92, "muon_momentum": 0.99, "muon_momentum_warmup_steps": 1500,
+              "grad_clip_norm": 0.3, "newton_schulz_steps": 5, "adam_eps": 1e-8}  # fmt: skip
+    found = {**vars(record.data), **vars(record.schedule), **vars(record.optim)}
+    assert {key: found[key] for key in common} == common
+
+
+# ---------------------------------------------------------------------- documented and as run
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_as_run_differs_from_the_documented_record_in_exactly_the_designs_table(name: str) -> None:
+    assert changed(load_recipe(f"{name}-as-run"), load_recipe(name)) == AS_RUN[name]
+
+
+@pytest.mark.parametrize(("name", "grid"), [("pr315", "packed"), ("pr332", "int6_row_clip")])
+def test_the_qat_variants_turn_on_late_qat_and_nothing_else(name: str, grid: str) -> None:
+    assert load_recipe(name).qat.kind == "off"
+    variant = load_recipe(f"{name}-qat")
+    assert set(changed(variant, load_recipe(name))) <= {"qat.kind", "qat.grid"}
+    assert (variant.qat.kind, variant.qat.threshold, variant.qat.grid) == ("late", 0.1, grid)
+
+
+def test_grids_of_every_record_are_the_published_ones() -> None:
+    def grids(name: str, *patterns: str) -> set[str]:
+        record = load_recipe(name)
+        packed = grid_names_for(parameter_shapes(record.model), record.quant)
+        return {grid for tensor, grid in packed.items() if any(fnmatch.fnmatch(tensor, p) for p in patterns)}
+
+    blocks = ("blocks.*.attn.*.weight", "blocks.*.mlp.*.weight")
+    assert grids("pr194", *blocks) == {"int6_row_clip"} and grids("pr194", "tok_emb*") == {"fp16"}
+    assert grids("pr315", *blocks) == {"int6_row"} and grids("pr315", "*embed.weight", "tok*") == {"int8_row_clip"}
+    assert grids("pr332", *blocks, "bigram.embed*") == {"int6_row_clip"}  # 5, 6 or 7 bits once gradients are known
+    assert grids("pr332", "tok_emb*") == {"int8_row_clip"} and load_recipe("pr332").quant.allocation == "gradient"
+    assert grids("pr531", "blocks.[0-7].attn.c_?.*", "blocks.8.attn.c_[qv].*") == {"int6_clip_search"}
+    assert grids("pr531", "blocks.8.attn.c_k.*", "tok_emb*") == {"fp16"}
+    assert grids("pr531", "*mlp.*.weight") == {"int5_row_nofloor"}
+    assert grids("pr531", "bigram.embed*") == {"int8_row_clip"}
+    assert grids("pr534", "blocks.[1-9].*.weight") == {"int8_clip_search_step4"}
+    assert grids("pr534", "blocks.0.*.weight", "blocks.10.*.weight", "ve.embed*") == {"int8_clip_search"}
+    assert grids("pr534", "tok_emb*", "ve.proj*") == {"fp16"}
+    for name in RECORDS:  # a matrix of exactly a quarter of the width squared is small
+        assert grids(name, "bigram.proj*", "*scale*", "*gain", "skip*", "smear*", "*resid*") == {"fp16"}
+
+
+@pytest.mark.parametrize(
+    ("name", "grids", "matrices"),
+    [
+        ("pr194", {"int6_row_clip"}, 66),
+        ("pr194-as-run", {"int6_fake_pr194"}, 66),
+        ("pr315-qat", {"int6_row"}, 66),
+        ("pr332-qat", {"int6_row_clip"}, 72),
+        ("pr531", {"int6_row"}, 65),
+        ("pr534", {"int8_clip_search", "int8_clip_search_step4"}, 66),
+    ],
+)
+def test_qat_trains_every_block_matrix_that_is_rounded_on_its_grid(name: str, grids: set, matrices: int) -> None:
+    record = load_recipe(name)
+    found = qat_grids(parameter_shapes(record.model), record.quant, record.qat)
+    blocks = {tensor: grid.name for tensor, grid in found.items() if tensor.startswith("blocks.")}
+    assert len(blocks) == matrices and set(blocks.values()) == grids
+
+
+# ---------------------------------------------------------------------- scaled to the local track
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_the_local_recipe_is_the_record_at_another_size_and_nothing_else(name: str) -> None:
+    sizes = {
+        "track", "data.dataset", "data.seq_len", "data.batch_tokens", "data.spans_per_step", "data.micro_batch_seqs",
+        "model.num_layers", "model.model_dim", "model.num_heads", "model.num_kv_heads", "model.mlp_hidden",
+        "model.rope_dims", "model.rope_reference_tokens", "model.bigram_rows", "model.bigram_dim", "model.xsa_last_n",
+        "model.ve_dim", "model.ve_layers", "optim.muon_momentum_warmup_steps", "schedule.iterations",
+        "schedule.max_seconds", "schedule.warmup_steps", "schedule.warmdown_iters", "schedule.val_every_steps",
+        "schedule.val_tokens", "schedule.log_every_steps", "schedule.compile", "average.ema_decay",
+        "average.swa_every_steps", "quant.small_tensor_elements", "quant.exceptions", "eval.seq_len",
+        "eval.batch_seqs",
+    }  # fmt: skip
+    assert set(changed(load_recipe(f"local-{name}"), load_recipe(name))) <= sizes
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_the_local_shape_has_the_records_ratios(name: str) -> None:
+    big, small = load_recipe(name), load_recipe(f"local-{name}")
+    width = big.model.model_dim / small.model.model_dim
+    bigram = ("bigram_rows", "bigram_dim") if big.model.bigram_rows else ()
+    for key in ("mlp_hidden", "ve_dim", *bigram):
+        assert getattr(big.model, key) == width * getattr(small.model, key), key
+    assert small.model.model_dim // small.model.num_heads == 32
+    assert big.model.num_heads * small.model.num_kv_heads == small.model.num_heads * big.model.num_kv_heads
+    assert big.model.rope_dims / 64 == small.model.rope_dims / 32  # all of the head, or a quarter
+    assert big.model.num_layers % 2 == small.model.num_layers % 2  # whether a decoder block goes without a skip
+    assert bool(big.model.xsa_last_n) == bool(small.model.xsa_last_n)
+    if small.model.xsa_last_n:
+        assert abs(small.model.xsa_last_n / small.model.num_layers - 1 / 3) < 0.07
+    reference = big.model.rope_reference_tokens / big.data.seq_len
+    assert reference == small.model.rope_reference_tokens / small.data.seq_len
+    assert big.quant.small_tensor_elements == width**2 * small.quant.small_tensor_elements
+    assert small.eval.seq_len == small.data.seq_len == 512 and small.eval.stride == 64
+    tokens = {n: load_recipe(n).data.batch_tokens for n in (name, f"local-{name}", "pr315", "local-pr315")}
+    assert tokens[name] * tokens["local-pr315"] == tokens["pr315"] * tokens[f"local-{name}"]
+    assert num_parameters(small.model) < num_parameters(big.model) / 20
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_everything_that_is_counted_in_steps_is_scaled_by_one_factor(name: str) -> None:
+    big, small = load_recipe(name), load_recipe(f"local-{name}")
+    factor = small.schedule.warmdown_iters / big.schedule.warmdown_iters
+    assert 0.05 < factor < 0.5
+    warmup = big.optim.muon_momentum_warmup_steps * factor
+    assert abs(small.optim.muon_momentum_warmup_steps - warmup) <= 1
+    if big.average.kind == "ema":
+        assert abs((1 - small.average.ema_decay) * factor - (1 - big.average.ema_decay)) < 1e-4
+    else:
+        assert abs(small.average.swa_every_steps - big.average.swa_every_steps * factor) <= 0.5
+        assert small.average.swa_start == big.average.swa_start
+
+
+def test_all_local_records_train_for_the_same_seconds_on_the_same_data() -> None:
+    recipes = [load_recipe(f"local-{name}") for name in RECORDS]
+    assert {(r.track, r.data.dataset, r.schedule.max_seconds, r.eval) for r in recipes} == {
+        ("local_10min_1mb", "sotu-sp1024", 200.0, recipes[0].eval)
+    }

@@ -1,0 +1,310 @@
+"""Shards, the stream over them, and the partition of a step into spans.
+
+pytest tests/text/test_shards.py
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pgolf_core.base.files import UserError
+from pgolf_core.recipes import recipe
+from pgolf_core.text.shards import (
+    TokenStream,
+    check_enough,
+    load_tokens,
+    read_shard,
+    seq_len_at,
+    shard_tokens,
+    step_batch,
+    write_shard,
+)
+from pgolf_core.training.optim import budget_used
+
+LENGTHS = (37, 1, 0, 80)
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> list[Path]:
+    """Shards of uneven lengths, an empty one among them, holding 0, 1, 2, … in order of their names."""
+    paths, start = [], 0
+    for number, length in enumerate(LENGTHS):
+        paths.append(tmp_path / f"toy_train_{number:06d}.bin")
+        write_shard(paths[-1], np.arange(start, start + length, dtype=np.uint16))
+        start += length
+    return paths
+
+
+def data_of(batch_tokens: int, seq_len: int, spans: int) -> recipe.Data:
+    return recipe.Data(batch_tokens=batch_tokens, seq_len=seq_len, spans_per_step=spans)
+
+
+# ---------------------------------------------------------------------- shards
+
+
+def test_a_shards_bytes_are_those_of_the_published_format(tmp_path: Path):
+    path = tmp_path / "a.bin"
+    write_shard(path, np.array([1, 513, 65535]))
+    assert path.read_bytes() == struct.pack("<3i", 20240520, 1, 3) + bytes(4 * 253) + struct.pack("<3H", 1, 513, 65535)
+
+
+def test_a_shard_that_was_written_is_read_back(tmp_path: Path):
+    path = tmp_path / "a.bin"
+    tokens = np.random.default_rng(0).integers(0, 1024, 5000)
+    write_shard(path, tokens)
+    found = read_shard(path, vocab_size=1024)
+    assert found.dtype == np.uint16
+    assert np.array_equal(found, tokens)
+    assert shard_tokens(path) == 5000
+
+
+def test_a_token_that_does_not_fit_16_bits_is_refused_and_nothing_is_written(tmp_path: Path):
+    for tokens in ([1, 65536], [-1, 3]):
+        with pytest.raises(UserError, match="16 bits"):
+            write_shard(tmp_path / "a.bin", np.array(tokens))
+    assert list(tmp_path.iterdir()) == []
+
+
+def header(magic: int = 20240520, version: int = 1, count: int = 3) -> bytes:
+    return struct.pack("<3i", magic, version, count) + bytes(4 * 253)
+
+
+@pytest.mark.parametrize(
+    ("payload", "fault"),
+    [
+        (None, "does not exist"),
+        (b"", "not a shard"),
+        (b"\x18", "not a shard"),
+        (b"PK\x03\x04" + bytes(2000), "not a shard"),
+        (header()[:40], "truncated"),
+        (header(magic=20240521) + bytes(6), "not a shard"),
+        (header(version=2) + bytes(6), "version 2"),
+        (header() + bytes(5), "truncated"),
+        (header() + bytes(4), "truncated"),
+        (header() + bytes(7), "too long"),
+        (header() + bytes(8), "too long"),
+        (header(count=-1) + bytes(6), "too long"),
+        (header(count=2**31 - 1) + bytes(6), "truncated"),
+    ],
+)
+def test_a_bad_shard_is_one_line_that_names_file_fault_and_remedy(tmp_path: Path, payload: bytes | None, fault: str):
+    path = tmp_path / "bad.bin"
+    if payload is not None:
+        path.write_bytes(payload)
+    for read in (read_shard, shard_tokens, lambda path: TokenStream([path]), lambda path: load_tokens([path])):
+        with pytest.raises(UserError, match=fault) as caught:
+            read(path)
+        message = str(caught.value)
+        assert "bad.bin" in message
+        assert "prepare it again" in message
+        assert "\n" not in message
+
+
+def test_an_unreadable_shard_is_a_user_error(shards: list[Path], monkeypatch: pytest.MonkeyPatch):
+    def refuse(*arguments, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(UserError, match=r"cannot read shard .*000000\.bin: Permission denied"):
+        read_shard(shards[0])
+
+
+def test_a_folder_in_a_shards_place_is_a_user_error(tmp_path: Path):
+    with pytest.raises(UserError, match="does not exist"):
+        read_shard(tmp_path)
+
+
+def test_a_token_beyond_the_vocabulary_is_named_with_its_place(shards: list[Path]):
+    with pytest.raises(UserError, match=r"toy_train_000003\.bin holds token 100 at position 62, .* 100 pieces"):
+        load_tokens(shards, vocab_size=100)
+    stream = TokenStream(shards, vocab_size=100)
+    assert len(stream.take(100)) == 100
+    with pytest.raises(UserError, match=r"toy_train_000003\.bin holds token 100 at position 62, .* 100 pieces"):
+        stream.take(5)
+    assert stream.position == 100
+
+
+def test_no_shards_or_no_tokens_is_a_user_error(tmp_path: Path):
+    with pytest.raises(UserError, match="no shards"):
+        TokenStream([])
+    with pytest.raises(UserError, match="no shards"):
+        load_tokens([])
+    write_shard(tmp_path / "empty.bin", np.zeros(0, dtype=np.uint16))
+    assert len(read_shard(tmp_path / "empty.bin", vocab_size=5)) == 0
+    with pytest.raises(UserError, match="no tokens"):
+        TokenStream([tmp_path / "empty.bin"])
+
+
+# ---------------------------------------------------------------------- the stream
+
+
+def test_shards_are_read_in_the_order_of_their_names(shards: list[Path]):
+    expected = np.arange(sum(LENGTHS))
+    assert np.array_equal(load_tokens(shards[::-1]), expected)
+    assert np.array_equal(TokenStream(shards[::-1]).take(sum(LENGTHS)), expected)
+
+
+@settings(max_examples=50, deadline=None)
+@given(lengths=st.lists(st.integers(0, 9), min_size=1, max_size=4).filter(any), takes=st.lists(st.integers(0, 60)))
+def test_the_stream_wraps_and_goes_on_from_any_position(tmp_path_factory, lengths: list[int], takes: list[int]):
+    folder = tmp_path_factory.mktemp("stream")
+    paths, total = [folder / f"{number}.bin" for number in range(len(lengths))], sum(lengths)
+    for path, start, length in zip(paths, np.cumsum([0, *lengths]), lengths, strict=False):
+        write_shard(path, np.arange(start, start + length))
+    stream = TokenStream(paths)
+    assert stream.total_tokens == total
+    for n in takes:
+        position = stream.position
+        taken = stream.take(n)
+        assert taken.dtype == np.uint16
+        assert np.array_equal(taken, (position + np.arange(n)) % total)
+        assert stream.position == position + n
+        assert np.array_equal(TokenStream(paths, position=position).take(n), taken)
+
+
+def test_what_was_taken_does_not_change_with_the_file_or_the_next_take(shards: list[Path]):
+    stream = TokenStream(shards)
+    first = stream.take(10)
+    first += 1
+    assert np.array_equal(TokenStream(shards).take(10), np.arange(10))
+
+
+# ---------------------------------------------------------------------- one step
+
+
+def test_targets_are_the_inputs_shifted_by_one_within_each_span(shards: list[Path]):
+    inputs, targets = step_batch(TokenStream(shards), data_of(batch_tokens=48, seq_len=4, spans=3))
+    assert inputs.shape == targets.shape == (12, 4)
+    assert inputs.dtype == targets.dtype == torch.int64
+    assert torch.equal(targets, inputs + 1)  # the tokens count upwards
+    starts = inputs.reshape(3, 16)[:, 0]
+    assert starts.tolist() == [0, 17, 34]  # one token between two spans is never a target's input
+
+
+@pytest.mark.parametrize("order", ["sequential", "shuffled"])
+def test_a_steps_tensors_lie_in_memory_as_the_warm_ups_so_that_no_graph_is_compiled_on_the_clock(shards, order: str):
+    data = dataclasses.replace(data_of(batch_tokens=12, seq_len=4, spans=3), order=order)
+    for tensor in step_batch(TokenStream(shards), data):
+        assert tensor.shape == (3, 4) and tensor.is_contiguous()
+
+
+@pytest.mark.parametrize("world", [1, 2, 4, 8])
+def test_a_step_of_eight_spans_is_the_published_partition_for_any_number_of_ranks(shards: list[Path], world: int):
+    """SEEDS 1.3, written out: every micro-step takes (n + 1) * world tokens, rank r the r-th span of n + 1."""
+    batch_tokens, seq_len, steps = 64, 4, 3
+    accum = 8 // world
+    n = batch_tokens // (world * accum)
+    endless = np.tile(np.arange(sum(LENGTHS)), 10)
+    at, expected = 0, []
+    for _ in range(steps):
+        spans = []
+        for _ in range(accum):
+            chunk = endless[at : at + (n + 1) * world]
+            at += (n + 1) * world
+            for rank in range(world):
+                local = chunk[rank * (n + 1) : (rank + 1) * (n + 1)]
+                spans.append((local[:-1].reshape(-1, seq_len), local[1:].reshape(-1, seq_len)))
+        expected.append(spans)
+
+    stream = TokenStream(shards)
+    data = data_of(batch_tokens, seq_len, spans=8)
+    for spans in expected:
+        inputs, targets = step_batch(stream, data)
+        assert np.array_equal(inputs.numpy(), np.concatenate([x for x, _ in spans]))
+        assert np.array_equal(targets.numpy(), np.concatenate([y for _, y in spans]))
+        rows = n // seq_len
+        for micro_step in range(accum):
+            for rank in range(world):
+                span = micro_step * world + rank
+                assert np.array_equal(inputs[span * rows : (span + 1) * rows].numpy(), spans[span][0])
+    assert stream.position == at
+
+
+def test_the_micro_batch_never_changes_which_tokens_a_step_sees(shards: list[Path]):
+    batches = [
+        step_batch(TokenStream(shards), recipe.Data(batch_tokens=32, seq_len=4, spans_per_step=2, micro_batch_seqs=m))
+        for m in (1, 3, 8)
+    ]
+    for inputs, targets in batches[1:]:
+        assert torch.equal(inputs, batches[0][0])
+        assert torch.equal(targets, batches[0][1])
+
+
+def test_a_stream_resumed_between_steps_gives_the_same_steps(shards: list[Path]):
+    data = data_of(batch_tokens=40, seq_len=5, spans=4)
+    stream = TokenStream(shards)
+    for _ in range(3):
+        step_batch(stream, data)
+    resumed = TokenStream(shards, position=stream.position)
+    for _ in range(5):
+        assert torch.equal(step_batch(stream, data)[0], step_batch(resumed, data)[0])
+
+
+def test_a_corpus_too_short_for_one_batch_is_refused_with_the_numbers():
+    data = data_of(batch_tokens=32_768, seq_len=512, spans=8)
+    check_enough(32_776, data, "the training split")
+    with pytest.raises(UserError, match=r"the training split has 32,775 tokens, .*32768 needs 32,776"):
+        check_enough(32_775, data, "the training split")
+
+
+# ---------------------------------------------------------------------- shuffled windows
+
+
+def windows_of_a_pass(stream: TokenStream, length: int, number: int, count: int) -> np.ndarray:
+    stream.position = number * count * length
+    return stream.take_shuffled(count, length)
+
+
+@pytest.mark.parametrize("length", [1, 4, 7])
+def test_a_shuffled_pass_shows_every_window_once_in_an_order_of_its_own(shards: list[Path], length: int):
+    total, count = sum(LENGTHS), sum(LENGTHS) // length - 1
+    stream = TokenStream(shards, seed=5)
+    passes = [windows_of_a_pass(stream, length, number, count).astype(int) for number in range(3)]
+    for windows in passes:
+        starts = np.sort(windows[:, 0])
+        assert np.array_equal(windows, windows[:, :1] + np.arange(length + 1)) and windows.max() < total  # none wraps
+        assert 0 <= starts[0] < length and np.array_equal(starts, starts[0] + length * np.arange(count))
+        assert starts.tolist() != windows[:, 0].tolist()
+    orders = [windows[:, 0].tolist() for windows in passes]
+    assert orders[0] != orders[1] != orders[2]
+    assert orders[0] != windows_of_a_pass(TokenStream(shards, seed=6), length, 0, count)[:, 0].tolist()
+
+
+def test_shuffled_steps_go_on_from_a_position_and_are_shared_by_ranks(shards: list[Path]):
+    data = recipe.Data(batch_tokens=32, seq_len=4, spans_per_step=4, order="shuffled")
+    stream = TokenStream(shards, seed=3)
+    for _ in range(40):  # across the end of a pass
+        resumed = TokenStream(shards, position=stream.position, seed=3)
+        ranks = [TokenStream(shards, position=stream.position, seed=3) for _ in range(4)]
+        inputs, targets = step_batch(stream, data)
+        assert inputs.shape == (8, 4) and torch.equal(targets, inputs + 1)
+        assert torch.equal(step_batch(resumed, data)[0], inputs)
+        shares = [step_batch(own, data, rank, 4)[0] for rank, own in enumerate(ranks)]
+        assert torch.equal(torch.cat(shares), inputs) and {own.position for own in ranks} == {stream.position}
+
+
+def test_a_split_shorter_than_two_windows_still_gives_whole_windows(tmp_path: Path):
+    write_shard(tmp_path / "0.bin", np.arange(6))
+    windows = TokenStream([tmp_path / "0.bin"]).take_shuffled(9, 4)
+    assert windows.shape == (9, 5) and {tuple(np.diff(row.astype(int)) % 6) for row in windows} == {(1, 1, 1, 1)}
+
+
+def test_the_last_part_of_a_budget_sees_longer_windows_of_as_many_tokens(shards: list[Path]):
+    data = recipe.Data(
+        batch_tokens=32, seq_len=4, spans_per_step=4, order="shuffled", final_seq_len=8, final_fraction=0.2
+    )
+    schedule, stream = recipe.Schedule(iterations=10, max_seconds=0.0), TokenStream(shards, seed=3)
+    shapes = [
+        tuple(step_batch(stream, data, seq_len=seq_len_at(data, budget_used(schedule, step, 0.0)))[0].shape)
+        for step in range(10)
+    ]
+    assert shapes == [(8, 4)] * 8 + [(4, 8)] * 2
+    assert seq_len_at(recipe.Data(batch_tokens=32, seq_len=4), 1.0) == 4

@@ -1,0 +1,251 @@
+"""The bytes of tokens against the bytes of text, and which tokenizers are refused.
+
+pytest tests/text/test_tokenizer.py
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sentencepiece
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from pgolf_core.base.files import UserError
+from pgolf_core.lab.data.sotu import train_tokenizer
+from pgolf_core.text.tokenizer import NUM_BYTE_PIECES, SPACE_MARK, Tokenizer, check_vocab, refuse_normalising
+
+TEXTS = [
+    "Fellow-citizens of the Senate and House of Representatives:\n\nIn 1790 we paid $12,345.67 of the debt.\n\n" * 4,
+    "The state of the Union is strong.\n\nThe people of the States are free; the courts of the land are open.\n " * 4,
+]
+PIECES = 330
+# Full-width letters, ligatures and the like: NFKC would rewrite them.
+AWKWARD = [
+    "", " ", "  ", " leading", "  double  spaces  ", "trailing ", "\t", "\ta\t\tb", "\n", "\n\n\n", "a\r\nb\r\n",
+    "\0a\0", "ﬁne ﬂour Ａｂｃ ①②③ ｱｲｳ ㎏ ½ … ™", "e\u0301 é", "Ωμέγα 漢字 кириллица", "👩\u200d👩\u200d👧 🎉🎉",
+    "\ufeffbom", "\u3000wide", "\xa0hard\u200bzero", "\u2028line\u2029", "\ufffd", "\u2585 \u2047",
+    "<s></s><unk><pad><0x41>", "1234567890", "of the " * 50,
+]  # fmt: skip
+
+
+def train(texts: list[str] = TEXTS, **changes) -> bytes:
+    """A model with our settings but for `changes`."""
+    options = {
+        "model_type": "bpe", "vocab_size": PIECES, "normalization_rule_name": "identity", "add_dummy_prefix": False,
+        "remove_extra_whitespaces": False, "byte_fallback": True, "bos_id": 1, "unk_id": 0, "minloglevel": 2,
+    }  # fmt: skip
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(texts), model_writer=model, **(options | changes))
+    return model.getvalue()
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    path = tmp_path_factory.mktemp("tokenizer") / "ours.model"
+    path.write_bytes(train_tokenizer(TEXTS, PIECES))
+    return Tokenizer(path)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    """Made as the published ones were (SEEDS 14): NFKC, collapsed whitespace, ids pad 0, bos 1, eos 2, unk 3."""
+    path = tmp_path_factory.mktemp("tokenizer") / "published.model"
+    path.write_bytes(
+        train(normalization_rule_name="nmt_nfkc", remove_extra_whitespaces=True, pad_id=0, bos_id=1, eos_id=2, unk_id=3)
+    )
+    return Tokenizer(path)
+
+
+def with_examples(texts: list[str]):
+    """Every text of the list as an explicit example of a hypothesis test."""
+
+    def add(test):
+        for text in texts:
+            test = example(text)(test)
+        return test
+
+    return add
+
+
+@with_examples(AWKWARD)
+@settings(max_examples=200, deadline=None)
+@given(text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters=[SPACE_MARK])))
+def test_with_our_tokenizer_any_text_comes_back_and_its_tokens_bytes_are_its_utf8_bytes(ours: Tokenizer, text: str):
+    ids = np.array([ours.bos_id, *ours.encode(text)])
+    assert ours.decode(ids) == text
+    assert ours.bytes.total(ids) == len(text.encode("utf-8"))
+
+
+@with_examples(AWKWARD)
+@settings(max_examples=50, deadline=None)
+@given(text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters=[SPACE_MARK])))
+def test_with_our_tokenizer_each_prefix_of_the_tokens_has_the_bytes_it_decodes_to(ours: Tokenizer, text: str):
+    ids = np.array([ours.bos_id, *ours.encode(text)])
+    payload = text.encode("utf-8")
+    ends = np.cumsum(ours.bytes.count(ids[:-1], ids[1:]))
+    for token, start, end in zip(ids[1:].tolist(), [0, *ends.tolist()], ends.tolist(), strict=False):
+        piece = ours.piece(token)
+        if ours.bytes.base[token] == 1 and piece.startswith("<0x"):
+            assert payload[start:end] == bytes([int(piece[3:5], 16)])
+        else:
+            assert payload[start:end] == piece.replace(SPACE_MARK, " ").encode("utf-8")
+
+
+def test_our_tokens_bytes_depend_on_the_token_alone(ours: Tokenizer):
+    assert ours.lossless
+    assert not ours.bytes.leading_space.any()
+    every = np.arange(ours.vocab_size)
+    for previous in (0, ours.bos_id, ours.vocab_size - 1):
+        assert np.array_equal(ours.bytes.count(np.full_like(every, previous), every), ours.bytes.base)
+    assert ours.bytes.base[ours.bos_id] == 0
+    assert ours.bytes.boundary[ours.bos_id]
+    assert int(ours.bytes.boundary.sum()) == 2  # BOS and the unknown, which byte fallback never gives
+
+
+def test_our_tokenizer_spells_unseen_characters_in_bytes_and_keeps_digits_apart(ours: Tokenizer):
+    ids = ours.encode("漢")
+    assert [ours.piece(token) for token in ids] == [f"<0x{byte:02X}>" for byte in "漢".encode()]
+    assert len(ours.encode("1790")) == 4
+    assert sum(ours.piece(token).startswith("<0x") for token in range(ours.vocab_size)) == NUM_BYTE_PIECES
+
+
+def test_no_text_of_ours_gives_a_control_token(ours: Tokenizer):
+    for text in AWKWARD:
+        assert not ours.bytes.boundary[ours.encode(text)].any()
+
+
+@with_examples([*AWKWARD, "a▁b", "▁a▁", "▁▁ of▁▁the"])
+@settings(max_examples=100, deadline=None)
+@given(text=st.text(st.characters(exclude_categories=["Cs"])))
+def test_with_a_published_tokenizer_the_bytes_are_those_of_the_decoded_text(published: Tokenizer, text: str):
+    ids = np.array([published.bos_id, *published.encode(text)])
+    assert published.bytes.total(ids) == len(published.decode(ids).encode("utf-8"))
+
+
+def test_a_published_piece_counts_its_leading_space_unless_a_boundary_stands_before(published: Tokenizer):
+    space_the = next(token for token in range(published.vocab_size) if published.piece(token) == SPACE_MARK + "the")
+    letter = published.encode("e")[0]
+    table = published.bytes
+    assert table.leading_space[space_the]
+    previous = np.array([letter, published.bos_id])
+    counted = table.count(previous, np.array([space_the, space_the]))
+    assert counted.tolist() == [4, 3]
+    assert counted.dtype == np.int64
+    assert (table.base.dtype, table.leading_space.dtype, table.boundary.dtype) == (np.int16, np.bool_, np.bool_)
+
+
+def test_counting_keeps_the_shape_and_takes_16_bit_ids(ours: Tokenizer):
+    ids = np.array(ours.encode("the state of the Union"), dtype=np.uint16).reshape(-1, 1)
+    assert ours.bytes.count(ids, ids).shape == ids.shape
+
+
+def test_published_tokenizers_normalise_and_are_accepted(published: Tokenizer):
+    assert not published.lossless
+    assert published.decode(published.encode("  ﬁne   print ")) == "fine print"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"normalization_rule_name": "nmt_nfkc"}, "normalises"),
+        ({"add_dummy_prefix": True}, "dummy prefix"),
+        ({"remove_extra_whitespaces": True}, "collapses"),
+        ({"byte_fallback": False, "vocab_size": 80}, "byte fallback"),
+    ],
+)
+def test_a_tokenizer_of_ours_that_changes_text_is_refused_with_the_reason(tmp_path: Path, change: dict, reason: str):
+    path = tmp_path / "changed.model"
+    path.write_bytes(train(**change))
+    tokenizer = Tokenizer(path)
+    assert not tokenizer.lossless
+    with pytest.raises(UserError, match=reason):
+        refuse_normalising(tokenizer)
+
+
+def test_a_tokenizer_of_ours_without_a_bare_space_piece_is_refused(tmp_path: Path, ours: Tokenizer):
+    payload = ours.path.read_bytes()
+    mark = SPACE_MARK.encode()
+    field = b"\x0a" + bytes([len(mark)]) + mark  # the piece "▁" in the file: field 1, its length, its text
+    assert payload.count(field) == 1
+    path = tmp_path / "bare.model"
+    path.write_bytes(payload.replace(field, b"\x0a" + bytes([len(mark)]) + "⁇".encode()))
+    with pytest.raises(UserError, match="bare-space"):
+        refuse_normalising(Tokenizer(path))
+
+
+def test_our_own_tokenizer_is_not_refused(ours: Tokenizer):
+    refuse_normalising(ours)
+
+
+def test_text_that_cannot_come_back_is_refused_by_the_documents_name(ours: Tokenizer):
+    with pytest.raises(UserError, match=r"1999-Name-1 holds U\+2581"):
+        ours.encode(f"a{SPACE_MARK}b", "1999-Name-1")
+    with pytest.raises(UserError, match=r"1999-Name-1 .* lone surrogate at character 1"):
+        ours.encode("a\ud800", "1999-Name-1")
+
+
+def test_the_trainer_reads_all_of_a_text_however_long_and_whatever_its_characters(tmp_path: Path):
+    def pieces(texts: list[str]) -> set[str]:
+        path = tmp_path / "trained.model"
+        path.write_bytes(train_tokenizer(texts, 276))
+        tokenizer = Tokenizer(path)
+        return {tokenizer.piece(token) for token in range(tokenizer.vocab_size)}
+
+    filler = " the state of the union" * 20
+    for awkward in ("\u2585", "\t", "\0", "\r\n", "\u2028", "x" * 70_000, "x " * 50_000):
+        found = pieces([filler, awkward + " zebrazebra" * 10_000])
+        assert any("zebra" in piece for piece in found), f"the text with {awkward[:2]!r} was left out"
+
+
+def test_training_twice_gives_the_same_file():
+    assert train_tokenizer(TEXTS, PIECES) == train_tokenizer(TEXTS, PIECES)
+
+
+@pytest.mark.parametrize("texts", [[], [""], ["too short"]])
+def test_too_little_text_for_a_tokenizer_is_one_clear_line(texts: list[str]):
+    with pytest.raises(UserError, match="cannot train a tokenizer of 1024 pieces") as caught:
+        train_tokenizer(texts)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("payload", [b"", b"hello", bytes(100), b"\x80" * 50, b"\x12\x00", None])
+def test_a_missing_or_foreign_model_file_is_a_user_error_that_names_it(tmp_path: Path, payload: bytes | None):
+    path = tmp_path / "foreign.model"
+    if payload is not None:
+        path.write_bytes(payload)
+    with pytest.raises(UserError, match=r"foreign\.model"):
+        Tokenizer(path)
+
+
+def test_every_truncation_of_a_model_file_is_refused_or_is_a_smaller_tokenizer(tmp_path: Path, ours: Tokenizer):
+    payload = ours.path.read_bytes()
+    path = tmp_path / "cut.model"
+    for size in range(0, len(payload), 97):
+        path.write_bytes(payload[:size])
+        try:
+            assert Tokenizer(path).vocab_size <= ours.vocab_size
+        except UserError as error:
+            assert "cut.model" in str(error)
+
+
+def test_a_tokenizer_without_bos_is_refused(tmp_path: Path):
+    path = tmp_path / "nobos.model"
+    path.write_bytes(train(bos_id=-1))
+    with pytest.raises(UserError, match="BOS"):
+        Tokenizer(path)
+
+
+@pytest.mark.parametrize("token", [-1, PIECES])
+def test_decoding_a_token_outside_the_vocabulary_is_a_user_error(ours: Tokenizer, token: int):
+    with pytest.raises(UserError, match=str(token)):
+        ours.decode([1, token])
+
+
+def test_a_vocabulary_that_differs_from_the_recipes_is_refused_with_both_numbers():
+    check_vocab(1024, 1024)
+    with pytest.raises(UserError, match=r"model\.vocab_size = 512, .*sotu-sp1024 has 1024 pieces"):
+        check_vocab(1024, 512, "sotu-sp1024")

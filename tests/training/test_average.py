@@ -1,0 +1,64 @@
+"""Averages of weights: EMA and SWA against their definitions, and their state through a checkpoint."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from pgolf_core.recipes import recipe
+from pgolf_core.training.average import EMA, SWA, build_average
+
+
+def walk(model: nn.Module, average, steps: int, multiplier=lambda step: 1.0) -> list[torch.Tensor]:
+    """Move the weight randomly, updating the average; returns the weight after each step."""
+    generator = torch.Generator().manual_seed(0)
+    seen = []
+    for step in range(1, steps + 1):
+        with torch.no_grad():
+            model.weight.add_(torch.randn(model.weight.shape, generator=generator))
+        average.update(model, step, multiplier(step))
+        seen.append(model.weight.detach().clone())
+    return seen
+
+
+def test_ema_is_the_weighted_sum_of_all_weights_with_the_initial_ones() -> None:
+    model = nn.Linear(3, 2, bias=False)
+    start = model.weight.detach().clone()
+    average = EMA(model, 0.9)
+    seen = walk(model, average, 6)
+    expected = 0.9**6 * start + sum(0.1 * 0.9 ** (6 - i) * w for i, w in enumerate(seen, 1))
+    torch.testing.assert_close(average.result(model)["weight"], expected)
+
+
+def test_ema_of_decay_zero_is_the_live_weights() -> None:
+    model = nn.Linear(3, 2, bias=False)
+    average = EMA(model, 0.0)
+    assert torch.equal(walk(model, average, 4)[-1], average.result(model)["weight"])
+
+
+def test_swa_means_the_snapshots_below_its_start_on_its_cadence() -> None:
+    model = nn.Linear(3, 2, bias=False)
+    average = SWA(model, start=0.5, every_steps=2)
+    seen = walk(model, average, 10, multiplier=lambda step: 1 - step / 10)
+    torch.testing.assert_close(average.result(model)["weight"], torch.stack([seen[5], seen[7], seen[9]]).mean(0))
+
+
+def test_swa_without_a_snapshot_and_no_average_give_the_live_weights() -> None:
+    model = nn.Linear(3, 2, bias=False)
+    for average in (SWA(model, 0.5, 2), build_average(model, recipe.Average(kind="none"))):
+        assert torch.equal(walk(model, average, 3)[-1], average.result(model)["weight"])
+
+
+def test_averages_go_on_from_their_saved_tensors() -> None:
+    for kind in ("ema", "swa"):
+        settings = recipe.Average(kind=kind, ema_decay=0.7, swa_start=2.0, swa_every_steps=1)
+        model = nn.Linear(3, 2, bias=False)
+        whole = build_average(model, settings)
+        walk(model, whole, 3)
+        saved = {name: tensor.clone() for name, tensor in whole.tensors().items()}
+        again = build_average(model, settings)
+        for name, tensor in again.tensors().items():
+            tensor.copy_(saved[name])
+        for average in (whole, again):
+            average.update(model, 4, 1.0)
+        assert torch.equal(whole.result(model)["weight"], again.result(model)["weight"])

@@ -1,0 +1,184 @@
+"""Optimisers and schedules: groups, Muon against a plain loop, AdamW against its formula, schedules row by row."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from small import small_recipe
+
+from pgolf_core.base.files import UserError
+from pgolf_core.network.model import build_model, parameter_shapes
+from pgolf_core.recipes import recipe
+from pgolf_core.recipes.reading import load_recipe
+from pgolf_core.training.optim import (
+    AdamW,
+    Group,
+    Muon,
+    Optimizers,
+    check_finite,
+    clip_gradients,
+    multiplier_by_clock,
+    multiplier_by_iterations,
+    muon_momentum,
+    newton_schulz,
+    parameter_groups,
+    rate_multiplier,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (16, 64), (96, 24)])
+def test_newton_schulz_pushes_singular_values_into_a_band_around_one(shape: tuple[int, int]) -> None:
+    gradient = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+    u, s, vh = torch.linalg.svd(gradient, full_matrices=False)
+    found = newton_schulz(gradient, 5, torch.float32)
+    values = torch.linalg.svdvals(found)
+    assert values.min() > 0.6 and values.max() < 1.25
+    a, b, c = 3.4445, -4.7750, 2.0315
+    s = s / s.norm()
+    for _ in range(5):  # the same quintic on the singular values alone, by an SVD
+        s = a * s + b * s**3 + c * s**5
+    torch.testing.assert_close(found, u @ torch.diag(s) @ vh, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_batched_muon_equals_one_matrix_at_a_time(order: str) -> None:
+    optim = recipe.Optim(newton_schulz_dtype="float32", muon_wd_order=order)
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"a": (8, 8), "b": (24, 8), "c": (8, 8), "d": (8, 24)}
+    start = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    parameters = {name: torch.nn.Parameter(w.clone()) for name, w in start.items()}
+    muon = Muon(parameters, lr=0.1, weight_decay=0.3, optim=optim)
+    plain = {name: (w.clone(), torch.zeros_like(w)) for name, w in start.items()}
+    for step in range(3):
+        momentum, multiplier = 0.9 + 0.01 * step, 1.0 - 0.2 * step
+        for name, parameter in parameters.items():
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+            weight, buffer = plain[name]
+            buffer = momentum * buffer + parameter.grad
+            update = newton_schulz(parameter.grad + momentum * buffer, 5, torch.float32)
+            update *= math.sqrt(max(1, weight.size(0) / weight.size(1)))
+            lr = 0.1 * multiplier
+            if order == "before":
+                weight = weight * (1 - lr * 0.3) - lr * update
+            else:
+                weight = (weight - lr * update) * (1 - lr * 0.3)
+            plain[name] = (weight, buffer)
+        muon.step(multiplier, momentum)
+    for name, parameter in parameters.items():
+        torch.testing.assert_close(parameter.detach(), plain[name][0], atol=1e-5, rtol=1e-5)
+
+
+def test_adamw_follows_the_published_formula() -> None:
+    weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    adamw = AdamW([(Group("g", "adamw", ("w",), 0.1, (0.9, 0.95), 0.04), {"w": weight})], eps=1e-8)
+    expected, m, v = weight.detach().clone(), torch.zeros(2), torch.zeros(2)
+    for t in range(1, 4):
+        gradient = torch.tensor([0.3, -0.1]) * t
+        weight.grad = gradient.clone()
+        adamw.step(0.5)
+        m, v = 0.9 * m + 0.1 * gradient, 0.95 * v + 0.05 * gradient**2
+        expected = expected * (1 - 0.05 * 0.04) - 0.05 * (m / (1 - 0.9**t)) / ((v / (1 - 0.95**t)).sqrt() + 1e-8)
+    torch.testing.assert_close(weight.detach(), expected)
+
+
+def test_pr315_groups_are_as_published_and_cover_each_parameter_once() -> None:
+    record = load_recipe("pr315")
+    names = list(parameter_shapes(record.model))
+    groups = {group.name: group for group in parameter_groups(names, record.optim)}
+    assert sorted(name for group in groups.values() for name in group.parameters) == sorted(names)
+    muon = [name for group in groups.values() if group.optimizer == "muon" for name in group.parameters]
+    assert len(muon) == 66 + 1 and "bigram.proj.weight" in muon
+    table = {name: (group.optimizer, group.lr, group.weight_decay) for name, group in groups.items()}
+    assert table == {
+        "token embedding": ("adamw", 0.035, 0.04),
+        "bigram table": ("adamw", 0.035, 0.04),
+        "bigram projection": ("muon", 0.025, 0.04),
+        "smear gate": ("adamw", 0.025, 0.04),
+        "block matrices": ("muon", 0.025, 0.04),
+        "scalars": ("adamw", 0.025, 0.04),
+    }
+    assert len(groups["scalars"].parameters) == 11 * 4 + 2
+
+
+def test_a_frozen_value_embedding_is_named_frozen_and_does_not_move() -> None:
+    changed = small_recipe(model={"ve_dim": 8, "ve_layers": [1]}, optim={"ve_frozen": True})
+    model = build_model(changed.model, 0)
+    optimizers = Optimizers(model, changed.optim)
+    frozen = [n for g in optimizers.groups if g.optimizer == "frozen" for n in g.parameters]
+    assert frozen == ["ve.embed.weight", "ve.proj.weight"]
+    before = model.ve.embed.weight.detach().clone()
+    ids = torch.randint(64, (2, 17))
+    model(ids[:, :-1], ids[:, 1:]).backward()
+    optimizers.step(1.0, 0.9)
+    assert torch.equal(before, model.ve.embed.weight) and model.ve.embed.weight.grad is None
+
+
+def test_clipping_scales_the_global_norm_and_reports_it_before() -> None:
+    parameters = [torch.nn.Parameter(torch.zeros(3)), torch.nn.Parameter(torch.zeros(2))]
+    parameters[0].grad, parameters[1].grad = torch.full((3,), 2.0), torch.full((2,), 2.0)
+    norm = clip_gradients(parameters, 0.3)
+    assert abs(norm - math.sqrt(20)) < 1e-5
+    assert abs(math.sqrt(sum(float((p.grad**2).sum()) for p in parameters)) - 0.3) < 1e-4
+    assert abs(clip_gradients(parameters, 0.0) - 0.3) < 1e-4
+
+
+def test_a_gradient_gone_wrong_names_its_tensor_and_step() -> None:
+    weight = torch.nn.Parameter(torch.zeros(2))
+    weight.grad = torch.tensor([1.0, math.nan])
+    check_finite(1.0, 2.0, [("w", weight)], 3)
+    with pytest.raises(UserError, match=r"step 3: gradient of w .* is not finite"):
+        check_finite(1.0, math.nan, [("w", weight)], 3)
+
+
+@pytest.mark.parametrize(
+    ("elapsed", "step", "expected"),
+    [
+        (0.0, 0, 1.0),
+        (100.0, 1000, 1.0),
+        (299.9, 3000, 1.0),
+        (400.0, 4000, 2 / 3),
+        (600.0, 6000, 0.0),
+        (700.0, 7000, 0.0),
+    ],
+)  # 0.1 s a step, cap 600 s, 3,000 steps of warm-down: 300 s
+def test_clock_schedule_row_by_row(elapsed: float, step: int, expected: float) -> None:
+    assert abs(multiplier_by_clock(elapsed, step, 600.0, 3000) - expected) < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"), [(0, 1.0), (13, 1.0), (14, 1.0), (15, 0.9), (23, 0.1), (24, 0.0), (30, 0.0)]
+)
+def test_iteration_schedule_row_by_row(step: int, expected: float) -> None:
+    assert abs(multiplier_by_iterations(step, 24, 10) - expected) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("cap", "elapsed", "step", "expected"),
+    [
+        (600.0, 0.0, 0, 1.0),
+        (600.0, 450.0, 10, 1.0),
+        (600.0, 525.0, 10, 0.5),
+        (600.0, 525.0, 950, 0.2),  # the iterations end this run before the clock does
+        (600.0, 660.0, 10, 0.0),
+        (0.0, 525.0, 750, 1.0),
+        (0.0, 0.0, 1000, 0.0),
+    ],
+)
+def test_the_last_quarter_of_the_nearer_limit_is_the_warm_down(
+    cap: float, elapsed: float, step: int, expected: float
+) -> None:
+    schedule = recipe.Schedule(iterations=1000, max_seconds=cap, warmdown_fraction=0.25)
+    assert abs(rate_multiplier(schedule, step, elapsed) - expected) < 1e-9
+
+
+def test_without_a_fraction_the_warm_down_is_counted_in_steps() -> None:
+    clock, count = (recipe.Schedule(iterations=24, max_seconds=cap, warmdown_iters=10) for cap in (600.0, 0.0))
+    assert rate_multiplier(clock, 12, 400.0) == multiplier_by_clock(400.0, 12, 600.0, 10)
+    assert rate_multiplier(count, 20, 400.0) == multiplier_by_iterations(20, 24, 10)
+
+
+def test_momentum_rises_linearly_and_stays() -> None:
+    optim = recipe.Optim(muon_momentum_start=0.92, muon_momentum=0.99, muon_momentum_warmup_steps=1500)
+    assert [round(muon_momentum(step, optim), 6) for step in (0, 750, 1500, 9000)] == [0.92, 0.955, 0.99, 0.99]

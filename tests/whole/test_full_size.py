@@ -1,0 +1,53 @@
+"""Full-size parity with the five records, without files: counts, hash-filled losses, bigram rows (SEEDS 0 and 10)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hashfill import fill, filled_model, tokens
+from record_counts import COUNTS, RECORDS
+
+from pgolf_core.network.model import BigramEmbedding, num_parameters
+from pgolf_core.recipes import recipe
+from pgolf_core.recipes.reading import load_recipe
+
+LOSSES = {
+    ("pr194", 2, 64): 13.976405, ("pr194", 1, 2048): 14.073689,
+    ("pr315", 2, 64): 14.142782, ("pr315", 1, 2048): 14.405670,
+    ("pr332", 2, 64): 14.240121, ("pr332", 1, 2048): 14.588839,
+    ("pr531", 2, 64): 11.996134, ("pr531", 1, 2048): 12.178537,
+    ("pr534", 2, 64): 14.313680, ("pr534", 1, 2048): 14.653288,
+}  # fmt: skip
+
+
+def config(record: str) -> recipe.Model:
+    return load_recipe(record).model
+
+
+def test_hash_fill_matches_its_spot_checks() -> None:
+    embedding = fill((1024, 512), 0.2, 0)
+    assert abs(embedding[0, 0].item() + 0.0123747391) < 1e-9
+    assert abs(embedding[1, 7].item() - 0.0549275093) < 5e-9
+    assert abs(fill((256, 512), 0.1, 4011)[5, 9].item() + 0.0372547470) < 1e-9
+    assert tokens(2, 64)[:, :5].tolist() == [[229, 787, 182, 415, 535], [267, 587, 183, 231, 79]]
+
+
+@pytest.mark.parametrize("record", RECORDS)
+def test_parameter_count_is_the_published_one(record: str) -> None:
+    assert num_parameters(config(record)) == COUNTS[record]
+
+
+@pytest.mark.parametrize(("record", "batch", "length"), LOSSES)
+def test_hash_filled_loss_is_the_published_codes(record: str, batch: int, length: int) -> None:
+    model, ids = filled_model(config(record)), tokens(batch, length)
+    with torch.no_grad():
+        loss = model(ids[:, :-1], ids[:, 1:]).item()
+    assert abs(loss - LOSSES[record, batch, length]) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"), [(2048, [2047, 452, 169, 155, 1280]), (10240, [10239, 2696, 6113, 1834, 5206])]
+)
+def test_bigram_rows_are_the_published_ones(rows: int, expected: list[int]) -> None:
+    index = BigramEmbedding(rows, 8, 16).index(torch.tensor([[5, 1000, 17, 17, 3]]))
+    assert index.tolist() == [expected]

@@ -1,0 +1,275 @@
+"""Parity with the published records' own code: every number in the goldens folder, at its stated tolerance.
+
+    pytest tests/whole/test_goldens.py --goldens DIR
+
+Shapes, schedules and cases come from the files alone, so that any other folder of this form can be tested.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pgolf_core.network.grid import GRIDS, Grid, fake_quantise, quantise_tensor
+from pgolf_core.network.model import GPT
+from pgolf_core.network.score import score
+from pgolf_core.packing.sensitivity import allocate_bits
+from pgolf_core.recipes import recipe
+from pgolf_core.text.tokenizer import TokenBytes, Tokenizer
+from pgolf_core.training.loop import TrainData, Trainer
+from pgolf_core.training.optim import Muon, newton_schulz
+
+RECORDS = ("pr194", "pr315", "pr332", "pr531", "pr534")
+
+
+def load(path: Path) -> tuple[dict[str, np.ndarray], dict]:
+    with np.load(path, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    return arrays, json.loads(str(arrays.pop("config", "{}")))
+
+
+def section(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, torch.Tensor]:
+    return {k.removeprefix(prefix): torch.from_numpy(v) for k, v in arrays.items() if k.startswith(prefix)}
+
+
+def model_config(config: dict) -> recipe.Model:
+    """A golden's config in this project's words; `record` decides smear order and rotary reference (SEEDS 2.2, 2.7)."""
+    head_dim = config["model_dim"] // config["num_heads"]
+    layers = config["num_layers"]
+    return recipe.from_dict(
+        {
+            "model": {
+                "vocab_size": config["vocab_size"],
+                "num_layers": layers,
+                "model_dim": config["model_dim"],
+                "num_heads": config["num_heads"],
+                "num_kv_heads": config["num_kv_heads"],
+                "mlp_hidden": config["mlp_hidden"],
+                "rope_dims": config.get("rope_dims", 0) or head_dim,
+                "rope_base": config["rope_base"],
+                "rope_reference_tokens": 1024 if config["record"] in ("pr315", "pr332") else 0,
+                "logit_softcap": config["logit_softcap"],
+                "qk_gain_init": config["qk_gain_init"],
+                "smear": "off" if not config["smear_gate"] else "before" if config["record"] == "pr194" else "after",
+                "bigram_rows": config.get("bigram_vocab_size", 0),
+                "bigram_dim": config.get("bigram_dim", 128),
+                "ln_scale": config.get("ln_scale", False),
+                "xsa_last_n": min(config.get("xsa_last_n", 0), layers),
+                "ve_dim": config.get("ve_dim", 0),
+                "ve_layers": [int(layer) for layer in config.get("ve_layers", "").split(",") if layer],
+            }
+        }
+    ).model
+
+
+def golden_model(arrays: dict[str, np.ndarray], config: dict, prefix: str = "param/") -> GPT:
+    model = GPT(model_config(config))
+    model.load_state_dict(section(arrays, prefix), strict=True)
+    return model
+
+
+@pytest.mark.parametrize("record", RECORDS)
+def test_logits_loss_and_gradients_equal_the_records(goldens: Path, record: str) -> None:
+    arrays, config = load(goldens / f"model_{record}.npz")
+    model = golden_model(arrays, config)
+    x, y = (torch.from_numpy(arrays[name]).long() for name in "xy")
+    np.testing.assert_allclose(model.logits(x).detach().numpy(), arrays["logits"], atol=2e-4, rtol=0)
+    loss = model(x, y)
+    assert abs(loss.item() - float(arrays["loss"])) < 2e-5
+    loss.backward()
+    expected = section(arrays, "grad/")
+    assert set(expected) <= {name for name, _ in model.named_parameters()}
+    for name, parameter in model.named_parameters():
+        if name not in expected:
+            continue
+        found = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        assert (found - expected[name]).norm() <= 1e-3 * expected[name].norm() + 1e-9, name
+
+
+@pytest.mark.parametrize("record", RECORDS)
+def test_logits_past_the_rotary_reference_length_equal_the_records(goldens: Path, record: str) -> None:
+    arrays, config = load(goldens / f"long_{record}.npz")
+    model = golden_model(arrays, config)
+    x = torch.from_numpy(arrays["x"]).long()
+    with torch.no_grad():
+        tail = model.logits(x, first=x.size(1) - arrays["logits_tail"].shape[1])
+        loss = model(x, torch.from_numpy(arrays["y"]).long())
+    np.testing.assert_allclose(tail.numpy(), arrays["logits_tail"], atol=5e-4, rtol=0)
+    assert abs(loss.item() - float(arrays["loss"])) < 5e-4
+
+
+@pytest.mark.parametrize(
+    ("dtype", "key", "tolerance"), [("float32", "after_fp32_{}", 1e-4), ("bfloat16", "after{}", 0.15)]
+)
+def test_muon_moves_matrices_as_the_records_do(goldens: Path, dtype: str, key: str, tolerance: float) -> None:
+    arrays, _ = load(goldens / "muon.npz")
+    hyper = json.loads(str(arrays["hyper"]))
+    optim = recipe.Optim(newton_schulz_steps=hyper["backend_steps"], newton_schulz_dtype=dtype)
+    names = sorted({name.split("/")[0] for name in arrays if "/" in name})
+    weights = {name: torch.nn.Parameter(torch.from_numpy(arrays[f"{name}/init"]).clone()) for name in names}
+    muon = Muon(weights, lr=1.0, weight_decay=hyper["weight_decay"], optim=optim)
+    for step, (lr, momentum) in enumerate(zip(hyper["lr"], hyper["momentum"], strict=True)):
+        for name, weight in weights.items():
+            weight.grad = torch.from_numpy(arrays[f"{name}/grad{step}"]).clone()
+        muon.step(lr, momentum)
+        for name, weight in weights.items():
+            expected = torch.from_numpy(arrays[f"{name}/{key.format(step)}"])
+            moved = (expected - torch.from_numpy(arrays[f"{name}/init"])).norm()
+            assert (weight.detach() - expected).norm() <= tolerance * moved, (name, step)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "dtype", "loss_tolerance", "norm_tolerance"),
+    [("_fp32ns", "float32", 2e-4, 1e-3), ("", "bfloat16", 5e-3, 2e-2)],
+)
+def test_the_training_loop_follows_the_record(
+    goldens: Path, tmp_path: Path, suffix: str, dtype: str, loss_tolerance: float, norm_tolerance: float
+) -> None:
+    """The real Trainer, fed the golden's tokens as a shard, from the golden's initial weights."""
+    from pgolf_core.text.shards import write_shard
+
+    arrays, config = load(goldens / "train_pr315.npz")
+    hyper = json.loads(str(arrays["hyper"]))
+    shard = tmp_path / "train_000000.bin"
+    write_shard(shard, arrays["tokens"])
+    values = {
+        "model": vars(model_config(config)),
+        "data": {
+            "seq_len": hyper["seq_len"],
+            "batch_tokens": hyper["batch_seqs"] * hyper["seq_len"],
+            "spans_per_step": 1,
+            "micro_batch_seqs": hyper["batch_seqs"],
+        },
+        "optim": {
+            "embed_lr": hyper["tied_embed_lr"], "matrix_lr": hyper["matrix_lr"], "scalar_lr": hyper["scalar_lr"],
+            "adam_betas": hyper["betas"], "adam_eps": hyper["eps"], "adam_wd": hyper["adam_wd"],
+            "muon_wd": hyper["muon_wd"], "muon_momentum": hyper["momentum"],
+            "muon_momentum_start": hyper["momentum_start"], "grad_clip_norm": hyper["grad_clip_norm"],
+            "muon_momentum_warmup_steps": hyper["momentum_warmup_steps"],
+            "newton_schulz_steps": hyper["backend_steps"], "newton_schulz_dtype": dtype,
+        },
+        "schedule": {
+            "iterations": hyper["iterations"], "warmdown_iters": hyper["warmdown_iters"], "max_seconds": 0.0,
+            "warmup_steps": 0, "autocast": "off", "compile": "off",
+        },
+        "average": {"kind": "ema", "ema_decay": hyper["ema_decay"]},
+        "eval": {"seq_len": hyper["seq_len"], "stride": hyper["seq_len"]},
+    }  # fmt: skip
+    vocab = config["vocab_size"]
+    table = TokenBytes(np.ones(vocab, np.int16), np.zeros(vocab, bool), np.zeros(vocab, bool))
+    data = TrainData([shard], [shard], table, vocab, sha256="golden")
+    trainer = Trainer(recipe.from_dict(values), 0, data, tmp_path / "run")
+    trainer.model.load_state_dict(section(arrays, "init/"), strict=True)
+    records = []
+    original = trainer._step
+    trainer._step = lambda: records.append(original()) or records[-1]
+    trainer.run()
+
+    def column(key: str) -> list[float]:
+        return [record[key] for record in records]
+
+    np.testing.assert_allclose(column("lr_multiplier"), arrays["lr_scale"], atol=1e-12)
+    np.testing.assert_allclose(column("momentum"), arrays["momentum"], atol=1e-12)
+    np.testing.assert_allclose(column("loss"), arrays[f"losses{suffix}"], atol=loss_tolerance, rtol=0)
+    np.testing.assert_allclose(column("grad_norm"), arrays[f"grad_norms{suffix}"], rtol=norm_tolerance)
+    for name, weight in trainer.model.named_parameters():
+        expected = float(arrays[f"final_norm{suffix}/{name}"])
+        assert abs(float(weight.detach().norm()) - expected) <= norm_tolerance * expected, name
+        averaged = float(arrays[f"ema_norm{suffix}/{name}"])
+        assert abs(float(trainer.average.weights[name].norm()) - averaged) <= norm_tolerance * averaged, name
+
+
+def test_scores_equal_the_records(goldens: Path) -> None:
+    """Each-token-once and standard scores; the published forms (tail re-scored or dropped) from the same nats."""
+    arrays, _ = load(goldens / "eval_pr315.npz")
+    weights, config = load(goldens / "model_pr315.npz")
+    model = golden_model(weights, config).eval()
+    tokens = arrays["tokens"]
+    table = TokenBytes(arrays["base_bytes"], arrays["has_leading_space"], arrays["is_boundary"])
+    cases = json.loads(str(arrays["expected"]))
+    assert cases
+    for case in cases:
+        seq_len, stride = case["seq_len"], case["stride"]
+        found = score(model, tokens, table, seq_len, stride, 7, autocast="off")
+        assert (found.tokens, found.bytes) == (case["tokens_scored"], case["bytes_scored"])
+        assert abs(found.loss_nats_per_token - case["each_token_once_val_loss"]) < 1e-5
+        assert abs(found.bpb - case["each_token_once_val_bpb"]) < 1e-5
+        whole = tokens[: (len(tokens) - 1) // seq_len * seq_len + 1]  # the published standard score drops the tail
+        standard = score(model, whole, table, seq_len, seq_len, 7, autocast="off")
+        assert abs(standard.loss_nats_per_token - case["standard_val_loss"]) < 1e-5
+        assert abs(standard.bpb - case["standard_val_bpb"]) < 1e-5
+        loss, bpb = published_sliding(model, tokens, table, seq_len, stride)
+        assert abs(loss - case["published_code_val_loss"]) < 1e-5
+        assert abs(bpb - case["published_code_val_bpb"]) < 1e-5
+
+
+@torch.no_grad()
+def published_sliding(model: GPT, tokens: np.ndarray, table: TokenBytes, seq_len: int, stride: int):
+    """The published rule (SEEDS 1.9): every start, the last `stride` targets of each window, so tails are re-scored."""
+    stream = torch.from_numpy(tokens.astype(np.int64))
+    n, nats, count, num_bytes = len(tokens) - 1, 0.0, 0, 0
+    for start in range(0, n, stride):
+        end = min(start + seq_len, n)
+        first = 0 if start == 0 else max(end - start - stride, 0)
+        inputs, targets = stream[None, start:end], stream[None, start + 1 + first : end + 1]
+        nats += float(model.token_losses(inputs, targets, first).double().sum())
+        count += end - start - first
+        num_bytes += int(table.count(tokens[start + first : end], tokens[start + 1 + first : end + 1]).sum())
+    return nats / count, nats / (math.log(2) * num_bytes)
+
+
+def test_bytes_of_the_published_tokenizer_are_those_of_the_decoded_text(goldens: Path) -> None:
+    case = json.loads((goldens / "bytes_fineweb8192.json").read_text(encoding="utf-8"))
+    tokenizer = Tokenizer(next(goldens.glob("*8192*.model")))
+    ids = np.array(case["ids"])
+    assert not tokenizer.lossless
+    assert [tokenizer.bos_id, *tokenizer.encode(case["text"])] == case["ids"]
+    found = tokenizer.bytes.count(ids[:-1], ids[1:])
+    assert found.tolist() == case["token_bytes"]
+    assert int(found.sum()) == case["total_bytes"] == case["decoded_bytes"]
+    assert len(tokenizer.decode(case["ids"]).encode()) == case["decoded_bytes"]
+
+
+def test_batched_newton_schulz_equals_one_matrix_at_a_time(goldens: Path) -> None:
+    arrays, _ = load(goldens / "muon.npz")
+    matrices = torch.stack([torch.from_numpy(arrays[f"p0/grad{step}"]) for step in range(4)])
+    batched = newton_schulz(matrices, 5, torch.float32)
+    for matrix, result in zip(matrices, batched, strict=True):
+        torch.testing.assert_close(newton_schulz(matrix, 5, torch.float32), result, atol=1e-5, rtol=1e-5)
+
+
+def golden_grid(scheme: str) -> Grid:
+    """The grid of a published scheme's name, as int6_rowmax, int7_percentile_pr332, int6step4_gptqlite_pr534."""
+    bits, rule, *rest = scheme.split("_")
+    if bits == "fakequant6":
+        return GRIDS[f"int6_fake_{rule}"]
+    if rule == "gptqlite":
+        return GRIDS["int8_clip_search_step4" if bits.endswith("step4") else "int8_clip_search"]
+    row = "row_nofloor" if "nofloor" in rest else "row"
+    return GRIDS[bits + "_" + {"percentile": "row_clip", "rowmax": row, "clipsearch": "clip_search"}[rule]]
+
+
+def test_every_published_quantiser_gives_exactly_the_same_codes_scales_and_fake_weights(goldens: Path) -> None:
+    arrays, _ = load(goldens / "quant.npz")
+    schemes = sorted({tuple(key.split("/")[:2]) for key in arrays if not key.startswith("in/")})
+    assert schemes
+    for scheme, case in schemes:
+        w, grid = torch.from_numpy(arrays[f"in/{case}"]), golden_grid(scheme)
+        if f"{scheme}/{case}" in arrays:
+            assert np.array_equal(fake_quantise(w, grid).numpy(), arrays[f"{scheme}/{case}"]), (scheme, case)
+            continue
+        q, scale = quantise_tensor(w, grid)
+        assert np.array_equal(q.numpy(), arrays[f"{scheme}/{case}/q"]), (scheme, case)
+        assert np.array_equal(scale.numpy(), arrays[f"{scheme}/{case}/scale"]), (scheme, case)
+
+
+def test_gradient_guided_allocation_gives_exactly_the_published_bits(goldens: Path) -> None:
+    cases = json.loads((goldens / "gradquant_alloc.json").read_text())
+    assert cases
+    for case in cases:
+        assert allocate_bits(case["sensitivity"]) == case["bits"], f"{len(case['bits'])} tensors"

@@ -1,0 +1,160 @@
+"""The shape of the repository: the core's import order and size, and what a committed notebook may hold.
+
+pytest tests/whole/test_structure.py
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from pgolf_core import ROOMS
+
+ROOT = Path(__file__).resolve().parents[2]
+CORE_MAY_IMPORT = {"torch", "numpy", "sentencepiece", "zstandard", "safetensors", "constriction"}
+CORE_MAY_TRY = {"flash_attn", "flash_attn_interface"}
+MAX_LINES = 420
+STAGES = (
+    "01_data_and_metric", "02_architecture", "03_train", "04_average_and_qat", "05_quantize", "06_sliding_eval",
+    "07_report",
+)  # fmt: skip
+PARAMETERS = {
+    "recipe": str, "overrides": list, "seed": int, "seeds": list, "data": str, "runs_dir": str, "name": str,
+    "cache_dir": str,
+}  # fmt: skip
+FORBIDDEN = {
+    "a shell or line magic": re.compile(r"^\s*[!%]", re.MULTILINE),
+    "an absolute path": re.compile(r"""["'](?:/(?:home|root|tmp|work|mnt|usr|opt|var|data|Users)\b|~/|[A-Za-z]:\\)"""),
+    "a sys.path edit": re.compile(r"\bsys\.path\b"),
+    "a change of folder": re.compile(r"\bos\.chdir\b"),
+    "a warning filter": re.compile(r"\b(?:filterwarnings|simplefilter)\b"),
+    "an early end": re.compile(r"\b(?:sys\.exit|os\._exit|quit\(|exit\()"),
+}
+
+core_files = [ROOT / "pgolf_core" / f"{room.replace('.', '/')}.py" for room in ROOMS]
+package_files = sorted((ROOT / "pgolf_core").rglob("*.py"))
+notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def imports_of(path: Path) -> list[str]:
+    """Full names of everything a file imports, inside functions too; `from a import b` gives a.b."""
+    names = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: relative import in line {node.lineno}"
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            named = node.args and isinstance(node.args[0], ast.Constant)
+            names += [node.args[0].value] if named else []
+    return names
+
+
+def test_the_list_of_rooms_names_every_file_of_the_core():
+    found = {path for path in package_files if "lab" not in path.parts and path.name != "__init__.py"}
+    assert found == set(core_files)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_of_the_core_imports_names_of_rooms_above_it_and_nothing_of_the_lab(room: str):
+    """Only as `from pgolf_core.x.y import name`, on top: then joining the files is exporting them."""
+    tree = ast.parse((ROOT / "pgolf_core" / f"{room.replace('.', '/')}.py").read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            assert not [alias.name for alias in node.names if alias.name.startswith("pgolf_core")]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pgolf_core"):
+            assert node in tree.body and node.module.removeprefix("pgolf_core.") in ROOMS[: ROOMS.index(room)]
+            assert not [alias.name for alias in node.names if alias.asname], "a script has one name for one thing"
+
+
+def test_no_two_top_level_names_of_the_core_are_alike():
+    found: dict[str, set[str]] = {}
+    for room, path in zip(ROOMS, core_files, strict=True):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            names = [node.name] if isinstance(node, ast.FunctionDef | ast.ClassDef) else []
+            targets = node.targets if isinstance(node, ast.Assign) else []
+            targets = [node.target] if isinstance(node, ast.AnnAssign) else targets
+            names += [part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)]
+            for name in names:
+                found.setdefault(name, set()).add(room)
+    assert {name: rooms for name, rooms in found.items() if len(rooms) > 1} == {}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_the_core_uses_only_its_few_libraries(room: str):
+    path = core_files[ROOMS.index(room)]
+    roots = {name.split(".")[0] for name in imports_of(path)} - set(sys.stdlib_module_names) - {"pgolf_core"}
+    assert roots <= CORE_MAY_IMPORT | (CORE_MAY_TRY if room == "network.attention" else set())
+
+
+@pytest.mark.parametrize("path", package_files, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_file_of_the_package_is_short_enough_to_read(path: Path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+
+
+def test_the_top_level_holds_what_the_design_names():
+    for name in ("notebooks", "pgolf_core", "papers", "runs/README.md", "tests", "pyproject.toml", "Makefile",
+                 "README.md", "constraints.txt", "LICENSE", ".ci/run"):  # fmt: skip
+        assert (ROOT / name).exists(), name
+
+
+# ---------------------------------------------------------------------- notebooks
+
+
+def read(path: Path) -> nbformat.NotebookNode:
+    return nbformat.read(path, as_version=4)
+
+
+def test_the_seven_notebooks_are_there():
+    assert [path.stem for path in notebooks] == list(STAGES)
+
+
+@pytest.mark.parametrize("path", notebooks, ids=lambda path: path.stem)
+def test_a_notebook_has_one_parameters_cell_of_plain_literals_with_the_full_set(path: Path):
+    tagged = [cell for cell in read(path).cells if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    found = {}
+    for line in ast.parse(tagged[0].source).body:
+        assert isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name), ast.unparse(line)
+        found[line.target.id] = ast.literal_eval(line.value)
+        assert ast.unparse(line.annotation) == type(found[line.target.id]).__name__
+    assert {name: type(value) for name, value in found.items()} == PARAMETERS
+    for line in tagged[0].source.splitlines():
+        assert line.count("=") <= 1, f"papermill skips a line with two '=' signs: {line}"
+
+
+@pytest.mark.parametrize("path", notebooks, ids=lambda path: path.stem)
+def test_a_notebook_is_valid_stripped_and_its_cells_are_named(path: Path):
+    book = read(path)
+    nbformat.validate(book)
+    assert book.metadata.kernelspec.name == "python3"
+    assert "papermill" not in book.metadata and "widgets" not in book.metadata
+    names = [cell.id for cell in book.cells]
+    assert len(set(names)) == len(names)
+    for name in names:
+        assert re.fullmatch(r"[a-z][a-z0-9-]*", name) and not re.fullmatch(r"[0-9a-f]{8}", name), name
+    for cell in book.cells:
+        assert not {"papermill", "execution"} & set(cell.metadata), cell.id
+        if cell.cell_type == "code":
+            assert cell.outputs == [] and cell.execution_count is None, cell.id
+
+
+@pytest.mark.parametrize("path", notebooks, ids=lambda path: path.stem)
+def test_a_notebook_has_short_cells_and_nothing_bound_to_one_machine(path: Path):
+    code = [cell for cell in read(path).cells if cell.cell_type == "code"]
+    for cell in code:
+        lines = cell.source.splitlines()
+        assert 1 <= len(lines) <= 25, f"cell {cell.id} has {len(lines)} lines"
+        for what, pattern in FORBIDDEN.items():
+            assert not pattern.search(cell.source), f"cell {cell.id} holds {what}"
+    nodes = [node for cell in code for node in ast.walk(ast.parse(cell.source))]
+    calls = [ast.unparse(node.func) for node in nodes if isinstance(node, ast.Call)]
+    assert any(name.endswith("open_run") for name in calls)
+    assert any(name.endswith("finish_stage") for name in calls)
+    assert "finish_stage" in code[-1].source, "the last code cell hands over"
