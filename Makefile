@@ -30,7 +30,7 @@ $(READY): pyproject.toml constraints.txt
 			"Install it, or name it: make PYTHON=/path/to/python3.11"; exit 1; fi
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; PYTHON=$(PYTHON) is " + sys.version.split()[0])'
 	@if [ -e $(READY) ]; then rm -f $(READY); else $(PYTHON) -m venv --clear .venv; fi
-	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[lab,minify,dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[lab,dev]'
 	@touch $(READY)
 
 record: $(READY)

@@ -7,7 +7,7 @@ the files are the script that a submission ships (`pgolf export`).
 __version__ = "0.1.0"
 
 ROOMS = (
-    "base.files", "base.strict", "base.device", "base.parallel", "base.stop",
+    "base.names", "base.files", "base.strict", "base.device", "base.parallel", "base.stop",
     "recipes.rules", "recipes.recipe", "recipes.reading",
     "text.tokenizer", "text.shards",
     "network.grid", "network.attention", "network.model", "network.score",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pgolf_core.base.files import UserError, explain_os_errors, read_json, sha256_file, write_json
+from pgolf_core.base.names import ARTIFACT, METRICS, SEED_RESULT, TRAIN_LOG
 from pgolf_core.base.parallel import World, join, leave
 from pgolf_core.base.strict import build
 from pgolf_core.network.score import Score
@@ -27,9 +28,6 @@ from pgolf_core.text.tokenizer import Tokenizer
 from pgolf_core.training.loop import TrainData, Trainer
 from pgolf_core.training.runlog import NoLog, RunLog, TrainResult
 
-ARTIFACT = "model.pgolf"
-SEED_RESULT = "result.json"
-"""Written last: a seed without it has not finished."""
 SCORE_NAMES = ("raw", "averaged", "roundtrip", "sliding")
 """raw and averaged weights from memory with stride = window, and the packed file with stride = window and sliding."""
 
@@ -159,7 +157,7 @@ def run_seed(
     t_start = time.perf_counter()
     if world.first:
         with explain_os_errors(f"cannot clear {folder}"):
-            for name in ("train.log", "metrics.jsonl", ARTIFACT, SEED_RESULT):
+            for name in (TRAIN_LOG, METRICS, ARTIFACT, SEED_RESULT):
                 (folder / name).unlink(missing_ok=True)
     tokenizer = Tokenizer(tokenizer_path)
     train_paths, val_paths = _shards(data_path, "train"), _shards(data_path, "val")

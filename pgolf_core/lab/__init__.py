@@ -1,4 +1,9 @@
 """Everything around the core: corpora, run folders, notebooks, statistics, figures, reports, the command line.
 
-The lab imports the core; the core never imports the lab.
+ROOMS is the one list of the order: a room imports only rooms above it, and the core. `pgolf X` is the room X.
 """
+
+ROOMS = (
+    "shared", "recipes", "export", "data", "compare", "report", "record", "look", "plan", "submission", "bench",
+    "verify", "eval", "lab", "cli",
+)  # fmt: skip

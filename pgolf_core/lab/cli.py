@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from pgolf_core.base.files import UserError
+from pgolf_core.lab.shared.tables import encodable
 from pgolf_core.lab.shared.usage import UsageError
 
 COMMANDS = {
@@ -40,6 +42,9 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status. Every foreseeable mistake is one line on stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            encodable(stream)
     try:
         options = parse(sys.argv[1:] if arguments is None else arguments)
         status = options.run(options)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from pgolf_core.base.files import UserError
+from pgolf_core.lab.shared.places import RECIPE_FILE
 from pgolf_core.lab.shared.usage import UsageError, add_data, add_json, checked_recipe, place
 
 
@@ -32,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
     artifact = Path(options.artifact)
     if not artifact.is_file():
         raise UserError(f"{artifact} does not exist; name the model.pgolf of a finished seed")
-    beside = artifact.parent / "recipe.json"
+    beside = artifact.parent / RECIPE_FILE
     recipe = recorded_recipe(artifact.parent) if beside.is_file() else checked_recipe("local-smoke")
     seq_len, stride = options.seq_len or recipe.eval.seq_len, options.stride or recipe.eval.stride
     if not 1 <= stride <= seq_len:

@@ -20,10 +20,10 @@ from pathlib import Path
 
 import pgolf_core
 from pgolf_core.base.files import UserError, write_text
+from pgolf_core.lab.shared.places import SCRIPT
 from pgolf_core.lab.shared.usage import UsageError, add_set, checked_recipe, recipe_argument
 from pgolf_core.recipes.recipe import Recipe, to_dict
 
-SCRIPT = "train_gpt.py"
 PACKED = "packed"
 """Value of the recipe's key `script`."""
 CALLED = ("Tokenizer", "load_tokens", "score_artifact")
@@ -183,7 +183,7 @@ def minified(text: str) -> str:
     try:
         import python_minifier
     except ImportError:
-        raise UserError("script=packed needs python-minifier; install pgolf with its extra `minify`") from None
+        raise UserError("script=packed needs python-minifier; install pgolf with its extra `lab`") from None
     plain = ast.unparse(ast.fix_missing_locations(_PlainFormat().visit(ast.parse(text))))
     return python_minifier.minify(
         plain, SCRIPT, remove_literal_statements=True, rename_globals=True, preserve_globals=list(CALLED)

@@ -28,8 +28,6 @@ from pgolf_core.text.shards import TokenStream, seq_len_at
 
 RAISES, RAISE = 4, 10.0
 """A matrix that cannot be factorised is damped this much more, so many times, before it is rounded plainly."""
-HESSIANS = "hessians.safetensors"
-"""In a run's folder: Hessians.means, and in its metadata the tokens."""
 BLOCK = 128
 """Columns whose errors reach the ones beyond them in one product."""
 

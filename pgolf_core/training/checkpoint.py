@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pgolf_core.base.files import UserError, write_bytes
+from pgolf_core.base.names import CHECKPOINT
 from pgolf_core.base.parallel import World
 
 
@@ -52,7 +53,7 @@ class Checkpoint:
 
     def __init__(self, folder: Path, made_of: dict[str, Any], every_seconds: float, world: World, device: torch.device):
         """`made_of` is what a run must have in common with a checkpoint; `every_seconds` is the cadence, 0 for none."""
-        self.path = folder / "checkpoint.safetensors"
+        self.path = folder / CHECKPOINT
         self.made_of, self.every_seconds, self.world, self.device = made_of, every_seconds, world, device
         self.t_saved = time.perf_counter()
         self.saved_step = -1

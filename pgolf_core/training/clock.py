@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pgolf_core.base.files import read_json, write_json
+from pgolf_core.base.names import CHECKPOINT, METRICS, TRAIN_LOG
 from pgolf_core.recipes.recipe import Recipe
 from pgolf_core.training.optim import budget_used
 
@@ -19,7 +20,7 @@ on the clock. averaging: the final average. checkpoints: writing and reading the
 attempts did after their last checkpoint. rest: logs, progress bars and what lies between the others."""
 ATTEMPT = "attempt.json"
 """In a folder that is being trained in: when that attempt began, and with what. A finished run has none."""
-SIGNS_OF_LIFE = ("metrics.jsonl", "train.log", "checkpoint.safetensors")
+SIGNS_OF_LIFE = (METRICS, TRAIN_LOG, CHECKPOINT)
 
 
 class SecondsLedger:

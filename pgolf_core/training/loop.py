@@ -25,13 +25,14 @@ from pgolf_core.base.device import (
     why_not_compile,
 )
 from pgolf_core.base.files import write_json
+from pgolf_core.base.names import AVERAGED_WEIGHTS, GROUP_SENSITIVITY, HESSIANS, RAW_WEIGHTS, SENSITIVITY, TRAIN_RESULT
 from pgolf_core.base.parallel import ALONE, World
 from pgolf_core.base.stop import Stop
 from pgolf_core.network.attention import kernel_name
 from pgolf_core.network.grid import Grid, qat_grids
 from pgolf_core.network.model import build_model
 from pgolf_core.network.score import score
-from pgolf_core.packing.correction import HESSIANS, Gathering
+from pgolf_core.packing.correction import Gathering
 from pgolf_core.packing.pack import Statistics
 from pgolf_core.packing.sensitivity import SENSITIVITY_BELOW, GroupMeter, SensitivityMeter
 from pgolf_core.recipes.recipe import Recipe
@@ -48,7 +49,7 @@ from pgolf_core.training.optim import (
     muon_momentum,
     rate_multiplier,
 )
-from pgolf_core.training.runlog import RESULT, NoLog, RunLog, TrainResult
+from pgolf_core.training.runlog import NoLog, RunLog, TrainResult
 
 LOOK_BACK_STEPS = 8
 """No step is begun that would end after the cap if it took as long as the longest of so many before it."""
@@ -265,7 +266,7 @@ class Trainer:
     def _begin(self) -> None:
         """Find a checkpoint that does not belong here before anything is done; count what earlier attempts took."""
         if self.world.first:
-            (self.folder / RESULT).unlink(missing_ok=True)
+            (self.folder / TRAIN_RESULT).unlink(missing_ok=True)
             about = (self.checkpoint.read_about() if self.keep else None) or {"seconds": {}}
             self.ledger.go_on(about["seconds"], self.folder)
 
@@ -390,7 +391,7 @@ class Trainer:
 
     def _seal(self, result: TrainResult) -> None:
         """The training is done once its result is written; only then the checkpoint goes."""
-        write_json(self.folder / RESULT, dataclasses.asdict(result))
+        write_json(self.folder / TRAIN_RESULT, dataclasses.asdict(result))
         self.checkpoint.path.unlink(missing_ok=True)
         (self.folder / ATTEMPT).unlink(missing_ok=True)
 
@@ -398,13 +399,13 @@ class Trainer:
         gathered = self.statistics()
         with self.ledger.spend("checkpoints"):
             about = {"step": self.step}
-            save_tensors(self.folder / "weights-raw.safetensors", dict(self.named), about)
-            save_tensors(self.folder / "weights-averaged.safetensors", self.averaged, about)
+            save_tensors(self.folder / RAW_WEIGHTS, dict(self.named), about)
+            save_tensors(self.folder / AVERAGED_WEIGHTS, self.averaged, about)
             write_json(
-                self.folder / "sensitivity.json",
+                self.folder / SENSITIVITY,
                 {"mean_squared_gradient": gathered.mean_squares, "steps": gathered.steps, "weights": "live"},
             )
-            save_tensors(self.folder / "sensitivity.safetensors", gathered.sums, {"steps": gathered.steps})
+            save_tensors(self.folder / GROUP_SENSITIVITY, gathered.sums, {"steps": gathered.steps})
             if gathered.hessians is not None:
                 about = {"tokens": gathered.hessians.tokens}
                 save_tensors(self.folder / HESSIANS, gathered.hessians.means, about)

@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pgolf_core.base.files import UserError, explain_os_errors, read_json, write_text
-
-RESULT = "train-result.json"
-"""The fields of TrainResult, written last: a training without it has not finished."""
+from pgolf_core.base.names import METRICS, TRAIN_LOG, TRAIN_RESULT
 
 
 class RunLog:
@@ -27,8 +25,8 @@ class RunLog:
     def __enter__(self) -> RunLog:
         with explain_os_errors(f"cannot write logs in {self.folder}"):
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.text = open(self.folder / "train.log", "a", encoding="utf-8")
-            self.metrics = open(self.folder / "metrics.jsonl", "a", encoding="utf-8")
+            self.text = open(self.folder / TRAIN_LOG, "a", encoding="utf-8")
+            self.metrics = open(self.folder / METRICS, "a", encoding="utf-8")
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -38,14 +36,14 @@ class RunLog:
     def keep_until(self, step: int, val_step: int) -> None:
         """Drop what will be done again after a kill: steps after `step`, validations after `val_step`, cut lines."""
         kept = []
-        for line in (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+        for line in (self.folder / METRICS).read_text(encoding="utf-8").splitlines():
             with contextlib.suppress(ValueError, KeyError):
                 values = json.loads(line)
                 if values["step"] <= {"train": step, "val": val_step}.get(values["kind"], -1):
                     kept.append(line + "\n")
         self.metrics.close()
-        write_text(self.folder / "metrics.jsonl", "".join(kept))
-        self.metrics = open(self.folder / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
+        write_text(self.folder / METRICS, "".join(kept))
+        self.metrics = open(self.folder / METRICS, "a", encoding="utf-8")  # noqa: SIM115
 
     def metric(self, **values: Any) -> None:
         """One JSON object a line."""
@@ -83,7 +81,7 @@ class NoLog(RunLog):
 
 def training_curve(folder: Path | str) -> list[dict[str, Any]]:
     """The parsed lines of a run's metrics.jsonl, in order; UserError if there is none."""
-    path = Path(folder) / "metrics.jsonl"
+    path = Path(folder) / METRICS
     if not path.is_file():
         raise UserError(f"{path} does not exist; run the training stage first")
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
@@ -109,4 +107,4 @@ class TrainResult:
 
 def read_result(folder: Path | str) -> TrainResult:
     """What a finished training wrote about itself; UserError if there is none."""
-    return TrainResult(**read_json(Path(folder) / RESULT))
+    return TrainResult(**read_json(Path(folder) / TRAIN_RESULT))

@@ -26,6 +26,7 @@ from small import small_recipe
 
 from pgolf_core import ROOMS
 from pgolf_core.base.files import UserError, read_json
+from pgolf_core.base.names import HESSIANS
 from pgolf_core.base.parallel import World
 from pgolf_core.lab import cli
 from pgolf_core.lab.data.sotu import train_tokenizer
@@ -41,7 +42,7 @@ from pgolf_core.lab.export import (
     write_script,
 )
 from pgolf_core.lab.shared.places import CORE_DIR
-from pgolf_core.packing.correction import HESSIANS, Hessians
+from pgolf_core.packing.correction import Hessians
 from pgolf_core.packing.pack import pack
 from pgolf_core.packing.sensitivity import allocate_bits, groups_of
 from pgolf_core.packing.unpack import score_artifact

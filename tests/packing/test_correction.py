@@ -23,19 +23,12 @@ from tiny_steps import gaussian, tiny_groups, uneven
 
 from pgolf_core.base import device
 from pgolf_core.base.files import UserError
+from pgolf_core.base.names import HESSIANS
 from pgolf_core.base.parallel import ALONE, World
 from pgolf_core.network.grid import GRIDS, choose_scale, dequantise, quantise_tensor
 from pgolf_core.network.model import build_model
 from pgolf_core.packing import allocation, correction
-from pgolf_core.packing.correction import (
-    HESSIANS,
-    Hessians,
-    InputMeter,
-    corrections,
-    feedback_of,
-    gather,
-    round_in_turn,
-)
+from pgolf_core.packing.correction import Hessians, InputMeter, corrections, feedback_of, gather, round_in_turn
 from pgolf_core.packing.pack import pack
 from pgolf_core.packing.sensitivity import groups_of
 from pgolf_core.packing.steps import read_steps

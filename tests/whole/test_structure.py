@@ -6,6 +6,7 @@ pytest tests/whole/test_structure.py
 from __future__ import annotations
 
 import ast
+import graphlib
 import re
 import sys
 from pathlib import Path
@@ -14,11 +15,14 @@ import nbformat
 import pytest
 
 from pgolf_core import ROOMS
+from pgolf_core.lab import ROOMS as LAB_ROOMS
+from pgolf_core.lab.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
 CORE_MAY_IMPORT = {"torch", "numpy", "sentencepiece", "zstandard", "safetensors", "constriction"}
 CORE_MAY_TRY = {"flash_attn", "flash_attn_interface"}
-MAX_LINES = 420
+MAX_FILES, MAX_LINES, MAX_FUNCTION_LINES, MAX_PARAMETERS = 9, 420, 60, 8
+RUN_FILE = re.compile(r"[a-z-]+\.(?:json|jsonl|log|npz|safetensors|pgolf)|train_gpt\.py")
 STAGES = (
     "01_data_and_metric", "02_architecture", "03_train", "04_average_and_qat", "05_quantize", "06_sliding_eval",
     "07_report",
@@ -38,6 +42,11 @@ FORBIDDEN = {
 
 core_files = [ROOT / "pgolf_core" / f"{room.replace('.', '/')}.py" for room in ROOMS]
 package_files = sorted((ROOT / "pgolf_core").rglob("*.py"))
+readable_files = sorted(
+    path for folder in ("pgolf_core", "tests", "papers", "notebooks", "runs") for path in (ROOT / folder).rglob("*")
+    if path.suffix in (".py", ".md", ".toml", ".ipynb", ".j2") and path != Path(__file__) and path.is_relative_to(ROOT)
+    and (path.parent.name != "seeds" and "local_10min_1mb" not in path.parts)
+)  # fmt: skip
 notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
@@ -93,9 +102,80 @@ def test_the_core_uses_only_its_few_libraries(room: str):
     assert roots <= CORE_MAY_IMPORT | (CORE_MAY_TRY if room == "network.attention" else set())
 
 
+# ---------------------------------------------------------------------- both halves
+
+
+@pytest.mark.parametrize("path", [path for path in package_files if "lab" in path.parts], ids=str)
+def test_a_room_of_the_lab_imports_only_rooms_above_it(path: Path):
+    room = path.relative_to(ROOT / "pgolf_core" / "lab").parts[0].removesuffix(".py")
+    if room == "__init__":
+        return
+    names = [name.split(".") for name in imports_of(path) if name.startswith("pgolf_core.lab.")]
+    assert {parts[2] for parts in names} <= {*LAB_ROOMS[: LAB_ROOMS.index(room)], room}
+
+
+def test_no_files_import_each_other_in_a_circle():
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in package_files}
+    sorter = graphlib.TopologicalSorter()
+    for name, path in modules.items():
+        found = {part for full in imports_of(path) for part in (full, full.rpartition(".")[0]) if part in modules}
+        sorter.add(name, *found - {name})
+    sorter.prepare()  # a CycleError names the files
+
+
 @pytest.mark.parametrize("path", package_files, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_a_file_of_the_package_is_short_enough_to_read(path: Path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= MAX_LINES
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno - node.lineno + 1 <= MAX_FUNCTION_LINES, f"{node.name} is too long"
+            given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            own = [argument for argument in given if argument.arg not in ("self", "cls")]
+            assert len(own) <= MAX_PARAMETERS, f"{node.name} takes {len(own)} parameters"
+
+
+def test_a_folder_of_the_package_holds_few_files():
+    folders = {path.parent for path in package_files}
+    held = {
+        folder: [path for path in folder.iterdir() if path.is_file() and path.name != "__init__.py"]
+        for folder in folders
+    }
+    assert {str(folder): len(files) for folder, files in held.items() if len(files) > MAX_FILES} == {}
+
+
+def test_every_file_of_the_package_has_its_test_at_the_mirrored_place():
+    missing = []
+    for path in package_files:
+        place = path.relative_to(ROOT / "pgolf_core")
+        if path.name != "__init__.py" and not (ROOT / "tests" / place.with_name(f"test_{place.name}")).is_file():
+            missing.append(str(place))
+    assert missing == []
+
+
+def test_every_command_is_a_room_of_the_lab():
+    for name in COMMANDS:
+        folder = ROOT / "pgolf_core" / "lab" / name
+        assert (folder / "command.py").is_file() or folder.with_suffix(".py").is_file(), name
+
+
+def test_the_name_of_a_file_in_a_run_is_written_in_one_place():
+    """Names with a suffix of data, as whole literals; a docstring or a sentence may mention them."""
+    found: dict[str, set[str]] = {}
+    for path in package_files:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        documented = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            said = isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documented
+            if said and RUN_FILE.fullmatch(node.value):
+                found.setdefault(node.value, set()).add(path.relative_to(ROOT).as_posix())
+    assert {name: sorted(files) for name, files in found.items() if len(files) > 1} == {}
+
+
+@pytest.mark.parametrize("path", readable_files, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_nothing_speaks_of_documents_that_the_repository_lacks(path: Path):
+    text = path.read_text(encoding="utf-8")
+    assert not re.findall(r"\b(?:SEEDS|DESIGN|STYLE|HOUSE)(?:\.md)?\b(?! ?=)|\bissue #?\d+", text)
 
 
 def test_the_top_level_holds_what_the_design_names():

@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pgolf_core.base.files import UserError, read_json, write_json
+from pgolf_core.base.names import ARTIFACT, AVERAGED_WEIGHTS, GROUP_SENSITIVITY, HESSIANS, SENSITIVITY
 from pgolf_core.base.parallel import ALONE
 from pgolf_core.lab.compare.arms import seed_folders
 from pgolf_core.lab.data.dataset import open_dataset
@@ -33,7 +34,7 @@ from pgolf_core.lab.shared import plots
 from pgolf_core.network import score as evaluate
 from pgolf_core.network.grid import GRIDS, Grid, grid_names_for
 from pgolf_core.network.model import network_with, parameter_shapes
-from pgolf_core.packing.correction import HESSIANS, Hessians, gather
+from pgolf_core.packing.correction import Hessians, gather
 from pgolf_core.packing.pack import pack
 from pgolf_core.packing.sensitivity import GroupMeter, Groups, allocate_bits, groups_of
 from pgolf_core.packing.unpack import unpack
@@ -160,7 +161,7 @@ def packings(
         INT6: ["int6_row"],
     }
     with tempfile.TemporaryDirectory(prefix="pgolf-") as folder:
-        path = Path(folder) / "model.pgolf"
+        path = Path(folder) / ARTIFACT
 
         def real(label: str, one: recipe.Quant, **options: Any) -> Packed:
             ledger = pack({**weights}, settings.model, one, path, code_bytes=0, **options)
@@ -227,7 +228,7 @@ def seed_frontier(
     token_bytes = dataset.tokenizer().bytes
     validation = load_tokens(tuple(dataset.val_paths), settings.model.vocab_size)
     training = load_tokens(tuple(dataset.train_paths[:1]), settings.model.vocab_size)
-    averaged, _ = load_tensors(folder / "weights-averaged.safetensors")
+    averaged, _ = load_tensors(folder / AVERAGED_WEIGHTS)
     shapes = parameter_shapes(settings.model)
     matrices = [name for name, grid in grid_names_for(shapes, settings.quant).items() if grid != "fp16"]
 
@@ -236,12 +237,12 @@ def seed_frontier(
         window, batch = settings.eval.seq_len, settings.eval.batch_seqs
         return evaluate.score(model, validation, token_bytes, window, window, batch, max_targets=targets)
 
-    sums, gathered = load_tensors(folder / "sensitivity.safetensors")
+    sums, gathered = load_tensors(folder / GROUP_SENSITIVITY)
     live = groups_of(sums)
     wanted = not only or AVERAGED in only
     other = measured_sensitivity(settings, averaged, training, gathered["steps"]) if wanted else live
     known, other = ({name: s[name] for name in matrices} for s in (live, other))
-    bits = allocate_bits(read_json(folder / "sensitivity.json")["mean_squared_gradient"])
+    bits = allocate_bits(read_json(folder / SENSITIVITY)["mean_squared_gradient"])
     at_end = folder / HESSIANS
     if at_end.exists():
         means, about = load_tensors(at_end)

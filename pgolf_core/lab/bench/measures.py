@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pgolf_core.base import device as machine
+from pgolf_core.base.names import ARTIFACT
 from pgolf_core.lab.bench.clock import (
     Effort,
     Seconds,
@@ -159,7 +160,7 @@ class PackingArm:
             self.sensitivity = {name: _uneven(shape, generator) for name, shape in matrices.items()}
             self.bits, self.cap_bytes = None, recipe.cap_bytes
         self._folder = tempfile.TemporaryDirectory()
-        self.file = Path(self._folder.name) / "model.pgolf"
+        self.file = Path(self._folder.name) / ARTIFACT
 
     def run(self) -> Seconds:
         """Seconds of `pack` and `unpack`."""

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from pgolf_core.base.files import UserError, read_json
+from pgolf_core.base.names import SEED_RESULT
 from pgolf_core.lab.compare.records import RECORDS, load_published
 from pgolf_core.lab.recipes.settings import flatten
+from pgolf_core.lab.shared.places import ENV_FILE, RECIPE_FILE
 from pgolf_core.recipes.reading import available_recipes, load_recipe
 from pgolf_core.recipes.recipe import to_dict
 from pgolf_core.recipes.rules import TRACK_CAP_BYTES
@@ -151,7 +153,7 @@ def _run_arm(folder: Path, score: str) -> Arm:
                     f"{result.get(key)!s:.12}): they are not one experiment; run them again with --fresh"
                 )
     one = results[first]
-    settings = _settings(folder / "recipe.json")
+    settings = _settings(folder / RECIPE_FILE)
     targets, vocab_size = int(one["val_targets"]), settings.get("model.vocab_size")
     notes = [f"seed {seed} is not finished and was left out" for seed in unfinished]
     if not settings:
@@ -185,7 +187,7 @@ def _finished_results(folder: Path) -> tuple[dict[int, dict[str, Any]], list[int
         raise UserError(
             f"{folder} is not a run folder; name one that holds seed folders, as runs/TRACK/RECIPE, or {known}"
         )
-    paths = {seed: path / "result.json" for seed, path in seed_folders(folder).items()}
+    paths = {seed: path / SEED_RESULT for seed, path in seed_folders(folder).items()}
     results = {seed: read_json(path) for seed, path in paths.items() if path.is_file()}
     if not results:
         if re.fullmatch(r"seed\d+", folder.resolve().name):
@@ -232,7 +234,7 @@ def _settings(path: Path) -> dict[str, Any]:
 def _machine(folder: Path, seeds: Iterable[int]) -> dict[str, str]:
     """Device, threads and torch version of the seeds' env.json, as text; what no file has is left out."""
     found: dict[str, dict[str, None]] = {}
-    for path in (folder / f"seed{seed}" / "env.json" for seed in seeds):
+    for path in (folder / f"seed{seed}" / ENV_FILE for seed in seeds):
         values = read_json(path) if path.is_file() else {}
         flat = flatten(values) if isinstance(values, dict) else {}
         for name, key in {"device": "device", "threads": "threads", "torch": "versions.torch"}.items():
@@ -249,7 +251,7 @@ def _number(values: Mapping[str, Any], key: str, folder: Path, seed: int) -> flo
 
 
 def _place(folder: Path, seed: int) -> str:
-    return str(Path(folder) / f"seed{seed}" / "result.json")
+    return str(Path(folder) / f"seed{seed}" / SEED_RESULT)
 
 
 # ---------------------------------------------------------------------- published records

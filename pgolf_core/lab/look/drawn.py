@@ -24,6 +24,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from pgolf_core.base.files import UserError
+from pgolf_core.base.names import AVERAGED_WEIGHTS
 from pgolf_core.lab.look import n02_network as analysis_model
 from pgolf_core.lab.look import n06_scoring as analysis_scoring
 from pgolf_core.lab.look.beside_records import OWN
@@ -135,7 +136,7 @@ class Heads:
         recorded = recorded_recipe(folder)
         if recorded.model != settings.model or recorded.data.dataset != self._run.dataset.name:
             raise UserError(f"{folder.name} of {recipe} was trained as another network or on other data than this run")
-        return network_with(settings.model, load_tensors(folder / "weights-averaged.safetensors")[0]).eval()
+        return network_with(settings.model, load_tensors(folder / AVERAGED_WEIGHTS)[0]).eval()
 
 
 def _by_distance(maps: torch.Tensor) -> pd.DataFrame:

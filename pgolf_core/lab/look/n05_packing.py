@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from pgolf_core.base.names import ARTIFACT
 from pgolf_core.lab.look.n01_data import entropy_bits
 from pgolf_core.lab.look.n02_network import on_grids, tensor_kind
 from pgolf_core.network.grid import GRIDS, STEPS, Grid, dequantise, grid_names_for, quantise_tensor
@@ -337,7 +338,7 @@ def rate_distortion(
     unrounded = bpb_of({**weights})
     rows = [{"packing": "float32, not packed", "file_bytes": np.nan, "bits": 32.0, "rms": 0.0, "bpb": unrounded}]
     with tempfile.TemporaryDirectory(prefix="pgolf-") as folder:
-        path = Path(folder) / "model.pgolf"
+        path = Path(folder) / ARTIFACT
         for label, (quant, bits) in choices.items():
             ledger = pack(
                 {**weights}, model, quant, path, bits=bits, sensitivity=groups, hessians=hessians, code_bytes=0,

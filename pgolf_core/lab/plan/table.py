@@ -14,10 +14,11 @@ import pandas as pd
 
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.compare.records import RECORD_DIR, Published, load_published, record_of, seeds_table
-from pgolf_core.lab.export import SCRIPT, code_bytes_of
+from pgolf_core.lab.export import code_bytes_of
 from pgolf_core.lab.look.n02_network import parameter_budget
 from pgolf_core.lab.plan import bytes as plan_bytes
 from pgolf_core.lab.plan import memory as plan_memory
+from pgolf_core.lab.shared.places import SCRIPT
 from pgolf_core.network.model import parameter_shapes
 from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.recipe import Model, Recipe

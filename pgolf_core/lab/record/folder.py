@@ -19,13 +19,22 @@ from pathlib import Path
 from typing import Any
 
 from pgolf_core.base.files import UserError, explain_os_errors, read_json, write_json
+from pgolf_core.base.names import AVERAGED_WEIGHTS, SEED_RESULT, TRAIN_RESULT
 from pgolf_core.lab.data.dataset import Dataset, open_dataset
 from pgolf_core.lab.record.attempts import elapsed_seconds, end_attempt, lost_seconds
-from pgolf_core.lab.shared.places import core_sha256, find_root, short_path
+from pgolf_core.lab.shared.places import (
+    AVERAGING_FILE,
+    DATA_FILE,
+    ENV_FILE,
+    LEDGER_FILE,
+    RECIPE_FILE,
+    core_sha256,
+    find_root,
+    short_path,
+)
 from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.recipe import Recipe, from_dict, to_dict
 from pgolf_core.text.tokenizer import check_vocab
-from pgolf_core.training.runlog import RESULT
 
 LOCK_NAME = ".lock"
 REMEDY = "--fresh redoes it, --name NAME keeps both"
@@ -45,12 +54,12 @@ class Stage:
 
 
 STAGES = (
-    Stage("01_data_and_metric", "recipe", "data.json"),
+    Stage("01_data_and_metric", "recipe", DATA_FILE),
     Stage("02_architecture", "recipe", "architecture.json"),
-    Stage("03_train", "seed", "weights-averaged.safetensors"),
-    Stage("04_average_and_qat", "seed", "averaging.json"),
-    Stage("05_quantize", "seed", "ledger.json"),
-    Stage("06_sliding_eval", "seed", "result.json"),
+    Stage("03_train", "seed", AVERAGED_WEIGHTS),
+    Stage("04_average_and_qat", "seed", AVERAGING_FILE),
+    Stage("05_quantize", "seed", LEDGER_FILE),
+    Stage("06_sliding_eval", "seed", SEED_RESULT),
     Stage("07_report", "report", "report.html"),
 )
 
@@ -149,9 +158,9 @@ def open_run(
         clear_run(run)
     claim_run(run)
     for place in _folders(run):
-        if not (place / "env.json").exists():
+        if not (place / ENV_FILE).exists():
             begun = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-            write_json(place / "env.json", {"hashes": run_hashes(run), "begun": begun, **describe_environment()})
+            write_json(place / ENV_FILE, {"hashes": run_hashes(run), "begun": begun, **describe_environment()})
     return run
 
 
@@ -160,13 +169,13 @@ def claim_run(run: Run) -> None:
     for place in _folders(run):
         with explain_os_errors(f"cannot make the run folder {short_path(place)}"):
             place.mkdir(parents=True, exist_ok=True)
-        if not (place / "recipe.json").exists():
-            write_json(place / "recipe.json", {**to_dict(run.recipe), "fingerprint": run.recipe.fingerprint})
+        if not (place / RECIPE_FILE).exists():
+            write_json(place / RECIPE_FILE, {**to_dict(run.recipe), "fingerprint": run.recipe.fingerprint})
 
 
 def recorded_recipe(folder: Path | str) -> Recipe:
     """The recipe a run folder was made with, from its recipe.json."""
-    path = Path(folder) / "recipe.json"
+    path = Path(folder) / RECIPE_FILE
     values = _json_object(path)
     values.pop("fingerprint", None)
     return from_dict(values, str(path))
@@ -183,8 +192,8 @@ def clear_run(run: Run) -> None:
         doomed = [path for path in run.folder.iterdir() if path.name != LOCK_NAME]
         if run.seed is None:
             doomed = [path for path in doomed if not re.fullmatch(r"seed\d+", path.name)]
-        doomed.sort(key=lambda path: path.name == "recipe.json")  # the file that makes it a run's folder goes last
-        if doomed and doomed[-1].name != "recipe.json":
+        doomed.sort(key=lambda path: path.name == RECIPE_FILE)  # the file that makes it a run's folder goes last
+        if doomed and doomed[-1].name != RECIPE_FILE:
             raise UserError(f"{run.label} is no run's folder: it has no recipe.json; choose another --name")
         for path in doomed:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
@@ -217,13 +226,13 @@ def run_hashes(run: Run) -> dict[str, str]:
 
 def _check_owner(run: Run, folder: Path) -> None:
     """UserError if `folder` was begun with another recipe, other data or another core."""
-    if (folder / "recipe.json").exists():
-        recorded = _json_object(folder / "recipe.json")
+    if (folder / RECIPE_FILE).exists():
+        recorded = _json_object(folder / RECIPE_FILE)
         if recorded.get("fingerprint") != run.recipe.fingerprint:
             difference = _first_difference(recorded, to_dict(run.recipe)) or "its recipe.json was edited"
             raise UserError(f"{short_path(folder)} belongs to another recipe ({difference}); {REMEDY}")
-    if (folder / "env.json").exists():
-        reason = _what_changed(_json_object(folder / "env.json").get("hashes"), run)
+    if (folder / ENV_FILE).exists():
+        reason = _what_changed(_json_object(folder / ENV_FILE).get("hashes"), run)
         if reason:
             raise UserError(f"{short_path(folder)}: {reason} since it was begun; {REMEDY}")
 
@@ -283,7 +292,7 @@ def finish_stage(run: Run, stage_name: str, **values: Any) -> Path:
     write_json(path, {**mark, **seconds, "ended": time.time(), **values})
     end_attempt(run.folder)
     if stage.name == "03_train":
-        (run.folder / RESULT).unlink(missing_ok=True)  # its mark has it now; run again, the notebook trains anew
+        (run.folder / TRAIN_RESULT).unlink(missing_ok=True)  # its mark has it now; run again, the notebook trains anew
     return path
 
 
@@ -301,7 +310,7 @@ def forget_stages(run: Run, stage_name: str, *, itself: bool = True) -> None:
     with explain_os_errors(f"cannot write in {run.label}"):
         for stage in stale:
             stage_file(run, stage.name).unlink(missing_ok=True)
-            if stage.result == "result.json":
+            if stage.result == SEED_RESULT:
                 (run.folder / stage.result).unlink(missing_ok=True)
         (run.recipe_folder / "stages" / f"{STAGES[-1].name}.json").unlink(missing_ok=True)
 

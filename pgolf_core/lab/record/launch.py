@@ -19,13 +19,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pgolf_core.base.files import UserError, explain_os_errors, read_json, write_json
+from pgolf_core.base.names import METRICS, TRAIN_RESULT
 from pgolf_core.base.stop import PIPE
 from pgolf_core.lab.record.folder import Run
 from pgolf_core.lab.record.torchrun import read_failures
-from pgolf_core.lab.shared.places import child_environment, short_path
+from pgolf_core.lab.shared.places import RECIPE_FILE, child_environment, short_path
 from pgolf_core.recipes.recipe import Recipe
 from pgolf_core.training.clock import TrainProgress, progress_at
-from pgolf_core.training.runlog import RESULT, TrainResult, read_result
+from pgolf_core.training.runlog import TrainResult, read_result
 
 SETTINGS = "launch.json"
 """In a seed's folder where training takes more than one process: how it is started, which no number depends on."""
@@ -69,7 +70,7 @@ def torchrun_command(run: Run, processes: int) -> list[str]:
     data = run.dataset
     command = [sys.executable, "-m", "pgolf_core.lab.record.torchrun", str(run.folder / FAILURES)]
     command += [f"--nproc_per_node={processes}", *([] if hosts() > 1 else ["--standalone"])]
-    command += ["-m", "pgolf_core.main", "--recipe", str(run.folder / "recipe.json"), "--seed", str(run.seed)]
+    command += ["-m", "pgolf_core.main", "--recipe", str(run.folder / RECIPE_FILE), "--seed", str(run.seed)]
     command += ["--train", *map(str, data.train_paths), "--val", *map(str, data.val_paths)]
     command += ["--tokenizer", str(data.tokenizer_path), "--data-sha256", data.manifest_sha256]
     return [*command, "--out", str(run.folder)]
@@ -88,7 +89,7 @@ def train_with_torchrun(
     log_path = run.folder / LOG
     with explain_os_errors(f"cannot write {short_path(log_path)}"):
         log = open(log_path, "w", encoding="utf-8")  # noqa: SIM115 (closed below)
-    for name in (RESULT, FAILURES):
+    for name in (TRAIN_RESULT, FAILURES):
         (run.folder / name).unlink(missing_ok=True)
     with log:
         child = subprocess.Popen(
@@ -106,9 +107,9 @@ def train_with_torchrun(
             child.stdin.close()
     if child.returncode:
         raise _failure(run.folder, processes * hosts(), child.returncode)
-    if not (run.folder / RESULT).exists():
+    if not (run.folder / TRAIN_RESULT).exists():
         raise UserError(
-            f"{short_path(run.folder)} has no {RESULT}: rank 0 was on another host; PET_NODE_RANK=0 is here"
+            f"{short_path(run.folder)} has no {TRAIN_RESULT}: rank 0 was on another host; PET_NODE_RANK=0 is here"
         )
     return read_result(run.folder)
 
@@ -118,7 +119,7 @@ def _follow(child: subprocess.Popen, run: Run, progress: Callable[[TrainProgress
     t_start, seen = time.time(), -1
     while True:
         running = child.poll() is None
-        now = last_step(run.folder / "metrics.jsonl", run.recipe, t_start) if progress is not None else None
+        now = last_step(run.folder / METRICS, run.recipe, t_start) if progress is not None else None
         if now is not None and now.step != seen:
             seen = now.step
             progress(now)

@@ -47,7 +47,7 @@ from pgolf_core.lab.record.folder import (
     stage_named,
 )
 from pgolf_core.lab.record.launch import hosts, set_processes
-from pgolf_core.lab.shared.places import child_environment, find_root, short_path
+from pgolf_core.lab.shared.places import SUMMARY_FILE, child_environment, find_root, short_path
 from pgolf_core.text.shards import check_ranks
 
 GRACE_SECONDS = 20.0
@@ -400,8 +400,8 @@ def _run_stage(
 def _publish(run: Run) -> Path:
     """Copy the executed report beside its HTML; returns summary.json."""
     folder = run.recipe_folder
-    if not (folder / "summary.json").is_file():
+    if not (folder / SUMMARY_FILE).is_file():
         raise RunFailed(f"{STAGES[-1].name} finished without writing {run.label}/summary.json")
     with explain_os_errors(f"cannot write {run.label}/report.ipynb"):
         write_bytes(folder / "report.ipynb", (folder / "notebooks" / f"{STAGES[-1].name}.ipynb").read_bytes())
-    return folder / "summary.json"
+    return folder / SUMMARY_FILE

@@ -17,27 +17,26 @@ import torch
 
 from pgolf_core.base.device import pick_device
 from pgolf_core.base.files import UserError, read_json, sha256_file, write_json, write_text
-from pgolf_core.lab.export import PACKED, SCRIPT, write_script
+from pgolf_core.base.names import ARTIFACT, GROUP_SENSITIVITY, HESSIANS, SENSITIVITY, TRAIN_LOG, TRAIN_RESULT
+from pgolf_core.lab.export import PACKED, write_script
 from pgolf_core.lab.record.attempts import elapsed_seconds, lost_seconds
 from pgolf_core.lab.record.folder import Run, run_hashes
 from pgolf_core.lab.record.launch import hosts, processes_of, train_with_torchrun
-from pgolf_core.lab.shared.places import short_path
+from pgolf_core.lab.shared.places import AVERAGING_FILE, LEDGER_FILE, SCRIPT, short_path
 from pgolf_core.lab.shared.progress import score_bar, training_bar
 from pgolf_core.network.model import GPT, network_with
 from pgolf_core.network.score import Score, score
-from pgolf_core.packing.correction import HESSIANS, Hessians
+from pgolf_core.packing.correction import Hessians
 from pgolf_core.packing.ledger import CapExceeded, Ledger
 from pgolf_core.packing.pack import Statistics, bits_of, pack_averaged
 from pgolf_core.packing.sensitivity import Groups, groups_of
 from pgolf_core.packing.unpack import score_artifact
-from pgolf_core.seed import ARTIFACT, Result, result_of, score_lines, size_lines
+from pgolf_core.seed import Result, result_of, score_lines, size_lines
 from pgolf_core.text.shards import load_tokens
 from pgolf_core.text.tokenizer import Tokenizer, check_vocab
 from pgolf_core.training.checkpoint import load_tensors
 from pgolf_core.training.loop import TrainData, train
-from pgolf_core.training.runlog import RESULT, TrainResult, read_result
-
-LEDGER = "ledger.json"
+from pgolf_core.training.runlog import TrainResult, read_result
 
 
 def train_data(run: Run) -> TrainData:
@@ -75,9 +74,9 @@ def train_seed(run: Run, progress: bool = True) -> TrainResult:
     has finished the stage.
     """
     assert run.seed is not None
-    if (run.folder / RESULT).exists():
+    if (run.folder / TRAIN_RESULT).exists():
         done = read_result(run.folder)
-        is_earlier = time.time() - (run.folder / RESULT).stat().st_mtime > elapsed_seconds(run.t_start)
+        is_earlier = time.time() - (run.folder / TRAIN_RESULT).stat().st_mtime > elapsed_seconds(run.t_start)
         return dataclasses.replace(done, earlier_seconds=sum(done.seconds.values())) if is_earlier else done
     processes = processes_of(run)
     with training_bar(run.recipe, enabled=progress) as update:
@@ -118,8 +117,8 @@ def score_weights(
 
 def gathered(run: Run) -> Statistics:
     """What the seed's training gathered for packing, read back from its folder."""
-    told = read_json(run.folder / "sensitivity.json")
-    sums = load_tensors(run.folder / "sensitivity.safetensors")[0]
+    told = read_json(run.folder / SENSITIVITY)
+    sums = load_tensors(run.folder / GROUP_SENSITIVITY)[0]
     return Statistics(told["mean_squared_gradient"], told["steps"], sums, run_hessians(run))
 
 
@@ -139,7 +138,7 @@ def run_script(run: Run) -> Path:
 
 def group_sensitivity(run: Run) -> dict[str, Groups] | None:
     """Mean squared gradients of rows and columns, whatever the recipe packs on; None if the run gathered none."""
-    sums = load_tensors(run.folder / "sensitivity.safetensors")[0]
+    sums = load_tensors(run.folder / GROUP_SENSITIVITY)[0]
     return groups_of(sums) if any(values.any() for values in sums.values()) else None
 
 
@@ -169,7 +168,7 @@ def pack_seed(run: Run) -> tuple[Ledger, float]:
             over.args = (f"{over}; or set script=packed, a fifth of the bytes of code",)
         raise
     seconds = time.perf_counter() - t_start
-    write_json(run.folder / LEDGER, dataclasses.asdict(ledger))
+    write_json(run.folder / LEDGER_FILE, dataclasses.asdict(ledger))
     return ledger, seconds
 
 
@@ -191,8 +190,8 @@ def score_packed(run: Run, stride: int, max_targets: int = 0, progress: bool = T
 def write_result(run: Run, roundtrip: Score, sliding: Score) -> Result:
     """Collect the seed's numbers from its files and the two scores of the artifact; result.json is written last."""
     assert run.seed is not None
-    averaging, script = read_json(run.folder / "averaging.json"), run_script(run)
-    ledger = Ledger(**read_json(run.folder / LEDGER))
+    averaging, script = read_json(run.folder / AVERAGING_FILE), run_script(run)
+    ledger = Ledger(**read_json(run.folder / LEDGER_FILE))
     if script.stat().st_size != ledger.code_bytes:
         raise UserError(f"{short_path(script)} is not the script that 05_quantize counted; run 05_quantize again")
     raw, averaged, hashes = averaging["raw"], averaging["averaged"], run_hashes(run)
@@ -230,7 +229,7 @@ def _ledger_of_seconds(run: Run, averaging: float, scoring: float) -> dict[str, 
 
 def _complete_log(run: Run, closing: list[str]) -> None:
     """End train.log with sizes and scores, in place of those of an earlier pass."""
-    path, begins = run.folder / "train.log", {line.split(" val_loss:")[0].split(":")[0] for line in closing}
+    path, begins = run.folder / TRAIN_LOG, {line.split(" val_loss:")[0].split(":")[0] for line in closing}
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     kept = [line for line in lines if not line.startswith(tuple(f"{name}{end}" for name in begins for end in ": "))]
     write_text(path, "".join(f"{line}\n" for line in [*kept, *closing]))

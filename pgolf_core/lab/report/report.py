@@ -22,11 +22,13 @@ import jinja2
 import pandas as pd
 
 from pgolf_core.base.files import UserError, read_json, sha256_file, write_json, write_text
+from pgolf_core.base.names import ARTIFACT, METRICS, SEED_RESULT
 from pgolf_core.lab.compare.arms import SCRIPT_HASH
 from pgolf_core.lab.recipes.settings import flatten
 from pgolf_core.lab.report.beside_records import BesideRecords, beside_records
 from pgolf_core.lab.report.figures import LEDGER_PARTS, SKIPPED_SHARE, draw_figures
 from pgolf_core.lab.report.seeds import CONFIDENCE, NUMBERS, TEXTS, seeds_table, seeds_table_text, summarise_seeds
+from pgolf_core.lab.shared.places import DATA_FILE, ENV_FILE, LEDGER_FILE, RECIPE_FILE, SCRIPT, SUMMARY_FILE
 from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.recipe import to_dict
 
@@ -92,19 +94,19 @@ def write_report(
     if not seeds or len(set(seeds)) != len(seeds):
         raise UserError(f"seeds {list(seeds)} must name at least one seed and none twice")
     remedy = "run the notebook 01_data_and_metric of this run again"
-    data = _read(folder / "data.json", DATA_KEYS, remedy)
+    data = _read(folder / DATA_FILE, DATA_KEYS, remedy)
     for key in DATA_KEYS[3:]:
-        _number(data, key, folder / "data.json", remedy)
+        _number(data, key, folder / DATA_FILE, remedy)
     if sample is not None and (missing := [key for key in SAMPLE_KEYS if key not in sample]):
         raise UserError(f"the report's sample lacks {', '.join(missing)}; it needs {', '.join(SAMPLE_KEYS)}")
     runs = {seed: read_seed(folder, seed) for seed in seeds}
-    recipe = _read(folder / "recipe.json", ("name", "fingerprint"), "run any of this run's notebooks again")
+    recipe = _read(folder / RECIPE_FILE, ("name", "fingerprint"), "run any of this run's notebooks again")
     summary = summarise_seeds({seed: run.result for seed, run in runs.items()})
     published = beside_records(folder, {seed: run.result for seed, run in runs.items()})
     figures = draw_figures(folder / "figures", runs, folder)
     context = _context(summary, runs, recipe, data, sample, figures) | {"command": command_of(folder, seeds)}
     context |= _published_context(published, folder / "figures")
-    paths = ReportPaths(folder / "summary.json", folder / "report.html", folder / "report.md", tuple(figures.values()))
+    paths = ReportPaths(folder / SUMMARY_FILE, folder / "report.html", folder / "report.md", tuple(figures.values()))
     write_json(paths.summary, summary)
     write_text(paths.markdown, _render("report.md.j2", context))
     write_text(paths.html, _render("report.html.j2", context))
@@ -118,28 +120,28 @@ def read_seed(recipe_folder: Path, seed: int) -> SeedRun:
     """One finished seed; UserError for a missing file or key, or for numbers that contradict each other."""
     folder, command = Path(recipe_folder) / f"seed{seed}", command_of(Path(recipe_folder), [seed])
     remedy, again = f"run `{command}`", f"run `{command} --fresh`"
-    result = _read(folder / "result.json", (*TEXTS, "seed", "seconds"), remedy)
+    result = _read(folder / SEED_RESULT, (*TEXTS, "seed", "seconds"), remedy)
     for key in NUMBERS:
-        _number(result, key, folder / "result.json", again)
+        _number(result, key, folder / SEED_RESULT, again)
     seconds = result["seconds"]
     if not isinstance(seconds, dict) or "train" not in seconds:
         raise UserError(f"{folder / 'result.json'} lacks 'seconds.train'; {again}")
     for key in seconds:
-        _number(seconds, key, folder / "result.json", again)
-    ledger = _read(folder / "ledger.json", ("tensors",), remedy)
+        _number(seconds, key, folder / SEED_RESULT, again)
+    ledger = _read(folder / LEDGER_FILE, ("tensors",), remedy)
     for key in ("file_bytes", "fp16_bytes", *LEDGER_PARTS):
-        _number(ledger, key, folder / "ledger.json", again)
+        _number(ledger, key, folder / LEDGER_FILE, again)
     for tensor in ledger["tensors"]:
         own = [] if tensor.get("grid") == "fp16" else ["compressed_bytes"]
         for key in ("elements", "raw_bytes", "scales_raw_bytes", "entropy_bytes", *own):
-            _number(tensor, key, folder / "ledger.json", again)
+            _number(tensor, key, folder / LEDGER_FILE, again)
     _refuse_contradictions(result, ledger, seed, folder, again)
-    artifact = folder / "model.pgolf"
+    artifact = folder / ARTIFACT
     return SeedRun(
         result=result,
         ledger=ledger,
-        metrics=_read_metrics(folder / "metrics.jsonl", seed, remedy),
-        environment=_read(folder / "env.json", (), remedy),
+        metrics=_read_metrics(folder / METRICS, seed, remedy),
+        environment=_read(folder / ENV_FILE, (), remedy),
         artifact_sha256=sha256_file(artifact) if artifact.is_file() else "",
     )
 
@@ -243,7 +245,7 @@ def _context(
         "splits": (SPLIT_HEADER, [_split_row(data, split) for split in SPLITS]),
         "hashes": [
             *((key.removesuffix("_sha256"), summary[key]) for key in TEXTS if key.endswith("_sha256")),
-            *([("train_gpt.py", one.result[SCRIPT_HASH])] if SCRIPT_HASH in one.result else []),
+            *([(SCRIPT, one.result[SCRIPT_HASH])] if SCRIPT_HASH in one.result else []),
             *((f"artifact of seed {seed}", run.artifact_sha256) for seed, run in runs.items() if run.artifact_sha256),
         ],
         "settings": [(key, _text(value)) for key, value in settings.items()],
@@ -296,7 +298,7 @@ def _seconds_rows(summary: Mapping[str, Any]) -> list[list[str]]:
 
 def command_of(recipe_folder: Path, seeds: Sequence[int]) -> str:
     """The command that makes these seeds, from the folder's recipe.json: its changes to the recipe file as --set."""
-    path = Path(recipe_folder) / "recipe.json"
+    path = Path(recipe_folder) / RECIPE_FILE
     recorded = read_json(path) if path.is_file() else {}
     name = str(recorded.get("name", recipe_folder.name))
     words = ["pgolf record", name, "--seeds", ",".join(map(str, seeds))]

@@ -8,6 +8,16 @@ from pathlib import Path
 import pgolf_core
 from pgolf_core.base.files import UserError, sha256_bytes, sha256_file
 
+SCRIPT = "train_gpt.py"
+"""A recipe's one script, beside its seeds and in a submission."""
+RECIPE_FILE = "recipe.json"
+ENV_FILE = "env.json"
+DATA_FILE = "data.json"
+AVERAGING_FILE = "averaging.json"
+LEDGER_FILE = "ledger.json"
+SUMMARY_FILE = "summary.json"
+SUBMISSION_FILE = "submission.json"
+
 CORE_DIR = Path(__file__).resolve().parents[2]
 
 

@@ -25,17 +25,17 @@ from pgolf_core.base.files import (
     write_json,
     write_text,
 )
-from pgolf_core.lab.export import SCRIPT
+from pgolf_core.base.names import ARTIFACT, TRAIN_LOG
 from pgolf_core.lab.record.folder import recorded_recipe
 from pgolf_core.lab.record.launch import SETTINGS
 from pgolf_core.lab.report.beside_records import beside_records
 from pgolf_core.lab.report.figures import draw_figures
 from pgolf_core.lab.report.report import SeedRun, command_of, read_seed
 from pgolf_core.lab.report.seeds import SCORES, seed_folders, summarise_seeds
+from pgolf_core.lab.shared.places import DATA_FILE, SCRIPT, SUBMISSION_FILE, SUMMARY_FILE
 from pgolf_core.lab.submission.text import Facts, readme, scored
 from pgolf_core.packing.unpack import read_header
 from pgolf_core.recipes.recipe import Recipe
-from pgolf_core.seed import ARTIFACT
 
 MAX_NAME = 200
 
@@ -97,7 +97,7 @@ def _read_seeds(folder: Path) -> dict[int, SeedRun]:
         place, result = folder / f"seed{seed}", run.result
         if (result["code_bytes"], result.get("script_sha256")) != (size, digest):
             raise UserError(f"{script} is not the script that seed {seed} counted; {again}")
-        if not (place / ARTIFACT).is_file() or not (place / "train.log").is_file():
+        if not (place / ARTIFACT).is_file() or not (place / TRAIN_LOG).is_file():
             raise UserError(f"{place} lacks {ARTIFACT} or train.log; {again}")
         read_header(place / ARTIFACT)
         if (place / ARTIFACT).stat().st_size != result["artifact_bytes"]:
@@ -108,7 +108,7 @@ def _read_seeds(folder: Path) -> dict[int, SeedRun]:
 
 def _reported(folder: Path) -> set[int]:
     """Seeds that summary.json speaks of."""
-    summary = read_json(folder / "summary.json") if (folder / "summary.json").is_file() else {}
+    summary = read_json(folder / SUMMARY_FILE) if (folder / SUMMARY_FILE).is_file() else {}
     seeds = summary.get("seeds") if isinstance(summary, dict) else None
     return {seed for seed in seeds if type(seed) is int} if isinstance(seeds, list) else set()
 
@@ -129,13 +129,13 @@ def _fill(made: Path, folder: Path, runs: dict[int, SeedRun], who: dict[str, str
     results = {seed: run.result for seed, run in runs.items()}
     summary, recipe, first = summarise_seeds(results), recorded_recipe(folder), next(iter(runs))
     for seed in runs:
-        write_bytes(made / f"train_seed{seed}.log", (folder / f"seed{seed}" / "train.log").read_bytes())
+        write_bytes(made / f"train_seed{seed}.log", (folder / f"seed{seed}" / TRAIN_LOG).read_bytes())
     write_bytes(made / ARTIFACT, (folder / f"seed{first}" / ARTIFACT).read_bytes())
     script = (folder / SCRIPT).read_bytes()
     write_bytes(made / SCRIPT, script)
     write_text(made / "requirements.txt", _requirements(script, runs[first], folder / f"seed{first}"))
-    write_json(made / "submission.json", _numbers(summary, runs, recipe, who))
-    data = read_json(folder / "data.json") if (folder / "data.json").is_file() else {}
+    write_json(made / SUBMISSION_FILE, _numbers(summary, runs, recipe, who))
+    data = read_json(folder / DATA_FILE) if (folder / DATA_FILE).is_file() else {}
     facts = Facts(
         who=who,
         summary=summary,

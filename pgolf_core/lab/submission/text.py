@@ -9,14 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pgolf_core.lab.export import SCRIPT
+from pgolf_core.base.names import ARTIFACT
 from pgolf_core.lab.recipes.settings import differences
 from pgolf_core.lab.report.beside_records import BesideRecords
 from pgolf_core.lab.report.report import SeedRun
 from pgolf_core.lab.report.seeds import CONFIDENCE, seeds_table, whole_seconds
+from pgolf_core.lab.shared.places import SCRIPT
 from pgolf_core.recipes.reading import available_recipes, lineage, load_recipe
 from pgolf_core.recipes.recipe import Recipe
-from pgolf_core.seed import ARTIFACT
 
 GENERAL_CREDITS = (
     "Muon: Keller Jordan and others, 2024; tokenizer: SentencePiece; compression: Zstandard.",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 from pgolf_core.lab.compare.arms import FINEWEB_BYTES, FINEWEB_TRACK, SAME_BYTES
+from pgolf_core.lab.shared.places import SUBMISSION_FILE
 from pgolf_core.lab.verify import run_bytes as verify_bytes
 from pgolf_core.lab.verify.evidence.checks import Broken, CannotCheck, hold, is_number, quietly
 from pgolf_core.lab.verify.reading import claims as verify_claims
@@ -75,7 +76,7 @@ def _part_of_split(folder: Submission) -> str:
 def _pairs(folder: Submission) -> list[Pair]:
     """Of the whole split by their own account: claimed, and logged after training."""
     found = []
-    tables = [("submission.json", folder.claims)] if quietly(lambda: folder.claims) else []
+    tables = [(SUBMISSION_FILE, folder.claims)] if quietly(lambda: folder.claims) else []
     tables += [(f"seed {seed}", values) for seed, values in (quietly(lambda: folder.seed_claims) or {}).items()]
     for where, values in tables:
         for start in ("", "pre_quant_", "int6_zstd_", "mean_"):

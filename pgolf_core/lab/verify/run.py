@@ -9,10 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pgolf_core.base.names import ARTIFACT, METRICS, SEED_RESULT, TRAIN_LOG
 from pgolf_core.lab.data.dataset import Dataset
 from pgolf_core.lab.record.folder import recorded_recipe
 from pgolf_core.lab.report.seeds import NUMBERS, TEXTS, seed_folders, summarise_seeds
-from pgolf_core.lab.shared.places import core_sha256
+from pgolf_core.lab.shared.places import AVERAGING_FILE, ENV_FILE, RECIPE_FILE, SUMMARY_FILE, core_sha256
 from pgolf_core.lab.verify import run_bytes as verify_bytes
 from pgolf_core.lab.verify.evidence import score as verify_score
 from pgolf_core.lab.verify.evidence.checks import (
@@ -34,10 +35,9 @@ from pgolf_core.lab.verify.evidence.checks import (
 from pgolf_core.lab.verify.reading.logs import agreed_steps
 from pgolf_core.lab.verify.run_bytes import artifact_rows
 from pgolf_core.recipes.recipe import Recipe
-from pgolf_core.seed import ARTIFACT
 
 HASHES = ("recipe", "data", "core")
-LOGS = ("train.log", "metrics.jsonl")
+LOGS = (TRAIN_LOG, METRICS)
 MAX_STAGES = 100
 BUDGET_SECONDS = 600
 """Of training, and again of evaluation, on every track (SEEDS.md 1.1)."""
@@ -59,11 +59,11 @@ class Seed(verify_score.Scored):
 
     @once
     def result(self) -> dict[str, Any]:
-        return needed("a whole result.json", lambda: json_object(self.folder / "result.json"))
+        return needed("a whole result.json", lambda: json_object(self.folder / SEED_RESULT))
 
     @once
     def metrics(self) -> list[dict[str, Any]]:
-        return needed("a whole metrics.jsonl", lambda: json_lines(self.folder / "metrics.jsonl"))
+        return needed("a whole metrics.jsonl", lambda: json_lines(self.folder / METRICS))
 
     @once
     def training(self) -> dict[str, Any]:
@@ -93,7 +93,7 @@ class Seed(verify_score.Scored):
 
 def recipe_in(folder: Path) -> Recipe:
     """The recipe of a reviewed folder, its file bounded before it is parsed."""
-    read_bytes(folder / "recipe.json", MAX_JSON_BYTES)
+    read_bytes(folder / RECIPE_FILE, MAX_JSON_BYTES)
     return recorded_recipe(folder)
 
 
@@ -105,12 +105,12 @@ def _recipe_json(seed: Seed) -> str:
         recipe = recipe_in(seed.folder)
     except CannotCheck as missing:
         raise Broken(str(missing)) from None
-    recorded = json_object(seed.folder / "recipe.json").get("fingerprint")
+    recorded = json_object(seed.folder / RECIPE_FILE).get("fingerprint")
     return hold(recorded == recipe.fingerprint, f"fingerprint {recipe.fingerprint:.12}…, it says {recorded!s:.12}…")
 
 
 def _result_json(seed: Seed) -> str:
-    result = json_object(seed.folder / "result.json")
+    result = json_object(seed.folder / SEED_RESULT)
     for key in (*NUMBERS, "seed"):
         number(result, key)
     for key in TEXTS:
@@ -124,7 +124,7 @@ def _result_json(seed: Seed) -> str:
 
 def _hashes(seed: Seed) -> str:
     said = {part: seed.result.get(f"{part}_sha256") for part in HASHES}
-    files = [seed.folder / "env.json", *sorted((seed.folder / "stages").glob("*.json"))]
+    files = [seed.folder / ENV_FILE, *sorted((seed.folder / "stages").glob("*.json"))]
     hold(len(files) <= MAX_STAGES, f"{len(files)} stages are more than any run has")
     for path in files:
         hashes = json_object(path).get("hashes")
@@ -145,7 +145,7 @@ def _dataset(seed: Seed) -> str:
 
 
 def _averaging(seed: Seed) -> str:
-    values = json_object(seed.folder / "averaging.json")
+    values = json_object(seed.folder / AVERAGING_FILE)
     for kind in ("raw", "averaged"):
         part = values.get(kind)
         hold(isinstance(part, dict), f"averaging.json has no object '{kind}'")
@@ -160,7 +160,7 @@ def _logs(seed: Seed) -> str:
     """Every line of the log and of the metrics says the same; result.json's counts are theirs."""
     for name in LOGS:
         hold((seed.folder / name).is_file(), f"there is no {name}")
-    json_lines(seed.folder / "metrics.jsonl")  # where these two are broken, this check fails, and others cannot be made
+    json_lines(seed.folder / METRICS)  # where these two are broken, this check fails, and others cannot be made
     json_object(seed.folder / "stages" / "03_train.json")
     lines = {kind: {row["step"]: row for row in seed.metrics if row.get("kind") == kind} for kind in ("train", "val")}
     hold(bool(lines["train"]), "metrics.jsonl has no training step")
@@ -170,7 +170,7 @@ def _logs(seed: Seed) -> str:
     hold(tokens == made, f"{steps} steps are {made:,} tokens, result.json says {tokens:,}")
     for key in ("stopped_by", "resumed_at_steps"):
         hold(seed.result.get(key) == seed.training.get(key), f"{key} is not that of stages/03_train.json")
-    text = read_text(seed.folder / "train.log")
+    text = read_text(seed.folder / TRAIN_LOG)
     compared = agreed_steps(text, lines["train"], lines["val"], bool(seed.result.get("resumed_at_steps")))
     number_said = re.findall(r"^seed:(\d+)$", text, re.MULTILINE)
     hold(set(number_said) <= {str(seed.result.get("seed"))}, f"train.log is of seed {number_said}")
@@ -294,20 +294,20 @@ def _one_experiment(folder: Path, seeds: dict[int, Seed]) -> str:
 
 
 def _nothing_missing(folder: Path, seeds: dict[int, Seed]) -> str:
-    wanted = ("recipe.json", "result.json", ARTIFACT, *LOGS)
+    wanted = (RECIPE_FILE, SEED_RESULT, ARTIFACT, *LOGS)
     missing = [f"seed{name}/{file}" for name, seed in seeds.items() for file in wanted
                if not (seed.folder / file).is_file()]  # fmt: skip
     hold(not missing, f"missing: {', '.join(missing)}")
-    if (folder / "summary.json").is_file():
-        said = json_object(folder / "summary.json").get("seeds")
+    if (folder / SUMMARY_FILE).is_file():
+        said = json_object(folder / SUMMARY_FILE).get("seeds")
         hold(said == list(seeds), f"summary.json names seeds {said}, the folders are {list(seeds)}")
     return f"seeds {', '.join(map(str, seeds))}, each with {', '.join(wanted)}"
 
 
 def _summary(folder: Path, seeds: dict[int, Seed]) -> str:
-    if not (folder / "summary.json").is_file():
+    if not (folder / SUMMARY_FILE).is_file():
         raise CannotCheck("there is no summary.json")
-    said = json_object(folder / "summary.json")
+    said = json_object(folder / SUMMARY_FILE)
     made = needed("whole results", lambda: summarise_seeds({name: seed.result for name, seed in seeds.items()}))
     wrong = first_difference(made, said)
     hold(not wrong, f"{wrong} is not what the seeds' result.json give")

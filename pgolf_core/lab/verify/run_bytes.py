@@ -16,7 +16,7 @@ from pgolf_core.lab.data.dataset import SOTU_NAME, validation_documents
 from pgolf_core.lab.data.sotu import SOTU_EXPECTED
 from pgolf_core.lab.look.n06_scoring import times_scored
 from pgolf_core.lab.report.seeds import SCORES
-from pgolf_core.lab.shared.places import core_sha256
+from pgolf_core.lab.shared.places import LEDGER_FILE, SCRIPT, core_sha256
 from pgolf_core.lab.verify.evidence.checks import (
     Broken,
     CannotCheck,
@@ -115,7 +115,7 @@ def cap(seed: Seed) -> str:
 
 def _counted_code(seed: Seed, code: float) -> str:
     """What has exactly `code` bytes: a script beside the run, or what `pgolf export` writes."""
-    for script in (seed.folder / "train_gpt.py", seed.folder.parent / "train_gpt.py"):
+    for script in (seed.folder / SCRIPT, seed.folder.parent / SCRIPT):
         if script.is_file():
             size = script.stat().st_size
             return hold(code == size, f"train_gpt.py has {size:,} bytes, result.json says {code:,}")
@@ -137,7 +137,7 @@ def exported_bytes(recipe: Recipe) -> int:
 
 def ledger(seed: Seed) -> str:
     """ledger.json against the file: its parts, and each tensor's name, grid, shape and raw bytes."""
-    values, header = json_object(seed.folder / "ledger.json"), header_of(seed.artifact)
+    values, header = json_object(seed.folder / LEDGER_FILE), header_of(seed.artifact)
     streams, size = header["streams"], seed.artifact.stat().st_size
     stepped = streams.get(STEPS, 0)
     parts = {"weights_bytes": streams["codes"] + streams["fp16"] + stepped, "fp16_bytes": streams["fp16"]}

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pgolf_core.base.files import sha256_bytes, sha256_file
+from pgolf_core.lab.shared.places import SUBMISSION_FILE
 from pgolf_core.lab.verify import run_bytes as verify_bytes
 from pgolf_core.lab.verify.evidence import score as verify_score
 from pgolf_core.lab.verify.evidence.checks import (
@@ -121,9 +122,9 @@ def hold_one(seeds: list[int], what: str) -> int:
 
 
 def _whole(folder: _Checked) -> str:
-    if "submission.json" not in folder.files:
+    if SUBMISSION_FILE not in folder.files:
         raise Broken("there is no submission.json")
-    values = json_object(folder.files["submission.json"])
+    values = json_object(folder.files[SUBMISSION_FILE])
     missing = [key for key in ("name", "author", "date") if not isinstance(values.get(key), str)]
     hold(not missing, f"it names no {', '.join(missing)}")
     for name in ("bpb", "loss", "total_bytes"):
@@ -138,7 +139,7 @@ def _whole(folder: _Checked) -> str:
 
 def _nothing_missing(folder: _Checked) -> str:
     wanted = {"README.md": any(name.lower().startswith("readme") and "/" not in name for name in folder.files)}
-    wanted |= {"submission.json": "submission.json" in folder.files}
+    wanted |= {SUBMISSION_FILE: SUBMISSION_FILE in folder.files}
     wanted |= {"a script": any(name.endswith(".py") for name in folder.files)}
     wanted |= {"a log": any(name.endswith((".log", ".txt")) and name != "requirements.txt" for name in folder.files)}
     missing = [name for name, there in wanted.items() if not there]
@@ -214,7 +215,7 @@ def _cap(folder: _Checked) -> str:
     code, size = folder.code_bytes, folder.artifact.stat().st_size
     evidence = hold(size + code <= cap, f"file {size:,} + code {code:,} = {size + code:,}; cap {cap:,}")
     own = folder.seed_claims.get(folder.artifact_seed, {}) if folder.artifact_seed is not None else {}
-    for values, where in ((own, f"seed {folder.artifact_seed}"), (folder.claims, "submission.json")):
+    for values, where in ((own, f"seed {folder.artifact_seed}"), (folder.claims, SUBMISSION_FILE)):
         for name, real in (("total_bytes", size + code), ("model_bytes", size)):
             said = verify_claims.claimed(values, name)
             hold(said is None or float(said) == real, f"{evidence}; {where} claims {name} {said}")

@@ -13,8 +13,10 @@ from pathlib import Path
 import pandas as pd
 
 from pgolf_core.base.files import UserError
+from pgolf_core.base.names import SEED_RESULT
 from pgolf_core.lab.data.dataset import open_dataset
 from pgolf_core.lab.report.seeds import seed_folders
+from pgolf_core.lab.shared.places import RECIPE_FILE
 from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, SAMPLED, UNKNOWN, VERDICTS, CannotCheck, Row, judge
 from pgolf_core.lab.verify.evidence.score import Scoring, Way, judge_causality, judge_isolation, judge_probabilities
 from pgolf_core.lab.verify.run import SEED_CHECKS, Seed, recipe_rows, seed_rows
@@ -82,6 +84,6 @@ def _rows(path: Path, how: dict, data: str, run_code: bool) -> list[Row]:
         return [("the folder can be read", FAILS, f"{path}: {error.strerror}")]
     if is_recipe:
         return recipe_rows(path, how)
-    if any((path / name).exists() for name in ("recipe.json", "result.json")):
+    if any((path / name).exists() for name in (RECIPE_FILE, SEED_RESULT)):
         return seed_rows(Seed(path, **how))
     return submission_rows(path, data=data, run_code=run_code, **how)

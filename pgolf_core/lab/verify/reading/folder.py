@@ -13,6 +13,7 @@ from typing import Any
 
 from pgolf_core.lab.compare.arms import FINEWEB_TRACK
 from pgolf_core.lab.data.dataset import Dataset, prepared_datasets
+from pgolf_core.lab.shared.places import SCRIPT, SUBMISSION_FILE
 from pgolf_core.lab.verify.evidence.checks import (
     Broken,
     CannotCheck,
@@ -59,7 +60,7 @@ class Submission(Scored):
     @once
     def claims(self) -> dict[str, Any]:
         """submission.json."""
-        path = self.files.get("submission.json")
+        path = self.files.get(SUBMISSION_FILE)
         if path is None:
             raise CannotCheck("there is no submission.json")
         try:
@@ -100,7 +101,7 @@ class Submission(Scored):
     @once
     def script_path(self) -> Path:
         scripts = [name for name in self.files if name.endswith(".py") and "/" not in name]
-        for wanted in ("train_gpt.py", *(name for name in scripts if "train" in name), *scripts):
+        for wanted in (SCRIPT, *(name for name in scripts if "train" in name), *scripts):
             if wanted in self.files:
                 return self.files[wanted]
         raise CannotCheck("there is no script")

@@ -1,0 +1,21 @@
+"""What the files of a seed's folder are called."""
+
+from __future__ import annotations
+
+TRAIN_LOG = "train.log"
+"""For people, in the field's line formats."""
+METRICS = "metrics.jsonl"
+"""For programs: an object a line for every step and validation."""
+CHECKPOINT = "checkpoint.safetensors"
+TRAIN_RESULT = "train-result.json"
+"""The fields of TrainResult, written last: a training without it has not finished."""
+RAW_WEIGHTS = "weights-raw.safetensors"
+AVERAGED_WEIGHTS = "weights-averaged.safetensors"
+SENSITIVITY = "sensitivity.json"
+"""Mean squared gradients of matrices; those of rows and columns are in GROUP_SENSITIVITY."""
+GROUP_SENSITIVITY = "sensitivity.safetensors"
+HESSIANS = "hessians.safetensors"
+"""Hessians.means, and in its metadata the tokens."""
+ARTIFACT = "model.pgolf"
+SEED_RESULT = "result.json"
+"""Written last: a seed without it has not finished."""

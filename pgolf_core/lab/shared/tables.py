@@ -1,0 +1,77 @@
+"""Tables that people read: within the terminal's width, plain where the output is no terminal, never a crash."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+PLAIN = str.maketrans({"–": "-", "—": "-", "−": "-", "±": "+/-", "×": "x", "…": "...", "→": "->", "·": "-", "≤": "<="})
+"""What stands for a character that the output cannot encode; any other becomes a question mark."""
+NARROWEST = 40
+
+
+def width() -> int:
+    """Columns of the terminal, 80 where there is none: what is piped reads the same everywhere."""
+    return max(shutil.get_terminal_size((80, 24)).columns, NARROWEST) if sys.stdout.isatty() else 80
+
+
+def table_text(header: Sequence[str], rows: Iterable[Sequence[object]], left: int = 1, columns: int = 0) -> str:
+    """A table as lines without trailing blanks; the first `left` columns are text, the others numbers, set right.
+
+    A cell that is too wide is wrapped. None is shown as a dash. `columns` is the width (0: the terminal's).
+    """
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for place, name in enumerate(header):
+        table.add_column(Text(name), justify="left" if place < left else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text("–" if cell is None else str(cell)) for cell in row))
+    return _drawn(table, columns)
+
+
+def entries_text(entries: Iterable[tuple[str, str, str]], columns: int = 0) -> str:
+    """(label, headline, details): a line for label and headline, the details wrapped and set in below it."""
+    found = list(entries)
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, headline, details in found:
+        table.add_row(Text(label), Text(headline))
+        if details:
+            table.add_row(Text(""), Text(details))
+    return _drawn(table, columns)
+
+
+def _drawn(table: Table, columns: int) -> str:
+    """Colour only on a terminal, and only where NO_COLOR is not set."""
+    out = io.StringIO()
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    Console(
+        file=out,
+        width=columns or width(),
+        force_terminal=colour,
+        no_color=not colour,
+        highlight=False,
+        legacy_windows=False,
+    ).print(table)
+    return "\n".join(line.rstrip() for line in out.getvalue().rstrip("\n").split("\n"))
+
+
+def encodable(stream: io.TextIOWrapper) -> None:
+    """From now on write what the stream's encoding lacks by PLAIN, instead of failing."""
+    codecs.register_error("pgolf", lambda error: (_plain(error), error.end))
+    stream.reconfigure(errors="pgolf")
+
+
+def _plain(error: UnicodeError) -> str:
+    assert isinstance(error, UnicodeEncodeError)
+    text = error.object[error.start : error.end].translate(PLAIN)
+    return "".join(char if char.isascii() else "?" for char in text)
