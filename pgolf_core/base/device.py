@@ -53,7 +53,7 @@ def autocast_dtype(device: torch.device, mode: str) -> torch.dtype:
     return torch.bfloat16 if mode == "auto" and has_bfloat16_hardware(device) else torch.float32
 
 
-def autocast(device: torch.device, mode: str) -> contextlib.AbstractContextManager:
+def autocasting(device: torch.device, mode: str) -> contextlib.AbstractContextManager:
     """Autocast context for a forward pass; `mode` is schedule.autocast (auto or off)."""
     if autocast_dtype(device, mode) is torch.float32:
         return contextlib.nullcontext()

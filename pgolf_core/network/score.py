@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from pgolf_core.base.device import autocasting
 from pgolf_core.base.files import UserError
 from pgolf_core.base.parallel import ALONE, World
 from pgolf_core.network.model import GPT
@@ -106,7 +107,7 @@ def score(
     windows = plan_windows(num_targets, seq_len, stride)
     losses = torch.full((num_targets,), math.nan, dtype=torch.float32, device=device)
     done = 0
-    with autocast(device, autocast):
+    with autocasting(device, autocast):
         for batch in _batches(windows, batch_seqs)[world.rank :: world.size]:
             start, first = (torch.from_numpy(batch[:, column].copy()).to(device) for column in (0, 1))
             length, scored = int(batch[0, 2] - batch[0, 0]), int(batch[0, 2] - batch[0, 1])

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pgolf_core.base.device import autocast, to_device
+from pgolf_core.base.device import autocasting, to_device
 from pgolf_core.base.files import UserError
 from pgolf_core.base.parallel import World
 from pgolf_core.network.grid import Grid, choose_scale, dequantise, quantise
@@ -111,7 +111,7 @@ def gather(
         if t_batch - t_start + longest > seconds:
             break
         batch = mine[first : first + size]
-        with autocast(device, settings.schedule.autocast):
+        with autocasting(device, settings.schedule.autocast):
             network.trunk(to_device(batch, device))
         if device.type == "cuda":
             torch.cuda.synchronize()  # else the clock would see the order, not the work

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pgolf_core.base.device import (
-    autocast,
+    autocasting,
     autocast_dtype,
     describe,
     peak_memory,
@@ -204,7 +204,7 @@ class Trainer:
         size = max(data.micro_batch_seqs * data.seq_len // inputs.size(1), 1)
         for start in range(0, len(inputs), size):
             x, y = (to_device(part[start : start + size], self.device) for part in (inputs, targets))
-            with autocast(self.device, self.recipe.schedule.autocast):
+            with autocasting(self.device, self.recipe.schedule.autocast):
                 loss = self.loss_of(x, y) * (len(x) / len(inputs))
             loss.backward()
             total += loss.detach()

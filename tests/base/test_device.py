@@ -87,7 +87,7 @@ def test_autocast_is_bfloat16_where_the_gpu_has_it_and_the_recipe_wants_it(
 ) -> None:
     pretend_gpu(monkeypatch, capability)
     assert machine.autocast_dtype(CUDA, mode) is expected
-    with machine.autocast(CUDA, mode):
+    with machine.autocasting(CUDA, mode):
         inside = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
     assert inside == ((True, torch.bfloat16) if expected is torch.bfloat16 else (False, inside[1]))
     assert not torch.is_autocast_enabled("cuda")

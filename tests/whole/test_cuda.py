@@ -82,7 +82,7 @@ def test_a_full_size_step_compiles_to_one_graph_and_lowers_the_loss(record: str)
     compiled = torch.compile(model, dynamic=False, fullgraph=True)
     losses = []
     for _ in range(4):
-        with machine.autocast(device, "auto"):
+        with machine.autocasting(device, "auto"):
             loss = compiled(ids[:, :-1], ids[:, 1:])
         loss.backward()
         assert math.isfinite(clip_gradients(optimizers.trained, recipe.optim.grad_clip_norm))
@@ -99,7 +99,7 @@ def test_compiled_and_eager_bfloat16_agree_with_float32() -> None:
             parameter.add_(0.1 * torch.randn_like(parameter))
         ids = torch.randint(64, (4, 65), device=device)
         plain = model(ids[:, :-1], ids[:, 1:])
-        with machine.autocast(device, "auto"):
+        with machine.autocasting(device, "auto"):
             eager = model(ids[:, :-1], ids[:, 1:])
             compiled = torch.compile(model, dynamic=False, fullgraph=True)(ids[:, :-1], ids[:, 1:])
     assert abs(eager - plain) < 3e-2 and abs(compiled - plain) < 3e-2

@@ -112,7 +112,7 @@ def test_under_cuda_autocast_stream_heads_and_hidden_units_stay_bfloat16(monkeyp
                 block.attn.proj.register_forward_pre_hook(note("attended"))
                 block.mlp.proj.register_forward_pre_hook(note("hidden"))
             ids = torch.empty(48, 2048, dtype=torch.int64)
-            with machine.autocast(torch.device("cuda:0"), "auto"):
+            with machine.autocasting(torch.device("cuda:0"), "auto"):
                 assert choose_kernel("cuda", True)[0] == "FlashAttention-3"  # whose stand-in refuses float32
                 normed = F.rms_norm(model.tok_emb.weight.bfloat16(), (512,))
                 assert normed.dtype is torch.float32, "torch's trap is gone: rms_norm may drop its cast"

@@ -177,7 +177,7 @@ class PlainStep:
     def forward_backward(self, inputs: Tensor, targets: Tensor) -> float:
         """Gradients of the mean loss over int64 [B, T]; returns that loss."""
         inputs, targets = inputs.to(self.device), targets.to(self.device)
-        with machine.autocast(self.device, self.recipe.schedule.autocast):
+        with machine.autocasting(self.device, self.recipe.schedule.autocast):
             logits = plain_logits(self.weights, self.recipe.model, inputs)
             loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
         loss.backward()
@@ -228,7 +228,7 @@ def plain_sliding_nats(
     windows = plan_windows(len(tokens) - 1, seq_len, stride)
     assert all(windows[:, 2] - windows[:, 0] == seq_len), "the last window is not whole"
     nats = torch.full((len(tokens) - 1,), math.nan, device=tokens.device)
-    with machine.autocast(tokens.device, autocast):
+    with machine.autocasting(tokens.device, autocast):
         for begin in range(0, len(windows), batch_seqs):
             batch = windows[begin : begin + batch_seqs].tolist()
             inputs = torch.stack([tokens[start:end] for start, _, end in batch])

@@ -80,7 +80,7 @@ def probe_gradients(
     silent: list[str] = []
     for step in range(steps + 1):
         inputs, targets = (part.to(device) for part in step_batch(stream, data))
-        with machine.autocast(device, settings.schedule.autocast):
+        with machine.autocasting(device, settings.schedule.autocast):
             loss = model(inputs, targets)
         loss.backward()
         losses.append(loss.item())

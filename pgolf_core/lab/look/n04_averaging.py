@@ -87,7 +87,7 @@ class Sample:
         """The sample's bpb by running `model` over it, in eval mode."""
         device, nats = next(model.parameters()).device, 0.0
         model.eval()
-        with machine.autocast(device, autocast):
+        with machine.autocasting(device, autocast):
             for batch in self.tokens.split(batch_seqs):
                 losses = model.token_losses(batch[:, :-1].to(device), batch[:, 1:].to(device))
                 nats += losses.double().sum().item()
@@ -375,7 +375,7 @@ def probe_qat(
 
 
 def _loss_and_gradients(model: GPT, inputs: Tensor, targets: Tensor, autocast: str) -> tuple[float, dict[str, Tensor]]:
-    with machine.autocast(inputs.device, autocast):
+    with machine.autocasting(inputs.device, autocast):
         loss = model(inputs, targets)
     loss.backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}

@@ -167,7 +167,7 @@ def tail_scored_again(
         if (start, first, end) in own:
             nats += _sum(sliding.per_token_nats[first:end])
         else:
-            with machine.autocast(device, autocast):
+            with machine.autocasting(device, autocast):
                 inputs, targets = stream[None, start:end], stream[None, first + 1 : end + 1]
                 nats += float(model.token_losses(inputs, targets, first - start).double().sum())
         counted, num_bytes = counted + end - first, num_bytes + int(target_bytes[first:end].sum())

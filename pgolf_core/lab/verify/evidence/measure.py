@@ -43,7 +43,7 @@ def probabilities(model: GPT, tokens: np.ndarray, seq_len: int, autocast: str) -
     for length in sorted({2, min(8, seq_len), min(64, seq_len)}):
         ids = _first_tokens(model, tokens, length)
         every = torch.arange(model.config.vocab_size, device=ids.device)[:, None]
-        with machine.autocast(ids.device, autocast):
+        with machine.autocasting(ids.device, autocast):
             losses = [model.token_losses(ids.expand(len(t), -1), t, ids.size(1) - 1) for t in every.split(256)]
         sums.append(float(torch.cat(losses).double().neg().exp().sum()))
     return {"sums": sums, "vocabulary": model.config.vocab_size}
@@ -60,7 +60,7 @@ def causality(model: GPT, tokens: np.ndarray, seq_len: int, autocast: str) -> di
     places = sorted({1, length // 3, length // 2, length - 1} - {0})
     targets = ids.roll(-1, 1)
     changed = later = compared = 0
-    with machine.autocast(ids.device, autocast):
+    with machine.autocasting(ids.device, autocast):
         logits, losses = model.logits(ids), model.token_losses(ids, targets, 0)
         for place in places:
             other = ids.clone()
@@ -115,7 +115,7 @@ def _sample(
     common, odd = split_by_shape(windows)
     order = np.random.default_rng(sample_seed).permutation(len(common))
     found: list[float] = []
-    with machine.autocast(device, autocast):
+    with machine.autocasting(device, autocast):
         while len(found) < len(common):
             elapsed = time.monotonic() - t_start
             if elapsed >= budget_seconds:
