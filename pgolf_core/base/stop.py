@@ -30,7 +30,7 @@ class Stop:
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """Take over both signals while inside; outside the main thread signals cannot be watched and go their way."""
-        previous: dict[int, Any] = {}
+        previous: dict[signal.Signals, Any] = {}
         with contextlib.suppress(ValueError):
             for number in (signal.SIGINT, signal.SIGTERM):
                 previous[number] = signal.signal(number, self._note)

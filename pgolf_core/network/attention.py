@@ -107,7 +107,7 @@ def choose_kernel(device_type: str, bfloat16: bool, head_width: int = 64) -> tup
     """
     if not bfloat16 or device_type != "cuda":
         return "query blocks" if bfloat16 and device_type == "cpu" else "SDPA", ""
-    faults = []
+    faults: list[str] = []
     major, minor = torch.cuda.get_device_capability()
     for name, module, namespace, majors in FLASH:
         fault = _flash_fault(name, module, namespace)

@@ -1,7 +1,7 @@
 """Quantisation grids: choose a scale per row, quantise, dequantise, and the fake-quantiser made of the same three.
 
 Shapes: w [rows, cols] float32, q [rows, cols] int8, scales and clips [rows]. Every function is pure, works on any
-device, never waits for it, and compiles without graph breaks. Sources: SEEDS 4.1, 4.4, 5.4, 6.4, 7.4, 8.4, 8.5.
+device, never waits for it, and compiles without graph breaks. Sources: papers/records, papers/techniques.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Grid:
     It is the constant that makes their files small. Trained rows rarely reach |w| = 1, so clip / levels is below the
     floor and the "row-adaptive" grid is one fixed step of 1/levels for every row. Weight decay then lowers the number
     of codes in use, and with it the entropy: 4.5 to 4.8 bits a weight after zstd at six bits, where a grid that always
-    stretches to the row's maximum needs about 5.3 (SEEDS 4.1). The price is a coarser step for small rows."""
+    stretches to the row's maximum needs about 5.3. The price is a coarser step for small rows."""
     clip_quantiles: tuple[float, ...] = (1.0,)
     """Row quantile of |w| that becomes the clip; 1.0 is the maximum. Of several, the one with the smallest mean squared
     error over the whole matrix is kept, the first among equals."""
@@ -58,7 +58,7 @@ class Grid:
 STEPS = "steps"
 """No grid of this room: whole numbers times steps of rows and columns (packing/steps); quant.kind = steps."""
 NEAR_MAX = 0.9999984
-"""Quantile of the published percentile clips: for 512 columns, the maximum less 0.0008 of its lead (SEEDS 9.5)."""
+"""Quantile of the published percentile clips: for 512 columns, the maximum less 0.0008 of its lead."""
 
 
 def _row_clip(bits: int) -> Grid:
@@ -175,10 +175,10 @@ def packable_names() -> list[str]:
 def grid_names_for(
     shapes: Mapping[str, tuple[int, ...]], quant: Quant, bits: Mapping[str, int] | None = None
 ) -> dict[str, str]:
-    """Grid of every tensor, or 'fp16' (SEEDS 5.4): quant.exceptions, then size, then the part of the network.
+    """Grid of every tensor, or 'fp16': quant.exceptions, then size, then the part of the network.
 
     Where quant.allocation is gradient, `bits` (5 to 7 a tensor, from sensitivity.allocate_bits) rules attention, MLP
-    and bigram; a matrix it does not name gets 6 (SEEDS 6.3), and without `bits` all do. Raises UserError for an
+    and bigram; a matrix it does not name gets 6 (PR 332), and without `bits` all do. Raises UserError for an
     exception that no tensor matches, and for a grid that cannot hold its tensor.
     """
     exceptions = [tuple(entry.rsplit("=", 1)) for entry in quant.exceptions]

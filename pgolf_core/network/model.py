@@ -1,7 +1,7 @@
 """The GPT of the five records, for any shape, and its initialisation.
 
 Legend: B sequences, T positions, C model width, H query heads, K kv heads, D head width, V vocabulary.
-State-dict keys are canonical: `tok_emb.weight`, `blocks.<l>.attn.c_q.weight`, and so on (SEEDS 2.11).
+State-dict keys are canonical: `tok_emb.weight`, `blocks.<l>.attn.c_q.weight`, and so on (papers/machinery.md).
 """
 
 from __future__ import annotations
@@ -36,9 +36,8 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""
-        weight = self.weight
-        if self.grid is not None and self.training:
-            weight = fake_quantise(weight, self.grid)
+        grid = self.grid if self.training else None
+        weight = self.weight if grid is None else fake_quantise(self.weight, grid)
         return F.linear(x, weight.to(x.dtype))
 
 
@@ -78,7 +77,7 @@ class BigramEmbedding(nn.Module):
 
 
 class Attention(nn.Module):
-    """Grouped-query causal attention with normalised q and k, per-head query gain, optional XSA (SEEDS 2.7)."""
+    """Grouped-query causal attention with normalised q and k, per-head query gain, optional XSA."""
 
     def __init__(self, config: Model, exclusive: bool):
         super().__init__()
@@ -125,7 +124,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Residual mix with the input stream, then attention and MLP, each scaled per dimension (SEEDS 2.6)."""
+    """Residual mix with the input stream, then attention and MLP, each scaled per dimension."""
 
     def __init__(self, config: Model, layer: int):
         super().__init__()
@@ -179,11 +178,10 @@ class GPT(nn.Module):
         self.smear = SmearGate(dim) if config.smear != "off" else None
         self.skip_weights = nn.Parameter(torch.ones(layers // 2, dim))
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(layers))
+        self.ve: ValueEmbedding | None = None
         if config.ve_dim:
             self.ve = ValueEmbedding(config.vocab_size, config.ve_dim, config.num_kv_heads * (dim // config.num_heads))
             self.ve_scales = nn.Parameter(torch.full((layers,), 0.1))
-        else:
-            self.ve = None
 
     def embed(self, ids: Tensor) -> Tensor:
         """ids [B, T] -> the first residual stream [B, T, C]: tokens, bigrams, norm and smear in the recipe's order."""
@@ -219,7 +217,9 @@ class GPT(nn.Module):
                 x = x + self.skip_weights[decoder_layer].to(x.dtype) * skips.pop()
             if layer == stop:
                 break
-            added = self.ve_scales[layer].to(x.dtype) * value if layer in self.config.ve_layers else None
+            added = None
+            if value is not None and layer in self.config.ve_layers:
+                added = self.ve_scales[layer].to(x.dtype) * value
             x = block(x, x0, cos, sin, added)
             if layer < encoder_layers:
                 skips.append(x)
@@ -240,18 +240,6 @@ class GPT(nn.Module):
     def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy in nats (0-d float32) of targets [B, T]."""
         return F.cross_entropy(self.logits(ids).flatten(0, 1), targets.flatten())
-
-    @torch.no_grad()
-    def attention_maps(self, ids: Tensor, layer: int) -> Tensor:
-        """Softmax weights [B, H, T, T] in float32 of one layer, computed plainly (for looking at, not for training)."""
-        x, x0 = self.trunk(ids, stop=layer)
-        block = self.blocks[layer]
-        cos, sin = self.rotary(ids.size(1), ids.device)
-        q, k = block.attn.queries_and_keys(block.normed(block.mix(x, x0)), cos, sin)
-        k = k.repeat_interleave(q.size(2) // k.size(2), dim=2)
-        scores = torch.einsum("bthd,bshd->bhts", q.float(), k.float()) / math.sqrt(q.size(-1))
-        future = torch.ones_like(scores[0, 0], dtype=torch.bool).triu(1)
-        return scores.masked_fill(future, -math.inf).softmax(-1)
 
     def set_fake_grids(self, grids: dict[str, Grid]) -> int:
         """Put each named weight's grid into the training forward pass (QAT); returns how many tensors it covers."""
@@ -285,10 +273,11 @@ def network_with(config: Model, weights: Mapping[str, Tensor]) -> GPT:
 
 @torch.no_grad()
 def initialise(model: GPT) -> None:
-    """Fill the weights from torch's CPU generator (SEEDS 2.10): output projections zero, other matrices orthogonal."""
+    """Fill the weights from torch's CPU generator: output projections zero, other matrices orthogonal."""
     config = model.config
     nn.init.normal_(model.tok_emb.weight, std=config.embed_init_std)
     for block in model.blocks:
+        assert isinstance(block, Block)
         for linear in (block.attn.c_q, block.attn.c_k, block.attn.c_v, block.mlp.fc):
             _init_matrix(linear.weight, config.init)
         for linear in (block.attn.proj, block.mlp.proj):

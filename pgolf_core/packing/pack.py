@@ -97,42 +97,18 @@ def pack(
         raise UserError("quant.allocation = gradient needs the run's sensitivities; train with this recipe first")
     if quant.kind == "steps" and sensitivity is None:
         raise UserError("quant.kind = steps needs the run's sensitivities; train with this recipe first")
-    grids = grid_names_for({name: tuple(tensor.shape) for name, tensor in state.items()}, quant, bits)
-    table = [[name, grids[name], list(state[name].shape)] for name in sorted(state)]
-    try:
-        check_tensors(table, model)
-    except Refused as reason:
-        raise UserError(f"these weights cannot be packed: {reason}") from None
-    correction = None
-    if quant.correction == "hessian":
-        if hessians is None:
-            raise UserError("quant.correction = hessian needs the run's inputs; train with this recipe first")
-        gridded = {name: tuple(shape) for name, grid, shape in table if grid != "fp16"}
-        correction = corrections(hessians, gridded, quant.correction_damping)
-    parts: dict[str, list[np.ndarray]] = {stream: [] for stream in STREAMS}
-    rows, stepped = [], {}
-    for name, grid, shape in table:
-        if quant.kind == "steps" and grid == STEPS:
-            stepped[name] = _finite(name, state[name]).numpy()
-            continue
-        symbols, scales = _encode(name, state[name], grid, correction=correction)
-        parts["fp16" if grid == "fp16" else "codes"].append(symbols)
-        parts["scales"].append(scales)
-        rows.append({
-            "name": name, "grid": grid, "shape": shape, "elements": symbols.size, "raw_bytes": symbols.nbytes,
-            "scales_raw_bytes": scales.nbytes, "compressed_bytes": None, "entropy_bytes": entropy_bytes(symbols),
-        })  # fmt: skip
-    blocks = _compress([codes.tobytes() for codes in parts["codes"]], quant.zstd_level, min_match=7)
-    for row, block in zip((row for row in rows if row["grid"] != "fp16"), blocks, strict=False):
-        row["compressed_bytes"] = len(block)
-    rest = [_compress([_byte_planes(parts[stream])], quant.zstd_level)[0] for stream in ("fp16", "scales")]
-    streams, spent = [b"".join(blocks), *rest], None
-    if quant.kind == "steps" and stepped:
+    table = _table(state, model, quant, bits)
+    correction = _correction(table, quant, hessians)
+    plain, on_steps = ([row for row in table if (row[1] == STEPS) is kind] for kind in (False, True))
+    streams, rows = _plain_streams(state, plain, quant, correction)
+    spent = None
+    if on_steps and sensitivity is not None:
         target = quant.target_bytes or cap_bytes - cap_bytes // 1000
         others = len(_head(model, table, [*streams, b""], quant.zstd_level)) + sum(map(len, streams)) + _HEAD_SLACK
+        stepped = {name: _finite(name, state[name]).numpy() for name, _, _ in on_steps}
         payload, shares, spent = spend(stepped, sensitivity, target - code_bytes - others, correction=correction)
         streams.append(payload)
-        rows = sorted(rows + shares, key=lambda row: row["name"])
+        rows = sorted(rows + shares, key=lambda row: str(row["name"]))
         spent |= {"target_bytes": target}
     head = _head(model, table, streams, quant.zstd_level)
     file_bytes = len(head) + sum(map(len, streams))
@@ -149,6 +125,51 @@ def pack(
         raise CapExceeded(ledger)
     write_bytes(path, head + b"".join(streams))
     return ledger
+
+
+Entry = tuple[str, str, list[int]]
+"""Name, grid and shape of a tensor: a line of the header's table."""
+
+
+def _table(state: dict[str, Tensor], model: Model, quant: Quant, bits: dict[str, int] | None) -> list[Entry]:
+    """What the header says of each tensor, in name order; UserError for weights that are not this model's."""
+    grids = grid_names_for({name: tuple(tensor.shape) for name, tensor in state.items()}, quant, bits)
+    table = [(name, grids[name], list(state[name].shape)) for name in sorted(state)]
+    try:
+        check_tensors([list(entry) for entry in table], model)
+    except Refused as reason:
+        raise UserError(f"these weights cannot be packed: {reason}") from None
+    return table
+
+
+def _correction(table: list[Entry], quant: Quant, hessians: Hessians | None) -> Correction | None:
+    if quant.correction != "hessian":
+        return None
+    if hessians is None:
+        raise UserError("quant.correction = hessian needs the run's inputs; train with this recipe first")
+    gridded = {name: tuple(shape) for name, grid, shape in table if grid != "fp16"}
+    return corrections(hessians, gridded, quant.correction_damping)
+
+
+def _plain_streams(
+    state: dict[str, Tensor], table: list[Entry], quant: Quant, correction: Correction | None
+) -> tuple[list[bytes], list[dict[str, Any]]]:
+    """The three streams of what is not on steps, and the ledger's row of each tensor."""
+    parts: dict[str, list[np.ndarray]] = {stream: [] for stream in STREAMS}
+    rows: list[dict[str, Any]] = []
+    for name, grid, shape in table:
+        symbols, scales = _encode(name, state[name], grid, correction=correction)
+        parts["fp16" if grid == "fp16" else "codes"].append(symbols)
+        parts["scales"].append(scales)
+        rows.append({
+            "name": name, "grid": grid, "shape": shape, "elements": symbols.size, "raw_bytes": symbols.nbytes,
+            "scales_raw_bytes": scales.nbytes, "compressed_bytes": None, "entropy_bytes": entropy_bytes(symbols),
+        })  # fmt: skip
+    blocks = _compress([codes.tobytes() for codes in parts["codes"]], quant.zstd_level, min_match=7)
+    for row, block in zip((row for row in rows if row["grid"] != "fp16"), blocks, strict=False):
+        row["compressed_bytes"] = len(block)
+    rest = [_compress([_byte_planes(parts[stream])], quant.zstd_level)[0] for stream in ("fp16", "scales")]
+    return [b"".join(blocks), *rest], rows
 
 
 def _encode(
@@ -199,7 +220,7 @@ def _compress(parts: list[bytes], level: int, **options: int) -> list[bytes]:
     return pieces
 
 
-def _head(model: Model, table: list[list[Any]], streams: list[bytes], level: int) -> bytes:
+def _head(model: Model, table: list[Entry], streams: list[bytes], level: int) -> bytes:
     header = {
         "model": to_dict(Recipe(model=model))["model"],
         "streams": {stream: len(payload) for stream, payload in zip(STEPS_STREAMS, streams, strict=False)},

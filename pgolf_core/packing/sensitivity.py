@@ -1,4 +1,4 @@
-"""How much the loss cares about each matrix, row and column, from gradients; and PR 332's bits for that (SEEDS 6.3)."""
+"""How much the loss cares about each matrix, row and column, from gradients; and PR 332's bits for that."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -40,8 +40,8 @@ class Stepped:
     row_spreads: np.ndarray
     """How much wider a row's weights lie than the matrix's, steps apart."""
     col_spreads: np.ndarray
-    codes: np.ndarray | None = None
-    """int32 [rows, cols]"""
+    codes: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.int32))
+    """int32 [rows, cols]; empty until the matrix has been rounded."""
 
     def steps(self, multiplier: float) -> tuple[np.ndarray, np.ndarray]:
         """Steps of the rows [rows, 1] and factors of the columns [1, cols], float32, without rounding but one each."""

@@ -17,7 +17,7 @@ from pgolf_core.recipes.rules import TRACK_CAP_BYTES, violations
 
 @dataclass(frozen=True)
 class Model:
-    """The network's shape and switches (SEEDS: the five records differ in these alone)."""
+    """The network's shape and switches (the five records differ in these alone)."""
 
     vocab_size: int = 1024
     """Pieces of the tokenizer; checked against the dataset's."""
@@ -66,7 +66,7 @@ class Data:
     batch_tokens: int = 786_432
     """Tokens of one optimiser step over all ranks and micro-batches."""
     spans_per_step: int = 8
-    """Contiguous spans a step is cut from, each one token longer than its inputs (SEEDS 1.3); fixes the partition."""
+    """Contiguous spans a step is cut from, each one token longer than its inputs; fixes the partition."""
     order: str = "sequential"
     """sequential: the split from its start, as the records read it; shuffled: windows of seq_len in the seed's random
     order, from another offset each pass."""
@@ -114,7 +114,7 @@ class Schedule:
     max_seconds: float = 600.0
     """Wall-clock cap of the training steps; 0 means iterations alone end the run."""
     warmup_steps: int = 20
-    """Priming steps before the clock, rolled back (SEEDS 1.5)."""
+    """Priming steps before the clock, rolled back."""
     warmdown_iters: int = 3000
     """Steps over which the learning rate falls linearly to zero."""
     warmdown_fraction: float = 0.0
@@ -158,7 +158,7 @@ class QAT:
 
 @dataclass(frozen=True)
 class Quant:
-    """Which grid each tensor is packed on (SEEDS 5.4)."""
+    """Which grid each tensor is packed on."""
 
     kind: str = "grid"
     """grid: the named grids below, in a file of whatever size comes of it; steps: every matrix above the size threshold

@@ -8,17 +8,9 @@ from typing import Any
 
 TRACK_CAP_BYTES = {"10min_16mb": 16_000_000, "local_10min_1mb": 1_000_000}
 GRID_NAMES = (
-    "fp16",
-    "int6_row",
-    "int8_row_clip",
-    "int5_row_clip",
-    "int6_row_clip",
-    "int7_row_clip",
-    "int5_row_nofloor",
-    "int6_clip_search",
-    "int8_clip_search",
-    "int8_clip_search_step4",
-)
+    "fp16", "int6_row", "int8_row_clip", "int5_row_clip", "int6_row_clip", "int7_row_clip", "int5_row_nofloor",
+    "int6_clip_search", "int8_clip_search", "int8_clip_search_step4",
+)  # fmt: skip
 QAT_ONLY_GRIDS = ("int6_fake_pr194", "int6_fake_pr534")
 """Grids that training may use and an artifact cannot hold."""
 MOST_CORRECTED_INPUTS = 8192
@@ -86,14 +78,15 @@ def violations(values: dict[str, Any]) -> Iterator[str]:
     for key in IN_UNIT_INTERVAL:
         if not 0.0 <= get(key) <= 1.0:
             yield f"{key} = {get(key)}; must lie in [0, 1]"
-    yield from _impossible(values)
+    sections = {name: SimpleNamespace(**part) for name, part in values.items() if isinstance(part, dict)}
+    yield from _impossible_networks(sections["model"])
+    yield from _impossible_training(sections["data"], sections["optim"], sections["qat"], sections["eval"])
+    cap_bytes = TRACK_CAP_BYTES[values["track"]]
+    yield from _impossible_files(sections["model"], sections["qat"], sections["quant"], cap_bytes)
 
 
-def _impossible(values: dict[str, Any]) -> Iterator[str]:
-    """Every combination of values that cannot be built or trained, as a message that names the keys."""
-    model, data, optim, qat, quant, evaluation = (
-        SimpleNamespace(**values[section]) for section in ("model", "data", "optim", "qat", "quant", "eval")
-    )
+def _impossible_networks(model: SimpleNamespace) -> Iterator[str]:
+    """Every combination of values that cannot be built, as a message that names the keys."""
     if model.model_dim % model.num_heads:
         yield f"model.num_heads = {model.num_heads} must divide model.model_dim = {model.model_dim}"
     head_dim = model.model_dim // model.num_heads
@@ -113,6 +106,12 @@ def _impossible(values: dict[str, Any]) -> Iterator[str]:
         yield f"model.ve_layers = {list(model.ve_layers)} must lie in 0..{model.num_layers - 1}"
     if len(set(model.ve_layers)) != len(model.ve_layers):
         yield f"model.ve_layers = {list(model.ve_layers)} names a layer twice"
+
+
+def _impossible_training(
+    data: SimpleNamespace, optim: SimpleNamespace, qat: SimpleNamespace, evaluation: SimpleNamespace
+) -> Iterator[str]:
+    """Every combination that cannot be trained or scored."""
     for key, length in (("seq_len", data.seq_len), ("final_seq_len", data.final_seq_len or data.seq_len)):
         if data.batch_tokens % (data.spans_per_step * length):
             yield (
@@ -126,6 +125,12 @@ def _impossible(values: dict[str, Any]) -> Iterator[str]:
         yield f"optim.adam_betas = {list(optim.adam_betas)} must lie in [0, 1)"
     if qat.lr_factor != 1.0 and qat.kind != "late":
         yield f"qat.lr_factor = {qat.lr_factor} needs qat.kind = late, not {qat.kind}"
+
+
+def _impossible_files(
+    model: SimpleNamespace, qat: SimpleNamespace, quant: SimpleNamespace, cap_bytes: int
+) -> Iterator[str]:
+    """Every combination that cannot be packed."""
     for entry in quant.exceptions:
         pattern, equals, grid = entry.rpartition("=")
         if not equals or not pattern.strip() or grid not in GRID_NAMES:
@@ -135,8 +140,8 @@ def _impossible(values: dict[str, Any]) -> Iterator[str]:
             )
     if quant.target_bytes and quant.kind != "steps":
         yield f"quant.target_bytes = {quant.target_bytes} needs quant.kind = steps: a grid takes what it takes"
-    if quant.target_bytes > TRACK_CAP_BYTES[values["track"]]:
-        yield f"quant.target_bytes = {quant.target_bytes} is over the cap of {values['track']}"
+    if quant.target_bytes > cap_bytes:
+        yield f"quant.target_bytes = {quant.target_bytes} is over the track's cap of {cap_bytes}"
     if quant.kind == "steps" and quant.allocation == "gradient":
         yield "quant.allocation = gradient gives bits to grids; quant.kind = steps takes quant.allocation = fixed"
     if quant.kind == "steps" and qat.kind != "off" and qat.grid == "packed":

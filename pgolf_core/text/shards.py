@@ -1,6 +1,6 @@
 """Shards of tokens, the stream over them, and which tokens one optimiser step sees.
 
-Shard format (SEEDS 1.2): 256 little-endian int32 words (magic, version, number of tokens, zeros), then that many
+Shard format: 256 little-endian int32 words (magic, version, number of tokens, zeros), then that many
 little-endian uint16 tokens and nothing else. Every document begins with BOS.
 """
 
@@ -76,7 +76,7 @@ def load_tokens(paths: Sequence[Path | str], vocab_size: int | None = None) -> n
 
 
 class TokenStream:
-    """The sorted shards one after another, wrapping forever: read in order (SEEDS 1.3), or window by shuffled window.
+    """The sorted shards one after another, wrapping forever: read in order, or window by shuffled window.
 
     `position` counts the tokens taken since the start of the first pass. A stream opened at a saved position goes on
     exactly where the other stopped. Headers and sizes are checked here, token ids as they are taken.
@@ -146,7 +146,7 @@ def step_batch(
     `seq_len` is data.seq_len where it is 0.
 
     The step takes `spans_per_step` contiguous spans of n + 1 tokens, n = batch_tokens / spans_per_step; a span's
-    inputs are its first n tokens and its targets the last n. With 8 spans this is the published partition (SEEDS 1.3).
+    inputs are its first n tokens and its targets the last n. With 8 spans this is the published partition.
     With data.order = shuffled the spans are windows of seq_len tokens from all over the split instead.
     A rank gets equally many whole spans, one after another, so the step's tokens are the same whatever the number of
     ranks; every rank's stream moves on by the whole step.

@@ -6,7 +6,7 @@ tokenizer are told apart by what their model file says, never by their name:
 - lossless ones (ours): identity normalisation, no dummy prefix, no whitespace collapsing, byte fallback. Text goes in
   and comes back unchanged, and a token's bytes depend on the token alone: a space counts in the piece that holds it.
 - all others (the published FineWeb ones rewrite text by NFKC): bytes are those of the decoded text, and a piece's
-  leading space counts unless the token before it is a boundary such as BOS (SEEDS 1.8).
+  leading space counts unless the token before it is a boundary such as BOS (papers/machinery.md).
 """
 
 from __future__ import annotations
@@ -67,8 +67,10 @@ class Tokenizer:
             raise foreign
         try:
             self._model = sentencepiece.SentencePieceProcessor(model_proto=payload)
-            normaliser = b"".join(part for number, part in _fields(payload) if number == 3)
-            denormaliser = b"".join(part for number, part in _fields(payload) if number == 5)
+            normaliser, denormaliser = (
+                b"".join(part for number, part in _fields(payload) if number == wanted and isinstance(part, bytes))
+                for wanted in (3, 5)
+            )
         except (RuntimeError, IndexError, TypeError):
             raise foreign from None
         self.vocab_size: int = self._model.vocab_size()
@@ -93,11 +95,11 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Text of the ids; BOS and other control ids give none, and bytes that end inside a character give U+FFFD."""
-        ids = np.asarray(ids, dtype=np.int64).tolist()
-        wrong = next((token for token in ids if not 0 <= token < self.vocab_size), None)
+        plain: list[int] = np.asarray(ids, dtype=np.int64).tolist()
+        wrong = next((token for token in plain if not 0 <= token < self.vocab_size), None)
         if wrong is not None:
             raise UserError(f"token {wrong} is not among the {self.vocab_size} pieces of {self.path}; use its own data")
-        return self._model.decode(ids)
+        return self._model.decode(plain)
 
     def piece(self, token: int) -> str:
         """A token's piece as written in the model, with U+2581 for a space; for display."""
@@ -125,7 +127,7 @@ class Tokenizer:
             yield "it lacks a bare-space piece"
 
     def _token_bytes(self) -> TokenBytes:
-        """The rule of SEEDS 1.8; a space inside a piece (no published piece has one) counts one byte, as it decodes."""
+        """A space inside a piece (no published piece has one) counts one byte, as it decodes."""
         base = np.zeros(self.vocab_size, dtype=np.int16)
         leading_space = np.zeros(self.vocab_size, dtype=bool)
         boundary = np.ones(self.vocab_size, dtype=bool)

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from pgolf_core.base.device import (
-    autocasting,
     autocast_dtype,
+    autocasting,
     describe,
     peak_memory,
     pick_device,
@@ -101,7 +101,7 @@ class Trainer:
             self.model = build_model(recipe.model, seed).to(self.device)
             world.copy_first_(self.model.parameters())  # other machines may round the initialisation otherwise
             self.optimizers = Optimizers(self.model, recipe.optim, world)
-        self.named = dict(self.model.named_parameters())
+        self.named: dict[str, Tensor] = dict(self.model.named_parameters())
         shapes = {name: tuple(p.shape) for name, p in self.named.items()}
         self.qat_grids: dict[str, Grid] = qat_grids(shapes, recipe.quant, recipe.qat)  # refuses bad exceptions
         self.meter = SensitivityMeter()
@@ -140,8 +140,8 @@ class Trainer:
         meeting = 0.0
         while True:
             last = self._is_over()
-            due = schedule.val_every_steps and self.step % schedule.val_every_steps == 0
-            if (last or due) and self.val_step != self.step:
+            is_due = schedule.val_every_steps and self.step % schedule.val_every_steps == 0
+            if (last or is_due) and self.val_step != self.step:
                 with self.ledger.spend("validation"):
                     self._validate(last)
             if last:
@@ -200,7 +200,7 @@ class Trainer:
 
     def _forward_backward(self, inputs: Tensor, targets: Tensor) -> float:
         """Accumulate the gradient of the mean loss over all ranks' rows, a micro-batch at a time; returns that loss."""
-        total, data = 0.0, self.recipe.data
+        total, data = torch.zeros((), device=self.device), self.recipe.data
         size = max(data.micro_batch_seqs * data.seq_len // inputs.size(1), 1)
         for start in range(0, len(inputs), size):
             x, y = (to_device(part[start : start + size], self.device) for part in (inputs, targets))

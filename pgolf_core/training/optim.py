@@ -50,7 +50,7 @@ class Group:
 
 
 def parameter_groups(names: Iterable[str], optim: Optim) -> list[Group]:
-    """Sort every parameter name into exactly one group: ordered patterns, first match wins (SEEDS 4.2 to 8.2)."""
+    """Sort every parameter name into exactly one group: ordered patterns, first match wins (papers/machinery.md)."""
     betas = optim.adam_betas
     split = optim.bigram_optimizer == "split"
     scalar = dict(optimizer="adamw", lr=optim.scalar_lr, betas=betas, weight_decay=optim.adam_wd)
@@ -65,12 +65,9 @@ def parameter_groups(names: Iterable[str], optim: Optim) -> list[Group]:
         ("value projection", r"ve\.proj\.weight", frozen if optim.ve_frozen else muon),
         ("smear gate", r"smear\.gate", {**scalar, "betas": (betas[0], optim.smear_beta2)}),
         ("block matrices", r"blocks\.\d+\.(attn|mlp)\.\w+\.weight", muon),
-        (
-            "scalars",
-            r"blocks\.\d+\.(attn_scale|mlp_scale|resid_mix|attn\.q_gain)|skip_weights|bigram\.scale|ve_scales",
-            scalar,
-        ),
-    ]
+        ("scalars", r"blocks\.\d+\.(attn_scale|mlp_scale|resid_mix|attn\.q_gain)|skip_weights|bigram\.scale|ve_scales",
+         scalar),
+    ]  # fmt: skip
     members: dict[str, list[str]] = {name: [] for name, _, _ in table}
     for parameter in names:
         group = next((name for name, pattern, _ in table if re.fullmatch(pattern, parameter)), None)
@@ -80,19 +77,14 @@ def parameter_groups(names: Iterable[str], optim: Optim) -> list[Group]:
 
 
 class Muon:
-    """Momentum, orthogonalised by Newton-Schulz, batched over matrices of one shape (SEEDS 1.7).
+    """Momentum, orthogonalised by Newton-Schulz, batched over matrices of one shape (papers/techniques/muon.md).
 
     `parameters` maps names to 2-D float32 tensors with gradients. Weight decay is decoupled, before or after. Every
     rank keeps all momentum and orthogonalises its share of each stack, while the shares of the last one travel.
     """
 
     def __init__(
-        self,
-        parameters: dict[str, nn.Parameter],
-        lr: float,
-        weight_decay: float,
-        optim: Optim,
-        world: World = ALONE,
+        self, parameters: dict[str, nn.Parameter], lr: float, weight_decay: float, optim: Optim, world: World = ALONE
     ):
         self.world = world
         self.base_lr, self.weight_decay, self.order = lr, weight_decay, optim.muon_wd_order
@@ -115,11 +107,11 @@ class Muon:
         """One update with learning rate base x multiplier; Nesterov momentum."""
         lr, updates = self.base_lr * multiplier, []
         for shape, members in self.shapes.items():
-            gradients = torch.stack([weight.grad for weight in members.values()])
+            gradients = torch.stack([weight.grad for weight in members.values() if weight.grad is not None])
             buffer = self.buffers[shape].mul_(momentum).add_(gradients)
             updates.append(self.world.shared_out(self._orthogonal, gradients.add_(buffer, alpha=momentum)))
         for (shape, members), update in zip(self.shapes.items(), updates, strict=True):
-            weights = list(members.values())
+            weights: list[Tensor] = list(members.values())
             scale = math.sqrt(max(1.0, shape[0] / shape[1]))
             if self.order == "before":
                 torch._foreach_mul_(weights, 1 - lr * self.weight_decay)
@@ -150,19 +142,10 @@ class AdamW:
     def reset(self) -> None:
         """Forget both moments and the step count."""
         self.inner = torch.optim.AdamW(
-            [
-                {
-                    "params": list(members.values()),
-                    "lr": group.lr,
-                    "base_lr": group.lr,
-                    "betas": group.betas,
-                    "weight_decay": group.weight_decay,
-                }
-                for group, members in self.groups
-            ],
-            eps=self.eps,
-            fused=True,
-        )
+            [{"params": list(members.values()), "lr": group.lr, "base_lr": group.lr, "betas": group.betas,
+              "weight_decay": group.weight_decay} for group, members in self.groups],
+            eps=self.eps, fused=True,
+        )  # fmt: skip
         for group in self.inner.param_groups:
             for parameter in group["params"]:
                 self.inner.state[parameter] = {
@@ -231,7 +214,7 @@ def clip_gradients(parameters: list[nn.Parameter], max_norm: float) -> float:
     return norm.item()
 
 
-def check_finite(loss: float, grad_norm: float, named: Iterable[tuple[str, nn.Parameter]], step: int) -> None:
+def check_finite(loss: float, grad_norm: float, named: Iterable[tuple[str, Tensor]], step: int) -> None:
     """Raise UserError at the first step whose loss or gradient is not finite, naming a tensor."""
     if math.isfinite(loss) and math.isfinite(grad_norm):
         return
@@ -245,7 +228,7 @@ def check_finite(loss: float, grad_norm: float, named: Iterable[tuple[str, nn.Pa
 def multiplier_by_clock(elapsed_seconds: float, step: int, cap_seconds: float, warmdown_iters: int) -> float:
     """Learning-rate multiplier: 1, then linear to 0 over the last `warmdown_iters` steps at the mean step time so far.
 
-    (SEEDS 1.6, wall-clock form; re-estimated each step.)
+    Re-estimated at each step (papers/machinery.md).
     """
     if warmdown_iters <= 0:
         return 1.0
@@ -255,7 +238,7 @@ def multiplier_by_clock(elapsed_seconds: float, step: int, cap_seconds: float, w
 
 
 def multiplier_by_iterations(step: int, iterations: int, warmdown_iters: int) -> float:
-    """Learning-rate multiplier: 1 until the last `warmdown_iters` steps, then linear to 0 (SEEDS 1.6)."""
+    """Learning-rate multiplier: 1 until the last `warmdown_iters` steps, then linear to 0 (papers/machinery.md)."""
     if warmdown_iters <= 0 or step < iterations - warmdown_iters:
         return 1.0
     return max((iterations - step) / warmdown_iters, 0.0)
@@ -286,6 +269,6 @@ def rate_multiplier(schedule: Schedule, step: int, elapsed_seconds: float) -> fl
 
 
 def muon_momentum(step: int, optim: Optim) -> float:
-    """Muon's momentum, rising linearly over its warm-up steps (SEEDS 1.4)."""
+    """Muon's momentum, rising linearly over its warm-up steps."""
     fraction = min(step / max(optim.muon_momentum_warmup_steps, 1), 1.0)
     return (1 - fraction) * optim.muon_momentum_start + fraction * optim.muon_momentum

@@ -1,4 +1,4 @@
-"""A run's two logs: train.log for people (the field's line formats, SEEDS 1.11), metrics.jsonl for programs.
+"""A run's two logs: train.log for people (the field's line formats, papers/machinery.md), metrics.jsonl for programs.
 
 And what training says about itself when it is done.
 """
