@@ -115,13 +115,9 @@ class World:
         """The first rank's text, on every rank."""
         if self.size == 1:
             return text
-        payload = torch.tensor(list(text.encode()), dtype=torch.uint8)
-        length = torch.tensor(len(payload))
-        dist.broadcast(length, src=0)
-        if not self.first:
-            payload = torch.empty(int(length), dtype=torch.uint8)
-        dist.broadcast(payload, src=0)
-        return bytes(payload.tolist()).decode()
+        told = [text]
+        dist.broadcast_object_list(told, src=0, device=torch.device("cpu"))
+        return told[0]
 
 
 ALONE = World()

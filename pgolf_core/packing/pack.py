@@ -39,7 +39,7 @@ class Statistics:
     """What training gathered that packing may ask for; a recipe that asks for none does without."""
 
     mean_squares: dict[str, float]
-    """Mean squared gradient of each ranked matrix (SensitivityMeter.result)."""
+    """Mean squared gradient of each ranked matrix (GroupMeter.mean_squares)."""
     steps: int
     """How many steps were counted in it."""
     sums: dict[str, Tensor]

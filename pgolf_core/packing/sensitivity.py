@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pgolf_core.base.files import UserError
 
@@ -19,57 +18,6 @@ MIN_ROWS = 64
 """Matrices with fewer rows are not ranked; at the published width those are the gates and scales alone."""
 FEWEST_RANKED = 5
 """Below this many tensors there is no fifth to take: only a sensitivity of exactly zero loses a bit."""
-
-
-def is_ranked(tensor: Tensor) -> bool:
-    """Whether the rule ranks this parameter: a matrix of at least MIN_ROWS rows."""
-    return tensor.ndim == 2 and tensor.shape[0] >= MIN_ROWS
-
-
-class SensitivityMeter:
-    """Running mean over steps of mean(grad^2) for every ranked parameter that has a gradient.
-
-    Everything stays on the device until `result`: the published version asked the device for one number a tensor and
-    step, and lost 15 ms of every step by it. It only reads gradients, so training is bitwise unchanged.
-    """
-
-    def __init__(self) -> None:
-        self.steps = 0
-        """Steps added so far; every sum is divided by it, as the published rule does."""
-        self._sums: dict[tuple[str, ...], Tensor] = {}  # one float64 vector for each set of names seen together
-
-    @torch.no_grad()
-    def add(self, model: nn.Module) -> None:
-        """Count one step: call it after the last backward pass and before gradients are clipped or cleared."""
-        ranked = [(name, p.grad) for name, p in model.named_parameters() if p.grad is not None and is_ranked(p)]
-        self.steps += 1
-        if not ranked:
-            return
-        names = tuple(name for name, _ in ranked)
-        means = torch.stack([grad.to(torch.float32).square().mean() for _, grad in ranked]).to(torch.float64)
-        self._sums[names] = self._sums[names] + means if names in self._sums else means
-
-    def result(self) -> dict[str, float]:
-        """Sensitivity of every tensor seen, in (nats per weight unit)^2; empty if no step was added."""
-        return {name: total / self.steps for name, total in self._totals().items()}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Plain numbers for a checkpoint; loading them goes on exactly where this meter stands."""
-        return {"steps": self.steps, "sums": self._totals()}
-
-    def load_state_dict(self, state: dict[str, Any], device: torch.device | str = "cpu") -> None:
-        """Take over the sums of a checkpoint; `device` is where the gradients will be."""
-        self.steps = state["steps"]
-        names = tuple(state["sums"])
-        values = torch.tensor([state["sums"][name] for name in names], dtype=torch.float64, device=device)
-        self._sums = {names: values} if names else {}
-
-    def _totals(self) -> dict[str, float]:
-        totals: dict[str, float] = {}
-        for names, sums in self._sums.items():
-            for name, value in zip(names, sums.tolist(), strict=True):
-                totals[name] = totals.get(name, 0.0) + value
-        return totals
 
 
 @dataclass(frozen=True)
@@ -93,25 +41,38 @@ class Groups:
 class GroupMeter:
     """Sums over steps of the mean squared gradient of every row and column of every matrix: two vectors a matrix.
 
-    It stays on the device, waits for nothing and only reads gradients.
+    It stays on the device, waits for nothing and only reads gradients, so training is bitwise unchanged. The published
+    version asked the device for one number a tensor and step, and lost 15 ms of every step by it.
     """
 
     def __init__(self, named: Mapping[str, Tensor]):
+        self.steps = 0
         self.sums = {
             f"{axis}/{name}": torch.zeros(size, dtype=torch.float32, device=tensor.device)
             for name, tensor in named.items() if tensor.ndim == 2
             for axis, size in zip(("rows", "cols"), tensor.shape, strict=True)
         }  # fmt: skip
-        """`rows/<name>` and `cols/<name>`: what a checkpoint and a run's sensitivity.safetensors hold."""
+        """`rows/<name>` and `cols/<name>`: what a checkpoint and a run's GROUP_SENSITIVITY file hold."""
+        self.ranked = [
+            name for name, p in named.items() if p.ndim == 2 and len(p) >= MIN_ROWS and p.requires_grad
+        ]  # fmt: skip
+        """Matrices that PR 332's rule ranks."""
 
     @torch.no_grad()
     def add(self, named: Mapping[str, Tensor]) -> None:
-        """Count the gradients of one step (see SensitivityMeter.add)."""
+        """Count one step: call it after the last backward pass and before gradients are clipped or cleared."""
+        self.steps += 1
         for name, tensor in named.items():
             if tensor.ndim == 2 and tensor.grad is not None:
                 squares = tensor.grad.to(torch.float32).square()
                 self.sums[f"rows/{name}"] += squares.mean(1)
                 self.sums[f"cols/{name}"] += squares.mean(0)
+
+    def mean_squares(self) -> dict[str, float]:
+        """Mean squared gradient of every ranked matrix, in (nats per weight unit)^2; empty if no step was added."""
+        if not self.steps:
+            return {}
+        return {name: float(self.sums[f"rows/{name}"].double().mean()) / self.steps for name in self.ranked}
 
 
 def groups_of(sums: Mapping[str, Tensor]) -> dict[str, Groups]:

@@ -51,10 +51,10 @@ def restore(live: dict[str, Tensor], saved: dict[str, Tensor], path: Path | str)
 class Checkpoint:
     """The file that a stopped or killed run goes on from: written whole or not at all, by the first rank alone."""
 
-    def __init__(self, folder: Path, made_of: dict[str, Any], every_seconds: float, world: World, device: torch.device):
+    def __init__(self, folder: Path, made_of: dict[str, Any], every_seconds: float, world: World):
         """`made_of` is what a run must have in common with a checkpoint; `every_seconds` is the cadence, 0 for none."""
         self.path = folder / CHECKPOINT
-        self.made_of, self.every_seconds, self.world, self.device = made_of, every_seconds, world, device
+        self.made_of, self.every_seconds, self.world = made_of, every_seconds, world
         self.t_saved = time.perf_counter()
         self.saved_step = -1
 
@@ -76,7 +76,7 @@ class Checkpoint:
         return about
 
     def save(self, state: dict[str, Tensor], about: dict[str, Any]) -> None:
-        """Write state, `about` (with its step) and the random generators; UserError if a tensor is not finite."""
+        """Write state and `about` (with its step); UserError if a tensor is not finite."""
         bad = [name for name, tensor in state.items() if tensor.is_floating_point()]
         finite = torch.stack([state[name].isfinite().all() for name in bad]).tolist()
         bad = [name for name, is_finite in zip(bad, finite, strict=True) if not is_finite]
@@ -86,11 +86,14 @@ class Checkpoint:
                 "lower optim.matrix_lr, optim.embed_lr or optim.scalar_lr"
             )
         if self.world.first:
-            save_tensors(self.path, state, {**about, **self.made_of, "random": _random_states(self.device)})
+            save_tensors(self.path, state, {**about, **self.made_of})
         self.t_saved, self.saved_step = time.perf_counter(), about["step"]
 
     def load(self, state: dict[str, Tensor]) -> dict[str, Any] | None:
-        """Fill `state` and the random generators on every rank from the first one's file; returns what it says."""
+        """Fill `state` on every rank from the first one's file; returns what it says.
+
+        No step draws from torch's generators: what is random follows from the seed and the position alone.
+        """
         found = self.world.first and self.path.exists()
         tensors, about = load_tensors(self.path) if found else ({}, None)
         about = json.loads(self.world.text_of_first(json.dumps(about)))
@@ -101,21 +104,4 @@ class Checkpoint:
             restore(state, tensors, self.path)
         self.world.copy_first_(state.values())
         self.saved_step = about["step"]
-        _go_on_drawing(about["random"], self.device)
         return about
-
-
-def _random_states(device: torch.device) -> dict[str, str]:
-    """torch's generators, in hexadecimal. No step draws from them as yet (no dropout, tokens come in their order; the
-    initial weights and the warm-up have generators of their own): kept so that one that does goes on alike."""
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    return {name: state.numpy().tobytes().hex() for name, state in states.items()}
-
-
-def _go_on_drawing(states: dict[str, str], device: torch.device) -> None:
-    tensors = {name: torch.tensor(list(bytes.fromhex(state)), dtype=torch.uint8) for name, state in states.items()}
-    torch.set_rng_state(tensors["cpu"])
-    if device.type == "cuda" and "cuda" in tensors:
-        torch.cuda.set_rng_state(tensors["cuda"], device)

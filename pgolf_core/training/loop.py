@@ -34,7 +34,7 @@ from pgolf_core.network.model import build_model
 from pgolf_core.network.score import score
 from pgolf_core.packing.correction import Gathering
 from pgolf_core.packing.pack import Statistics
-from pgolf_core.packing.sensitivity import SENSITIVITY_BELOW, GroupMeter, SensitivityMeter
+from pgolf_core.packing.sensitivity import SENSITIVITY_BELOW, GroupMeter
 from pgolf_core.recipes.recipe import Recipe
 from pgolf_core.text.shards import TokenStream, check_enough, check_ranks, load_tokens, seq_len_at, step_batch
 from pgolf_core.text.tokenizer import TokenBytes, check_vocab
@@ -104,15 +104,14 @@ class Trainer:
         self.named: dict[str, Tensor] = dict(self.model.named_parameters())
         shapes = {name: tuple(p.shape) for name, p in self.named.items()}
         self.qat_grids: dict[str, Grid] = qat_grids(shapes, recipe.quant, recipe.qat)  # refuses bad exceptions
-        self.meter = SensitivityMeter()
-        self.group_meter = GroupMeter(self.named)
+        self.meter = GroupMeter(self.named)
         self.gathering = Gathering(recipe, self.device, world) if recipe.quant.correction == "hessian" else None
         self.qat_on = False
         self.step, self.val_step = 0, -1
         self.step_seconds: deque[float] = deque(maxlen=LOOK_BACK_STEPS)
         made_of = {"recipe": recipe.fingerprint, "seed": seed, "data": data.sha256}
         every_seconds = recipe.schedule.checkpoint_every_seconds if keep else 0.0
-        self.checkpoint = Checkpoint(self.folder, made_of, every_seconds, world, self.device)
+        self.checkpoint = Checkpoint(self.folder, made_of, every_seconds, world)
         self.resumed_at: list[int] = []
         half = autocast_dtype(self.device, recipe.schedule.autocast) is torch.bfloat16
         kernel = kernel_name(self.device.type, half, recipe.model.model_dim // recipe.model.num_heads)
@@ -174,8 +173,7 @@ class Trainer:
         length = seq_len_at(data, budget_used(schedule, self.step, clock))
         loss = self._forward_backward(*step_batch(self.stream, data, world.rank, world.size, length))
         if 0 < multiplier < SENSITIVITY_BELOW:
-            self.meter.add(self.model)
-            self.group_meter.add(self.named)
+            self.meter.add(self.named)
         norm = clip_gradients(self.optimizers.trained, self.recipe.optim.grad_clip_norm)
         check_finite(loss, norm, self.named.items(), self.step + 1)
         rate = multiplier * (self.recipe.qat.lr_factor if self.qat_on else 1.0)
@@ -275,7 +273,7 @@ class Trainer:
             "model": self.named,
             "optim": self.optimizers.tensors(),
             "average": self.average.tensors(),
-            "groups": self.group_meter.sums,
+            "groups": self.meter.sums,
         }
         return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
 
@@ -283,7 +281,7 @@ class Trainer:
         with self.ledger.spend("checkpoints"):
             about = {
                 "step": self.step, "val_step": self.val_step, "position": self.stream.position,
-                "resumed_at": self.resumed_at, "qat_on": self.qat_on, "sensitivity": self.meter.state_dict(),
+                "resumed_at": self.resumed_at, "qat_on": self.qat_on, "sensitivity_steps": self.meter.steps,
                 "seconds": self.ledger.settled(),
             }  # fmt: skip
             self.checkpoint.save(self._state(), about)
@@ -323,8 +321,7 @@ class Trainer:
         if about is None:
             self.log.keep_until(-1, -1)
             return
-        self.meter.load_state_dict(about["sensitivity"], self.device)
-        self.qat_on = about["qat_on"]
+        self.meter.steps, self.qat_on = about["sensitivity_steps"], about["qat_on"]
         self.model.set_fake_grids(self.qat_grids if self.qat_on else {})
         self.step, self.val_step, self.stream.position = about["step"], about["val_step"], about["position"]
         self.ledger.seconds["train"] = about["seconds"]["train"]
@@ -413,7 +410,7 @@ class Trainer:
     def statistics(self) -> Statistics:
         """What this training gathered for packing."""
         hessians = self.gathering.found if self.gathering is not None else None
-        return Statistics(self.meter.result(), self.meter.steps, self.group_meter.sums, hessians)
+        return Statistics(self.meter.mean_squares(), self.meter.steps, self.meter.sums, hessians)
 
 
 def train(recipe: Recipe, seed: int, data: TrainData, folder: Path, **callbacks: Any) -> TrainResult:
