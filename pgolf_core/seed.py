@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pgolf_core.base.files import UserError, explain_os_errors, read_json, sha256_file, write_json
-from pgolf_core.base.names import ARTIFACT, METRICS, SEED_RESULT, TRAIN_LOG
+from pgolf_core.base.names import METRICS, SCRIPT_ARTIFACT, SEED_RESULT, TRAIN_LOG
 from pgolf_core.base.parallel import World, join, leave
 from pgolf_core.base.strict import build
 from pgolf_core.network.score import Score
@@ -157,7 +157,7 @@ def run_seed(
     t_start = time.perf_counter()
     if world.first:
         with explain_os_errors(f"cannot clear {folder}"):
-            for name in (TRAIN_LOG, METRICS, ARTIFACT, SEED_RESULT):
+            for name in (TRAIN_LOG, METRICS, SCRIPT_ARTIFACT, SEED_RESULT):
                 (folder / name).unlink(missing_ok=True)
     tokenizer = Tokenizer(tokenizer_path)
     train_paths, val_paths = _shards(data_path, "train"), _shards(data_path, "val")
@@ -172,14 +172,14 @@ def run_seed(
     with log:
         if world.first:
             code_bytes = script.stat().st_size
-            ledger = pack_averaged(recipe, trainer.averaged, trainer.statistics(), folder / ARTIFACT, code_bytes)
+            ledger = pack_averaged(recipe, trainer.averaged, trainer.statistics(), folder / SCRIPT_ARTIFACT, code_bytes)
             for line in size_lines(ledger):
                 log.line(line)
         world.meet()  # the file is there
         tokens, settings = load_tokens(val_paths, tokenizer.vocab_size), recipe.eval
         roundtrip, sliding = (
             score_artifact(
-                folder / ARTIFACT, tokens, tokenizer.bytes, settings.seq_len, stride, settings.batch_seqs,
+                folder / SCRIPT_ARTIFACT, tokens, tokenizer.bytes, settings.seq_len, stride, settings.batch_seqs,
                 autocast=recipe.schedule.autocast, world=world,
             )
             for stride in (settings.seq_len, settings.stride)

@@ -147,7 +147,7 @@ def _about(recipe: Recipe) -> str:
         "    DATA_PATH       folder of *_train_*.bin and *_val_*.bin (./data/datasets/fineweb10B_sp1024)",
         "    TOKENIZER_PATH  SentencePiece model (./data/tokenizers/fineweb_1024_bpe.model)",
         "    SEED            1337",
-        "    OUT_DIR         where train.log, metrics.jsonl, model.pgolf and result.json go (seed<SEED>)",
+        "    OUT_DIR         where train.log, metrics.jsonl, final_model.pgolf and result.json go (seed<SEED>)",
     ])  # fmt: skip
 
 

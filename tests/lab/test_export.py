@@ -286,7 +286,7 @@ def test_the_script_alone_makes_the_same_artifact_as_the_package(name: str, data
         script = write_script(recipe, folder)
         done = start(folder, *(() if form == "packed" else WITHOUT_PACKAGE), **environment)
         assert done.returncode == 0, done.stderr
-        assert (folder / "seed7" / "model.pgolf").read_bytes() == expected
+        assert (folder / "seed7" / "final_model.pgolf").read_bytes() == expected
         result = json.loads((folder / "seed7" / "result.json").read_text())
         assert {key: result[key] for key in scores} == scores
         assert result["code_bytes"] == script.stat().st_size == code_bytes_of(recipe)
@@ -345,7 +345,7 @@ def test_under_torchrun_the_script_makes_what_the_package_makes_with_as_many_ran
     paths = {"DATA_PATH": str(data), "TOKENIZER_PATH": str(data / "tokenizer.model")}
     done = start(tmp_path, *torchrun, SEED="7", **paths)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "seed7" / "model.pgolf").read_bytes() == (package / "model.pgolf").read_bytes()
+    assert (tmp_path / "seed7" / "final_model.pgolf").read_bytes() == (package / "model.pgolf").read_bytes()
     result = json.loads((tmp_path / "seed7" / "result.json").read_text())
     assert result["ranks"] == 2 and done.stdout.count("final_sliding_window_exact") == 1
     tokenizer = Tokenizer(data / "tokenizer.model")

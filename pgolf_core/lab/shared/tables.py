@@ -20,8 +20,9 @@ NARROWEST = 40
 
 
 def width() -> int:
-    """Columns of the terminal, 80 where there is none: what is piped reads the same everywhere."""
-    return max(shutil.get_terminal_size((80, 24)).columns, NARROWEST) if sys.stdout.isatty() else 80
+    """Columns of the terminal, or COLUMNS where that is set; 80 where there is neither."""
+    given = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdecimal()
+    return max(shutil.get_terminal_size((80, 24)).columns, NARROWEST) if given else 80
 
 
 def table_text(header: Sequence[str], rows: Iterable[Sequence[object]], left: int = 1, columns: int = 0) -> str:

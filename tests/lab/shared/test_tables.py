@@ -36,7 +36,10 @@ def test_details_stand_below_their_headline():
 
 def test_what_is_piped_is_80_columns_wide_without_colour(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("sys.stdout", io.StringIO())
+    monkeypatch.delenv("COLUMNS", raising=False)
     assert width() == 80
+    monkeypatch.setenv("COLUMNS", "97")
+    assert width() == 97
     assert "\x1b" not in table_text(["a"], [["b"]])
 
 
