@@ -142,7 +142,7 @@ def test_a_technique_note_names_code_and_tests_that_exist(note: Path) -> None:
     for file, names in named.items():
         missing = set(names) - names_defined(ROOT / file)
         assert not missing, f"{note.name}: {file} has no {sorted(missing)}"
-    tests = "".join(text_of(path) for path in sorted((ROOT / "tests").glob("test_*.py")))
+    tests = "".join(text_of(path) for path in sorted((ROOT / "tests").rglob("test_*.py")))
     seen = re.search(r"\*Seen at work:\*(.*?)\n\n", text_of(note), re.S)
     assert seen, f"{note.name} does not say where it is seen at work"
     for test in re.findall(r"`(test_\w+)`", seen[1]):
