@@ -210,7 +210,7 @@ def test_scores_equal_the_records(goldens: Path) -> None:
 
 @torch.no_grad()
 def published_sliding(model: GPT, tokens: np.ndarray, table: TokenBytes, seq_len: int, stride: int):
-    """As published (papers/machinery.md): every start, the last `stride` targets of each window: tails are re-scored."""
+    """As published (papers/machinery.md): every start, the last `stride` targets of each; tails are re-scored."""
     stream = torch.from_numpy(tokens.astype(np.int64))
     n, nats, count, num_bytes = len(tokens) - 1, 0.0, 0, 0
     for start in range(0, n, stride):
