@@ -1,6 +1,6 @@
 """mypy's errors, counted: none in the core, in the lab at most the number in pyproject.toml, which may only fall.
 
-    python tests/helpers/type_errors.py        (a step of `make lint`)
+python tests/helpers/type_errors.py        (a step of `make lint`)
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from links import broken_links
 
 from pgolf_core.network.grid import GRIDS
 from pgolf_core.recipes.reading import available_recipes, load_recipe
@@ -59,21 +60,9 @@ def bibliography() -> dict[str, dict[str, str]]:
 # ---------------------------------------------------------------------- links and citations
 
 
-def anchors(path: Path) -> set[str]:
-    """GitHub's anchors of a file's headings."""
-    headings = re.findall(r"^#+ +(.*)$", text_of(path), re.M)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
-
-
 @pytest.mark.parametrize("path", MARKDOWN, ids=name_of)
 def test_every_relative_link_leads_to_a_file(path: Path) -> None:
-    for target in re.findall(r"\]\(([^)\s]+)\)", text_of(path)):
-        if re.match(r"[a-z]+:", target):
-            continue
-        file, _, anchor = target.partition("#")
-        found = (path.parent / file).resolve() if file else path
-        assert found.exists(), f"{name_of(path)} links to {target}, which does not exist"
-        assert not anchor or anchor in anchors(found), f"{name_of(path)}: no heading {anchor} in {file}"
+    assert broken_links(path) == []
 
 
 @pytest.mark.parametrize("path", MARKDOWN, ids=name_of)

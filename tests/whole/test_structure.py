@@ -178,9 +178,25 @@ def test_nothing_speaks_of_documents_that_the_repository_lacks(path: Path):
     assert not re.findall(r"\b(?:SEEDS|DESIGN|STYLE|HOUSE)(?:\.md)?\b(?! ?=)|\bissue #?\d+", text)
 
 
-def test_the_top_level_holds_what_the_design_names():
-    for name in ("notebooks", "pgolf_core", "papers", "runs/README.md", "tests", "pyproject.toml", "Makefile",
-                 "README.md", "constraints.txt", "LICENSE", ".ci/run"):  # fmt: skip
+def test_the_map_of_the_readme_has_every_room_in_its_order():
+    block = re.search(r"^## Map$.*?^```\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
+    found: dict[str, list[str]] = {}
+    for indent, name in re.findall(r"^( *)(\S+)", block[1], re.M):
+        if not indent:
+            found[name] = []
+        else:
+            found[list(found)[-1]].append(name)
+        assert (ROOT / (list(found)[-1] + name if indent else name)).exists(), name
+    rooms = dict.fromkeys(f"{room.split('.')[0]}/" if "." in room else f"{room}.py" for room in ROOMS)
+    lab = ROOT / "pgolf_core" / "lab"
+    assert found["pgolf_core/"] == list(rooms)
+    assert found["pgolf_core/lab/"] == [f"{room}/" if (lab / room).is_dir() else f"{room}.py" for room in LAB_ROOMS]
+
+
+def test_the_top_level_holds_what_the_map_names():
+    for name in ("notebooks", "pgolf_core", "papers", "findings", "runs/README.md", "tests", "pyproject.toml",
+                 "Makefile", "README.md", "CONTRIBUTING.md", "constraints.txt", "LICENSE", ".ci/run",
+                 ".github/workflows/ci.yml", ".pre-commit-config.yaml"):  # fmt: skip
         assert (ROOT / name).exists(), name
 
 
