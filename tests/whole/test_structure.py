@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import importlib.metadata
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 import nbformat
@@ -103,6 +105,23 @@ def test_the_core_uses_only_its_few_libraries(room: str):
 
 
 # ---------------------------------------------------------------------- both halves
+
+
+def test_every_library_that_is_imported_is_declared_and_pinned():
+    """In pyproject.toml; what `make setup` installs also in constraints.txt."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+
+    def names_in(lines: list[str]) -> set[str]:
+        return {re.split(r"[^\w.-]", line)[0].lower().replace("_", "-") for line in lines}
+
+    pinned = names_in((ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines())
+    installed = names_in([*project["dependencies"], *extras["lab"], *extras["dev"]])
+    assert installed <= pinned
+    used = {name.split(".")[0] for path in package_files for name in imports_of(path)} - {"pgolf_core"} - CORE_MAY_TRY
+    found = importlib.metadata.packages_distributions()
+    libraries = names_in([found.get(name, [name])[0] for name in used - set(sys.stdlib_module_names)])
+    assert libraries <= installed | names_in(extras["parquet"])
 
 
 @pytest.mark.parametrize("path", [path for path in package_files if "lab" in path.parts], ids=str)
