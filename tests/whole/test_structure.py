@@ -42,12 +42,15 @@ FORBIDDEN = {
     "an early end": re.compile(r"\b(?:sys\.exit|os\._exit|quit\(|exit\()"),
 }
 
+FOLDERS = ("pgolf_core", "tests", "papers", "notebooks", "findings", ".ci", ".github")
+
 core_files = [ROOT / "pgolf_core" / f"{room.replace('.', '/')}.py" for room in ROOMS]
 package_files = sorted((ROOT / "pgolf_core").rglob("*.py"))
 readable_files = sorted(
-    path for folder in ("pgolf_core", "tests", "papers", "notebooks", "runs") for path in (ROOT / folder).rglob("*")
-    if path.suffix in (".py", ".md", ".toml", ".ipynb", ".j2") and path != Path(__file__) and path.is_relative_to(ROOT)
-    and (path.parent.name != "seeds" and "local_10min_1mb" not in path.parts)
+    path for place in ("*.*", "Makefile", "runs/README.md", *(f"{folder}/**/*" for folder in FOLDERS))
+    for path in ROOT.glob(place)
+    if path.suffix in ("", ".py", ".md", ".toml", ".ipynb", ".j2", ".sh", ".txt", ".yml", ".yaml")
+    and path.is_file() and path.name != ".git" and path != Path(__file__)
 )  # fmt: skip
 notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
