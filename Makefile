@@ -8,7 +8,7 @@ BIN := .venv/bin
 READY := .venv/ready
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 
-.PHONY: help setup record test test-slow test-cuda bench lint lab clean
+.PHONY: help setup setup-cuda record test test-slow test-cuda bench lint lab clean
 
 help:
 	@echo "make record     train, pack, score and report three seeds on real text (ARGS=--fresh redoes them)"
@@ -17,8 +17,9 @@ help:
 	@echo "make bench      time the fast code against the plainest correct code (ARGS=--quick: does it run)"
 	@echo "make test-cuda  the tests that need a CUDA device"
 	@echo "make lab        open JupyterLab on the notebooks"
-	@echo "make lint       lint alone"
+	@echo "make lint       ruff, types and stripped notebooks alone"
 	@echo "make setup      the environment alone, in .venv"
+	@echo "make setup-cuda FlashAttention on top, for a CUDA device (not tried)"
 	@echo "make clean      delete .venv and caches; runs and prepared data stay"
 
 setup: $(READY)
@@ -33,6 +34,11 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[lab,dev]'
 	@touch $(READY)
 
+# FlashAttention is built against the torch that is there, so pip may not give the build a torch of its own. Not tried.
+setup-cuda: $(READY)
+	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt ninja packaging psutil setuptools wheel
+	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt --no-build-isolation -e '.[cuda]'
+
 record: $(READY)
 	$(BIN)/pgolf data sotu
 	$(BIN)/pgolf record local-smoke --seeds 1337,1338,1339 $(ARGS)
@@ -46,12 +52,14 @@ test-slow: $(READY)
 
 bench: $(READY)
 	$(BIN)/pgolf bench $(ARGS)
+
 test-cuda: $(READY)
 	$(BIN)/python -m pytest -m cuda -rs $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python tests/helpers/type_errors.py
 ifneq ($(NOTEBOOKS),)
 	$(BIN)/nbstripout --verify --keep-id --extra-keys 'metadata.papermill cell.metadata.papermill cell.metadata.execution' \
 		$(NOTEBOOKS)
@@ -61,5 +69,5 @@ lab: $(READY)
 	$(BIN)/pgolf lab $(ARGS)
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
 	find pgolf_core tests -name __pycache__ -type d -exec rm -rf {} +

@@ -1,4 +1,6 @@
-"""Every choice that depends on the machine, with a pretended GPU; and the traps of library versions (SEEDS 9).
+"""Every choice that depends on the machine, with a pretended GPU; and the traps of library versions.
+
+The traps are those of papers/machinery.md, "Precision".
 
 pytest tests/base/test_device.py
 """

@@ -1,4 +1,4 @@
-"""Deterministic weights and tokens from an integer hash: full-size parity cases that need no files (SEEDS 10)."""
+"""Weights and tokens from an integer hash: full-size parity cases that need no files (papers/machinery.md)."""
 
 from __future__ import annotations
 

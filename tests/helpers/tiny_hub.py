@@ -27,7 +27,7 @@ def texts(count: int, seed: int = 0, words: int = 60) -> list[str]:
 
 
 def published_model(documents: list[str], vocab: int = VOCAB) -> bytes:
-    """A SentencePiece model with the published settings (SEEDS 14): it normalises."""
+    """A SentencePiece model with the published settings (papers/machinery.md): it normalises."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(documents), model_writer=model, vocab_size=vocab, model_type="bpe", pad_id=0, bos_id=1,

@@ -2,7 +2,7 @@
 
     pytest tests/network/test_grid.py
 
-The table is SEEDS.md section 10: every quantiser on two hash-filled matrices, A with all |w| < 1 (where the scale floor
+The table is of the published quantisers, each on two hash-filled matrices, A with all |w| < 1 (where the scale floor
 rules) and B with rows up to eight times larger.
 """
 
@@ -45,7 +45,7 @@ FAKE_ERROR = {"int6_fake_pr194": 0.0121067, "int6_fake_pr534": 0.0108987}  # mea
 
 
 def hash_fill(count: int, tag: int) -> np.ndarray:
-    """u(i, tag) in [-0.5, 0.5): the deterministic fill of SEEDS.md section 10."""
+    """u(i, tag) in [-0.5, 0.5): the fill of papers/machinery.md, "Weights from a hash"."""
     mask = np.uint64(2**32 - 1)
     h = (np.arange(count, dtype=np.uint64) * np.uint64(2654435761) + np.uint64(tag * 97531 + 12345)) & mask
     for shift, factor in ((15, 2246822519), (13, 3266489917)):

@@ -1,4 +1,4 @@
-"""The five records as recipes: optimiser groups as SEEDS 4-8 list them, what as-run changes, how local-prN is scaled.
+"""The five records as recipes: optimiser groups as published, what as-run changes, how local-prN is scaled.
 
 pytest tests/recipes/test_records.py -s prints the table of groups.
 """
@@ -18,7 +18,7 @@ from pgolf_core.training.optim import parameter_groups
 
 RECORDS = ("pr194", "pr315", "pr332", "pr531", "pr534")
 BETAS = (0.9, 0.95)
-# group: (optimiser, learning rate, betas, weight decay, tensors); SEEDS 4.2, 5.1, 6.1, 7.1, 8.2
+# group: (optimiser, learning rate, betas, weight decay, tensors); papers/machinery.md, "Muon"
 GROUPS: dict[str, dict[str, tuple]] = {
     "pr194": {
         "token embedding": ("adamw", 0.03, BETAS, 0.0, 1),
@@ -68,7 +68,7 @@ GROUPS: dict[str, dict[str, tuple]] = {
     },
 }
 MUON_DECAY = {"pr194": "before", "pr315": "before", "pr332": "after", "pr531": "before", "pr534": "after"}
-AS_RUN = {  # DESIGN 4: everything in which prN-as-run differs from prN
+AS_RUN = {  # everything in which prN-as-run differs from prN: papers/records has a row for each
     "pr194": {"model.norm_eps": 2.0**-7, "qat.grid": "int6_fake_pr194"},
     "pr315": {},
     "pr332": {},

@@ -198,7 +198,7 @@ def test_a_steps_tensors_lie_in_memory_as_the_warm_ups_so_that_no_graph_is_compi
 
 @pytest.mark.parametrize("world", [1, 2, 4, 8])
 def test_a_step_of_eight_spans_is_the_published_partition_for_any_number_of_ranks(shards: list[Path], world: int):
-    """SEEDS 1.3, written out: every micro-step takes (n + 1) * world tokens, rank r the r-th span of n + 1."""
+    """As papers/machinery.md has it: every micro-step takes (n + 1) * world tokens, rank r the r-th span of n + 1."""
     batch_tokens, seq_len, steps = 64, 4, 3
     accum = 8 // world
     n = batch_tokens // (world * accum)

@@ -52,7 +52,7 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    """Made as the published ones were (SEEDS 14): NFKC, collapsed whitespace, ids pad 0, bos 1, eos 2, unk 3."""
+    """As the published ones (papers/machinery.md): NFKC, collapsed whitespace, ids pad 0, bos 1, eos 2, unk 3."""
     path = tmp_path_factory.mktemp("tokenizer") / "published.model"
     path.write_bytes(
         train(normalization_rule_name="nmt_nfkc", remove_extra_whitespaces=True, pad_id=0, bos_id=1, eos_id=2, unk_id=3)

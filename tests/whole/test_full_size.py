@@ -1,4 +1,4 @@
-"""Full-size parity with the five records, without files: counts, hash-filled losses, bigram rows (SEEDS 0 and 10)."""
+"""Full-size parity with the five records, without files: counts, losses on weights from a hash, bigram rows."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def section(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, torch.Tenso
 
 
 def model_config(config: dict) -> recipe.Model:
-    """A golden's config in this project's words; `record` decides smear order and rotary reference (SEEDS 2.2, 2.7)."""
+    """A golden's config in this project's words; `record` decides smear order and rotary reference (papers/records)."""
     head_dim = config["model_dim"] // config["num_heads"]
     layers = config["num_layers"]
     return recipe.from_dict(
@@ -210,7 +210,7 @@ def test_scores_equal_the_records(goldens: Path) -> None:
 
 @torch.no_grad()
 def published_sliding(model: GPT, tokens: np.ndarray, table: TokenBytes, seq_len: int, stride: int):
-    """The published rule (SEEDS 1.9): every start, the last `stride` targets of each window, so tails are re-scored."""
+    """As published (papers/machinery.md): every start, the last `stride` targets of each; tails are re-scored."""
     stream = torch.from_numpy(tokens.astype(np.int64))
     n, nats, count, num_bytes = len(tokens) - 1, 0.0, 0, 0
     for start in range(0, n, stride):

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import importlib.metadata
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 import nbformat
@@ -40,12 +42,15 @@ FORBIDDEN = {
     "an early end": re.compile(r"\b(?:sys\.exit|os\._exit|quit\(|exit\()"),
 }
 
+FOLDERS = ("pgolf_core", "tests", "papers", "notebooks", "findings", ".ci", ".github")
+
 core_files = [ROOT / "pgolf_core" / f"{room.replace('.', '/')}.py" for room in ROOMS]
 package_files = sorted((ROOT / "pgolf_core").rglob("*.py"))
 readable_files = sorted(
-    path for folder in ("pgolf_core", "tests", "papers", "notebooks", "runs") for path in (ROOT / folder).rglob("*")
-    if path.suffix in (".py", ".md", ".toml", ".ipynb", ".j2") and path != Path(__file__) and path.is_relative_to(ROOT)
-    and (path.parent.name != "seeds" and "local_10min_1mb" not in path.parts)
+    path for place in ("*.*", "Makefile", "runs/README.md", *(f"{folder}/**/*" for folder in FOLDERS))
+    for path in ROOT.glob(place)
+    if path.suffix in ("", ".py", ".md", ".toml", ".ipynb", ".j2", ".sh", ".txt", ".yml", ".yaml")
+    and path.is_file() and path.name != ".git" and path != Path(__file__)
 )  # fmt: skip
 notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -103,6 +108,23 @@ def test_the_core_uses_only_its_few_libraries(room: str):
 
 
 # ---------------------------------------------------------------------- both halves
+
+
+def test_every_library_that_is_imported_is_declared_and_pinned():
+    """In pyproject.toml; what `make setup` installs also in constraints.txt."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+
+    def names_in(lines: list[str]) -> set[str]:
+        return {re.split(r"[^\w.-]", line)[0].lower().replace("_", "-") for line in lines}
+
+    pinned = names_in((ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines())
+    installed = names_in([*project["dependencies"], *extras["lab"], *extras["dev"]])
+    assert installed <= pinned
+    used = {name.split(".")[0] for path in package_files for name in imports_of(path)} - {"pgolf_core"} - CORE_MAY_TRY
+    found = importlib.metadata.packages_distributions()
+    libraries = names_in([found.get(name, [name])[0] for name in used - set(sys.stdlib_module_names)])
+    assert libraries <= installed | names_in(extras["parquet"])
 
 
 @pytest.mark.parametrize("path", [path for path in package_files if "lab" in path.parts], ids=str)
@@ -178,9 +200,25 @@ def test_nothing_speaks_of_documents_that_the_repository_lacks(path: Path):
     assert not re.findall(r"\b(?:SEEDS|DESIGN|STYLE|HOUSE)(?:\.md)?\b(?! ?=)|\bissue #?\d+", text)
 
 
-def test_the_top_level_holds_what_the_design_names():
-    for name in ("notebooks", "pgolf_core", "papers", "runs/README.md", "tests", "pyproject.toml", "Makefile",
-                 "README.md", "constraints.txt", "LICENSE", ".ci/run"):  # fmt: skip
+def test_the_map_of_the_readme_has_every_room_in_its_order():
+    block = re.search(r"^## Map$.*?^```\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
+    found: dict[str, list[str]] = {}
+    for indent, name in re.findall(r"^( *)(\S+)", block[1], re.M):
+        if not indent:
+            found[name] = []
+        else:
+            found[list(found)[-1]].append(name)
+        assert (ROOT / (list(found)[-1] + name if indent else name)).exists(), name
+    rooms = dict.fromkeys(f"{room.split('.')[0]}/" if "." in room else f"{room}.py" for room in ROOMS)
+    lab = ROOT / "pgolf_core" / "lab"
+    assert found["pgolf_core/"] == list(rooms)
+    assert found["pgolf_core/lab/"] == [f"{room}/" if (lab / room).is_dir() else f"{room}.py" for room in LAB_ROOMS]
+
+
+def test_the_top_level_holds_what_the_map_names():
+    for name in ("notebooks", "pgolf_core", "papers", "findings", "runs/README.md", "tests", "pyproject.toml",
+                 "Makefile", "README.md", "CONTRIBUTING.md", "constraints.txt", "LICENSE", ".ci/run",
+                 ".github/workflows/ci.yml", ".pre-commit-config.yaml"):  # fmt: skip
         assert (ROOT / name).exists(), name
 
 

@@ -1,0 +1,23 @@
+"""Relative links of a page in markdown."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+
+def anchors(path: Path) -> set[str]:
+    """GitHub's anchors of a file's headings."""
+    headings = re.findall(r"^#+ +(.*)$", path.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def broken_links(path: Path) -> list[str]:
+    """Links and pictures of a page that lead to no file, or to no heading of it."""
+    text, broken = path.read_text(encoding="utf-8"), []
+    for target in [*re.findall(r"\]\(([^)\s]+)\)", text), *re.findall(r'src="([^"]+)"', text)]:
+        file, _, anchor = target.partition("#")
+        found = (path.parent / file).resolve() if file else path
+        whole = found.exists() and (not anchor or anchor in anchors(found))
+        broken += [] if whole or re.match(r"[a-z]+:", target) else [target]
+    return broken
