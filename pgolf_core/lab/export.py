@@ -33,8 +33,8 @@ MAX_UNWRAPPED_BYTES = 2**24
 NEVER = {"recipes.reading", "main"}
 STEPS_ALONE = {"packing.coder", "packing.steps", "packing.allocation"}
 CORRECTION_ALONE = {"packing.correction"}
-UNPACKING = [{"id": lzma.FILTER_LZMA2, "lc": 4, "pb": 0, "dict_size": MAX_UNWRAPPED_BYTES}]
-PACKING = [{**UNPACKING[0], "preset": 9 | lzma.PRESET_EXTREME}]
+UNPACKING = [{"id": lzma.FILTER_LZMA2, "pb": 0, "dict_size": MAX_UNWRAPPED_BYTES}]
+PACKING = [{**UNPACKING[0], "preset": 9 | lzma.PRESET_EXTREME, "nice_len": 273, "depth": 1000}]
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -179,15 +179,20 @@ class _PlainFormat(ast.NodeTransformer):
 
 
 def minified(text: str) -> str:
-    """Fewer bytes for the same program, the same on every version of Python; UserError without python-minifier."""
+    """Fewer bytes for the same program, the same on every version of Python; UserError without python-minifier.
+
+    Functions and classes keep their names for whoever reads it. Literals stay where they are: LZMA makes that smaller.
+    """
     try:
         import python_minifier
     except ImportError:
         raise UserError("script=packed needs python-minifier; install pgolf with its extra `lab`") from None
-    plain = ast.unparse(ast.fix_missing_locations(_PlainFormat().visit(ast.parse(text))))
+    tree = ast.fix_missing_locations(_PlainFormat().visit(ast.parse(text)))
+    kept = [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name[0] != "_"]
     return python_minifier.minify(
-        plain, SCRIPT, remove_literal_statements=True, rename_globals=True, preserve_globals=list(CALLED)
-    )
+        ast.unparse(tree), SCRIPT, remove_literal_statements=True, rename_globals=True, hoist_literals=False,
+        preserve_globals=kept,
+    )  # fmt: skip
 
 
 def packed(text: str) -> str:
