@@ -44,7 +44,7 @@ record: $(READY)
 	$(BIN)/pgolf record local-smoke --seeds 1337,1338,1339 $(ARGS)
 
 test: lint
-	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -m 'not slow and not cuda' $(ARGS)
+	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow and not cuda' $(ARGS)
 
 test-slow: $(READY)
 	@CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -m 'slow and not cuda' $(ARGS); status=$$?; \

@@ -60,8 +60,13 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
     if report.skipped and present:
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid}: a golden was skipped although the goldens are present"
-    if report.when == "call" or report.outcome != "passed":
-        GOLDEN_TESTS[item.nodeid] = report.outcome
+    report.user_properties.append(("golden", True))  # which reaches the process that counts, where there are several
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Count the goldens that ran."""
+    if ("golden", True) in report.user_properties and (report.when == "call" or report.outcome != "passed"):
+        GOLDEN_TESTS[report.nodeid] = report.outcome
 
 
 def pytest_terminal_summary(terminalreporter, exitstatus: int, config: pytest.Config) -> None:
