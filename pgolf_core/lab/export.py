@@ -168,7 +168,7 @@ class _PlainFormat(ast.NodeTransformer):
         text = ""
         for part in node.values:
             if isinstance(part, ast.Constant):
-                text += part.value.replace("{", "{{").replace("}", "}}")
+                text += str(part.value).replace("{", "{{").replace("}", "}}")
                 continue
             assert isinstance(part, ast.FormattedValue)
             values.append(self.visit(part.value))

@@ -17,7 +17,8 @@ from pgolf_core.recipes.recipe import to_dict
 def add(parser: argparse.ArgumentParser) -> None:
     """The options of `pgolf recipes`."""
     option = parser.add_argument
-    option("recipe", nargs="?", metavar="NAME")
+    about = "show this one with every value: the keys that --set takes (default: list all)"
+    option("recipe", nargs="?", metavar="NAME", help=about)
     option("--from-command", metavar="TEXT", help='a run command, as "NUM_LAYERS=11 ... torchrun ..."')
     option("--script", metavar="PR", help="whose script it calls, and whose defaults so apply, as pr315")
     option("--out", metavar="FILE.toml", help="write that recipe there instead of printing it")
@@ -43,9 +44,10 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(rows, indent=2))
         return 0
-    width = max((len(row["name"]) for row in rows), default=0)
-    for row in rows:
-        print(f"{row['name']:<{width}}  {row['fingerprint'][:8]}  {row['title']}")
+    from pgolf_core.lab.shared.tables import table_text
+
+    cells = [(row["name"], row["fingerprint"][:8], row["title"]) for row in rows]
+    print(table_text(["recipe", "print", "what it is"], cells, left=3))
     return 0
 
 

@@ -1,7 +1,7 @@
 """A published run command, `NAME=value … torchrun train_gpt.py`, becomes a recipe: `pgolf recipes --from-command`.
 
-`command_tables` says of every script which names it reads, with its own defaults, and what its code fixes whatever the
-names say. The recipe is what that script really does with the values, so the five published commands give the
+`published_scripts` says of every script which names it reads, with its own defaults, and what its code fixes whatever
+the names say. The recipe is what that script really does with the values, so the five published commands give the
 recipes `prN-as-run`. What changes nothing, or what no recipe can say, comes back as a report.
 
 Keys that play no part keep the recipes' usual value (the decay of an EMA that is off), so that equal runs have equal
@@ -30,7 +30,7 @@ UNKNOWN, NO_EFFECT, OUTSIDE = "unknown", "no effect", "outside the recipe"
 NOT_EXPRESSED, FROM_LOGS = "not expressed", "from the logs"
 
 KEPT_BLOCKS_534 = (0, 10)
-"""PR 534 leaves the first block and those from the eleventh on at full int8 steps (SEEDS 8.5)."""
+"""PR 534 leaves the first block and those from the eleventh on at full int8 steps (papers/records/pr534.md)."""
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ def _value_embedding(table: Script, v: dict, given: Mapping, keys: dict, reports
             _tell(reports, given, name, NO_EFFECT, "VE_ENABLED=0 leaves no value embedding")
         return
     parts = [part.strip() for part in v["VE_LAYERS"].split(",") if part.strip()]
-    layers = [_typed("VE_LAYERS", part, 0, table) for part in parts]
+    layers = [int(_typed("VE_LAYERS", part, 0, table)) for part in parts]
     there = tuple(layer for layer in layers if 0 <= layer < v["NUM_LAYERS"])
     if len(there) < len(layers):
         why = f"of its layers only those below NUM_LAYERS={v['NUM_LAYERS']} exist"
@@ -239,7 +239,8 @@ def _optim(table: Script, v: dict, given: Mapping, keys: dict, reports: list) ->
 
 
 def _average(table: Script, v: dict, given: Mapping, keys: dict, reports: list) -> None:
-    swa_names = ("SWA_START_FRAC", "SWA_FRAC", "SWA_EVERY")
+    swa_names: tuple[str, ...] = ("SWA_START_FRAC", "SWA_FRAC", "SWA_EVERY")
+    idle: tuple[str, ...]
     if v.get("EMA_ENABLED"):
         keys |= {"average.kind": "ema", "average.ema_decay": v["EMA_DECAY"]}
         idle, why = swa_names, "EMA is on, and then the script takes no SWA snapshots"
@@ -268,7 +269,7 @@ def _quantisation(table: Script, v: dict, given: Mapping, keys: dict, reports: l
     if v.get("GRAD_QUANT"):
         keys["quant.allocation"] = "gradient"
     elif "GRAD_QUANT" in v:
-        keys["quant.other"] = "int6_row_clip"  # whatever the ranking does not name gets 6 bits (SEEDS 6.3)
+        keys["quant.other"] = "int6_row_clip"  # whatever the ranking does not name gets 6 bits
     if table.record == "PR 531" and layers > 8:
         keys["quant.exceptions"] = ("blocks.8.attn.c_k.weight=fp16",)
     if table.record == "PR 534":

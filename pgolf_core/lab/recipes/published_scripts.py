@@ -1,4 +1,6 @@
-"""What each published script reads from its environment, its own defaults, and what its code fixes (SEEDS 3 to 8)."""
+"""What each published script reads from its environment, its own defaults, and what its code fixes.
+
+Sources: the pull requests' scripts; papers/records has a page for each."""
 
 from __future__ import annotations
 
@@ -9,9 +11,9 @@ from typing import Any
 Value = int | float | bool | str
 
 RANKS = 8
-"""Spans of a step: gradient accumulation makes up for fewer processes (SEEDS 1.3)."""
+"""Spans of a step: gradient accumulation makes up for fewer processes."""
 
-# name -> (default, recipe key); without a key it is read by a rule of `commands`, with others
+# name -> (default, recipe key); without a key it is read by a rule of `published_command`, with others
 COMMON: dict[str, tuple[Value, str]] = {
     "VOCAB_SIZE": (1024, "model.vocab_size"), "NUM_LAYERS": (11, "model.num_layers"),
     "MODEL_DIM": (512, "model.model_dim"), "NUM_HEADS": (8, "model.num_heads"),
@@ -74,8 +76,8 @@ def _script(
     )
 
 
-# SEEDS 3 gives these defaults, but for names that it does not list: the switches EMA_ENABLED, SWA_ENABLED, GRAD_QUANT,
-# LATE_QAT, SMEAR_GATE and BIGRAM_HASH, SWA_FRAC and SWA_EVERY are as the family of scripts has them.
+# The scripts' own defaults. The switches EMA_ENABLED, SWA_ENABLED, GRAD_QUANT, LATE_QAT, SMEAR_GATE and BIGRAM_HASH,
+# SWA_FRAC and SWA_EVERY are as the family of scripts has them.
 _WARM_START = {  # PR 315 and 332 share them
     "NUM_LAYERS": 9, "TIED_EMBED_LR": 0.05, "MATRIX_LR": 0.04, "SCALAR_LR": 0.04, "MUON_MOMENTUM": 0.95,
     "MUON_MOMENTUM_WARMUP_START": 0.85, "MUON_MOMENTUM_WARMUP_STEPS": 500, "WARMDOWN_ITERS": 1200,

@@ -68,11 +68,11 @@ def _drawn(table: Table, columns: int) -> str:
 
 def encodable(stream: io.TextIOWrapper) -> None:
     """From now on write what the stream's encoding lacks by PLAIN, instead of failing."""
-    codecs.register_error("pgolf", lambda error: (_plain(error), error.end))
+    codecs.register_error("pgolf", _plain)
     stream.reconfigure(errors="pgolf")
 
 
-def _plain(error: UnicodeError) -> str:
+def _plain(error: UnicodeError) -> tuple[str, int]:
     assert isinstance(error, UnicodeEncodeError)
     text = error.object[error.start : error.end].translate(PLAIN)
-    return "".join(char if char.isascii() else "?" for char in text)
+    return "".join(char if char.isascii() else "?" for char in text), error.end

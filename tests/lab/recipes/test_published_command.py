@@ -1,6 +1,6 @@
 """A published run command becomes the recipe of what that script does with it, and nothing is dropped in silence.
 
-The five commands and the scripts' defaults are those of SEEDS 3. Held against: the recipes prN-as-run on disk.
+The five commands are those of the pull requests (papers/records). Held against: the recipes prN-as-run on disk.
 
 pytest tests/lab/recipes/test_published_command.py
 """
