@@ -60,7 +60,7 @@ def _read_chain(name: str, folder: Path) -> list[tuple[Path, dict[str, Any]]]:
         if name in names:
             raise UserError(f"{path.name}: extends itself through {' -> '.join((*names, name))}; break the circle")
         try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
+            values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UserError(f"{path.name}: not valid TOML: {error}") from None
         parent = values.pop("extends", None)

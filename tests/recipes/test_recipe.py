@@ -132,3 +132,8 @@ def test_recipe_and_grid_rooms_agree_on_the_grids() -> None:
     assert set(GRID_NAMES) - {"fp16"} <= {name for name, g in grid.GRIDS.items() if g.packable}
     assert {name for name, g in grid.GRIDS.items() if g.packable} <= set(GRID_NAMES)
     assert {name for name, g in grid.GRIDS.items() if not g.packable} == set(QAT_ONLY_GRIDS)
+
+
+def test_a_file_that_an_editor_began_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_bytes(b'\xef\xbb\xbfextends = "pr315"\n[model]\nnum_layers = 12\n')
+    assert load_recipe(str(tmp_path / "mine.toml")).model.num_layers == 12

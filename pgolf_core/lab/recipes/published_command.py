@@ -27,7 +27,7 @@ from pgolf_core.recipes.reading import available_recipes, load_recipe
 from pgolf_core.recipes.recipe import Recipe, from_dict, to_dict
 
 UNKNOWN, NO_EFFECT, OUTSIDE = "unknown", "no effect", "outside the recipe"
-NOT_EXPRESSED, FROM_LOGS = "not expressed", "from the logs"
+NOT_EXPRESSED, FROM_LOGS, LEFT_OUT = "not expressed", "from the logs", "left out"
 
 KEPT_BLOCKS_534 = (0, 10)
 """PR 534 leaves the first block and those from the eleventh on at full int8 steps (papers/records/pr534.md)."""
@@ -41,11 +41,13 @@ class Report:
     value: str
     kind: str
     """unknown (the script does not read it), no effect (read, or thought to be, and idle), outside the recipe (of the
-    machine or the call), not expressed (this core cannot do it), from the logs (not in the command)."""
+    machine or the call), not expressed (this core cannot do it), from the logs (not in the command), left out (another
+    command of the block)."""
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.name}={_printable(self.value)}: {self.kind}: {self.reason}"
+        value = "" if self.kind == LEFT_OUT else f"={_printable(self.value)}"
+        return f"{self.name}{value}: {self.kind}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -59,16 +61,17 @@ class Resolved:
 
 
 def recipe_from_command(command: str, script: str) -> Resolved:
-    """The recipe that `script` (a key of SCRIPTS) runs when called by `command`, `NAME=value` words as in a shell.
+    """The recipe that `script` (a key of SCRIPTS) runs when called by `command`: shell words, or a block of lines.
 
     Raises UserError, in one line, for words of another form, a name given twice with different values, a value of the
     wrong type, and values that no recipe can hold.
     """
     if script not in SCRIPTS:
         raise UserError(f"unknown script '{script}'; known: {', '.join(SCRIPTS)}")
-    given = read_words(command)
-    table = SCRIPTS[script]
+    block, table = read_block(command), SCRIPTS[script]
+    given = block.values
     reports = list(_idle_reports(table, given))
+    reports += (Report(_printable(other), "", LEFT_OUT, "not the training command") for other in block.left_out)
     values: dict[str, Value] = {}
     for name, (default, _) in table.reads.items():
         values[name] = _typed(name, given[name], default, table) if name in given else default
@@ -100,34 +103,94 @@ def recipe_from_command(command: str, script: str) -> Resolved:
 # ---------------------------------------------------------------------- words and their types
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-_WRAPPERS = {"env", "export", "time", "nohup", "exec", "$", "&&", ";"}
-_PROGRAM = re.compile(r"(torchrun|python[0-9.]*|uv|srun|accelerate)\Z")
+_WRAPPERS = {"env", "export", "time", "nohup", "exec", "sudo", "$", "do", "then", "("}
+_LAUNCHERS = re.compile(r"(torchrun|srun|accelerate)\Z")
+_TRAINS = re.compile(r"(.*/)?train\w*\.py\Z|torch\.distributed\.\w+\Z")
 
 
 def _printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
-def read_words(command: str) -> dict[str, str]:
-    """NAME: value in order, up to the program that they are set for (torchrun, python), if it is there at all."""
-    joined = re.sub(r"\\[ \t]*(\r?\n|\Z)", " ", command)  # a line that goes on, also where the paste ends in one
-    try:
-        words = shlex.split(joined)
-    except ValueError as error:
-        raise UserError(f"--from-command: {str(error).lower()}; quote values as in a shell") from None
-    values: dict[str, str] = {}
-    for word in words:
-        if word in _WRAPPERS:
-            continue
-        if _PROGRAM.match(PurePath(word).name):
-            break
-        name, equals, value = word.partition("=")
-        if not equals or not _NAME.match(name):
-            raise UserError(f"--from-command: {word!r} is not NAME=value, and torchrun or python have not come yet")
-        value = value.removesuffix(";")
-        if values.setdefault(name, value) != value:
-            raise UserError(f"--from-command: {name} is given twice, as {values[name]!r} and as {value!r}; keep one")
-    return values
+@dataclass(frozen=True)
+class Block:
+    """What a pasted block of shell lines says to its training command."""
+
+    values: dict[str, str]
+    """NAME: value in order."""
+    left_out: tuple[str, ...]
+    """The other commands of the block, one text each."""
+
+
+def read_block(text: str) -> Block:
+    """The training command of a pasted block with all that is set for it; comments and other programs are left out.
+
+    UserError, in one line, for words of another form, a name given twice with different values, several training
+    commands that differ, and values that only a shell can know.
+    """
+    set_before: dict[str, str] = {}
+    trainings: list[dict[str, str]] = []
+    others: list[str] = []
+    for command in _commands(text):
+        try:
+            words = shlex.split(command)
+        except ValueError as error:
+            raise UserError(f"--from-command: {str(error).lower()}; quote values as in a shell") from None
+        while words and words[0] in _WRAPPERS:
+            words = words[1:]
+        own: dict[str, str] = {}
+        while words and "=" in words[0] and _NAME.match(words[0].partition("=")[0]):
+            name, _, value = words.pop(0).partition("=")
+            _set(own, name, _filled(name, value, set_before))
+        if not words:
+            for name, value in own.items():
+                _set(set_before, name, value)
+        elif _is_training(words, bool(own)):
+            trainings.append(own)
+        else:
+            others.append(command.strip())
+    if any(values != trainings[0] for values in trainings):
+        raise UserError(f"--from-command: {len(trainings)} training commands with different values; give one of them")
+    if others and not trainings:
+        word = shlex.split(others[0])[0]
+        raise UserError(f"--from-command: {word!r} is not NAME=value, and torchrun or python train_gpt.py do not come")
+    return Block({**set_before, **(trainings[0] if trainings else {})}, tuple(others))
+
+
+def _commands(text: str) -> Iterator[str]:
+    """The commands of shell text: cut at line ends, `;`, `&&`, `||` and `|` outside quotes, comments dropped."""
+    text = re.sub(r"\\[ \t]*(\r?\n|\Z)", " ", text)  # a line that goes on, also where the paste ends in one
+    text = re.sub(r"\$\([^()\n]*\)", lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), text)  # one word
+    command, quote = "", ""
+    for part in re.findall(r"\\.|['\"]|(?<!\S)#[^\n]*|[\n;]|&&|\|\||\||.", text + "\n", re.DOTALL):
+        if quote or part in ("'", '"'):
+            quote = ("" if part == quote else quote) if quote else part
+            command += part
+        elif part in ("\n", ";", "&&", "||", "|"):
+            yield command
+            command = ""
+        elif not part.startswith("#"):
+            command += part
+    yield command.removesuffix("\n")
+
+
+def _set(values: dict[str, str], name: str, value: str) -> None:
+    if values.setdefault(name, value) != value:
+        raise UserError(f"--from-command: {name} is given twice, as {values[name]!r} and as {value!r}; keep one")
+
+
+def _filled(name: str, value: str, known: Mapping[str, str]) -> str:
+    """`value` with the names that the block has set before put in."""
+    filled = re.sub(r"\$\{?(\w+)\}?", lambda found: known.get(found[1], found[0]), value)
+    if re.search(r"\$[\w({]|`", filled) and name not in _OUTSIDE and not _OF_LIBRARIES.match(name):
+        raise UserError(f"--from-command: {name}={value} is filled in by a shell; write the value itself")
+    return filled
+
+
+def _is_training(words: list[str], has_values: bool) -> bool:
+    program = PurePath(words[0]).name
+    starts = bool(_LAUNCHERS.match(program)) or any(_TRAINS.match(word) for word in words)
+    return starts or (has_values and program.startswith("python"))
 
 
 def _typed(name: str, text: str, default: Value, table: Script) -> Value:
@@ -170,7 +233,7 @@ def _idle_reports(table: Script, given: Mapping[str, str]) -> Iterator[Report]:
                 kept = f"{name}={int(done)}" if isinstance(done, int) else "not set"
                 yield Report(name, text, NOT_EXPRESSED, f"{meaning}: this core cannot; taken as {kept}")
         elif name in _OUTSIDE:
-            if name == "SEED":
+            if name == "SEED" and "$" not in text:  # of a loop over seeds
                 _typed(name, text, 0, table)
             yield Report(name, text, OUTSIDE, _OUTSIDE[name])
         elif _OF_LIBRARIES.match(name):

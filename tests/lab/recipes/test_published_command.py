@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pgolf_core.base.files import UserError
-from pgolf_core.lab.recipes.published_command import compare_known, comparison_lines, read_words, recipe_from_command
+from pgolf_core.lab.recipes.published_command import compare_known, comparison_lines, read_block, recipe_from_command
 from pgolf_core.lab.recipes.published_scripts import SCRIPTS
 from pgolf_core.lab.recipes.settings import differences
 from pgolf_core.recipes.reading import load_recipe
@@ -43,7 +43,7 @@ COMMANDS = {
 
 def resolve(script: str, changes: str = ""):
     """The published command of `script` with some words changed or added."""
-    words = read_words(COMMANDS[script]) | read_words(changes)
+    words = read_block(COMMANDS[script]).values | read_block(changes).values
     return recipe_from_command(" ".join(f"{name}={shlex.quote(value)}" for name, value in words.items()), script)
 
 
@@ -239,10 +239,33 @@ def test_the_comparison_names_what_is_equal_and_every_key_that_is_not():
         "A=1 \\\n  B=x,y \\\r\n  uv run train_gpt.py",
         "$ A=1; B=x,y && python -m torch.distributed.run train_gpt.py",
         "A=1 B=x,y A=1 \\",
+        "A=1  # not B=z\nexport B=x,y # nor 'this\n",
+        "V=x,y\nA=1 B=$V torchrun train_gpt.py | tee log.txt",
+        "W=y\nA=1 B=x,${W} python train.py > out.txt 2>&1",
     ],
 )
 def test_a_command_is_read_as_a_shell_reads_it_up_to_the_program(command):
-    assert read_words(command) == {"A": "1", "B": "x,y"}
+    values = read_block(command).values
+    assert {name: values[name] for name in ("A", "B")} == {"A": "1", "B": "x,y"} and set(values) <= set("ABVW")
+
+
+@pytest.mark.parametrize(
+    "block, left_out",
+    [
+        ("pip install a b --no-c\nA=1 torchrun train_gpt.py", ["pip install a b --no-c"]),
+        ("git clone u && cd u\nA=1 torchrun train_gpt.py | tee x", ["git clone u", "cd u", "tee x"]),
+        ("python3 fetch.py --variant sp1024\nA=1 torchrun train_gpt.py", ["python3 fetch.py --variant sp1024"]),
+        ("for SEED in 1 2; do SEED=$SEED RUN_ID=r_$(date +%s) A=1 torchrun train_gpt.py; done",
+         ["for SEED in 1 2", "done"]),
+    ],
+)  # fmt: skip
+def test_other_commands_of_a_block_are_left_out_and_named(block, left_out):
+    found = read_block(block)
+    assert found.values["A"] == "1" and list(found.left_out) == left_out
+    reports = recipe_from_command(block.replace("A=1", "NUM_LAYERS=7"), "pr315").reports
+    assert [str(report) for report in reports if report.kind == "left out"] == [
+        f"{command}: left out: not the training command" for command in left_out
+    ]
 
 
 @pytest.mark.parametrize(
@@ -253,6 +276,9 @@ def test_a_command_is_read_as_a_shell_reads_it_up_to_the_program(command):
         ("pr315", "--nproc 8", "'--nproc' is not NAME=value"),
         ("pr315", "2X=1", "'2X=1' is not NAME=value"),
         ("pr315", "RUN_ID='open", "no closing quotation"),
+        ("pr315", "NUM_LAYERS=$LAYERS torchrun train_gpt.py", "NUM_LAYERS=$LAYERS is filled in by a shell"),
+        ("pr315", "NUM_LAYERS=7 torchrun train_gpt.py\nNUM_LAYERS=8 torchrun train_gpt.py", "2 training commands"),
+        ("pr315", "python3 fetch.py --variant sp1024", "'python3' is not NAME=value"),
         ("pr315", "NUM_LAYERS=eleven", "NUM_LAYERS='eleven': PR 315's script needs a whole number"),
         ("pr315", "NUM_LAYERS=11.0", "needs a whole number"),
         ("pr315", "NUM_LAYERS=", "needs a whole number"),
