@@ -27,5 +27,5 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(planned.to_json(orient="records", indent=2, force_ascii=False))
     else:
-        print(table.format_plan(planned))
+        print(table.plan_text(planned))
     return 0
