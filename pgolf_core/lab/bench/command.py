@@ -76,11 +76,13 @@ def run(options: argparse.Namespace) -> int:
     from pgolf_core.lab.bench.clock import FULL, QUICK, in_child
     from pgolf_core.lab.bench.measures import Task, measure, peak_memory
 
+    for recipe in options.recipes:
+        checked_recipe(recipe, options.set)
     torch.set_num_threads(options.threads)
     effort, how = QUICK if options.quick else FULL, (options.threads, options.micro_batch_seqs, sys.stderr.isatty())
-    recipes = {name: checked_recipe(name, options.set) for name in options.recipes}
     names = ("step",) if options.profile else options.measures
-    tasks = [Task(name, recipe, tuple(options.set), effort, *how) for recipe in recipes for name in names]
+    tasks = [Task(name, recipe, tuple(options.set), effort, *how) for recipe in options.recipes for name in names]
+    tasks = [task for task in tasks if task.takes_part()]
     begun, env = datetime.datetime.now(datetime.UTC), environment()
     result: Values = {"format": FORMAT, "begun": begun.isoformat(timespec="seconds"), "quick": options.quick}
     result |= {"env": env, "busy": busy_warning(env["load_average_before"][0])}
@@ -90,11 +92,11 @@ def run(options: argparse.Namespace) -> int:
         _say(f"{number}/{len(tasks)} {task.label}")
         if options.profile:
             found.append(in_child(profile.profile_step, task, options.arm))
-        elif task.takes_part():
-            t_start = time.perf_counter()
-            values = in_child(measure, task)
-            values["peak_memory"] = {arm: in_child(peak_memory, task, arm) for arm in values["seconds"]}
-            found.append(values | {"measure_seconds": time.perf_counter() - t_start})
+            continue
+        t_start = time.perf_counter()
+        values = in_child(measure, task)
+        values["peak_memory"] = {arm: in_child(peak_memory, task, arm) for arm in values["seconds"]}
+        found.append(values | {"measure_seconds": time.perf_counter() - t_start})
     result["seconds"] = (datetime.datetime.now(datetime.UTC) - begun).total_seconds()
     if options.profile:
         result["profiles"] = found

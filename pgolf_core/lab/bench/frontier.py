@@ -146,28 +146,29 @@ class Packer:
         """The grids as they come, and the methods with a budget at these shares of the bytes of INT6."""
         quant = dataclasses.replace(self.recipe.quant, kind="grid", allocation="fixed", exceptions=(), target_bytes=0)
 
-        def on_grid(method: str, name: str, grid: Grid | None = None) -> tuple[str, Quant, Grid | None]:
-            one = dataclasses.replace(quant, attention=name, mlp=name, other=name, tok_emb="int8_row_clip")
-            return method, one, grid
+        def on_grid(name: str) -> Quant:
+            return dataclasses.replace(quant, attention=name, mlp=name, other=name, tok_emb="int8_row_clip")
 
-        int6 = self._file(*on_grid(INT6, "int6_row"))
+        int6 = self._file(INT6, on_grid("int6_row"))
         if INT6 in self.methods:
             yield int6
         rule = dataclasses.replace(quant, allocation="gradient", tok_emb="int8_row_clip", other="int8_row_clip")
-        on_grids = [on_grid("uniform bits", f"int{bits}_row_clip") for bits in (5, 6, 7, 8)]
-        on_grids += [on_grid("clip search", "int6_clip_search"), (BY_RULE, rule, None)]
+        others: list[tuple[str, Quant, Grid | None]] = [
+            *(("uniform bits", on_grid(f"int{bits}_row_clip"), None) for bits in (5, 6, 7, 8)),
+            ("clip search", on_grid("int6_clip_search"), None), (BY_RULE, rule, None),
+        ]  # fmt: skip
         for levels in (7, 15, 31, 63, 127):  # 4 to 8 bits that reach each row's maximum, without a floor
-            name = "int5_row_nofloor"
-            on_grids.append(on_grid(BY_MAXIMUM, name, Grid(name, -levels - 1, levels, levels, 1e-12)))
-        for given in on_grids:
-            if given[0] in self.methods:
-                yield self._file(*given)
+            grid = Grid("int5_row_nofloor", -levels - 1, levels, levels, 1e-12)
+            others.append((BY_MAXIMUM, on_grid(grid.name), grid))
+        for one in others:
+            if one[0] in self.methods:
+                yield self._file(*one)
         for method, sensitivity in self.sensitivities.items():
             for share in shares if method in self.methods else ():
                 size, mode = round(share * int6[0]["file_bytes"]), "hessian" if method == CORRECTED else "off"
-                one = dataclasses.replace(quant, kind="steps", target_bytes=size, correction=mode)
-                options = {"sensitivity": sensitivity, "hessians": self.hessians}
-                yield self._file(method, one, cap_bytes=size + 1, **options)
+                steps = dataclasses.replace(quant, kind="steps", target_bytes=size, correction=mode)
+                given: dict[str, Any] = {"sensitivity": sensitivity, "hessians": self.hessians}
+                yield self._file(method, steps, cap_bytes=size + 1, **given)
 
     def _file(
         self, method: str, quant: Quant, grid: Grid | None = None, cap_bytes: int = UNCAPPED_BYTES, **options: Any
@@ -176,16 +177,8 @@ class Packer:
         stand_in = {grid.name: grid} if grid else {}
         with tempfile.TemporaryDirectory(prefix="pgolf-") as folder, mock.patch.dict(GRIDS, stand_in):
             path, bits = Path(folder) / ARTIFACT, self.bits if quant.allocation == "gradient" else None
-            ledger = pack(
-                {**self.weights},
-                self.recipe.model,
-                quant,
-                path,
-                bits=bits,
-                code_bytes=0,
-                cap_bytes=cap_bytes,
-                **options,
-            )
+            options |= {"bits": bits, "code_bytes": 0, "cap_bytes": cap_bytes}
+            ledger = pack({**self.weights}, self.recipe.model, quant, path, **options)
             told = {key: len(v) if key in ("raised", "plain") else v for key, v in (ledger.correction or {}).items()}
             return {"method": method, "file_bytes": ledger.file_bytes, **(ledger.steps or {}), **told}, unpack(path)[1]
 

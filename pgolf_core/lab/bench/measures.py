@@ -151,7 +151,7 @@ class SlidingArm:
 
 
 class PackingArm:
-    """Pack and unpack normal weights of a trained network's size."""
+    """Pack and unpack normal weights of a trained network's size; `about` is of the last file."""
 
     def __init__(self, recipe: Recipe):
         self.recipe = recipe
@@ -168,12 +168,6 @@ class PackingArm:
         self._folder = tempfile.TemporaryDirectory()
         self.file = Path(self._folder.name) / ARTIFACT
 
-    @property
-    def about(self) -> dict[str, Any]:
-        """The size of the file that the last run made."""
-        parameters, size = num_parameters(self.recipe.model), self.file.stat().st_size
-        return {"parameters": parameters, "file_bytes": size, "bits_per_weight": 8 * size / parameters}
-
     def run(self) -> Seconds:
         """Seconds of `pack` and `unpack`."""
         spent: Seconds = {}
@@ -183,6 +177,8 @@ class PackingArm:
         with counted(spent, "unpack", cpu):
             _, state = unpack(self.file)
         assert {name: w.shape for name, w in state.items()} == {name: w.shape for name, w in self.state.items()}
+        parameters, size = num_parameters(recipe.model), self.file.stat().st_size
+        self.about = {"parameters": parameters, "file_bytes": size, "bits_per_weight": 8 * size / parameters}
         return spent
 
 

@@ -61,7 +61,10 @@ def one_byte_a_token(vocab_size: int) -> TokenBytes:
 
 
 class StepArm:
-    """A step of one micro-batch that can be taken again and again; `answer` is the first step's loss in nats."""
+    """A step of one micro-batch that can be taken again and again; `answer` is the first step's loss in nats.
+
+    Both arms begin at the same weights and take the same tokens.
+    """
 
     def __init__(self, recipe: Recipe, device: torch.device, fast: bool):
         self.recipe, self.device, self.losses = recipe, device, list[float]()
@@ -89,12 +92,8 @@ class StepArm:
         with counted(self.spent, "whole", self.device):
             self.losses.append(self._step())
         self.spent["update"] = self.spent.pop("whole") - self.spent["micro_batch"]
+        self.answer = self.losses[0]
         return dict(self.spent)
-
-    @property
-    def answer(self) -> float:
-        """Both arms begin at the same weights and take the same tokens."""
-        return self.losses[0]
 
 
 def step_values(step_tokens: int, arms: dict[str, StepArm], turns: Turns) -> dict[str, Any]:
@@ -115,13 +114,11 @@ def step_values(step_tokens: int, arms: dict[str, StepArm], turns: Turns) -> dic
 def _of_size(tokens: int, micro_batches: float, turns: Turns) -> dict[str, Any]:
     """A step of so many tokens, composed of one update and as many micro-batches as it takes."""
     seconds = {name: [micro_batches * turn["micro_batch"] + turn["update"] for turn in turns[name]] for name in turns}
-    muon = {
-        name: [turn["muon"] / whole for turn, whole in zip(turns[name], seconds[name], strict=True)] for name in turns
-    }
+    both = {name: list(zip(turns[name], seconds[name], strict=True)) for name in turns}
     return {
         "step_tokens": tokens,
         "micro_batches": micro_batches,
         "speedup_ratio": spread([plain / fast for plain, fast in zip(seconds["plain"], seconds["fast"], strict=True)]),
         "tokens_per_second": {name: spread([tokens / whole for whole in found]) for name, found in seconds.items()},
-        "muon_share": {name: spread(shares) for name, shares in muon.items()},
+        "muon_share": {name: spread([turn["muon"] / whole for turn, whole in found]) for name, found in both.items()},
     }

@@ -88,11 +88,9 @@ def saved_bytes(loss, recipe: Recipe, how: Execution, sequences: int = SEQUENCES
 
 
 def counted_bytes(recipe: Recipe, how: Execution, sequences: int = SEQUENCES) -> float:
-    kept = (
-        memory.kept_bytes_per_token(recipe.model, recipe.data.seq_len, how)
-        + memory.head_bytes_per_token(recipe.model, how)[0]
-    )
-    return kept * sequences * recipe.data.seq_len + memory.weight_copy_bytes(recipe, how)
+    a_token = memory.kept_bytes_per_token(recipe.model, recipe.data.seq_len, how)
+    a_token += memory.head_bytes_per_token(recipe.model, how)[0]
+    return a_token * sequences * recipe.data.seq_len + memory.weight_copy_bytes(recipe, how)
 
 
 @pytest.mark.parametrize("how", [FLOAT32, BFLOAT16, BLOCKS], ids=str)
