@@ -43,10 +43,12 @@ class Effort:
     most: int = 40
     budget_seconds: float = 60.0
     """Once `least` turns are done, no new one is begun after this."""
+    sliding_flops: float = 6e11
+    """The sliding measure has as many windows as these operations pay for."""
 
 
 FULL = Effort()
-QUICK = Effort(warmups=1, least=2, most=2)
+QUICK = Effort(warmups=1, least=2, most=2, sliding_flops=0.0)
 
 
 @contextmanager

@@ -43,8 +43,8 @@ TRAINED_STD = 0.2
 """Standard deviation of a trained record's matrices: on the PR 315 grid it gives the published 4.7 bits a weight."""
 NOISE_STD = 0.05
 """Added to the weights that are scored: a fresh network says the same at every position and would hide a wrong one."""
-SLIDING_FLOPS, LEAST_WINDOWS, MOST_WINDOWS = 6e11, 8, 256
-"""Windows of the sliding measure: as many as these operations pay for, between the bounds."""
+LEAST_WINDOWS, MOST_WINDOWS = 8, 256
+"""Bounds of the sliding measure's windows."""
 SAME_ANSWER = 2e-3
 """Largest relative difference between the answers of two arms, which round differently in bfloat16."""
 
@@ -72,9 +72,12 @@ class Task:
         recipe, device = self.load(), pick_device()
         if self.measure == "packing":  # there is no plain way to compare with
             return recipe, device, {"fast": lambda: PackingArm(recipe)}
-        make = {"step": StepArm, "newton_schulz": NewtonSchulzArm, "sliding": SlidingArm}[self.measure]
-        given = one_micro_batch(recipe, device, self.micro_batch_seqs) if make is StepArm else recipe
-        return recipe, device, {"plain": lambda: make(given, device, False), "fast": lambda: make(given, device, True)}
+        make: Callable[[bool], Any] = {
+            "step": lambda fast: StepArm(one_micro_batch(recipe, device, self.micro_batch_seqs), device, fast),
+            "newton_schulz": lambda fast: NewtonSchulzArm(recipe, device, fast),
+            "sliding": lambda fast: SlidingArm(recipe, device, fast, self.effort.sliding_flops),
+        }[self.measure]
+        return recipe, device, {"plain": lambda: make(False), "fast": lambda: make(True)}
 
     def takes_part(self) -> bool:
         """Whether the measure is taken: a record's windows are scored on a GPU alone, a CPU takes minutes."""
@@ -118,7 +121,7 @@ class NewtonSchulzArm:
 class SlidingArm:
     """Score a bounded number of windows with weights that are no fresh start's; `answer` is the last score in bpb."""
 
-    def __init__(self, recipe: Recipe, device: torch.device, fast: bool):
+    def __init__(self, recipe: Recipe, device: torch.device, fast: bool, flops: float = 0.0):
         self.device, self.fast, self.autocast, self.answer = device, fast, recipe.schedule.autocast, math.nan
         generator = torch.Generator().manual_seed(SEED)
         self.model = build_model(recipe.model, SEED)
@@ -127,7 +130,7 @@ class SlidingArm:
         self.model.to(device).eval()
         self.how = (recipe.eval.seq_len, recipe.eval.stride, recipe.eval.batch_seqs)
         window, stride, batch = self.how
-        affordable = int(SLIDING_FLOPS / (2 * num_parameters(recipe.model) * window))
+        affordable = int(flops / (2 * num_parameters(recipe.model) * window))
         windows = min(max(affordable, LEAST_WINDOWS), MOST_WINDOWS)
         count, vocab = window + (windows - 1) * stride + 1, recipe.model.vocab_size
         self.tokens = np.random.default_rng(SEED).integers(vocab, size=count, dtype=np.uint16)

@@ -12,9 +12,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe")
     add_set(parser)
     parser.add_argument("--step-ms", type=float, help="milliseconds of a step, for the steps that fit in the budget")
-    parser.add_argument(
-        "--nproc", type=count, metavar="N", help="processes that train together, for the memory of each"
-    )
+    parser.add_argument("--nproc", type=count, metavar="N", help="processes that train together: memory is of each")
     add_json(parser)
 
 

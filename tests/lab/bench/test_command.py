@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pgolf_core.lab import cli
-from pgolf_core.lab.bench import clock, command, measures
+from pgolf_core.lab.bench import clock, command
 from pgolf_core.recipes.reading import load_recipe
 
 TINY = Path(__file__).resolve().parents[2] / "helpers" / "tiny.toml"
@@ -22,7 +22,6 @@ TINY = Path(__file__).resolve().parents[2] / "helpers" / "tiny.toml"
 def no_children(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every measure in this process: what a child costs is its import of torch."""
     monkeypatch.setattr(clock, "in_child", lambda function, *arguments: function(*arguments))
-    monkeypatch.setattr(measures, "MOST_WINDOWS", 8)
 
 
 @pytest.fixture
@@ -51,6 +50,7 @@ def test_a_quick_benchmark_writes_every_measure_with_its_units_and_judges_the_go
             assert memory["peak_bytes"] > 2**20 and memory["method"]
         for seconds in values["seconds"].values():
             assert all(part["min"] > 0 and part["turns"] == 2 for part in seconds.values())
+    assert by["sliding", "tiny"]["windows"] == 8, "the fewest: quick"
     step = by["step", "tiny"]
     assert [size["step_tokens"] for size in step["steps"]] == [1024, 98_304, 786_432]
     for size in step["steps"]:
