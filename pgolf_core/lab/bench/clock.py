@@ -5,27 +5,31 @@ A machine's speed drifts by more than what is measured, so the ways take turns a
 
 from __future__ import annotations
 
-import concurrent.futures
-import concurrent.futures.process
+import gc
 import multiprocessing
-import os
-import resource
-import statistics
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
 from typing import Any
 
+import numpy as np
+import psutil
 import torch
 from tqdm import tqdm
 
 from pgolf_core.base.files import UserError
 
 Seconds = dict[str, float]
-"""Seconds by part; `whole` at least."""
+"""Seconds by part."""
+Turns = dict[str, list[Seconds]]
+"""By arm, one entry a turn."""
 
 
 @dataclass(frozen=True)
@@ -39,25 +43,22 @@ class Effort:
     most: int = 40
     budget_seconds: float = 60.0
     """Once `least` turns are done, no new one is begun after this."""
+    sliding_flops: float = 6e11
+    """The sliding measure has as many windows as these operations pay for."""
 
 
 FULL = Effort()
-QUICK = Effort(warmups=1, least=2, most=2)
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+QUICK = Effort(warmups=1, least=2, most=2, sliding_flops=0.0)
 
 
 @contextmanager
 def counted(spent: Seconds, part: str, device: torch.device) -> Iterator[None]:
-    """Add the seconds inside to spent[part]."""
-    synchronise(device)
+    """Add the seconds inside to spent[part], the device having done what it was given before and inside."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda device: None
+    wait(device)
     t_start = time.perf_counter()
     yield
-    synchronise(device)
+    wait(device)
     spent[part] = spent.get(part, 0.0) + time.perf_counter() - t_start
 
 
@@ -76,98 +77,89 @@ class Neighbours:
     """How much of the machine's processors other processes take from now on."""
 
     def __init__(self) -> None:
-        self._start = self._ticks()
+        self._own = psutil.Process()
+        self._percent()
 
-    def share(self) -> float | None:
-        """Share of all processor time since the start, in [0, 1]; None where the system does not tell (not Linux)."""
-        now = self._ticks()
-        if self._start is None or now is None or now[0] == self._start[0]:
-            return None
-        total, busy, own = (b - a for a, b in zip(self._start, now, strict=True))
-        return min(max((busy - own) / total, 0.0), 1.0)
+    def share(self) -> float:
+        """Share of all processor time since the last call, in [0, 1]; time stolen by other machines is in it."""
+        return min(max(self._percent() / 100, 0.0), 1.0)
 
-    def _ticks(self) -> tuple[float, float, float] | None:
-        """Clock ticks since the system's start: all, busy (stolen by other machines too), and this process's own."""
-        try:
-            user, nice, system, idle, waiting, *rest = map(int, Path("/proc/stat").read_text().split()[1:9])
-        except (OSError, ValueError):
-            return None
-        busy = user + nice + system + sum(rest)
-        return busy + idle + waiting, busy, sum(os.times()[:4]) * os.sysconf("SC_CLK_TCK")
+    def _percent(self) -> float:
+        return psutil.cpu_percent() - self._own.cpu_percent() / (psutil.cpu_count() or 1)
 
 
 def in_turns(
     arms: dict[str, Callable[[], Seconds]], effort: Effort, label: str, progress: bool = False
-) -> tuple[dict[str, list[Seconds]], float | None]:
+) -> tuple[Turns, float]:
     """Each arm's seconds, turn by turn: A B A B; and the share of the processors that others took meanwhile.
 
     Every arm says itself how long its parts took.
     """
-    found: dict[str, list[Seconds]] = {name: [] for name in arms}
+    found: Turns = {name: [] for name in arms}
     with tqdm(desc=f"{label}: warm-up", unit="turn", disable=not progress, file=sys.stderr, leave=False) as bar:
         for _ in range(effort.warmups):
             for arm in arms.values():
                 arm()
             bar.update()
         bar.set_description(f"{label}: timing")
-        neighbours, t_start, turns = Neighbours(), time.perf_counter(), 0
-        while turns < effort.least or (
-            turns < effort.most and time.perf_counter() - t_start < effort.budget_seconds
-        ):  # fmt: skip
+        neighbours, t_end = Neighbours(), time.perf_counter() + effort.budget_seconds
+        for turn in range(effort.most):
+            if turn >= effort.least and time.perf_counter() >= t_end:
+                break
             for name, arm in arms.items():
                 found[name].append(arm())
-            turns += 1
             bar.update()
     return found, neighbours.share()
 
 
 def spread(values: list[float]) -> dict[str, float | int]:
-    """Median, quartiles, ends and number of the values of all turns."""
-    quartiles = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
+    """Ends, quartiles, median and number of the values of all turns."""
+    names = ("min", "quartile_1", "median", "quartile_3", "max")
     return {
-        "median": statistics.median(values), "quartile_1": quartiles[0], "quartile_3": quartiles[2],
-        "min": min(values), "max": max(values), "turns": len(values),
-    }  # fmt: skip
+        **dict(zip(names, np.quantile(values, (0, 0.25, 0.5, 0.75, 1)).tolist(), strict=True)),
+        "turns": len(values),
+    }
 
 
-# ---------------------------------------------------------------------- memory
+def seconds_and_ratios(turns: Turns) -> dict[str, Any]:
+    """`seconds` by arm and part and, where there is a plain arm, `ratio`: plain over fast seconds of every part."""
+    by_part = {arm: {part: [turn[part] for turn in found] for part in found[0]} for arm, found in turns.items()}
+    seconds = {arm: {part: spread(values) for part, values in parts.items()} for arm, parts in by_part.items()}
+    if "plain" not in by_part:
+        return {"seconds": seconds}
+    pairs = {part: zip(by_part["plain"][part], values, strict=True) for part, values in by_part["fast"].items()}
+    return {"seconds": seconds, "ratio": {part: spread([a / b for a, b in both]) for part, both in pairs.items()}}
 
 
-def reset_peak_memory(device: torch.device) -> str:
-    """Forget the peak so far; returns how `peak_memory_bytes` will know the next one."""
+def peak_during(work: Callable[[], Any], device: torch.device) -> dict[str, Any]:
+    """Largest memory of the CUDA device, else of this process's resident set, while work() runs; and that before."""
+    gc.collect()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        return "torch.cuda.max_memory_allocated, in a process of its own"
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return "ru_maxrss of a process of its own, its start included"
-    return "VmHWM of a process of its own, reset after the warm-up"
+        method, peak = "torch.cuda.max_memory_allocated", lambda: torch.cuda.max_memory_allocated(device)
+    elif (mark := Path("/proc/self/clear_refs")).exists():
+        mark.write_text("5")
+        method, peak = "VmHWM, reset after the warm-up", _resident_peak
+    else:
+        unit = 1 if sys.platform == "darwin" else 1024
+        method, peak = "ru_maxrss, its start included", lambda: getrusage(RUSAGE_SELF).ru_maxrss * unit
+    before = peak()
+    work()
+    return {"peak_bytes": peak(), "before_bytes": before, "method": f"{method}, in a process of its own"}
 
 
-def peak_memory_bytes(device: torch.device) -> int:
-    """Largest memory since the reset: of the CUDA device, else this process's resident set."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+def _resident_peak() -> int:
+    """Not ru_maxrss, which begins at the parent's."""
+    return int(re.findall(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[0]) * 1024
 
 
-def in_child(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+def in_child(function: Callable[..., Any], *arguments: Any) -> Any:
     """The result of function(*arguments) in a fresh process: its memory, threads and compiled code are its own."""
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
-            return pool.submit(function, *arguments, **named).result()
-        except (concurrent.futures.process.BrokenProcessPool, torch.OutOfMemoryError):
-            what = getattr(arguments[0], "label", arguments[0]) if arguments else function.__name__
+            return pool.submit(function, *arguments).result()
+        except (BrokenProcessPool, torch.OutOfMemoryError):
             raise UserError(
-                f"the process that measured {what} ended, most likely for want of memory; "
-                "free some, take a smaller --micro-batch-seqs, or leave that recipe out (--recipes)"
+                f"the process that measured {getattr(arguments[0], 'label', arguments[0])} ended, most likely for want "
+                "of memory; free some, take a smaller --micro-batch-seqs, or leave that recipe out (--recipes)"
             ) from None

@@ -1,8 +1,9 @@
 """The plainest correct training step and sliding score: what the fast code is measured against, and tested against.
 
-Written from SEEDS 1.4 to 2.8 alone, one operation after another: eager, attention as an explicit softmax over the whole
-masked matrix, Newton-Schulz one matrix at a time, every optimiser a loop over tensors, logits at every position. Only
-what is not measured is shared with the core: initial weights, the table of parameter groups, which tokens come next.
+Written from the papers alone (papers/records, papers/machinery.md), one operation after another: eager, attention as an
+explicit softmax over the whole masked matrix, Newton-Schulz one matrix at a time, every optimiser a loop over tensors,
+logits at every position. Only what is not measured is shared with the core: initial weights, the table of parameter
+groups, which tokens come next.
 
 Legend: B sequences, T positions, C model width, H query heads, K kv heads, D head width, V vocabulary.
 """
@@ -15,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pgolf_core.base import device as machine
+from pgolf_core.base.device import autocasting, compute_dtype
 from pgolf_core.network.model import GPT, build_model
 from pgolf_core.network.score import plan_windows
-from pgolf_core.recipes import recipe
+from pgolf_core.recipes.recipe import Model, Recipe
 from pgolf_core.text.shards import TokenStream, step_batch
 from pgolf_core.training.optim import muon_momentum, parameter_groups
 
@@ -37,10 +38,10 @@ def _smear(x: Tensor, gate: Tensor) -> Tensor:
     return (1 - g) * x + g * before
 
 
-def _first_stream(w: Weights, config: recipe.Model, ids: Tensor) -> Tensor:
+def _first_stream(w: Weights, config: Model, ids: Tensor) -> Tensor:
     """ids [B, T] -> [B, T, C]: tokens, hashed pairs, norm and smear."""
     x = F.embedding(ids, w["tok_emb.weight"])
-    dtype = machine.compute_dtype(x)
+    dtype = compute_dtype(x)
     x = x.to(dtype)
     if config.bigram_rows:
         rows = torch.full_like(ids, config.bigram_rows - 1)
@@ -53,7 +54,7 @@ def _first_stream(w: Weights, config: recipe.Model, ids: Tensor) -> Tensor:
     return _smear(x, w["smear.gate"]) if config.smear == "after" else x
 
 
-def _rotated(x: Tensor, config: recipe.Model) -> Tensor:
+def _rotated(x: Tensor, config: Model) -> Tensor:
     """x [B, T, heads, D], its first rope_dims dimensions turned by position, half-split."""
     length, dims, base = x.size(1), config.rope_dims, config.rope_base
     if config.rope_reference_tokens and length > config.rope_reference_tokens:
@@ -65,7 +66,7 @@ def _rotated(x: Tensor, config: recipe.Model) -> Tensor:
     return torch.cat((x1 * cos + x2 * sin, -x1 * sin + x2 * cos, rest), dim=-1)
 
 
-def _attention(w: Weights, config: recipe.Model, layer: int, x: Tensor, value: Tensor | None) -> Tensor:
+def _attention(w: Weights, config: Model, layer: int, x: Tensor, value: Tensor | None) -> Tensor:
     """x [B, T, C] -> [B, T, C], every query against every key, the future masked."""
     own, heads, kv_heads = f"blocks.{layer}.attn.", config.num_heads, config.num_kv_heads
     q, k, v = (F.linear(x, w[f"{own}{name}.weight"].to(x.dtype)) for name in ("c_q", "c_k", "c_v"))
@@ -86,7 +87,7 @@ def _attention(w: Weights, config: recipe.Model, layer: int, x: Tensor, value: T
     return F.linear(y.flatten(2), w[f"{own}proj.weight"].to(x.dtype))
 
 
-def _block(w: Weights, config: recipe.Model, layer: int, x: Tensor, x0: Tensor, value: Tensor | None) -> Tensor:
+def _block(w: Weights, config: Model, layer: int, x: Tensor, x0: Tensor, value: Tensor | None) -> Tensor:
     own = f"blocks.{layer}."
     shrink = 1 / math.sqrt(layer + 1) if config.ln_scale else 1.0
     mix, attn_scale, mlp_scale = (w[own + name].to(x.dtype) for name in ("resid_mix", "attn_scale", "mlp_scale"))
@@ -96,17 +97,19 @@ def _block(w: Weights, config: recipe.Model, layer: int, x: Tensor, x0: Tensor, 
     return x + mlp_scale * F.linear(torch.relu(hidden) ** 2, w[f"{own}mlp.proj.weight"].to(x.dtype))
 
 
-def plain_logits(w: Weights, config: recipe.Model, ids: Tensor) -> Tensor:
+def plain_logits(w: Weights, config: Model, ids: Tensor) -> Tensor:
     """Soft-capped float32 logits [B, T, V] of int64 ids [B, T]; `w` as GPT.named_parameters() names them."""
     x = x0 = _first_stream(w, config, ids)
     value = None
     if config.ve_dim:
         value = F.linear(F.embedding(ids, w["ve.embed.weight"]).to(x.dtype), w["ve.proj.weight"].to(x.dtype))
-    encoder, kept = config.num_layers // 2, []
+    encoder, kept = config.num_layers // 2, list[Tensor]()
     for layer in range(config.num_layers):
         if layer >= encoder and kept:
             x = x + w["skip_weights"][layer - encoder].to(x.dtype) * kept.pop()
-        added = w["ve_scales"][layer].to(x.dtype) * value if layer in config.ve_layers else None
+        added = None
+        if value is not None and layer in config.ve_layers:
+            added = w["ve_scales"][layer].to(x.dtype) * value
         x = _block(w, config, layer, x, x0, added)
         if layer < encoder:
             kept.append(x)
@@ -118,13 +121,12 @@ def plain_logits(w: Weights, config: recipe.Model, ids: Tensor) -> Tensor:
 
 
 def plain_newton_schulz(gradient: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
-    """One matrix [rows, cols], orthogonalised as published: five times X <- aX + (bA + cA^2)X with A = XX^T."""
+    """One matrix [rows, cols], orthogonalised as published: X <- aX + (bA + cA^2)X with A = XX^T, `steps` times."""
     a, b, c = 3.4445, -4.7750, 2.0315
     x = gradient.to(dtype)
     x = x / (x.norm() + 1e-7)
     tall = x.size(0) > x.size(1)
-    if tall:
-        x = x.T
+    x = x.T if tall else x
     for _ in range(steps):
         gram = x @ x.T
         x = a * x + (b * gram + c * (gram @ gram)) @ x
@@ -138,37 +140,38 @@ class PlainStep:
     QAT, SWA and micro-batches after the first are left out: a benchmark needs none of them.
     """
 
-    def __init__(self, settings: recipe.Recipe, seed: int, stream: TokenStream, device: torch.device):
-        self.recipe, self.stream, self.device = settings, stream, device
-        model = build_model(settings.model, seed)
-        self.weights = {name: p.detach().clone().to(device).requires_grad_() for name, p in model.named_parameters()}
-        groups = parameter_groups(self.weights, settings.optim)
+    def __init__(self, recipe: Recipe, seed: int, stream: TokenStream, device: torch.device):
+        self.recipe, self.stream, self.device, self.steps = recipe, stream, device, 0
+        model = build_model(recipe.model, seed)
+        self.weights = {name: p.detach().clone().to(device) for name, p in model.named_parameters()}
+        groups = parameter_groups(self.weights, recipe.optim)
         for group in groups:
             for name in group.parameters:
                 self.weights[name].requires_grad_(group.optimizer != "frozen")
-        self.muon_names = [name for group in groups if group.optimizer == "muon" for name in group.parameters]
-        self.momenta = {name: torch.zeros_like(self.weights[name].detach()) for name in self.muon_names}
+        self.momenta = {
+            name: torch.zeros_like(self.weights[name].detach())
+            for group in groups if group.optimizer == "muon" for name in group.parameters
+        }  # fmt: skip
         self.adamw = torch.optim.AdamW(
             [
                 {"params": [self.weights[name] for name in group.parameters], "lr": group.lr, "betas": group.betas,
                  "weight_decay": group.weight_decay}
                 for group in groups if group.optimizer == "adamw"
             ],
-            eps=settings.optim.adam_eps, foreach=False, fused=False,
+            eps=recipe.optim.adam_eps, foreach=False, fused=False,
         )  # fmt: skip
-        ema = settings.average.kind == "ema"
+        ema = recipe.average.kind == "ema"
         self.average = {name: w.detach().clone() for name, w in self.weights.items()} if ema else {}
-        self.steps = 0
 
     def step(self) -> float:
         """One micro-batch forward and backward, then one update; returns the loss in nats."""
         loss = self.forward_backward(*step_batch(self.stream, self.recipe.data))
-        self.clip()
+        if self.recipe.optim.grad_clip_norm > 0:
+            torch.nn.utils.clip_grad_norm_(self.weights.values(), self.recipe.optim.grad_clip_norm, foreach=False)
         self.muon_step(muon_momentum(self.steps, self.recipe.optim))
         self.adamw.step()
-        self.adamw.zero_grad()
-        for name in self.muon_names:
-            self.weights[name].grad = None
+        for weight in self.weights.values():
+            weight.grad = None
         for name, average in self.average.items():
             average.lerp_(self.weights[name].detach(), 1 - self.recipe.average.ema_decay)
         self.steps += 1
@@ -177,40 +180,28 @@ class PlainStep:
     def forward_backward(self, inputs: Tensor, targets: Tensor) -> float:
         """Gradients of the mean loss over int64 [B, T]; returns that loss."""
         inputs, targets = inputs.to(self.device), targets.to(self.device)
-        with machine.autocasting(self.device, self.recipe.schedule.autocast):
+        with autocasting(self.device, self.recipe.schedule.autocast):
             logits = plain_logits(self.weights, self.recipe.model, inputs)
             loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
         loss.backward()
         return loss.item()
 
     @torch.no_grad()
-    def clip(self) -> None:
-        """Scale all gradients so that their L2 norm is at most optim.grad_clip_norm (0: not at all)."""
-        limit = self.recipe.optim.grad_clip_norm
-        gradients = [w.grad for w in self.weights.values() if w.grad is not None]
-        norm = math.sqrt(sum(float(gradient.square().sum()) for gradient in gradients))
-        for gradient in gradients:
-            if limit > 0:
-                gradient.mul_(min(1.0, limit / (norm + 1e-6)))
-
-    @torch.no_grad()
     def muon_step(self, momentum: float) -> None:
-        """Muon (SEEDS 1.7), one matrix after another."""
+        """Muon (papers/machinery.md), one matrix after another."""
         optim = self.recipe.optim
-        dtype, lr, decay = (
-            getattr(torch, optim.newton_schulz_dtype),
-            optim.matrix_lr,
-            1 - optim.matrix_lr * optim.muon_wd,
-        )
-        for name in self.muon_names:
+        dtype, lr = getattr(torch, optim.newton_schulz_dtype), optim.matrix_lr
+        for name, buffer in self.momenta.items():
             weight = self.weights[name]
-            buffer = self.momenta[name].mul_(momentum).add_(weight.grad)
-            update = plain_newton_schulz(weight.grad + momentum * buffer, optim.newton_schulz_steps, dtype)
+            gradient = weight.grad
+            assert gradient is not None
+            buffer.mul_(momentum).add_(gradient)
+            update = plain_newton_schulz(gradient + momentum * buffer, optim.newton_schulz_steps, dtype)
             if optim.muon_wd_order == "before":
-                weight.mul_(decay)
+                weight.mul_(1 - lr * optim.muon_wd)
             weight.sub_(lr * math.sqrt(max(1.0, weight.size(0) / weight.size(1))) * update.float())
             if optim.muon_wd_order == "after":
-                weight.mul_(decay)
+                weight.mul_(1 - lr * optim.muon_wd)
 
 
 # ---------------------------------------------------------------------- the sliding score
@@ -222,13 +213,13 @@ def plain_sliding_nats(
 ) -> Tensor:  # fmt: skip
     """Nats of every target, float32 [n - 1], of int64 tokens [n] whose last window is whole: the published way.
 
-    Batches of windows in order, the loss of every position of each, of which all but the last ones are thrown away. The
-    network is the core's own, so that only the way of scoring differs.
+    The loss of every position of every window, of which all but the last ones are thrown away. The network is the
+    core's own, so that only the way of scoring differs.
     """
     windows = plan_windows(len(tokens) - 1, seq_len, stride)
     assert all(windows[:, 2] - windows[:, 0] == seq_len), "the last window is not whole"
     nats = torch.full((len(tokens) - 1,), math.nan, device=tokens.device)
-    with machine.autocasting(tokens.device, autocast):
+    with autocasting(tokens.device, autocast):
         for begin in range(0, len(windows), batch_seqs):
             batch = windows[begin : begin + batch_seqs].tolist()
             inputs = torch.stack([tokens[start:end] for start, _, end in batch])

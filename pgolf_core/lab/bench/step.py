@@ -4,56 +4,53 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from pgolf_core.base import device as machine
-from pgolf_core.lab.bench.clock import Seconds, count_calls, counted, spread
+from pgolf_core.lab.bench.clock import Seconds, Turns, count_calls, counted, spread
+from pgolf_core.lab.bench.goals import MUON_TOKENS, RECORD_TRACK
 from pgolf_core.lab.bench.plain import PlainStep
 from pgolf_core.network.model import num_parameters
-from pgolf_core.recipes import recipe
+from pgolf_core.recipes.recipe import QAT, Recipe
 from pgolf_core.text.shards import TokenStream, write_shard
 from pgolf_core.text.tokenizer import TokenBytes
 from pgolf_core.training.average import build_average
 from pgolf_core.training.loop import TrainData, Trainer
 
 SEED = 1337
-STEP_TOKENS = (98_304, 786_432)
+STEP_TOKENS = (MUON_TOKENS, 786_432)
 """Tokens of a step whose shares are computed: one rank's of PR 315's eight, and all of them."""
-RECORD_TRACK = "10min_16mb"
 MICRO_BATCH_TOKENS = {"cpu": 4096, "cuda": 16_384}
 """A record's micro-batch is cut to this: whole, it fills 80 GB in the fast arm, and the plain one keeps every score."""
 
 
-def one_micro_batch(settings: recipe.Recipe, device: torch.device, seqs: int = 0) -> recipe.Recipe:
+def one_micro_batch(recipe: Recipe, device: torch.device, seqs: int = 0) -> Recipe:
     """The recipe with steps of one micro-batch of `seqs` sequences, no QAT, and no end or warm-down.
 
     Without `seqs` it is the recipe's own, a record's cut to what both arms hold.
     """
-    data = settings.data
+    data = recipe.data
     size = seqs or min(data.micro_batch_seqs, data.batch_tokens // data.seq_len)
-    if not seqs and settings.track == RECORD_TRACK:
+    if not seqs and recipe.track == RECORD_TRACK:
         size = min(size, max(MICRO_BATCH_TOKENS[device.type] // data.seq_len, 1))
     return dataclasses.replace(
-        settings,
-        data=dataclasses.replace(
-            data, batch_tokens=size * data.seq_len, spans_per_step=1, micro_batch_seqs=size
-        ),
-        schedule=dataclasses.replace(settings.schedule, iterations=2**40, max_seconds=0.0, warmdown_iters=0),
-        qat=recipe.QAT(),
-    )  # fmt: skip
+        recipe,
+        data=dataclasses.replace(data, batch_tokens=size * data.seq_len, spans_per_step=1, micro_batch_seqs=size),
+        schedule=dataclasses.replace(recipe.schedule, iterations=2**40, max_seconds=0.0, warmdown_iters=0),
+        qat=QAT(),
+    )
 
 
-def random_data(settings: recipe.Recipe, folder: Path) -> TrainData:
+def random_data(recipe: Recipe, folder: Path) -> TrainData:
     """Random tokens, enough for eight steps: what they are changes neither time nor memory."""
-    vocab, tokens = settings.model.vocab_size, 8 * (settings.data.batch_tokens + settings.data.spans_per_step)
+    vocab, tokens = recipe.model.vocab_size, 8 * (recipe.data.batch_tokens + recipe.data.spans_per_step)
     ids = np.random.default_rng(SEED).integers(vocab, size=tokens, dtype=np.uint16)
     write_shard(folder / "train.bin", ids)
-    write_shard(folder / "val.bin", ids[: settings.data.seq_len + 1])
+    write_shard(folder / "val.bin", ids[: recipe.data.seq_len + 1])
     return TrainData([folder / "train.bin"], [folder / "val.bin"], one_byte_a_token(vocab), vocab, sha256="random")
 
 
@@ -64,93 +61,64 @@ def one_byte_a_token(vocab_size: int) -> TokenBytes:
 
 
 class StepArm:
-    """A step that can be taken again and again: `run()` gives the seconds of its parts."""
+    """A step of one micro-batch that can be taken again and again; `answer` is the first step's loss in nats.
 
-    def __init__(self, settings: recipe.Recipe, device: torch.device, fast: bool):
-        self.device, self.spent = device, {}
-        self.losses: list[float] = []
+    Both arms begin at the same weights and take the same tokens.
+    """
+
+    def __init__(self, recipe: Recipe, device: torch.device, fast: bool):
+        self.recipe, self.device, self.losses = recipe, device, list[float]()
+        self.spent: Seconds = {}
         self._folder = tempfile.TemporaryDirectory()
-        data = random_data(settings, Path(self._folder.name))
+        data = random_data(recipe, Path(self._folder.name))
         if fast:
-            trainer = Trainer(settings, SEED, data, Path(self._folder.name))
-            trainer.average = build_average(trainer.model, settings.average)
+            trainer = Trainer(recipe, SEED, data, Path(self._folder.name))
+            trainer.average = build_average(trainer.model, recipe.average)
             count_calls(trainer, "_forward_backward", self.spent, "micro_batch", device)
             count_calls(trainer.optimizers.muon, "step", self.spent, "muon", device)
-            self.weights, self.path = trainer.named, trainer.path_line
+            self.weights: dict[str, Tensor] = dict(trainer.named)
+            self.path = trainer.path_line
             self._step = lambda: trainer._step()["loss"]
         else:
-            plain = PlainStep(settings, SEED, TokenStream(data.train_paths), device)
+            plain = PlainStep(recipe, SEED, TokenStream(data.train_paths), device)
             count_calls(plain, "forward_backward", self.spent, "micro_batch", device)
             count_calls(plain, "muon_step", self.spent, "muon", device)
             self.weights, self.path = plain.weights, "eager, explicit softmax, one matrix and one tensor at a time"
             self._step = plain.step
 
     def run(self) -> Seconds:
-        """One step: seconds of `whole`, `micro_batch` (forward and backward), `update` (the rest), its part `muon`."""
+        """One step: seconds of `micro_batch` (forward and backward), `update` (the rest), its part `muon`."""
         self.spent.clear()
         with counted(self.spent, "whole", self.device):
             self.losses.append(self._step())
-        return {**self.spent, "update": self.spent["whole"] - self.spent["micro_batch"]}
+        self.spent["update"] = self.spent.pop("whole") - self.spent["micro_batch"]
+        self.answer = self.losses[0]
+        return dict(self.spent)
 
 
-def step_arms(settings: recipe.Recipe, device: torch.device, seqs: int = 0) -> dict[str, Any]:
-    """What builds each arm."""
-    settings = one_micro_batch(settings, device, seqs)
+def step_values(step_tokens: int, arms: dict[str, StepArm], turns: Turns) -> dict[str, Any]:
+    """The measure's own numbers, and per size of a step (the recipe's first) tokens/s, speed-up and Muon's share."""
+    micro = arms["fast"].recipe
     return {
-        "plain": lambda: StepArm(settings, device, fast=False),
-        "fast": lambda: StepArm(settings, device, fast=True),
-    }
-
-
-def step_values(
-    settings: recipe.Recipe, device: torch.device, seqs: int, arms: dict[str, StepArm], turns: dict[str, list[Seconds]]
-) -> dict[str, Any]:
-    """The measure's numbers: seconds of the parts, and per size of a step tokens/s, speed-up and Muon's share."""
-    micro = one_micro_batch(settings, device, seqs).data
-    parts = ("micro_batch", "update", "muon")
-    sizes = dict.fromkeys((settings.data.batch_tokens, *STEP_TOKENS))
-    return {
-        "parameters": num_parameters(settings.model),
+        "parameters": num_parameters(micro.model),
         "path": {name: arm.path for name, arm in arms.items()},
-        "micro_batch_tokens": micro.batch_tokens,
-        "micro_batch_sequences": micro.micro_batch_seqs,
+        "micro_batch_tokens": micro.data.batch_tokens,
+        "micro_batch_sequences": micro.data.micro_batch_seqs,
         "losses_nats": {name: [arm.losses[0], arm.losses[-1]] for name, arm in arms.items()},
-        "seconds": {
-            name: {part: spread([turn[part] for turn in found]) for part in parts} for name, found in turns.items()
-        },
-        "ratio": {
-            part: spread([slow[part] / fast[part] for slow, fast in zip(turns["plain"], turns["fast"], strict=True)])
-            for part in parts
-        },
-        "steps": [_of_size(size, size / micro.batch_tokens, turns) for size in sizes],
+        "steps": [
+            _of_size(size, size / micro.data.batch_tokens, turns) for size in dict.fromkeys((step_tokens, *STEP_TOKENS))
+        ],
     }
 
 
-def _of_size(tokens: int, micro_batches: float, turns: dict[str, list[Seconds]]) -> dict[str, Any]:
+def _of_size(tokens: int, micro_batches: float, turns: Turns) -> dict[str, Any]:
     """A step of so many tokens, composed of one update and as many micro-batches as it takes."""
-
-    def seconds(turn: Seconds) -> float:
-        return micro_batches * turn["micro_batch"] + turn["update"]
-
-    def each(of: Any, name: str) -> dict[str, float | int]:
-        return spread([of(turn) for turn in turns[name]])
-
-    pairs: Sequence[tuple[Seconds, Seconds]] = list(zip(turns["plain"], turns["fast"], strict=True))
+    seconds = {name: [micro_batches * turn["micro_batch"] + turn["update"] for turn in turns[name]] for name in turns}
+    both = {name: list(zip(turns[name], seconds[name], strict=True)) for name in turns}
     return {
         "step_tokens": tokens,
         "micro_batches": micro_batches,
-        "speedup_ratio": spread([seconds(slow) / seconds(fast) for slow, fast in pairs]),
-        "tokens_per_second": {name: each(lambda turn: tokens / seconds(turn), name) for name in turns},
-        "muon_share": {name: each(lambda turn: turn["muon"] / seconds(turn), name) for name in turns},
+        "speedup_ratio": spread([plain / fast for plain, fast in zip(seconds["plain"], seconds["fast"], strict=True)]),
+        "tokens_per_second": {name: spread([tokens / whole for whole in found]) for name, found in seconds.items()},
+        "muon_share": {name: spread([turn["muon"] / whole for turn, whole in found]) for name, found in both.items()},
     }
-
-
-def check_same_loss(arms: dict[str, StepArm]) -> None:
-    """The first step's losses agree: both arms began at the same weights and took the same tokens."""
-    first = {name: arm.losses[0] for name, arm in arms.items()}
-    assert abs(first["plain"] - first["fast"]) < 0.01, f"the arms' first losses differ: {first}"
-
-
-def compute_dtype_name(settings: recipe.Recipe, device: torch.device) -> str:
-    """bfloat16 or float32: what both arms multiply in."""
-    return str(machine.autocast_dtype(device, settings.schedule.autocast)).removeprefix("torch.")

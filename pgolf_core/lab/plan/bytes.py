@@ -5,10 +5,10 @@ update of known size, correlated with earlier ones through the optimiser's momen
 of that standard deviation, taken as Gaussian, give each grid's codes their frequencies, and those the entropy that the
 coder comes close to (`bits_per_weight`).
 
-One number is fitted: MUON_SHARE, to the mean size of PR 315's three published files, 15,525,821 bytes (SEEDS 5.6). What
-that rests on: one recipe, packed by its own zstd call. The same number gives all nine published files of the four other
-records within ERROR, and those of three local runs of 150 to 580 steps within 9 %, so it is no more than that: a
-prediction to choose grids and widths by, not the ledger.
+One number is fitted: MUON_SHARE, to the mean size of PR 315's three published files, 15,525,821 bytes. What that rests
+on: one recipe, packed by its own zstd call. The same number gives all nine published files of the four other records
+within ERROR, and those of three local runs of 150 to 580 steps within 9 %, so it is no more than that: a prediction to
+choose grids and widths by, not the ledger.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import ndtr, ndtri
+from scipy.special import entr, ndtr, ndtri
 
 from pgolf_core.lab.export import code_bytes_of
 from pgolf_core.network.grid import GRIDS, STEPS, Grid, grid_names_for
@@ -30,12 +30,12 @@ from pgolf_core.recipes.recipe import Model, Recipe
 from pgolf_core.training.optim import Group, muon_momentum, parameter_groups, rate_multiplier
 
 ERROR = 0.03
-"""Largest relative error over the twelve published files of the five records (tests/lab/plan/test_table.py)."""
+"""Largest relative error over the twelve published files of the five records (tests/lab/plan/test_bytes.py)."""
 MUON_SHARE = 0.82
 """Size of a Muon update that acts, relative to an orthogonal matrix: what successive gradients take back, and what
 Newton-Schulz leaves below 1."""
 CODER_LOSS = 0.013
-"""What zstd takes above the order-0 entropy (measured in pgolf_core.packing.artifact)."""
+"""What zstd takes above the order-0 entropy (measured in pgolf_core.packing.coder)."""
 MAX_WALK_STEPS = 20_000
 """Longer runs are taken as this long; decay forgets in about 1 / (lr wd) steps, a thousand in the records."""
 HEADER_BYTES = 1000
@@ -53,10 +53,10 @@ def walk_variance(steps: int, group: Group, recipe: Recipe, start: float, update
     steps = min(steps, MAX_WALK_STEPS)
     schedule = dataclasses.replace(recipe.schedule, iterations=steps, max_seconds=0.0)
     variance, covariance = start, 0.0
-    late = recipe.qat.kind == "late"
     for step in range(steps):
         multiplier = rate_multiplier(schedule, step, 0.0)
-        lr = group.lr * multiplier * (recipe.qat.lr_factor if late and multiplier < recipe.qat.threshold else 1.0)
+        late = recipe.qat.kind == "late" and multiplier < recipe.qat.threshold
+        lr = group.lr * multiplier * (recipe.qat.lr_factor if late else 1.0)
         kept = 1 - lr * group.weight_decay
         momentum = muon_momentum(step, recipe.optim) if group.optimizer == "muon" else group.betas[0]
         variance = kept**2 * variance - 2 * kept * lr * covariance + lr**2 * update
@@ -67,34 +67,29 @@ def walk_variance(steps: int, group: Group, recipe: Recipe, start: float, update
 def predicted_std(recipe: Recipe, steps: int) -> dict[str, float]:
     """Standard deviation of every matrix's weights after `steps`, by name."""
     shapes = {name: shape for name, shape in parameter_shapes(recipe.model).items() if len(shape) == 2}
-    groups = {name: group for group in parameter_groups(shapes, recipe.optim) for name in group.parameters}
-    known: dict[tuple, float] = {}
+    known: dict[tuple[str, float, float], float] = {}
     result = {}
-    for name, (rows, cols) in shapes.items():
-        group, start = groups[name], _start_variance(name, rows, cols, recipe.model)
-        # Muon: singular values 1, times sqrt(max(1, rows / cols)), are 1 / cols for any shape. AdamW: a running mean of
-        # gradients, relative to their own size.
-        beta = group.betas[0]
-        update = MUON_SHARE**2 / cols if group.optimizer == "muon" else (1 - beta) / (1 + beta)
-        key = (group.name, start, update)
-        if key not in known:
-            frozen = group.optimizer == "frozen"
-            known[key] = start if frozen else walk_variance(steps, group, recipe, start, update)
-        result[name] = math.sqrt(known[key])
+    for group in parameter_groups(shapes, recipe.optim):
+        for name in group.parameters:
+            # Muon: singular values 1, times sqrt(max(1, rows / cols)), are 1 / cols for any shape. AdamW: a running
+            # mean of gradients, relative to their own size.
+            beta, start = group.betas[0], _start_variance(name, shapes[name], recipe.model)
+            update = MUON_SHARE**2 / shapes[name][1] if group.optimizer == "muon" else (1 - beta) / (1 + beta)
+            key = (group.name, start, update)
+            if key not in known:
+                still = group.optimizer == "frozen"
+                known[key] = start if still else walk_variance(steps, group, recipe, start, update)
+            result[name] = math.sqrt(known[key])
     return result
 
 
-def _start_variance(name: str, rows: int, cols: int, model: Model) -> float:
-    """Variance at initialisation (SEEDS 2.10); 0 for what starts at zero."""
-    if name == "tok_emb.weight":
-        return model.embed_init_std**2
-    if name == "ve.embed.weight":
-        return 1.0
+def _start_variance(name: str, shape: tuple[int, ...], model: Model) -> float:
+    """Variance at initialisation (pgolf_core.network.model.initialise); 0 for what starts at zero."""
+    if name in ("tok_emb.weight", "ve.embed.weight"):
+        return model.embed_init_std**2 if name == "tok_emb.weight" else 1.0
     if name == "ve.proj.weight" or (model.init == "uniform" and not name.endswith((".proj.weight", "embed.weight"))):
-        return 1 / (3 * cols)
-    if name.startswith("blocks.") and ".proj." not in name:
-        return 1 / max(rows, cols)
-    return 0.0
+        return 1 / (3 * shape[1])
+    return 1 / max(shape) if name.startswith("blocks.") and ".proj." not in name else 0.0
 
 
 def bits_per_weight(std: float, cols: int, grid: Grid) -> tuple[float, bool]:
@@ -110,8 +105,7 @@ def bits_per_weight(std: float, cols: int, grid: Grid) -> tuple[float, bool]:
     borders = np.concatenate(([-np.inf], (codes[:-1] + 0.5) * scale / std, [np.inf]))
     _, kept = np.unique(np.clip(np.round(codes / grid.step) * grid.step, grid.qmin, grid.qmax), return_inverse=True)
     shares = np.bincount(kept, np.diff(ndtr(borders)))  # rounded twice, as the grid does it: to a code, then its step
-    shares = shares[shares > 0]
-    return float(-(shares * np.log2(shares)).sum()), scale == grid.scale_floor
+    return float(entr(shares[shares > 0]).sum()) / math.log(2), scale == grid.scale_floor
 
 
 def grid_shares(recipe: Recipe) -> dict[str, dict[str, float]]:
@@ -121,21 +115,18 @@ def grid_shares(recipe: Recipe) -> dict[str, dict[str, float]]:
     """
     shapes = parameter_shapes(recipe.model)
     ranked = [name for name, shape in shapes.items() if len(shape) == 2 and shape[0] >= MIN_ROWS]
-    shares = Counter(allocate_bits({name: place for place, name in enumerate(ranked, 1)}).values())
-    by_bits = {b: grid_names_for(shapes, recipe.quant, dict.fromkeys(shapes, b)) for b in (5, 6, 7)}
-    chances: dict[str, dict[str, float]] = {}
-    for name, grid in by_bits[6].items():
-        if by_bits[5][name] == grid or not ranked:
-            chances[name] = {grid: 1.0}
-        else:
-            chances[name] = {names[name]: shares[b] / len(ranked) for b, names in by_bits.items() if shares[b]}
-    return chances
+    counts = Counter(allocate_bits({name: place for place, name in enumerate(ranked, 1)}).values()) or {6: 1}
+    by_bits = {bits: grid_names_for(shapes, recipe.quant, dict.fromkeys(shapes, bits)) for bits in counts}
+    found: dict[str, Counter[str]] = {name: Counter() for name in shapes}
+    for bits, names in by_bits.items():
+        for name, grid in names.items():
+            found[name][grid] += counts[bits]
+    return {name: {grid: n / grids.total() for grid, n in grids.items()} for name, grids in found.items()}
 
 
 def predicted_bytes(recipe: Recipe, steps: int) -> pd.DataFrame:
     """One row per grid, then scales and header: index part; columns bytes, weights, bits (per weight), std (text)."""
-    shapes = parameter_shapes(recipe.model)
-    stds = predicted_std(recipe, steps)
+    shapes, stds = parameter_shapes(recipe.model), predicted_std(recipe, steps)
     parts: dict[str, dict[str, Any]] = {}
     scales = 0.0
     for name, chances in grid_shares(recipe).items():
@@ -143,10 +134,8 @@ def predicted_bytes(recipe: Recipe, steps: int) -> pd.DataFrame:
         label = BY_GRADIENT if len(chances) > 1 else next(iter(chances))
         part = parts.setdefault(label, {"weights": 0, "bits": 0.0, "stds": set()})
         part["weights"] += count
-        for grid, chance in chances.items():
-            if grid in ("fp16", STEPS):
-                part["bits"] += 16.0 * count if grid == "fp16" else 0.0
-                continue
+        part["bits"] += 16.0 * count * chances.get("fp16", 0)
+        for grid, chance in chances.items() if chances.keys().isdisjoint(("fp16", STEPS)) else ():
             bits, on_floor = bits_per_weight(stds[name], shapes[name][1], GRIDS[grid])
             part["bits"] += chance * bits * (1 + CODER_LOSS) * count
             part["stds"].add(round(stds[name], 3))
@@ -155,15 +144,14 @@ def predicted_bytes(recipe: Recipe, steps: int) -> pd.DataFrame:
         target = recipe.quant.target_bytes or recipe.cap_bytes - recipe.cap_bytes // 1000
         others = sum(part["bits"] for part in parts.values()) / 8 + scales + HEADER_BYTES + code_bytes_of(recipe)
         parts[STEPS]["bits"] = 8 * max(0.0, target - others)
-    rows = [
-        {"part": grid, "bytes": math.ceil(part["bits"] / 8), "weights": part["weights"],
-         "bits": part["bits"] / part["weights"], "std": " to ".join(map(str, _ends(part["stds"])))}
+    rows = {
+        grid: (math.ceil(part["bits"] / 8), part["weights"], part["bits"] / part["weights"], _span(part["stds"]))
         for grid, part in sorted(parts.items())
-    ]  # fmt: skip
-    rows.append({"part": "scales", "bytes": math.ceil(scales), "weights": 0, "bits": math.nan, "std": ""})
-    rows.append({"part": "header", "bytes": HEADER_BYTES, "weights": 0, "bits": math.nan, "std": ""})
-    return pd.DataFrame(rows).set_index("part")
+    }
+    rows |= {"scales": (math.ceil(scales), 0, math.nan, ""), "header": (HEADER_BYTES, 0, math.nan, "")}
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=["bytes", "weights", "bits", "std"])
+    return table.rename_axis("part")
 
 
-def _ends(values: set[float]) -> list[float]:
-    return sorted({min(values), max(values)}) if values else []
+def _span(values: set[float]) -> str:
+    return " to ".join(str(end) for end in sorted({min(values), max(values)})) if values else ""

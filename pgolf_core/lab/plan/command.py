@@ -12,9 +12,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe")
     add_set(parser)
     parser.add_argument("--step-ms", type=float, help="milliseconds of a step, for the steps that fit in the budget")
-    parser.add_argument(
-        "--nproc", type=count, metavar="N", help="processes that train together, for the memory of each"
-    )
+    parser.add_argument("--nproc", type=count, metavar="N", help="processes that train together: memory is of each")
     add_json(parser)
 
 
@@ -27,5 +25,5 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(planned.to_json(orient="records", indent=2, force_ascii=False))
     else:
-        print(table.format_plan(planned))
+        print(table.plan_text(planned))
     return 0

@@ -23,8 +23,8 @@ def known() -> dict[str, Groups]:
 
 
 def test_one_step_for_all_and_whole_tensors_forget_what_they_should(known: dict[str, Groups]):
-    assert {float(v) for g in frontier.equal(known).values() for v in (*g.rows, *g.cols)} == {1.0}
-    for name, groups in frontier.whole_tensors(known).items():
+    assert {float(v) for g in frontier.even(known, 1.0).values() for v in (*g.rows, *g.cols)} == {1.0}
+    for name, groups in frontier.even(known).items():
         assert np.allclose(groups.rows, known[name].mean) and len(groups.cols) == len(known[name].cols)
 
 
