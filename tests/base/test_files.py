@@ -49,7 +49,7 @@ def test_an_error_of_the_system_names_what_where_and_the_remedy() -> None:
         pytest.raises(UserError, match=r"^cannot clear a: No such .* \(/none/b\); free space or choose a writable"),
         explain_os_errors("cannot clear a"),
     ):
-        open("/none/b")
+        os.stat("/none/b")
 
 
 def test_json_is_read_as_written_and_numbers_that_no_reader_takes_are_refused(tmp_path: Path) -> None:
