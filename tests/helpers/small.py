@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from pgolf_core.base.names import AVERAGED_WEIGHTS, RAW_WEIGHTS
+from pgolf_core.network.model import GPT, build_model
 from pgolf_core.recipes import recipe
 from pgolf_core.text.shards import write_shard
 from pgolf_core.text.tokenizer import TokenBytes, Tokenizer
@@ -38,6 +39,29 @@ def small_recipe(**changes: dict[str, Any]) -> recipe.Recipe:
     values = {section: {**keys, **changes.get(section, {})} for section, keys in VALUES.items()}
     values.update({section: keys for section, keys in changes.items() if section not in values})
     return recipe.from_dict(values)
+
+
+def noisy_model(scale: float = 0.3, seed: int = 4, **changes: Any) -> GPT:
+    """The small recipe's network, its zero and one initialisations replaced by noise, so that every part matters."""
+    model, generator = build_model(small_recipe(model=changes).model, 0), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+@torch.no_grad()
+def plain_nats(model: GPT, tokens: np.ndarray, seq_len: int, stride: int) -> list[float]:
+    """What a score is of, the plain way: one window after another, all logits, the scored ones picked afterwards."""
+    model.eval()
+    stream = torch.from_numpy(tokens.astype(np.int64))
+    nats, start, reached = [], 0, 0
+    while reached < len(tokens) - 1:
+        end = min(start + seq_len, len(tokens) - 1)
+        log_probs = model.logits(stream[None, start:end])[0].double().log_softmax(-1)
+        nats += [-float(log_probs[i - start, stream[i + 1]]) for i in range(reached, end)]
+        start, reached = start + stride, end
+    return nats
 
 
 def flat_bytes(vocab: int) -> TokenBytes:
