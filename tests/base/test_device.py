@@ -15,13 +15,15 @@ from pathlib import Path
 import pytest
 import torch
 from flash import installed, pretend_gpu
+from record_counts import RECORDS
 from small import small_data, small_recipe
 
 from pgolf_core.base import device as machine
+from pgolf_core.base.names import TRAIN_LOG
 from pgolf_core.network.attention import kernel_name, rotary_tables
 from pgolf_core.network.model import build_model, rms_norm
 from pgolf_core.recipes.reading import load_recipe
-from pgolf_core.training.loop import train
+from pgolf_core.training import loop
 from pgolf_core.training.optim import Optimizers
 
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
@@ -31,17 +33,11 @@ CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 
 
 def test_on_cuda_the_rank_s_device_is_picked_and_float32_products_run_in_tf32(monkeypatch) -> None:
-    asked = []
-    monkeypatch.setattr(torch, "set_float32_matmul_precision", asked.append)
+    before = torch.get_float32_matmul_precision()
     pretend_gpu(monkeypatch)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 5)
-    assert machine.pick_device() == torch.device("cuda", 5) and asked[-1] == "high"
-
-
-def test_high_precision_is_what_torch_calls_tf32() -> None:
-    before = torch.get_float32_matmul_precision()
     try:
-        torch.set_float32_matmul_precision("high")
+        assert machine.pick_device() == torch.device("cuda", 5)
         assert torch.backends.cuda.matmul.allow_tf32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
     finally:
         torch.set_float32_matmul_precision(before)
@@ -55,7 +51,7 @@ def test_on_a_cpu_precision_is_left_alone(monkeypatch) -> None:
 
 FAULTS = """
 import resource, torch
-from pgolf_core import device
+from pgolf_core.base import device
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(4):
@@ -75,23 +71,21 @@ def test_on_a_cpu_the_pages_of_freed_tensors_are_used_again_instead_of_mapped_an
 
 def test_a_c_library_without_mallopt_is_left_as_it_is(monkeypatch) -> None:
     monkeypatch.setattr(machine.ctypes, "CDLL", lambda name: object())
-    assert machine.keep_freed_memory() is False
-    assert machine.pick_device() == CPU
+    assert machine.keep_freed_memory() is False and machine.pick_device() == CPU
 
 
 @pytest.mark.parametrize(
-    ("capability", "mode", "expected"),
-    [((9, 0), "auto", torch.bfloat16), ((8, 0), "auto", torch.bfloat16), ((7, 5), "auto", torch.float32),
-     ((9, 0), "off", torch.float32)],
-)  # fmt: skip
+    ("capability", "mode", "half"),
+    [((9, 0), "auto", True), ((8, 0), "auto", True), ((7, 5), "auto", False), ((9, 0), "off", False)],
+)
 def test_autocast_is_bfloat16_where_the_gpu_has_it_and_the_recipe_wants_it(
-    monkeypatch, capability: tuple[int, int], mode: str, expected: torch.dtype
+    monkeypatch, capability: tuple[int, int], mode: str, half: bool
 ) -> None:
     pretend_gpu(monkeypatch, capability)
-    assert machine.autocast_dtype(CUDA, mode) is expected
+    assert machine.autocast_dtype(CUDA, mode) is (torch.bfloat16 if half else torch.float32)
     with machine.autocasting(CUDA, mode):
-        inside = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
-    assert inside == ((True, torch.bfloat16) if expected is torch.bfloat16 else (False, inside[1]))
+        assert torch.is_autocast_enabled("cuda") is half
+        assert not half or torch.get_autocast_dtype("cuda") is torch.bfloat16
     assert not torch.is_autocast_enabled("cuda")
 
 
@@ -111,27 +105,21 @@ class Batch:
 
 
 def test_a_batch_goes_to_cuda_from_pinned_memory_without_a_wait_and_stays_as_it_is_on_a_cpu() -> None:
-    there, here = Batch(), Batch()
-    assert machine.to_device(there, CUDA).calls == [("pin",), ("to", CUDA, True)]
-    assert machine.to_device(here, CPU).calls == [("to", CPU, True)]
+    assert machine.to_device(Batch(), CUDA).calls == [("pin",), ("to", CUDA, True)]
+    assert machine.to_device(Batch(), CPU).calls == [("to", CPU, True)]
     real = torch.arange(3)
     assert machine.to_device(real, CPU) is real
 
 
 @pytest.mark.parametrize(
     ("triton", "tools", "why"),
-    [
-        (True, ("gcc",), ""),
-        (True, ("clang",), ""),
-        (True, (), "no C compiler found"),
-        (False, ("gcc",), "Triton not installed"),
-    ],
-)
+    [(True, ("gcc",), ""), (True, ("clang",), ""), (True, (), "no C compiler found"),
+     (False, ("gcc",), "Triton not installed")],
+)  # fmt: skip
 def test_compiling_for_cuda_needs_triton_and_a_c_compiler(monkeypatch, triton: bool, tools: tuple, why: str) -> None:
     found = machine.importlib.util.find_spec
-    answers = {"triton": object() if triton else None}
     monkeypatch.setattr(
-        machine.importlib.util, "find_spec", lambda name: answers[name] if name in answers else found(name)
+        machine.importlib.util, "find_spec", lambda name: (triton or None) if name == "triton" else found(name)
     )
     monkeypatch.setattr(machine.shutil, "which", lambda name: f"/bin/{name}" if name in tools else None)
     monkeypatch.setattr(machine.Path, "is_file", lambda _: True)
@@ -148,17 +136,16 @@ def test_one_line_names_gpu_dtype_graph_and_kernel(monkeypatch) -> None:
 
 
 def test_peak_memory_is_logged_in_the_fields_format_on_cuda_alone(tmp_path: Path, monkeypatch) -> None:
-    assert machine.peak_memory(CPU) == ""
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 20_481 * 2**20 + 5)
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 21_000 * 2**20)
     line = machine.peak_memory(CUDA)
-    assert line == "peak memory allocated: 20481 MiB reserved: 21000 MiB"
+    assert line == "peak memory allocated: 20481 MiB reserved: 21000 MiB" and machine.peak_memory(CPU) == ""
     data, settings = small_data(tmp_path / "data"), small_recipe(schedule={"iterations": 1, "warmup_steps": 0})
-    train(settings, 0, data, tmp_path / "cpu")
-    monkeypatch.setattr(machine, "peak_memory", lambda _: line)
-    train(settings, 0, data, tmp_path / "cuda")
-    logs = [(tmp_path / name / "train.log").read_text().splitlines() for name in ("cpu", "cuda")]
-    assert [line in log for log in logs] == [False, True] and not any("peak memory" in text for text in logs[0])
+    for name, said in (("cpu", ""), ("cuda", line)):
+        monkeypatch.setattr(loop, "peak_memory", lambda _, said=said: said)
+        loop.train(settings, 0, data, tmp_path / name)
+        log = (tmp_path / name / TRAIN_LOG).read_text()
+        assert ("peak memory" in log) is bool(said) and said in log
 
 
 # ---------------------------------------------------------------------- traps of library versions
@@ -179,17 +166,16 @@ def test_only_the_record_that_ran_on_an_old_torch_has_the_old_epsilon() -> None:
         assert load_recipe(record).model.norm_eps == (2**-7 if old else 2**-23)
 
 
-@pytest.mark.parametrize("record", ["pr194", "pr315", "pr332", "pr531", "pr534"])
+@pytest.mark.parametrize("record", RECORDS)
 def test_rotary_angles_are_float32_and_exact_at_every_position_under_autocast_too(record: str) -> None:
     config = load_recipe(record).model
-    how = (2048, config.rope_dims, config.rope_base, config.rope_reference_tokens, CPU)
+    base, dims = config.rope_base, config.rope_dims
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        cos, sin = rotary_tables(*how)
+        cos, sin = rotary_tables(2048, dims, base, config.rope_reference_tokens, CPU)
     assert cos.dtype is sin.dtype is torch.float32
-    base = config.rope_base
     if config.rope_reference_tokens:
-        base *= 2 ** (config.rope_dims / (config.rope_dims - 2))
-    rates = base ** -(torch.arange(0, config.rope_dims, 2, dtype=torch.float64) / config.rope_dims)
+        base *= 2 ** (dims / (dims - 2))
+    rates = base ** -(torch.arange(0, dims, 2, dtype=torch.float64) / dims)
     angles = torch.arange(2048, dtype=torch.float64)[:, None] * rates
     assert max((cos[:, 0] - angles.cos()).abs().max(), (sin[:, 0] - angles.sin()).abs().max()) < 5e-4
     assert len({tuple(row) for row in torch.cat((cos, sin), -1)[:, 0].tolist()}) == 2048, "two positions look alike"
@@ -198,12 +184,11 @@ def test_rotary_angles_are_float32_and_exact_at_every_position_under_autocast_to
 def test_weights_and_both_of_adams_moments_are_float32_so_that_late_updates_are_not_lost() -> None:
     model = build_model(small_recipe(model={"ve_dim": 8, "ve_layers": [1]}).model, 0)
     optimizers = Optimizers(model, small_recipe().optim)
-    tensors = [*model.parameters(), *optimizers.tensors().values()]
-    assert {tensor.dtype for tensor in tensors} == {torch.float32}
+    assert {x.dtype for x in (*model.parameters(), *optimizers.tensors().values())} == {torch.float32}
     weight = model.blocks[0].attn_scale
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, 1e-6)
     before = weight.detach().clone()
     optimizers.adamw.step(1e-4)
-    change = (weight - before).abs()
-    assert change.any() and not (weight.bfloat16() - before.bfloat16()).any(), "bfloat16 would not have seen the step"
+    assert (weight - before).any()
+    assert not (weight.bfloat16() - before.bfloat16()).any(), "bfloat16 would not have seen the step"

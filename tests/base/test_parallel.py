@@ -16,26 +16,21 @@ import numpy as np
 import pytest
 import torch
 from ranks import on_ranks
-from small import small_data, small_recipe
+from small import column, small_data, small_recipe, weights_of
 
 from pgolf_core.base import parallel
 from pgolf_core.base.files import UserError, sha256_bytes
+from pgolf_core.base.names import AVERAGED_WEIGHTS, CHECKPOINT, RAW_WEIGHTS, SENSITIVITY, TRAIN_LOG
 from pgolf_core.base.parallel import ALONE, World
 from pgolf_core.network.model import build_model
 from pgolf_core.network.score import score
 from pgolf_core.recipes import recipe
-from pgolf_core.text.shards import TokenStream, check_ranks, step_batch
 from pgolf_core.training.average import build_average
 from pgolf_core.training.checkpoint import load_tensors
 from pgolf_core.training.loop import Trainer
-from pgolf_core.training.optim import Muon, newton_schulz
-from pgolf_core.training.runlog import training_curve
+from pgolf_core.training.optim import newton_schulz
 
 SPANS = {"spans_per_step": 8, "micro_batch_seqs": 3}
-
-
-def weights_sha256(model: torch.nn.Module) -> str:
-    return sha256_bytes(b"".join(p.detach().numpy().tobytes() for p in model.parameters()))
 
 
 def train_ranks(
@@ -57,50 +52,13 @@ def train_ranks(
         assert stop_at is None
     except KeyboardInterrupt as stop:
         assert f"stopped at step {stop_at + 1}" in str(stop)
-    notes = {
-        "steps": trainer.step,
-        "seconds": trainer.ledger.seconds["train"],
-        "weights": weights_sha256(trainer.model),
-    }
+    weights = sha256_bytes(b"".join(p.detach().numpy().tobytes() for p in trainer.model.parameters()))
+    notes = {"steps": trainer.step, "seconds": trainer.ledger.seconds["train"], "weights": weights}
     (folder / f"rank{world.rank}.json").write_text(json.dumps(notes))
 
 
 def notes_of(folder: Path, size: int) -> list[dict]:
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(size)]
-
-
-def column(folder: Path, key: str, kind: str = "train") -> list[float]:
-    return [line[key] for line in training_curve(folder) if line["kind"] == kind]
-
-
-# ---------------------------------------------------------------------- what a step sees
-
-
-@pytest.mark.parametrize("spans", [1, 2, 8, 12])
-def test_the_ranks_together_see_the_tokens_that_one_sees(tmp_path: Path, spans: int) -> None:
-    paths = small_data(tmp_path).train_paths
-    settings = recipe.Data(seq_len=8, batch_tokens=2 * 8 * spans, spans_per_step=spans)
-    for ranks in (n for n in range(1, spans + 1) if spans % n == 0):
-        alone, streams = TokenStream(paths), [TokenStream(paths) for _ in range(ranks)]
-        for _ in range(3):
-            whole = step_batch(alone, settings)
-            shares = [step_batch(stream, settings, rank, ranks) for rank, stream in enumerate(streams)]
-            for part in (0, 1):  # inputs, targets
-                assert torch.equal(torch.cat([share[part] for share in shares]), whole[part])
-            assert {stream.position for stream in streams} == {alone.position}
-
-
-@pytest.mark.parametrize(("ranks", "spans", "refused"), [(8, 8, False), (4, 8, False), (3, 8, True), (2, 1, True)])
-def test_a_number_of_ranks_that_does_not_divide_the_spans_is_refused(
-    tmp_path: Path, ranks: int, spans: int, refused: bool
-) -> None:
-    settings = small_recipe(data={"spans_per_step": spans})
-    if not refused:
-        check_ranks(ranks, settings.data)
-        return
-    with pytest.raises(UserError, match=rf"{ranks} processes do not divide data\.spans_per_step = {spans}; use") as e:
-        Trainer(settings, 0, small_data(tmp_path / "data"), tmp_path / "run", world=World(0, ranks))
-    assert "\n" not in str(e.value) and not (tmp_path / "run").exists()
 
 
 # ---------------------------------------------------------------------- exchanges
@@ -151,22 +109,7 @@ def test_alone_nothing_is_copied_joined_or_changed(monkeypatch) -> None:
     seen = []
     finish = world.shared_out(lambda stack: seen.append(stack) or stack + 1, tensor)
     assert seen[0] is tensor and finish() is finish()
-
-
-def test_muon_begins_every_stack_before_it_waits_for_one() -> None:
-    """So that the shares of one stack travel while the next is worked on."""
-    order: list[str] = []
-
-    def shared_out(work, stack):
-        order.append(f"begin {tuple(stack.shape)}")
-        return lambda: order.append(f"end {tuple(stack.shape)}") or work(stack)
-
-    shapes = {"a": (4, 4), "b": (4, 8), "c": (4, 4)}
-    parameters = {name: torch.nn.Parameter(torch.ones(shape)) for name, shape in shapes.items()}
-    for parameter in parameters.values():
-        parameter.grad = torch.ones_like(parameter)
-    Muon(parameters, 0.1, 0.0, recipe.Optim(), SimpleNamespace(shared_out=shared_out)).step(1.0, 0.9)
-    assert order == ["begin (2, 4, 4)", "begin (1, 4, 8)", "end (2, 4, 4)", "end (1, 4, 8)"]
+    parallel.leave(world)  # alone it does nothing
 
 
 def test_a_step_sends_its_gradients_together_its_matrices_by_shape_and_one_clock(tmp_path, monkeypatch) -> None:
@@ -232,14 +175,14 @@ def test_one_two_and_four_ranks_give_one_loss_curve(tmp_path: Path, dtype: str, 
         on_ranks(size, train_ranks, settings, data, folder)
         assert len({note["weights"] for note in notes_of(folder, size)}) == 1  # bit for bit on every rank
         assert len(column(folder, "loss")) == 30 and column(folder, "step", "val") == [0, 10, 20, 30]
+    counted = {size: json.loads((folder / SENSITIVITY).read_text())["steps"] for size, folder in folders.items()}
+    assert len(set(counted.values())) == 1 and counted[1] > 0
     for size in (2, 4):
-        for key, kind in (("loss", "train"), ("loss", "val")):
-            one, many = (column(folders[n], key, kind) for n in (1, size))
+        for kind in ("train", "val"):
+            one, many = (column(folders[n], "loss", kind) for n in (1, size))
             np.testing.assert_allclose(many, one, atol=tolerance, rtol=0)
-        assert f"ranks: {size}, gloo" in (folders[size] / "train.log").read_text().splitlines()[0]
-        assert f"world_size:{size} grad_accum_steps:" in (folders[size] / "train.log").read_text()
-        sensitivity = [json.loads((folders[n] / "sensitivity.json").read_text()) for n in (1, size)]
-        assert sensitivity[0]["steps"] == sensitivity[1]["steps"] > 0
+        log = (folders[size] / TRAIN_LOG).read_text()
+        assert f"ranks: {size}, gloo" in log.splitlines()[0] and f"world_size:{size} grad_accum_steps:" in log
     assert column(folders[1], "loss")[-1] < 0.8 * column(folders[1], "loss")[0]
 
 
@@ -252,16 +195,14 @@ def test_one_ranks_signal_stops_all_at_one_step_and_another_number_of_ranks_goes
     on_ranks(1, train_ranks, settings, data, whole)
     on_ranks(2, train_ranks, settings, data, parts, 6)
     assert [note["steps"] for note in notes_of(parts, 2)] == [7, 7]
-    assert load_tensors(parts / "checkpoint.safetensors")[1]["step"] == 7
+    assert load_tensors(parts / CHECKPOINT)[1]["step"] == 7
     on_ranks(4, train_ranks, settings, data, parts, 13)
     on_ranks(1, train_ranks, settings, data, parts)
-    assert "resumed step:14" in (parts / "train.log").read_text() and not (parts / "checkpoint.safetensors").exists()
+    assert "resumed step:14" in (parts / TRAIN_LOG).read_text() and not (parts / CHECKPOINT).exists()
     assert column(parts, "step") == list(range(1, 21))
     np.testing.assert_allclose(column(parts, "loss"), column(whole, "loss"), atol=1e-4, rtol=0)
-    for name in ("weights-raw.safetensors", "weights-averaged.safetensors"):
-        ours, theirs = (load_tensors(folder / name)[0] for folder in (parts, whole))
-        for key in theirs:
-            torch.testing.assert_close(ours[key], theirs[key], atol=1e-3, rtol=1e-3)
+    for name in (RAW_WEIGHTS, AVERAGED_WEIGHTS):
+        torch.testing.assert_close(weights_of(parts, name), weights_of(whole, name), atol=1e-3, rtol=1e-3)
 
 
 def test_the_slowest_ranks_clock_is_every_ranks_clock(tmp_path: Path) -> None:
@@ -270,7 +211,7 @@ def test_the_slowest_ranks_clock_is_every_ranks_clock(tmp_path: Path) -> None:
     first, second = notes_of(tmp_path / "run", 2)
     assert first == second and first["seconds"] > 0.5 and first["steps"] <= 20
     assert column(tmp_path / "run", "seconds")[-1] == first["seconds"]
-    assert "stopping_early: wallclock_cap" in (tmp_path / "run" / "train.log").read_text()
+    assert "stopping_early: wallclock_cap" in (tmp_path / "run" / TRAIN_LOG).read_text()
 
 
 # ---------------------------------------------------------------------- validation
@@ -281,7 +222,7 @@ def score_ranks(world: World, settings: recipe.Recipe, data, tokens: np.ndarray,
     for stride in (4, 16):
         for limit in (0, 40):  # with 40 targets some ranks have no window
             found = score(model, tokens, data.token_bytes, 16, stride, 3, max_targets=limit, world=world)
-            values = {key: value for key, value in found.to_dict().items() if key != "seconds"}
+            values = found.to_dict() | {"seconds": 0.0}
             name = folder / f"{stride}-{limit}-of-{world.size}-{world.rank}"
             np.save(f"{name}.npy", found.per_token_nats)
             Path(f"{name}.json").write_text(json.dumps(values))

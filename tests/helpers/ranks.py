@@ -34,7 +34,7 @@ train_main.main()
 """A program that trains as pgolf_core.main does, with a fault in its second rank; `fault` is its code."""
 
 _processes = multiprocessing.get_context("forkserver")  # one server imports torch, its forks start in no time
-_processes.set_forkserver_preload(["pgolf_core.training.loop"])
+_processes.set_forkserver_preload(["pytest", "torch._dynamo", "pgolf_core.training.loop"])
 
 
 def on_ranks(size: int, work: Callable[..., None], *arguments: Any) -> None:

@@ -12,8 +12,11 @@ import zstandard
 
 from pgolf_core.base.files import canonical_json
 from pgolf_core.network.model import parameter_shapes
-from pgolf_core.packing.format import MAGIC, PREAMBLE, STEPS_STREAMS, VERSION, checksum
+from pgolf_core.packing.format import MAGIC, PREAMBLE, STEPS_STREAMS, checksum, version_of
 from pgolf_core.recipes import recipe
+
+CAP = {"code_bytes": 1000, "cap_bytes": 1_000_000}
+ON_GRIDS = recipe.Quant(small_tensor_elements=100, mlp="int5_row_nofloor", attention="int6_clip_search")
 
 MODEL = recipe.Model(
     vocab_size=32, num_layers=2, model_dim=16, num_heads=2, num_kv_heads=1, mlp_hidden=24, rope_dims=4, bigram_rows=9,
@@ -47,7 +50,7 @@ def signed(header: dict[str, Any], streams: list[bytes], header_text: str | None
     """A file with a checksum that holds."""
     header = header | {"sha256": checksum(header, b"".join(streams))}
     packed = zstandard.compress((header_text or canonical_json(header)).encode())
-    return PREAMBLE.pack(MAGIC, VERSION, len(packed)) + packed + b"".join(streams)
+    return PREAMBLE.pack(MAGIC, version_of(header), len(packed)) + packed + b"".join(streams)
 
 
 def write(path: Path, payload: bytes) -> Path:

@@ -8,50 +8,45 @@ from __future__ import annotations
 import ast
 import builtins
 import dataclasses
+import functools
 import importlib.util
 import inspect
 import json
 import os
-import random
 import shutil
 import subprocess
 import symtable
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
+import torch
 from ranks import on_ranks
-from small import small_recipe
+from small import small_recipe, word_shards
 
 from pgolf_core import ROOMS
-from pgolf_core.base.files import UserError, read_json
-from pgolf_core.base.names import HESSIANS
-from pgolf_core.base.parallel import World
-from pgolf_core.lab import cli
-from pgolf_core.lab.data.sotu import train_tokenizer
+from pgolf_core.base.device import why_not_compile
+from pgolf_core.base.files import UserError
+from pgolf_core.base.names import SCRIPT_ARTIFACT, SEED_RESULT, TRAIN_LOG
+from pgolf_core.base.parallel import ALONE, World
+from pgolf_core.lab import cli, export
 from pgolf_core.lab.export import (
     CALLED,
     _PlainFormat,
     code_bytes_of,
     export_script,
     joined,
-    minified,
     readable_of,
     rooms_of,
     write_script,
 )
 from pgolf_core.lab.shared.places import CORE_DIR
-from pgolf_core.packing.correction import Hessians
-from pgolf_core.packing.pack import pack
-from pgolf_core.packing.sensitivity import allocate_bits, groups_of
+from pgolf_core.packing.pack import pack_averaged
 from pgolf_core.packing.unpack import score_artifact
 from pgolf_core.recipes.reading import available_recipes, load_recipe
-from pgolf_core.recipes.recipe import Recipe
-from pgolf_core.text.shards import load_tokens, write_shard
-from pgolf_core.text.tokenizer import Tokenizer
-from pgolf_core.training.checkpoint import load_tensors
-from pgolf_core.training.loop import TrainData, train
+from pgolf_core.recipes.recipe import Recipe, from_dict
+from pgolf_core.text.shards import load_tokens
+from pgolf_core.training.loop import TrainData, Trainer
 
 PIECES = 300
 MAY_IMPORT = {"torch", "numpy", "sentencepiece", "zstandard"}
@@ -122,30 +117,46 @@ def defined_in(rooms: set[str]) -> set[str]:
     return names | {target.id for target in targets if isinstance(target, ast.Name)}
 
 
-@pytest.mark.parametrize("name", available_recipes())
-def test_every_recipe_exports_to_a_script_that_stands_alone(name: str):
-    recipe = load_recipe(name, ["script=readable"])
-    text = export_script(recipe)
+@pytest.fixture(autouse=True, scope="module")
+def minified():
+    """The minifier, which takes its time, once for each text."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "minified", functools.cache(export.minified))
+        yield export.minified
+
+
+BY_ROOMS = {tuple(rooms_of(recipe)): recipe for recipe in map(load_recipe, available_recipes())}
+
+
+@pytest.mark.parametrize("recipe", BY_ROOMS.values(), ids=lambda recipe: recipe.name)
+def test_a_script_of_each_choice_of_rooms_stands_alone(recipe: Recipe):
+    text = joined(recipe)
     left_out = {room for room in ROOMS if room not in rooms_of(recipe)}
     assert undefined(text) <= defined_in(left_out), "what a file that is left out would define, and nothing else"
     coder = {"constriction"} if recipe.quant.kind == "steps" else set()
     top = ast.Module([node for node in ast.parse(text).body if isinstance(node, ast.Import | ast.ImportFrom)], [])
     assert imported(ast.unparse(top)) - set(sys.stdlib_module_names) == MAY_IMPORT | coder
     assert "pgolf_core" not in "".join(line for line in text.splitlines() if "import" in line)
+
+
+@pytest.mark.parametrize("name", available_recipes())
+def test_every_recipes_script_ends_with_its_values(name: str):
+    recipe = load_recipe(name, ["script=readable"])
+    text = export_script(recipe)
+    literal = text.rpartition("\nRECIPE = ")[2].partition("\n\nif __name__")[0]
+    assert from_dict(ast.literal_eval(literal.strip())) == recipe
     assert "'fingerprint'" not in text and recipe.fingerprint in text
 
 
-@pytest.mark.parametrize("name", ["local", "pr315"])
-def test_the_packed_script_is_small_and_reads_back_to_the_minified_one(name: str, tmp_path: Path):
+@pytest.mark.parametrize("name", ["local", pytest.param("pr315", marks=pytest.mark.slow)])  # minifies another text
+def test_the_packed_script_is_small_and_reads_back_to_the_minified_one(name: str, tmp_path: Path, minified):
     recipe = load_recipe(name)
-    assert recipe.script == "packed"
-    assert code_bytes_of(recipe) <= 40_100
-    path = write_script(recipe, tmp_path)
-    inside = readable_of(path)
-    plain = minified(joined(recipe))
-    assert ast.dump(ast.parse(inside)) == ast.dump(ast.parse(plain))
-    assert not any(isinstance(node, ast.JoinedStr) for node in ast.walk(ast.parse(plain))), "3.11 cannot read all"
-    assert set(CALLED) <= {node.name for node in ast.parse(inside).body if hasattr(node, "name")}
+    assert recipe.script == "packed" and code_bytes_of(recipe) <= 40_100
+    inside, plain = readable_of(write_script(recipe, tmp_path)), minified(joined(recipe))
+    tree = ast.parse(plain)
+    assert ast.dump(ast.parse(inside)) == ast.dump(tree)
+    assert not any(isinstance(node, ast.JoinedStr) for node in ast.walk(tree)), "3.11 cannot read all"
+    assert set(CALLED) <= {node.name for node in tree.body if hasattr(node, "name")}
 
 
 @pytest.mark.parametrize("text, message", [
@@ -179,7 +190,7 @@ def interpreter(name: str) -> str | None:
 
 
 @pytest.mark.parametrize("python", ["python3.12", "python3.13", "python3.14"])
-def test_another_version_of_python_packs_the_same_bytes(python: str, tmp_path: Path):
+def test_another_version_of_python_packs_the_same_bytes(python: str, tmp_path: Path, minified):
     found = interpreter(python)
     if not found:
         pytest.skip(f"no {python} here")
@@ -188,7 +199,7 @@ def test_another_version_of_python_packs_the_same_bytes(python: str, tmp_path: P
     (tmp_path / "text").write_text(joined(load_recipe("local")))
     (tmp_path / "packing.py").write_text(
         f"import ast\nSCRIPT, CALLED = 'train_gpt.py', {CALLED!r}\n\n"
-        + "\n".join(inspect.getsource(part) for part in (_PlainFormat, minified))
+        + "\n".join(inspect.getsource(part) for part in (_PlainFormat, minified.__wrapped__))
         + "\nprint(minified(open('text').read()), end='')\n"
     )
     done = subprocess.run([found, "packing.py"], cwd=tmp_path, capture_output=True, text=True, check=True)
@@ -196,21 +207,19 @@ def test_another_version_of_python_packs_the_same_bytes(python: str, tmp_path: P
 
 
 def test_equal_recipes_give_equal_scripts_and_other_values_another():
-    again = export_script.__wrapped__  # past the cache
-    assert again(small_recipe()) == again(small_recipe())
-    assert export_script(small_recipe()) != export_script(small_recipe(eval={"stride": 8}))
+    assert joined(small_recipe()) == joined(small_recipe()) != joined(small_recipe(eval={"stride": 8}))
 
 
 def test_the_command_writes_the_script_and_overwrites_no_other(tmp_path: Path, capsys):
     arguments = ["export", "local-smoke", "--out", str(tmp_path / "new"), "--set", "script=readable"]
-    assert cli.main(arguments) == 0
     path = tmp_path / "new" / "train_gpt.py"
-    assert f"{path.stat().st_size:,} bytes" in capsys.readouterr().out
-    assert cli.main(arguments) == 0
-    assert cli.main(arguments[:-2]) == 1
+    for _ in range(2):
+        assert cli.main(arguments) == 0
+        assert f"{path.stat().st_size:,} bytes" in capsys.readouterr().out
+    assert cli.main([*arguments, "--set", "eval.stride=32"]) == 1
     assert "exists and is another script" in capsys.readouterr().err
-    assert cli.main(["export", "nosuch", "--out", str(tmp_path)]) == 2
-    assert cli.main(["export", "local-smoke"]) == 2
+    assert cli.main(["export", "nosuch", "--out", str(tmp_path)]) == cli.main(["export", "local-smoke"]) == 2
+    capsys.readouterr()
     assert cli.main(["export", "--readable-of", str(path)]) == 0
     assert capsys.readouterr().out == path.read_text(encoding="utf-8")
 
@@ -219,46 +228,24 @@ def test_the_command_writes_the_script_and_overwrites_no_other(tmp_path: Path, c
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards of invented words in the published layout, and a lossless tokenizer made for them."""
-    folder = tmp_path_factory.mktemp("data")
-    draw = random.Random(0)
-    words = ["".join(draw.choices("abcdefghijklmno", k=draw.randint(1, 7))) for _ in range(60)]
-    texts = [" ".join(draw.choices(words, k=60)) + "." for _ in range(60)]
-    (folder / "tokenizer.model").write_bytes(train_tokenizer(texts, PIECES))
-    tokenizer = Tokenizer(folder / "tokenizer.model")
-    tokens = [np.array([tokenizer.bos_id, *tokenizer.encode(text)], np.uint16) for text in texts]
-    for name, part in (("train_000000", tokens[:30]), ("train_000001", tokens[30:50]), ("val_000000", tokens[50:])):
-        write_shard(folder / f"words_{name}.bin", np.concatenate(part))
-    return folder
+def data(tmp_path_factory: pytest.TempPathFactory) -> TrainData:
+    return word_shards(tmp_path_factory.mktemp("data"), PIECES)
 
 
-def hessians_of(folder: Path) -> Hessians:
-    means, about = load_tensors(folder / HESSIANS)
-    return Hessians(means, about["tokens"])
-
-
-def run_package(recipe: Recipe, data: Path, folder: Path, code_bytes: int) -> dict[str, float]:
-    """What notebooks 03 to 06 do, by the same core functions."""
-    tokenizer = Tokenizer(data / "tokenizer.model")
-    paths = [sorted(data.glob(f"*_{split}_*.bin")) for split in ("train", "val")]
-    train(recipe, 7, TrainData(*paths, tokenizer.bytes, tokenizer.vocab_size, sha256="words"), folder)
-    gathered = read_json(folder / "sensitivity.json")["mean_squared_gradient"]
-    groups = load_tensors(folder / "sensitivity.safetensors")[0]
-    pack(
-        load_tensors(folder / "weights-averaged.safetensors")[0], recipe.model, recipe.quant, folder / "model.pgolf",
-        bits=allocate_bits(gathered) if recipe.quant.allocation == "gradient" else None,
-        sensitivity=groups_of(groups) if recipe.quant.kind == "steps" else None,
-        hessians=hessians_of(folder) if recipe.quant.correction == "hessian" else None,
-        code_bytes=code_bytes, cap_bytes=recipe.cap_bytes,
-    )  # fmt: skip
-    tokens = load_tokens(paths[1], tokenizer.vocab_size)
-    scores = {}
+def run_package(world: World, recipe: Recipe, data: TrainData, folder: Path) -> dict[str, float]:
+    """What notebooks 03 to 06 do, by the same core functions; on each rank."""
+    trainer = Trainer(recipe, 7, data, folder, world=world)
+    trainer.run()
+    path, scores = folder / SCRIPT_ARTIFACT, {}
+    if world.first:
+        pack_averaged(recipe, trainer.averaged, trainer.statistics(), path, code_bytes=12_345)
+    world.meet()
+    tokens = load_tokens(data.val_paths, data.vocab_size)
     for name, stride in (("roundtrip", recipe.eval.seq_len), ("sliding", recipe.eval.stride)):
-        scores[f"{name}_bpb"] = score_artifact(
-            folder / "model.pgolf", tokens, tokenizer.bytes, recipe.eval.seq_len, stride, recipe.eval.batch_seqs,
-            autocast=recipe.schedule.autocast,
-        ).bpb  # fmt: skip
+        how = (recipe.eval.seq_len, stride, recipe.eval.batch_seqs)
+        found = score_artifact(path, tokens, data.token_bytes, *how, autocast=recipe.schedule.autocast, world=world)
+        scores[f"{name}_bpb"] = found.bpb
+    (folder / f"scores{world.rank}.json").write_text(json.dumps(scores))
     return scores
 
 
@@ -272,85 +259,64 @@ def start(folder: Path, *how: str, **environment: str) -> subprocess.CompletedPr
 WITHOUT_PACKAGE = (
     "-c", "import runpy, sys; sys.modules['pgolf_core'] = None; runpy.run_path('train_gpt.py', run_name='__main__')"
 )  # fmt: skip
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "train_gpt.py")
+
+
+def run_script_of(recipe: Recipe, data: TrainData, package: Path, folder: Path, *how: str, ranks: int = 1) -> str:
+    """Run the recipe's script, and hold what it left against the package's; what it said."""
+    scores = json.loads((package / "scores0.json").read_text())
+    expected = (package / SCRIPT_ARTIFACT).read_bytes()
+    script, shards = write_script(recipe, folder), data.val_paths[0].parent
+    paths = {"DATA_PATH": str(shards), "TOKENIZER_PATH": str(shards / "tokenizer.model")}
+    done = start(folder, *how, SEED="7", **paths)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "seed7" / SCRIPT_ARTIFACT).read_bytes() == expected
+    result = json.loads((folder / "seed7" / SEED_RESULT).read_text())
+    assert {key: result[key] for key in scores} == scores
+    assert result["code_bytes"] == script.stat().st_size == code_bytes_of(recipe)
+    assert result["total_bytes"] == len(expected) + result["code_bytes"]
+    assert (result["recipe_sha256"], result["seed"], result.get("ranks", 1)) == (recipe.fingerprint, 7, ranks)
+    said = done.stdout.splitlines()
+    exact = f"val_loss:{result['sliding_loss']:.8f} val_bpb:{scores['sliding_bpb']:.8f}"
+    assert said[-1] == f"final_sliding_window_exact {exact}" and done.stdout.count(said[-1]) == 1
+    assert f"Serialized model: {len(expected)} bytes" in said
+    logs = [(place / TRAIN_LOG).read_text().splitlines() for place in (package, folder / "seed7")]
+    ours, theirs = ([line.split(" train_time")[0] for line in log] for log in logs)
+    assert ours == [line for line in theirs if line in ours]
+    return done.stdout
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
-def test_the_script_alone_makes_the_same_artifact_as_the_package(name: str, data: Path, tmp_path: Path):
-    recipe = VARIANTS[name]
-    scores = run_package(recipe, data, tmp_path / "package", code_bytes=12_345)
-    expected = (tmp_path / "package" / "model.pgolf").read_bytes()
-    environment = {"DATA_PATH": str(data), "TOKENIZER_PATH": str(data / "tokenizer.model"), "SEED": "7"}
-    for form in ("readable", "packed"):
-        recipe, folder = dataclasses.replace(recipe, script=form), tmp_path / form
-        script = write_script(recipe, folder)
-        done = start(folder, *(() if form == "packed" else WITHOUT_PACKAGE), **environment)
-        assert done.returncode == 0, done.stderr
-        assert (folder / "seed7" / "final_model.pgolf").read_bytes() == expected
-        result = json.loads((folder / "seed7" / "result.json").read_text())
-        assert {key: result[key] for key in scores} == scores
-        assert result["code_bytes"] == script.stat().st_size == code_bytes_of(recipe)
-        assert result["total_bytes"] == len(expected) + result["code_bytes"]
-        assert result["recipe_sha256"] == recipe.fingerprint and result["seed"] == 7
-        said = done.stdout.splitlines()
-        assert (
-            said[-1]
-            == f"final_sliding_window_exact val_loss:{result['sliding_loss']:.8f} val_bpb:{scores['sliding_bpb']:.8f}"
-        )
-        assert f"Serialized model: {len(expected)} bytes" in said
-        ours = (tmp_path / "package" / "train.log").read_text().splitlines()
-        timed = [line.split(" train_time")[0] for line in (folder / "seed7" / "train.log").read_text().splitlines()]
-        assert [line.split(" train_time")[0] for line in ours] == [line for line in timed if line in {
-            x.split(" train_time")[0] for x in ours
-        }]  # fmt: skip
+def test_the_script_alone_makes_the_same_artifact_as_the_package(name: str, data: TrainData, tmp_path: Path):
+    run_package(ALONE, VARIANTS[name], data, tmp_path / "package")
+    run_script_of(VARIANTS[name], data, tmp_path / "package", tmp_path / "packed")
+    if name == "ema":
+        readable = dataclasses.replace(VARIANTS[name], script="readable")
+        run_script_of(readable, data, tmp_path / "package", tmp_path / "readable", *WITHOUT_PACKAGE)
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(bool(why_not_compile(torch.device("cpu"))), reason=why_not_compile(torch.device("cpu")))
+def test_a_packed_script_that_torch_compiles_makes_the_packages_bytes(data: TrainData, tmp_path: Path):
+    recipe = small_recipe(model=SMALL, schedule={"compile": "auto"}, qat={"kind": "late", "threshold": 0.5})
+    run_package(ALONE, recipe, data, tmp_path / "package")
+    assert "graph: compiled" in run_script_of(recipe, data, tmp_path / "package", tmp_path / "packed")
+
+
+@pytest.mark.slow
+def test_under_torchrun_the_script_makes_what_the_package_makes_with_as_many_ranks(data: TrainData, tmp_path: Path):
+    recipe, package = VARIANTS["ema"], tmp_path / "package"
+    on_ranks(2, run_package, recipe, data, package)
+    assert len({(package / f"scores{rank}.json").read_text() for rank in (0, 1)}) == 1
+    run_script_of(recipe, data, package, tmp_path / "packed", *TORCHRUN, ranks=2)
+
+
+@pytest.mark.slow  # a process that minifies anew
 def test_another_process_with_another_hash_seed_exports_the_same_bytes():
     code = "import sys; from pgolf_core.lab.export import export_script as export; "
     code += "from pgolf_core.recipes.reading import load_recipe as load; "
     code += "sys.stdout.write(export(load('local-smoke')))"
-    environment = {**os.environ, "PYTHONHASHSEED": "12", "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    environment = {**os.environ, "PYTHONHASHSEED": "12", "PYTHONPATH": str(CORE_DIR.parent)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
     assert done.stdout.decode() == export_script(load_recipe("local-smoke"))
-
-
-@pytest.mark.slow
-def test_the_script_names_what_is_missing_in_one_line(data: Path, tmp_path: Path):
-    write_script(VARIANTS["ema"], tmp_path)
-    done = start(tmp_path, TOKENIZER_PATH=str(data / "tokenizer.model"), DATA_PATH="nowhere")
-    assert done.returncode == 1 and done.stderr == (
-        "error: no *_train_*.bin in nowhere; set DATA_PATH to the folder of the shards\n"
-    )
-    done = start(tmp_path, SEED="one")
-    assert done.returncode == 1 and done.stderr == "error: SEED=one is not a whole number\n"
-
-
-def train_rank(world: World, recipe: Recipe, data: Path, folder: Path) -> None:
-    tokenizer = Tokenizer(data / "tokenizer.model")
-    paths = [sorted(data.glob(f"*_{split}_*.bin")) for split in ("train", "val")]
-    train(recipe, 7, TrainData(*paths, tokenizer.bytes, tokenizer.vocab_size, sha256="words"), folder, world=world)
-
-
-@pytest.mark.slow
-def test_under_torchrun_the_script_makes_what_the_package_makes_with_as_many_ranks(data: Path, tmp_path: Path):
-    recipe, package = VARIANTS["ema"], tmp_path / "package"
-    on_ranks(2, train_rank, recipe, data, package)
-    pack(
-        load_tensors(package / "weights-averaged.safetensors")[0], recipe.model, recipe.quant, package / "model.pgolf",
-        code_bytes=12_345, cap_bytes=recipe.cap_bytes,
-    )  # fmt: skip
-    write_script(recipe, tmp_path)
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "train_gpt.py")
-    paths = {"DATA_PATH": str(data), "TOKENIZER_PATH": str(data / "tokenizer.model")}
-    done = start(tmp_path, *torchrun, SEED="7", **paths)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "seed7" / "final_model.pgolf").read_bytes() == (package / "model.pgolf").read_bytes()
-    result = json.loads((tmp_path / "seed7" / "result.json").read_text())
-    assert result["ranks"] == 2 and done.stdout.count("final_sliding_window_exact") == 1
-    tokenizer = Tokenizer(data / "tokenizer.model")
-    alone = score_artifact(
-        package / "model.pgolf", load_tokens(sorted(data.glob("*_val_*.bin")), PIECES), tokenizer.bytes,
-        recipe.eval.seq_len, recipe.eval.stride, recipe.eval.batch_seqs, autocast="off",
-    )  # fmt: skip
-    assert result["sliding_bpb"] == alone.bpb  # each rank scored a share

@@ -1,10 +1,11 @@
-"""Which attention kernel is chosen, and what it is given: FlashAttention-3, 2 or SDPA, with stand-ins for the modules.
+"""Attention's arithmetic; which kernel is chosen, and what it is given: FlashAttention-3, 2 or SDPA, with stand-ins.
 
 pytest tests/network/test_attention.py (whole/test_cuda.py runs the real kernels where there is a GPU)
 """
 
 from __future__ import annotations
 
+import math
 import sys
 
 import pytest
@@ -12,7 +13,17 @@ import torch
 from flash import MODULES, installed, pretend_gpu
 
 from pgolf_core.network import attention
-from pgolf_core.network.attention import causal_attention, choose_kernel, kernel_name
+from pgolf_core.network.attention import (
+    _blocked,
+    _sdpa,
+    causal_attention,
+    choose_kernel,
+    exclude_self,
+    kernel_name,
+    rotary_base,
+    rotary_tables,
+    rotate,
+)
 
 BOTH = ("FlashAttention-3", "FlashAttention-2")
 HOPPER, AMPERE, ADA, TURING, BLACKWELL = (9, 0), (8, 0), (8, 9), (7, 5), (10, 0)
@@ -24,6 +35,59 @@ def inputs(heads: int = 4, kv_heads: int = 2, length: int = 9, width: int = 16) 
     return [torch.randn(shape, generator=generator).bfloat16().requires_grad_() for shape in shapes]
 
 
+# ---------------------------------------------------------------------- the arithmetic
+
+
+def test_rotation_keeps_norms_and_depends_on_distance_alone() -> None:
+    cos, sin = rotary_tables(40, 8, 10000.0, 0, torch.device("cpu"))
+    q, k = torch.randn(16).expand(1, 40, 1, 16), torch.randn(16).expand(1, 40, 1, 16)
+    turned_q, turned_k = rotate(q, cos, sin), rotate(k, cos, sin)
+    torch.testing.assert_close(turned_q.norm(dim=-1), q.norm(dim=-1))
+    assert torch.equal(turned_q[..., 8:], q[..., 8:])
+    scores = torch.einsum("bthd,bshd->ts", turned_q, turned_k)
+    for distance in (0, 3, 11):
+        diagonal = scores.diagonal(-distance)
+        torch.testing.assert_close(diagonal, diagonal[0].expand_as(diagonal), atol=1e-3, rtol=1e-4)
+
+
+def test_rotary_base_is_rescaled_only_above_the_reference_length() -> None:
+    assert rotary_base(1024, 16, 10000.0, 1024) == 10000.0
+    assert rotary_base(2048, 16, 10000.0, 0) == 10000.0
+    assert abs(rotary_base(2048, 16, 10000.0, 1024) - 22081.79) < 0.01
+
+
+def plain_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Double loop over sequences and heads, written for reading."""
+    out = torch.empty_like(q)
+    group, future = q.size(2) // k.size(2), torch.ones(q.size(1), q.size(1)).triu(1).bool()
+    for b in range(q.size(0)):
+        for h in range(q.size(2)):
+            scores = q[b, :, h] @ k[b, :, h // group].T / math.sqrt(q.size(-1))
+            out[b, :, h] = scores.masked_fill(future, -math.inf).softmax(-1) @ v[b, :, h // group]
+    return out
+
+
+@pytest.mark.parametrize("length", [1, 7, 128, 129, 300])
+@pytest.mark.parametrize("kernel", [_sdpa, _blocked])
+def test_attention_kernels_equal_the_plain_double_loop(kernel, length: int) -> None:
+    generator = torch.Generator().manual_seed(length)
+    q, k, v = (torch.randn(2, length, heads, 8, generator=generator, requires_grad=True) for heads in (4, 2, 2))
+    expected = plain_attention(q, k, v)
+    found = kernel(q, k, v)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    weight = torch.randn(found.shape, generator=generator)
+    for a, b in zip(*(torch.autograd.grad((y * weight).sum(), (q, k, v)) for y in (found, expected)), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
+
+
+def test_exclusive_attention_is_orthogonal_to_the_own_value() -> None:
+    y, v = torch.randn(2, 5, 4, 8), torch.randn(2, 5, 2, 8)
+    left = exclude_self(y, v)
+    dots = (left * v.repeat_interleave(2, dim=2)).sum(-1)
+    assert dots.abs().max() < 1e-5
+    assert exclude_self(v, v).abs().max() < 1e-6  # position 0 attends only to itself
+
+
 # ---------------------------------------------------------------------- the choice
 
 
@@ -33,12 +97,12 @@ def inputs(heads: int = 4, kv_heads: int = 2, length: int = 9, width: int = 16) 
         (BOTH, HOPPER, "FlashAttention-3"),
         (BOTH[:1], HOPPER, "FlashAttention-3"),
         (BOTH[1:], HOPPER, "FlashAttention-2"),
-        ((), HOPPER, "SDPA"),
-        (BOTH, AMPERE, "FlashAttention-2"),
-        (BOTH, ADA, "FlashAttention-2"),
-        (BOTH, BLACKWELL, "FlashAttention-2"),
-        (BOTH[:1], AMPERE, "SDPA"),
-        (BOTH, TURING, "SDPA"),
+        ((), HOPPER, "SDPA"),  # what is not installed needs no word
+        (BOTH, AMPERE, "FlashAttention-2 (FlashAttention-3 does not run on compute capability 8.0)"),
+        (BOTH[1:], ADA, "FlashAttention-2"),
+        (BOTH[1:], BLACKWELL, "FlashAttention-2"),
+        (BOTH[:1], AMPERE, "SDPA (FlashAttention-3 does not run on compute capability 8.0)"),
+        (BOTH[1:], TURING, "SDPA (FlashAttention-2 does not run on compute capability 7.5)"),
     ],
 )
 def test_the_fastest_kernel_that_is_installed_and_runs_on_the_gpu_is_chosen(
@@ -46,17 +110,9 @@ def test_the_fastest_kernel_that_is_installed_and_runs_on_the_gpu_is_chosen(
 ) -> None:
     pretend_gpu(monkeypatch, capability)
     with installed(monkeypatch, *present):
-        assert choose_kernel("cuda", True)[0] == chosen
+        assert kernel_name("cuda", True) == chosen
         assert choose_kernel("cuda", False) == ("SDPA", ""), "FlashAttention takes no float32"
-        assert choose_kernel("cpu", True)[0] == "query blocks" and choose_kernel("cpu", False)[0] == "SDPA"
-
-
-def test_a_kernel_that_is_not_installed_needs_no_word_about_it(monkeypatch) -> None:
-    pretend_gpu(monkeypatch)
-    with installed(monkeypatch):
-        assert kernel_name("cuda", True) == "SDPA"
-    with installed(monkeypatch, *BOTH):
-        assert kernel_name("cuda", True) == "FlashAttention-3"
+        assert kernel_name("cpu", True) == "query blocks" and kernel_name("cpu", False) == "SDPA"
 
 
 @pytest.mark.parametrize(
@@ -83,16 +139,12 @@ def test_a_module_that_does_not_import_is_passed_over_and_one_line_says_why(monk
         assert kernel_name("cuda", False) == "SDPA"
 
 
-def test_a_module_without_its_function_is_passed_over_and_one_line_says_why(monkeypatch) -> None:
+def test_a_module_without_its_function_or_of_old_is_passed_over_and_one_line_says_why(monkeypatch) -> None:
     pretend_gpu(monkeypatch)
     with installed(monkeypatch, "FlashAttention-2"):
         del sys.modules["flash_attn"].flash_attn_func
-        assert "has no attribute 'flash_attn_func'" in kernel_name("cuda", True)
-        assert kernel_name("cuda", True).startswith("SDPA (flash_attn does not import: ")
-
-
-def test_a_kernel_that_torch_compile_could_not_trace_is_passed_over_and_one_line_says_why(monkeypatch) -> None:
-    pretend_gpu(monkeypatch)
+        name = kernel_name("cuda", True)
+        assert name.startswith("SDPA (flash_attn does not import: ") and "no attribute 'flash_attn_func'" in name
     with installed(monkeypatch, *BOTH):
         table = [(*row[:2], f"{row[2]}_of_old" if row[0] == BOTH[0] else row[2], row[3]) for row in attention.FLASH]
         monkeypatch.setattr(attention, "FLASH", table)
@@ -109,14 +161,6 @@ def test_a_head_width_that_flash_attention_does_not_take_goes_to_sdpa(monkeypatc
     else:
         wants = f"takes head widths of 8, 16 … 256, not {width}"
         assert name == f"SDPA (FlashAttention-3 {wants}; FlashAttention-2 {wants})"
-
-
-def test_a_kernel_for_another_gpu_is_named_with_this_ones_capability(monkeypatch) -> None:
-    pretend_gpu(monkeypatch, AMPERE)
-    with installed(monkeypatch, *BOTH):
-        assert kernel_name("cuda", True) == (
-            "FlashAttention-2 (FlashAttention-3 does not run on compute capability 8.0)"
-        )
 
 
 # ---------------------------------------------------------------------- the call
@@ -150,8 +194,7 @@ def test_the_stand_in_refuses_what_the_real_kernels_refuse(monkeypatch) -> None:
             flash(q, k, v)
 
 
-@pytest.mark.parametrize("returns_tuple", [False, True])
-def test_flash_attention_stays_inside_one_compiled_graph(monkeypatch, returns_tuple: bool) -> None:
+def test_flash_attention_stays_inside_one_compiled_graph(monkeypatch) -> None:
     def three_layers(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         for _ in range(3):
             q = causal_attention(q, k, v)
@@ -166,7 +209,7 @@ def test_flash_attention_stays_inside_one_compiled_graph(monkeypatch, returns_tu
         return "FlashAttention-3", ""
 
     chosen._dynamo_marked_constant = True  # as choose_kernel
-    with installed(monkeypatch, "FlashAttention-3", returns_tuple=returns_tuple):
+    with installed(monkeypatch, "FlashAttention-3", returns_tuple=True):
         monkeypatch.setattr(attention, "choose_kernel", chosen)
         torch._dynamo.reset()
         report = torch._dynamo.explain(three_layers)(q, k, v)

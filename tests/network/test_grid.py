@@ -10,24 +10,27 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
 import pytest
 import torch
+from hashfill import fill
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pgolf_core.base.device import why_not_compile
+from pgolf_core.base.files import UserError
 from pgolf_core.network.grid import (
     GRIDS,
     choose_scale,
     dequantise,
     fake_quantise,
+    grid_names_for,
+    qat_grids,
     quantise,
     quantise_tensor,
     round_to_float16,
     row_quantile,
 )
-from pgolf_core.recipes import rules as recipe_rules
+from pgolf_core.recipes.recipe import QAT, Quant
 
 PACKABLE = [name for name, grid in GRIDS.items() if grid.packable]
 TABLE = {  # grid: (sum q, sum |q|, largest |q|, sum of scales, mean squared error) on A, then on B
@@ -44,17 +47,8 @@ TABLE = {  # grid: (sum q, sum |q|, largest |q|, sum of scales, mean squared err
 FAKE_ERROR = {"int6_fake_pr194": 0.0121067, "int6_fake_pr534": 0.0108987}  # mean |change| of B
 
 
-def hash_fill(count: int, tag: int) -> np.ndarray:
-    """u(i, tag) in [-0.5, 0.5): the fill of papers/machinery.md, "Weights from a hash"."""
-    mask = np.uint64(2**32 - 1)
-    h = (np.arange(count, dtype=np.uint64) * np.uint64(2654435761) + np.uint64(tag * 97531 + 12345)) & mask
-    for shift, factor in ((15, 2246822519), (13, 3266489917)):
-        h = ((h ^ (h >> np.uint64(shift))) * np.uint64(factor)) & mask
-    return (h ^ (h >> np.uint64(16))).astype(np.float64) / 2**32 - 0.5
-
-
 def matrix(which: str) -> torch.Tensor:
-    a = torch.from_numpy(0.6 * hash_fill(64 * 256, 500)).to(torch.float32).reshape(64, 256)
+    a = fill((64, 256), 0.6, 500)
     return a if which == "A" else a * (1 + torch.arange(64) % 8)[:, None]
 
 
@@ -73,16 +67,6 @@ def odd_matrices() -> dict[str, torch.Tensor]:
 
 
 ODD = odd_matrices()
-
-
-def test_the_deterministic_fill_is_the_published_one():
-    assert 0.2 * hash_fill(1, 0)[0] == pytest.approx(-0.0123747391, abs=5e-9)
-    assert 0.2 * hash_fill(520, 0)[519] == pytest.approx(0.0549275093, abs=5e-9)
-
-
-def test_the_packable_grids_are_exactly_those_a_recipe_may_name():
-    assert {*PACKABLE, "fp16"} == set(recipe_rules.GRID_NAMES)
-    assert all(name == grid.name for name, grid in GRIDS.items())
 
 
 @pytest.mark.parametrize("which", ["A", "B"])
@@ -129,10 +113,8 @@ def test_fake_quantised_weights_are_bitwise_those_read_back_and_pass_gradients_u
 def test_codes_stay_in_range_scales_are_finite_and_zeros_stay_zero(name: str, case: str):
     grid, w = GRIDS[name], ODD[case]
     q, scale = quantise_tensor(w, grid)
-    assert q.dtype == torch.int8 and q.shape == w.shape
-    assert scale.dtype == torch.float16 and scale.shape == w.shape[:1]
-    assert q.min() >= grid.qmin and q.max() <= grid.qmax
-    assert torch.isfinite(scale).all() and (scale >= 0).all()
+    assert (q.dtype, q.shape, scale.dtype, scale.shape) == (torch.int8, w.shape, torch.float16, w.shape[:1])
+    assert q.min() >= grid.qmin and q.max() <= grid.qmax and torch.isfinite(scale).all() and (scale >= 0).all()
     assert (dequantise(q, scale)[w == 0] == 0).all()
 
 
@@ -174,7 +156,15 @@ def test_rounding_to_float16_by_integer_arithmetic_is_the_cast():
         assert torch.equal(round_to_float16(values), values.to(torch.float16).to(torch.float32))
 
 
-def compiled_equals_eager(names: list[str], backend: str) -> None:
+@pytest.mark.parametrize(
+    ("names", "backend"),
+    [
+        (["int5_row_nofloor", "int6_clip_search", "int8_clip_search_step4"], "eager"),  # searching and stepping
+        pytest.param(list(GRIDS), "inductor", marks=pytest.mark.slow),  # a C++ compiler at work
+    ],
+)
+def test_compiled_in_one_graph_the_fake_quantiser_is_bitwise_the_eager_one(names: list[str], backend: str):
+    """Inductor drops a cast to float16 and back inside one kernel; the scale must be rounded all the same."""
     if backend == "inductor" and (reason := why_not_compile(torch.device("cpu"))):
         pytest.skip(reason)
     torch._dynamo.reset()
@@ -190,15 +180,54 @@ def compiled_equals_eager(names: list[str], backend: str) -> None:
         assert torch.equal(result, fake_quantise(w, GRIDS[name])), name
 
 
-def test_searching_and_stepping_grids_trace_without_a_graph_break():
-    compiled_equals_eager(["int5_row_nofloor", "int6_clip_search", "int8_clip_search_step4"], "aot_eager")
+# ---------------------------------------------------------------------- which grid
 
 
-def test_compiled_the_fake_quantiser_is_bitwise_the_eager_one():
-    """Inductor drops a cast to float16 and back inside one kernel; the scale must be rounded all the same."""
-    compiled_equals_eager(["int6_row", "int6_row_clip"], "inductor")
+SHAPES = {"tok_emb.weight": (32, 16), "bigram.embed.weight": (65, 1), "blocks.0.attn.c_q.weight": (16, 16),
+          "blocks.0.mlp.fc.weight": (24, 16)}  # fmt: skip
 
 
-@pytest.mark.slow
-def test_compiled_the_fake_quantiser_of_every_grid_is_bitwise_the_eager_one():
-    compiled_equals_eager(list(GRIDS), "inductor")
+def test_grids_follow_size_first_then_the_part_of_the_network():
+    quant = Quant(attention="int6_row", mlp="int5_row_clip", tok_emb="fp16", other="int8_row_clip",
+                  small_tensor_elements=64)  # fmt: skip
+    small = {"bigram.proj.weight": (8, 8), "ve_scales": (900,), "blocks.0.mlp.proj.weight": (2, 32)}
+    assert list(grid_names_for(SHAPES | small, quant).values()) == [
+        "fp16", "int8_row_clip", "int6_row", "int5_row_clip", "fp16", "fp16", "fp16",
+    ]  # fmt: skip
+
+
+def test_gradient_allocation_rules_attention_mlp_and_bigram_and_nothing_else():
+    quant = Quant(allocation="gradient", small_tensor_elements=64)
+    others = {"ve.embed.weight": (32, 8), "skip_weights": (9, 16)}
+    bits = {"tok_emb.weight": 7, "bigram.embed.weight": 5, "blocks.0.attn.c_q.weight": 7}
+    expected = ["int8_row_clip", "int5_row_clip", "int7_row_clip", "int6_row_clip", "int8_row_clip", "int8_row_clip"]
+    assert list(grid_names_for(SHAPES | others, quant, bits).values()) == expected
+    with pytest.raises(UserError, match=r"c_q\.weight cannot be packed on grid int9_row_clip"):
+        grid_names_for(SHAPES, quant, {"blocks.0.attn.c_q.weight": 9})
+
+
+@pytest.mark.parametrize("allocation", ["fixed", "gradient"])
+def test_an_exception_by_name_comes_before_size_part_and_gradient(allocation: str):
+    shapes = {"tok_emb.weight": (32, 16), "blocks.0.attn.c_k.weight": (8, 16), "blocks.1.attn.c_k.weight": (8, 16)}
+    exceptions = ("blocks.1.*=int8_row_clip", "blocks.*.c_k.weight=fp16", "tok_emb.weight=int6_row")
+    quant = Quant(exceptions=exceptions, small_tensor_elements=64, allocation=allocation)
+    assert list(grid_names_for(shapes, quant).values()) == ["int6_row", "fp16", "int8_row_clip"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ("blocks.7.*=fp16", r"no tensor is called 'blocks\.7"),
+        ("blocks.0.attn_scale=int6_row", "is no matrix and has no grid; use fp16"),
+    ],
+)
+def test_an_exception_that_fits_nothing_is_refused_by_name(entry: str, words: str):
+    with pytest.raises(UserError, match=words):
+        grid_names_for({**SHAPES, "blocks.0.attn_scale": (16,)}, Quant(exceptions=(entry,)))
+
+
+def test_qat_beside_steps_trains_on_the_grid_it_names_and_not_at_all_when_off():
+    shapes = {"blocks.0.attn.c_q.weight": (512, 512), "tok_emb.weight": (1024, 512)}
+    named = qat_grids(shapes, Quant(kind="steps"), QAT(kind="late", grid="int6_row"))
+    assert {grid.name for grid in named.values()} == {"int6_row"}
+    assert qat_grids(shapes, Quant(kind="steps"), QAT()) == {}

@@ -6,37 +6,32 @@ pytest tests/packing/test_correction.py
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-import re
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from interrupt import _Interrupt
 from ranks import on_ranks
-from small import small_data, small_recipe
+from small import assert_same_bits, small_data, small_recipe, weights_of
 from tiny_artifact import MODEL, tiny_state
-from tiny_steps import gaussian, tiny_groups, uneven
+from tiny_steps import CAP, QUANT, gaussian, tiny_groups, uneven
 
 from pgolf_core.base import device
 from pgolf_core.base.files import UserError
-from pgolf_core.base.names import HESSIANS
+from pgolf_core.base.names import GROUP_SENSITIVITY, HESSIANS, TRAIN_LOG
 from pgolf_core.base.parallel import ALONE, World
 from pgolf_core.network.grid import GRIDS, choose_scale, dequantise, quantise_tensor
 from pgolf_core.network.model import build_model
 from pgolf_core.packing import allocation, correction
 from pgolf_core.packing.correction import Hessians, InputMeter, corrections, feedback_of, gather, round_in_turn
+from pgolf_core.packing.ledger import Ledger
 from pgolf_core.packing.pack import pack
-from pgolf_core.packing.sensitivity import groups_of
-from pgolf_core.packing.steps import read_steps
+from pgolf_core.packing.sensitivity import Groups, groups_of
+from pgolf_core.packing.steps import Stepped, read_steps
 from pgolf_core.packing.unpack import unpack
-from pgolf_core.recipes import recipe
-from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.training.checkpoint import load_tensors
-from pgolf_core.training.loop import Trainer, train
+from pgolf_core.training.loop import train
 from pgolf_core.training.runlog import training_curve
 
 DAMPING = 0.01
@@ -69,6 +64,23 @@ def slowly(row: np.ndarray, hessian: np.ndarray, step: np.ndarray) -> np.ndarray
     return q
 
 
+def damped(hessian: torch.Tensor) -> np.ndarray:
+    h = hessian.double().numpy()
+    return h + DAMPING * h.diagonal().mean() * np.eye(len(h))
+
+
+def slowly_on_steps(w: np.ndarray, item: Stepped, multiplier: float, hessian: torch.Tensor) -> np.ndarray:
+    step = np.multiply(*(v.astype(np.float64) for v in item.steps(multiplier)))
+    return np.stack([slowly(row, damped(hessian), s) for row, s in zip(w.astype(np.float64), step, strict=True)])
+
+
+def plans(w: np.ndarray, groups: Groups, hessian: torch.Tensor) -> tuple[allocation.Plan, allocation.Plan]:
+    """A matrix's plan, and the corrected one."""
+    plain = allocation.plan(w, groups)
+    found = corrections(Hessians({"w": hessian}, 100), {"w": w.shape}, DAMPING)
+    return plain, allocation.corrected({"w": plain}, found)["w"]
+
+
 def output_error(change: np.ndarray, x: np.ndarray) -> float:
     return float(np.square(x @ change.T).mean())
 
@@ -81,27 +93,32 @@ def test_codes_are_those_of_sequential_least_squares(width: int):
     x, w = inputs(4 * width, width), gaussian(5, width, 3).astype(np.float64) * 50
     hessian = mean_product(x)
     feedback, used = feedback_of(hessian, DAMPING)
-    damped = hessian.double().numpy() + used * float(hessian.diagonal().double().mean()) * np.eye(width)
     codes = round_in_turn(w, feedback, nearest)
     assert used == DAMPING
-    assert (codes == np.stack([slowly(row, damped, np.ones(width)) for row in w])).all()
+    assert (codes == np.stack([slowly(row, damped(hessian), np.ones(width)) for row in w])).all()
     assert width == 1 or (codes != np.rint(w)).any()
 
 
 def test_on_steps_of_rows_and_columns_codes_are_those_of_sequential_least_squares():
     rows, width = 6, 48
-    w, groups, hessian = gaussian(rows, width, 4), uneven(rows, width, 5), mean_product(inputs(300, width))
-    plain = allocation.plan(w, groups)
-    found = corrections(Hessians({"w": hessian}, 300), {"w": w.shape}, DAMPING)
-    made = allocation.corrected({"w": plain}, found)["w"]
+    w, hessian = gaussian(rows, width, 4), mean_product(inputs(300, width))
+    plain, made = plans(w, uneven(rows, width, 5), hessian)
     multiplier, _ = allocation.fit({"w": plain}, 3.0 * w.size)
     item = made.rounded(multiplier)
-    row_steps, col_steps = (v.astype(np.float64) for v in item.steps(multiplier))
-    damped = hessian.double().numpy() + DAMPING * float(hessian.diagonal().double().mean()) * np.eye(width)
-    step = row_steps * col_steps
-    expected = np.stack([slowly(row, damped, s) for row, s in zip(w.astype(np.float64), step, strict=True)])
     assert (item.col_steps != 0).any() and (item.row_steps != 0).any()
-    assert (item.codes == expected).all() and (item.codes != plain.rounded(multiplier).codes).any()
+    assert (item.codes == slowly_on_steps(w, item, multiplier, hessian)).all()
+    assert (item.codes != plain.rounded(multiplier).codes).any()
+
+
+def test_the_finest_steps_move_columns_and_their_feedback_together():
+    w, hessian = gaussian(16, 24), mean_product(inputs(100, 24))
+    _, made = plans(w, uneven(16, 24, octaves=9), hessian)
+    multiplier = allocation.fit({"w": made}, 4.0 * w.size)[0] * 2.0**-10
+    item = made.rounded(multiplier)
+    assert (item.col_steps != made.shape.col_steps).any() or (item.row_steps != made.shape.row_steps).any()
+    expected = slowly_on_steps(w, item, multiplier, hessian)
+    assert np.abs(item.codes - expected).max() <= 1  # codes of thousands: single precision of the scaled weights
+    assert (item.codes == expected).mean() > 0.9
 
 
 @pytest.mark.parametrize("name", ["int6_row", "int5_row_clip", "int6_clip_search", "int8_clip_search_step4"])
@@ -109,29 +126,26 @@ def test_on_a_grid_codes_are_those_of_sequential_least_squares_within_its_limits
     grid, width = GRIDS[name], 40
     w = torch.from_numpy(gaussian(6, width, 6)) * 8
     hessian = mean_product(inputs(200, width, 1))
-    feedback, used = feedback_of(hessian, DAMPING)
+    feedback, _ = feedback_of(hessian, DAMPING)
     codes, scales = correction.quantise_in_turn(w, grid, feedback)
     plain, plain_scales = quantise_tensor(w, grid)
     assert torch.equal(scales, plain_scales) and not torch.equal(codes, plain)
     assert codes.min() >= grid.qmin and codes.max() <= grid.qmax
     assert set(np.unique(codes.numpy() % grid.step)) <= {0, *(np.array([grid.qmin, grid.qmax]) % grid.step)}
     errors = [dequantise(q, scales).numpy() - w.numpy() for q in (codes, plain)]
-    damped = hessian.double().numpy() + used * float(hessian.diagonal().mean()) * np.eye(width)
-    lost = [float(np.einsum("ij,jk,ik->", e, damped, e)) for e in errors]
+    lost = [float(np.einsum("ij,jk,ik->", e, damped(hessian), e)) for e in errors]
     assert lost[0] < lost[1]
 
 
 def test_inputs_that_have_nothing_in_common_change_nothing():
-    w, groups = gaussian(32, 48), uneven(32, 48)
+    w = gaussian(32, 48)
     for scale in (torch.ones(48), torch.exp2(torch.arange(48.0) % 7)):
-        found = corrections(Hessians({"w": torch.diag(scale)}, 1), {"w": w.shape}, DAMPING)
-        assert not found.feedback["w"].any()
-        plain = allocation.plan(w, groups)
-        made = allocation.corrected({"w": plain}, found)["w"]
+        plain, made = plans(w, uneven(32, 48), torch.diag(scale))
+        assert not made.feedback.any()
         for multiplier in (2.0**-6, 1.0, 7.3):
             assert (made.rounded(multiplier).codes == plain.rounded(multiplier).codes).all()
     for name in ("int6_row", "int8_clip_search_step4", "int5_row_nofloor"):
-        codes, _ = correction.quantise_in_turn(torch.from_numpy(w), GRIDS[name], found.feedback["w"])
+        codes, _ = correction.quantise_in_turn(torch.from_numpy(w), GRIDS[name], made.feedback)
         assert torch.equal(codes, quantise_tensor(torch.from_numpy(w), GRIDS[name])[0])
 
 
@@ -145,22 +159,6 @@ def test_outputs_on_the_inputs_it_saw_are_never_worse_than_by_plain_rounding(see
     assert corrected <= 1.02 * plain
     if rows * width > 2000:
         assert corrected < 0.8 * plain
-
-
-def test_the_finest_steps_move_columns_and_their_feedback_together():
-    w, groups = gaussian(16, 24), uneven(16, 24, octaves=9)
-    hessian = mean_product(inputs(100, 24))
-    made = allocation.corrected(
-        {"w": allocation.plan(w, groups)}, corrections(Hessians({"w": hessian}, 100), {"w": w.shape}, DAMPING)
-    )["w"]
-    multiplier = allocation.fit({"w": made}, 4.0 * w.size)[0] * 2.0**-10
-    item = made.rounded(multiplier)
-    assert (item.col_steps != made.shape.col_steps).any() or (item.row_steps != made.shape.row_steps).any()
-    damped = hessian.double().numpy() + DAMPING * float(hessian.diagonal().double().mean()) * np.eye(24)
-    step = np.multiply(*(v.astype(np.float64) for v in item.steps(multiplier)))
-    expected = np.stack([slowly(row, damped, s) for row, s in zip(w.astype(np.float64), step, strict=True)])
-    assert np.abs(item.codes - expected).max() <= 1  # codes of thousands: single precision of the scaled weights
-    assert (item.codes == expected).mean() > 0.9
 
 
 @pytest.mark.parametrize("bits", [1.0, 2.5, 5.0])
@@ -194,12 +192,11 @@ def test_one_token_is_enough_and_no_input_at_all_is_named_and_rounded_plainly(tm
     assert feedback_of(torch.zeros(30, 30), DAMPING) is None and feedback_of(broken, DAMPING) is None
     state, name = tiny_state(), "blocks.0.mlp.fc.weight"
     width = state[name].shape[1]
-    quant = recipe.Quant(kind="steps", small_tensor_elements=100, correction="hessian")
-    options = {"sensitivity": tiny_groups(), "code_bytes": 1000, "cap_bytes": 5000}
+    quant, options = dataclasses.replace(QUANT, correction="hessian"), {"sensitivity": tiny_groups(), **CAP}
     zero = Hessians({name: torch.zeros(width, width)}, 0)
     ledger = pack(tiny_state(), MODEL, quant, tmp_path / "zero", hessians=zero, **options)
     assert ledger.correction["plain"] == [name] and ledger.correction["matrices"] == 0
-    pack(tiny_state(), MODEL, dataclasses.replace(quant, correction="off"), tmp_path / "off", **options)
+    pack(tiny_state(), MODEL, QUANT, tmp_path / "off", **options)
     assert (tmp_path / "zero").read_bytes() == (tmp_path / "off").read_bytes()
     assert f"plain:{name}" in correction.in_words(ledger.correction)
 
@@ -216,36 +213,9 @@ def test_damping_is_raised_where_it_must_be_and_the_log_says_how_far():
     assert hopeless.told["plain"] == ["w"] and not hopeless.feedback
 
 
-def test_statistics_of_another_shape_and_none_at_all_are_refused(tmp_path: Path):
+def test_statistics_of_another_shape_are_refused():
     with pytest.raises(UserError, match=r"w have statistics of shape .*another run's: train"):
         corrections(Hessians({"w": torch.eye(4)}, 1), {"w": (3, 5)}, DAMPING)
-    quant = recipe.Quant(kind="steps", small_tensor_elements=100, correction="hessian")
-    with pytest.raises(UserError, match="needs the run's inputs; train"):
-        pack(tiny_state(), MODEL, quant, tmp_path / "m", sensitivity=tiny_groups(), code_bytes=0, cap_bytes=5000)
-
-
-@pytest.mark.parametrize(
-    ("changes", "why"),
-    [
-        ({"correction": "gptq"}, "quant.correction = 'gptq'; allowed: off, hessian"),
-        ({"correction_damping": 0.0}, "quant.correction_damping = 0.0; must be at least 1e-06"),
-        ({"correction_tokens": 0}, "quant.correction_tokens = 0; must be at least 1"),
-        ({"correction_tokens": 2**30}, "must be at most"),
-    ],
-)
-def test_a_recipe_whose_correction_cannot_be_is_refused(changes: dict, why: str):
-    with pytest.raises(UserError, match=re.escape(why)):
-        recipe.from_dict({"quant": changes})
-    with pytest.raises(UserError, match=r"9000 inputs are over .* take quant.correction = off"):
-        recipe.from_dict({"model": {"mlp_hidden": 9000}, "quant": {"correction": "hessian"}})
-
-
-def test_recipes_without_a_correction_have_the_fingerprint_that_they_had_before_there_was_one():
-    plain = load_recipe("pr315")
-    assert plain.fingerprint == "a68d3ee2050fd323f453c1cc6d39199ab0030fec0105dc2ad81535e8850708cd"
-    assert load_recipe("pr315", ["quant.correction_damping=0.1"]).fingerprint == plain.fingerprint
-    on = [load_recipe("pr315", ["quant.correction=hessian", f"quant.correction_damping={d}"]) for d in (0.1, 0.2)]
-    assert len({plain.fingerprint, *(r.fingerprint for r in on)}) == 3
 
 
 # ---------------------------------------------------------------------- gathering
@@ -278,13 +248,8 @@ def gathered(world: World, out: Path, seconds: float = math.inf) -> Hessians:
     return found
 
 
-def in_ranks(world: World, out: str) -> None:
-    gathered(world, Path(out))
-
-
 def test_ranks_share_the_windows_and_all_of_them_have_the_sum(tmp_path: Path):
-    torch.set_num_threads(1)
-    on_ranks(2, in_ranks, str(tmp_path))
+    on_ranks(2, gathered, tmp_path)
     both = [torch.load(tmp_path / f"rank{rank}", weights_only=True) for rank in (0, 1)]
     alone = gathered(ALONE, tmp_path)
     assert both[0]["tokens"] == both[1]["tokens"] == alone.tokens == 13 * 16
@@ -306,95 +271,51 @@ def test_no_batch_is_begun_that_would_end_after_the_time_given(tmp_path: Path, m
 # ---------------------------------------------------------------------- runs
 
 
-@pytest.fixture
-def data(tmp_path: Path):
-    return small_data(tmp_path / "data")
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same small training with the correction and without."""
+    root = tmp_path_factory.mktemp("runs")
+    data, schedule = small_data(root / "data"), {"iterations": 24, "warmdown_iters": 20}
+    for name, changes in (("on", ON), ("off", {})):
+        train(small_recipe(quant={"kind": "steps", **changes}, schedule=schedule), 1, data, root / name)
+    return {name: root / name for name in ("on", "off")}
 
 
-def packed(settings: recipe.Recipe, folder: Path, cap_bytes: int = 40_000) -> tuple[bytes, dict]:
-    """The file of a trained folder, and its ledger's word on the correction."""
+def packed(folder: Path, path: Path, **changes: object) -> Ledger:
+    """The ledger of a trained folder's file under a changed recipe; training asks only whether to gather."""
+    settings = small_recipe(quant={"kind": "steps", **ON, **changes})
     means, about = load_tensors(folder / HESSIANS)
-    ledger = pack(
-        load_tensors(folder / "weights-averaged.safetensors")[0], settings.model, settings.quant, folder / "m",
-        sensitivity=groups_of(load_tensors(folder / "sensitivity.safetensors")[0]),
-        hessians=Hessians(means, about["tokens"]), code_bytes=0, cap_bytes=cap_bytes,
+    return pack(
+        weights_of(folder), settings.model, settings.quant, path,
+        sensitivity=groups_of(weights_of(folder, GROUP_SENSITIVITY)), hessians=Hessians(means, about["tokens"]),
+        code_bytes=0, cap_bytes=40_000,
     )  # fmt: skip
-    return (folder / "m").read_bytes(), ledger.correction
 
 
-STEPPED = {"kind": "steps", **ON}
-LONGER = {"iterations": 24, "warmdown_iters": 20}
-
-
-def test_a_run_keeps_what_the_correction_needs_and_says_so_and_the_weights_stay_the_same(data, tmp_path: Path):
-    settings = small_recipe(quant=STEPPED, schedule=LONGER)
-    for name in ("a", "b"):
-        train(settings, 1, data, tmp_path / name)
-    train(small_recipe(quant={"kind": "steps"}, schedule=LONGER), 1, data, tmp_path / "off")
-    weights = [load_tensors(tmp_path / n / "weights-averaged.safetensors")[0] for n in ("a", "off")]
-    assert all(torch.equal(w, weights[1][name]) for name, w in weights[0].items())
-    assert not (tmp_path / "off" / HESSIANS).exists()
-    log = (tmp_path / "a" / "train.log").read_text()
+def test_a_run_keeps_what_the_correction_needs_and_says_so_and_the_weights_stay_the_same(runs, tmp_path: Path):
+    assert_same_bits(runs["on"], runs["off"])
+    assert (runs["on"] / HESSIANS).exists() and not (runs["off"] / HESSIANS).exists()
+    log = (runs["on"] / TRAIN_LOG).read_text()
     assert "correction:hessian damping:0.01 tokens:208 inputs:13 " in log  # 13 windows of 16; 3 x 4 inputs, the bigram
-    files = [packed(settings, tmp_path / name) for name in ("a", "b")]
-    assert files[0] == files[1] and files[0][1]["tokens"] == 208
-    assert files[0][1]["matrices"] + len(files[0][1]["plain"]) == 3 * 6 + 1
-    curve = training_curve(tmp_path / "a")
+    told = packed(runs["on"], tmp_path / "m").correction
+    assert told["tokens"] == 208 and told["matrices"] + len(told["plain"]) == 3 * 6 + 1
+    curve = training_curve(runs["on"])
     assert curve[-1]["kind"] == "correction" and curve[-1]["seconds"] > curve[-2]["seconds"]
 
 
-def test_a_run_spends_its_target_with_corrected_codes(data, tmp_path: Path):
-    settings = small_recipe(quant={**STEPPED, "target_bytes": 9000}, schedule=LONGER)
-    train(settings, 1, data, tmp_path / "run")
-    file, told = packed(settings, tmp_path / "run")
-    assert told["matrices"] > 0 and 9000 - 60 <= len(file) <= 9000  # so small a file has steps of several bytes
-    weights = load_tensors(tmp_path / "run" / "weights-averaged.safetensors")[0]
-    groups = groups_of(load_tensors(tmp_path / "run" / "sensitivity.safetensors")[0])
-    off = dataclasses.replace(settings.quant, correction="off")
-    pack(weights, settings.model, off, tmp_path / "off", sensitivity=groups, code_bytes=0, cap_bytes=40_000)
-    states = [unpack(path)[1] for path in (tmp_path / "run" / "m", tmp_path / "off")]
+def test_a_run_spends_its_target_with_corrected_codes(runs, tmp_path: Path):
+    told = packed(runs["on"], tmp_path / "on", target_bytes=9000).correction
+    size = (tmp_path / "on").stat().st_size
+    assert told["matrices"] > 0 and 9000 - 60 <= size <= 9000  # so small a file has steps of several bytes
+    assert packed(runs["on"], tmp_path / "off", target_bytes=9000, correction="off").correction is None
+    states = [unpack(tmp_path / name)[1] for name in ("on", "off")]
     assert any(not torch.equal(w, states[1][name]) for name, w in states[0].items())
 
 
-def test_the_weights_on_plain_grids_are_corrected_too(data, tmp_path: Path):
-    settings = small_recipe(quant=ON, schedule=LONGER)
-    train(settings, 1, data, tmp_path / "run")
-    _, told = packed(settings, tmp_path / "run", 10**6)
-    state, name = unpack(tmp_path / "run" / "m")[1], "blocks.2.mlp.fc.weight"
-    w = load_tensors(tmp_path / "run" / "weights-averaged.safetensors")[0][name]
-    plain = dequantise(*quantise_tensor(w, GRIDS["int6_row"]))
-    scale = choose_scale(w, GRIDS["int6_row"]).stored[:, None]
-    assert not torch.equal(state[name], plain) and told["matrices"] > 0
-    torch.testing.assert_close((state[name] / scale).round() * scale, state[name])
-
-
-def test_going_on_after_the_last_step_gathers_the_same(data, tmp_path: Path):
-    settings = small_recipe(quant=STEPPED, schedule=LONGER, data={"order": "shuffled"})
-    train(settings, 3, data, tmp_path / "whole")
-    for stop in (5, 24):
-        with pytest.raises(KeyboardInterrupt):
-            train(settings, 3, data, tmp_path / "parts", progress=_Interrupt(stop))
-    train(settings, 3, data, tmp_path / "parts")
-    assert packed(settings, tmp_path / "whole") == packed(settings, tmp_path / "parts")
-    assert [x["kind"] for x in training_curve(tmp_path / "parts")].count("correction") == 1
-
-
-def test_the_clock_holds_with_the_gathering_in_it_and_steps_leave_room_for_it(data, tmp_path: Path, monkeypatch):
-    original = correction.gather
-
-    def slow(*arguments):
-        time.sleep(0.4)
-        return original(*arguments)
-
-    monkeypatch.setattr(correction, "gather", slow)
-    settings = small_recipe(quant=ON, schedule={"iterations": 10**6, "max_seconds": 1.5, "warmdown_iters": 10})
-    trainer = Trainer(settings, 0, data, tmp_path / "run")
-    result = trainer.run()
-    curve = [line for line in training_curve(tmp_path / "run") if line["kind"] == "train"]
-    assert result.stopped_by == "clock" and trainer.gathering.reserved_seconds >= 0.4
-    assert curve[-1]["seconds"] <= 1.1 and result.seconds["train"] >= curve[-1]["seconds"] + 0.4
-    assert result.seconds["train"] <= 1.5 and trainer.gathering.found.tokens == 208
-    assert (
-        json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["seconds"]
-        == (result.seconds["train"])
-    )
+def test_the_weights_on_plain_grids_are_corrected_too(runs, tmp_path: Path):
+    assert packed(runs["on"], tmp_path / "m", kind="grid").correction["matrices"] > 0
+    name, grid = "blocks.2.mlp.fc.weight", GRIDS["int6_row"]
+    found, w = unpack(tmp_path / "m")[1][name], weights_of(runs["on"])[name]
+    scale = choose_scale(w, grid).stored[:, None]
+    assert not torch.equal(found, dequantise(*quantise_tensor(w, grid)))
+    torch.testing.assert_close((found / scale).round() * scale, found)

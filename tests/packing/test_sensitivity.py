@@ -5,16 +5,16 @@ pytest tests/packing/test_sensitivity.py
 
 from __future__ import annotations
 
-import json
 import math
 import random
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from pgolf_core.base.files import UserError
-from pgolf_core.packing.sensitivity import SensitivityMeter, allocate_bits
+from pgolf_core.packing.sensitivity import GroupMeter, Groups, allocate_bits, groups_of
 
 
 class Net(nn.Module):
@@ -27,80 +27,74 @@ class Net(nn.Module):
             self.register_parameter(name, nn.Parameter(torch.randn(shape, generator=generator) / 8))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        hidden = (x @ self.a.T @ self.b.T) * self.gain
-        return (hidden @ self.short.T).square().mean()
+        return ((x @ self.a.T @ self.b.T) * self.gain @ self.short.T).square().mean()
 
 
-def batches(count: int) -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(7)
-    return [torch.randn(5, 8, generator=generator) for _ in range(count)]
-
-
-def run(steps: int, meter: SensitivityMeter | None, net: Net, start: int = 0) -> None:
-    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
-    for batch in batches(steps)[start:]:
+def run(steps: int, meters: bool = True) -> tuple[Net, GroupMeter, dict[str, torch.Tensor]]:
+    """Train a net for some steps; also the sums of squared gradients, float64."""
+    net, generator = Net(), torch.Generator().manual_seed(7)
+    named, optimizer = dict(net.named_parameters()), torch.optim.SGD(net.parameters(), lr=1e-3)
+    meter = GroupMeter(named)
+    squares = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in named.items()}
+    for _ in range(steps):
         optimizer.zero_grad()
-        net(batch).backward()
-        if meter is not None:
-            meter.add(net)
+        net(torch.randn(5, 8, generator=generator)).backward()
+        if meters:
+            meter.add(named)
+        for name, p in named.items():
+            squares[name] += 0 if p.grad is None else p.grad.double().square()
         optimizer.step()
+    return net, meter, squares
 
 
-def test_the_meter_gives_the_mean_squared_gradient_of_every_ranked_matrix():
-    net, meter, expected = Net(), SensitivityMeter(), {"a": 0.0, "b": 0.0}
-    for batch in batches(3):
-        net.zero_grad()
-        net(batch).backward()
-        meter.add(net)
-        for name in expected:
-            expected[name] += float(getattr(net, name).grad.double().square().mean()) / 3
-    assert list(meter.result()) == ["a", "b"] and meter.steps == 3
-    for name, value in meter.result().items():
-        assert value == pytest.approx(expected[name], rel=1e-6)
+def test_the_meter_gives_the_mean_squared_gradient_of_rows_columns_and_every_ranked_matrix():
+    _, meter, squares = run(3)
+    assert list(meter.mean_squares()) == ["a", "b", "idle"] and meter.steps == 3
+    groups = groups_of(meter.sums)
+    assert set(groups) == {"a", "b", "short", "idle"} and groups["idle"].mean == 0
+    for name, found in groups.items():
+        np.testing.assert_allclose(found.rows, squares[name].mean(1), rtol=1e-6)
+        np.testing.assert_allclose(found.cols, squares[name].mean(0), rtol=1e-6)
+        assert found.mean == pytest.approx(float(squares[name].mean()), rel=1e-6)
+    for name, value in meter.mean_squares().items():
+        assert value == pytest.approx(float(squares[name].mean()) / 3, rel=1e-6)
 
 
 def test_adding_leaves_training_bitwise_unchanged():
-    measured, plain = Net(), Net()
-    run(4, SensitivityMeter(), measured)
-    run(4, None, plain)
+    measured, plain = (run(4, meters)[0] for meters in (True, False))
     assert all(torch.equal(x, y) for x, y in zip(measured.parameters(), plain.parameters(), strict=True))
 
 
 def test_adding_never_waits_for_the_device(monkeypatch: pytest.MonkeyPatch):
-    net, meter = Net(), SensitivityMeter()
-    net(batches(1)[0]).backward()
+    net, meter, _ = run(1)
 
     def wait(*args: object) -> None:
         raise AssertionError("a number was asked for")
 
     for name in ("item", "tolist", "__float__", "__int__", "__bool__", "cpu", "numpy"):
         monkeypatch.setattr(torch.Tensor, name, wait)
-    meter.add(net)
-    meter.add(net)
+    meter.add(dict(net.named_parameters()))
 
 
-def test_a_meter_restored_from_a_checkpoint_ends_exactly_where_an_uninterrupted_one_does():
-    whole, first = SensitivityMeter(), SensitivityMeter()
-    run(6, whole, Net())
+def test_a_matrix_that_gets_its_first_gradient_late_is_divided_by_all_steps_and_an_empty_meter_has_no_result():
     net = Net()
-    run(2, first, net)
-    second = SensitivityMeter()
-    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
-    run(6, second, net, start=2)
-    assert second.result() == whole.result() and second.steps == 6
-
-
-def test_a_matrix_that_gets_its_first_gradient_late_is_divided_by_all_steps():
-    net, meter = Net(), SensitivityMeter()
+    named = dict(net.named_parameters())
+    meter = GroupMeter(named)
+    assert meter.mean_squares() == {}
     net.a.grad = torch.full_like(net.a, 2.0)
-    meter.add(net)
+    meter.add(named)
     net.b.grad = torch.full_like(net.b, 1.0)
-    meter.add(net)
-    assert meter.result() == {"a": 4.0, "b": 0.5}
+    meter.add(named)
+    assert meter.mean_squares() == {"a": 4.0, "b": 0.5, "idle": 0.0}
 
 
-def test_an_empty_meter_has_no_result():
-    assert SensitivityMeter().result() == {}
+def test_sums_that_say_nothing_are_refused_and_even_ones_count_all_weights_the_same():
+    with pytest.raises(UserError, match="rows/w is not finite"):
+        groups_of({"rows/w": torch.tensor([1.0, math.nan]), "cols/w": torch.ones(3)})
+    with pytest.raises(UserError, match="no gradient statistics"):
+        groups_of({"rows/w": torch.zeros(2), "cols/w": torch.zeros(3)})
+    even = Groups.even((2, 3), 0.5)
+    assert (even.rows.tolist(), even.cols.tolist(), even.mean) == ([0.5] * 2, [0.5] * 3, 0.5)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """The five records as recipes: optimiser groups as published, what as-run changes, how local-prN is scaled.
 
-pytest tests/recipes/test_records.py -s prints the table of groups.
+pytest tests/recipes/test_records.py
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import fnmatch
 
 import pytest
+from record_counts import RECORDS
 
 from pgolf_core.lab.recipes.settings import differences
 from pgolf_core.network.grid import grid_names_for, qat_grids
@@ -16,7 +17,6 @@ from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.recipe import Recipe
 from pgolf_core.training.optim import parameter_groups
 
-RECORDS = ("pr194", "pr315", "pr332", "pr531", "pr534")
 BETAS = (0.9, 0.95)
 # group: (optimiser, learning rate, betas, weight decay, tensors); papers/machinery.md, "Muon"
 GROUPS: dict[str, dict[str, tuple]] = {
@@ -90,24 +90,17 @@ def test_optimiser_groups_are_the_published_ones_and_cover_each_parameter_once(n
     record = load_recipe(name)
     names = list(parameter_shapes(record.model))
     groups = parameter_groups(names, record.optim)
-    print(f"\n{name}: Muon decays {record.optim.muon_wd_order} its update")
     found = {}
-    for group in groups:
-        trained, momentum = group.optimizer != "frozen", group.optimizer == "muon"
-        found[group.name] = (
-            group.optimizer,
-            group.lr if trained else None,
-            group.betas if trained and not momentum else None,
-            group.weight_decay if trained else None,
-            len(group.parameters),
-        )
-        print(f"  {group.name:<18}", *found[group.name])
+    for one in groups:
+        trained, momentum = one.optimizer != "frozen", one.optimizer == "muon"
+        settings = (one.lr, None if momentum else one.betas, one.weight_decay) if trained else (None,) * 3
+        found[one.name] = (one.optimizer, *settings, len(one.parameters))
     assert found == GROUPS[name]
     assert record.optim.muon_wd_order == MUON_DECAY[name.removesuffix("-as-run")]
-    assert sorted(parameter for group in groups for parameter in group.parameters) == sorted(names)
+    assert sorted(parameter for one in groups for parameter in one.parameters) == sorted(names)
 
 
-@pytest.mark.parametrize("name", ["pr194", "pr315", "pr332", "pr531", "pr534"])
+@pytest.mark.parametrize("name", RECORDS)
 def test_every_member_of_a_group_is_the_tensor_that_its_name_says(name: str) -> None:
     record = load_recipe(name)
     members = {g.name: g.parameters for g in parameter_groups(parameter_shapes(record.model), record.optim)}

@@ -20,6 +20,7 @@ from pgolf_core.recipes import recipe
 from pgolf_core.text.shards import (
     TokenStream,
     check_enough,
+    check_ranks,
     load_tokens,
     read_shard,
     seq_len_at,
@@ -50,10 +51,13 @@ def data_of(batch_tokens: int, seq_len: int, spans: int) -> recipe.Data:
 # ---------------------------------------------------------------------- shards
 
 
+def header(magic: int = 20240520, version: int = 1, count: int = 3) -> bytes:
+    return struct.pack("<3i", magic, version, count) + bytes(4 * 253)
+
+
 def test_a_shards_bytes_are_those_of_the_published_format(tmp_path: Path):
-    path = tmp_path / "a.bin"
-    write_shard(path, np.array([1, 513, 65535]))
-    assert path.read_bytes() == struct.pack("<3i", 20240520, 1, 3) + bytes(4 * 253) + struct.pack("<3H", 1, 513, 65535)
+    write_shard(tmp_path / "a.bin", np.array([1, 513, 65535]))
+    assert (tmp_path / "a.bin").read_bytes() == header() + struct.pack("<3H", 1, 513, 65535)
 
 
 def test_a_shard_that_was_written_is_read_back(tmp_path: Path):
@@ -61,9 +65,7 @@ def test_a_shard_that_was_written_is_read_back(tmp_path: Path):
     tokens = np.random.default_rng(0).integers(0, 1024, 5000)
     write_shard(path, tokens)
     found = read_shard(path, vocab_size=1024)
-    assert found.dtype == np.uint16
-    assert np.array_equal(found, tokens)
-    assert shard_tokens(path) == 5000
+    assert found.dtype == np.uint16 and np.array_equal(found, tokens) and shard_tokens(path) == 5000
 
 
 def test_a_token_that_does_not_fit_16_bits_is_refused_and_nothing_is_written(tmp_path: Path):
@@ -71,10 +73,6 @@ def test_a_token_that_does_not_fit_16_bits_is_refused_and_nothing_is_written(tmp
         with pytest.raises(UserError, match="16 bits"):
             write_shard(tmp_path / "a.bin", np.array(tokens))
     assert list(tmp_path.iterdir()) == []
-
-
-def header(magic: int = 20240520, version: int = 1, count: int = 3) -> bytes:
-    return struct.pack("<3i", magic, version, count) + bytes(4 * 253)
 
 
 @pytest.mark.parametrize(
@@ -103,40 +101,33 @@ def test_a_bad_shard_is_one_line_that_names_file_fault_and_remedy(tmp_path: Path
         with pytest.raises(UserError, match=fault) as caught:
             read(path)
         message = str(caught.value)
-        assert "bad.bin" in message
-        assert "prepare it again" in message
-        assert "\n" not in message
+        assert "bad.bin" in message and "prepare it again" in message and "\n" not in message
 
 
-def test_an_unreadable_shard_is_a_user_error(shards: list[Path], monkeypatch: pytest.MonkeyPatch):
+def test_an_unreadable_shard_and_a_folder_in_its_place_are_user_errors(shards: list[Path], monkeypatch):
     def refuse(*arguments, **options):
         raise PermissionError(13, "Permission denied")
 
+    with pytest.raises(UserError, match="does not exist"):
+        read_shard(shards[0].parent)
     monkeypatch.setattr("builtins.open", refuse)
     with pytest.raises(UserError, match=r"cannot read shard .*000000\.bin: Permission denied"):
         read_shard(shards[0])
 
 
-def test_a_folder_in_a_shards_place_is_a_user_error(tmp_path: Path):
-    with pytest.raises(UserError, match="does not exist"):
-        read_shard(tmp_path)
-
-
 def test_a_token_beyond_the_vocabulary_is_named_with_its_place(shards: list[Path]):
-    with pytest.raises(UserError, match=r"toy_train_000003\.bin holds token 100 at position 62, .* 100 pieces"):
-        load_tokens(shards, vocab_size=100)
     stream = TokenStream(shards, vocab_size=100)
     assert len(stream.take(100)) == 100
-    with pytest.raises(UserError, match=r"toy_train_000003\.bin holds token 100 at position 62, .* 100 pieces"):
-        stream.take(5)
+    for read in (lambda: load_tokens(shards, vocab_size=100), lambda: stream.take(5)):
+        with pytest.raises(UserError, match=r"toy_train_000003\.bin holds token 100 at position 62, .* 100 pieces"):
+            read()
     assert stream.position == 100
 
 
 def test_no_shards_or_no_tokens_is_a_user_error(tmp_path: Path):
-    with pytest.raises(UserError, match="no shards"):
-        TokenStream([])
-    with pytest.raises(UserError, match="no shards"):
-        load_tokens([])
+    for read in (TokenStream, load_tokens):
+        with pytest.raises(UserError, match="no shards"):
+            read([])
     write_shard(tmp_path / "empty.bin", np.zeros(0, dtype=np.uint16))
     assert len(read_shard(tmp_path / "empty.bin", vocab_size=5)) == 0
     with pytest.raises(UserError, match="no tokens"):
@@ -164,8 +155,7 @@ def test_the_stream_wraps_and_goes_on_from_any_position(tmp_path_factory, length
     for n in takes:
         position = stream.position
         taken = stream.take(n)
-        assert taken.dtype == np.uint16
-        assert np.array_equal(taken, (position + np.arange(n)) % total)
+        assert taken.dtype == np.uint16 and np.array_equal(taken, (position + np.arange(n)) % total)
         assert stream.position == position + n
         assert np.array_equal(TokenStream(paths, position=position).take(n), taken)
 
@@ -199,33 +189,45 @@ def test_a_steps_tensors_lie_in_memory_as_the_warm_ups_so_that_no_graph_is_compi
 @pytest.mark.parametrize("world", [1, 2, 4, 8])
 def test_a_step_of_eight_spans_is_the_published_partition_for_any_number_of_ranks(shards: list[Path], world: int):
     """As papers/machinery.md has it: every micro-step takes (n + 1) * world tokens, rank r the r-th span of n + 1."""
-    batch_tokens, seq_len, steps = 64, 4, 3
+    batch_tokens, seq_len, at = 64, 4, 0
     accum = 8 // world
     n = batch_tokens // (world * accum)
-    endless = np.tile(np.arange(sum(LENGTHS)), 10)
-    at, expected = 0, []
-    for _ in range(steps):
+    endless, stream = np.tile(np.arange(sum(LENGTHS)), 10), TokenStream(shards)
+    for _ in range(3):
         spans = []
         for _ in range(accum):
             chunk = endless[at : at + (n + 1) * world]
             at += (n + 1) * world
-            for rank in range(world):
-                local = chunk[rank * (n + 1) : (rank + 1) * (n + 1)]
-                spans.append((local[:-1].reshape(-1, seq_len), local[1:].reshape(-1, seq_len)))
-        expected.append(spans)
-
-    stream = TokenStream(shards)
-    data = data_of(batch_tokens, seq_len, spans=8)
-    for spans in expected:
-        inputs, targets = step_batch(stream, data)
-        assert np.array_equal(inputs.numpy(), np.concatenate([x for x, _ in spans]))
-        assert np.array_equal(targets.numpy(), np.concatenate([y for _, y in spans]))
-        rows = n // seq_len
-        for micro_step in range(accum):
-            for rank in range(world):
-                span = micro_step * world + rank
-                assert np.array_equal(inputs[span * rows : (span + 1) * rows].numpy(), spans[span][0])
+            spans += [chunk[rank * (n + 1) : (rank + 1) * (n + 1)] for rank in range(world)]
+        inputs, targets = step_batch(stream, data_of(batch_tokens, seq_len, spans=8))
+        assert np.array_equal(inputs.numpy(), np.concatenate([span[:-1].reshape(-1, seq_len) for span in spans]))
+        assert np.array_equal(targets.numpy(), np.concatenate([span[1:].reshape(-1, seq_len) for span in spans]))
     assert stream.position == at
+
+
+@pytest.mark.parametrize("order", ["sequential", "shuffled"])
+@pytest.mark.parametrize("spans", [1, 2, 8, 12])
+def test_the_ranks_together_see_the_tokens_that_one_sees(shards: list[Path], spans: int, order: str):
+    data = dataclasses.replace(data_of(batch_tokens=8 * spans, seq_len=4, spans=spans), order=order)
+    for ranks in (n for n in range(1, spans + 1) if spans % n == 0):
+        alone, *streams = (TokenStream(shards, seed=3) for _ in range(1 + ranks))
+        for _ in range(3):
+            whole = step_batch(alone, data)
+            shares = [step_batch(stream, data, rank, ranks) for rank, stream in enumerate(streams)]
+            for part in (0, 1):  # inputs, targets
+                assert torch.equal(torch.cat([share[part] for share in shares]), whole[part])
+            assert {stream.position for stream in streams} == {alone.position}
+
+
+@pytest.mark.parametrize(("ranks", "spans", "fits"), [(8, 8, True), (4, 8, True), (3, 8, False), (2, 1, False)])
+def test_a_number_of_ranks_that_does_not_divide_the_spans_is_refused(ranks: int, spans: int, fits: bool):
+    data = data_of(batch_tokens=32, seq_len=4, spans=spans)
+    if fits:
+        check_ranks(ranks, data)
+        return
+    with pytest.raises(UserError, match=rf"{ranks} processes do not divide data\.spans_per_step = {spans}; use") as e:
+        check_ranks(ranks, data)
+    assert "\n" not in str(e.value)
 
 
 def test_the_micro_batch_never_changes_which_tokens_a_step_sees(shards: list[Path]):
@@ -233,9 +235,8 @@ def test_the_micro_batch_never_changes_which_tokens_a_step_sees(shards: list[Pat
         step_batch(TokenStream(shards), recipe.Data(batch_tokens=32, seq_len=4, spans_per_step=2, micro_batch_seqs=m))
         for m in (1, 3, 8)
     ]
-    for inputs, targets in batches[1:]:
-        assert torch.equal(inputs, batches[0][0])
-        assert torch.equal(targets, batches[0][1])
+    for batch in batches[1:]:
+        assert all(map(torch.equal, batch, batches[0]))
 
 
 def test_a_stream_resumed_between_steps_gives_the_same_steps(shards: list[Path]):
@@ -278,17 +279,14 @@ def test_a_shuffled_pass_shows_every_window_once_in_an_order_of_its_own(shards: 
     assert orders[0] != windows_of_a_pass(TokenStream(shards, seed=6), length, 0, count)[:, 0].tolist()
 
 
-def test_shuffled_steps_go_on_from_a_position_and_are_shared_by_ranks(shards: list[Path]):
+def test_shuffled_steps_go_on_from_a_position(shards: list[Path]):
     data = recipe.Data(batch_tokens=32, seq_len=4, spans_per_step=4, order="shuffled")
     stream = TokenStream(shards, seed=3)
     for _ in range(40):  # across the end of a pass
         resumed = TokenStream(shards, position=stream.position, seed=3)
-        ranks = [TokenStream(shards, position=stream.position, seed=3) for _ in range(4)]
         inputs, targets = step_batch(stream, data)
         assert inputs.shape == (8, 4) and torch.equal(targets, inputs + 1)
         assert torch.equal(step_batch(resumed, data)[0], inputs)
-        shares = [step_batch(own, data, rank, 4)[0] for rank, own in enumerate(ranks)]
-        assert torch.equal(torch.cat(shares), inputs) and {own.position for own in ranks} == {stream.position}
 
 
 def test_a_split_shorter_than_two_windows_still_gives_whole_windows(tmp_path: Path):

@@ -43,21 +43,25 @@ def train(texts: list[str] = TEXTS, **changes) -> bytes:
     return model.getvalue()
 
 
+def tokenizer_of(path: Path, payload: bytes) -> Tokenizer:
+    path.write_bytes(payload)
+    return Tokenizer(path)
+
+
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    path = tmp_path_factory.mktemp("tokenizer") / "ours.model"
-    path.write_bytes(train_tokenizer(TEXTS, PIECES))
-    return Tokenizer(path)
+    return tokenizer_of(tmp_path_factory.mktemp("tokenizer") / "ours.model", train_tokenizer(TEXTS, PIECES))
 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     """As the published ones (papers/machinery.md): NFKC, collapsed whitespace, ids pad 0, bos 1, eos 2, unk 3."""
-    path = tmp_path_factory.mktemp("tokenizer") / "published.model"
-    path.write_bytes(
-        train(normalization_rule_name="nmt_nfkc", remove_extra_whitespaces=True, pad_id=0, bos_id=1, eos_id=2, unk_id=3)
-    )
-    return Tokenizer(path)
+    rewriting = {"normalization_rule_name": "nmt_nfkc", "remove_extra_whitespaces": True}
+    payload = train(**rewriting, pad_id=0, bos_id=1, eos_id=2, unk_id=3)
+    return tokenizer_of(tmp_path_factory.mktemp("tokenizer") / "published.model", payload)
+
+
+ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters=[SPACE_MARK]))
 
 
 def with_examples(texts: list[str]):
@@ -72,37 +76,29 @@ def with_examples(texts: list[str]):
 
 
 @with_examples(AWKWARD)
-@settings(max_examples=200, deadline=None)
-@given(text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters=[SPACE_MARK])))
-def test_with_our_tokenizer_any_text_comes_back_and_its_tokens_bytes_are_its_utf8_bytes(ours: Tokenizer, text: str):
-    ids = np.array([ours.bos_id, *ours.encode(text)])
-    assert ours.decode(ids) == text
-    assert ours.bytes.total(ids) == len(text.encode("utf-8"))
-
-
-@with_examples(AWKWARD)
-@settings(max_examples=50, deadline=None)
-@given(text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters=[SPACE_MARK])))
-def test_with_our_tokenizer_each_prefix_of_the_tokens_has_the_bytes_it_decodes_to(ours: Tokenizer, text: str):
-    ids = np.array([ours.bos_id, *ours.encode(text)])
-    payload = text.encode("utf-8")
-    ends = np.cumsum(ours.bytes.count(ids[:-1], ids[1:]))
-    for token, start, end in zip(ids[1:].tolist(), [0, *ends.tolist()], ends.tolist(), strict=False):
+@settings(max_examples=100, deadline=None)
+@given(text=ANY_TEXT)
+def test_with_our_tokenizer_any_text_comes_back_and_each_prefix_of_its_tokens_has_the_bytes_it_decodes_to(
+    ours: Tokenizer, text: str
+):
+    ids, payload = np.array([ours.bos_id, *ours.encode(text)]), text.encode("utf-8")
+    assert ours.decode(ids) == text and ours.bytes.total(ids) == len(payload)
+    assert not ours.bytes.boundary[ids[1:]].any(), "no text gives a control token"
+    ends = np.cumsum(ours.bytes.count(ids[:-1], ids[1:])).tolist()
+    for token, start, end in zip(ids[1:].tolist(), [0, *ends], ends, strict=False):
         piece = ours.piece(token)
-        if ours.bytes.base[token] == 1 and piece.startswith("<0x"):
-            assert payload[start:end] == bytes([int(piece[3:5], 16)])
-        else:
-            assert payload[start:end] == piece.replace(SPACE_MARK, " ").encode("utf-8")
+        is_byte = ours.bytes.base[token] == 1 and piece.startswith("<0x")
+        expected = bytes([int(piece[3:5], 16)]) if is_byte else piece.replace(SPACE_MARK, " ").encode("utf-8")
+        assert payload[start:end] == expected
 
 
 def test_our_tokens_bytes_depend_on_the_token_alone(ours: Tokenizer):
-    assert ours.lossless
-    assert not ours.bytes.leading_space.any()
+    refuse_normalising(ours)
+    assert ours.lossless and not ours.bytes.leading_space.any()
     every = np.arange(ours.vocab_size)
     for previous in (0, ours.bos_id, ours.vocab_size - 1):
         assert np.array_equal(ours.bytes.count(np.full_like(every, previous), every), ours.bytes.base)
-    assert ours.bytes.base[ours.bos_id] == 0
-    assert ours.bytes.boundary[ours.bos_id]
+    assert ours.bytes.base[ours.bos_id] == 0 and ours.bytes.boundary[ours.bos_id]
     assert int(ours.bytes.boundary.sum()) == 2  # BOS and the unknown, which byte fallback never gives
 
 
@@ -111,11 +107,6 @@ def test_our_tokenizer_spells_unseen_characters_in_bytes_and_keeps_digits_apart(
     assert [ours.piece(token) for token in ids] == [f"<0x{byte:02X}>" for byte in "漢".encode()]
     assert len(ours.encode("1790")) == 4
     assert sum(ours.piece(token).startswith("<0x") for token in range(ours.vocab_size)) == NUM_BYTE_PIECES
-
-
-def test_no_text_of_ours_gives_a_control_token(ours: Tokenizer):
-    for text in AWKWARD:
-        assert not ours.bytes.boundary[ours.encode(text)].any()
 
 
 @with_examples([*AWKWARD, "a▁b", "▁a▁", "▁▁ of▁▁the"])
@@ -128,19 +119,11 @@ def test_with_a_published_tokenizer_the_bytes_are_those_of_the_decoded_text(publ
 
 def test_a_published_piece_counts_its_leading_space_unless_a_boundary_stands_before(published: Tokenizer):
     space_the = next(token for token in range(published.vocab_size) if published.piece(token) == SPACE_MARK + "the")
-    letter = published.encode("e")[0]
-    table = published.bytes
+    table, letter = published.bytes, published.encode("e")[0]
     assert table.leading_space[space_the]
-    previous = np.array([letter, published.bos_id])
-    counted = table.count(previous, np.array([space_the, space_the]))
-    assert counted.tolist() == [4, 3]
-    assert counted.dtype == np.int64
+    counted = table.count(np.array([[letter], [published.bos_id]], np.uint16), np.array([[space_the]] * 2))
+    assert counted.tolist() == [[4], [3]] and counted.dtype == np.int64
     assert (table.base.dtype, table.leading_space.dtype, table.boundary.dtype) == (np.int16, np.bool_, np.bool_)
-
-
-def test_counting_keeps_the_shape_and_takes_16_bit_ids(ours: Tokenizer):
-    ids = np.array(ours.encode("the state of the Union"), dtype=np.uint16).reshape(-1, 1)
-    assert ours.bytes.count(ids, ids).shape == ids.shape
 
 
 def test_published_tokenizers_normalise_and_are_accepted(published: Tokenizer):
@@ -158,27 +141,18 @@ def test_published_tokenizers_normalise_and_are_accepted(published: Tokenizer):
     ],
 )
 def test_a_tokenizer_of_ours_that_changes_text_is_refused_with_the_reason(tmp_path: Path, change: dict, reason: str):
-    path = tmp_path / "changed.model"
-    path.write_bytes(train(**change))
-    tokenizer = Tokenizer(path)
+    tokenizer = tokenizer_of(tmp_path / "changed.model", train(**change))
     assert not tokenizer.lossless
     with pytest.raises(UserError, match=reason):
         refuse_normalising(tokenizer)
 
 
 def test_a_tokenizer_of_ours_without_a_bare_space_piece_is_refused(tmp_path: Path, ours: Tokenizer):
-    payload = ours.path.read_bytes()
-    mark = SPACE_MARK.encode()
-    field = b"\x0a" + bytes([len(mark)]) + mark  # the piece "▁" in the file: field 1, its length, its text
-    assert payload.count(field) == 1
-    path = tmp_path / "bare.model"
-    path.write_bytes(payload.replace(field, b"\x0a" + bytes([len(mark)]) + "⁇".encode()))
+    payload, mark = ours.path.read_bytes(), SPACE_MARK.encode()
+    field = b"\x0a" + bytes([len(mark)])  # the piece "▁" in the file: field 1, its length, its text
+    assert payload.count(field + mark) == 1
     with pytest.raises(UserError, match="bare-space"):
-        refuse_normalising(Tokenizer(path))
-
-
-def test_our_own_tokenizer_is_not_refused(ours: Tokenizer):
-    refuse_normalising(ours)
+        refuse_normalising(tokenizer_of(tmp_path / "bare.model", payload.replace(field + mark, field + "⁇".encode())))
 
 
 def test_text_that_cannot_come_back_is_refused_by_the_documents_name(ours: Tokenizer):
@@ -189,20 +163,12 @@ def test_text_that_cannot_come_back_is_refused_by_the_documents_name(ours: Token
 
 
 def test_the_trainer_reads_all_of_a_text_however_long_and_whatever_its_characters(tmp_path: Path):
-    def pieces(texts: list[str]) -> set[str]:
-        path = tmp_path / "trained.model"
-        path.write_bytes(train_tokenizer(texts, 276))
-        tokenizer = Tokenizer(path)
-        return {tokenizer.piece(token) for token in range(tokenizer.vocab_size)}
-
     filler = " the state of the union" * 20
     for awkward in ("\u2585", "\t", "\0", "\r\n", "\u2028", "x" * 70_000, "x " * 50_000):
-        found = pieces([filler, awkward + " zebrazebra" * 10_000])
-        assert any("zebra" in piece for piece in found), f"the text with {awkward[:2]!r} was left out"
-
-
-def test_training_twice_gives_the_same_file():
-    assert train_tokenizer(TEXTS, PIECES) == train_tokenizer(TEXTS, PIECES)
+        payload = train_tokenizer([filler, awkward + " zebrazebra" * 10_000], 276)
+        tokenizer = tokenizer_of(tmp_path / "trained.model", payload)
+        pieces = map(tokenizer.piece, range(tokenizer.vocab_size))
+        assert any("zebra" in piece for piece in pieces), f"the text with {awkward[:2]!r} was left out"
 
 
 @pytest.mark.parametrize("texts", [[], [""], ["too short"]])
@@ -233,10 +199,8 @@ def test_every_truncation_of_a_model_file_is_refused_or_is_a_smaller_tokenizer(t
 
 
 def test_a_tokenizer_without_bos_is_refused(tmp_path: Path):
-    path = tmp_path / "nobos.model"
-    path.write_bytes(train(bos_id=-1))
     with pytest.raises(UserError, match="BOS"):
-        Tokenizer(path)
+        tokenizer_of(tmp_path / "nobos.model", train(bos_id=-1))
 
 
 @pytest.mark.parametrize("token", [-1, PIECES])

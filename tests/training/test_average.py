@@ -1,7 +1,11 @@
-"""Averages of weights: EMA and SWA against their definitions, and their state through a checkpoint."""
+"""Averages of weights: EMA and SWA against their definitions, and their state through a checkpoint.
+
+pytest tests/training/test_average.py
+"""
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
@@ -49,16 +53,16 @@ def test_swa_without_a_snapshot_and_no_average_give_the_live_weights() -> None:
         assert torch.equal(walk(model, average, 3)[-1], average.result(model)["weight"])
 
 
-def test_averages_go_on_from_their_saved_tensors() -> None:
-    for kind in ("ema", "swa"):
-        settings = recipe.Average(kind=kind, ema_decay=0.7, swa_start=2.0, swa_every_steps=1)
-        model = nn.Linear(3, 2, bias=False)
-        whole = build_average(model, settings)
-        walk(model, whole, 3)
-        saved = {name: tensor.clone() for name, tensor in whole.tensors().items()}
-        again = build_average(model, settings)
-        for name, tensor in again.tensors().items():
-            tensor.copy_(saved[name])
-        for average in (whole, again):
-            average.update(model, 4, 1.0)
-        assert torch.equal(whole.result(model)["weight"], again.result(model)["weight"])
+@pytest.mark.parametrize("kind", ["ema", "swa"])
+def test_averages_go_on_from_their_saved_tensors(kind: str) -> None:
+    settings = recipe.Average(kind=kind, ema_decay=0.7, swa_start=2.0, swa_every_steps=1)
+    model = nn.Linear(3, 2, bias=False)
+    whole = build_average(model, settings)
+    walk(model, whole, 3)
+    saved = {name: tensor.clone() for name, tensor in whole.tensors().items()}
+    again = build_average(model, settings)
+    for name, tensor in again.tensors().items():
+        tensor.copy_(saved[name])
+    for average in (whole, again):
+        average.update(model, 4, 1.0)
+    assert torch.equal(whole.result(model)["weight"], again.result(model)["weight"])

@@ -1,4 +1,7 @@
-"""Optimisers and schedules: groups, Muon against a plain loop, AdamW against its formula, schedules row by row."""
+"""Optimisers and schedules: Muon against a plain loop, AdamW against its formula, schedules row by row.
+
+pytest tests/training/test_optim.py (tests/recipes/test_records.py has the records' groups)
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,8 @@ import torch
 from small import small_recipe
 
 from pgolf_core.base.files import UserError
-from pgolf_core.network.model import build_model, parameter_shapes
+from pgolf_core.network.model import build_model
 from pgolf_core.recipes import recipe
-from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.training.optim import (
     AdamW,
     Group,
@@ -19,11 +21,8 @@ from pgolf_core.training.optim import (
     Optimizers,
     check_finite,
     clip_gradients,
-    multiplier_by_clock,
-    multiplier_by_iterations,
     muon_momentum,
     newton_schulz,
-    parameter_groups,
     rate_multiplier,
 )  # fmt: skip
 
@@ -83,25 +82,6 @@ def test_adamw_follows_the_published_formula() -> None:
     torch.testing.assert_close(weight.detach(), expected)
 
 
-def test_pr315_groups_are_as_published_and_cover_each_parameter_once() -> None:
-    record = load_recipe("pr315")
-    names = list(parameter_shapes(record.model))
-    groups = {group.name: group for group in parameter_groups(names, record.optim)}
-    assert sorted(name for group in groups.values() for name in group.parameters) == sorted(names)
-    muon = [name for group in groups.values() if group.optimizer == "muon" for name in group.parameters]
-    assert len(muon) == 66 + 1 and "bigram.proj.weight" in muon
-    table = {name: (group.optimizer, group.lr, group.weight_decay) for name, group in groups.items()}
-    assert table == {
-        "token embedding": ("adamw", 0.035, 0.04),
-        "bigram table": ("adamw", 0.035, 0.04),
-        "bigram projection": ("muon", 0.025, 0.04),
-        "smear gate": ("adamw", 0.025, 0.04),
-        "block matrices": ("muon", 0.025, 0.04),
-        "scalars": ("adamw", 0.025, 0.04),
-    }
-    assert len(groups["scalars"].parameters) == 11 * 4 + 2
-
-
 def test_a_frozen_value_embedding_is_named_frozen_and_does_not_move() -> None:
     changed = small_recipe(model={"ve_dim": 8, "ve_layers": [1]}, optim={"ve_frozen": True})
     model = build_model(changed.model, 0)
@@ -132,51 +112,30 @@ def test_a_gradient_gone_wrong_names_its_tensor_and_step() -> None:
         check_finite(1.0, math.nan, [("w", weight)], 3)
 
 
+BY_CLOCK = {"max_seconds": 600.0, "iterations": 10**6, "warmdown_iters": 3000}  # at 0.1 s a step, the last 300 s
+BY_STEPS = {"max_seconds": 0.0, "iterations": 24, "warmdown_iters": 10}
+BY_SHARE = {"max_seconds": 600.0, "iterations": 1000, "warmdown_fraction": 0.25}
+WITHOUT = {"max_seconds": 600.0, "iterations": 10, "warmdown_iters": 0}
+
+
 @pytest.mark.parametrize(
-    ("elapsed", "step", "expected"),
+    ("schedule", "rows"),
     [
-        (0.0, 0, 1.0),
-        (100.0, 1000, 1.0),
-        (299.9, 3000, 1.0),
-        (400.0, 4000, 2 / 3),
-        (600.0, 6000, 0.0),
-        (700.0, 7000, 0.0),
+        (BY_CLOCK, [(0.0, 0, 1.0), (100.0, 1000, 1.0), (299.9, 3000, 1.0), (400.0, 4000, 2 / 3), (600.0, 6000, 0.0),
+                    (700.0, 7000, 0.0)]),
+        (BY_STEPS, [(400.0, step, left) for step, left in
+                    ((0, 1.0), (13, 1.0), (14, 1.0), (15, 0.9), (23, 0.1), (24, 0.0), (30, 0.0))]),
+        # the last quarter of the nearer limit: in the fourth row the iterations end the run before the clock does
+        (BY_SHARE, [(0.0, 0, 1.0), (450.0, 10, 1.0), (525.0, 10, 0.5), (525.0, 950, 0.2), (660.0, 10, 0.0)]),
+        ({**BY_SHARE, "max_seconds": 0.0}, [(525.0, 750, 1.0), (0.0, 1000, 0.0)]),
+        (WITHOUT, [(599.0, 9, 1.0)]),
     ],
-)  # 0.1 s a step, cap 600 s, 3,000 steps of warm-down: 300 s
-def test_clock_schedule_row_by_row(elapsed: float, step: int, expected: float) -> None:
-    assert abs(multiplier_by_clock(elapsed, step, 600.0, 3000) - expected) < 1e-9
-
-
-@pytest.mark.parametrize(
-    ("step", "expected"), [(0, 1.0), (13, 1.0), (14, 1.0), (15, 0.9), (23, 0.1), (24, 0.0), (30, 0.0)]
-)
-def test_iteration_schedule_row_by_row(step: int, expected: float) -> None:
-    assert abs(multiplier_by_iterations(step, 24, 10) - expected) < 1e-12
-
-
-@pytest.mark.parametrize(
-    ("cap", "elapsed", "step", "expected"),
-    [
-        (600.0, 0.0, 0, 1.0),
-        (600.0, 450.0, 10, 1.0),
-        (600.0, 525.0, 10, 0.5),
-        (600.0, 525.0, 950, 0.2),  # the iterations end this run before the clock does
-        (600.0, 660.0, 10, 0.0),
-        (0.0, 525.0, 750, 1.0),
-        (0.0, 0.0, 1000, 0.0),
-    ],
-)
-def test_the_last_quarter_of_the_nearer_limit_is_the_warm_down(
-    cap: float, elapsed: float, step: int, expected: float
-) -> None:
-    schedule = recipe.Schedule(iterations=1000, max_seconds=cap, warmdown_fraction=0.25)
-    assert abs(rate_multiplier(schedule, step, elapsed) - expected) < 1e-9
-
-
-def test_without_a_fraction_the_warm_down_is_counted_in_steps() -> None:
-    clock, count = (recipe.Schedule(iterations=24, max_seconds=cap, warmdown_iters=10) for cap in (600.0, 0.0))
-    assert rate_multiplier(clock, 12, 400.0) == multiplier_by_clock(400.0, 12, 600.0, 10)
-    assert rate_multiplier(count, 20, 400.0) == multiplier_by_iterations(20, 24, 10)
+    ids=["clock", "iterations", "share of both", "share of iterations", "none"],
+)  # fmt: skip
+def test_the_rate_falls_as_the_schedule_says_row_by_row(schedule: dict, rows: list) -> None:
+    """Of seconds, step and multiplier: papers/machinery.md, "Schedule"."""
+    for elapsed, step, expected in rows:
+        assert abs(rate_multiplier(recipe.Schedule(**schedule), step, elapsed) - expected) < 1e-9, (elapsed, step)
 
 
 def test_momentum_rises_linearly_and_stays() -> None:

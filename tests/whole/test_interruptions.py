@@ -10,45 +10,21 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
-from ranks import on_ranks
-from small import small_data, small_recipe
+from ranks import on_ranks, start_process
+from small import assert_same_bits, small_data, small_recipe
 
 from pgolf_core.base.files import UserError
 from pgolf_core.base.parallel import World
-from pgolf_core.training import clock
 from pgolf_core.training import loop as train
 from pgolf_core.training.checkpoint import load_tensors
-from pgolf_core.training.clock import ATTEMPT, PARTS, SecondsLedger
+from pgolf_core.training.clock import ATTEMPT, PARTS
 from pgolf_core.training.loop import LOOK_BACK_STEPS, Trainer
 from pgolf_core.training.runlog import training_curve
-
-ROOT = Path(__file__).resolve().parents[2]
-KILLED = """
-import os, sys, time
-sys.path[:0] = {paths!r}
-import torch
-from pathlib import Path
-from small import small_data, small_recipe
-from pgolf_core.training.loop import Trainer
-torch.set_num_threads(1)
-trainer = Trainer(small_recipe(**{changes!r}), 3, small_data(Path({data!r})), Path({run!r}))
-step = trainer._step
-def slow():
-    if trainer.step == {kill_at}:
-        os.kill(os.getpid(), 9)
-    time.sleep({pause})
-    return step()
-trainer._step = slow
-trainer.run()
-"""
 
 
 @pytest.fixture
@@ -56,25 +32,26 @@ def data(tmp_path: Path):
     return small_data(tmp_path / "data")
 
 
-def run_killed(tmp_path: Path, kill_at: int, changes: dict, pause: float = 0.0) -> float:
-    """Train in a process that SIGKILL ends in the middle of a step; returns the seconds it lived."""
-    script = KILLED.format(
-        paths=[str(ROOT), str(ROOT / "tests")], data=str(tmp_path / "data"), run=str(tmp_path / "run"),
-        kill_at=kill_at, pause=pause, changes=changes,
-    )  # fmt: skip
-    t_start = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    return time.monotonic() - t_start
+def train_until_killed(changes: dict, data, folder: Path, kill_at: int, pause: float) -> None:
+    """SIGKILL ends this process in the middle of a step."""
+    torch.set_num_threads(1)
+    trainer = Trainer(small_recipe(**changes), 3, data, folder)
+    step = trainer._step
+
+    def slow() -> dict[str, float]:
+        if trainer.step == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(pause)
+        return step()
+
+    trainer._step = slow
+    trainer.run()
 
 
-def weights(folder: Path) -> list[dict[str, torch.Tensor]]:
-    return [load_tensors(folder / f"weights-{kind}.safetensors")[0] for kind in ("raw", "averaged")]
-
-
-def assert_same_bits(folder: Path, other: Path) -> None:
-    for ours, theirs in zip(weights(folder), weights(other), strict=True):
-        assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+def run_killed(data, folder: Path, kill_at: int, changes: dict, pause: float = 0.0) -> None:
+    process = start_process(train_until_killed, changes, data, folder, kill_at, pause)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
 
 
 # ---------------------------------------------------------------------- killed
@@ -85,7 +62,7 @@ def test_killed_twice_a_run_ends_with_the_same_bits_and_says_where_it_went_on(da
     changes = {"schedule": {"iterations": 20, "checkpoint_every_seconds": 1e-9, "val_every_steps": 5}}
     whole = train.train(small_recipe(**changes), 3, data, tmp_path / "whole")
     for kill_at in (6, 13):
-        run_killed(tmp_path, kill_at, changes)
+        run_killed(data, tmp_path / "run", kill_at, changes)
         assert load_tensors(tmp_path / "run" / "checkpoint.safetensors")[1]["step"] == kill_at
     (tmp_path / "run" / ".checkpoint.safetensors.abc123").write_bytes(b"cut by a kill")
     result = train.train(small_recipe(**changes), 3, data, tmp_path / "run")
@@ -98,7 +75,7 @@ def test_killed_twice_a_run_ends_with_the_same_bits_and_says_where_it_went_on(da
 
 def test_the_seconds_of_all_attempts_add_up_and_name_what_a_kill_lost(data, tmp_path: Path) -> None:
     changes = {"schedule": {"iterations": 12, "checkpoint_every_seconds": 0.0}}
-    assert run_killed(tmp_path, 8, changes, pause=0.1) > 0.8  # no checkpoint: all eight steps are lost
+    run_killed(data, tmp_path / "run", 8, changes, pause=0.1)  # no checkpoint: all eight steps are lost
     t_start = time.monotonic()
     result = train.train(small_recipe(**changes), 3, data, tmp_path / "run")
     wall = time.monotonic() - t_start
@@ -121,38 +98,6 @@ def test_after_an_orderly_stop_nothing_is_lost_and_the_seconds_are_carried_on(da
     assert result.seconds["train"] > 7 * 0.05 and result.seconds["lost"] < 0.5
     assert result.earlier_seconds == pytest.approx(first, abs=1.0)
     assert sum(result.seconds.values()) == pytest.approx(first + second, abs=1.0)
-
-
-def test_the_ledger_gives_the_rest_to_rest_and_counts_lost_seconds_over_several_kills(tmp_path, monkeypatch) -> None:
-    now = SimpleNamespace(value=1000.0)
-    monkeypatch.setattr(clock, "time", SimpleNamespace(time=lambda: now.value, perf_counter=lambda: now.value))
-
-    def attempt(saved: dict[str, float]) -> SecondsLedger:
-        ledger = SecondsLedger()
-        ledger.go_on(saved, tmp_path)
-        return ledger
-
-    def sign_of_life() -> None:
-        (tmp_path / "train.log").touch()
-        os.utime(tmp_path / "train.log", (now.value, now.value))
-
-    first = attempt({})
-    now.value += 10
-    sign_of_life()  # killed here, without a checkpoint
-    now.value += 500  # nobody trains
-    second = attempt({})
-    assert second.seconds["lost"] == second.earlier == 10 == sum(second.settled().values())
-    with second.spend("train"):
-        now.value += 4
-    now.value += 1
-    saved = second.settled()  # as a checkpoint has it
-    assert saved["train"] == 4 and saved["rest"] == 1 and sum(saved.values()) == 15
-    now.value += 7
-    sign_of_life()  # killed again, 7 seconds later
-    now.value += 500
-    third = attempt(saved)
-    assert third.seconds == {**dict.fromkeys(PARTS, 0.0), "train": 4, "rest": 1, "lost": 17}
-    assert third.earlier == 22 and first.earlier == 0
 
 
 # ---------------------------------------------------------------------- asked to stop
@@ -194,34 +139,6 @@ def test_a_signal_in_the_warm_up_stops_before_the_first_step_and_keeps_a_checkpo
         if step == 0:
             with pytest.raises(KeyboardInterrupt):
                 trainer.run()
-
-
-def test_a_step_that_draws_random_numbers_goes_on_with_the_same_ones(data, tmp_path: Path) -> None:
-    """No step draws any so far; the checkpoint has the generators so that one may."""
-
-    def noisy(folder: str, stop_at: int | None) -> None:
-        trainer = Trainer(small_recipe(), 3, data, tmp_path / folder)
-        original = trainer._forward_backward
-
-        def with_noise(*batch):
-            loss = original(*batch)
-            for parameter in trainer.optimizers.trained:
-                parameter.grad += 0.01 * torch.randn_like(parameter)
-            if trainer.step == stop_at:
-                os.kill(os.getpid(), signal.SIGINT)
-            return loss
-
-        trainer._forward_backward = with_noise
-        trainer.run()
-
-    torch.manual_seed(1)
-    noisy("whole", None)
-    torch.manual_seed(1)
-    with pytest.raises(KeyboardInterrupt):
-        noisy("parts", 5)
-    torch.manual_seed(2)
-    noisy("parts", None)
-    assert_same_bits(tmp_path / "parts", tmp_path / "whole")
 
 
 # ---------------------------------------------------------------------- the cap

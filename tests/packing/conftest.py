@@ -1,0 +1,25 @@
+"""One small file on grids and one on steps, for all tests of packing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny_steps
+from tiny_artifact import CAP, MODEL, ON_GRIDS, tiny_state
+
+from pgolf_core.packing.pack import pack
+
+
+@pytest.fixture(scope="session")
+def on_grids(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("grids") / "model.pgolf"
+    pack(tiny_state(), MODEL, ON_GRIDS, path, **CAP)
+    return path
+
+
+@pytest.fixture(scope="session")
+def on_steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("steps") / "model.pgolf"
+    pack(tiny_state(), MODEL, tiny_steps.QUANT, path, sensitivity=tiny_steps.tiny_groups(), **tiny_steps.CAP)
+    return path

@@ -1,0 +1,198 @@
+"""Packing: the ledger adds up, the bytes depend on the weights alone, the cap and the target hold, what is refused.
+
+pytest tests/packing/test_pack.py (tests/packing/test_unpack.py has the way back)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from pathlib import Path
+
+import pytest
+import tiny_steps
+import torch
+from tiny_artifact import CAP, MODEL, ON_GRIDS, contents, tiny_state
+from tiny_steps import tiny_groups
+
+from pgolf_core.base.files import UserError
+from pgolf_core.network.grid import GRIDS, dequantise, quantise_tensor
+from pgolf_core.network.model import parameter_shapes
+from pgolf_core.packing.ledger import CapExceeded
+from pgolf_core.packing.pack import Statistics, bits_of, pack, pack_averaged
+from pgolf_core.packing.unpack import read_header, unpack
+from pgolf_core.recipes.recipe import Quant, Recipe
+from pgolf_core.recipes.rules import GRID_NAMES
+
+STEPS = {"sensitivity": tiny_groups(), **tiny_steps.CAP}
+
+
+# ---------------------------------------------------------------------- bytes
+
+
+@pytest.mark.parametrize("grid", GRID_NAMES)
+def test_every_grid_a_recipe_may_name_survives_the_file(grid: str, tmp_path: Path):
+    quant = Quant(attention=grid, mlp=grid, tok_emb=grid, other=grid, small_tensor_elements=0)
+    pack(tiny_state(), MODEL, quant, tmp_path / "m", **CAP)
+    state = unpack(tmp_path / "m")[1]
+    for name, w in tiny_state().items():
+        is_half = grid == "fp16" or w.ndim != 2
+        assert torch.equal(state[name], w.half().float() if is_half else dequantise(*quantise_tensor(w, GRIDS[grid])))
+
+
+@pytest.mark.parametrize("kind", ["grid", "steps"])
+def test_the_bytes_depend_on_the_weights_alone(kind: str, on_grids: Path, on_steps: Path, tmp_path: Path):
+    """Not on their order or dtype, nor on the time or the place; with a target of one's own not on the cap either."""
+    shuffled = dict(reversed([(name, w.double().requires_grad_()) for name, w in tiny_state().items()]))
+    path = tmp_path / "other" / "again"
+    if kind == "grid":
+        pack(shuffled, MODEL, ON_GRIDS, path, code_bytes=7, cap_bytes=10**9)
+    else:
+        pack(shuffled, MODEL, tiny_steps.QUANT, path, **STEPS)
+    assert path.read_bytes() == (on_grids if kind == "grid" else on_steps).read_bytes()
+
+
+@pytest.mark.parametrize("level", [1, 3, 19])
+def test_other_zstd_levels_give_the_same_weights(level: int, on_grids: Path, tmp_path: Path):
+    pack(tiny_state(), MODEL, dataclasses.replace(ON_GRIDS, zstd_level=level), tmp_path / "m", **CAP)
+    state, expected = unpack(tmp_path / "m")[1], unpack(on_grids)[1]
+    assert all(torch.equal(w, expected[name]) for name, w in state.items())
+
+
+# ---------------------------------------------------------------------- the ledger and the cap
+
+
+def test_the_ledger_adds_up_to_the_file_and_to_every_tensor(tmp_path: Path):
+    path = tmp_path / "m.pgolf"
+    ledger = pack(tiny_state(), MODEL, ON_GRIDS, path, **CAP)
+    header, streams = contents(path)
+    assert ledger.weights_bytes + ledger.scales_bytes + ledger.header_bytes == ledger.file_bytes == path.stat().st_size
+    assert ledger.total_bytes == ledger.file_bytes + 1000 and ledger.cap_bytes == 1_000_000
+    assert (ledger.weights_bytes, ledger.fp16_bytes) == (len(streams[0]) + len(streams[1]), len(streams[1]))
+    gridded = [row for row in ledger.tensors if row["grid"] != "fp16"]
+    assert sum(row["compressed_bytes"] for row in gridded) == len(streams[0])
+    assert [[row["name"], row["grid"], row["shape"]] for row in ledger.tensors] == header["tensors"]
+    for row in ledger.tensors:
+        half = row["grid"] == "fp16"
+        assert row["elements"] == math.prod(row["shape"]) and (row["compressed_bytes"] is None) is half
+        assert row["raw_bytes"] == row["elements"] * (2 if half else 1)
+        assert row["scales_raw_bytes"] == (0 if half else 2 * row["shape"][0])
+        assert 0 <= row["entropy_bytes"] <= row["raw_bytes"]
+
+
+def test_entropy_is_that_of_the_codes_and_the_coder_comes_close_to_it(tmp_path: Path):
+    """A matrix of four equally frequent codes holds two bits a weight, whatever their order."""
+    wide = dataclasses.replace(MODEL, mlp_hidden=4096)
+    state = {name: torch.zeros(shape) for name, shape in parameter_shapes(wide).items()}
+    codes = torch.randint(0, 4, (4096, 16), generator=torch.Generator().manual_seed(0))
+    state["blocks.0.mlp.fc.weight"] = codes.float() / 31
+    ledger = pack(state, wide, Quant(small_tensor_elements=100, zstd_level=19), tmp_path / "m", **CAP)
+    row, zero = (next(r for r in ledger.tensors if r["name"] == f"blocks.{n}.mlp.fc.weight") for n in (0, 1))
+    assert row["entropy_bytes"] == pytest.approx(4096 * 16 * 2 / 8, rel=1e-3)
+    assert row["entropy_bytes"] <= row["compressed_bytes"] <= row["entropy_bytes"] * 1.02
+    assert zero["entropy_bytes"] == 0 and zero["compressed_bytes"] < 50
+
+
+def test_a_file_exactly_at_the_cap_passes_and_one_byte_less_fails_with_the_numbers(on_grids: Path, tmp_path: Path):
+    path, size = tmp_path / "m.pgolf", on_grids.stat().st_size
+    pack(tiny_state(), MODEL, ON_GRIDS, path, code_bytes=500, cap_bytes=size + 500)
+    assert path.exists()
+    with pytest.raises(CapExceeded, match="1 over the cap") as caught:
+        pack(tiny_state(), MODEL, ON_GRIDS, path, code_bytes=500, cap_bytes=size + 499)
+    assert os.listdir(tmp_path) == [], "neither a file nor the outdated one is left to be mistaken for a result"
+    ledger = caught.value.ledger
+    for number in (ledger.file_bytes, ledger.weights_bytes, ledger.scales_bytes, ledger.header_bytes, 500, size + 499):
+        assert f"{number:,}" in str(caught.value)
+
+
+# ---------------------------------------------------------------------- on steps
+
+
+def test_on_steps_the_file_fills_the_target_and_comes_back_as_it_was_rounded(tmp_path: Path):
+    path = tmp_path / "m"
+    ledger = pack(tiny_state(), MODEL, tiny_steps.QUANT, path, **STEPS)
+    target = STEPS["cap_bytes"] - STEPS["cap_bytes"] // 1000
+    assert path.stat().st_size == ledger.file_bytes and ledger.steps["target_bytes"] == target
+    assert target - 60 <= ledger.total_bytes <= target  # so small a file has steps of several bytes
+    model, state = unpack(path)
+    assert model == MODEL and list(state) == sorted(tiny_state())
+    for row in ledger.tensors:
+        w, found = tiny_state()[row["name"]], state[row["name"]]
+        if row["grid"] == "fp16":
+            assert torch.equal(found, w.half().float())
+        else:
+            assert torch.corrcoef(torch.stack((found.flatten(), w.flatten())))[0, 1] > 0.98
+    told = sum(row["compressed_bytes"] or 0 for row in ledger.tensors) + ledger.fp16_bytes
+    assert told == pytest.approx(ledger.weights_bytes, abs=12)  # an empty stream of grids' codes
+    assert ledger.weights_bytes + ledger.scales_bytes + ledger.header_bytes == ledger.file_bytes
+    assert ledger.steps["bound_bytes"] <= ledger.steps["coded_bytes"]
+
+
+@pytest.mark.parametrize("target", [2900, 3500, 4300])
+def test_a_target_of_ones_own_is_met(target: int, tmp_path: Path):
+    quant = dataclasses.replace(tiny_steps.QUANT, target_bytes=target)
+    assert target - 60 <= pack(tiny_state(), MODEL, quant, tmp_path / "m", **STEPS).total_bytes <= target
+
+
+def test_a_target_below_what_all_else_takes_is_refused_and_nothing_written(tmp_path: Path):
+    with pytest.raises(CapExceeded):
+        pack(tiny_state(), MODEL, tiny_steps.QUANT, tmp_path / "m", **{**STEPS, "cap_bytes": 1500})
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_exception_by_name_keeps_its_grid_beside_steps(tmp_path: Path):
+    quant = dataclasses.replace(tiny_steps.QUANT, exceptions=("blocks.0.mlp.*=int6_row",))
+    pack(tiny_state(), MODEL, quant, tmp_path / "m", **STEPS)
+    kinds = {name: grid for name, grid, _ in read_header(tmp_path / "m")["tensors"]}
+    assert kinds["blocks.0.mlp.fc.weight"] == "int6_row" and kinds["blocks.1.mlp.fc.weight"] == "steps"
+    unpack(tmp_path / "m")
+
+
+# ---------------------------------------------------------------------- what packing refuses
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e38])
+@pytest.mark.parametrize("name", ["blocks.1.mlp.fc.weight", "blocks.0.attn_scale"])
+def test_weights_that_no_file_can_hold_are_refused_by_name(name: str, value: float, tmp_path: Path):
+    state = tiny_state()
+    state[name].view(-1)[3] = value
+    with pytest.raises(UserError, match=name):
+        pack(state, MODEL, ON_GRIDS, tmp_path / "m", **CAP)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "quant", "words"),
+    [
+        ({"num_layers": 3}, {}, "3 layers"),
+        ({}, {"attention": "int6_fake_pr194"}, "int6_fake_pr194"),
+        ({}, {"allocation": "gradient"}, "gradient needs the run's sensitivities; train"),
+        ({}, {"kind": "steps"}, "steps needs the run's sensitivities; train"),
+        ({}, {"correction": "hessian"}, "needs the run's inputs; train"),
+    ],
+)
+def test_weights_of_another_model_and_statistics_that_are_missing_are_refused(
+    model: dict, quant: dict, words: str, tmp_path: Path
+):
+    with pytest.raises(UserError, match=words):
+        pack(tiny_state(), dataclasses.replace(MODEL, **model), dataclasses.replace(ON_GRIDS, **quant),
+             tmp_path / "m", **CAP)  # fmt: skip
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_recipe_asks_for_what_its_training_gathered(on_grids: Path, on_steps: Path, tmp_path: Path):
+    sums = {f"{axis}/{n}": torch.from_numpy(getattr(g, axis)) for n, g in tiny_groups().items() for axis in
+            ("rows", "cols")}  # fmt: skip
+    statistics = Statistics({f"w{n}": float(n) for n in range(5)}, 3, sums)
+    assert bits_of(ON_GRIDS, statistics) is None
+    assert list(bits_of(Quant(allocation="gradient"), statistics).values()) == [5, 5, 6, 6, 7]
+    with pytest.raises(UserError, match="training ended before the last tenth"):
+        bits_of(Quant(allocation="gradient"), Statistics({}, 0, {}))
+    recipe = Recipe(track="local_10min_1mb", model=MODEL, quant=ON_GRIDS)
+    ledger = pack_averaged(recipe, tiny_state(), statistics, tmp_path / "m", 9)
+    assert (tmp_path / "m").read_bytes() == on_grids.read_bytes() and ledger.cap_bytes == 1_000_000
+    target = on_steps.stat().st_size + 9
+    quant = dataclasses.replace(tiny_steps.QUANT, target_bytes=target)
+    ledger = pack_averaged(dataclasses.replace(recipe, quant=quant), tiny_state(), statistics, tmp_path / "m", 9)
+    assert target - 60 <= ledger.total_bytes <= target

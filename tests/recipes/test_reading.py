@@ -1,0 +1,79 @@
+"""Recipes on disk: what extends what, overrides in words, and what is refused. pytest tests/recipes/test_reading.py"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from pgolf_core.base.files import UserError
+from pgolf_core.recipes.reading import available_recipes, lineage, load_recipe
+
+
+def test_extends_changes_only_what_the_child_names(tmp_path: Path) -> None:
+    (tmp_path / "parent.toml").write_text('title = "p"\n[model]\nnum_layers = 4\nmodel_dim = 256\nnum_heads = 4\n')
+    (tmp_path / "child.toml").write_text('extends = "parent"\ntitle = "c"\n[model]\nnum_layers = 6\n')
+    (tmp_path / "bare.toml").write_text('extends = "parent"\n')
+    parent, child = (load_recipe(name, folder=tmp_path) for name in ("parent", "child"))
+    assert (child.model.num_layers, child.model.model_dim, child.title) == (6, 256, "c")
+    assert dataclasses.replace(child.model, num_layers=4) == parent.model
+    assert load_recipe(str(tmp_path / "child.toml")) == child
+    assert load_recipe("bare", folder=tmp_path).title == "", "a title is not inherited"
+    assert [path.stem for path in lineage("child", tmp_path)] == ["child", "parent"]
+
+
+def test_a_recipe_in_a_folder_of_its_own_may_extend_one_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('extends = "pr315"\ntitle = "m"\n[model]\nnum_layers = 12\n')
+    assert load_recipe(str(tmp_path / "mine.toml")).model == load_recipe("pr315", ["model.num_layers=12"]).model
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('extends = "b"\n', r"a\.toml: extends itself through a -> b -> a"),
+        ("extends = 3\n", r"a\.toml: extends must be a recipe's name, not 3"),
+        ('extends = "pr999"\n', r"unknown recipe 'pr999'; known: .*pr315"),
+        ("title = \n", r"a\.toml: not valid TOML"),
+    ],
+)
+def test_a_file_that_cannot_be_followed_is_refused_by_name(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "a.toml").write_text(text)
+    (tmp_path / "b.toml").write_text('extends = "a"\n')
+    with pytest.raises(UserError, match=words):
+        load_recipe("a", folder=tmp_path)
+
+
+def test_recipes_are_found_by_name_in_the_folders_of_their_kind() -> None:
+    names = available_recipes()
+    assert names == sorted(names) and {"pr315", "local", "local-pr315", "pr194-as-run"} <= set(names)
+    with pytest.raises(UserError, match=r"unknown recipe 'pr999'; known: .*pr315"):
+        load_recipe("pr999")
+
+
+def test_overrides_set_one_key_and_bare_words_are_strings() -> None:
+    recipe = load_recipe(
+        "pr315", ["model.num_layers=12", "average.kind=swa", "model.ve_layers=[9, 10]", "model.ve_dim=8"]
+    )
+    assert recipe.model.num_layers == 12 and recipe.average.kind == "swa" and recipe.model.ve_layers == (9, 10)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("model.num_layers", "not of the form"),
+        ("model.num_layer=3", "unknown key 'model.num_layer'"),
+        ("model=3", "is a section"),
+        ("model.num_layers.x=3", "unknown key"),
+        ("name=other", "cannot be overridden"),
+        ("model.num_layers=many", "must be of type int"),
+    ],
+)
+def test_bad_overrides_are_refused(override: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        load_recipe("pr315", [override])
+
+
+def test_a_file_that_an_editor_began_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_bytes(b'\xef\xbb\xbfextends = "pr315"\n[model]\nnum_layers = 12\n')
+    assert load_recipe(str(tmp_path / "mine.toml")).model.num_layers == 12

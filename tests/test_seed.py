@@ -1,0 +1,152 @@
+"""One seed whole: its result there and back, its lines of the log, and a script's run in this process.
+
+pytest tests/test_seed.py (tests/lab/test_export.py runs exported scripts)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small import column, small_recipe, word_shards
+
+from pgolf_core.base.files import UserError, sha256_file
+from pgolf_core.base.names import METRICS, SCRIPT_ARTIFACT, SEED_RESULT, TRAIN_LOG, TRAIN_RESULT
+from pgolf_core.network.score import Score
+from pgolf_core.packing.ledger import Ledger
+from pgolf_core.packing.pack import pack_averaged
+from pgolf_core.packing.unpack import score_artifact
+from pgolf_core.seed import Result, result_of, run_script, score_lines, size_lines
+from pgolf_core.text.shards import load_tokens
+from pgolf_core.training.loop import Trainer
+from pgolf_core.training.runlog import TrainResult
+
+PIECES = 300
+RECIPE = small_recipe(model={"vocab_size": PIECES}, schedule={"iterations": 4, "warmup_steps": 0})
+SCORES = [
+    Score(1.25, 2.5, 100.0, 40, 57, 5, 16, stride, 0.25, np.zeros(40, np.float32)) for stride in (16, 4)
+]  # fmt: skip
+LEDGER = Ledger(300, 50, 40, 20, 360, 1000, 1360, 16_000_000, [])
+TOLD = {"damping": 0.01, "tokens": 208, "matrices": 3, "raised": {"w": 0.1}, "plain": []}
+
+
+def some_result(**further: object) -> Result:
+    trained = TrainResult(12, 1536, 99, "clock", {"train": 1.5}, 0.0, [4], 2, "device: cpu")
+    known = {"seconds": {"train": 1.5, "total": 2.0}, "data_sha256": "d", "core_sha256": "c", "script_sha256": "s"}
+    return result_of(RECIPE, 7, trained, LEDGER, *SCORES, **known, **further)
+
+
+# ---------------------------------------------------------------------- the result
+
+
+@pytest.mark.parametrize("further", [{}, {"raw_bpb": 1.5, "raw_loss": 3.0, "raw_targets": 200, "ranks": 2}])
+def test_a_result_comes_back_from_its_file_and_says_only_what_is_known(tmp_path: Path, further: dict) -> None:
+    result = some_result(**further)
+    result.write(tmp_path)
+    assert Result.read(tmp_path / SEED_RESULT) == result
+    values = json.loads((tmp_path / SEED_RESULT).read_text())
+    assert list(values) == [f.name for f in dataclasses.fields(Result) if f.name in values] and values["seed"] == 7
+    assert ("raw_bpb" in values) is bool(further) and "averaged_bpb" not in values and None not in values.values()
+    assert (values["total_bytes"], values["steps"], values["sliding_stride"], values["window"]) == (1360, 12, 4, 16)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"sliding_bqb": 1.0}, "unknown key 'sliding_bqb'"),
+        ({"sliding_bpb": None}, "key 'sliding_bpb' is missing"),
+        ({"sliding_bpb": "1.2"}, "sliding_bpb must be of type float"),
+        ({"steps": 12.5}, "steps must be of type int"),
+        ({"seconds": {"train": "x"}}, "seconds.train must be of type float"),
+        ({"resumed_at_steps": 4}, "resumed_at_steps must be a list"),
+        ({"raw_bpb": math.nan}, "raw_bpb must be finite"),
+    ],
+)
+def test_a_result_that_is_not_one_is_refused_by_file_and_key(tmp_path: Path, change: dict, words: str) -> None:
+    values = {key: value for key, value in {**some_result().to_dict(), **change}.items() if value is not None}
+    (tmp_path / SEED_RESULT).write_text(json.dumps(values))
+    with pytest.raises(UserError) as caught:
+        Result.read(tmp_path / SEED_RESULT)
+    assert words in str(caught.value) and str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+# ---------------------------------------------------------------------- the log
+
+
+def test_sizes_and_scores_are_told_in_the_fields_words() -> None:
+    """Of papers/machinery.md, "Log lines"."""
+    sizes = ["Serialized model: 360 bytes", "Code size: 1000 bytes", "Total submission size: 1360 bytes"]
+    assert size_lines(LEDGER) == sizes
+    corrected = "Correction: damping:0.01 tokens:208 matrices:3 raised:w=0.1 plain:none"
+    assert size_lines(dataclasses.replace(LEDGER, correction=TOLD)) == [*sizes, corrected]
+    assert score_lines(*SCORES) == [
+        "final_roundtrip val_loss:2.5000 val_bpb:1.2500 stride:16 seq_len:16 eval_time:250ms",
+        "final_roundtrip_exact val_loss:2.50000000 val_bpb:1.25000000",
+        "final_sliding_window val_loss:2.5000 val_bpb:1.2500 stride:4 seq_len:16 eval_time:250ms",
+        "final_sliding_window_exact val_loss:2.50000000 val_bpb:1.25000000",
+    ]
+
+
+# ---------------------------------------------------------------------- a script's run
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory):
+    return word_shards(tmp_path_factory.mktemp("data"), PIECES)
+
+
+def test_a_script_trains_packs_and_scores_as_the_package_does(data, tmp_path: Path, monkeypatch, capsys) -> None:
+    folder, shards = tmp_path / "out", data.val_paths[0].parent
+    script = tmp_path / "train_gpt.py"
+    script.write_bytes(bytes(1000))
+    for name, value in {"SEED": "7", "DATA_PATH": shards, "TOKENIZER_PATH": shards / "tokenizer.model",
+                        "OUT_DIR": folder}.items():  # fmt: skip
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    folder.mkdir()
+    (folder / METRICS).write_text("of an earlier run")
+    run_script(RECIPE, str(script))
+    trainer, path = Trainer(RECIPE, 7, data, tmp_path / "package"), tmp_path / "package" / SCRIPT_ARTIFACT
+    trainer.run()
+    ledger = pack_averaged(RECIPE, trainer.averaged, trainer.statistics(), path, 1000)
+    assert (folder / SCRIPT_ARTIFACT).read_bytes() == path.read_bytes()
+    result = Result.read(folder / SEED_RESULT)
+    assert (result.code_bytes, result.total_bytes, result.ranks) == (1000, ledger.total_bytes, 1)
+    assert result.script_sha256 == sha256_file(script) and result.core_sha256 == result.data_sha256 == ""
+    assert result.recipe_sha256 == RECIPE.fingerprint and result.raw_bpb is None
+    assert result.seconds["total"] > result.seconds["train"] > 0 < result.seconds["scoring"]
+    tokens = load_tokens(data.val_paths, PIECES)
+    for found, stride in ((result.roundtrip_bpb, 16), (result.sliding_bpb, 4)):
+        assert found == score_artifact(path, tokens, data.token_bytes, 16, stride, 8, autocast="off").bpb
+    assert column(folder, "step") == [1, 2, 3, 4]
+    log = (folder / TRAIN_LOG).read_text().splitlines()
+    assert log[0].startswith("val_bpb:enabled tokenizer_kind=sentencepiece") and f"tokens:{len(tokens)}" in log[2]
+    assert all(line in log for line in size_lines(ledger)) and log[-1].startswith("final_sliding_window_exact ")
+    said = capsys.readouterr().out.splitlines()
+    assert [line for line in log if line in said] == said
+    left = {METRICS, SCRIPT_ARTIFACT, SEED_RESULT, TRAIN_LOG, TRAIN_RESULT}
+    assert {path.name for path in folder.iterdir()} == left, "weights and statistics stay in memory"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("SEED", "one", "SEED=one is not a whole number"),
+        ("SEED", "-1", "SEED=-1 is not a whole number"),
+        ("DATA_PATH", "nowhere", "no *_train_*.bin in nowhere; set DATA_PATH to the folder of the shards"),
+        ("TOKENIZER_PATH", "none.model", "tokenizer none.model does not exist"),
+    ],
+)
+def test_what_a_script_lacks_is_one_line_and_status_1(data, tmp_path, monkeypatch, capsys, variable, value, words):
+    shards = data.val_paths[0].parent
+    told = {"DATA_PATH": str(shards), "TOKENIZER_PATH": str(shards / "tokenizer.model"), "OUT_DIR": str(tmp_path)}
+    for name, text in {**told, variable: value}.items():
+        monkeypatch.setenv(name, text)
+    with pytest.raises(SystemExit) as end:
+        run_script(RECIPE, __file__)
+    error = capsys.readouterr().err
+    assert end.value.code == 1 and error.startswith(f"error: {words}") and error.count("\n") == 1

@@ -1,0 +1,69 @@
+"""Where the seconds of a run go, and how far along it is. pytest tests/training/test_clock.py
+
+tests/whole/test_interruptions.py has real runs that are killed.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from types import SimpleNamespace
+
+import pytest
+from small import small_recipe
+
+from pgolf_core.training import clock
+from pgolf_core.training.clock import ATTEMPT, PARTS, SecondsLedger, lost_seconds, progress_at
+
+
+def test_the_ledger_gives_the_rest_to_rest_and_counts_lost_seconds_over_several_kills(tmp_path, monkeypatch) -> None:
+    now = SimpleNamespace(value=1000.0)
+    monkeypatch.setattr(clock, "time", SimpleNamespace(time=lambda: now.value, perf_counter=lambda: now.value))
+
+    def attempt(saved: dict[str, float]) -> SecondsLedger:
+        ledger = SecondsLedger()
+        ledger.go_on(saved, tmp_path)
+        return ledger
+
+    def sign_of_life() -> None:
+        (tmp_path / "train.log").touch()
+        os.utime(tmp_path / "train.log", (now.value, now.value))
+
+    first = attempt({})
+    now.value += 10
+    sign_of_life()  # killed here, without a checkpoint
+    now.value += 500  # nobody trains
+    second = attempt({})
+    assert second.seconds["lost"] == second.earlier == 10 == sum(second.settled().values())
+    with second.spend("train"):
+        now.value += 4
+    now.value += 1
+    saved = second.settled()  # as a checkpoint has it
+    assert saved["train"] == 4 and saved["rest"] == 1 and sum(saved.values()) == 15
+    now.value += 7
+    sign_of_life()  # killed again, 7 seconds later
+    now.value += 500
+    third = attempt(saved)
+    assert third.seconds == {**dict.fromkeys(PARTS, 0.0), "train": 4, "rest": 1, "lost": 17}
+    assert third.earlier == 22 and first.earlier == 0
+
+
+def test_an_attempt_without_any_sign_of_life_has_lost_nothing(tmp_path) -> None:
+    assert lost_seconds(tmp_path, 0.0) == 0.0
+    SecondsLedger().go_on({}, tmp_path)
+    assert (tmp_path / ATTEMPT).exists() and lost_seconds(tmp_path, 0.0) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("cap", "step", "seconds", "fraction", "left"),
+    [
+        (0.0, 0, 0.0, 0.0, math.inf),
+        (0.0, 3, 30.0, 0.25, 90.0),
+        (100.0, 3, 50.0, 0.5, 50.0),
+        (100.0, 12, 10.0, 1.0, 0.0),
+    ],
+)
+def test_progress_is_by_the_nearer_of_the_two_limits(cap, step, seconds, fraction, left) -> None:
+    found = progress_at(small_recipe(schedule={"max_seconds": cap}), step, 4.0, seconds, 99.0)
+    assert (found.step, found.fraction, found.loss, found.tokens_per_second) == (step, fraction, 4.0, 99.0)
+    assert found.seconds_left == pytest.approx(left)

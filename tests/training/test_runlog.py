@@ -1,0 +1,63 @@
+"""A run's two logs and its result. pytest tests/training/test_runlog.py"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+
+from pgolf_core.base.files import UserError, write_json
+from pgolf_core.base.names import TRAIN_LOG, TRAIN_RESULT
+from pgolf_core.training.runlog import NoLog, RunLog, TrainResult, read_result, training_curve
+
+
+def test_lines_are_appended_flushed_and_said_aloud_unless_quiet(tmp_path: Path) -> None:
+    said: list[str] = []
+    for text in ("first", "second"):
+        with RunLog(tmp_path / "run", said.append) as log:
+            log.line(text)
+            log.line(f"{text} é", quiet=True)
+            log.metric(kind="train", step=len(said), loss=0.5)
+            assert (tmp_path / "run" / TRAIN_LOG).read_text().endswith(f"{text}\n{text} é\n")
+    assert said == ["first", "second"] and (tmp_path / "run" / TRAIN_LOG).read_text().count("\n") == 4
+    assert training_curve(tmp_path / "run") == [{"kind": "train", "step": n, "loss": 0.5} for n in (1, 2)]
+
+
+def test_what_will_be_done_again_is_dropped_and_so_are_cut_lines(tmp_path: Path) -> None:
+    with RunLog(tmp_path) as log:
+        for step in range(4):
+            log.metric(kind="val", step=step)
+            log.metric(kind="train", step=step + 1)
+        log.metric(kind="correction", step=4)
+        log.metrics.write('{"kind": "tra')
+        log.metrics.flush()
+        log.keep_until(step=3, val_step=1)
+        log.metric(kind="train", step=4)
+    kept = [(line["kind"], line["step"]) for line in training_curve(tmp_path)]
+    assert kept == [("val", 0), ("train", 1), ("val", 1), ("train", 2), ("train", 3), ("train", 4)]
+
+
+def test_the_log_of_every_rank_but_the_first_writes_and_says_nothing(tmp_path: Path) -> None:
+    with NoLog(tmp_path / "run", lambda text: pytest.fail(text)) as log:
+        log.line("a")
+        log.metric(step=1)
+        log.keep_until(1, 1)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_cannot_be_written_and_missing_logs_are_clear_lines(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot write logs in .*file.*choose a writable folder"):
+        RunLog(tmp_path / "file").__enter__()
+    with pytest.raises(UserError, match=r"jsonl does not exist; run the training stage"):
+        training_curve(tmp_path)
+    with pytest.raises(UserError, match=r"result\.json does not exist"):
+        read_result(tmp_path)
+
+
+def test_what_training_says_about_itself_comes_back(tmp_path: Path) -> None:
+    result = TrainResult(12, 1536, 100, "clock", {"train": math.pi}, 0.0, [4], 2, "device: cpu")
+    write_json(tmp_path / TRAIN_RESULT, dataclasses.asdict(result))
+    assert read_result(tmp_path) == result
