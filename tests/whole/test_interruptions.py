@@ -10,15 +10,13 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from ranks import on_ranks
+from ranks import on_ranks, start_process
 from small import small_data, small_recipe
 
 from pgolf_core.base.files import UserError
@@ -30,41 +28,33 @@ from pgolf_core.training.clock import ATTEMPT, PARTS, SecondsLedger
 from pgolf_core.training.loop import LOOK_BACK_STEPS, Trainer
 from pgolf_core.training.runlog import training_curve
 
-ROOT = Path(__file__).resolve().parents[2]
-KILLED = """
-import os, sys, time
-sys.path[:0] = {paths!r}
-import torch
-from pathlib import Path
-from small import small_data, small_recipe
-from pgolf_core.training.loop import Trainer
-torch.set_num_threads(1)
-trainer = Trainer(small_recipe(**{changes!r}), 3, small_data(Path({data!r})), Path({run!r}))
-step = trainer._step
-def slow():
-    if trainer.step == {kill_at}:
-        os.kill(os.getpid(), 9)
-    time.sleep({pause})
-    return step()
-trainer._step = slow
-trainer.run()
-"""
-
 
 @pytest.fixture
 def data(tmp_path: Path):
     return small_data(tmp_path / "data")
 
 
-def run_killed(tmp_path: Path, kill_at: int, changes: dict, pause: float = 0.0) -> float:
+def train_until_killed(folder: Path, data, kill_at: int, changes: dict, pause: float) -> None:
+    torch.set_num_threads(1)
+    trainer = Trainer(small_recipe(**changes), 3, data, folder)
+    step = trainer._step
+
+    def slow() -> dict[str, float]:
+        if trainer.step == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(pause)
+        return step()
+
+    trainer._step = slow
+    trainer.run()
+
+
+def run_killed(folder: Path, data, kill_at: int, changes: dict, pause: float = 0.0) -> float:
     """Train in a process that SIGKILL ends in the middle of a step; returns the seconds it lived."""
-    script = KILLED.format(
-        paths=[str(ROOT), str(ROOT / "tests")], data=str(tmp_path / "data"), run=str(tmp_path / "run"),
-        kill_at=kill_at, pause=pause, changes=changes,
-    )  # fmt: skip
     t_start = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    process = start_process(train_until_killed, folder, data, kill_at, changes, pause)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     return time.monotonic() - t_start
 
 
@@ -85,7 +75,7 @@ def test_killed_twice_a_run_ends_with_the_same_bits_and_says_where_it_went_on(da
     changes = {"schedule": {"iterations": 20, "checkpoint_every_seconds": 1e-9, "val_every_steps": 5}}
     whole = train.train(small_recipe(**changes), 3, data, tmp_path / "whole")
     for kill_at in (6, 13):
-        run_killed(tmp_path, kill_at, changes)
+        run_killed(tmp_path / "run", data, kill_at, changes)
         assert load_tensors(tmp_path / "run" / "checkpoint.safetensors")[1]["step"] == kill_at
     (tmp_path / "run" / ".checkpoint.safetensors.abc123").write_bytes(b"cut by a kill")
     result = train.train(small_recipe(**changes), 3, data, tmp_path / "run")
@@ -98,7 +88,7 @@ def test_killed_twice_a_run_ends_with_the_same_bits_and_says_where_it_went_on(da
 
 def test_the_seconds_of_all_attempts_add_up_and_name_what_a_kill_lost(data, tmp_path: Path) -> None:
     changes = {"schedule": {"iterations": 12, "checkpoint_every_seconds": 0.0}}
-    assert run_killed(tmp_path, 8, changes, pause=0.1) > 0.8  # no checkpoint: all eight steps are lost
+    assert run_killed(tmp_path / "run", data, 8, changes, pause=0.1) > 0.8  # no checkpoint: all eight steps are lost
     t_start = time.monotonic()
     result = train.train(small_recipe(**changes), 3, data, tmp_path / "run")
     wall = time.monotonic() - t_start
@@ -196,32 +186,14 @@ def test_a_signal_in_the_warm_up_stops_before_the_first_step_and_keeps_a_checkpo
                 trainer.run()
 
 
-def test_a_step_that_draws_random_numbers_goes_on_with_the_same_ones(data, tmp_path: Path) -> None:
-    """No step draws any so far; the checkpoint has the generators so that one may."""
-
-    def noisy(folder: str, stop_at: int | None) -> None:
-        trainer = Trainer(small_recipe(), 3, data, tmp_path / folder)
-        original = trainer._forward_backward
-
-        def with_noise(*batch):
-            loss = original(*batch)
-            for parameter in trainer.optimizers.trained:
-                parameter.grad += 0.01 * torch.randn_like(parameter)
-            if trainer.step == stop_at:
-                os.kill(os.getpid(), signal.SIGINT)
-            return loss
-
-        trainer._forward_backward = with_noise
-        trainer.run()
-
+def test_no_step_draws_from_torchs_generator_so_that_no_checkpoint_need_hold_it(data, tmp_path: Path) -> None:
+    before = torch.get_rng_state()
+    trainer = Trainer(small_recipe(), 3, data, tmp_path / "run")
     torch.manual_seed(1)
-    noisy("whole", None)
-    torch.manual_seed(1)
-    with pytest.raises(KeyboardInterrupt):
-        noisy("parts", 5)
-    torch.manual_seed(2)
-    noisy("parts", None)
-    assert_same_bits(tmp_path / "parts", tmp_path / "whole")
+    during = torch.get_rng_state()
+    trainer.run()
+    assert torch.equal(torch.get_rng_state(), during)
+    torch.set_rng_state(before)
 
 
 # ---------------------------------------------------------------------- the cap
