@@ -119,9 +119,7 @@ def check_report(folder: Path, seeds: list[int]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_second_seed_joins_finished_stages_are_skipped_and_a_lost_one_is_redone(
-    folder: Path, request_of: RunRequest
-) -> None:
+def test_a_second_seed_joins_finished_stages_are_skipped_and_a_lost_one_is_redone(folder: Path, request_of) -> None:
     marks = sorted([*folder.glob("stages/*.json"), *folder.glob("seed*/stages/*.json")])
     before = {path: path.stat().st_mtime_ns for path in marks}
     record(request_of, [1, 2], progress=False)

@@ -37,21 +37,12 @@ def test_the_options_become_one_request_and_table_and_report_are_named(capsys, m
     monkeypatch.setattr("pgolf_core.lab.record.notebooks.record", record)
     monkeypatch.setattr("pgolf_core.lab.report.seeds.seeds_table_text", lambda summary: "the table")
     monkeypatch.chdir(tmp_path)
-    arguments = [
-        "record",
-        "local-smoke",
-        "--seeds",
-        "1,2",
-        "--set",
-        "model.num_layers=3",
-        "--set",
-        "data.spans_per_step=2",
-    ]
+    changes = ("model.num_layers=3", "data.spans_per_step=2")
+    arguments = ["record", "local-smoke", "--seeds", "1,2", *(word for change in changes for word in ("--set", change))]
     assert cli.main([*arguments, "--data", "d", "--runs", "out", "--name", "n", "--fresh", "--nproc", "2"]) == 0
     request = RunRequest(
-        "local-smoke", ("model.num_layers=3", "data.spans_per_step=2"), data="d", runs_dir=str(tmp_path / "out"), name="n",
-        fresh=True, processes=2,
-    )  # fmt: skip
+        "local-smoke", changes, data="d", runs_dir=str(tmp_path / "out"), name="n", fresh=True, processes=2
+    )
     assert given == [(request, [1, 2])]
     assert capsys.readouterr().out == f"the table\nreport: {tmp_path / 'report.html'}\n"
 
