@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,12 @@ def sotu(tmp_path_factory: pytest.TempPathFactory):
 def _one_thread() -> None:
     """Small tensors gain nothing from a second thread, and wait for it where the machine is busy."""
     torch.set_num_threads(1)
+
+
+def pytest_configure() -> None:
+    """Give children Ctrl-C back where it is ignored (`nohup make test &`): tests that send it would wait for ever."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +53,8 @@ class SecondsLedger:
         Notes in the folder that this attempt has begun. Call it before anything else is written there.
         """
         kept = {part: spent for part, spent in saved.items() if part != "lost"}
-        earlier = {**kept, "lost": lost_seconds(folder, sum(kept.values()))}
+        signs = [folder / name for name in SIGNS_OF_LIFE]
+        earlier = {**kept, "lost": lost_seconds(folder / ATTEMPT, signs, sum(kept.values()))}
         for part, spent in earlier.items():
             self.seconds[part] += spent
         self.earlier = sum(earlier.values())
@@ -61,13 +62,15 @@ class SecondsLedger:
         write_json(folder / ATTEMPT, note)
 
 
-def lost_seconds(folder: Path, kept: float) -> float:
-    """Seconds of earlier attempts that have to be spent again: from what is `kept` of them to the last sign of life."""
-    if not (folder / ATTEMPT).exists():
+def lost_seconds(note: Path, signs: Iterable[Path], kept: float = 0.0) -> float:
+    """Seconds of earlier attempts that have to be spent again: what is `kept` of them is not lost.
+
+    The `note` says when the last attempt began, the newest of the files `signs` how long it lived.
+    """
+    if not note.exists():
         return 0.0
-    last = read_json(folder / ATTEMPT)
-    signs = [path.stat().st_mtime for path in (folder / name for name in SIGNS_OF_LIFE) if path.exists()]
-    wall = max(signs, default=last["began"]) - last["began"]
+    last = read_json(note)
+    wall = max((path.stat().st_mtime for path in signs if path.exists()), default=last["began"]) - last["began"]
     return last["lost"] + max(wall - max(kept - last["kept"], 0.0), 0.0)
 
 

@@ -14,25 +14,6 @@ import torch
 
 from pgolf_core.base.parallel import join
 
-FAULTY = """
-import os, pathlib, signal, sys, time
-from pgolf_core import train, train_main
-out = pathlib.Path(sys.argv[-1])
-rank = os.environ["RANK"]
-(out.parent / f"pid{{rank}}").write_text(str(os.getpid()))
-step = train.Trainer._step
-def faulty(self):
-    if self.step == 5:
-        (out.parent / f"reached{{rank}}").touch()
-    if self.step == 5 and rank == "1":
-        {fault}
-    time.sleep(0.01)
-    return step(self)
-train.Trainer._step = faulty
-train_main.main()
-"""
-"""A program that trains as pgolf_core.main does, with a fault in its second rank; `fault` is its code."""
-
 _processes = multiprocessing.get_context("forkserver")  # one server imports torch, its forks start in no time
 _processes.set_forkserver_preload(["pytest", "torch._dynamo", "pgolf_core.training.loop"])
 

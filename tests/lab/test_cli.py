@@ -6,7 +6,6 @@ pytest tests/lab/test_cli.py
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +13,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pgolf_core.base.files import UserError
 from pgolf_core.lab import cli
+from pgolf_core.lab.shared.usage import place, recipe_argument
 from pgolf_core.recipes.reading import available_recipes, load_recipe
 from pgolf_core.recipes.recipe import to_dict
 
@@ -81,9 +80,6 @@ def test_a_recipe_is_shown_resolved_as_text_and_as_json(capsys):
     assert f"model.num_layers = {recipe.model.num_layers}" in capsys.readouterr().out.splitlines()
     assert cli.main(["recipes", "local-smoke", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {**to_dict(recipe), "fingerprint": recipe.fingerprint}
-
-
-def test_the_list_of_recipes_as_json_has_the_same_entries(capsys):
     assert cli.main(["recipes", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in rows] == available_recipes() and all(len(row["fingerprint"]) == 64 for row in rows)
@@ -162,42 +158,12 @@ def test_a_table_is_printed_as_text_or_as_json_records(capsys, monkeypatch, tmp_
     assert json.loads(capsys.readouterr().out) == records
 
 
-def test_record_passes_its_options_on_and_ends_with_table_and_report(capsys, monkeypatch, tmp_path):
-    given = []
-
-    def record(*arguments):
-        given.append(arguments)
-        (tmp_path / "summary.json").write_text("{}")
-        return tmp_path / "summary.json"
-
-    monkeypatch.setattr("pgolf_core.lab.record.notebooks.record", record)
-    monkeypatch.setattr("pgolf_core.lab.report.report.seeds_table_text", lambda summary: "the table")
-    monkeypatch.chdir(tmp_path)
-    arguments = ["record", "local-smoke", "--seeds", "1,2", "--set", "model.num_layers=3", "--set", "data.seq_len=256"]
-    assert cli.main([*arguments, "--data", "d", "--runs", "out", "--name", "n", "--fresh"]) == 0
-    overrides = ["model.num_layers=3", "data.seq_len=256"]
-    assert given == [("local-smoke", [1, 2], overrides, "d", str(tmp_path / "out"), "n", "", True, 1)]
-    assert capsys.readouterr().out == f"the table\nreport: {tmp_path / 'report.html'}\n"
-
-
 def test_a_recipe_file_and_folders_of_the_command_line_are_those_of_the_working_folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert cli.recipe_argument("mine.toml") == str(tmp_path / "mine.toml")
-    assert cli._place("out") == str(tmp_path / "out")
+    assert recipe_argument("mine.toml") == str(tmp_path / "mine.toml")
+    assert place("out") == str(tmp_path / "out")
     monkeypatch.chdir(ROOT / "tests")
-    assert cli._place("../runs") == "runs", "inside the repository a run records no path of the machine"
-
-
-def test_lab_becomes_jupyterlab_in_this_python_with_the_notebooks_open(monkeypatch):
-    called = []
-    monkeypatch.setattr(os, "execv", lambda program, command: called.append((program, command)))
-    cli._lab(cli._options(["lab", "--no-browser", "--port=1234"]))
-    (program, command), = called  # fmt: skip
-    assert program == sys.executable and command[1:3] == ["-m", "jupyterlab"]
-    assert f"--ServerApp.preferred_dir={ROOT / 'notebooks'}" in command and command[-2:] == [
-        "--no-browser",
-        "--port=1234",
-    ]
+    assert place("../runs") == "runs", "inside the repository a run records no path of the machine"
 
 
 def test_ctrl_c_ends_with_130_and_a_missing_part_is_named(capsys, monkeypatch):
@@ -220,7 +186,3 @@ def test_a_reader_that_goes_away_is_no_error_message():
     command = f"{sys.executable} -m pgolf_core.lab.cli recipes local-smoke | head -1"
     done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
     assert done.stderr == "" and done.stdout.count("\n") == 1
-
-
-def test_usage_errors_are_user_errors():
-    assert issubclass(cli.UsageError, UserError)

@@ -12,17 +12,19 @@ import os
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from ranks import on_ranks, start_process
-from small import assert_same_bits, small_data, small_recipe
+from small import small_data, small_recipe
 
 from pgolf_core.base.files import UserError
 from pgolf_core.base.parallel import World
+from pgolf_core.training import clock
 from pgolf_core.training import loop as train
 from pgolf_core.training.checkpoint import load_tensors
-from pgolf_core.training.clock import ATTEMPT, PARTS
+from pgolf_core.training.clock import ATTEMPT, PARTS, SecondsLedger
 from pgolf_core.training.loop import LOOK_BACK_STEPS, Trainer
 from pgolf_core.training.runlog import training_curve
 
@@ -32,8 +34,7 @@ def data(tmp_path: Path):
     return small_data(tmp_path / "data")
 
 
-def train_until_killed(changes: dict, data, folder: Path, kill_at: int, pause: float) -> None:
-    """SIGKILL ends this process in the middle of a step."""
+def train_until_killed(folder: Path, data, kill_at: int, changes: dict, pause: float) -> None:
     torch.set_num_threads(1)
     trainer = Trainer(small_recipe(**changes), 3, data, folder)
     step = trainer._step
@@ -48,10 +49,22 @@ def train_until_killed(changes: dict, data, folder: Path, kill_at: int, pause: f
     trainer.run()
 
 
-def run_killed(data, folder: Path, kill_at: int, changes: dict, pause: float = 0.0) -> None:
-    process = start_process(train_until_killed, changes, data, folder, kill_at, pause)
+def run_killed(folder: Path, data, kill_at: int, changes: dict, pause: float = 0.0) -> float:
+    """Train in a process that SIGKILL ends in the middle of a step; returns the seconds it lived."""
+    t_start = time.monotonic()
+    process = start_process(train_until_killed, folder, data, kill_at, changes, pause)
     process.join()
     assert process.exitcode == -signal.SIGKILL
+    return time.monotonic() - t_start
+
+
+def weights(folder: Path) -> list[dict[str, torch.Tensor]]:
+    return [load_tensors(folder / f"weights-{kind}.safetensors")[0] for kind in ("raw", "averaged")]
+
+
+def assert_same_bits(folder: Path, other: Path) -> None:
+    for ours, theirs in zip(weights(folder), weights(other), strict=True):
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 # ---------------------------------------------------------------------- killed
@@ -62,7 +75,7 @@ def test_killed_twice_a_run_ends_with_the_same_bits_and_says_where_it_went_on(da
     changes = {"schedule": {"iterations": 20, "checkpoint_every_seconds": 1e-9, "val_every_steps": 5}}
     whole = train.train(small_recipe(**changes), 3, data, tmp_path / "whole")
     for kill_at in (6, 13):
-        run_killed(data, tmp_path / "run", kill_at, changes)
+        run_killed(tmp_path / "run", data, kill_at, changes)
         assert load_tensors(tmp_path / "run" / "checkpoint.safetensors")[1]["step"] == kill_at
     (tmp_path / "run" / ".checkpoint.safetensors.abc123").write_bytes(b"cut by a kill")
     result = train.train(small_recipe(**changes), 3, data, tmp_path / "run")
@@ -75,7 +88,7 @@ def test_killed_twice_a_run_ends_with_the_same_bits_and_says_where_it_went_on(da
 
 def test_the_seconds_of_all_attempts_add_up_and_name_what_a_kill_lost(data, tmp_path: Path) -> None:
     changes = {"schedule": {"iterations": 12, "checkpoint_every_seconds": 0.0}}
-    run_killed(data, tmp_path / "run", 8, changes, pause=0.1)  # no checkpoint: all eight steps are lost
+    assert run_killed(tmp_path / "run", data, 8, changes, pause=0.1) > 0.8  # no checkpoint: all eight steps are lost
     t_start = time.monotonic()
     result = train.train(small_recipe(**changes), 3, data, tmp_path / "run")
     wall = time.monotonic() - t_start
@@ -98,6 +111,38 @@ def test_after_an_orderly_stop_nothing_is_lost_and_the_seconds_are_carried_on(da
     assert result.seconds["train"] > 7 * 0.05 and result.seconds["lost"] < 0.5
     assert result.earlier_seconds == pytest.approx(first, abs=1.0)
     assert sum(result.seconds.values()) == pytest.approx(first + second, abs=1.0)
+
+
+def test_the_ledger_gives_the_rest_to_rest_and_counts_lost_seconds_over_several_kills(tmp_path, monkeypatch) -> None:
+    now = SimpleNamespace(value=1000.0)
+    monkeypatch.setattr(clock, "time", SimpleNamespace(time=lambda: now.value, perf_counter=lambda: now.value))
+
+    def attempt(saved: dict[str, float]) -> SecondsLedger:
+        ledger = SecondsLedger()
+        ledger.go_on(saved, tmp_path)
+        return ledger
+
+    def sign_of_life() -> None:
+        (tmp_path / "train.log").touch()
+        os.utime(tmp_path / "train.log", (now.value, now.value))
+
+    first = attempt({})
+    now.value += 10
+    sign_of_life()  # killed here, without a checkpoint
+    now.value += 500  # nobody trains
+    second = attempt({})
+    assert second.seconds["lost"] == second.earlier == 10 == sum(second.settled().values())
+    with second.spend("train"):
+        now.value += 4
+    now.value += 1
+    saved = second.settled()  # as a checkpoint has it
+    assert saved["train"] == 4 and saved["rest"] == 1 and sum(saved.values()) == 15
+    now.value += 7
+    sign_of_life()  # killed again, 7 seconds later
+    now.value += 500
+    third = attempt(saved)
+    assert third.seconds == {**dict.fromkeys(PARTS, 0.0), "train": 4, "rest": 1, "lost": 17}
+    assert third.earlier == 22 and first.earlier == 0
 
 
 # ---------------------------------------------------------------------- asked to stop
@@ -139,6 +184,16 @@ def test_a_signal_in_the_warm_up_stops_before_the_first_step_and_keeps_a_checkpo
         if step == 0:
             with pytest.raises(KeyboardInterrupt):
                 trainer.run()
+
+
+def test_no_step_draws_from_torchs_generator_so_that_no_checkpoint_need_hold_it(data, tmp_path: Path) -> None:
+    before = torch.get_rng_state()
+    trainer = Trainer(small_recipe(), 3, data, tmp_path / "run")
+    torch.manual_seed(1)
+    during = torch.get_rng_state()
+    trainer.run()
+    assert torch.equal(torch.get_rng_state(), during)
+    torch.set_rng_state(before)
 
 
 # ---------------------------------------------------------------------- the cap

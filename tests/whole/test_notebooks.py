@@ -5,38 +5,44 @@ The chain runs once for this file; every test then looks at what it left. A seco
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
 
 from pgolf_core.base.files import UserError
-from pgolf_core.lab.record import notebooks as pipeline
+from pgolf_core.lab.record import notebooks
+from pgolf_core.lab.record.folder import Run, RunRequest
 from pgolf_core.lab.record.notebooks import record
 
 TINY = Path(__file__).resolve().parents[1] / "helpers" / "tiny.toml"
 SEED = 1
 WALL: dict[int | None, float] = {}
-"""Seconds of every seed's stages, as the runner saw them."""
+"""Seconds of every seed's notebooks, as the runner saw them."""
 
 
 @pytest.fixture(scope="module")
-def folder(sotu, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The recipe's run folder after `pgolf record` of one seed."""
-    runs = tmp_path_factory.mktemp("runs")
-    run_stage = pipeline._run_stage
+def request_of(sotu, tmp_path_factory: pytest.TempPathFactory) -> RunRequest:
+    return RunRequest(str(TINY), runs_dir=tmp_path_factory.mktemp("runs"), cache_dir=sotu.folder.parent.parent)
 
-    def timed(run, stage, *arguments):
+
+@pytest.fixture(scope="module")
+def folder(request_of: RunRequest) -> Path:
+    """The recipe's run folder after `pgolf record` of one seed."""
+    run_notebook = notebooks.run_notebook
+
+    def timed(run: Run, *arguments: Any, **options: Any) -> None:
         t_start = time.monotonic()
-        ran = run_stage(run, stage, *arguments)
+        run_notebook(run, *arguments, **options)
         WALL[run.seed] = WALL.get(run.seed, 0.0) + time.monotonic() - t_start
-        return ran
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "_run_stage", timed)
-        return record(str(TINY), [SEED], runs_dir=runs, cache_dir=sotu.folder.parent.parent, progress=False).parent
+        patch.setattr(notebooks, "run_notebook", timed)
+        return record(request_of, [SEED], progress=False).parent
 
 
 def test_every_stage_left_its_notebook_without_an_error(folder: Path) -> None:
@@ -113,11 +119,10 @@ def check_report(folder: Path, seeds: list[int]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_second_seed_joins_finished_stages_are_skipped_and_a_lost_one_is_redone(folder: Path, sotu) -> None:
-    again = {"runs_dir": folder.parent.parent, "cache_dir": sotu.folder.parent.parent, "progress": False}
+def test_a_second_seed_joins_finished_stages_are_skipped_and_a_lost_one_is_redone(folder: Path, request_of) -> None:
     marks = sorted([*folder.glob("stages/*.json"), *folder.glob("seed*/stages/*.json")])
     before = {path: path.stat().st_mtime_ns for path in marks}
-    record(str(TINY), [1, 2], **again)
+    record(request_of, [1, 2], progress=False)
     assert {path.name for path in marks if path.stat().st_mtime_ns != before[path]} == {"07_report.json"}
     for seed in (1, 2):
         check_result(folder, seed)
@@ -125,20 +130,18 @@ def test_a_second_seed_joins_finished_stages_are_skipped_and_a_lost_one_is_redon
 
     marks = sorted([*folder.glob("stages/*.json"), *folder.glob("seed*/stages/*.json")])
     before = {path: path.stat().st_mtime_ns for path in marks}
-    record(str(TINY), [1, 2], **again)
+    record(request_of, [1, 2], progress=False)
     assert {path: path.stat().st_mtime_ns for path in marks} == before
     (folder / "seed2" / "stages" / "06_sliding_eval.json").unlink()
-    record(str(TINY), [1, 2], **again)
+    record(request_of, [1, 2], progress=False)
     redone = {path.name for path in marks if path.stat().st_mtime_ns != before[path]}
     assert redone == {"06_sliding_eval.json", "07_report.json"}
 
 
 @pytest.mark.slow
-def test_a_recipe_over_the_cap_fails_with_the_numbers(folder: Path, sotu) -> None:
-    too_big = ["model.mlp_hidden=4000", "quant.mlp=fp16", "schedule.iterations=1"]
+def test_a_recipe_over_the_cap_fails_with_the_numbers(folder: Path, request_of: RunRequest) -> None:
+    too_big = ("model.mlp_hidden=4000", "quant.mlp=fp16", "schedule.iterations=1")
     with pytest.raises(UserError) as caught:
-        record(
-            str(TINY), [1], too_big, runs_dir=folder.parent.parent, cache_dir=sotu.folder.parent.parent, progress=False
-        )
+        record(dataclasses.replace(request_of, overrides=too_big), [1], progress=False)
     message = str(caught.value)
     assert "05_quantize" in message and "1,000,000" in message and "\n\n" not in message

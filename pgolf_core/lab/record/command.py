@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from pgolf_core.base.files import UserError
+from pgolf_core.base.files import UserError, read_json
+from pgolf_core.lab.shared.places import short_path
 from pgolf_core.lab.shared.usage import UsageError, add_data, add_set, checked_recipe, count, place, recipe_argument
 
 DEFAULT_SEEDS = "1337,1338,1339"
@@ -42,23 +43,16 @@ def run(options: argparse.Namespace) -> int:
         check_ranks(options.nproc * hosts(), checked_recipe(recipe, options.set).data)
     except UserError as error:
         raise UsageError(str(error)) from None
-    from pgolf_core.base.files import read_json
+    from pgolf_core.lab.record.folder import RunRequest
     from pgolf_core.lab.record.notebooks import Stopped, record
     from pgolf_core.lab.report.seeds import seeds_table_text
-    from pgolf_core.lab.shared.places import short_path
 
+    request = RunRequest(
+        recipe, tuple(options.set), data=options.data, runs_dir=place(options.runs) or "runs", name=options.name,
+        cache_dir=place(options.cache), fresh=options.fresh, processes=options.nproc,
+    )  # fmt: skip
     try:
-        summary = record(
-            recipe,
-            options.seeds,
-            options.set,
-            options.data,
-            place(options.runs) or "runs",
-            options.name,
-            place(options.cache),
-            options.fresh,
-            options.nproc,
-        )
+        summary = record(request, options.seeds)
     except Stopped as stop:
         without = " without --fresh" if options.fresh else ""
         print(f"pgolf: stopped ({stop}); the same command{without} goes on from here", file=sys.stderr)

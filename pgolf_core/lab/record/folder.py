@@ -21,7 +21,7 @@ from typing import Any
 from pgolf_core.base.files import UserError, explain_os_errors, read_json, write_json
 from pgolf_core.base.names import AVERAGED_WEIGHTS, SEED_RESULT, TRAIN_RESULT
 from pgolf_core.lab.data.dataset import Dataset, open_dataset
-from pgolf_core.lab.record.attempts import elapsed_seconds, end_attempt, lost_seconds
+from pgolf_core.lab.recipes.settings import flatten
 from pgolf_core.lab.shared.places import (
     AVERAGING_FILE,
     DATA_FILE,
@@ -36,6 +36,11 @@ from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.recipe import Recipe, from_dict, to_dict
 from pgolf_core.text.tokenizer import check_vocab
 
+ATTEMPT = "stages/attempt.json"
+"""When the stage that is being tried began; a stage that finishes takes it away. One that is still there speaks of an
+attempt that a signal, a failure or a kill has ended."""
+STAGE_BEGAN = "PGOLF_STAGE_BEGAN"
+"""The runner tells a stage's kernel since when its seconds count (the system's clock)."""
 LOCK_NAME = ".lock"
 REMEDY = "--fresh redoes it, --name NAME keeps both"
 VERSIONED = ("torch", "numpy", "sentencepiece", "zstandard", "safetensors", "constriction", "papermill")
@@ -65,99 +70,110 @@ STAGES = (
 
 
 @dataclass(frozen=True)
+class RunRequest:
+    """Which run is asked for, in the words of a notebook's parameters and of the command line."""
+
+    recipe: str
+    """A recipe's name, or a path ending in .toml."""
+    overrides: tuple[str, ...] = ()
+    """Changes of single keys, as `model.num_layers=12`."""
+    seed: int | None = None
+    """None means the recipe's own folder, for the stages that run once a recipe."""
+    data: str = ""
+    """A prepared dataset instead of the recipe's own."""
+    runs_dir: str | Path = "runs"
+    """A relative one is taken from the repository's root."""
+    name: str = ""
+    """The folder's name instead of the recipe's."""
+    cache_dir: str | Path = ""
+    fresh: bool = False
+    """Earlier results are deleted first."""
+    processes: int = 1
+    """How many train together on this machine."""
+
+    def parameters(self, seeds: Sequence[int]) -> dict[str, Any]:
+        """The parameters of a notebook that is run for these seeds, or for this request's own of them."""
+        return {
+            "recipe": self.recipe, "overrides": list(self.overrides), "seeds": list(seeds),
+            "seed": seeds[0] if self.seed is None else self.seed, "data": self.data,
+            "runs_dir": str(self.runs_dir), "name": self.name, "cache_dir": str(self.cache_dir),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Run:
     """One recipe on one dataset in one folder; with a seed, that seed's folder."""
 
     recipe: Recipe
-    overrides: tuple[str, ...]
     seed: int | None
     dataset: Dataset
     folder: Path
     """The seed's folder, or the recipe's for stages that run once a recipe."""
     recipe_folder: Path
     t_start: float = field(default_factory=time.monotonic, compare=False)
-    """Monotonic clock when the run was opened; `finish_stage` writes the seconds since."""
+    """Monotonic clock when the run was opened."""
 
     @property
     def label(self) -> str:
         """The folder relative to the repository where it lies inside it: for messages and titles."""
         return short_path(self.folder)
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The recipe's folder, and the seed's if there is a seed."""
+        return tuple(dict.fromkeys((self.recipe_folder, self.folder)))
 
-# ---------------------------------------------------------------------- places
+    def elapsed_seconds(self) -> float:
+        """Seconds of this attempt at a stage: since the runner began it; in a notebook opened by hand since then."""
+        began = os.environ.get(STAGE_BEGAN)
+        return time.time() - float(began) if began else time.monotonic() - self.t_start
 
-
-def stage_named(name: str) -> Stage:
-    """The stage of that name; UserError lists the names."""
-    for stage in STAGES:
-        if stage.name == name:
-            return stage
-    raise UserError(f"unknown stage '{name}'; known: {', '.join(stage.name for stage in STAGES)}")
+    def lost_seconds(self) -> float:
+        """Seconds of attempts that did not finish the stage which is being tried now."""
+        return read_json(self.folder / ATTEMPT)["lost"] if (self.folder / ATTEMPT).exists() else 0.0
 
 
 # ---------------------------------------------------------------------- opening
 
 
-def locate_run(
-    recipe_name: str,
-    overrides: Sequence[str] = (),
-    seed: int | None = None,
-    data: str = "",
-    runs_dir: str | Path = "runs",
-    name: str = "",
-    cache_dir: str | Path = "",
-    fresh: bool = False,
-) -> Run:
+def locate_run(request: RunRequest) -> Run:
     """Resolve a run without writing anything.
 
-    A relative `runs_dir` is taken from the repository's root. A run whose values differ from its recipe file's
-    (overrides, another dataset) goes to `<recipe>+<8 hex of its fingerprint>`, or to `name`.
-    Raises UserError for a bad recipe, seed, name or dataset, and, unless `fresh`, for a folder that was made with
-    another recipe, other data or another version of the core.
+    A run whose values differ from its recipe file's (overrides, another dataset) goes to
+    `<recipe>+<8 hex of its fingerprint>`, or to the request's name. Raises UserError for a bad recipe, seed, name or
+    dataset, and, unless fresh, for a folder that was made with another recipe, other data or another core.
     """
-    base = load_recipe(recipe_name)
-    changes = [*overrides, *([f"data.dataset={json.dumps(data)}"] if data else [])]
-    recipe = load_recipe(recipe_name, changes) if changes else base
+    base, seed, name = load_recipe(request.recipe), request.seed, request.name
+    changes = [*request.overrides, *([f"data.dataset={json.dumps(request.data)}"] if request.data else [])]
+    recipe = load_recipe(request.recipe, changes) if changes else base
     if seed is not None and (type(seed) is not int or not 0 <= seed < 2**63):
         raise UserError(f"seed {seed!r} must be a whole number from 0 to 2^63 - 1")
     if name and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._+-]*", name):
         raise UserError(f"--name '{name}' must be one folder's name of letters, digits and . _ + -")
     changed = recipe.fingerprint != base.fingerprint
     folder_name = name or (f"{base.name}+{recipe.fingerprint[:8]}" if changed else base.name)
-    dataset = open_dataset(recipe.data.dataset, cache_dir=cache_dir or None)
+    dataset = open_dataset(recipe.data.dataset, cache_dir=request.cache_dir or None)
     check_vocab(dataset.manifest["tokenizer"]["vocab_size"], recipe.model.vocab_size, f"dataset {dataset.name}")
-    recipe_folder = find_root() / Path(runs_dir).expanduser() / recipe.track / folder_name
+    recipe_folder = find_root() / Path(request.runs_dir).expanduser() / recipe.track / folder_name
     folder = recipe_folder if seed is None else recipe_folder / f"seed{seed}"
-    run = Run(recipe, tuple(overrides), seed, dataset, folder, recipe_folder)
-    if not fresh:
-        for place in _folders(run):
+    run = Run(recipe, seed, dataset, folder, recipe_folder)
+    if not request.fresh:
+        for place in run.folders:
             _check_owner(run, place)
     return run
 
 
-def _folders(run: Run) -> tuple[Path, ...]:
-    return tuple(dict.fromkeys((run.recipe_folder, run.folder)))
-
-
-def open_run(
-    recipe_name: str,
-    overrides: Sequence[str] = (),
-    seed: int | None = None,
-    data: str = "",
-    runs_dir: str | Path = "runs",
-    name: str = "",
-    cache_dir: str | Path = "",
-    fresh: bool = False,
-) -> Run:
-    """`locate_run`, then make the folder and write recipe.json and env.json where they are missing.
+def open_run(recipe: str, overrides: Sequence[str] = (), **further: Any) -> Run:
+    """Locate the run of a RunRequest, given field by field, and write recipe.json and env.json where they are missing.
 
     Every notebook begins with this. `fresh` deletes what the folder holds first (see `clear_run`).
     """
-    run = locate_run(recipe_name, overrides, seed, data, runs_dir, name, cache_dir, fresh)
-    if fresh:
+    request = RunRequest(recipe, tuple(overrides), **further)
+    run = locate_run(request)
+    if request.fresh:
         clear_run(run)
     claim_run(run)
-    for place in _folders(run):
+    for place in run.folders:
         if not (place / ENV_FILE).exists():
             begun = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
             write_json(place / ENV_FILE, {"hashes": run_hashes(run), "begun": begun, **describe_environment()})
@@ -166,7 +182,7 @@ def open_run(
 
 def claim_run(run: Run) -> None:
     """Make the run's folders and write the resolved recipe.json where it is missing: from now on they are taken."""
-    for place in _folders(run):
+    for place in run.folders:
         with explain_os_errors(f"cannot make the run folder {short_path(place)}"):
             place.mkdir(parents=True, exist_ok=True)
         if not (place / RECIPE_FILE).exists():
@@ -216,7 +232,7 @@ def hold(folder: Path, wait: bool = False) -> Iterator[None]:
         yield
 
 
-# ---------------------------------------------------------------------- hashes
+# ---------------------------------------------------------------------- whose it is
 
 
 def run_hashes(run: Run) -> dict[str, str]:
@@ -229,8 +245,11 @@ def _check_owner(run: Run, folder: Path) -> None:
     if (folder / RECIPE_FILE).exists():
         recorded = _json_object(folder / RECIPE_FILE)
         if recorded.get("fingerprint") != run.recipe.fingerprint:
-            difference = _first_difference(recorded, to_dict(run.recipe)) or "its recipe.json was edited"
-            raise UserError(f"{short_path(folder)} belongs to another recipe ({difference}); {REMEDY}")
+            before, now = flatten(recorded), flatten(to_dict(run.recipe))
+            changed = [key for key in now if before.get(key) != now[key] and key not in ("name", "title")]
+            words = [f"{key} was {before.get(key)!r}, now {now[key]!r}" for key in changed[:1]]
+            what = words[0] if words else "its recipe.json was edited"
+            raise UserError(f"{short_path(folder)} belongs to another recipe ({what}); {REMEDY}")
     if (folder / ENV_FILE).exists():
         reason = _what_changed(_json_object(folder / ENV_FILE).get("hashes"), run)
         if reason:
@@ -239,26 +258,10 @@ def _check_owner(run: Run, folder: Path) -> None:
 
 def _what_changed(recorded: Any, run: Run) -> str:
     """Empty if the recorded hashes agree with the run's, else what differs, in words."""
-    words = {
-        "recipe": "the recipe",
-        "data": f"dataset {run.dataset.name}",
-        "core": "the core (pgolf_core/*.py)",
-    }
+    words = {"recipe": "the recipe", "data": f"dataset {run.dataset.name}", "core": "the core (pgolf_core/*.py)"}
     recorded = recorded if isinstance(recorded, dict) else {}
     changed = [words[key] for key, value in run_hashes(run).items() if recorded.get(key) != value]
     return f"{' and '.join(changed)} changed" if changed else ""
-
-
-def _first_difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str:
-    for key, value in new.items():
-        before = old.get(key)
-        if isinstance(value, dict):
-            found = _first_difference(before if isinstance(before, dict) else {}, value, f"{prefix}{key}.")
-            if found:
-                return found
-        elif before != value and prefix + key not in ("name", "title"):
-            return f"{prefix}{key} was {before!r}, now {value!r}"
-    return ""
 
 
 def _json_object(path: Path) -> dict[str, Any]:
@@ -271,9 +274,31 @@ def _json_object(path: Path) -> dict[str, Any]:
 # ---------------------------------------------------------------------- stages
 
 
+def stage_named(name: str) -> Stage:
+    """The stage of that name; UserError lists the names."""
+    for stage in STAGES:
+        if stage.name == name:
+            return stage
+    raise UserError(f"unknown stage '{name}'; known: {', '.join(stage.name for stage in STAGES)}")
+
+
 def stage_file(run: Run, stage_name: str) -> Path:
     """Where a finished stage leaves its mark."""
     return run.folder / "stages" / f"{stage_name}.json"
+
+
+def begin_attempt(run: Run) -> float:
+    """Note that a stage of the run begins now; returns now, by the system's clock."""
+    from pgolf_core.training.clock import (  # here: it imports torch, a notebook's start waits
+        SIGNS_OF_LIFE,
+        lost_seconds,
+    )
+
+    note, began = run.folder / ATTEMPT, time.time()
+    signs = [*run.folder.glob("notebooks/*.ipynb"), *run.folder.glob("figures/*")]
+    signs += [run.folder / name for name in SIGNS_OF_LIFE]
+    write_json(note, {"began": began, "kept": 0.0, "lost": lost_seconds(note, signs)})
+    return began
 
 
 def finish_stage(run: Run, stage_name: str, **values: Any) -> Path:
@@ -288,9 +313,9 @@ def finish_stage(run: Run, stage_name: str, **values: Any) -> Path:
     forget_stages(run, stage_name, itself=False)
     path = stage_file(run, stage_name)
     mark = {"stage": stage_name, "hashes": run_hashes(run), "env": describe_environment()}
-    seconds = {"seconds": round(elapsed_seconds(run.t_start), 3), "lost_seconds": round(lost_seconds(run.folder), 3)}
+    seconds = {"seconds": round(run.elapsed_seconds(), 3), "lost_seconds": round(run.lost_seconds(), 3)}
     write_json(path, {**mark, **seconds, "ended": time.time(), **values})
-    end_attempt(run.folder)
+    (run.folder / ATTEMPT).unlink(missing_ok=True)
     if stage.name == "03_train":
         (run.folder / TRAIN_RESULT).unlink(missing_ok=True)  # its mark has it now; run again, the notebook trains anew
     return path
@@ -301,12 +326,8 @@ def forget_stages(run: Run, stage_name: str, *, itself: bool = True) -> None:
 
     Also a seed's result.json: it would speak of files that are being replaced.
     """
-    stale = [
-        stage
-        for stage in STAGES
-        if (stage.name > stage_name or (itself and stage.name == stage_name))
-        and (stage.per == "seed") == (run.seed is not None)
-    ]
+    later = [stage for stage in STAGES if stage.name > stage_name or (itself and stage.name == stage_name)]
+    stale = [stage for stage in later if (stage.per == "seed") == (run.seed is not None)]
     with explain_os_errors(f"cannot write in {run.label}"):
         for stage in stale:
             stage_file(run, stage.name).unlink(missing_ok=True)
@@ -315,13 +336,14 @@ def forget_stages(run: Run, stage_name: str, *, itself: bool = True) -> None:
         (run.recipe_folder / "stages" / f"{STAGES[-1].name}.json").unlink(missing_ok=True)
 
 
-def stage_is_done(run: Run, stage_name: str) -> tuple[bool, str | None]:
-    """(True, None) if the stage finished with this recipe, data and core; else False and, if hashes changed, why."""
+def stage_is_done(run: Run, stage_name: str) -> bool:
+    """Whether the stage finished with this recipe, data and core; UserError if it did with others."""
     path = stage_file(run, stage_name)
     if not path.is_file() or not (run.folder / stage_named(stage_name).result).is_file():
-        return False, None
-    reason = _what_changed(_json_object(path).get("hashes"), run)
-    return (False, f"{run.label}: {reason} since {stage_name} was run; {REMEDY}") if reason else (True, None)
+        return False
+    if reason := _what_changed(_json_object(path).get("hashes"), run):
+        raise UserError(f"{run.label}: {reason} since {stage_name} was run; {REMEDY}")
+    return True
 
 
 # ---------------------------------------------------------------------- environment
@@ -329,7 +351,7 @@ def stage_is_done(run: Run, stage_name: str) -> tuple[bool, str | None]:
 
 def describe_environment() -> dict[str, Any]:
     """Commit and dirty flag (None without git), versions, device and threads; nothing that names a machine or user."""
-    import torch  # here, since the runner itself needs no torch
+    import torch  # here, as above
 
     from pgolf_core.base.device import pick_device
 

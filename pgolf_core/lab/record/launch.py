@@ -5,6 +5,9 @@ On several hosts torchrun's own variables say where they meet. This host keeps t
     PET_NNODES=2 PET_NODE_RANK=0 PET_MASTER_ADDR=<this host> pgolf record RECIPE --nproc 8
 
 The others run torchrun over pgolf_core.main themselves, one seed at a time (see its own text).
+
+The child is this file, run as a program: torchrun would end with a traceback through itself, and run inside the
+notebook's process it would keep that one's signal handlers.
 """
 
 from __future__ import annotations
@@ -15,23 +18,28 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pgolf_core.base.files import UserError, explain_os_errors, read_json, write_json
 from pgolf_core.base.names import METRICS, TRAIN_RESULT
 from pgolf_core.base.stop import PIPE
 from pgolf_core.lab.record.folder import Run
-from pgolf_core.lab.record.torchrun import read_failures
 from pgolf_core.lab.shared.places import RECIPE_FILE, child_environment, short_path
 from pgolf_core.recipes.recipe import Recipe
-from pgolf_core.training.clock import TrainProgress, progress_at
 from pgolf_core.training.runlog import TrainResult, read_result
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+    from pgolf_core.training.clock import TrainProgress
 
 SETTINGS = "launch.json"
 """In a seed's folder where training takes more than one process: how it is started, which no number depends on."""
 LOG = "torchrun.log"
-FAILURES = "failed-ranks.json"
+FAILURE = "failed-rank.json"
+"""What `first_failure` says; gone when the next training begins."""
 POLL_SECONDS = 0.5
 SHOWN_LINES = 60
 
@@ -68,7 +76,7 @@ def torchrun_command(run: Run, processes: int) -> list[str]:
     On one machine it stands alone; with torchrun's own PET_NNODES set, its other PET_ variables say where to meet.
     """
     data = run.dataset
-    command = [sys.executable, "-m", "pgolf_core.lab.record.torchrun", str(run.folder / FAILURES)]
+    command = [sys.executable, "-m", "pgolf_core.lab.record.launch", str(run.folder / FAILURE)]
     command += [f"--nproc_per_node={processes}", *([] if hosts() > 1 else ["--standalone"])]
     command += ["-m", "pgolf_core.main", "--recipe", str(run.folder / RECIPE_FILE), "--seed", str(run.seed)]
     command += ["--train", *map(str, data.train_paths), "--val", *map(str, data.val_paths)]
@@ -76,9 +84,7 @@ def torchrun_command(run: Run, processes: int) -> list[str]:
     return [*command, "--out", str(run.folder)]
 
 
-def train_with_torchrun(
-    run: Run, processes: int, progress: Callable[[TrainProgress], None] | None = None
-) -> TrainResult:
+def train_with_torchrun(run: Run, processes: int, progress: Callable[[TrainProgress], None]) -> TrainResult:
     """Train this seed in several processes, or go on from its checkpoint.
 
     Raises UserError with a rank's own line, or naming the rank that failed first with its traceback printed; Ctrl-C
@@ -89,22 +95,21 @@ def train_with_torchrun(
     log_path = run.folder / LOG
     with explain_os_errors(f"cannot write {short_path(log_path)}"):
         log = open(log_path, "w", encoding="utf-8")  # noqa: SIM115 (closed below)
-    for name in (TRAIN_RESULT, FAILURES):
+    for name in (TRAIN_RESULT, FAILURE):
         (run.folder / name).unlink(missing_ok=True)
-    with log:
-        child = subprocess.Popen(
-            torchrun_command(run, processes), stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT,
-            env=environment,
-        )  # fmt: skip
+    command = torchrun_command(run, processes)
+    with (
+        log,
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=environment
+        ) as child,
+    ):
         try:
             _follow(child, run, progress)
         except BaseException:
-            if child.poll() is None:
-                child.send_signal(signal.SIGTERM)  # every rank ends its step, the first saves, all leave
-            raise
-        finally:
+            child.send_signal(signal.SIGTERM)  # every rank ends its step, the first saves, all leave
             child.wait()
-            child.stdin.close()
+            raise
     if child.returncode:
         raise _failure(run.folder, processes * hosts(), child.returncode)
     if not (run.folder / TRAIN_RESULT).exists():
@@ -114,51 +119,97 @@ def train_with_torchrun(
     return read_result(run.folder)
 
 
-def _follow(child: subprocess.Popen, run: Run, progress: Callable[[TrainProgress], None] | None) -> None:
+def _follow(child: subprocess.Popen, run: Run, progress: Callable[[TrainProgress], None]) -> None:
     """Hand on each new step that metrics.jsonl shows until the child ends."""
-    t_start, seen = time.time(), -1
-    while True:
+    t_start, seen, running = time.time(), -1, True
+    while running:
         running = child.poll() is None
-        now = last_step(run.folder / METRICS, run.recipe, t_start) if progress is not None else None
+        now = last_step(run.folder / METRICS, run.recipe, t_start)
         if now is not None and now.step != seen:
             seen = now.step
             progress(now)
-        if not running:
-            return
-        time.sleep(POLL_SECONDS)
+        if running:
+            time.sleep(POLL_SECONDS)
 
 
 def last_step(path: Path, recipe: Recipe, since: float = 0.0) -> TrainProgress | None:
     """The newest whole training step in a metrics file, if that was written since `since`."""
-    try:
-        if path.stat().st_mtime < since:
-            return None
-        with open(path, "rb") as file:
-            file.seek(max(0, path.stat().st_size - 4096))
-            lines = file.read().split(b"\n")[:-1]  # what follows the last newline is still being written
-    except FileNotFoundError:
+    from pgolf_core.training.clock import progress_at  # here: it imports torch, which the runner does without
+
+    if not path.exists() or path.stat().st_mtime < since:
         return None
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - 4096))
+        lines = file.read().split(b"\n")[:-1]  # what follows the last newline is still being written
     for line in reversed(lines):
         try:
             values = json.loads(line)
         except ValueError:
             return None  # the first line of what was read, cut
         if values["kind"] == "train":
-            return progress_at(
-                recipe, values["step"], values["loss"], values["seconds"], values["tokens_per_second"]
-            )  # fmt: skip
+            said = (values[key] for key in ("step", "loss", "seconds", "tokens_per_second"))
+            return progress_at(recipe, *said)
     return None
 
 
 def _failure(folder: Path, processes: int, status: int) -> UserError:
     log = short_path(folder / LOG)
-    failures = read_failures(folder / FAILURES)
-    if not failures:
+    if not (folder / FAILURE).exists():
         lines = (folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
         print("\n".join(lines[-SHOWN_LINES:]))
         return UserError(f"training in {processes} processes failed (exit status {status}); {log} says why")
-    first = failures[0]
-    if first.message and first.message == first.traceback:  # a mistake that the rank has put into a line itself
-        return UserError(first.message)
-    print(first.traceback)
-    return UserError(f"rank {first.rank} of {processes} {first.reason}; {log} has all that the ranks said")
+    first = read_json(folder / FAILURE)
+    if first["message"] and first["message"] == first["traceback"]:  # a rank's own line about a mistake
+        return UserError(first["message"])
+    print(first["traceback"])
+    return UserError(f"rank {first['rank']} of {processes} {first['reason']}; {log} has all that the ranks said")
+
+
+# ---------------------------------------------------------------------- the child
+
+
+def first_failure(failures: Mapping[int, ProcessFailure]) -> dict[str, Any]:
+    """The most likely cause: a rank that something killed, then the earliest error, then those that torchrun ended.
+
+    A rank that loses another in the middle of an exchange fails as well, often within the same second. `reason` is in
+    words, `message` what the rank said of it (empty if nothing), `traceback` that again where it says it all.
+    """
+
+    def place(rank: int) -> tuple[int, int, int]:
+        code = failures[rank].exitcode
+        ended_by_torchrun = -code in (signal.SIGTERM, signal.SIGINT)
+        return 2 if ended_by_torchrun else 0 if code < 0 else 1, failures[rank].timestamp, rank
+
+    rank = min(failures, key=place)
+    code, told = failures[rank].exitcode, failures[rank].error_file_data
+    said = told.get("message") if isinstance(told, dict) else None
+    said = said if isinstance(said, dict) else {}
+    message = str(said.get("message", ""))
+    reason = f"failed: {message}" if message else f"ended with status {code}"
+    if code < 0:
+        why = " (out of memory?)" if -code == signal.SIGKILL else ""
+        reason = f"was killed by {signal.Signals(-code).name}{why}"
+    callstack = (said.get("extraInfo") or {}).get("py_callstack", "")
+    return {"rank": rank, "reason": reason, "message": message, "traceback": str(callstack)}
+
+
+def main() -> None:
+    """torchrun with the arguments after the first, which names the file for the failure of a rank.
+
+    Exit status 1 when a rank failed, 128 + the signal after one.
+    """
+    from torch.distributed import run  # here: the notebook needs none of it
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    try:
+        run.main(sys.argv[2:])
+    except ChildFailedError as error:
+        write_json(sys.argv[1], first_failure(error.failures))
+        sys.exit(1)
+    except SignalException as stop:
+        sys.exit(128 + stop.sigval)
+
+
+if __name__ == "__main__":
+    main()

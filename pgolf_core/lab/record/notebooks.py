@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import os
 import signal
@@ -19,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import papermill
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
@@ -29,14 +31,15 @@ from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillException, PapermillExecutionError
 from papermill.log import logger as papermill_logger
 from tqdm import tqdm
-from traitlets import default
 
 from pgolf_core.base.files import UserError, explain_os_errors, read_json, write_bytes
-from pgolf_core.lab.record.attempts import STAGE_BEGAN, begin_attempt
 from pgolf_core.lab.record.folder import (
+    STAGE_BEGAN,
     STAGES,
     Run,
+    RunRequest,
     Stage,
+    begin_attempt,
     claim_run,
     clear_run,
     forget_stages,
@@ -46,9 +49,8 @@ from pgolf_core.lab.record.folder import (
     stage_is_done,
     stage_named,
 )
-from pgolf_core.lab.record.launch import hosts, set_processes
+from pgolf_core.lab.record.launch import set_processes
 from pgolf_core.lab.shared.places import SUMMARY_FILE, child_environment, find_root, short_path
-from pgolf_core.text.shards import check_ranks
 
 GRACE_SECONDS = 20.0
 """How long a cell may go on after Ctrl-C, to write its checkpoint."""
@@ -69,6 +71,9 @@ class RunFailed(UserError):
 class Stopped(KeyboardInterrupt):
     """The run was asked to end (Ctrl-C, SIGTERM, SIGHUP) and did."""
 
+    told = False
+    """Whether the user has been told."""
+
     def __init__(self, signum: int):
         super().__init__(signal.Signals(signum).name)
         self.signum = signum
@@ -88,17 +93,22 @@ class StopRequest:
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[StopRequest]:
-        """Take the signals over while inside; ignored ones stay ignored (nohup), other threads have none to take."""
+        """Take the signals over while inside; ignored ones stay ignored (nohup, &): then SIGTERM stops in the same way.
+
+        Other threads than the first have none to take.
+        """
         previous: dict[int, Any] = {}
         with contextlib.suppress(ValueError):
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
                 if signal.getsignal(number) != signal.SIG_IGN:
                     previous[number] = signal.signal(number, self._note)
+                elif number == signal.SIGINT:
+                    print(f"Ctrl-C is ignored in the background; `kill {os.getpid()}` stops alike", file=sys.stderr)
         try:
             yield self
         finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+            for taken, handler in previous.items():
+                signal.signal(taken, handler)
 
     def _note(self, signum: int, frame: Any) -> None:
         if self.signum is None:
@@ -126,12 +136,6 @@ class _OwnPython(KernelSpecManager):
         command = [sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "--log-level=50"]
         command += ["-f", "{connection_file}"]
         return KernelSpec(argv=command, display_name="pgolf", language="python", resource_dir="")
-
-
-class _OwnKernelManager(AsyncKernelManager):
-    @default("kernel_spec_manager")
-    def _kernel_spec_manager_default(self) -> KernelSpecManager:
-        return _OwnPython()
 
 
 class _Client(PapermillNotebookClient):
@@ -185,17 +189,9 @@ class _Engine(NBClientEngine):
     def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **options: Any) -> None:
         nb_man.nb.metadata.papermill.update(options["shown_paths"])
         with tempfile.TemporaryDirectory(prefix="pgolf-kernel-") as scratch:
-            client = _Client(
-                nb_man,
-                kernel_name=kernel_name,
-                kernel_manager_class=_OwnKernelManager,
-                startup_timeout=120,
-                iopub_timeout=60,
-                coalesce_streams=True,
-                log=papermill_logger,
-            )
+            client = _Client(nb_man, startup_timeout=120, iopub_timeout=60, coalesce_streams=True, log=papermill_logger)
             client.stop = options["stop"]
-            client.km = client.create_kernel_manager()
+            client.km = AsyncKernelManager(kernel_name=kernel_name, kernel_spec_manager=_OwnPython())
             client.km.connection_file = str(Path(scratch) / "kernel.json")
             client.km.transport, client.km.ip = "ipc", str(Path(scratch) / "kernel")  # sockets in a private folder
             environment = {**child_environment(), "IPYTHONDIR": scratch}
@@ -209,24 +205,24 @@ papermill_engines.register("pgolf", _Engine)
 # ---------------------------------------------------------------------- one notebook
 
 
-def full_parameters(
-    stage_name: str, parameters: Mapping[str, Any], notebooks_dir: Path | None = None
-) -> dict[str, Any]:
+def full_parameters(stage_name: str, parameters: Mapping[str, Any], notebooks_dir: Path | None) -> dict[str, Any]:
     """The notebook's complete parameter set: its defaults, updated with `parameters`.
 
     Raises UserError for a missing notebook, an unknown parameter, or a default that is not a plain literal.
     """
     path = _notebook_path(stage_name, notebooks_dir)
-    known: dict[str, Any] = {}
     try:
-        inferred = papermill.inspect_notebook(_no_template(path))
-    except ValueError as error:
+        cells = nbformat.read(path, as_version=4).cells
+        tagged = "\n".join(cell.source for cell in cells if "parameters" in cell.metadata.get("tags", []))
+        lines = [node for node in ast.parse(tagged).body if isinstance(node, ast.AnnAssign)]
+    except (ValueError, SyntaxError) as error:
         raise UserError(f"{short_path(path)} is no notebook that can be run: {_failure(error)}") from None
-    for name, found in inferred.items():
+    known: dict[str, Any] = {}
+    for line in lines:
         try:
-            known[name] = ast.literal_eval(found["default"])
-        except (ValueError, SyntaxError):
-            raise UserError(f"{path.name}: parameter '{name}' is no plain literal: {found['default']}") from None
+            known[ast.unparse(line.target)] = ast.literal_eval(line.value or line)
+        except ValueError:
+            raise UserError(f"{path.name}: a parameter's default is no plain literal: {ast.unparse(line)}") from None
     unknown = [name for name in parameters if name not in known]
     if unknown:
         raise UserError(f"{path.name} has no parameter '{unknown[0]}'; it has: {', '.join(known) or 'none'}")
@@ -234,35 +230,32 @@ def full_parameters(
 
 
 def run_notebook(
+    run: Run,
     stage_name: str,
     parameters: Mapping[str, Any],
-    output_path: Path,
-    progress: bool = True,
     *,
     notebooks_dir: Path | None = None,
+    progress: bool = True,
     stop: StopRequest | None = None,
     began: float | None = None,
 ) -> None:
-    """Execute one stage's notebook to `output_path`, which lies in the notebooks/ of the run's folder.
+    """Execute one stage's notebook into the notebooks/ of the run's folder.
 
-    The stage's mark, stages/<stage>.json beside that notebooks/, must be written by this execution: a cell that ends
-    the kernel's work early (sys.exit) is a failure too. Raises RunFailed with cell, error and notebook; Stopped after
-    a signal. `began` is since when its seconds count, by the system's clock; None means now.
+    The stage's mark must be written by this execution: a cell that ends the kernel's work early (sys.exit) is a failure
+    too. Raises RunFailed with cell, error and notebook; Stopped after a signal. `began` is since when its seconds
+    count, by the system's clock; None means now.
     """
-    path, output_path = _notebook_path(stage_name, notebooks_dir), Path(os.path.abspath(output_path))
-    values = full_parameters(stage_name, parameters, notebooks_dir)
-    mark = output_path.parents[1] / "stages" / f"{stage_name}.json"
-    stop = stop or StopRequest()
-    shown = short_path(output_path)
-    with explain_os_errors(f"cannot write {shown}"):
-        output_path.parent.mkdir(parents=True, exist_ok=True)
-        mark.unlink(missing_ok=True)
+    path, values = _notebook_path(stage_name, notebooks_dir), full_parameters(stage_name, parameters, notebooks_dir)
+    output, mark, stop = run.folder / "notebooks" / path.name, stage_file(run, stage_name), stop or StopRequest()
+    shown = short_path(output)
     bar = {"desc": stage_name, "leave": False, "position": 1, "disable": None, "bar_format": CELL_BAR}
     try:
         with explain_os_errors(f"{stage_name}: cannot write {shown}"):
+            output.parent.mkdir(parents=True, exist_ok=True)
+            mark.unlink(missing_ok=True)
             papermill.execute_notebook(
                 _no_template(path),
-                _no_template(output_path),
+                _no_template(output),
                 parameters=values,
                 engine_name="pgolf",
                 kernel_name="python3",
@@ -309,58 +302,49 @@ def _failure(error: Exception) -> str:
 
 
 def record(
-    recipe: str,
-    seeds: Sequence[int],
-    overrides: Sequence[str] = (),
-    data: str = "",
-    runs_dir: str | Path = "runs",
-    name: str = "",
-    cache_dir: str | Path = "",
-    fresh: bool = False,
-    nproc: int = 1,
-    *,
-    notebooks_dir: Path | None = None,
-    progress: bool = True,
+    request: RunRequest, seeds: Sequence[int], *, notebooks_dir: Path | None = None, progress: bool = True
 ) -> Path:
     """Run all seven notebooks for the seeds, one seed after another; returns the path of summary.json.
 
-    Finished stages are skipped; a killed run goes on where it stopped. `fresh` deletes these seeds' results first.
-    Everything that can be refused is refused before the first notebook runs. Raises RunFailed when a stage fails,
-    Stopped after a signal.
+    Finished stages are skipped; a killed run goes on where it stopped. What can be refused is refused before the first
+    notebook runs. Raises RunFailed when a stage fails, Stopped after a signal.
     """
     if not seeds or len(set(seeds)) != len(seeds):
         raise UserError(f"--seeds {','.join(map(str, seeds))}: give at least one seed, none twice")
-    common = {"recipe": recipe, "overrides": list(overrides), "seed": seeds[0], "seeds": list(seeds), "data": data}
-    common |= {"runs_dir": str(runs_dir), "name": name, "cache_dir": str(cache_dir)}
-    runs = {
-        seed: locate_run(recipe, overrides, seed, data, runs_dir, name, cache_dir, fresh) for seed in (None, *seeds)
-    }
-    check_ranks(nproc * hosts(), runs[None].recipe.data)
+    requests = [dataclasses.replace(request, seed=seed) for seed in (None, *seeds)]
+    runs = {one.seed: locate_run(one) for one in requests}
+    parameters = {one.seed: one.parameters(seeds) for one in requests}
     for stage in STAGES:
-        full_parameters(stage.name, common, notebooks_dir)
-    stages = {per: [stage for stage in STAGES if stage.per == per] for per in ("recipe", "seed", "report")}
-    plan = [(runs[None], stage) for stage in stages["recipe"]]
-    plan += [(runs[seed], stage) for seed in seeds for stage in stages["seed"]]
-    plan += [(runs[None], stage) for stage in stages["report"]]
+        full_parameters(stage.name, parameters[None], notebooks_dir)
+    turns = (("recipe", [None]), ("seed", seeds), ("report", [None]))
+    plan = [(runs[seed], stage) for per, whose in turns for seed in whose for stage in STAGES if stage.per == per]
     with StopRequest().watching() as stop:
         for run in runs.values():
             with hold(run.folder, wait=run.seed is None):
-                if fresh:
+                if request.fresh:
                     clear_run(run)
                 claim_run(run)
                 if run.seed is not None:
-                    set_processes(run, nproc)
+                    set_processes(run, request.processes)
         for run, stage in plan:
-            if reason := stage_is_done(run, stage.name)[1]:
-                raise UserError(reason)
-        label, ended = runs[None].recipe_folder.name, {}
-        bar = tqdm(plan, desc=label, disable=None if progress else True, bar_format=STAGE_BAR)
-        for run, stage in bar:
-            parameters = common if run.seed is None else {**common, "seed": run.seed}
+            stage_is_done(run, stage.name)  # or it refuses
+        ended: dict[int | None, float] = {}
+        """When the stage before ended, if it ran now and for the same seed: its kernel then needed a while to close."""
+        label = runs[None].recipe_folder.name
+        for run, stage in tqdm(plan, desc=label, disable=None if progress else True, bar_format=STAGE_BAR):
             with hold(run.folder, wait=run.seed is None):
                 stop.check()
                 t_start = time.monotonic()
-                ran = _run_stage(run, stage, parameters, notebooks_dir, progress, stop, ended.get(run.seed))
+                ran = not _is_finished(run, stage, seeds)
+                if ran:
+                    forget_stages(run, stage.name)
+                    began = begin_attempt(run) if run.seed is not None else time.time()
+                    run_notebook(
+                        run, stage.name, parameters[run.seed], notebooks_dir=notebooks_dir, progress=progress,
+                        stop=stop, began=ended.get(run.seed, began),
+                    )  # fmt: skip
+                    if not stage_is_done(run, stage.name):
+                        raise RunFailed(f"{stage.name} ended without writing {run.label}/{stage.result}")
                 ended = {run.seed: read_json(stage_file(run, stage.name))["ended"]} if ran else {}
             took = f"{time.monotonic() - t_start:.1f} s" if ran else "finished before, skipped"
             what = stage.name if run.seed is None else f"{stage.name}, seed {run.seed}"
@@ -368,33 +352,11 @@ def record(
     return _publish(runs[None])
 
 
-def _run_stage(
-    run: Run,
-    stage: Stage,
-    parameters: dict[str, Any],
-    notebooks_dir: Path | None,
-    progress: bool,
-    stop: StopRequest,
-    since: float | None = None,
-) -> bool:
-    """Run one stage unless it is finished; False if it was. The report is finished only for the same seeds.
-
-    Its seconds count from `since` (the system's clock), else from now.
-    """
-    done, reason = stage_is_done(run, stage.name)
-    if reason:
-        raise UserError(reason)
-    if done and (stage.per != "report" or read_json(stage_file(run, stage.name)).get("seeds") == parameters["seeds"]):
+def _is_finished(run: Run, stage: Stage, seeds: Sequence[int]) -> bool:
+    """Whether the stage need not run again; the report must have been made of these very seeds."""
+    if not stage_is_done(run, stage.name):
         return False
-    forget_stages(run, stage.name)
-    output_path = run.folder / "notebooks" / f"{stage.name}.ipynb"
-    began = begin_attempt(run.folder) if run.seed is not None else None
-    began = since or began  # the stage before needed some time to close
-    run_notebook(stage.name, parameters, output_path, progress, notebooks_dir=notebooks_dir, stop=stop, began=began)
-    done, reason = stage_is_done(run, stage.name)
-    if not done:
-        raise RunFailed(reason or f"{stage.name} ended without writing {run.label}/{stage.result}")
-    return True
+    return stage.per != "report" or read_json(stage_file(run, stage.name)).get("seeds") == list(seeds)
 
 
 def _publish(run: Run) -> Path:

@@ -19,7 +19,6 @@ from pgolf_core.base.device import pick_device
 from pgolf_core.base.files import UserError, read_json, sha256_file, write_json, write_text
 from pgolf_core.base.names import ARTIFACT, GROUP_SENSITIVITY, HESSIANS, SENSITIVITY, TRAIN_LOG, TRAIN_RESULT
 from pgolf_core.lab.export import PACKED, write_script
-from pgolf_core.lab.record.attempts import elapsed_seconds, lost_seconds
 from pgolf_core.lab.record.folder import Run, run_hashes
 from pgolf_core.lab.record.launch import hosts, processes_of, train_with_torchrun
 from pgolf_core.lab.shared.places import AVERAGING_FILE, LEDGER_FILE, SCRIPT, short_path
@@ -38,13 +37,7 @@ from pgolf_core.training.checkpoint import load_tensors
 from pgolf_core.training.loop import TrainData, train
 from pgolf_core.training.runlog import TrainResult, read_result
 
-
-def train_data(run: Run) -> TrainData:
-    """The run's dataset as the training loop wants it; UserError where its vocabulary is not the recipe's."""
-    dataset, tokenizer = run.dataset, dataset_tokenizer(run)
-    return TrainData(
-        dataset.train_paths, dataset.val_paths, tokenizer.bytes, tokenizer.vocab_size, dataset.manifest_sha256
-    )
+_val_tokens = functools.lru_cache(maxsize=2)(load_tokens)
 
 
 def dataset_tokenizer(run: Run) -> Tokenizer:
@@ -52,11 +45,6 @@ def dataset_tokenizer(run: Run) -> Tokenizer:
     tokenizer = run.dataset.tokenizer()
     check_vocab(tokenizer.vocab_size, run.recipe.model.vocab_size, run.dataset.name)
     return tokenizer
-
-
-@functools.lru_cache(maxsize=2)
-def _val_tokens(paths: tuple[Path, ...], vocab_size: int) -> np.ndarray:
-    return load_tokens(paths, vocab_size)
 
 
 def validation_tokens(run: Run) -> np.ndarray:
@@ -68,7 +56,7 @@ def validation_tokens(run: Run) -> np.ndarray:
 
 
 def train_seed(run: Run, progress: bool = True) -> TrainResult:
-    """Train this seed (or go on from its checkpoint) with a bar; the files of DESIGN 6 are in the folder after.
+    """Train this seed (or go on from its checkpoint) with a bar; its logs and weights are in the folder after.
 
     A training that came to its end before its notebook did is not done again: its result is there until the notebook
     has finished the stage.
@@ -76,14 +64,16 @@ def train_seed(run: Run, progress: bool = True) -> TrainResult:
     assert run.seed is not None
     if (run.folder / TRAIN_RESULT).exists():
         done = read_result(run.folder)
-        is_earlier = time.time() - (run.folder / TRAIN_RESULT).stat().st_mtime > elapsed_seconds(run.t_start)
+        is_earlier = time.time() - (run.folder / TRAIN_RESULT).stat().st_mtime > run.elapsed_seconds()
         return dataclasses.replace(done, earlier_seconds=sum(done.seconds.values())) if is_earlier else done
-    processes = processes_of(run)
+    dataset, tokenizer, processes = run.dataset, dataset_tokenizer(run), processes_of(run)
     with training_bar(run.recipe, enabled=progress) as update:
         if processes > 1 or hosts() > 1:
-            dataset_tokenizer(run)  # refuses another vocabulary before anything is started
             return train_with_torchrun(run, processes, update)
-        return train(run.recipe, run.seed, train_data(run), run.folder, progress=update)
+        data = TrainData(
+            dataset.train_paths, dataset.val_paths, tokenizer.bytes, tokenizer.vocab_size, dataset.manifest_sha256
+        )
+        return train(run.recipe, run.seed, data, run.folder, progress=update)
 
 
 # ---------------------------------------------------------------------- 04
@@ -115,16 +105,9 @@ def score_weights(
 # ---------------------------------------------------------------------- 05
 
 
-def gathered(run: Run) -> Statistics:
-    """What the seed's training gathered for packing, read back from its folder."""
-    told = read_json(run.folder / SENSITIVITY)
-    sums = load_tensors(run.folder / GROUP_SENSITIVITY)[0]
-    return Statistics(told["mean_squared_gradient"], told["steps"], sums, run_hessians(run))
-
-
 def chosen_bits(run: Run) -> dict[str, int] | None:
     """PR 332's bits by squared gradient where the recipe asks for them, else None."""
-    return bits_of(run.recipe.quant, gathered(run))
+    return bits_of(run.recipe.quant, _gathered(run))
 
 
 def run_script(run: Run) -> Path:
@@ -153,13 +136,20 @@ def run_hessians(run: Run) -> Hessians | None:
     return Hessians(means, about["tokens"])
 
 
+def _gathered(run: Run) -> Statistics:
+    """What the seed's training gathered for packing, read back from its folder."""
+    told = read_json(run.folder / SENSITIVITY)
+    sums = load_tensors(run.folder / GROUP_SENSITIVITY)[0]
+    return Statistics(told["mean_squared_gradient"], told["steps"], sums, run_hessians(run))
+
+
 def pack_seed(run: Run) -> tuple[Ledger, float]:
     """Pack the averaged weights into model.pgolf and write ledger.json; returns the ledger and the seconds taken.
 
     Raises CapExceeded with the numbers if train_gpt.py and artifact together exceed the track's cap.
     """
     code_bytes = run_script(run).stat().st_size
-    weights, statistics = load_weights(run, "averaged"), gathered(run)
+    weights, statistics = load_weights(run, "averaged"), _gathered(run)
     t_start = time.perf_counter()
     try:
         ledger = pack_averaged(run.recipe, weights, statistics, run.folder / ARTIFACT, code_bytes)
@@ -218,8 +208,8 @@ def _ledger_of_seconds(run: Run, averaging: float, scoring: float) -> dict[str, 
     marks = [stage_record(run, name) for name in ("03_train", "04_average_and_qat", "05_quantize")]
     inside, earlier = training["training"]["seconds"], training["training"]["earlier_seconds"]
     lost_around = max(training["lost_seconds"] - earlier, 0.0)  # the notebooks around earlier attempts at training
-    lost = lost_around + sum(mark["lost_seconds"] for mark in marks[1:]) + lost_seconds(run.folder)
-    total = sum(mark["seconds"] for mark in marks) + elapsed_seconds(run.t_start) + earlier + lost
+    lost = lost_around + sum(mark["lost_seconds"] for mark in marks[1:]) + run.lost_seconds()
+    total = sum(mark["seconds"] for mark in marks) + run.elapsed_seconds() + earlier + lost
     parts = {part: inside[part] for part in ("data", "warmup", "train", "validation")}
     parts |= {"averaging": inside["averaging"] + averaging, "packing": marks[2]["packing_seconds"], "scoring": scoring}
     parts |= {"checkpoints": inside["checkpoints"], "lost": inside["lost"] + lost}

@@ -357,15 +357,16 @@ def test_notebook_01_runs_on_a_fetched_dataset(hub: Path, tmp_path: Path, monkey
 def test_all_seven_notebooks_run_on_a_fetched_dataset_and_the_report_names_the_normalised_text(
     hub: Path, tmp_path: Path
 ):
+    from pgolf_core.lab.record.folder import RunRequest
     from pgolf_core.lab.record.notebooks import record
     from pgolf_core.lab.verify.verify import verify
 
     fetch(hub, tmp_path)
-    summary = record(
-        str(ROOT / "tests/helpers/tiny.toml"), [1],
-        [f"model.vocab_size={VOCAB}"], NAME, tmp_path / "runs", "tiny", tmp_path,
-        progress=False,
+    request = RunRequest(
+        str(ROOT / "tests/helpers/tiny.toml"), (f"model.vocab_size={VOCAB}",), data=NAME, runs_dir=tmp_path / "runs",
+        name="tiny", cache_dir=tmp_path,
     )  # fmt: skip
+    summary = record(request, [1], progress=False)
     assert "normalised text" in (summary.parent / "report.md").read_text()
     rows = verify(summary.parent, cache_dir=tmp_path).set_index("check")
     rows = rows.drop(index="seed 1: the text is the track's")  # it is not: the tiny recipe is on the local track

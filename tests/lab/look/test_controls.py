@@ -26,7 +26,7 @@ from pgolf_core.lab.look import n02_network as analysis_model
 from pgolf_core.lab.look import n05_packing as analysis_packing
 from pgolf_core.lab.look import n06_scoring as analysis_scoring
 from pgolf_core.lab.record import stages
-from pgolf_core.lab.record.folder import Run, locate_run
+from pgolf_core.lab.record.folder import Run, RunRequest, locate_run
 from pgolf_core.network.model import build_model, network_with
 from pgolf_core.network.score import Score, plan_windows
 from pgolf_core.recipes.reading import load_recipe
@@ -65,7 +65,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A toy recipe with one trained seed; the run that notebook 02 opens."""
     root = tmp_path_factory.mktemp("toy")
     finished_run(root, (1,))
-    return locate_run(str(root / "toy.toml"), runs_dir=str(root / "runs"), cache_dir=str(root))
+    return locate_run(RunRequest(str(root / "toy.toml"), runs_dir=root / "runs", cache_dir=root))
 
 
 @pytest.fixture

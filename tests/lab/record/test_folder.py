@@ -11,25 +11,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from toy_notebooks import RECIPE as TOY
 
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.record import folder as runs
-
-TOY = """
-title = "A toy"
-track = "local_10min_1mb"
-[model]
-vocab_size = 64
-model_dim = 32
-num_heads = 2
-num_kv_heads = 1
-num_layers = 2
-rope_dims = 16
-[data]
-dataset = "toy-data"
-seq_len = 16
-batch_tokens = 128
-"""
 
 
 @pytest.fixture
@@ -81,7 +66,7 @@ def test_an_override_that_changes_nothing_stays_in_the_recipes_own_folder(toy):
 
 def test_a_relative_runs_folder_is_the_repositorys_whatever_the_working_folder(toy, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    run = runs.locate_run(str(toy.path), runs_dir="runs")
+    run = runs.locate_run(runs.RunRequest(str(toy.path)))
     assert run.folder == runs.find_root() / "runs" / "local_10min_1mb" / "toy"
     assert (runs.find_root() / "pyproject.toml").is_file()
     with pytest.raises(UserError, match="no repository"):
@@ -151,15 +136,17 @@ def test_fresh_never_deletes_a_folder_that_is_no_run(toy):
 
 def test_a_stage_is_done_with_its_mark_its_result_and_agreeing_hashes(toy, monkeypatch):
     run = toy.open(seed=1)
-    assert runs.stage_is_done(run, "03_train") == (False, None)
+    assert not runs.stage_is_done(run, "03_train")
     finish(run, "03_train")
-    assert runs.stage_is_done(run, "03_train") == (True, None)
+    assert runs.stage_is_done(run, "03_train")
     with monkeypatch.context() as patch:
         patch.setattr(runs, "core_sha256", lambda: "c" * 64)
-        done, reason = runs.stage_is_done(run, "03_train")
-        assert not done and "the core (pgolf_core/*.py) changed since 03_train was run" in reason
+        with pytest.raises(UserError, match=r"seed1: the core \(pgolf_core/.* changed since 03_train was run; --fresh"):
+            runs.stage_is_done(run, "03_train")
     (run.folder / "weights-averaged.safetensors").unlink()
-    assert runs.stage_is_done(run, "03_train") == (False, None)
+    assert not runs.stage_is_done(run, "03_train")
+    with pytest.raises(UserError, match="unknown stage '03'; known: 01_data_and_metric, "):
+        runs.stage_named("03")
 
 
 def test_finishing_a_stage_needs_its_result_and_forgets_what_was_made_from_the_old_one(toy):
@@ -169,11 +156,27 @@ def test_finishing_a_stage_needs_its_result_and_forgets_what_was_made_from_the_o
     for stage in ("03_train", "04_average_and_qat", "05_quantize", "06_sliding_eval"):
         finish(run, stage)
     finish(whole, "07_report")
-    assert all(runs.stage_is_done(run, stage)[0] for stage in ("03_train", "05_quantize", "06_sliding_eval"))
+    assert all(runs.stage_is_done(run, stage) for stage in ("03_train", "05_quantize", "06_sliding_eval"))
     finish(run, "05_quantize")
-    assert runs.stage_is_done(run, "03_train")[0] and runs.stage_is_done(run, "05_quantize")[0]
-    assert not runs.stage_is_done(run, "06_sliding_eval")[0] and not (run.folder / "result.json").exists()
-    assert not runs.stage_is_done(whole, "07_report")[0]
+    assert runs.stage_is_done(run, "03_train") and runs.stage_is_done(run, "05_quantize")
+    assert not runs.stage_is_done(run, "06_sliding_eval") and not (run.folder / "result.json").exists()
+    assert not runs.stage_is_done(whole, "07_report")
+
+
+def test_an_attempt_counts_what_earlier_ones_lost_until_the_stage_is_finished(toy, monkeypatch):
+    run = toy.open(seed=1)
+    assert run.lost_seconds() == 0.0
+    began = runs.begin_attempt(run)
+    (run.folder / "train.log").touch()
+    os.utime(run.folder / "train.log", (began + 7, began + 7))  # it lived seven seconds
+    again = runs.begin_attempt(run)
+    assert run.lost_seconds() == pytest.approx(7)
+    os.utime(run.folder / "train.log", (again + 2, again + 2))
+    monkeypatch.setenv(runs.STAGE_BEGAN, str(runs.begin_attempt(run) - 40))
+    finish(run, "03_train")
+    mark = json.loads(runs.stage_file(run, "03_train").read_text())
+    assert mark["lost_seconds"] == pytest.approx(9, abs=0.01) and 40 <= mark["seconds"] < 50
+    assert run.lost_seconds() == 0.0
 
 
 def test_a_mark_holds_hashes_seconds_versions_and_the_notebooks_own_values(toy):

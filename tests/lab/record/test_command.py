@@ -1,0 +1,226 @@
+"""`pgolf record` as a user starts it: its options, how it is stopped and goes on, and two ranks that are killed.
+
+pytest tests/lab/record/test_command.py
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from ranks import wait_until
+from toy_notebooks import DATASET, STAND_IN, WORK, write_toys
+
+from pgolf_core.lab import cli
+from pgolf_core.lab.record import notebooks
+from pgolf_core.lab.record.folder import RunRequest
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def test_the_options_become_one_request_and_table_and_report_are_named(capsys, monkeypatch, tmp_path) -> None:
+    given = []
+
+    def record(*arguments: object) -> Path:
+        given.append(arguments)
+        (tmp_path / "summary.json").write_text("{}")
+        return tmp_path / "summary.json"
+
+    monkeypatch.setattr("pgolf_core.lab.record.notebooks.record", record)
+    monkeypatch.setattr("pgolf_core.lab.report.seeds.seeds_table_text", lambda summary: "the table")
+    monkeypatch.chdir(tmp_path)
+    changes = ("model.num_layers=3", "data.spans_per_step=2")
+    arguments = ["record", "local-smoke", "--seeds", "1,2", *(word for change in changes for word in ("--set", change))]
+    assert cli.main([*arguments, "--data", "d", "--runs", "out", "--name", "n", "--fresh", "--nproc", "2"]) == 0
+    request = RunRequest(
+        "local-smoke", changes, data="d", runs_dir=str(tmp_path / "out"), name="n", fresh=True, processes=2
+    )
+    assert given == [(request, [1, 2])]
+    assert capsys.readouterr().out == f"the table\nreport: {tmp_path / 'report.html'}\n"
+
+
+# ---------------------------------------------------------------------- stopping
+
+DRIVER = (
+    STAND_IN
+    + """
+shards = sys.modules["pgolf_core.text.shards"] = types.ModuleType("pgolf_core.text.shards")
+shards.check_ranks = lambda *arguments: None
+import functools
+from pathlib import Path
+from pgolf_core.lab import cli
+from pgolf_core.lab.record import notebooks
+place, grace, *options = sys.argv[1:]
+notebooks.record = functools.partial(notebooks.record, notebooks_dir=Path(place) / "notebooks")
+notebooks.STAGES = notebooks.STAGES[:1]
+notebooks.GRACE_SECONDS = float(grace)
+sys.exit(cli.main(["record", place + "/toy.toml", "--seeds", "1", "--runs", place + "/runs", *options]))
+"""
+)
+TRAINS_LONG = (
+    """checkpoint = run.folder / "checkpoint"
+if not checkpoint.exists():
+    try:
+        (run.folder / "training").touch()
+        time.sleep(100)
+    except KeyboardInterrupt:
+        time.sleep(0.5)
+        checkpoint.touch()
+        raise
+"""
+    + WORK
+)
+NEVER_STOPS = """(run.folder / "training").touch()
+while True:
+    try:
+        time.sleep(100)
+    except KeyboardInterrupt:
+        (run.folder / "asked").touch()
+"""
+
+
+def ignore_ctrl_c() -> None:
+    """What a shell does for `command &` in a script."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def drive(place: Path, *options: str, grace: float = 20.0, background: bool = False) -> subprocess.Popen:
+    """`pgolf record` on the first of the toys, in a process of its own."""
+    command = [sys.executable, "-c", DRIVER, str(place), str(grace), *options]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, preexec_fn=ignore_ctrl_c if background else None,
+    )  # fmt: skip
+
+
+def run_folder(place: Path) -> Path:
+    return place / "runs" / "local_10min_1mb" / "toy"
+
+
+def kernels_of(place: Path) -> list[str]:
+    """Command lines of processes that still run in the toys' folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if os.readlink(process / "cwd") == str(place / "notebooks"):
+                found.append((process / "cmdline").read_text())
+    return found
+
+
+def test_a_stopped_run_writes_its_checkpoint_says_how_to_go_on_and_does(tmp_path: Path, monkeypatch) -> None:
+    write_toys(tmp_path, {"01_data_and_metric": TRAINS_LONG})
+    folder = run_folder(tmp_path)
+    with drive(tmp_path, "--fresh") as process:
+        wait_until((folder / "training").exists, "training")
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert (folder / "checkpoint").exists() and not (folder / "stages" / "01_data_and_metric.json").exists()
+    said = [line for line in errors.splitlines() if line.startswith("pgolf:")]
+    assert said == ["pgolf: stopped (SIGINT); the same command without --fresh goes on from here"]
+    assert "Traceback" not in errors and not kernels_of(tmp_path)
+    monkeypatch.setattr("pgolf_core.lab.record.folder.open_dataset", lambda name, cache_dir=None: DATASET)
+    monkeypatch.setattr(notebooks, "STAGES", [*notebooks.STAGES[:1], notebooks.STAGES[-1]])
+    request = RunRequest(str(tmp_path / "toy.toml"), runs_dir=tmp_path / "runs")
+    notebooks.record(request, [1], notebooks_dir=tmp_path / "notebooks", progress=False)
+    assert (folder / "executed.txt").read_text() == 2 * "toy 01_data_and_metric\n" + "toy 07_report\n"
+
+
+def test_in_the_background_a_first_term_asks_and_a_second_ends_a_cell_that_will_not_stop(tmp_path: Path) -> None:
+    """Where Ctrl-C is ignored, as under nohup or in a script."""
+    write_toys(tmp_path, {"01_data_and_metric": NEVER_STOPS})
+    folder = run_folder(tmp_path)
+    with drive(tmp_path, grace=60.0, background=True) as process:
+        wait_until((folder / "training").exists, "the cell")
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)  # has no effect
+        process.send_signal(signal.SIGTERM)
+        wait_until((folder / "asked").exists, "the cell being asked")
+        time.sleep(1.2)  # sooner, it would count as the same signal arriving twice
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 143, errors
+    assert f"Ctrl-C is ignored in the background; `kill {process.pid}` stops alike\n" in errors
+    assert "pgolf: stopped (SIGTERM)" in errors and "Traceback" not in errors and not kernels_of(tmp_path)
+
+
+@pytest.mark.slow  # waits for the grace to pass
+def test_a_cell_that_will_not_stop_is_ended_after_the_grace(tmp_path: Path) -> None:
+    write_toys(tmp_path, {"01_data_and_metric": NEVER_STOPS})
+    with drive(tmp_path, grace=1.0) as process:
+        wait_until((run_folder(tmp_path) / "training").exists, "the cell")
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130 and "Traceback" not in errors and not kernels_of(tmp_path), errors
+
+
+def test_a_killed_runner_leaves_no_kernel_behind(tmp_path: Path) -> None:
+    write_toys(tmp_path, {"01_data_and_metric": NEVER_STOPS})
+    with drive(tmp_path) as process:
+        wait_until((run_folder(tmp_path) / "training").exists, "the cell")
+        process.kill()
+        process.communicate(timeout=120)
+    wait_until(lambda: not kernels_of(tmp_path), "the kernel's end", 15)
+
+
+# ---------------------------------------------------------------------- two ranks, killed and started again
+
+STEPS = 300
+
+
+def start(runs: Path, cache: Path, name: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "pgolf_core.lab.cli", "record", str(ROOT / "tests" / "helpers" / "tiny.toml")]
+    command += ["--seeds", "1", "--nproc", "2", "--runs", str(runs), "--cache", str(cache), "--name", name]
+    schedule = (f"iterations={STEPS}", "checkpoint_every_seconds=1", "val_every_steps=0", "warmdown_iters=100")
+    changes = ["data.spans_per_step=2", "data.micro_batch_seqs=8", *(f"schedule.{change}" for change in schedule)]
+    command += [word for change in changes for word in ("--set", change)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with (runs / f"{name}.log").open("a") as log:
+        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+
+
+def steps_done(seed: Path) -> int:
+    """The last step that the run has told of; its last line may be half written."""
+    path = seed / "metrics.jsonl"
+    return max(map(int, re.findall(r'"step": ?(\d+),', path.read_text())), default=0) if path.exists() else 0
+
+
+@pytest.mark.slow  # two records of a tiny recipe on the real corpus, about three minutes
+@pytest.mark.timeout(1800)
+def test_a_record_of_two_ranks_that_is_killed_and_started_again_ends_with_the_same_bytes(sotu, tmp_path: Path) -> None:
+    cache = sotu.folder.parent.parent
+    whole = start(tmp_path, cache, "whole")
+    assert whole.wait() == 0, (tmp_path / "whole.log").read_text()
+
+    killed = start(tmp_path, cache, "killed")
+    (seed,) = (path.parent / "killed" / "seed1" for path in tmp_path.glob("*/whole"))
+    while not ((seed / "checkpoint.safetensors").exists() and steps_done(seed) > STEPS // 5):
+        assert killed.poll() is None, (tmp_path / "killed.log").read_text()
+        time.sleep(0.05)
+    killed.kill()
+    killed.wait()
+    assert steps_done(seed) < STEPS, "it was over before it could be killed"
+    again = start(tmp_path, cache, "killed")
+    assert again.wait() == 0, (tmp_path / "killed.log").read_text()
+
+    other = seed.parent.parent / "whole" / "seed1"
+    assert (seed / "model.pgolf").read_bytes() == (other / "model.pgolf").read_bytes()
+    results = [json.loads((folder / "result.json").read_text()) for folder in (seed, other)]
+    (went_on,) = results[0]["resumed_at_steps"]
+    assert 0 < went_on < STEPS and not results[1]["resumed_at_steps"]
+    assert results[0]["sliding_bpb"] == results[1]["sliding_bpb"]
+    assert "ranks: 2, gloo" in (seed / "train.log").read_text()
+    for result in results:
+        parts = {key: seconds for key, seconds in result["seconds"].items() if key != "total"}
+        assert sum(parts.values()) == pytest.approx(result["seconds"]["total"]) and min(parts.values()) >= 0
+    assert results[0]["seconds"]["lost"] > 0 == results[1]["seconds"]["lost"]

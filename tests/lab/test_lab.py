@@ -1,0 +1,22 @@
+"""`pgolf lab`: JupyterLab on the notebooks, in this Python. tests/whole/test_jupyterlab.py starts it."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+
+from pgolf_core.lab import cli
+from pgolf_core.lab.shared.places import find_root
+
+
+def test_lab_becomes_jupyterlab_in_this_python_with_the_notebooks_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[tuple[str, list[str]]] = []
+    monkeypatch.setattr(os, "execv", lambda program, command: called.append((program, command)))
+    options = cli.parse(["lab", "--no-browser", "--port=1234"])
+    options.run(options)
+    ((program, command),) = called
+    assert program == sys.executable and command[1:3] == ["-m", "jupyterlab"]
+    assert f"--ServerApp.preferred_dir={find_root() / 'notebooks'}" in command
+    assert command[-2:] == ["--no-browser", "--port=1234"]
