@@ -171,7 +171,7 @@ def test_record_passes_its_options_on_and_ends_with_table_and_report(capsys, mon
         return tmp_path / "summary.json"
 
     monkeypatch.setattr("pgolf_core.lab.record.notebooks.record", record)
-    monkeypatch.setattr("pgolf_core.lab.report.report.seeds_table_text", lambda summary: "the table")
+    monkeypatch.setattr("pgolf_core.lab.report.seeds.seeds_table_text", lambda summary: "the table")
     monkeypatch.chdir(tmp_path)
     arguments = ["record", "local-smoke", "--seeds", "1,2", "--set", "model.num_layers=3", "--set", "data.seq_len=256"]
     assert cli.main([*arguments, "--data", "d", "--runs", "out", "--name", "n", "--fresh"]) == 0
