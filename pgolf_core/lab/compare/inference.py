@@ -18,7 +18,7 @@ CONFIDENCE = 0.95
 POWER = 0.8
 """A detectable difference is one that this share of repetitions would find."""
 RULE_MARGIN_NATS = 0.005
-"""By more than this a record has to be better, in nats a token (SEEDS.md 1.1)."""
+"""By more than this a record has to be better, in nats a token, by the challenge's README."""
 RULE_LEVEL = 0.01
 """The p-value has to be below this."""
 
@@ -43,41 +43,46 @@ class Comparison:
     """Arm b against arm a; `difference` = mean of b - mean of a (paired: over the shared seeds only)."""
 
     method: str
-    """'paired t', 'Welch t', or 'none' when no test is possible."""
+    """'paired t', 'Welch t', or 'none' when no test is possible; then all that may be None is."""
     n_a: int
     """Seeds of a that entered."""
     n_b: int
     difference: float
-    low: float | None
-    """Lower end of the interval of the difference; None without a test."""
-    high: float | None
-    p_value: float | None
-    """Two-sided, of: no difference."""
     note: str
     """Why there is no p-value, or which seeds were left out; empty otherwise."""
+    standard_error: float | None = None
+    """Of the difference."""
+    freedom: float | None = None
+    """Degrees of freedom."""
+    low: float | None = None
+    """Lower end of the interval of the difference."""
+    high: float | None = None
+    p_value: float | None = None
+    """Two-sided, of: no difference."""
     detectable: float | None = None
     """The true difference that this test, with this spread, would find in POWER of repetitions."""
 
 
 @dataclass(frozen=True)
 class RuleTest:
-    """The challenge's rule: one-sided test of `improvement <= margin`; passed where p < RULE_LEVEL."""
+    """The challenge's rule: one-sided test of `improvement <= margin`, by the method of the comparison."""
 
-    method: str
-    """As in Comparison."""
     improvement: float
     """Mean of the baseline - mean of the run (paired: over the shared seeds): positive where the run is better."""
     margin: float
     """In the unit of the values."""
     p_value: float | None
-    passes: bool | None
     """None where no test is possible."""
     detectable: float | None
     """The true improvement that would pass in POWER of repetitions, with this spread."""
-    note: str
+
+    @property
+    def passes(self) -> bool | None:
+        """p < RULE_LEVEL; None where no test is possible."""
+        return None if self.p_value is None else self.p_value < RULE_LEVEL
 
 
-def summarise(values: Iterable[float], confidence: float = CONFIDENCE) -> Summary:
+def summarise(values: Iterable[float]) -> Summary:
     """Mean, standard deviation (divisor n - 1), standard error and t interval; ValueError for none or not finite."""
     x = _finite(values)
     n, mean = len(x), float(x.mean())
@@ -85,46 +90,46 @@ def summarise(values: Iterable[float], confidence: float = CONFIDENCE) -> Summar
         return Summary(1, mean, None, None, None, None)
     std = float(x.std(ddof=1))
     sem = std / math.sqrt(n)
-    half_width = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * sem
+    half_width = _half_width(sem, n - 1)
     return Summary(n, mean, std, sem, mean - half_width, mean + half_width)
 
 
-def compare_runs(
-    values_a: Mapping[int, float], values_b: Mapping[int, float], confidence: float = CONFIDENCE
-) -> Comparison:
+def compare_runs(values_a: Mapping[int, float], values_b: Mapping[int, float]) -> Comparison:
     """Compare two arms given as {seed: value}; paired over the seeds that both have if there are two, else Welch."""
-    pair = _Pair(values_a, values_b)
-    if not pair.method:
-        return Comparison("none", len(pair.a), len(pair.b), pair.difference, None, None, None, pair.note)
-    if pair.method == "paired t":
-        test = stats.ttest_rel(pair.b, pair.a)
-    else:
-        test = stats.ttest_ind(pair.b, pair.a, equal_var=False)
-    interval = test.confidence_interval(confidence)
-    detectable = detectable_difference(pair.standard_error, float(test.df), 1 - confidence)
+    shared = sorted(set(values_a) & set(values_b))
+    paired = len(shared) >= 2
+    a = _finite([values_a[seed] for seed in (shared if paired else values_a)])
+    b = _finite([values_b[seed] for seed in (shared if paired else values_b)])
+    difference = float((b - a).mean() if paired else b.mean() - a.mean())
+    samples, left_out = ([b - a] if paired else [a, b]), sorted(set(values_a) ^ set(values_b)) if paired else []
+    notes = [f"seeds {', '.join(map(str, left_out))} are in one arm only and were left out"] if left_out else []
+    spreads = [float(sample.std(ddof=1)) if len(sample) > 1 else math.nan for sample in samples]
+    if any(map(math.isnan, spreads)):
+        notes = [f"no p-value: {len(a)} against {len(b)} seed(s), and one seed has no spread to test against"]
+    # Rounding leaves about 1e-16 of the values where the true spread is zero; a t statistic from it means nothing.
+    elif max(spreads) <= 1e-12 * max(1.0, abs(a).max(), abs(b).max()):
+        notes.insert(0, "no p-value: no spread over the seeds to test against")
+    if any(note.startswith("no p-value") for note in notes):
+        return Comparison("none", len(a), len(b), difference, "; ".join(notes))
+    parts = [(spread**2 / len(sample), len(sample) - 1) for spread, sample in zip(spreads, samples, strict=True)]
+    variance = sum(part for part, _ in parts)
+    error = math.sqrt(variance)
+    freedom = variance**2 / sum(part**2 / own for part, own in parts)  # Welch and Satterthwaite's; n - 1 if paired
+    half_width = _half_width(error, freedom)
     return Comparison(
-        pair.method, len(pair.a), len(pair.b), pair.difference, float(interval.low), float(interval.high),
-        float(test.pvalue), pair.note, detectable,
+        "paired t" if paired else "Welch t", len(a), len(b), difference, "; ".join(notes), error, freedom,
+        difference - half_width, difference + half_width, 2 * float(stats.t.sf(abs(difference) / error, freedom)),
+        detectable_difference(error, freedom),
     )  # fmt: skip
 
 
-def challenge_rule(
-    baseline: Mapping[int, float], run: Mapping[int, float], margin: float = RULE_MARGIN_NATS
-) -> RuleTest:
-    """Is the loss of `run` lower than that of `baseline` by more than `margin`, at p < RULE_LEVEL? Both {seed: loss}.
-
-    The values and the margin are in one unit. Paired and Welch as in `compare_runs`.
-    """
-    pair = _Pair(run, baseline)  # so that a difference is an improvement
-    if not pair.method:
-        return RuleTest("none", pair.difference, margin, None, None, None, pair.note)
-    if pair.method == "paired t":
-        test = stats.ttest_1samp(pair.b - pair.a, margin, alternative="greater")
-    else:
-        test = stats.ttest_ind(pair.b - margin, pair.a, equal_var=False, alternative="greater")
-    p_value = float(test.pvalue)
-    detectable = margin + detectable_difference(pair.standard_error, float(test.df), RULE_LEVEL, sides=1)
-    return RuleTest(pair.method, pair.difference, margin, p_value, p_value < RULE_LEVEL, detectable, pair.note)
+def challenge_rule(losses: Comparison, margin: float = RULE_MARGIN_NATS) -> RuleTest:
+    """Is the loss of the run, arm b, lower than the baseline's by more than `margin` (its unit), at p < RULE_LEVEL?"""
+    improvement, error, freedom = -losses.difference, losses.standard_error, losses.freedom
+    if error is None or freedom is None:
+        return RuleTest(improvement, margin, None, None)
+    p_value = float(stats.t.sf((improvement - margin) / error, freedom))
+    return RuleTest(improvement, margin, p_value, margin + detectable_difference(error, freedom, RULE_LEVEL, sides=1))
 
 
 def detectable_difference(
@@ -152,32 +157,9 @@ def detectable_by_another(std: float, n: int) -> float:
     return detectable_difference(std * math.sqrt(2 / n), 2 * (n - 1))
 
 
-class _Pair:
-    """Two arms made ready for one test: which seeds enter, paired or not, and why there may be no test."""
-
-    def __init__(self, values_a: Mapping[int, float], values_b: Mapping[int, float]) -> None:
-        shared = sorted(set(values_a) & set(values_b))
-        paired = len(shared) >= 2
-        self.a = _finite([values_a[seed] for seed in (shared if paired else sorted(values_a))])
-        self.b = _finite([values_b[seed] for seed in (shared if paired else sorted(values_b))])
-        self.difference = float((self.b - self.a).mean() if paired else self.b.mean() - self.a.mean())
-        self.method = self.note = ""
-        if not paired and min(len(self.a), len(self.b)) < 2:
-            counts = f"{len(self.a)} against {len(self.b)} seed(s)"
-            self.note = f"no p-value: {counts}, and one seed has no spread to test against"
-            return
-        left_out = sorted(set(values_a) ^ set(values_b)) if paired else []
-        if left_out:
-            self.note = f"seeds {', '.join(map(str, left_out))} are in one arm only and were left out"
-        spreads = [(self.b - self.a).std(ddof=1)] if paired else [self.a.std(ddof=1), self.b.std(ddof=1)]
-        # Rounding leaves about 1e-16 of the values where the true spread is zero; a t statistic from it means nothing.
-        if max(spreads) <= 1e-12 * max(1.0, abs(self.a).max(), abs(self.b).max()):
-            why = "no p-value: no spread over the seeds to test against"
-            self.note = "; ".join(filter(None, [why, self.note]))
-            return
-        self.method = "paired t" if paired else "Welch t"
-        sizes = [len(self.b)] if paired else [len(self.a), len(self.b)]
-        self.standard_error = math.sqrt(sum(s**2 / n for s, n in zip(spreads, sizes, strict=True)))
+def _half_width(standard_error: float, freedom: float) -> float:
+    """Half the interval of an estimate."""
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * standard_error
 
 
 def _finite(values: Iterable[float]) -> np.ndarray:
