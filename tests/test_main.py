@@ -18,7 +18,7 @@ from ranks import FAULTY, ended
 from small import small_data, small_recipe
 
 from pgolf_core.base.files import write_json
-from pgolf_core.lab.data.sotu import train_tokenizer
+from pgolf_core.lab.data.build import train_tokenizer
 from pgolf_core.main import read_recipe
 from pgolf_core.recipes.recipe import to_dict
 from pgolf_core.training.checkpoint import load_tensors

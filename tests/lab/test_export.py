@@ -29,7 +29,7 @@ from pgolf_core.base.files import UserError, read_json
 from pgolf_core.base.names import HESSIANS
 from pgolf_core.base.parallel import World
 from pgolf_core.lab import cli
-from pgolf_core.lab.data.sotu import train_tokenizer
+from pgolf_core.lab.data.build import train_tokenizer
 from pgolf_core.lab.export import (
     CALLED,
     _PlainFormat,

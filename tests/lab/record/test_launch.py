@@ -20,7 +20,7 @@ from small import small_data, small_recipe
 
 from pgolf_core import main as train_main
 from pgolf_core.base.files import UserError, write_json
-from pgolf_core.lab.data.sotu import train_tokenizer
+from pgolf_core.lab.data.build import train_tokenizer
 from pgolf_core.lab.record import launch
 from pgolf_core.lab.record.launch import last_step, processes_of, set_processes, torchrun_command, train_with_torchrun
 from pgolf_core.lab.record.torchrun import in_order
