@@ -99,15 +99,8 @@ class HuggingFaceHub:
             raise UserError(f"the hub has no {self.label}, or not for this user; check --repository") from None
         except errors.HFValidationError as error:
             raise UserError(f"'{self.repository}' is no repository's name: {_first_line(error)}") from None
-        except (
-            OSError,
-            RuntimeError,
-            ValueError,
-            errors.EntryNotFoundError,
-            errors.HTTPError,
-            errors.XetDownloadError,
-        ) as error:
-            if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
+        except (OSError, RuntimeError, ValueError, errors.HTTPError, errors.XetDownloadError) as error:
+            if isinstance(error, errors.RemoteEntryNotFoundError):
                 raise _without(self.label, what) from None
             fault = f"cannot fetch {what} from {self.label}: {_first_line(error)}"
             remedy = "check network and disk, then give the same command again: whole files are kept"

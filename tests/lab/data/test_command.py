@@ -34,6 +34,8 @@ def test_a_dataset_of_ones_own_files_takes_the_settings_given(mine: Path, tmp_pa
 def test_nothing_prepared_says_what_prepares_something(tmp_path: Path, capsys):
     assert cli.main(["data", "list", "--cache", str(tmp_path)]) == 0
     assert "nothing is prepared yet; `pgolf data sotu`" in capsys.readouterr().out
+    assert cli.main(["data", "list", "--cache", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
 
 
 @pytest.mark.parametrize(
