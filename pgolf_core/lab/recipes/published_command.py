@@ -227,7 +227,7 @@ class _Meaning:
             self.keys["quant.other"] = "int6_row_clip"  # whatever the ranking does not name gets 6 bits
         if self.script.record == "PR 531" and v["NUM_LAYERS"] > 8:
             self.keys["quant.exceptions"] = ("blocks.8.attn.c_k.weight=fp16",)
-        if self.script.record == "PR 534":  # the first block and those from the eleventh on keep full int8 steps (papers/records/pr534.md)
+        if self.script.record == "PR 534":  # its first block and those from the eleventh on keep full int8 steps
             kept = [block for block in range(min(v["NUM_LAYERS"], 1000)) if block == 0 or block >= 10]
             self.keys["quant.exceptions"] = tuple(f"blocks.{block}.*.weight=int8_clip_search" for block in kept)
 
