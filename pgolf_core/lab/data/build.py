@@ -73,14 +73,9 @@ class Document:
         return self.text.encode("utf-8")
 
     @cached_property
-    def digest(self) -> bytes:
-        """SHA-256 of the payload."""
-        return hashlib.sha256(self.payload).digest()
-
-    @cached_property
-    def name_digest(self) -> bytes:
-        """SHA-256 of the name."""
-        return hashlib.sha256(self.name.encode("utf-8")).digest()
+    def digests(self) -> tuple[bytes, bytes]:
+        """SHA-256 of the name and of the payload."""
+        return hashlib.sha256(self.name.encode("utf-8")).digest(), hashlib.sha256(self.payload).digest()
 
 
 @dataclass(frozen=True)
@@ -116,7 +111,7 @@ def scan_documents(documents: Iterable[Document], progress: bool) -> Scan:
         for document in documents:
             counts[document.split] += 1
             sizes[document.split] += len(document.payload)
-            whole.update(document.name_digest + document.digest)
+            whole.update(b"".join(document.digests))
             bar.update(len(document.payload))
     return Scan(counts, sizes, whole.hexdigest())
 
@@ -174,7 +169,7 @@ def _sample(corpus: Corpus, scan: Scan, sample: dict[str, int], progress: bool) 
     share = TOKENIZER_BYTES / max(scan.utf8_bytes["train"], 1)
     with long_bar(sum(scan.utf8_bytes.values()), "tokenizer", progress, "B") as bar:
         for document in corpus.documents():
-            if document.split == "train" and hash_share(document.digest[8:]) < share:
+            if document.split == "train" and hash_share(document.digests[1][8:]) < share:
                 sample["documents"] += 1
                 sample["utf8_bytes"] += len(document.payload)
                 yield document.text
@@ -204,12 +199,13 @@ def _encode(
                 fault = f"the tokens of {document.name} do not stand for its {size} bytes"
                 raise UserError(f"{fault}; use another --tokenizer")
             file.write(ids.tobytes())
-            key = int.from_bytes(document.name_digest[:8], "big")
+            name_digest, _ = document.digests
+            key = int.from_bytes(name_digest[:8], "big")
             for column, value in zip(rows[document.split], (key, at, len(ids)), strict=True):
                 column.append(value)
-            if hash_share(document.name_digest) <= share[document.split]:
+            if hash_share(name_digest) <= share[document.split]:
                 names[document.split].append((key, document.name))
-            whole.update(document.name_digest + document.digest)
+            whole.update(b"".join(document.digests))
             at += len(ids)
             bar.update(size)
     if whole.hexdigest() != scan.sha256:

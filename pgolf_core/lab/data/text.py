@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pgolf_core.base.files import UserError, sha256_file
 from pgolf_core.lab.data.build import TOKENIZER_SETTINGS, Corpus, Document, fill_dataset, hash_share, scan_documents
@@ -18,6 +17,10 @@ from pgolf_core.text.tokenizer import SPACE_MARK, Tokenizer
 
 MAX_VOCAB_SIZE = 2**16
 """Tokens are stored in 16 bits."""
+SPLIT_RULE = (
+    "A document is validation if the SHA-256 of its text, read as a number from 0 to 1, lies below {}; equal texts so "
+    "stay in one split. Each split is in the order of its documents' hashed names."
+)
 
 
 @dataclass(frozen=True)
@@ -37,14 +40,6 @@ class TextRequest:
     val_share: float = 0.1
     """A document is validation if its text's SHA-256, read as a number from 0 to 1, lies below this."""
 
-    def __post_init__(self) -> None:
-        if not 0 < self.val_share < 1:
-            raise UserError(f"--val-share {self.val_share} must lie between 0 and 1, as 0.1")
-        if not 0 < self.vocab_size <= MAX_VOCAB_SIZE:
-            raise UserError(
-                f"--vocab-size {self.vocab_size} must lie between 1 and 65,536: tokens are stored in 16 bits"
-            )
-
 
 def prepare_text(request: TextRequest, cache_dir: Path | str | None = None, progress: bool = True) -> Dataset:
     """A prepared dataset of the documents in the request's files.
@@ -53,13 +48,14 @@ def prepare_text(request: TextRequest, cache_dir: Path | str | None = None, prog
     the same dataset and are not prepared again. Raises UserError for every fault of the input, and where the name is
     taken by another dataset.
     """
+    if not 0 < request.val_share < 1:
+        raise UserError(f"--val-share {request.val_share} must lie between 0 and 1, as 0.1")
     files = find_files(request.paths)
     given = Tokenizer(Path(request.tokenizer).expanduser()) if request.tokenizer else None
     vocab_size = given.vocab_size if given else request.vocab_size
-    if vocab_size > MAX_VOCAB_SIZE:
-        raise UserError(
-            f"{request.tokenizer} has {vocab_size:,} pieces; tokens are stored in 16 bits, so 65,536 at most"
-        )
+    if not 0 < vocab_size <= MAX_VOCAB_SIZE:
+        what = f"{request.tokenizer} of" if given else "--vocab-size"
+        raise UserError(f"{what} {vocab_size}: pieces must be between 1 and 65,536, since tokens are stored in 16 bits")
     stem = re.sub(r"[^\w.+-]+", "-", Path(os.path.abspath(request.paths[0])).stem).strip(".-")
     name = request.name or f"{stem}-sp{vocab_size}"
     if not is_dataset_name(name) or name == SOTU_NAME or name.startswith("fineweb"):
@@ -67,11 +63,14 @@ def prepare_text(request: TextRequest, cache_dir: Path | str | None = None, prog
     scan = scan_documents(_documents(files, request, given), progress)
     for split, what in (("train", "training"), ("val", "validation")):
         if not scan.documents[split]:
-            raise UserError(
-                f"{sum(scan.documents.values())} document(s), and none falls into {what} at --val-share "
-                f"{request.val_share}; give more documents (a .txt file is one) or another share"
-            )
-    about = _about(name, files, request, scan.sha256)
+            fault = f"{sum(scan.documents.values())} document(s), and none falls into {what}"
+            remedy = "give more documents (a .txt file is one) or another share"
+            raise UserError(f"{fault} at --val-share {request.val_share}; {remedy}")
+    labels = list(dict.fromkeys(file.label.partition("/")[0] for file in files))
+    shown = ", ".join(labels[:3]) + (f" and {len(labels) - 3} more" if len(labels) > 3 else "")
+    source = {"files": len(files), "documents_sha256": scan.sha256, "field": request.field}
+    source |= {"val_share": request.val_share, "citation": f"own text: {shown} ({len(files):,} files)"}
+    about = {"name": name, "source": source, "split_rule": SPLIT_RULE.format(request.val_share)}
     corpus = Corpus(about, lambda: _documents(files, request, given), vocab_size, given)
     root = datasets_root(cache_dir)
     if not (root / name).is_dir():
@@ -86,25 +85,6 @@ def prepare_text(request: TextRequest, cache_dir: Path | str | None = None, prog
         remedy = f"choose another --name, or delete {found.folder}"
         raise UserError(f"dataset {name} is there already, of other text or settings; {remedy}")
     return found
-
-
-def _about(name: str, files: Sequence[InputFile], request: TextRequest, documents_sha256: str) -> dict[str, Any]:
-    """The manifest's first entries."""
-    labels = list(dict.fromkeys(file.label.partition("/")[0] for file in files))
-    shown = ", ".join(labels[:3]) + (f" and {len(labels) - 3} more" if len(labels) > 3 else "")
-    source = {
-        "files": len(files),
-        "documents_sha256": documents_sha256,
-        "field": request.field,
-        "val_share": request.val_share,
-        "citation": f"own text: {shown} ({len(files):,} files)",
-    }
-    split_rule = (
-        f"A document is validation if the SHA-256 of its text, read as a number from 0 to 1, lies below "
-        f"{request.val_share}; equal texts so stay in one split. Each split is in the order of its documents' hashed "
-        "names."
-    )
-    return {"name": name, "source": source, "split_rule": split_rule}
 
 
 def _documents(files: Sequence[InputFile], request: TextRequest, given: Tokenizer | None) -> Iterator[Document]:
