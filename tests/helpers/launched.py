@@ -10,7 +10,7 @@ import pytest
 from small import small_data, small_recipe
 
 from pgolf_core.base.files import write_json
-from pgolf_core.lab.data.sotu import train_tokenizer
+from pgolf_core.lab.data.build import train_tokenizer
 from pgolf_core.lab.record import launch
 from pgolf_core.lab.record.launch import torchrun_command
 from pgolf_core.recipes.recipe import to_dict

@@ -85,7 +85,7 @@ def small_data(folder: Path, vocab: int = 64, train_tokens: int = 1000, val_toke
 
 def word_shards(folder: Path, pieces: int) -> TrainData:
     """Shards of invented words in the published layout, and a lossless `tokenizer.model` made for them."""
-    from pgolf_core.lab.data.sotu import train_tokenizer
+    from pgolf_core.lab.data.build import train_tokenizer
 
     draw = random.Random(0)
     words = ["".join(draw.choices("abcdefghijklmno", k=draw.randint(1, 7))) for _ in range(60)]

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
+from pgolf_core.lab.data.dataset import Dataset
+from pgolf_core.lab.data.fineweb import FinewebRequest, fetch_fineweb
 from pgolf_core.text.shards import write_shard
 
 VOCAB = 320
@@ -27,7 +29,7 @@ def texts(count: int, seed: int = 0, words: int = 60) -> list[str]:
 
 
 def published_model(documents: list[str], vocab: int = VOCAB) -> bytes:
-    """A SentencePiece model with the published settings (papers/machinery.md): it normalises."""
+    """A SentencePiece model with the published settings (papers/machinery.md, Shards): it normalises."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(documents), model_writer=model, vocab_size=vocab, model_type="bpe", pad_id=0, bos_id=1,
@@ -56,16 +58,16 @@ def make_hub(folder: Path) -> Path:
         assert split == "val" or len(parts) >= TRAIN_SHARDS
         for number, part in enumerate(parts[:TRAIN_SHARDS]):
             write_shard(outer / f"datasets/{PUBLISHED}/fineweb_{split}_{number:06d}.bin", part)
-    entry = {
-        "name": PUBLISHED,
-        "tokenizer_name": f"sp_bpe_{VOCAB}",
-        "stats": {"files_train": TRAIN_SHARDS, "files_val": 1},
-    }
-    tokenizer = {"name": f"sp_bpe_{VOCAB}", "model_path": f"tokenizers/fineweb_{VOCAB}_bpe.model"}
+    names = {"name": PUBLISHED, "tokenizer_name": f"sp_bpe_{VOCAB}"}
+    entry = names | {"stats": {"files_train": TRAIN_SHARDS, "files_val": 1}}
     bytes_only = {"name": "fineweb10B_byte260", "tokenizer_name": "byte", "stats": {"files_train": 1, "files_val": 1}}
-    manifest = {
-        "datasets": [entry, bytes_only],
-        "tokenizers": [tokenizer, {"name": "byte", "path": "tokenizers/b.json"}],
-    }
-    (outer / "manifest.json").write_text(json.dumps(manifest))
+    tokenizer = {"name": f"sp_bpe_{VOCAB}", "model_path": f"tokenizers/fineweb_{VOCAB}_bpe.model"}
+    tokenizers = [tokenizer, {"name": "byte", "path": "tokenizers/b.json"}]
+    (outer / "manifest.json").write_text(json.dumps({"datasets": [entry, bytes_only], "tokenizers": tokenizers}))
     return folder
+
+
+def fetch(hub: Path | None, cache: Path, train_shards: int | None = None, **wanted: str) -> Dataset:
+    """The repository's dataset, fetched from this folder, or from the hub."""
+    wanted = {"variant": VARIANT, **({"source": str(hub)} if hub else {})} | wanted
+    return fetch_fineweb(FinewebRequest(train_shards=train_shards, **wanted), cache, progress=False)

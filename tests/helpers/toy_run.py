@@ -6,13 +6,12 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tiny_data import build_toy
 
 from pgolf_core.base.files import UserError, read_json, write_json
-from pgolf_core.lab.data.sotu import Document, build_dataset
 from pgolf_core.lab.record import folder as runs
 from pgolf_core.lab.record import stages
 from pgolf_core.lab.report.seeds import summarise_seeds
@@ -47,14 +46,7 @@ def finished_run(root: Path, seeds: tuple[int, ...] = (1, 2)) -> Path:
 
 def toy_corpus(root: Path) -> None:
     """Prepare the toy dataset in root/datasets."""
-    rng = np.random.default_rng(0)
-    words = ["".join(rng.choice(list("abcdefghijklmnopqrst"), rng.integers(2, 8))) for _ in range(900)]
-    texts = [("train", 900)] * 6 + [("val", 150)] * 2
-    documents = [
-        Document(f"d{i}", f"d{i}", s, " ".join(rng.choice(words, n)) + ".\n") for i, (s, n) in enumerate(texts)
-    ]
-    about = {"name": "toy-sp1024", "source": {"package": "toy"}, "split_rule": "by hand"}
-    build_dataset(documents, about, root / "datasets", progress=False)
+    build_toy(root / "datasets")
 
 
 def finish_seed(run: runs.Run) -> None:

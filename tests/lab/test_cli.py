@@ -136,13 +136,6 @@ def test_plan_passes_the_number_of_processes_on(capsys, monkeypatch):
     assert "parameters" in capsys.readouterr().out
 
 
-def test_an_empty_cache_lists_nothing_and_says_how_to_fill_it(capsys, tmp_path):
-    assert cli.main(["data", "list", "--cache", str(tmp_path)]) == 0
-    assert "`pgolf data sotu`" in capsys.readouterr().out
-    assert cli.main(["data", "list", "--cache", str(tmp_path), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == []
-
-
 def test_a_table_is_printed_as_text_or_as_json_records(capsys, monkeypatch, tmp_path):
     table = pd.DataFrame({"run": ["a", "b"], "mean": [1.5, float("nan")]})
     table["verdict"] = "holds"

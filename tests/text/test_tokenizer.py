@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pgolf_core.base.files import UserError
-from pgolf_core.lab.data.sotu import train_tokenizer
+from pgolf_core.lab.data.build import train_tokenizer
 from pgolf_core.text.tokenizer import NUM_BYTE_PIECES, SPACE_MARK, Tokenizer, check_vocab, refuse_normalising
 
 TEXTS = [

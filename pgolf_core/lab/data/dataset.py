@@ -1,8 +1,8 @@
-"""Prepared datasets: where they lie, opening them, reading their documents back, and checking them.
+"""Prepared datasets: where they lie, opening them, reading their documents back, checking them, and making one.
 
 A prepared dataset is a folder `<cache>/datasets/<name>` holding tokenizer.model, shards and manifest.json. It is made
-in a hidden folder beside its place and renamed at the end, so it is there whole or not at all; of two processes that
-prepare the same dataset at once, the first to finish wins and the other takes what it finds.
+in a hidden folder beside its place and renamed at the end, so it is there whole or not at all. Each name has a lock:
+of two processes that prepare the same dataset at once, the second waits and takes what the first has made.
 """
 
 from __future__ import annotations
@@ -11,26 +11,22 @@ import contextlib
 import os
 import re
 import shutil
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import filelock
 import platformdirs
 
-from pgolf_core.base.files import UserError, explain_os_errors, read_json, sha256_bytes, sha256_file
-from pgolf_core.lab.data.survey import SPLITS, count_shared, long_bar, stream_documents
+from pgolf_core.base.files import UserError, explain_os_errors, read_json, sha256_file, write_json
+from pgolf_core.lab.data.survey import MANIFEST, MANIFEST_FORMAT, SPLITS, Split, count_shared, long_bar
 from pgolf_core.text.shards import shard_tokens
 from pgolf_core.text.tokenizer import Tokenizer, refuse_normalising
 
-MANIFEST_FORMAT = 1
-MANIFEST = "manifest.json"
-TOKENIZER_FILE = "tokenizer.model"
 DOCUMENT_KEYS = {"name", "group", "split", "sha256", "utf8_bytes", "tokens"}
 PARTIAL = ".partial-"
-"""Prefix of the folders that datasets are made in."""
+"""Prefix of the folders that datasets are made in; of a killed preparation they are swept by the next one."""
 SOTU_NAME = "sotu-sp1024"
 
 
@@ -71,8 +67,8 @@ class Dataset:
         return tokenizer
 
     def verify(self, progress: bool = False) -> str:
-        """Read everything again: file hashes, every listed document's text out of the shards, and that the splits are
-        apart (for a published split: how many validation texts stand in training, as the manifest says).
+        """Read everything again and hold it against the manifest: file hashes, totals, every listed document's text,
+        and that the splits are apart (for a published split: how many validation texts stand in training).
 
         Returns what was checked, in words. Raises UserError with the first thing that does not hold.
         """
@@ -82,30 +78,25 @@ class Dataset:
                 if sha256_file(self.folder / entry["file"]) != entry["sha256"]:
                     raise damaged(self.folder, f"{entry['file']} has another SHA-256 than the manifest says")
                 bar.update(entry["bytes"])
-        with long_bar(len(self.manifest["documents"]), "decoding documents", progress, "document") as bar:
-            for split in SPLITS:
-                for entry, text in _read_documents(self, split):
-                    payload = text.encode("utf-8")
-                    if sha256_bytes(payload) != entry["sha256"] or len(payload) != entry["utf8_bytes"]:
-                        raise damaged(self.folder, f"the tokens of {entry['name']} do not give its text")
-                    bar.update()
+        splits = self.splits(progress)
+        for split in splits:
+            for _ in _read_documents(self, split):
+                pass
         if not self.has_published_split:
             refuse_shared_documents(self.manifest["documents"])
-            if self.lists_all:
-                return "tokenizer, shards and documents"
-        shared, said = self._count_shared(progress), self.manifest["disjointness"]["val_texts_in_train"]
+        shared, said = count_shared(*splits), self.manifest["disjointness"]["val_texts_in_train"]
         if shared != said or (shared and not self.has_published_split):
             raise damaged(self.folder, f"{shared} validation texts stand in training, {said} by its manifest")
-        listed = (
-            "documents"
-            if self.lists_all
-            else f"all val and {self.manifest['listed_train_documents']:,} train documents"
-        )
-        split = "published" if self.has_published_split else "own"
-        return f"tokenizer, shards and {listed}; {split} split, {shared:,} validation texts stand in training"
+        listed = self.manifest.get("listed_train_documents")
+        documents = "documents" if listed is None else f"all val and {listed:,} train documents"
+        whose = "published" if self.has_published_split else "own"
+        return f"tokenizer, shards and {documents}; {whose} split, {shared:,} validation texts stand in training"
 
-    def _count_shared(self, progress: bool) -> int:
-        return count_shared(self.train_paths, self.val_paths, self.tokenizer(), progress)
+    def splits(self, progress: bool = False) -> tuple[Split, Split]:
+        """Train and val."""
+        train, val = self.train_paths, self.val_paths
+        tokenizer = self.tokenizer()
+        return Split("train", train, tokenizer, progress), Split("val", val, tokenizer, progress)
 
 
 # ---------------------------------------------------------------------- where datasets lie
@@ -135,12 +126,11 @@ def open_dataset(name: str = SOTU_NAME, cache_dir: Path | str | None = None) -> 
     root = datasets_root(cache_dir)
     if not is_dataset_name(name) or not (root / name).is_dir():
         prepared = ", ".join(dataset.name for dataset in prepared_datasets(cache_dir)) or "none"
+        fault = f"dataset '{name}' is not prepared in {root} (prepared: {prepared})"
         known = name == SOTU_NAME or name.startswith("fineweb")
-        command = (_command(name) if known else _command(SOTU_NAME)) + (f" --cache {cache_dir}" if cache_dir else "")
-        remedy = f"run `{command}`" + (
-            "" if known else f", which prepares {SOTU_NAME}, or `pgolf data text` on your own"
-        )
-        raise UserError(f"dataset '{name}' is not prepared in {root} (prepared: {prepared}); {remedy}")
+        cache = f" --cache {cache_dir}" if cache_dir else ""
+        other = "" if known else f", which prepares {SOTU_NAME}, or `pgolf data text` on your own"
+        raise UserError(f"{fault}; run `{_command(name if known else SOTU_NAME)}{cache}`{other}")
     return load_dataset(root / name)
 
 
@@ -156,7 +146,60 @@ def prepared_datasets(cache_dir: Path | str | None = None) -> list[Dataset]:
 
 def validation_documents(dataset: Dataset) -> list[tuple[str, str]]:
     """(name, text) of every validation document, decoded from the shards, in their order."""
-    return [(entry["name"], text) for entry, text in _read_documents(dataset, "val")]
+    return list(_read_documents(dataset, dataset.splits()[1]))
+
+
+def _read_documents(dataset: Dataset, split: Split) -> Iterator[tuple[str, str]]:
+    """(name, text) of each listed document of a split; UserError where texts or totals are not the manifest's."""
+    others = damaged(dataset.folder, f"the {split.name} shards do not hold the documents that the manifest lists")
+    said = [entry for entry in dataset.manifest["documents"] if entry["split"] == split.name]
+    for entry, (found, text) in zip(said, split.listed(len(said)), strict=False):
+        if found["tokens"] != entry["tokens"]:
+            raise others
+        if found != {key: entry[key] for key in found}:
+            raise damaged(dataset.folder, f"the tokens of {entry['name']} do not give its text")
+        yield entry["name"], text
+    totals, all_listed = split.totals(), split.name == "val" or dataset.lists_all
+    if totals != dataset.manifest["totals"][split.name] or (all_listed and totals["documents"] != len(said)):
+        raise others
+
+
+def load_dataset(folder: Path) -> Dataset:
+    """The dataset in a folder, its manifest, sizes and headers checked; UserError with the remedy if damaged."""
+    try:
+        manifest, digest = read_json(folder / MANIFEST), sha256_file(folder / MANIFEST)
+    except UserError:
+        raise damaged(folder, f"{MANIFEST} is missing or broken") from None
+    try:
+        if manifest["format"] != MANIFEST_FORMAT:
+            raise damaged(folder, f"its manifest has format {manifest['format']!r}, not {MANIFEST_FORMAT}")
+        sizes = {entry["file"]: int(entry["bytes"]) for entry in (manifest["tokenizer"], *manifest["shards"])}
+        paths = {split: [folder / s["file"] for s in manifest["shards"] if s["split"] == split] for split in SPLITS}
+        counts = {folder / shard["file"]: int(shard["tokens"]) for shard in manifest["shards"]}
+        sums = {split: sum(counts[path] for path in paths[split]) for split in SPLITS}
+        known = sums == {split: manifest["totals"][split]["tokens"] for split in SPLITS}
+        known &= {"vocab_size", "lossless", "sha256"} <= set(manifest["tokenizer"])
+        known &= all(set(entry) == DOCUMENT_KEYS for entry in manifest["documents"])
+        known &= "listed_train_documents" not in manifest or "val_texts_in_train" in manifest["disjointness"]
+        known &= manifest["name"] == folder.name and all(Path(file).name == file for file in sizes)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        known = False
+    if not known:
+        raise damaged(folder, "its manifest is not of the form this program writes")
+    for file, size in sizes.items():
+        if not (folder / file).is_file() or (folder / file).stat().st_size != size:
+            raise damaged(folder, f"{file} is missing or has not the {size} bytes it should have")
+    for shard, tokens in counts.items():
+        if shard_tokens(shard) != tokens:
+            raise damaged(folder, f"{shard.name} declares another number of tokens than the manifest")
+    tokenizer_path = folder / manifest["tokenizer"]["file"]
+    return Dataset(folder.name, folder, manifest, digest, tokenizer_path, paths["train"], paths["val"])
+
+
+def damaged(folder: Path, fault: str) -> UserError:
+    """The error that names a dataset's fault and the remedy."""
+    remedy = f"delete that folder and run `{_command(folder.name)}` again"
+    return UserError(f"dataset {folder} is damaged: {fault}; {remedy}")
 
 
 def _command(name: str) -> str:
@@ -167,88 +210,43 @@ def _command(name: str) -> str:
     return "pgolf data sotu" if name == SOTU_NAME else "pgolf data text"
 
 
-def damaged(folder: Path, fault: str) -> UserError:
-    """The error that names a dataset's fault and the remedy."""
-    return UserError(
-        f"dataset {folder} is damaged: {fault}; delete that folder and run `{_command(folder.name)}` again"
-    )
-
-
-def load_dataset(folder: Path) -> Dataset:
-    """The dataset in a folder, its manifest, sizes and headers checked; UserError with the remedy if damaged."""
-    try:
-        manifest, digest = read_json(folder / MANIFEST), sha256_file(folder / MANIFEST)
-    except UserError:
-        raise damaged(folder, "manifest.json is missing or broken") from None
-    try:
-        if manifest["format"] != MANIFEST_FORMAT:
-            raise damaged(folder, f"its manifest has format {manifest['format']!r}, not {MANIFEST_FORMAT}")
-        sizes = {entry["file"]: int(entry["bytes"]) for entry in (manifest["tokenizer"], *manifest["shards"])}
-        paths = {split: [folder / s["file"] for s in manifest["shards"] if s["split"] == split] for split in SPLITS}
-        counts = {folder / shard["file"]: int(shard["tokens"]) for shard in manifest["shards"]}
-        complete = all(manifest["totals"][split]["tokens"] == sum(map(counts.get, paths[split])) for split in SPLITS)
-        known = {"vocab_size", "lossless", "sha256"} <= set(manifest["tokenizer"])
-        known &= all(set(entry) == DOCUMENT_KEYS for entry in manifest["documents"])
-        known &= "listed_train_documents" not in manifest or "val_texts_in_train" in manifest["disjointness"]
-        name, tokenizer_path = str(manifest["name"]), folder / manifest["tokenizer"]["file"]
-    except (KeyError, TypeError, ValueError, AttributeError):
-        complete = known = False
-    if not (complete and known and name == folder.name and all(Path(file).name == file for file in sizes)):
-        raise damaged(folder, "its manifest is not of the form this program writes")
-    for file, size in sizes.items():
-        if not (folder / file).is_file() or (folder / file).stat().st_size != size:
-            raise damaged(folder, f"{file} is missing or has not the {size} bytes it should have")
-    for shard, tokens in counts.items():
-        if shard_tokens(shard) != tokens:
-            raise damaged(folder, f"{shard.name} declares another number of tokens than the manifest")
-    return Dataset(name, folder, manifest, digest, tokenizer_path, paths["train"], paths["val"])
-
-
-def _read_documents(dataset: Dataset, split: str) -> Iterator[tuple[dict[str, Any], str]]:
-    """(manifest entry, decoded text) of each listed document of a split, cut at BOS."""
-    tokenizer = dataset.tokenizer()
-    paths = dataset.train_paths if split == "train" else dataset.val_paths
-    documents = stream_documents(paths, tokenizer.bos_id, tokenizer.vocab_size)
-    wrong = damaged(dataset.folder, f"the {split} shards do not hold the documents that the manifest lists")
-    for entry in (entry for entry in dataset.manifest["documents"] if entry["split"] == split):
-        ids = next(documents, None)
-        if ids is None or ids[0] != tokenizer.bos_id or len(ids) != entry["tokens"]:
-            raise wrong
-        yield entry, tokenizer.decode(ids)
-    if (split == "val" or dataset.lists_all) and next(documents, None) is not None:
-        raise wrong
-
-
 # ---------------------------------------------------------------------- making one
 
 
 @contextlib.contextmanager
-def staged(root: Path, name: str) -> Iterator[Path]:
-    """A hidden folder to make dataset `name` in; at the end of the block it becomes `root/<name>`.
+def locked(root: Path, name: str, wait_seconds: float = 60.0) -> Iterator[None]:
+    """One preparation of a dataset at a time; the lock is the kernel's, so it goes with a killed process.
 
-    Nothing is left behind on an error or an interruption. A dataset that appeared meanwhile is kept instead. Whoever
-    works longer than an hour without making a file there touches the folder.
+    Raises UserError where another one holds it for longer, and for an OSError inside.
     """
-    target = root / name
-    what = f"cannot prepare {name} in {root} (PGOLF_CACHE or --cache)"
-    with explain_os_errors(what):
+    with explain_os_errors(f"cannot prepare {name} in {root} (PGOLF_CACHE or --cache)"):
         root.mkdir(parents=True, exist_ok=True)
-        for left in root.glob(f"{PARTIAL}*"):  # by a killed preparation: a living one makes a file within the hour
-            with contextlib.suppress(OSError):
-                if time.time() - left.stat().st_mtime > 3600:
-                    shutil.rmtree(left, ignore_errors=True)
-        folder = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=root))
-    try:
-        yield folder
-        with explain_os_errors(what):
-            folder.chmod(0o755)
-            try:
-                folder.rename(target)
-            except OSError:
-                if not target.is_dir():
-                    raise
-    finally:
+        try:
+            with filelock.FileLock(root / f".{name}.lock", timeout=wait_seconds):
+                yield
+        except filelock.Timeout:
+            raise UserError(f"{name} is being prepared in {root} by another process; wait for it") from None
+
+
+def make_dataset(root: Path, name: str, fill: Callable[[Path], dict[str, Any]]) -> Dataset:
+    """The dataset `root/<name>` out of the files that `fill` writes into a folder and the manifest that it returns.
+
+    Nothing is left behind on an error or an interruption. A dataset that appeared meanwhile is kept instead.
+    """
+    for left in root.glob(f"{PARTIAL}*"):
+        with contextlib.suppress(UserError), locked(root, left.name.removeprefix(PARTIAL), wait_seconds=0):
+            shutil.rmtree(left)
+    with locked(root, name):
+        folder = root / f"{PARTIAL}{name}"
         shutil.rmtree(folder, ignore_errors=True)
+        if not (root / name).is_dir():
+            try:
+                folder.mkdir()
+                write_json(folder / MANIFEST, fill(folder))
+                folder.rename(root / name)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+    return load_dataset(root / name)
 
 
 def refuse_shared_documents(documents: Sequence[dict[str, Any]]) -> dict[str, int]:
@@ -256,12 +254,10 @@ def refuse_shared_documents(documents: Sequence[dict[str, Any]]) -> dict[str, in
 
     Takes the manifest's entries (name, group, split, sha256) and returns the counts of shared ones, all zero.
     """
-    counts = {}
     for key, what in (("sha256", "text"), ("group", "group")):
         train = {entry[key]: entry["name"] for entry in documents if entry["split"] == "train"}
-        shared = [entry for entry in documents if entry["split"] == "val" and entry[key] in train]
-        if shared:
-            names = f"{shared[0]['name']} and training document {train[shared[0][key]]}"
-            raise UserError(f"validation document {names} have the same {what}; put both in one split")
-        counts[f"val_{what}s_in_train"] = len(shared)
-    return counts
+        for entry in documents:
+            if entry["split"] == "val" and entry[key] in train:
+                names = f"{entry['name']} and training document {train[entry[key]]}"
+                raise UserError(f"validation document {names} have the same {what}; put both in one split")
+    return {"val_texts_in_train": 0, "val_groups_in_train": 0}

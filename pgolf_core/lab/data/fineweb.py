@@ -1,42 +1,36 @@
-"""Published shards of FineWeb tokens with their tokenizer, fetched as a prepared dataset (SEEDS 14).
+"""Published shards of FineWeb tokens with their tokenizer, fetched as a prepared dataset.
 
 Files gather in a hidden folder beside the dataset's place, each renamed to its name when it is whole and checked, so a
 fetch that was killed goes on with the files that it has. The folder becomes the dataset when all of them are there.
 manifest.json holds nothing of the way they came: the same files give the same manifest, from the hub or a local copy.
-fetched.json beside it says where they were fetched, and of which commit.
+fetched.json beside it says where they were fetched, and of which commit. The layout of a repository is in
+papers/machinery.md, Shards.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-from pgolf_core.base.files import UserError, explain_os_errors, read_json, sha256_file, write_json
+from pgolf_core.base.files import UserError, read_json, sha256_file, write_json
 from pgolf_core.lab.data.dataset import (
-    MANIFEST,
-    MANIFEST_FORMAT,
     PARTIAL,
-    TOKENIZER_FILE,
     Dataset,
     datasets_root,
     is_dataset_name,
     load_dataset,
+    locked,
     prepared_datasets,
 )
-from pgolf_core.lab.data.hub import Hub, HuggingFaceHub, LocalHub, RemoteFile, link_or_copy
-from pgolf_core.lab.data.survey import SPLITS, file_entry, long_bar, survey
+from pgolf_core.lab.data.hub import Hub, HuggingFaceHub, LocalHub, RemoteFile
+from pgolf_core.lab.data.survey import MANIFEST, SPLITS, TOKENIZER_FILE, Split, long_bar, survey
 from pgolf_core.text.shards import shard_tokens
 from pgolf_core.text.tokenizer import Tokenizer
 
-REPOSITORY = "willdepueoai/parameter-golf"
-ROOT = "datasets"
-FAMILY = "fineweb10B"
 DEFAULT_VARIANT = "sp1024"
 DEFAULT_TRAIN_SHARDS = 80
 FETCHED = "fetched.json"
@@ -51,92 +45,96 @@ PUBLISHED_SPLIT_RULE = (
 
 
 @dataclass(frozen=True)
-class Published:
-    """What a repository's manifest says of one dataset."""
+class FinewebRequest:
+    """Which published shards are wanted, and from where."""
 
-    name: str
-    tokenizer_name: str
-    model: str
-    """Path of the SentencePiece model inside the repository."""
-    shards: dict[str, list[str]]
-    """Paths of the shards of each split, in order."""
+    variant: str = DEFAULT_VARIANT
+    """The dataset fineweb10B_<variant>; with an underscore, a published dataset's full name."""
+    train_shards: int | None = None
+    """The first N; None for what is there, or at most DEFAULT_TRAIN_SHARDS of what is published."""
+    repository: str = "willdepueoai/parameter-golf"
+    """On the hub, as OWNER/NAME."""
+    revision: str | None = None
+    """Its branch, tag or commit; None for the newest."""
+    root: str = "datasets"
+    """Folder inside the repository that its manifest lies in."""
+    source: Path | str | None = None
+    """A local folder laid out as the repository, used instead of the hub."""
+    name: str = ""
+    """Of the dataset; by default the published one with hyphens, as recipes call it."""
+
+    @property
+    def published_name(self) -> str:
+        """Of the dataset, in the repository."""
+        return self.variant if "_" in self.variant else f"fineweb10B_{self.variant}"
 
 
-def fetch_fineweb(
-    variant: str = DEFAULT_VARIANT,
-    train_shards: int | None = None,
-    *,
-    repository: str = REPOSITORY,
-    revision: str | None = None,
-    root: str = ROOT,
-    source: Path | str | None = None,
-    name: str = "",
-    cache_dir: Path | str | None = None,
-    progress: bool = True,
-    endpoint: str | None = None,
-) -> Dataset:
-    """The published dataset `fineweb10B_<variant>` with its first `train_shards` shards (default: at most 80).
+def fetch_fineweb(request: FinewebRequest, cache_dir: Path | str | None = None, progress: bool = True) -> Dataset:
+    """The published dataset that is asked for, prepared.
 
-    A `variant` with an underscore is a published dataset's full name. `source` is a local folder laid out as the
-    repository, used instead of the hub; `root` the folder inside the repository. What is prepared already is returned
-    without asking the hub; asking for more shards fetches only those. Raises UserError for everything that is missing,
-    damaged on arrival, or prepared under that name with more shards or from another repository.
+    What is prepared already is returned without asking the hub; asking for more shards fetches only those. Raises
+    UserError for everything that is missing, damaged on arrival, or prepared under that name with more shards or from
+    another repository.
     """
-    published_name = variant if "_" in variant else f"{FAMILY}_{variant}"
-    name = name or published_name.replace("_", "-")
-    if not is_dataset_name(name) or "/" in published_name:
+    name, count = request.name or request.published_name.replace("_", "-"), request.train_shards
+    if not is_dataset_name(name) or "/" in request.published_name:
         raise UserError(f"'{name}' cannot be a dataset's name; use letters, digits and . _ + -")
-    if train_shards is not None and train_shards < 1:
-        raise UserError(f"--train-shards {train_shards}: at least one training shard is needed")
-    place = datasets_root(cache_dir)
-    wanted = {"repository": repository, "dataset": published_name}
-    with _locked(place, name):
-        if present := _present(place / name, wanted, train_shards, revision):
-            return present
-        hub: Hub = LocalHub(source) if source else HuggingFaceHub(repository, revision, endpoint)
-        published = _read_manifest(hub, root, published_name, train_shards)
-        known = _by_sha256(cache_dir)
-        folder = place / f".fetch-{name}"
-        with explain_os_errors(f"cannot prepare {name} in {place} (PGOLF_CACHE or --cache)"):
-            _gather(hub, published, folder, known, progress)
-            about = {"name": name, "source": wanted | {"citation": FINEWEB_CITATION.format(repository=repository)}}
-            manifest = _describe(folder, published, about, progress)
-            origin = "local folder" if source else "hub"
-            write_json(folder / FETCHED, {"from": origin, "repository": repository, "revision": hub.revision})
-            write_json(folder / MANIFEST, manifest)
-            _put_in_place(folder, place / name)
-        return load_dataset(place / name)
+    if count is not None and count < 1:
+        raise UserError(f"--train-shards {count}: at least one training shard is needed")
+    target = datasets_root(cache_dir) / name
+    if present := _present(target, request):
+        return present
+    with locked(target.parent, name, wait_seconds=0):
+        hub = LocalHub(request.source) if request.source else HuggingFaceHub(request.repository, request.revision)
+        folder = target.with_name(f".fetch-{name}")
+        tokenizer_name, files = _promised(hub, request)
+        _gather(hub, files, folder, prepared_datasets(cache_dir), progress)
+        source = {"repository": request.repository, "dataset": request.published_name}
+        source["citation"] = FINEWEB_CITATION.format(repository=request.repository)
+        about = {"name": name, "source": source, "split_rule": PUBLISHED_SPLIT_RULE, "published_split": True}
+        tokenizer = Tokenizer(folder / TOKENIZER_FILE)
+        splits = [Split(split, sorted(folder.glob(f"*_{split}_*.bin")), tokenizer, progress) for split in SPLITS]
+        about_tokenizer = {"kind": "sentencepiece-bpe", "published_as": tokenizer_name}
+        manifest = survey(about, about_tokenizer, splits, "{}-{:06d}".format)
+        origin = {"from": "local folder" if request.source else "hub", "repository": request.repository}
+        write_json(folder / FETCHED, origin | {"revision": hub.revision})
+        write_json(folder / MANIFEST, manifest)
+        _put_in_place(folder, target)
+    return load_dataset(target)
 
 
-def _present(target: Path, wanted: dict[str, str], train_shards: int | None, revision: str | None) -> Dataset | None:
+def _present(target: Path, request: FinewebRequest) -> Dataset | None:
     """The dataset that is there, if it is the one asked for; None if there is more to fetch."""
     if not target.is_dir():
         return None
-    dataset = load_dataset(target)
-    found = {key: dataset.manifest["source"].get(key) for key in wanted}
-    if found != wanted:
-        origin = " of ".join(str(value) for value in reversed(found.values()))
+    dataset, wanted = load_dataset(target), request.train_shards
+    source, count = dataset.manifest["source"], len(dataset.train_paths)
+    if (source.get("repository"), source.get("dataset")) != (request.repository, request.published_name):
+        origin = f"{source.get('dataset')} of {source.get('repository')}"
         raise UserError(f"{target.name} is prepared already, from {origin}; give this one another --name")
-    count = len(dataset.train_paths)
-    if train_shards is not None and train_shards < count:
+    if wanted is not None and wanted < count:
         raise UserError(
-            f"{target.name} is prepared already with {count} training shards, not {train_shards}; "
+            f"{target.name} is prepared already with {count} training shards, not {wanted}; "
             "a --name of its own gives a smaller one, whose files are linked, not fetched"
         )
-    fetched = target / FETCHED
+    fetched, revision = target / FETCHED, request.revision
     same = revision is None or (fetched.is_file() and read_json(fetched).get("revision") == revision)
-    return dataset if same and train_shards in (None, count) else None
+    return dataset if same and wanted in (None, count) else None
 
 
 # ---------------------------------------------------------------------- what the repository promises
 
 
-def _read_manifest(hub: Hub, root: str, name: str, train_shards: int | None) -> Published:
-    """One dataset of the repository's manifest; every path in it is checked before use."""
-    root = root.strip("/")
-    if isinstance(hub, LocalHub) and not hub.exists(_join(root, MANIFEST)) and hub.exists(MANIFEST):
+def _promised(hub: Hub, request: FinewebRequest) -> tuple[str, dict[str, str]]:
+    """The tokenizer's name and, by their paths in the repository, the names of a dataset's files: what the
+    repository's manifest says of it, every path checked.
+    """
+    name, wanted, root = request.published_name, request.train_shards, request.root.strip("/")
+    if isinstance(hub, LocalHub) and not (hub.folder / root / MANIFEST).is_file() and (hub.folder / MANIFEST).is_file():
         root = ""  # the published scripts download into a folder without the outer one
-    manifest = _fetch_json(hub, _join(root, MANIFEST))
+    path = _join(root, MANIFEST)
+    with tempfile.TemporaryDirectory() as folder:
+        manifest = read_json(hub.fetch(path, Path(folder), lambda size: None))
     try:
         found = {str(entry["name"]): entry for entry in manifest["datasets"]}
         tokenizers = {str(entry["name"]): entry for entry in manifest["tokenizers"]}
@@ -146,19 +144,17 @@ def _read_manifest(hub: Hub, root: str, name: str, train_shards: int | None) -> 
         tokenizer_name = str(found[name]["tokenizer_name"])
         model = tokenizers[tokenizer_name].get("model_path")
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise UserError(f"{_join(root, MANIFEST)} of {hub.label} is not of the published form (SEEDS 14)") from None
+        raise UserError(f"{path} of {hub.label} is not of the published form; check --root") from None
     if not model:
         raise UserError(f"{name} has no SentencePiece tokenizer; choose a variant such as {DEFAULT_VARIANT}")
-    if train_shards is not None and train_shards > counts["train"]:
-        raise UserError(f"--train-shards {train_shards}: {name} has only {counts['train']} in {hub.label}")
-    counts["train"] = train_shards or min(counts["train"], DEFAULT_TRAIN_SHARDS)
-    shards = {
-        split: [_join(root, f"datasets/{name}/fineweb_{split}_{number:06d}.bin") for number in range(counts[split])]
-        for split in SPLITS
-    }
-    if not all(shards.values()):
+    if wanted is not None and wanted > counts["train"]:
+        raise UserError(f"--train-shards {wanted}: {name} has only {counts['train']} in {hub.label}")
+    counts["train"] = wanted or min(counts["train"], DEFAULT_TRAIN_SHARDS)
+    if not all(counts.values()):
         raise UserError(f"{name} of {hub.label} has {counts['train']} training and {counts['val']} validation shards")
-    return Published(name, tokenizer_name, _join(root, str(model)), shards)
+    files = [f"fineweb_{split}_{number:06d}.bin" for split in SPLITS for number in range(counts[split])]
+    paths = {_join(root, f"datasets/{name}/{file}"): file for file in files}
+    return tokenizer_name, paths | {_join(root, str(model)): TOKENIZER_FILE}
 
 
 def _join(root: str, path: str) -> str:
@@ -168,63 +164,50 @@ def _join(root: str, path: str) -> str:
     return str(joined)
 
 
-def _fetch_json(hub: Hub, path: str) -> Any:
-    with tempfile.TemporaryDirectory() as folder:
-        if not hub.exists(path):
-            raise UserError(f"{hub.label} holds no {path}; check --root")
-        return read_json(hub.fetch(path, Path(folder), lambda size: None))
-
-
 # ---------------------------------------------------------------------- fetching
 
 
-def _gather(hub: Hub, published: Published, folder: Path, known: dict[str, Path], progress: bool) -> None:
-    """Every file of the dataset in `folder`, checked; what is there already, or in another dataset, is not fetched."""
-    names = {path: Path(path).name for paths in published.shards.values() for path in paths}
-    names[published.model] = TOKENIZER_FILE
+def _gather(hub: Hub, names: dict[str, str], folder: Path, prepared: Sequence[Dataset], progress: bool) -> None:
+    """Every file in `folder`, checked; what is there already, or in another dataset, is not fetched."""
     files = hub.describe(list(names))
-    folder.mkdir(parents=True, exist_ok=True)
+    known = {entry["sha256"]: one.folder / entry["file"] for one in prepared for entry in one.manifest["shards"]}
+    folder.mkdir(exist_ok=True)
     for left in folder.iterdir():  # of a fetch that was killed, or that was of other shards
         if left.is_dir():
             shutil.rmtree(left)
         elif left.name not in names.values():
             left.unlink()
-    missing = [path for path in names if not _is_whole(folder / names[path], files[path])]
-    _check_space(folder, [files[path] for path in missing if files[path].sha256 not in known])
-    done = sum(file.size_bytes for file in files.values())
-    done -= sum(files[path].size_bytes for path in missing)
-    with long_bar(sum(file.size_bytes for file in files.values()), published.name, progress, "B") as bar:
+    for path, file in files.items():
+        if file.sha256 in known and not (folder / names[path]).exists():
+            with contextlib.suppress(OSError):  # where the file system has no links, it is fetched
+                (folder / names[path]).hardlink_to(known[file.sha256])
+    missing = {path: file for path, file in sorted(files.items()) if _fault(folder / names[path], file)}
+    needed, free = sum(file.size_bytes for file in missing.values()), shutil.disk_usage(folder).free
+    if needed > free:
+        fault = f"{needed / 1e9:.1f} GB are to be fetched and {free / 1e9:.1f} GB are free in {folder.parent}"
+        raise UserError(f"{fault}; ask for fewer --train-shards or choose another --cache")
+    done = sum(file.size_bytes for file in files.values()) - needed
+    with long_bar(done + needed, "fetching", progress, "B") as bar:
         bar.update(done)
-        for path in sorted(missing):
-            _obtain(hub, files[path], folder / names[path], known, bar.update)
-            done += files[path].size_bytes
+        for path, file in missing.items():
+            with tempfile.TemporaryDirectory(dir=folder) as incoming:
+                arrived = hub.fetch(path, Path(incoming), bar.update)
+                if fault := _fault(arrived, file):
+                    remedy = "give the same command again, or another --revision"
+                    raise UserError(f"{path} from {hub.label} {fault}; {remedy}")
+                arrived.replace(folder / names[path])
+            done += file.size_bytes
             bar.update(done - bar.n)
-
-
-def _obtain(hub: Hub, file: RemoteFile, target: Path, known: dict[str, Path], advance: Any) -> None:
-    """One file at its name, after its size, hash and header were found right."""
-    incoming = target.parent / ".incoming"
-    incoming.mkdir(exist_ok=True)
-    if file.sha256 in known:
-        arrived = incoming / target.name
-        link_or_copy(known[file.sha256], arrived)
-    else:
-        arrived = hub.fetch(file.path, incoming, advance)
-    fault = _fault(arrived, file)
-    if fault:
-        raise UserError(f"{file.path} from {hub.label} {fault}; give the same command again, or another --revision")
-    arrived.replace(target)
-    shutil.rmtree(incoming)
 
 
 def _fault(path: Path, file: RemoteFile) -> str:
     """What is wrong with a file that has arrived; empty if nothing."""
-    size = path.stat().st_size
-    if size != file.size_bytes:
+    size = path.stat().st_size if path.is_file() else 0
+    if size != file.size_bytes or not size:
         return f"has {size:,} bytes, not {file.size_bytes:,}"
     if file.sha256 and sha256_file(path) != file.sha256:
         return f"has not the SHA-256 {file.sha256:.12}… that it should have"
-    if file.path.endswith(".bin"):
+    if path.suffix == ".bin":
         try:
             shard_tokens(path)
         except UserError as error:
@@ -232,66 +215,11 @@ def _fault(path: Path, file: RemoteFile) -> str:
     return ""
 
 
-def _is_whole(path: Path, file: RemoteFile) -> bool:
-    """Whether a file of an earlier, killed fetch can be kept."""
-    return path.is_file() and not _fault(path, file)
-
-
-def _check_space(folder: Path, files: list[RemoteFile]) -> None:
-    needed, free = sum(file.size_bytes for file in files), shutil.disk_usage(folder).free
-    if needed > free:
-        raise UserError(
-            f"{needed / 1e9:.1f} GB are to be fetched and {free / 1e9:.1f} GB are free in {folder.parent}; "
-            "ask for fewer --train-shards or choose another --cache"
-        )
-
-
-def _by_sha256(cache_dir: Path | str | None) -> dict[str, Path]:
-    """Files of every prepared dataset by hash, so that none is fetched twice."""
-    return {
-        entry["sha256"]: dataset.folder / entry["file"]
-        for dataset in prepared_datasets(cache_dir)
-        for entry in dataset.manifest["shards"]
-    }
-
-
-def _describe(folder: Path, published: Published, about: dict[str, Any], progress: bool) -> dict[str, Any]:
-    """The manifest of a folder that holds every file."""
-    tokenizer = Tokenizer(folder / TOKENIZER_FILE)
-    shards = {split: [folder / Path(path).name for path in published.shards[split]] for split in SPLITS}
-    found = survey(shards, tokenizer, lambda split, index: f"{split}-{index:06d}", progress)
-    about_tokenizer = {"vocab_size": tokenizer.vocab_size, "kind": "sentencepiece-bpe", "lossless": tokenizer.lossless}
-    return {
-        "format": MANIFEST_FORMAT,
-        **about,
-        "split_rule": PUBLISHED_SPLIT_RULE,
-        "published_split": True,
-        "tokenizer": file_entry(tokenizer.path) | about_tokenizer | {"published_as": published.tokenizer_name},
-        **found,
-    }
-
-
 def _put_in_place(folder: Path, target: Path) -> None:
     """Make `folder` the dataset. One that it grew out of is put aside first: a kill in between loses no file."""
-    if not target.is_dir():
-        folder.rename(target)
-        return
     aside = target.with_name(f"{PARTIAL}{target.name}")
-    shutil.rmtree(aside, ignore_errors=True)
-    target.rename(aside)
+    if target.is_dir():
+        shutil.rmtree(aside, ignore_errors=True)
+        target.rename(aside)
     folder.rename(target)
     shutil.rmtree(aside, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _locked(place: Path, name: str) -> Iterator[None]:
-    """One fetch of a dataset at a time; the lock is the kernel's, so it goes with a killed process."""
-    with explain_os_errors(f"cannot prepare {name} in {place} (PGOLF_CACHE or --cache)"):
-        place.mkdir(parents=True, exist_ok=True)
-        lock = open(place / f".fetch-{name}.lock", "w")  # noqa: SIM115  closed below
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{name} is being fetched into {place} by another process; wait for it") from None
-        yield

@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,121 +21,133 @@ from pgolf_core.base.files import UserError, sha256_bytes, sha256_file
 from pgolf_core.text.shards import read_shard, shard_tokens
 from pgolf_core.text.tokenizer import Tokenizer
 
+MANIFEST = "manifest.json"
+MANIFEST_FORMAT = 1
+TOKENIZER_FILE = "tokenizer.model"
 SPLITS = ("train", "val")
 LISTED_TRAIN_DOCUMENTS = 20_000
 """Training documents that a large dataset's manifest names; enough for every table and figure about documents."""
 CHUNK_TOKENS = 2**22
 
 
-def file_entry(path: Path) -> dict[str, Any]:
-    """A file as manifests name it: file, bytes, sha256."""
-    return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
+@dataclass(frozen=True)
+class Split:
+    """The finished shards of one split, and the tokenizer that they are of."""
 
+    name: str
+    paths: Sequence[Path]
+    tokenizer: Tokenizer
+    progress: bool = False
 
-def stream_documents(paths: Sequence[Path], bos_id: int, vocab_size: int) -> Iterator[np.ndarray]:
-    """Token ids [n] uint16 of each document of a split, its BOS first; a document may go on in the next shard.
+    def documents(self) -> Iterator[np.ndarray]:
+        """Token ids [n] uint16 of each document, its BOS first; a document may go on in the next shard.
 
-    Only the stream's very first piece can lack a BOS: where a stream does not begin with one.
-    """
-    begun = np.zeros(0, dtype=np.uint16)
-    for path in sorted(paths):
-        tokens = np.asarray(read_shard(path, vocab_size))
-        starts = np.flatnonzero(tokens == bos_id).tolist()
-        head = tokens[: starts[0]] if starts else tokens
-        begun = np.concatenate((begun, head))
-        if not starts:
-            continue
+        Only the stream's very first piece can lack a BOS: where a stream does not begin with one.
+        """
+        begun = np.zeros(0, dtype=np.uint16)
+        for path in sorted(self.paths):
+            tokens = np.asarray(read_shard(path, self.tokenizer.vocab_size))
+            starts = np.flatnonzero(tokens == self.tokenizer.bos_id).tolist()
+            begun = np.concatenate((begun, tokens[: starts[0]] if starts else tokens))
+            if not starts:
+                continue
+            if len(begun):
+                yield begun
+            for start, end in itertools.pairwise(starts):
+                yield tokens[start:end]
+            begun = np.array(tokens[starts[-1] :])
         if len(begun):
             yield begun
-        for start, end in itertools.pairwise(starts):
-            yield tokens[start:end]
-        begun = np.array(tokens[starts[-1] :])
-    if len(begun):
-        yield begun
+
+    def totals(self) -> dict[str, int]:
+        """Documents, bytes and tokens."""
+        tokens = sum(map(shard_tokens, self.paths))
+        found = {"documents": 0, "utf8_bytes": 0, "tokens": tokens}
+        previous = self.tokenizer.bos_id  # before the first token: no leading space counts
+        with long_bar(tokens, f"counting {self.name}", self.progress, "token") as bar:
+            for path in sorted(self.paths):
+                shard = np.asarray(read_shard(path, self.tokenizer.vocab_size))
+                for start in range(0, len(shard), CHUNK_TOKENS):
+                    chunk = np.append(previous, shard[start : start + CHUNK_TOKENS])
+                    found["documents"] += int(np.count_nonzero(chunk[1:] == self.tokenizer.bos_id))
+                    found["utf8_bytes"] += self.tokenizer.bytes.total(chunk)
+                    previous = int(chunk[-1])
+                    bar.update(len(chunk) - 1)
+        return found
+
+    def listed(self, limit: int) -> Iterator[tuple[dict[str, Any], str]]:
+        """For the first `limit` documents: sha256 and utf8_bytes of the decoded text, and tokens; and that text.
+
+        Raises UserError where the split has no BOS at its beginning, or where decoded text and byte table disagree.
+        """
+        with long_bar(limit, f"listing {self.name}", self.progress, "document") as bar:
+            for index, ids in enumerate(itertools.islice(self.documents(), limit)):
+                if ids[0] != self.tokenizer.bos_id:
+                    fault = f"do not begin with BOS (id {self.tokenizer.bos_id}): not shards of this tokenizer"
+                    raise UserError(f"the {self.name} shards {fault}")
+                text, counted = self.tokenizer.decode(ids), self.tokenizer.bytes.total(ids)
+                payload = text.encode("utf-8")
+                if counted != len(payload):
+                    fault = f"its tokens count {counted} bytes, its text has {len(payload)}; another tokenizer's?"
+                    raise UserError(f"{self.name} document {index}: {fault}")
+                yield {"sha256": sha256_bytes(payload), "utf8_bytes": len(payload), "tokens": len(ids)}, text
+                bar.update()
+
+    def digests(self) -> Iterator[bytes]:
+        """A hash of the tokens after BOS of each document that has some."""
+        with long_bar(None, f"comparing {self.name}", self.progress, "document") as bar:
+            for ids in self.documents():
+                bar.update()
+                if len(ids) > 1:
+                    yield hashlib.sha256(ids[1:].tobytes()).digest()[:16]
 
 
-def count_shared(
-    train_paths: Sequence[Path], val_paths: Sequence[Path], tokenizer: Tokenizer, progress: bool = False
-) -> int:
+def count_shared(train: Split, val: Split) -> int:
     """How many validation documents have exactly the tokens, and so the text, of some training document."""
-    found: set[bytes] = set()
-    val = [_digest(ids) for ids in stream_documents(val_paths, tokenizer.bos_id, tokenizer.vocab_size) if len(ids) > 1]
-    wanted = set(val)
-    with long_bar(sum(map(shard_tokens, train_paths)), "comparing splits", progress) as bar:
-        for ids in stream_documents(train_paths, tokenizer.bos_id, tokenizer.vocab_size):
-            digest = _digest(ids)
-            if digest in wanted:
-                found.add(digest)
-            bar.update(len(ids))
-    return sum(digest in found for digest in val)
+    wanted = list(val.digests())
+    found = set(wanted).intersection(train.digests())
+    return sum(digest in found for digest in wanted)
 
 
 def survey(
-    shards: dict[str, Sequence[Path]], tokenizer: Tokenizer, name_of: Callable[[str, int], str], progress: bool
+    about: dict[str, Any], about_tokenizer: dict[str, Any], splits: Sequence[Split], name_of: Callable[[str, int], str]
 ) -> dict[str, Any]:
-    """The manifest's shards, totals, disjointness and documents, from the shards alone; listed_train_documents too
-    where not all are listed.
+    """The manifest of finished shards: `about` (name, source, split_rule), then what files and tokens say.
 
-    `shards` are the files of each split; `name_of(split, index)` names a document by its place. Text and bytes are of
-    the decoded tokens. Raises UserError for a split without BOS at its beginning, or where decoded text and the
-    byte table disagree: no score on such data could be trusted.
+    `splits` are train and val; `name_of(split, index)` names a document by its place. Text and bytes are of the decoded
+    tokens. Raises UserError for shards that no score could be trusted on (see Split.listed).
     """
-    entries, totals, documents = [], {}, []
-    for split in SPLITS:
-        totals[split] = {"documents": 0, "utf8_bytes": 0, "tokens": 0}
-        previous = tokenizer.bos_id
-        with long_bar(sum(map(shard_tokens, shards[split])), f"counting {split}", progress) as bar:
-            for path in sorted(shards[split]):
-                counts, previous = _count_shard(path, tokenizer, previous)
-                entries.append(file_entry(path) | {"split": split, "tokens": counts["tokens"]})
-                totals[split] = {key: totals[split][key] + counts[key] for key in totals[split]}
-                bar.update(counts["tokens"])
-        listed = totals[split]["documents"] if split == "val" else LISTED_TRAIN_DOCUMENTS
-        stream = stream_documents(shards[split], tokenizer.bos_id, tokenizer.vocab_size)
-        with long_bar(min(listed, totals[split]["documents"]), f"listing {split}", progress, "document") as bar:
-            for index, ids in enumerate(itertools.islice(stream, listed)):
-                documents.append(_document(ids, split, name_of(split, index), tokenizer))
-                bar.update()
-    shared = count_shared(shards["train"], shards["val"], tokenizer, progress)
-    found = {"shards": entries, "totals": totals, "disjointness": {"val_texts_in_train": shared}}
-    if len(documents) < sum(total["documents"] for total in totals.values()):
-        found["listed_train_documents"] = LISTED_TRAIN_DOCUMENTS
-    return found | {"documents": documents}
+    shards, documents, totals = [], [], {}
+    for split in splits:
+        totals[split.name] = split.totals()
+        for path in sorted(split.paths):
+            shards.append(_file_entry(path) | {"split": split.name, "tokens": shard_tokens(path)})
+        limit = LISTED_TRAIN_DOCUMENTS if split.name == "train" else totals[split.name]["documents"]
+        for index, (entry, _) in enumerate(split.listed(limit)):
+            name = name_of(split.name, index)
+            documents.append({"name": name, "group": name, "split": split.name} | entry)
+    all_listed = len(documents) == sum(total["documents"] for total in totals.values())
+    tokenizer = splits[0].tokenizer
+    known = {"vocab_size": tokenizer.vocab_size, "kind": "sentencepiece", "lossless": tokenizer.lossless}
+    return {
+        "format": MANIFEST_FORMAT,
+        **about,
+        "tokenizer": _file_entry(tokenizer.path) | known | about_tokenizer,
+        "shards": shards,
+        "totals": totals,
+        "disjointness": {"val_texts_in_train": count_shared(*splits)},
+        **({} if all_listed else {"listed_train_documents": LISTED_TRAIN_DOCUMENTS}),
+        "documents": documents,
+    }
 
 
-def long_bar(total: int, label: str, enabled: bool, unit: str = "token") -> tqdm:
+def _file_entry(path: Path) -> dict[str, Any]:
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
+
+
+def long_bar(total: int | None, label: str, enabled: bool, unit: str) -> tqdm:
     """A bar that appears only for work of more than a few seconds: on a terminal's standard error, which leaves
     printed JSON whole, and in notebooks on standard output, since they show the other in red.
     """
-    file = sys.stderr if sys.stderr.isatty() else sys.stdout
-    options = {"unit_scale": True, "delay": 3, "mininterval": 0.5, "file": file}
-    return tqdm(total=total, desc=label, unit=unit, disable=not enabled, **options)
-
-
-def _document(ids: np.ndarray, split: str, name: str, tokenizer: Tokenizer) -> dict[str, Any]:
-    if ids[0] != tokenizer.bos_id:
-        raise UserError(
-            f"the {split} shards do not begin with BOS (id {tokenizer.bos_id}): not shards of this tokenizer"
-        )
-    payload = tokenizer.decode(ids).encode("utf-8")
-    counted = tokenizer.bytes.total(ids)
-    if counted != len(payload):
-        raise UserError(f"{name}: its tokens count {counted} bytes, its text has {len(payload)}; another tokenizer's?")
-    entry = {"name": name, "group": name, "split": split, "sha256": sha256_bytes(payload)}
-    return entry | {"utf8_bytes": len(payload), "tokens": len(ids)}
-
-
-def _count_shard(path: Path, tokenizer: Tokenizer, previous: int) -> tuple[dict[str, int], int]:
-    """Documents, bytes and tokens of one shard, given the token before it; and its own last token."""
-    tokens = np.asarray(read_shard(path, tokenizer.vocab_size))
-    counts = {"documents": 0, "utf8_bytes": 0, "tokens": len(tokens)}
-    for start in range(0, len(tokens), CHUNK_TOKENS):
-        chunk = np.append(previous, tokens[start : start + CHUNK_TOKENS])
-        counts["documents"] += int(np.count_nonzero(chunk[1:] == tokenizer.bos_id))
-        counts["utf8_bytes"] += tokenizer.bytes.total(chunk)
-        previous = int(chunk[-1])
-    return counts, previous
-
-
-def _digest(ids: np.ndarray) -> bytes:
-    return hashlib.sha256(ids[1:]).digest()[:16]
+    shown = {"delay": 3, "mininterval": 0.5, "file": sys.stderr if sys.stderr.isatty() else sys.stdout}
+    return tqdm(total=total, desc=label, unit=unit, unit_scale=True, disable=not enabled, **shown)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,25 +41,20 @@ def find_files(paths: Sequence[Path | str]) -> list[InputFile]:
                 raise UserError(f"{given}: only {', '.join(READERS)} files and folders of them can be read")
             found.append(InputFile(path, path.name))
         elif path.is_dir():
-            inside = sorted(
-                (file for file in path.rglob("*") if file.suffix.lower() in READERS and file.is_file()),
-                key=lambda file: file.relative_to(path).as_posix(),
-            )
-            inside = [file for file in inside if not any(p.startswith(".") for p in file.relative_to(path).parts)]
+            below = {file.relative_to(path): file for file in path.rglob("*") if file.suffix.lower() in READERS}
+            inside = {place.as_posix(): file for place, file in below.items() if file.is_file()}
+            inside = {name: inside[name] for name in sorted(inside) if not re.search(r"(^|/)\.", name)}
             if not inside:
                 raise UserError(f"folder {given} holds no {', '.join(READERS)} file")
-            found += [InputFile(file, f"{path.name}/{file.relative_to(path).as_posix()}") for file in inside]
+            found += [InputFile(file, f"{path.name}/{name}") for name, file in inside.items()]
         else:
             raise UserError(f"{given} does not exist; name files or folders to read")
-    for what, key in (
-        ("is given twice", lambda f: f.path.resolve()),
-        ("has the name of another input", lambda f: f.label),
-    ):
-        seen = set()
-        for file in found:
-            if key(file) in seen:
-                raise UserError(f"{file.path} {what}; name it once, or rename it")
-            seen.add(key(file))
+    seen: set[Path | str] = set()
+    for file in found:
+        for key, fault in ((file.path.resolve(), "is given twice"), (file.label, "has the name of another input")):
+            if key in seen:
+                raise UserError(f"{file.path} {fault}; name it once, or rename it")
+            seen.add(key)
     if not found:
         raise UserError("no files to read: name at least one file or folder")
     return found
@@ -81,8 +77,8 @@ def read_documents(files: Sequence[InputFile], field: str = "text") -> Iterator[
                 try:
                     text.encode("utf-8")
                 except UnicodeEncodeError as error:
-                    at = f"lone surrogate at character {error.start}"
-                    raise UserError(f"{name} is no valid text: {at}; repair it") from None
+                    fault = f"is no valid text: lone surrogate at character {error.start}"
+                    raise UserError(f"{name} {fault}; repair it") from None
                 yield name, text
         except OSError as error:
             raise UserError(f"cannot read {file.path}: {error.strerror or error}") from None

@@ -6,9 +6,12 @@ import argparse
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from pgolf_core.base.files import UserError, write_text
+from pgolf_core.lab.recipes.settings import flatten
+from pgolf_core.lab.shared.tables import table_text
 from pgolf_core.lab.shared.usage import UsageError, add_json, checked_recipe, recipe_argument
 from pgolf_core.recipes.reading import available_recipes, load_recipe
 from pgolf_core.recipes.recipe import to_dict
@@ -32,29 +35,21 @@ def run(options: argparse.Namespace) -> int:
     if options.script or options.out:
         raise UsageError("--script and --out go with --from-command; see `pgolf recipes --help`")
     if options.recipe:
-        from pgolf_core.lab.recipes.settings import flatten
-
         recipe = checked_recipe(recipe_argument(options.recipe))
         values = {**to_dict(recipe), "fingerprint": recipe.fingerprint}
-        lines = (f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in flatten(values).items())
-        print(json.dumps(values, indent=2) if options.json else "\n".join(lines))
+        shown = ((key, json.dumps(value, ensure_ascii=False)) for key, value in flatten(values).items())
+        print(json.dumps(values, indent=2) if options.json else table_text(("key", "value"), shown, left=2))
         return 0
     recipes = [load_recipe(name) for name in available_recipes()]
     rows = [{"name": r.name, "fingerprint": r.fingerprint, "track": r.track, "title": r.title} for r in recipes]
-    if options.json:
-        print(json.dumps(rows, indent=2))
-        return 0
-    from pgolf_core.lab.shared.tables import table_text
-
-    cells = [(row["name"], row["fingerprint"][:8], row["title"]) for row in rows]
-    print(table_text(["recipe", "print", "what it is"], cells, left=3))
+    cells = ((row["name"], row["fingerprint"][:8], row["title"]) for row in rows)
+    header = ("recipe", "fingerprint", "what it is")
+    print(json.dumps(rows, indent=2) if options.json else table_text(header, cells, left=3))
     return 0
 
 
 def _recipe_from_command(options: argparse.Namespace) -> int:
     """The recipe on standard output (or in --out), what there is to say about it on standard error."""
-    from dataclasses import asdict
-
     from pgolf_core.lab.recipes.published_command import SCRIPTS, compare_known, comparison_lines, recipe_from_command
 
     if not options.script or options.recipe:

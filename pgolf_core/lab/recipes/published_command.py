@@ -21,16 +21,13 @@ from pathlib import PurePath
 from typing import Any
 
 from pgolf_core.base.files import UserError
-from pgolf_core.lab.recipes.published_scripts import RANKS, SCRIPTS, Script, Value
+from pgolf_core.lab.recipes.published_scripts import KEYS, RANKS, SCRIPTS, Script, Value
 from pgolf_core.lab.recipes.settings import differences
 from pgolf_core.recipes.reading import available_recipes, load_recipe
 from pgolf_core.recipes.recipe import Recipe, from_dict, to_dict
 
 UNKNOWN, NO_EFFECT, OUTSIDE = "unknown", "no effect", "outside the recipe"
 NOT_EXPRESSED, FROM_LOGS, LEFT_OUT = "not expressed", "from the logs", "left out"
-
-KEPT_BLOCKS_534 = (0, 10)
-"""PR 534 leaves the first block and those from the eleventh on at full int8 steps (papers/records/pr534.md)."""
 
 
 @dataclass(frozen=True)
@@ -68,36 +65,22 @@ def recipe_from_command(command: str, script: str) -> Resolved:
     """
     if script not in SCRIPTS:
         raise UserError(f"unknown script '{script}'; known: {', '.join(SCRIPTS)}")
-    block, table = read_block(command), SCRIPTS[script]
-    given = block.values
-    reports = list(_idle_reports(table, given))
-    reports += (Report(_printable(other), "", LEFT_OUT, "not the training command") for other in block.left_out)
-    values: dict[str, Value] = {}
-    for name, (default, _) in table.reads.items():
-        values[name] = _typed(name, given[name], default, table) if name in given else default
-    for name, logged in table.logged.items():
-        if name not in given:
-            why = f"the command does not set it; the runs logged show {logged}, the script's default is {values[name]}"
-            reports.append(Report(name, str(logged), FROM_LOGS, f"{why}. It changes no weight"))
-            values[name] = logged
-    keys = dict(table.fixed)
-    keys |= {key: values[name] for name, (_, key) in table.reads.items() if key}
-    for rule in (_shape, _bigram, _value_embedding, _data, _optim, _average, _quantisation, _cadence_and_score):
-        rule(table, values, given, keys, reports)
+    block = read_block(command)
+    given, meaning = block.values, _Meaning(SCRIPTS[script], block.values)
+    left_out = [Report(_printable(other), "", LEFT_OUT, "not the training command") for other in block.left_out]
     called = " ".join(f"{name}={shlex.quote(value)}" for name, value in given.items()) or "nothing set"
-    title = f"{table.record}'s script with {_printable(called)}"
+    whose, called = f"{meaning.script.record}'s script", _printable(called)
+    title = f"{whose} with {called}"
     if len(title) > 200:  # the complete command stands on top of the file
         title = f"{title[:199]}…"
     nested: dict[str, Any] = {"name": f"{script}-from-command", "title": title}
-    for key, value in keys.items():
+    for key, value in meaning.keys.items():
         section, _, last = key.rpartition(".")
         (nested.setdefault(section, {}) if section else nested)[last] = value
     recipe = from_dict(nested, f"--from-command for {script}")
     order = {name: place for place, name in enumerate(given)}
-    reports.sort(key=lambda report: order.get(report.name, len(order)))
-    return Resolved(
-        recipe, tuple(reports), recipe_toml(recipe, f"{table.record}'s script, called with: {_printable(called)}")
-    )
+    reports = sorted([*meaning.reports, *left_out], key=lambda report: order.get(report.name, len(order)))
+    return Resolved(recipe, tuple(reports), recipe_toml(recipe, f"{whose}, called with: {called}"))
 
 
 # ---------------------------------------------------------------------- words and their types
@@ -193,7 +176,7 @@ def _is_training(words: list[str], has_values: bool) -> bool:
     return starts or (has_values and program.startswith("python"))
 
 
-def _typed(name: str, text: str, default: Value, table: Script) -> Value:
+def _typed(name: str, text: str, default: Value, script: Script) -> Value:
     """`text` as the script itself reads it: int(), float() or, for a switch, bool(int())."""
     what = {int: "a whole number", float: "a number", bool: "0 or 1"}.get(type(default))
     if what is None:
@@ -203,8 +186,126 @@ def _typed(name: str, text: str, default: Value, table: Script) -> Value:
     except ValueError:
         number = math.nan
     if not abs(number) < 2**53:  # nor NaN
-        raise UserError(f"--from-command: {name}={text!r}: {table.record}'s script needs {what}")
+        raise UserError(f"--from-command: {name}={text!r}: {script.record}'s script needs {what}")
     return bool(number) if isinstance(default, bool) else number
+
+
+# ---------------------------------------------------------------------- what the words mean to a script
+
+
+class _Meaning:
+    """What a script does with the words `given`: `keys` of a recipe, and `reports` on the rest.
+
+    `values` holds every name that the script reads. Most give a key each; the methods are rules over several names.
+    """
+
+    def __init__(self, script: Script, given: Mapping[str, str]):
+        self.script, self.given, self.reports = script, given, list(_idle_reports(script, given))
+        self.values: dict[str, Any] = {
+            name: _typed(name, given[name], default, script) if name in given else default
+            for name, default in script.reads.items()
+        }
+        for name, logged in script.logged.items():
+            if name not in given:
+                default, self.values[name] = self.values[name], logged
+                shown = f"the runs logged show {logged}, the script's default is {default}"
+                why = f"the command does not set it; {shown}. It changes no weight"
+                self.reports.append(Report(name, str(logged), FROM_LOGS, why))
+        self.keys = script.fixed | {KEYS[name]: value for name, value in self.values.items() if name in KEYS}
+        for rule in (self._shape, self._embeddings, self._data, self._average, self._quantisation, self._schedule):
+            rule(self.values)
+
+    def _tell(self, name: str, kind: str, reason: str) -> None:
+        """Report on a name, but only if the command sets it."""
+        if name in self.given:
+            self.reports.append(Report(name, self.given[name], kind, reason))
+
+    def _shape(self, v: dict[str, Any]) -> None:
+        hidden = v.get("MLP_HIDDEN", 0)
+        self.keys["model.mlp_hidden"] = hidden if hidden > 0 else int(v["MLP_MULT"] * v["MODEL_DIM"])
+        if hidden > 0:
+            self._tell("MLP_MULT", NO_EFFECT, "MLP_HIDDEN is the one in use")
+        rope_dims = v.get("ROPE_DIMS", v.get("PARTIAL_ROPE_DIMS", 0))
+        self.keys["model.rope_dims"] = rope_dims if rope_dims > 0 else v["MODEL_DIM"] // max(v["NUM_HEADS"], 1)
+        last = v.get("XSA_LAST_N", self.keys.get("model.xsa_last_n"))
+        self.keys["model.xsa_last_n"] = min(last, v["NUM_LAYERS"])
+        if "SMEAR_GATE" in v:
+            self.keys["model.smear"] = "before" if v["SMEAR_GATE"] else "off"
+
+    def _embeddings(self, v: dict[str, Any]) -> None:
+        if v.get("BIGRAM_VOCAB_SIZE", 0) > 0:
+            self.keys |= {"model.bigram_rows": v["BIGRAM_VOCAB_SIZE"], "model.bigram_dim": v["BIGRAM_DIM"]}
+        elif "BIGRAM_VOCAB_SIZE" in v:
+            self.keys["model.bigram_rows"] = 0
+            self._tell("BIGRAM_DIM", NO_EFFECT, "BIGRAM_VOCAB_SIZE=0 leaves no bigram")
+        if v.get("VE_ENABLED"):
+            parts = [part.strip() for part in v["VE_LAYERS"].split(",") if part.strip()]
+            layers: list[Any] = [_typed("VE_LAYERS", part, 0, self.script) for part in parts]
+            there = tuple(layer for layer in layers if 0 <= layer < v["NUM_LAYERS"])
+            if len(there) < len(layers):
+                why = f"of its layers only those below NUM_LAYERS={v['NUM_LAYERS']} exist"
+                self.reports.append(Report("VE_LAYERS", v["VE_LAYERS"], NO_EFFECT, why))
+            self.keys |= {"model.ve_dim": v["VE_DIM"], "model.ve_layers": there} if there else {}
+        elif "VE_ENABLED" in v:
+            for name in ("VE_DIM", "VE_LAYERS"):
+                self._tell(name, NO_EFFECT, "VE_ENABLED=0 leaves no value embedding")
+
+    def _data(self, v: dict[str, Any]) -> None:
+        named = re.fullmatch(r"fineweb10B_(\w+)", PurePath(v["DATA_PATH"]).name)
+        dataset = self.keys["data.dataset"] = f"fineweb10B-{named[1] if named else 'sp1024'}"
+        if not named:
+            self._tell("DATA_PATH", OUTSIDE, "prepare the data with `pgolf data` and name it by --data")
+        if not re.search(rf"\D{v['VOCAB_SIZE']}\Z", dataset):
+            name = "VOCAB_SIZE" if "VOCAB_SIZE" in self.given else "DATA_PATH"
+            why = f"the dataset is {dataset}, not one of {v['VOCAB_SIZE']:,} pieces; name such a one by --data"
+            self._tell(name, NOT_EXPRESSED, why)
+        self.keys["data.micro_batch_seqs"] = max(1, v["TRAIN_BATCH_TOKENS"] // (RANKS * max(v["TRAIN_SEQ_LEN"], 1)))
+
+    def _average(self, v: dict[str, Any]) -> None:
+        swa = {"SWA_START_FRAC", "SWA_FRAC", "SWA_EVERY"}
+        if v.get("EMA_ENABLED"):
+            self.keys |= {"average.kind": "ema", "average.ema_decay": v["EMA_DECAY"]}
+            idle = swa | ({"SWA_ENABLED"} if v["SWA_ENABLED"] else set())
+            why = "EMA is on, and then the script takes no SWA snapshots"
+        elif v.get("SWA_ENABLED"):
+            start = v.get("SWA_START_FRAC", v.get("SWA_FRAC", 0.5))
+            self.keys |= {"average.kind": "swa", "average.swa_start": start, "average.swa_every_steps": v["SWA_EVERY"]}
+            idle, why = {"EMA_DECAY"}, "EMA_ENABLED is 0"
+        else:
+            self.keys.setdefault("average.kind", "none")
+            idle, why = {*swa, "EMA_DECAY"}, "nothing is averaged"
+        for name in idle & self.script.reads.keys():
+            self._tell(name, NO_EFFECT, why)
+
+    def _quantisation(self, v: dict[str, Any]) -> None:
+        if v.get("QAT"):  # PR 194
+            self.keys["qat.kind"] = "always"
+        if v.get("FP16_EMBED") is False:
+            self.keys["quant.tok_emb"] = "int6_row_clip"
+        if v.get("LATE_QAT"):  # PR 332: a module's global, which the compiler does watch
+            self.keys |= {"qat.kind": "late", "qat.threshold": 0.1, "qat.grid": "int6_row_clip"}
+        if v.get("GRAD_QUANT"):
+            self.keys["quant.allocation"] = "gradient"
+        elif "GRAD_QUANT" in v:
+            self.keys["quant.other"] = "int6_row_clip"  # whatever the ranking does not name gets 6 bits
+        if self.script.record == "PR 531" and v["NUM_LAYERS"] > 8:
+            self.keys["quant.exceptions"] = ("blocks.8.attn.c_k.weight=fp16",)
+        if self.script.record == "PR 534":  # its first block and those from the eleventh on keep full int8 steps
+            kept = [block for block in range(min(v["NUM_LAYERS"], 1000)) if block == 0 or block >= 10]
+            self.keys["quant.exceptions"] = tuple(f"blocks.{block}.*.weight=int8_clip_search" for block in kept)
+
+    def _schedule(self, v: dict[str, Any]) -> None:
+        """Optimiser, logging and score."""
+        self.keys["optim.adam_betas"] = (v["BETA1"], v["BETA2"])
+        self.keys.setdefault("optim.smear_beta2", v["BETA2"])  # PR 194 alone gives that gate an optimiser of its own
+        self.keys["schedule.log_every_steps"] = v["TRAIN_LOG_EVERY"] or v["ITERATIONS"]
+        if v["TRAIN_LOG_EVERY"] == 0:
+            self._tell("TRAIN_LOG_EVERY", NOT_EXPRESSED, "this core always logs; once per ITERATIONS instead")
+        seq_len, stride = v.get("EVAL_SEQ_LEN", 0), v.get("EVAL_STRIDE", 0)
+        self.keys["eval.seq_len"] = seq_len if seq_len > 0 else v["TRAIN_SEQ_LEN"]
+        self.keys["eval.stride"] = stride if stride > 0 else self.keys["eval.seq_len"]  # without windows: standard
+        if self.script.record == "PR 315" and stride != 64:
+            self._tell("EVAL_STRIDE", NOT_EXPRESSED, "the script also scores with stride 64; a recipe has one")
 
 
 _OUTSIDE = {
@@ -218,145 +319,25 @@ _OF_LIBRARIES = re.compile(
 )
 
 
-def _idle_reports(table: Script, given: Mapping[str, str]) -> Iterator[Report]:
+def _idle_reports(script: Script, given: Mapping[str, str]) -> Iterator[Report]:
     """Reports on names that decide no key: idle, outside, unknown, or set to what this core cannot do."""
     for name, text in given.items():
-        if name in table.reads:
+        if name in script.reads:
             continue
-        if name in table.idle:
-            default, why = table.idle[name]
-            _typed(name, text, default, table)
+        default, why = (script.idle | script.only).get(name, (0 if name == "SEED" and "$" not in text else "", ""))
+        value = _typed(name, text, default, script)
+        if name in script.idle:
             yield Report(name, text, NO_EFFECT, why)
-        elif name in table.only:
-            done, meaning = table.only[name]
-            if _typed(name, text, done, table) != done:
-                kept = f"{name}={int(done)}" if isinstance(done, int) else "not set"
-                yield Report(name, text, NOT_EXPRESSED, f"{meaning}: this core cannot; taken as {kept}")
+        elif name in script.only:
+            kept = f"{name}={int(default)}" if isinstance(default, int) else "not set"
+            if value != default:
+                yield Report(name, text, NOT_EXPRESSED, f"{why}: this core cannot; taken as {kept}")
         elif name in _OUTSIDE:
-            if name == "SEED" and "$" not in text:  # of a loop over seeds
-                _typed(name, text, 0, table)
             yield Report(name, text, OUTSIDE, _OUTSIDE[name])
         elif _OF_LIBRARIES.match(name):
             yield Report(name, text, OUTSIDE, "a setting of libraries or of the machine: set it where the run starts")
         else:
-            yield Report(name, text, UNKNOWN, f"not among the names that {table.record}'s script reads; nothing done")
-
-
-# ---------------------------------------------------------------------- rules over several names
-# Each takes (script, its values by name, the words given, the keys so far, the reports so far) and adds to the latter.
-
-
-def _shape(table: Script, v: dict, given: Mapping, keys: dict, reports: list) -> None:
-    hidden = v.get("MLP_HIDDEN", 0)
-    keys["model.mlp_hidden"] = hidden if hidden > 0 else int(v["MLP_MULT"] * v["MODEL_DIM"])
-    if hidden > 0:
-        _tell(reports, given, "MLP_MULT", NO_EFFECT, "MLP_HIDDEN is the one in use")
-    rope_dims = v.get("ROPE_DIMS", v.get("PARTIAL_ROPE_DIMS", 0))
-    keys["model.rope_dims"] = rope_dims if rope_dims > 0 else v["MODEL_DIM"] // max(v["NUM_HEADS"], 1)
-    last = v.get("XSA_LAST_N", keys.get("model.xsa_last_n"))
-    keys["model.xsa_last_n"] = min(last, v["NUM_LAYERS"])
-    if "SMEAR_GATE" in v:
-        keys["model.smear"] = "before" if v["SMEAR_GATE"] else "off"
-
-
-def _bigram(table: Script, v: dict, given: Mapping, keys: dict, reports: list) -> None:
-    if v.get("BIGRAM_VOCAB_SIZE", 0) > 0:
-        keys |= {"model.bigram_rows": v["BIGRAM_VOCAB_SIZE"], "model.bigram_dim": v["BIGRAM_DIM"]}
-    elif "BIGRAM_VOCAB_SIZE" in v:
-        keys["model.bigram_rows"] = 0
-        _tell(reports, given, "BIGRAM_DIM", NO_EFFECT, "BIGRAM_VOCAB_SIZE=0 leaves no bigram")
-
-
-def _value_embedding(table: Script, v: dict, given: Mapping, keys: dict, reports: list) -> None:
-    if "VE_ENABLED" not in v:
-        return
-    if not v["VE_ENABLED"]:
-        for name in ("VE_DIM", "VE_LAYERS"):
-            _tell(reports, given, name, NO_EFFECT, "VE_ENABLED=0 leaves no value embedding")
-        return
-    parts = [part.strip() for part in v["VE_LAYERS"].split(",") if part.strip()]
-    layers = [int(_typed("VE_LAYERS", part, 0, table)) for part in parts]
-    there = tuple(layer for layer in layers if 0 <= layer < v["NUM_LAYERS"])
-    if len(there) < len(layers):
-        why = f"of its layers only those below NUM_LAYERS={v['NUM_LAYERS']} exist"
-        reports.append(Report("VE_LAYERS", v["VE_LAYERS"], NO_EFFECT, why))
-    if there:
-        keys |= {"model.ve_dim": v["VE_DIM"], "model.ve_layers": there}
-
-
-def _data(table: Script, v: dict, given: Mapping, keys: dict, reports: list) -> None:
-    named = re.fullmatch(r"fineweb10B_(\w+)", PurePath(v["DATA_PATH"]).name)
-    keys["data.dataset"] = f"fineweb10B-{named[1] if named else 'sp1024'}"
-    if not named:
-        _tell(reports, given, "DATA_PATH", OUTSIDE, "prepare the data with `pgolf data` and name it by --data")
-    if not re.search(rf"\D{v['VOCAB_SIZE']}\Z", keys["data.dataset"]):
-        name = "VOCAB_SIZE" if "VOCAB_SIZE" in given else "DATA_PATH"
-        why = f"the dataset is {keys['data.dataset']}, not one of {v['VOCAB_SIZE']:,} pieces; name such a one by --data"
-        _tell(reports, given, name, NOT_EXPRESSED, why)
-    keys["data.micro_batch_seqs"] = max(1, v["TRAIN_BATCH_TOKENS"] // (RANKS * max(v["TRAIN_SEQ_LEN"], 1)))
-
-
-def _optim(table: Script, v: dict, given: Mapping, keys: dict, reports: list) -> None:
-    keys["optim.adam_betas"] = (v["BETA1"], v["BETA2"])
-    keys.setdefault("optim.smear_beta2", v["BETA2"])  # PR 194 alone gives the smear gate an optimiser of its own
-
-
-def _average(table: Script, v: dict, given: Mapping, keys: dict, reports: list) -> None:
-    swa_names: tuple[str, ...] = ("SWA_START_FRAC", "SWA_FRAC", "SWA_EVERY")
-    idle: tuple[str, ...]
-    if v.get("EMA_ENABLED"):
-        keys |= {"average.kind": "ema", "average.ema_decay": v["EMA_DECAY"]}
-        idle, why = swa_names, "EMA is on, and then the script takes no SWA snapshots"
-        if v["SWA_ENABLED"]:
-            idle = ("SWA_ENABLED", *swa_names)
-    elif v.get("SWA_ENABLED"):
-        start = v.get("SWA_START_FRAC", v.get("SWA_FRAC", 0.5))
-        keys |= {"average.kind": "swa", "average.swa_start": start, "average.swa_every_steps": v["SWA_EVERY"]}
-        idle, why = ("EMA_DECAY",) if "EMA_ENABLED" in v else (), "EMA_ENABLED is 0"
-    else:
-        keys.setdefault("average.kind", "none")
-        idle, why = (*swa_names, "EMA_DECAY") if "SWA_ENABLED" in v else (), "nothing is averaged"
-    for name in idle:
-        if name in table.reads:
-            _tell(reports, given, name, NO_EFFECT, why)
-
-
-def _quantisation(table: Script, v: dict, given: Mapping, keys: dict, reports: list) -> None:
-    layers = v["NUM_LAYERS"]
-    if v.get("QAT"):  # PR 194
-        keys["qat.kind"] = "always"
-    if v.get("FP16_EMBED") is False:
-        keys["quant.tok_emb"] = "int6_row_clip"
-    if v.get("LATE_QAT"):  # PR 332: a module's global, which the compiler does watch
-        keys |= {"qat.kind": "late", "qat.threshold": 0.1, "qat.grid": "int6_row_clip"}
-    if v.get("GRAD_QUANT"):
-        keys["quant.allocation"] = "gradient"
-    elif "GRAD_QUANT" in v:
-        keys["quant.other"] = "int6_row_clip"  # whatever the ranking does not name gets 6 bits
-    if table.record == "PR 531" and layers > 8:
-        keys["quant.exceptions"] = ("blocks.8.attn.c_k.weight=fp16",)
-    if table.record == "PR 534":
-        first, beyond = KEPT_BLOCKS_534
-        kept = [block for block in range(min(layers, 1000)) if block == first or block >= beyond]
-        keys["quant.exceptions"] = tuple(f"blocks.{block}.*.weight=int8_clip_search" for block in kept)
-
-
-def _cadence_and_score(table: Script, v: dict, given: Mapping, keys: dict, reports: list) -> None:
-    keys["schedule.log_every_steps"] = v["TRAIN_LOG_EVERY"]
-    if v["TRAIN_LOG_EVERY"] == 0:
-        keys["schedule.log_every_steps"] = v["ITERATIONS"]
-        _tell(reports, given, "TRAIN_LOG_EVERY", NOT_EXPRESSED, "this core always logs; once per ITERATIONS instead")
-    seq_len, stride = v.get("EVAL_SEQ_LEN", 0), v.get("EVAL_STRIDE", 0)
-    keys["eval.seq_len"] = seq_len if seq_len > 0 else v["TRAIN_SEQ_LEN"]
-    keys["eval.stride"] = stride if stride > 0 else keys["eval.seq_len"]  # without windows: the standard score
-    if table.record == "PR 315" and stride != 64:
-        _tell(reports, given, "EVAL_STRIDE", NOT_EXPRESSED, "the script also scores with stride 64; a recipe has one")
-
-
-def _tell(reports: list, given: Mapping, name: str, kind: str, reason: str) -> None:
-    """Report on a name, but only if the command sets it."""
-    if name in given:
-        reports.append(Report(name, given[name], kind, reason))
+            yield Report(name, text, UNKNOWN, f"not among the names that {script.record}'s script reads; nothing done")
 
 
 # ---------------------------------------------------------------------- the file, and which recipe it is
@@ -364,18 +345,14 @@ def _tell(reports: list, given: Mapping, name: str, kind: str, reason: str) -> N
 
 def recipe_toml(recipe: Recipe, comment: str) -> str:
     """A recipe file with every value of `recipe`, under one line of comment; its name is that of the file."""
-    tables = to_dict(recipe)
-    plain = {key: value for key, value in tables.items() if not isinstance(value, dict) and key != "name"}
-    lines = [f"# {comment}", *_toml_lines(plain)]
-    for section, values in tables.items():
-        if isinstance(values, dict):
-            lines += ["", f"[{section}]", *_toml_lines(values)]
+    lines = [f"# {comment}"]
+    for key, value in to_dict(recipe).items():
+        section = isinstance(value, dict)
+        lines += ["", f"[{key}]"] if section else []
+        # numbers, booleans, lists and printable strings are written alike in JSON and in TOML
+        values = value if section else {key: value} if key != "name" else {}
+        lines += [f"{name} = {json.dumps(one, ensure_ascii=False)}" for name, one in values.items()]
     return "\n".join(lines) + "\n"
-
-
-def _toml_lines(values: Mapping[str, Any]) -> list[str]:
-    # numbers, booleans, lists and printable strings are written alike in JSON and in TOML
-    return [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
 
 
 def compare_known(recipe: Recipe, script: str) -> dict[str, list[list[Any]]]:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import zstandard
 
-from pgolf_core.lab.data.sotu import train_tokenizer
+from pgolf_core.lab.data.build import train_tokenizer
 from pgolf_core.lab.look import n01_data as data
 from pgolf_core.text.tokenizer import Tokenizer
 

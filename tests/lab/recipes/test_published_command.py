@@ -204,14 +204,6 @@ def test_a_name_that_is_not_simply_taken_over_is_reported_with_its_reason(script
     assert str(report).startswith(f"{name}={report.value}: {kind}: ")
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_no_name_of_a_script_is_decided_twice(script):
-    table = SCRIPTS[script]
-    assert not set(table.reads) & (set(table.idle) | set(table.only)) and not set(table.idle) & set(table.only)
-    assert not {key for _, key in table.reads.values()} & set(table.fixed)
-    assert set(table.logged) <= set(table.reads)
-
-
 def test_the_comparison_names_what_is_equal_and_every_key_that_is_not():
     recipe = resolve("pr531").recipe
     lines = comparison_lines(recipe, compare_known(recipe, "pr531"))

@@ -1,0 +1,274 @@
+"""Documents -> tokenizer -> shards -> manifest: how a corpus of texts becomes a prepared dataset.
+
+The texts are read three times (to count them, to train the tokenizer, to encode them) and are never all in memory;
+what is held is some 24 bytes a document. Documents are put in the order of the SHA-256 of their names, so that
+neighbours in a file, alike as they often are, are no neighbours in training.
+"""
+
+from __future__ import annotations
+
+import array
+import hashlib
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sentencepiece
+
+from pgolf_core.base.files import UserError, write_bytes
+from pgolf_core.lab.data.dataset import refuse_shared_documents
+from pgolf_core.lab.data.survey import LISTED_TRAIN_DOCUMENTS, SPLITS, TOKENIZER_FILE, Split, long_bar, survey
+from pgolf_core.text.shards import TOKEN_TYPE, write_shard
+from pgolf_core.text.tokenizer import Tokenizer, refuse_normalising
+
+SHARD_TOKENS = 100_000_000
+"""Tokens of a full shard, as published."""
+TOKENIZER_BYTES = 64_000_000
+"""A tokenizer is trained on about this much of a larger training split: documents drawn by hash."""
+PASSAGES_BYTES = 16_000_000
+"""Up to here the passages that both splits hold are counted, which takes some hundred bytes of memory a byte."""
+WINDOW_BYTES = 64
+"""Length of the passages that are looked up in the other split: a line of text, too long to repeat by chance."""
+
+TOKENIZER_SETTINGS: dict[str, Any] = {
+    "model_type": "bpe",
+    # Lossless: what goes in comes back, byte for byte. Newlines, tabs and runs of spaces are ordinary characters, and
+    # whatever has no piece of its own is spelled in byte pieces.
+    "normalization_rule_name": "identity",
+    "add_dummy_prefix": False,
+    "remove_extra_whitespaces": False,
+    "byte_fallback": True,
+    "split_digits": True,
+    # Rare characters (most are ASCII, so one byte piece each) leave their places to longer pieces.
+    "character_coverage": 0.995,
+    # BOS keeps the published id. EOS and padding are never used here, and would cost two pieces of the 1,024.
+    "unk_id": 0,
+    "bos_id": 1,
+    "eos_id": -1,
+    "pad_id": -1,
+    # Whole documents are given, so that paragraph breaks can become pieces; none may be dropped for its length.
+    "max_sentence_length": 2**30,
+    "shuffle_input_sentence": False,
+    # The thread count is written into the model file: fixed, so that the file is the same on every machine.
+    "num_threads": 1,
+}
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text and where it belongs."""
+
+    name: str
+    split: str
+    """train or val."""
+    text: str
+
+    @cached_property
+    def payload(self) -> bytes:
+        """The text in UTF-8."""
+        return self.text.encode("utf-8")
+
+    @cached_property
+    def digests(self) -> tuple[bytes, bytes]:
+        """SHA-256 of the name and of the payload."""
+        return hashlib.sha256(self.name.encode("utf-8")).digest(), hashlib.sha256(self.payload).digest()
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What a dataset is made of."""
+
+    about: dict[str, Any]
+    """The manifest's first entries: name, source, split_rule."""
+    documents: Callable[[], Iterable[Document]]
+    """Every call reads them anew, and the same ones."""
+    vocab_size: int = 1024
+    """Pieces of the lossless tokenizer that is trained on the training split."""
+    tokenizer: Tokenizer | None = None
+    """One to use instead."""
+    shard_prefix: str = ""
+    """Beginning of the shards' names; the dataset's name where it is empty."""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a reading of all documents found."""
+
+    documents: dict[str, int]
+    utf8_bytes: dict[str, int]
+    sha256: str
+    """Of all names and texts in order: what the next reading must find again."""
+
+
+def scan_documents(documents: Iterable[Document], progress: bool) -> Scan:
+    """Read everything once: documents and bytes of each split."""
+    counts, sizes, whole = dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0), hashlib.sha256()
+    with long_bar(None, "reading", progress, "B") as bar:
+        for document in documents:
+            counts[document.split] += 1
+            sizes[document.split] += len(document.payload)
+            whole.update(b"".join(document.digests))
+            bar.update(len(document.payload))
+    return Scan(counts, sizes, whole.hexdigest())
+
+
+def fill_dataset(folder: Path, corpus: Corpus, scan: Scan, progress: bool) -> dict[str, Any]:
+    """Write tokenizer and shards into `folder`; returns the manifest. Nothing in it depends on time or place.
+
+    Raises UserError where texts have too little in them for the vocabulary, cannot be told from their tokens, stand in
+    both splits, or differ from the `scan`.
+    """
+    path, details = folder / TOKENIZER_FILE, {}
+    if corpus.tokenizer:
+        write_bytes(path, corpus.tokenizer.path.read_bytes())
+    else:
+        sample = {"documents": 0, "utf8_bytes": 0}
+        write_bytes(path, train_tokenizer(_sample(corpus, scan, sample, progress), corpus.vocab_size))
+        details = {"settings": TOKENIZER_SETTINGS, "sentencepiece": sentencepiece.__version__, "trained_on": sample}
+        refuse_normalising(Tokenizer(path))
+    tokenizer = Tokenizer(path)
+    shards, names = _encode(folder, corpus, scan, tokenizer, progress)
+    splits = [Split(split, paths, tokenizer, progress) for split, paths in shards.items()]
+    manifest = survey(corpus.about, details, splits, lambda split, index: names[split][index])
+    shared = refuse_shared_documents(manifest["documents"])
+    if manifest["disjointness"]["val_texts_in_train"]:
+        raise UserError("a validation text stands in training, far down the list of documents; put both in one split")
+    manifest["disjointness"] |= shared
+    if sum(scan.utf8_bytes.values()) <= PASSAGES_BYTES:
+        manifest["disjointness"] |= shared_passages(list(corpus.documents()))
+    return manifest
+
+
+# ---------------------------------------------------------------------- tokenizer
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> bytes:
+    """A lossless SentencePiece BPE model file trained on `texts`: the same texts give the same bytes.
+
+    Raises UserError where the texts have too little in them for that many pieces.
+    """
+    model = io.BytesIO()
+    # The trainer skips a text that holds U+2585, its mark for the unknown; cut there, only that character is skipped.
+    parts = (part for text in texts for part in text.split("\u2585") if part)
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=parts, model_writer=model, vocab_size=vocab_size, minloglevel=2, **TOKENIZER_SETTINGS
+        )
+    except RuntimeError as error:
+        reason = str(error).rpartition("] ")[2] or "no text"
+        raise UserError(f"cannot train a tokenizer of {vocab_size} pieces on this text: {reason}") from None
+    return model.getvalue()
+
+
+def _sample(corpus: Corpus, scan: Scan, sample: dict[str, int], progress: bool) -> Iterator[str]:
+    """Training texts, or of a large split a share of them chosen by hash; `sample` counts what was given."""
+    share = TOKENIZER_BYTES / max(scan.utf8_bytes["train"], 1)
+    with long_bar(sum(scan.utf8_bytes.values()), "tokenizer", progress, "B") as bar:
+        for document in corpus.documents():
+            if document.split == "train" and hash_share(document.digests[1][8:]) < share:
+                sample["documents"] += 1
+                sample["utf8_bytes"] += len(document.payload)
+                yield document.text
+            bar.update(len(document.payload))
+
+
+def hash_share(digest: bytes) -> float:
+    """The first eight bytes of a hash as a number from 0 to 1."""
+    return int.from_bytes(digest[:8], "big") / 2.0**64
+
+
+# ---------------------------------------------------------------------- shards
+
+
+def _encode(
+    folder: Path, corpus: Corpus, scan: Scan, tokenizer: Tokenizer, progress: bool
+) -> tuple[dict[str, list[Path]], dict[str, list[str]]]:
+    """The shards of each split, and in the same order the names of its documents, or of the first of very many."""
+    rows = {split: tuple(array.array("Q") for _ in range(3)) for split in SPLITS}  # hash of the name, start, length
+    names: dict[str, list[tuple[int, str]]] = {split: [] for split in SPLITS}
+    share = {"train": 2 * LISTED_TRAIN_DOCUMENTS / max(scan.documents["train"], 1), "val": 1.0}  # to be named, and more
+    whole, at, path = hashlib.sha256(), 0, folder / ".tokens"
+    with open(path, "wb") as file, long_bar(sum(scan.utf8_bytes.values()), "encoding", progress, "B") as bar:
+        for document in corpus.documents():
+            ids = np.array([tokenizer.bos_id, *tokenizer.encode(document.text, document.name)], dtype=TOKEN_TYPE)
+            if tokenizer.bytes.total(ids) != (size := len(document.payload)):
+                fault = f"the tokens of {document.name} do not stand for its {size} bytes"
+                raise UserError(f"{fault}; use another --tokenizer")
+            file.write(ids.tobytes())
+            name_digest, _ = document.digests
+            key = int.from_bytes(name_digest[:8], "big")
+            for column, value in zip(rows[document.split], (key, at, len(ids)), strict=True):
+                column.append(value)
+            if hash_share(name_digest) <= share[document.split]:
+                names[document.split].append((key, document.name))
+            whole.update(b"".join(document.digests))
+            at += len(ids)
+            bar.update(size)
+    if whole.hexdigest() != scan.sha256:
+        raise UserError("the files changed while they were read; run the command again when nothing writes to them")
+    tokens, shards = np.memmap(path, dtype=TOKEN_TYPE, mode="r"), {}
+    for split in SPLITS:
+        keys, starts, lengths = (np.array(column, dtype=np.uint64) for column in rows[split])
+        order = np.argsort(keys, kind="stable")
+        spans = zip(starts[order].tolist(), lengths[order].tolist(), strict=True)
+        prefix = folder / f"{corpus.shard_prefix or corpus.about['name']}_{split}"
+        shards[split] = list(_write_shards(prefix, (tokens[start : start + length] for start, length in spans)))
+    path.unlink()
+    return shards, {split: [name for _, name in sorted(names[split])] for split in SPLITS}
+
+
+def _write_shards(prefix: Path, documents: Iterable[np.ndarray]) -> Iterator[Path]:
+    """The documents one after another, in shards of SHARD_TOKENS."""
+    for number, tokens in enumerate(_stretches(documents, SHARD_TOKENS)):
+        path = prefix.with_name(f"{prefix.name}_{number:06d}.bin")
+        write_shard(path, tokens)
+        yield path
+
+
+def _stretches(documents: Iterable[np.ndarray], length: int) -> Iterator[np.ndarray]:
+    """The documents as one stream, cut every `length` tokens."""
+    parts, held = [], 0
+    for ids in documents:
+        parts.append(ids)
+        held += len(ids)
+        while held >= length:
+            joined = np.concatenate(parts)
+            yield joined[:length]
+            parts, held = [joined[length:]], held - length
+    if held:
+        yield np.concatenate(parts)
+
+
+# ---------------------------------------------------------------------- passages
+
+
+def shared_passages(documents: Sequence[Document]) -> dict[str, int]:
+    """How many of the validation text's windows of WINDOW_BYTES bytes stand word for word in training.
+
+    Addresses quote one another and the same laws, so this is not zero; a copied document would show as a large share.
+    """
+    none = np.zeros(0, np.uint64)
+    train, val = (
+        np.concatenate([none, *(_window_hashes(one.payload) for one in documents if one.split == split)])
+        for split in SPLITS
+    )
+    shift = np.uint64(40)
+    wanted = np.zeros(1 << 24, dtype=bool)  # by the first 24 bits: rules out most training windows before the search
+    wanted[val >> shift] = True
+    found = int(np.isin(val, train[wanted[train >> shift]]).sum())
+    return {"window_bytes": WINDOW_BYTES, "val_windows": len(val), "val_windows_in_train": found}
+
+
+def _window_hashes(payload: bytes) -> np.ndarray:
+    """A 64-bit hash of every WINDOW_BYTES-byte window of `payload`, by joining neighbouring halves."""
+    hashes = (np.frombuffer(payload, dtype=np.uint8).astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    width = 1
+    while width < WINDOW_BYTES:
+        hashes = hashes[:-width] * np.uint64(0xD6E8FEB86659FD93) + hashes[width:]
+        hashes ^= hashes >> np.uint64(32)
+        width *= 2
+    return hashes

@@ -1,0 +1,47 @@
+"""Documents become a dataset: the same one each time, with passages counted exactly.
+
+pytest tests/lab/data/test_build.py (test_text.py and test_sotu.py hold what is made against the texts)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_data import build_toy, toy_documents
+
+from pgolf_core.base.files import UserError
+from pgolf_core.lab.data.build import Document, shared_passages
+
+
+def test_preparation_is_deterministic(tmp_path: Path):
+    first, second = build_toy(tmp_path / "a"), build_toy(tmp_path / "b")
+    assert first.manifest_sha256 == second.manifest_sha256
+    for one, other in zip(sorted(first.folder.iterdir()), sorted(second.folder.iterdir()), strict=True):
+        assert one.name == other.name and one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a▁b", r"v0 holds U\+2581"), (toy_documents()[3].text, "v0 and training document d3 have the same text")],
+)
+def test_a_text_that_cannot_be_told_from_its_tokens_or_is_in_both_splits_is_refused_by_name(
+    tmp_path: Path, text: str, message: str
+):
+    with pytest.raises(UserError, match=message):
+        build_toy(tmp_path, [*toy_documents(()), Document("v0", "val", text)])
+    assert [path.name for path in tmp_path.iterdir()] == [".toy-sp1024.lock"]
+
+
+def test_shared_passages_are_counted_exactly():
+    rng = np.random.default_rng(1)
+    text = "".join(rng.choice(list("abcdefgh "), 1000))
+    train = "x" * 200 + text[300:450] + "y"
+    documents = [Document("a", "train", train), Document("b", "val", text), Document("c", "val", "short")]
+    seen = {train[i : i + 64] for i in range(len(train) - 63)}
+    expected = sum(text[i : i + 64] in seen for i in range(len(text) - 63))
+    assert expected == 150 - 63
+    found = {"window_bytes": 64, "val_windows": 1000 - 63, "val_windows_in_train": expected}
+    assert shared_passages(documents) == found
+    assert shared_passages([]) == {"window_bytes": 64, "val_windows": 0, "val_windows_in_train": 0}

@@ -1,0 +1,52 @@
+"""`pgolf data`: what it makes, as text and as JSON, and wrong usage.
+
+pytest tests/lab/data/test_command.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny_hub import NAME, VARIANT
+
+from pgolf_core.lab import cli
+
+
+def test_fetched_shards_are_printed_as_text_and_as_json(hub: Path, tmp_path: Path, capsys):
+    arguments = ["data", "fineweb", "--variant", VARIANT, "--source", str(hub), "--cache", str(tmp_path)]
+    assert cli.main([*arguments, "--train-shards", "2", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["name"] == NAME and row["totals"]["train"]["tokens"] == 3000
+    for words in (arguments, ["data", "list", "--cache", str(tmp_path)]):
+        assert cli.main(words) == 0
+        assert f"{NAME} (manifest {row['manifest_sha256'][:8]})" in capsys.readouterr().out
+
+
+def test_a_dataset_of_ones_own_files_takes_the_settings_given(mine: Path, tmp_path: Path, capsys):
+    arguments = ["data", "text", str(mine), "--cache", str(tmp_path), "--val-share", "0.3", "--vocab-size", "320"]
+    assert cli.main([*arguments, "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["name"] == "mine-sp320" and sum(total["documents"] for total in row["totals"].values()) == 36
+
+
+def test_nothing_prepared_says_what_prepares_something(tmp_path: Path, capsys):
+    assert cli.main(["data", "list", "--cache", str(tmp_path)]) == 0
+    assert "nothing is prepared yet; `pgolf data sotu`" in capsys.readouterr().out
+    assert cli.main(["data", "list", "--cache", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fineweb", "--train-shards", "0"], "'0' is not a whole number of at least 1"),
+        (["text", "x", "--val-share", "2"], "'2' is not a share between 0 and 1"),
+        (["text", "x", "--vocab-size", "9", "--tokenizer", "x"], "not allowed with argument --vocab-size"),
+        (["text"], "required: PATH"),
+    ],
+)
+def test_wrong_usage_has_status_2(arguments: list[str], message: str, capsys):
+    assert cli.main(["data", *arguments]) == 2
+    assert message in capsys.readouterr().err

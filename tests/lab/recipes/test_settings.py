@@ -1,0 +1,21 @@
+"""Recipes as flat settings.
+
+pytest tests/lab/recipes/test_settings.py
+"""
+
+from __future__ import annotations
+
+from pgolf_core.lab.recipes.settings import differences, flatten
+from pgolf_core.recipes.reading import load_recipe
+
+
+def test_nested_tables_become_keys_as_set_takes_them():
+    assert flatten({"a": 1, "b": {"c": {"d": [2]}, "e": 3}}) == {"a": 1, "b.c.d": [2], "b.e": 3}
+
+
+def test_only_values_differ_never_name_and_title():
+    recipe = load_recipe("pr315")
+    assert differences(recipe, recipe) == []
+    changed = differences(recipe, load_recipe("pr315", ["model.num_layers=9"]))
+    assert changed == [["model.num_layers", recipe.model.num_layers, 9]]
+    assert {"name", "title"}.isdisjoint(key for key, *_ in differences(recipe, load_recipe("pr531")))
