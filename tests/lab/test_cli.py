@@ -147,21 +147,6 @@ def test_an_empty_cache_lists_nothing_and_says_how_to_fill_it(capsys, tmp_path):
     assert json.loads(capsys.readouterr().out) == []
 
 
-def test_a_table_is_printed_as_text_or_as_json_records(capsys, monkeypatch, tmp_path):
-    table = pd.DataFrame({"run": ["a", "b"], "mean": [1.5, float("nan")]})
-    table["verdict"] = "holds"
-    monkeypatch.setattr("pgolf_core.lab.verify.verify.verify", lambda *arguments, **options: table)
-    assert cli.main(["verify", "somewhere"]) == 0
-    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
-        ["run", "mean", "verdict"],
-        ["a", "1.5", "holds"],
-        ["b", "–", "holds"],
-    ]
-    assert cli.main(["verify", "somewhere", "--json"]) == 0
-    records = [{"run": "a", "mean": 1.5, "verdict": "holds"}, {"run": "b", "mean": None, "verdict": "holds"}]
-    assert json.loads(capsys.readouterr().out) == records
-
-
 def test_record_passes_its_options_on_and_ends_with_table_and_report(capsys, monkeypatch, tmp_path):
     given = []
 

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from pgolf_core.lab.compare.arms import FINEWEB_BYTES, FINEWEB_TRACK, SAME_BYTES
 from pgolf_core.lab.shared.places import SUBMISSION_FILE
 from pgolf_core.lab.verify.evidence.checks import hold, quietly, require
-from pgolf_core.lab.verify.evidence.numbers import is_number, last_digit, read_number, written
 from pgolf_core.lab.verify.evidence.text import TEXT_OF_TRACK, implied_bytes
 from pgolf_core.lab.verify.reading.folder import Submission
+from pgolf_core.lab.verify.reading.untrusted import is_number, last_digit, read_number, written
 
 FINEWEB_TOKENS = {"SP1024": 62_021_632, "SP4096": 45_508_608, "SP8192": 40_540_160, "case-op SP8192": 47_851_520}
 """Predictions in the validation split by the published tokenizers (papers/machinery.md, "Score and windows")."""

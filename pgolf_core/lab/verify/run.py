@@ -13,13 +13,12 @@ from pgolf_core.lab.compare.arms import seed_folders
 from pgolf_core.lab.report.seeds import summarise_seeds
 from pgolf_core.lab.shared.places import AVERAGING_FILE, ENV_FILE, RECIPE_FILE, SUMMARY_FILE, core_sha256
 from pgolf_core.lab.verify.evidence.checks import Row, hold, judge, judge_all, needed, require
-from pgolf_core.lab.verify.evidence.numbers import is_number, number  # fmt: skip
 from pgolf_core.lab.verify.evidence.score import How
 from pgolf_core.lab.verify.evidence.text import Text, implied_bytes
-from pgolf_core.lab.verify.reading.bounded import json_lines, json_object, read_text
 from pgolf_core.lab.verify.reading.logs import agreed_steps
 from pgolf_core.lab.verify.reading.reviewed import MODEL_CHECKS, TEXT_CHECKS
 from pgolf_core.lab.verify.reading.seed import TRAINING, Seed, recipe_in, result_in, training_in
+from pgolf_core.lab.verify.reading.untrusted import is_number, json_lines, json_object, number, read_text  # fmt: skip
 from pgolf_core.lab.verify.run_bytes import artifact_rows, cap, first_difference, ledger, same_model
 from pgolf_core.seed import SCORE_NAMES
 

@@ -15,11 +15,10 @@ from pgolf_core.base.strict import build
 from pgolf_core.lab.export import code_bytes_of
 from pgolf_core.lab.shared.places import LEDGER_FILE, SCRIPT, core_sha256
 from pgolf_core.lab.verify.evidence.checks import CannotCheck, Row, hold, judge, judge_all, require
-from pgolf_core.lab.verify.evidence.numbers import is_number, number
 from pgolf_core.lab.verify.evidence.score import How
-from pgolf_core.lab.verify.reading.bounded import json_object
 from pgolf_core.lab.verify.reading.reviewed import MODEL_CHECKS, Artifact, header_of
 from pgolf_core.lab.verify.reading.seed import Seed
+from pgolf_core.lab.verify.reading.untrusted import is_number, json_object, number
 from pgolf_core.network.grid import STEPS, grid_names_for
 from pgolf_core.network.model import parameter_shapes
 from pgolf_core.packing.format import PREAMBLE

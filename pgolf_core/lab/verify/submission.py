@@ -13,14 +13,22 @@ from typing import Any
 
 from pgolf_core.base.files import sha256_bytes
 from pgolf_core.lab.shared.places import SUBMISSION_FILE
-from pgolf_core.lab.verify.evidence.checks import OnlySampled, Row, hold, judge, judge_all, quietly, require
-from pgolf_core.lab.verify.evidence.numbers import is_number, is_score
+from pgolf_core.lab.verify.evidence.checks import (
+    CannotCheck,
+    OnlySampled,
+    Row,
+    hold,
+    judge,
+    judge_all,
+    quietly,
+    require,
+)
 from pgolf_core.lab.verify.evidence.score import TOLERANCE, How, Scoring, computing_path, isolation, judge_score
 from pgolf_core.lab.verify.implied import implied_by_every_pair
-from pgolf_core.lab.verify.reading.bounded import json_object
 from pgolf_core.lab.verify.reading.claims import MEANS, Judged, before_packing, headline, json_numbers, readme_numbers
 from pgolf_core.lab.verify.reading.folder import KEYS, LOG_ENDINGS, claimed, imports_of
 from pgolf_core.lab.verify.reading.reviewed import MODEL_CHECKS, TEXT_CHECKS
+from pgolf_core.lab.verify.reading.untrusted import is_number, is_score, json_object
 from pgolf_core.lab.verify.run import BUDGET_SECONDS
 from pgolf_core.lab.verify.run_bytes import artifact_rows
 from pgolf_core.recipes.rules import TRACK_CAP_BYTES
@@ -34,8 +42,9 @@ class Checked(Judged):
     def judge_score(self, kind: str) -> str:
         found, seed = self.scoring.score(kind), self.artifact_seed
         about = f"{found['bpb']:.8f} bpb"
-        require(seed is not None, f"no file says of which seed the artifact is; it scores {about}")
-        values = self.seed_claims.get(seed or 0) or (self.claims if len(self.seeds) < 2 else {})
+        if seed is None:
+            raise CannotCheck(f"no file says of which seed the artifact is; it scores {about}")
+        values = self.seed_claims.get(seed) or (self.claims if len(self.seeds) < 2 else {})
         names = {"bpb": "bpb", "loss": "loss"} if kind == "sliding" else {"bpb": "roundtrip_bpb"}
         said = {key: text for key, name in names.items() if (text := claimed(values, name))}
         require("bpb" in said, f"{SUBMISSION_FILE} names no such score of seed {seed}; it is {about}")
@@ -45,9 +54,10 @@ class Checked(Judged):
         return judge_score(found, {key: float(text) for key, text in said.items()}, paths)
 
     def judge_isolation(self) -> str:
-        named = {name.partition(".")[0] for name in imports_of(self.source)} & set(SUSPICIOUS)
-        imported = f"(it imports {', '.join(sorted(named)) or 'none'} of what reaches a network)"
-        require(bool(self.artifacts), f"{self.no_artifact}, and the script is not run {imported}")
+        if not self.artifacts:
+            named = sorted({name.partition(".")[0] for name in imports_of(self.source)} & set(SUSPICIOUS))
+            imported = f"(it imports {', '.join(named) or 'none'} of what reaches a network)"
+            raise CannotCheck(f"{self.no_artifact}, and the script is not run {imported}")
         return super().judge_isolation()
 
 

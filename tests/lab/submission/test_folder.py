@@ -27,7 +27,9 @@ from pgolf_core.lab.record import stages
 from pgolf_core.lab.submission import folder as submission
 from pgolf_core.lab.submission.folder import imports_of, write_submission
 from pgolf_core.lab.submission.text import _fenced, changed_keys
-from pgolf_core.lab.verify import verify
+from pgolf_core.lab.verify.command import verify
+from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS
+from pgolf_core.lab.verify.evidence.score import How
 from pgolf_core.packing.ledger import CapExceeded, Ledger
 from pgolf_core.recipes.reading import load_recipe
 
@@ -145,11 +147,10 @@ def test_the_readme_tells_what_is_new_every_seed_bytes_seconds_figures_and_the_c
 
 
 def test_the_reviewer_finds_the_artifact_in_order(written: Path):
-    table = verify.verify(written)
-    own = table[table["check"].str.startswith("model.pgolf: ")]
-    assert (own["verdict"] == verify.HOLDS).all() and len(own) == 3
-    failing = table[table["verdict"] == verify.FAILS]  # the toy's text is not the track's
-    assert failing["check"].tolist() == ["each score implies the split's bytes"], failing.to_string()
+    rows = verify(written, How())
+    assert [row.verdict for row in rows if row.check.startswith("model.pgolf: ")] == [HOLDS] * 3
+    failing = [row.check for row in rows if row.verdict == FAILS]  # the toy's text is not the track's
+    assert failing == ["each score implies the split's bytes"]
 
 
 def test_what_is_new_is_told_against_the_recipe_that_the_file_extends():

@@ -16,7 +16,9 @@ from typing import Any
 
 from pgolf_core.lab.shared.places import SUBMISSION_FILE
 from pgolf_core.lab.verify.evidence.checks import hold, once, quietly, require
-from pgolf_core.lab.verify.evidence.numbers import (
+from pgolf_core.lab.verify.evidence.score import OTHER_MACHINE, TOLERANCE
+from pgolf_core.lab.verify.reading.folder import KEYS, Submission, claimed
+from pgolf_core.lab.verify.reading.untrusted import (
     agrees,
     is_number,
     is_score,
@@ -25,8 +27,6 @@ from pgolf_core.lab.verify.evidence.numbers import (
     same_number,
     written,
 )
-from pgolf_core.lab.verify.evidence.score import OTHER_MACHINE, TOLERANCE
-from pgolf_core.lab.verify.reading.folder import KEYS, Submission, claimed
 
 ANEW, LOGGED, CLAIMED = "taken anew", "logged", "in submission.json"
 OF_A_SEED = ("bpb", "loss", "roundtrip_bpb", "steps", "train_seconds", "total_bytes", "model_bytes")

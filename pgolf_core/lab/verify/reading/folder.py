@@ -7,6 +7,7 @@ run.
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,11 +20,10 @@ from pgolf_core.lab.export import readable_of
 from pgolf_core.lab.shared.places import SCRIPT, SUBMISSION_FILE
 from pgolf_core.lab.verify.evidence.checks import CannotCheck, hold, needed, once, quietly, require
 from pgolf_core.lab.verify.evidence.measure import Way
-from pgolf_core.lab.verify.evidence.numbers import is_number, written
 from pgolf_core.lab.verify.evidence.text import TEXT_OF_TRACK
-from pgolf_core.lab.verify.reading.bounded import json_object, list_files, read_text
 from pgolf_core.lab.verify.reading.logs import Log, read_log
 from pgolf_core.lab.verify.reading.reviewed import Reviewed, header_of
+from pgolf_core.lab.verify.reading.untrusted import is_number, json_object, list_files, read_text, written
 from pgolf_core.recipes.rules import TRACK_CAP_BYTES
 from pgolf_core.text.shards import shard_tokens
 
@@ -113,22 +113,19 @@ class Submission(Reviewed):
         return read_text(self.script_path, MAX_SCRIPT_BYTES)
 
     @once
-    def source(self) -> ast.Module:
-        """The script as parsed, unwrapped if `pgolf export` packed it; empty where it is no Python."""
-        if not self.script:
-            return ast.Module([], [])
-        return _parsed(quietly(lambda: readable_of(self.script_path)) or self.script)
+    def source(self) -> str:
+        """The script's text, unwrapped if `pgolf export` packed it."""
+        return self.script and (quietly(lambda: readable_of(self.script_path)) or self.script)
 
     @once
     def code_files(self) -> list[str]:
         """The script and the modules beside it that it imports, as far as its text shows."""
-        first = self.script_path.relative_to(self.folder).as_posix()
-        known, wanted = {first}, [self.source]
+        known, wanted = {self.script_path.relative_to(self.folder).as_posix()}, [self.source]
         while wanted:
             places = [module.replace(".", "/") for module in imports_of(wanted.pop())]
             found = {f"{place}{end}" for place in places for end in (".py", "/__init__.py")} & set(self.files) - known
             known |= found
-            wanted += [_parsed(read_text(self.files[name], MAX_SCRIPT_BYTES)) for name in found]
+            wanted += [read_text(self.files[name], MAX_SCRIPT_BYTES) for name in found]
         return sorted(known)
 
     @once
@@ -246,48 +243,27 @@ class Submission(Reviewed):
         return next((log.computed_on for log in quietly(lambda: self.logs) or () if log.computed_on), "")
 
 
-def _parsed(text: str) -> ast.Module:
-    try:
-        return ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return ast.Module([], [])
-
-
-def imports_of(source: ast.Module) -> set[str]:
-    """Modules that a script imports."""
+@functools.lru_cache(maxsize=8)
+def imports_of(source: str) -> frozenset[str]:
+    """Modules that a script imports, as far as it can be parsed."""
     found = set()
-    for node in ast.walk(source):
+    for node in ast.walk(quietly(lambda: ast.parse(source)) or ast.Module([], [])):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             module = node.module or ""
             found |= {module, *(f"{module}.{alias.name}".strip(".") for alias in node.names)} - {""}
-    return found | {name.rpartition(".")[0] for name in found if "." in name}
+    return frozenset(found | {name.rpartition(".")[0] for name in found if "." in name})
 
 
-def recipe_of(source: ast.Module) -> dict[str, dict[str, Any]]:
-    """The resolved recipe at the end of a script of `pgolf export`, its parts as far as they are literals.
-
-    A minified script has its literals by name, which are set on top.
-    """
-    named, tables = {}, []
-    for node in source.body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            if isinstance(node.value, ast.Constant):
-                named[node.targets[0].id] = node.value.value
-            tables += [node.value] if isinstance(node.value, ast.Dict) else []
-
-    def value(node: ast.expr | None) -> Any:
-        if isinstance(node, ast.Dict):
-            return {value(key): value(item) for key, item in zip(node.keys, node.values, strict=True)}
-        if isinstance(node, ast.Name):
-            return named.get(node.id)
-        return node.value if isinstance(node, ast.Constant) else None
-
-    for table in map(value, tables):
-        if isinstance(table.get("eval"), dict) and isinstance(table.get("schedule"), dict):
-            return table
-    raise CannotCheck("the script ends with no recipe")
+@functools.lru_cache(maxsize=8)
+def recipe_of(source: str) -> dict[str, Any]:
+    """The resolved recipe at the end of a script of `pgolf export`; Broken where there is none."""
+    nodes = ast.parse(source).body
+    values = [node.value for node in nodes if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)]
+    recipe = ast.literal_eval(values[-1]) if values else {}
+    hold(all(isinstance(recipe.get(part), dict) for part in ("eval", "schedule")), "the script ends with no recipe")
+    return recipe
 
 
 def _after(word: str, text: str) -> int | None:

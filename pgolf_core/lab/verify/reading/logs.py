@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pgolf_core.lab.verify.evidence.checks import hold
-from pgolf_core.lab.verify.evidence.numbers import agrees, read_number
-from pgolf_core.lab.verify.reading.bounded import read_text
+from pgolf_core.lab.verify.reading.untrusted import agrees, read_number, read_text
 
 MAX_LINES = 300_000
 ALWAYS_LOGGED = 10

@@ -13,8 +13,8 @@ from pgolf_core.lab.shared.places import RECIPE_FILE
 from pgolf_core.lab.verify.evidence.checks import needed, once, quietly, require
 from pgolf_core.lab.verify.evidence.measure import Way
 from pgolf_core.lab.verify.evidence.score import computing_path, judge_score
-from pgolf_core.lab.verify.reading.bounded import json_lines, json_object, strictly
 from pgolf_core.lab.verify.reading.reviewed import Reviewed
+from pgolf_core.lab.verify.reading.untrusted import json_lines, json_object, strictly
 from pgolf_core.recipes.recipe import Recipe
 from pgolf_core.seed import Result
 from pgolf_core.training.runlog import TrainResult
