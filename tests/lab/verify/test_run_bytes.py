@@ -115,8 +115,8 @@ def corrected(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A toy that gathered gradients, all its matrices corrected and on steps; the seed's folder."""
     root = tmp_path_factory.mktemp("steps")
     toy_corpus(root)
-    steps = 'quant = {kind = "steps", target_bytes = 150_000, correction = "hessian", correction_tokens = 512, '
-    text = RECIPE.replace("quant = {", steps).replace("iterations = 8", "iterations = 24")
+    steps = 'quant = {kind = "steps", target_bytes = 500_000, correction = "hessian", correction_tokens = 512, '
+    text = 'script = "readable"\n' + RECIPE.replace("quant = {", steps).replace("iterations = 8", "iterations = 24")
     (root / "toy.toml").write_text(text.replace("_iters = 4", "_iters = 22"))
     run = open_run(str(root / "toy.toml"), seed=1, runs_dir=str(root / "runs"), cache_dir=str(root))
     finish_seed(run)

@@ -25,7 +25,7 @@ CAP, CODE, OWN = (
     "its own script scores the file alike",
 )
 JSON, README = "submission.json says what logs and file say", "README.md says what logs and file say"
-RAN, SECONDS, SEEDS = (
+RAN, SECONDS, NOT_MISSING = (
     "the script is the one that ran",
     "seconds are within the budgets",
     "no seed and no log is missing",
@@ -65,7 +65,7 @@ LIES: dict[str, tuple[Callable[[Path], None], str]] = {
     "more targets": (number("val_targets", 1.01), IMPLIED),
     "more steps": (number("steps", 2), JSON),
     "a shorter training": (number("train_seconds", 1000), JSON),
-    "another seed": (edit("submission.json", r'"seeds": \[\s*1\s*\]', '"seeds": [1, 9]'), SEEDS),
+    "another seed": (edit("submission.json", r'"seeds": \[\s*1\s*\]', '"seeds": [1, 9]'), NOT_MISSING),
     "another hash": (edit("submission.json", '_sha256": "', '_sha256": "0'), ITS),
     "another score in the table": (edit("README.md", r"(\| 1 \|(?: [^|]+\|){4} )\d\.\d{4}", r"\g<1>4.2880"), README),
     "other bytes in the table": (edit("README.md", r"(\| 1 \|(?: [^|]+\|){5} )[\d,]+", r"\g<1>13,107"), README),
@@ -73,8 +73,8 @@ LIES: dict[str, tuple[Callable[[Path], None], str]] = {
     "another step in the log": (edit("train_seed1.log", r"step:8/8 val", "step:9/9 val"), JSON),
     "a long training in the log": (
         edit("train_seed1.log", r"train_time:\d+ms(?= step_avg:\S+\s*\nSerialized)", "train_time:900000ms"), SECONDS),
-    "no log": (lambda folder: (folder / "train_seed1.log").unlink(), SEEDS),
-    "no write-up": (lambda folder: (folder / "README.md").unlink(), SEEDS),
+    "no log": (lambda folder: (folder / "train_seed1.log").unlink(), NOT_MISSING),
+    "no write-up": (lambda folder: (folder / "README.md").unlink(), NOT_MISSING),
     "more code": (more_code, CODE),
 }  # fmt: skip
 
@@ -99,7 +99,7 @@ def test_the_missing_log_of_a_claimed_seed_and_seeds_of_two_recipes_are_found(
     edit("train_seed2.log", "matrix_lr:0.025", "matrix_lr:0.03")(folder)
     assert "one recipe over all seeds" in failing(folder, cache)
     (folder / "train_seed2.log").unlink()
-    row = judged(folder, cache)[SEEDS]
+    row = judged(folder, cache)[NOT_MISSING]
     assert row.verdict == FAILS and "seeds 2" in row.evidence
 
 

@@ -99,9 +99,9 @@ def score_or_sample(
 ) -> dict[str, Any]:  # fmt: skip
     """The score of the whole stream, or of windows drawn at random where the whole would not fit into the budget.
 
-    A whole score has bpb, loss, tokens, bytes, windows, seconds. A sampled one has also n, of (windows that could be
-    drawn), low and high: a Student t interval of the bpb, with the finite population's correction. UserError where the
-    budget allows too few windows for one.
+    Both have bpb, loss, tokens, bytes, windows, seconds. A sample has also n, of (windows that could be drawn), low and
+    high: a Student t interval of the bpb, with the finite population's correction. UserError where the budget allows
+    too few windows for one.
     """
     if budget_seconds is not None:
         t_start = time.monotonic()
@@ -110,10 +110,7 @@ def score_or_sample(
             return sampled | {"seconds": time.monotonic() - t_start}
     whole = score(model, tokens, token_bytes, way.seq_len, way.stride, way.batch_seqs, autocast=way.autocast,
                   progress=tell)  # fmt: skip
-    return {
-        "bpb": whole.bpb, "loss": whole.loss_nats_per_token, "tokens": whole.tokens, "bytes": whole.bytes,
-        "windows": whole.windows, "seconds": whole.seconds,
-    }  # fmt: skip
+    return whole.to_dict() | {"loss": whole.loss_nats_per_token}
 
 
 @torch.inference_mode()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from pgolf_core.lab.compare.arms import FINEWEB_BYTES, FINEWEB_TRACK, SAME_BYTES
 from pgolf_core.lab.data.dataset import SOTU_NAME, Dataset, validation_documents
 from pgolf_core.lab.data.sotu import SOTU_EXPECTED
@@ -14,7 +12,6 @@ from pgolf_core.lab.verify.evidence.checks import hold, once, require
 from pgolf_core.lab.verify.evidence.measure import Way
 from pgolf_core.network.score import plan_windows
 from pgolf_core.text.shards import load_tokens
-from pgolf_core.text.tokenizer import Tokenizer
 
 TEXT_OF_TRACK = {FINEWEB_TRACK: ("fineweb", FINEWEB_BYTES, SAME_BYTES),
                  "local_10min_1mb": (SOTU_NAME, SOTU_EXPECTED["val"][1], 0.0)}  # fmt: skip
@@ -29,25 +26,13 @@ class Text:
     def __init__(self, dataset: Dataset, progress: bool):
         self.dataset, self.progress = dataset, progress
 
-    @once
-    def tokenizer(self) -> Tokenizer:
-        return self.dataset.tokenizer()
-
-    @once
-    def tokens(self) -> np.ndarray:
-        return load_tokens(self.dataset.val_paths, self.tokenizer.vocab_size)
-
-    @once
-    def total_bytes(self) -> int:
-        """Of all targets, by the tokenizer's own count."""
-        return self.bytes_of(self.targets)
-
-    @property
-    def targets(self) -> int:
-        return len(self.tokens) - 1
+    tokenizer = once(lambda self: self.dataset.tokenizer())
+    tokens = once(lambda self: load_tokens(self.dataset.val_paths, self.tokenizer.vocab_size))
+    targets = once(lambda self: len(self.tokens) - 1)
+    total_bytes = once(lambda self: self.bytes_of(self.targets))
 
     def bytes_of(self, targets: int) -> int:
-        """Of the first targets."""
+        """Bytes of the first targets, by the tokenizer's own count."""
         return self.tokenizer.bytes.total(self.tokens[: targets + 1])
 
     @once

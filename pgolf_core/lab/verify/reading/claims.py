@@ -23,6 +23,7 @@ from pgolf_core.lab.verify.reading.untrusted import (
     is_number,
     is_score,
     last_digit,
+    number,
     read_number,
     same_number,
     written,
@@ -147,8 +148,8 @@ def before_packing(folder: Judged) -> str:
     logs = (quietly(lambda: folder.runs) or {}).values()
     ends = {log.name: log.step_scores[-1][2] for log in logs if log.step_scores}
     ending = [name for name, bpb in ends.items() if same_number(str(said), bpb)]
-    absent = f"the weights before packing are not in the folder, and no log ends in a validation of {said}"
-    require(bool(ending), absent)
+    absent = "the weights before packing are not in the folder"
+    require(bool(ending), f"{absent}, and no log ends in a validation of {said}")
     return f"{said}, the last validation of {ending[0]}"
 
 
@@ -159,8 +160,8 @@ def _refuse_unlike_means(folder: Judged) -> None:
         values: list[Any] = [row.get(key) for row in table]
         if said is None or not values or None in values or not any(map(is_number, (said, *values))):
             continue
-        for value in (said, *values):
-            hold(is_number(value), f"{key} is no number ({str(value)[:40]!r})")
+        for table_or_row in (folder.claims, *table):
+            number(table_or_row, key)
         mean = math.fsum(values) / len(values)
         fitting = (math.isclose(said, one, rel_tol=1e-9) or agrees(written(said), one) for one in (mean, *values))
         hold(any(fitting), f"{key} {said} is neither the mean of its seeds', {mean:.6f}, nor one of them")
@@ -194,10 +195,9 @@ def headline(folder: Judged) -> str:
         is_known = one or is_score(text, mean) or math.isclose(float(text), mean, rel_tol=2e-6)
         hold(bool(is_known), f"{text} is neither the mean of the seeds' scores, {mean:.6f}, nor one of them ({source})")
     for key in (key for key in SPREADS if values.get(key) is not None):
-        hold(is_number(values[key]), f"{key} is no number ({str(values[key])[:40]!r})")
-        std = statistics.stdev(scores.values()) if len(scores) > 1 else math.nan
-        is_spread = math.isclose(values[key], std, rel_tol=1e-3, abs_tol=1e-9) or agrees(written(values[key]), std)
-        hold(is_spread, f"a standard deviation of {values[key]} is claimed, the scores have {std:.6f}")
+        std, spread = statistics.stdev(scores.values()) if len(scores) > 1 else math.nan, number(values, key)
+        is_spread = math.isclose(spread, std, rel_tol=1e-3, abs_tol=1e-9) or agrees(written(spread), std)
+        hold(is_spread, f"a standard deviation of {spread} is claimed, the scores have {std:.6f}")
     which = "" if one or len(scores) < 2 else "the mean; "
     if one and len(scores) > 1 and not agrees(str(said), mean):
         which = f"of seed {one[0]}, not the mean; "

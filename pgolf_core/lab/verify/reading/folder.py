@@ -23,7 +23,7 @@ from pgolf_core.lab.verify.evidence.measure import Way
 from pgolf_core.lab.verify.evidence.text import TEXT_OF_TRACK
 from pgolf_core.lab.verify.reading.logs import Log, read_log
 from pgolf_core.lab.verify.reading.reviewed import Reviewed, header_of
-from pgolf_core.lab.verify.reading.untrusted import is_number, json_object, list_files, read_text, written
+from pgolf_core.lab.verify.reading.untrusted import is_number, json_object, list_files, number, read_text, written
 from pgolf_core.recipes.rules import TRACK_CAP_BYTES
 from pgolf_core.text.shards import shard_tokens
 
@@ -54,19 +54,15 @@ def claimed(values: Mapping[str, Any], name: str) -> str | None:
         if isinstance(value, str) and re.fullmatch(r"\d{1,15}(\.\d{1,15})?", value, re.ASCII):
             return value
         if value is not None:
-            hold(is_number(value), f"{key} is no number ({str(value)[:40]!r})")
-            return written(value)
+            return written(number(values, key))
     return None
 
 
 class Submission(Reviewed):
     """One folder."""
 
-    # ------------------------------------------------------------------ files
-
-    @once
-    def files(self) -> dict[str, Path]:
-        return list_files(self.folder)
+    files = once(lambda self: list_files(self.folder))
+    script = once(lambda self: read_text(self.script_path, MAX_SCRIPT_BYTES))
 
     @once
     def claims(self) -> dict[str, Any]:
@@ -109,10 +105,6 @@ class Submission(Reviewed):
         raise CannotCheck("there is no script")
 
     @once
-    def script(self) -> str:
-        return read_text(self.script_path, MAX_SCRIPT_BYTES)
-
-    @once
     def source(self) -> str:
         """The script's text, unwrapped if `pgolf export` packed it."""
         return self.script and (quietly(lambda: readable_of(self.script_path)) or self.script)
@@ -151,8 +143,6 @@ class Submission(Reviewed):
         others = [name for name in self.files if name.endswith(WEIGHT_ENDINGS)]
         sizes = ", ".join(f"{name} ({self.files[name].stat().st_size:,} bytes)" for name in others[:3])
         return f"{sizes} is not in this project's format and is not opened" if others else NO_WEIGHTS
-
-    # ------------------------------------------------------------------ what they say
 
     @once
     def track(self) -> str:
@@ -237,7 +227,7 @@ class Submission(Reviewed):
             mode = "off" if "| compute: float32" in self.computed_on else "auto"
         return Way(window, stride, min(32, max(1, 2**15 // max(window, 1))), mode)
 
-    @property
+    @once
     def computed_on(self) -> str:
         """What the scores were computed on, where a log says so; else empty."""
         return next((log.computed_on for log in quietly(lambda: self.logs) or () if log.computed_on), "")

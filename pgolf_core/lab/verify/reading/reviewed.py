@@ -56,9 +56,7 @@ class Reviewed:
         except UserError as error:
             raise CannotCheck(str(error)) from None
 
-    @once
-    def text(self) -> Text:
-        return self.texts.setdefault(self.dataset.manifest_sha256, Text(self.dataset, self.how.progress))
+    text = once(lambda self: self.texts.setdefault(self.dataset.manifest_sha256, Text(self.dataset, self.how.progress)))
 
     @once
     def scoring(self) -> Scoring:
@@ -70,14 +68,8 @@ class Artifact(Reviewed):
     """An artifact alone, scored on the dataset that `how` names, at the local track's window and stride."""
 
     way = Way(512, 64)
-
-    def __init__(self, path: Path, how: How):
-        super().__init__(path, how)
-        self.artifact = path
-
-    @once
-    def dataset(self) -> Dataset:
-        return self.opened(self.how.data)
+    artifact = once(lambda self: self.folder)
+    dataset = once(lambda self: self.opened(self.how.data))
 
     def judge_score(self, kind: str) -> str:
         found = self.scoring.score(kind)

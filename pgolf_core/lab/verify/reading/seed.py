@@ -40,25 +40,12 @@ def training_in(folder: Path) -> TrainResult:
 class Seed(Reviewed):
     """One seed's files."""
 
-    @once
-    def recipe(self) -> Recipe:
-        return needed("a whole recipe.json", lambda: recipe_in(self.folder))
-
-    @once
-    def result(self) -> Result:
-        return needed("a whole result.json", lambda: result_in(self.folder))
-
-    @once
-    def metrics(self) -> list[dict[str, Any]]:
-        return needed("a whole metrics.jsonl", lambda: json_lines(self.folder / METRICS))
-
-    @once
-    def training(self) -> TrainResult:
-        return needed(f"a whole {TRAINING}", lambda: training_in(self.folder))
-
-    @once
-    def artifact(self) -> Path:
-        return self.folder / ARTIFACT
+    recipe = once(lambda self: needed("a whole recipe.json", lambda: recipe_in(self.folder)))
+    result = once(lambda self: needed("a whole result.json", lambda: result_in(self.folder)))
+    metrics = once(lambda self: needed("a whole metrics.jsonl", lambda: json_lines(self.folder / METRICS)))
+    training = once(lambda self: needed(f"a whole {TRAINING}", lambda: training_in(self.folder)))
+    artifact = once(lambda self: self.folder / ARTIFACT)
+    track = once(lambda self: self.recipe.track)
 
     @once
     def dataset(self) -> Dataset:
@@ -67,10 +54,6 @@ class Seed(Reviewed):
         here = dataset.manifest_sha256
         require(here == there, f"{dataset.name} here is {here:.12}…, the run's is {there:.12}…")
         return dataset
-
-    @once
-    def track(self) -> str:
-        return self.recipe.track
 
     @once
     def way(self) -> Way:

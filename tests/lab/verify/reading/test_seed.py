@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from hypothesis import strategies as st
 from reviewing import another, both, failing, got, holding, judged, judged_with_damages, places_of, replaced, unknown
 from toy_run import change
 
-from pgolf_core.base.files import UserError, read_json
+from pgolf_core.base.files import UserError, read_json, write_json
+from pgolf_core.lab.report.seeds import summarise_seeds
 from pgolf_core.lab.verify.evidence.checks import FAILS, UNKNOWN
 from pgolf_core.lab.verify.evidence.score import How
 from pgolf_core.lab.verify.reading.seed import Seed, result_in
@@ -90,6 +92,8 @@ UNCHECKED: dict[str, tuple | None] = {
 
 @both
 def test_no_changed_claim_of_a_run_goes_unnoticed(run: Path, cache: Path, how: settings):
+    shutil.rmtree(run / "seed2")
+    write_json(run / "summary.json", summarise_seeds({1: read_json(run / "seed1" / "result.json")}))
     before = holding(run, cache)
     places = [
         (name, at) for name, left_out in UNCHECKED.items() for at in places_of(read_json(run / name))
