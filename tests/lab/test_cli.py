@@ -136,21 +136,6 @@ def test_plan_passes_the_number_of_processes_on(capsys, monkeypatch):
     assert "parameters" in capsys.readouterr().out
 
 
-def test_a_table_is_printed_as_text_or_as_json_records(capsys, monkeypatch, tmp_path):
-    table = pd.DataFrame({"run": ["a", "b"], "mean": [1.5, float("nan")]})
-    table["verdict"] = "holds"
-    monkeypatch.setattr("pgolf_core.lab.verify.verify.verify", lambda *arguments, **options: table)
-    assert cli.main(["verify", "somewhere"]) == 0
-    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
-        ["run", "mean", "verdict"],
-        ["a", "1.5", "holds"],
-        ["b", "–", "holds"],
-    ]
-    assert cli.main(["verify", "somewhere", "--json"]) == 0
-    records = [{"run": "a", "mean": 1.5, "verdict": "holds"}, {"run": "b", "mean": None, "verdict": "holds"}]
-    assert json.loads(capsys.readouterr().out) == records
-
-
 def test_a_recipe_file_and_folders_of_the_command_line_are_those_of_the_working_folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert recipe_argument("mine.toml") == str(tmp_path / "mine.toml")

@@ -1,12 +1,30 @@
-"""`pgolf verify`: what is true of an artifact, a run or a submission folder."""
+"""`pgolf verify`: what is true of an artifact, a run or a submission folder, by its files: one row for each claim.
+
+Four verdicts: `holds`; `fails`; `cannot be checked here`, where something needed is missing or belongs to another
+machine, with the reason as evidence; `sampled`, where a random part of a score was taken and the claim lies within its
+interval. Files are parsed, never unpickled or executed (but with `run_code`), and nothing is read whose size is not
+bounded. Scores are taken anew from the artifact alone, in a fresh process.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from pgolf_core.base.files import UserError
+from pgolf_core.base.names import SEED_RESULT
+from pgolf_core.lab.shared.places import RECIPE_FILE
+from pgolf_core.lab.shared.tables import entries_text, width
 from pgolf_core.lab.shared.usage import add_data, add_json, place
+from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, SAMPLED, UNKNOWN, Row
+
+if TYPE_CHECKING:
+    from pgolf_core.lab.verify.evidence.score import How
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -20,15 +38,51 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Check and print; returns 1 if a check fails."""
-    from pgolf_core.lab.verify import verify
-    from pgolf_core.lab.verify.evidence.checks import FAILS
+    from pgolf_core.lab.verify.evidence.score import How
 
-    table = verify.verify(
-        Path(options.path), cache_dir=place(options.cache), budget_seconds=options.budget_seconds,
-        progress=sys.stderr.isatty(), data=options.data, run_code=options.run_code,
-    )  # fmt: skip
-    if options.json:
-        print(table.to_json(orient="records", indent=2, force_ascii=False))
-    else:
-        print(table.to_string(index=False, na_rep="–"))
-    return 1 if (table["verdict"] == FAILS).any() else 0
+    how = How(place(options.cache), options.budget_seconds, sys.stderr.isatty(), options.data, options.run_code)
+    rows = verify(Path(options.path), how)
+    print(json.dumps([row._asdict() for row in rows], indent=2, ensure_ascii=False) if options.json else as_text(rows))
+    return 1 if any(row.verdict == FAILS for row in rows) else 0
+
+
+def verify(path: Path, how: How) -> list[Row]:
+    """The checks of an artifact, a seed's run folder, a recipe's with all its seeds, or a submission folder, this
+    project's or another's.
+
+    Raises UserError only for a path that does not exist.
+    """
+    from pgolf_core.lab.compare.results import seed_folders
+    from pgolf_core.lab.verify.reading.seed import Seed
+    from pgolf_core.lab.verify.run import recipe_rows, seed_rows
+    from pgolf_core.lab.verify.run_bytes import artifact_rows, scored_artifact_rows
+    from pgolf_core.lab.verify.submission import submission_rows
+
+    if not path.exists():
+        raise UserError(f"{path} does not exist; name an artifact, a run's folder or a submission's")
+    if not path.is_dir():
+        return scored_artifact_rows(path, how) if how.data else artifact_rows(path)
+    try:
+        is_recipe = bool(seed_folders(path))
+    except OSError as error:
+        return [Row("the folder can be read", FAILS, f"{path}: {error.strerror}")]
+    if is_recipe:
+        return recipe_rows(path, how)
+    if any((path / name).exists() for name in (RECIPE_FILE, SEED_RESULT)):
+        return seed_rows(Seed(path, how))
+    return submission_rows(path, how)
+
+
+def as_text(rows: Sequence[Row]) -> str:
+    """The verdict in one sentence, then every check with its evidence below it, what fails first."""
+    found = {verdict: [row for row in rows if row.verdict == verdict] for verdict in (FAILS, UNKNOWN, SAMPLED, HOLDS)}
+    failing = ", ".join(row.check for row in found[FAILS])
+    said = f"{len(found[HOLDS])} of {len(rows)} checks hold"
+    if failing:
+        said = f"{len(found[FAILS])} of {len(rows)} checks {'fails' if len(found[FAILS]) == 1 else 'fail'}: {failing}"
+    said += "".join(f"; {len(found[verdict])} {verdict}" for verdict in (UNKNOWN, SAMPLED) if found[verdict])
+    blocks = [
+        f"{verdict}:\n{entries_text([('-', row.check, row.evidence) for row in some])}"
+        for verdict, some in found.items() if some
+    ]  # fmt: skip
+    return "\n\n".join([textwrap.fill(said, width()), *blocks])

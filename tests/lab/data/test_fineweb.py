@@ -268,7 +268,8 @@ def test_all_seven_notebooks_run_on_a_fetched_dataset_and_the_report_names_the_n
 ):
     from pgolf_core.lab.record.folder import RunRequest
     from pgolf_core.lab.record.notebooks import record
-    from pgolf_core.lab.verify.verify import verify
+    from pgolf_core.lab.verify.command import verify
+    from pgolf_core.lab.verify.evidence.score import How
 
     fetch(hub, tmp_path)
     request = RunRequest(
@@ -277,8 +278,8 @@ def test_all_seven_notebooks_run_on_a_fetched_dataset_and_the_report_names_the_n
     )  # fmt: skip
     summary = record(request, [1], progress=False)
     assert "normalised text" in (summary.parent / "report.md").read_text()
-    rows = verify(summary.parent, cache_dir=tmp_path).set_index("check")
-    rows = rows.drop(index="seed 1: the text is the track's")  # it is not: the tiny recipe is on the local track
-    assert (rows["verdict"] == "holds").all(), rows[rows["verdict"] != "holds"]
-    evidence = rows.loc["seed 1: the dataset here is the run's, and whole", "evidence"]
+    rows = {row.check: row for row in verify(summary.parent, How(tmp_path))}
+    rows.pop("seed 1: the text is the track's")  # it is not: the tiny recipe is on the local track
+    assert [row for row in rows.values() if row.verdict != "holds"] == []
+    evidence = rows["seed 1: the dataset here is the run's, and whole"].evidence
     assert "published split, 1 validation texts stand in training" in evidence

@@ -20,7 +20,9 @@ from pgolf_core.lab.export import export_script
 from pgolf_core.lab.record import folder as runs
 from pgolf_core.lab.submission import folder as submission
 from pgolf_core.lab.submission.folder import imports_of, write_submission
-from pgolf_core.lab.verify import verify
+from pgolf_core.lab.verify.command import verify
+from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS
+from pgolf_core.lab.verify.evidence.score import How
 
 WHO = {"name": "A toy of two layers", "author": "Ada Lovelace", "github_id": "ada"}
 PR_315_KEYS = (
@@ -100,11 +102,10 @@ def test_an_import_that_a_script_only_tries_is_not_required():
 
 
 def test_the_reviewer_finds_the_artifact_in_order(written: Path):
-    table = verify.verify(written)
-    own = table[table["check"].str.startswith("model.pgolf: ")]
-    assert (own["verdict"] == verify.HOLDS).all() and len(own) == 3
-    failing = table[table["verdict"] == verify.FAILS]  # the toy's text is not the track's
-    assert failing["check"].tolist() == ["each score implies the split's bytes"], failing.to_string()
+    rows = verify(written, How())
+    assert [row.verdict for row in rows if row.check.startswith("model.pgolf: ")] == [HOLDS] * 3
+    failing = [row.check for row in rows if row.verdict == FAILS]  # the toy's text is not the track's
+    assert failing == ["each score implies the split's bytes"]
 
 
 def test_a_run_of_one_seed_claims_no_spread(copied: Path):

@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from pgolf_core.base import device as machine
+from pgolf_core.base.device import autocasting
 from pgolf_core.base.files import UserError
 from pgolf_core.network.model import GPT
 from pgolf_core.network.score import bits_per_byte, plan_windows, score
@@ -25,42 +26,54 @@ SAMPLE_BATCH = 8
 """Windows scored at once while sampling: small, so that the clock is looked at often."""
 CONFIDENCE = 0.95
 Tell = Callable[[int, int], None]
+"""Called with (targets scored, targets in all)."""
 
 
-def _first_tokens(model: GPT, tokens: np.ndarray, length: int) -> torch.Tensor:
+@dataclass(frozen=True)
+class Way:
+    """How a score is taken."""
+
+    seq_len: int
+    stride: int
+    """Of the sliding score; the round-trip score has stride = window."""
+    batch_seqs: int = 32
+    autocast: str = "auto"
+
+
+def _first(model: GPT, tokens: np.ndarray, length: int) -> torch.Tensor:
     """The beginning of the stream, int64 [1, T] with T at most `length`, on the model's device."""
-    ids = torch.from_numpy(np.asarray(tokens[: min(length, len(tokens) - 1)]).astype(np.int64))
-    return ids[None].to(next(model.parameters()).device)
+    ids = np.asarray(tokens[: min(length, len(tokens) - 1)]).astype(np.int64)
+    return torch.from_numpy(ids)[None].to(next(model.parameters()).device)
 
 
 @torch.inference_mode()
-def probabilities(model: GPT, tokens: np.ndarray, seq_len: int, autocast: str) -> dict[str, Any]:
+def probabilities(model: GPT, tokens: np.ndarray, way: Way) -> dict[str, Any]:
     """Of the losses as the score takes them: the sum of exp(-loss) over every next token, at some positions.
 
     {"sums": […], "vocabulary": V}
     """
     sums = []
-    for length in sorted({2, min(8, seq_len), min(64, seq_len)}):
-        ids = _first_tokens(model, tokens, length)
+    for length in sorted({2, min(8, way.seq_len), min(64, way.seq_len)}):
+        ids = _first(model, tokens, length)
         every = torch.arange(model.config.vocab_size, device=ids.device)[:, None]
-        with machine.autocasting(ids.device, autocast):
+        with autocasting(ids.device, way.autocast):
             losses = [model.token_losses(ids.expand(len(t), -1), t, ids.size(1) - 1) for t in every.split(256)]
         sums.append(float(torch.cat(losses).double().neg().exp().sum()))
     return {"sums": sums, "vocabulary": model.config.vocab_size}
 
 
 @torch.inference_mode()
-def causality(model: GPT, tokens: np.ndarray, seq_len: int, autocast: str) -> dict[str, Any]:
+def causality(model: GPT, tokens: np.ndarray, way: Way) -> dict[str, Any]:
     """Replace every token from a place on: how many logits and scores before it change in any bit.
 
     {"places": […], "changed": n, "later_changed": n, "compared": n}; `later_changed` shows that the test can see.
     """
-    ids = _first_tokens(model, tokens, seq_len)
+    ids = _first(model, tokens, way.seq_len)
     length = ids.size(1)
     places = sorted({1, length // 3, length // 2, length - 1} - {0})
     targets = ids.roll(-1, 1)
-    changed = later = compared = 0
-    with machine.autocasting(ids.device, autocast):
+    changed = later = 0
+    with autocasting(ids.device, way.autocast):
         logits, losses = model.logits(ids), model.token_losses(ids, targets, 0)
         for place in places:
             other = ids.clone()
@@ -69,8 +82,7 @@ def causality(model: GPT, tokens: np.ndarray, seq_len: int, autocast: str) -> di
             same &= _bits(model.token_losses(other, targets, 0)) == _bits(losses)
             changed += int((~same[:, :place]).sum())
             later += int((~same[:, place:]).sum())
-            compared += place
-    return {"places": places, "changed": changed, "later_changed": later, "compared": compared}
+    return {"places": places, "changed": changed, "later_changed": later, "compared": sum(places)}
 
 
 def _bits(values: torch.Tensor) -> torch.Tensor:
@@ -78,63 +90,59 @@ def _bits(values: torch.Tensor) -> torch.Tensor:
     return values.contiguous().view({2: torch.int16, 4: torch.int32, 8: torch.int64}[values.element_size()])
 
 
+# ---------------------------------------------------------------------- whole or sampled
+
+
 def score_or_sample(
-    model: GPT, tokens: np.ndarray, token_bytes: TokenBytes, seq_len: int, stride: int, batch_seqs: int,
-    autocast: str, budget_seconds: float | None, sample_seed: int, tell: Tell,
+    model: GPT, tokens: np.ndarray, token_bytes: TokenBytes, way: Way, budget_seconds: float | None, sample_seed: int,
+    tell: Tell,
 ) -> dict[str, Any]:  # fmt: skip
     """The score of the whole stream, or of windows drawn at random where the whole would not fit into the budget.
 
-    A whole score has bpb, loss, tokens, bytes, windows, seconds. A sampled one has also n, of (windows that could be
-    drawn), low and high: a Student t interval of the bpb, with the finite population's correction. UserError where the
-    budget allows too few windows for one.
+    Both have bpb, loss, tokens, bytes, windows, seconds. A sample has also n, of (windows that could be drawn), low and
+    high: a Student t interval of the bpb, with the finite population's correction. UserError where the budget allows
+    too few windows for one.
     """
     if budget_seconds is not None:
         t_start = time.monotonic()
-        sampled = _sample(model, tokens, token_bytes, seq_len, stride, batch_seqs, autocast, budget_seconds,
-                          sample_seed, tell)  # fmt: skip
+        sampled = _sample(model, tokens, token_bytes, way, budget_seconds, sample_seed, tell)
         if sampled is not None:
             return sampled | {"seconds": time.monotonic() - t_start}
-    whole = score(model, tokens, token_bytes, seq_len, stride, batch_seqs, autocast=autocast, progress=tell)
-    return {
-        "bpb": whole.bpb, "loss": whole.loss_nats_per_token, "tokens": whole.tokens, "bytes": whole.bytes,
-        "windows": whole.windows, "seconds": whole.seconds,
-    }  # fmt: skip
+    whole = score(model, tokens, token_bytes, way.seq_len, way.stride, way.batch_seqs, autocast=way.autocast,
+                  progress=tell)  # fmt: skip
+    return whole.to_dict() | {"loss": whole.loss_nats_per_token}
 
 
 @torch.inference_mode()
 def _sample(
-    model: GPT, tokens: np.ndarray, token_bytes: TokenBytes, seq_len: int, stride: int, batch_seqs: int,
-    autocast: str, budget_seconds: float, sample_seed: int, tell: Tell,
+    model: GPT, tokens: np.ndarray, token_bytes: TokenBytes, way: Way, budget_seconds: float, sample_seed: int,
+    tell: Tell,
 ) -> dict[str, Any] | None:  # fmt: skip
     """None as soon as the speed shows that the whole score fits into what is left of the budget."""
     t_start = t_first = time.monotonic()
-    device = next(model.parameters()).device
-    stream = torch.from_numpy(np.asarray(tokens).astype(np.int64)).to(device)
     num_targets = len(tokens) - 1
-    windows = plan_windows(num_targets, seq_len, stride)
+    ids = torch.from_numpy(np.asarray(tokens).astype(np.int64)).to(next(model.parameters()).device)
+    windows = plan_windows(num_targets, way.seq_len, way.stride)
     common, odd = split_by_shape(windows)
     order = np.random.default_rng(sample_seed).permutation(len(common))
     found: list[float] = []
-    with machine.autocasting(device, autocast):
-        while len(found) < len(common):
-            elapsed = time.monotonic() - t_start
-            if elapsed >= budget_seconds:
-                break
+    with autocasting(ids.device, way.autocast):
+        while len(found) < len(common) and (elapsed := time.monotonic() - t_start) < budget_seconds:
             if len(found) >= 2 * SAMPLE_BATCH:  # the first batch is slow, and so is not what is gone by
                 rate = (time.monotonic() - t_first) / (len(found) - SAMPLE_BATCH)
                 if elapsed + rate * len(windows) <= budget_seconds:
                     return None
-            drawn = common[order[len(found) : len(found) + min(SAMPLE_BATCH, batch_seqs)]]
-            found += window_nats(model, stream, drawn).tolist()
+            drawn = common[order[len(found) : len(found) + min(SAMPLE_BATCH, way.batch_seqs)]]
+            found += window_nats(model, ids, drawn).tolist()
             if len(found) <= SAMPLE_BATCH:
                 t_first = time.monotonic()
-            tell(len(found) * stride, num_targets)
+            tell(len(found) * way.stride, num_targets)
         if len(found) < min(LEAST_WINDOWS, len(common)):
             raise UserError(
                 f"{len(found)} of {len(windows):,} windows fit into the budget of {budget_seconds:g} s, and an "
                 f"interval needs {LEAST_WINDOWS}; give a larger --budget-seconds"
             )
-        rest = sum(float(window_nats(model, stream, row[None]).sum()) for row in odd)
+        rest = sum(float(window_nats(model, ids, row[None]).sum()) for row in odd)
     estimate, half = total_with_interval(np.array(found), len(common))
     num_bytes = token_bytes.total(tokens)
     bpb = [bits_per_byte(rest + total, num_bytes) for total in (estimate, estimate - half, estimate + half)]
@@ -154,13 +162,13 @@ def split_by_shape(windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @torch.inference_mode()
-def window_nats(model: GPT, stream: torch.Tensor, windows: np.ndarray) -> torch.Tensor:
-    """Nats of the scored targets of each window, float64 [windows]; the windows are alike in shape."""
-    start, first = (torch.from_numpy(windows[:, column].copy()).to(stream.device) for column in (0, 1))
+def window_nats(model: GPT, ids: torch.Tensor, windows: np.ndarray) -> torch.Tensor:
+    """Nats of the scored targets of each window of a stream, float64 [windows]; the windows are alike in shape."""
+    start, first = (torch.from_numpy(windows[:, column].copy()).to(ids.device) for column in (0, 1))
     length, scored = int(windows[0, 2] - windows[0, 0]), int(windows[0, 2] - windows[0, 1])
-    inputs = stream[start[:, None] + torch.arange(length, device=stream.device)]
-    places = first[:, None] + torch.arange(scored, device=stream.device)
-    return model.token_losses(inputs, stream[places + 1], first=length - scored).double().sum(1).cpu()
+    inputs = ids[start[:, None] + torch.arange(length, device=ids.device)]
+    places = first[:, None] + torch.arange(scored, device=ids.device)
+    return model.token_losses(inputs, ids[places + 1], first=length - scored).double().sum(1).cpu()
 
 
 def total_with_interval(drawn: np.ndarray, population: int) -> tuple[float, float]:

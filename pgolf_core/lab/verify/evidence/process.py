@@ -1,17 +1,23 @@
 """The fresh process that scores an artifact for `pgolf verify`: a module to run, given a job.
 
 The job comes as one JSON object on standard input; lines of JSON go out: {"progress": …} as often as there is news, and
-{"answer": …} at the end. An audit hook is set before anything else is imported. It ends every attempt to reach the
-network, to start another program or to open a file that the job forbids (the training shards), and notes every file
-that is opened. A hook sees what Python does; a library's own C code would be seen only as far as it calls Python.
+{"answer": …} at the end. An audit hook is set before anything beyond the standard library is imported. It ends every
+attempt to reach the network, to start another program or to open a file that the job forbids (the training shards), and
+notes every file that is opened. A hook sees what Python does; a library's own C code would be seen only as far as it
+calls Python.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import os
+import site
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 NETWORK = ("socket.connect", "socket.bind", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo",
@@ -21,8 +27,8 @@ PROGRAMS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.sp
 SYSTEM = ("/proc", "/sys", "/dev", "/etc", "/usr", "/lib", "/lib64", "/bin", "/opt")
 """What lies here is the machine's, not a data set's or a submission's."""
 MAX_NOTED = 1000
-CALLED = ("Tokenizer", "load_tokens", "score_artifact")
-"""What --run-code calls of a reviewed script; the export keeps these names when it minifies."""
+Tell = Callable[[str, int, int], None]
+"""Called with (part of the answer, targets scored, targets in all)."""
 
 
 class Refused(Exception):
@@ -92,63 +98,60 @@ def main() -> None:
         out.flush()
 
     job = json.loads(sys.stdin.read())
-    import site
-
     programs = [sys.prefix, sys.base_prefix, *site.getsitepackages(), site.getusersitepackages(), job["program"]]
     watch = Watch(job["forbidden"], job["expected"], [*programs, *_installed()])
     import torch
 
     torch.set_num_threads(job["threads"])
-    from pgolf_core.base.files import UserError
-
-    try:
-        answer = perform(job, watch, lambda done, total, part: say(progress=[done, total, part]))
-    except (UserError, Refused) as error:
-        answer = {"error": str(error)[:500]}
+    answer = answer_to(job, watch, lambda *news: say(progress=news))
     say(answer=answer | {"seen": watch.report()})
 
 
-def perform(job: dict[str, Any], watch: Watch | None, tell: Callable[[int, int, str], None]) -> dict[str, Any]:
-    """Score as the job says; {part: what was found, or {"error": why not}}."""
+def answer_to(job: dict[str, Any], watch: Watch | None, tell: Tell) -> dict[str, Any]:
+    """{part: what was found, or {"error": why not}}; {"error": why nothing could be scored} alone."""
+    from pgolf_core.base.files import UserError
+
+    if job["script"]:
+        return {"script": _guarded(lambda: run_script(job, watch), (Exception, SystemExit))}
+    try:
+        return _score(job, watch, tell)
+    except (UserError, Refused) as error:
+        return {"error": str(error)[:500]}
+
+
+def _score(job: dict[str, Any], watch: Watch | None, tell: Tell) -> dict[str, Any]:
     from pgolf_core.base.files import UserError
     from pgolf_core.lab.verify.evidence import measure
     from pgolf_core.packing.unpack import load_model
     from pgolf_core.text.shards import load_tokens
     from pgolf_core.text.tokenizer import Tokenizer
 
-    if job.get("script"):
-        return {"script": _guarded(lambda: run_script(job, watch), (Exception, SystemExit))}
-    found: dict[str, Any] = {}
-    tokenizer = Tokenizer(job["tokenizer"])
+    tokenizer, way = Tokenizer(job["tokenizer"]), measure.Way(**job["way"])
     tokens = load_tokens(job["shards"], tokenizer.vocab_size)
     model = load_model(job["artifact"])
     if watch is not None:
         watch.is_scoring = True
     if model.config.vocab_size != tokenizer.vocab_size:
         raise UserError(f"the artifact's vocabulary is {model.config.vocab_size}, the dataset's {tokenizer.vocab_size}")
-    mode = job["autocast"]
-    found["probabilities"] = _guarded(lambda: measure.probabilities(model, tokens, job["seq_len"], mode), UserError)
-    found["causality"] = _guarded(lambda: measure.causality(model, tokens, job["seq_len"], mode), UserError)
-    for stride in job["strides"]:
-        part = f"stride {stride}"
-        found[part] = _guarded(
-            lambda stride=stride, part=part: measure.score_or_sample(
-                model, tokens, tokenizer.bytes, job["seq_len"], stride, job["batch_seqs"], mode, job["budget_seconds"],
-                job["sample_seed"], lambda done, total: tell(done, total, part),
-            ),
-            UserError,
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "probabilities": lambda: measure.probabilities(model, tokens, way),
+        "causality": lambda: measure.causality(model, tokens, way),
+    }
+    for stride in (way.seq_len, way.stride):
+        parts[f"stride {stride}"] = functools.partial(
+            measure.score_or_sample, model, tokens, tokenizer.bytes, dataclasses.replace(way, stride=stride),
+            job["budget_seconds"], job["sample_seed"], functools.partial(tell, f"stride {stride}"),
         )  # fmt: skip
-    return found
+    return {name: _guarded(work, UserError) for name, work in parts.items()}
 
 
 def run_script(job: dict[str, Any], watch: Watch | None) -> dict[str, Any]:
     """Only with --run-code: run the folder's own script as a module, under the hook, and let it score the artifact.
 
-    What runs is the text of the script: no bytecode beside it, which could be another's, and none is written there.
+    What runs is the text of the script: no bytecode beside it, which could be another's, and none is written there. A
+    packed script unwraps itself into the same module.
     """
-    import inspect
-    from pathlib import Path
-    from types import ModuleType
+    from pgolf_core.lab.export import CALLED
 
     sys.path.append(os.path.dirname(job["script"]))  # last, so that no file there takes a library's place
     module = ModuleType("reviewed_train_gpt")
@@ -158,18 +161,16 @@ def run_script(job: dict[str, Any], watch: Watch | None) -> dict[str, Any]:
         watch.is_scoring = sys.dont_write_bytecode = True
     code = compile(Path(job["script"]).read_bytes(), job["script"], "exec", dont_inherit=True)  # its own __future__
     exec(code, module.__dict__)
-    from pgolf_core.lab.export import CALLED
-
     for name in CALLED:
         if not callable(getattr(module, name, None)):
             return {"missing": f"it has no {name} to call"}
+    way = job["way"]
     tokenizer = module.Tokenizer(Path(job["tokenizer"]))
     tokens = module.load_tokens([Path(shard) for shard in job["shards"]], tokenizer.vocab_size)
-    known = inspect.signature(module.score_artifact).parameters
-    options = {"autocast": job["autocast"]} if "autocast" in known else {}  # the export leaves out what is decided
     score = module.score_artifact(
-        Path(job["artifact"]), tokens, tokenizer.bytes, job["seq_len"], job["strides"][-1], job["batch_seqs"], **options
-    )
+        Path(job["artifact"]), tokens, tokenizer.bytes, way["seq_len"], way["stride"], way["batch_seqs"],
+        autocast=way["autocast"],
+    )  # fmt: skip
     return {"bpb": float(score.bpb), "loss": float(score.loss_nats_per_token), "tokens": int(score.tokens)}
 
 

@@ -1,4 +1,4 @@
-"""Training logs as `pgolf verify` reads them: this project's and the published ones' (SEEDS.md 1.11 and 15).
+"""Training logs as `pgolf verify` reads them, ours and the published ones (papers/machinery.md, "Log lines").
 
 Only lines of known forms are read, each cut to a bounded length; whatever else a log holds is passed over.
 """
@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pgolf_core.lab.verify.evidence.checks import Broken, agrees, read_text
+from pgolf_core.lab.verify.evidence.checks import hold
+from pgolf_core.lab.verify.reading.untrusted import agrees, read_number, read_text
 
 MAX_LINES = 300_000
 ALWAYS_LOGGED = 10
@@ -27,12 +28,13 @@ _TRAIN_TIME = re.compile(rf"\btrain_time:\s*{NUMBER}\s*(ms|s|m)\b")
 _EVAL_TIME = re.compile(rf"\beval_time:\s*{NUMBER}\s*ms\b")
 _SEED = re.compile(r"^\s*seed:\s*(\d{1,19})\s*$")
 _VAL_TOKENS = re.compile(r"\bval_loader:.{0,500}?\btokens:\s*([\d,]{1,20})|^\s*val_tokens:\s*([\d,]{1,20})\s*$")
-_BYTES = re.compile(r"^\s*(serialized model|code size|total submission size)([^:]{0,60}):\s*([\d,]{1,15}) *bytes", re.I)
+_BYTES = re.compile(r"^\s*(serialized model|code size|total submission size)[^:]{0,60}:\s*([\d,]{1,15}) *bytes", re.I)
 _VOCAB = re.compile(r"fineweb_(\d{3,6})_bpe|\bsp(\d{3,6})\b|\bvocab_size[:=]\s*(\d{3,6})", re.I)
 _RULER = re.compile(r"^={60,}$")
 SETTINGS = ("model_params:", "world_size:", "attention_mode:", "tie_embeddings:", "train_batch_tokens:",
             "mtp_num_heads:", "sdp_backends:", "xsa_active_layers:")  # fmt: skip
 """Lines of a log's head that are one recipe's, and so equal over its seeds."""
+MILLISECONDS = {"ms": 1.0, "s": 1e3, "m": 6e4}
 
 
 @dataclass
@@ -62,31 +64,39 @@ class Log:
     @property
     def score(self) -> tuple[str, str, str] | None:
         """The final score that counts: the last sliding one with the most digits, else the last of all."""
-        sliding = [one for one in self.finals if "sliding" in one[0].lower()]
-        candidates = sliding or self.finals
+        candidates = [one for one in self.finals if "sliding" in one[0].lower()] or self.finals
         return max(candidates, key=lambda one: (len(one[2]), candidates.index(one)), default=None)
+
+    @property
+    def numbers(self) -> dict[str, str]:
+        """{what it is: as written} of the run as a whole."""
+        found: dict[str, Any] = {"steps": self.steps}
+        if self.score:
+            found |= {"loss": self.score[1], "bpb": self.score[2]}
+        if self.train_ms is not None:
+            found["train_seconds"] = format(self.train_ms / 1000, ".3f")
+        logged = {"total_bytes": self.total_bytes, "model_bytes": self.model_bytes, "code_bytes": self.code_bytes}
+        found |= {name: values[-1] for name, values in logged.items() if values}
+        return {name: str(value) for name, value in found.items() if value}
 
 
 def read_log(path: Path, name: str) -> Log:
     """One log; Broken for one that is too large or has too many lines."""
-    text = read_text(path)
-    lines = text.split("\n")
-    if len(lines) > MAX_LINES:
-        raise Broken(f"{name} has more than {MAX_LINES:,} lines")
-    log = Log(name)
+    lines = read_text(path).split("\n")
+    hold(len(lines) <= MAX_LINES, f"{name} has more than {MAX_LINES:,} lines")
     named = re.search(r"seed[_-]?(\d{1,19})\b", Path(name).name)
-    log.seed = int(named[1]) if named else None
+    log = Log(name, int(named[1]) if named else None)
     ruler = next((index for index, line in enumerate(lines) if _RULER.match(line.strip())), None)
     if ruler is not None and any(line.startswith(("import ", "from ")) for line in lines[:ruler]):
         log.script, lines = "\n".join(lines[:ruler]), lines[ruler:]
     for line in lines:
-        _read_line(log, line.rstrip("\r")[:MAX_LINE])
+        if ":" in line:
+            _read_line(log, line.rstrip("\r")[:MAX_LINE])
     return log
 
 
 def _read_line(log: Log, line: str) -> None:
-    if ":" not in line:
-        return
+    step = _STEP.match(line)
     if line.startswith("device: ") and "| compute: " in line:
         log.computed_on = line.strip()
     elif found := _SEED.match(line):
@@ -94,26 +104,20 @@ def _read_line(log: Log, line: str) -> None:
     elif found := _VAL_TOKENS.search(line):
         log.val_tokens = _whole(found[1] or found[2])
     elif found := _BYTES.match(line):
-        {"s": log.model_bytes, "c": log.code_bytes, "t": log.total_bytes}[found[1][0].lower()].append(_whole(found[3]))
+        {"s": log.model_bytes, "c": log.code_bytes, "t": log.total_bytes}[found[1][0].lower()].append(_whole(found[2]))
     elif found := _SCORE.match(line):
-        step = _STEP.match(found[1])
         if step:
             log.step_scores.append((int(step[1]), found[2], found[3]))
         elif not found[1].strip().startswith(("#", "sliding_eval")):
             log.finals.append((found[1].strip(" :"), found[2], found[3]))
-    for start in SETTINGS:
-        if line.startswith(start):
-            log.settings[start] = line.strip()
-    for found in _VOCAB.finditer(line):
-        log.vocabularies.add(int(found[1] or found[2] or found[3]))
-    step, time = _STEP.match(line), _TRAIN_TIME.search(line)
+    log.settings |= {start: line.strip() for start in SETTINGS if line.startswith(start)}
+    log.vocabularies |= {int(one or two or three) for one, two, three in _VOCAB.findall(line)}
     if step:
         log.steps = max(log.steps or 0, int(step[1]))
-    if time:
-        scale = {"ms": 1.0, "s": 1e3, "m": 6e4}[time[2]]
-        log.train_ms = max(log.train_ms or 0.0, scale * float(time[1].replace(",", "")))
+    if found := _TRAIN_TIME.search(line):
+        log.train_ms = max(log.train_ms or 0.0, MILLISECONDS[found[2]] * read_number(found[1]))
     if found := _EVAL_TIME.search(line):
-        log.eval_ms.append(float(found[1].replace(",", "")))
+        log.eval_ms.append(read_number(found[1]))
 
 
 def _whole(text: str) -> int:
@@ -128,26 +132,21 @@ def agreed_steps(
     Of a step that was trained twice, after a kill, the last line counts; a line of a step that is in no metrics may
     stand in the log of a resumed run alone.
     """
-    lines: dict[tuple[str, int], re.Match[str]] = {}
-    for line in text.splitlines()[:MAX_LINES]:
-        if found := STEP_LINE.match(line[:MAX_LINE]):
-            lines["train" if found[2] else "val", int(found[1])] = found
+    matches = (STEP_LINE.match(line[:MAX_LINE]) for line in text.splitlines()[:MAX_LINES])
+    lines = {("train" if found[2] else "val", int(found[1])): found for found in matches if found}
     logged = [("val", step) for step in val] + [("train", step) for step in train if step <= ALWAYS_LOGGED]
     missing = [f"{kind} {step}" for kind, step in logged if (kind, step) not in lines]
-    if missing:
-        raise Broken(f"train.log has no line of step {', '.join(missing[:3])}")
+    hold(not missing, f"train.log has no line of step {', '.join(missing[:3])}")
     compared = 0
     for (kind, step), found in lines.items():
         row = (train if kind == "train" else val).get(step)
+        hold(was_resumed or row is not None, f"train.log has step {step}, which metrics.jsonl has not")
         if row is None:
-            if was_resumed:
-                continue
-            raise Broken(f"train.log has step {step}, which metrics.jsonl has not")
+            continue
         said = {"loss": found[2] or found[3]} | ({"bpb": found[4]} if kind == "val" else {})
-        for key, written in said.items():
-            if not agrees(written, float(row[key])):
-                raise Broken(f"step {step}: {key} {written} in train.log, {row[key]} in metrics.jsonl")
-        if not agrees(found[5], 1000 * float(row["seconds"])):
-            raise Broken(f"step {step}: {found[5]} ms in train.log, {row['seconds']} s in metrics.jsonl")
+        for key, text in said.items():
+            hold(agrees(text, float(row[key])), f"step {step}: {key} {text} in train.log, {row[key]} in metrics.jsonl")
+        is_timed = agrees(found[5], 1000 * float(row["seconds"]))
+        hold(is_timed, f"step {step}: {found[5]} ms in train.log, {row['seconds']} s in metrics.jsonl")
         compared += 1
     return compared

@@ -1,0 +1,87 @@
+"""The scored text of `pgolf verify`: its dataset is whole, each target is scored once, and its bytes are the text's."""
+
+from __future__ import annotations
+
+import math
+
+from pgolf_core.lab.compare.arms import FINEWEB_BYTES, FINEWEB_TRACK, SAME_BYTES
+from pgolf_core.lab.data.dataset import SOTU_NAME, Dataset, validation_documents
+from pgolf_core.lab.data.sotu import SOTU_EXPECTED
+from pgolf_core.lab.look.n06_scoring import times_scored
+from pgolf_core.lab.verify.evidence.checks import hold, once, require
+from pgolf_core.lab.verify.evidence.measure import Way
+from pgolf_core.network.score import plan_windows
+from pgolf_core.text.shards import load_tokens
+
+TEXT_OF_TRACK = {FINEWEB_TRACK: ("fineweb", FINEWEB_BYTES, SAME_BYTES),
+                 "local_10min_1mb": (SOTU_NAME, SOTU_EXPECTED["val"][1], 0.0)}  # fmt: skip
+"""Track -> beginning of its datasets' names, bytes of its validation text, and how far a tokenizer's own count may
+differ (FineWeb's tokenizers normalise, each in its way)."""
+MAX_WINDOWS = 4_000_000
+
+
+class Text:
+    """The validation text of a prepared dataset; what is proved of it is proved once, whichever seed asks."""
+
+    def __init__(self, dataset: Dataset, progress: bool):
+        self.dataset, self.progress = dataset, progress
+
+    tokenizer = once(lambda self: self.dataset.tokenizer())
+    tokens = once(lambda self: load_tokens(self.dataset.val_paths, self.tokenizer.vocab_size))
+    targets = once(lambda self: len(self.tokens) - 1)
+    total_bytes = once(lambda self: self.bytes_of(self.targets))
+
+    def bytes_of(self, targets: int) -> int:
+        """Bytes of the first targets, by the tokenizer's own count."""
+        return self.tokenizer.bytes.total(self.tokens[: targets + 1])
+
+    @once
+    def whole(self) -> str:
+        """File hashes, documents out of the shards, and splits that are apart, all read again."""
+        checked, proof = self.dataset.verify(self.progress), self.dataset.manifest["disjointness"]
+        return (
+            f"{self.dataset.name}, manifest {self.dataset.manifest_sha256:.12}…: {checked}; "
+            f"{proof.get('val_texts_in_train', 0):,} validation texts in training"
+        )
+
+    @once
+    def decoded(self) -> str:
+        """The documents decoded are as many bytes of UTF-8 as the tokens count."""
+        text = sum(len(text.encode("utf-8")) for _, text in validation_documents(self.dataset))
+        kind = "" if self.tokenizer.lossless else " (of the text as the tokenizer normalises it)"
+        hold(self.total_bytes == text, f"text {text:,}{kind}, tokens {self.total_bytes:,}")
+        return f"{self.dataset.name}: text {text:,} bytes{kind}, its tokens the same"
+
+    @once
+    def documents(self) -> str:
+        """The stream holds as many documents as the manifest lists, none left out."""
+        found = int((self.tokens == self.tokenizer.bos_id).sum())
+        listed = self.dataset.manifest["totals"]["val"]["documents"]
+        return hold(found == listed, f"{found:,} documents in the stream, {listed:,} in the manifest")
+
+    def scored_once(self, way: Way) -> str:
+        """Every target of the stream exactly once, at both strides, and all documents in it."""
+        window, stride, targets = way.seq_len, way.stride, self.targets
+        hold(1 <= stride <= window, f"a window of {window} and a stride of {stride} are no way to score")
+        is_planned = targets <= MAX_WINDOWS * stride
+        require(is_planned, f"a stride of {stride} over {targets:,} targets makes more than {MAX_WINDOWS:,} windows")
+        for step in (window, stride):
+            wrong = int((times_scored(plan_windows(targets, window, step), targets) != 1).sum())
+            hold(wrong == 0, f"stride {step}: {wrong:,} targets not scored exactly once")
+        return f"{targets:,} targets, window {window}, strides {window} and {stride}; {self.documents}"
+
+    def is_of_track(self, track: str) -> str:
+        """CannotCheck for another dataset than the track's; Broken where its bytes are not the known ones."""
+        require(track in TEXT_OF_TRACK, f"the text of track '{str(track)[:40]}' is not known")
+        name, known, tolerance = TEXT_OF_TRACK[track]
+        other = f"the score is of {self.dataset.name}, and {track} compares scores on {name}* ({known:,} bytes)"
+        require(self.dataset.name.startswith(name), other)
+        how = f"within {tolerance:.1%}" if tolerance else "exactly"
+        evidence = f"{self.total_bytes:,} bytes; {track} has {known:,}, {how}"
+        return hold(abs(self.total_bytes - known) <= tolerance * known, evidence)
+
+
+def implied_bytes(loss: float, bpb: float, targets: int) -> float:
+    """bpb = targets x nats / (ln 2 x bytes), solved for the bytes; Broken for a score that is none."""
+    hold(bpb > 0 and loss > 0, f"loss {loss} and bpb {bpb} are no score")
+    return targets * loss / (math.log(2) * bpb)

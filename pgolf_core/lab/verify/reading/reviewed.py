@@ -1,0 +1,104 @@
+"""What `pgolf verify` reviews: an artifact, a seed's folder or a submission's, each with a text and a score of its own.
+
+A kind of Reviewed reads its files; the checks that any of them can be asked are here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pgolf_core.base.files import UserError
+from pgolf_core.lab.data.dataset import Dataset, open_dataset
+from pgolf_core.lab.verify.evidence.checks import CannotCheck, hold, needed, once
+from pgolf_core.lab.verify.evidence.measure import Way
+from pgolf_core.lab.verify.evidence.score import How, Scoring, causality, isolation, probabilities
+from pgolf_core.lab.verify.evidence.text import Text
+from pgolf_core.packing.unpack import read_header
+
+
+def header_of(artifact: Path) -> dict[str, Any]:
+    """The artifact's header, where it opens."""
+    return needed("an artifact that opens", lambda: read_header(artifact))
+
+
+class Reviewed:
+    """Files that are each read once; what is missing or broken raises in the checks that need it.
+
+    `texts` are shared by the seeds of a recipe, so that what they have in common is proved once.
+    """
+
+    artifact: Path
+    dataset: Dataset
+    track: str
+    way: Way
+
+    def __init__(self, folder: Path, how: How, texts: dict[str, Text] | None = None):
+        self.folder, self.how, self.texts = folder, how, {} if texts is None else texts
+
+    def said(self, name: str) -> Any:
+        """A number that the files claim, by its key in result.json and submission.json; None where they do not."""
+        raise NotImplementedError
+
+    def judge_score(self, kind: str) -> str:
+        """The claimed `roundtrip` or `sliding` score against one that is taken anew."""
+        raise NotImplementedError
+
+    def judge_isolation(self) -> str:
+        """What the scoring opened and tried."""
+        return isolation(self.scoring)
+
+    def opened(self, name: str) -> Dataset:
+        """A prepared dataset; CannotCheck where it is not here or not whole."""
+        try:
+            return open_dataset(name, self.how.cache_dir or None)
+        except UserError as error:
+            raise CannotCheck(str(error)) from None
+
+    text = once(lambda self: self.texts.setdefault(self.dataset.manifest_sha256, Text(self.dataset, self.how.progress)))
+
+    @once
+    def scoring(self) -> Scoring:
+        header_of(self.artifact)
+        return Scoring(self.artifact, self.dataset, self.way, self.how)
+
+
+class Artifact(Reviewed):
+    """An artifact alone, scored on the dataset that `how` names, at the local track's window and stride."""
+
+    way = Way(512, 64)
+    artifact = once(lambda self: self.folder)
+    dataset = once(lambda self: self.opened(self.how.data))
+
+    def judge_score(self, kind: str) -> str:
+        found = self.scoring.score(kind)
+        about = f"a sample of {found['n']} windows" if "n" in found else f"{found['tokens']:,} targets"
+        raise CannotCheck(f"nothing claims a score; it is {found['bpb']:.8f} bpb over {about}, window 512, stride 64")
+
+
+def scored_once(one: Reviewed) -> str:
+    """Every target once, in all documents; the claimed count is that of the stream."""
+    said, found = one.said("val_targets"), one.text.targets
+    hold(said in (None, found), f"{found:,} targets, {said} claimed")
+    return one.text.scored_once(one.way)
+
+
+def text_bytes(one: Reviewed) -> str:
+    """Bytes of the decoded validation text, those of its tokens, and the claimed ones."""
+    said, evidence = one.said("val_bytes"), one.text.decoded
+    return hold(said in (None, one.text.total_bytes), evidence if said is None else f"{evidence}; claimed {said}")
+
+
+TEXT_CHECKS: dict[str, Callable[[Any], str]] = {
+    "the text is the track's": lambda one: one.text.is_of_track(one.track),
+    "every target is scored once": scored_once,
+    "bytes are those of the decoded text": text_bytes,
+}
+MODEL_CHECKS: dict[str, Callable[[Any], str]] = {
+    "probabilities sum to one": lambda one: probabilities(one.scoring),
+    "no logit sees a later token": lambda one: causality(one.scoring),
+    "round-trip score from the file alone": lambda one: one.judge_score("roundtrip"),
+    "sliding score from the file alone": lambda one: one.judge_score("sliding"),
+    "no network, no training data while scoring": lambda one: one.judge_isolation(),
+}

@@ -1,0 +1,148 @@
+"""Untrusted files: read within bounds, and their numbers as they are written.
+
+Nothing here executes, unpickles or unpacks. A path is followed only inside the reviewed folder, and a file is read only
+after its size has been found small enough.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import stat
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from pgolf_core.base.files import read_json
+from pgolf_core.lab.verify.evidence.checks import Broken, CannotCheck, Found, hold
+
+MAX_TEXT_BYTES = 16 * 2**20
+"""A log holds its whole script and some thousand lines; the published ones have well below a megabyte."""
+MAX_JSON_BYTES = 4 * 2**20
+MAX_FILES = 10_000
+"""Files and folders of one reviewed folder that are looked at; one with more is not judged."""
+MAX_DEPTH = 8
+
+
+def list_files(folder: Path) -> dict[str, Path]:
+    """{path within the folder: file} of every regular file, in order; links are left out and not followed.
+
+    Broken for a folder of more than MAX_FILES entries. Deeper than MAX_DEPTH nothing is looked at.
+    """
+    found: dict[str, Path] = {}
+    seen = 0
+    for place, names, files in os.walk(folder):
+        inside = Path(place).relative_to(folder)
+        if len(inside.parts) >= MAX_DEPTH:
+            names.clear()
+        names.sort()
+        seen += len(names) + len(files)
+        hold(seen <= MAX_FILES, f"more than {MAX_FILES:,} files and folders; nothing that is reviewed needs so many")
+        paths = {(inside / name).as_posix(): Path(place, name) for name in files}
+        found |= {name: path for name, path in paths.items() if stat.S_ISREG(path.lstat().st_mode)}
+    return dict(sorted(found.items()))
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """A regular file's content; CannotCheck where there is none, Broken where it is larger than `limit` bytes."""
+    try:
+        is_plain = stat.S_ISREG(os.lstat(path).st_mode)  # a link leads elsewhere, a pipe could be read for ever
+        hold(is_plain, f"{path.name} is no plain file")
+        with open(path, "rb") as file:
+            payload = file.read(limit + 1)
+    except FileNotFoundError:
+        raise CannotCheck(f"there is no {path.name}") from None
+    except OSError as error:
+        raise Broken(f"cannot read {path.name}: {error.strerror}") from None
+    hold(len(payload) <= limit, f"{path.name} is larger than the {limit:,} bytes that are read")
+    return payload
+
+
+def read_text(path: Path, limit: int = MAX_TEXT_BYTES) -> str:
+    """A file as text, its invalid bytes replaced: what is looked for in it is plain ASCII."""
+    return read_bytes(path, limit).decode("utf-8", errors="replace")
+
+
+def strictly(path: Path, read: Callable[[Path], Found]) -> Found:
+    """What a reader that refuses damage makes of a small file; Broken where the file is missing."""
+    try:
+        read_bytes(path, MAX_JSON_BYTES)
+    except CannotCheck as missing:
+        raise Broken(str(missing)) from None
+    return read(path)
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """A JSON object; Broken, or a UserError, for whatever else the file holds and where it is missing."""
+    values = strictly(path, read_json)
+    hold(isinstance(values, dict), f"{path.name} is not a JSON object")
+    return values
+
+
+def json_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines; Broken at the first line that is none."""
+    found = []
+    for count, line in enumerate(read_text(path).splitlines(), 1):
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError):
+            values = None
+        hold(isinstance(values, dict), f"{path.name}, line {count}, is no JSON object")
+        found.append(values)
+    return found
+
+
+# ---------------------------------------------------------------------- numbers
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether this is a finite number that a float can hold; a bool is none."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(float(value))
+    except OverflowError:
+        return False
+
+
+def number(values: Mapping[str, Any], key: str) -> float:
+    """A finite number by its key; Broken where it is missing or none."""
+    value: Any = values.get(key)
+    hold(is_number(value), f"no number '{key}' ({str(value)[:40]!r})")
+    return value
+
+
+def written(value: float) -> str:
+    """A number with all its digits, never in powers of ten."""
+    return str(value) if isinstance(value, int) else format(value, "f") if abs(value) < 1e-4 else repr(float(value))
+
+
+def read_number(text: str) -> float:
+    """A number as written, thousands separated or not."""
+    return float(text.replace(",", ""))
+
+
+def last_digit(text: str) -> float:
+    """What one in the last digit of a number as written is worth: half of it is what the digits leave open."""
+    decimals = text.strip().partition(".")[2]
+    return 10.0 ** -len(decimals) if decimals.isdecimal() else 1.0
+
+
+def agrees(said: str, value: float) -> bool:
+    """Whether a number as written is `value` rounded, or cut, to its own digits."""
+    unit, told = last_digit(said), read_number(said)
+    if not (math.isfinite(told) and math.isfinite(value)):
+        return False
+    slack = 1e-9 * max(unit, abs(value))
+    return abs(told - value) <= unit / 2 + slack or -slack <= abs(value) - abs(told) < unit
+
+
+def same_number(one: str, other: str) -> bool:
+    """Whether two written numbers can be one: either is the other rounded to its own digits."""
+    return agrees(one, read_number(other)) or agrees(other, read_number(one))
+
+
+def is_score(said: str, value: float) -> bool:
+    """Whether a score as written is `value`: rounded to its digits, and to three at least."""
+    return agrees(said, value) and abs(float(said) - value) < 1e-3

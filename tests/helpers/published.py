@@ -1,0 +1,80 @@
+"""Submission folders of the published form, made from the figures of the merged and open records; nothing is copied."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from pgolf_core.base.files import read_json, write_json
+
+PR315 = {  # seed: (steps, loss, bpb, model bytes, total bytes)
+    2025: (7051, "1.89924867", "1.12484502", 15_544_691, 15_612_308),
+    42: (7061, "1.89948149", "1.12498291", 15_461_049, 15_528_666),
+    1337: (7063, "1.89996173", "1.12526734", 15_571_723, 15_639_340),
+}
+PR531 = {1337: (5722, "1.91652743", "1.13507850", 17_442_081, 17_498_720),
+         42: (6824, "1.90756996", "1.12977337", 16_924_417, 16_981_056)}  # fmt: skip
+PR194 = {1337: (8052, "1.93386993", "1.14534973", 15_992_249, 16_076_737),
+         7: (8040, "1.93996931", "1.14896214", 15_776_980, 15_861_468)}  # fmt: skip
+
+
+def published(
+    folder: Path, seeds: dict[int, tuple], train_ms: int = 600_000, claims: dict | None = None, say_tokens: bool = True
+) -> Path:
+    """A folder of the published form with these figures: script, logs that begin with it, submission.json, README."""
+    folder.mkdir(parents=True)
+    code = next(iter(seeds.values()))[4] - next(iter(seeds.values()))[3]
+    script = "import os\n" + "# " + "x" * (code - len("import os\n") - 3) + "\n"
+    (folder / "train_gpt.py").write_text(script)
+    for seed, (steps, loss, bpb, model, total) in seeds.items():
+        lines = [
+            script.rstrip("\n"), "=" * 100, "Running Python 3.12",
+            "val_bpb:enabled tokenizer_kind=sentencepiece tokenizer_path=./data/tokenizers/fineweb_1024_bpe.model",
+            *(["val_loader:shards pattern=./data/fineweb_val_*.bin tokens:62021632"] if say_tokens else []),
+            "model_params:26829913", "world_size:8 grad_accum_steps:1", f"seed:{seed}",
+            "step:0/9000 train_loss:6.9287 train_time:85ms step_avg:85.00ms",
+            f"step:{steps}/9000 val_loss:1.9279 val_bpb:1.1418 train_time:{train_ms}ms step_avg:85.1ms",
+            "Serialized model: 105792597 bytes", f"Code size: {code} bytes",
+            f"Serialized model int6+zstd: {model} bytes", f"Total submission size int6+zstd: {total} bytes",
+            f"final_int6_sliding_window val_loss:{loss[:6]} val_bpb:{bpb[:6]} stride:64 eval_time:72700ms",
+            f"final_int6_sliding_window_exact val_loss:{loss} val_bpb:{bpb}",
+        ]  # fmt: skip
+        (folder / f"train_seed{seed}.log").write_text("\n".join(lines) + "\n")
+    first = next(iter(seeds.values()))
+    values = {"author": "a", "github_id": "a", "name": "A record", "blurb": "b", "date": "2026-03-20"}
+    values |= {"val_loss": float(first[1]), "val_bpb": float(first[2]), "bytes_total": first[4], "bytes_code": code}
+    write_json(folder / "submission.json", values | (claims or {}))
+    rows = [f"| {seed} | {row[0]:,} | {row[1][:6]} | **{row[2][:6]}** |\n" for seed, row in seeds.items()]
+    head = f"# A record: {first[2][:6]} BPB\n\n| Seed | Steps | val_loss | Sliding BPB |\n|---|---|---|---|\n"
+    (folder / "README.md").write_text(head + "".join(rows))
+    return folder
+
+
+def edit(file: str, pattern: str, to: str) -> Callable[[Path], None]:
+    """Replace the first of a pattern in a file of a folder."""
+
+    def lie(folder: Path) -> None:
+        text, count = re.subn(pattern, to, (folder / file).read_text(), count=1)
+        assert count == 1
+        (folder / file).write_text(text)
+
+    return lie
+
+
+def edit_logs(folder: Path, pattern: str, to: str) -> None:
+    for log in folder.glob("*.log"):
+        log.write_text(re.sub(pattern, to, log.read_text()))
+
+
+def number(key: str, factor: float) -> Callable[[Path], None]:
+    """Multiply a number of submission.json, wherever it stands."""
+
+    def lie(folder: Path) -> None:
+        values = read_json(folder / "submission.json")
+        for place in (values, *values["seed_results"].values()):
+            if key in place:
+                place[key] = type(place[key])(place[key] * factor)
+        write_json(folder / "submission.json", values)
+
+    return lie

@@ -1,0 +1,139 @@
+"""What the verifier's tests share: judging a path, scoring in this process, and damaging files of every kind."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pgolf_core.base.files import read_json
+from pgolf_core.lab.verify import run_bytes
+from pgolf_core.lab.verify.command import verify
+from pgolf_core.lab.verify.evidence import checks, process, text
+from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, UNKNOWN, VERDICTS, Row
+from pgolf_core.lab.verify.evidence.score import How
+
+FAST = settings(
+    max_examples=30, deadline=None, derandomize=True, database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
+)  # fmt: skip
+SLOW = settings(FAST, max_examples=1000)
+both = pytest.mark.parametrize("how", [FAST, pytest.param(SLOW, marks=pytest.mark.slow)], ids=["fast", "slow"])
+"""Hundreds of mutations, and with -m slow thousands."""
+
+
+def judged(path: Path, cache: Path, **how: Any) -> dict[str, Row]:
+    """{check: row}, after what must be true of any answer."""
+    rows = verify(path, How(cache, **how))
+    for row in rows:
+        assert row.verdict in VERDICTS and row.evidence.isprintable() and "Traceback" not in row.evidence
+        assert len(row.evidence) <= checks.MAX_EVIDENCE
+    json.dumps([row._asdict() for row in rows]).encode()
+    found = {row.check: row for row in rows}
+    assert rows and len(found) == len(rows)
+    return found
+
+
+def with_verdict(found: dict[str, Row], verdict: str) -> set[str]:
+    return {name for name, row in found.items() if row.verdict == verdict}
+
+
+def failing(path: Path, cache: Path, **how: Any) -> set[str]:
+    return with_verdict(judged(path, cache, **how), FAILS)
+
+
+def holding(path: Path, cache: Path) -> set[str]:
+    return with_verdict(judged(path, cache), HOLDS)
+
+
+def unknown(path: Path, cache: Path) -> set[str]:
+    return with_verdict(judged(path, cache), UNKNOWN)
+
+
+def ask_here(job: dict, tell: Callable[[str, int, int], None]) -> dict:
+    """What the fresh process answers, without starting one."""
+    return process.answer_to(job, None, tell) | {"seen": {"refused": [], "read": ["model.pgolf"], "other": []}}
+
+
+def the_toy_is_the_track(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    """Let the toy corpus be the text that the local track compares scores on; and the script's size be known."""
+    manifest = read_json(cache / "datasets" / "toy-sp1024" / "manifest.json")
+    known = ("toy", manifest["totals"]["val"]["utf8_bytes"], 0.0)
+    monkeypatch.setitem(text.TEXT_OF_TRACK, "local_10min_1mb", known)
+    monkeypatch.setattr(run_bytes, "code_bytes_of", lambda recipe: 100_000)
+
+
+# ---------------------------------------------------------------------- damage
+
+JUNK = st.one_of(
+    st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=6), st.just([]), st.just({}),
+    st.just([[]]), st.just(2**40), st.just(-1), st.just(0), st.just("../../etc/passwd"), st.just("x" * 10_000),
+)  # fmt: skip
+
+
+@st.composite
+def damages(draw: st.DrawFn, size: int) -> list[tuple[str, int, bytes]]:
+    """Some of: bytes written over, put in, taken out from a place on."""
+    kinds = st.sampled_from(("over", "in", "out", "cut"))
+    places = st.one_of(st.integers(0, 80), st.integers(0, size))
+    return draw(st.lists(st.tuples(kinds, places, st.binary(min_size=1, max_size=8)), min_size=1, max_size=4))
+
+
+def damaged(payload: bytes, what: list[tuple[str, int, bytes]]) -> bytes:
+    for kind, place, new in what:
+        tail = {"over": place + len(new), "in": place, "out": place + len(new), "cut": len(payload)}[kind]
+        payload = payload[:place] + (b"" if kind in ("out", "cut") else new) + payload[tail:]
+    return payload
+
+
+def judged_with_damages(folder: Path, names: list[str], cache: Path, how: settings) -> None:
+    """Damage one of the files, judge (which must not raise), and put the file back, again and again."""
+
+    @how
+    @given(data=st.data())
+    def check(data: st.DataObject) -> None:
+        file = folder / data.draw(st.sampled_from(names))
+        payload = file.read_bytes()
+        try:
+            file.write_bytes(damaged(payload, data.draw(damages(len(payload)))))
+            judged(folder, cache)
+        finally:
+            file.write_bytes(payload)
+
+    check()
+
+
+def places_of(value: Any, at: tuple = ()) -> Iterator[tuple]:
+    """Every key and index of a JSON value that leads to something that is no object and no list."""
+    if isinstance(value, dict | list) and value:
+        for key in value if isinstance(value, dict) else range(len(value)):
+            yield from places_of(value[key], (*at, key))
+    else:
+        yield at
+
+
+def replaced(value: Any, at: tuple, new: Any) -> Any:
+    changed = copy.deepcopy(value)
+    got(changed, at[:-1])[at[-1]] = new
+    return changed
+
+
+def got(value: Any, at: tuple) -> Any:
+    for key in at:
+        value = value[key]
+    return value
+
+
+def another(value: Any, draw: Any, none: tuple = (None,)) -> Any:
+    """A value that says something else: other numbers are farther off than any tolerance, and text is other text."""
+    if isinstance(value, bool) or value is None:
+        return draw(st.sampled_from([7, "x", not value, [1]]))
+    if isinstance(value, int | float):
+        return draw(st.sampled_from([value * 2 + 1, -value - 1, "x", float("inf"), [value], True, 10**400, *none]))
+    return draw(st.sampled_from(["", "x", "0" * 64, 5, ["x"], {"a": 1}, *none]).filter(lambda new: new != value))

@@ -1,0 +1,89 @@
+"""One trained toy run for all tests of the verifier, and its submissions; tests damage copies of them.
+
+Scores are taken in this process, once for each artifact: starting a fresh one takes seconds. That one itself is tested
+in evidence/test_process.py.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from reviewing import ask_here, the_toy_is_the_track
+from toy_run import finished_run
+
+from pgolf_core.base.files import sha256_file
+from pgolf_core.lab import export
+from pgolf_core.lab.submission.folder import write_submission
+from pgolf_core.lab.verify.evidence import score
+from pgolf_core.lab.verify.reading import folder
+
+KEPT: dict[str, dict] = {}
+"""Answers by artifact and way of scoring."""
+READABLE: dict[str, str] = {}
+"""Unwrapped scripts by hash."""
+
+
+@pytest.fixture(scope="session")
+def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe's folder with two seeds."""
+    return finished_run(tmp_path_factory.mktemp("honest"))
+
+
+@pytest.fixture(scope="session")
+def written(honest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both seeds' submission."""
+    return write_submission(honest, "A toy", "Ann", "ann", tmp_path_factory.mktemp("submissions") / "two")
+
+
+@pytest.fixture(scope="session")
+def alone(honest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The submission of a run of one seed, whose artifact confirms every number."""
+    run = shutil.copytree(honest, tmp_path_factory.mktemp("one") / "runs" / honest.name)
+    shutil.rmtree(run / "seed2")
+    (run / "summary.json").unlink()  # as if the other seed had never been reported
+    return write_submission(run, "A toy", "Ann", "ann", tmp_path_factory.mktemp("submissions") / "one")
+
+
+@pytest.fixture
+def run(honest: Path, tmp_path: Path) -> Path:
+    """A copy of the run that a test may damage."""
+    return shutil.copytree(honest, tmp_path / honest.name)
+
+
+@pytest.fixture
+def submission(alone: Path, tmp_path: Path) -> Path:
+    """A copy of the submission of one seed that a test may damage."""
+    return shutil.copytree(alone, tmp_path / "submission")
+
+
+@pytest.fixture
+def cache(honest: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the toy dataset lies; its text is the track's, and scores are taken here."""
+
+    def ask(job: dict, tell: Any) -> dict:
+        if job["script"] or job["budget_seconds"] is not None:
+            return ask_here(job, tell)
+        key = sha256_file(job["artifact"]) + repr(job["way"])
+        if key not in KEPT:
+            KEPT[key] = ask_here(job, tell)
+        return KEPT[key]
+
+    def readable_of(path: Path) -> str:
+        key = sha256_file(path)
+        if key not in READABLE:
+            READABLE[key] = export.readable_of(path)
+        return READABLE[key]
+
+    monkeypatch.setattr(score, "ask", ask)
+    monkeypatch.setattr(folder, "readable_of", readable_of)
+    the_toy_is_the_track(monkeypatch, honest.parents[2])
+    return honest.parents[2]
+
+
+@pytest.fixture
+def scored_anew(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a test that changes the model's own code."""
+    monkeypatch.setattr(score, "ask", ask_here)

@@ -1,0 +1,111 @@
+"""When a score becomes a sample, and that a sample's interval holds the truth.
+
+pytest tests/lab/verify/evidence/test_measure.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pgolf_core.base.files import UserError
+from pgolf_core.lab.data.dataset import open_dataset
+from pgolf_core.lab.verify.evidence import measure
+from pgolf_core.lab.verify.evidence.measure import (
+    LEAST_WINDOWS,
+    Way,
+    causality,
+    probabilities,
+    score_or_sample,
+    split_by_shape,
+    total_with_interval,
+)  # fmt: skip
+from pgolf_core.network.score import plan_windows, score
+from pgolf_core.packing.unpack import load_model
+from pgolf_core.text.shards import load_tokens
+
+
+@pytest.fixture
+def parts(honest: Path):
+    """model, tokens and token bytes, as the process loads them."""
+    dataset = open_dataset("toy-sp1024", honest.parents[2])
+    tokenizer = dataset.tokenizer()
+    tokens = load_tokens(dataset.val_paths, tokenizer.vocab_size)
+    return load_model(honest / "seed1" / "model.pgolf"), tokens, tokenizer.bytes
+
+
+def test_an_honest_models_probabilities_sum_to_one_and_only_later_logits_change(parts):
+    model, tokens, _ = parts
+    found = probabilities(model, tokens, Way(32, 8, 4, "off"))
+    assert found["vocabulary"] == 1024 and found["sums"] == pytest.approx([1.0] * 3, abs=1e-5)
+    found = causality(model, tokens, Way(32, 8, 4, "off"))
+    assert found["changed"] == 0 < found["later_changed"] and found["compared"] == sum(found["places"])
+
+
+class Clock:
+    """A clock that a test moves: every look costs `step` seconds."""
+
+    def __init__(self, step: float):
+        self.now, self.step = 0.0, step
+
+    def monotonic(self) -> float:
+        self.now += self.step
+        return self.now
+
+
+def sampled(parts, budget: float | None, step: float, seed: int = 7, monkeypatch=None) -> dict:
+    model, tokens, token_bytes = parts
+    monkeypatch.setattr(measure, "time", Clock(step))
+    way = Way(32, 8, 4, "off")
+    return score_or_sample(model, tokens, token_bytes, way, budget, seed, lambda done, total: None)
+
+
+def test_a_score_that_fits_into_the_budget_is_whole(parts, monkeypatch: pytest.MonkeyPatch):
+    assert "n" not in sampled(parts, 10.0, 0.001, monkeypatch=monkeypatch)
+    assert "n" not in sampled(parts, None, 100.0, monkeypatch=monkeypatch)
+
+
+def test_a_score_that_does_not_fit_becomes_a_sample_whose_interval_holds_the_truth(parts, monkeypatch):
+    """Of forty seeded samples, the 95 % interval holds the whole score in at least 34 (34 of 40 would be p = 0.01)."""
+    model, tokens, token_bytes = parts
+    truth = score(model, tokens, token_bytes, 32, 8, 64, autocast="off")
+    inside, sizes = 0, set()
+    for seed in range(40):
+        found = sampled(parts, 10.0, 0.5, seed, monkeypatch)
+        sizes.add(found["n"])
+        assert found["n"] < found["of"] and found["low"] < found["bpb"] < found["high"]
+        assert found["low"] == pytest.approx(2 * found["bpb"] - found["high"])
+        assert found["tokens"] == truth.tokens and found["bytes"] == truth.bytes
+        inside += found["low"] <= truth.bpb <= found["high"]
+        low, high = found["loss"] - found["loss_half"], found["loss"] + found["loss_half"]
+        assert (low <= truth.loss_nats_per_token <= high) == (found["low"] <= truth.bpb <= found["high"])
+    assert inside >= 34 and min(sizes) >= LEAST_WINDOWS
+
+
+def test_the_same_seed_draws_the_same_windows(parts, monkeypatch: pytest.MonkeyPatch):
+    one, other = (sampled(parts, 10.0, 0.5, 3, monkeypatch)["bpb"] for _ in range(2))
+    assert one == other != sampled(parts, 10.0, 0.5, 4, monkeypatch)["bpb"]
+
+
+def test_too_few_windows_give_no_interval(parts, monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(UserError, match="give a larger --budget-seconds"):
+        sampled(parts, 1.0, 0.8, monkeypatch=monkeypatch)
+
+
+@pytest.mark.parametrize(("num_targets", "seq_len", "stride"), [(763, 32, 8), (763, 32, 32), (64, 32, 32), (9, 32, 8)])
+def test_common_and_odd_windows_are_all_windows(num_targets: int, seq_len: int, stride: int):
+    windows = plan_windows(num_targets, seq_len, stride)
+    common, odd = split_by_shape(windows)
+    assert len(common) >= len(odd) - 1
+    assert sorted(map(tuple, np.concatenate((common, odd)).tolist())) == sorted(map(tuple, windows.tolist()))
+
+
+def test_a_sample_of_all_is_exact_and_one_of_some_has_the_hand_computed_interval():
+    values = np.array([1.0, 2.0, 3.0, 6.0])
+    assert total_with_interval(values, 4) == (12.0, 0.0)
+    total, half = total_with_interval(values, 16)
+    assert total == 48.0
+    # std 2.160247, / 2 = 1.080123, x sqrt(3/4) = 0.935414, x 16 = 14.96663, x t(3) = 3.182446
+    assert half == pytest.approx(47.6305, abs=1e-3)

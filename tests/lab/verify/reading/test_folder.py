@@ -1,0 +1,136 @@
+"""A submission folder's files: window and stride by its script, counted code, seed tables, weights of other formats.
+
+pytest tests/lab/verify/reading/test_folder.py (-m slow for thousands of mutations in place of dozens)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from published import PR315, edit, published
+from reviewing import another, both, got, holding, judged_with_damages, places_of, replaced
+
+from pgolf_core.base.files import read_json, write_json
+from pgolf_core.lab.export import export_script
+from pgolf_core.lab.record.folder import recorded_recipe
+from pgolf_core.lab.verify.evidence.checks import Broken, CannotCheck
+from pgolf_core.lab.verify.evidence.measure import Way
+from pgolf_core.lab.verify.evidence.score import How
+from pgolf_core.lab.verify.reading.folder import Submission
+
+NOT_CLAIMS = {"author", "github_id", "name", "blurb", "date", "track"}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    return published(tmp_path / "track_10min_16mb" / "A_record", PR315)
+
+
+@both
+def test_no_changed_number_of_submission_json_goes_unnoticed(submission: Path, cache: Path, how: settings):
+    before, file = holding(submission, cache), submission / "submission.json"
+    whole = read_json(file)
+    places = [at for at in places_of(whole) if at[0] not in NOT_CLAIMS]
+
+    @how
+    @given(data=st.data())
+    def check(data: st.DataObject) -> None:
+        at = data.draw(st.sampled_from(places))
+        new = another(got(whole, at), data.draw, none=())  # null claims nothing
+        file.write_text(json.dumps(replaced(whole, at, new)))
+        assert before - holding(submission, cache), f"{at} was changed and nothing noticed"
+
+    check()
+
+
+@both
+def test_bytes_changed_anywhere_in_a_submission_never_raise(submission: Path, cache: Path, how: settings):
+    (submission / "train_gpt.py").write_text('import torch\nR = {"eval": {"seq_len": 32, "stride": 8}}\n')
+    names = ["submission.json", "README.md", "train_seed1.log", "train_gpt.py", "model.pgolf"]
+    judged_with_damages(submission, names, cache, how)
+
+
+@pytest.mark.parametrize("form", ["readable", "packed"])
+def test_window_and_stride_are_those_of_the_scripts_recipe_wrapped_or_not(submission: Path, honest: Path, form: str):
+    recipe = recorded_recipe(honest)
+    (submission / "train_gpt.py").write_text(export_script(dataclasses.replace(recipe, script=form)))
+    edit("README.md", r"stride 8", "stride 9")(submission)
+    folder = Submission(submission, How())
+    assert folder.way == Way(32, 8, 32, "off")
+    assert folder.code_files == ["train_gpt.py"] and "class GPT" in folder.source
+
+
+def test_without_a_recipe_submission_json_counts_then_the_write_up_and_two_numbers_are_none(place: Path):
+    with pytest.raises(CannotCheck, match="which window and stride"):
+        _ = Submission(place, How()).way
+    (place / "README.md").write_text("window 1024 and sliding (stride 64), a window of 1024")
+    assert Submission(place, How()).way == Way(1024, 64, 32, "auto")
+    write_json(place / "submission.json", read_json(place / "submission.json") | {"window": 512, "eval_stride": 32})
+    assert Submission(place, How()).way == Way(512, 32, 32, "auto")
+    for text in ("stride 64, stride 32", "R = 1\n" * 9):
+        (place / "README.md").write_text("window 1024 " + text)
+        write_json(place / "submission.json", {"window": 512})
+        with pytest.raises(CannotCheck, match="which window and stride"):
+            _ = Submission(place, How()).way
+
+
+def test_a_module_that_the_script_imports_from_the_folder_counts_as_code(place: Path):
+    script, before = place / "train_gpt.py", Submission(place, How()).code_bytes
+    for name in ("helper.py", "deeper.py", "other.py"):
+        (place / name).write_text("import deeper\n")
+    assert Submission(place, How()).code_bytes == before == script.stat().st_size, "nothing imports it"
+    script.write_text(script.read_text().replace("import os\n", "import helper\n"))
+    assert Submission(place, How()).code_files == ["deeper.py", "helper.py", "train_gpt.py"]
+
+
+def test_weights_of_another_format_are_weighed_and_not_opened(place: Path):
+    with pytest.raises(CannotCheck, match="the weight file is not in the folder"):
+        _ = Submission(place, How()).artifact
+    (place / "final_model.int6.ptz").write_bytes(b"\x80\x04cos\nsystem\n")
+    with pytest.raises(CannotCheck, match=r"final_model.int6.ptz \(13 bytes\) is not in this project's format"):
+        _ = Submission(place, How()).artifact
+
+
+@pytest.mark.parametrize(
+    ("claims", "seeds"),
+    [
+        ({"seed_results": {"1": {"a": 1}, "7": {}}}, [1, 7]), ({"per_seed": [{"seed": 3, "a": 1}, "x"]}, [3]),
+        ({"seeds": [5, 4], "seed_results": {"seed_5": {}, "seed 6": {}}}, [4, 5, 6]), ({"seeds": ["8"]}, [8]),
+        ({"seed_results": {"٣": {}, "9" * 30: {}, "2": 1}}, []), ({}, []),
+    ],
+)  # fmt: skip
+def test_seed_tables_of_every_published_kind_are_read(place: Path, claims: dict, seeds: list[int]):
+    write_json(place / "submission.json", claims)
+    assert Submission(place, How()).seeds == seeds
+
+
+def test_a_seed_that_is_none_is_broken_and_a_track_is_known_by_name_or_place(place: Path):
+    write_json(place / "submission.json", {"seeds": [1, True], "track": "local_10min_1mb"})
+    folder = Submission(place, How())
+    with pytest.raises(Broken, match="names a seed that is none"):
+        _ = folder.seeds
+    assert folder.track == "local_10min_1mb"
+    write_json(place / "submission.json", {})
+    assert Submission(place, How()).track == "10min_16mb"
+    with pytest.raises(CannotCheck, match="on which track"):
+        _ = Submission(published(place.parents[1] / "x", PR315), How()).track
+
+
+def test_an_artifact_is_the_seeds_whose_hash_or_size_it_has(submission: Path):
+    assert Submission(submission, How()).artifact_seed == 1
+    values = read_json(submission / "submission.json")
+    row = values["seed_results"]["1"]
+    digest, size = row.pop("artifact_sha256"), row["bytes_model_int6_zstd"]
+    hashed = {"5": {"artifact_sha256": digest}, "6": {"artifact_sha256": ""}}
+    for rows, seed in (({"1": row}, 1), (hashed, 5), ({"5": {}, "6": {}}, None)):
+        write_json(submission / "submission.json", values | {"seed_results": rows, "seeds": []})
+        assert Submission(submission, How()).artifact_seed == seed
+    twice = {str(seed): {"bytes_model": size} for seed in (3, 4)}
+    write_json(submission / "submission.json", values | {"seed_results": twice})
+    with pytest.raises(CannotCheck, match=r"size of the artifact is that of seeds \[3, 4\]"):
+        _ = Submission(submission, How()).artifact_seed

@@ -1,0 +1,81 @@
+"""`pgolf verify`: which checks a path gets, and how they are printed.
+
+pytest tests/lab/verify/test_command.py
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from reviewing import holding, judged
+
+from pgolf_core.base.files import UserError
+from pgolf_core.lab import cli
+from pgolf_core.lab.verify.command import as_text, verify
+from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, SAMPLED, UNKNOWN, Row
+from pgolf_core.lab.verify.evidence.score import How
+from pgolf_core.lab.verify.run import SEED_CHECKS
+
+ROWS = [
+    Row("a score", HOLDS, "it is " + "1.5 bpb of many targets " * 5), Row("its bytes", FAILS, "3, not 4"),
+    Row("its\u00a0data", UNKNOWN, "because it is not here"), Row("its log", FAILS, "–"),
+]  # fmt: skip
+
+
+def test_everything_holds_for_an_honest_run_of_two_seeds(honest: Path, cache: Path):
+    found = judged(honest, cache)
+    assert {row.verdict for row in found.values()} == {HOLDS}, found
+    assert len(found) == 3 + 2 * (3 + len(SEED_CHECKS))
+    one = {name.removeprefix("seed 1: ") for name in found if name.startswith("seed 1: ")}
+    assert holding(honest / "seed1", cache) == one
+
+
+def test_an_artifact_alone_is_checked_without_any_run_and_scored_on_a_dataset_that_is_named(honest: Path, cache: Path):
+    path = honest / "seed1" / "model.pgolf"
+    found = judged(path, Path("nowhere"))
+    assert [row.verdict for row in found.values()] == [HOLDS] * 3
+    assert f"= {path.stat().st_size:,};" in found["header and streams make up the file"].evidence
+    found = judged(path, cache, data="toy-sp1024")
+    assert found["no logit sees a later token"].verdict == found["probabilities sum to one"].verdict == HOLDS
+    assert "nothing claims a score; it is 4." in found["score from the file alone"].evidence
+    assert len(found) == 7
+    assert "is not prepared" in judged(path, cache, data="other")["score from the file alone"].evidence
+
+
+def test_a_path_that_does_not_exist_is_an_error_and_an_empty_one_holds_nothing(cache: Path, tmp_path: Path):
+    with pytest.raises(UserError, match="does not exist"):
+        verify(tmp_path / "nosuch", How())
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    assert not holding(tmp_path / "folder", cache) and not holding(tmp_path / "file", cache)
+
+
+def test_the_text_begins_with_the_verdict_and_fits_80_columns_with_evidence_below_its_check():
+    lines = as_text(ROWS).splitlines()
+    assert lines[0] == "2 of 4 checks fail: its bytes, its log; 1 cannot be checked here"
+    assert lines[2:5] == ["fails:", "- its bytes", "  3, not 4"]
+    assert max(map(len, lines)) <= 80 and [line for line in lines if line.startswith("  1.5 bpb")]
+    heads = [line for line in lines if line.endswith(":")]
+    assert heads == ["fails:", "cannot be checked here:", "holds:"], "what fails comes first"
+    assert as_text(ROWS[:1]).startswith("1 of 1 checks hold\n")
+    sampled = [ROWS[0], Row("b", SAMPLED, "")]
+    assert as_text(sampled).startswith("1 of 2 checks hold; 1 sampled\n")
+    assert as_text(ROWS[:2]).startswith("1 of 2 checks fails: its bytes\n")
+    many = as_text([Row(f"check {i}", FAILS, "x" * 600) for i in range(40)]).splitlines()
+    assert max(map(len, many)) <= 80
+
+
+def test_json_has_every_record_and_the_exit_status_tells_of_failures(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    given: list[How] = []
+    for rows, status in ((ROWS, 1), (ROWS[:1], 0)):
+        monkeypatch.setattr("pgolf_core.lab.verify.command.verify", lambda path, how, r=rows: given.append(how) or r)
+        assert cli.main(["verify", "x", "--json", "--budget-seconds", "9", "--run-code", "--data", "d"]) == status
+        assert json.loads(capsys.readouterr().out) == [row._asdict() for row in rows]
+        assert cli.main(["verify", "x"]) == status
+        assert capsys.readouterr().out == as_text(rows) + os.linesep
+    assert (given[0].budget_seconds, given[0].run_code, given[0].data) == (9.0, True, "d")
