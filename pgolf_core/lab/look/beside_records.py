@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from pgolf_core.lab.compare.records import RECORDS, UNITS, Published, load_published, record_of, seeds_table
+from pgolf_core.lab.look.n02_network import base_in_force
 from pgolf_core.lab.recipes.settings import flatten
-from pgolf_core.network.attention import rotary_base
 from pgolf_core.network.grid import GRIDS
 from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.recipe import Model, Quant, Recipe, to_dict
@@ -84,7 +84,7 @@ def technique_states(settings: Recipe) -> dict[str, str]:
     )  # fmt: skip
     head, layers = m.model_dim // m.num_heads, m.num_layers
     frozen = ", frozen" if optim.ve_frozen else ""
-    stretch = _base(m, settings.data.seq_len) / m.rope_base
+    stretch = base_in_force(m, settings.data.seq_len) / m.rope_base
     rotary = f"{m.rope_dims} of {head} dims" + (f", base × {stretch:.2f}" if stretch != 1 else "")
     states = {
         "smear gate": m.smear != "off" and f"{m.smear} the norm",
@@ -117,10 +117,6 @@ def _span(layers: Sequence[int]) -> str:
 
 def _exclusive_layers(model: Model) -> str:
     return _span(range(model.num_layers - model.xsa_last_n, model.num_layers))
-
-
-def _base(model: Model, num_tokens: int) -> float:
-    return rotary_base(num_tokens, model.rope_dims, model.rope_base, model.rope_reference_tokens)
 
 
 def _qat(settings: Recipe) -> str:
@@ -175,7 +171,7 @@ def formula_table(config: Model, num_tokens: int) -> pd.DataFrame:
 
     `here` says what the term is in this network, or what remains of the formula without it.
     """
-    layers, head, base = config.num_layers, config.model_dim // config.num_heads, _base(config, num_tokens)
+    layers, head, base = config.num_layers, config.model_dim // config.num_heads, base_in_force(config, num_tokens)
     stretched = f"stretched from {config.rope_base:,.0f}" if base > config.rope_base * (1 + 1e-9) else "not stretched"
     turned = f"base {base:,.0f}, {stretched}"
     rows = [
