@@ -39,8 +39,9 @@ class Toy(Drawing):
         if values["size"] == 3:
             raise UserError("<3> is no size")
         figure = Chart(figsize=(1, 1))
-        figure.suptitle(" ".join(map(str, values.values())), fontsize=4)
-        return Drawn(figure, pd.DataFrame([values]), f"{values}")
+        said = ", ".join(map(str, values.values()))
+        figure.suptitle(said, fontsize=4)
+        return Drawn(figure, pd.DataFrame([values]), said)
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def is_shown(made: controls.Explorer) -> bool:
 @pytest.mark.parametrize(("name", "value"), [("kind", "large"), ("part", "a"), ("size", 0), ("weight", 1)])
 def test_each_control_redraws_the_picture_and_the_sentence(name: str, value: Any, made: controls.Explorer):
     assert [control.description for control in made.controls.values()] == ["kind", "part", "how large", "weight"]
-    assert is_shown(made) and "'part': 'b'" in made.said.value
+    assert is_shown(made) and "small, b, 1, 0.5" in made.said.value
     before = made.picture.value
     made.controls[name].value = value
     assert is_shown(made) and made.picture.value != before and str(value) in made.said.value
