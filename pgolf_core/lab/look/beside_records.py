@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pgolf_core.lab.compare.records import RECORDS, Published, load_published, record_of
+from pgolf_core.lab.compare.records import RECORDS, UNITS, Published, load_published, record_of, seeds_table
+from pgolf_core.lab.look.n02_network import base_in_force
 from pgolf_core.lab.recipes.settings import flatten
-from pgolf_core.network.attention import rotary_base
 from pgolf_core.network.grid import GRIDS
 from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.recipe import Model, Quant, Recipe, to_dict
@@ -65,16 +65,49 @@ def beside_all(settings: Recipe) -> dict[str, Recipe]:
 
 # ---------------------------------------------------------------------- techniques
 
+NOTE_OF = {
+    "smear gate": "smear-gate", "bigram hash": "bigram-hash", "partial rotary": "partial-rope", "LN scale": "ln-scale",
+    "exclusive self-attention": "xsa", "U-Net skips": "unet-skips", "value embedding": "value-embedding",
+    "grouped queries": "grouped-queries", "soft cap on tied logits": "soft-capped-tied-head",
+    "orthogonal start": "initialisation", "Muon": "muon", "EMA": "ema", "SWA": "swa",
+    "quantisation-aware training": "qat", "floor under the scales": "int6-rows-with-a-floor",
+    "clip search": "clip-search", "bits by gradient": "gradient-guided-bits",
+    "zstd on whole bytes": "zstd-on-int-in-int8", "sliding evaluation": "sliding-evaluation",
+}  # fmt: skip
+"""Every technique and its note in papers/techniques, in the order of notebooks 02 to 06."""
 
-@dataclass(frozen=True)
-class Technique:
-    """Something that a recipe has or lacks."""
 
-    name: str
-    note: str
-    """Its note in papers/techniques."""
-    state: Callable[[Recipe], str]
-    """Its value in a recipe, in a few words; empty where it is off."""
+def technique_states(settings: Recipe) -> dict[str, str]:
+    """{technique: its value in a recipe, in a few words; empty where it is off}, in the order of NOTE_OF."""
+    m, optim, average, quant, score = (
+        settings.model, settings.optim, settings.average, settings.quant, settings.eval
+    )  # fmt: skip
+    head, layers = m.model_dim // m.num_heads, m.num_layers
+    frozen = ", frozen" if optim.ve_frozen else ""
+    stretch = base_in_force(m, settings.data.seq_len) / m.rope_base
+    rotary = f"{m.rope_dims} of {head} dims" + (f", base × {stretch:.2f}" if stretch != 1 else "")
+    states = {
+        "smear gate": m.smear != "off" and f"{m.smear} the norm",
+        "bigram hash": m.bigram_rows and f"{m.bigram_rows:,} × {m.bigram_dim}",
+        "partial rotary": (m.rope_dims < head or stretch != 1) and rotary,
+        "LN scale": m.ln_scale and "1/sqrt(l+1)",
+        "exclusive self-attention": m.xsa_last_n and f"layers {_exclusive_layers(m)}",
+        "U-Net skips": layers > 1 and f"{layers // 2}",
+        "value embedding": m.ve_dim and f"width {m.ve_dim}, layers {_span(m.ve_layers)}{frozen}",
+        "grouped queries": m.num_kv_heads < m.num_heads and f"{m.num_heads} heads, {m.num_kv_heads} keys",
+        "soft cap on tied logits": f"{m.logit_softcap:g}",
+        "orthogonal start": m.init == "orthogonal" and "yes",
+        "Muon": f"lr {optim.matrix_lr:g}, decay {optim.muon_wd:g} {optim.muon_wd_order} the step",
+        "EMA": average.kind == "ema" and f"decay {average.ema_decay:g}",
+        "SWA": average.kind == "swa" and f"below m = {average.swa_start:g}, every {average.swa_every_steps}",
+        "quantisation-aware training": _qat(settings),
+        "floor under the scales": _parts_on(quant, lambda grid: grid.scale_floor * grid.levels > 0.5),
+        "clip search": _parts_on(quant, lambda grid: len(grid.clip_quantiles) > 1),
+        "bits by gradient": quant.allocation == "gradient" and "5, 6 or 7 bits",
+        "zstd on whole bytes": f"level {quant.zstd_level}",
+        "sliding evaluation": score.stride < score.seq_len and f"{score.stride} of {score.seq_len:,}",
+    }
+    return {name: state or "" for name, state in states.items()}
 
 
 def _span(layers: Sequence[int]) -> str:
@@ -82,124 +115,49 @@ def _span(layers: Sequence[int]) -> str:
     return f"{layers[0]} to {layers[-1]}" if whole else ", ".join(map(str, layers))
 
 
-def _rotary(r: Recipe) -> str:
-    m = r.model
-    stretch = rotary_base(r.data.seq_len, m.rope_dims, m.rope_base, m.rope_reference_tokens) / m.rope_base
-    head = m.model_dim // m.num_heads
-    if m.rope_dims == head and stretch == 1:
+def _exclusive_layers(model: Model) -> str:
+    return _span(range(model.num_layers - model.xsa_last_n, model.num_layers))
+
+
+def _qat(settings: Recipe) -> str:
+    qat = settings.qat
+    if qat.kind == "off":
         return ""
-    return f"{m.rope_dims} of {head} dims" + (f", base × {stretch:.2f}" if stretch != 1 else "")
+    start = "from step 0" if qat.kind == "always" else f"below m = {qat.threshold:g}"
+    rates = f", lr × {qat.lr_factor:g}" if qat.lr_factor != 1 else ""
+    return f"{start}, {'the packed grid' if qat.grid == 'packed' else qat.grid}{rates}"
 
 
-def _xsa(r: Recipe) -> str:
-    m = r.model
-    return f"layers {_span(range(m.num_layers - m.xsa_last_n, m.num_layers))}" if m.xsa_last_n else ""
-
-
-def _value_embedding(r: Recipe) -> str:
-    if not r.model.ve_dim:
-        return ""
-    return f"width {r.model.ve_dim}, layers {_span(r.model.ve_layers)}" + (", frozen" if r.optim.ve_frozen else "")
-
-
-def _grouped(r: Recipe) -> str:
-    m = r.model
-    return f"{m.num_heads} heads, {m.num_kv_heads} keys" if m.num_kv_heads < m.num_heads else ""
-
-
-def _muon(r: Recipe) -> str:
-    o = r.optim
-    return f"lr {o.matrix_lr:g}, decay {o.muon_wd:g} {o.muon_wd_order} the step"
-
-
-def _qat(r: Recipe) -> str:
-    q = r.qat
-    if q.kind == "off":
-        return ""
-    start = "from step 0" if q.kind == "always" else f"below m = {q.threshold:g}"
-    half = f", lr × {q.lr_factor:g}" if q.lr_factor != 1 else ""
-    return f"{start}, {'the packed grid' if q.grid == 'packed' else q.grid}{half}"
-
-
-def parts_on(quant: Quant, wanted: Callable[[str], bool]) -> list[str]:
-    """Parts of the network whose grid's name `wanted` accepts, exceptions aside; by gradient three grids count."""
-    fields = {"attention": "attention", "mlp": "MLP", "tok_emb": "token embedding", "other": "other tables"}
-    names = {label: [getattr(quant, key)] for key, label in fields.items()}
+def _parts_on(quant: Quant, wanted: Callable[[Any], bool]) -> str:
+    """Parts of the network whose Grid is wanted, exceptions aside; by gradient three grids count for two parts."""
+    names = {"attention": [quant.attention], "MLP": [quant.mlp], "token embedding": [quant.tok_emb],
+             "other tables": [quant.other]}  # fmt: skip
     if quant.allocation == "gradient":  # attention, MLP and bigram; the other tables keep their grid
         by_gradient = [f"int{bits}_row_clip" for bits in (5, 6, 7)]
         names |= {"attention": by_gradient, "MLP": by_gradient}
-    return [label for label, grids in names.items() if any(wanted(grid) for grid in grids)]
-
-
-def _has_floor(name: str) -> bool:
-    return name in GRIDS and GRIDS[name].scale_floor * GRIDS[name].levels > 0.5
-
-
-def _is_searched(name: str) -> bool:
-    return name in GRIDS and len(GRIDS[name].clip_quantiles) > 1
-
-
-TECHNIQUES = (
-    Technique("smear gate", "smear-gate", lambda r: "" if r.model.smear == "off" else f"{r.model.smear} the norm"),
-    Technique(
-        "bigram hash", "bigram-hash",
-        lambda r: f"{r.model.bigram_rows:,} × {r.model.bigram_dim}" if r.model.bigram_rows else "",
-    ),
-    Technique("partial rotary", "partial-rope", _rotary),
-    Technique("LN scale", "ln-scale", lambda r: "1/sqrt(l+1)" if r.model.ln_scale else ""),
-    Technique("exclusive self-attention", "xsa", _xsa),
-    Technique("U-Net skips", "unet-skips", lambda r: f"{r.model.num_layers // 2}" if r.model.num_layers > 1 else ""),
-    Technique("value embedding", "value-embedding", _value_embedding),
-    Technique("grouped queries", "grouped-queries", _grouped),
-    Technique("soft cap on tied logits", "soft-capped-tied-head", lambda r: f"{r.model.logit_softcap:g}"),
-    Technique("orthogonal start", "initialisation", lambda r: "yes" if r.model.init == "orthogonal" else ""),
-    Technique("Muon", "muon", _muon),
-    Technique("EMA", "ema", lambda r: f"decay {r.average.ema_decay:g}" if r.average.kind == "ema" else ""),
-    Technique(
-        "SWA", "swa",
-        lambda r: (
-            f"below m = {r.average.swa_start:g}, every {r.average.swa_every_steps}" if r.average.kind == "swa" else ""
-        ),
-    ),
-    Technique("quantisation-aware training", "qat", _qat),
-    Technique("floor under the scales", "int6-rows-with-a-floor", lambda r: ", ".join(parts_on(r.quant, _has_floor))),
-    Technique("clip search", "clip-search", lambda r: ", ".join(parts_on(r.quant, _is_searched))),
-    Technique(
-        "bits by gradient", "gradient-guided-bits",
-        lambda r: "5, 6 or 7 bits" if r.quant.allocation == "gradient" else "",
-    ),
-    Technique("zstd on whole bytes", "zstd-on-int-in-int8", lambda r: f"level {r.quant.zstd_level}"),
-    Technique(
-        "sliding evaluation", "sliding-evaluation",
-        lambda r: f"{r.eval.stride} of {r.eval.seq_len:,}" if r.eval.stride < r.eval.seq_len else "",
-    ),
-)  # fmt: skip
-"""In the order of notebooks 02 to 06."""
+    found = {part: [GRIDS[name] for name in grids if name in GRIDS] for part, grids in names.items()}
+    return ", ".join(part for part, grids in found.items() if any(map(wanted, grids)))
 
 
 def technique_table(recipes: Mapping[str, Recipe]) -> pd.DataFrame:
     """One row a technique, one column a recipe with the technique's value or `off`, and the note that explains it."""
-    rows = {
-        each.name: {label: each.state(one) or "off" for label, one in recipes.items()}
-        | {f"note in {NOTES}": f"{each.note}.md"}
-        for each in TECHNIQUES
-    }
-    return pd.DataFrame(rows).T.rename_axis("technique")
+    states = pd.DataFrame({label: technique_states(one) for label, one in recipes.items()}).replace("", "off")
+    notes = [f"{NOTE_OF[name]}.md" for name in states.index]
+    return states.assign(**{f"note in {NOTES}": notes}).rename_axis("technique")
 
 
 def techniques_on(settings: Recipe) -> list[str]:
     """Names of the techniques that a recipe has."""
-    return [each.name for each in TECHNIQUES if each.state(settings)]
+    return [name for name, state in technique_states(settings).items() if state]
 
 
 def differences(recipes: Mapping[str, Recipe], sections: Sequence[str] = ()) -> pd.DataFrame:
     """Every setting (`section.key`) on which these recipes do not agree, one column a recipe, values as written."""
     flat = {label: flatten(to_dict(one)) for label, one in recipes.items()}
-    keys = [key for key in next(iter(flat.values())) if "." in key]
-    chosen = [key for key in keys if not sections or key.partition(".")[0] in sections]
-    rows = {key: {label: _written(values[key]) for label, values in flat.items()} for key in chosen}
-    unequal = {key: row for key, row in rows.items() if len(set(row.values())) > 1}
-    return pd.DataFrame(unequal, index=list(recipes)).T.rename_axis("setting")
+    written = pd.DataFrame({label: {key: _written(value) for key, value in one.items()} for label, one in flat.items()})
+    section = written.index.str.partition(".").get_level_values(0)
+    chosen = section.isin(sections) if sections else written.index.str.contains(".", regex=False)
+    return written[chosen & (written.nunique(axis=1) > 1)].rename_axis("setting")
 
 
 def _written(value: Any) -> str:
@@ -213,33 +171,36 @@ def formula_table(config: Model, num_tokens: int) -> pd.DataFrame:
 
     `here` says what the term is in this network, or what remains of the formula without it.
     """
-    layers, head = config.num_layers, config.model_dim // config.num_heads
-    base = rotary_base(num_tokens, config.rope_dims, config.rope_base, config.rope_reference_tokens)
-    stretched = base > config.rope_base * (1 + 1e-9)
-    xsa = [*range(layers - config.xsa_last_n, layers)]
-    base_text = f"base {base:,.0f}" + (f", stretched from {config.rope_base:,.0f}" if stretched else ", not stretched")
-    turned = f"R = {config.rope_dims} of D = {head} dims turn" if config.rope_dims < head else f"R = D = {head}"
+    layers, head, base = config.num_layers, config.model_dim // config.num_heads, base_in_force(config, num_tokens)
+    stretched = f"stretched from {config.rope_base:,.0f}" if base > config.rope_base * (1 + 1e-9) else "not stretched"
+    turned = f"base {base:,.0f}, {stretched}"
     rows = [
-        ("bigram hash", bool(config.bigram_rows), f"N = {config.bigram_rows:,}, width {config.bigram_dim}", "e = E[x]"),
+        ("bigram hash", config.bigram_rows, f"N = {config.bigram_rows:,}, width {config.bigram_dim}", "e = E[x]"),
         ("smear gate", config.smear != "off", f"{config.smear} the norm", "the first stream is norm(e)"),
         ("LN scale", config.ln_scale, f"1 down to {layers**-0.5:.3f} in layer {layers - 1}", "1 in every layer"),
         ("U-Net skips", layers > 1, f"{layers // 2} of them", "one layer has none"),
-        (
-            "value embedding", bool(config.ve_dim),
-            f"width {config.ve_dim}, added in layers {_span(config.ve_layers)}", "v = W_v times the block's input",
-        ),
-        (
-            "partial rotary", config.rope_dims < head,
-            f"{turned}, {base_text}", f"the whole head turns ({turned}), {base_text}",
-        ),
-        ("exclusive self-attention", bool(xsa), f"layers {_span(xsa)}", "z = y in every layer"),
+        ("value embedding", config.ve_dim, f"width {config.ve_dim}, added in layers {_span(config.ve_layers)}",
+         "v = W_v times the block's input"),
+        ("partial rotary", config.rope_dims < head, f"R = {config.rope_dims} of D = {head} dims turn, {turned}",
+         f"the whole head turns (R = D = {head}), {turned}"),
+        ("exclusive self-attention", config.xsa_last_n, f"layers {_exclusive_layers(config)}", "z = y in every layer"),
     ]  # fmt: skip
-    table = pd.DataFrame(rows, columns=["term", "on", "with", "without"])
-    here = table["with"].where(table["on"], "off: " + table["without"])
-    return pd.DataFrame({"term": table["term"], "on": table["on"], "here": here})
+    said = [(term, bool(on), there if on else f"off: {otherwise}") for term, on, there, otherwise in rows]
+    return pd.DataFrame(said, columns=["term", "on", "here"])
 
 
 # ---------------------------------------------------------------------- training
+
+
+def _runs(label: str, own: Mapping[str, float], published: Published | None) -> pd.DataFrame:
+    """The run `label` and every published seed, by the keys of `own`; what was never published is NaN."""
+    table = pd.DataFrame({label: own}, dtype=float).T.rename_axis("run")
+    if published is None:
+        return table
+    seeds = seeds_table(published).assign(parameters=published.parameters, code=published.script_bytes)
+    names = {"raw_bpb": "raw", "standard_bpb": "packed", "model_bytes": "model", "total_bytes": "total"}
+    seeds = seeds.rename(columns=names).set_index(f"{published.name}, seed " + seeds["seed"].astype(str))
+    return pd.concat((table, seeds.reindex(columns=table.columns).astype(float))).rename_axis("run")
 
 
 def steps_table(label: str, own: Mapping[str, float], published: Published | None) -> pd.DataFrame:
@@ -247,27 +208,13 @@ def steps_table(label: str, own: Mapping[str, float], published: Published | Non
 
     `own` has steps, seconds (of training), tokens, parameters and raw_bpb (of raw weights at the end).
     """
-    rows = {
-        label: {
-            "steps": own["steps"],
-            "ms a step": 1000 * own["seconds"] / max(own["steps"], 1),
-            "tokens a step": own["tokens"] / max(own["steps"], 1),
-            "tokens": own["tokens"],
-            "tokens per parameter": own["tokens"] / own["parameters"],
-            "raw, at the end (bpb)": own["raw_bpb"],
-        }
-    }
-    for seed in published.seeds if published else ():
-        tokens, milliseconds = seed.steps * published.batch_tokens, seed.ms_per_step or published.ms_per_step
-        rows[f"{published.name}, seed {seed.seed}"] = {
-            "steps": seed.steps,
-            "ms a step": _number(milliseconds),
-            "tokens a step": published.batch_tokens,
-            "tokens": tokens,
-            "tokens per parameter": tokens / published.parameters,
-            "raw, at the end (bpb)": _number(seed.raw_bpb),
-        }
-    return pd.DataFrame(rows).T.rename_axis("run")
+    mine = {key: own[key] for key in ("steps", "tokens", "parameters")} | {"raw": own["raw_bpb"]}
+    runs = _runs(label, mine | {"ms_per_step": 1000 * own["seconds"] / max(own["steps"], 1)}, published)
+    return pd.DataFrame({
+        "steps": runs["steps"], "ms a step": runs["ms_per_step"],
+        "tokens a step": runs["tokens"] / runs["steps"].clip(lower=1), "tokens": runs["tokens"],
+        "tokens per parameter": runs["tokens"] / runs["parameters"], "raw, at the end (bpb)": runs["raw"],
+    })  # fmt: skip
 
 
 def curve_panels(
@@ -277,38 +224,34 @@ def curve_panels(
 
     {y label: {line: (share, value)}}. Left out is the first `skip_share` of the steps, whose fall would flatten the
     rest, and a published curve that has fewer than two points after it; the run's own is thinned. `train` and `val` are
-    the tables of `analysis_training.metrics_tables`.
+    the tables of `n03_training.metrics_tables`.
     """
     panels: dict[str, Series] = {}
     last = {seed.seed: seed.steps for seed in published.seeds}
-    own = {"train loss": (train, "loss"), "val bpb": (val, "bpb")}
-    for what, (table, column) in own.items():
+    own = {"train loss": ("training loss", train["loss"], train), "val bpb": ("validation", val["bpb"], val)}
+    for what, (words, values, table) in own.items():
         lines: Series = {}
         for curve in published.curves:
-            share = np.array(curve.steps) / last.get(curve.seed, max(*last.values(), curve.steps[-1]))
+            end = max(*last.values(), curve.steps[-1]) if curve.seed is None else last[curve.seed]
+            share = np.array(curve.steps) / end
             late = share > skip_share
             if curve.what == what and late.sum() > 1:
                 lines[curve.label] = (share[late], np.array(curve.values)[late])
         if lines:
             share = (table["step"] / train["step"].iloc[-1]).to_numpy()
-            late = np.flatnonzero(share > skip_share)
-            late = late[np.unique(np.linspace(0, len(late) - 1, min(len(late), MOST_POINTS)).astype(int))]
-            unit = next(curve.unit for curve in published.curves if curve.what == what)
-            words = {"train loss": "training loss", "val bpb": "validation"}[what]
-            panels[f"{published.name}: {words} ({unit})"] = lines
-            panels[f"this run: {words} ({unit})"] = {"this run": (share[late], table[column].to_numpy()[late])}
+            kept = np.flatnonzero(share > skip_share)
+            kept = kept[np.unique(np.linspace(0, len(kept) - 1, min(len(kept), MOST_POINTS)).astype(int))]
+            panels[f"{published.name}: {words} ({UNITS[what]})"] = lines
+            panels[f"this run: {words} ({UNITS[what]})"] = {"this run": (share[kept], values.to_numpy()[kept])}
     return panels
 
 
 def first_losses(published: Published, train: pd.DataFrame, steps: int = 6) -> pd.DataFrame:
     """Training loss (nats per token) of the first steps, the run's own and the published ones: rows are runs."""
-    rows = {"this run": dict(zip(train["step"], train["loss"], strict=True))}
-    for curve in published.curves:
-        if curve.what == "train loss":
-            rows[curve.label] = dict(zip(curve.steps, curve.values, strict=True))
-    columns = range(1, steps + 1)
-    table = pd.DataFrame({run: [losses.get(step, np.nan) for step in columns] for run, losses in rows.items()}).T
-    return table.set_axis([f"step {step}" for step in columns], axis=1).dropna(how="all").rename_axis("run")
+    rows = {"this run": train.set_index("step")["loss"]}
+    rows |= {one.label: pd.Series(one.values, one.steps) for one in published.curves if one.what == "train loss"}
+    table = pd.DataFrame(rows).T.reindex(columns=range(1, steps + 1)).add_prefix("step ")
+    return table.dropna(how="all").rename_axis("run")
 
 
 # ---------------------------------------------------------------------- packing
@@ -346,16 +289,8 @@ def bytes_table(label: str, own: Mapping[str, int], published: Published | None,
 
     `own` has model, code, total, cap and parameters. Published files count against `cap_bytes`.
     """
-    rows = {label: {key: own[key] for key in ("model", "code", "total", "cap", "parameters")}}
-    for seed in published.seeds if published else ():
-        rows[f"{published.name}, seed {seed.seed}"] = {
-            "model": _number(seed.model_bytes),
-            "code": published.script_bytes,
-            "total": _number(seed.total_bytes),
-            "cap": cap_bytes,
-            "parameters": published.parameters,
-        }
-    table = pd.DataFrame(rows).T.rename_axis("run").astype(float)
+    mine = {key: own[key] for key in ("model", "code", "total", "cap", "parameters")}
+    table = _runs(label, mine, published).fillna({"cap": cap_bytes})
     table["share of the cap"] = table["total"] / table["cap"]
     table["bits per parameter"] = 8 * table["model"] / table["parameters"]
     return table
@@ -367,16 +302,7 @@ def loss_table(label: str, own: Mapping[str, float], published: Published | None
     Standard windows throughout. No record measured its averaged weights before packing; of those without a standard
     score of the packed file nothing can be said (NaN).
     """
-    rows = {label: dict(own)}
-    for seed in published.seeds if published else ():
-        rows[f"{published.name}, seed {seed.seed}"] = {
-            "raw": _number(seed.raw_bpb), "averaged": np.nan, "packed": _number(seed.standard_bpb)
-        }  # fmt: skip
-    table = pd.DataFrame(rows).T.rename_axis("run")[["raw", "averaged", "packed"]].astype(float)
+    table = _runs(label, {key: own[key] for key in ("raw", "averaged", "packed")}, published)
     table["packed - averaged"] = table["packed"] - table["averaged"]
     table["packed - raw"] = table["packed"] - table["raw"]
     return table
-
-
-def _number(value: float | None) -> float:
-    return np.nan if value is None else value

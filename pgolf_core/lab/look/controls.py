@@ -9,7 +9,7 @@ output also holds the default as an image, which is what an export to HTML shows
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,62 +18,45 @@ from IPython.core.getipython import get_ipython
 from IPython.display import display
 
 from pgolf_core.base.files import UserError
-from pgolf_core.lab.look.drawn import Drawn, Heads, Rounding, Windows
+from pgolf_core.lab.look.drawn import Drawing, Heads, Rounding, Windows
 from pgolf_core.lab.shared import plots
-
-Controls = dict[str, Any]
-"""{argument of the figure's function: the widget whose value it takes}."""
 
 
 def somebody_is_there() -> bool:
     """Whether the cell that is running was sent by a front end; False outside a kernel."""
-    shell = get_ipython()
-    request = shell.get_parent() if hasattr(shell, "get_parent") else None
-    return bool(request and request.get("content", {}).get("allow_stdin"))
+    request: dict[str, Any] = getattr(get_ipython(), "get_parent", dict)() or {}
+    return bool(request.get("content", {}).get("allow_stdin"))
 
 
 class Explorer:
-    """A figure of some values, with a control for each."""
+    """A drawing, with a control for each of its values."""
 
-    def __init__(
-        self,
-        name: str,
-        draw: Callable[..., Drawn],
-        default: Mapping[str, Any],
-        controls: Callable[[], Controls],
-        follow: Callable[[Controls], None] | None = None,
-    ):
-        """`draw` takes the values of `default` by name and refuses some with UserError; `controls` makes the widgets.
-
-        `name` is the figure's file; `follow` fits the controls to each other after each change (a layer's range).
-        """
-        self.name, self.draw, self.default = name, draw, dict(default)
-        self._make, self._follow = controls, follow or (lambda controls: None)
-        self._busy = False
+    def __init__(self, drawing: Drawing):
+        self.drawing, self._busy = drawing, False
 
     def show(self, folder: Path) -> None:
         """Save the default figure and its numbers in `folder`, then display it: under controls if somebody is there."""
-        drawn = self.draw(**self.default)
-        plots.save_figure(drawn.figure, folder, self.name, drawn.table)
+        drawn = self.drawing.draw(**self.drawing.default)
+        plots.save_figure(drawn.figure, folder, self.drawing.name, drawn.table)
         if not somebody_is_there():
             display(drawn.figure)
             print(drawn.said)
             return
-        data, size = drawn.figure._repr_png_()
+        data, size = drawn.png()
         live = self.panel()._repr_mimebundle_()
         display({**live, "image/png": data}, metadata={"image/png": size}, raw=True)
 
     def panel(self) -> widgets.VBox:
         """The controls above what they draw, the default drawn."""
-        self.controls = self._make()
-        for name, control in self.controls.items():
-            control.value = self.default[name]
-            control.style.description_width = "initial"
+        labels, default = self.drawing.labels, self.drawing.default
+        options = self.drawing.options.items()
+        self.controls = {name: _control(labels.get(name, name), choices) for name, choices in options}
         self.said = widgets.HTML()
         self.picture = widgets.Image(format="png", layout=widgets.Layout(max_width="100%", height="auto"))
-        self.redraw()
-        for control in self.controls.values():
+        for name, control in self.controls.items():
+            control.value = default[name]
             control.observe(self.redraw, names="value")
+        self.redraw()
         row = widgets.Layout(flex_flow="row wrap", align_items="center", grid_gap="4px 16px")
         return widgets.VBox([widgets.Box(list(self.controls.values()), layout=row), self.picture, self.said])
 
@@ -83,96 +66,56 @@ class Explorer:
             return
         self._busy = True
         try:
-            self._follow(self.controls)
-            drawn = self.draw(**{name: control.value for name, control in self.controls.items()})
+            self._fit()
+            drawn = self.drawing.draw(**self._values())
         except UserError as error:
             self.picture.layout.display = "none"
             self.said.value = f'<b style="color: #B00020">Cannot be drawn:</b> {html.escape(str(error))}'
             return
         finally:
             self._busy = False
-        data, size = drawn.figure._repr_png_()
+        data, size = drawn.png()
         self.picture.width, self.picture.value = str(size["width"]), data
         self.picture.layout.display = None
         self.said.value = html.escape(drawn.said)
 
+    def _values(self) -> dict[str, Any]:
+        return {name: control.value for name, control in self.controls.items()}
 
-# ---------------------------------------------------------------------- 02
+    def _fit(self) -> None:
+        """Let each control reach as far as the others' values allow."""
+        values = self._values()
+        fitting = self.drawing.fitting(**values)
+        for name, control in self.controls.items():
+            control.disabled = name not in fitting
+            options = fitting.get(name, self.drawing.options[name])
+            if isinstance(control, widgets.IntSlider):
+                control.max = options[-1]
+            elif list(control.options) != list(options):
+                control.options = options
+                control.value = values[name] if values[name] in options else options[0]
+
+
+def _control(label: str, options: Sequence[Any]) -> widgets.Widget:
+    """A slider over a range or a list, which speaks when it is let go; a menu of words."""
+    style = {"description_width": "initial"}
+    if isinstance(options, range):
+        return widgets.IntSlider(description=label, max=options[-1], continuous_update=False, style=style)
+    if isinstance(options[0], str):
+        return widgets.Dropdown(description=label, options=options, style=style)
+    return widgets.SelectionSlider(description=label, options=options, continuous_update=False, style=style)
 
 
 def heads(*arguments: Any) -> Explorer:
-    """Recipe, weights, layer and head of an attention map, over `explore_figures.Heads` of these arguments."""
-    made = Heads(*arguments)
-    own = made.recipes[0]
-    default = {"recipe": own, "weights": made.START, "layer": 0, "head": 0}
-
-    def controls() -> Controls:
-        shape = made.settings(own).model
-        return {
-            "recipe": widgets.Dropdown(description="recipe", options=made.recipes),
-            "weights": widgets.Dropdown(description="weights", options=made.weights(own)),
-            "layer": _count("layer", shape.num_layers),
-            "head": _count("head", shape.num_heads),
-        }
-
-    def follow(controls: Controls) -> None:
-        recipe, weights = (controls[name] for name in ("recipe", "weights"))
-        known, chosen = made.weights(recipe.value), weights.value
-        if list(weights.options) != known:
-            weights.options = known
-            weights.value = chosen if chosen in known else known[0]
-        shape = made.settings(recipe.value).model
-        controls["layer"].max, controls["head"].max = shape.num_layers - 1, shape.num_heads - 1
-
-    return Explorer("02-head", made.draw, default, controls, follow)
-
-
-# ---------------------------------------------------------------------- 05
+    """Notebook 02: recipe, weights, layer and head of an attention map; arguments are those of `drawn.Heads`."""
+    return Explorer(Heads(*arguments))
 
 
 def rounding(*arguments: Any) -> Explorer:
-    """A matrix and how it is rounded, by bits or by step, over `explore_figures.Rounding` of these arguments."""
-    made = Rounding(*arguments)
-    default = {"tensor": made.tensor, "rule": made.rule, "bits": made.bits, "step": made.step}
-
-    def controls() -> Controls:
-        steps = [(f"1/{1 / step:g}", step) for step in made.STEPS]
-        return {
-            "tensor": widgets.Dropdown(description="matrix", options=made.tensors),
-            "rule": widgets.Dropdown(description="rounded by", options=[made.FLOOR, made.FREE, made.STEP]),
-            "bits": _slider("bits", made.BITS),
-            "step": _slider("step", steps),
-        }
-
-    def follow(controls: Controls) -> None:
-        by_step = controls["rule"].value == made.STEP
-        controls["bits"].disabled, controls["step"].disabled = by_step, not by_step
-
-    return Explorer("05-rounding", made.draw, default, controls, follow)
+    """Notebook 05: a matrix and how it is rounded, by bits or by step; arguments are those of `drawn.Rounding`."""
+    return Explorer(Rounding(*arguments))
 
 
-# ---------------------------------------------------------------------- 06
-
-
-def windows(*arguments: Any, **options: Any) -> Explorer:
-    """Window and stride of a score, over `explore_figures.Windows` of these arguments."""
-    plan = Windows(*arguments, **options)
-    default = {"window": plan.window, "stride": plan.stride}
-
-    def controls() -> Controls:
-        return {
-            "window": _slider("window L (tokens)", plan.windows),
-            "stride": _slider("stride S (tokens)", plan.strides),
-        }
-
-    return Explorer("06-windows", plan.draw, default, controls)
-
-
-def _slider(label: str, options: Any) -> widgets.SelectionSlider:
-    """A slider over a list, which speaks when it is let go."""
-    return widgets.SelectionSlider(description=label, options=options, continuous_update=False)
-
-
-def _count(label: str, count: int) -> widgets.IntSlider:
-    """A slider from 0 to count - 1."""
-    return widgets.IntSlider(description=label, min=0, max=count - 1, continuous_update=False)
+def windows(*arguments: Any) -> Explorer:
+    """Notebook 06: window and stride of a score; arguments are those of `drawn.Windows`."""
+    return Explorer(Windows(*arguments))

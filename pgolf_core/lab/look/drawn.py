@@ -9,9 +9,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import matplotlib as mpl
 import numpy as np
@@ -20,13 +20,11 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from pgolf_core.base.files import UserError
 from pgolf_core.base.names import AVERAGED_WEIGHTS
-from pgolf_core.lab.look import n02_network as analysis_model
-from pgolf_core.lab.look import n06_scoring as analysis_scoring
+from pgolf_core.lab.look import n02_network, n06_scoring
 from pgolf_core.lab.look.beside_records import OWN
 from pgolf_core.lab.look.n01_data import entropy_bits, visible_piece
 from pgolf_core.lab.look.n05_packing import NO_FLOOR
@@ -52,13 +50,49 @@ class Drawn:
     said: str
     """One sentence or two that give what the figure cannot: counts, costs."""
 
+    def png(self) -> tuple[bytes, dict[str, int]]:
+        """The picture, and its width and height in pixels as a notebook shows it."""
+        return cast(plots.Chart, self.figure)._repr_png_()
+
+
+class Drawing:
+    """A figure that depends on a few values, the arguments of its `draw`."""
+
+    name: str
+    """Of the figure's file."""
+    labels: Mapping[str, str] = {}
+    """What an argument is called, where not by its own name."""
+    options: dict[str, Sequence[Any]]
+    """{argument: what it may be}: a range, words, numbers or (word, number)."""
+    default: dict[str, Any]
+    """{argument: what is drawn first}."""
+
+    def fitting(self, *arguments: Any, **values: Any) -> dict[str, Sequence[Any]]:
+        """What each argument may be beside the others' values; one that is left out changes nothing."""
+        return self.options
+
+    def draw(self, *arguments: Any, **values: Any) -> Drawn:
+        """The figure of these values; UserError if they make none."""
+        raise NotImplementedError
+
+
+@plots.styled
+def _two_panels(height: float, title: str, paint: Callable[..., None], *arguments: Any) -> Figure:
+    """A figure of `height` inches whose left and right axes `paint` fills."""
+    fig = plots.Chart(figsize=(8.4, height))
+    fig.set_layout_engine("constrained", w_pad=0.1, h_pad=0.08)
+    fig.suptitle(title, x=0.01, ha="left", weight="bold", fontsize=11)
+    paint(*fig.subplots(1, 2), *arguments)
+    return fig
+
 
 # ---------------------------------------------------------------------- 02: heads
 
 
-class Heads:
+class Heads(Drawing):
     """Attention of one head on the first validation tokens: of any recipe before training, of any seed trained here."""
 
+    name = "02-head"
     START, ALIKE = "at the start", "queries = keys"
     LENGTH, SHOWN = 256, 32
     """Tokens that are read, and tokens whose weights are drawn one by one."""
@@ -72,48 +106,53 @@ class Heads:
         self._pieces = [visible_piece(self._tokenizer.piece(int(token))) for token in tokens[: self.SHOWN]]
         self._network = functools.lru_cache(maxsize=2)(self._make_network)
         self._maps = functools.lru_cache(maxsize=64)(self._make_maps)
-        self.recipes = [OWN, *available_recipes()]
+        self.options = self.fitting(OWN)
+        self.default = {"recipe": OWN, "weights": self.START, "layer": 0, "head": 0}
 
-    def settings(self, recipe: str) -> recipes.Recipe:
-        """The recipe of that name."""
-        return self._run.recipe if recipe == OWN else load_recipe(recipe)
-
-    def weights(self, recipe: str) -> list[str]:
-        """What there is of a recipe: its two untrained networks and every seed that has been trained."""
-        paths = self._folder(recipe).glob("seed*/weights-averaged.safetensors")
-        found = (re.fullmatch(r"seed(\d+)", path.parent.name) for path in paths)
-        return [self.START, self.ALIKE, *(f"seed {k}, trained" for k in sorted(int(name[1]) for name in found if name))]
+    def fitting(self, recipe: str, *arguments: Any, **values: Any) -> dict[str, Sequence[Any]]:
+        """What there is of a recipe: two untrained networks, every seed that has been trained, its layers and heads."""
+        settings, folder = self._recipe(recipe)
+        names = [path.parent.name for path in folder.glob(f"seed*/{AVERAGED_WEIGHTS}")]
+        trained = [f"seed {seed}, trained" for seed in sorted(int(name[4:]) for name in names if name[4:].isdecimal())]
+        return {"recipe": [OWN, *available_recipes()], "weights": [self.START, self.ALIKE, *trained],
+                "layer": range(settings.model.num_layers), "head": range(settings.model.num_heads)}  # fmt: skip
 
     def draw(self, recipe: str, weights: str, layer: int, head: int) -> Drawn:
         """That head's weights on the first tokens one by one, and over all of them by distance."""
-        config = self.settings(recipe).model
-        for what, number, count in (("layer", layer, config.num_layers), ("head", head, config.num_heads)):
-            if not 0 <= number < count:
-                raise UserError(f"{what} {number} is not in {recipe}: it has {what}s 0 to {count - 1}")
+        for what, number in (("layer", layer), ("head", head)):
+            if number not in (known := self.fitting(recipe)[what]):
+                raise UserError(f"{what} {number} is not in {recipe}: it has {what}s 0 to {known[-1]}")
         maps = self._maps(recipe, weights, layer)[head]
         table = _by_distance(maps)
-        found = analysis_model.attention_statistics(maps[None, None])
+        found = n02_network.attention_statistics(maps[None, None])
         said = (
             f"{recipe}, {weights}: in the second half of {len(maps)} tokens layer {layer}, head {head} spreads over "
             f"{found['effective positions']:.1f} of {0.75 * len(maps):.0f} positions, {found['weight on itself']:.1%} "
             f"on itself, {found['weight on the one before']:.1%} on the token before, and looks back "
             f"{found['tokens looked back']:.1f} tokens."
         )
-        title = f"{recipe}, {weights}: layer {layer}, head {head}"
-        return Drawn(_head_figure(maps[: self.SHOWN, : self.SHOWN].numpy(), self._pieces, table, title), table, said)
+        shown, title = maps[: self.SHOWN, : self.SHOWN].numpy(), f"{recipe}, {weights}: layer {layer}, head {head}"
+        return Drawn(_two_panels(4.1, title, _paint_head, shown, self._pieces, table), table, said)
 
-    def _folder(self, recipe: str) -> Path:
-        one = self.settings(recipe)
+    def _recipe(self, name: str) -> tuple[recipes.Recipe, Path]:
+        """A recipe and the folder of its seeds."""
         own = self._run.recipe_folder
-        return own if recipe == OWN else own.parents[1] / one.track / one.name
+        if name == OWN:
+            return self._run.recipe, own
+        settings = load_recipe(name)
+        return settings, own.parents[1] / settings.track / settings.name
 
     def _make_maps(self, recipe: str, weights: str, layer: int) -> torch.Tensor:
-        model = self._network(recipe, self.START if weights == self.ALIKE else weights)
-        if weights in (self.START, self.ALIKE) and self.settings(recipe).model.init == "orthogonal" and recipe != OWN:
-            _make_orthogonal(model, layer)
-        model = analysis_model.matched(model) if weights == self.ALIKE else model
-        device = next(model.parameters()).device
-        return analysis_model.attention_maps(model, self._ids.to(device), layer)[0].cpu()
+        """Weights [H, T, T] of a layer; another recipe's orthogonal queries and keys are drawn only here."""
+        untrained = weights in (self.START, self.ALIKE)
+        model = self._network(recipe, self.START if untrained else weights)
+        if untrained and recipe != OWN and self._recipe(recipe)[0].model.init == "orthogonal":
+            generator = torch.Generator().manual_seed(layer)
+            for part in ("c_q", "c_k"):
+                weight = model.get_parameter(f"blocks.{layer}.attn.{part}.weight")
+                torch.nn.init.orthogonal_(weight, generator=generator)
+        model = n02_network.matched(model) if weights == self.ALIKE else model
+        return n02_network.attention_maps(model, self._ids.to(model.tok_emb.weight.device), layer)[0].cpu()
 
     def _make_network(self, recipe: str, weights: str) -> GPT:
         """The seed's network, or the untrained one; of another recipe only as far as an untrained map depends on it.
@@ -121,18 +160,14 @@ class Heads:
         Before training no block adds anything: a map knows the embedding and its own layer's queries and keys alone.
         Orthogonal matrices and wide MLPs take seconds to draw at full size, so the former are left to `_make_maps`.
         """
-        settings = self.settings(recipe)
+        settings, folder = self._recipe(recipe)
         check_vocab(self._tokenizer.vocab_size, settings.model.vocab_size, self._run.dataset.name)
-        if weights != self.START:
-            return self._trained(recipe, weights, settings)
-        if recipe == OWN:
-            return self._own
-        return build_model(dataclasses.replace(settings.model, mlp_hidden=2, init="uniform"), seed=0).eval()
-
-    def _trained(self, recipe: str, weights: str, settings: recipes.Recipe) -> GPT:
-        if weights not in self.weights(recipe):
-            raise UserError(f"{recipe} has no weights '{weights}'; there are: {', '.join(self.weights(recipe))}")
-        folder = self._folder(recipe) / f"seed{re.sub('[^0-9]', '', weights)}"
+        if weights == self.START:
+            small = dataclasses.replace(settings.model, mlp_hidden=2, init="uniform")
+            return self._own if recipe == OWN else build_model(small, seed=0).eval()
+        if weights not in (known := self.fitting(recipe)["weights"]):
+            raise UserError(f"{recipe} has no weights '{weights}'; there are: {', '.join(known)}")
+        folder = folder / f"seed{re.sub('[^0-9]', '', weights)}"
         recorded = recorded_recipe(folder)
         if recorded.model != settings.model or recorded.data.dataset != self._run.dataset.name:
             raise UserError(f"{folder.name} of {recipe} was trained as another network or on other data than this run")
@@ -154,44 +189,34 @@ def _by_distance(maps: torch.Tensor) -> pd.DataFrame:
     return pd.DataFrame({"first": borders, "last": last, "weight": means, "of_even": means / even})
 
 
-@torch.no_grad()
-def _make_orthogonal(model: GPT, layer: int) -> None:
-    """Draw one layer's queries and keys as an orthogonal start has them; the same each time."""
-    generator = torch.Generator().manual_seed(layer)
-    for linear in (model.blocks[layer].attn.c_q, model.blocks[layer].attn.c_k):
-        torch.nn.init.orthogonal_(linear.weight, generator=generator)
-
-
-@plots.styled
-def _head_figure(weights: np.ndarray, pieces: list[str], table: pd.DataFrame, title: str) -> Figure:
-    fig, (left, right) = _two_panels(4.1, title)
+def _paint_head(left: Axes, right: Axes, weights: np.ndarray, pieces: list[str], table: pd.DataFrame) -> None:
     image = left.imshow(weights, norm=PowerNorm(0.5, 0, np.nanmax(weights)), cmap="cividis", interpolation="nearest")
-    for axis, turn in ((left.xaxis, 90), (left.yaxis, 0)):
-        axis.set_ticks(range(len(pieces)), pieces, rotation=turn, fontsize=5.5)
+    left.set_xticks(range(len(pieces)), pieces, rotation=90, fontsize=5.5)
+    left.set_yticks(range(len(pieces)), pieces, fontsize=5.5)
     left.grid(visible=False)
     left.set(xlabel="token attended to", ylabel="attending token")
-    fig.colorbar(image, ax=left, label="attention weight", shrink=0.8, pad=0.02)
-    middle = (table["first"] + table["last"]) / 2
-    right.plot(middle, table["of_even"], "o-", color=plots.PALETTE[5], markersize=4, label="this head")
+    left.figure.colorbar(image, ax=left, label="attention weight", shrink=0.8, pad=0.02)
+    middle, relative = (table["first"] + table["last"]) / 2, table["of_even"]
+    right.plot(middle, relative, "o-", color=plots.PALETTE[5], markersize=4, label="this head")
     right.axhline(1, linestyle="--", color="#666666", linewidth=1, label="spread evenly")
     right.set_xscale("symlog", base=2, linthresh=1)
     right.set_yscale("log", base=2)
     right.set(xlabel="tokens back (log scale from 1)", ylabel="mean attention weight, relative to even")
-    right.set_xlim(-0.3, 1.2 * table["last"].iloc[-1] + 1)
-    right.set_ylim(min(0.5, 0.8 * table["of_even"].min()), max(2.0, 1.25 * table["of_even"].max()))
+    right.set(xlim=(-0.3, 1.2 * table["last"].iloc[-1] + 1))
+    right.set(ylim=(min(0.5, 0.8 * relative.min()), max(2.0, 1.25 * relative.max())))
     for axis in (right.xaxis, right.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+        axis.set_major_formatter("{x:.3g}")
         axis.set_minor_formatter(NullFormatter())
     right.legend(loc="best")
-    return fig
 
 
 # ---------------------------------------------------------------------- 05: rounding
 
 
-class Rounding:
+class Rounding(Drawing):
     """One matrix rounded one way: its grid, what its codes take and how far the weights move."""
 
+    name, labels = "05-rounding", {"tensor": "matrix", "rule": "rounded by"}
     FLOOR, FREE, STEP = "bits, floor 1/M", "bits, no floor", "one step"
     BITS = (4, 5, 6, 7, 8)
     STEPS = tuple(2.0**-k for k in range(2, 11))
@@ -203,30 +228,35 @@ class Rounding:
         """`grids` are names of grids as grid_names_for gives them: matrices on one are offered, else all matrices."""
         gridded = {name: weights[name].float() for name, grid in grids.items() if grid != "fp16"}
         self._weights = gridded or {name: w.float() for name, w in weights.items() if w.dim() == 2}
-        self.tensors = sorted(self._weights, key=lambda name: [int(p) if p.isdigit() else -1 for p in name.split(".")])
-        self.tensor = max(self.tensors, key=lambda name: ("blocks." in name, self._weights[name].numel()))
-        grid = GRIDS.get(grids[self.tensor])
-        self.bits = grid.levels.bit_length() + 1 if grid else 6
-        self.rule = self.FREE if grid and grid.scale_floor < 1e-6 else self.FLOOR
-        self.step = 1 / 32
+        tensors = sorted(self._weights, key=lambda name: [int(p) if p.isdigit() else -1 for p in name.split(".")])
+        tensor = max(tensors, key=lambda name: ("blocks." in name, self._weights[name].numel()))
+        grid = GRIDS.get(grids[tensor])
+        rule = self.FREE if grid and grid.scale_floor < 1e-6 else self.FLOOR
+        bits = grid.levels.bit_length() + 1 if grid else 6
+        steps = [(f"1/{1 / step:g}", step) for step in self.STEPS]
+        rules = [self.FLOOR, self.FREE, self.STEP]
+        self.options = {"tensor": tensors, "rule": rules, "bits": self.BITS, "step": steps}
+        self.default = {"tensor": tensor, "rule": rule, "bits": bits, "step": 1 / 32}
         self._ways = functools.lru_cache(maxsize=64)(self._all_ways)
+
+    def fitting(self, *arguments: Any, **values: Any) -> dict[str, Sequence[Any]]:
+        """A step has no bits, and the other way round."""
+        idle = "bits" if values["rule"] == self.STEP else "step"
+        return {name: options for name, options in self.options.items() if name != idle}
 
     def draw(self, tensor: str, rule: str, bits: int, step: float) -> Drawn:
         """The weights over that grid, and error against bits of all ways, this one marked."""
         if tensor not in self._weights:
-            raise UserError(f"no matrix '{tensor}' is rounded here; there are: {', '.join(self.tensors)}")
-        if rule not in (self.FLOOR, self.FREE, self.STEP) or bits not in self.BITS or not step > 0:
-            raise UserError(
-                f"'{rule}' at {bits} bits or a step of {step:g}: choose {self.BITS[0]} to 8 bits, a step > 0"
-            )
+            raise UserError(f"no matrix '{tensor}' is rounded here; there are: {', '.join(self.options['tensor'])}")
+        if rule not in self.options["rule"] or bits not in self.BITS or not step > 0:
+            raise UserError(f"'{rule}' at {bits} bits or a step of {step:g}: choose 4 to 8 bits, a step > 0")
         w = self._weights[tensor]
         codes, scales = self._round(w, rule, bits, step)
         found = self._measure(w, codes, scales)
-        middle = float(scales.median())
-        most = int(w.abs().max() / middle) + 1 if rule == self.STEP else _row_grid(bits, True).levels
+        middle, largest = float(scales.median()), float(w.abs().max())
+        most = int(largest / middle) + 1 if rule == self.STEP else _row_grid(bits, True).levels
         lines = np.arange(-most, most + 1) * middle
-        lines = lines[np.abs(lines) <= float(w.abs().max()) + middle / 2]
-        table = self._ways(tensor)
+        lines = lines[np.abs(lines) <= largest + middle / 2]
         rows = float((scales <= _row_grid(bits, True).scale_floor * (1 + 2**-10)).float().mean())  # float16 rounds it
         at_floor = f", {rows:.0%} of the rows lie at the floor" if rule == self.FLOOR else ""
         said = (
@@ -234,9 +264,10 @@ class Rounding:
             f"weight (order-0 entropy; {found['bits'] * w.numel() / 8:,.0f} bytes without scales); the error is "
             f"{found['error']:.1%} of the weights' own rms, {found['zeros']:.0%} of them round to zero{at_floor}."
         )
-        how = f"step 1/{1 / step:g}" if rule == self.STEP else f"{bits} {rule}"
-        few = lines if len(lines) <= self.MOST_LINES else lines[:0]
-        return Drawn(_rounding_figure(w.flatten().numpy(), few, table, rule, found, f"{tensor}: {how}"), table, said)
+        title = f"{tensor}: " + (f"step 1/{1 / step:g}" if rule == self.STEP else f"{bits} {rule}")
+        few, table = lines if len(lines) <= self.MOST_LINES else lines[:0], self._ways(tensor)
+        figure = _two_panels(3.6, title, _paint_rounding, w.flatten().numpy(), few, table, found | {"rule": rule})
+        return Drawn(figure, table, said)
 
     @staticmethod
     def _round(w: torch.Tensor, rule: str, bits: int, step: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -246,44 +277,34 @@ class Rounding:
         return codes, scales.float()
 
     @staticmethod
-    def _measure(w: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> dict[str, float]:
-        counts = np.bincount((codes.int() - int(codes.min())).flatten().numpy())
+    def _measure(w: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> dict[str, Any]:
+        counts = codes.unique(return_counts=True)[1].numpy()
         squares = (dequantise(codes, scales) - w).double().square().sum() / w.double().square().sum().clamp_min(1e-30)
         zeros = float((codes == 0).float().mean())
-        return {
-            "bits": entropy_bits(counts),
-            "error": float(squares.sqrt()),
-            "used": np.count_nonzero(counts),
-            "zeros": zeros,
-        }
+        return {"bits": entropy_bits(counts), "error": float(squares.sqrt()), "used": len(counts), "zeros": zeros}
 
     def _all_ways(self, tensor: str) -> pd.DataFrame:
         """Every rule at every setting on a part of the rows: columns rule, setting, bits, error, used, zeros."""
         w = self._weights[tensor]
         w = w[:: max(1, round(w.numel() / self.SAMPLE))]
-        settings = [(rule, bits, 1.0) for rule in (self.FLOOR, self.FREE) for bits in self.BITS]
-        settings += [(self.STEP, 0, step) for step in self.STEPS]
-        rows = [
-            {"rule": rule, "setting": step if rule == self.STEP else bits}
-            | self._measure(w, *self._round(w, rule, bits, step))
-            for rule, bits, step in settings
-        ]
-        return pd.DataFrame(rows)
+        ways = [(rule, bits, 1.0) for rule in (self.FLOOR, self.FREE) for bits in self.BITS]
+        ways += [(self.STEP, 0, step) for step in self.STEPS]
+        return pd.DataFrame([
+            {"rule": rule, "setting": bits or step} | self._measure(w, *self._round(w, rule, bits, step))
+            for rule, bits, step in ways
+        ])  # fmt: skip
 
 
 def _row_grid(bits: int, floored: bool) -> Grid:
     """PR 332's grid of so many bits, with its floor of 1/M or without."""
     levels = 2 ** (bits - 1) - 1
     floor = 1 / levels if floored else NO_FLOOR
-    base = GRIDS["int8_row_clip"]
-    return dataclasses.replace(base, name="", qmin=-levels, qmax=levels, levels=levels, scale_floor=floor)
+    return dataclasses.replace(GRIDS["int8_row_clip"], qmin=-levels, qmax=levels, levels=levels, scale_floor=floor)
 
 
-@plots.styled
-def _rounding_figure(
-    weights: np.ndarray, lines: np.ndarray, table: pd.DataFrame, rule: str, found: Mapping[str, float], title: str
-) -> Figure:
-    fig, (left, right) = _two_panels(3.6, title)
+def _paint_rounding(
+    left: Axes, right: Axes, weights: np.ndarray, lines: np.ndarray, table: pd.DataFrame, own: Mapping[str, Any]
+) -> None:
     for line in lines:
         left.axvline(float(line), color="#BBBBBB", linewidth=0.7, zorder=0.5)
     left.hist(weights, bins=80, histtype="stepfilled", color=plots.COLOURS["weights"], alpha=0.55)
@@ -296,49 +317,45 @@ def _rounding_figure(
     for index, (name, rows) in enumerate(table.groupby("rule", sort=False)):
         colour, marker = plots.PALETTE[(5, 0, 1)[index]], plots.MARKERS[index]
         right.plot(rows["bits"], 100 * rows["error"], color=colour, marker=marker, markersize=4, label=name)
-        if name == rule:
-            right.plot(found["bits"], 100 * found["error"], "*", color=colour, markersize=15, markeredgecolor="#222222")
+        if name == own["rule"]:
+            right.plot(own["bits"], 100 * own["error"], "*", color=colour, markersize=15, markeredgecolor="#222222")
     right.set(xlabel="bits a weight (entropy of the codes)", ylabel="rounding error (% of rms)", yscale="log")
-    right.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    right.yaxis.set_major_formatter("{x:g}")
     right.yaxis.set_minor_formatter(NullFormatter())
     right.legend(loc="best")
-    return fig
 
 
 # ---------------------------------------------------------------------- 06: windows
 
 
-class Windows:
+class Windows(Drawing):
     """Plans of windows over a stream: which window scores what, with how much context, at what cost."""
 
+    name, labels = "06-windows", {"window": "window L (tokens)", "stride": "stride S (tokens)"}
     MOST_WINDOWS = 2_000_000
     """More of them take longer to plan than a figure may."""
     SHOWN = 12
 
     def __init__(self, by_context: pd.DataFrame, sliding: Score):
-        """`by_context` is analysis_scoring.bpb_by_context of side-by-side windows, `sliding` the run's own score."""
-        self.targets, self.window, self.stride = sliding.tokens, sliding.seq_len, sliding.stride
-        self._by_context = by_context
-        own = plan_windows(self.targets, self.window, self.stride)
+        """`by_context` is n06_scoring.bpb_by_context of side-by-side windows, `sliding` the run's own score."""
+        self._by_context, self.targets, window = by_context, sliding.tokens, sliding.seq_len
+        own = plan_windows(sliding.tokens, window, sliding.stride)
         self._seconds = sliding.seconds / max(1, int((own[:, 2] - own[:, 0]).sum()))
-        halvings = {self.window * 2 // 2**k for k in range(2 * self.window.bit_length())} - {0}
-        self.windows = sorted(size for size in halvings if 32 * size >= self.window)
-        self.strides = sorted({*halvings, self.stride})
+        halvings = {window * 2 // 2**k for k in range(window.bit_length() + 1)}
+        windows = sorted(size for size in halvings if 32 * size >= window)
+        self.options = {"window": windows, "stride": sorted({*halvings, sliding.stride})}
+        self.default = {"window": window, "stride": sliding.stride}
 
     def draw(self, window: int, stride: int) -> Drawn:
         """The first windows of that plan, and the context of all its targets."""
         if stride > window:
-            raise UserError(
-                f"stride {stride:,} is larger than window {window:,}: the targets between two windows would never be "
-                f"scored; choose a stride of at most {window:,}"
-            )
+            why = f"larger than window {window:,}: the targets between two windows would never be scored"
+            raise UserError(f"stride {stride:,} is {why}; choose a stride of at most {window:,}")
         if self.targets // stride > self.MOST_WINDOWS:
-            raise UserError(
-                f"stride {stride} makes {self.targets // stride:,} windows, too many to plan in a second; choose a "
-                f"stride of at least {-(-self.targets // self.MOST_WINDOWS)}"
-            )
+            why = f"makes {self.targets // stride:,} windows, too many to plan in a second"
+            enough = -(-self.targets // self.MOST_WINDOWS)
+            raise UserError(f"stride {stride} {why}; choose a stride of at least {enough}")
         plan = plan_windows(self.targets, window, stride)
-        table = self._contexts(plan)
         positions = int((plan[:, 2] - plan[:, 0]).sum())
         least = int((plan[1:, 1] - plan[1:, 0]).min(initial=window - 1)) + 1
         said = (
@@ -346,37 +363,33 @@ class Windows:
             f"{positions / self.targets:.2f} a target: about {self._seconds * positions:,.1f} s at the speed of "
             f"this run's sliding score. After the first window a target has {least:,} to {window:,} tokens of context."
         )
-        return Drawn(_windows_figure(plan[: self.SHOWN], table, self._by_context, window, stride), table, said)
+        title, table = f"Window {window:,}, stride {stride:,}", self._contexts(plan)
+        return Drawn(_two_panels(3.6, title, _paint_windows, plan[: self.SHOWN], table, self._by_context), table, said)
 
     def _contexts(self, plan: np.ndarray) -> pd.DataFrame:
         """Share of the targets by tokens of context, in bins 1, 2, 3-4, 5-8, …: columns first, last, share."""
-        counts = analysis_scoring.context_counts(plan)
+        counts = n06_scoring.context_counts(plan)
         bins = np.ceil(np.log2(np.maximum(np.arange(len(counts)), 1))).astype(np.int64)
         shares = np.bincount(bins, weights=counts) / self.targets
         last = 2 ** np.arange(len(shares))
-        return pd.DataFrame({"first": last // 2 + 1, "last": last, "share": shares}).assign(
-            first=lambda table: np.minimum(table["first"], table["last"])
-        )
+        return pd.DataFrame({"first": np.minimum(last // 2 + 1, last), "last": last, "share": shares})
 
 
-@plots.styled
-def _windows_figure(plan: np.ndarray, table: pd.DataFrame, measured: pd.DataFrame, window: int, stride: int) -> Figure:
-    fig, (left, right) = _two_panels(3.6, f"Window {window:,}, stride {stride:,}")
-    context, scored = (mpl.colormaps["cividis"](place) for place in (0.0, 1.0))  # the colours of the toy text's picture
-    rows = np.arange(len(plan))
-    left.barh(rows, plan[:, 1] - plan[:, 0], left=plan[:, 0], height=0.7, color=context)
-    left.barh(rows, plan[:, 2] - plan[:, 1], left=plan[:, 1], height=0.7, color=scored)
+def _paint_windows(left: Axes, right: Axes, plan: np.ndarray, table: pd.DataFrame, measured: pd.DataFrame) -> None:
+    dark, bright = (mpl.colormaps["cividis"](place) for place in (0.0, 1.0))  # the colours of the toy text's picture
+    start, first, end = plan.T
+    for begin, stop, colour, what in ((start, first, dark, "only read"), (first, end, bright, "scored")):
+        left.barh(range(len(plan)), stop - begin, left=begin, height=0.7, color=colour, label=what)
     left.invert_yaxis()
     left.grid(axis="y", visible=False)
-    left.set(xlabel="target", ylabel=f"window (the first {len(plan)})", xlim=(0, max(1, int(plan[:, 2].max()))))
+    left.set(xlabel="target", ylabel=f"window (the first {len(plan)})", xlim=(0, max(1, end.max())))
     for axis in (left.xaxis, left.yaxis):
         axis.set_major_locator(MaxNLocator(5, integer=True))
-    left.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    words = ((context, "only read"), (scored, "scored"))
-    left.legend(handles=[Patch(color=colour, label=word) for colour, word in words], loc="best")
+    left.xaxis.set_major_formatter("{x:,.0f}")
+    left.legend(loc="best")
 
     edges = np.concatenate(([0.5], table["last"]))
-    right.bar(edges[:-1], 100 * table["share"], width=np.diff(edges), align="edge", color=scored, edgecolor="white")
+    right.bar(edges[:-1], 100 * table["share"], width=np.diff(edges), align="edge", color=bright, edgecolor="white")
     right.set_xscale("log", base=2)
     right.set_xticks(table["last"], [f"{last:,}" for last in table["last"]], fontsize=8)
     right.xaxis.set_minor_formatter(NullFormatter())
@@ -387,15 +400,3 @@ def _windows_figure(plan: np.ndarray, table: pd.DataFrame, measured: pd.DataFram
     worth.set_ylabel("line: bits per byte at that context")
     worth.grid(visible=False)
     worth.spines["right"].set_visible(True)
-    return fig
-
-
-# ---------------------------------------------------------------------- small helpers
-
-
-def _two_panels(height: float, title: str) -> tuple[Figure, tuple[Axes, Axes]]:
-    fig = plots.Chart(figsize=(8.4, height), layout="constrained")
-    fig.get_layout_engine().set(w_pad=0.1, h_pad=0.08)
-    fig.suptitle(title, x=0.01, ha="left", weight="bold", fontsize=11)
-    axes: Any = fig.subplots(1, 2)
-    return fig, (axes[0], axes[1])

@@ -7,7 +7,6 @@ predicted.
 from __future__ import annotations
 
 import lzma
-import re
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from pgolf_core.text.tokenizer import SPACE_MARK, TokenBytes, Tokenizer
 
 SPLIT_NAMES = {"train": "train", "val": "validation"}
 """The manifest's splits as tables and figures call them."""
-VISIBLE = {SPACE_MARK: "␣", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
+VISIBLE = str.maketrans({SPACE_MARK: "␣", "\n": "\\n", "\t": "\\t", "\r": "\\r"})
 
 # ---------------------------------------------------------------------- documents
 
@@ -32,8 +31,7 @@ def documents_table(manifest: dict[str, Any]) -> pd.DataFrame:
     table["split"] = table["split"].map(SPLIT_NAMES)
     table["bytes_per_token"] = table["utf8_bytes"] / (table["tokens"] - 1).clip(lower=1)
     table["position"] = np.arange(len(table))
-    years = [re.match(r"(\d{4})-", name) for name in table["name"]]
-    table["year"] = pd.array([int(year[1]) if year else None for year in years], dtype="Int64")
+    table["year"] = pd.to_numeric(table["name"].str.extract(r"^(\d{4})-")[0]).astype("Int64")
     return table
 
 
@@ -52,29 +50,18 @@ def compression_by(table: pd.DataFrame, column: str, width: int) -> pd.DataFrame
 
     Index: the bins' lower ends. A split without text in a bin has NaN there.
     """
-    text = pd.DataFrame(
-        {
-            column: table[column] // width * width,
-            "split": table["split"],
-            "bytes": table["utf8_bytes"],
-            "tokens": table["tokens"] - 1,
-        }
-    )
-    sums = text.groupby([column, "split"])[["bytes", "tokens"]].sum()
-    return (sums["bytes"] / sums["tokens"]).unstack("split")
+    text = table.assign(tokens=table["tokens"] - 1)
+    sums = text.groupby([text[column] // width * width, "split"])[["utf8_bytes", "tokens"]].sum()
+    return (sums["utf8_bytes"] / sums["tokens"]).unstack("split")
 
 
 def off_the_rule(table: pd.DataFrame) -> list[str]:
     """Names of documents whose split is not what the corpus' rule says, worked out again from their names alone.
 
-    The rule (DESIGN 5): validation if the SHA-256 of the name without its last "-number" is divisible by ten.
+    The rule: validation if the SHA-256 of the name without its last "-number" is divisible by ten.
     """
-    wrong = []
-    for name, split in zip(table["name"], table["split"], strict=True):
-        tenth = int(sha256_bytes(name.rpartition("-")[0].encode()), 16) % 10 == 0
-        if split != ("validation" if tenth else "train"):
-            wrong.append(name)
-    return wrong
+    tenth = [int(sha256_bytes(name.rpartition("-")[0].encode()), 16) % 10 == 0 for name in table["name"]]
+    return table["name"][table["split"] != np.where(tenth, "validation", "train")].tolist()
 
 
 def sums_by_document(values: np.ndarray, tokens: np.ndarray, bos_id: int) -> np.ndarray:
@@ -89,8 +76,7 @@ def sums_by_document(values: np.ndarray, tokens: np.ndarray, bos_id: int) -> np.
 
 def bytes_of_stream(token_bytes: TokenBytes, tokens: np.ndarray) -> np.ndarray:
     """Bytes of every token of a stream that begins with BOS, int64 [n]; the first one's are zero."""
-    counted = token_bytes.count(tokens[:-1], tokens[1:])
-    return np.concatenate((np.zeros(1, dtype=np.int64), counted))
+    return np.concatenate(([0], token_bytes.count(tokens[:-1], tokens[1:])), dtype=np.int64)
 
 
 def length_shares(lengths: np.ndarray, longest: int) -> np.ndarray:
@@ -111,7 +97,7 @@ def entropy_bits(counts: np.ndarray) -> float:
 
 def visible_piece(piece: str) -> str:
     """A piece with its spaces and line breaks made visible, for tables and labels."""
-    return "".join(VISIBLE.get(character, character) for character in piece)
+    return piece.translate(VISIBLE)
 
 
 def piece_table(tokenizer: Tokenizer, tokens: np.ndarray) -> pd.DataFrame:
@@ -121,18 +107,12 @@ def piece_table(tokenizer: Tokenizer, tokens: np.ndarray) -> pd.DataFrame:
     counts = np.bincount(tokens, minlength=tokenizer.vocab_size)
     lengths = tokenizer.bytes.base.astype(np.int64) + tokenizer.bytes.leading_space
     order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
-    table = pd.DataFrame(
-        {
-            "piece": [visible_piece(tokenizer.piece(token)) for token in order],
-            "bytes": lengths[order],
-            "count": counts[order],
-            "token_share": counts[order] / counts.sum(),
-            "byte_share": counts[order] * lengths[order] / (counts * lengths).sum(),
-        },
-        index=pd.RangeIndex(1, len(order) + 1, name="rank"),
-    )
+    pieces = [visible_piece(tokenizer.piece(token)) for token in order]
+    table = pd.DataFrame({"piece": pieces, "bytes": lengths[order], "count": counts[order]})
+    table["token_share"] = table["count"] / len(tokens)
+    table["byte_share"] = table["count"] * table["bytes"] / (counts * lengths).sum()
     table["bytes_covered"] = table["byte_share"].cumsum()
-    return table
+    return table.set_index(pd.RangeIndex(1, len(table) + 1, name="rank"))
 
 
 # ---------------------------------------------------------------------- reference points
@@ -154,21 +134,16 @@ def bigram_bits(train: np.ndarray, previous: np.ndarray, targets: np.ndarray, vo
     unigram: it has no setting to choose, and a context that was never seen falls back on the unigram. Memory is
     proportional to the training tokens, not to V^2.
     """
-    pairs, counts = np.unique(_pair_codes(train[:-1], train[1:], vocab_size), return_counts=True)
+    pairs, counts = np.unique(train[:-1].astype(np.int64) * vocab_size + train[1:], return_counts=True)
     context = pairs // vocab_size
     followed = np.bincount(context, weights=counts, minlength=vocab_size)
     successors = np.bincount(context, minlength=vocab_size)
-    wanted = _pair_codes(previous, targets, vocab_size)
+    wanted = previous.astype(np.int64) * vocab_size + targets
     place = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
-    seen = np.where(pairs[place] == wanted, counts[place], 0)
+    seen = counts[place] * (pairs[place] == wanted)
     fallback = np.exp2(-unigram_bits(train, targets, vocab_size))
     total, different = followed[previous], successors[previous]
-    known = np.maximum(total + different, 1)
-    return -np.log2(np.where(total > 0, (seen + different * fallback) / known, fallback))
-
-
-def _pair_codes(first: np.ndarray, second: np.ndarray, vocab_size: int) -> np.ndarray:
-    return np.asarray(first, dtype=np.int64) * vocab_size + np.asarray(second, dtype=np.int64)
+    return -np.log2(np.where(total > 0, (seen + different * fallback) / np.maximum(total + different, 1), fallback))
 
 
 def compressed_bits_per_byte(payload: bytes) -> dict[str, float]:
@@ -188,12 +163,12 @@ def wrong_denominators(tokenizer: Tokenizer, tokens: np.ndarray, text: str) -> d
 
     The right one is the UTF-8 bytes of the text. A larger denominator makes every model look better.
     """
-    targets = np.asarray(tokens[1:])
+    counts = np.bincount(tokens[1:], minlength=tokenizer.vocab_size)
     pieces = [tokenizer.piece(token) for token in range(tokenizer.vocab_size)]
-    written = np.array([len(piece.encode("utf-8")) for piece in pieces])
-    spaced = np.array([piece.startswith(SPACE_MARK) for piece in pieces])
+    spaced = [piece.startswith(SPACE_MARK) for piece in pieces]
+    written = [len(piece.encode("utf-8")) for piece in pieces]
     return {
         "characters instead of bytes": len(text),
-        "leading spaces counted twice": tokenizer.bytes.total(tokens) + int(spaced[targets].sum()),
-        "pieces as the model file writes them": int(written[targets].sum()),
+        "leading spaces counted twice": tokenizer.bytes.total(tokens) + int(counts @ spaced),
+        "pieces as the model file writes them": int(counts @ written),
     }

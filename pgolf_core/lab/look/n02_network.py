@@ -5,35 +5,32 @@ Shapes: B sequences, T positions, C model width, H query heads, K kv heads, D he
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import math
 import re
 from collections.abc import Mapping
+from typing import cast
 
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pgolf_core.network.attention import causal_attention, exclude_self, rotary_base, rotate
 from pgolf_core.network.grid import GRIDS, grid_names_for
-from pgolf_core.network.model import BIGRAM_HASH, GPT, num_parameters, parameter_shapes, rms_norm
+from pgolf_core.network.model import BIGRAM_HASH, GPT, Block, num_parameters, parameter_shapes, rms_norm
 from pgolf_core.recipes import recipe
 
 KINDS = (
-    (r"tok_emb\.", "token embedding"),
-    (r"bigram\.embed\.", "bigram table"),
-    (r"bigram\.proj\.", "bigram projection"),
+    (r"tok_emb\.", "token embedding"), (r"bigram\.embed\.", "bigram table"), (r"bigram\.proj\.", "bigram projection"),
     (r"ve\.(embed|proj)\.", "value embedding"),
-    (r"blocks\.\d+\.attn\.c_q\.", "attention: query"),
-    (r"blocks\.\d+\.attn\.c_k\.", "attention: key"),
-    (r"blocks\.\d+\.attn\.c_v\.", "attention: value"),
-    (r"blocks\.\d+\.attn\.proj\.", "attention: output"),
-    (r"blocks\.\d+\.mlp\.fc\.", "MLP: up"),
-    (r"blocks\.\d+\.mlp\.proj\.", "MLP: down"),
-    (r"", "gains, gates, scales"),
-)
+    (r".*\.attn\.c_q\.", "attention: query"), (r".*\.attn\.c_k\.", "attention: key"),
+    (r".*\.attn\.c_v\.", "attention: value"), (r".*\.attn\.proj\.", "attention: output"),
+    (r".*\.mlp\.fc\.", "MLP: up"), (r".*\.mlp\.proj\.", "MLP: down"), (r"", "gains, gates, scales"),
+)  # fmt: skip
 """Pattern of a parameter's name and its kind; the first match wins."""
 
 
@@ -59,13 +56,10 @@ def parameter_formula(config: recipe.Model) -> int:
     width, layers = config.model_dim, config.num_layers
     kv_width = config.num_kv_heads * (width // config.num_heads)
     block = 2 * width**2 + 2 * width * kv_width + 2 * width * config.mlp_hidden + 4 * width + config.num_heads
-    total = config.vocab_size * width + layers // 2 * width + layers * block
-    total += width if config.smear != "off" else 0
-    if config.bigram_rows:
-        total += config.bigram_rows * config.bigram_dim + config.bigram_dim * width + 1
-    if config.ve_dim:
-        total += config.vocab_size * config.ve_dim + config.ve_dim * kv_width + layers
-    return total
+    smear = width if config.smear != "off" else 0
+    bigram = (config.bigram_rows + width) * config.bigram_dim + 1 if config.bigram_rows else 0
+    values = (config.vocab_size + kv_width) * config.ve_dim + layers if config.ve_dim else 0
+    return config.vocab_size * width + layers // 2 * width + layers * block + smear + bigram + values
 
 
 def shape_table(configs: Mapping[str, recipe.Model], lengths: Mapping[str, int]) -> pd.DataFrame:
@@ -75,7 +69,6 @@ def shape_table(configs: Mapping[str, recipe.Model], lengths: Mapping[str, int])
 
 def _shape(config: recipe.Model, num_tokens: int) -> dict[str, str]:
     layers, head = config.num_layers, config.model_dim // config.num_heads
-    base = rotary_base(num_tokens, config.rope_dims, config.rope_base, config.rope_reference_tokens)
     return {
         "layers (encoder + decoder)": f"{layers} ({layers // 2} + {layers - layers // 2})",
         "width C": f"{config.model_dim}",
@@ -85,7 +78,7 @@ def _shape(config: recipe.Model, num_tokens: int) -> dict[str, str]:
         "vocabulary V": f"{config.vocab_size}",
         "rotary dims R of D": f"{config.rope_dims} of {head}",
         "training length T": f"{num_tokens}",
-        "rotary base in force at T": f"{base:,.0f}",
+        "rotary base in force at T": f"{base_in_force(config, num_tokens):,.0f}",
         "bigram rows × width": f"{config.bigram_rows} × {config.bigram_dim}" if config.bigram_rows else "none",
         "smear gate": config.smear,
         "LN scale": "1/sqrt(l+1)" if config.ln_scale else "1",
@@ -99,18 +92,14 @@ def _shape(config: recipe.Model, num_tokens: int) -> dict[str, str]:
 
 def wiring(config: recipe.Model) -> pd.DataFrame:
     """What each layer receives and which switches it has: half, skip_from (-1 for none), ln_scale, xsa."""
-    layers = np.arange(config.num_layers)
-    encoder = config.num_layers // 2
+    layers, encoder = np.arange(config.num_layers), config.num_layers // 2
     source = 2 * encoder - 1 - layers  # last in, first out: decoder layer j pops encoder layer E - 1 - j
-    return pd.DataFrame(
-        {
-            "half": np.where(layers < encoder, "encoder", "decoder"),
-            "skip_from": np.where((layers >= encoder) & (source >= 0), source, -1),
-            "ln_scale": 1 / np.sqrt(layers + 1) if config.ln_scale else np.ones(config.num_layers),
-            "xsa": layers >= config.num_layers - config.xsa_last_n,
-        },
-        index=pd.Index(layers, name="layer"),
-    )
+    return pd.DataFrame({
+        "half": np.where(layers < encoder, "encoder", "decoder"),
+        "skip_from": np.where((layers >= encoder) & (source >= 0), source, -1),
+        "ln_scale": 1 / np.sqrt(layers + 1) if config.ln_scale else np.ones(config.num_layers),
+        "xsa": layers >= config.num_layers - config.xsa_last_n,
+    }).rename_axis("layer")  # fmt: skip
 
 
 def on_grids(quant: recipe.Quant) -> recipe.Quant:
@@ -141,10 +130,11 @@ def size_alternatives(config: recipe.Model, quant: recipe.Quant) -> dict[str, di
 
     Those three rows leave the recipe's exceptions out. Every row has all parts, in one order: int5, int6, …, scales.
     """
+    plain = dataclasses.replace(quant, allocation="fixed", exceptions=())
     rows = {}
     for label, grid in (("all fp16", "fp16"), ("matrices int8", "int8_row_clip"), ("matrices int6", "int6_row")):
-        every = dict.fromkeys(("attention", "mlp", "tok_emb", "other"), grid)
-        rows[label] = size_estimate(config, dataclasses.replace(quant, allocation="fixed", exceptions=(), **every))
+        every = dataclasses.replace(plain, attention=grid, mlp=grid, tok_emb=grid, other=grid)
+        rows[label] = size_estimate(config, every)
     rows["this recipe"] = size_estimate(config, quant)
     parts = sorted({part for row in rows.values() for part in row}, key=lambda part: (not part.startswith("int"), part))
     return {label: {part: row.get(part, 0) for part in parts} for label, row in rows.items()}
@@ -157,8 +147,8 @@ def initial_sizes(config: recipe.Model) -> dict[str, float]:
     """Root mean squares at initialisation, in expectation: the first stream, and the last state after its norm.
 
     A norm maps a vector of mean square m to one of m / (m + eps): to nearly one while eps is small against m, which for
-    embeddings of variance 2.5e-5 it is at 2^-23 and is not at the 2^-7 of torch 2.4 with bfloat16 (SEEDS 9.1). A smear
-    gate at one half mixes two unrelated vectors and halves the mean square.
+    embeddings of variance 2.5e-5 it is at 2^-23 and is not at the 2^-7 of torch 2.4 with bfloat16. A smear gate at one
+    half mixes two unrelated vectors and halves the mean square.
     """
 
     def normed(square: float) -> float:
@@ -195,10 +185,9 @@ def woken(model: GPT, seed: int = 0) -> GPT:
     """
     generator = torch.Generator().manual_seed(seed)
     model = copy.deepcopy(model)
-    for block in model.blocks:
-        for linear in (block.attn.proj, block.mlp.proj):
-            filled = nn.init.orthogonal_(torch.empty(linear.weight.shape), generator=generator)
-            linear.weight.copy_(filled)
+    for block in _blocks(model):
+        for weight in (block.attn.proj.weight, block.mlp.proj.weight):
+            weight.copy_(nn.init.orthogonal_(torch.empty(weight.shape), generator=generator))
     if model.bigram is not None:
         table = model.bigram.embed.weight
         table.copy_(torch.randn(table.shape, generator=generator))
@@ -212,12 +201,20 @@ def matched(model: GPT) -> GPT:
     Before training the two are unrelated, so distance has nothing to weaken; here a token seeks its like.
     """
     model = copy.deepcopy(model)
-    for block in model.blocks:
-        keys = block.attn.c_k.weight.unflatten(0, (block.attn.kv_heads, -1))
-        block.attn.c_q.weight.copy_(
-            keys.repeat_interleave(block.attn.heads // block.attn.kv_heads, dim=0).flatten(0, 1)
-        )
+    for attn in (block.attn for block in _blocks(model)):
+        keys = attn.c_k.weight.unflatten(0, (attn.kv_heads, -1))
+        attn.c_q.weight.copy_(keys.repeat_interleave(attn.heads // attn.kv_heads, dim=0).flatten(0, 1))
     return model
+
+
+def _blocks(model: GPT) -> list[Block]:
+    return [cast(Block, block) for block in model.blocks]
+
+
+def _inputs_of(model: GPT, ids: Tensor, layer: int) -> tuple[Block, Tensor]:
+    """A layer and what its attention reads, [B, T, C]."""
+    block = _blocks(model)[layer]
+    return block, block.normed(block.mix(*model.trunk(ids, stop=layer)))
 
 
 # ---------------------------------------------------------------------- on real tokens
@@ -227,18 +224,14 @@ def bigram_collisions(tokens: np.ndarray, rows: int) -> dict[str, float]:
     """How pairs of neighbouring tokens share the hashed table: distinct pairs, rows used, pairs per used row, and the
     share of occurrences whose pair is the most frequent one of its row.
     """
-    previous, current = tokens[:-1].astype(np.int64), tokens[1:].astype(np.int64)
-    hashed = ((BIGRAM_HASH[0] * current) ^ (BIGRAM_HASH[1] * previous)) % (rows - 1)
-    pairs, first, counts = np.unique((previous << 32) | current, return_index=True, return_counts=True)
-    row_of_pair = hashed[first]
-    largest = np.zeros(rows, dtype=np.int64)
-    np.maximum.at(largest, row_of_pair, counts)
-    used = np.unique(row_of_pair)
+    pairs = pd.DataFrame({"previous": tokens[:-1], "current": tokens[1:]}).astype(np.int64).value_counts().reset_index()
+    hashed = ((BIGRAM_HASH[0] * pairs["current"]) ^ (BIGRAM_HASH[1] * pairs["previous"])) % (rows - 1)
+    largest = pairs["count"].groupby(hashed).max()
     return {
         "distinct pairs": len(pairs),
-        "rows used": len(used),
-        "pairs per used row": len(pairs) / len(used),
-        "share of its row's most frequent pair": float(largest.sum() / counts.sum()),
+        "rows used": len(largest),
+        "pairs per used row": len(pairs) / len(largest),
+        "share of its row's most frequent pair": float(largest.sum() / pairs["count"].sum()),
     }
 
 
@@ -258,12 +251,10 @@ def attention_maps(model: GPT, ids: Tensor, layer: int, gain: float | None = Non
     """Softmax weights [B, H, T, T] of one layer, float32, the future NaN. `gain` replaces the heads' q gains;
     rotary=False leaves positions out.
     """
-    block = model.blocks[layer]
+    block, inputs = _inputs_of(model, ids, layer)
     cos, sin = model.rotary(ids.size(1), ids.device)
     if not rotary:
         cos, sin = torch.ones_like(cos), torch.zeros_like(sin)
-    x, x0 = model.trunk(ids, stop=layer)
-    inputs = block.normed(block.mix(x, x0))
     q, k = block.attn.queries_and_keys(inputs, cos, sin)
     if gain is not None:
         plain = rms_norm(block.attn.c_q(inputs).unflatten(-1, (block.attn.heads, -1)), block.attn.eps)
@@ -287,15 +278,10 @@ def attention_statistics(maps: Tensor) -> dict[str, float]:
     entropy = -torch.xlogy(late, late).sum(-1)
     return {
         "effective positions": entropy.exp().mean().item(),
-        "weight on itself": _weight(late, query),
-        "weight on the one before": _weight(late, query - 1),
+        "weight on itself": late[..., query - length // 2, query].mean().item(),
+        "weight on the one before": late[..., query - length // 2, query - 1].mean().item(),
         "tokens looked back": (late * back).sum(-1).mean().item(),
     }
-
-
-def _weight(maps: Tensor, keys: Tensor) -> float:
-    index = keys.expand(*maps.shape[:-1]).unsqueeze(-1)
-    return maps.gather(-1, index).mean().item()
 
 
 @torch.no_grad()
@@ -303,9 +289,7 @@ def attended(model: GPT, ids: Tensor, layer: int) -> tuple[Tensor, Tensor]:
     """What a layer's heads read and what they could read of themselves: y [B, T, H, D] before any exclusion, and the
     values v [B, T, K, D].
     """
-    x, x0 = model.trunk(ids, stop=layer)
-    block = model.blocks[layer]
-    inputs = block.normed(block.mix(x, x0))
+    block, inputs = _inputs_of(model, ids, layer)
     v = block.attn.c_v(inputs)
     if model.ve is not None and layer in model.config.ve_layers:
         v = v + model.ve_scales[layer] * model.ve(ids, v.dtype)
@@ -319,15 +303,15 @@ def exclusion_table(y: Tensor, v: Tensor) -> pd.DataFrame:
     before and after, and the norm that is left. All are relative to the norm before; means over sequences, heads and
     bands of positions.
     """
-    own = v.float().repeat_interleave(y.size(2) // v.size(2), dim=2)
-    unit = own / own.norm(dim=-1, keepdim=True).clamp(min=1e-12)
-    whole = y.float().norm(dim=-1).clamp(min=1e-12)
-    columns = {}
-    after = exclude_self(y, v).float()
-    for label, heads in (("before", y.float()), ("after", after)):
-        columns[f"along own value, {label}"] = ((heads * unit).sum(-1).abs() / whole).mean((0, 2))
-    columns["norm left"] = (after.norm(dim=-1) / whole).mean((0, 2))
-    table = pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
+    unit = F.normalize(v.float(), dim=-1, eps=1e-12).repeat_interleave(y.size(2) // v.size(2), dim=2)
+    before, after = y.float(), exclude_self(y, v).float()
+    sizes = {
+        "along own value, before": (before * unit).sum(-1).abs(),
+        "along own value, after": (after * unit).sum(-1).abs(),
+        "norm left": after.norm(dim=-1),
+    }
+    whole = before.norm(dim=-1).clamp(min=1e-12)
+    table = pd.DataFrame({name: (size / whole).mean((0, 2)).cpu().numpy() for name, size in sizes.items()})
     labels = ["first position", "1 to 7", "8 to 63", "64 and on"]
     bands = pd.cut(table.index, [-1, 0, 7, 63, math.inf], labels=labels)
     return table.groupby(bands, observed=True).mean().rename_axis("positions")
@@ -338,42 +322,35 @@ def residual_profile(model: GPT, ids: Tensor) -> pd.DataFrame:
     """Root mean squares by layer on ids [B, T]: the stream that enters (skip added), what attention and MLP add to it,
     and the stream that leaves. Index: layer.
     """
-    seen: dict[tuple[int, str], float] = {}
+    seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
-    def note(layer: int, what: str, x: Tensor, scale: Tensor | None = None) -> None:
-        x = x.float() if scale is None else x.float() * scale
-        seen[layer, what] = x.square().mean().sqrt().item()
+    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        seen[module] = inputs[0], output
 
-    handles = []
-    for layer, block in enumerate(model.blocks):
-        handles += [
-            block.register_forward_pre_hook(lambda _, inputs, n=layer: note(n, "enters", inputs[0])),
-            block.attn.register_forward_hook(
-                lambda _, __, added, n=layer, scale=block.attn_scale: note(n, "attention adds", added, scale)
-            ),
-            block.mlp.register_forward_hook(
-                lambda _, __, added, n=layer, scale=block.mlp_scale: note(n, "MLP adds", added, scale)
-            ),
-            block.register_forward_hook(lambda _, __, leaves, n=layer: note(n, "leaves", leaves)),
-        ]
-    try:
+    with contextlib.ExitStack() as hooks:
+        for module in (part for block in _blocks(model) for part in (block, block.attn, block.mlp)):
+            hooks.enter_context(module.register_forward_hook(note))
         model.trunk(ids)
-    finally:
-        for handle in handles:
-            handle.remove()
-    layers = range(len(model.blocks))
-    columns = ("enters", "attention adds", "MLP adds", "leaves")
-    return pd.DataFrame(
-        {what: [seen[layer, what] for layer in layers] for what in columns}, index=pd.Index(layers, name="layer")
-    )
+    rows = []
+    for block in _blocks(model):
+        enters, leaves = seen[block]
+        added = block.attn_scale * seen[block.attn][1], block.mlp_scale * seen[block.mlp][1]
+        rows.append([x.float().square().mean().sqrt().item() for x in (enters, *added, leaves)])
+    index = pd.RangeIndex(len(rows), name="layer")
+    return pd.DataFrame(rows, columns=["enters", "attention adds", "MLP adds", "leaves"], index=index)
 
 
 # ---------------------------------------------------------------------- rotary embedding
 
 
+def base_in_force(config: recipe.Model, num_tokens: int) -> float:
+    """The rotary base of a network in sequences of this length, stretched where the recipe says so."""
+    return rotary_base(num_tokens, config.rope_dims, config.rope_base, config.rope_reference_tokens)
+
+
 def wavelengths(config: recipe.Model, num_tokens: int) -> np.ndarray:
     """Tokens per full turn of each rotated pair, float64 [R/2], in sequences of this length: 2 pi base^(2j/R)."""
-    base = rotary_base(num_tokens, config.rope_dims, config.rope_base, config.rope_reference_tokens)
+    base = base_in_force(config, num_tokens)
     return 2 * math.pi * base ** (np.arange(0, config.rope_dims, 2) / config.rope_dims)
 
 

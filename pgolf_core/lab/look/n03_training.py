@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pgolf_core.base import device as machine
@@ -76,30 +77,25 @@ def probe_gradients(
     optimizers = Optimizers(model, settings.optim)
     matrices = {name: p for members in optimizers.muon.shapes.values() for name, p in members.items()}
     stream = TokenStream(train_paths, settings.model.vocab_size, seed=seed)
-    losses: list[float] = []
-    silent: list[str] = []
+    losses, silent = [], []
     for step in range(steps + 1):
         inputs, targets = (part.to(device) for part in step_batch(stream, data))
         with machine.autocasting(device, settings.schedule.autocast):
             loss = model(inputs, targets)
         loss.backward()
         losses.append(loss.item())
+        gradients = {name: p.grad for name, p in matrices.items() if p.grad is not None}
         if step == 0:
-            silent = [name for name, p in matrices.items() if not p.grad.any()]
+            silent = [name for name, gradient in gradients.items() if not gradient.any()]
         if step < steps:
             clip_gradients(optimizers.trained, settings.optim.grad_clip_norm)
             optimizers.step(1.0, muon_momentum(step, settings.optim))
-    gradients = {name: p.grad.detach().float().cpu() for name, p in matrices.items()}
-    return Probe(gradients, losses, data.batch_tokens, silent)
+    return Probe({name: one.float().cpu() for name, one in gradients.items()}, losses, data.batch_tokens, silent)
 
 
 def of_layer(gradients: Mapping[str, Tensor], layer: int) -> dict[str, Tensor]:
     """The matrices of one block, and those that belong to no block."""
-    return {
-        name: matrix
-        for name, matrix in gradients.items()
-        if not name.startswith("blocks.") or name.startswith(f"blocks.{layer}.")
-    }
+    return {name: one for name, one in gradients.items() if re.match(rf"(?!blocks\.)|blocks\.{layer}\.", name)}
 
 
 def singular_values(matrix: Tensor) -> np.ndarray:
@@ -118,11 +114,11 @@ def scalar_map(steps: int, points: int = 400) -> dict[int, tuple[np.ndarray, np.
     The quintic acts on singular values alone: U S V^T becomes U (aS + bS^3 + cS^5) V^T.
     """
     a, b, c = NEWTON_SCHULZ_COEFFICIENTS
-    x = np.linspace(0.0, 1.0, points)
+    x = y = np.linspace(0.0, 1.0, points)
     values = {0: (x, x)}
     for done in range(1, steps + 1):
-        y = values[done - 1][1]
-        values[done] = (x, a * y + b * y**3 + c * y**5)
+        y = a * y + b * y**3 + c * y**5
+        values[done] = x, y
     return values
 
 
@@ -139,23 +135,14 @@ def orthogonalisation_table(gradients: Mapping[str, Tensor], steps: int, dtype: 
     rows = []
     for name, matrix in gradients.items():
         update = newton_schulz(matrix, steps, dtype).float()
-        before, after = singular_values(newton_schulz(matrix, 0, torch.float32)), singular_values(update)
-        rows.append(
-            {
-                "matrix": name.removesuffix(".weight"),
-                "rows": matrix.shape[0],
-                "columns": matrix.shape[1],
-                **{f"{word} before": float(pick(before)) for word, pick in _SPREAD},
-                **{f"{word} after": float(pick(after)) for word, pick in _SPREAD},
-                "rank before": stable_rank(before),
-                "rank after": stable_rank(after),
-                "cosine": float(torch.nn.functional.cosine_similarity(matrix.flatten(), update.flatten(), dim=0)),
-            }
-        )
+        spectra = singular_values(newton_schulz(matrix, 0, torch.float32)), singular_values(update)
+        row = {"matrix": name.removesuffix(".weight"), "rows": matrix.shape[0], "columns": matrix.shape[1]}
+        for when, values in zip(("before", "after"), spectra, strict=True):
+            row |= {f"largest {when}": values.max(), f"median {when}": np.median(values)}
+            row |= {f"smallest {when}": values.min()}
+        row |= {"rank before": stable_rank(spectra[0]), "rank after": stable_rank(spectra[1])}
+        rows.append(row | {"cosine": F.cosine_similarity(matrix.flatten(), update.flatten(), dim=0).item()})
     return pd.DataFrame(rows)
-
-
-_SPREAD = (("largest", np.max), ("median", np.median), ("smallest", np.min))
 
 
 # ---------------------------------------------------------------------- who updates what
@@ -172,23 +159,18 @@ def optimizer_table(shapes: Mapping[str, tuple[int, ...]], optim: recipe.Optim) 
     assert sorted(members) == sorted(shapes), "every parameter must be in exactly one group"
     rows = []
     for group in groups:
-        is_muon, is_frozen = group.optimizer == "muon", group.optimizer == "frozen"
+        is_muon = group.optimizer == "muon"
         side = optim.muon_wd_order if is_muon else "before"  # torch's AdamW shrinks the weights, then steps
-        rows.append(
-            {
-                "group": group.name,
-                "tensors": ", ".join(dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name in group.parameters)),
-                "optimiser": group.optimizer,
-                "learning rate": math.nan if is_frozen else group.lr,
-                "beta1": math.nan if is_frozen else optim.muon_momentum if is_muon else group.betas[0],
-                "beta2": math.nan if is_frozen or is_muon else group.betas[1],
-                "weight decay": math.nan if is_frozen else group.weight_decay,
-                "decay is applied": side if group.weight_decay else "-",
-                "count": len(group.parameters),
-                "parameters": sum(math.prod(shapes[name]) for name in group.parameters),
-            }
-        )
-    table = pd.DataFrame(rows)
+        betas = (optim.muon_momentum, math.nan) if is_muon else group.betas
+        rates = (group.lr, *betas, group.weight_decay) if group.optimizer != "frozen" else (math.nan,) * 4
+        tensors = ", ".join(dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name in group.parameters))
+        sizes = [math.prod(shapes[name]) for name in group.parameters]
+        how = side if group.weight_decay else "-"
+        rows.append((group.name, tensors, group.optimizer, *rates, how, len(sizes), sum(sizes)))
+    table = pd.DataFrame(rows, columns=[
+        "group", "tensors", "optimiser", "learning rate", "beta1", "beta2", "weight decay", "decay is applied",
+        "count", "parameters",
+    ])  # fmt: skip
     return table.assign(share=table["parameters"] / table["parameters"].sum())
 
 
@@ -237,20 +219,18 @@ def planned_schedule(settings: recipe.Recipe, num_steps: int) -> pd.DataFrame:
     step_seconds = schedule.max_seconds / num_steps
     if schedule.max_seconds <= 0:
         schedule = dataclasses.replace(schedule, iterations=num_steps)
-    multipliers = [rate_multiplier(schedule, int(step), step * step_seconds) for step in steps]
+    multipliers = np.array([rate_multiplier(schedule, int(step), step * step_seconds) for step in steps])
     if settings.qat.kind == "late":
         begun = np.minimum.accumulate(multipliers) < settings.qat.threshold
-        multipliers = np.where(begun, settings.qat.lr_factor, 1.0) * multipliers
+        multipliers[begun] *= settings.qat.lr_factor
     momenta = [muon_momentum(int(step), settings.optim) for step in steps]
     return pd.DataFrame({"step": steps, "share": steps / num_steps, "multiplier": multipliers, "momentum": momenta})
 
 
 def planned_lengths(schedule: recipe.Schedule) -> list[int]:
-    """Numbers of steps worth drawing: half, twice and eight times the warm-down; the iterations where no clock ends the
-    run."""
-    if schedule.max_seconds <= 0:
-        return [schedule.iterations]
-    if schedule.warmdown_fraction > 0:
+    """Numbers of steps worth drawing: half, twice and eight times the warm-down; the iterations where no clock ends
+    the run, or where the warm-down is a share of it."""
+    if schedule.max_seconds <= 0 or schedule.warmdown_fraction > 0:
         return [schedule.iterations]
     warmdown = max(schedule.warmdown_iters, 2)
     return sorted({min(max(round(warmdown * times), 1), schedule.iterations) for times in (0.5, 2, 8)})
@@ -265,9 +245,8 @@ def metrics_tables(records: Iterable[Mapping[str, Any]]) -> tuple[pd.DataFrame, 
     Of several validations at one step (a run that was killed just after one does it again) the last counts.
     """
     table = pd.DataFrame(list(records))
-    parts = [table[table["kind"] == kind].dropna(axis="columns", how="all") for kind in ("train", "val")]
-    train, val = parts[0], parts[1].drop_duplicates("step", keep="last")
-    return train.reset_index(drop=True), val.reset_index(drop=True)
+    train, val = (table[table["kind"] == kind].dropna(axis="columns", how="all") for kind in ("train", "val"))
+    return train.reset_index(drop=True), val.drop_duplicates("step", keep="last").reset_index(drop=True)
 
 
 def run_numbers(train: pd.DataFrame, parameters: int, corpus_tokens: int, clip_norm: float) -> dict[str, float]:
@@ -294,19 +273,14 @@ def seconds_table(seconds: Mapping[str, float], notebook_seconds: float, earlier
     """Where the wall time went, training's own ledger of all attempts (`clock.PARTS`); the last row is what this
     notebook has spent outside training. `earlier_seconds` of the ledger were spent in other notebooks than this."""
     words = {
-        "train": "training steps",
-        "data": "reading shards",
-        "warmup": "compilation and warm-up, rolled back",
-        "validation": "validation",
-        "averaging": "final average",
-        "checkpoints": "checkpoints and weights",
-        "lost": "lost in attempts that were killed",
-        "rest": "logs and progress bar",
-    }
+        "train": "training steps", "data": "reading shards", "warmup": "compilation and warm-up, rolled back",
+        "validation": "validation", "averaging": "final average", "checkpoints": "checkpoints and weights",
+        "lost": "lost in attempts that were killed", "rest": "logs and progress bar",
+    }  # fmt: skip
     rest = max(notebook_seconds - (sum(seconds.values()) - earlier_seconds), 0.0)
-    parts = [*((words[key], seconds[key]) for key in words), ("the rest of this notebook", rest)]
-    table = pd.DataFrame(parts, columns=["part", "seconds"])
-    table.insert(1, "on the clock", ["yes" if part == words["train"] else "no" for part in table["part"]])
+    rows = [(word, "yes" if key == "train" else "no", seconds[key]) for key, word in words.items()]
+    rows.append(("the rest of this notebook", "no", rest))
+    table = pd.DataFrame(rows, columns=["part", "on the clock", "seconds"])
     return table.assign(share=table["seconds"] / table["seconds"].sum())
 
 

@@ -10,6 +10,7 @@ import math
 from collections import Counter
 
 import numpy as np
+import pandas as pd
 import pytest
 import zstandard
 
@@ -32,57 +33,49 @@ def stream() -> np.ndarray:
     return np.array([1, 5, 6, 5, 6, 7, 1, 5, 6, 9, 1, 1, 6, 7], dtype=np.uint16)
 
 
-def manifest() -> dict:
+def table_of(*names: str, split: str = "train") -> pd.DataFrame:
+    """The documents of a manifest: three, or these of 100 bytes in 41 tokens."""
     rows = [
         ("1790-Washington-1", "train", 100, 41),
         ("1790-Washington-2", "train", 50, 21),
         ("1801-X-1", "val", 90, 31),
     ]
-    documents = [
-        {"name": name, "group": name[:-2], "split": split, "sha256": f"{i}", "utf8_bytes": size, "tokens": tokens}
-        for i, (name, split, size, tokens) in enumerate(rows)
-    ]
-    return {"documents": documents}
-
-
-# ---------------------------------------------------------------------- documents
+    rows = [(name, split, 100, 41) for name in names] or rows
+    columns = ["name", "split", "utf8_bytes", "tokens"]
+    return data.documents_table({"documents": [dict(zip(columns, row, strict=True)) for row in rows]})
 
 
 def test_documents_keep_their_order_and_bytes_per_token_leave_bos_out():
-    table = data.documents_table(manifest())
+    table = table_of()
     assert list(table["year"]) == [1790, 1790, 1801] and list(table["split"]) == ["train", "train", "validation"]
     assert list(table["bytes_per_token"]) == [2.5, 2.5, 3.0] and list(table["position"]) == [0, 1, 2]
+    assert table_of("page-17")["year"].isna().all(), "a name without a year has none"
 
 
-def test_a_document_without_a_year_has_none():
-    table = data.documents_table({"documents": [{**manifest()["documents"][0], "name": "page-17"}]})
-    assert table["year"].isna().all()
+def test_totals_are_of_whole_splits_and_bytes_per_token_leave_bos_out():
+    sums = {
+        "train": {"documents": 1, "utf8_bytes": 100, "tokens": 41},
+        "val": dict(documents=2, utf8_bytes=9, tokens=2),
+    }
+    table = data.totals_table({"totals": sums})
+    assert table.loc["train"].tolist() == [1, 100, 41, 2.5] and table.loc["validation", "bytes per token"] == 9
 
 
 def test_compression_by_bin_is_sum_over_sum_not_the_mean_of_ratios():
-    listed = manifest()
-    listed["documents"][1]["tokens"] = 11  # 50 bytes in 10 tokens, beside 100 bytes in 40
-    table = data.compression_by(data.documents_table(listed), "year", 10)
-    assert table.loc[1790, "train"] == pytest.approx(150 / 50)
-    assert math.isnan(table.loc[1790, "validation"]) and table.loc[1800, "validation"] == pytest.approx(3.0)
+    table = table_of()
+    table.loc[1, "tokens"] = 11  # 50 bytes in 10 tokens, beside 100 bytes in 40
+    binned = data.compression_by(table, "year", 10)
+    assert binned.loc[1790, "train"] == pytest.approx(150 / 50)
+    assert math.isnan(binned.loc[1790, "validation"]) and binned.loc[1800, "validation"] == pytest.approx(3.0)
 
 
-def test_off_the_rule_names_every_document_in_the_wrong_split():
-    table = data.documents_table(manifest())
-    wrong = data.off_the_rule(table)
+def test_off_the_rule_names_every_document_in_the_wrong_split_and_versions_of_one_address_stay_together():
+    table = table_of()
     moved = table.assign(split=table["split"].map({"train": "validation", "validation": "train"}))
-    assert sorted(wrong + data.off_the_rule(moved)) == sorted(table["name"])
-
-
-def test_the_rule_gives_two_addresses_of_the_corpus_their_known_splits():
-    names = ["2003-Bush-1", "1967-Johnson-1"]
-    listed = {"documents": [{**manifest()["documents"][0], "name": name, "split": "val"} for name in names]}
-    assert data.off_the_rule(data.documents_table(listed)) == ["1967-Johnson-1"]
-
-
-def test_versions_of_one_address_are_always_in_one_split_by_the_rule():
-    table = data.documents_table(manifest()).iloc[:2]
-    assert len(data.off_the_rule(table)) in (0, 2)
+    assert sorted(data.off_the_rule(table) + data.off_the_rule(moved)) == sorted(table["name"])
+    assert len(data.off_the_rule(table[:2])) in (0, 2)
+    known = table_of("2003-Bush-1", "1967-Johnson-1", split="val")  # two addresses of the corpus
+    assert data.off_the_rule(known) == ["1967-Johnson-1"]
 
 
 def test_sums_by_document_equal_a_loop_even_for_an_empty_document(stream: np.ndarray):
@@ -95,9 +88,6 @@ def test_sums_by_document_equal_a_loop_even_for_an_empty_document(stream: np.nda
     assert data.sums_by_document(values, stream, 1).tolist() == expected
 
 
-# ---------------------------------------------------------------------- bytes
-
-
 def test_bytes_of_a_stream_sum_to_the_utf8_bytes_of_each_document(tokenizer: Tokenizer):
     texts = [TEXT, "", " two  spaces ", "tab\tand\r\nline", "ﬁ ｆｕｌｌ 🙂"]
     ids = [token for text in texts for token in (tokenizer.bos_id, *tokenizer.encode(text))]
@@ -107,11 +97,8 @@ def test_bytes_of_a_stream_sum_to_the_utf8_bytes_of_each_document(tokenizer: Tok
     assert sums.tolist() == [len(text.encode("utf-8")) for text in texts]
 
 
-def test_length_shares_are_counts_over_the_number_of_tokens():
+def test_lengths_and_bytes_are_counted_one_by_one():
     assert data.length_shares(np.array([0, 2, 2, 4]), longest=5).tolist() == [0.25, 0, 0.5, 0, 0.25, 0]
-
-
-def test_byte_counts_equal_counting_one_by_one():
     payload = TEXT.encode("utf-8")
     assert {i: n for i, n in enumerate(data.byte_counts(payload).tolist()) if n} == dict(Counter(payload))
 
@@ -128,9 +115,6 @@ def test_the_piece_table_is_sorted_and_covers_every_byte(tokenizer: Tokenizer):
     assert (table["bytes"] * table["count"]).sum() == len(TEXT.encode("utf-8"))
     assert table["token_share"].sum() == pytest.approx(1) and table["bytes_covered"].iloc[-1] == pytest.approx(1)
     assert not table["piece"].str.contains("▁|\n", regex=True).any()
-
-
-# ---------------------------------------------------------------------- reference points
 
 
 def test_probabilities_of_both_baselines_sum_to_one_after_every_token(stream: np.ndarray):
@@ -174,9 +158,6 @@ def test_compressed_text_comes_back_and_its_size_is_what_is_reported():
     assert zstandard.decompress(packed) == payload and bits["zstd -22"] == 8 * len(packed) / len(payload)
     squeezed = lzma.compress(payload, preset=9 | lzma.PRESET_EXTREME)
     assert bits["xz -9e"] == pytest.approx(8 * len(squeezed) / len(payload))
-
-
-# ---------------------------------------------------------------------- almost right
 
 
 def test_every_wrong_denominator_is_wrong_in_its_own_direction(tokenizer: Tokenizer):

@@ -36,9 +36,6 @@ RECIPES = {
 SMALL = [name for name in RECIPES if name != "local-smoke" and not name.startswith("pr")]
 
 
-# ---------------------------------------------------------------------- a real gradient
-
-
 @pytest.mark.parametrize("name", SMALL)
 def test_after_the_probe_steps_every_matrix_of_muons_has_a_gradient_and_at_first_those_behind_zeros_have_none(
     name: str, tmp_path: Path
@@ -52,11 +49,7 @@ def test_after_the_probe_steps_every_matrix_of_muons_has_a_gradient_and_at_first
     assert not set(outputs) & set(probe.silent)
     assert {one for one in probe.gradients if one.endswith((".c_q.weight", ".mlp.fc.weight"))} <= set(probe.silent)
     assert probe.batch_tokens == 64 and len(probe.losses) == training.PROBE_STEPS + 1
-
-
-def test_the_probes_first_loss_is_that_of_a_network_that_knows_nothing(tmp_path: Path):
-    probe = training.probe_gradients(RECIPES["small"], 1337, small_data(tmp_path).train_paths)
-    assert abs(probe.losses[0] - math.log(64)) < 0.05
+    assert abs(probe.losses[0] - math.log(64)) < 0.05, "it knows nothing yet"
 
 
 def test_the_probe_repeats_itself_and_one_sequence_is_its_smallest_batch(tmp_path: Path):
@@ -69,9 +62,6 @@ def test_the_probe_repeats_itself_and_one_sequence_is_its_smallest_batch(tmp_pat
 def test_a_layers_matrices_are_its_own_and_those_of_no_layer():
     names = ["blocks.1.a", "blocks.11.a", "blocks.2.a", "bigram.proj.weight"]
     assert list(training.of_layer(dict.fromkeys(names, torch.zeros(1)), 1)) == ["blocks.1.a", "bigram.proj.weight"]
-
-
-# ---------------------------------------------------------------------- Newton-Schulz
 
 
 @pytest.mark.parametrize("shape", [(24, 8), (8, 24), (8, 8)])
@@ -109,9 +99,6 @@ def test_orthogonalisation_keeps_the_direction_downhill_and_raises_the_stable_ra
     assert table.iloc[1]["largest after"] == 0 and table.iloc[1]["rank after"] == 0
 
 
-# ---------------------------------------------------------------------- who updates what
-
-
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_optimiser_table_holds_every_parameter_once_with_the_recipes_rates(name: str):
     settings = RECIPES[name]
@@ -122,29 +109,24 @@ def test_the_optimiser_table_holds_every_parameter_once_with_the_recipes_rates(n
     assert table["share"].sum() == pytest.approx(1)
     assert table.loc["block matrices", ["optimiser", "learning rate"]].tolist() == ["muon", settings.optim.matrix_lr]
     assert table.loc["token embedding", "learning rate"] == settings.optim.embed_lr
-    if settings.optim.ve_frozen:
-        assert table.loc["value embedding", "optimiser"] == "frozen"
-        assert table.loc["value embedding", ["learning rate", "beta1", "beta2", "weight decay"]].isna().all()
-        assert table.loc["value embedding", "decay is applied"] == "-"
-        assert training.frozen_names(shapes, settings.optim) == ["ve.embed.weight", "ve.proj.weight"]
-    else:
-        assert training.frozen_names(shapes, settings.optim) == []
+    frozen = ["ve.embed.weight", "ve.proj.weight"] if settings.optim.ve_frozen else []
+    assert training.frozen_names(shapes, settings.optim) == frozen
+    if frozen:
+        row = table.loc["value embedding"]
+        assert row[["optimiser", "decay is applied"]].tolist() == ["frozen", "-"]
+        assert row[["learning rate", "beta1", "beta2", "weight decay"]].isna().all()
 
 
-@pytest.mark.parametrize(
-    ("record", "muon_side", "adam_side"),
-    [
-        ("pr194", "before", "-"), ("pr315", "before", "before"), ("pr332", "after", "before"),
-        ("pr534", "after", "before"), ("pr534-as-run", "after", "-"),
-    ],
-)  # fmt: skip
-def test_the_optimiser_table_says_on_which_side_decay_falls_and_nothing_where_there_is_none(
-    record: str, muon_side: str, adam_side: str
-):
-    settings = RECIPES[record]
-    table = training.optimizer_table(parameter_shapes(settings.model), settings.optim).set_index("group")
-    assert table.loc["block matrices", "decay is applied"] == muon_side
-    assert table.loc["scalars", "decay is applied"] == adam_side
+def test_the_optimiser_table_says_on_which_side_decay_falls_and_nothing_where_there_is_none():
+    sides = {}
+    for name in ("pr194", "pr315", "pr332", "pr534", "pr534-as-run"):
+        shapes = parameter_shapes(RECIPES[name].model)
+        table = training.optimizer_table(shapes, RECIPES[name].optim).set_index("group")["decay is applied"]
+        sides[name] = table[["block matrices", "scalars"]].tolist()
+    assert sides == {
+        "pr194": ["before", "-"], "pr315": ["before", "before"], "pr332": ["after", "before"],
+        "pr534": ["after", "before"], "pr534-as-run": ["after", "-"],
+    }  # fmt: skip
 
 
 def test_training_settings_have_one_set_of_rows_for_every_recipe():
@@ -155,9 +137,6 @@ def test_training_settings_have_one_set_of_rows_for_every_recipe():
     assert tables["small"]["wall-clock cap (s)"] == "none"
 
 
-# ---------------------------------------------------------------------- the plan
-
-
 def test_with_a_clock_the_rate_falls_over_the_last_warmdown_steps_and_from_the_start_if_too_few_fit():
     settings = small_recipe(schedule={"max_seconds": 50.0, "warmdown_iters": 100})
     plan = training.planned_schedule(settings, 400)
@@ -165,7 +144,6 @@ def test_with_a_clock_the_rate_falls_over_the_last_warmdown_steps_and_from_the_s
     assert np.allclose(plan["multiplier"][301:], (400 - plan["step"][301:]) / 100)
     short = training.planned_schedule(settings, 50)
     assert np.allclose(short["multiplier"][1:], (50 - short["step"][1:]) / 100)
-    assert training.planned_lengths(settings.schedule) == [12]  # no plan is longer than the recipe's iterations
 
 
 def test_the_plan_holds_late_qats_factor_from_its_first_step_on():
@@ -177,20 +155,20 @@ def test_the_plan_holds_late_qats_factor_from_its_first_step_on():
 
 def test_without_a_clock_the_plan_is_the_iterations():
     settings = RECIPES["small"]
-    assert training.planned_lengths(settings.schedule) == [12]
     plan = training.planned_schedule(settings, 12)
     assert plan["multiplier"].tolist() == pytest.approx([1] * 6 + [1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])
     assert plan["momentum"].iloc[0] == settings.optim.muon_momentum_start
     assert plan["momentum"].iloc[-1] == settings.optim.muon_momentum
 
 
-def test_lengths_worth_drawing_surround_the_warmdown():
+@pytest.mark.parametrize(
+    ("changes", "lengths"),
+    [({}, [40, 160, 640]), ({"warmdown_iters": 0}, [1, 4, 16]), ({"iterations": 12}, [12]),
+     ({"max_seconds": 0.0}, [20_000]), ({"warmdown_fraction": 0.5}, [20_000])],
+)  # fmt: skip
+def test_lengths_worth_drawing_surround_the_warmdown_within_the_iterations(changes: dict, lengths: list[int]):
     schedule = recipe.Schedule(iterations=20_000, max_seconds=95.0, warmdown_iters=80)
-    assert training.planned_lengths(schedule) == [40, 160, 640]
-    assert training.planned_lengths(dataclasses.replace(schedule, warmdown_iters=0)) == [1, 4, 16]
-
-
-# ---------------------------------------------------------------------- the log
+    assert training.planned_lengths(dataclasses.replace(schedule, **changes)) == lengths
 
 
 def test_the_log_of_a_real_run_gives_its_tables_and_numbers(tmp_path: Path):
@@ -207,19 +185,16 @@ def test_the_log_of_a_real_run_gives_its_tables_and_numbers(tmp_path: Path):
 
 
 def test_a_validation_that_a_killed_run_repeats_counts_once():
-    records = [{"kind": "val", "step": 0, "loss": 9.0}, {"kind": "train", "step": 1, "loss": 5.0}]
-    steps, val = training.metrics_tables([*records, {"kind": "val", "step": 0, "loss": 4.0}])
+    lines = (("val", 0, 9.0), ("train", 1, 5.0), ("val", 0, 4.0))
+    steps, val = training.metrics_tables({"kind": kind, "step": step, "loss": loss} for kind, step, loss in lines)
     assert val["loss"].tolist() == [4.0] and steps["loss"].tolist() == [5.0]
 
 
-def test_numbers_of_a_run_of_one_step():
+def test_numbers_of_a_run_of_one_step_and_a_trailing_mean():
+    assert training.smoothed([1, 2, 3, 4], 2).tolist() == [1, 1.5, 2.5, 3.5]
     one = pd.DataFrame({"step": [1], "tokens": [64], "seconds": [2.0], "grad_norm": [0.1]})
     numbers = training.run_numbers(one, 8, 64, 0.0)
     assert numbers["median step (s)"] == 2.0 and numbers["clipped steps (share)"] == 0.0
-
-
-def test_smoothing_is_a_trailing_mean():
-    assert training.smoothed([1, 2, 3, 4], 2).tolist() == [1, 1.5, 2.5, 3.5]
 
 
 def test_seconds_add_up_to_the_notebooks_and_what_earlier_ones_spent_in_training():
