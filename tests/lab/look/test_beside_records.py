@@ -185,11 +185,6 @@ def test_a_published_loss_of_packing_is_there_only_where_both_its_numbers_are():
     assert table.loc["mine", "packed - averaged"] == pytest.approx(0.05)
     assert table.loc["pr315, seed 2025", "packed - raw"] == pytest.approx(1.14845684 - 1.1418)
     assert table.loc["pr315, seed 2025", ["averaged", "packed - averaged"]].isna().all()
-<<<<<<< HEAD
-    assert analysis.loss_table("mine", own, load_published("pr194"))["packed - raw"].notna().sum() == 1
-    bare = dataclasses.replace(load_published("pr315"), seeds=(PublishedSeed(1, 10),))
-=======
     assert analysis.loss_table("mine", own, PUBLISHED["pr194"])["packed - raw"].notna().sum() == 1
-    bare = dataclasses.replace(PUBLISHED["pr315"], seeds=(Seed(1, 10),))
->>>>>>> look2
+    bare = dataclasses.replace(PUBLISHED["pr315"], seeds=(PublishedSeed(1, 10),))
     assert analysis.loss_table("mine", own, bare).loc["pr315, seed 1"].isna().all()
