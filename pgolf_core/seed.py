@@ -82,7 +82,11 @@ class Result:
     @classmethod
     def read(cls, path: Path | str) -> Result:
         """A result.json; UserError names the file, the key and what is wrong with it."""
-        return build(cls, read_json(path), str(path))
+        values = read_json(path)
+        try:
+            return build(cls, values, str(path))
+        except UserError as error:
+            raise UserError(f"{error}; run the seed again with --fresh") from None
 
     def write(self, folder: Path) -> None:
         """As `folder`/result.json."""

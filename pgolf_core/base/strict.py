@@ -17,7 +17,8 @@ def build(kind: type, values: Any, source: str, prefix: str = "") -> Any:
     and for a value of another type; whole numbers serve where a float is asked for, true and false never as numbers.
     """
     if not isinstance(values, dict):
-        raise UserError(f"{source}: {prefix.rstrip('.') or 'recipe'} must be a table, not {values!r}")
+        place = f"{prefix.rstrip('.')} " if prefix else ""
+        raise UserError(f"{source}: {place}must be a table, not {values!r:.99}")
     hints = typing.get_type_hints(kind)
     unknown = sorted(set(values) - set(hints))
     if unknown:

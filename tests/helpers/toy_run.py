@@ -19,6 +19,7 @@ from pgolf_core.lab.report.seeds import summarise_seeds
 from pgolf_core.lab.verify import run_bytes as verify_bytes
 from pgolf_core.lab.verify.evidence import process as verify_process
 from pgolf_core.lab.verify.evidence.checks import VERDICTS
+from pgolf_core.seed import Result
 
 RECIPE = """title = "A toy"
 track = "local_10min_1mb"
@@ -39,7 +40,7 @@ def finished_run(root: Path, seeds: tuple[int, ...] = (1, 2)) -> Path:
     run = runs.open_run(str(root / "toy.toml"), **options)
     for seed in seeds:
         finish_seed(runs.open_run(str(root / "toy.toml"), seed=seed, **options))
-    results = {seed: read_json(run.folder / f"seed{seed}" / "result.json") for seed in seeds}
+    results = {seed: Result.read(run.folder / f"seed{seed}" / "result.json") for seed in seeds}
     write_json(run.folder / "summary.json", summarise_seeds(results))
     return run.folder
 

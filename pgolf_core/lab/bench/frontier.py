@@ -27,7 +27,7 @@ from torch import Tensor
 from pgolf_core.base.files import UserError, read_json, write_json
 from pgolf_core.base.names import ARTIFACT, AVERAGED_WEIGHTS, GROUP_SENSITIVITY, HESSIANS, SENSITIVITY
 from pgolf_core.base.parallel import ALONE
-from pgolf_core.lab.compare.arms import seed_folders
+from pgolf_core.lab.compare.results import seed_folders
 from pgolf_core.lab.data.dataset import open_dataset
 from pgolf_core.lab.record.folder import recorded_recipe
 from pgolf_core.lab.shared.plots import curves, save_figure

@@ -18,41 +18,21 @@ import numpy as np
 import pandas as pd
 
 from pgolf_core.base.files import UserError, write_text
-from pgolf_core.lab.compare.arms import (
-    PACKED,
-    SCORE_NAMES,
-    SCORES,
-    Arm,
-    is_record,
-    read_arm,
-    record_scores,
-    same_text,
-    same_tokenizer,
-    what_differs,
-)
-from pgolf_core.lab.compare.inference import (
-    RULE_MARGIN_NATS,
-    Comparison,
-    RuleTest,
-    challenge_rule,
-    compare_runs,
-    detectable_by_another,
-    summarise,
-)
+from pgolf_core.lab.compare import inference
+from pgolf_core.lab.compare.arms import Arm, is_record, read_arm, record_scores, same_text, same_tokenizer, what_differs
+from pgolf_core.lab.compare.results import PACKED, SCORE_LABELS
+from pgolf_core.seed import SCORE_NAMES
 
-COLUMNS = (
+NO_VALUE = float("nan")
+
+
+COLUMNS: dict[str, Any] = dict.fromkeys((
     "run", "seeds", "n", "mean", "std", "low", "high", "detectable", "difference", "difference_low", "difference_high",
     "p_value", "test", "nats_difference", "nats_low", "nats_high", "nats_unit", "rule_improvement", "rule_margin",
     "rule_margin_bpb", "rule_p_value", "rule_passes", "rule_detectable", "total_bytes", "total_bytes_max",
     "train_seconds", "seconds", "differs", "note",
-)  # fmt: skip
-NO_VALUE = float("nan")
-FLOATS = (
-    "std", "low", "high", "detectable", "difference", "difference_low", "difference_high", "p_value", "nats_difference",
-    "nats_low", "nats_high", "rule_improvement", "rule_margin", "rule_margin_bpb", "rule_p_value", "rule_detectable",
-    "total_bytes", "total_bytes_max", "train_seconds", "seconds",
-)  # fmt: skip
-"""Columns of the table that may be empty: NaN there, never an object."""
+), NO_VALUE) | {"test": "", "nats_unit": "", "rule_passes": None, "differs": "", "note": ""}  # fmt: skip
+"""Columns of `arms_table`, and what stands in them where there is nothing to say."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +41,13 @@ class Against:
 
     arm: Arm
     baseline: Arm
-    bpb: Comparison | None
+    bpb: inference.Comparison | None
     """Arm - baseline, bits per byte: below zero is better."""
-    nats: Comparison | None
+    nats: inference.Comparison | None
     """Arm - baseline, nats per `unit`."""
     unit: str
     """token, or byte where the tokenizers differ; empty without a test."""
-    rule: RuleTest | None
+    rule: inference.RuleTest | None
     """In nats per `unit`; for scores of the packed file only."""
     differs: list[tuple[str, Any, Any]]
     """(what, baseline's, arm's)."""
@@ -113,23 +93,10 @@ def compare_arms(
     if not score:
         score = _common_score([str(name) for name in ordered if is_record(name)])
         if score != PACKED[0]:
-            notes.append(f"{SCORES[score + '_bpb']} scores, since not every record here has a sliding one")
-    arms = _with_names_apart([_with_seeds(read_arm(name, score), seeds) for name in ordered], ordered)
+            notes.append(f"{SCORE_LABELS[score]} scores, since not every record here has a sliding one")
+    arms = _with_names_apart([read_arm(name, score, seeds) for name in ordered], ordered)
     compared = [_against(arm, arms[0], score) for arm in arms[1:]]
     return Compared(score, arms, compared, [*notes, *_own_notes(arms[0])])
-
-
-def compare(run_folders: Sequence[str | Path], score: str = "", against: str | Path = "") -> pd.DataFrame:
-    """`compare_arms` as one row per arm, the baseline first: what `pgolf compare --csv` writes.
-
-    Columns: run, seeds, n; mean, std, low, high, detectable, difference, difference_low, difference_high (bits per
-    byte); p_value, test; nats_difference, nats_low, nats_high in nats per nats_unit; the challenge's rule as
-    rule_improvement, rule_margin (the same unit), rule_margin_bpb, rule_p_value, rule_passes, rule_detectable;
-    total_bytes (mean), total_bytes_max, train_seconds, seconds (means); differs, note. What does not exist is NaN or an
-    empty text. In the baseline's row `detectable` is for two runs of its n and std (Welch), in the others for the test
-    that was made.
-    """
-    return arms_table(compare_arms(run_folders, score, against))
 
 
 # ---------------------------------------------------------------------- choosing
@@ -168,14 +135,6 @@ def _with_names_apart(arms: list[Arm], which: Sequence[str | Path]) -> list[Arm]
     return named
 
 
-def _with_seeds(arm: Arm, seeds: Sequence[int] | None) -> Arm:
-    if seeds is None or arm.is_published:
-        return arm
-    if missing := sorted(set(seeds) - set(arm.seeds)):
-        raise UserError(f"{arm.name} has no finished seed {missing[0]}; run it with `pgolf record`")
-    return dataclasses.replace(arm, seeds={seed: arm.seeds[seed] for seed in arm.seeds if seed in seeds})
-
-
 # ---------------------------------------------------------------------- testing
 
 
@@ -186,12 +145,14 @@ def _against(arm: Arm, baseline: Arm, score: str) -> Against:
         return Against(arm, baseline, None, None, "", None, differs, [obstacle, *notes])
     unit = "token" if same_tokenizer(baseline, arm) else "byte"
     column = f"nats_per_{unit}"
-    bpb = compare_runs(baseline.values("bpb"), arm.values("bpb"))
-    nats = compare_runs(baseline.values(column), arm.values(column))
+    bpb = inference.compare_runs(baseline.values("bpb"), arm.values("bpb"))
+    nats = inference.compare_runs(baseline.values(column), arm.values(column))
     rule = None
     if score in PACKED:
         tokens_per_unit = 1.0 if unit == "token" else baseline.text_targets / baseline.text_bytes
-        rule = challenge_rule(baseline.values(column), arm.values(column), RULE_MARGIN_NATS * tokens_per_unit)
+        rule = inference.challenge_rule(
+            baseline.values(column), arm.values(column), inference.RULE_MARGIN_NATS * tokens_per_unit
+        )
     warnings = list(_warnings(arm, baseline, unit))
     return Against(arm, baseline, bpb, nats, unit, rule, differs, [*warnings, *filter(None, [bpb.note]), *notes])
 
@@ -227,7 +188,7 @@ def _warnings(arm: Arm, baseline: Arm, unit: str) -> Iterator[str]:
 def _own_notes(arm: Arm) -> list[str]:
     notes = list(arm.notes)
     for number, seed in arm.seeds.items():
-        if arm.cap_bytes and seed.total_bytes and seed.total_bytes > arm.cap_bytes:
+        if seed.total_bytes and seed.total_bytes > arm.cap_bytes:
             notes.append(f"seed {number} is {seed.total_bytes - arm.cap_bytes:,} bytes over the cap")
     return notes
 
@@ -236,27 +197,30 @@ def _own_notes(arm: Arm) -> list[str]:
 
 
 def arms_table(compared: Compared) -> pd.DataFrame:
-    """One row per arm; columns as `compare` says."""
+    """One row an arm, the baseline first: what `pgolf compare --csv` writes. Columns:
+
+    run, seeds, n; mean, std, low, high, detectable, difference, difference_low, difference_high (bits per byte);
+    p_value, test; nats_difference, nats_low, nats_high in nats per nats_unit; the challenge's rule as rule_improvement,
+    rule_margin (the same unit), rule_margin_bpb, rule_p_value, rule_passes, rule_detectable; total_bytes (mean),
+    total_bytes_max, train_seconds, seconds (means); differs, note. What does not exist is NaN or an empty text. In the
+    baseline's row `detectable` is for two runs of its n and std (Welch), in the others for the test that was made.
+    """
     rows = [_own_columns(arm) | {"note": "; ".join(compared.notes)} for arm in compared.arms[:1]]
     rows += [_own_columns(one.arm) | _test_columns(one) for one in compared.against]
-    texts = {"test": "", "nats_unit": "", "rule_passes": None, "differs": "", "note": ""}
-    complete = [dict.fromkeys(FLOATS, NO_VALUE) | texts | row for row in rows]
-    table = pd.DataFrame(complete, columns=list(COLUMNS)).astype(dict.fromkeys(FLOATS, float))
-    return table.astype({"rule_passes": object})
+    kinds = {name: float for name, empty in COLUMNS.items() if empty is NO_VALUE and name not in ("run", "seeds", "n")}
+    return pd.DataFrame([COLUMNS | row for row in rows]).astype(kinds | {"rule_passes": object})
 
 
 def _own_columns(arm: Arm) -> dict[str, Any]:
-    summary = summarise(arm.values("bpb").values())
-    row: dict[str, Any] = {"run": arm.name, "seeds": ",".join(map(str, arm.seeds)), "n": summary.n}
-    row |= {"mean": summary.mean, "std": summary.std, "low": summary.low, "high": summary.high}
+    summary, seeds = inference.summarise(arm.values("bpb").values()), arm.seeds.values()
+    row: dict[str, Any] = {"run": arm.name, "seeds": ",".join(map(str, arm.seeds))}
+    row |= {key: getattr(summary, key) for key in ("n", "mean", "std", "low", "high")}
     if summary.std:
-        row["detectable"] = detectable_by_another(summary.std, summary.n)
-    sizes = [seed.total_bytes for seed in arm.seeds.values() if seed.total_bytes is not None]
-    if sizes:
-        row |= {"total_bytes": float(np.mean(sizes)), "total_bytes_max": max(sizes)}
-    for name in ("train_seconds", "seconds"):
-        times = [getattr(seed, name) for seed in arm.seeds.values() if getattr(seed, name) is not None]
-        row[name] = float(np.mean(times)) if times else None
+        row["detectable"] = inference.detectable_by_another(summary.std, summary.n)
+    for name in ("total_bytes", "train_seconds", "seconds"):
+        known = [value for value in (getattr(seed, name) for seed in seeds) if value is not None]
+        row |= {name: float(np.mean(known))} if known else {}
+        row |= {"total_bytes_max": max(known)} if known and name == "total_bytes" else {}
     return row
 
 
@@ -269,10 +233,8 @@ def _test_columns(one: Against) -> dict[str, Any]:
     row |= {"nats_difference": one.nats.difference, "nats_low": one.nats.low, "nats_high": one.nats.high}
     row["nats_unit"] = one.unit
     if one.rule:
-        row |= {"rule_improvement": one.rule.improvement, "rule_margin": one.rule.margin}
-        row["rule_margin_bpb"] = one.margin_bpb
-        row |= {"rule_p_value": one.rule.p_value, "rule_passes": one.rule.passes}
-        row["rule_detectable"] = one.rule.detectable
+        names = ("improvement", "margin", "p_value", "passes", "detectable")
+        row |= {f"rule_{name}": getattr(one.rule, name) for name in names} | {"rule_margin_bpb": one.margin_bpb}
     return row
 
 
@@ -283,12 +245,11 @@ def seeds_long(compared: Compared) -> pd.DataFrame:
     rows = []
     for arm in compared.arms:
         for number, seed in arm.seeds.items():
+            is_paired = arm.name in tested and number in baseline.seeds
+            difference = seed.bpb - baseline.seeds[number].bpb if is_paired else NO_VALUE
             row = {"run": arm.name, "seed": number, "bpb": seed.bpb, "nats_per_token": seed.nats_per_token}
-            row |= {"nats_per_byte": seed.nats_per_byte, "difference": NO_VALUE}
-            if arm.name in tested and number in baseline.seeds:
-                row["difference"] = seed.bpb - baseline.seeds[number].bpb
-            row |= {"total_bytes": seed.total_bytes, "train_seconds": seed.train_seconds, "seconds": seed.seconds}
-            rows.append(row)
+            row |= {"nats_per_byte": seed.nats_per_byte, "difference": difference, "total_bytes": seed.total_bytes}
+            rows.append(row | {"train_seconds": seed.train_seconds, "seconds": seed.seconds})
     return pd.DataFrame(rows).astype({"total_bytes": "Int64", "train_seconds": float, "seconds": float})
 
 
@@ -310,7 +271,7 @@ def write_csv(compared: Compared, path: Path) -> tuple[Path, Path]:
 
 
 def to_json(compared: Compared) -> dict[str, Any]:
-    """The comparison for other programs: score, baseline, runs (`compare`'s rows), seeds (`seeds_long`'s), differs."""
+    """For other programs: score, baseline, runs (`arms_table`'s rows), seeds (`seeds_long`'s rows), differs."""
 
     def records(table: pd.DataFrame) -> list[dict[str, Any]]:
         return json.loads(table.to_json(orient="records", double_precision=15))

@@ -1,90 +1,97 @@
-"""A comparison as plain text for a terminal: runs, seeds side by side, differences, the challenge's rule, changes."""
+"""A comparison as text for a terminal: runs, seeds side by side, differences, the challenge's rule, changes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
-from pgolf_core.lab.compare.arms import SCORES
+from pgolf_core.lab.compare.arms import Arm
 from pgolf_core.lab.compare.comparison import Against, Compared, arms_table, difference_lines
 from pgolf_core.lab.compare.inference import CONFIDENCE, POWER, RULE_LEVEL, RULE_MARGIN_NATS
+from pgolf_core.lab.compare.results import SCORE_LABELS
+from pgolf_core.lab.shared.tables import table_text, width
 
-DASH = "–"
+LONG_NAME = 15
+"""Two runs beside the baseline in one table of seeds fit 80 columns, where no name is longer."""
+INTERVAL = f"{CONFIDENCE:.0%} interval"
 
 
 def comparison_text(compared: Compared) -> str:
-    """All of a comparison in blocks of lines, without a line end."""
-    label, table = SCORES[f"{compared.score}_bpb"], arms_table(compared)
-    blocks = [f"{label} score, bits per byte (lower is better); the baseline is {compared.arms[0].name}"]
-    blocks[0] += "".join(f"\n{note}" for note in compared.notes)
-    blocks.append(_runs(table) + _reach(compared, table))
-    blocks.append(_seeds(compared))
+    """All of a comparison in blocks of lines that fit the terminal, without a line end."""
+    label, base = SCORE_LABELS[compared.score], compared.arms[0].name
+    title = f"{label} score, bits per byte (lower is better); the baseline is {base}"
+    blocks = ["\n".join(map(_wrapped, [title, *compared.notes])), *_runs(arms_table(compared), base)]
+    blocks += _seeds(compared)
     if any(one.bpb for one in compared.against):
-        blocks.append(_differences(compared.against))
-    blocks += [_words(one) for one in compared.against]
+        blocks += _differences(compared.against)
+    blocks += ["\n".join(_words(one)) for one in compared.against]
     return "\n\n".join(blocks)
 
 
-def _runs(table: pd.DataFrame) -> str:
-    header = ["run", "n", "mean", "std", f"{CONFIDENCE:.0%} interval", "bytes", "largest", "train s", "whole s"]
-    rows = []
-    for row in table.to_dict("records"):
-        rows.append(
-            [row["run"], str(row["n"]), f"{row['mean']:.4f}", _number(row["std"]), _range(row["low"], row["high"])]
+def _runs(table: pd.DataFrame, base: str) -> Iterator[str]:
+    rows = table.to_dict("records")
+    scores = [[row["run"], row["n"], *map(_number, (row["mean"], row["std"])), _range(row["low"], row["high"])]
+              for row in rows]  # fmt: skip
+    text = table_text(["run", "n", "mean", "std", INTERVAL], scores)
+    if not math.isnan(table["detectable"][0]):  # what the baseline's own spread lets one see at all
+        two = f"two runs of {table['n'][0]} other seeds each that spread like {base} are told apart"
+        text += "\n" + _wrapped(
+            f"{two} in {POWER:.0%} of cases if they truly differ by {table['detectable'][0]:.4f} bpb"
         )
-        rows[-1] += [_number(row[name], ",.0f") for name in ("total_bytes", "total_bytes_max")]
-        rows[-1] += [_number(row[name], ",.1f") for name in ("train_seconds", "seconds")]
-    return _aligned(header, rows)
+    yield text
+    how = {"total_bytes": ",.0f", "total_bytes_max": ",.0f", "train_seconds": ",.1f", "seconds": ",.1f"}
+    costs = [[row["run"], *(_number(row[name], form) for name, form in how.items())] for row in rows]
+    yield table_text(["run", "bytes", "largest", "train s", "whole s"], costs)
 
 
-def _reach(compared: Compared, table: pd.DataFrame) -> str:
-    """What the baseline's own spread lets one see at all; empty where it has none."""
-    value, count = table["detectable"][0], table["n"][0]
-    if math.isnan(value):
-        return ""
-    two = f"two runs of {count} other seeds each that spread like {compared.arms[0].name}"
-    return f"\n{two} are told apart in {POWER:.0%} of cases if they truly differ by {value:.4f} bpb"
-
-
-def _seeds(compared: Compared) -> str:
+def _seeds(compared: Compared) -> Iterator[str]:
     """Every seed of every arm side by side; for each arm its difference from the baseline's same seed."""
-    base = compared.arms[0].values("bpb")
+    base, *others = compared.arms
     tested = {one.arm.name for one in compared.against if one.bpb}
-    numbers = dict.fromkeys(number for arm in compared.arms for number in arm.seeds)
-    header, columns = ["seed"], [[str(number) for number in numbers]]
-    for arm in compared.arms:
-        own = arm.values("bpb")
-        header.append(arm.name)
-        columns.append([_number(own.get(number)) for number in numbers])
-        if arm.name in tested:
-            header.append("difference")
-            pairs = [(own.get(number), base.get(number)) for number in numbers]
-            columns.append([DASH if a is None or b is None else f"{a - b:+.4f}" for a, b in pairs])
-    return _aligned(header, [list(row) for row in zip(*columns, strict=True)])
+    numbers = list(dict.fromkeys(number for arm in compared.arms for number in arm.seeds))
+    beside = 1 if max(len(arm.name) for arm in compared.arms) > LONG_NAME else 2
+    for first in range(0, max(1, len(others)), beside):
+        header, columns = ["seed", base.name], [list(map(str, numbers)), _scores(base, numbers)]
+        for arm in others[first : first + beside]:
+            header.append(arm.name)
+            columns.append(_scores(arm, numbers))
+            if arm.name in tested:
+                pairs = [(arm.seeds.get(number), base.seeds.get(number)) for number in numbers]
+                header.append("difference")
+                columns.append([_number(a.bpb - b.bpb, "+.4f") if a and b else None for a, b in pairs])
+        yield table_text(header, zip(*columns, strict=True))
 
 
-def _differences(against: Sequence[Against]) -> str:
-    header = ["difference", "bpb", f"{CONFIDENCE:.0%} interval", "p", "test", "seeds", "detectable", "nats", "per"]
-    rows = []
+def _scores(arm: Arm, numbers: Sequence[int]) -> list[str | None]:
+    own = arm.values("bpb")
+    return [_number(own.get(number)) for number in numbers]
+
+
+def _differences(against: Sequence[Against]) -> Iterator[str]:
+    tests, sizes = [], []
     for one in against:
-        if not one.bpb or not one.nats:
-            continue
-        row = [one.arm.name, f"{one.bpb.difference:+.4f}", _range(one.bpb.low, one.bpb.high, "+.4f")]
-        row += [_number(one.bpb.p_value, ".3g"), one.bpb.method, f"{one.bpb.n_a}, {one.bpb.n_b}"]
-        row += [_number(one.bpb.detectable), f"{one.nats.difference:+.4f}", one.unit]
-        rows.append(row)
-    caption = f"detectable: the true difference that this test would find in {POWER:.0%} of repetitions"
-    several = f"\np-values are of one test each, not corrected for {len(rows)} of them" if len(rows) > 1 else ""
-    return f"{_aligned(header, rows)}\n{caption}, if the seeds spread as they did here{several}"
+        if one.bpb and one.nats:
+            difference, interval = f"{one.bpb.difference:+.4f}", _range(one.bpb.low, one.bpb.high, "+.4f")
+            seeds, p_value = f"{one.bpb.n_a}, {one.bpb.n_b}", _number(one.bpb.p_value, ".3g")
+            tests.append([one.arm.name, difference, interval, p_value, one.bpb.method, seeds])
+            sizes.append([one.arm.name, _number(one.bpb.detectable), f"{one.nats.difference:+.4f}", one.unit])
+    yield table_text(["run", "difference", INTERVAL, "p", "test", "seeds"], tests)
+    caption = f"detectable: the true difference that this test would find in {POWER:.0%} of repetitions, if the seeds "
+    lines = [f"{caption}spread as they did here"]
+    if len(tests) > 1:
+        lines.append(f"p-values are of one test each, not corrected for {len(tests)} of them")
+    yield "\n".join([table_text(["run", "detectable", "difference in nats", "per"], sizes), *map(_wrapped, lines)])
 
 
-def _words(one: Against) -> str:
-    lines = [f"{one.arm.name} against {one.baseline.name}", *one.notes, *_rule_lines(one)]
+def _words(one: Against) -> Iterator[str]:
     changed = difference_lines(one)
-    lines.append("changed:" if changed else "changed: nothing that is on file")
-    return "\n  ".join(lines) + "".join(f"\n    {line}" for line in changed)
+    yield f"{one.arm.name} against {one.baseline.name}"
+    for line in (*one.notes, *_rule_lines(one), "changed:" if changed else "changed: nothing that is on file"):
+        yield _wrapped(line, "  ")
+    yield from (_wrapped(line, "    ") for line in changed)
 
 
 def _rule_lines(one: Against) -> list[str]:
@@ -92,34 +99,29 @@ def _rule_lines(one: Against) -> list[str]:
     if not one.rule or not one.bpb:
         return []
     rule, unit = one.rule, f"nats per {one.unit}"
-    better = f"better by {rule.improvement:.4f} {unit} ({-one.bpb.difference:.4f} bpb)"
-    if rule.improvement < 0:
-        better = f"worse by {-rule.improvement:.4f} {unit} ({one.bpb.difference:.4f} bpb)"
+    way = "worse" if rule.improvement < 0 else "better"
+    size = f"{way} by {abs(rule.improvement):.4f} {unit} ({abs(one.bpb.difference):.4f} bpb)"
     margin = f"{RULE_MARGIN_NATS} nats per token"
     if one.unit == "byte":
         margin = f"{rule.margin:.5f} {unit}, which is {margin} of {one.baseline.name}'s tokenizer"
-    rule_line = f"the challenge's rule (better by more than {margin}, here {one.margin_bpb:.4f} bpb, p < {RULE_LEVEL})"
+    asked = f"the challenge's rule (better by more than {margin}, here {one.margin_bpb:.4f} bpb, p < {RULE_LEVEL})"
     if rule.p_value is None:
-        return [better, f"{rule_line} cannot be tested: no p-value"]
-    verdict = "is met" if rule.passes else "is not met"
+        return [size, f"{asked} cannot be tested: no p-value"]
+    verdict = f"{'is met' if rule.passes else 'is not met'}: one-sided p = {rule.p_value:.3g} ({one.bpb.method})"
     power = f"a true improvement of {rule.detectable:.4f} would meet it in {POWER:.0%} of repetitions"
-    return [better, f"{rule_line} {verdict}: one-sided p = {rule.p_value:.3g} ({rule.method}); {power}"]
+    return [size, f"{asked} {verdict}; {power}"]
 
 
-def _number(value: float | None, how: str = ".4f") -> str:
-    return DASH if value is None or math.isnan(value) else f"{value:{how}}"
-
-
-def _range(low: float | None, high: float | None, how: str = ".4f") -> str:
-    return DASH if low is None or high is None or math.isnan(low) else f"{low:{how}} to {high:{how}}"
-
-
-def _aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns of text, the first to the left, the others to the right."""
-    lines = [header, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    cells = (
-        [line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))] for line in lines
+def _wrapped(text: str, indent: str = "") -> str:
+    deeper = f"{indent}  "
+    return textwrap.fill(
+        text, width(), initial_indent=indent, subsequent_indent=deeper, break_long_words=False, break_on_hyphens=False
     )
-    first, *others = ["  ".join(line).rstrip() for line in cells]
-    return "\n".join([first, "-" * sum(widths, 2 * (len(widths) - 1)), *others])
+
+
+def _number(value: float | None, how: str = ".4f") -> str | None:
+    return None if value is None or math.isnan(value) else f"{value:{how}}"
+
+
+def _range(low: float | None, high: float | None, how: str = ".4f") -> str | None:
+    return None if low is None or high is None or math.isnan(low) else f"{low:{how}} to {high:{how}}"

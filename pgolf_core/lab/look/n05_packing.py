@@ -20,6 +20,7 @@ from torch import Tensor
 from pgolf_core.base.names import ARTIFACT
 from pgolf_core.lab.look.n01_data import entropy_bits
 from pgolf_core.lab.look.n02_network import on_grids, tensor_kind
+from pgolf_core.lab.report.tensors import stored_and_scales
 from pgolf_core.network.grid import GRIDS, STEPS, Grid, dequantise, grid_names_for, quantise_tensor
 from pgolf_core.network.model import parameter_shapes
 from pgolf_core.packing import allocation
@@ -166,17 +167,6 @@ def _count(shapes: Mapping[str, tuple[int, ...]], names: Iterable[str]) -> int:
 
 
 # ---------------------------------------------------------------------- the ledger
-
-
-def stored_and_scales(tensors: pd.DataFrame, fp16_bytes: int, scales_bytes: int) -> tuple[pd.Series, pd.Series]:
-    """Bytes of each of a ledger's tensors in the file: of its codes or halves, and of its row scales.
-
-    Tensors kept as fp16 are compressed together, and so are all scales: of both, each gets its part of the raw bytes.
-    """
-    halves = tensors["grid"] == "fp16"
-    of_halves = tensors["raw_bytes"] * fp16_bytes / max(1, tensors.loc[halves, "raw_bytes"].sum())
-    scales = tensors["scales_raw_bytes"] * scales_bytes / max(1, tensors["scales_raw_bytes"].sum())
-    return tensors["compressed_bytes"].astype(float).where(~halves, of_halves), scales
 
 
 def tensor_table(ledger: Ledger) -> pd.DataFrame:

@@ -6,7 +6,7 @@ many bits a weight takes. Scores are compared only where `comparison` allows it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,22 +14,30 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pgolf_core.lab.compare.arms import FINEWEB_BYTES, SCORES
+from pgolf_core.lab.compare.arms import FINEWEB_BYTES
 from pgolf_core.lab.compare.comparison import Against, compare_arms
-from pgolf_core.lab.compare.inference import CONFIDENCE, RULE_LEVEL, RULE_MARGIN_NATS
+from pgolf_core.lab.compare.inference import CONFIDENCE, RULE_LEVEL, RULE_MARGIN_NATS, summarise
 from pgolf_core.lab.compare.records import RECORD_DIR, RECORDS, load_published
+from pgolf_core.lab.compare.results import SCORE_LABELS
+from pgolf_core.seed import Result
 
-DASH = "–"
 THIS_RUN = "this run"
-OWN_HEADER = [
-    "run", "score", "n", "bpb", "std", "steps", "largest bytes", "bits a weight", "raw to packed", "by sliding",
-]  # fmt: skip
-TEST_HEADER = ["this run minus it", "interval", "rule p"]
-COLUMNS = [
-    "run", "score", "n", "bpb", "std", "steps", "largest_bytes", "bits_per_weight", "raw_to_packed", "by_sliding",
-    "difference", "low", "high", "nats_difference", "nats_per", "rule_p_value", "rule_passes",
-]  # fmt: skip
-Number = dict[str, Any]
+SHOWN = {
+    "run": ("run", ""), "score": ("score", ""), "n": ("n", "d"), "bpb": ("bpb", ".4f"), "std": ("std", ".4f"),
+    "steps": ("steps", ",.0f"), "largest_bytes": ("largest bytes", ",.0f"), "bits_per_weight": ("bits a weight", ".2f"),
+    "raw_to_packed": ("raw to packed", "+.4f"), "by_sliding": ("by sliding", "+.4f"),
+}  # fmt: skip
+"""What the table shows of every row: key in the CSV, name and form."""
+OF_TESTS = {
+    "difference": ("this run minus it", "+.4f"), "low": ("from", "+.4f"), "high": ("to", "+.4f"),
+    "rule_p_value": ("rule p", ".2g"),
+}  # fmt: skip
+"""The same where there is a test."""
+IN_CSV_ALONE = ("nats_difference", "nats_per", "rule_passes")
+WITHIN = (
+    "What happens within a run may be set side by side on any text: bits of the file for each weight, what averaging "
+    "and packing together cost (raw to packed, windows side by side), and what the sliding window gains."
+)
 
 
 @dataclass(frozen=True)
@@ -45,8 +53,8 @@ class BesideRecords:
     """The same as numbers, for the CSV."""
 
 
-def beside_records(run_folder: Path, results: Mapping[int, Mapping[str, Any]]) -> BesideRecords | None:
-    """Set these seeds' result.json beside every record, as `pgolf compare` does; None where the records are not here.
+def beside_records(run_folder: Path, results: Mapping[int, Result]) -> BesideRecords | None:
+    """Set these seeds beside every record, as `pgolf compare` does; None where the records are not here.
 
     `results` by seed; all must be finished in `run_folder`.
     """
@@ -54,41 +62,41 @@ def beside_records(run_folder: Path, results: Mapping[int, Mapping[str, Any]]) -
         return None
     pairs = {name: compare_arms([name, run_folder], seeds=list(results)) for name in RECORDS}
     against = {name: pair.against[0] for name, pair in pairs.items()}
-    numbers = [_own(results)]
-    for name, one in against.items():
-        score = SCORES[f"{pairs[name].score}_bpb"]
-        numbers.append({"run": f"{name} ({load_published(name).status})", "score": score, **_record(name, one)})
+    numbers = [_own(results), *(_record(name, pairs[name].score, one) for name, one in against.items())]
     is_tested = any(one.bpb for one in against.values())
-    header = [*OWN_HEADER, *(TEST_HEADER if is_tested else [])]
-    rows = [_row(number)[: len(header)] for number in numbers]
+    shown = SHOWN | (OF_TESTS if is_tested else {})
+    rows = [[_cell(row.get(key), form) for key, (_, form) in shown.items()] for row in numbers]
     sentences = [_of_the_tests(against) if is_tested else _of_no_tests(next(iter(against.values()))), WITHIN]
-    return BesideRecords(header, rows, sentences, pd.DataFrame(numbers, columns=COLUMNS))
+    table = pd.DataFrame(numbers, columns=[*SHOWN, *OF_TESTS, *IN_CSV_ALONE])
+    return BesideRecords([name for name, _ in shown.values()], rows, sentences, table)
 
 
-WITHIN = (
-    "What happens within a run may be set side by side on any text: bits of the file for each weight, what averaging "
-    "and packing together cost (raw to packed, windows side by side), and what the sliding window gains."
-)
+def _cell(value: Any, form: str) -> str:
+    return "–" if value is None else f"{value:{form}}".replace("-", "−") if form else value
 
 
-def _own(results: Mapping[int, Mapping[str, Any]]) -> Number:
+def _own(results: Mapping[int, Result]) -> dict[str, Any]:
     runs = list(results.values())
-    whole = all((run.get("raw_targets") or run["val_targets"]) == run["val_targets"] for run in runs)
+    is_whole = all((run.raw_targets or run.val_targets) == run.val_targets for run in runs)
+    costs = [run.roundtrip_bpb - run.raw_bpb for run in runs if run.raw_bpb is not None and is_whole]
     return {
         "run": THIS_RUN,
-        "score": SCORES["sliding_bpb"],
-        **_spread([run["sliding_bpb"] for run in runs]),
-        "steps": _mean([run["steps"] for run in runs]),
-        "largest_bytes": max(run["total_bytes"] for run in runs),
-        "bits_per_weight": _mean([8 * run["artifact_bytes"] / run["parameters"] for run in runs]),
-        "raw_to_packed": _mean([run["roundtrip_bpb"] - run["raw_bpb"] for run in runs]) if whole else None,
-        "by_sliding": _mean([run["sliding_bpb"] - run["roundtrip_bpb"] for run in runs]),
+        "score": SCORE_LABELS["sliding"],
+        **_spread([run.sliding_bpb for run in runs]),
+        "steps": _mean([run.steps for run in runs]),
+        "largest_bytes": max(run.total_bytes for run in runs),
+        "bits_per_weight": _mean([8 * run.artifact_bytes / run.parameters for run in runs]),
+        "raw_to_packed": _mean(costs),
+        "by_sliding": _mean([run.sliding_bpb - run.roundtrip_bpb for run in runs]),
     }
 
 
-def _record(name: str, one: Against) -> Number:
+def _record(name: str, score: str, one: Against) -> dict[str, Any]:
     record = load_published(name)
-    number: Number = _spread(list(one.baseline.values("bpb").values())) | {
+    row = {
+        "run": f"{name} ({record.status})",
+        "score": SCORE_LABELS[score],
+        **_spread(list(one.baseline.values("bpb").values())),
         "steps": _mean([seed.steps for seed in record.seeds]),
         "largest_bytes": max((seed.total_bytes for seed in record.seeds if seed.total_bytes), default=None),
         "bits_per_weight": _mean([8 * s.model_bytes / record.parameters for s in record.seeds if s.model_bytes]),
@@ -96,31 +104,20 @@ def _record(name: str, one: Against) -> Number:
         "by_sliding": _mean([s.sliding_bpb - s.standard_bpb for s in record.seeds if s.sliding_bpb and s.standard_bpb]),
     }
     if one.bpb and one.nats:
-        number |= {"difference": one.bpb.difference, "low": one.bpb.low, "high": one.bpb.high}
-        number |= {"nats_difference": one.nats.difference, "nats_per": one.unit}
+        row |= {"difference": one.bpb.difference, "low": one.bpb.low, "high": one.bpb.high}
+        row |= {"nats_difference": one.nats.difference, "nats_per": one.unit}
     if one.rule:
-        number |= {"rule_p_value": one.rule.p_value, "rule_passes": one.rule.passes}
-    return number
+        row |= {"rule_p_value": one.rule.p_value, "rule_passes": one.rule.passes}
+    return row
 
 
-def _spread(values: list[float]) -> Number:
-    std = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return {"n": len(values), "bpb": _mean(values), "std": std}
+def _spread(values: Sequence[float]) -> dict[str, Any]:
+    summary = summarise(values)
+    return {"n": summary.n, "bpb": summary.mean, "std": summary.std}
 
 
-def _mean(values: list[float]) -> float | None:
+def _mean(values: Sequence[float]) -> float | None:
     return float(np.mean(values)) if values else None
-
-
-def _row(number: Number) -> list[str]:
-    def text(key: str, how: str) -> str:
-        return DASH if number.get(key) is None else f"{number[key]:{how}}".replace("-", "−")
-
-    interval = DASH if number.get("low") is None else f"{text('low', '+.4f')} to {text('high', '+.4f')}"
-    cells = [number["run"], number["score"], str(number["n"]), text("bpb", ".4f"), text("std", ".4f")]
-    cells += [text("steps", ",.0f"), text("largest_bytes", ",.0f"), text("bits_per_weight", ".2f")]
-    cells += [text("raw_to_packed", "+.4f"), text("by_sliding", "+.4f"), text("difference", "+.4f"), interval]
-    return [*cells, text("rule_p_value", ".2g")]
 
 
 def _of_no_tests(one: Against) -> str:

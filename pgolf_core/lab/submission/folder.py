@@ -1,7 +1,7 @@
 """Write a finished run as a submission folder: write-up, numbers, logs, figures, artifact and the counted script.
 
-Every number comes from the run's checked files (`report.read_seed`). Headline scores are means over all seeds; sizes
-are those of the one artifact in the folder, the first seed's. The write-up is in `submission_text`.
+Every number comes from the run's checked files (`read_seed`). Headline scores are means over all seeds; sizes are those
+of the one artifact in the folder, the first seed's. The write-up is in `text`.
 """
 
 from __future__ import annotations
@@ -16,24 +16,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pgolf_core.base.files import (
-    UserError,
-    explain_os_errors,
-    read_json,
-    sha256_file,
-    write_bytes,
-    write_json,
-    write_text,
-)
+from pgolf_core.base.files import UserError, explain_os_errors, read_json, sha256_file, write_json, write_text
 from pgolf_core.base.names import ARTIFACT, TRAIN_LOG
+from pgolf_core.lab.compare.results import seed_folders
+from pgolf_core.lab.export import readable_of
 from pgolf_core.lab.record.folder import recorded_recipe
 from pgolf_core.lab.record.launch import SETTINGS
 from pgolf_core.lab.report.beside_records import beside_records
 from pgolf_core.lab.report.figures import draw_figures
-from pgolf_core.lab.report.report import SeedRun, command_of, read_seed
-from pgolf_core.lab.report.seeds import SCORES, seed_folders, summarise_seeds
+from pgolf_core.lab.report.reading import SeedRun, command_of, read_seed
+from pgolf_core.lab.report.report import run_context, scored
+from pgolf_core.lab.report.seeds import summarise_seeds
 from pgolf_core.lab.shared.places import DATA_FILE, SCRIPT, SUBMISSION_FILE, SUMMARY_FILE
-from pgolf_core.lab.submission.text import Facts, readme, scored
+from pgolf_core.lab.submission.text import readme
 from pgolf_core.packing.unpack import read_header
 from pgolf_core.recipes.recipe import Recipe
 
@@ -83,43 +78,39 @@ def _read_seeds(folder: Path) -> dict[int, SeedRun]:
     if not seeds:
         raise UserError(f"{folder} has no seed<k> folders; name a recipe's run folder, as runs/TRACK/RECIPE")
     again = f"run `{command_of(folder, seeds)} --fresh`"
-    if gone := sorted(_reported(folder) - set(seeds)):
+    reported = _json_object(folder / SUMMARY_FILE).get("seeds", [])
+    if gone := [seed for seed in reported if seed not in seeds]:
         raise UserError(
-            f"summary.json reports seed {gone[0]}, whose folder is gone, and a submission shows every seed that ran; "
+            f"{SUMMARY_FILE} reports seed {gone[0]}, whose folder is gone, and a submission shows every seed that ran; "
             f"run `{command_of(folder, gone)}`"
         )
     runs = {seed: read_seed(folder, seed) for seed in seeds}
-    script = folder / SCRIPT
+    script, recipe = folder / SCRIPT, recorded_recipe(folder)
     if not script.is_file():
         raise UserError(f"{folder} has no {SCRIPT}, whose bytes count as code; {again}")
-    size, digest = script.stat().st_size, sha256_file(script)
+    counted = (script.stat().st_size, sha256_file(script))
     for seed, run in runs.items():
         place, result = folder / f"seed{seed}", run.result
-        if (result["code_bytes"], result.get("script_sha256")) != (size, digest):
+        if (result.code_bytes, result.script_sha256) != counted:
             raise UserError(f"{script} is not the script that seed {seed} counted; {again}")
-        if not (place / ARTIFACT).is_file() or not (place / TRAIN_LOG).is_file():
-            raise UserError(f"{place} lacks {ARTIFACT} or train.log; {again}")
+        for name in (ARTIFACT, TRAIN_LOG):
+            if not (place / name).is_file():
+                raise UserError(f"{place} lacks {name}; {again}")
         read_header(place / ARTIFACT)
-        if (place / ARTIFACT).stat().st_size != result["artifact_bytes"]:
+        if (place / ARTIFACT).stat().st_size != result.artifact_bytes:
             raise UserError(f"{place / ARTIFACT} has not the size that result.json says; {again}")
-        _check_cap(seed, result, recorded_recipe(folder))
+        if result.total_bytes > recipe.cap_bytes:
+            raise UserError(
+                f"seed {seed} takes {result.total_bytes:,} bytes, {result.total_bytes - recipe.cap_bytes:,} over the "
+                f"cap of {recipe.track} ({recipe.cap_bytes:,}); take coarser grids (quant.*) or a smaller model"
+            )
     return runs
 
 
-def _reported(folder: Path) -> set[int]:
-    """Seeds that summary.json speaks of."""
-    summary = read_json(folder / SUMMARY_FILE) if (folder / SUMMARY_FILE).is_file() else {}
-    seeds = summary.get("seeds") if isinstance(summary, dict) else None
-    return {seed for seed in seeds if type(seed) is int} if isinstance(seeds, list) else set()
-
-
-def _check_cap(seed: int, result: Mapping[str, Any], recipe: Recipe) -> None:
-    over = result["total_bytes"] - recipe.cap_bytes
-    if over > 0:
-        raise UserError(
-            f"seed {seed} takes {result['total_bytes']:,} bytes, {over:,} over the cap of {recipe.track} "
-            f"({recipe.cap_bytes:,}); take coarser grids (quant.*), a smaller model or script=minified"
-        )
+def _json_object(path: Path) -> dict[str, Any]:
+    """What a JSON file that need not be there holds; empty where it is not, or holds something else."""
+    values = read_json(path) if path.is_file() else {}
+    return values if isinstance(values, dict) else {}
 
 
 # ---------------------------------------------------------------------- what is written
@@ -129,32 +120,24 @@ def _fill(made: Path, folder: Path, runs: dict[int, SeedRun], who: dict[str, str
     results = {seed: run.result for seed, run in runs.items()}
     summary, recipe, first = summarise_seeds(results), recorded_recipe(folder), next(iter(runs))
     for seed in runs:
-        write_bytes(made / f"train_seed{seed}.log", (folder / f"seed{seed}" / TRAIN_LOG).read_bytes())
-    write_bytes(made / ARTIFACT, (folder / f"seed{first}" / ARTIFACT).read_bytes())
-    script = (folder / SCRIPT).read_bytes()
-    write_bytes(made / SCRIPT, script)
-    write_text(made / "requirements.txt", _requirements(script, runs[first], folder / f"seed{first}"))
+        shutil.copyfile(folder / f"seed{seed}" / TRAIN_LOG, made / f"train_seed{seed}.log")
+    shutil.copyfile(folder / f"seed{first}" / ARTIFACT, made / ARTIFACT)
+    shutil.copyfile(folder / SCRIPT, made / SCRIPT)
+    write_text(made / "requirements.txt", _requirements(made / SCRIPT, runs[first], folder / f"seed{first}"))
     write_json(made / SUBMISSION_FILE, _numbers(summary, runs, recipe, who))
-    data = read_json(folder / DATA_FILE) if (folder / DATA_FILE).is_file() else {}
-    facts = Facts(
-        who=who,
-        summary=summary,
-        runs=runs,
-        recipe=recipe,
-        command=command_of(folder, list(runs)),
-        processes=_processes(folder / f"seed{first}"),
-        citation=str(data.get("citation", "")) if isinstance(data, dict) else "",
-        figures=[path.name for path in draw_figures(made / "figures", runs, folder).values()],
-        published=beside_records(folder, results),
-    )
-    write_text(made / "README.md", readme(facts))
+    figures = draw_figures(made / "figures", runs, folder)
+    context = run_context(runs, summary, figures, beside_records(folder, results))
+    context["citation"] = str(_json_object(folder / DATA_FILE).get("citation", ""))
+    processes = _json_object(folder / f"seed{first}" / SETTINGS).get("nproc")
+    processes = processes if type(processes) is int and processes > 0 else 1
+    write_text(made / "README.md", readme(context, recipe, who, command_of(folder, list(runs)), processes))
 
 
-def _requirements(script: bytes, run: SeedRun, place: Path) -> str:
+def _requirements(script: Path, run: SeedRun, place: Path) -> str:
     """What the script imports beyond the standard library, pinned as the first seed ran it."""
     versions = run.environment.get("versions")
     lines = []
-    for package in sorted(imports_of(script.decode("utf-8"))):
+    for package in sorted(imports_of(readable_of(script))):
         version = str(versions.get(package)) if isinstance(versions, dict) else ""
         if not re.fullmatch(r"\d[A-Za-z0-9.+]*", version):
             raise UserError(f"{place / 'env.json'} has no version of {package}; run the seed again with --fresh")
@@ -175,52 +158,42 @@ def imports_of(script: str) -> set[str]:
     return {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names)
 
 
-def _processes(seed_folder: Path) -> int:
-    """How many processes trained the seed (1 where nothing says otherwise)."""
-    path = seed_folder / SETTINGS
-    noted = read_json(path) if path.is_file() else {}
-    processes = noted.get("nproc") if isinstance(noted, dict) else None
-    return processes if type(processes) is int and processes > 0 else 1
-
-
 def _numbers(
     summary: Mapping[str, Any], runs: Mapping[int, SeedRun], recipe: Recipe, who: Mapping[str, str]
 ) -> dict[str, Any]:
-    """submission.json: the keys of PR 315's (SEEDS 5.5), then every seed's values."""
+    """submission.json: the keys of PR 315's, then every seed's values."""
     first = next(iter(runs.values())).result
-    mean = {key: summary[key]["mean"] for key in (*SCORES, "averaged_loss", "roundtrip_loss", "sliding_loss")}
+    scores = {"val": "sliding", "pre_quant_val": "averaged", "int6_zstd_val": "roundtrip"}
+    means = {
+        f"{theirs}_{part}": summary[f"{ours}_{part}"]["mean"]
+        for theirs, ours in scores.items()
+        for part in ("loss", "bpb")
+    }
+    seeds = {}
+    for seed, run in runs.items():
+        result = run.result
+        own = {f"{theirs}_bpb": getattr(result, f"{ours}_bpb") for theirs, ours in scores.items()}
+        seeds[str(seed)] = {
+            "val_loss": result.sliding_loss,
+            **own,
+            "steps": result.steps,
+            "train_seconds": result.seconds["train"],
+            "bytes_total": result.total_bytes,
+            "bytes_model_int6_zstd": result.artifact_bytes,
+            "artifact_sha256": run.artifact_sha256,
+        }
     return {
-        "author": who["author"],
-        "github_id": who["github_id"],
-        "name": who["name"],
-        "blurb": f"{recipe.title}. Sliding {scored(summary)}.",
+        **{key: who[key] for key in ("author", "github_id", "name")},
+        "blurb": f"{recipe.title}. Sliding {scored(summary)}, {len(runs)} seed(s).",
         "date": who["date"],
-        "val_loss": mean["sliding_loss"],
-        "val_bpb": mean["sliding_bpb"],
-        "pre_quant_val_loss": mean["averaged_loss"],
-        "pre_quant_val_bpb": mean["averaged_bpb"],
-        "int6_zstd_val_loss": mean["roundtrip_loss"],
-        "int6_zstd_val_bpb": mean["roundtrip_bpb"],
-        "bytes_total": first["total_bytes"],
-        "bytes_model_int6_zstd": first["artifact_bytes"],
-        "bytes_code": first["code_bytes"],
+        **means,
+        "bytes_total": first.total_bytes,
+        "bytes_model_int6_zstd": first.artifact_bytes,
+        "bytes_code": first.code_bytes,
         "val_bpb_std": summary["sliding_bpb"]["std"],
         "track": recipe.track,
-        "val_targets": first["val_targets"],
-        "pre_quant_val_targets": first.get("raw_targets") or first["val_targets"],
+        "val_targets": first.val_targets,
+        "pre_quant_val_targets": first.raw_targets or first.val_targets,
         "seeds": list(runs),
-        "seed_results": {
-            str(seed): {
-                "val_loss": run.result["sliding_loss"],
-                "val_bpb": run.result["sliding_bpb"],
-                "pre_quant_val_bpb": run.result["averaged_bpb"],
-                "int6_zstd_val_bpb": run.result["roundtrip_bpb"],
-                "steps": run.result["steps"],
-                "train_seconds": run.result["seconds"]["train"],
-                "bytes_total": run.result["total_bytes"],
-                "bytes_model_int6_zstd": run.result["artifact_bytes"],
-                "artifact_sha256": run.artifact_sha256,
-            }
-            for seed, run in runs.items()
-        },
+        "seed_results": seeds,
     }

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from pgolf_core.base.names import ARTIFACT, METRICS, SEED_RESULT, TRAIN_LOG
+from pgolf_core.lab.compare.results import TEXTS, seed_folders
 from pgolf_core.lab.data.dataset import Dataset
 from pgolf_core.lab.record.folder import recorded_recipe
-from pgolf_core.lab.report.seeds import NUMBERS, TEXTS, seed_folders, summarise_seeds
+from pgolf_core.lab.report.seeds import NUMBERS, summarise_seeds
 from pgolf_core.lab.shared.places import AVERAGING_FILE, ENV_FILE, RECIPE_FILE, SUMMARY_FILE, core_sha256
 from pgolf_core.lab.verify import run_bytes as verify_bytes
 from pgolf_core.lab.verify.evidence import score as verify_score
@@ -35,6 +36,7 @@ from pgolf_core.lab.verify.evidence.checks import (
 from pgolf_core.lab.verify.reading.logs import agreed_steps
 from pgolf_core.lab.verify.run_bytes import artifact_rows
 from pgolf_core.recipes.recipe import Recipe
+from pgolf_core.seed import Result
 
 HASHES = ("recipe", "data", "core")
 LOGS = (TRAIN_LOG, METRICS)
@@ -308,12 +310,16 @@ def _summary(folder: Path, seeds: dict[int, Seed]) -> str:
     if not (folder / SUMMARY_FILE).is_file():
         raise CannotCheck("there is no summary.json")
     said = json_object(folder / SUMMARY_FILE)
-    made = needed("whole results", lambda: summarise_seeds({name: seed.result for name, seed in seeds.items()}))
+    made = needed("whole results", lambda: summarise_seeds(_results(seeds)))
     wrong = first_difference(made, said)
     hold(not wrong, f"{wrong} is not what the seeds' result.json give")
     score = made["sliding_bpb"]
     spread = f" ± {score['std']:.6f}" if score["std"] is not None else ""
     return f"sliding {score['mean']:.6f}{spread}, n = {score['n']}, and {len(made) - 1} more keys"
+
+
+def _results(seeds: dict[int, Seed]) -> dict[int, Result]:
+    return {name: Result.read(seed.folder / SEED_RESULT) for name, seed in seeds.items()}
 
 
 def first_difference(expected: Any, found: Any, place: str = "") -> str:

@@ -15,7 +15,6 @@ from pgolf_core.lab.compare.arms import FINEWEB_BYTES, FINEWEB_TRACK, SAME_BYTES
 from pgolf_core.lab.data.dataset import SOTU_NAME, validation_documents
 from pgolf_core.lab.data.sotu import SOTU_EXPECTED
 from pgolf_core.lab.look.n06_scoring import times_scored
-from pgolf_core.lab.report.seeds import SCORES
 from pgolf_core.lab.shared.places import LEDGER_FILE, SCRIPT, core_sha256
 from pgolf_core.lab.verify.evidence.checks import (
     Broken,
@@ -33,6 +32,7 @@ from pgolf_core.network.model import parameter_shapes
 from pgolf_core.network.score import plan_windows
 from pgolf_core.packing.unpack import load_model, read_header
 from pgolf_core.recipes.recipe import Recipe, to_dict
+from pgolf_core.seed import SCORE_NAMES
 
 if TYPE_CHECKING:
     from pgolf_core.lab.data.dataset import Dataset
@@ -265,7 +265,7 @@ def hold_triple(seed: Seed, what: str, loss: float, bpb: float, targets: Any) ->
 def result_implies(seed: Seed) -> str:
     """The four scores of result.json."""
     whole, evidence = number(seed.result, "val_targets"), []
-    for kind in (key.removesuffix("_bpb") for key in SCORES):
+    for kind in SCORE_NAMES:
         targets = seed.result.get("raw_targets", whole) if kind in ("raw", "averaged") else whole
         loss, bpb = number(seed.result, f"{kind}_loss"), number(seed.result, f"{kind}_bpb")
         evidence.append(hold_triple(seed, kind, loss, bpb, targets))

@@ -14,8 +14,8 @@ import pandas as pd
 
 from pgolf_core.base.files import UserError
 from pgolf_core.base.names import SEED_RESULT
+from pgolf_core.lab.compare.results import seed_folders
 from pgolf_core.lab.data.dataset import open_dataset
-from pgolf_core.lab.report.seeds import seed_folders
 from pgolf_core.lab.shared.places import RECIPE_FILE
 from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, SAMPLED, UNKNOWN, VERDICTS, CannotCheck, Row, judge
 from pgolf_core.lab.verify.evidence.score import Scoring, Way, judge_causality, judge_isolation, judge_probabilities

@@ -1,52 +1,34 @@
-"""`pgolf compare`: what is tested against what, in which unit, and what is refused. Run folders are made here."""
+"""What is tested against what, in which unit, and what is not compared. Run folders are made here."""
 
 from __future__ import annotations
 
-import json
 import math
 
-import pandas as pd
 import pytest
+from run_folder import BYTES, TARGETS, write_run
 
 from pgolf_core.base.files import UserError
-from pgolf_core.lab import cli
-from pgolf_core.lab.compare.arms import FINEWEB_BYTES, FINEWEB_TARGETS, SCORE_NAMES
-from pgolf_core.lab.compare.comparison import COLUMNS, compare_arms, seeds_long
+from pgolf_core.lab.compare.arms import FINEWEB_BYTES, FINEWEB_TARGETS
+from pgolf_core.lab.compare.comparison import COLUMNS, arms_table, compare_arms, seeds_long
 from pgolf_core.lab.compare.records import load_published
 from pgolf_core.lab.compare.text import comparison_text
-from pgolf_core.lab.report.seeds import compare
-from pgolf_core.recipes.reading import load_recipe
-from pgolf_core.recipes.recipe import to_dict
-
-TARGETS, BYTES = 300_000, 900_000
 
 
-def write_run(folder, scores, overrides=(), targets=TARGETS, text_bytes=BYTES, device="cpu", **changes):
-    """A run folder of finished seeds {seed: sliding bpb}, each with the keys of result.json that a comparison reads."""
-    recipe = load_recipe("local-smoke", overrides)
-    folder.mkdir(parents=True)
-    (folder / "recipe.json").write_text(json.dumps(to_dict(recipe) | {"fingerprint": recipe.fingerprint}))
-    for seed, bpb in scores.items():
-        result = {"recipe": recipe.name, "track": recipe.track, "seed": seed, "total_bytes": 900_000 + seed}
-        for kind, worse in {"sliding": 0.0, "roundtrip": 0.01, "averaged": 0.03, "raw": 0.05}.items():
-            result[f"{kind}_bpb"] = bpb + worse
-            result[f"{kind}_loss"] = (bpb + worse) * math.log(2) * text_bytes / targets
-        result |= {"val_targets": targets, "val_bytes": text_bytes, "sliding_stride": 64, "window": 512}
-        result |= {"recipe_sha256": recipe.fingerprint, "data_sha256": "d" * 64, "core_sha256": "c" * 64}
-        result |= {"seconds": {"train": 100.0 + seed, "scoring": 20.0}} | changes
-        place = folder / f"seed{seed}"
-        place.mkdir()
-        (place / "result.json").write_text(json.dumps(result))
-        environment = {"device": device, "threads": 2, "versions": {"torch": "2.13.0"}}
-        (place / "env.json").write_text(json.dumps(environment))
-    return folder
+def compare(which, **options):
+    """The table of a comparison."""
+    return arms_table(compare_arms(which, **options))
+
+
+def words_of(compared):
+    """What is printed, whatever its line ends."""
+    return " ".join(comparison_text(compared).split())
 
 
 def write_fineweb(folder, scores, **changes):
     """A run on the record track whose validation text is FineWeb's."""
     how = {"targets": FINEWEB_TARGETS + 214, "text_bytes": FINEWEB_BYTES + 512, "window": 2048} | changes
     overrides = ['track="10min_16mb"', 'data.dataset="fineweb10B-sp1024"', *how.pop("overrides", ())]
-    return write_run(folder, scores, overrides, **how)
+    return write_run(folder, scores, overrides, cap_bytes=16_000_000, **how)
 
 
 def row_of(table, name):
@@ -95,11 +77,18 @@ def test_folders_of_one_name_get_as_much_of_their_paths_as_tells_them_apart(tmp_
     assert compare(runs)["run"].tolist() == ["x/same", "y/same"]
 
 
-def test_only_the_named_seeds_of_run_folders_count_and_records_keep_theirs(tmp_path):
+def test_the_named_seeds_are_those_of_runs_and_records_keep_theirs(tmp_path):
     run = write_run(tmp_path / "a", {1: 2.0, 2: 3.0, 3: 4.0})
-    assert [list(arm.seeds) for arm in compare_arms([run], seeds=[1, 3]).arms] == [[1, 3]]
-    with pytest.raises(UserError, match="a has no finished seed 4"):
-        compare_arms([run], seeds=[1, 4])
+    assert [list(arm.seeds) for arm in compare_arms([run, "pr534"], "roundtrip", seeds=[1, 3]).arms] == [[1337], [1, 3]]
+
+
+def test_seeds_that_are_not_finished_are_left_out_by_name_in_every_row(tmp_path):
+    runs = [write_run(tmp_path / name, {1: 2.0, 2: 2.1}) for name in "ab"]
+    for run, seed in zip(runs, (3, 9), strict=True):
+        (run / f"seed{seed}").mkdir()
+    table = compare(runs)
+    assert table["seeds"].tolist() == ["1,2", "1,2"]
+    assert "seed 3 is not finished" in table["note"][0] and "seed 9 is not finished" in table["note"][1]
 
 
 def test_another_score_of_the_same_files_can_be_compared(tmp_path):
@@ -126,12 +115,10 @@ def test_the_rule_is_applied_in_nats_a_token_at_its_border(tmp_path, improvement
     (one,) = compared.against
     assert one.rule.passes is passes and one.rule.improvement == pytest.approx(improvement)
     assert one.rule.margin == 0.005 and one.unit == "token"
-    verdict = "is met" if passes else "is not met"
-    text = comparison_text(compared)
+    assert row_of(arms_table(compared), "better")["rule_margin_bpb"] == pytest.approx(0.005 * bpb_per_nat)
+    verdict, text = "is met" if passes else "is not met", words_of(compared)
     margin = f"0.005 nats per token, here {0.005 * bpb_per_nat:.4f} bpb"
     assert f"(better by more than {margin}, p < 0.01) {verdict}: one-sided p = " in text
-    row = row_of(compare([base, tmp_path / "better"]), "better")
-    assert row["rule_margin_bpb"] == pytest.approx(0.005 * bpb_per_nat)
     assert f"better by {improvement:.4f} nats per token ({improvement * bpb_per_nat:.4f} bpb)" in text
 
 
@@ -141,7 +128,7 @@ def test_one_seed_gives_a_difference_and_no_p_value_anywhere(tmp_path):
     row = row_of(compare(runs), "b")
     assert row["difference"] == pytest.approx(-1.05) and row["test"] == "none" and row["rule_passes"] is None
     assert all(math.isnan(row[name]) for name in ("std", "low", "p_value", "rule_p_value", "detectable"))
-    assert "cannot be tested: no p-value" in comparison_text(compared) and "one seed has no spread" in row["note"]
+    assert "cannot be tested: no p-value" in words_of(compared) and "one seed has no spread" in row["note"]
 
 
 # ---------------------------------------------------------------------- tokenizers and texts
@@ -159,7 +146,7 @@ def test_different_tokenizers_are_compared_in_nats_per_byte_and_it_is_said(tmp_p
     assert one.rule.margin == pytest.approx(0.005 * TARGETS / BYTES), "0.005 nats of a token of the baseline's"
     assert one.margin_bpb == pytest.approx(0.005 * TARGETS / (math.log(2) * BYTES)), "the same in bits per byte"
     assert one.rule.passes is True  # 0.005545 - 0.001667 nats a byte, over 0.000693 / sqrt(3): t = 9.69 > 6.96
-    text = comparison_text(compared)
+    text = words_of(compared)
     assert "DIFFERENT TOKENIZERS" in text and "nats per byte, not per token" in text
     assert "0.00167 nats per byte, which is 0.005 nats per token of base's tokenizer" in text
     reverse = compare_arms([coarse, base]).against[0]
@@ -182,7 +169,7 @@ def test_scores_on_another_text_get_their_own_row_and_no_difference(tmp_path, ch
     for name in ("difference", "p_value", "nats_difference", "rule_p_value", "rule_improvement"):
         assert math.isnan(row[name]), name
     assert row["note"].startswith("NOT COMPARABLE, other text") and row["rule_passes"] is None
-    assert "NOT COMPARABLE, other text" in comparison_text(compared) and "rule (" not in comparison_text(compared)
+    assert "NOT COMPARABLE, other text" in words_of(compared) and "rule (" not in words_of(compared)
     assert seeds_long(compared)["difference"].isna().all()
 
 
@@ -217,9 +204,6 @@ def test_what_was_changed_is_named_key_by_key(tmp_path):
         ("average.ema_decay", 0.98, 0.9),
     ]
     assert compared.against[1].differs == []
-    text = comparison_text(compared)
-    assert "not corrected for 2 of them" in text
-    assert "    model.num_layers: 4 -> 5" in text.splitlines() and "changed: nothing that is on file" in text
 
 
 def test_a_folder_without_its_recipe_is_compared_and_says_that_its_settings_are_not(tmp_path):
@@ -270,11 +254,6 @@ def test_a_record_scored_without_sliding_is_compared_by_its_round_trip_score(tmp
     run = write_fineweb(tmp_path / "mine", {1: 1.17, 2: 1.171})
     compared = compare_arms([run, "pr534", "pr315"])
     assert compared.score == "roundtrip" and "not every record here has a sliding one" in compared.notes[0]
-    by_name = {arm.name: arm for arm in compared.arms}
-    assert by_name["pr534"].values("bpb") == {1337: 1.18041917} and by_name["mine"].seeds[1].bpb == pytest.approx(1.18)
-    assert by_name["pr534"].seeds[1337].train_seconds == 615.394
-    with pytest.raises(UserError, match="pr534 has no sliding score; published are: roundtrip, raw"):
-        compare_arms([run, "pr534"], score="sliding")
     with pytest.raises(UserError, match="share no score of their packed files"):
         compare_arms(["pr194", "pr534"])
 
@@ -287,61 +266,6 @@ def test_seeds_over_the_cap_are_named():
 # ---------------------------------------------------------------------- what is refused, in one line
 
 
-def broken(kind, tmp_path):
-    """Arms that cannot be compared."""
-    run = write_run(tmp_path / "run", {1: 2.0, 2: 2.1})
-    path = run / "seed2" / "result.json"
-    values = json.loads(path.read_text())
-    if kind == "empty":
-        (tmp_path / "empty" / "seed1").mkdir(parents=True)
-        return [tmp_path / "empty"]
-    if kind == "not json":
-        path.write_text("{")
-    elif kind == "a list":
-        path.write_text("[]")
-    elif kind == "a word":
-        path.write_text(json.dumps(values | {"sliding_bpb": "low"}))
-    elif kind == "huge":
-        path.write_text(json.dumps(values | {"total_bytes": 10**400}))
-    elif kind == "contradiction":
-        path.write_text(json.dumps(values | {"sliding_bpb": 1.0}))
-    elif kind == "untimed":
-        path.write_text(json.dumps(values | {"seconds": {}}))
-    elif kind == "other core":
-        path.write_text(json.dumps(values | {"core_sha256": "7" * 64}))
-    elif kind == "no data":
-        path.write_text(json.dumps({key: value for key, value in values.items() if key != "data_sha256"}))
-    elif kind == "moved":
-        path.write_text(json.dumps(values | {"seed": 5}))
-    elif kind == "recipe":
-        (run / "recipe.json").write_text("[")
-    return {"a seed": [run / "seed1"], "twice": [run, tmp_path / "x" / ".." / "run"], "gone": [tmp_path / "gone"]}.get(
-        kind, [run]
-    )
-
-
-@pytest.mark.parametrize("kind, message", [
-    ("gone", r"gone is not a run folder; .* a published record \(pr194, "),
-    ("empty", r"empty holds no seed<k>/result\.json; finish a seed first"),
-    ("a seed", r"seed1 is one seed's folder; name the run's folder above it"),
-    ("twice", r"run is named twice"),
-    ("not json", r"seed2/result\.json is not valid JSON"),
-    ("a list", r"seed2/result\.json is not a JSON object"),
-    ("a word", r"seed2/result\.json has no number 'sliding_bpb'"),
-    ("huge", r"seed2/result\.json has no number 'total_bytes'"),
-    ("contradiction", r"seed2/result\.json: sliding_bpb does not follow from sliding_loss"),
-    ("untimed", r"seed2/result\.json lacks 'seconds\.train'"),
-    ("other core", r"seeds 1 and 2 differ in core_sha256"),
-    ("no data", r"seed2/result\.json has no 'data_sha256'"),
-    ("moved", r"seed2/result\.json says that it is seed 5"),
-    ("recipe", r"recipe\.json is not valid JSON"),
-])  # fmt: skip
-def test_an_arm_that_cannot_be_read_is_one_clear_line(tmp_path, kind, message):
-    with pytest.raises(UserError, match=message) as caught:
-        compare(broken(kind, tmp_path))
-    assert "\n" not in str(caught.value)
-
-
 def test_no_arm_an_unknown_score_and_a_record_given_twice_are_refused():
     with pytest.raises(UserError, match="name at least one"):
         compare([])
@@ -349,65 +273,3 @@ def test_no_arm_an_unknown_score_and_a_record_given_twice_are_refused():
         compare(["pr315"], score="slidng")
     with pytest.raises(UserError, match="pr315 is named twice"):
         compare(["pr315", "pr315"])
-
-
-def test_seeds_that_are_not_finished_are_left_out_by_name(tmp_path):
-    run = write_run(tmp_path / "run", {1: 2.0, 2: 2.1})
-    (run / "seed3").mkdir()
-    other = write_run(tmp_path / "other", {1: 1.0, 2: 1.2})
-    (other / "seed9").mkdir()
-    table = compare([run, other])
-    assert table["seeds"].tolist() == ["1,2", "1,2"]
-    assert "seed 3 is not finished" in table["note"][0] and "seed 9 is not finished" in table["note"][1]
-
-
-# ---------------------------------------------------------------------- the command
-
-
-def test_the_command_prints_blocks_and_writes_two_csv_files(tmp_path, capsys):
-    runs = [
-        write_run(tmp_path / "a", {1: 2.0, 2: 3.0}),
-        write_run(tmp_path / "b,c", {1: 1.5, 2: 2.6}, ["eval.stride=64"]),
-    ]
-    assert cli.main(["compare", *map(str, runs), "--csv", str(tmp_path / "out" / "t.csv")]) == 0
-    said = capsys.readouterr()
-    assert said.out.startswith("sliding score, bits per byte (lower is better); the baseline is a\n")
-    lines = [line.split() for line in said.out.splitlines()]
-    assert ["1", "2.0000", "1.5000", "-0.5000"] in lines and ["2", "3.0000", "2.6000", "-0.4000"] in lines
-    assert "    eval.stride: 128 -> 64" in said.out and said.err.count("wrote") == 2
-    table = pd.read_csv(tmp_path / "out" / "t.csv")
-    assert list(table.columns) == list(COLUMNS) and table["run"].tolist() == ["a", "b,c"]
-    assert table["difference"][1] == pytest.approx(-0.45) and table["differs"][1] == "eval.stride: 128 -> 64"
-    pd.testing.assert_series_equal(table["p_value"], compare(runs)["p_value"])
-    seeds = pd.read_csv(tmp_path / "out" / "t-seeds.csv")
-    assert seeds[["run", "seed", "bpb"]].values.tolist() == [
-        ["a", 1, 2.0],
-        ["a", 2, 3.0],
-        ["b,c", 1, 1.5],
-        ["b,c", 2, 2.6],
-    ]
-    assert seeds["difference"].tolist()[2:] == pytest.approx([-0.5, -0.4]) and seeds["total_bytes"][0] == 900_001
-
-
-def test_the_command_prints_json_without_a_value_that_is_not_json(tmp_path, capsys):
-    runs = [write_run(tmp_path / "a", {1: 2.0}), write_run(tmp_path / "b", {1: 1.5, 2: 2.6}, ["model.num_layers=5"])]
-    assert cli.main(["compare", *map(str, runs), "--json"]) == 0
-
-    def refuse(name):
-        raise AssertionError(f"{name} is not JSON")
-
-    values = json.loads(capsys.readouterr().out, parse_constant=refuse)
-    assert values["score"] == "sliding_bpb" and values["baseline"] == "a"
-    assert [row["run"] for row in values["runs"]] == ["a", "b"] and values["runs"][0]["std"] is None
-    assert values["runs"][1]["mean"] == pytest.approx(2.05) and values["runs"][1]["rule_passes"] is None
-    assert len(values["seeds"]) == 3 and values["differs"] == {"b": [["model.num_layers", 4, 5]]}
-
-
-def test_wrong_use_of_the_command_is_status_2_and_a_missing_run_status_1(tmp_path, capsys):
-    assert cli.main(["compare", "pr315", "--csv", str(tmp_path / "t.txt")]) == 2
-    assert "a table's file ends in .csv" in capsys.readouterr().err
-    assert cli.main(["compare", "pr315", "--score", "best"]) == 2
-    said = capsys.readouterr().err
-    assert all(f"'{name}'" in said for name in SCORE_NAMES)
-    assert cli.main(["compare", str(tmp_path / "gone")]) == 1
-    assert capsys.readouterr().err.count("\n") == 1

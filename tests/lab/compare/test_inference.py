@@ -8,9 +8,13 @@ import math
 import numpy as np
 import pytest
 
-from pgolf_core.base.files import UserError
-from pgolf_core.lab.compare.inference import challenge_rule, detectable_by_another, detectable_difference
-from pgolf_core.lab.report.seeds import compare_runs, summarise, summarise_seeds, whole_seconds
+from pgolf_core.lab.compare.inference import (
+    challenge_rule,
+    compare_runs,
+    detectable_by_another,
+    detectable_difference,
+    summarise,
+)
 
 
 def tail(t, freedom):
@@ -110,7 +114,7 @@ def test_the_rule_paired_turns_at_its_border(improvement, passes):
     # improvements m - s, m, m + s have the std s = 0.001; t(0.99, 2 degrees) = 6.9645567:
     # 0.005 + 6.9645567 * 0.001 / sqrt(3) = 0.009021
     rule = challenge_rule({1: 2.0, 2: 2.0, 3: 2.0}, improved(improvement))
-    assert rule.method == "paired t" and rule.passes is passes
+    assert rule.passes is passes
     assert rule.improvement == pytest.approx(improvement)
     assert rule.p_value == pytest.approx(tail((improvement - 0.005) / (0.001 / math.sqrt(3)), 2), abs=1e-7)
 
@@ -119,7 +123,7 @@ def test_the_rule_paired_turns_at_its_border(improvement, passes):
 def test_the_rule_by_welch_turns_at_its_border(improvement, passes):
     # both stds 0.001: standard error 0.001 sqrt(2 / 3), 4 degrees, t(0.99) = 3.7469474; 0.005 + 0.0030594 = 0.0080594
     rule = challenge_rule(improved(0.0, first_seed=11), improved(improvement))
-    assert rule.method == "Welch t" and rule.passes is passes
+    assert rule.passes is passes
 
 
 def test_the_rule_asks_for_more_than_the_margin_and_in_one_direction_only():
@@ -138,7 +142,7 @@ def test_the_rule_asks_for_more_than_the_margin_and_in_one_direction_only():
 ])  # fmt: skip
 def test_without_a_spread_the_rule_neither_holds_nor_fails(baseline, run):
     rule = challenge_rule(baseline, run)
-    assert rule.passes is None and rule.p_value is None and rule.detectable is None and "no p-value" in rule.note
+    assert rule.passes is None and rule.p_value is None and rule.detectable is None
 
 
 # ---------------------------------------------------------------------- what could be detected
@@ -168,7 +172,7 @@ def test_a_detectable_improvement_of_the_rule_lies_above_the_margin_by_the_shift
     assert rule.detectable == pytest.approx(0.005 + shift)
 
 
-# ---------------------------------------------------------------------- a recipe's seeds
+# ---------------------------------------------------------------------- without a spread
 
 
 @pytest.mark.parametrize("other", [{1: 2.0}, {7: 2.0, 8: 2.1}])
@@ -181,23 +185,3 @@ def test_one_seed_gives_a_difference_but_no_p_value_and_says_why(other):
 def test_equal_differences_give_no_p_value():
     result = compare_runs({1: 0.1, 2: 0.2, 3: 0.3}, {1: 0.3, 2: 0.4, 3: 0.5})
     assert result.p_value is None and "no spread" in result.note and result.difference == pytest.approx(0.2)
-
-
-def test_whole_seconds_are_the_sum_of_the_parts_unless_a_total_is_given():
-    assert whole_seconds({"train": 10.0, "scoring": 2.5}) == 12.5
-    assert whole_seconds({"train": 10.0, "scoring": 2.5, "total": 14.0}) == 14.0
-
-
-def test_seeds_of_different_code_are_not_averaged():
-    def result(seed, core):
-        return {
-            "recipe": "r",
-            "track": "t",
-            "seed": seed,
-            "recipe_sha256": "a",
-            "data_sha256": "b",
-            "core_sha256": core,
-        }
-
-    with pytest.raises(UserError, match="seeds 1 and 2 differ in core_sha256"):
-        summarise_seeds({1: result(1, "old"), 2: result(2, "new")})

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pgolf_core.lab.compare.records import RECORDS, Curve, Seed, load_published
+from pgolf_core.lab.compare.records import RECORDS, Curve, PublishedSeed, load_published
 from pgolf_core.lab.look import beside_records as analysis
 from pgolf_core.network.model import num_parameters
 from pgolf_core.recipes import recipe
@@ -208,5 +208,5 @@ def test_a_published_loss_of_packing_is_there_only_where_both_its_numbers_are():
     assert table.loc["pr315, seed 2025", "packed - raw"] == pytest.approx(1.14845684 - 1.1418)
     assert table.loc["pr315, seed 2025", ["averaged", "packed - averaged"]].isna().all()
     assert analysis.loss_table("mine", own, load_published("pr194"))["packed - raw"].notna().sum() == 1
-    bare = dataclasses.replace(load_published("pr315"), seeds=(Seed(1, 10),))
+    bare = dataclasses.replace(load_published("pr315"), seeds=(PublishedSeed(1, 10),))
     assert analysis.loss_table("mine", own, bare).loc["pr315, seed 1"].isna().all()

@@ -1,0 +1,79 @@
+"""A run's finished seeds: their folders, each result.json read and checked, and what makes them one experiment."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+
+from pgolf_core.base.files import UserError
+from pgolf_core.base.names import SEED_RESULT
+from pgolf_core.seed import Result
+
+SCORE_LABELS = {"raw": "raw", "averaged": "averaged", "roundtrip": "round-trip", "sliding": "sliding"}
+"""The four scores in the order of the stages, and what figures and tables call them."""
+PACKED = ("sliding", "roundtrip")
+"""Scores of the packed file, which is what the challenge judges; the first is the headline."""
+TEXTS = tuple(field.name for field in fields(Result) if field.type == "str" and field.name != "stopped_by")
+SHARED = (*TEXTS, "cap_bytes", "val_targets", "val_bytes", "raw_targets", "sliding_stride", "window")
+"""Fields of Result that are equal in every seed, or the seeds are not one experiment."""
+
+
+def seed_folders(recipe_folder: Path) -> dict[int, Path]:
+    """{seed: folder} of every seed<k> folder in a recipe's run folder, finished or not, by seed."""
+    found = {
+        int(path.name[4:]): path
+        for path in Path(recipe_folder).glob("seed*")
+        if path.is_dir() and path.name[4:].isdecimal()
+    }
+    return dict(sorted(found.items()))
+
+
+def read_seed_result(folder: Path, seed: int) -> Result:
+    """result.json of seed `seed` in its folder; UserError for what is missing or contradicts something else in it."""
+    path = folder / SEED_RESULT
+    result = Result.read(path)
+    for complaint in _contradictions(result, seed):
+        raise UserError(f"{path}: {complaint}; run seed {seed} again with --fresh")
+    return result
+
+
+def _contradictions(result: Result, seed: int) -> Iterator[str]:
+    if result.seed != seed:
+        yield f"seed {result.seed} is not {seed}"
+    for key in ("data_sha256", "core_sha256"):
+        if not getattr(result, key):
+            yield f"there is no '{key}'"
+    if result.val_targets < 1 or result.val_bytes < 1:
+        yield f"nothing was scored: {result.val_targets} targets of {result.val_bytes} bytes"
+        return
+    if result.total_bytes != result.artifact_bytes + result.code_bytes:
+        yield "total_bytes is not artifact_bytes + code_bytes"
+    for name in PACKED:  # both cover all targets, so the bytes tie the loss to the bpb
+        bpb = getattr(result, f"{name}_loss") * result.val_targets / (math.log(2) * result.val_bytes)
+        if not math.isclose(bpb, getattr(result, f"{name}_bpb"), rel_tol=1e-6):
+            yield f"{name}_bpb does not follow from {name}_loss, val_targets and val_bytes"
+    if "train" not in result.seconds:
+        yield "there is no 'seconds.train'"
+    parts = sum(spent for part, spent in result.seconds.items() if part != "total")
+    if not math.isclose(parts, whole_seconds(result), abs_tol=0.01):
+        yield "the parts of seconds do not add up to its total"
+
+
+def whole_seconds(result: Result) -> float:
+    """Seconds of a whole seed: the `total` entry where there is one, else the sum of the parts."""
+    return result.seconds["total"] if "total" in result.seconds else sum(result.seconds.values())
+
+
+def refuse_unlike(results: Mapping[int, Result], where: str = "") -> None:
+    """UserError for seeds of another recipe, code, text or window than the first: they describe no one experiment."""
+    (first, one), *others = results.items()
+    for seed, other in others:
+        for key in SHARED:
+            mine, its = getattr(one, key), getattr(other, key)
+            if mine != its:
+                raise UserError(
+                    f"{where}seeds {first} and {seed} differ in {key} ({mine!s:.12}, {its!s:.12}): "
+                    "they are not one experiment; run them again with --fresh"
+                )

@@ -1,0 +1,54 @@
+"""Run folders of finished seeds that were never trained: results that agree with themselves."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pgolf_core.recipes.reading import load_recipe
+from pgolf_core.recipes.recipe import to_dict
+from pgolf_core.seed import Result
+
+TARGETS, BYTES = 300_000, 900_000
+WORSE = {"sliding": 0.0, "roundtrip": 0.01, "averaged": 0.03, "raw": 0.05}
+"""What each score lies above the sliding one, in bits per byte."""
+
+
+def seed_result(seed: int, bpb: float, targets: int = TARGETS, text_bytes: int = BYTES, **changes) -> Result:
+    """A result whose numbers agree with each other: `bpb` is the sliding score, losses follow from the scores."""
+    scores = {kind: changes.pop(f"{kind}_bpb", bpb + worse) for kind, worse in WORSE.items()}
+    values = {f"{kind}_bpb": score for kind, score in scores.items()}
+    values |= {f"{kind}_loss": score * math.log(2) * text_bytes / targets for kind, score in scores.items()}
+    values |= {
+        "recipe": "local-smoke", "track": "local_10min_1mb", "seed": seed, "artifact_bytes": 800_000 + seed,
+        "code_bytes": 100_000, "cap_bytes": 1_000_000, "parameters": 1_812_480, "steps": 400 + seed % 10,
+        "tokens": (400 + seed % 10) * 32_768, "stopped_by": "clock", "resumed_at_steps": [],
+        "seconds": {"train": 100.0 + seed, "scoring": 20.0}, "val_targets": targets, "val_bytes": text_bytes,
+        "sliding_stride": 64, "window": 512, "recipe_sha256": "a" * 64, "data_sha256": "d" * 64,
+        "core_sha256": "c" * 64, "script_sha256": "5" * 64, "raw_targets": targets,
+    } | changes  # fmt: skip
+    return Result(**{"total_bytes": values["artifact_bytes"] + values["code_bytes"]} | values)
+
+
+def write_run(
+    folder: Path, scores: Mapping[int, float], overrides: Sequence[str] = (), device: str = "cpu", **changes
+) -> Path:
+    """A run folder of finished seeds {seed: sliding bpb}: result.json, env.json, and the recipe of local-smoke."""
+    recipe = load_recipe("local-smoke", overrides)
+    same = {"recipe": recipe.name, "track": recipe.track, "recipe_sha256": recipe.fingerprint}
+    environment = {"device": device, "threads": 2, "versions": {"torch": "2.13.0"}}
+    folder.mkdir(parents=True)
+    (folder / "recipe.json").write_text(json.dumps(to_dict(recipe) | {"fingerprint": recipe.fingerprint}))
+    for seed, bpb in scores.items():
+        place = folder / f"seed{seed}"
+        place.mkdir()
+        seed_result(seed, bpb, **same | changes).write(place)
+        (place / "env.json").write_text(json.dumps(environment))
+    return folder
+
+
+def change(path: Path, **values: object) -> None:
+    """Put other values into a JSON file."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))

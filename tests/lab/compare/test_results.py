@@ -1,0 +1,76 @@
+"""One seed's result.json: read strictly, held against itself, and against the other seeds of its experiment."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from run_folder import change, seed_result
+
+from pgolf_core.base.files import UserError
+from pgolf_core.lab.compare.results import read_seed_result, refuse_unlike, seed_folders, whole_seconds
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """The folder of seed 2."""
+    place = tmp_path / "seed2"
+    place.mkdir()
+    seed_result(2, 1.5).write(place)
+    return place
+
+
+def test_what_was_written_is_what_is_read(folder):
+    assert read_seed_result(folder, 2) == seed_result(2, 1.5)
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"sliding_bpb": "low"}, "sliding_bpb must be of type float, not 'low'"),
+    ({"sliding_bpb": None}, "sliding_bpb must be of type float, not None"),
+    ({"steps": True}, "steps must be of type int, not True"),
+    ({"total_bytes": 10**400}, r"total_bytes must be below 2\^53"),
+    ({"bpb": 1.0}, "unknown key 'bpb'"),
+    ({"sliding_bpb": 1.0}, "sliding_bpb does not follow from sliding_loss, val_targets and val_bytes"),
+    ({"roundtrip_loss": 1.0}, "roundtrip_bpb does not follow"),
+    ({"total_bytes": 1}, r"total_bytes is not artifact_bytes \+ code_bytes"),
+    ({"seconds": {}}, "there is no 'seconds.train'"),
+    ({"seconds": {"train": 9.0, "lost": 1.0, "total": 11.0}}, "the parts of seconds do not add up to its total"),
+    ({"data_sha256": ""}, "there is no 'data_sha256'"),
+    ({"core_sha256": ""}, "there is no 'core_sha256'"),
+    ({"val_targets": 0}, "nothing was scored: 0 targets of 900000 bytes"),
+    ({"seed": 5}, "seed 5 is not 2"),
+])  # fmt: skip
+def test_a_broken_or_contradictory_result_is_one_line_with_file_key_and_remedy(folder, changes, message):
+    change(folder / "result.json", **changes)
+    with pytest.raises(UserError, match=rf"seed2/result\.json: {message}.*; run .*seed.* again with --fresh") as caught:
+        read_seed_result(folder, 2)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < len(str(folder)) + 900
+
+
+@pytest.mark.parametrize("key", ["sliding_bpb", "total_bytes", "seconds", "core_sha256", "val_bytes", "steps"])
+def test_a_missing_number_is_an_error_and_not_zero(folder, key):
+    path = folder / "result.json"
+    path.write_text(json.dumps({name: value for name, value in json.loads(path.read_text()).items() if name != key}))
+    with pytest.raises(UserError, match=f"key '{key}' is missing"):
+        read_seed_result(folder, 2)
+
+
+def test_seeds_of_another_code_recipe_data_or_window_are_no_one_experiment():
+    for changes in ({"core_sha256": "7" * 64}, {"script_sha256": "7"}, {"raw_targets": 9}, {"window": 9}):
+        with pytest.raises(UserError, match=f"here: seeds 1 and 2 differ in {next(iter(changes))}"):
+            refuse_unlike({1: seed_result(1, 2.0), 2: seed_result(2, 2.0, **changes)}, "here: ")
+    refuse_unlike({1: seed_result(1, 2.0), 2: seed_result(2, 1.0)})
+
+
+def test_whole_seconds_are_the_sum_of_the_parts_unless_a_total_is_given():
+    result = seed_result(1, 2.0, seconds={"train": 10.0, "scoring": 2.5})
+    assert whole_seconds(result) == 12.5
+    assert whole_seconds(dataclasses.replace(result, seconds={**result.seconds, "total": 14.0})) == 14.0
+
+
+def test_the_folders_of_seeds_are_found_by_number_whatever_else_lies_there(tmp_path):
+    for name in ("seed10", "seed9", "seeds", "seed-1", "figures"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "seed3").write_text("a file")
+    assert seed_folders(tmp_path) == {9: tmp_path / "seed9", 10: tmp_path / "seed10"}

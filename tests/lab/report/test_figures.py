@@ -1,0 +1,59 @@
+"""The figures of a report: each with its numbers, those of the notebooks' tables too, and what a tensor stores."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+from report_run import SEEDS
+
+from pgolf_core.base.files import UserError
+from pgolf_core.lab.report.figures import FIGURES, draw_figures
+from pgolf_core.lab.report.reading import read_seed
+from pgolf_core.seed import Result
+
+POSITION = "score,middle,targets,bpb,share\nround-trip,1.0,580,2.25,0.1\nsliding,1.0,9,2.2,0.1\n"
+PACKINGS = 'packing,file_bytes,bits,bpb_lost\n"float32, not packed",,32.0,0.0\nint6_row,759413,5.6,'
+
+
+@pytest.fixture
+def with_tables(run):
+    """The run with the tables that its notebooks leave."""
+    for seed in SEEDS:
+        folder = run / f"seed{seed}" / "figures"
+        folder.mkdir()
+        (folder / "06-position.csv").write_text(POSITION)
+        (folder / "05-rate.csv").write_text(f"{PACKINGS}{seed / 1e6}\n")
+    return run
+
+
+def test_figures_lie_beside_the_report_with_their_numbers(written):
+    for figure in written.figures:
+        assert figure.stat().st_size > 1000 and f"![{FIGURES[figure.stem]}](figures/{figure.name})" in (
+            written.markdown.read_text()
+        )
+        assert not pd.read_csv(figure.with_suffix(".csv")).empty
+    folder = written.html.parent
+    result = Result.read(folder / "seed1338" / "result.json")
+    ledger = pd.read_csv(folder / "figures" / "ledger.csv", index_col="seed")
+    assert ledger.loc[1338, ["weights", "scales", "header", "code"]].sum() == result.total_bytes
+    seeds = pd.read_csv(folder / "figures" / "seeds.csv", index_col="seed")
+    assert seeds.loc[1338, "sliding"] == pytest.approx(result.sliding_bpb)
+
+
+def test_tables_that_the_notebooks_left_become_figures_with_every_seeds_numbers(with_tables, tmp_path):
+    runs = {seed: read_seed(with_tables, seed) for seed in SEEDS}
+    assert list(draw_figures(tmp_path / "drawn", runs, with_tables)) == [
+        "seeds", "curves", "bytes", "ledger", "tensors", "position", "packings",
+    ]  # fmt: skip
+    position = pd.read_csv(tmp_path / "drawn" / "position.csv")
+    assert position["seed"].tolist() == [seed for seed in SEEDS for _ in range(2)]
+    assert position["bpb"].tolist() == 3 * [2.25, 2.2]
+    packings = pd.read_csv(tmp_path / "drawn" / "packings.csv")
+    assert packings["bpb_lost"].tolist() == [seed / 1e6 for seed in SEEDS], "what is not packed has no bytes to lie at"
+
+
+def test_a_damaged_table_is_named_with_its_remedy(with_tables, tmp_path):
+    (with_tables / "seed1338" / "figures" / "06-position.csv").write_text("score,middle\nround-trip,many\n")
+    with pytest.raises(UserError, match=r"seed1338/figures/06-position\.csv is not the table .*; run it again") as one:
+        draw_figures(tmp_path / "drawn", {seed: read_seed(with_tables, seed) for seed in SEEDS}, with_tables)
+    assert "\n" not in str(one.value)

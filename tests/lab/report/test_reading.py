@@ -1,0 +1,61 @@
+"""One seed's files: whatever is missing or contradicts another file is named with the command that makes it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from report_run import TENSOR
+from run_folder import change
+
+from pgolf_core.base.files import UserError
+from pgolf_core.lab.report import reading
+from pgolf_core.lab.report.reading import command_of, read_seed
+from pgolf_core.recipes.recipe import Recipe, to_dict
+
+
+@pytest.mark.parametrize("name", ["result.json", "ledger.json", "metrics.jsonl", "env.json"])
+def test_a_missing_file_is_refused_by_name_with_the_command_that_makes_it(run, name):
+    (run / "seed1339" / name).unlink()
+    with pytest.raises(UserError, match=rf"seed1339/{name} does not exist; run `pgolf record local-smoke --seeds 1339"):
+        read_seed(run, 1339)
+
+
+@pytest.mark.parametrize("file, values, complaint", [
+    ("result", {"sliding_bpb": 1.2}, "sliding_bpb does not follow from sliding_loss"),
+    ("result", {"artifact_bytes": 5, "total_bytes": 100_005}, "artifact_bytes is not ledger.json's file_bytes"),
+    ("result", {"averaged_loss": None}, "there is no 'averaged_loss'"),
+    ("ledger", {"header_bytes": 1}, "weights, scales and header do not add up to the file"),
+    ("ledger", {"total_bytes": 1}, "total_bytes is not ledger.json's total_bytes"),
+    ("ledger", {"tensors": [TENSOR | {"elements": None}]}, "no number 'elements' of w"),
+    ("ledger", {"tensors": None}, "ledger.json: tensors must be a list"),
+    ("ledger", {"spare_bytes": 1}, "ledger.json: unknown key 'spare_bytes'"),
+])  # fmt: skip
+def test_numbers_that_contradict_each_other_are_refused(run, file, values, complaint):
+    change(run / "seed1338" / f"{file}.json", **values)
+    with pytest.raises(UserError, match=complaint):
+        read_seed(run, 1338)
+
+
+def test_a_broken_line_of_metrics_and_an_empty_file_are_named(run):
+    path = run / "seed1337" / "metrics.jsonl"
+    with path.open("a") as file:
+        file.write('{"kind": "correction", "seconds": 1.0}\n{"kind": "train", "st')
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line 18: not a metrics record"):
+        read_seed(run, 1337)
+    path.write_text("")
+    with pytest.raises(UserError, match=r"metrics\.jsonl is empty; run `pgolf record .* --fresh`"):
+        read_seed(run, 1337)
+
+
+def test_the_command_to_reproduce_names_what_differs_from_the_recipe_file(tmp_path, monkeypatch):
+    base = Recipe(name="local")
+    changed = dataclasses.replace(base, average=dataclasses.replace(base.average, kind="swa"))
+    monkeypatch.setattr(reading, "load_recipe", lambda name: base)
+    folder = tmp_path / f"local+{changed.fingerprint[:8]}"
+    folder.mkdir()
+    (folder / "recipe.json").write_text(json.dumps(to_dict(changed) | {"fingerprint": changed.fingerprint}))
+    words = """pgolf record local --seeds 1,2 --set 'average.kind="swa"'"""
+    assert command_of(folder, [1, 2]) == words
+    assert command_of(folder.rename(tmp_path / "mine"), [1, 2]) == f"{words} --name mine"

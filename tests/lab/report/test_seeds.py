@@ -1,0 +1,40 @@
+"""The summary and the table of a recipe's seeds."""
+
+from __future__ import annotations
+
+import json
+import statistics
+
+import pytest
+from report_run import SEEDS
+from run_folder import seed_result
+
+from pgolf_core.base.files import UserError
+from pgolf_core.lab.report.seeds import NUMBERS, seeds_table_text, summarise_seeds
+
+
+def test_summary_holds_mean_std_n_and_every_seed(written):
+    summary = json.loads(written.summary.read_text())
+    assert summary["n"] == 3 and summary["seeds"] == SEEDS and summary["recipe"] == "local-smoke"
+    assert summary["sliding_bpb"]["mean"] == pytest.approx(1.7661) and summary["sliding_bpb"]["n"] == 3
+    assert summary["sliding_bpb"]["std"] == pytest.approx(0.0031)  # equally spaced by 0.0031: std is the spacing
+    assert list(summary["sliding_bpb"]["seeds"].values()) == pytest.approx([1.763, 1.7661, 1.7692])
+    assert summary["steps"]["std"] == pytest.approx(statistics.stdev([407, 408, 409]))
+    assert summary["seconds"]["warmup"]["mean"] == 20.0 and summary["whole_seconds"]["mean"] == pytest.approx(150.5031)
+    assert {*NUMBERS, "recipe_sha256", "track", "confidence"} <= set(summary)
+
+
+def test_seeds_of_different_code_are_not_averaged_and_a_number_that_no_seed_has_is_left_out():
+    with pytest.raises(UserError, match="seeds 1 and 2 differ in core_sha256"):
+        summarise_seeds({1: seed_result(1, 2.0), 2: seed_result(2, 2.0, core_sha256="new")})
+    assert "raw_targets" not in summarise_seeds({1: seed_result(1, 2.0, raw_targets=None)})
+
+
+def test_the_terminals_tables_fit_80_columns_and_end_with_mean_std_and_half_the_interval(written):
+    text = seeds_table_text(json.loads(written.summary.read_text()))
+    scores, costs = (table.splitlines() for table in text.split("\n\n"))
+    assert max(map(len, text.splitlines())) <= 80
+    assert scores[0].split()[:3] == ["seed", "steps", "raw"] and scores[2].split()[0] == "1337"
+    assert scores[-3].split()[:2] == ["mean", "408.0"] and scores[-2].split()[:2] == ["std", "1.0"]
+    assert scores[-1].split()[:3] == ["±", "95%", "2.5"]  # t(0.975, 2) = 4.303, times 1 / sqrt(3)
+    assert costs[2].split() == ["1337", "801,337", "100,000", "901,337", "100.0", "150.5"]
