@@ -125,7 +125,7 @@ def _common_score(records: Sequence[str]) -> str:
 
 def _with_names_apart(arms: list[Arm], which: Sequence[str | Path]) -> list[Arm]:
     """Arms whose folders have one name get as much of their paths as tells them apart."""
-    paths = [(name,) if is_record(name) else Path(name).resolve().parts for name in which]
+    paths = [(str(name),) if is_record(name) else Path(name).resolve().parts for name in which]
     named = []
     for arm, path in zip(arms, paths, strict=True):
         length = 1

@@ -6,15 +6,14 @@ has a report without these figures.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from pgolf_core.base.files import UserError
@@ -173,21 +172,15 @@ def _tensors_figure(table: pd.DataFrame) -> Figure:
     places = {kind: place for place, kind in enumerate(kinds.index)}
     largest = max(float(table["stored_bytes"].max()), 1.0)
     for index, (grid, rows) in enumerate(table.groupby("grid", sort=True)):
-        area = 14 + 150 * rows["stored_bytes"] / largest
-        ax.scatter(
-            rows["stored_bits"], rows["kind"].map(places), s=area, color=plots.colour_of(str(grid), index), alpha=0.65,
-            linewidths=0, label=str(grid),
-        )  # fmt: skip
-    share = kinds / kinds.sum() if kinds.sum() else kinds * math.nan
+        looks: dict[str, Any] = {"color": plots.colour_of(str(grid), index), "alpha": 0.65, "linewidths": 0}
+        ax.scatter(rows["stored_bits"], rows["kind"].map(places), s=14 + 150 * rows["stored_bytes"] / largest, **looks)
+        ax.scatter([], [], s=40, label=str(grid), **looks)
+    share = kinds / max(kinds.sum(), 1)
     ax.set_yticks(range(len(kinds)), [f"{kind}  ({part:.1%})" for kind, part in share.items()])
     ax.invert_yaxis()
     ax.set(xlabel="bits per weight as stored, scales included")
-    most = float(np.nanmax(table["stored_bits"])) if len(table) else 1.0
-    ax.set_xlim(0, 1.06 * max(most, 1.0))
-    fig = _with_legend(fig, ax)
-    for handle in fig.legends[0].legend_handles if fig.legends else ():
-        handle.set_sizes([40])
-    return fig
+    ax.set_xlim(0, 1.06 * max(float(table["stored_bits"].max()), 1.0))
+    return _with_legend(fig, ax)
 
 
 # ---------------------------------------------------------------------- small helpers
@@ -212,8 +205,7 @@ def _tables(folder: Path, seeds: Mapping[int, SeedRun], name: str, columns: Mapp
 
 
 def _figure(height: float) -> tuple[Figure, Axes]:
-    fig = plots.Chart(figsize=(7.0, height), layout="constrained")
-    fig.get_layout_engine().set(w_pad=0.1, h_pad=0.08)
+    fig = plots.Chart(figsize=(7.0, height), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08))
     return fig, fig.subplots()
 
 

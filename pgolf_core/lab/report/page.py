@@ -55,7 +55,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]], text_columns: in
     for row in cells[len(cells) - totals :]:
         row[0] = f"**{row[0]}**"
     rule = [":--" if place < text_columns else "--:" for place in range(len(header))]
-    return Markdown("\n".join(f"| {' | '.join(line)} |" for line in [list(map(plain, header)), rule, *cells]))
+    lines = [[str(plain(name)) for name in header], rule, *cells]
+    return Markdown("\n".join(f"| {' | '.join(line)} |" for line in lines))
 
 
 def render(name: str, context: Mapping[str, Any]) -> str:

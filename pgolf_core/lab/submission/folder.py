@@ -27,7 +27,7 @@ from pgolf_core.lab.report.figures import draw_figures
 from pgolf_core.lab.report.reading import SeedRun, command_of, read_seed
 from pgolf_core.lab.report.report import run_context, scored
 from pgolf_core.lab.report.seeds import summarise_seeds
-from pgolf_core.lab.shared.places import DATA_FILE, SCRIPT, SUBMISSION_FILE, SUMMARY_FILE
+from pgolf_core.lab.shared.places import DATA_FILE, ENV_FILE, SCRIPT, SUBMISSION_FILE, SUMMARY_FILE
 from pgolf_core.lab.submission.text import readme
 from pgolf_core.packing.unpack import read_header
 from pgolf_core.recipes.recipe import Recipe
@@ -140,7 +140,7 @@ def _requirements(script: Path, run: SeedRun, place: Path) -> str:
     for package in sorted(imports_of(readable_of(script))):
         version = str(versions.get(package)) if isinstance(versions, dict) else ""
         if not re.fullmatch(r"\d[A-Za-z0-9.+]*", version):
-            raise UserError(f"{place / 'env.json'} has no version of {package}; run the seed again with --fresh")
+            raise UserError(f"{place / ENV_FILE} has no version of {package}; run the seed again with --fresh")
         lines.append(f"{package}=={version.partition('+')[0]}\n")  # a local build's +cpu or +cu128 is on no index
     return "".join(lines)
 

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
+from pathlib import Path
+
 import numpy as np
+import pytest
 import torch
 from small import small_recipe
+from toy_run import change, finished_run
 
+from pgolf_core.base.files import UserError
+from pgolf_core.lab.record import stages
+from pgolf_core.lab.record.folder import Run, open_run
 from pgolf_core.lab.record.stages import sample_text
 from pgolf_core.network.model import build_model
+from pgolf_core.packing.ledger import CapExceeded, Ledger
+from pgolf_core.seed import Result
 from pgolf_core.text.tokenizer import TokenBytes
 
 
@@ -38,3 +49,43 @@ def test_a_sample_is_decided_by_its_seed_and_has_the_asked_length() -> None:
 
 def test_a_cold_sample_takes_the_likeliest_token_each_time() -> None:
     assert sample(1, temperature=1e-4) == sample(2, temperature=1e-4)
+
+
+# ---------------------------------------------------------------------- the script that a seed counts
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finished_run(tmp_path_factory.mktemp("honest"))
+
+
+def run_of(folder: Path, seed: int) -> Run:
+    options = {"runs_dir": str(folder.parents[1]), "cache_dir": str(folder.parents[2])}
+    return open_run(str(folder.parents[2] / "toy.toml"), seed=seed, **options)
+
+
+def test_the_script_is_exported_once_for_all_seeds(honest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "write_script", lambda *arguments: pytest.fail("exported again"))
+    assert {stages.run_script(run_of(honest, seed)) for seed in (1, 2)} == {honest / "train_gpt.py"}
+    hashes = {Result.read(honest / f"seed{seed}" / "result.json").script_sha256 for seed in (1, 2)}
+    assert len(hashes) == 1
+
+
+def test_packing_over_the_cap_says_what_a_packed_script_would_do(honest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def over(recipe, weights, statistics, path, code_bytes):
+        raise CapExceeded(Ledger(1, 0, 1, 1, 3, code_bytes, code_bytes + 3, code_bytes, []))
+
+    monkeypatch.setattr(stages, "pack_averaged", over)
+    run = run_of(honest, 1)
+    for script, is_said in (("readable", True), ("packed", False)):
+        with pytest.raises(CapExceeded, match="3 over the cap") as caught:
+            stages.pack_seed(dataclasses.replace(run, recipe=dataclasses.replace(run.recipe, script=script)))
+        assert ("set script=packed" in str(caught.value)) == is_said and str(caught.value).count("\n") == 1
+
+
+def test_another_script_than_the_packed_one_is_not_scored(honest: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(honest, tmp_path / honest.name)
+    change(copied / "seed1" / "ledger.json", code_bytes=7)
+    run = dataclasses.replace(run_of(honest, 1), folder=copied / "seed1", recipe_folder=copied)
+    with pytest.raises(UserError, match=r"is not the script that 05_quantize counted"):
+        stages.write_result(run, *(stages.score_packed(run, 32, progress=False) for _ in range(2)))

@@ -5,8 +5,6 @@ pytest tests/lab/submission/test_folder.py (uses the verifier's two trained toy 
 
 from __future__ import annotations
 
-import dataclasses
-import html
 import json
 import math
 import os
@@ -18,40 +16,20 @@ import sys
 from pathlib import Path
 
 import pytest
-from toy_run import change, finished_run
+from toy_run import change
 
 from pgolf_core.base.files import UserError, read_json
 from pgolf_core.lab.export import export_script
 from pgolf_core.lab.record import folder as runs
-from pgolf_core.lab.record import stages
 from pgolf_core.lab.submission import folder as submission
 from pgolf_core.lab.submission.folder import imports_of, write_submission
-from pgolf_core.lab.submission.text import changed_keys
 from pgolf_core.lab.verify import verify
-from pgolf_core.packing.ledger import CapExceeded, Ledger
-from pgolf_core.recipes.reading import load_recipe
 
 WHO = {"name": "A toy of two layers", "author": "Ada Lovelace", "github_id": "ada"}
 PR_315_KEYS = (
     "author", "github_id", "name", "blurb", "date", "val_loss", "val_bpb", "pre_quant_val_loss", "pre_quant_val_bpb",
     "int6_zstd_val_loss", "int6_zstd_val_bpb", "bytes_total", "bytes_model_int6_zstd", "bytes_code",
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return finished_run(tmp_path_factory.mktemp("honest"))
-
-
-@pytest.fixture(scope="module")
-def written(honest: Path) -> Path:
-    return write_submission(honest, **WHO)
-
-
-@pytest.fixture
-def copied(honest: Path, tmp_path: Path) -> Path:
-    """A copy of the run that a test may damage."""
-    return shutil.copytree(honest, tmp_path / honest.name)
 
 
 def results(folder: Path) -> dict[int, dict]:
@@ -115,7 +93,8 @@ def test_submission_json_has_the_published_keys_with_means_and_every_seed(honest
 
 def test_requirements_pin_what_the_script_imports(written: Path):
     lines = (written / "requirements.txt").read_text().splitlines()
-    assert [line.partition("==")[0] for line in lines] == ["numpy", "sentencepiece", "torch", "zstandard"]
+    names = [line.partition("==")[0] for line in lines]
+    assert names == ["numpy", "safetensors", "sentencepiece", "torch", "zstandard"]
     assert all(re.fullmatch(r"[a-z]+==\d[\w.]*", line) for line in lines), "no local build tag, which no index has"
 
 
@@ -124,41 +103,12 @@ def test_an_import_that_a_script_only_tries_is_not_required():
     assert imports_of(text + "def g():\n    from zstandard import x\n") == {"torch", "zstandard"}
 
 
-def test_the_readme_tells_what_is_new_every_seed_bytes_seconds_figures_and_the_commands(honest: Path, written: Path):
-    text = (written / "README.md").read_text()
-    for number in results(honest).values():
-        assert f"{number['sliding_bpb']:.4f}" in text and f"{number['total_bytes']:,}" in text
-        assert (
-            f"{number['seconds']['total']:,.1f}" in text and f"{number['cap_bytes'] - number['total_bytes']:,}" in text
-        )
-    assert "| **mean** |" in text and "| **std** |" in text
-    assert re.search(r"^pgolf record toy --seeds 1,2", text, re.MULTILINE)
-    assert "| model.num\\_layers | 11 | 2 |" in text and "the defaults" in text
-    assert re.search(r"^DATA_PATH=DATA TOKENIZER_PATH=TOKENIZER SEED=2 python train_gpt.py$", text, re.MULTILINE)
-    size = (written / "train_gpt.py").stat().st_size
-    assert f"Code is `train_gpt.py` (packed), {size:,} bytes; the cap of local\\_10min\\_1mb is 1,000,000" in text
-    shown = set(re.findall(r"]\((figures/[a-z]+\.(?:png|csv))\)", text))
-    assert shown == {path.relative_to(written).as_posix() for path in (written / "figures").iterdir()}
-    assert "The scores do not compare" in text and "| pr315 (merged) |" in text
-    assert "first 200 of" in text, "what was scored on a part says so"
-    assert "Keller Jordan" in text and str(honest.parents[2]) not in text
-
-
 def test_the_reviewer_finds_the_artifact_in_order(written: Path):
     table = verify.verify(written)
     own = table[table["check"].str.startswith("model.pgolf: ")]
     assert (own["verdict"] == verify.HOLDS).all() and len(own) == 3
     failing = table[table["verdict"] == verify.FAILS]  # the toy's text is not the track's
     assert failing["check"].tolist() == ["each score implies the split's bytes"], failing.to_string()
-
-
-def test_what_is_new_is_told_against_the_recipe_that_the_file_extends():
-    base, rows = changed_keys(load_recipe("local-smoke", ["average.kind=none"]))
-    assert base == "recipe pr315"
-    changed = {key: (there, here) for key, there, here in rows}
-    assert changed["model.model_dim"][0] == "512" and changed["average.kind"] == ('"ema"', '"none"')
-    assert "model.logit_softcap" not in changed and "title" not in changed
-    assert changed_keys(load_recipe("pr315"))[0] == "the defaults"
 
 
 def test_a_run_of_one_seed_claims_no_spread(copied: Path):
@@ -222,7 +172,7 @@ def test_a_seed_that_was_reported_and_is_gone_is_not_left_out(copied: Path):
 def test_a_script_that_is_not_the_counted_one_is_refused(copied: Path):
     script = copied / "train_gpt.py"
     text = script.read_text()
-    script.write_text(text.replace("Newton", "newton", 1))
+    script.write_text(text + "\n")
     refused(copied, "is not the script that seed 1 counted")
     script.unlink()
     refused(copied, "has no train_gpt.py")
@@ -234,7 +184,7 @@ def test_a_run_over_the_cap_is_refused_with_the_bytes(copied: Path):
     more = 1_000_001 - read_json(copied / "seed2" / "result.json")["total_bytes"]
     for name, keys in (
         ("result.json", ("artifact_bytes", "total_bytes")),
-        ("ledger.json", ("weights_bytes", "file_bytes")),
+        ("ledger.json", ("weights_bytes", "file_bytes", "total_bytes")),
     ):
         values = read_json(copied / "seed2" / name)
         change(copied / "seed2" / name, **{key: values[key] + more for key in keys})
@@ -249,69 +199,10 @@ def test_a_name_that_is_no_line_of_text_is_refused(copied: Path, wrong: str):
         refused(copied, "printable characters", **{what: wrong})
 
 
-# ---------------------------------------------------------------------- hostile text
-
-
-HOSTILE = "<script>alert(1)</script> ![x](http://e.example/p.png) | `a` # @everyone ../../etc $x$ **b** <!--"
-
-
-def test_hostile_names_titles_and_citations_are_only_text(copied: Path):
-    for folder in (copied, copied / "seed1", copied / "seed2"):
-        change(folder / "recipe.json", title=HOSTILE + "\n# heading", name="../" + HOSTILE)
-    (copied / "data.json").write_text(json.dumps({"citation": HOSTILE}))
-    folder = write_submission(copied, HOSTILE, HOSTILE, HOSTILE)
-    assert folder.parent == copied.parent / "submissions" and re.fullmatch(
-        r"[0-9]{4}-\d\d-\d\d_[a-z0-9-]+", folder.name
-    )
-    assert read_json(folder / "submission.json")["author"] == HOSTILE
-    text = (folder / "README.md").read_text()
-    outside = re.sub(r"^```\n.*?\n```$", "", text, flags=re.MULTILINE | re.DOTALL)  # a fence shows its text as it is
-    assert text.count("```") == 4
-    outside = re.sub(r"!?\[[\w ,-]+\]\(figures/[a-z]+\.(png|csv)\)", "", outside)  # our own figures
-    assert "<" not in outside.replace("<k>", "") and "http://" not in outside and "@everyone" not in outside
-    plain = html.unescape(re.sub(r"\\([\\`*_\[\]{}|~#!$])", r"\1", outside))
-    assert HOSTILE in plain, "nothing is lost by escaping"
-    assert not re.search(r"(?<!\\)[\[\]!]", outside) and [line for line in outside.splitlines() if line[:2] == "# "]
-    assert len(re.findall(r"^# ", outside, re.MULTILINE)) == 1
-
-
-def test_the_recipe_of_a_run_is_the_recorded_one(honest: Path, written: Path):
-    recipe = runs.recorded_recipe(honest)
-    assert read_json(written / "submission.json")["blurb"].startswith(f"{recipe.title}. Sliding ")
-    assert read_json(written / "submission.json")["track"] == recipe.track
-
-
 # ---------------------------------------------------------------------- the script that is shipped
 
 
-def run_of(folder: Path, seed: int) -> runs.Run:
-    options = {"runs_dir": str(folder.parents[1]), "cache_dir": str(folder.parents[2])}
-    return runs.open_run(str(folder.parents[2] / "toy.toml"), seed=seed, **options)
-
-
-def test_the_script_is_exported_once_for_all_seeds(honest: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(stages, "write_script", lambda *arguments: pytest.fail("exported again"))
-    assert {stages.run_script(run_of(honest, seed)) for seed in (1, 2)} == {honest / "train_gpt.py"}
-    assert len({result["script_sha256"] for result in results(honest).values()}) == 1
-
-
-def test_packing_over_the_cap_says_what_a_minified_script_would_do(honest: Path, monkeypatch: pytest.MonkeyPatch):
-    def over(*arguments, code_bytes: int, **options):
-        raise CapExceeded(Ledger(1, 0, 1, 1, 3, code_bytes, code_bytes + 3, code_bytes, []))
-
-    monkeypatch.setattr(stages.artifact, "pack", over)
-    with pytest.raises(CapExceeded, match="3 over the cap") as caught:
-        stages.pack_seed(run_of(honest, 1))
-    assert "set script=minified" in str(caught.value) and str(caught.value).count("\n") == 1
-
-
-def test_another_script_than_the_packed_one_is_not_scored(honest: Path, copied: Path):
-    change(copied / "seed1" / "ledger.json", code_bytes=7)
-    run = dataclasses.replace(run_of(honest, 1), folder=copied / "seed1", recipe_folder=copied)
-    with pytest.raises(UserError, match=r"is not the script that 05_quantize counted"):
-        stages.write_result(run, *(stages.score_packed(run, 32, progress=False) for _ in range(2)))
-
-
+@pytest.mark.slow  # a whole training in a process of its own
 def test_the_shipped_script_alone_makes_the_shipped_artifact_byte_for_byte(honest: Path, written: Path, tmp_path: Path):
     """From inside a copy of the folder, in an environment that knows nothing of pgolf, with the shipped files alone."""
     folder = shutil.copytree(written, tmp_path / "folder")

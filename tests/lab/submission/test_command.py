@@ -1,0 +1,17 @@
+"""`pgolf submission`: it prints where the folder is, and what cannot be made is one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pgolf_core.lab import cli
+
+
+def test_it_prints_the_folder_that_it_made(copied: Path, capsys: pytest.CaptureFixture):
+    who = ["--name", "A toy", "--author", "Ada", "--github-id", "ada"]
+    assert cli.main(["submission", str(copied), *who, "--out", str(copied.parent / "made")]) == 0
+    assert capsys.readouterr().out == f"{copied.parent / 'made'}\n" and (copied.parent / "made" / "README.md").is_file()
+    assert cli.main(["submission", str(copied / "nosuch"), *who]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
