@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from pgolf_core.base.files import UserError, read_json
 from pgolf_core.base.names import SEED_RESULT
@@ -34,28 +36,13 @@ RECORD_VOCAB = 1024
 
 
 @dataclass(frozen=True)
-class SeedScore:
-    """One seed of an arm; None where a record does not publish it."""
-
-    bpb: float
-    nats_per_token: float
-    total_bytes: int | None
-    train_seconds: float | None
-    seconds: float | None
-    """The whole seed."""
-
-    @property
-    def nats_per_byte(self) -> float:
-        """The score without the tokenizer in it."""
-        return self.bpb * math.log(2)
-
-
-@dataclass(frozen=True)
 class Arm:
     """One experiment with all its finished seeds, scored in one way."""
 
     name: str
-    seeds: dict[int, SeedScore]
+    seeds: pd.DataFrame
+    """One row a seed: bpb, nats_per_token, nats_per_byte, total_bytes, train_seconds, seconds (the whole seed's); NaN
+    for what a record does not publish."""
     track: str
     cap_bytes: int
     text_bytes: int
@@ -79,7 +66,7 @@ class Arm:
 
     def values(self, unit: str) -> dict[int, float]:
         """{seed: value} in 'bpb', 'nats_per_token' or 'nats_per_byte'."""
-        return {number: getattr(seed, unit) for number, seed in self.seeds.items()}
+        return self.seeds[unit].to_dict()
 
 
 def read_arm(which: str | Path, score: str, seeds: Sequence[int] | None = None) -> Arm:
@@ -120,7 +107,7 @@ def _run_arm(folder: Path, score: str, seeds: Sequence[int] | None) -> Arm:
     if not settings:
         notes.append("no recipe.json: its settings were not compared")
     return Arm(
-        folder.resolve().name, {seed: _seed_score(result, score, folder) for seed, result in results.items()},
+        folder.resolve().name, _seeds({seed: _row(result, score, folder) for seed, result in results.items()}),
         track=one.track, cap_bytes=one.cap_bytes, text_bytes=one.val_bytes, text_targets=one.val_targets,
         scored_targets=one.val_targets if score in finished.PACKED else one.raw_targets or one.val_targets,
         vocab_size=settings.get("model.vocab_size"), window=one.window,
@@ -149,13 +136,20 @@ def _finished_results(folder: Path) -> tuple[dict[int, Result], list[int]]:
     return results, [seed for seed in folders if seed not in results]
 
 
-def _seed_score(result: Result, score: str, folder: Path) -> SeedScore:
+def _row(result: Result, score: str, folder: Path) -> tuple[float | None, ...]:
     bpb, loss = getattr(result, f"{score}_bpb"), getattr(result, f"{score}_loss")
     if bpb is None or loss is None:
-        raise UserError(
-            f"{folder}: seed {result.seed} has no {finished.SCORE_LABELS[score]} score; choose one with --score"
-        )
-    return SeedScore(bpb, loss, result.total_bytes, result.seconds["train"], finished.whole_seconds(result))
+        label = finished.SCORE_LABELS[score]
+        raise UserError(f"{folder}: seed {result.seed} has no {label} score; choose one with --score")
+    return bpb, loss, result.total_bytes, result.seconds["train"], finished.whole_seconds(result)
+
+
+def _seeds(rows: Mapping[int, tuple[float | None, ...]]) -> pd.DataFrame:
+    """Arm.seeds from (bpb, nats per token, bytes, seconds of training, of all)."""
+    columns = ["bpb", "nats_per_token", "total_bytes", "train_seconds", "seconds"]
+    table = pd.DataFrame(list(rows.values()), index=pd.Index(list(rows), name="seed"), columns=columns, dtype=float)
+    table.insert(2, "nats_per_byte", table["bpb"] * math.log(2))  # the score without the tokenizer in it
+    return table
 
 
 def _json_object(path: Path) -> dict[str, Any]:
@@ -190,16 +184,16 @@ def _published_arm(name: str, score: str) -> Arm:
         label = finished.SCORE_LABELS[score]
         raise UserError(f"{name} has no {label} score; published are: {', '.join(known)}; choose one with --score")
     kind = PUBLISHED_AS[score]
-    seeds = {}
+    rows = {}
     for seed in record.seeds:
         bpb, loss = getattr(seed, f"{kind}_bpb"), getattr(seed, f"{kind}_loss")
         derived = bpb * math.log(2) * FINEWEB_BYTES / FINEWEB_TARGETS
         train_seconds = record.budget_seconds if seed.train_seconds is None else seed.train_seconds
-        seeds[seed.seed] = SeedScore(bpb, derived if loss is None else loss, seed.total_bytes, train_seconds, None)
+        rows[seed.seed] = (bpb, derived if loss is None else loss, seed.total_bytes, train_seconds, None)
     recipe = f"{name}-as-run" if f"{name}-as-run" in available_recipes() else name
     settings = flatten(to_dict(load_recipe(recipe)))
     return Arm(
-        name, seeds, track=FINEWEB_TRACK, cap_bytes=TRACK_CAP_BYTES[FINEWEB_TRACK], text_bytes=FINEWEB_BYTES,
+        name, _seeds(rows), track=FINEWEB_TRACK, cap_bytes=TRACK_CAP_BYTES[FINEWEB_TRACK], text_bytes=FINEWEB_BYTES,
         text_targets=FINEWEB_TARGETS, scored_targets=FINEWEB_TARGETS, vocab_size=RECORD_VOCAB,
         window=record.window_tokens, stride=64 if score == "sliding" else None,
         data="FineWeb as published", data_sha256="published",

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from pgolf_core.base.files import UserError, write_text
@@ -24,8 +23,6 @@ from pgolf_core.lab.compare.results import PACKED, SCORE_LABELS
 from pgolf_core.seed import SCORE_NAMES
 
 NO_VALUE = float("nan")
-
-
 COLUMNS: dict[str, Any] = dict.fromkeys((
     "run", "seeds", "n", "mean", "std", "low", "high", "detectable", "difference", "difference_low", "difference_high",
     "p_value", "test", "nats_difference", "nats_low", "nats_high", "nats_unit", "rule_improvement", "rule_margin",
@@ -144,15 +141,12 @@ def _against(arm: Arm, baseline: Arm, score: str) -> Against:
     if obstacle:
         return Against(arm, baseline, None, None, "", None, differs, [obstacle, *notes])
     unit = "token" if same_tokenizer(baseline, arm) else "byte"
-    column = f"nats_per_{unit}"
-    bpb = inference.compare_runs(baseline.values("bpb"), arm.values("bpb"))
-    nats = inference.compare_runs(baseline.values(column), arm.values(column))
-    rule = None
-    if score in PACKED:
-        tokens_per_unit = 1.0 if unit == "token" else baseline.text_targets / baseline.text_bytes
-        rule = inference.challenge_rule(
-            baseline.values(column), arm.values(column), inference.RULE_MARGIN_NATS * tokens_per_unit
-        )
+    bpb, nats = (
+        inference.compare_runs(baseline.values(column), arm.values(column)) for column in ("bpb", f"nats_per_{unit}")
+    )
+    tokens_per_unit = 1.0 if unit == "token" else baseline.text_targets / baseline.text_bytes
+    margin = inference.RULE_MARGIN_NATS * tokens_per_unit
+    rule = inference.challenge_rule(nats, margin) if score in PACKED else None
     warnings = list(_warnings(arm, baseline, unit))
     return Against(arm, baseline, bpb, nats, unit, rule, differs, [*warnings, *filter(None, [bpb.note]), *notes])
 
@@ -186,11 +180,8 @@ def _warnings(arm: Arm, baseline: Arm, unit: str) -> Iterator[str]:
 
 
 def _own_notes(arm: Arm) -> list[str]:
-    notes = list(arm.notes)
-    for number, seed in arm.seeds.items():
-        if seed.total_bytes and seed.total_bytes > arm.cap_bytes:
-            notes.append(f"seed {number} is {seed.total_bytes - arm.cap_bytes:,} bytes over the cap")
-    return notes
+    over = arm.seeds["total_bytes"] - arm.cap_bytes
+    return [*arm.notes, *(f"seed {seed} is {size:,.0f} bytes over the cap" for seed, size in over.items() if size > 0)]
 
 
 # ---------------------------------------------------------------------- tables
@@ -212,16 +203,12 @@ def arms_table(compared: Compared) -> pd.DataFrame:
 
 
 def _own_columns(arm: Arm) -> dict[str, Any]:
-    summary, seeds = inference.summarise(arm.values("bpb").values()), arm.seeds.values()
-    row: dict[str, Any] = {"run": arm.name, "seeds": ",".join(map(str, arm.seeds))}
+    summary = inference.summarise(arm.seeds["bpb"])
+    row: dict[str, Any] = {"run": arm.name, "seeds": ",".join(map(str, arm.seeds.index))}
     row |= {key: getattr(summary, key) for key in ("n", "mean", "std", "low", "high")}
-    if summary.std:
-        row["detectable"] = inference.detectable_by_another(summary.std, summary.n)
-    for name in ("total_bytes", "train_seconds", "seconds"):
-        known = [value for value in (getattr(seed, name) for seed in seeds) if value is not None]
-        row |= {name: float(np.mean(known))} if known else {}
-        row |= {"total_bytes_max": max(known)} if known and name == "total_bytes" else {}
-    return row
+    row["detectable"] = inference.detectable_by_another(summary.std, summary.n) if summary.std else None
+    row |= arm.seeds[["total_bytes", "train_seconds", "seconds"]].mean().to_dict()
+    return row | {"total_bytes_max": arm.seeds["total_bytes"].max()}
 
 
 def _test_columns(one: Against) -> dict[str, Any]:
@@ -241,16 +228,14 @@ def _test_columns(one: Against) -> dict[str, Any]:
 def seeds_long(compared: Compared) -> pd.DataFrame:
     """One row per run and seed: run, seed, bpb, nats_per_token, nats_per_byte, difference (bpb, from the baseline's
     value of that seed), total_bytes, train_seconds, seconds; NaN where there is none."""
-    baseline, tested = compared.arms[0], {one.arm.name for one in compared.against if one.bpb}
-    rows = []
+    tested, base = {one.arm.name for one in compared.against if one.bpb}, compared.arms[0].seeds["bpb"]
+    parts = []
     for arm in compared.arms:
-        for number, seed in arm.seeds.items():
-            is_paired = arm.name in tested and number in baseline.seeds
-            difference = seed.bpb - baseline.seeds[number].bpb if is_paired else NO_VALUE
-            row = {"run": arm.name, "seed": number, "bpb": seed.bpb, "nats_per_token": seed.nats_per_token}
-            row |= {"nats_per_byte": seed.nats_per_byte, "difference": difference, "total_bytes": seed.total_bytes}
-            rows.append(row | {"train_seconds": seed.train_seconds, "seconds": seed.seconds})
-    return pd.DataFrame(rows).astype({"total_bytes": "Int64", "train_seconds": float, "seconds": float})
+        part = arm.seeds.reset_index()
+        part.insert(0, "run", arm.name)
+        part.insert(5, "difference", part["bpb"] - part["seed"].map(base) if arm.name in tested else NO_VALUE)
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True).astype({"total_bytes": "Int64"})
 
 
 def difference_lines(one: Against) -> list[str]:

@@ -43,25 +43,29 @@ class Comparison:
     """Arm b against arm a; `difference` = mean of b - mean of a (paired: over the shared seeds only)."""
 
     method: str
-    """'paired t', 'Welch t', or 'none' when no test is possible."""
+    """'paired t', 'Welch t', or 'none' when no test is possible; then all that may be None is."""
     n_a: int
     """Seeds of a that entered."""
     n_b: int
     difference: float
-    low: float | None
-    """Lower end of the interval of the difference; None without a test."""
-    high: float | None
-    p_value: float | None
-    """Two-sided, of: no difference."""
     note: str
     """Why there is no p-value, or which seeds were left out; empty otherwise."""
+    standard_error: float | None = None
+    """Of the difference."""
+    freedom: float | None = None
+    """Degrees of freedom."""
+    low: float | None = None
+    """Lower end of the interval of the difference."""
+    high: float | None = None
+    p_value: float | None = None
+    """Two-sided, of: no difference."""
     detectable: float | None = None
     """The true difference that this test, with this spread, would find in POWER of repetitions."""
 
 
 @dataclass(frozen=True)
 class RuleTest:
-    """The challenge's rule: one-sided test of `improvement <= margin`, by the method of `compare_runs`."""
+    """The challenge's rule: one-sided test of `improvement <= margin`, by the method of the comparison."""
 
     improvement: float
     """Mean of the baseline - mean of the run (paired: over the shared seeds): positive where the run is better."""
@@ -92,27 +96,37 @@ def summarise(values: Iterable[float]) -> Summary:
 
 def compare_runs(values_a: Mapping[int, float], values_b: Mapping[int, float]) -> Comparison:
     """Compare two arms given as {seed: value}; paired over the seeds that both have if there are two, else Welch."""
-    pair = _Pair(values_a, values_b)
-    difference, error, freedom = pair.difference, pair.standard_error, pair.freedom
-    if not pair.method:
-        return Comparison("none", len(pair.a), len(pair.b), difference, None, None, None, pair.note)
+    shared = sorted(set(values_a) & set(values_b))
+    paired = len(shared) >= 2
+    a = _finite([values_a[seed] for seed in (shared if paired else values_a)])
+    b = _finite([values_b[seed] for seed in (shared if paired else values_b)])
+    difference = float((b - a).mean() if paired else b.mean() - a.mean())
+    samples, left_out = ([b - a] if paired else [a, b]), sorted(set(values_a) ^ set(values_b)) if paired else []
+    notes = [f"seeds {', '.join(map(str, left_out))} are in one arm only and were left out"] if left_out else []
+    spreads = [float(sample.std(ddof=1)) if len(sample) > 1 else math.nan for sample in samples]
+    if any(map(math.isnan, spreads)):
+        notes = [f"no p-value: {len(a)} against {len(b)} seed(s), and one seed has no spread to test against"]
+    # Rounding leaves about 1e-16 of the values where the true spread is zero; a t statistic from it means nothing.
+    elif max(spreads) <= 1e-12 * max(1.0, abs(a).max(), abs(b).max()):
+        notes.insert(0, "no p-value: no spread over the seeds to test against")
+    if any(note.startswith("no p-value") for note in notes):
+        return Comparison("none", len(a), len(b), difference, "; ".join(notes))
+    parts = [(spread**2 / len(sample), len(sample) - 1) for spread, sample in zip(spreads, samples, strict=True)]
+    variance = sum(part for part, _ in parts)
+    error = math.sqrt(variance)
+    freedom = variance**2 / sum(part**2 / own for part, own in parts)  # Welch and Satterthwaite's; n - 1 if paired
     half_width = _half_width(error, freedom)
     return Comparison(
-        pair.method, len(pair.a), len(pair.b), difference, difference - half_width, difference + half_width,
-        2 * float(stats.t.sf(abs(difference) / error, freedom)), pair.note, detectable_difference(error, freedom),
+        "paired t" if paired else "Welch t", len(a), len(b), difference, "; ".join(notes), error, freedom,
+        difference - half_width, difference + half_width, 2 * float(stats.t.sf(abs(difference) / error, freedom)),
+        detectable_difference(error, freedom),
     )  # fmt: skip
 
 
-def challenge_rule(
-    baseline: Mapping[int, float], run: Mapping[int, float], margin: float = RULE_MARGIN_NATS
-) -> RuleTest:
-    """Is the loss of `run` lower than that of `baseline` by more than `margin`, at p < RULE_LEVEL? Both {seed: loss}.
-
-    The values and the margin are in one unit. Paired and Welch as in `compare_runs`.
-    """
-    pair = _Pair(run, baseline)  # so that a difference is an improvement
-    improvement, error, freedom = pair.difference, pair.standard_error, pair.freedom
-    if not pair.method:
+def challenge_rule(losses: Comparison, margin: float = RULE_MARGIN_NATS) -> RuleTest:
+    """Is the loss of the run, arm b, lower than the baseline's by more than `margin` (its unit), at p < RULE_LEVEL?"""
+    improvement, error, freedom = -losses.difference, losses.standard_error, losses.freedom
+    if error is None or freedom is None:
         return RuleTest(improvement, margin, None, None)
     p_value = float(stats.t.sf((improvement - margin) / error, freedom))
     return RuleTest(improvement, margin, p_value, margin + detectable_difference(error, freedom, RULE_LEVEL, sides=1))
@@ -141,38 +155,6 @@ def detectable_difference(
 def detectable_by_another(std: float, n: int) -> float:
     """The difference to another arm of n seeds that spreads alike which Welch's test would find in POWER of cases."""
     return detectable_difference(std * math.sqrt(2 / n), 2 * (n - 1))
-
-
-class _Pair:
-    """Two arms made ready for one test: which seeds enter, paired or not, and why there may be no test."""
-
-    def __init__(self, values_a: Mapping[int, float], values_b: Mapping[int, float]) -> None:
-        shared = sorted(set(values_a) & set(values_b))
-        paired = len(shared) >= 2
-        self.a = _finite([values_a[seed] for seed in (shared if paired else sorted(values_a))])
-        self.b = _finite([values_b[seed] for seed in (shared if paired else sorted(values_b))])
-        self.difference = float((self.b - self.a).mean() if paired else self.b.mean() - self.a.mean())
-        self.method = self.note = ""
-        self.standard_error = self.freedom = math.nan
-        if not paired and min(len(self.a), len(self.b)) < 2:
-            counts = f"{len(self.a)} against {len(self.b)} seed(s)"
-            self.note = f"no p-value: {counts}, and one seed has no spread to test against"
-            return
-        left_out = sorted(set(values_a) ^ set(values_b)) if paired else []
-        if left_out:
-            self.note = f"seeds {', '.join(map(str, left_out))} are in one arm only and were left out"
-        samples = [self.b - self.a] if paired else [self.a, self.b]
-        spreads = [float(sample.std(ddof=1)) for sample in samples]
-        # Rounding leaves about 1e-16 of the values where the true spread is zero; a t statistic from it means nothing.
-        if max(spreads) <= 1e-12 * max(1.0, abs(self.a).max(), abs(self.b).max()):
-            why = "no p-value: no spread over the seeds to test against"
-            self.note = "; ".join(filter(None, [why, self.note]))
-            return
-        self.method = "paired t" if paired else "Welch t"
-        parts = [(spread**2 / len(sample), len(sample) - 1) for spread, sample in zip(spreads, samples, strict=True)]
-        variance = sum(part for part, _ in parts)
-        self.standard_error = math.sqrt(variance)
-        self.freedom = variance**2 / sum(part**2 / freedom for part, freedom in parts)  # Welch and Satterthwaite's
 
 
 def _half_width(standard_error: float, freedom: float) -> float:

@@ -8,8 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
-from pgolf_core.lab.compare.arms import Arm
-from pgolf_core.lab.compare.comparison import Against, Compared, arms_table, difference_lines
+from pgolf_core.lab.compare.comparison import Against, Compared, arms_table, difference_lines, seeds_long
 from pgolf_core.lab.compare.inference import CONFIDENCE, POWER, RULE_LEVEL, RULE_MARGIN_NATS
 from pgolf_core.lab.compare.results import SCORE_LABELS
 from pgolf_core.lab.shared.tables import table_text, width
@@ -49,25 +48,21 @@ def _runs(table: pd.DataFrame, base: str) -> Iterator[str]:
 
 def _seeds(compared: Compared) -> Iterator[str]:
     """Every seed of every arm side by side; for each arm its difference from the baseline's same seed."""
-    base, *others = compared.arms
-    tested = {one.arm.name for one in compared.against if one.bpb}
-    numbers = list(dict.fromkeys(number for arm in compared.arms for number in arm.seeds))
-    beside = 1 if max(len(arm.name) for arm in compared.arms) > LONG_NAME else 2
+    long, (base, *others) = seeds_long(compared), [arm.name for arm in compared.arms]
+    numbers = long["seed"].unique()
+    scores, differences = (
+        long.pivot(index="seed", columns="run", values=column).reindex(numbers) for column in ("bpb", "difference")
+    )
+    beside = 1 if max(map(len, (base, *others))) > LONG_NAME else 2
     for first in range(0, max(1, len(others)), beside):
-        header, columns = ["seed", base.name], [list(map(str, numbers)), _scores(base, numbers)]
-        for arm in others[first : first + beside]:
-            header.append(arm.name)
-            columns.append(_scores(arm, numbers))
-            if arm.name in tested:
-                pairs = [(arm.seeds.get(number), base.seeds.get(number)) for number in numbers]
+        header, columns = ["seed", base], [list(map(str, numbers)), list(map(_number, scores[base]))]
+        for name in others[first : first + beside]:
+            header.append(name)
+            columns.append(list(map(_number, scores[name])))
+            if any(one.bpb for one in compared.against if one.arm.name == name):
                 header.append("difference")
-                columns.append([_number(a.bpb - b.bpb, "+.4f") if a and b else None for a, b in pairs])
+                columns.append([_number(value, "+.4f") for value in differences[name]])
         yield table_text(header, zip(*columns, strict=True))
-
-
-def _scores(arm: Arm, numbers: Sequence[int]) -> list[str | None]:
-    own = arm.values("bpb")
-    return [_number(own.get(number)) for number in numbers]
 
 
 def _differences(against: Sequence[Against]) -> Iterator[str]:

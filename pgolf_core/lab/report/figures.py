@@ -6,7 +6,7 @@ has a report without these figures.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +59,9 @@ def draw_figures(folder: Path, runs: Mapping[int, SeedRun], seeds_folder: Path) 
         "ledger": _ledger(runs, first.result.cap_bytes),
         "tensors": (_tensors_figure(tensors), tensors),
     }
-    position, packings = (_tables(seeds_folder, runs, *which) for which in (POSITION, PACKINGS))
-    if position is not None:
+    if (position := _tables(seeds_folder, runs, *POSITION)) is not None:
         drawn["position"] = _position(position)
-    if packings is not None:
+    if (packings := _tables(seeds_folder, runs, *PACKINGS)) is not None:
         drawn["packings"] = _packings(packings)
     return {name: plots.save_figure(fig, folder, name, table) for name, (fig, table) in drawn.items()}
 
@@ -109,10 +108,9 @@ def _bytes(results: Mapping[int, Result]) -> Drawn:
     return _points_figure(points, "bytes of file and code", "sliding score (bits per byte)", first.cap_bytes), table
 
 
-def _packings(tables: Mapping[int, pd.DataFrame]) -> Drawn:
+def _packings(long: pd.DataFrame) -> Drawn:
     """What each packing of the averaged weights would have cost, mean over the seeds, by the bytes of its file."""
-    long = pd.concat([table.assign(seed=seed) for seed, table in tables.items()], ignore_index=True)
-    long = long.dropna(subset=["file_bytes"])[["seed", "packing", "file_bytes", "bits", "bpb_lost"]]
+    long = long.dropna(subset=["file_bytes"])
     means = long.groupby("packing", sort=False)[["file_bytes", "bpb_lost"]].mean()
     points = {
         str(row.Index): (
@@ -152,13 +150,12 @@ def _points_figure(points: Mapping[str, tuple[Any, Any, str, str]], x_label: str
 # ---------------------------------------------------------------------- loss by position
 
 
-def _position(tables: Mapping[int, pd.DataFrame]) -> Drawn:
+def _position(long: pd.DataFrame) -> Drawn:
     """The round-trip score by the tokens of context that a target has, one line a seed."""
-    long = pd.concat([table.assign(seed=seed) for seed, table in tables.items()], ignore_index=True)
     side_by_side = long[long["score"] == "round-trip"]
     lines = {f"seed {seed}": (rows["middle"], rows["bpb"]) for seed, rows in side_by_side.groupby("seed", sort=False)}
     fig = plots.curves({"bits per byte": lines}, x_label="tokens of context (log scale)", log_x=True, markers=True)
-    return fig, long[["seed", *(column for column in long if column != "seed")]]
+    return fig, long
 
 
 # ---------------------------------------------------------------------- bits by tensor
@@ -186,22 +183,21 @@ def _tensors_figure(table: pd.DataFrame) -> Figure:
 # ---------------------------------------------------------------------- small helpers
 
 
-def _tables(folder: Path, seeds: Mapping[int, SeedRun], name: str, columns: Mapping[str, type]):
-    """{seed: table} of the same CSV in each seed's figures; None if a seed has none; UserError for a broken one."""
-    paths = {seed: folder / f"seed{seed}" / "figures" / f"{name}.csv" for seed in seeds}
-    if not all(path.is_file() for path in paths.values()):
-        return None
-    found = {}
-    for seed, path in paths.items():
+def _tables(folder: Path, seeds: Iterable[int], name: str, columns: Mapping[str, type]) -> pd.DataFrame | None:
+    """The same CSV of each seed's figures as one table; None if a seed has none; UserError for a broken one."""
+    found = []
+    for seed in seeds:
+        path = folder / f"seed{seed}" / "figures" / f"{name}.csv"
+        if not path.is_file():
+            return None
         try:
-            table = pd.read_csv(path)
-            found[seed] = table.astype(dict(columns))[[*columns]]
+            table = pd.read_csv(path).astype(dict(columns))[[*columns]]
         except (ValueError, KeyError, OSError) as error:
             reason = " ".join(str(error).split())[:100]
             raise UserError(f"{path} is not the table that its notebook writes ({reason}); run it again") from None
-        if found[seed].empty:
-            return None
-    return found
+        table.insert(0, "seed", seed)
+        found.append(table)
+    return pd.concat(found, ignore_index=True) if all(map(len, found)) else None
 
 
 def _figure(height: float) -> tuple[Figure, Axes]:

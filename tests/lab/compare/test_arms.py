@@ -15,8 +15,9 @@ def test_a_run_folder_is_its_finished_seeds_with_sizes_times_settings_and_machin
     run = write_run(tmp_path / "run", {2: 2.1, 1: 2.0}, ["model.num_layers=5"])
     (run / "seed3").mkdir()
     arm = read_arm(run, "roundtrip")
-    assert arm.values("bpb") == pytest.approx({1: 2.01, 2: 2.11}) and list(arm.seeds) == [1, 2] and arm.name == "run"
-    seed = arm.seeds[1]
+    assert arm.values("bpb") == pytest.approx({1: 2.01, 2: 2.11})
+    assert list(arm.seeds.index) == [1, 2] and arm.name == "run"
+    seed = arm.seeds.loc[1]
     assert (seed.total_bytes, seed.train_seconds, seed.seconds) == (900_001, 101.0, 121.0)
     assert arm.settings["model.num_layers"] == 5 and "name" not in arm.settings and arm.stride is None
     assert arm.machine == {"device": "cpu", "threads": "2", "torch": "2.13.0"}
@@ -25,14 +26,14 @@ def test_a_run_folder_is_its_finished_seeds_with_sizes_times_settings_and_machin
 
 def test_a_record_is_its_published_seeds_and_its_loss_follows_where_none_was_published():
     arm = read_arm("pr534", "roundtrip")
-    assert arm.values("bpb") == {1337: 1.18041917} and arm.seeds[1337].train_seconds == 615.394
+    assert arm.values("bpb") == {1337: 1.18041917} and arm.seeds.loc[1337, "train_seconds"] == 615.394
     with pytest.raises(UserError, match="pr534 has no sliding score; published are: roundtrip, raw; choose one with"):
         read_arm("pr534", "sliding")
 
 
 def test_only_the_named_seeds_of_run_folders_count(tmp_path):
     run = write_run(tmp_path / "a", {1: 2.0, 2: 3.0, 3: 4.0})
-    assert list(read_arm(run, "sliding", [1, 3]).seeds) == [1, 3]
+    assert list(read_arm(run, "sliding", [1, 3]).seeds.index) == [1, 3]
     with pytest.raises(UserError, match="a has no finished seed 4"):
         read_arm(run, "sliding", [1, 4])
 

@@ -79,7 +79,10 @@ def test_folders_of_one_name_get_as_much_of_their_paths_as_tells_them_apart(tmp_
 
 def test_the_named_seeds_are_those_of_runs_and_records_keep_theirs(tmp_path):
     run = write_run(tmp_path / "a", {1: 2.0, 2: 3.0, 3: 4.0})
-    assert [list(arm.seeds) for arm in compare_arms([run, "pr534"], "roundtrip", seeds=[1, 3]).arms] == [[1337], [1, 3]]
+    assert [list(arm.seeds.index) for arm in compare_arms([run, "pr534"], "roundtrip", seeds=[1, 3]).arms] == [
+        [1337],
+        [1, 3],
+    ]
 
 
 def test_seeds_that_are_not_finished_are_left_out_by_name_in_every_row(tmp_path):

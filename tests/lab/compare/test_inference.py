@@ -113,7 +113,7 @@ def improved(improvement, std=0.001, first_seed=1):
 def test_the_rule_paired_turns_at_its_border(improvement, passes):
     # improvements m - s, m, m + s have the std s = 0.001; t(0.99, 2 degrees) = 6.9645567:
     # 0.005 + 6.9645567 * 0.001 / sqrt(3) = 0.009021
-    rule = challenge_rule({1: 2.0, 2: 2.0, 3: 2.0}, improved(improvement))
+    rule = challenge_rule(compare_runs({1: 2.0, 2: 2.0, 3: 2.0}, improved(improvement)))
     assert rule.passes is passes
     assert rule.improvement == pytest.approx(improvement)
     assert rule.p_value == pytest.approx(tail((improvement - 0.005) / (0.001 / math.sqrt(3)), 2), abs=1e-7)
@@ -122,16 +122,16 @@ def test_the_rule_paired_turns_at_its_border(improvement, passes):
 @pytest.mark.parametrize("improvement, passes", [(0.00805, False), (0.00807, True)])
 def test_the_rule_by_welch_turns_at_its_border(improvement, passes):
     # both stds 0.001: standard error 0.001 sqrt(2 / 3), 4 degrees, t(0.99) = 3.7469474; 0.005 + 0.0030594 = 0.0080594
-    rule = challenge_rule(improved(0.0, first_seed=11), improved(improvement))
+    rule = challenge_rule(compare_runs(improved(0.0, first_seed=11), improved(improvement)))
     assert rule.passes is passes
 
 
 def test_the_rule_asks_for_more_than_the_margin_and_in_one_direction_only():
-    rule = challenge_rule({1: 2.0, 2: 2.0, 3: 2.0}, improved(0.005))
+    rule = challenge_rule(compare_runs({1: 2.0, 2: 2.0, 3: 2.0}, improved(0.005)))
     assert rule.p_value == pytest.approx(0.5) and rule.passes is False
-    worse = challenge_rule({1: 2.0, 2: 2.0, 3: 2.0}, improved(-0.1))
+    worse = challenge_rule(compare_runs({1: 2.0, 2: 2.0, 3: 2.0}, improved(-0.1)))
     assert worse.improvement == pytest.approx(-0.1) and worse.p_value > 0.99 and worse.passes is False
-    other = challenge_rule({1: 2.0, 2: 2.0, 3: 2.0}, improved(0.01), margin=0.009)
+    other = challenge_rule(compare_runs({1: 2.0, 2: 2.0, 3: 2.0}, improved(0.01)), margin=0.009)
     assert other.passes is False and other.margin == 0.009
 
 
@@ -141,7 +141,7 @@ def test_the_rule_asks_for_more_than_the_margin_and_in_one_direction_only():
     ({1: 2.0, 2: 2.1, 3: 2.2}, {1: 1.0, 2: 1.1, 3: 1.2}),
 ])  # fmt: skip
 def test_without_a_spread_the_rule_neither_holds_nor_fails(baseline, run):
-    rule = challenge_rule(baseline, run)
+    rule = challenge_rule(compare_runs(baseline, run))
     assert rule.passes is None and rule.p_value is None and rule.detectable is None
 
 
@@ -167,7 +167,7 @@ def test_a_detectable_difference_scales_with_the_spread_and_falls_with_the_seeds
 
 
 def test_a_detectable_improvement_of_the_rule_lies_above_the_margin_by_the_shift():
-    rule = challenge_rule({1: 2.0, 2: 2.0, 3: 2.0}, improved(0.02))
+    rule = challenge_rule(compare_runs({1: 2.0, 2: 2.0, 3: 2.0}, improved(0.02)))
     shift = detectable_difference(0.001 / math.sqrt(3), 2, 0.01, sides=1)
     assert rule.detectable == pytest.approx(0.005 + shift)
 
