@@ -7,7 +7,6 @@ many bits a weight takes. Scores are compared only where `comparison` allows it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,10 @@ import pandas as pd
 
 from pgolf_core.lab.compare.arms import FINEWEB_BYTES
 from pgolf_core.lab.compare.comparison import Against, compare_arms
-from pgolf_core.lab.compare.inference import CONFIDENCE, RULE_LEVEL, RULE_MARGIN_NATS, summarise
+from pgolf_core.lab.compare.inference import RULE_LEVEL, RULE_MARGIN_NATS, summarise
 from pgolf_core.lab.compare.records import RECORD_DIR, RECORDS, load_published
 from pgolf_core.lab.compare.results import SCORE_LABELS
+from pgolf_core.lab.report.page import table
 from pgolf_core.seed import Result
 
 THIS_RUN = "this run"
@@ -34,41 +34,33 @@ OF_TESTS = {
 }  # fmt: skip
 """The same where there is a test."""
 IN_CSV_ALONE = ("nats_difference", "nats_per", "rule_passes")
-WITHIN = (
-    "What happens within a run may be set side by side on any text: bits of the file for each weight, what averaging "
-    "and packing together cost (raw to packed, windows side by side), and what the sliding window gains."
-)
 
 
-@dataclass(frozen=True)
-class BesideRecords:
-    """What the report says of the published records."""
+def beside_records(run_folder: Path, results: Mapping[int, Result]) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Set these seeds beside every record, as `pgolf compare` does: the numbers for a CSV, and what a template shows.
 
-    header: list[str]
-    rows: list[list[str]]
-    """This run, then each record, all text."""
-    sentences: list[str]
-    """How the table may be read."""
-    table: pd.DataFrame
-    """The same as numbers, for the CSV."""
-
-
-def beside_records(run_folder: Path, results: Mapping[int, Result]) -> BesideRecords | None:
-    """Set these seeds beside every record, as `pgolf compare` does; None where the records are not here.
-
-    `results` by seed; all must be finished in `run_folder`.
+    `results` by seed; all must be finished in `run_folder`. Both are empty where the records are not here.
     """
     if not RECORD_DIR.is_dir():
-        return None
+        return pd.DataFrame(), {"published": ""}
     pairs = {name: compare_arms([name, run_folder], seeds=list(results)) for name in RECORDS}
     against = {name: pair.against[0] for name, pair in pairs.items()}
     numbers = [_own(results), *(_record(name, pairs[name].score, one) for name, one in against.items())]
     is_tested = any(one.bpb for one in against.values())
     shown = SHOWN | (OF_TESTS if is_tested else {})
     rows = [[_cell(row.get(key), form) for key, (_, form) in shown.items()] for row in numbers]
-    sentences = [_of_the_tests(against) if is_tested else _of_no_tests(next(iter(against.values()))), WITHIN]
-    table = pd.DataFrame(numbers, columns=[*SHOWN, *OF_TESTS, *IN_CSV_ALONE])
-    return BesideRecords([name for name, _ in shown.values()], rows, sentences, table)
+    rules = {name: one.rule for name, one in against.items() if one.rule}
+    return pd.DataFrame(numbers, columns=[*SHOWN, *OF_TESTS, *IN_CSV_ALONE]), {
+        "published": table([name for name, _ in shown.values()], rows, text_columns=2),
+        "is_tested": is_tested,
+        "has_p_value": any(rule.p_value is not None for rule in rules.values()),
+        "passed": [name for name, rule in rules.items() if rule.passes],
+        "in_bytes": [name for name, one in against.items() if one.unit == "byte"],
+        "rule_margin_nats": RULE_MARGIN_NATS,
+        "rule_level": RULE_LEVEL,
+        "fineweb_bytes": FINEWEB_BYTES,
+        "dataset": against[RECORDS[0]].arm.data.rpartition(" ")[0],
+    }
 
 
 def _cell(value: Any, form: str) -> str:
@@ -118,26 +110,3 @@ def _spread(values: Sequence[float]) -> dict[str, Any]:
 
 def _mean(values: Sequence[float]) -> float | None:
     return float(np.mean(values)) if values else None
-
-
-def _of_no_tests(one: Against) -> str:
-    arm = one.arm
-    return (
-        f"The scores do not compare: the records were scored on FineWeb, {FINEWEB_BYTES:,} bytes of web text, this run "
-        f"on {arm.text_bytes:,} bytes of {arm.data.rpartition(' ')[0]}. Bits per byte of different texts measure the "
-        "texts too, so there is no difference, interval or test; the records' scores are what was published."
-    )
-
-
-def _of_the_tests(against: Mapping[str, Against]) -> str:
-    passed = [name for name, one in against.items() if one.rule and one.rule.passes]
-    rule = f"better by more than {RULE_MARGIN_NATS} nats per token, one-sided p < {RULE_LEVEL}"
-    verdict = f"is met against {', '.join(passed)}" if passed else "is met against none of them"
-    if not any(one.rule and one.rule.p_value is not None for one in against.values()):
-        verdict = "cannot be tested: one seed has no spread to test against"
-    in_bytes = [name for name, one in against.items() if one.unit == "byte"]
-    nats = f" Tokenizers differ from {', '.join(in_bytes)}: tested in nats per byte." if in_bytes else ""
-    return (
-        f"Differences below zero are in this run's favour; intervals are {CONFIDENCE:.0%}, paired over seeds that both "
-        f"have, else Welch's. The challenge's rule ({rule}) {verdict}.{nats} `pgolf compare` shows every seed."
-    )

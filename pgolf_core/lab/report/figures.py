@@ -25,16 +25,6 @@ from pgolf_core.lab.report.tensors import tensor_table
 from pgolf_core.lab.shared import plots
 from pgolf_core.seed import Result
 
-FIGURES = {
-    "seeds": "Strip plot of the four scores of every seed in bits per byte",
-    "curves": "Training and validation loss of every seed by step, in nats per token",
-    "bytes": "Sliding score of every seed against the bytes of its file and code, and the cap",
-    "ledger": "Bytes of weights, scales, header and code of every seed against the cap",
-    "tensors": "Bits per weight of every tensor as stored, by kind of tensor and grid",
-    "packings": "Bits per byte lost by packing against bytes of the file, for several grids",
-    "position": "Bits per byte by tokens of context, one line for every seed",
-}
-"""What each figure shows, by its name: for those who cannot see it."""
 OWN_PACKING, OWN_SIGNS = "this recipe", ("*", "#222222")
 LEDGER_PARTS = ("weights", "scales", "header", "code")
 SKIPPED_SHARE = 0.08

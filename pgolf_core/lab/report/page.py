@@ -15,8 +15,6 @@ from typing import Any
 import jinja2
 import mistune
 
-from pgolf_core.lab.report.figures import FIGURES
-
 TEMPLATES = Path(__file__).parent / "templates"
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 """Control characters and lone surrogates: a model of bytes can sample them, no page can hold them."""
@@ -66,10 +64,11 @@ def render(name: str, context: Mapping[str, Any]) -> str:
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
     environment.filters |= {
-        "fixed": lambda value, digits=0: f"{value:,.{digits}f}",
+        "plain": plain,
+        "fixed": lambda value, digits=0: "–" if value is None else f"{value:,.{digits}f}",
         "signed": lambda value, digits=0: f"{value:+.{digits}f}".replace("-", "−"),
     }
-    text = environment.get_template(name).render(_escaped(context), alt=FIGURES)
+    text = environment.get_template(name).render(_escaped(context))
     return UNPRINTABLE.sub("\ufffd", re.sub(r"\n{3,}", "\n\n", text))
 
 

@@ -16,7 +16,7 @@ from pgolf_core.base.files import UserError, read_json, write_json, write_text
 from pgolf_core.lab.compare.arms import FINEWEB_TRACK
 from pgolf_core.lab.compare.inference import CONFIDENCE
 from pgolf_core.lab.recipes.settings import flatten
-from pgolf_core.lab.report.beside_records import BesideRecords, beside_records
+from pgolf_core.lab.report.beside_records import beside_records
 from pgolf_core.lab.report.figures import SKIPPED_SHARE, draw_figures
 from pgolf_core.lab.report.page import fenced, html_page, quoted, render, table
 from pgolf_core.lab.report.reading import SeedRun, command_of, read_seed
@@ -29,15 +29,6 @@ DATA_KEYS = (
     "val_tokens",
 )  # fmt: skip
 SAMPLE_KEYS = ("document", "opening", "continuation", "seed", "temperature", "artifact")
-SECONDS = {
-    "data": "data: reading shards",
-    "warmup": "compilation and warm-up",
-    "train": "train: steps, on the clock",
-    "checkpoints": "checkpoints and weights",
-    "lost": "lost to kills and failures",
-    "notebooks": "notebooks: kernels, figures, checks",
-}
-"""What a part of result.json's seconds is, where its name is not enough."""
 TRACK_STRIDE = 64
 """Stride of the tracks' sliding score; a larger one is named in the report."""
 PRIVATE = re.compile(r"host|user|cwd|folder|path|argv|executable|prefix|home|^hashes\.", re.IGNORECASE)
@@ -73,11 +64,11 @@ def write_report(
     runs = {seed: read_seed(folder, seed) for seed in seeds}
     summary = summarise_seeds({seed: run.result for seed, run in runs.items()})
     figures = draw_figures(folder / "figures", runs, folder)
-    published = beside_records(folder, {seed: run.result for seed, run in runs.items()})
-    context = run_context(runs, summary, figures, published) | _own_context(runs, recipe, data, sample)
+    published, beside = beside_records(folder, {seed: run.result for seed, run in runs.items()})
+    context = run_context(runs, summary, figures) | beside | _own_context(runs, recipe, data, sample)
     context["command"] = fenced(command_of(folder, seeds))
-    if published:
-        write_text(folder / "figures" / "published.csv", published.table.to_csv(index=False, lineterminator="\n"))
+    if not published.empty:
+        write_text(folder / "figures" / "published.csv", published.to_csv(index=False, lineterminator="\n"))
     paths = ReportPaths(folder / SUMMARY_FILE, folder / "report.html", folder / "report.md", tuple(figures.values()))
     text = render("report.md.j2", context)
     write_json(paths.summary, summary)
@@ -104,9 +95,7 @@ def _read(path: Path, keys: Sequence[str], remedy: str) -> dict[str, Any]:
 # ---------------------------------------------------------------------- what the templates show
 
 
-def run_context(
-    runs: Mapping[int, SeedRun], summary: dict[str, Any], figures: Mapping[str, Path], published: BesideRecords | None
-) -> dict[str, Any]:
+def run_context(runs: Mapping[int, SeedRun], summary: dict[str, Any], figures: Mapping[str, Path]) -> dict[str, Any]:
     """What a report and a submission's README both show of these seeds; numbers are for the template to format."""
     one, results = next(iter(runs.values())), {seed: run.result for seed, run in runs.items()}
     return {
@@ -124,39 +113,14 @@ def run_context(
         "entropy_bytes": sum(tensor["entropy_bytes"] for tensor in one.ledger.tensors),
         "stored_bytes": one.ledger.weights_bytes + one.ledger.scales_bytes,
         "seeds": table(*seeds_table(summary), totals=2 if len(runs) == 1 else 3),
-        "ledger": _ledger_table(runs),
+        "ledgers": {seed: vars(run.ledger) | {"tensors": []} for seed, run in runs.items()},
         "grids": table(
             ["grid", "tensors", "values", "raw bytes", "order-0 entropy, bytes", "entropy, bits per value"],
             grid_rows(one.ledger),
         ),
-        "seconds": _seconds_table(summary),
-        "resumed": [
-            f"seed {seed} went on at step {', '.join(map(str, result.resumed_at_steps))}"
-            for seed, result in results.items()
-            if result.resumed_at_steps
-        ],
-        "published": table(published.header, published.rows, text_columns=2) if published else "",
-        "beside_records": published.sentences if published else [],
+        "resumed": {seed: one.resumed_at_steps for seed, one in results.items() if one.resumed_at_steps},
         "figures": {name: f"figures/{path.name}" for name, path in figures.items()},
     }
-
-
-def _ledger_table(runs: Mapping[int, SeedRun]) -> str:
-    parts = ("weights", "scales", "header", "file", "code", "total")
-    rows = []
-    for seed, run in runs.items():
-        spent = [getattr(run.ledger, f"{part}_bytes") for part in parts]
-        rows.append([seed, *(f"{value:,}" for value in (*spent, run.ledger.cap_bytes - run.ledger.total_bytes))])
-    return table(["seed", *parts, "left under the cap"], rows)
-
-
-def _seconds_table(summary: Mapping[str, Any]) -> str:
-    parts = {name: entry for name, entry in summary["seconds"].items() if name != "total"}
-    rows = []
-    for name, entry in (parts | {"whole": summary["whole_seconds"]}).items():
-        cells = [*(entry["seeds"].get(str(seed)) for seed in summary["seeds"]), entry["mean"], entry["std"]]
-        rows.append([SECONDS.get(name, name), *("–" if cell is None else f"{cell:,.1f}" for cell in cells)])
-    return table(["part", *(f"seed {seed}" for seed in summary["seeds"]), "mean", "std"], rows, totals=1)
 
 
 def _own_context(
@@ -167,17 +131,12 @@ def _own_context(
     hashes = [[name, getattr(one, f"{name}_sha256")] for name in ("recipe", "data", "core")]
     hashes.append([SCRIPT, one.script_sha256])
     hashes += [[f"artifact of seed {seed}", run.artifact_sha256] for seed, run in runs.items() if run.artifact_sha256]
-    splits = []
-    for split, name in {"train": "training", "val": "validation"}.items():
-        documents, size, tokens = (data[f"{split}_{what}"] for what in ("documents", "bytes", "tokens"))
-        splits.append([name, f"{documents:,}", f"{size:,}", f"{tokens:,}", f"{size / tokens:.3f}"])
     shown = {key: str(sample[key]) for key in SAMPLE_KEYS} if sample else None
     if shown:  # the artifact is named by its last two parts, not the machine's
         shown |= {"artifact": "/".join(Path(shown["artifact"]).parts[-2:])}
         shown |= {key: quoted(shown[key]) for key in ("opening", "continuation")}
     return {
         "data": data,
-        "splits": table(["split", "documents", "bytes", "tokens", "bytes per token"], splits),
         "sample": shown,
         "script": settings.get("script", ""),
         "clock_seconds": float(settings.get("schedule.max_seconds", 0)),

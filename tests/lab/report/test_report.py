@@ -71,7 +71,7 @@ def test_the_ledger_of_seconds_names_every_part_and_the_seeds_that_were_resumed(
     for text in (paths.markdown.read_text(), paths.html.read_text()):
         for words in ("lost to kills and failures", "train: steps, on the clock", "7.2", "121.8"):
             assert words in text, words
-        assert "seed 1338 went on at step 40, 90" in text and "seed 1337 went on" not in text
+        assert "Seed 1338 went on at step 40, 90" in text and "Seed 1337 went on" not in text
 
 
 def test_bad_inputs_name_what_is_wrong_and_nothing_is_written(run, sample):
