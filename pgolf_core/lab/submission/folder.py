@@ -91,6 +91,11 @@ def _read_seeds(folder: Path) -> dict[int, SeedRun]:
     counted = (script.stat().st_size, sha256_file(script))
     for seed, run in runs.items():
         place, result = folder / f"seed{seed}", run.result
+        if result.total_bytes > recipe.cap_bytes:
+            raise UserError(
+                f"seed {seed} takes {result.total_bytes:,} bytes, {result.total_bytes - recipe.cap_bytes:,} over the "
+                f"cap of {recipe.track} ({recipe.cap_bytes:,}); take coarser grids (quant.*) or a smaller model"
+            )
         if (result.code_bytes, result.script_sha256) != counted:
             raise UserError(f"{script} is not the script that seed {seed} counted; {again}")
         for name in (ARTIFACT, TRAIN_LOG):
@@ -99,11 +104,6 @@ def _read_seeds(folder: Path) -> dict[int, SeedRun]:
         read_header(place / ARTIFACT)
         if (place / ARTIFACT).stat().st_size != result.artifact_bytes:
             raise UserError(f"{place / ARTIFACT} has not the size that result.json says; {again}")
-        if result.total_bytes > recipe.cap_bytes:
-            raise UserError(
-                f"seed {seed} takes {result.total_bytes:,} bytes, {result.total_bytes - recipe.cap_bytes:,} over the "
-                f"cap of {recipe.track} ({recipe.cap_bytes:,}); take coarser grids (quant.*) or a smaller model"
-            )
     return runs
 
 

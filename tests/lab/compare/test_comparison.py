@@ -85,20 +85,6 @@ def test_the_named_seeds_are_those_of_runs_and_records_keep_theirs(tmp_path):
     ]
 
 
-def test_seeds_that_are_not_finished_are_left_out_by_name_in_every_row(tmp_path):
-    runs = [write_run(tmp_path / name, {1: 2.0, 2: 2.1}) for name in "ab"]
-    for run, seed in zip(runs, (3, 9), strict=True):
-        (run / f"seed{seed}").mkdir()
-    table = compare(runs)
-    assert table["seeds"].tolist() == ["1,2", "1,2"]
-    assert "seed 3 is not finished" in table["note"][0] and "seed 9 is not finished" in table["note"][1]
-
-
-def test_another_score_of_the_same_files_can_be_compared(tmp_path):
-    run = write_run(tmp_path / "a", {1: 2.0, 2: 3.0})
-    assert compare([run], score="roundtrip")["mean"][0] == pytest.approx(2.51)
-
-
 def test_scores_of_unpacked_weights_get_no_verdict_by_the_challenges_rule(tmp_path):
     runs = [write_run(tmp_path / "a", {1: 2.0, 2: 3.0}), write_run(tmp_path / "b", {1: 1.0, 2: 1.5})]
     row = row_of(compare(runs, score="raw"), "b")
