@@ -11,7 +11,7 @@ from run_folder import change, write_run
 from pgolf_core.packing.ledger import Ledger
 from pgolf_core.seed import Result
 
-SEEDS = [1337, 1338, 1339]
+RUN_SEEDS = [1337, 1338, 1339]
 TARGETS, BYTES = 292_095, 854_885
 DATA = {
     "dataset": "sotu-sp1024", "citation": "The addresses, <collected>.", "lossless": True, "train_documents": 230,
@@ -26,10 +26,10 @@ TENSOR = {
 
 def report_run(folder: Path) -> Path:
     """local-smoke's folder below `folder`, complete."""
-    scores = {seed: 1.763 + 0.0031 * (seed - 1337) for seed in SEEDS}
+    scores = {seed: 1.763 + 0.0031 * (seed - 1337) for seed in RUN_SEEDS}
     run = write_run(folder / "local-smoke", scores, text_bytes=BYTES, targets=TARGETS, raw_targets=TARGETS)
     (run / "data.json").write_text(json.dumps(DATA))
-    for seed in SEEDS:
+    for seed in RUN_SEEDS:
         place = run / f"seed{seed}"
         parts = {"seconds": {"train": 100.0 + 0.0031 * (seed - 1337), "warmup": 20.0, "scoring": 30.5}}
         change(place / "result.json", **parts)

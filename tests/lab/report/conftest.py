@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from report_run import SEEDS, report_run
+from report_run import RUN_SEEDS, report_run
 
 from pgolf_core.lab.report.report import write_report
 
@@ -22,7 +22,7 @@ def run(tmp_path):
 @pytest.fixture(scope="session")
 def written(tmp_path_factory):
     """The paths of one untouched run's report, for tests that only read."""
-    return write_report(report_run(tmp_path_factory.mktemp("runs")), SEEDS, SAMPLE)
+    return write_report(report_run(tmp_path_factory.mktemp("runs")), RUN_SEEDS, SAMPLE)
 
 
 @pytest.fixture

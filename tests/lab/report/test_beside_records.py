@@ -6,7 +6,7 @@ import math
 
 import pandas as pd
 import pytest
-from report_run import SEEDS
+from report_run import RUN_SEEDS
 from run_folder import change
 
 from pgolf_core.lab.report.report import write_report
@@ -28,14 +28,14 @@ def test_on_another_text_the_records_stand_beside_the_run_without_any_difference
 
 def test_on_the_records_text_differences_and_the_rule_are_given_for_the_reports_seeds_alone(run):
     targets, size = 62_021_632, 151_080_363
-    for seed in SEEDS:
+    for seed in RUN_SEEDS:
         values = {"track": "10min_16mb", "val_targets": targets, "val_bytes": size, "raw_targets": targets}
         for score in ("raw", "averaged", "roundtrip", "sliding"):
             bpb = 1.10 + (seed - 1337) / 1000
             values |= {f"{score}_bpb": bpb, f"{score}_loss": bpb * math.log(2) * size / targets}
         change(run / f"seed{seed}" / "result.json", **values, cap_bytes=16_000_000)
         change(run / f"seed{seed}" / "ledger.json", cap_bytes=16_000_000)
-    note = write_report(run, SEEDS[:2]).markdown.read_text()
+    note = write_report(run, RUN_SEEDS[:2]).markdown.read_text()
     table = pd.read_csv(run / "figures" / "published.csv").set_index("run")
     # PR 315's mean is 1.12503; one seed is shared, so Welch
     assert table.loc["pr315 (merged)", "difference"] == pytest.approx(1.1005 - 1.12503, abs=1e-4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
-from report_run import SEEDS
+from report_run import RUN_SEEDS
 
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.report.figures import draw_figures
@@ -18,7 +18,7 @@ PACKINGS = 'packing,file_bytes,bits,bpb_lost\n"float32, not packed",,32.0,0.0\ni
 @pytest.fixture
 def with_tables(run):
     """The run with the tables that its notebooks leave."""
-    for seed in SEEDS:
+    for seed in RUN_SEEDS:
         folder = run / f"seed{seed}" / "figures"
         folder.mkdir()
         (folder / "06-position.csv").write_text(POSITION)
@@ -39,19 +39,22 @@ def test_figures_lie_beside_the_report_with_their_numbers(written):
 
 
 def test_tables_that_the_notebooks_left_become_figures_with_every_seeds_numbers(with_tables, tmp_path):
-    runs = {seed: read_seed(with_tables, seed) for seed in SEEDS}
+    runs = {seed: read_seed(with_tables, seed) for seed in RUN_SEEDS}
     assert list(draw_figures(tmp_path / "drawn", runs, with_tables)) == [
         "seeds", "curves", "bytes", "ledger", "tensors", "position", "packings",
     ]  # fmt: skip
     position = pd.read_csv(tmp_path / "drawn" / "position.csv")
-    assert position["seed"].tolist() == [seed for seed in SEEDS for _ in range(2)]
+    assert position["seed"].tolist() == [seed for seed in RUN_SEEDS for _ in range(2)]
     assert position["bpb"].tolist() == 3 * [2.25, 2.2]
     packings = pd.read_csv(tmp_path / "drawn" / "packings.csv")
-    assert packings["bpb_lost"].tolist() == [seed / 1e6 for seed in SEEDS], "what is not packed has no bytes to lie at"
+    assert packings["bpb_lost"].tolist() == [seed / 1e6 for seed in RUN_SEEDS], (
+        "what is not packed has no bytes to lie at"
+    )
 
 
 def test_a_damaged_table_is_named_with_its_remedy(with_tables, tmp_path):
     (with_tables / "seed1338" / "figures" / "06-position.csv").write_text("score,middle\nround-trip,many\n")
+    runs = {seed: read_seed(with_tables, seed) for seed in RUN_SEEDS}
     with pytest.raises(UserError, match=r"seed1338/figures/06-position\.csv is not the table .*; run it again") as one:
-        draw_figures(tmp_path / "drawn", {seed: read_seed(with_tables, seed) for seed in SEEDS}, with_tables)
+        draw_figures(tmp_path / "drawn", runs, with_tables)
     assert "\n" not in str(one.value)

@@ -7,7 +7,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from report_run import SEEDS
+from report_run import RUN_SEEDS
 from run_folder import change
 
 from pgolf_core.base.files import UserError
@@ -38,7 +38,7 @@ class Loads(HTMLParser):
 
 def test_every_number_of_the_table_is_result_jsons(written):
     page, note = Loads(written.html.read_text()).text, written.markdown.read_text()
-    for seed in SEEDS:
+    for seed in RUN_SEEDS:
         result = Result.read(written.html.parent / f"seed{seed}" / "result.json")
         cells = [f"{seed}", f"{result.steps}"]
         cells += [f"{value:.4f}" for value in (result.raw_bpb, result.averaged_bpb)]
@@ -63,11 +63,11 @@ def test_one_seed_is_reported_without_spread(run):
 
 def test_the_ledger_of_seconds_names_every_part_and_the_seeds_that_were_resumed(run):
     parts = {"data": 0.5, "train": 100.0, "averaging": 2.0, "lost": 7.25, "notebooks": 12.0}
-    for seed in SEEDS:
+    for seed in RUN_SEEDS:
         steps = [40, 90] if seed == 1338 else []
         seconds = {**parts, "total": sum(parts.values())}
         change(run / f"seed{seed}" / "result.json", seconds=seconds, resumed_at_steps=steps)
-    paths = write_report(run, SEEDS)
+    paths = write_report(run, RUN_SEEDS)
     for text in (paths.markdown.read_text(), paths.html.read_text()):
         for words in ("lost to kills and failures", "train: steps, on the clock", "7.2", "121.8"):
             assert words in text, words
@@ -80,16 +80,16 @@ def test_bad_inputs_name_what_is_wrong_and_nothing_is_written(run, sample):
             write_report(run, seeds)
     del sample["temperature"]
     with pytest.raises(UserError, match="sample lacks temperature"):
-        write_report(run, SEEDS, sample)
+        write_report(run, RUN_SEEDS, sample)
     change(run / "data.json", val_documents="many")
     with pytest.raises(UserError, match="no number 'val_documents'; run the notebook 01_data_and_metric"):
-        write_report(run, SEEDS)
+        write_report(run, RUN_SEEDS)
     (run / "data.json").unlink()
     with pytest.raises(UserError, match="01_data_and_metric"):
-        write_report(run, SEEDS)
+        write_report(run, RUN_SEEDS)
     change(run / "seed1338" / "result.json", data_sha256="e" * 64)
     with pytest.raises(UserError):
-        write_report(run, SEEDS)
+        write_report(run, RUN_SEEDS)
     assert not (run / "summary.json").exists() and not (run / "report.html").exists()
 
 
@@ -106,7 +106,7 @@ def test_hostile_text_from_model_and_files_is_shown_and_not_obeyed(run, sample):
     change(run / "data.json", citation=HOSTILE, dataset=HOSTILE)
     change(run / "seed1337" / "env.json", device=HOSTILE)
     sample |= {"continuation": HOSTILE + "\n# heading\x00\ud800", "document": HOSTILE}
-    paths = write_report(run, SEEDS, sample)
+    paths = write_report(run, RUN_SEEDS, sample)
     page = Loads(paths.html.read_text())
     assert "script" not in page.tags and page.tags.count("img") == 5 and page.text.count(HOSTILE) >= 4
     assert "# heading\ufffd\ufffd" in page.text
@@ -129,10 +129,10 @@ def test_partial_scores_a_larger_stride_and_a_normalising_tokenizer_are_said(wri
     plain = written.markdown.read_text()
     assert "are scored on the first" not in plain and "uses a stride of" not in plain and "by packing" in plain
     assert "normalised text" not in plain
-    for seed in SEEDS:
+    for seed in RUN_SEEDS:
         change(run / f"seed{seed}" / "result.json", raw_targets=65_536, sliding_stride=256)
     change(run / "data.json", lossless=False)
-    note = write_report(run, SEEDS).markdown.read_text()
+    note = write_report(run, RUN_SEEDS).markdown.read_text()
     assert "first 65,536 of 292,095 validation targets (22.4%)" in note and "by packing" not in note
     assert "uses a stride of 256 tokens where the track's is 64" in note and "Bytes of the normalised text" in note
 

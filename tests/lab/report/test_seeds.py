@@ -6,7 +6,7 @@ import json
 import statistics
 
 import pytest
-from report_run import SEEDS
+from report_run import RUN_SEEDS
 from run_folder import seed_result
 
 from pgolf_core.base.files import UserError
@@ -15,7 +15,7 @@ from pgolf_core.lab.report.seeds import NUMBERS, seeds_table_text, summarise_see
 
 def test_summary_holds_mean_std_n_and_every_seed(written):
     summary = json.loads(written.summary.read_text())
-    assert summary["n"] == 3 and summary["seeds"] == SEEDS and summary["recipe"] == "local-smoke"
+    assert summary["n"] == 3 and summary["seeds"] == RUN_SEEDS and summary["recipe"] == "local-smoke"
     assert summary["sliding_bpb"]["mean"] == pytest.approx(1.7661) and summary["sliding_bpb"]["n"] == 3
     assert summary["sliding_bpb"]["std"] == pytest.approx(0.0031)  # equally spaced by 0.0031: std is the spacing
     assert list(summary["sliding_bpb"]["seeds"].values()) == pytest.approx([1.763, 1.7661, 1.7692])
