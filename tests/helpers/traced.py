@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed._tools.fake_collectives  # tells fake tensors what exchanges return
 from flash import MODULES, installed
+from small import flat_bytes
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -32,7 +33,6 @@ from pgolf_core.network.model import GPT
 from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.recipe import Recipe
 from pgolf_core.text.shards import write_shard
-from pgolf_core.text.tokenizer import TokenBytes
 from pgolf_core.training import loop as train
 
 WORLD = World(rank=3, size=8)
@@ -99,8 +99,7 @@ def token_files(recipe: Recipe, folder: Path) -> train.TrainData:
     write_shard(folder / "t.bin", np.zeros(recipe.data.batch_tokens + recipe.data.spans_per_step, np.uint16))
     write_shard(folder / "v.bin", np.zeros(recipe.eval.seq_len + 1, np.uint16))
     vocab = recipe.model.vocab_size
-    table = TokenBytes(np.ones(vocab, np.int16), np.zeros(vocab, bool), np.zeros(vocab, bool))
-    return train.TrainData([folder / "t.bin"], [folder / "v.bin"], table, vocab, sha256="")
+    return train.TrainData([folder / "t.bin"], [folder / "v.bin"], flat_bytes(vocab), vocab, sha256="")
 
 
 @contextmanager

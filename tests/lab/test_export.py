@@ -299,7 +299,7 @@ def test_the_script_alone_makes_the_same_artifact_as_the_package(name: str, data
 @pytest.mark.slow
 @pytest.mark.skipif(bool(why_not_compile(torch.device("cpu"))), reason=why_not_compile(torch.device("cpu")))
 def test_a_packed_script_that_torch_compiles_makes_the_packages_bytes(data: TrainData, tmp_path: Path):
-    recipe = small_recipe(model=SMALL, schedule={"compile": "auto"}, qat={"kind": "late", "threshold": 0.5})
+    recipe = small_recipe(model={**SMALL, "num_layers": 1}, schedule={"compile": "auto"})
     run_package(ALONE, recipe, data, tmp_path / "package")
     assert "graph: compiled" in run_script_of(recipe, data, tmp_path / "package", tmp_path / "packed")
 

@@ -6,13 +6,14 @@ make test-cuda (each is skipped, with the reason, where there is no CUDA device 
 from __future__ import annotations
 
 import math
-import socket
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-from small import small_data, small_recipe
+from ranks import free_port
+from record_counts import RECORDS
+from small import column, interrupt_at, noisy_model, small_data, small_recipe
 
 from pgolf_core.base import device as machine
 from pgolf_core.base.parallel import PATIENCE
@@ -31,10 +32,8 @@ from pgolf_core.network.score import score
 from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.training.loop import Trainer, train
 from pgolf_core.training.optim import Optimizers, clip_gradients
-from pgolf_core.training.runlog import training_curve
 
 pytestmark = pytest.mark.cuda
-RECORDS = ("pr194", "pr315", "pr332", "pr531", "pr534")
 
 
 def gradients(y: torch.Tensor, weight: torch.Tensor, *leaves: torch.Tensor) -> list[torch.Tensor]:
@@ -44,13 +43,12 @@ def gradients(y: torch.Tensor, weight: torch.Tensor, *leaves: torch.Tensor) -> l
 @pytest.mark.parametrize("name", [row[0] for row in attention.FLASH] + ["SDPA"])
 @pytest.mark.parametrize("width", [32, 64, 128])
 def test_each_kernel_equals_float32_sdpa_forward_and_backward(monkeypatch, name: str, width: int) -> None:
-    for flash, module, namespace, majors in attention.FLASH:
-        if flash == name:
-            fault = _flash_fault(name, module, namespace)
-            if fault is not None:
-                pytest.skip(fault or f"{module} is not installed")
-            if torch.cuda.get_device_capability()[0] not in majors:
-                pytest.skip(f"{name} does not run on this GPU")
+    for _, module, namespace, majors in (row for row in attention.FLASH if row[0] == name):
+        fault = _flash_fault(name, module, namespace)
+        if fault is not None:
+            pytest.skip(fault or f"{module} is not installed")
+        if torch.cuda.get_device_capability()[0] not in majors:
+            pytest.skip(f"{name} does not run on this GPU")
     monkeypatch.setattr(attention, "choose_kernel", lambda *_: (name, ""))
     generator = torch.Generator("cuda").manual_seed(0)
     shapes = [(2, 300, heads, width) for heads in (8, 4, 4)]
@@ -93,10 +91,8 @@ def test_a_full_size_step_compiles_to_one_graph_and_lowers_the_loss(record: str)
 
 def test_compiled_and_eager_bfloat16_agree_with_float32() -> None:
     device = machine.pick_device()
-    model = build_model(small_recipe(model={"ve_dim": 8, "ve_layers": [1]}).model, 0).to(device)
+    model = noisy_model(0.1, ve_dim=8, ve_layers=[1]).to(device)
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
         ids = torch.randint(64, (4, 65), device=device)
         plain = model(ids[:, :-1], ids[:, 1:])
         with machine.autocasting(device, "auto"):
@@ -122,7 +118,7 @@ def test_training_on_cuda_learns_logs_its_path_and_memory_and_scores_as_the_cpu_
     )
     trainer = Trainer(settings, 0, data, tmp_path / "run")
     result = trainer.run()
-    losses = [line["loss"] for line in training_curve(tmp_path / "run") if line["kind"] == "train"]
+    losses = column(tmp_path / "run", "loss")
     assert losses[-1] < losses[0] - 0.3
     log = (tmp_path / "run" / "train.log").read_text()
     half = machine.autocast_dtype(trainer.device, "auto") is torch.bfloat16
@@ -137,31 +133,15 @@ def test_training_on_cuda_learns_logs_its_path_and_memory_and_scores_as_the_cpu_
 def test_a_run_stopped_on_cuda_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     data, settings = small_data(tmp_path / "data"), small_recipe()
     train(settings, 0, data, tmp_path / "whole")
-    trainer = Trainer(settings, 0, data, tmp_path / "cut")
-    step = trainer._step
-
-    def until_six() -> dict[str, float]:
-        if trainer.step == 6:
-            raise RuntimeError("cut")
-        record = step()
-        trainer._save_checkpoint()
-        return record
-
-    trainer._step = until_six
-    with pytest.raises(RuntimeError, match="cut"):
-        trainer.run()
+    with pytest.raises(KeyboardInterrupt, match="stopped at step 6"):
+        train(settings, 0, data, tmp_path / "cut", progress=interrupt_at(6))
     assert train(settings, 0, data, tmp_path / "cut").resumed_at_steps == [6]
-    whole, cut = (
-        [line["loss"] for line in training_curve(tmp_path / name) if line["kind"] == "train"]
-        for name in ("whole", "cut")
-    )
-    assert len(whole) == len(cut) and max(abs(a - b) for a, b in zip(whole, cut, strict=True)) < 1e-4
+    whole, cut = (torch.tensor(column(tmp_path / name, "loss")) for name in ("whole", "cut"))
+    torch.testing.assert_close(whole, cut, atol=1e-4, rtol=0)
 
 
 def test_nccl_carries_cuda_tensors_and_gloo_cpu_tensors_in_one_group() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+    address = f"tcp://127.0.0.1:{free_port()}"
     device = machine.pick_device()
     dist.init_process_group(
         "cpu:gloo,cuda:nccl", init_method=address, rank=0, world_size=1, timeout=PATIENCE, device_id=device

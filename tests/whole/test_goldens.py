@@ -14,17 +14,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from record_counts import RECORDS
+from small import column, flat_bytes
 
 from pgolf_core.network.grid import GRIDS, Grid, fake_quantise, quantise_tensor
 from pgolf_core.network.model import GPT
 from pgolf_core.network.score import score
 from pgolf_core.packing.sensitivity import allocate_bits
 from pgolf_core.recipes import recipe
+from pgolf_core.text.shards import write_shard
 from pgolf_core.text.tokenizer import TokenBytes, Tokenizer
 from pgolf_core.training.loop import TrainData, Trainer
-from pgolf_core.training.optim import Muon, newton_schulz
-
-RECORDS = ("pr194", "pr315", "pr332", "pr531", "pr534")
+from pgolf_core.training.optim import Muon
 
 
 def load(path: Path) -> tuple[dict[str, np.ndarray], dict]:
@@ -39,32 +40,21 @@ def section(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, torch.Tenso
 
 def model_config(config: dict) -> recipe.Model:
     """A golden's config in this project's words; `record` decides smear order and rotary reference (papers/records)."""
-    head_dim = config["model_dim"] // config["num_heads"]
-    layers = config["num_layers"]
-    return recipe.from_dict(
-        {
-            "model": {
-                "vocab_size": config["vocab_size"],
-                "num_layers": layers,
-                "model_dim": config["model_dim"],
-                "num_heads": config["num_heads"],
-                "num_kv_heads": config["num_kv_heads"],
-                "mlp_hidden": config["mlp_hidden"],
-                "rope_dims": config.get("rope_dims", 0) or head_dim,
-                "rope_base": config["rope_base"],
-                "rope_reference_tokens": 1024 if config["record"] in ("pr315", "pr332") else 0,
-                "logit_softcap": config["logit_softcap"],
-                "qk_gain_init": config["qk_gain_init"],
-                "smear": "off" if not config["smear_gate"] else "before" if config["record"] == "pr194" else "after",
-                "bigram_rows": config.get("bigram_vocab_size", 0),
-                "bigram_dim": config.get("bigram_dim", 128),
-                "ln_scale": config.get("ln_scale", False),
-                "xsa_last_n": min(config.get("xsa_last_n", 0), layers),
-                "ve_dim": config.get("ve_dim", 0),
-                "ve_layers": [int(layer) for layer in config.get("ve_layers", "").split(",") if layer],
-            }
-        }
-    ).model
+    record, layers = config["record"], config["num_layers"]
+    same = ("vocab_size", "num_layers", "model_dim", "num_heads", "num_kv_heads", "mlp_hidden", "rope_base",
+            "logit_softcap", "qk_gain_init")  # fmt: skip
+    return recipe.from_dict({"model": {
+        **{key: config[key] for key in same},
+        "rope_dims": config.get("rope_dims", 0) or config["model_dim"] // config["num_heads"],
+        "rope_reference_tokens": 1024 if record in ("pr315", "pr332") else 0,
+        "smear": "off" if not config["smear_gate"] else "before" if record == "pr194" else "after",
+        "bigram_rows": config.get("bigram_vocab_size", 0),
+        "bigram_dim": config.get("bigram_dim", 128),
+        "ln_scale": config.get("ln_scale", False),
+        "xsa_last_n": min(config.get("xsa_last_n", 0), layers),
+        "ve_dim": config.get("ve_dim", 0),
+        "ve_layers": [int(layer) for layer in config.get("ve_layers", "").split(",") if layer],
+    }}).model  # fmt: skip
 
 
 def golden_model(arrays: dict[str, np.ndarray], config: dict, prefix: str = "param/") -> GPT:
@@ -131,20 +121,14 @@ def test_the_training_loop_follows_the_record(
     goldens: Path, tmp_path: Path, suffix: str, dtype: str, loss_tolerance: float, norm_tolerance: float
 ) -> None:
     """The real Trainer, fed the golden's tokens as a shard, from the golden's initial weights."""
-    from pgolf_core.text.shards import write_shard
-
     arrays, config = load(goldens / "train_pr315.npz")
     hyper = json.loads(str(arrays["hyper"]))
     shard = tmp_path / "train_000000.bin"
     write_shard(shard, arrays["tokens"])
+    length, rows = hyper["seq_len"], hyper["batch_seqs"]
     values = {
         "model": vars(model_config(config)),
-        "data": {
-            "seq_len": hyper["seq_len"],
-            "batch_tokens": hyper["batch_seqs"] * hyper["seq_len"],
-            "spans_per_step": 1,
-            "micro_batch_seqs": hyper["batch_seqs"],
-        },
+        "data": {"seq_len": length, "batch_tokens": rows * length, "spans_per_step": 1, "micro_batch_seqs": rows},
         "optim": {
             "embed_lr": hyper["tied_embed_lr"], "matrix_lr": hyper["matrix_lr"], "scalar_lr": hyper["scalar_lr"],
             "adam_betas": hyper["betas"], "adam_eps": hyper["eps"], "adam_wd": hyper["adam_wd"],
@@ -158,30 +142,21 @@ def test_the_training_loop_follows_the_record(
             "warmup_steps": 0, "autocast": "off", "compile": "off",
         },
         "average": {"kind": "ema", "ema_decay": hyper["ema_decay"]},
-        "eval": {"seq_len": hyper["seq_len"], "stride": hyper["seq_len"]},
+        "eval": {"seq_len": length, "stride": length},
     }  # fmt: skip
-    vocab = config["vocab_size"]
-    table = TokenBytes(np.ones(vocab, np.int16), np.zeros(vocab, bool), np.zeros(vocab, bool))
-    data = TrainData([shard], [shard], table, vocab, sha256="golden")
+    data = TrainData([shard], [shard], flat_bytes(config["vocab_size"]), config["vocab_size"], sha256="golden")
     trainer = Trainer(recipe.from_dict(values), 0, data, tmp_path / "run")
     trainer.model.load_state_dict(section(arrays, "init/"), strict=True)
-    records = []
-    original = trainer._step
-    trainer._step = lambda: records.append(original()) or records[-1]
     trainer.run()
-
-    def column(key: str) -> list[float]:
-        return [record[key] for record in records]
-
-    np.testing.assert_allclose(column("lr_multiplier"), arrays["lr_scale"], atol=1e-12)
-    np.testing.assert_allclose(column("momentum"), arrays["momentum"], atol=1e-12)
-    np.testing.assert_allclose(column("loss"), arrays[f"losses{suffix}"], atol=loss_tolerance, rtol=0)
-    np.testing.assert_allclose(column("grad_norm"), arrays[f"grad_norms{suffix}"], rtol=norm_tolerance)
-    for name, weight in trainer.model.named_parameters():
-        expected = float(arrays[f"final_norm{suffix}/{name}"])
-        assert abs(float(weight.detach().norm()) - expected) <= norm_tolerance * expected, name
-        averaged = float(arrays[f"ema_norm{suffix}/{name}"])
-        assert abs(float(trainer.average.weights[name].norm()) - averaged) <= norm_tolerance * averaged, name
+    found = {key: column(tmp_path / "run", key) for key in ("lr_multiplier", "momentum", "loss", "grad_norm")}
+    np.testing.assert_allclose(found["lr_multiplier"], arrays["lr_scale"], atol=1e-12)
+    np.testing.assert_allclose(found["momentum"], arrays["momentum"], atol=1e-12)
+    np.testing.assert_allclose(found["loss"], arrays[f"losses{suffix}"], atol=loss_tolerance, rtol=0)
+    np.testing.assert_allclose(found["grad_norm"], arrays[f"grad_norms{suffix}"], rtol=norm_tolerance)
+    for kind, weights in (("final", trainer.named), ("ema", trainer.averaged)):
+        for name, weight in weights.items():
+            expected = float(arrays[f"{kind}_norm{suffix}/{name}"])
+            assert abs(float(weight.detach().norm()) - expected) <= norm_tolerance * expected, (kind, name)
 
 
 def test_scores_equal_the_records(goldens: Path) -> None:
@@ -211,15 +186,18 @@ def test_scores_equal_the_records(goldens: Path) -> None:
 @torch.no_grad()
 def published_sliding(model: GPT, tokens: np.ndarray, table: TokenBytes, seq_len: int, stride: int):
     """As published (papers/machinery.md): every start, the last `stride` targets of each; tails are re-scored."""
-    stream = torch.from_numpy(tokens.astype(np.int64))
-    n, nats, count, num_bytes = len(tokens) - 1, 0.0, 0, 0
+    n, alike = len(tokens) - 1, {}
     for start in range(0, n, stride):
         end = min(start + seq_len, n)
         first = 0 if start == 0 else max(end - start - stride, 0)
-        inputs, targets = stream[None, start:end], stream[None, start + 1 + first : end + 1]
+        alike.setdefault((end - start, first), []).append(tokens[start : end + 1])
+    nats, count, num_bytes = 0.0, 0, 0
+    for (length, first), windows in alike.items():
+        ids = np.stack(windows).astype(np.int64)
+        inputs, targets = torch.from_numpy(ids[:, :-1]), torch.from_numpy(ids[:, 1 + first :])
         nats += float(model.token_losses(inputs, targets, first).double().sum())
-        count += end - start - first
-        num_bytes += int(table.count(tokens[start + first : end], tokens[start + 1 + first : end + 1]).sum())
+        count += len(windows) * (length - first)
+        num_bytes += int(table.count(ids[:, first:-1], ids[:, 1 + first :]).sum())
     return nats / count, nats / (math.log(2) * num_bytes)
 
 
@@ -233,14 +211,6 @@ def test_bytes_of_the_published_tokenizer_are_those_of_the_decoded_text(goldens:
     assert found.tolist() == case["token_bytes"]
     assert int(found.sum()) == case["total_bytes"] == case["decoded_bytes"]
     assert len(tokenizer.decode(case["ids"]).encode()) == case["decoded_bytes"]
-
-
-def test_batched_newton_schulz_equals_one_matrix_at_a_time(goldens: Path) -> None:
-    arrays, _ = load(goldens / "muon.npz")
-    matrices = torch.stack([torch.from_numpy(arrays[f"p0/grad{step}"]) for step in range(4)])
-    batched = newton_schulz(matrices, 5, torch.float32)
-    for matrix, result in zip(matrices, batched, strict=True):
-        torch.testing.assert_close(newton_schulz(matrix, 5, torch.float32), result, atol=1e-5, rtol=1e-5)
 
 
 def golden_grid(scheme: str) -> Grid:

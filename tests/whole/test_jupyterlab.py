@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import browser
 import pytest
+from ranks import free_port
 from toy_run import RECIPE, finish_seed, toy_corpus
 
 from pgolf_core.lab.record import folder as runs
@@ -68,9 +68,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     (scripts / "pgolf").chmod(0o755)
     (copy / ".venv").mkdir()
     (copy / ".venv" / "ready").touch()  # the set-up is not what is tested
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     further = f"--no-browser --port={port} --IdentityProvider.token={TOKEN} --LabApp.expose_app_in_browser=True"
     places = {name: str(root / name.lower()) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")}
     environment = {**os.environ, **places, "PYTHONPATH": str(copy), "PGOLF_CACHE": str(cache)}
