@@ -72,14 +72,14 @@ def assert_same_bits(folder: Path, other: Path) -> None:
 
 def test_killed_twice_a_run_ends_with_the_same_bits_and_says_where_it_went_on(data, tmp_path: Path) -> None:
     """A checkpoint after every step, so that each kill loses the step it falls into and no more."""
-    changes = {"schedule": {"iterations": 20, "checkpoint_every_seconds": 1e-9, "val_every_steps": 5}}
+    changes = {"schedule": {"iterations": 14, "checkpoint_every_seconds": 1e-9, "val_every_steps": 5}}
     whole = train.train(small_recipe(**changes), 3, data, tmp_path / "whole")
-    for kill_at in (6, 13):
+    for kill_at in (4, 9):
         run_killed(tmp_path / "run", data, kill_at, changes)
         assert load_tensors(tmp_path / "run" / "checkpoint.safetensors")[1]["step"] == kill_at
     (tmp_path / "run" / ".checkpoint.safetensors.abc123").write_bytes(b"cut by a kill")
     result = train.train(small_recipe(**changes), 3, data, tmp_path / "run")
-    assert result.resumed_at_steps == [6, 13] and whole.resumed_at_steps == []
+    assert result.resumed_at_steps == [4, 9] and whole.resumed_at_steps == []
     assert_same_bits(tmp_path / "run", tmp_path / "whole")
     curves = [[(x["kind"], x["step"], x["loss"]) for x in training_curve(tmp_path / f)] for f in ("run", "whole")]
     assert curves[0] == curves[1]
