@@ -11,8 +11,10 @@ import os
 import signal
 import sys
 import threading
+import types
 from multiprocessing import forkserver
 from typing import Any
+from unittest import mock
 
 from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
@@ -64,10 +66,10 @@ class _Forked:
     stdin = stdout = stderr = None
 
     def __init__(self, arguments: list[str], environment: dict[str, str], folder: str):
-        self._process = multiprocessing.get_context("forkserver").Process(
-            target=_be_kernel, args=(arguments, environment, folder)
-        )
-        self._process.start()
+        context, given = multiprocessing.get_context("forkserver"), (arguments, environment, folder)
+        self._process = context.Process(target=_be_kernel, args=given)
+        with mock.patch.dict(sys.modules, {"__main__": types.ModuleType("__main__")}):
+            self._process.start()  # else the kernel would run this process's main program again, up to its guard
         self.pid = self._process.pid
 
     def poll(self) -> int | None:
@@ -88,6 +90,7 @@ def _be_kernel(arguments: list[str], environment: dict[str, str], folder: str) -
     """In the forked process: a kernel like one that was started in `folder`, gone as soon as its runner is."""
     from ipykernel.kernelapp import IPKernelApp
 
+    multiprocessing.set_start_method(None, force=True)  # a cell's own processes start as they do in any kernel
     os.setsid()  # signals go to the kernel and its children together
     os.environ.clear()
     os.environ.update(environment)

@@ -4,15 +4,23 @@ The package itself is left out: a kernel imports it as it is on disk then. Nothi
 threads would not survive the fork.
 """
 
+# ruff: noqa: E402, F401
+
+import io
 import os
 
 os.setsid()  # a closing terminal ends the runner and its kernel in their own way, and this process after them
 os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")  # else ipykernel would set it too late
 
-import ipykernel.ipkernel  # noqa: E402
-import ipykernel.kernelapp  # noqa: E402, F401
-import IPython.display  # noqa: E402, F401
-import matplotlib.figure  # noqa: E402, F401
-import pandas.io.formats.style  # noqa: E402, F401
-import sentencepiece  # noqa: E402, F401
-import torch  # noqa: E402, F401
+import ipykernel.ipkernel
+import ipykernel.kernelapp
+import IPython.display
+import pandas
+import scipy.special
+import sentencepiece
+import torch
+import torch._dynamo  # optimisers do
+from matplotlib.figure import Figure
+
+pandas.DataFrame([0]).style.to_html()  # compiles the templates of tables
+Figure().savefig(io.BytesIO())  # reads the fonts
