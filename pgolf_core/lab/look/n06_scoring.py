@@ -16,7 +16,6 @@ import torch
 from scipy.special import stdtrit
 
 from pgolf_core.base import device as machine
-from pgolf_core.lab.compare.inference import CONFIDENCE
 from pgolf_core.lab.look.n01_data import sums_by_document
 from pgolf_core.network.model import GPT
 from pgolf_core.network.score import Score, bits_per_byte, plan_windows
