@@ -55,12 +55,21 @@ class SmearGate(nn.Module):
         return (1 - g) * x + g * previous
 
 
+class Table(nn.Embedding):
+    """An embedding, left unfilled on the meta device: to fill one there, torch imports its compiler for a second."""
+
+    def reset_parameters(self) -> None:
+        """Fill the rows as torch does."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
 class BigramEmbedding(nn.Module):
     """Hashed table of token pairs, projected to the model width (PR 315)."""
 
     def __init__(self, rows: int, dim: int, model_dim: int):
         super().__init__()
-        self.embed = nn.Embedding(rows, dim)
+        self.embed = Table(rows, dim)
         self.proj = Linear(model_dim, dim)
         self.scale = nn.Parameter(torch.tensor(0.05))
 
@@ -135,7 +144,8 @@ class Block(nn.Module):
         self.mlp = MLP(config)
         self.attn_scale = nn.Parameter(torch.ones(dim))
         self.mlp_scale = nn.Parameter(torch.ones(dim))
-        self.resid_mix = nn.Parameter(torch.stack((torch.ones(dim), torch.zeros(dim))))
+        self.resid_mix = nn.Parameter(torch.ones(2, dim))
+        self.resid_mix.data[1] = 0
 
     def mix(self, x: Tensor, x0: Tensor) -> Tensor:
         """The block's input: learned per-dimension mixture of the stream and the first embedding."""
@@ -158,7 +168,7 @@ class ValueEmbedding(nn.Module):
 
     def __init__(self, vocab_size: int, dim: int, kv_dim: int):
         super().__init__()
-        self.embed = nn.Embedding(vocab_size, dim)
+        self.embed = Table(vocab_size, dim)
         self.proj = Linear(kv_dim, dim)
 
     def forward(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
@@ -173,7 +183,7 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         dim, layers = config.model_dim, config.num_layers
-        self.tok_emb = nn.Embedding(config.vocab_size, dim)
+        self.tok_emb = Table(config.vocab_size, dim)
         self.bigram = BigramEmbedding(config.bigram_rows, config.bigram_dim, dim) if config.bigram_rows else None
         self.smear = SmearGate(dim) if config.smear != "off" else None
         self.skip_weights = nn.Parameter(torch.ones(layers // 2, dim))

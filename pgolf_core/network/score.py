@@ -5,10 +5,12 @@ bpb = nats / (ln 2 x bytes). Every target is scored exactly once, by the first w
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -75,6 +77,27 @@ def _batches(windows: np.ndarray, batch_seqs: int) -> list[np.ndarray]:
     return [run[i : i + batch_seqs] for run in runs for i in range(0, len(run), batch_seqs)]
 
 
+Scored = tuple[torch.Tensor, torch.Tensor]
+"""Places of targets in the stream, and their nats."""
+
+
+def _on_threads(compute: Callable[[np.ndarray], Scored], batches: list[np.ndarray], workers: int) -> Iterator[Scored]:
+    """What `compute` makes of each batch, in order. Of several workers each has its share of torch's threads.
+
+    They need not wait for each other after every small operation, as torch's own threads do.
+    """
+    if workers == 1:
+        yield from map(compute, batches)
+        return
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,))
+    try:
+        with pool:
+            yield from pool.map(compute, batches)
+    finally:
+        torch.set_num_threads(threads)
+
+
 @torch.inference_mode()
 def score(
     model: GPT,
@@ -106,28 +129,36 @@ def score(
     num_targets = len(tokens) - 1
     windows = plan_windows(num_targets, seq_len, stride)
     losses = torch.full((num_targets,), math.nan, dtype=torch.float32, device=device)
+    workers = min(torch.get_num_threads(), batch_seqs) if device.type == "cpu" else 1
+    batches = _batches(windows, batch_seqs // workers)[world.rank :: world.size]
+
+    @torch.inference_mode()
+    def compute(batch: np.ndarray) -> Scored:
+        start, first = (torch.from_numpy(batch[:, column].copy()).to(device) for column in (0, 1))
+        length, scored = int(batch[0, 2] - batch[0, 0]), int(batch[0, 2] - batch[0, 1])
+        inputs = stream[start[:, None] + torch.arange(length, device=device)]
+        places = first[:, None] + torch.arange(scored, device=device)
+        with autocasting(device, autocast):
+            return places, model.token_losses(inputs, stream[places + 1], first=length - scored)
+
     done = 0
-    with autocasting(device, autocast):
-        for batch in _batches(windows, batch_seqs)[world.rank :: world.size]:
-            start, first = (torch.from_numpy(batch[:, column].copy()).to(device) for column in (0, 1))
-            length, scored = int(batch[0, 2] - batch[0, 0]), int(batch[0, 2] - batch[0, 1])
-            inputs = stream[start[:, None] + torch.arange(length, device=device)]
-            places = first[:, None] + torch.arange(scored, device=device)
-            losses[places] = model.token_losses(inputs, stream[places + 1], first=length - scored)
-            done += scored * len(batch)
+    with contextlib.closing(_on_threads(compute, batches, workers)) as found:
+        for places, nats in found:
+            losses[places] = nats
+            done += nats.numel()
             if progress is not None:
                 progress(done, num_targets)
     model.train(was_training)
     world.fill_(losses)
     per_token = losses.cpu().numpy()
-    nats = float(per_token.sum(dtype=np.float64))
-    if not math.isfinite(nats):
+    total = float(per_token.sum(dtype=np.float64))
+    if not math.isfinite(total):
         raise UserError("the score is not finite: the weights are damaged or training diverged; train again")
     num_bytes = int(token_bytes.count(tokens[:-1], tokens[1:]).sum())
     return Score(
-        bpb=bits_per_byte(nats, num_bytes),
-        loss_nats_per_token=nats / num_targets,
-        nats=nats,
+        bpb=bits_per_byte(total, num_bytes),
+        loss_nats_per_token=total / num_targets,
+        nats=total,
         tokens=num_targets,
         bytes=num_bytes,
         windows=len(windows),

@@ -69,6 +69,28 @@ def test_batching_does_not_change_scores_and_the_mode_is_restored(setting) -> No
     np.testing.assert_allclose(part.per_token_nats, one.per_token_nats[:40], atol=2e-5)
 
 
+def test_threads_share_the_batches_out_report_in_order_and_can_be_stopped(setting) -> None:
+    model, tokens, table = setting
+    before, scores, reports = torch.get_num_threads(), [], []
+
+    def stop(done: int, of: int) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            progress = lambda done, of: reports.append(done)  # noqa: E731
+            scores.append(score(model, tokens, table, 16, 4, 8, autocast="off", progress=progress))
+            assert torch.get_num_threads() == threads
+        with pytest.raises(KeyboardInterrupt):
+            score(model, tokens, table, 16, 4, 8, autocast="off", progress=stop)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_allclose(scores[0].per_token_nats, scores[1].per_token_nats, atol=2e-5)
+    assert reports[-1] == 202 and reports.count(202) == 2
+
+
 def test_a_uniform_model_scores_the_logarithm_of_its_vocabulary(setting) -> None:
     _, tokens, table = setting
     model = build_model(small_recipe(model={"embed_init_std": 0.0}).model, 0)

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy import stats
+from scipy.special import stdtrit
 
 from pgolf_core.base import device as machine
-from pgolf_core.lab.compare.inference import CONFIDENCE
 from pgolf_core.lab.look.n01_data import sums_by_document
 from pgolf_core.network.model import GPT
 from pgolf_core.network.score import Score, bits_per_byte, plan_windows
@@ -186,11 +185,11 @@ def opening_of(text: str, num_bytes: int) -> str:
     return head[:cut] if cut > 0 else head
 
 
-def half_widths(std: float, counts: Iterable[int], confidence: float = CONFIDENCE) -> pd.DataFrame:
+def half_widths(std: float, counts: Iterable[int], confidence: float = 0.95) -> pd.DataFrame:
     """Half the t interval of a mean over n seeds, would they spread by `std`: columns seeds, t, half_width."""
     rows = []
     for n in counts:
-        t = float(stats.t.ppf((1 + confidence) / 2, n - 1))
+        t = float(stdtrit(n - 1, (1 + confidence) / 2))
         rows.append({"seeds": n, "t": t, "half_width": t * std / math.sqrt(n)})
     return pd.DataFrame(rows)
 

@@ -22,8 +22,6 @@ from typing import Any
 
 import nbformat
 import papermill
-from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
-from jupyter_client.manager import AsyncKernelManager
 from jupyter_core.utils import ensure_async, run_sync
 from nbclient.exceptions import DeadKernelError
 from papermill.clientwrap import PapermillNotebookClient
@@ -49,6 +47,7 @@ from pgolf_core.lab.record.folder import (
     stage_is_done,
     stage_named,
 )
+from pgolf_core.lab.record.kernels import OwnKernelManager, prepare
 from pgolf_core.lab.record.launch import set_processes
 from pgolf_core.lab.shared.places import SUMMARY_FILE, child_environment, find_root, short_path
 
@@ -126,16 +125,7 @@ class StopRequest:
             raise Stopped(self.signum)
 
 
-# ---------------------------------------------------------------------- the kernel: this Python, nothing of the user's
-
-
-class _OwnPython(KernelSpecManager):
-    """Whatever kernel a notebook names, it runs in this interpreter: a python3 kernel of the user's may be another."""
-
-    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
-        command = [sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "--log-level=50"]
-        command += ["-f", "{connection_file}"]
-        return KernelSpec(argv=command, display_name="pgolf", language="python", resource_dir="")
+# ---------------------------------------------------------------------- cells
 
 
 class _Client(PapermillNotebookClient):
@@ -190,8 +180,9 @@ class _Engine(NBClientEngine):
         nb_man.nb.metadata.papermill.update(options["shown_paths"])
         with tempfile.TemporaryDirectory(prefix="pgolf-kernel-") as scratch:
             client = _Client(nb_man, startup_timeout=120, iopub_timeout=60, coalesce_streams=True, log=papermill_logger)
+            client.shutdown_kernel = "immediate"  # it has nothing left to do
             client.stop = options["stop"]
-            client.km = AsyncKernelManager(kernel_name=kernel_name, kernel_spec_manager=_OwnPython())
+            client.km = OwnKernelManager(kernel_name=kernel_name)
             client.km.connection_file = str(Path(scratch) / "kernel.json")
             client.km.transport, client.km.ip = "ipc", str(Path(scratch) / "kernel")  # sockets in a private folder
             environment = {**child_environment(), "IPYTHONDIR": scratch}
@@ -311,6 +302,7 @@ def record(
     """
     if not seeds or len(set(seeds)) != len(seeds):
         raise UserError(f"--seeds {','.join(map(str, seeds))}: give at least one seed, none twice")
+    prepare()
     requests = [dataclasses.replace(request, seed=seed) for seed in (None, *seeds)]
     runs = {one.seed: locate_run(one) for one in requests}
     parameters = {one.seed: one.parameters(seeds) for one in requests}

@@ -50,6 +50,9 @@ Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 class Chart(Figure):
     """A Figure that a notebook shows by itself: without pyplot nothing else would register how."""
 
+    drawn: bytes = b""
+    """The PNG of DPI that was drawn last, good until matplotlib calls the figure stale: saved and shown, drawn once."""
+
     def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
         width, height = (round(inches * DPI / 1.5) for inches in self.get_size_inches())
         return png_bytes(self), {"width": width, "height": height}
@@ -85,9 +88,13 @@ def styled(make: Callable[..., Figure]) -> Callable[..., Figure]:
 
 def png_bytes(fig: Figure, dpi: int = DPI) -> bytes:
     """The figure as a PNG file that holds neither a time nor a version, so that equal figures are equal files."""
+    if isinstance(fig, Chart) and fig.drawn and dpi == DPI and not fig.stale:
+        return fig.drawn
     buffer = io.BytesIO()
     with mpl.rc_context(STYLE):
         fig.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    if isinstance(fig, Chart) and dpi == DPI:
+        fig.drawn, fig.stale = buffer.getvalue(), False
     return buffer.getvalue()
 
 

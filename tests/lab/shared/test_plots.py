@@ -120,6 +120,19 @@ def test_save_figure_writes_a_png_of_150_dots_an_inch_and_the_numbers_behind_it(
     assert plots.save_figure(FIGURES["seed_strip"], tmp_path, "again").read_bytes() == payload
 
 
+def test_a_figure_is_drawn_once_however_often_it_is_saved_and_again_once_it_has_changed(monkeypatch):
+    fig, draws = plots.bars({"": ([1, 2], [3, 4])}, x_label="a", y_label="b"), []
+    savefig = plots.Figure.savefig
+    monkeypatch.setattr(plots.Figure, "savefig", lambda *args, **options: draws.append(1) or savefig(*args, **options))
+    first = plots.png_bytes(fig)
+    assert plots.png_bytes(fig) == fig._repr_png_()[0] == first and len(draws) == 1
+    fig.axes[0].get_children()[0].set_color("#000000")
+    second = plots.png_bytes(fig)
+    fig.axes[0].xaxis.get_major_locator().set_params(nbins=2)
+    fig.axes[0].set_ylim(0, 9)
+    assert len({first, second, plots.png_bytes(fig)}) == 3
+
+
 def test_a_figure_name_with_a_folder_in_it_is_refused(tmp_path):
     with pytest.raises(UserError, match="plain file name"):
         plots.save_figure(FIGURES["bars"], tmp_path, "../bars")
@@ -134,7 +147,7 @@ def test_plotting_leaves_no_global_state():
     code = """
 import sys, matplotlib
 before = matplotlib.rcParams.copy()
-from pgolf_core.lab import plots
+from pgolf_core.lab.shared import plots
 plots.png_bytes(plots.bars({"": ([1], [2])}, x_label="a", y_label="b"))
 assert "matplotlib.pyplot" not in sys.modules
 assert matplotlib.rcParams.copy() == before
