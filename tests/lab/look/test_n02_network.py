@@ -66,12 +66,8 @@ def test_budget_and_formula_both_give_the_exact_number_of_parameters(name: str):
 
 def test_the_closed_form_gives_every_records_published_number_of_parameters():
     published = {
-        "pr194": 26_502_232,
-        "pr315": 26_829_913,
-        "pr332": 27_618_913,
-        "pr531": 27_878_489,
-        "pr534": 25_224_291,
-    }
+        "pr194": 26_502_232, "pr315": 26_829_913, "pr332": 27_618_913, "pr531": 27_878_489, "pr534": 25_224_291
+    }  # fmt: skip
     assert {name: analysis.parameter_formula(load_recipe(name).model) for name in published} == published
 
 
