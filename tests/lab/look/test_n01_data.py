@@ -35,11 +35,7 @@ def stream() -> np.ndarray:
 
 def table_of(*names: str, split: str = "train") -> pd.DataFrame:
     """The documents of a manifest: three, or these of 100 bytes in 41 tokens."""
-    rows = [
-        ("1790-Washington-1", "train", 100, 41),
-        ("1790-Washington-2", "train", 50, 21),
-        ("1801-X-1", "val", 90, 31),
-    ]
+    rows = [("1790-Adams-1", "train", 100, 41), ("1790-Adams-2", "train", 50, 21), ("1801-X-1", "val", 90, 31)]
     rows = [(name, split, 100, 41) for name in names] or rows
     columns = ["name", "split", "utf8_bytes", "tokens"]
     return data.documents_table({"documents": [dict(zip(columns, row, strict=True)) for row in rows]})
@@ -53,10 +49,8 @@ def test_documents_keep_their_order_and_bytes_per_token_leave_bos_out():
 
 
 def test_totals_are_of_whole_splits_and_bytes_per_token_leave_bos_out():
-    sums = {
-        "train": {"documents": 1, "utf8_bytes": 100, "tokens": 41},
-        "val": dict(documents=2, utf8_bytes=9, tokens=2),
-    }
+    columns = ("documents", "utf8_bytes", "tokens")
+    sums = {split: dict(zip(columns, row, strict=True)) for split, row in (("train", (1, 100, 41)), ("val", (1, 9, 2)))}
     table = data.totals_table({"totals": sums})
     assert table.loc["train"].tolist() == [1, 100, 41, 2.5] and table.loc["validation", "bytes per token"] == 9
 

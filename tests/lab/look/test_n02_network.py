@@ -32,9 +32,7 @@ SHAPES = {
     "plain": dataclasses.replace(TINY, smear="off", bigram_rows=0, ln_scale=False, xsa_last_n=0),
     "value embedding": dataclasses.replace(TINY, ve_dim=6, ve_layers=(3, 4), smear="before", bigram_rows=0),
     "large epsilon": dataclasses.replace(TINY, norm_eps=2.0**-7, embed_init_std=0.01),
-    "large epsilon, smear before": dataclasses.replace(
-        TINY, norm_eps=2.0**-7, embed_init_std=0.01, smear="before", ln_scale=False
-    ),
+    "smear before": dataclasses.replace(TINY, norm_eps=2.0**-7, embed_init_std=0.01, smear="before", ln_scale=False),
     "uniform start, no smear": dataclasses.replace(TINY, init="uniform", smear="off", norm_eps=1e-3),
     "local-smoke": load_recipe("local-smoke").model,
     "pr315": load_recipe("pr315").model,
@@ -57,9 +55,6 @@ def tiny() -> GPT:
     return build_model(TINY, seed=0)
 
 
-# ---------------------------------------------------------------------- parameters and bytes
-
-
 @pytest.mark.parametrize("name", SHAPES)
 def test_budget_and_formula_both_give_the_exact_number_of_parameters(name: str):
     config = SHAPES[name]
@@ -69,12 +64,11 @@ def test_budget_and_formula_both_give_the_exact_number_of_parameters(name: str):
     assert budget["share"].sum() == pytest.approx(1)
 
 
-@pytest.mark.parametrize(
-    ("record", "published"),
-    [("pr194", 26_502_232), ("pr315", 26_829_913), ("pr332", 27_618_913), ("pr531", 27_878_489), ("pr534", 25_224_291)],
-)
-def test_the_closed_form_gives_every_records_published_number_of_parameters(record: str, published: int):
-    assert analysis.parameter_formula(load_recipe(record).model) == published
+def test_the_closed_form_gives_every_records_published_number_of_parameters():
+    published = {
+        "pr194": 26_502_232, "pr315": 26_829_913, "pr332": 27_618_913, "pr531": 27_878_489, "pr534": 25_224_291
+    }  # fmt: skip
+    assert {name: analysis.parameter_formula(load_recipe(name).model) for name in published} == published
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -99,27 +93,21 @@ def test_the_size_estimate_counts_every_code_once_and_two_bytes_per_row():
 
 
 def test_the_step_four_grid_has_65_codes():
-    quant = recipe.Quant(mlp="int8_clip_search_step4", attention="fp16", tok_emb="fp16", other="fp16")
-    config = SHAPES["local-smoke"]
+    config, others = SHAPES["local-smoke"], dict.fromkeys(("attention", "tok_emb", "other"), "fp16")
+    quant = recipe.Quant(mlp="int8_clip_search_step4", small_tensor_elements=4096, **others)
     elements = config.num_layers * 2 * config.model_dim * config.mlp_hidden
-    quant = dataclasses.replace(quant, small_tensor_elements=4096)
     assert analysis.size_estimate(config, quant)["int8"] == math.ceil(elements * math.log2(65) / 8)
 
 
-def test_alternatives_shrink_from_fp16_to_int6_and_a_gradient_recipe_has_an_estimate():
-    quant = load_recipe("local-smoke").quant
-    sizes = {name: sum(row.values()) for name, row in analysis.size_alternatives(SHAPES["local-smoke"], quant).items()}
+def test_alternatives_shrink_from_fp16_to_int6_and_an_exception_counts_in_the_recipe_s_row_alone():
+    config, quant = SHAPES["local-smoke"], load_recipe("local-smoke").quant
+    plain = analysis.size_alternatives(config, quant)
+    sizes = {name: sum(row.values()) for name, row in plain.items()}
     assert sizes["all fp16"] > sizes["matrices int8"] > sizes["this recipe"] > sizes["matrices int6"]
-    assert sizes["all fp16"] == 2 * num_parameters(SHAPES["local-smoke"])
-    rows = analysis.size_alternatives(SHAPES["local-smoke"], quant)
-    assert {tuple(row) for row in rows.values()} == {("int6", "int8", "fp16", "scales")}
+    assert sizes["all fp16"] == 2 * num_parameters(config)
+    assert {tuple(row) for row in plain.values()} == {("int6", "int8", "fp16", "scales")}
     assert analysis.size_alternatives(SHAPES["pr315"], dataclasses.replace(quant, allocation="gradient"))
-
-
-def test_an_exception_counts_in_the_recipe_s_row_alone():
-    quant, config = load_recipe("local-smoke").quant, SHAPES["local-smoke"]
-    excepted = dataclasses.replace(quant, exceptions=("blocks.0.*.weight=fp16",))
-    plain, changed = (analysis.size_alternatives(config, each) for each in (quant, excepted))
+    changed = analysis.size_alternatives(config, dataclasses.replace(quant, exceptions=("blocks.0.*.weight=fp16",)))
     assert changed["this recipe"]["fp16"] > plain["this recipe"]["fp16"]
     assert all(changed[row] == plain[row] for row in plain if row != "this recipe")
 
@@ -128,9 +116,6 @@ def test_the_shape_table_has_one_column_per_network():
     table = analysis.shape_table({"a": TINY, "b": SHAPES["pr315"]}, {"a": 8, "b": 2048})
     assert table.loc["rotary base in force at T", "b"] == "22,082" and table.loc["layers with XSA", "a"] == "3, 4"
     assert table.loc["rotary base in force at T", "a"] == "10,000"
-
-
-# ---------------------------------------------------------------------- wiring
 
 
 def test_blocks_run_by_hand_along_the_wiring_table_give_the_trunk(model: GPT):
@@ -151,25 +136,14 @@ def test_blocks_run_by_hand_along_the_wiring_table_give_the_trunk(model: GPT):
     assert (table["half"] == "encoder").sum() == len(model.blocks) // 2
 
 
-# ---------------------------------------------------------------------- the start
-
-
 @pytest.mark.parametrize("name", [*SMALL, "local-smoke"])
-def test_the_predicted_initial_loss_is_met_on_tokens_unrelated_to_their_targets(name: str):
+def test_loss_and_sizes_at_the_start_are_met_on_tokens_unrelated_to_their_targets(name: str):
     config = SHAPES[name]
-    model = build_model(config, seed=3)
-    ids = tokens_of(config, batch=16, length=128)
-    targets = tokens_of(config, batch=16, length=128).flip(0, 1)
+    model, ids = build_model(config, seed=3), tokens_of(config, batch=16, length=128)
     with torch.no_grad():
-        loss = model(ids, targets).item()
+        loss = model(ids, ids.flip(0, 1)).item()
+        x, x0 = model.trunk(ids)
     assert loss == pytest.approx(analysis.expected_initial_loss(config), abs=0.01)
-
-
-@pytest.mark.parametrize("name", [*SMALL, "local-smoke"])
-def test_the_stream_begins_and_ends_as_large_as_foretold(name: str):
-    config = SHAPES[name]
-    model, ids = build_model(config, seed=3), tokens_of(config, batch=8, length=128)
-    x, x0 = model.trunk(ids)
     sizes = analysis.initial_sizes(config)
     for what, tensor in (("first stream", x0), ("last state", F.rms_norm(x, (x.size(-1),), eps=config.norm_eps))):
         measured = tensor[:, 1:].square().mean().sqrt().item()  # the first position has no predecessor to be mixed with
@@ -203,9 +177,6 @@ def test_matched_heads_compare_a_token_with_itself_as_highly_as_scores_go(model:
     torch.testing.assert_close(q, model.config.qk_gain_init * k.repeat_interleave(q.size(2) // k.size(2), dim=2))
 
 
-# ---------------------------------------------------------------------- causality
-
-
 def test_only_logits_from_the_changed_token_on_change(model: GPT):
     ids = tokens_of(model.config)
     for position in (0, 5, 23):
@@ -223,25 +194,15 @@ def test_a_network_that_sees_the_future_is_found_out(tiny: GPT, monkeypatch: pyt
     assert analysis.first_changed_position(tiny, ids, 12) == 12, "before waking, nothing reaches the output"
 
 
-# ---------------------------------------------------------------------- bigram table
-
-
 def test_bigram_collisions_agree_with_the_model_s_own_rows(tiny: GPT):
     ids = tokens_of(TINY, batch=1, length=800)
     table: dict[int, Counter] = {}
     rows = tiny.bigram.index(ids)[0, 1:].tolist()
-    for row, pair in zip(rows, zip(ids[0, :-1].tolist(), ids[0, 1:].tolist(), strict=True), strict=True):
-        table.setdefault(row, Counter())[pair] += 1
-    pairs = sum(map(len, table.values()))
-    expected = {
-        "distinct pairs": pairs, "rows used": len(table), "pairs per used row": pairs / len(table),
-        "share of its row's most frequent pair": sum(max(row.values()) for row in table.values()) / len(rows),
-    }  # fmt: skip
+    for row, *pair in zip(rows, ids[0, :-1].tolist(), ids[0, 1:].tolist(), strict=True):
+        table.setdefault(row, Counter())[tuple(pair)] += 1
+    pairs, most = sum(map(len, table.values())), sum(max(row.values()) for row in table.values())
     found = analysis.bigram_collisions(ids[0].numpy().astype(np.uint16), TINY.bigram_rows)
-    assert found == pytest.approx(expected)
-
-
-# ---------------------------------------------------------------------- attention
+    assert list(found.values()) == pytest.approx([pairs, len(table), pairs / len(table), most / len(rows)])
 
 
 def plain_maps(model: GPT, ids: torch.Tensor, layer: int) -> torch.Tensor:
@@ -290,17 +251,16 @@ def test_without_rotary_a_repeated_token_is_attended_to_like_itself():
 
 def test_attention_statistics_equal_a_loop_over_the_second_half(tiny: GPT):
     maps = analysis.attention_maps(tiny, tokens_of(TINY, length=9), 2)
-    rows = {"effective positions": [], "weight on itself": [], "weight on the one before": [], "tokens looked back": []}
-    for sequence in maps:
-        for head in sequence:
-            for query in range(4, 9):
-                weights = [head[query, key].item() for key in range(query + 1)]
-                rows["effective positions"].append(math.exp(-sum(w * math.log(w) for w in weights)))
-                rows["weight on itself"].append(weights[query])
-                rows["weight on the one before"].append(weights[query - 1])
-                rows["tokens looked back"].append(sum(w * (query - key) for key, w in enumerate(weights)))
-    expected = {name: sum(values) / len(values) for name, values in rows.items()}
-    assert analysis.attention_statistics(maps) == pytest.approx(expected, rel=1e-5)
+    rows = []
+    for head in maps.flatten(0, 1):
+        for query in range(4, 9):
+            weights = [head[query, key].item() for key in range(query + 1)]
+            entropy = -sum(w * math.log(w) for w in weights)
+            back = sum(w * (query - key) for key, w in enumerate(weights))
+            rows.append((math.exp(entropy), weights[query], weights[query - 1], back))
+    found = analysis.attention_statistics(maps)
+    assert list(found) == ["effective positions", "weight on itself", "weight on the one before", "tokens looked back"]
+    assert list(found.values()) == pytest.approx(np.mean(rows, axis=0).tolist(), rel=1e-5)
 
 
 def test_what_heads_read_is_the_maps_times_the_values_and_makes_the_layer_s_output(model: GPT):
@@ -334,9 +294,6 @@ def test_exclusion_leaves_nothing_along_the_own_value_and_nothing_at_all_at_the_
     assert table.loc["1 to 7", "along own value, before"] == pytest.approx(sum(share) / len(share), rel=1e-4)
 
 
-# ---------------------------------------------------------------------- residual stream
-
-
 def test_the_residual_profile_reads_what_the_trunk_passes_on(model: GPT):
     ids = tokens_of(model.config)
     table = analysis.residual_profile(model, ids)
@@ -352,9 +309,6 @@ def test_before_training_nothing_is_added_and_skips_pile_up_the_input(tiny: GPT)
     table = analysis.residual_profile(tiny, tokens_of(TINY))
     assert (table[["attention adds", "MLP adds"]] == 0).all(axis=None)
     np.testing.assert_allclose(table["enters"] / table["enters"].iloc[0], [1, 1, 2, 3, 3], rtol=1e-5)
-
-
-# ---------------------------------------------------------------------- rotary
 
 
 @pytest.mark.parametrize("num_tokens", [8, 20])
