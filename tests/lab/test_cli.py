@@ -5,7 +5,6 @@ pytest tests/lab/test_cli.py
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
