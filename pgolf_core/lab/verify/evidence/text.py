@@ -38,11 +38,8 @@ class Text:
     @once
     def whole(self) -> str:
         """File hashes, documents out of the shards, and splits that are apart, all read again."""
-        checked, proof = self.dataset.verify(self.progress), self.dataset.manifest["disjointness"]
-        return (
-            f"{self.dataset.name}, manifest {self.dataset.manifest_sha256:.12}…: {checked}; "
-            f"{proof.get('val_texts_in_train', 0):,} validation texts in training"
-        )
+        dataset = self.dataset
+        return f"{dataset.name}, manifest {dataset.manifest_sha256:.12}…: {dataset.verify(self.progress)}"
 
     @once
     def decoded(self) -> str:

@@ -27,7 +27,7 @@ def toy(honest: Path) -> Text:
 
 
 def test_an_honest_text_is_whole_and_counted_in_three_ways(toy: Text):
-    assert "tokenizer, shards and documents; 0 validation texts in training" in toy.whole
+    assert "tokenizer, shards and documents; own split, 0 validation texts stand in training" in toy.whole
     assert toy.total_bytes == toy.bytes_of(763) == toy.dataset.manifest["totals"]["val"]["utf8_bytes"]
     assert f"text {toy.total_bytes:,} bytes, its tokens the same" in toy.decoded
     once = toy.scored_once(Way(32, 8))

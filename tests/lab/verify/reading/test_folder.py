@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from published import PR315, edit, published
+from published import PR315, published
 from reviewing import another, both, got, holding, judged_with_damages, places_of, replaced
 
 from pgolf_core.base.files import read_json, write_json
@@ -59,7 +59,7 @@ def test_bytes_changed_anywhere_in_a_submission_never_raise(submission: Path, ca
 def test_window_and_stride_are_those_of_the_scripts_recipe_wrapped_or_not(submission: Path, honest: Path, form: str):
     recipe = recorded_recipe(honest)
     (submission / "train_gpt.py").write_text(export_script(dataclasses.replace(recipe, script=form)))
-    edit("README.md", r"stride 8", "stride 9")(submission)
+    (submission / "README.md").write_text("window 9, stride 3")
     folder = Submission(submission, How())
     assert folder.way == Way(32, 8, 32, "off")
     assert folder.code_files == ["train_gpt.py"] and "class GPT" in folder.source

@@ -93,7 +93,7 @@ UNCHECKED: dict[str, tuple | None] = {
 @both
 def test_no_changed_claim_of_a_run_goes_unnoticed(run: Path, cache: Path, how: settings):
     shutil.rmtree(run / "seed2")
-    write_json(run / "summary.json", summarise_seeds({1: read_json(run / "seed1" / "result.json")}))
+    write_json(run / "summary.json", summarise_seeds({1: result_in(run / "seed1")}))
     before = holding(run, cache)
     places = [
         (name, at) for name, left_out in UNCHECKED.items() for at in places_of(read_json(run / name))
