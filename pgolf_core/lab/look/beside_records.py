@@ -197,10 +197,12 @@ def _runs(label: str, own: Mapping[str, float], published: Published | None) -> 
     table = pd.DataFrame({label: own}, dtype=float).T.rename_axis("run")
     if published is None:
         return table
-    seeds = seeds_table(published).assign(parameters=published.parameters, code=published.script_bytes)
     names = {"raw_bpb": "raw", "standard_bpb": "packed", "model_bytes": "model", "total_bytes": "total"}
-    seeds = seeds.rename(columns=names).set_index(f"{published.name}, seed " + seeds["seed"].astype(str))
-    return pd.concat((table, seeds.reindex(columns=table.columns).astype(float))).rename_axis("run")
+    seeds = seeds_table(published).rename(columns=names)
+    seeds = seeds.assign(parameters=published.parameters, code=published.script_bytes)
+    seeds = seeds.assign(tokens=seeds["steps"] * published.batch_tokens)
+    seeds.index = [f"{published.name}, seed {seed.seed}" for seed in published.seeds]
+    return pd.concat((table, seeds.reindex(columns=table.columns))).astype(float).rename_axis("run")
 
 
 def steps_table(label: str, own: Mapping[str, float], published: Published | None) -> pd.DataFrame:
