@@ -152,7 +152,7 @@ def test_a_file_of_the_package_is_short_enough_to_read(path: Path):
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert node.end_lineno - node.lineno + 1 <= MAX_FUNCTION_LINES, f"{node.name} is too long"
-            given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            given = [*node.args.posonlyargs, *node.args.args]  # what is given by its name cannot be mixed up
             own = [argument for argument in given if argument.arg not in ("self", "cls")]
             assert len(own) <= MAX_PARAMETERS, f"{node.name} takes {len(own)} parameters"
 
