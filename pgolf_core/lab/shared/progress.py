@@ -9,6 +9,7 @@ import contextlib
 import math
 import sys
 from collections.abc import Callable, Iterator
+from typing import TextIO
 
 from tqdm import tqdm
 
@@ -16,12 +17,17 @@ from pgolf_core.recipes.recipe import Recipe
 from pgolf_core.training.clock import TrainProgress
 
 
+def _shown_on() -> TextIO:
+    """A notebook shows what goes to standard error on red; a command's standard output is its result."""
+    return sys.stdout if "ipykernel" in sys.modules else sys.stderr
+
+
 @contextlib.contextmanager
 def training_bar(recipe: Recipe, enabled: bool = True) -> Iterator[Callable[[TrainProgress], None]]:
     """A bar over the budget (seconds or iterations) with step, loss, tokens/s and the time left."""
     layout = "{desc}: {percentage:3.0f}%|{bar:24}| {postfix}"
     with tqdm(
-        total=100.0, desc="train", bar_format=layout, mininterval=1.0, disable=not enabled, file=sys.stdout
+        total=100.0, desc="train", bar_format=layout, mininterval=1.0, disable=not enabled, file=_shown_on()
     ) as bar:
 
         def update(now: TrainProgress) -> None:
@@ -37,7 +43,9 @@ def training_bar(recipe: Recipe, enabled: bool = True) -> Iterator[Callable[[Tra
 @contextlib.contextmanager
 def score_bar(label: str, enabled: bool = True) -> Iterator[Callable[[int, int], None]]:
     """A bar over scored targets."""
-    with tqdm(desc=label, unit="target", unit_scale=True, mininterval=1.0, disable=not enabled, file=sys.stdout) as bar:
+    with tqdm(
+        desc=label, unit="target", unit_scale=True, mininterval=1.0, disable=not enabled, file=_shown_on()
+    ) as bar:
 
         def update(done: int, total: int) -> None:
             bar.total = total

@@ -1,0 +1,29 @@
+"""What the commands share: numbers, recipes and folders as people type them."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from pgolf_core.lab.shared.usage import UsageError, checked_recipe, count, place, recipe_argument
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "two", "", "１"])
+def test_what_counts_nothing_is_no_count(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="is not a whole number of at least 1"):
+        count(text)
+    assert count("12") == 12
+
+
+def test_a_recipe_that_cannot_be_is_wrong_usage() -> None:
+    assert checked_recipe("local-smoke", ["model.num_layers=3"]).model.num_layers == 3
+    with pytest.raises(UsageError, match="unknown recipe 'nosuch'"):
+        checked_recipe("nosuch")
+
+
+def test_names_stay_and_files_are_those_of_the_working_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert recipe_argument("pr315") == "pr315" and recipe_argument("mine.toml") == str(tmp_path / "mine.toml")
+    assert place("") == "" and place("out") == str(tmp_path / "out")
