@@ -1,0 +1,23 @@
+"""Where the repository is, and how paths inside it are shown."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pgolf_core.base.files import UserError
+from pgolf_core.lab.shared.places import find_root, short_path
+
+
+def test_paths_inside_the_repository_are_shown_relative_to_it_whatever_the_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert (find_root() / "pyproject.toml").is_file()
+    assert short_path(find_root() / "runs" / "x") == os.path.join("runs", "x")
+    assert short_path(tmp_path) == str(tmp_path)
+
+
+def test_outside_of_it_there_is_no_repository(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no repository"):
+        find_root(tmp_path)
