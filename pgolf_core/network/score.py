@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -79,9 +79,12 @@ def _batches(windows: np.ndarray, batch_seqs: int) -> list[np.ndarray]:
 
 Scored = tuple[torch.Tensor, torch.Tensor]
 """Places of targets in the stream, and their nats."""
+ScoredBatches = Generator[Scored, None, None]
 
 
-def _in_parts(model: GPT, stream: torch.Tensor, batches: list[np.ndarray], autocast: str) -> Iterator[Scored]:
+def _in_parts(
+    model: GPT, stream: torch.Tensor, batches: list[np.ndarray], autocast: str
+) -> Generator[Scored, None, None]:
     """What is scored, in order. On a CPU threads share each batch out, each with its share of torch's own threads.
 
     They need not wait for each other after every small operation, as torch's own do.

@@ -12,7 +12,6 @@ import os
 import signal
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,10 +20,9 @@ from small import small_data, small_recipe
 
 from pgolf_core.base.files import UserError
 from pgolf_core.base.parallel import World
-from pgolf_core.training import clock
 from pgolf_core.training import loop as train
 from pgolf_core.training.checkpoint import load_tensors
-from pgolf_core.training.clock import ATTEMPT, PARTS, SecondsLedger
+from pgolf_core.training.clock import ATTEMPT, PARTS
 from pgolf_core.training.loop import LOOK_BACK_STEPS, Trainer
 from pgolf_core.training.runlog import training_curve
 
@@ -111,38 +109,6 @@ def test_after_an_orderly_stop_nothing_is_lost_and_the_seconds_are_carried_on(da
     assert result.seconds["train"] > 7 * 0.05 and result.seconds["lost"] < 0.5
     assert result.earlier_seconds == pytest.approx(first, abs=1.0)
     assert sum(result.seconds.values()) == pytest.approx(first + second, abs=1.0)
-
-
-def test_the_ledger_gives_the_rest_to_rest_and_counts_lost_seconds_over_several_kills(tmp_path, monkeypatch) -> None:
-    now = SimpleNamespace(value=1000.0)
-    monkeypatch.setattr(clock, "time", SimpleNamespace(time=lambda: now.value, perf_counter=lambda: now.value))
-
-    def attempt(saved: dict[str, float]) -> SecondsLedger:
-        ledger = SecondsLedger()
-        ledger.go_on(saved, tmp_path)
-        return ledger
-
-    def sign_of_life() -> None:
-        (tmp_path / "train.log").touch()
-        os.utime(tmp_path / "train.log", (now.value, now.value))
-
-    first = attempt({})
-    now.value += 10
-    sign_of_life()  # killed here, without a checkpoint
-    now.value += 500  # nobody trains
-    second = attempt({})
-    assert second.seconds["lost"] == second.earlier == 10 == sum(second.settled().values())
-    with second.spend("train"):
-        now.value += 4
-    now.value += 1
-    saved = second.settled()  # as a checkpoint has it
-    assert saved["train"] == 4 and saved["rest"] == 1 and sum(saved.values()) == 15
-    now.value += 7
-    sign_of_life()  # killed again, 7 seconds later
-    now.value += 500
-    third = attempt(saved)
-    assert third.seconds == {**dict.fromkeys(PARTS, 0.0), "train": 4, "rest": 1, "lost": 17}
-    assert third.earlier == 22 and first.earlier == 0
 
 
 # ---------------------------------------------------------------------- asked to stop

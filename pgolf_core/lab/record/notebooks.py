@@ -245,18 +245,11 @@ def run_notebook(
             output.parent.mkdir(parents=True, exist_ok=True)
             mark.unlink(missing_ok=True)
             papermill.execute_notebook(
-                _no_template(path),
-                _no_template(output),
-                parameters=values,
-                engine_name="pgolf",
-                kernel_name="python3",
-                language="python",
-                progress_bar=bar if progress else False,
-                stop=stop,
+                _no_template(path), _no_template(output), values, engine_name="pgolf", kernel_name="python3",
+                language="python", progress_bar=bar if progress else False, stop=stop, kernel_folder=str(path.parent),
                 began=time.time() if began is None else began,
-                kernel_folder=str(path.parent),
                 shown_paths={"input_path": short_path(path), "output_path": shown},
-            )
+            )  # fmt: skip
     except (PapermillException, DeadKernelError, RunFailed, RuntimeError, TimeoutError) as error:
         stop.check()
         raise RunFailed(f"{stage_name} failed{stop.cell}: {_failure(error)}; notebook: {shown}") from error
@@ -341,7 +334,12 @@ def record(
             took = f"{time.monotonic() - t_start:.1f} s" if ran else "finished before, skipped"
             what = stage.name if run.seed is None else f"{stage.name}, seed {run.seed}"
             tqdm.write(f"{what}: {took}", file=sys.stderr)
-    return _publish(runs[None])
+    folder = runs[None].folder
+    if not (folder / SUMMARY_FILE).is_file():
+        raise RunFailed(f"{STAGES[-1].name} finished without writing {runs[None].label}/{SUMMARY_FILE}")
+    report = folder / "notebooks" / f"{STAGES[-1].name}.ipynb"
+    write_bytes(folder / "report.ipynb", report.read_bytes())  # beside its HTML
+    return folder / SUMMARY_FILE
 
 
 def _is_finished(run: Run, stage: Stage, seeds: Sequence[int]) -> bool:
@@ -349,13 +347,3 @@ def _is_finished(run: Run, stage: Stage, seeds: Sequence[int]) -> bool:
     if not stage_is_done(run, stage.name):
         return False
     return stage.per != "report" or read_json(stage_file(run, stage.name)).get("seeds") == list(seeds)
-
-
-def _publish(run: Run) -> Path:
-    """Copy the executed report beside its HTML; returns summary.json."""
-    folder = run.recipe_folder
-    if not (folder / SUMMARY_FILE).is_file():
-        raise RunFailed(f"{STAGES[-1].name} finished without writing {run.label}/summary.json")
-    with explain_os_errors(f"cannot write {run.label}/report.ipynb"):
-        write_bytes(folder / "report.ipynb", (folder / "notebooks" / f"{STAGES[-1].name}.ipynb").read_bytes())
-    return folder / SUMMARY_FILE

@@ -52,8 +52,9 @@ def test_the_options_become_one_request_and_table_and_report_are_named(capsys, m
 DRIVER = (
     STAND_IN
     + """
-shards = sys.modules["pgolf_core.text.shards"] = types.ModuleType("pgolf_core.text.shards")
-shards.check_ranks = lambda *arguments: None
+for name, call in (("text.shards", "check_ranks"), ("lab.report.seeds", "seeds_table_text")):  # they import torch
+    module = sys.modules[f"pgolf_core.{name}"] = types.ModuleType(name)
+    setattr(module, call, lambda *arguments: None)
 import functools
 from pathlib import Path
 from pgolf_core.lab import cli
@@ -105,6 +106,11 @@ def run_folder(place: Path) -> Path:
     return place / "runs" / "local_10min_1mb" / "toy"
 
 
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    wait_until(lambda: path.exists() or process.poll() is not None, path.name, 120)
+    assert path.exists(), process.communicate()[1]
+
+
 def kernels_of(place: Path) -> list[str]:
     """Command lines of processes that still run in the toys' folder."""
     found = []
@@ -119,7 +125,7 @@ def test_a_stopped_run_writes_its_checkpoint_says_how_to_go_on_and_does(tmp_path
     write_toys(tmp_path, {"01_data_and_metric": TRAINS_LONG})
     folder = run_folder(tmp_path)
     with drive(tmp_path, "--fresh") as process:
-        wait_until((folder / "training").exists, "training")
+        wait_for(folder / "training", process)
         time.sleep(1)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=120)
@@ -135,39 +141,33 @@ def test_a_stopped_run_writes_its_checkpoint_says_how_to_go_on_and_does(tmp_path
     assert (folder / "executed.txt").read_text() == 2 * "toy 01_data_and_metric\n" + "toy 07_report\n"
 
 
-def test_in_the_background_a_first_term_asks_and_a_second_ends_a_cell_that_will_not_stop(tmp_path: Path) -> None:
-    """Where Ctrl-C is ignored, as under nohup or in a script."""
+@pytest.mark.parametrize(
+    ("number", "background"),
+    [(signal.SIGTERM, True), pytest.param(signal.SIGINT, False, marks=pytest.mark.slow)],  # the second waits longer
+)
+def test_a_cell_that_will_not_stop_is_ended_by_a_second_signal_or_after_the_grace(tmp_path, number, background) -> None:
+    """The first in the background, where Ctrl-C is ignored, as under nohup or in a script."""
     write_toys(tmp_path, {"01_data_and_metric": NEVER_STOPS})
-    folder = run_folder(tmp_path)
-    with drive(tmp_path, grace=60.0, background=True) as process:
-        wait_until((folder / "training").exists, "the cell")
+    with drive(tmp_path, grace=60.0 if background else 1.0, background=background) as process:
+        wait_for(run_folder(tmp_path) / "training", process)
         time.sleep(1)
-        process.send_signal(signal.SIGINT)  # has no effect
-        process.send_signal(signal.SIGTERM)
-        wait_until((folder / "asked").exists, "the cell being asked")
-        time.sleep(1.2)  # sooner, it would count as the same signal arriving twice
-        process.send_signal(signal.SIGTERM)
+        if background:
+            process.send_signal(signal.SIGINT)  # has no effect
+        process.send_signal(number)
+        wait_for(run_folder(tmp_path) / "asked", process)
+        if background:
+            time.sleep(1.2)  # sooner, it would count as the same signal arriving twice
+            process.send_signal(number)
         _, errors = process.communicate(timeout=120)
-    assert process.returncode == 143, errors
-    assert f"Ctrl-C is ignored in the background; `kill {process.pid}` stops alike\n" in errors
-    assert "pgolf: stopped (SIGTERM)" in errors and "Traceback" not in errors and not kernels_of(tmp_path)
-
-
-@pytest.mark.slow  # waits for the grace to pass
-def test_a_cell_that_will_not_stop_is_ended_after_the_grace(tmp_path: Path) -> None:
-    write_toys(tmp_path, {"01_data_and_metric": NEVER_STOPS})
-    with drive(tmp_path, grace=1.0) as process:
-        wait_until((run_folder(tmp_path) / "training").exists, "the cell")
-        time.sleep(1)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130 and "Traceback" not in errors and not kernels_of(tmp_path), errors
+    assert process.returncode == 128 + number, errors
+    assert (f"Ctrl-C is ignored in the background; `kill {process.pid}` stops alike" in errors) == background
+    assert f"pgolf: stopped ({number.name})" in errors and "Traceback" not in errors and not kernels_of(tmp_path)
 
 
 def test_a_killed_runner_leaves_no_kernel_behind(tmp_path: Path) -> None:
     write_toys(tmp_path, {"01_data_and_metric": NEVER_STOPS})
     with drive(tmp_path) as process:
-        wait_until((run_folder(tmp_path) / "training").exists, "the cell")
+        wait_for(run_folder(tmp_path) / "training", process)
         process.kill()
         process.communicate(timeout=120)
     wait_until(lambda: not kernels_of(tmp_path), "the kernel's end", 15)

@@ -119,7 +119,7 @@ def test_a_changed_core_stops_a_record_before_any_notebook_runs(toy, in_no_time,
 
 def test_a_stage_that_leaves_no_mark_or_no_summary_ends_the_record(toy, in_no_time, monkeypatch):
     monkeypatch.setattr(notebooks, "SUMMARY_FILE", "another.json")
-    with pytest.raises(notebooks.RunFailed, match=r"07_report finished without writing .*summary\.json"):
+    with pytest.raises(notebooks.RunFailed, match=r"07_report finished without writing .*another\.json"):
         toy.record([1])
     monkeypatch.setattr(notebooks, "run_notebook", lambda *arguments, **options: None)
     with pytest.raises(notebooks.RunFailed, match=r"03_train ended without writing .*weights-averaged"):
