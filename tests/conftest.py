@@ -56,32 +56,28 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
 
-@pytest.hookimpl(hookwrapper=True)
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
-    """A skipped golden is a failure where the goldens are present."""
-    outcome = yield
-    report = outcome.get_result()
-    if "goldens" not in getattr(item, "fixturenames", ()):
-        return
-    present = Path(item.config.getoption("--goldens")).is_dir()
-    if report.skipped and present:
-        report.outcome = "failed"
-        report.longrepr = f"{item.nodeid}: a golden was skipped although the goldens are present"
-    report.user_properties.append(("golden", True))  # which reaches the process that counts, where there are several
+    """Mark goldens for the count; a skipped one is a failure where the goldens are present."""
+    report = yield
+    if "goldens" in getattr(item, "fixturenames", ()):
+        if report.skipped and Path(item.config.getoption("--goldens")).is_dir():
+            report.outcome = "failed"
+            report.longrepr = f"{item.nodeid}: a golden was skipped although the goldens are present"
+        report.user_properties.append(("golden", True))
+    return report
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Count the goldens that ran."""
-    if ("golden", True) in report.user_properties and (report.when == "call" or report.outcome != "passed"):
+    """Count goldens where reports come together: with several workers, in the process that started them."""
+    if "golden" in dict(report.user_properties) and (report.when == "call" or report.outcome != "passed"):
         GOLDEN_TESTS[report.nodeid] = report.outcome
 
 
-def pytest_terminal_summary(terminalreporter, exitstatus: int, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
     """Say how many goldens ran."""
-    passed = sum(outcome == "passed" for outcome in GOLDEN_TESTS.values())
-    skipped = sum(outcome == "skipped" for outcome in GOLDEN_TESTS.values())
-    folder = Path(config.getoption("--goldens"))
-    state = "present" if folder.is_dir() else "absent"
+    passed, skipped = (list(GOLDEN_TESTS.values()).count(outcome) for outcome in ("passed", "skipped"))
+    state = "present" if Path(config.getoption("--goldens")).is_dir() else "absent"
     terminalreporter.write_line(
         f"goldens: {passed} of {len(GOLDEN_TESTS)} golden tests ran and passed, {skipped} skipped (folder {state})"
     )
