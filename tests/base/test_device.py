@@ -11,6 +11,7 @@ import ctypes
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock, call
 
 import pytest
 import torch
@@ -43,12 +44,6 @@ def test_on_cuda_the_rank_s_device_is_picked_and_float32_products_run_in_tf32(mo
         torch.set_float32_matmul_precision(before)
 
 
-def test_on_a_cpu_precision_is_left_alone(monkeypatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda _: pytest.fail("changed"))
-    assert machine.pick_device() == CPU
-
-
 FAULTS = """
 import resource, torch
 from pgolf_core.base import device
@@ -69,7 +64,9 @@ def test_on_a_cpu_the_pages_of_freed_tensors_are_used_again_instead_of_mapped_an
     assert float(done.stdout) < 0.01
 
 
-def test_a_c_library_without_mallopt_is_left_as_it_is(monkeypatch) -> None:
+def test_on_a_cpu_precision_and_a_c_library_without_mallopt_are_left_as_they_are(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda _: pytest.fail("changed"))
     monkeypatch.setattr(machine.ctypes, "CDLL", lambda name: object())
     assert machine.keep_freed_memory() is False and machine.pick_device() == CPU
 
@@ -89,24 +86,12 @@ def test_autocast_is_bfloat16_where_the_gpu_has_it_and_the_recipe_wants_it(
     assert not torch.is_autocast_enabled("cuda")
 
 
-class Batch:
-    """Stands for a tensor, and notes what is asked of it."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple] = []
-
-    def pin_memory(self) -> Batch:
-        self.calls.append(("pin",))
-        return self
-
-    def to(self, device: torch.device, non_blocking: bool) -> Batch:
-        self.calls.append(("to", device, non_blocking))
-        return self
-
-
 def test_a_batch_goes_to_cuda_from_pinned_memory_without_a_wait_and_stays_as_it_is_on_a_cpu() -> None:
-    assert machine.to_device(Batch(), CUDA).calls == [("pin",), ("to", CUDA, True)]
-    assert machine.to_device(Batch(), CPU).calls == [("to", CPU, True)]
+    for device, calls in ((CUDA, [call.pin_memory(), call.pin_memory().to(CUDA, non_blocking=True)]),
+                          (CPU, [call.to(CPU, non_blocking=True)])):  # fmt: skip
+        batch = Mock()
+        machine.to_device(batch, device)
+        assert batch.mock_calls == calls
     real = torch.arange(3)
     assert machine.to_device(real, CPU) is real
 
@@ -159,11 +144,6 @@ def test_the_norms_epsilon_is_the_recipes_whatever_the_dtype(dtype: torch.dtype,
     found = rms_norm(x, eps)
     assert found.dtype is dtype
     torch.testing.assert_close(found.float(), expected, atol=0, rtol=1e-2 if dtype is torch.bfloat16 else 1e-5)
-
-
-def test_only_the_record_that_ran_on_an_old_torch_has_the_old_epsilon() -> None:
-    for record, old in (("pr194-as-run", True), ("pr194", False), ("pr315", False), ("pr531-as-run", False)):
-        assert load_recipe(record).model.norm_eps == (2**-7 if old else 2**-23)
 
 
 @pytest.mark.parametrize("record", RECORDS)
