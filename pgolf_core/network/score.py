@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -79,7 +79,6 @@ def _batches(windows: np.ndarray, batch_seqs: int) -> list[np.ndarray]:
 
 Scored = tuple[torch.Tensor, torch.Tensor]
 """Places of targets in the stream, and their nats."""
-ScoredBatches = Generator[Scored, None, None]
 
 
 def _in_parts(

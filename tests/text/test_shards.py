@@ -55,17 +55,11 @@ def header(magic: int = 20240520, version: int = 1, count: int = 3) -> bytes:
     return struct.pack("<3i", magic, version, count) + bytes(4 * 253)
 
 
-def test_a_shards_bytes_are_those_of_the_published_format(tmp_path: Path):
+def test_a_shards_bytes_are_those_of_the_published_format_and_come_back(tmp_path: Path):
     write_shard(tmp_path / "a.bin", np.array([1, 513, 65535]))
     assert (tmp_path / "a.bin").read_bytes() == header() + struct.pack("<3H", 1, 513, 65535)
-
-
-def test_a_shard_that_was_written_is_read_back(tmp_path: Path):
-    path = tmp_path / "a.bin"
-    tokens = np.random.default_rng(0).integers(0, 1024, 5000)
-    write_shard(path, tokens)
-    found = read_shard(path, vocab_size=1024)
-    assert found.dtype == np.uint16 and np.array_equal(found, tokens) and shard_tokens(path) == 5000
+    found = read_shard(tmp_path / "a.bin", vocab_size=65536)
+    assert found.dtype == np.uint16 and found.tolist() == [1, 513, 65535] and shard_tokens(tmp_path / "a.bin") == 3
 
 
 def test_a_token_that_does_not_fit_16_bits_is_refused_and_nothing_is_written(tmp_path: Path):
@@ -170,20 +164,11 @@ def test_what_was_taken_does_not_change_with_the_file_or_the_next_take(shards: l
 # ---------------------------------------------------------------------- one step
 
 
-def test_targets_are_the_inputs_shifted_by_one_within_each_span(shards: list[Path]):
-    inputs, targets = step_batch(TokenStream(shards), data_of(batch_tokens=48, seq_len=4, spans=3))
-    assert inputs.shape == targets.shape == (12, 4)
-    assert inputs.dtype == targets.dtype == torch.int64
-    assert torch.equal(targets, inputs + 1)  # the tokens count upwards
-    starts = inputs.reshape(3, 16)[:, 0]
-    assert starts.tolist() == [0, 17, 34]  # one token between two spans is never a target's input
-
-
 @pytest.mark.parametrize("order", ["sequential", "shuffled"])
 def test_a_steps_tensors_lie_in_memory_as_the_warm_ups_so_that_no_graph_is_compiled_on_the_clock(shards, order: str):
     data = dataclasses.replace(data_of(batch_tokens=12, seq_len=4, spans=3), order=order)
     for tensor in step_batch(TokenStream(shards), data):
-        assert tensor.shape == (3, 4) and tensor.is_contiguous()
+        assert tensor.shape == (3, 4) and tensor.dtype is torch.int64 and tensor.is_contiguous()
 
 
 @pytest.mark.parametrize("world", [1, 2, 4, 8])
@@ -228,25 +213,6 @@ def test_a_number_of_ranks_that_does_not_divide_the_spans_is_refused(ranks: int,
     with pytest.raises(UserError, match=rf"{ranks} processes do not divide data\.spans_per_step = {spans}; use") as e:
         check_ranks(ranks, data)
     assert "\n" not in str(e.value)
-
-
-def test_the_micro_batch_never_changes_which_tokens_a_step_sees(shards: list[Path]):
-    batches = [
-        step_batch(TokenStream(shards), recipe.Data(batch_tokens=32, seq_len=4, spans_per_step=2, micro_batch_seqs=m))
-        for m in (1, 3, 8)
-    ]
-    for batch in batches[1:]:
-        assert all(map(torch.equal, batch, batches[0]))
-
-
-def test_a_stream_resumed_between_steps_gives_the_same_steps(shards: list[Path]):
-    data = data_of(batch_tokens=40, seq_len=5, spans=4)
-    stream = TokenStream(shards)
-    for _ in range(3):
-        step_batch(stream, data)
-    resumed = TokenStream(shards, position=stream.position)
-    for _ in range(5):
-        assert torch.equal(step_batch(stream, data)[0], step_batch(resumed, data)[0])
 
 
 def test_a_corpus_too_short_for_one_batch_is_refused_with_the_numbers():

@@ -51,7 +51,7 @@ def test_the_ledger_gives_the_rest_to_rest_and_counts_lost_seconds_over_several_
 def test_an_attempt_without_any_sign_of_life_has_lost_nothing(tmp_path) -> None:
     assert lost_seconds(tmp_path / ATTEMPT, [], 0.0) == 0.0
     SecondsLedger().go_on({}, tmp_path)
-    assert (tmp_path / ATTEMPT).exists() and lost_seconds(tmp_path / ATTEMPT, [], 0.0) == 0.0
+    assert (tmp_path / ATTEMPT).exists() and lost_seconds(tmp_path / ATTEMPT, [tmp_path / "none"], 0.0) == 0.0
 
 
 @pytest.mark.parametrize(
