@@ -81,19 +81,31 @@ Scored = tuple[torch.Tensor, torch.Tensor]
 """Places of targets in the stream, and their nats."""
 
 
-def _on_threads(compute: Callable[[np.ndarray], Scored], batches: list[np.ndarray], workers: int) -> Iterator[Scored]:
-    """What `compute` makes of each batch, in order. Of several workers each has its share of torch's threads.
+def _in_parts(model: GPT, stream: torch.Tensor, batches: list[np.ndarray], autocast: str) -> Iterator[Scored]:
+    """What is scored, in order. On a CPU threads share each batch out, each with its share of torch's own threads.
 
-    They need not wait for each other after every small operation, as torch's own threads do.
+    They need not wait for each other after every small operation, as torch's own do.
     """
+    device, threads = stream.device, torch.get_num_threads()
+
+    @torch.inference_mode()
+    def compute(windows: np.ndarray) -> Scored:
+        start, first = (torch.from_numpy(windows[:, column].copy()).to(device) for column in (0, 1))
+        length, scored = int(windows[0, 2] - windows[0, 0]), int(windows[0, 2] - windows[0, 1])
+        inputs = stream[start[:, None] + torch.arange(length, device=device)]
+        places = first[:, None] + torch.arange(scored, device=device)
+        with autocasting(device, autocast):
+            return places, model.token_losses(inputs, stream[places + 1], first=length - scored)
+
+    workers = min(threads, max(map(len, batches), default=1)) if device.type == "cpu" else 1
     if workers == 1:
         yield from map(compute, batches)
         return
-    threads = torch.get_num_threads()
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,))
     try:
         with pool:
-            yield from pool.map(compute, batches)
+            parts = (part for batch in batches for part in np.array_split(batch, min(workers, len(batch))))
+            yield from pool.map(compute, parts)
     finally:
         torch.set_num_threads(threads)
 
@@ -129,20 +141,9 @@ def score(
     num_targets = len(tokens) - 1
     windows = plan_windows(num_targets, seq_len, stride)
     losses = torch.full((num_targets,), math.nan, dtype=torch.float32, device=device)
-    workers = min(torch.get_num_threads(), batch_seqs) if device.type == "cpu" else 1
-    batches = _batches(windows, batch_seqs // workers)[world.rank :: world.size]
-
-    @torch.inference_mode()
-    def compute(batch: np.ndarray) -> Scored:
-        start, first = (torch.from_numpy(batch[:, column].copy()).to(device) for column in (0, 1))
-        length, scored = int(batch[0, 2] - batch[0, 0]), int(batch[0, 2] - batch[0, 1])
-        inputs = stream[start[:, None] + torch.arange(length, device=device)]
-        places = first[:, None] + torch.arange(scored, device=device)
-        with autocasting(device, autocast):
-            return places, model.token_losses(inputs, stream[places + 1], first=length - scored)
-
+    batches = _batches(windows, batch_seqs)[world.rank :: world.size]
     done = 0
-    with contextlib.closing(_on_threads(compute, batches, workers)) as found:
+    with contextlib.closing(_in_parts(model, stream, batches, autocast)) as found:
         for places, nats in found:
             losses[places] = nats
             done += nats.numel()

@@ -132,7 +132,7 @@ def probability_error(model: GPT, ids: torch.Tensor) -> float:
 
 
 def published_windows(num_targets: int, seq_len: int, stride: int) -> np.ndarray:
-    """The records' sliding plan (SEEDS 1.9): a window at every multiple of the stride, each scoring its last `stride`.
+    """The records' sliding plan: a window at every multiple of the stride, each scoring its last `stride`.
 
     The windows that the stream's end cuts short all score its last targets again.
     """

@@ -34,7 +34,7 @@ COLOURS = {
 MARKERS = ("o", "s", "D", "^", "v")
 SEQUENCE = "viridis"
 DPI = 150
-STYLE: dict[str, Any] = {
+LOOKS: dict[str, Any] = {
     "figure.facecolor": "white", "savefig.facecolor": "white", "axes.facecolor": "white",
     "font.family": ["DejaVu Sans"], "font.size": 10, "axes.titlesize": 11, "axes.titleweight": "bold",
     "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#555555",
@@ -80,7 +80,7 @@ def styled(make: Callable[..., Figure]) -> Callable[..., Figure]:
 
     @functools.wraps(make)
     def wrapper(*args: Any, **kwargs: Any) -> Figure:
-        with mpl.rc_context(STYLE):
+        with mpl.rc_context(LOOKS):
             return make(*args, **kwargs)
 
     return wrapper
@@ -91,7 +91,7 @@ def png_bytes(fig: Figure, dpi: int = DPI) -> bytes:
     if isinstance(fig, Chart) and fig.drawn and dpi == DPI and not fig.stale:
         return fig.drawn
     buffer = io.BytesIO()
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(LOOKS):
         fig.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     if isinstance(fig, Chart) and dpi == DPI:
         fig.drawn, fig.stale = buffer.getvalue(), False
