@@ -144,8 +144,7 @@ class Block(nn.Module):
         self.mlp = MLP(config)
         self.attn_scale = nn.Parameter(torch.ones(dim))
         self.mlp_scale = nn.Parameter(torch.ones(dim))
-        self.resid_mix = nn.Parameter(torch.ones(2, dim))
-        self.resid_mix.data[1] = 0
+        self.resid_mix = nn.Parameter(torch.tensor([[1.0], [0.0]]).repeat(1, dim))
 
     def mix(self, x: Tensor, x0: Tensor) -> Tensor:
         """The block's input: learned per-dimension mixture of the stream and the first embedding."""
