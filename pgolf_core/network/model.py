@@ -144,7 +144,8 @@ class Block(nn.Module):
         self.mlp = MLP(config)
         self.attn_scale = nn.Parameter(torch.ones(dim))
         self.mlp_scale = nn.Parameter(torch.ones(dim))
-        self.resid_mix = nn.Parameter(torch.tensor([[1.0], [0.0]]).repeat(1, dim))
+        self.resid_mix = nn.Parameter(torch.ones(2, dim))
+        self.resid_mix.data.narrow(0, 1, 1).zero_()  # no indexing: a tensor without data has none on CUDA
 
     def mix(self, x: Tensor, x0: Tensor) -> Tensor:
         """The block's input: learned per-dimension mixture of the stream and the first embedding."""

@@ -58,9 +58,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, copy / name)
-    (copy / "pgolf_core" / "recipes" / "local-smoke.toml").write_text(RECIPE)
+    (copy / "pgolf_core" / "recipes" / "local" / "local-smoke.toml").write_text(RECIPE)
     toy_corpus(cache)
-    recipe = str(copy / "pgolf_core" / "recipes" / "local-smoke.toml")
+    recipe = str(copy / "pgolf_core" / "recipes" / "local" / "local-smoke.toml")
     finish_seed(runs.open_run(recipe, seed=1337, runs_dir=str(copy / "runs"), cache_dir=str(cache)))
     scripts = root / "bin"
     scripts.mkdir()
