@@ -1,4 +1,4 @@
-"""Tables that people read: within the terminal's width, plain where the output is no terminal, never a crash."""
+"""Tables that people read: within the terminal's width, in plain characters without colour, never a crash."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from rich.text import Text
 PLAIN = str.maketrans({"–": "-", "—": "-", "−": "-", "±": "+/-", "×": "x", "…": "...", "→": "->", "·": "-", "≤": "<="})
 """What stands for a character that the output cannot encode; any other becomes a question mark."""
 NARROWEST = 40
+RULED = box.Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
+"""A line under the header, of hyphens."""
 
 
 def width() -> int:
@@ -30,7 +32,7 @@ def table_text(header: Sequence[str], rows: Iterable[Sequence[object]], left: in
 
     A cell that is too wide is wrapped. None is shown as a dash. `columns` is the width (0: the terminal's).
     """
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    table = Table(box=RULED, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="")
     for place, name in enumerate(header):
         table.add_column(Text(name), justify="left" if place < left else "right", overflow="fold")
     for row in rows:
@@ -52,17 +54,8 @@ def entries_text(entries: Iterable[tuple[str, str, str]], columns: int = 0) -> s
 
 
 def _drawn(table: Table, columns: int) -> str:
-    """Colour only on a terminal, and only where NO_COLOR is not set."""
     out = io.StringIO()
-    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    Console(
-        file=out,
-        width=columns or width(),
-        force_terminal=colour,
-        no_color=not colour,
-        highlight=False,
-        legacy_windows=False,
-    ).print(table)
+    Console(file=out, width=columns or width(), force_terminal=False, color_system=None, highlight=False).print(table)
     return "\n".join(line.rstrip() for line in out.getvalue().rstrip("\n").split("\n"))
 
 

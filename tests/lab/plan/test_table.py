@@ -173,6 +173,6 @@ def test_the_printed_plan_separates_thousands_and_scales_large_units():
         assert expected in text, expected
     heads = ["Parameters", "Artifact, predicted", "A step", "The budget", "Memory of a rank"]
     assert [
-        before for before, rule in zip(text.splitlines(), text.splitlines()[1:], strict=False) if "──" in rule
+        before for before, rule in zip(text.splitlines(), text.splitlines()[1:], strict=False) if rule.startswith("---")
     ] == heads
     assert "–" in plan.plan_text(plan.plan_table(load_recipe("local-smoke")))
