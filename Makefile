@@ -47,7 +47,7 @@ test: lint
 	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow and not cuda' $(ARGS)
 
 test-slow: $(READY)
-	@CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -m 'slow and not cuda' $(ARGS); status=$$?; \
+	@CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -n auto --dist loadfile -m 'slow and not cuda' $(ARGS); status=$$?; \
 		if [ $$status -eq 5 ]; then echo 'no test is marked slow'; else exit $$status; fi
 
 bench: $(READY)
