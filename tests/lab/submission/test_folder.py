@@ -104,6 +104,8 @@ def test_an_import_that_a_script_only_tries_is_not_required():
 def test_the_reviewer_finds_the_artifact_in_order(written: Path):
     rows = verify(written, How())
     assert [row.verdict for row in rows if row.check.startswith("model.pgolf: ")] == [HOLDS] * 3
+    (readme,) = [row for row in rows if row.check == "README.md says what logs and file say"]
+    assert "no number of this folder" not in readme.evidence, "a difference in bpb is no score"
     failing = [row.check for row in rows if row.verdict == FAILS]  # the toy's text is not the track's
     assert failing == ["each score implies the split's bytes"]
 

@@ -43,8 +43,8 @@ COLUMNS = (
 """What a README's column is called."""
 MAX_CELLS = 20_000
 _CELL = re.compile(r"([-+]?\d[\d,]*(?:\.\d+)?)(?: ?(?:bytes|s))?")
-_PROSE = (
-    re.compile(r"(\d\.\d{2,10})[*`\s]{0,4}(?:± ?[\d.]{1,12}[*\s]{0,3})?(?:bits per byte|bpb)\b", re.I),
+_PROSE = (  # a number with a sign is a difference, no score
+    re.compile(r"(?<![-+−±]|\d)(\d\.\d{2,10})[*`\s]{0,4}(?:± ?[\d.]{1,12}[*\s]{0,3})?(?:bits per byte|bpb)\b", re.I),
     re.compile(r"\bbpb[*`:=\s]{1,6}(\d\.\d{2,10})", re.I),
 )
 
