@@ -10,6 +10,7 @@ from __future__ import annotations
 import array
 import hashlib
 import io
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -159,9 +160,18 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> bytes:
             sentence_iterator=parts, model_writer=model, vocab_size=vocab_size, minloglevel=2, **TOKENIZER_SETTINGS
         )
     except RuntimeError as error:
-        reason = str(error).rpartition("] ")[2] or "no text"
+        reason = _in_our_words(str(error).rpartition("] ")[2])
         raise UserError(f"cannot train a tokenizer of {vocab_size} pieces on this text: {reason}") from None
     return model.getvalue()
+
+
+def _in_our_words(reason: str) -> str:
+    """Why SentencePiece trains no tokenizer; it names its own options, a reader has ours."""
+    if most := re.search(r"too high .*<= (\d+)", reason):
+        return f"it is enough for {most[1]}; give more text, or --vocab-size {most[1]}"
+    if least := re.search(r"smaller than required_chars\. \d+ vs (\d+)", reason):
+        return f"bytes and different characters alone are {least[1]}; give a larger --vocab-size"
+    return reason or "no text"
 
 
 def _sample(corpus: Corpus, scan: Scan, sample: dict[str, int], progress: bool) -> Iterator[str]:

@@ -12,7 +12,7 @@ import pytest
 from tiny_data import build_toy, toy_documents
 
 from pgolf_core.base.files import UserError
-from pgolf_core.lab.data.build import Document, shared_passages
+from pgolf_core.lab.data.build import Document, shared_passages, train_tokenizer
 
 
 def test_preparation_is_deterministic(tmp_path: Path):
@@ -45,3 +45,10 @@ def test_shared_passages_are_counted_exactly():
     found = {"window_bytes": 64, "val_windows": 1000 - 63, "val_windows_in_train": expected}
     assert shared_passages(documents) == found
     assert shared_passages([]) == {"window_bytes": 64, "val_windows": 0, "val_windows_in_train": 0}
+
+
+def test_more_characters_than_pieces_names_our_own_option():
+    text = " ".join(chr(0x4E00 + number) for number in range(2000))
+    with pytest.raises(UserError, match="give a larger --vocab-size") as caught:
+        train_tokenizer([text] * 3)
+    assert "character_coverage" not in str(caught.value)
