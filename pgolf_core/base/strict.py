@@ -1,4 +1,4 @@
-"""Building a frozen dataclass from what a file holds: or one line on what does not fit."""
+"""A frozen dataclass from what a file holds, or one line on what does not fit."""
 
 from __future__ import annotations
 

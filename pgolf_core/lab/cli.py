@@ -81,7 +81,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
             folder = (Path(__file__).parent / name).is_dir()
             module = importlib.import_module(f"pgolf_core.lab.{name}" + (".command" if folder else ""))
             module.add(made)
-            made.set_defaults(run=module.run, wrong_usage=made.error)
+            made.set_defaults(run=module.run)
     options, further = parser.parse_known_args(arguments)
     if further and called != "lab":
         parser.error(f"unrecognized arguments: {' '.join(further)}")

@@ -81,12 +81,10 @@ def joined(recipe: Recipe) -> str:
     bodies = [_body(room, imports) for room in rooms_of(recipe)]
     values = pprint.pformat(to_dict(recipe), width=WIDTH, sort_dicts=False)
     end = 'if __name__ == "__main__":\n    run_script(from_dict(RECIPE), __file__)\n'
-    about = textwrap.indent(_about(recipe), "").rstrip()
-    head = f'"""{about}\n"""\n\nfrom __future__ import annotations\n\n{_import_block(imports)}\n'
+    head = f'"""{_about(recipe)}\n"""\n\nfrom __future__ import annotations\n\n{_import_block(imports)}\n'
     return "\n".join([head, *bodies, f"# {'-' * 70} the recipe, resolved\n\nRECIPE = {values}\n\n", end])
 
 
-@functools.lru_cache(maxsize=64)
 def code_bytes_of(recipe: Recipe) -> int:
     """Bytes of that script as it is shipped: what counts as code against the cap."""
     return len(export_script(recipe).encode("utf-8"))

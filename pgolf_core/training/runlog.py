@@ -14,6 +14,7 @@ from typing import Any
 
 from pgolf_core.base.files import UserError, explain_os_errors, read_json, write_text
 from pgolf_core.base.names import METRICS, TRAIN_LOG, TRAIN_RESULT
+from pgolf_core.base.strict import build
 
 
 class RunLog:
@@ -107,4 +108,5 @@ class TrainResult:
 
 def read_result(folder: Path | str) -> TrainResult:
     """What a finished training wrote about itself; UserError if there is none."""
-    return TrainResult(**read_json(Path(folder) / TRAIN_RESULT))
+    path = Path(folder) / TRAIN_RESULT
+    return build(TrainResult, read_json(path), str(path))

@@ -61,3 +61,11 @@ def test_what_training_says_about_itself_comes_back(tmp_path: Path) -> None:
     result = TrainResult(12, 1536, 100, "clock", {"train": math.pi}, 0.0, [4], 2, "device: cpu")
     write_json(tmp_path / TRAIN_RESULT, dataclasses.asdict(result))
     assert read_result(tmp_path) == result
+
+
+@pytest.mark.parametrize("values, message", [({}, "key 'steps' is missing"), ([1], "must be a table"),
+                                             ({"strange": 1}, "unknown key 'strange'")])  # fmt: skip
+def test_a_damaged_result_of_training_is_one_line(tmp_path: Path, values: object, message: str) -> None:
+    write_json(tmp_path / TRAIN_RESULT, values)
+    with pytest.raises(UserError, match=message):
+        read_result(tmp_path)

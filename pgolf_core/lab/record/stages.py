@@ -18,6 +18,7 @@ import torch
 from pgolf_core.base.device import pick_device
 from pgolf_core.base.files import UserError, read_json, sha256_file, write_json, write_text
 from pgolf_core.base.names import ARTIFACT, GROUP_SENSITIVITY, HESSIANS, SENSITIVITY, TRAIN_LOG, TRAIN_RESULT
+from pgolf_core.base.strict import build
 from pgolf_core.lab.export import PACKED, write_script
 from pgolf_core.lab.record.folder import Run, run_hashes
 from pgolf_core.lab.record.launch import hosts, processes_of, train_with_torchrun
@@ -181,12 +182,13 @@ def write_result(run: Run, roundtrip: Score, sliding: Score) -> Result:
     """Collect the seed's numbers from its files and the two scores of the artifact; result.json is written last."""
     assert run.seed is not None
     averaging, script = read_json(run.folder / AVERAGING_FILE), run_script(run)
-    ledger = Ledger(**read_json(run.folder / LEDGER_FILE))
+    path = run.folder / LEDGER_FILE
+    ledger = build(Ledger, read_json(path), str(path))
     if script.stat().st_size != ledger.code_bytes:
         raise UserError(f"{short_path(script)} is not the script that 05_quantize counted; run 05_quantize again")
     raw, averaged, hashes = averaging["raw"], averaging["averaged"], run_hashes(run)
     result = result_of(
-        run.recipe, run.seed, TrainResult(**stage_record(run, "03_train")["training"]), ledger, roundtrip, sliding,
+        run.recipe, run.seed, _trained(run), ledger, roundtrip, sliding,
         raw_bpb=raw["bpb"], raw_loss=raw["loss_nats_per_token"], raw_targets=raw["tokens"],
         averaged_bpb=averaged["bpb"], averaged_loss=averaged["loss_nats_per_token"],
         seconds=_ledger_of_seconds(run, averaging["seconds"], roundtrip.seconds + sliding.seconds),
@@ -196,6 +198,10 @@ def write_result(run: Run, roundtrip: Score, sliding: Score) -> Result:
     _complete_log(run, [*size_lines(ledger), *score_lines(roundtrip, sliding)])
     result.write(run.folder)
     return result
+
+
+def _trained(run: Run) -> TrainResult:
+    return build(TrainResult, stage_record(run, "03_train").get("training"), "stages/03_train.json: training")
 
 
 def _ledger_of_seconds(run: Run, averaging: float, scoring: float) -> dict[str, float]:

@@ -25,7 +25,7 @@ from pgolf_core.lab.report.tensors import tensor_table
 from pgolf_core.lab.shared import plots
 from pgolf_core.seed import Result
 
-OWN_PACKING, OWN_SIGNS = "this recipe", ("*", "#222222")
+OWN_PACKING = "this recipe"
 LEDGER_PARTS = ("weights", "scales", "header", "code")
 SKIPPED_SHARE = 0.08
 """The loss figure's axis is fitted to what follows this share of the steps."""

@@ -89,3 +89,11 @@ def test_another_script_than_the_packed_one_is_not_scored(honest: Path, tmp_path
     run = dataclasses.replace(run_of(honest, 1), folder=copied / "seed1", recipe_folder=copied)
     with pytest.raises(UserError, match=r"is not the script that 05_quantize counted"):
         stages.write_result(run, *(stages.score_packed(run, 32, progress=False) for _ in range(2)))
+
+
+def test_a_damaged_ledger_is_one_line_that_names_it(honest: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(honest, tmp_path / honest.name)
+    change(copied / "seed1" / "ledger.json", strange=7)
+    run = dataclasses.replace(run_of(honest, 1), folder=copied / "seed1", recipe_folder=copied)
+    with pytest.raises(UserError, match=r"ledger\.json: unknown key 'strange'"):
+        stages.write_result(run, *(stages.score_packed(run, 32, progress=False) for _ in range(2)))
