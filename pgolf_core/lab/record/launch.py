@@ -171,26 +171,38 @@ def _failure(folder: Path, processes: int, status: int) -> UserError:
 def first_failure(failures: Mapping[int, ProcessFailure]) -> dict[str, Any]:
     """The most likely cause: a rank that something killed, then the earliest error, then those that torchrun ended.
 
-    A rank that loses another in the middle of an exchange fails as well, often within the same second. `reason` is in
-    words, `message` what the rank said of it (empty if nothing), `traceback` that again where it says it all.
+    A rank that loses another in the middle of an exchange fails as well, often within the same second. One that has
+    told its error or aborted was not killed by anybody: gloo's and NCCL's threads can abort a process on its way out.
+    `reason` is in words, `message` what the rank said of it (empty if nothing), `traceback` that again where it says
+    it all.
     """
 
-    def place(rank: int) -> tuple[int, int, int]:
+    def place(rank: int) -> tuple[int, float, int]:
         code = failures[rank].exitcode
-        ended_by_torchrun = -code in (signal.SIGTERM, signal.SIGINT)
-        return 2 if ended_by_torchrun else 0 if code < 0 else 1, failures[rank].timestamp, rank
+        if -code in (signal.SIGTERM, signal.SIGINT):  # torchrun's
+            return 2, failures[rank].timestamp, rank
+        killed = code < 0 and -code != signal.SIGABRT and not _told(failures[rank])[0]
+        return 0 if killed else 1, failures[rank].timestamp, rank
 
     rank = min(failures, key=place)
-    code, told = failures[rank].exitcode, failures[rank].error_file_data
-    said = told.get("message") if isinstance(told, dict) else None
-    said = said if isinstance(said, dict) else {}
-    message = str(said.get("message", ""))
-    reason = f"failed: {message}" if message else f"ended with status {code}"
-    if code < 0:
+    code, (message, traceback) = failures[rank].exitcode, _told(failures[rank])
+    if message:
+        reason = f"failed: {message}"
+    elif code < 0:
         why = " (out of memory?)" if -code == signal.SIGKILL else ""
         reason = f"was killed by {signal.Signals(-code).name}{why}"
-    callstack = (said.get("extraInfo") or {}).get("py_callstack", "")
-    return {"rank": rank, "reason": reason, "message": message, "traceback": str(callstack)}
+    else:
+        reason = f"ended with status {code}"
+    return {"rank": rank, "reason": reason, "message": message, "traceback": traceback}
+
+
+def _told(failure: ProcessFailure) -> tuple[str, str]:
+    """The message and the traceback that a rank left of its error; empty if it left none."""
+    data = failure.error_file_data
+    said = data.get("message") if isinstance(data, dict) else None
+    if not isinstance(said, dict):
+        return "", ""
+    return str(said.get("message", "")), str((said.get("extraInfo") or {}).get("py_callstack", ""))
 
 
 def main() -> None:

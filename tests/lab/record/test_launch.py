@@ -148,15 +148,16 @@ def test_a_rank_that_was_killed_is_named_before_those_that_lost_it() -> None:
         return SimpleNamespace(exitcode=code, timestamp=second, error_file_data={"message": message})
 
     told = {"message": "ValueError: x", "extraInfo": {"py_callstack": "Traceback"}}
-    failures, found = {0: failed(1, 5, told), 1: failed(-9, 6), 2: failed(-15, 4), 3: failed(1, 4)}, []
+    failures = {0: failed(1, 5, told), 1: failed(-9, 6), 2: failed(-15, 4), 3: failed(1, 4)}
+    failures, found = {**failures, 4: failed(-6, 3, told), 5: failed(-6, 7)}, []
     while failures:
         found.append(first_failure(failures))
         del failures[found[-1]["rank"]]
     assert [(one["rank"], one["reason"]) for one in found] == [
-        (1, "was killed by SIGKILL (out of memory?)"), (3, "ended with status 1"), (0, "failed: ValueError: x"),
-        (2, "was killed by SIGTERM"),
+        (1, "was killed by SIGKILL (out of memory?)"), (4, "failed: ValueError: x"), (3, "ended with status 1"),
+        (0, "failed: ValueError: x"), (5, "was killed by SIGABRT"), (2, "was killed by SIGTERM"),
     ]  # fmt: skip
-    assert found[2]["message"] == "ValueError: x" and found[2]["traceback"] == "Traceback"
+    assert found[1]["message"] == "ValueError: x" and found[1]["traceback"] == "Traceback"
 
 
 def test_ranks_whose_launching_process_is_killed_save_and_leave(tmp_path: Path) -> None:
