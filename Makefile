@@ -25,13 +25,15 @@ help:
 setup: $(READY)
 
 # `ready` is written last and taken away first, and without it .venv is built anew: an interrupted set-up never counts.
+# pip compiles bytecode on one core; compileall does it on all of them. (Some files are for other Pythons: no error.)
 $(READY): pyproject.toml constraints.txt
 	@if [ -z '$(PYTHON)' ]; then \
 		echo "Python 3.11 or newer is needed, found: $$(python3 --version 2>&1 || true)." \
 			"Install it, or name it: make PYTHON=/path/to/python3.11"; exit 1; fi
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; PYTHON=$(PYTHON) is " + sys.version.split()[0])'
 	@if [ -e $(READY) ]; then rm -f $(READY); else $(PYTHON) -m venv --clear .venv; fi
-	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[lab,dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --no-compile $(PIP_ARGS) -c constraints.txt -e '.[lab,dev]'
+	@$(BIN)/python -m compileall -qq -j 0 -x '/tests/' .venv/lib || true
 	@touch $(READY)
 
 # FlashAttention is built against the torch that is there, so pip may not give the build a torch of its own. Not tried.
