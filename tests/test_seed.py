@@ -54,6 +54,13 @@ def test_a_result_comes_back_from_its_file_and_says_only_what_is_known(tmp_path:
     assert (values["total_bytes"], values["steps"], values["sliding_stride"], values["window"]) == (1360, 12, 4, 16)
 
 
+@pytest.mark.parametrize(("cap", "over"), [(0.0, None), (1.5, None), (1.25, 0.25)])
+def test_a_training_beyond_its_recipes_cap_says_so(monkeypatch, cap: float, over: float | None) -> None:
+    monkeypatch.setitem(globals(), "RECIPE", small_recipe(schedule={"max_seconds": cap}))
+    assert some_result().over_cap_seconds == over
+    assert ("over_cap_seconds" in some_result().to_dict()) is (over is not None)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -382,6 +382,9 @@ class Trainer:
             sensitivity_steps=self.meter.steps,
             path=self.path_line,
         )
+        cap, trained = self.recipe.schedule.max_seconds, result.seconds["train"]
+        if 0 < cap < trained:
+            self.log.line(f"over_the_cap: train_time:{trained * 1000:.0f}ms cap:{cap * 1000:.0f}ms does not count")
         if self.world.first:
             self._seal(result)
         return result

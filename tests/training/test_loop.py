@@ -135,7 +135,19 @@ def test_the_wall_clock_ends_training_and_the_log_says_so(data, tmp_path: Path) 
     seconds = column(tmp_path, "seconds")
     assert result.stopped_by == "clock" and result.seconds["train"] == seconds[-1]
     assert all(spent < 0.4 for spent in seconds[:-1])  # tests/whole/test_interruptions.py has the last step
-    assert "stopping_early: wallclock_cap" in log_of(tmp_path)
+    assert "stopping_early: wallclock_cap" in log_of(tmp_path) and "over_the_cap" not in log_of(tmp_path)
+
+
+def test_a_step_that_nobody_could_foresee_ends_over_the_cap_and_the_log_says_so(data, tmp_path: Path) -> None:
+    def stall(progress: object) -> None:
+        if progress.step == 2:
+            patch.setattr(Trainer, "_step", lambda self: time.sleep(1.6) or original(self))
+
+    original = Trainer._step
+    with pytest.MonkeyPatch.context() as patch:
+        recipe = small_recipe(schedule={"iterations": 10**6, "max_seconds": 1.5})
+        spent = train(recipe, 0, data, tmp_path, progress=stall).seconds["train"]
+    assert spent > 1.5 and f"over_the_cap: train_time:{spent * 1000:.0f}ms cap:1500ms" in log_of(tmp_path)
 
 
 def test_the_clock_holds_with_the_gathering_in_it_and_steps_leave_room_for_it(data, tmp_path, monkeypatch) -> None:
