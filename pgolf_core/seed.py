@@ -6,6 +6,7 @@ Under torchrun every rank trains and scores its share; the first alone packs, wr
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import sys
 import time
@@ -13,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pgolf_core.base.files import UserError, explain_os_errors, read_json, sha256_file, write_json
-from pgolf_core.base.names import METRICS, SCRIPT_ARTIFACT, SEED_RESULT, TRAIN_LOG
+import numpy as np
+
+from pgolf_core.base.files import UserError, explain_os_errors, read_json, sha256_file, write_bytes, write_json
+from pgolf_core.base.names import METRICS, SCORES, SCRIPT_ARTIFACT, SEED_RESULT, TRAIN_LOG
 from pgolf_core.base.parallel import World, join, leave
 from pgolf_core.base.strict import build
 from pgolf_core.network.score import Score
@@ -72,6 +75,8 @@ class Result:
     averaged_loss: float | None = None
     raw_targets: int | None = None
     ranks: int = 1
+    scores_sha256: str | None = None
+    """Of scores.npz, the nats of each window, by which a sample of them can be checked."""
     over_cap_seconds: float | None = None
     """By how much training passed the recipe's `max_seconds`, where it did: such a run does not count."""
     correction: dict[str, Any] | None = None
@@ -111,6 +116,14 @@ def result_of(
         val_targets=sliding.tokens, val_bytes=sliding.bytes, sliding_stride=sliding.stride, window=sliding.seq_len,
         over_cap_seconds=over_seconds if over_seconds > 0 else None, **further,
     )  # fmt: skip
+
+
+def write_scores(folder: Path, roundtrip: Score, sliding: Score) -> str:
+    """Write scores.npz: the nats of every window of both scores; returns its SHA-256."""
+    file = io.BytesIO()
+    np.savez(file, roundtrip=roundtrip.window_nats, sliding=sliding.window_nats)
+    write_bytes(folder / SCORES, file.getvalue())
+    return sha256_file(folder / SCORES)
 
 
 def size_lines(ledger: Ledger) -> list[str]:
@@ -165,7 +178,7 @@ def run_seed(
     t_start = time.perf_counter()
     if world.first:
         with explain_os_errors(f"cannot clear {folder}"):
-            for name in (TRAIN_LOG, METRICS, SCRIPT_ARTIFACT, SEED_RESULT):
+            for name in (TRAIN_LOG, METRICS, SCORES, SCRIPT_ARTIFACT, SEED_RESULT):
                 (folder / name).unlink(missing_ok=True)
     tokenizer = Tokenizer(tokenizer_path)
     train_paths, val_paths = _shards(data_path, "train"), _shards(data_path, "val")
@@ -200,6 +213,7 @@ def run_seed(
         result_of(
             recipe, seed, trained, ledger, roundtrip, sliding, seconds=seconds, data_sha256="", core_sha256="",
             script_sha256=sha256_file(script), ranks=world.size,
+            scores_sha256=write_scores(folder, roundtrip, sliding),
         ).write(folder)  # fmt: skip
 
 

@@ -15,7 +15,7 @@ import pytest
 from small import column, small_recipe, word_shards
 
 from pgolf_core.base.files import UserError, sha256_file
-from pgolf_core.base.names import METRICS, SCRIPT_ARTIFACT, SEED_RESULT, TRAIN_LOG, TRAIN_RESULT
+from pgolf_core.base.names import METRICS, SCORES, SCRIPT_ARTIFACT, SEED_RESULT, TRAIN_LOG, TRAIN_RESULT
 from pgolf_core.network.score import Score
 from pgolf_core.packing.ledger import Ledger
 from pgolf_core.packing.pack import pack_averaged
@@ -27,7 +27,7 @@ from pgolf_core.training.runlog import TrainResult
 
 PIECES = 300
 RECIPE = small_recipe(model={"vocab_size": PIECES}, schedule={"iterations": 4, "warmup_steps": 0})
-SCORES = [
+BOTH = [
     Score(1.25, 2.5, 100.0, 40, 57, 5, 16, stride, 0.25, np.zeros(40, np.float32)) for stride in (16, 4)
 ]  # fmt: skip
 LEDGER = Ledger(300, 50, 40, 20, 360, 1000, 1360, 16_000_000, [])
@@ -37,7 +37,7 @@ TOLD = {"damping": 0.01, "tokens": 208, "matrices": 3, "raised": {"w": 0.1}, "pl
 def some_result(**further: object) -> Result:
     trained = TrainResult(12, 1536, 99, "clock", {"train": 1.5}, 0.0, [4], 2, "device: cpu")
     known = {"seconds": {"train": 1.5, "total": 2.0}, "data_sha256": "d", "core_sha256": "c", "script_sha256": "s"}
-    return result_of(RECIPE, 7, trained, LEDGER, *SCORES, **known, **further)
+    return result_of(RECIPE, 7, trained, LEDGER, *BOTH, **known, **further)
 
 
 # ---------------------------------------------------------------------- the result
@@ -90,7 +90,7 @@ def test_sizes_and_scores_are_told_in_the_fields_words() -> None:
     assert size_lines(LEDGER) == sizes
     corrected = "Correction: damping:0.01 tokens:208 matrices:3 raised:w=0.1 plain:none"
     assert size_lines(dataclasses.replace(LEDGER, correction=TOLD)) == [*sizes, corrected]
-    assert score_lines(*SCORES) == [
+    assert score_lines(*BOTH) == [
         "final_roundtrip val_loss:2.5000 val_bpb:1.2500 stride:16 seq_len:16 eval_time:250ms",
         "final_roundtrip_exact val_loss:2.50000000 val_bpb:1.25000000",
         "final_sliding_window val_loss:2.5000 val_bpb:1.2500 stride:4 seq_len:16 eval_time:250ms",
@@ -127,15 +127,18 @@ def test_a_script_trains_packs_and_scores_as_the_package_does(data, tmp_path: Pa
     assert result.recipe_sha256 == RECIPE.fingerprint and result.raw_bpb is None
     assert result.seconds["total"] > result.seconds["train"] > 0 < result.seconds["scoring"]
     tokens = load_tokens(data.val_paths, PIECES)
-    for found, stride in ((result.roundtrip_bpb, 16), (result.sliding_bpb, 4)):
-        assert found == score_artifact(path, tokens, data.token_bytes, 16, stride, 8, autocast="off").bpb
+    nats = np.load(folder / SCORES)
+    for found, kind, stride in ((result.roundtrip_bpb, "roundtrip", 16), (result.sliding_bpb, "sliding", 4)):
+        score = score_artifact(path, tokens, data.token_bytes, 16, stride, 8, autocast="off")
+        assert found == score.bpb and np.array_equal(nats[kind], score.window_nats)
+    assert result.scores_sha256 == sha256_file(folder / SCORES)
     assert column(folder, "step") == [1, 2, 3, 4]
     log = (folder / TRAIN_LOG).read_text().splitlines()
     assert log[0].startswith("val_bpb:enabled tokenizer_kind=sentencepiece") and f"tokens:{len(tokens)}" in log[2]
     assert all(line in log for line in size_lines(ledger)) and log[-1].startswith("final_sliding_window_exact ")
     said = capsys.readouterr().out.splitlines()
     assert [line for line in log if line in said] == said
-    left = {METRICS, SCRIPT_ARTIFACT, SEED_RESULT, TRAIN_LOG, TRAIN_RESULT}
+    left = {METRICS, SCORES, SCRIPT_ARTIFACT, SEED_RESULT, TRAIN_LOG, TRAIN_RESULT}
     assert {path.name for path in folder.iterdir()} == left, "weights and statistics stay in memory"
 
 

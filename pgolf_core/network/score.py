@@ -57,6 +57,12 @@ class Score:
     per_token_nats: np.ndarray = field(repr=False, compare=False)
     """float32 [tokens]: nats of target i."""
 
+    @property
+    def window_nats(self) -> np.ndarray:
+        """float64 [windows]: nats of the targets that each window of the plan scored; they add up to `nats`."""
+        first_scored = plan_windows(self.tokens, self.seq_len, self.stride)[:, 1]
+        return np.add.reduceat(self.per_token_nats, first_scored, dtype=np.float64)
+
     def to_dict(self) -> dict[str, float | int]:
         """Everything but the per-token array, ready for JSON."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "per_token_nats"}

@@ -53,6 +53,9 @@ def test_scores_equal_the_plain_way(setting, seq_len: int, stride: int) -> None:
     found = score(model, tokens, table, seq_len, stride, 3, autocast="off")
     expected = plain_nats(model, tokens, seq_len, stride)
     np.testing.assert_allclose(found.per_token_nats, expected, atol=2e-5)
+    by_window = [sum(expected[first:end]) for _, first, end in plan_windows(202, seq_len, stride)]
+    np.testing.assert_allclose(found.window_nats, by_window, rtol=1e-5)
+    assert found.window_nats.sum() == pytest.approx(found.nats, rel=1e-12)
     num_bytes = sum(
         int(table.base[t]) + (table.leading_space[t] and not table.boundary[p]) for p, t in itertools.pairwise(tokens)
     )

@@ -31,7 +31,7 @@ from pgolf_core.packing.ledger import CapExceeded, Ledger
 from pgolf_core.packing.pack import Statistics, bits_of, pack_averaged
 from pgolf_core.packing.sensitivity import Groups, groups_of
 from pgolf_core.packing.unpack import score_artifact
-from pgolf_core.seed import Result, result_of, score_lines, size_lines
+from pgolf_core.seed import Result, result_of, score_lines, size_lines, write_scores
 from pgolf_core.text.shards import load_tokens
 from pgolf_core.text.tokenizer import Tokenizer, check_vocab
 from pgolf_core.training.checkpoint import load_tensors
@@ -193,7 +193,7 @@ def write_result(run: Run, roundtrip: Score, sliding: Score) -> Result:
         averaged_bpb=averaged["bpb"], averaged_loss=averaged["loss_nats_per_token"],
         seconds=_ledger_of_seconds(run, averaging["seconds"], roundtrip.seconds + sliding.seconds),
         data_sha256=hashes["data"], core_sha256=hashes["core"], script_sha256=sha256_file(script),
-        ranks=processes_of(run),
+        ranks=processes_of(run), scores_sha256=write_scores(run.folder, roundtrip, sliding),
     )  # fmt: skip
     _complete_log(run, [*size_lines(ledger), *score_lines(roundtrip, sliding)])
     result.write(run.folder)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pgolf_core.base.files import UserError, explain_os_errors, read_json, sha256_file, write_json, write_text
-from pgolf_core.base.names import ARTIFACT, TRAIN_LOG
+from pgolf_core.base.names import ARTIFACT, SCORES, TRAIN_LOG
 from pgolf_core.lab.compare.results import seed_folders
 from pgolf_core.lab.export import readable_of
 from pgolf_core.lab.record.folder import recorded_recipe
@@ -121,7 +121,8 @@ def _fill(made: Path, folder: Path, runs: dict[int, SeedRun], who: dict[str, str
     summary, recipe, first = summarise_seeds(results), recorded_recipe(folder), next(iter(runs))
     for seed in runs:
         shutil.copyfile(folder / f"seed{seed}" / TRAIN_LOG, made / f"train_seed{seed}.log")
-    shutil.copyfile(folder / f"seed{first}" / ARTIFACT, made / ARTIFACT)
+    for name in (ARTIFACT, *([SCORES] if results[first].scores_sha256 else [])):
+        shutil.copyfile(folder / f"seed{first}" / name, made / name)
     shutil.copyfile(folder / SCRIPT, made / SCRIPT)
     write_text(made / "requirements.txt", _requirements(made / SCRIPT, runs[first], folder / f"seed{first}"))
     write_json(made / SUBMISSION_FILE, _numbers(summary, runs, recipe, who))
@@ -182,6 +183,8 @@ def _numbers(
             "bytes_model_int6_zstd": result.artifact_bytes,
             "artifact_sha256": run.artifact_sha256,
         }
+        if result.scores_sha256:
+            seeds[str(seed)]["scores_sha256"] = result.scores_sha256
     return {
         **{key: who[key] for key in ("author", "github_id", "name")},
         "blurb": f"{recipe.title}. Sliding {scored(summary)}, {len(runs)} seed(s).",

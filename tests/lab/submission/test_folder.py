@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from toy_run import change
 
-from pgolf_core.base.files import UserError, read_json
+from pgolf_core.base.files import UserError, read_json, sha256_bytes
 from pgolf_core.lab.export import export_script
 from pgolf_core.lab.record import folder as runs
 from pgolf_core.lab.submission import folder as submission
@@ -52,7 +52,10 @@ def test_the_folder_holds_what_it_should_and_lies_beside_the_run(honest: Path, w
     figures = ("seeds", "curves", "bytes", "ledger", "tensors")
     drawn = {f"figures/{name}.{end}" for name in figures for end in ("png", "csv")}
     others = {"README.md", "submission.json", "requirements.txt", "model.pgolf", "train_seed1.log", "train_seed2.log"}
-    assert names == others | drawn | {"train_gpt.py"}
+    assert names == others | drawn | {"train_gpt.py", "scores.npz"}
+    scores = (honest / "seed1" / "scores.npz").read_bytes()
+    assert (written / "scores.npz").read_bytes() == scores
+    assert read_json(written / "submission.json")["seed_results"]["1"]["scores_sha256"] == sha256_bytes(scores)
     begun = read_json(honest / "seed2" / "env.json")["begun"][:10]
     assert written == honest.parent / "submissions" / f"{begun}_a-toy-of-two-layers"
     assert list(written.parent.iterdir()) == [written], "no temporary folder is left"
