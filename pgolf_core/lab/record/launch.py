@@ -40,6 +40,8 @@ SETTINGS = "launch.json"
 LOG = "torchrun.log"
 FAILURE = "failed-rank.json"
 """What `first_failure` says; gone when the next training begins."""
+STAND_ALONE = ["--standalone", "--local-addr=localhost"]
+"""Without the address, ranks look each other up by this machine's name, five minutes long where none resolves it."""
 POLL_SECONDS = 0.5
 SHOWN_LINES = 60
 
@@ -77,7 +79,7 @@ def torchrun_command(run: Run, processes: int) -> list[str]:
     """
     data = run.dataset
     command = [sys.executable, "-m", "pgolf_core.lab.record.launch", str(run.folder / FAILURE)]
-    command += [f"--nproc_per_node={processes}", *([] if hosts() > 1 else ["--standalone"])]
+    command += [f"--nproc_per_node={processes}", *([] if hosts() > 1 else STAND_ALONE)]
     command += ["-m", "pgolf_core.main", "--recipe", str(run.folder / RECIPE_FILE), "--seed", str(run.seed)]
     command += ["--train", *map(str, data.train_paths), "--val", *map(str, data.val_paths)]
     command += ["--tokenizer", str(data.tokenizer_path), "--data-sha256", data.manifest_sha256]
