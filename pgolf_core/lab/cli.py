@@ -42,6 +42,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status. Every foreseeable mistake is one line on stderr."""
+    sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             encodable(stream)
@@ -60,9 +61,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 128 + getattr(stop, "signum", signal.SIGINT)
     except ModuleNotFoundError as error:
         return _complain(UserError(f"{error.name} is not installed; `make setup` installs all that pgolf needs"), 1)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains once more at its exit
-        return 1
+    except OSError as error:
+        if error.filename is None:  # a stream's, most likely; else Python would complain once more at its exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return 1
+        return _complain(UserError(f"{error.filename or 'cannot write the output'}: {error.strerror or error}"), 1)
 
 
 def _complain(error: Exception, status: int) -> int:

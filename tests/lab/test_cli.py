@@ -62,6 +62,16 @@ def test_a_failed_command_is_one_line_with_status_1(capsys, tmp_path):
         assert message in said.err and said.err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("output", "status", "said"),
+    [(">/dev/full", 1, "pgolf: error: cannot write the output: No space left on device\n"), (">&-", 0, "")],
+)
+def test_an_output_that_is_full_or_closed_is_at_most_a_line(output: str, status: int, said: str) -> None:
+    command = f"{sys.executable} -m pgolf_core.lab.cli recipes {output}"
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (status, said)
+
+
 def test_plan_passes_the_number_of_processes_on(capsys, monkeypatch):
     given = []
 
