@@ -63,7 +63,8 @@ def _hashes(seed: Seed) -> str:
     for path in files:
         hold(json_object(path).get("hashes") == said, f"{path.name} has other hashes than {SEED_RESULT}")
     hold_equal(seed.result, RECIPE_FILE, recipe_sha256=seed.recipe.fingerprint)
-    return f"{SEED_RESULT}, {RECIPE_FILE}, {ENV_FILE} and {len(files) - 1} stages"
+    kept = f", {seed.scores.name}" if seed.result.scores_sha256 is not None else ""
+    return f"{SEED_RESULT}, {RECIPE_FILE}{kept}, {ENV_FILE} and {len(files) - 1} stages"
 
 
 def _core(seed: Seed) -> str:
@@ -118,6 +119,9 @@ def _seconds(seed: Seed) -> str:
     clock = max((row["seconds"] for row in seed.metrics if is_number(row.get("seconds"))), default=0.0)
     hold(abs(train - clock) <= 0.5 + 0.01 * clock, f"{METRICS}'s clock ends at {clock:.1f} s, train is {train:.1f} s")
     step = train / max(seed.result.steps, 1)
+    hold(seed.result.over_cap_seconds is None, f"training took {train:.1f} s, over the recipe's own cap")
+    cap_seconds = seed.recipe.schedule.max_seconds
+    hold(train <= cap_seconds or not cap_seconds, f"training took {train:.2f} s, the recipe's cap is {cap_seconds:g} s")
     hold(train <= BUDGET_SECONDS + 2 * step, f"training took {train:.1f} s of {BUDGET_SECONDS}")
     hold(scoring <= BUDGET_SECONDS, f"scoring took {scoring:.1f} s of {BUDGET_SECONDS}")
     outside = [f"{name} {value:.1f}" for name, value in seconds.items() if name not in (*TIMERS, "total")]

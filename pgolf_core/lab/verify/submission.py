@@ -175,7 +175,8 @@ def _cap(folder: Checked) -> str:
 
 def _hash(folder: Checked) -> str:
     require(folder.artifact_seed is not None, "no file says of which seed the artifact is")
-    return f"it is seed {folder.artifact_seed}'s"
+    kept = f", and {folder.scores.name} is its windows" if folder.said("scores_sha256") is not None else ""
+    return f"it is seed {folder.artifact_seed}'s{kept}"
 
 
 def _own_script(folder: Checked) -> str:

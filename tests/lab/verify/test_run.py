@@ -96,6 +96,12 @@ def test_a_rescoring_that_runs_out_of_its_budget_is_not_a_failure(honest: Path, 
     assert found[SLIDING].verdict == UNKNOWN and FAILS not in {row.verdict for row in found.values()}
 
 
+def test_a_run_over_its_own_recipes_cap_fails_though_the_track_would_allow_it(run: Path, cache: Path):
+    change(run / "seed1" / "result.json", over_cap_seconds=0.5)
+    row = judged(run / "seed1", cache)["seconds are within the budgets"]
+    assert row.verdict == FAILS and "over the recipe's own cap" in row.evidence
+
+
 def test_another_core_dataset_or_machine_is_unknown_not_false(run: Path, cache: Path):
     result, stage = run / "seed1" / "result.json", run / "seed1" / "stages" / "03_train.json"
     nearly = {key: read_json(result)[key] * (1 + 1e-5) for key in ("sliding_bpb", "sliding_loss")}

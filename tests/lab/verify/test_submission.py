@@ -108,6 +108,8 @@ def test_an_artifact_of_another_seed_in_the_folder_is_scored_as_that_seed(
 ):
     folder = shutil.copytree(written, tmp_path / "s")
     shutil.copy(honest / "seed2" / "model.pgolf", folder / "model.pgolf")
+    assert "scores.npz has the hash" in judged(folder, cache)[ITS].evidence, "still seed 1's"
+    shutil.copy(honest / "seed2" / "scores.npz", folder / "scores.npz")
     found = judged(folder, cache)
     assert found[ITS].verdict == found[SLIDING].verdict == HOLDS and "seed 2" in found[ITS].evidence
 

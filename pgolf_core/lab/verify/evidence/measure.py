@@ -5,10 +5,13 @@ Legend: a window is a row (start, first scored, end) of `plan_windows`; target i
 
 from __future__ import annotations
 
+import copy
 import math
 import time
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +28,11 @@ LEAST_WINDOWS = 30
 SAMPLE_BATCH = 8
 """Windows scored at once while sampling: small, so that the clock is looked at often."""
 CONFIDENCE = 0.95
+"""Of the interval in which a sampled score is believed."""
+DOUBT = 1 - 1e-6
+"""Of the wider one, outside of which a claim is false; between the two it is doubtful."""
+NOISE_WINDOWS, NOISE_TIMES = 16, 30
+"""On so many windows float32 is held against float64; what was kept may lie so many times as far off as the worst."""
 Tell = Callable[[int, int], None]
 """Called with (targets scored, targets in all)."""
 
@@ -93,30 +101,71 @@ def _bits(values: torch.Tensor) -> torch.Tensor:
 # ---------------------------------------------------------------------- whole or sampled
 
 
+def kept_nats(path: Path | str, kind: str, windows: int) -> np.ndarray:
+    """What a run's scores.npz says of the `roundtrip` or `sliding` score, float64 [windows].
+
+    UserError where it holds something else. Nothing larger than that is read, and nothing is unpickled.
+    """
+    name = Path(path).name
+    try:
+        with zipfile.ZipFile(path) as file:
+            if file.getinfo(f"{kind}.npy").file_size > 8 * windows + 1024:
+                raise UserError(f"{name}: {kind} is larger than the nats of {windows:,} windows")
+        with np.load(path, allow_pickle=False) as arrays:
+            nats = arrays[kind]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
+        raise UserError(f"{name} does not open as the nats of windows: {error}") from None
+    if nats.dtype != np.float64 or nats.shape != (windows,) or not np.isfinite(nats).all():
+        raise UserError(f"{name}: {kind} has {nats.dtype} {list(nats.shape)}, and the plan {windows:,} windows")
+    return nats
+
+
 def score_or_sample(
     model: GPT, tokens: np.ndarray, token_bytes: TokenBytes, way: Way, budget_seconds: float | None, sample_seed: int,
-    tell: Tell,
+    tell: Tell, kept: np.ndarray | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """The score of the whole stream, or of windows drawn at random where the whole would not fit into the budget.
 
     Both have bpb, loss, tokens, bytes, windows, seconds. A sample has also n, of (windows that could be drawn), low and
-    high: a Student t interval of the bpb, with the finite population's correction. UserError where the budget allows
-    too few windows for one.
+    high: a Student t interval of the bpb, with the finite population's correction, and the wider lowest and highest.
+    UserError where the budget allows too few windows for one. Where the run `kept` every window's nats (float64, by
+    plan), the drawn ones are held against them one by one: `apart` is the largest difference in nats, `noise` the
+    largest of the same windows' between this arithmetic and float64.
     """
     if budget_seconds is not None:
         t_start = time.monotonic()
-        sampled = _sample(model, tokens, token_bytes, way, budget_seconds, sample_seed, tell)
+        sampled = _sample(model, tokens, token_bytes, way, budget_seconds, sample_seed, tell, kept)
         if sampled is not None:
             return sampled | {"seconds": time.monotonic() - t_start}
     whole = score(model, tokens, token_bytes, way.seq_len, way.stride, way.batch_seqs, autocast=way.autocast,
                   progress=tell)  # fmt: skip
-    return whole.to_dict() | {"loss": whole.loss_nats_per_token}
+    about = whole.to_dict() | {"loss": whole.loss_nats_per_token}
+    if kept is None:
+        return about
+    windows = plan_windows(whole.tokens, way.seq_len, way.stride)
+    some = split_by_shape(windows)[0][:NOISE_WINDOWS]
+    return about | against_kept(model, tokens, way, windows, whole.window_nats, kept, some)
+
+
+def against_kept(
+    model: GPT, tokens: np.ndarray, way: Way, windows: np.ndarray, found: np.ndarray, kept: np.ndarray, some: np.ndarray
+) -> dict[str, float]:
+    """`apart`: by how many nats the `found` ones of these windows differ from the kept ones, at most.
+
+    `noise`: by how many they differ, on `some` of the windows that are alike in shape, from float64.
+    """
+    with autocasting(next(model.parameters()).device, way.autocast):
+        ids = torch.from_numpy(np.asarray(tokens).astype(np.int64)).to(next(model.parameters()).device)
+        here = window_nats(model, ids, some)
+    exact = window_nats(copy.deepcopy(model).double(), ids, some)
+    apart = np.abs(found - kept[windows[:, 0] // way.stride]).max()
+    return {"apart": float(apart), "noise": float((here - exact).abs().max()), "kept_nats": float(kept.sum())}
 
 
 @torch.inference_mode()
 def _sample(
     model: GPT, tokens: np.ndarray, token_bytes: TokenBytes, way: Way, budget_seconds: float, sample_seed: int,
-    tell: Tell,
+    tell: Tell, kept: np.ndarray | None,
 ) -> dict[str, Any] | None:  # fmt: skip
     """None as soon as the speed shows that the whole score fits into what is left of the budget."""
     t_start = t_first = time.monotonic()
@@ -137,20 +186,24 @@ def _sample(
             if len(found) <= SAMPLE_BATCH:
                 t_first = time.monotonic()
             tell(len(found) * way.stride, num_targets)
-        if len(found) < min(LEAST_WINDOWS, len(common)):
+        if len(found) < min(least := LEAST_WINDOWS if kept is None else 1, len(common)):
             raise UserError(
-                f"{len(found)} of {len(windows):,} windows fit into the budget of {budget_seconds:g} s, and an "
-                f"interval needs {LEAST_WINDOWS}; give a larger --budget-seconds"
+                f"{len(found)} of {len(windows):,} windows fit into the budget of {budget_seconds:g} s, and {least} "
+                "are needed; give a larger --budget-seconds"
             )
         rest = sum(float(window_nats(model, ids, row[None]).sum()) for row in odd)
-    estimate, half = total_with_interval(np.array(found), len(common))
     num_bytes = token_bytes.total(tokens)
-    bpb = [bits_per_byte(rest + total, num_bytes) for total in (estimate, estimate - half, estimate + half)]
-    return {
-        "bpb": bpb[0], "low": bpb[1], "high": bpb[2], "loss": (rest + estimate) / num_targets, "tokens": num_targets,
-        "loss_half": half / num_targets, "bytes": num_bytes, "windows": len(windows), "n": len(found),
-        "of": len(common), "sample_seed": sample_seed,
-    }  # fmt: skip
+    about = {"tokens": num_targets, "bytes": num_bytes, "windows": len(windows), "n": len(found), "of": len(common),
+             "sample_seed": sample_seed}  # fmt: skip
+    if kept is not None:
+        drawn = common[order[: len(found)]]
+        held = against_kept(model, tokens, way, drawn, np.array(found), kept, drawn[:NOISE_WINDOWS])
+        nats = held["kept_nats"]
+        return {**about, **held, "bpb": bits_per_byte(nats, num_bytes), "loss": nats / num_targets}
+    estimate, half, most = total_with_interval(np.array(found), len(common))
+    names = {"bpb": 0.0, "low": -half, "high": half, "lowest": -most, "highest": most}
+    bpb = {name: bits_per_byte(rest + estimate + shift, num_bytes) for name, shift in names.items()}
+    return {**about, **bpb, "loss": (rest + estimate) / num_targets, "loss_half": half / num_targets}
 
 
 def split_by_shape(windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -171,12 +224,13 @@ def window_nats(model: GPT, ids: torch.Tensor, windows: np.ndarray) -> torch.Ten
     return model.token_losses(inputs, ids[places + 1], first=length - scored).double().sum(1).cpu()
 
 
-def total_with_interval(drawn: np.ndarray, population: int) -> tuple[float, float]:
-    """(estimated sum over the population, half its 95 % interval) from values drawn without replacement."""
+def total_with_interval(drawn: np.ndarray, population: int) -> tuple[float, float, float]:
+    """(estimated sum over the population, half its 95 % interval, half the wider one), drawn without replacement."""
     from scipy import stats
 
     n = len(drawn)
     if n == population:
-        return float(drawn.sum()), 0.0
-    error = float(drawn.std(ddof=1)) / math.sqrt(n) * math.sqrt(1 - n / population)
-    return population * float(drawn.mean()), population * error * float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1))
+        return float(drawn.sum()), 0.0, 0.0
+    error = population * float(drawn.std(ddof=1)) / math.sqrt(n) * math.sqrt(1 - n / population)
+    half, most = (error * float(stats.t.ppf((1 + share) / 2, n - 1)) for share in (CONFIDENCE, DOUBT))
+    return population * float(drawn.mean()), half, most

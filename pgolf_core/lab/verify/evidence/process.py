@@ -122,6 +122,7 @@ def answer_to(job: dict[str, Any], watch: Watch | None, tell: Tell) -> dict[str,
 def _score(job: dict[str, Any], watch: Watch | None, tell: Tell) -> dict[str, Any]:
     from pgolf_core.base.files import UserError
     from pgolf_core.lab.verify.evidence import measure
+    from pgolf_core.network.score import plan_windows
     from pgolf_core.packing.unpack import load_model
     from pgolf_core.text.shards import load_tokens
     from pgolf_core.text.tokenizer import Tokenizer
@@ -137,10 +138,12 @@ def _score(job: dict[str, Any], watch: Watch | None, tell: Tell) -> dict[str, An
         "probabilities": lambda: measure.probabilities(model, tokens, way),
         "causality": lambda: measure.causality(model, tokens, way),
     }
-    for stride in (way.seq_len, way.stride):
+    for kind, stride in (("roundtrip", way.seq_len), ("sliding", way.stride)):
+        count = len(plan_windows(len(tokens) - 1, way.seq_len, stride))
+        kept = measure.kept_nats(job["scores"], kind, count) if job["scores"] else None
         parts[f"stride {stride}"] = functools.partial(
             measure.score_or_sample, model, tokens, tokenizer.bytes, dataclasses.replace(way, stride=stride),
-            job["budget_seconds"], job["sample_seed"], functools.partial(tell, f"stride {stride}"),
+            job["budget_seconds"], job["sample_seed"], functools.partial(tell, f"stride {stride}"), kept,
         )  # fmt: skip
     return {name: _guarded(work, UserError) for name, work in parts.items()}
 

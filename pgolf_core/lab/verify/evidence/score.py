@@ -19,18 +19,22 @@ import torch
 
 from pgolf_core.base.device import autocast_dtype, describe, pick_device
 from pgolf_core.base.files import sha256_file
+from pgolf_core.base.names import SCORES
 from pgolf_core.lab.data.dataset import Dataset
 from pgolf_core.lab.shared.places import CORE_DIR, child_environment
 from pgolf_core.lab.shared.progress import score_bar
 from pgolf_core.lab.verify.evidence.checks import CannotCheck, OnlySampled, hold, once, require
-from pgolf_core.lab.verify.evidence.measure import Way
+from pgolf_core.lab.verify.evidence.measure import NOISE_TIMES, Way
 from pgolf_core.lab.verify.evidence.process import Tell
 from pgolf_core.network.attention import kernel_name
+from pgolf_core.network.score import bits_per_byte
 
 TOLERANCE = 1e-6
 """Relative difference of a score taken twice on one kind of machine."""
 OTHER_MACHINE = 1e-3
 """Within this, a machine that computes otherwise (device, dtype, kernel, threads) can neither confirm nor refute."""
+SUM_TOLERANCE = 1e-8
+"""Relative difference of a claimed score and the sum of its windows: half the last of eight digits."""
 PROBABILITY_TOLERANCE = 1e-5
 MAX_TOKENS_AT_ONCE = 2**20
 """Window x windows at once; a recipe.json that asks for more is not scored, since it could exhaust the memory."""
@@ -54,8 +58,11 @@ class How:
 class Scoring:
     """One artifact, one dataset, one way; `answer` starts the fresh process, once."""
 
-    def __init__(self, path: Path, dataset: Dataset, way: Way, how: How, script: Path | None = None):
+    def __init__(
+        self, path: Path, dataset: Dataset, way: Way, how: How, script: Path | None = None, scores: Path | None = None
+    ):
         self.path, self.dataset, self.way, self.how, self.script = path, dataset, way, how, script
+        self.scores = scores
 
     @once
     def answer(self) -> dict[str, Any]:
@@ -65,15 +72,16 @@ class Scoring:
         hold(is_way, f"a window of {way.seq_len} and a stride of {way.stride} are no way to score")
         is_small = way.seq_len * way.batch_seqs <= MAX_TOKENS_AT_ONCE
         require(is_small, f"window x windows at once is more than {MAX_TOKENS_AT_ONCE:,} tokens")
-        script = [self.script] if self.script else []
+        script, scores = ([path] if path else [] for path in (self.script, self.scores))
         job = {
             "artifact": str(self.path.resolve()),
             "shards": _texts(dataset.val_paths),
             "tokenizer": str(dataset.tokenizer_path.resolve()),
             "forbidden": _texts(dataset.train_paths),
-            "expected": _texts([self.path, dataset.tokenizer_path, *dataset.val_paths, *script]),
+            "expected": _texts([self.path, dataset.tokenizer_path, *dataset.val_paths, *script, *scores]),
             "program": str(CORE_DIR),
             "script": "".join(_texts(script)),
+            "scores": "".join(_texts(scores)),
             "way": dataclasses.asdict(way),
             "budget_seconds": None if script else self.how.budget_seconds,
             "sample_seed": int(sha256_file(self.path)[:8], 16),
@@ -136,7 +144,7 @@ def judge_score(found: dict[str, Any], claims: dict[str, float], paths: tuple[st
     """
     said = f"{claims['bpb']:.8f}" if "bpb" in claims else f"loss {claims['loss']:.8f}"
     if "n" in found:
-        return _judge_sample(found, claims, said)
+        raise OnlySampled(_kept_windows(found, claims, paths) if "apart" in found else _sample(found, claims, said))
     difference = max(abs(found[key] - value) / abs(found[key]) for key, value in claims.items())
     evidence = (
         f"{found['bpb']:.8f} bpb here, {said} claimed; relative difference {difference:.1e} over "
@@ -145,20 +153,44 @@ def judge_score(found: dict[str, Any], claims: dict[str, float], paths: tuple[st
     if TOLERANCE < difference <= OTHER_MACHINE and (not paths or paths[0] != paths[1]):
         where = f"the run computed on [{paths[1]}], this machine on [{paths[0]}]" if paths else "no log says on what"
         raise CannotCheck(f"{evidence}; {where}")
-    return hold(difference <= TOLERANCE, evidence)
+    hold(difference <= TOLERANCE, evidence)
+    return f"{evidence}; {_kept_windows(found, claims, paths)}" if "apart" in found else evidence
 
 
-def _judge_sample(found: dict[str, Any], claims: dict[str, float], text: str) -> str:
+def _sample(found: dict[str, Any], claims: dict[str, float], text: str) -> str:
     half = found["loss_half"]
     ranges = {"bpb": (found["low"], found["high"]), "loss": (found["loss"] - half, found["loss"] + half)}
     evidence = (
         f"sampled: n = {found['n']:,} of {found['of']:,} windows (seed {found['sample_seed']}), "
         f"{found['bpb']:.6f} bpb, 95 % interval {found['low']:.6f} to {found['high']:.6f}; claimed {text}"
     )
+    wider = (found["highest"] - found["lowest"]) / max(found["high"] - found["low"], 1e-12)
     for key, (low, high) in ranges.items():
-        said = claims.get(key, low)
-        hold(low * (1 - TOLERANCE) <= said <= high * (1 + TOLERANCE), f"{evidence}, outside it")
-    raise OnlySampled(evidence)
+        said, middle = claims.get(key, low), (low + high) / 2
+        off = abs(said - middle) - TOLERANCE * middle
+        hold(off <= max(wider, 1) * (high - low) / 2, f"{evidence}, where one honest claim in a million lies")
+        require(off <= (high - low) / 2, f"{evidence}, outside it, as one honest claim in twenty: score more windows")
+    return evidence
+
+
+def _kept_windows(found: dict[str, Any], claims: dict[str, float], paths: tuple[str, ...]) -> str:
+    """Windows, each against the nats that the run kept of it; all that it kept sum to the claim, or it is false."""
+    kept = found["kept_nats"]
+    said = {"bpb": bits_per_byte(kept, found["bytes"]), "loss": kept / found["tokens"]}
+    for key, value in claims.items():
+        same = abs(said[key] - value) <= SUM_TOLERANCE * abs(value)
+        hold(same, f"the windows in {SCORES} sum to {key} {said[key]:.8f}, and {value:.8f} is claimed")
+    n, of, apart, allowed = found.get("n"), found["windows"], found["apart"], NOISE_TIMES * found["noise"]
+    evidence = f"{n or of:,} of {of:,} windows, each within {apart:.1e} nats of {SCORES} ({allowed:.1e} allowed)"
+    if n:
+        evidence = (
+            f"sampled: {evidence}, drawn by seed {found['sample_seed']}; were {1 - 0.05 ** (1 / n):.1%} of the windows "
+            f"false, 95 in 100 such samples would show it; all in {SCORES} sum to the claimed {said['bpb']:.8f} bpb"
+        )
+    if apart > allowed and apart <= OTHER_MACHINE * kept / of and (not paths or paths[0] != paths[1]):
+        where = f"the run computed on [{paths[1]}], this machine on [{paths[0]}]" if paths else "no log says on what"
+        raise CannotCheck(f"{evidence}; {where}")
+    return hold(apart <= allowed, evidence)
 
 
 def computing_path(mode: str, there: str) -> tuple[str, ...]:

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pgolf_core.base.files import UserError
+from pgolf_core.base.files import UserError, sha256_file
+from pgolf_core.base.names import SCORES
 from pgolf_core.lab.data.dataset import Dataset, open_dataset
-from pgolf_core.lab.verify.evidence.checks import CannotCheck, hold, needed, once
+from pgolf_core.lab.verify.evidence.checks import CannotCheck, hold, needed, once, quietly, require
 from pgolf_core.lab.verify.evidence.measure import Way
 from pgolf_core.lab.verify.evidence.score import How, Scoring, causality, isolation, probabilities
 from pgolf_core.lab.verify.evidence.text import Text
@@ -61,7 +62,17 @@ class Reviewed:
     @once
     def scoring(self) -> Scoring:
         header_of(self.artifact)
-        return Scoring(self.artifact, self.dataset, self.way, self.how)
+        return Scoring(self.artifact, self.dataset, self.way, self.how, scores=quietly(lambda: self.scores))
+
+    @once
+    def scores(self) -> Path:
+        """scores.npz, whose hash is the claimed one; CannotCheck where none is claimed."""
+        said, path = self.said("scores_sha256"), self.artifact.parent / SCORES
+        require(said is not None, f"this run kept no {SCORES}")
+        hold(path.is_file(), f"there is no {SCORES}, whose hash is claimed")
+        found = sha256_file(path)
+        hold(found == said, f"{SCORES} has the hash {found:.12}…, {said!s:.12}… is claimed")
+        return path
 
 
 class Artifact(Reviewed):

@@ -15,8 +15,10 @@ from pgolf_core.lab.data.dataset import open_dataset
 from pgolf_core.lab.verify.evidence import measure
 from pgolf_core.lab.verify.evidence.measure import (
     LEAST_WINDOWS,
+    NOISE_TIMES,
     Way,
     causality,
+    kept_nats,
     probabilities,
     score_or_sample,
     split_by_shape,
@@ -84,6 +86,54 @@ def test_a_score_that_does_not_fit_becomes_a_sample_whose_interval_holds_the_tru
     assert inside >= 34 and min(sizes) >= LEAST_WINDOWS
 
 
+def kept_by(parts, way: Way) -> np.ndarray:
+    """What an honest run keeps: the windows' nats, computed in other batches than the sample's."""
+    model, tokens, token_bytes = parts
+    return score(model, tokens, token_bytes, way.seq_len, way.stride, 64, autocast="off").window_nats
+
+
+@pytest.mark.parametrize("budget", [10.0, None], ids=["sampled", "whole"])
+def test_windows_that_a_run_kept_are_held_one_by_one_within_the_arithmetics_own_noise(parts, monkeypatch, budget):
+    way, quiet = Way(32, 8, 4, "off"), lambda done, total: None
+    kept, apart = kept_by(parts, way), {}
+    for what, nats in {"honest": kept, "false": kept * 0.999, "a window": np.r_[kept[:5] - 0.01, kept[5:]]}.items():
+        monkeypatch.setattr(measure, "time", Clock(0.5))
+        found = score_or_sample(*parts, way, budget, 7, quiet, nats)
+        apart[what] = found["apart"] / found["noise"]
+        assert found["kept_nats"] == pytest.approx(nats.sum(), rel=1e-12) and ("n" in found) == (budget is not None)
+    assert apart["honest"] <= NOISE_TIMES / 5 and apart["false"] > 5 * NOISE_TIMES
+    assert budget or apart["a window"] > 5 * NOISE_TIMES
+
+
+def test_an_honest_run_is_not_refused_in_many_draws(parts, monkeypatch: pytest.MonkeyPatch):
+    """The worst of two hundred draws stays below a third of what is allowed."""
+    way, worst = Way(32, 8, 4, "off"), 0.0
+    kept = kept_by(parts, way)
+    for seed in range(200):
+        monkeypatch.setattr(measure, "time", Clock(2.0))
+        found = score_or_sample(*parts, way, 10.0, seed, lambda done, total: None, kept)
+        worst = max(worst, found["apart"] / found["noise"])
+    assert worst < NOISE_TIMES / 3
+
+
+def test_a_file_that_is_no_windows_nats_is_refused_in_a_line(tmp_path: Path):
+    path = tmp_path / "scores.npz"
+    for arrays, why in [
+        ({"sliding": np.ones(4)}, "no item named 'roundtrip.npy'"),
+        ({"roundtrip": np.ones(4, np.float32)}, "roundtrip has float32 .4., and the plan 4 windows"),
+        ({"roundtrip": np.ones(3)}, "has float64 .3."),
+        ({"roundtrip": np.full(4, np.nan)}, "the plan 4 windows"),
+        ({"roundtrip": np.array([{}] * 4)}, "does not open as the nats of windows: Object arrays cannot be loaded"),
+        ({"roundtrip": np.ones(10_000)}, "is larger than the nats of 4 windows"),
+    ]:
+        np.savez(path, **arrays)
+        with pytest.raises(UserError, match=why):
+            kept_nats(path, "roundtrip", 4)
+    path.write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"scores\.npz does not open"):
+        kept_nats(path, "roundtrip", 4)
+
+
 def test_the_same_seed_draws_the_same_windows(parts, monkeypatch: pytest.MonkeyPatch):
     one, other = (sampled(parts, 10.0, 0.5, 3, monkeypatch)["bpb"] for _ in range(2))
     assert one == other != sampled(parts, 10.0, 0.5, 4, monkeypatch)["bpb"]
@@ -104,8 +154,8 @@ def test_common_and_odd_windows_are_all_windows(num_targets: int, seq_len: int, 
 
 def test_a_sample_of_all_is_exact_and_one_of_some_has_the_hand_computed_interval():
     values = np.array([1.0, 2.0, 3.0, 6.0])
-    assert total_with_interval(values, 4) == (12.0, 0.0)
-    total, half = total_with_interval(values, 16)
-    assert total == 48.0
+    assert total_with_interval(values, 4) == (12.0, 0.0, 0.0)
+    total, half, most = total_with_interval(values, 16)
+    assert total == 48.0 and most > 20 * half
     # std 2.160247, / 2 = 1.080123, x sqrt(3/4) = 0.935414, x 16 = 14.96663, x t(3) = 3.182446
     assert half == pytest.approx(47.6305, abs=1e-3)

@@ -5,6 +5,7 @@ pytest tests/lab/verify/evidence/test_score.py
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
@@ -55,15 +56,53 @@ def test_an_artifact_of_another_vocabulary_is_not_scored(
         Scoring(path, dataset, WAY, How()).part("stride 8")
 
 
-SAMPLE = {"bpb": 2.0, "low": 1.9, "high": 2.1, "loss": 4.0, "loss_half": 0.2, "n": 50, "of": 900, "sample_seed": 5}
+SAMPLE = {
+    "bpb": 2.0, "low": 1.9, "high": 2.1, "lowest": 1.7, "highest": 2.3, "loss": 4.0, "loss_half": 0.2, "n": 50,
+    "of": 900, "sample_seed": 5,
+}  # fmt: skip
 
 
-def test_a_claim_within_the_interval_is_sampled_and_one_outside_fails():
-    with pytest.raises(OnlySampled, match=r"sampled: n = 50 of 900 windows \(seed 5\).* 95 % interval 1.9"):
-        judge_score(SAMPLE, {"bpb": 1.91, "loss": 3.81})
-    for claims in ({"bpb": 1.89, "loss": 4.0}, {"bpb": 2.0, "loss": 3.79}, {"bpb": 2.11}):
-        with pytest.raises(Broken, match="outside it"):
-            judge_score(SAMPLE, claims)
+@pytest.mark.parametrize(
+    ("claims", "verdict", "words"),
+    [
+        ({"bpb": 1.91, "loss": 3.81}, OnlySampled, r"sampled: n = 50 of 900 windows \(seed 5\).* interval 1\.9"),
+        ({"bpb": 1.89, "loss": 4.0}, CannotCheck, "outside it, as one honest claim in twenty: score more windows"),
+        ({"bpb": 2.0, "loss": 3.79}, CannotCheck, "outside it"),
+        ({"bpb": 1.69}, Broken, "where one honest claim in a million lies"),
+        ({"bpb": 2.0, "loss": 4.61}, Broken, "in a million"),
+    ],
+)
+def test_a_claim_near_a_samples_interval_is_doubtful_and_one_far_outside_fails(claims, verdict, words) -> None:
+    with pytest.raises(verdict, match=words):
+        judge_score(SAMPLE, claims)
+
+
+KEPT = {
+    "tokens": 300, "bytes": 200, "windows": 40, "kept_nats": 200 * math.log(2) * 2.0, "apart": 1e-5, "noise": 1e-6,
+    "n": 20, "of": 39, "sample_seed": 5, "bpb": 2.0, "loss": 200 * math.log(2) * 2.0 / 300,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "paths", "verdict", "words"),
+    [
+        ({}, (), OnlySampled, r"20 of 40 windows, .* were 13\.9% of the windows false"),
+        ({"apart": 1e-3}, ("a", "a"), Broken, r"within 1\.0e-03 nats of scores\.npz \(3\.0e-05 allowed\)"),
+        ({"apart": 1e-3}, ("a", "b"), CannotCheck, "the run computed on"),
+        ({"apart": 1.0}, ("a", "b"), Broken, "allowed"),
+        ({"kept_nats": 277.0}, (), Broken, r"sum to bpb 1\.99813263, and 2\.00000000 is claimed"),
+    ],
+)
+def test_windows_are_held_against_what_the_run_kept_and_their_sum_against_the_claim(change, paths, verdict, words):
+    with pytest.raises(verdict, match=words):
+        judge_score(KEPT | change, {"bpb": 2.0}, paths)
+
+
+def test_of_a_score_taken_whole_every_kept_window_is_held() -> None:
+    whole = {key: value for key, value in KEPT.items() if key != "n"} | {"seconds": 1.0}
+    assert "40 of 40 windows, each within 1.0e-05 nats" in judge_score(whole, {"bpb": 2.0})
+    with pytest.raises(Broken, match="allowed"):
+        judge_score(whole | {"apart": 1e-3}, {"bpb": 2.0}, ("a", "a"))
 
 
 def test_a_small_difference_refutes_only_on_the_same_kind_of_machine():
