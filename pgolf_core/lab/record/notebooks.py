@@ -47,7 +47,7 @@ from pgolf_core.lab.record.folder import (
     stage_is_done,
     stage_named,
 )
-from pgolf_core.lab.record.kernels import OwnKernelManager, prepare
+from pgolf_core.lab.record.kernels import kernel_manager, prepare
 from pgolf_core.lab.record.launch import set_processes
 from pgolf_core.lab.shared.places import SUMMARY_FILE, child_environment, find_root, short_path
 
@@ -179,15 +179,13 @@ class _Engine(NBClientEngine):
     def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **options: Any) -> None:
         nb_man.nb.metadata.papermill.update(options["shown_paths"])
         with tempfile.TemporaryDirectory(prefix="pgolf-kernel-") as scratch:
-            client = _Client(nb_man, startup_timeout=120, iopub_timeout=60, coalesce_streams=True, log=papermill_logger)
-            client.shutdown_kernel = "immediate"  # it has nothing left to do
+            client = _Client(
+                nb_man, km=kernel_manager(Path(scratch)), startup_timeout=120, iopub_timeout=60, coalesce_streams=True,
+                extra_arguments=["--log-level=50"], shutdown_kernel="immediate", log=papermill_logger,
+            )  # fmt: skip
             client.stop = options["stop"]
-            client.km = OwnKernelManager(kernel_name=kernel_name)
-            client.km.connection_file = str(Path(scratch) / "kernel.json")
-            client.km.transport, client.km.ip = "ipc", str(Path(scratch) / "kernel")  # sockets in a private folder
-            environment = {**child_environment(), "IPYTHONDIR": scratch}
-            environment[STAGE_BEGAN] = repr(options["began"])
-            client.execute(env=environment, cwd=options["kernel_folder"])
+            own = {"IPYTHONDIR": scratch, STAGE_BEGAN: repr(options["began"])}
+            client.execute(env=child_environment() | own, cwd=options["kernel_folder"])
 
 
 papermill_engines.register("pgolf", _Engine)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
+from ranks import ended, wait_until
 
 from pgolf_core.lab.record import kernels
 
@@ -27,9 +25,10 @@ print(os.getcwd(), os.environ.get("ONLY_HERE"), "torch" in sys.modules, "pgolf_c
 
 async def main():
     with tempfile.TemporaryDirectory() as scratch:
-        manager = kernels.OwnKernelManager(kernel_name="some kernel of the user's")
-        manager.transport, manager.ip = "ipc", str(Path(scratch) / "kernel")
-        await manager.start_kernel(env={**os.environ, "ONLY_HERE": "yes"}, cwd=scratch)
+        manager = kernels.kernel_manager(Path(scratch))
+        await manager.start_kernel(
+            env={**os.environ, "ONLY_HERE": "yes"}, cwd=scratch, extra_arguments=["--log-level=50"]
+        )
         client = manager.client()
         client.start_channels()
         await client.wait_for_ready(timeout=120)
@@ -50,24 +49,16 @@ def run(how: str) -> tuple[int, list[str], str]:
     return done.returncode, done.stdout.split(), done.stderr
 
 
-def gone(pid: int) -> bool:
-    stat = Path(f"/proc/{pid}/stat")
-    return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
-
-
 def test_a_forked_kernel_has_the_large_imports_alone_its_folder_and_environment_and_ends_when_told():
     status, said, errors = run("end")
     assert status == 0, errors
     folder, only_here, torch, package, method, leads, pid = said[:7]
     assert (only_here, torch, package, method, leads) == ("yes", "True", "False", "fork", "True")
     assert folder == said[8] and said[9:] == ["alive", "False"]
-    assert gone(int(pid)) and "leaked" not in errors
+    assert ended(int(pid)) and "leaked" not in errors
 
 
 def test_a_kernel_ends_with_its_runner_even_if_that_is_killed():
     status, said, _ = run("die")
     assert status == -signal.SIGKILL
-    pid, t_end = int(said[6]), time.monotonic() + 20
-    while not gone(pid) and time.monotonic() < t_end:
-        time.sleep(0.1)
-    assert gone(pid), os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: ended(int(said[6])), "the kernel's end", 20)
