@@ -180,10 +180,10 @@ class _Engine(NBClientEngine):
         nb_man.nb.metadata.papermill.update(options["shown_paths"])
         with tempfile.TemporaryDirectory(prefix="pgolf-kernel-") as scratch:
             client = _Client(
-                nb_man, km=kernel_manager(Path(scratch)), startup_timeout=120, iopub_timeout=60, coalesce_streams=True,
-                extra_arguments=["--log-level=50"], shutdown_kernel="immediate", log=papermill_logger,
+                nb_man, startup_timeout=120, iopub_timeout=60, coalesce_streams=True, shutdown_kernel="immediate",
+                extra_arguments=["--log-level=50"], log=papermill_logger,
             )  # fmt: skip
-            client.stop = options["stop"]
+            client.stop, client.km = options["stop"], kernel_manager(Path(scratch))  # the client ends it
             own = {"IPYTHONDIR": scratch, STAGE_BEGAN: repr(options["began"])}
             client.execute(env=child_environment() | own, cwd=options["kernel_folder"])
 

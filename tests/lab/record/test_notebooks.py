@@ -6,6 +6,7 @@ pytest tests/lab/record/test_notebooks.py (tests/lab/record/test_command.py has 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import sys
@@ -213,7 +214,7 @@ def test_a_cell_that_exits_with_status_zero_is_a_failure_whatever_an_earlier_mar
     mark.write_text("{}")
     with pytest.raises(notebooks.RunFailed, match=r"03_train ended without finish_stage \(did a cell call sys.exit"):
         run_one(toy, "03_train", "import sys\nsys.exit(0)")
-    assert not mark.exists()
+    assert not mark.exists() and not multiprocessing.active_children(), "no kernel outlives its notebook"
 
 
 def test_a_kernel_that_dies_is_reported_with_its_cell(toy):
