@@ -1,8 +1,4 @@
-"""The runner: notebooks executed by papermill, stage after stage and seed after seed, so that a run can be trusted.
-
-Unknown parameters are refused, finished stages skipped, failed cells named; a cell that ends its kernel early is a
-failure; Ctrl-C lets the running cell write its checkpoint first.
-"""
+"""The runner: notebooks executed by papermill, stage after stage and seed after seed, so that a run can be trusted."""
 
 from __future__ import annotations
 
@@ -156,7 +152,7 @@ class _Client(PapermillNotebookClient):
                     await ensure_async(self.km.interrupt_kernel())
         finally:
             self.stop.in_cell = False
-        if self.stop.signum is not None and (task.cancelled() or task.exception() is None):
+        if self.stop.signum is not None and (task.cancelled() or not task.exception()):
             raise RunFailed("stopped")
         return task.result()
 
@@ -164,11 +160,8 @@ class _Client(PapermillNotebookClient):
 
     def process_message(self, *arguments: Any, **options: Any) -> Any:
         output = super().process_message(*arguments, **options)
-        bar = self.nb_man.pbar
-        if bar is not None and output is not None and output.get("output_type") == "stream":
-            lines = [line.strip() for line in output["text"].replace("\r", "\n").split("\n") if line.strip()]
-            if lines:
-                bar.set_postfix_str(lines[-1][:100])
+        if output is not None and output.get("output_type") == "stream" and output["text"].strip():
+            self.nb_man.pbar.set_postfix_str(output["text"].strip().replace("\r", "\n").split("\n")[-1].strip()[:100])
         return output
 
 
@@ -222,20 +215,18 @@ def run_notebook(
     run: Run,
     stage_name: str,
     parameters: Mapping[str, Any],
-    *,
+    stop: StopRequest,
+    began: float,
     notebooks_dir: Path | None = None,
-    progress: bool = True,
-    stop: StopRequest | None = None,
-    began: float | None = None,
 ) -> None:
     """Execute one stage's notebook into the notebooks/ of the run's folder.
 
     The stage's mark must be written by this execution: a cell that ends the kernel's work early (sys.exit) is a failure
     too. Raises RunFailed with cell, error and notebook; Stopped after a signal. `began` is since when its seconds
-    count, by the system's clock; None means now.
+    count, by the system's clock.
     """
     path, values = _notebook_path(stage_name, notebooks_dir), full_parameters(stage_name, parameters, notebooks_dir)
-    output, mark, stop = run.folder / "notebooks" / path.name, stage_file(run, stage_name), stop or StopRequest()
+    output, mark = run.folder / "notebooks" / path.name, stage_file(run, stage_name)
     shown = short_path(output)
     bar = {"desc": stage_name, "leave": False, "position": 1, "disable": None, "bar_format": CELL_BAR}
     try:
@@ -244,8 +235,7 @@ def run_notebook(
             mark.unlink(missing_ok=True)
             papermill.execute_notebook(
                 _no_template(path), _no_template(output), values, engine_name="pgolf", kernel_name="python3",
-                language="python", progress_bar=bar if progress else False, stop=stop, kernel_folder=str(path.parent),
-                began=time.time() if began is None else began,
+                language="python", progress_bar=bar, stop=stop, kernel_folder=str(path.parent), began=began,
                 shown_paths={"input_path": short_path(path), "output_path": shown},
             )  # fmt: skip
     except (PapermillException, DeadKernelError, RunFailed, RuntimeError, TimeoutError) as error:
@@ -283,9 +273,7 @@ def _failure(error: Exception) -> str:
 # ---------------------------------------------------------------------- a whole record
 
 
-def record(
-    request: RunRequest, seeds: Sequence[int], *, notebooks_dir: Path | None = None, progress: bool = True
-) -> Path:
+def record(request: RunRequest, seeds: Sequence[int], notebooks_dir: Path | None = None) -> Path:
     """Run all seven notebooks for the seeds, one seed after another; returns the path of summary.json.
 
     Finished stages are skipped; a killed run goes on where it stopped. What can be refused is refused before the first
@@ -314,7 +302,7 @@ def record(
         ended: dict[int | None, float] = {}
         """When the stage before ended, if it ran now and for the same seed: its kernel then needed a while to close."""
         label = runs[None].recipe_folder.name
-        for run, stage in tqdm(plan, desc=label, disable=None if progress else True, bar_format=STAGE_BAR):
+        for run, stage in tqdm(plan, desc=label, disable=None, bar_format=STAGE_BAR):
             with hold(run.folder, wait=run.seed is None):
                 stop.check()
                 t_start = time.monotonic()
@@ -322,10 +310,8 @@ def record(
                 if ran:
                     forget_stages(run, stage.name)
                     began = begin_attempt(run) if run.seed is not None else time.time()
-                    run_notebook(
-                        run, stage.name, parameters[run.seed], notebooks_dir=notebooks_dir, progress=progress,
-                        stop=stop, began=ended.get(run.seed, began),
-                    )  # fmt: skip
+                    began = ended.get(run.seed, began)
+                    run_notebook(run, stage.name, parameters[run.seed], stop, began, notebooks_dir)
                     if not stage_is_done(run, stage.name):
                         raise RunFailed(f"{stage.name} ended without writing {run.label}/{stage.result}")
                 ended = {run.seed: read_json(stage_file(run, stage.name))["ended"]} if ran else {}

@@ -193,7 +193,7 @@ def write_result(run: Run, roundtrip: Score, sliding: Score) -> Result:
         averaged_bpb=averaged["bpb"], averaged_loss=averaged["loss_nats_per_token"],
         seconds=_ledger_of_seconds(run, averaging["seconds"], roundtrip.seconds + sliding.seconds),
         data_sha256=hashes["data"], core_sha256=hashes["core"], script_sha256=sha256_file(script),
-        ranks=processes_of(run),
+        ranks=processes_of(run) * hosts(),
     )  # fmt: skip
     _complete_log(run, [*size_lines(ledger), *score_lines(roundtrip, sliding)])
     result.write(run.folder)

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -54,7 +55,7 @@ def in_no_time(toy: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> dict[st
     """Stages that are finished without a kernel, unless the dict that this returns has an error for them."""
     errors: dict[str, Exception] = {}
 
-    def run_notebook(run: runs.Run, stage: str, parameters: dict, **options: object) -> None:
+    def run_notebook(run: runs.Run, stage: str, parameters: dict, *options: object) -> None:
         with open(run.recipe_folder / "executed.txt", "a") as log:
             log.write(f"{run.folder.name} {stage}\n")
         (run.folder / "notebooks").mkdir(exist_ok=True)
@@ -74,7 +75,7 @@ def run_one(toy: SimpleNamespace, stage: str, work: str, **parameters: object) -
     write_toys(toy.place, {stage: work})
     run = locate_run(RunRequest(**(vars(toy.request) | {"seed": 1})))
     given = toy.request.parameters([1]) | parameters
-    notebooks.run_notebook(run, stage, given, notebooks_dir=toy.place / "notebooks")
+    notebooks.run_notebook(run, stage, given, notebooks.StopRequest(), time.time(), toy.place / "notebooks")
     return run.folder / "notebooks" / f"{stage}.ipynb"
 
 
@@ -122,7 +123,7 @@ def test_a_stage_that_leaves_no_mark_or_no_summary_ends_the_record(toy, in_no_ti
     monkeypatch.setattr(notebooks, "SUMMARY_FILE", "another.json")
     with pytest.raises(notebooks.RunFailed, match=r"07_report finished without writing .*another\.json"):
         toy.record([1])
-    monkeypatch.setattr(notebooks, "run_notebook", lambda *arguments, **options: None)
+    monkeypatch.setattr(notebooks, "run_notebook", lambda *arguments: None)
     with pytest.raises(notebooks.RunFailed, match=r"03_train ended without writing .*weights-averaged"):
         toy.record([2])
 
