@@ -128,12 +128,14 @@ def group_sensitivity(run: Run) -> dict[str, Groups] | None:
 
 def run_hessians(run: Run) -> Hessians | None:
     """What training gathered for the correction of rounding, where the recipe asks for it, else None."""
-    if run.recipe.quant.correction == "off":
-        return None
-    path = run.folder / HESSIANS
-    means, about = load_tensors(path)
+    return None if run.recipe.quant.correction == "off" else hessians_in(run.folder)
+
+
+def hessians_in(folder: Path) -> Hessians:
+    """What a seed's training gathered for the correction; UserError if the file does not say of how many tokens."""
+    means, about = load_tensors(folder / HESSIANS)
     if type(about.get("tokens")) is not int:
-        raise UserError(f"{path} does not say of how many tokens it is; delete it and train again")
+        raise UserError(f"{folder / HESSIANS} does not say of how many tokens it is; delete it and train again")
     return Hessians(means, about["tokens"])
 
 

@@ -51,12 +51,12 @@ def test_the_number_of_processes_is_kept_in_the_seeds_folder(tmp_path: Path) -> 
         processes_of(run)
 
 
-@pytest.mark.parametrize(("text", "count"), [("1", 1), ("2", 2), ("2:2", 2), ("1:4", 0), ("two", 0), ("0", 0)])
-def test_the_number_of_hosts_is_torchruns_own_variable_and_cannot_change(monkeypatch, text: str, count: int) -> None:
-    monkeypatch.setenv("PET_NNODES", text)
-    if count:
-        assert launch.hosts() == count
-    else:
+def test_the_number_of_hosts_is_torchruns_own_variable_and_cannot_change(monkeypatch) -> None:
+    for text in ("1", "2", "2:2"):
+        monkeypatch.setenv("PET_NNODES", text)
+        assert launch.hosts() == int(text[0])
+    for text in ("1:4", "two", "0"):
+        monkeypatch.setenv("PET_NNODES", text)
         with pytest.raises(UserError, match=f"PET_NNODES={text}: give the number of hosts"):
             launch.hosts()
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -16,7 +14,6 @@ from types import SimpleNamespace
 
 import nbformat
 import pytest
-from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from toy_notebooks import DATASET, WORK, write_toys
 
@@ -162,25 +159,11 @@ def test_seeds_must_be_given_and_differ(toy, seeds):
     [
         (PapermillExecutionError(3, 4, "", "ValueError", "the grid\nhas a hole", []), "ValueError: the grid"),
         (PapermillExecutionError(3, 4, "", "UserError", "toy.toml: no key", []), "toy.toml: no key"),
-        (DeadKernelError("Kernel died"), "its Python process died (out of memory, or a crash)"),
         (TimeoutError(), "TimeoutError"),
     ],
 )
 def test_a_failure_is_one_line_and_a_users_mistake_speaks_for_itself(error, line):
     assert notebooks._failure(error) == line
-
-
-def test_where_ctrl_c_is_ignored_a_run_says_so_and_leaves_it_ignored(capsys):
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with notebooks.StopRequest().watching() as stop:
-            assert f"Ctrl-C is ignored in the background; `kill {os.getpid()}`" in capsys.readouterr().err
-            assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-            os.kill(os.getpid(), signal.SIGTERM)
-        with pytest.raises(notebooks.Stopped, match="SIGTERM"):
-            stop.check()
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 # ---------------------------------------------------------------------- real kernels
