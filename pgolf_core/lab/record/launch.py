@@ -171,12 +171,11 @@ def first_failure(failures: Mapping[int, ProcessFailure]) -> dict[str, Any]:
     it all.
     """
 
-    def place(rank: int) -> tuple[int, float, int]:
-        code = failures[rank].exitcode
-        if -code in (signal.SIGTERM, signal.SIGINT):  # torchrun's
-            return 2, failures[rank].timestamp, rank
-        killed = code < 0 and -code != signal.SIGABRT and not _told(failures[rank])[0]
-        return 0 if killed else 1, failures[rank].timestamp, rank
+    def place(rank: int) -> tuple[bool, bool, float, int]:
+        ended_it = -failures[rank].exitcode
+        killed = ended_it > 0 and ended_it != signal.SIGABRT and not _told(failures[rank])[0]
+        by_torchrun = ended_it in (signal.SIGTERM, signal.SIGINT)
+        return by_torchrun, not killed, failures[rank].timestamp, rank
 
     rank = min(failures, key=place)
     code, (message, traceback) = failures[rank].exitcode, _told(failures[rank])

@@ -27,22 +27,8 @@ from papermill.log import logger as papermill_logger
 from tqdm import tqdm
 
 from pgolf_core.base.files import UserError, explain_os_errors, read_json, write_bytes
-from pgolf_core.lab.record.folder import (
-    STAGE_BEGAN,
-    STAGES,
-    Run,
-    RunRequest,
-    Stage,
-    begin_attempt,
-    claim_run,
-    clear_run,
-    forget_stages,
-    hold,
-    locate_run,
-    stage_file,
-    stage_is_done,
-    stage_named,
-)
+from pgolf_core.lab.record import folder as runs
+from pgolf_core.lab.record.folder import STAGE_BEGAN, STAGES, Run, RunRequest, Stage, stage_file, stage_is_done
 from pgolf_core.lab.record.kernels import kernel_manager, prepare
 from pgolf_core.lab.record.launch import set_processes
 from pgolf_core.lab.shared.places import SUMMARY_FILE, child_environment, find_root, short_path
@@ -248,7 +234,7 @@ def run_notebook(
 
 def _notebook_path(stage_name: str, notebooks_dir: Path | None) -> Path:
     folder = find_root() / "notebooks" if notebooks_dir is None else Path(os.path.abspath(notebooks_dir))
-    path = folder / f"{stage_named(stage_name).name}.ipynb"
+    path = folder / f"{runs.stage_named(stage_name).name}.ipynb"
     if not path.is_file():
         raise UserError(f"{short_path(path)} does not exist; restore it from git")
     return path
@@ -283,33 +269,33 @@ def record(request: RunRequest, seeds: Sequence[int], notebooks_dir: Path | None
         raise UserError(f"--seeds {','.join(map(str, seeds))}: give at least one seed, none twice")
     prepare()
     requests = [dataclasses.replace(request, seed=seed) for seed in (None, *seeds)]
-    runs = {one.seed: locate_run(one) for one in requests}
+    located = {one.seed: runs.locate_run(one) for one in requests}
     parameters = {one.seed: one.parameters(seeds) for one in requests}
     for stage in STAGES:
         full_parameters(stage.name, parameters[None], notebooks_dir)
     turns = (("recipe", [None]), ("seed", seeds), ("report", [None]))
-    plan = [(runs[seed], stage) for per, whose in turns for seed in whose for stage in STAGES if stage.per == per]
+    plan = [(located[seed], stage) for per, whose in turns for seed in whose for stage in STAGES if stage.per == per]
     with StopRequest().watching() as stop:
-        for run in runs.values():
-            with hold(run.folder, wait=run.seed is None):
+        for run in located.values():
+            with runs.hold(run.folder, wait=run.seed is None):
                 if request.fresh:
-                    clear_run(run)
-                claim_run(run)
+                    runs.clear_run(run)
+                runs.claim_run(run)
                 if run.seed is not None:
                     set_processes(run, request.processes)
         for run, stage in plan:
             stage_is_done(run, stage.name)  # or it refuses
         ended: dict[int | None, float] = {}
         """When the stage before ended, if it ran now and for the same seed: its kernel then needed a while to close."""
-        label = runs[None].recipe_folder.name
+        label = located[None].recipe_folder.name
         for run, stage in tqdm(plan, desc=label, disable=None, bar_format=STAGE_BAR):
-            with hold(run.folder, wait=run.seed is None):
+            with runs.hold(run.folder, wait=run.seed is None):
                 stop.check()
                 t_start = time.monotonic()
                 ran = not _is_finished(run, stage, seeds)
                 if ran:
-                    forget_stages(run, stage.name)
-                    began = begin_attempt(run) if run.seed is not None else time.time()
+                    runs.forget_stages(run, stage.name)
+                    began = runs.begin_attempt(run) if run.seed is not None else time.time()
                     began = ended.get(run.seed, began)
                     run_notebook(run, stage.name, parameters[run.seed], stop, began, notebooks_dir)
                     if not stage_is_done(run, stage.name):
@@ -318,9 +304,9 @@ def record(request: RunRequest, seeds: Sequence[int], notebooks_dir: Path | None
             took = f"{time.monotonic() - t_start:.1f} s" if ran else "finished before, skipped"
             what = stage.name if run.seed is None else f"{stage.name}, seed {run.seed}"
             tqdm.write(f"{what}: {took}", file=sys.stderr)
-    folder = runs[None].folder
+    folder = located[None].folder
     if not (folder / SUMMARY_FILE).is_file():
-        raise RunFailed(f"{STAGES[-1].name} finished without writing {runs[None].label}/{SUMMARY_FILE}")
+        raise RunFailed(f"{STAGES[-1].name} finished without writing {located[None].label}/{SUMMARY_FILE}")
     report = folder / "notebooks" / f"{STAGES[-1].name}.ipynb"
     write_bytes(folder / "report.ipynb", report.read_bytes())  # beside its HTML
     return folder / SUMMARY_FILE
