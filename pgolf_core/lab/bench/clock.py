@@ -23,7 +23,6 @@ import numpy as np
 import pandas as pd
 import psutil
 import torch
-from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from pgolf_core.base.files import UserError
@@ -109,7 +108,7 @@ def in_turns(
     return found, others_share(own)
 
 
-def spread(values: ArrayLike) -> dict[str, float | int]:
+def spread(values: list[float] | np.ndarray | pd.Series) -> dict[str, float | int]:
     """Ends, quartiles, median and number of the values of all turns."""
     names, ends = ("min", "quartile_1", "median", "quartile_3", "max"), np.quantile(values, (0, 0.25, 0.5, 0.75, 1))
     return {**dict(zip(names, ends.tolist(), strict=True)), "turns": np.size(values)}
@@ -118,7 +117,9 @@ def spread(values: ArrayLike) -> dict[str, float | int]:
 def seconds_and_ratios(turns: Turns) -> dict[str, Any]:
     """`seconds` by arm and part and, where there is a plain arm, `ratio`: plain over fast seconds of every part."""
     tables = {arm: pd.DataFrame(found) for arm, found in turns.items()}
-    found = {"seconds": {arm: {part: spread(table[part]) for part in table} for arm, table in tables.items()}}
+    found: dict[str, Any] = {
+        "seconds": {arm: {part: spread(table[part]) for part in table} for arm, table in tables.items()}
+    }
     if "plain" in tables:
         found["ratio"] = {part: spread(ratio) for part, ratio in (tables["plain"] / tables["fast"]).items()}
     return found

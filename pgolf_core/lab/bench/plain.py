@@ -107,8 +107,10 @@ def plain_logits(w: Weights, config: Model, ids: Tensor) -> Tensor:
     for layer in range(config.num_layers):
         if layer >= encoder and kept:
             x = x + w["skip_weights"][layer - encoder].to(x.dtype) * kept.pop()
-        has_value = value is not None and layer in config.ve_layers
-        x = _block(w, config, layer, x, x0, w["ve_scales"][layer].to(x.dtype) * value if has_value else None)
+        added = None
+        if value is not None and layer in config.ve_layers:
+            added = w["ve_scales"][layer].to(x.dtype) * value
+        x = _block(w, config, layer, x, x0, added)
         if layer < encoder:
             kept.append(x)
     logits = F.linear(_norm(x, config.norm_eps), w["tok_emb.weight"].to(x.dtype)).float()

@@ -43,11 +43,13 @@ def kernel_manager(scratch: Path) -> AsyncKernelManager:
 
 
 class _Forking(LocalProvisioner):
+    process: Any
+
     async def launch_kernel(self, cmd: list[str], **options: Any) -> KernelConnectionInfo:
         arguments = cmd[cmd.index("ipykernel_launcher") + 1 :]
-        self.process = _Forked(target=_be_kernel, args=(arguments, options["env"], options["cwd"]))
-        self.process.start()
-        self.pid = self.pgid = self.process.pid
+        self.process = process = _Forked(target=_be_kernel, args=(arguments, options["env"], options["cwd"]))
+        process.start()
+        self.pid = self.pgid = process.pid
         return self.connection_info
 
 
@@ -64,6 +66,7 @@ class _Forked(ForkServerProcess):
         return self.exitcode
 
     def send_signal(self, signum: int) -> None:
+        assert self.pid is not None
         os.kill(self.pid, signum)
 
 
