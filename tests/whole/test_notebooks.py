@@ -42,7 +42,7 @@ def folder(request_of: RunRequest) -> Path:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(notebooks, "run_notebook", timed)
-        return record(request_of, [SEED], progress=False).parent
+        return record(request_of, [SEED]).parent
 
 
 def test_every_stage_left_its_notebook_without_an_error(folder: Path) -> None:
@@ -122,7 +122,7 @@ def check_report(folder: Path, seeds: list[int]) -> None:
 def test_a_second_seed_joins_finished_stages_are_skipped_and_a_lost_one_is_redone(folder: Path, request_of) -> None:
     marks = sorted([*folder.glob("stages/*.json"), *folder.glob("seed*/stages/*.json")])
     before = {path: path.stat().st_mtime_ns for path in marks}
-    record(request_of, [1, 2], progress=False)
+    record(request_of, [1, 2])
     assert {path.name for path in marks if path.stat().st_mtime_ns != before[path]} == {"07_report.json"}
     for seed in (1, 2):
         check_result(folder, seed)
@@ -130,10 +130,10 @@ def test_a_second_seed_joins_finished_stages_are_skipped_and_a_lost_one_is_redon
 
     marks = sorted([*folder.glob("stages/*.json"), *folder.glob("seed*/stages/*.json")])
     before = {path: path.stat().st_mtime_ns for path in marks}
-    record(request_of, [1, 2], progress=False)
+    record(request_of, [1, 2])
     assert {path: path.stat().st_mtime_ns for path in marks} == before
     (folder / "seed2" / "stages" / "06_sliding_eval.json").unlink()
-    record(request_of, [1, 2], progress=False)
+    record(request_of, [1, 2])
     redone = {path.name for path in marks if path.stat().st_mtime_ns != before[path]}
     assert redone == {"06_sliding_eval.json", "07_report.json"}
 
@@ -142,6 +142,6 @@ def test_a_second_seed_joins_finished_stages_are_skipped_and_a_lost_one_is_redon
 def test_a_recipe_over_the_cap_fails_with_the_numbers(folder: Path, request_of: RunRequest) -> None:
     too_big = ("model.mlp_hidden=4000", "quant.mlp=fp16", "schedule.iterations=1")
     with pytest.raises(UserError) as caught:
-        record(dataclasses.replace(request_of, overrides=too_big), [1], progress=False)
+        record(dataclasses.replace(request_of, overrides=too_big), [1])
     message = str(caught.value)
     assert "05_quantize" in message and "1,000,000" in message and "\n\n" not in message

@@ -20,6 +20,7 @@ from resource import RUSAGE_SELF, getrusage
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import psutil
 import torch
 from tqdm import tqdm
@@ -73,19 +74,13 @@ def count_calls(owner: Any, method: str, spent: Seconds, part: str, device: torc
     setattr(owner, method, call)
 
 
-class Neighbours:
-    """How much of the machine's processors other processes take from now on."""
+def others_share(own: psutil.Process) -> float:
+    """Share of all processor time since the last call that other processes than `own` took, in [0, 1].
 
-    def __init__(self) -> None:
-        self._own = psutil.Process()
-        self._percent()
-
-    def share(self) -> float:
-        """Share of all processor time since the last call, in [0, 1]; time stolen by other machines is in it."""
-        return min(max(self._percent() / 100, 0.0), 1.0)
-
-    def _percent(self) -> float:
-        return psutil.cpu_percent() - self._own.cpu_percent() / (psutil.cpu_count() or 1)
+    Time stolen by other machines is in it.
+    """
+    percent = psutil.cpu_percent() - own.cpu_percent() / (psutil.cpu_count() or 1)
+    return min(max(percent / 100, 0.0), 1.0)
 
 
 def in_turns(
@@ -102,33 +97,32 @@ def in_turns(
                 arm()
             bar.update()
         bar.set_description(f"{label}: timing")
-        neighbours, t_end = Neighbours(), time.perf_counter() + effort.budget_seconds
+        own, t_end = psutil.Process(), time.perf_counter() + effort.budget_seconds
+        others_share(own)  # from now on
         for turn in range(effort.most):
             if turn >= effort.least and time.perf_counter() >= t_end:
                 break
             for name, arm in arms.items():
                 found[name].append(arm())
             bar.update()
-    return found, neighbours.share()
+    return found, others_share(own)
 
 
-def spread(values: list[float]) -> dict[str, float | int]:
+def spread(values: list[float] | np.ndarray | pd.Series) -> dict[str, float | int]:
     """Ends, quartiles, median and number of the values of all turns."""
-    names = ("min", "quartile_1", "median", "quartile_3", "max")
-    return {
-        **dict(zip(names, np.quantile(values, (0, 0.25, 0.5, 0.75, 1)).tolist(), strict=True)),
-        "turns": len(values),
-    }
+    names, ends = ("min", "quartile_1", "median", "quartile_3", "max"), np.quantile(values, (0, 0.25, 0.5, 0.75, 1))
+    return {**dict(zip(names, ends.tolist(), strict=True)), "turns": np.size(values)}
 
 
 def seconds_and_ratios(turns: Turns) -> dict[str, Any]:
     """`seconds` by arm and part and, where there is a plain arm, `ratio`: plain over fast seconds of every part."""
-    by_part = {arm: {part: [turn[part] for turn in found] for part in found[0]} for arm, found in turns.items()}
-    seconds = {arm: {part: spread(values) for part, values in parts.items()} for arm, parts in by_part.items()}
-    if "plain" not in by_part:
-        return {"seconds": seconds}
-    pairs = {part: zip(by_part["plain"][part], values, strict=True) for part, values in by_part["fast"].items()}
-    return {"seconds": seconds, "ratio": {part: spread([a / b for a, b in both]) for part, both in pairs.items()}}
+    tables = {arm: pd.DataFrame(found) for arm, found in turns.items()}
+    found: dict[str, Any] = {
+        "seconds": {arm: {part: spread(table[part]) for part in table} for arm, table in tables.items()}
+    }
+    if "plain" in tables:
+        found["ratio"] = {part: spread(ratio) for part, ratio in (tables["plain"] / tables["fast"]).items()}
+    return found
 
 
 def peak_during(work: Callable[[], Any], device: torch.device) -> dict[str, Any]:
@@ -139,18 +133,15 @@ def peak_during(work: Callable[[], Any], device: torch.device) -> dict[str, Any]
         method, peak = "torch.cuda.max_memory_allocated", lambda: torch.cuda.max_memory_allocated(device)
     elif (mark := Path("/proc/self/clear_refs")).exists():
         mark.write_text("5")
-        method, peak = "VmHWM, reset after the warm-up", _resident_peak
+        status = Path("/proc/self/status")  # ru_maxrss begins at the parent's
+        method = "VmHWM, reset after the warm-up"
+        peak = lambda: int(re.findall(r"VmHWM:\s*(\d+) kB", status.read_text())[0]) * 1024  # noqa: E731
     else:
         unit = 1 if sys.platform == "darwin" else 1024
         method, peak = "ru_maxrss, its start included", lambda: getrusage(RUSAGE_SELF).ru_maxrss * unit
     before = peak()
     work()
     return {"peak_bytes": peak(), "before_bytes": before, "method": f"{method}, in a process of its own"}
-
-
-def _resident_peak() -> int:
-    """Not ru_maxrss, which begins at the parent's."""
-    return int(re.findall(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[0]) * 1024
 
 
 def in_child(function: Callable[..., Any], *arguments: Any) -> Any:

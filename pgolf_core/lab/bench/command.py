@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import json
 import os
 import re
@@ -22,7 +23,7 @@ from pgolf_core.base.files import write_json
 from pgolf_core.lab.bench.goals import Values, judged
 from pgolf_core.lab.shared.places import find_root, short_path
 from pgolf_core.lab.shared.tables import table_text, width
-from pgolf_core.lab.shared.usage import add_json, checked_recipe, count
+from pgolf_core.lab.shared.usage import add_json, add_set, checked_recipe, count
 
 FORMAT = 1
 MEASURES = ("step", "newton_schulz", "sliding", "packing")
@@ -38,7 +39,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     option("--recipes", type=_names, default=RECIPES, metavar="A,B", help="comma-separated (default: local,pr315)")
     about = f"comma-separated, of {', '.join(MEASURES)} (default: all)"
     option("--measures", type=_measures, default=MEASURES, metavar="A,B", help=about)
-    option("--set", action="append", default=[], metavar="KEY=VALUE", help="for all recipes, as schedule.compile=off")
+    add_set(parser)
     option("--threads", type=count, default=2, metavar="N", help="of every process (default 2)")
     about = "sequences of a micro-batch in both arms (default: the recipe's, a record's cut)"
     option("--micro-batch-seqs", type=count, default=0, metavar="N", help=about)
@@ -86,10 +87,12 @@ def run(options: argparse.Namespace) -> int:
     begun, env = datetime.datetime.now(datetime.UTC), environment()
     result: Values = {"format": FORMAT, "begun": begun.isoformat(timespec="seconds"), "quick": options.quick}
     result |= {"env": env, "busy": busy_warning(env["load_average_before"][0])}
-    _say(*filter(None, [result["busy"]]))
+    say = functools.partial(print, file=sys.stderr, flush=True)
+    if result["busy"]:
+        say(result["busy"])
     found = []
     for number, task in enumerate(tasks, start=1):
-        _say(f"{number}/{len(tasks)} {task.label}")
+        say(f"{number}/{len(tasks)} {task.label}")
         if options.profile:
             found.append(in_child(profile.profile_step, task, options.arm))
             continue
@@ -108,7 +111,7 @@ def run(options: argparse.Namespace) -> int:
     path = options.out or find_root() / "runs" / "bench" / f"{begun:%Y%m%dT%H%M%SZ}{suffix}"
     write_json(path, result)
     print(json.dumps(result, indent=2) if options.json else text)
-    _say(f"wrote {short_path(path)}")
+    say(f"wrote {short_path(path)}")
     return 0
 
 
@@ -126,11 +129,6 @@ def busy_warning(load: float) -> str:
     """Empty, or why timings taken now say little: `load` is the mean number of running processes of the last minute."""
     told = f"load average {load:.1f} before the first measure: others use this machine, its timings say little"
     return told if load >= BUSY_LOAD else ""
-
-
-def _say(*lines: str) -> None:
-    for line in lines:
-        print(line, file=sys.stderr, flush=True)
 
 
 # ---------------------------------------------------------------------- text

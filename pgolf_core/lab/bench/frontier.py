@@ -30,11 +30,12 @@ from pgolf_core.base.parallel import ALONE
 from pgolf_core.lab.compare.results import seed_folders
 from pgolf_core.lab.data.dataset import open_dataset
 from pgolf_core.lab.record.folder import recorded_recipe
+from pgolf_core.lab.record.stages import hessians_in
 from pgolf_core.lab.shared.plots import curves, save_figure
 from pgolf_core.network.grid import GRIDS, Grid, grid_names_for
 from pgolf_core.network.model import network_with, parameter_shapes
 from pgolf_core.network.score import score
-from pgolf_core.packing.correction import Gathering, Hessians
+from pgolf_core.packing.correction import Gathering
 from pgolf_core.packing.pack import pack
 from pgolf_core.packing.sensitivity import GroupMeter, Groups, allocate_bits, groups_of
 from pgolf_core.packing.unpack import unpack
@@ -131,11 +132,10 @@ class Packer:
         known, other = ({name: s[name] for name, grid in grids.items() if grid != "fp16"} for s in (live, other))
         self.agreement = agreement(known, other)
         self.bits = allocate_bits(read_json(folder / SENSITIVITY)["mean_squared_gradient"])
-        if (folder / HESSIANS).exists():
-            means, about = load_tensors(folder / HESSIANS)
-            self.hessians = Hessians(means, about["tokens"])
-        else:
-            self.hessians = Gathering(recipe, torch.device("cpu"), ALONE).gather(self.weights, stream, math.inf)
+        gathering = Gathering(recipe, torch.device("cpu"), ALONE)
+        self.hessians = (
+            hessians_in(folder) if (folder / HESSIANS).exists() else gathering.gather(self.weights, stream, math.inf)
+        )
         self.sensitivities = {
             OURS: known, CORRECTED: known, AVERAGED: other, "steps of whole tensors": even(known),
             "one step": even(known, 1.0), "random steps": shuffled(known, 0),
@@ -241,11 +241,9 @@ def savings(
     """The files of methods `over` (those without steps), each with the bytes that `by` takes at its loss on the same
     seed, and the share saved."""
     found = table.loc[table["method"].map(over), ["seed", "method", "target", "file_bytes", "bpb_lost"]]
-    own = {seed: one[one["method"] == by] for seed, one in table.groupby("seed")}
-    needed = [
-        bytes_at_loss(own[row.seed]["file_bytes"], own[row.seed]["bpb_lost"], row.bpb_lost)
-        for row in found.itertuples()
-    ]
+    own = {seed: one.set_index("file_bytes")["bpb_lost"] for seed, one in table[table["method"] == by].groupby("seed")}
+    pairs = zip(found["seed"], found["bpb_lost"], strict=True)
+    needed = [bytes_at_loss(own[seed].index, own[seed], lost) for seed, lost in pairs]
     return found.assign(bytes_by_gradient=needed, saved=1 - np.array(needed, float) / found["file_bytes"])
 
 

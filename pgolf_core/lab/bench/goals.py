@@ -3,63 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 LOCAL_TRACK, RECORD_TRACK = "local_10min_1mb", "10min_16mb"
 MUON_TOKENS = 98_304
+AT_LEAST, AT_MOST = "at least", "at most"
 Values = dict[str, Any]
 """What one measure of one recipe found (bench.measures.measure)."""
 
 
-@dataclass(frozen=True)
-class Goal:
+class Goal(NamedTuple):
     """A median that a measure should reach for the recipes of some tracks."""
 
     what: str
     measure: str
     tracks: tuple[str, ...]
     sense: str
-    """at least or at most."""
     bound: float
     unit: str
-    median_of: Callable[[Values], float]
-
-    def judge(self, values: Values) -> dict[str, Any]:
-        """The goal's row for one recipe."""
-        measured = self.median_of(values)
-        return {
-            "goal": self.what, "recipe": values["recipe"], "sense": self.sense, "bound": self.bound, "unit": self.unit,
-            "measured": measured, "met": measured >= self.bound if self.sense == "at least" else measured <= self.bound,
-        }  # fmt: skip
-
-
-def _whole_ratio(values: Values) -> float:
-    return values["ratio"]["whole"]["median"]
-
-
-def _muon_share(values: Values) -> float:
-    return next(s for s in values["steps"] if s["step_tokens"] == MUON_TOKENS)["muon_share"]["fast"]["median"]
+    spread_of: Callable[[Values], dict[str, float]]
 
 
 GOALS = (
-    Goal("whole step against the plain one", "step", (LOCAL_TRACK,), "at least", 1.5, "times as fast",
-         lambda values: values["steps"][0]["speedup_ratio"]["median"]),
-    Goal("sliding score against the plain way", "sliding", (LOCAL_TRACK,), "at least", 1.1, "times as fast",
-         _whole_ratio),
-    Goal("Newton-Schulz batched against the loop", "newton_schulz", (LOCAL_TRACK, RECORD_TRACK), "at least", 1.3,
-         "times as fast", _whole_ratio),
-    Goal(f"Muon's share of a step of {MUON_TOKENS:,} tokens", "step", (RECORD_TRACK,), "at most", 0.05,
-         "of the step's seconds", _muon_share),
-    Goal("packing", "packing", (RECORD_TRACK,), "at most", 60.0, "seconds",
-         lambda values: values["seconds"]["fast"]["pack"]["median"]),
+    Goal("whole step against the plain one", "step", (LOCAL_TRACK,), AT_LEAST, 1.5, "times as fast",
+         lambda values: values["steps"][0]["speedup_ratio"]),
+    Goal("sliding score against the plain way", "sliding", (LOCAL_TRACK,), AT_LEAST, 1.1, "times as fast",
+         lambda values: values["ratio"]["whole"]),
+    Goal("Newton-Schulz batched against the loop", "newton_schulz", (LOCAL_TRACK, RECORD_TRACK), AT_LEAST, 1.3,
+         "times as fast", lambda values: values["ratio"]["whole"]),
+    Goal(f"Muon's share of a step of {MUON_TOKENS:,} tokens", "step", (RECORD_TRACK,), AT_MOST, 0.05,
+         "of the step's seconds",
+         lambda values: {s["step_tokens"]: s["muon_share"]["fast"] for s in values["steps"]}[MUON_TOKENS]),
+    Goal("packing", "packing", (RECORD_TRACK,), AT_MOST, 60.0, "seconds",
+         lambda values: values["seconds"]["fast"]["pack"]),
 )  # fmt: skip
 
 
 def judged(measures: Iterable[Values]) -> list[dict[str, Any]]:
     """A row for every goal and every recipe that it is for, in the order of the goals."""
-    found = list(measures)
-    return [
-        goal.judge(values) for goal in GOALS for values in found
-        if values["measure"] == goal.measure and values["track"] in goal.tracks
-    ]  # fmt: skip
+    rows, found = [], list(measures)
+    for goal in GOALS:
+        for values in found:
+            if values["measure"] == goal.measure and values["track"] in goal.tracks:
+                measured, bound = goal.spread_of(values)["median"], goal.bound
+                met = measured >= bound if goal.sense == AT_LEAST else measured <= bound
+                row = {"goal": goal.what, "recipe": values["recipe"], "sense": goal.sense, "bound": bound}
+                rows.append(row | {"unit": goal.unit, "measured": measured, "met": met})
+    return rows

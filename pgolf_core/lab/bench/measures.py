@@ -19,14 +19,7 @@ from torch import Tensor
 
 from pgolf_core.base.device import autocast_dtype, pick_device
 from pgolf_core.base.names import ARTIFACT
-from pgolf_core.lab.bench.clock import (
-    Effort,
-    Seconds,
-    counted,
-    in_turns,
-    peak_during,
-    seconds_and_ratios,
-)
+from pgolf_core.lab.bench.clock import Effort, Seconds, counted, in_turns, peak_during, seconds_and_ratios
 from pgolf_core.lab.bench.goals import RECORD_TRACK
 from pgolf_core.lab.bench.plain import plain_newton_schulz, plain_sliding_nats
 from pgolf_core.lab.bench.step import SEED, StepArm, one_byte_a_token, one_micro_batch, step_values
@@ -62,14 +55,10 @@ class Task:
     """Sequences of a micro-batch; 0: as bench.step.one_micro_batch chooses."""
     progress: bool = False
 
-    def load(self) -> Recipe:
-        """The recipe with the overrides."""
-        return load_recipe(self.recipe, self.overrides)
-
     def begin(self) -> tuple[Recipe, torch.device, dict[str, Callable[[], Any]]]:
         """(recipe, device, what builds each arm), this process set to its threads."""
         torch.set_num_threads(self.threads)
-        recipe, device = self.load(), pick_device()
+        recipe, device = load_recipe(self.recipe, self.overrides), pick_device()
         if self.measure == "packing":  # there is no plain way to compare with
             return recipe, device, {"fast": lambda: PackingArm(recipe)}
         make: Callable[[bool], Any] = {
@@ -81,7 +70,9 @@ class Task:
 
     def takes_part(self) -> bool:
         """Whether the measure is taken: a record's windows are scored on a GPU alone, a CPU takes minutes."""
-        return self.measure != "sliding" or torch.cuda.is_available() or self.load().track != RECORD_TRACK
+        if self.measure != "sliding" or torch.cuda.is_available():
+            return True
+        return load_recipe(self.recipe, self.overrides).track != RECORD_TRACK
 
     @property
     def label(self) -> str:
@@ -135,9 +126,7 @@ class SlidingArm:
         count, vocab = window + (windows - 1) * stride + 1, recipe.model.vocab_size
         self.tokens = np.random.default_rng(SEED).integers(vocab, size=count, dtype=np.uint16)
         self.bytes = one_byte_a_token(vocab)
-        self.about = {
-            "windows": windows, "window_tokens": window, "stride_tokens": stride, "batch_windows": batch
-        }  # fmt: skip
+        self.about = dict(windows=windows, window_tokens=window, stride_tokens=stride, batch_windows=batch)
 
     def run(self) -> Seconds:
         """Seconds of the whole score."""

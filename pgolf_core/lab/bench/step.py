@@ -99,26 +99,22 @@ class StepArm:
 def step_values(step_tokens: int, arms: dict[str, StepArm], turns: Turns) -> dict[str, Any]:
     """The measure's own numbers, and per size of a step (the recipe's first) tokens/s, speed-up and Muon's share."""
     micro = arms["fast"].recipe
+    sizes = dict.fromkeys((step_tokens, *STEP_TOKENS))
     return {
-        "parameters": num_parameters(micro.model),
-        "path": {name: arm.path for name, arm in arms.items()},
-        "micro_batch_tokens": micro.data.batch_tokens,
-        "micro_batch_sequences": micro.data.micro_batch_seqs,
+        "parameters": num_parameters(micro.model), "path": {name: arm.path for name, arm in arms.items()},
+        "micro_batch_tokens": micro.data.batch_tokens, "micro_batch_sequences": micro.data.micro_batch_seqs,
         "losses_nats": {name: [arm.losses[0], arm.losses[-1]] for name, arm in arms.items()},
-        "steps": [
-            _of_size(size, size / micro.data.batch_tokens, turns) for size in dict.fromkeys((step_tokens, *STEP_TOKENS))
-        ],
-    }
+        "steps": [_of_size(size, size / micro.data.batch_tokens, turns) for size in sizes],
+    }  # fmt: skip
 
 
 def _of_size(tokens: int, micro_batches: float, turns: Turns) -> dict[str, Any]:
     """A step of so many tokens, composed of one update and as many micro-batches as it takes."""
     seconds = {name: [micro_batches * turn["micro_batch"] + turn["update"] for turn in turns[name]] for name in turns}
-    both = {name: list(zip(turns[name], seconds[name], strict=True)) for name in turns}
+    muon = {name: [turn["muon"] for turn in turns[name]] for name in turns}
     return {
-        "step_tokens": tokens,
-        "micro_batches": micro_batches,
-        "speedup_ratio": spread([plain / fast for plain, fast in zip(seconds["plain"], seconds["fast"], strict=True)]),
-        "tokens_per_second": {name: spread([tokens / whole for whole in found]) for name, found in seconds.items()},
-        "muon_share": {name: spread([turn["muon"] / whole for turn, whole in found]) for name, found in both.items()},
-    }
+        "step_tokens": tokens, "micro_batches": micro_batches,
+        "speedup_ratio": spread(np.divide(seconds["plain"], seconds["fast"])),
+        "tokens_per_second": {name: spread(np.divide(tokens, seconds[name])) for name in turns},
+        "muon_share": {name: spread(np.divide(muon[name], seconds[name])) for name in turns},
+    }  # fmt: skip

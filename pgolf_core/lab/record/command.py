@@ -15,21 +15,17 @@ DEFAULT_SEEDS = "1337,1338,1339"
 def add(parser: argparse.ArgumentParser) -> None:
     """The options of `pgolf record`."""
     parser.add_argument("recipe", help="name of a recipe (`pgolf recipes`), or a path ending in .toml")
-    parser.add_argument(
-        "--seeds", type=_seeds, default=DEFAULT_SEEDS, help=f"comma-separated (default {DEFAULT_SEEDS})"
+    option = parser.add_argument
+    option("--seeds", type=_seeds, default=DEFAULT_SEEDS, help=f"comma-separated (default {DEFAULT_SEEDS})")
+    about = (
+        "processes that train together, one a device; with several hosts set torchrun's PET_NNODES, PET_NODE_RANK=0 "
+        "and PET_MASTER_ADDR here, and run torchrun over pgolf_core.main on the others"
     )
-    parser.add_argument(
-        "--nproc",
-        type=count,
-        default=1,
-        metavar="N",
-        help="processes that train together, one a device; with several hosts set torchrun's PET_NNODES, "
-        "PET_NODE_RANK=0 and PET_MASTER_ADDR here, and run torchrun over pgolf_core.main on the others",
-    )
+    option("--nproc", type=count, default=1, metavar="N", help=about)
     add_set(parser)
-    parser.add_argument("--runs", default="", metavar="DIR", help="where runs go (default: the repository's runs/)")
-    parser.add_argument("--name", default="", help="name of the run's folder instead of the recipe's")
-    parser.add_argument("--fresh", action="store_true", help="delete these seeds' earlier results and redo them")
+    option("--runs", default="", metavar="DIR", help="where runs go (default: the repository's runs/)")
+    option("--name", default="", help="name of the run's folder instead of the recipe's")
+    option("--fresh", action="store_true", help="delete these seeds' earlier results and redo them")
     add_data(parser)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import fcntl
-import importlib.metadata
 import json
 import os
 import platform
@@ -15,6 +14,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -247,8 +247,8 @@ def _check_owner(run: Run, folder: Path) -> None:
         if recorded.get("fingerprint") != run.recipe.fingerprint:
             before, now = flatten(recorded), flatten(to_dict(run.recipe))
             changed = [key for key in now if before.get(key) != now[key] and key not in ("name", "title")]
-            words = [f"{key} was {before.get(key)!r}, now {now[key]!r}" for key in changed[:1]]
-            what = words[0] if words else "its recipe.json was edited"
+            words = [f"{key} was {before.get(key)!r}, now {now[key]!r}" for key in changed]
+            what = [*words, "its recipe.json was edited"][0]
             raise UserError(f"{short_path(folder)} belongs to another recipe ({what}); {REMEDY}")
     if (folder / ENV_FILE).exists():
         reason = _what_changed(_json_object(folder / ENV_FILE).get("hashes"), run)
@@ -276,10 +276,10 @@ def _json_object(path: Path) -> dict[str, Any]:
 
 def stage_named(name: str) -> Stage:
     """The stage of that name; UserError lists the names."""
-    for stage in STAGES:
-        if stage.name == name:
-            return stage
-    raise UserError(f"unknown stage '{name}'; known: {', '.join(stage.name for stage in STAGES)}")
+    known = {stage.name: stage for stage in STAGES}
+    if name not in known:
+        raise UserError(f"unknown stage '{name}'; known: {', '.join(known)}")
+    return known[name]
 
 
 def stage_file(run: Run, stage_name: str) -> Path:
@@ -289,14 +289,11 @@ def stage_file(run: Run, stage_name: str) -> Path:
 
 def begin_attempt(run: Run) -> float:
     """Note that a stage of the run begins now; returns now, by the system's clock."""
-    from pgolf_core.training.clock import (  # here: it imports torch, a notebook's start waits
-        SIGNS_OF_LIFE,
-        lost_seconds,
-    )
+    from pgolf_core.training.clock import SIGNS_OF_LIFE, lost_seconds  # here: it imports torch, a start waits
 
     note, began = run.folder / ATTEMPT, time.time()
-    signs = [*run.folder.glob("notebooks/*.ipynb"), *run.folder.glob("figures/*")]
-    signs += [run.folder / name for name in SIGNS_OF_LIFE]
+    patterns = ("notebooks/*.ipynb", "figures/*", *SIGNS_OF_LIFE)
+    signs = [path for pattern in patterns for path in run.folder.glob(pattern)]
     write_json(note, {"began": began, "kept": 0.0, "lost": lost_seconds(note, signs)})
     return began
 
@@ -311,10 +308,9 @@ def finish_stage(run: Run, stage_name: str, **values: Any) -> Path:
     if not (run.folder / stage.result).is_file():
         raise UserError(f"{stage_name} cannot be finished: {run.label}/{stage.result} was not written")
     forget_stages(run, stage_name, itself=False)
-    path = stage_file(run, stage_name)
+    path, spent, lost = stage_file(run, stage_name), round(run.elapsed_seconds(), 3), round(run.lost_seconds(), 3)
     mark = {"stage": stage_name, "hashes": run_hashes(run), "env": describe_environment()}
-    seconds = {"seconds": round(run.elapsed_seconds(), 3), "lost_seconds": round(run.lost_seconds(), 3)}
-    write_json(path, {**mark, **seconds, "ended": time.time(), **values})
+    write_json(path, {**mark, "seconds": spent, "lost_seconds": lost, "ended": time.time(), **values})
     (run.folder / ATTEMPT).unlink(missing_ok=True)
     if stage.name == "03_train":
         (run.folder / TRAIN_RESULT).unlink(missing_ok=True)  # its mark has it now; run again, the notebook trains anew
@@ -357,22 +353,13 @@ def describe_environment() -> dict[str, Any]:
 
     device = pick_device()
     status = _git("status", "--porcelain", "--untracked-files=no")
+    versions = {"python": platform.python_version()} | {name: version(name) for name in VERSIONED}
     return {
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": None if status is None else bool(status),
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in VERSIONED}},
+        "commit": _git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status), "versions": versions,
         "platform": f"{platform.system()} {platform.machine()}",
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+        "threads": torch.get_num_threads(), "cores": os.cpu_count(),
+    }  # fmt: skip
 
 
 def _git(*arguments: str) -> str | None:

@@ -1,89 +1,73 @@
-"""Kernels that run this very Python, forked from one process that has imported what notebooks need.
+"""Kernels that run this very Python, forked from one process that has imported what notebooks need (`preload`).
 
-So a kernel starts in a tenth of a second and imports nothing large. Where forking is not safe (not on Linux) each is
-started anew.
+Started anew, as where forking is not safe (not on Linux), a kernel spends 3 to 4 seconds of a core on these imports.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import sys
 import threading
-import types
 from multiprocessing import forkserver
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from jupyter_client.connect import KernelConnectionInfo
-from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning import LocalProvisioner
-from traitlets import default
 
 CAN_FORK = sys.platform == "linux"
-PRELOADED = ["pgolf_core.lab.record.preload"]
 
 
 def prepare() -> None:
     """Start importing what kernels need, beside whatever is done before the first of them."""
     if CAN_FORK:
-        forkserver.set_forkserver_preload(PRELOADED)
+        forkserver.set_forkserver_preload(["pgolf_core.lab.record.preload"])
         forkserver.ensure_running()
 
 
-class OwnKernelManager(AsyncKernelManager):
-    """Whatever kernel a notebook names, it runs in this interpreter: a python3 kernel of the user's may be another."""
+def kernel_manager(scratch: Path) -> AsyncKernelManager:
+    """What starts one kernel in this interpreter, with its sockets in the private folder `scratch`.
 
-    def __init__(self, **options: Any):
-        super().__init__(**options)
-        if CAN_FORK:
-            self.provisioner = _Forking(kernel_id="", kernel_spec=self.kernel_spec, parent=self)
-
-    @default("kernel_spec_manager")
-    def _kernel_spec_manager_default(self) -> KernelSpecManager:
-        return _OwnPython()
-
-
-class _OwnPython(KernelSpecManager):
-    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
-        command = [sys.executable, "-m", "ipykernel_launcher", "--log-level=50", "-f", "{connection_file}"]
-        return KernelSpec(argv=command, display_name="pgolf", language="python", resource_dir="")
+    No folder is searched for kernels: a python3 kernel of the user's may be another Python.
+    """
+    manager = AsyncKernelManager(kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
+    manager.connection_file = str(scratch / "kernel.json")
+    manager.transport, manager.ip = "ipc", str(scratch / "kernel")
+    if CAN_FORK:
+        manager.provisioner = _Forking(kernel_id="", kernel_spec=manager.kernel_spec, parent=manager)
+    return manager
 
 
 class _Forking(LocalProvisioner):
+    process: Any
+
     async def launch_kernel(self, cmd: list[str], **options: Any) -> KernelConnectionInfo:
-        self.process = _Forked(cmd[3:], options["env"], options["cwd"])  # without python -m ipykernel_launcher
-        self.pid = self.pgid = self.process.pid
-        self.cwd = options["cwd"]
+        arguments = cmd[cmd.index("ipykernel_launcher") + 1 :]
+        self.process = process = _Forked(target=_be_kernel, args=(arguments, options["env"], options["cwd"]))
+        process.start()
+        self.pid = self.pgid = process.pid
         return self.connection_info
 
 
-class _Forked:
-    """What a provisioner asks of a Popen."""
+class _Forked(ForkServerProcess):
+    """A process with what a provisioner asks of a Popen besides."""
 
     stdin = stdout = stderr = None
 
-    def __init__(self, arguments: list[str], environment: dict[str, str], folder: str):
-        context, given = multiprocessing.get_context("forkserver"), (arguments, environment, folder)
-        self._process = context.Process(target=_be_kernel, args=given)
-        with mock.patch.dict(sys.modules, {"__main__": types.ModuleType("__main__")}):
-            self._process.start()  # else the kernel would run this process's main program again, up to its guard
-        self.pid = self._process.pid
-
     def poll(self) -> int | None:
-        return self._process.exitcode
+        return self.exitcode
 
     def wait(self) -> int | None:
-        self._process.join()
-        return self._process.exitcode
+        self.join()
+        return self.exitcode
 
     def send_signal(self, signum: int) -> None:
+        assert self.pid is not None
         os.kill(self.pid, signum)
-
-    def kill(self) -> None:
-        self.send_signal(signal.SIGKILL)
 
 
 def _be_kernel(arguments: list[str], environment: dict[str, str], folder: str) -> None:

@@ -6,8 +6,7 @@ On several hosts torchrun's own variables say where they meet. This host keeps t
 
 The others run torchrun over pgolf_core.main themselves, one seed at a time (see its own text).
 
-The child is this file, run as a program: torchrun would end with a traceback through itself, and run inside the
-notebook's process it would keep that one's signal handlers.
+The child is this file, run as a program: torchrun alone would end with a traceback through itself.
 """
 
 from __future__ import annotations
@@ -100,12 +99,8 @@ def train_with_torchrun(run: Run, processes: int, progress: Callable[[TrainProgr
     for name in (TRAIN_RESULT, FAILURE):
         (run.folder / name).unlink(missing_ok=True)
     command = torchrun_command(run, processes)
-    with (
-        log,
-        subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=environment
-        ) as child,
-    ):
+    streams: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": log, "stderr": subprocess.STDOUT}
+    with log, subprocess.Popen(command, **streams, env=environment) as child:
         try:
             _follow(child, run, progress)
         except BaseException:
@@ -149,8 +144,7 @@ def last_step(path: Path, recipe: Recipe, since: float = 0.0) -> TrainProgress |
         except ValueError:
             return None  # the first line of what was read, cut
         if values["kind"] == "train":
-            said = (values[key] for key in ("step", "loss", "seconds", "tokens_per_second"))
-            return progress_at(recipe, *said)
+            return progress_at(recipe, *(values[key] for key in ("step", "loss", "seconds", "tokens_per_second")))
     return None
 
 
@@ -179,12 +173,11 @@ def first_failure(failures: Mapping[int, ProcessFailure]) -> dict[str, Any]:
     it all.
     """
 
-    def place(rank: int) -> tuple[int, float, int]:
-        code = failures[rank].exitcode
-        if -code in (signal.SIGTERM, signal.SIGINT):  # torchrun's
-            return 2, failures[rank].timestamp, rank
-        killed = code < 0 and -code != signal.SIGABRT and not _told(failures[rank])[0]
-        return 0 if killed else 1, failures[rank].timestamp, rank
+    def place(rank: int) -> tuple[bool, bool, float, int]:
+        ended_it = -failures[rank].exitcode
+        killed = ended_it > 0 and ended_it != signal.SIGABRT and not _told(failures[rank])[0]
+        by_torchrun = ended_it in (signal.SIGTERM, signal.SIGINT)
+        return by_torchrun, not killed, failures[rank].timestamp, rank
 
     rank = min(failures, key=place)
     code, (message, traceback) = failures[rank].exitcode, _told(failures[rank])

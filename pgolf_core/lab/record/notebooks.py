@@ -1,8 +1,4 @@
-"""The runner: notebooks executed by papermill, stage after stage and seed after seed, so that a run can be trusted.
-
-Unknown parameters are refused, finished stages skipped, failed cells named; a cell that ends its kernel early is a
-failure; Ctrl-C lets the running cell write its checkpoint first.
-"""
+"""The runner: notebooks executed by papermill, stage after stage and seed after seed, so that a run can be trusted."""
 
 from __future__ import annotations
 
@@ -31,23 +27,9 @@ from papermill.log import logger as papermill_logger
 from tqdm import tqdm
 
 from pgolf_core.base.files import UserError, explain_os_errors, read_json, write_bytes
-from pgolf_core.lab.record.folder import (
-    STAGE_BEGAN,
-    STAGES,
-    Run,
-    RunRequest,
-    Stage,
-    begin_attempt,
-    claim_run,
-    clear_run,
-    forget_stages,
-    hold,
-    locate_run,
-    stage_file,
-    stage_is_done,
-    stage_named,
-)
-from pgolf_core.lab.record.kernels import OwnKernelManager, prepare
+from pgolf_core.lab.record import folder as runs
+from pgolf_core.lab.record.folder import STAGE_BEGAN, STAGES, Run, RunRequest, Stage, stage_file, stage_is_done
+from pgolf_core.lab.record.kernels import kernel_manager, prepare
 from pgolf_core.lab.record.launch import set_processes
 from pgolf_core.lab.shared.places import SUMMARY_FILE, child_environment, find_root, short_path
 
@@ -156,7 +138,7 @@ class _Client(PapermillNotebookClient):
                     await ensure_async(self.km.interrupt_kernel())
         finally:
             self.stop.in_cell = False
-        if self.stop.signum is not None and (task.cancelled() or task.exception() is None):
+        if self.stop.signum is not None and (task.cancelled() or not task.exception()):
             raise RunFailed("stopped")
         return task.result()
 
@@ -164,11 +146,8 @@ class _Client(PapermillNotebookClient):
 
     def process_message(self, *arguments: Any, **options: Any) -> Any:
         output = super().process_message(*arguments, **options)
-        bar = self.nb_man.pbar
-        if bar is not None and output is not None and output.get("output_type") == "stream":
-            lines = [line.strip() for line in output["text"].replace("\r", "\n").split("\n") if line.strip()]
-            if lines:
-                bar.set_postfix_str(lines[-1][:100])
+        if output is not None and output.get("output_type") == "stream" and output["text"].strip():
+            self.nb_man.pbar.set_postfix_str(output["text"].strip().replace("\r", "\n").split("\n")[-1].strip()[:100])
         return output
 
 
@@ -179,15 +158,13 @@ class _Engine(NBClientEngine):
     def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **options: Any) -> None:
         nb_man.nb.metadata.papermill.update(options["shown_paths"])
         with tempfile.TemporaryDirectory(prefix="pgolf-kernel-") as scratch:
-            client = _Client(nb_man, startup_timeout=120, iopub_timeout=60, coalesce_streams=True, log=papermill_logger)
-            client.shutdown_kernel = "immediate"  # it has nothing left to do
-            client.stop = options["stop"]
-            client.km = OwnKernelManager(kernel_name=kernel_name)
-            client.km.connection_file = str(Path(scratch) / "kernel.json")
-            client.km.transport, client.km.ip = "ipc", str(Path(scratch) / "kernel")  # sockets in a private folder
-            environment = {**child_environment(), "IPYTHONDIR": scratch}
-            environment[STAGE_BEGAN] = repr(options["began"])
-            client.execute(env=environment, cwd=options["kernel_folder"])
+            client = _Client(
+                nb_man, startup_timeout=120, iopub_timeout=60, coalesce_streams=True, shutdown_kernel="immediate",
+                extra_arguments=["--log-level=50"], log=papermill_logger,
+            )  # fmt: skip
+            client.stop, client.km = options["stop"], kernel_manager(Path(scratch))  # the client ends it
+            own = {"IPYTHONDIR": scratch, STAGE_BEGAN: repr(options["began"])}
+            client.execute(env=child_environment() | own, cwd=options["kernel_folder"])
 
 
 papermill_engines.register("pgolf", _Engine)
@@ -224,20 +201,18 @@ def run_notebook(
     run: Run,
     stage_name: str,
     parameters: Mapping[str, Any],
-    *,
+    stop: StopRequest,
+    began: float,
     notebooks_dir: Path | None = None,
-    progress: bool = True,
-    stop: StopRequest | None = None,
-    began: float | None = None,
 ) -> None:
     """Execute one stage's notebook into the notebooks/ of the run's folder.
 
     The stage's mark must be written by this execution: a cell that ends the kernel's work early (sys.exit) is a failure
     too. Raises RunFailed with cell, error and notebook; Stopped after a signal. `began` is since when its seconds
-    count, by the system's clock; None means now.
+    count, by the system's clock.
     """
     path, values = _notebook_path(stage_name, notebooks_dir), full_parameters(stage_name, parameters, notebooks_dir)
-    output, mark, stop = run.folder / "notebooks" / path.name, stage_file(run, stage_name), stop or StopRequest()
+    output, mark = run.folder / "notebooks" / path.name, stage_file(run, stage_name)
     shown = short_path(output)
     bar = {"desc": stage_name, "leave": False, "position": 1, "disable": None, "bar_format": CELL_BAR}
     try:
@@ -246,8 +221,7 @@ def run_notebook(
             mark.unlink(missing_ok=True)
             papermill.execute_notebook(
                 _no_template(path), _no_template(output), values, engine_name="pgolf", kernel_name="python3",
-                language="python", progress_bar=bar if progress else False, stop=stop, kernel_folder=str(path.parent),
-                began=time.time() if began is None else began,
+                language="python", progress_bar=bar, stop=stop, kernel_folder=str(path.parent), began=began,
                 shown_paths={"input_path": short_path(path), "output_path": shown},
             )  # fmt: skip
     except (PapermillException, DeadKernelError, RunFailed, RuntimeError, TimeoutError) as error:
@@ -260,7 +234,7 @@ def run_notebook(
 
 def _notebook_path(stage_name: str, notebooks_dir: Path | None) -> Path:
     folder = find_root() / "notebooks" if notebooks_dir is None else Path(os.path.abspath(notebooks_dir))
-    path = folder / f"{stage_named(stage_name).name}.ipynb"
+    path = folder / f"{runs.stage_named(stage_name).name}.ipynb"
     if not path.is_file():
         raise UserError(f"{short_path(path)} does not exist; restore it from git")
     return path
@@ -285,9 +259,7 @@ def _failure(error: Exception) -> str:
 # ---------------------------------------------------------------------- a whole record
 
 
-def record(
-    request: RunRequest, seeds: Sequence[int], *, notebooks_dir: Path | None = None, progress: bool = True
-) -> Path:
+def record(request: RunRequest, seeds: Sequence[int], notebooks_dir: Path | None = None) -> Path:
     """Run all seven notebooks for the seeds, one seed after another; returns the path of summary.json.
 
     Finished stages are skipped; a killed run goes on where it stopped. What can be refused is refused before the first
@@ -297,46 +269,44 @@ def record(
         raise UserError(f"--seeds {','.join(map(str, seeds))}: give at least one seed, none twice")
     prepare()
     requests = [dataclasses.replace(request, seed=seed) for seed in (None, *seeds)]
-    runs = {one.seed: locate_run(one) for one in requests}
+    located = {one.seed: runs.locate_run(one) for one in requests}
     parameters = {one.seed: one.parameters(seeds) for one in requests}
     for stage in STAGES:
         full_parameters(stage.name, parameters[None], notebooks_dir)
     turns = (("recipe", [None]), ("seed", seeds), ("report", [None]))
-    plan = [(runs[seed], stage) for per, whose in turns for seed in whose for stage in STAGES if stage.per == per]
+    plan = [(located[seed], stage) for per, whose in turns for seed in whose for stage in STAGES if stage.per == per]
     with StopRequest().watching() as stop:
-        for run in runs.values():
-            with hold(run.folder, wait=run.seed is None):
+        for run in located.values():
+            with runs.hold(run.folder, wait=run.seed is None):
                 if request.fresh:
-                    clear_run(run)
-                claim_run(run)
+                    runs.clear_run(run)
+                runs.claim_run(run)
                 if run.seed is not None:
                     set_processes(run, request.processes)
         for run, stage in plan:
             stage_is_done(run, stage.name)  # or it refuses
         ended: dict[int | None, float] = {}
         """When the stage before ended, if it ran now and for the same seed: its kernel then needed a while to close."""
-        label = runs[None].recipe_folder.name
-        for run, stage in tqdm(plan, desc=label, disable=None if progress else True, bar_format=STAGE_BAR):
-            with hold(run.folder, wait=run.seed is None):
+        label = located[None].recipe_folder.name
+        for run, stage in tqdm(plan, desc=label, disable=None, bar_format=STAGE_BAR):
+            with runs.hold(run.folder, wait=run.seed is None):
                 stop.check()
                 t_start = time.monotonic()
                 ran = not _is_finished(run, stage, seeds)
                 if ran:
-                    forget_stages(run, stage.name)
-                    began = begin_attempt(run) if run.seed is not None else time.time()
-                    run_notebook(
-                        run, stage.name, parameters[run.seed], notebooks_dir=notebooks_dir, progress=progress,
-                        stop=stop, began=ended.get(run.seed, began),
-                    )  # fmt: skip
+                    runs.forget_stages(run, stage.name)
+                    began = runs.begin_attempt(run) if run.seed is not None else time.time()
+                    began = ended.get(run.seed, began)
+                    run_notebook(run, stage.name, parameters[run.seed], stop, began, notebooks_dir)
                     if not stage_is_done(run, stage.name):
                         raise RunFailed(f"{stage.name} ended without writing {run.label}/{stage.result}")
                 ended = {run.seed: read_json(stage_file(run, stage.name))["ended"]} if ran else {}
             took = f"{time.monotonic() - t_start:.1f} s" if ran else "finished before, skipped"
             what = stage.name if run.seed is None else f"{stage.name}, seed {run.seed}"
             tqdm.write(f"{what}: {took}", file=sys.stderr)
-    folder = runs[None].folder
+    folder = located[None].folder
     if not (folder / SUMMARY_FILE).is_file():
-        raise RunFailed(f"{STAGES[-1].name} finished without writing {runs[None].label}/{SUMMARY_FILE}")
+        raise RunFailed(f"{STAGES[-1].name} finished without writing {located[None].label}/{SUMMARY_FILE}")
     report = folder / "notebooks" / f"{STAGES[-1].name}.ipynb"
     write_bytes(folder / "report.ipynb", report.read_bytes())  # beside its HTML
     return folder / SUMMARY_FILE

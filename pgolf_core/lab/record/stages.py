@@ -67,14 +67,13 @@ def train_seed(run: Run, progress: bool = True) -> TrainResult:
         done = read_result(run.folder)
         is_earlier = time.time() - (run.folder / TRAIN_RESULT).stat().st_mtime > run.elapsed_seconds()
         return dataclasses.replace(done, earlier_seconds=sum(done.seconds.values())) if is_earlier else done
-    dataset, tokenizer, processes = run.dataset, dataset_tokenizer(run), processes_of(run)
+    data, tokenizer, processes = run.dataset, dataset_tokenizer(run), processes_of(run)
     with training_bar(run.recipe, enabled=progress) as update:
         if processes > 1 or hosts() > 1:
             return train_with_torchrun(run, processes, update)
-        data = TrainData(
-            dataset.train_paths, dataset.val_paths, tokenizer.bytes, tokenizer.vocab_size, dataset.manifest_sha256
-        )
-        return train(run.recipe, run.seed, data, run.folder, progress=update)
+        table = (tokenizer.bytes, tokenizer.vocab_size)
+        given = TrainData(data.train_paths, data.val_paths, *table, data.manifest_sha256)
+        return train(run.recipe, run.seed, given, run.folder, progress=update)
 
 
 # ---------------------------------------------------------------------- 04
@@ -128,12 +127,14 @@ def group_sensitivity(run: Run) -> dict[str, Groups] | None:
 
 def run_hessians(run: Run) -> Hessians | None:
     """What training gathered for the correction of rounding, where the recipe asks for it, else None."""
-    if run.recipe.quant.correction == "off":
-        return None
-    path = run.folder / HESSIANS
-    means, about = load_tensors(path)
+    return None if run.recipe.quant.correction == "off" else hessians_in(run.folder)
+
+
+def hessians_in(folder: Path) -> Hessians:
+    """What a seed's training gathered for the correction; UserError if the file does not say of how many tokens."""
+    means, about = load_tensors(folder / HESSIANS)
     if type(about.get("tokens")) is not int:
-        raise UserError(f"{path} does not say of how many tokens it is; delete it and train again")
+        raise UserError(f"{folder / HESSIANS} does not say of how many tokens it is; delete it and train again")
     return Hessians(means, about["tokens"])
 
 
@@ -187,21 +188,18 @@ def write_result(run: Run, roundtrip: Score, sliding: Score) -> Result:
     if script.stat().st_size != ledger.code_bytes:
         raise UserError(f"{short_path(script)} is not the script that 05_quantize counted; run 05_quantize again")
     raw, averaged, hashes = averaging["raw"], averaging["averaged"], run_hashes(run)
+    said = stage_record(run, "03_train").get("training")
     result = result_of(
-        run.recipe, run.seed, _trained(run), ledger, roundtrip, sliding,
+        run.recipe, run.seed, build(TrainResult, said, "stages/03_train.json: training"), ledger, roundtrip, sliding,
         raw_bpb=raw["bpb"], raw_loss=raw["loss_nats_per_token"], raw_targets=raw["tokens"],
         averaged_bpb=averaged["bpb"], averaged_loss=averaged["loss_nats_per_token"],
         seconds=_ledger_of_seconds(run, averaging["seconds"], roundtrip.seconds + sliding.seconds),
         data_sha256=hashes["data"], core_sha256=hashes["core"], script_sha256=sha256_file(script),
-        ranks=processes_of(run), scores_sha256=write_scores(run.folder, roundtrip, sliding),
+        ranks=processes_of(run) * hosts(), scores_sha256=write_scores(run.folder, roundtrip, sliding),
     )  # fmt: skip
     _complete_log(run, [*size_lines(ledger), *score_lines(roundtrip, sliding)])
     result.write(run.folder)
     return result
-
-
-def _trained(run: Run) -> TrainResult:
-    return build(TrainResult, stage_record(run, "03_train").get("training"), "stages/03_train.json: training")
 
 
 def _ledger_of_seconds(run: Run, averaging: float, scoring: float) -> dict[str, float]:
@@ -210,10 +208,9 @@ def _ledger_of_seconds(run: Run, averaging: float, scoring: float) -> dict[str, 
     Training keeps its own ledger, over its own attempts. `notebooks` is what no other part has: kernels, processes,
     figures, checks. `lost` is what an attempt did that a later one had to do again.
     """
-    training = stage_record(run, "03_train")
     marks = [stage_record(run, name) for name in ("03_train", "04_average_and_qat", "05_quantize")]
-    inside, earlier = training["training"]["seconds"], training["training"]["earlier_seconds"]
-    lost_around = max(training["lost_seconds"] - earlier, 0.0)  # the notebooks around earlier attempts at training
+    inside, earlier = marks[0]["training"]["seconds"], marks[0]["training"]["earlier_seconds"]
+    lost_around = max(marks[0]["lost_seconds"] - earlier, 0.0)  # the notebooks around earlier attempts at training
     lost = lost_around + sum(mark["lost_seconds"] for mark in marks[1:]) + run.lost_seconds()
     total = sum(mark["seconds"] for mark in marks) + run.elapsed_seconds() + earlier + lost
     parts = {part: inside[part] for part in ("data", "warmup", "train", "validation")}

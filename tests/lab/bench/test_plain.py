@@ -10,10 +10,9 @@ import torch
 from small import small_recipe
 
 from pgolf_core.lab.bench.measures import SlidingArm
-from pgolf_core.lab.bench.plain import plain_newton_schulz, plain_sliding_nats
+from pgolf_core.lab.bench.plain import plain_sliding_nats
 from pgolf_core.lab.bench.step import StepArm, one_micro_batch
 from pgolf_core.network.score import score
-from pgolf_core.training.optim import newton_schulz
 
 CPU = torch.device("cpu")
 SWITCHES = [
@@ -68,13 +67,6 @@ def test_both_arms_agree_in_bfloat16_as_far_as_its_rounding_goes() -> None:
     moved = sum((fast[name] - start[name]).square().sum() for name in fast)
     apart = sum((fast[name] - plain[name]).square().sum() for name in fast)
     assert apart < 0.15**2 * moved
-
-
-@pytest.mark.parametrize("shape", [(3, 16, 16), (2, 8, 24), (2, 24, 8)])
-def test_one_matrix_at_a_time_is_what_a_stack_gives(shape: tuple[int, ...]) -> None:
-    stack = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
-    plain = torch.stack([plain_newton_schulz(matrix, 5, torch.float32) for matrix in stack])
-    torch.testing.assert_close(newton_schulz(stack, 5, torch.float32), plain, atol=1e-5, rtol=1e-4)
 
 
 def test_the_plain_sliding_score_has_the_same_nats_at_every_target() -> None:

@@ -276,7 +276,7 @@ def test_all_seven_notebooks_run_on_a_fetched_dataset_and_the_report_names_the_n
         str(ROOT / "tests/helpers/tiny.toml"), (f"model.vocab_size={VOCAB}",), data=NAME, runs_dir=tmp_path / "runs",
         name="tiny", cache_dir=tmp_path,
     )  # fmt: skip
-    summary = record(request, [1], progress=False)
+    summary = record(request, [1])
     assert "normalised text" in (summary.parent / "report.md").read_text()
     rows = {row.check: row for row in verify(summary.parent, How(tmp_path))}
     rows.pop("seed 1: the text is the track's")  # it is not: the tiny recipe is on the local track

@@ -137,7 +137,7 @@ def test_a_stopped_run_writes_its_checkpoint_says_how_to_go_on_and_does(tmp_path
     monkeypatch.setattr("pgolf_core.lab.record.folder.open_dataset", lambda name, cache_dir=None: DATASET)
     monkeypatch.setattr(notebooks, "STAGES", [*notebooks.STAGES[:1], notebooks.STAGES[-1]])
     request = RunRequest(str(tmp_path / "toy.toml"), runs_dir=tmp_path / "runs")
-    notebooks.record(request, [1], notebooks_dir=tmp_path / "notebooks", progress=False)
+    notebooks.record(request, [1], notebooks_dir=tmp_path / "notebooks")
     assert (folder / "executed.txt").read_text() == 2 * "toy 01_data_and_metric\n" + "toy 07_report\n"
 
 

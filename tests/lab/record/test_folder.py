@@ -129,15 +129,11 @@ def test_fresh_never_deletes_a_folder_that_is_no_run(toy):
     assert (toy.folder / "thesis.txt").read_text() == "mine"
 
 
-def test_a_stage_is_done_with_its_mark_its_result_and_agreeing_hashes(toy, monkeypatch):
+def test_a_stage_is_done_with_its_mark_and_its_result(toy):
     run = toy.open(seed=1)
     assert not runs.stage_is_done(run, "03_train")
     finish(run, "03_train")
     assert runs.stage_is_done(run, "03_train")
-    with monkeypatch.context() as patch:
-        patch.setattr(runs, "core_sha256", lambda: "c" * 64)
-        with pytest.raises(UserError, match=r"seed1: the core \(pgolf_core/.* changed since 03_train was run; --fresh"):
-            runs.stage_is_done(run, "03_train")
     (run.folder / "weights-averaged.safetensors").unlink()
     assert not runs.stage_is_done(run, "03_train")
     with pytest.raises(UserError, match="unknown stage '03'; known: 01_data_and_metric, "):

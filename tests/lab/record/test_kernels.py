@@ -1,21 +1,21 @@
-"""Kernels that are forked: what they find imported, where and in which environment they run, how they end."""
+"""Kernels that are forked: what they find imported, where and in which environment they run, how they end.
+
+pytest tests/lab/record/test_kernels.py (test_command.py has what becomes of one whose runner is killed)
+"""
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
+from ranks import ended
 
 from pgolf_core.lab.record import kernels
 
 pytestmark = pytest.mark.skipif(not kernels.CAN_FORK, reason="kernels are forked on Linux alone")
 RUNNER = """
-import asyncio, os, sys, tempfile
+import asyncio, os, tempfile
 from pathlib import Path
 from pgolf_core.lab.record import kernels
 
@@ -27,16 +27,15 @@ print(os.getcwd(), os.environ.get("ONLY_HERE"), "torch" in sys.modules, "pgolf_c
 
 async def main():
     with tempfile.TemporaryDirectory() as scratch:
-        manager = kernels.OwnKernelManager(kernel_name="some kernel of the user's")
-        manager.transport, manager.ip = "ipc", str(Path(scratch) / "kernel")
-        await manager.start_kernel(env={**os.environ, "ONLY_HERE": "yes"}, cwd=scratch)
+        manager = kernels.kernel_manager(Path(scratch))
+        await manager.start_kernel(
+            env={**os.environ, "ONLY_HERE": "yes"}, cwd=scratch, extra_arguments=["--log-level=50"]
+        )
         client = manager.client()
         client.start_channels()
         await client.wait_for_ready(timeout=120)
         await client.execute_interactive(CODE, timeout=60)
         print("scratch", os.path.realpath(scratch), flush=True)
-        if sys.argv[1] == "die":
-            os.kill(os.getpid(), 9)
         await manager.shutdown_kernel(now=True)
         print("alive", await manager.is_alive())
 
@@ -45,29 +44,11 @@ asyncio.run(main())
 """
 
 
-def run(how: str) -> tuple[int, list[str], str]:
-    done = subprocess.run([sys.executable, "-c", RUNNER, how], capture_output=True, text=True, timeout=300)
-    return done.returncode, done.stdout.split(), done.stderr
-
-
-def gone(pid: int) -> bool:
-    stat = Path(f"/proc/{pid}/stat")
-    return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
-
-
 def test_a_forked_kernel_has_the_large_imports_alone_its_folder_and_environment_and_ends_when_told():
-    status, said, errors = run("end")
-    assert status == 0, errors
+    done = subprocess.run([sys.executable, "-c", RUNNER], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.split()
     folder, only_here, torch, package, method, leads, pid = said[:7]
     assert (only_here, torch, package, method, leads) == ("yes", "True", "False", "fork", "True")
     assert folder == said[8] and said[9:] == ["alive", "False"]
-    assert gone(int(pid)) and "leaked" not in errors
-
-
-def test_a_kernel_ends_with_its_runner_even_if_that_is_killed():
-    status, said, _ = run("die")
-    assert status == -signal.SIGKILL
-    pid, t_end = int(said[6]), time.monotonic() + 20
-    while not gone(pid) and time.monotonic() < t_end:
-        time.sleep(0.1)
-    assert gone(pid), os.kill(pid, signal.SIGKILL)
+    assert ended(int(pid)) and "leaked" not in done.stderr

@@ -21,14 +21,7 @@ from small import small_recipe
 
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.record import launch
-from pgolf_core.lab.record.launch import (
-    first_failure,
-    last_step,
-    processes_of,
-    set_processes,
-    torchrun_command,
-    train_with_torchrun,
-)
+from pgolf_core.lab.record.launch import last_step, processes_of, set_processes, torchrun_command, train_with_torchrun
 from pgolf_core.training.checkpoint import load_tensors
 from pgolf_core.training.runlog import training_curve
 
@@ -51,12 +44,12 @@ def test_the_number_of_processes_is_kept_in_the_seeds_folder(tmp_path: Path) -> 
         processes_of(run)
 
 
-@pytest.mark.parametrize(("text", "count"), [("1", 1), ("2", 2), ("2:2", 2), ("1:4", 0), ("two", 0), ("0", 0)])
-def test_the_number_of_hosts_is_torchruns_own_variable_and_cannot_change(monkeypatch, text: str, count: int) -> None:
-    monkeypatch.setenv("PET_NNODES", text)
-    if count:
-        assert launch.hosts() == count
-    else:
+def test_the_number_of_hosts_is_torchruns_own_variable_and_cannot_change(monkeypatch) -> None:
+    for text in ("1", "2", "2:2"):
+        monkeypatch.setenv("PET_NNODES", text)
+        assert launch.hosts() == int(text[0])
+    for text in ("1:4", "two", "0"):
+        monkeypatch.setenv("PET_NNODES", text)
         with pytest.raises(UserError, match=f"PET_NNODES={text}: give the number of hosts"):
             launch.hosts()
 
@@ -153,7 +146,7 @@ def test_a_rank_that_was_killed_is_named_before_those_that_lost_it() -> None:
     failures = {0: failed(1, 5, told), 1: failed(-9, 6), 2: failed(-15, 4), 3: failed(1, 4)}
     failures, found = {**failures, 4: failed(-6, 3, told), 5: failed(-6, 7)}, []
     while failures:
-        found.append(first_failure(failures))
+        found.append(launch.first_failure(failures))
         del failures[found[-1]["rank"]]
     assert [(one["rank"], one["reason"]) for one in found] == [
         (1, "was killed by SIGKILL (out of memory?)"), (4, "failed: ValueError: x"), (3, "ended with status 1"),

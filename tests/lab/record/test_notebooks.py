@@ -6,15 +6,14 @@ pytest tests/lab/record/test_notebooks.py (tests/lab/record/test_command.py has 
 from __future__ import annotations
 
 import json
-import os
-import signal
+import multiprocessing
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
 import pytest
-from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from toy_notebooks import DATASET, WORK, write_toys
 
@@ -53,7 +52,7 @@ def in_no_time(toy: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> dict[st
     """Stages that are finished without a kernel, unless the dict that this returns has an error for them."""
     errors: dict[str, Exception] = {}
 
-    def run_notebook(run: runs.Run, stage: str, parameters: dict, **options: object) -> None:
+    def run_notebook(run: runs.Run, stage: str, parameters: dict, *options: object) -> None:
         with open(run.recipe_folder / "executed.txt", "a") as log:
             log.write(f"{run.folder.name} {stage}\n")
         (run.folder / "notebooks").mkdir(exist_ok=True)
@@ -73,7 +72,7 @@ def run_one(toy: SimpleNamespace, stage: str, work: str, **parameters: object) -
     write_toys(toy.place, {stage: work})
     run = locate_run(RunRequest(**(vars(toy.request) | {"seed": 1})))
     given = toy.request.parameters([1]) | parameters
-    notebooks.run_notebook(run, stage, given, notebooks_dir=toy.place / "notebooks")
+    notebooks.run_notebook(run, stage, given, notebooks.StopRequest(), time.time(), toy.place / "notebooks")
     return run.folder / "notebooks" / f"{stage}.ipynb"
 
 
@@ -121,7 +120,7 @@ def test_a_stage_that_leaves_no_mark_or_no_summary_ends_the_record(toy, in_no_ti
     monkeypatch.setattr(notebooks, "SUMMARY_FILE", "another.json")
     with pytest.raises(notebooks.RunFailed, match=r"07_report finished without writing .*another\.json"):
         toy.record([1])
-    monkeypatch.setattr(notebooks, "run_notebook", lambda *arguments, **options: None)
+    monkeypatch.setattr(notebooks, "run_notebook", lambda *arguments: None)
     with pytest.raises(notebooks.RunFailed, match=r"03_train ended without writing .*weights-averaged"):
         toy.record([2])
 
@@ -160,25 +159,11 @@ def test_seeds_must_be_given_and_differ(toy, seeds):
     [
         (PapermillExecutionError(3, 4, "", "ValueError", "the grid\nhas a hole", []), "ValueError: the grid"),
         (PapermillExecutionError(3, 4, "", "UserError", "toy.toml: no key", []), "toy.toml: no key"),
-        (DeadKernelError("Kernel died"), "its Python process died (out of memory, or a crash)"),
         (TimeoutError(), "TimeoutError"),
     ],
 )
 def test_a_failure_is_one_line_and_a_users_mistake_speaks_for_itself(error, line):
     assert notebooks._failure(error) == line
-
-
-def test_where_ctrl_c_is_ignored_a_run_says_so_and_leaves_it_ignored(capsys):
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with notebooks.StopRequest().watching() as stop:
-            assert f"Ctrl-C is ignored in the background; `kill {os.getpid()}`" in capsys.readouterr().err
-            assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-            os.kill(os.getpid(), signal.SIGTERM)
-        with pytest.raises(notebooks.Stopped, match="SIGTERM"):
-            stop.check()
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 # ---------------------------------------------------------------------- real kernels
@@ -213,7 +198,7 @@ def test_a_cell_that_exits_with_status_zero_is_a_failure_whatever_an_earlier_mar
     mark.write_text("{}")
     with pytest.raises(notebooks.RunFailed, match=r"03_train ended without finish_stage \(did a cell call sys.exit"):
         run_one(toy, "03_train", "import sys\nsys.exit(0)")
-    assert not mark.exists()
+    assert not mark.exists() and not multiprocessing.active_children(), "no kernel outlives its notebook"
 
 
 def test_a_kernel_that_dies_is_reported_with_its_cell(toy):

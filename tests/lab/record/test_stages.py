@@ -83,17 +83,21 @@ def test_packing_over_the_cap_says_what_a_packed_script_would_do(honest: Path, m
         assert ("set script=packed" in str(caught.value)) == is_said and str(caught.value).count("\n") == 1
 
 
-def test_another_script_than_the_packed_one_is_not_scored(honest: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [({"code_bytes": 7}, "is not the script that 05_quantize counted"), ({"strange": 7}, "unknown key 'strange'")],
+)
+def test_another_script_than_the_packed_one_or_a_damaged_ledger_is_one_line(
+    honest: Path, tmp_path: Path, wrong: dict, message: str
+) -> None:
     copied = shutil.copytree(honest, tmp_path / honest.name)
-    change(copied / "seed1" / "ledger.json", code_bytes=7)
+    change(copied / "seed1" / "ledger.json", **wrong)
     run = dataclasses.replace(run_of(honest, 1), folder=copied / "seed1", recipe_folder=copied)
-    with pytest.raises(UserError, match=r"is not the script that 05_quantize counted"):
+    with pytest.raises(UserError, match=message):
         stages.write_result(run, *(stages.score_packed(run, 32, progress=False) for _ in range(2)))
 
 
-def test_a_damaged_ledger_is_one_line_that_names_it(honest: Path, tmp_path: Path) -> None:
-    copied = shutil.copytree(honest, tmp_path / honest.name)
-    change(copied / "seed1" / "ledger.json", strange=7)
-    run = dataclasses.replace(run_of(honest, 1), folder=copied / "seed1", recipe_folder=copied)
-    with pytest.raises(UserError, match=r"ledger\.json: unknown key 'strange'"):
-        stages.write_result(run, *(stages.score_packed(run, 32, progress=False) for _ in range(2)))
+def test_the_ranks_of_all_hosts_are_in_a_seeds_result(honest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_of(honest, 1)
+    monkeypatch.setenv("PET_NNODES", "3")
+    assert stages.write_result(run, *(stages.score_packed(run, 32, progress=False) for _ in range(2))).ranks == 3
