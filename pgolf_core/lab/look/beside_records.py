@@ -1,8 +1,7 @@
 """What notebooks 02 to 05 set beside a run: its record's recipe, the techniques of all five, the published figures.
 
-Tables and curves only; nothing here decides anything. The run's own recipe is always the column OWN, the others have
-their record's name. Published runs had other data, another size and other machines: what is set side by side here is
-compared in shape, never as a race.
+The run's own recipe is always the column OWN, the others have their record's name. Published runs had other data,
+another size and other machines: what stands side by side here is compared in shape, never as a race.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import pandas as pd
 from pgolf_core.lab.compare.records import RECORDS, UNITS, Published, load_published, record_of, seeds_table
 from pgolf_core.lab.look.n02_network import base_in_force
 from pgolf_core.lab.recipes.settings import flatten
+from pgolf_core.lab.shared.plots import Series
 from pgolf_core.network.grid import GRIDS
 from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.recipe import Model, Quant, Recipe, to_dict
@@ -25,7 +25,6 @@ OWN = "this recipe"
 MOST_POINTS = 40
 """Points of a run's own curve beside a published one, which has few."""
 NOTES = "papers/techniques"
-Series = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -47,14 +46,13 @@ class Record:
 
 def record_behind(recipe_name: str) -> Record | None:
     """The record that a recipe (a name, or a path ending in .toml) descends from, or None: then nothing is compared."""
-    name = record_of(recipe_name)
-    if name is None:
+    if (name := record_of(recipe_name)) is None:
         return None
     return Record(name, load_recipe(name), load_recipe(f"{name}-as-run"), load_published(name))
 
 
 def beside(settings: Recipe, record: Record | None) -> dict[str, Recipe]:
-    """{OWN: the run's recipe, record's name: its full-size recipe}, the first alone where there is no record."""
+    """The run's recipe and, where there is a record, its full-size recipe."""
     return {OWN: settings} | ({record.name: record.recipe} if record else {})
 
 
@@ -79,10 +77,8 @@ NOTE_OF = {
 
 def technique_states(settings: Recipe) -> dict[str, str]:
     """{technique: its value in a recipe, in a few words; empty where it is off}, in the order of NOTE_OF."""
-    m, optim, average, quant, score = (
-        settings.model, settings.optim, settings.average, settings.quant, settings.eval
-    )  # fmt: skip
-    head, layers = m.model_dim // m.num_heads, m.num_layers
+    m, optim, average, quant = settings.model, settings.optim, settings.average, settings.quant
+    head, layers, score = m.model_dim // m.num_heads, m.num_layers, settings.eval
     frozen = ", frozen" if optim.ve_frozen else ""
     stretch = base_in_force(m, settings.data.seq_len) / m.rope_base
     rotary = f"{m.rope_dims} of {head} dims" + (f", base × {stretch:.2f}" if stretch != 1 else "")
@@ -167,10 +163,8 @@ def _written(value: Any) -> str:
 
 
 def formula_table(config: Model, num_tokens: int) -> pd.DataFrame:
-    """Which terms of notebook 02's formulas this network has, at sequences of `num_tokens`: term, on, here.
-
-    `here` says what the term is in this network, or what remains of the formula without it.
-    """
+    """Which terms of notebook 02's formulas this network has, at sequences of `num_tokens`: columns term, on, and here:
+    what the term is in this network, or what remains of the formula without it."""
     layers, head, base = config.num_layers, config.model_dim // config.num_heads, base_in_force(config, num_tokens)
     stretched = f"stretched from {config.rope_base:,.0f}" if base > config.rope_base * (1 + 1e-9) else "not stretched"
     turned = f"base {base:,.0f}, {stretched}"
@@ -207,9 +201,7 @@ def _runs(label: str, own: Mapping[str, float], published: Published | None) -> 
 
 def steps_table(label: str, own: Mapping[str, float], published: Published | None) -> pd.DataFrame:
     """The run `label` and every published seed: steps, milliseconds a step, tokens, tokens per parameter, raw bpb.
-
-    `own` has steps, seconds (of training), tokens, parameters and raw_bpb (of raw weights at the end).
-    """
+    `own` has steps, seconds (of training), tokens, parameters and raw_bpb (of raw weights at the end)."""
     mine = {key: own[key] for key in ("steps", "tokens", "parameters")} | {"raw": own["raw_bpb"]}
     runs = _runs(label, mine | {"ms_per_step": 1000 * own["seconds"] / max(own["steps"], 1)}, published)
     return pd.DataFrame({
@@ -224,27 +216,26 @@ def curve_panels(
 ) -> dict[str, Series]:
     """Panels for `plots.curves`, over the share of the run's own steps: a record's curves, and the run's of that kind.
 
-    {y label: {line: (share, value)}}. Left out is the first `skip_share` of the steps, whose fall would flatten the
-    rest, and a published curve that has fewer than two points after it; the run's own is thinned. `train` and `val` are
-    the tables of `n03_training.metrics_tables`.
+    Left out is the first `skip_share` of the steps, whose fall would flatten the rest, and a published curve that has
+    fewer than two points after it; the run's own is thinned. `train` and `val` are those of `n03_training`.
     """
     panels: dict[str, Series] = {}
     last = {seed.seed: seed.steps for seed in published.seeds}
-    own = {"train loss": ("training loss", train["loss"], train), "val bpb": ("validation", val["bpb"], val)}
-    for what, (words, values, table) in own.items():
-        lines: Series = {}
+    own = {"train loss": ("training loss", "loss", train), "val bpb": ("validation", "bpb", val)}
+    for what, (words, column, table) in own.items():
+        lines: dict[str, tuple[Any, Any]] = {}
         for curve in published.curves:
             end = max(*last.values(), curve.steps[-1]) if curve.seed is None else last[curve.seed]
-            share = np.array(curve.steps) / end
-            late = share > skip_share
+            late = np.array(curve.steps) > skip_share * end
             if curve.what == what and late.sum() > 1:
-                lines[curve.label] = (share[late], np.array(curve.values)[late])
+                lines[curve.label] = np.array(curve.steps)[late] / end, np.array(curve.values)[late]
         if lines:
-            share = (table["step"] / train["step"].iloc[-1]).to_numpy()
-            kept = np.flatnonzero(share > skip_share)
-            kept = kept[np.unique(np.linspace(0, len(kept) - 1, min(len(kept), MOST_POINTS)).astype(int))]
+            rows = table.assign(share=table["step"] / train["step"].iloc[-1])
+            rows = rows[rows["share"] > skip_share]
+            rows = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MOST_POINTS)).astype(int))]
             panels[f"{published.name}: {words} ({UNITS[what]})"] = lines
-            panels[f"this run: {words} ({UNITS[what]})"] = {"this run": (share[kept], values.to_numpy()[kept])}
+            own_line = rows["share"].to_numpy(), rows[column].to_numpy()
+            panels[f"this run: {words} ({UNITS[what]})"] = {"this run": own_line}
     return panels
 
 
@@ -288,9 +279,7 @@ def records_with_rule(quant: Quant) -> list[str]:
 
 def bytes_table(label: str, own: Mapping[str, int], published: Published | None, cap_bytes: int) -> pd.DataFrame:
     """The run's file and every published seed's: bytes of model and code, their total, share of the cap, bits a weight.
-
-    `own` has model, code, total, cap and parameters. Published files count against `cap_bytes`.
-    """
+    `own` has model, code, total, cap and parameters; published files count against `cap_bytes`."""
     mine = {key: own[key] for key in ("model", "code", "total", "cap", "parameters")}
     table = _runs(label, mine, published).fillna({"cap": cap_bytes})
     table["share of the cap"] = table["total"] / table["cap"]
@@ -299,11 +288,8 @@ def bytes_table(label: str, own: Mapping[str, int], published: Published | None,
 
 
 def loss_table(label: str, own: Mapping[str, float], published: Published | None) -> pd.DataFrame:
-    """bpb of raw weights, of averaged ones as trained, and of the packed file, with what lies between them.
-
-    Standard windows throughout. No record measured its averaged weights before packing; of those without a standard
-    score of the packed file nothing can be said (NaN).
-    """
+    """bpb of raw weights, of averaged ones as trained, and of the packed file by standard windows, with what lies
+    between them. No record measured its averaged weights before packing, and not all the packed file (NaN)."""
     table = _runs(label, {key: own[key] for key in ("raw", "averaged", "packed")}, published)
     table["packed - averaged"] = table["packed"] - table["averaged"]
     table["packed - raw"] = table["packed"] - table["raw"]

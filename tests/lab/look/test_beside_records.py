@@ -1,7 +1,4 @@
-"""What the notebooks set beside a run: techniques, settings, curves and figures of the five published records.
-
-pytest tests/lab/look/test_beside_records.py
-"""
+"""What the notebooks set beside a run: techniques, settings, curves and figures of the five published records."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What notebook 02 computes, against the core itself and against slow loops.
-
-pytest tests/lab/look/test_n02_network.py
-"""
+"""What notebook 02 computes, against the core itself and against slow loops."""
 
 from __future__ import annotations
 
@@ -112,10 +109,10 @@ def test_alternatives_shrink_from_fp16_to_int6_and_an_exception_counts_in_the_re
     assert all(changed[row] == plain[row] for row in plain if row != "this recipe")
 
 
-def test_the_shape_table_has_one_column_per_network():
-    table = analysis.shape_table({"a": TINY, "b": SHAPES["pr315"]}, {"a": 8, "b": 2048})
-    assert table.loc["rotary base in force at T", "b"] == "22,082" and table.loc["layers with XSA", "a"] == "3, 4"
-    assert table.loc["rotary base in force at T", "a"] == "10,000"
+def test_the_shape_says_which_layers_have_what_and_the_base_in_force():
+    tiny, record = analysis.shape_of(TINY, 8), analysis.shape_of(SHAPES["pr315"], 2048)
+    assert tiny["layers with XSA"] == "3, 4" and tiny["rotary base in force at T"] == "10,000"
+    assert record["rotary base in force at T"] == "22,082" and tiny.keys() == record.keys()
 
 
 def test_blocks_run_by_hand_along_the_wiring_table_give_the_trunk(model: GPT):

@@ -1,7 +1,4 @@
-"""What notebook 05 computes, against the packer itself, slow loops and cases worked out by hand.
-
-pytest tests/lab/look/test_n05_packing.py
-"""
+"""What notebook 05 computes, against the packer itself, slow loops and cases worked out by hand."""
 
 from __future__ import annotations
 
@@ -63,8 +60,8 @@ def test_a_grid_s_number_of_codes_covers_all_that_it_ever_uses(name: str) -> Non
     q, _ = quantise_tensor(torch.linspace(-40, 40, 40_000).reshape(4, -1), grid)
     shapes, names = {"blocks.0.mlp.fc.weight": (4, 10_000)}, {"blocks.0.mlp.fc.weight": name}
     used = {int(code) for code in q.unique()}
-    assert used <= set(analysis._codes_of(grid).tolist())
-    assert analysis.grid_table(shapes, names)["codes"].item() >= len(used) >= len(analysis._codes_of(grid)) - 1
+    assert used <= set(analysis.codes_of(grid).tolist())
+    assert analysis.grid_table(shapes, names)["codes"].item() >= len(used) >= len(analysis.codes_of(grid)) - 1
 
 
 def test_the_floor_makes_small_rows_coarse_and_cheap_and_leaves_large_rows_alone() -> None:
@@ -181,13 +178,10 @@ def test_a_model_that_is_all_halves_has_its_tables_too(tmp_path) -> None:
 
 
 def test_what_comes_back_from_the_file_is_the_dequantised_weights_and_any_other_bit_is_named(packed: tuple) -> None:
-    _, state = packed
-    assert analysis.unpack_mismatches(WEIGHTS, GRID_NAMES, state) == []
-    name = "blocks.1.mlp.fc.weight"
-    spoiled = state | {name: torch.nextafter(state[name], torch.tensor(9.0))}
-    assert analysis.unpack_mismatches(WEIGHTS, GRID_NAMES, spoiled) == [name]
-    fewer = {key: value for key, value in state.items() if key != name}
-    assert analysis.unpack_mismatches(WEIGHTS, GRID_NAMES, fewer) == [name]
+    expected, name = analysis.expected_weights(WEIGHTS, GRID_NAMES, QUANT), "blocks.1.mlp.fc.weight"
+    spoiled = packed[1] | {name: torch.nextafter(packed[1][name], torch.tensor(9.0))}
+    fewer = {key: value for key, value in packed[1].items() if key != name}
+    assert [analysis.mismatches(expected, state) for state in (packed[1], spoiled, fewer)] == [[], [name], [name]]
 
 
 def test_bits_by_sensitivity_is_the_core_s_rule_in_ascending_order() -> None:

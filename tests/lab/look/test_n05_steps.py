@@ -1,7 +1,4 @@
-"""What notebooks and the plan say of recipes with steps.
-
-pytest tests/lab/look/test_n05_steps.py
-"""
+"""What notebooks and the plan say of recipes with steps."""
 
 from __future__ import annotations
 
@@ -15,7 +12,6 @@ from tiny_steps import CAP, QUANT, tiny_groups
 
 from pgolf_core.lab.export import code_bytes_of
 from pgolf_core.lab.look import n02_network as analysis_model
-from pgolf_core.lab.look import n04_averaging as analysis_averaging
 from pgolf_core.lab.look import n05_packing as analysis_packing
 from pgolf_core.lab.look.beside_records import records_with_rule, rule_table
 from pgolf_core.lab.plan import bytes as plan_bytes
@@ -32,10 +28,11 @@ SHAPES = {name: tuple(w.shape) for name, w in tiny_state().items()}
 def test_a_file_of_steps_is_worked_out_again_bit_for_bit_from_weights_and_multiplier(tmp_path: Path):
     ledger = pack(tiny_state(), MODEL, QUANT, tmp_path / "m", sensitivity=tiny_groups(), **CAP)
     grids, state = grid_names_for(SHAPES, QUANT), unpack(tmp_path / "m")[1]
-    expected = analysis_packing.stepped_weights(tiny_state(), grids, tiny_groups(), ledger.steps["multiplier"])
-    assert analysis_packing.unpack_mismatches(tiny_state(), grids, state, expected) == []
+    multiplier = ledger.steps["multiplier"]
+    expected = analysis_packing.expected_weights(tiny_state(), grids, QUANT, None, tiny_groups(), multiplier)
+    assert analysis_packing.mismatches(expected, state) == []
     state["tok_emb.weight"][0, 0] += 1e-3
-    assert analysis_packing.unpack_mismatches(tiny_state(), grids, state, expected) == ["tok_emb.weight"]
+    assert analysis_packing.mismatches(expected, state) == ["tok_emb.weight"]
 
 
 def test_promised_bits_are_half_the_log_of_arithmetic_over_geometric_mean():
@@ -62,8 +59,7 @@ def test_the_same_bytes_are_offered_as_steps_and_a_recipe_of_steps_is_its_own_ro
 
 
 def test_notebooks_show_named_grids_where_a_recipe_has_steps():
-    named = analysis_averaging.packed_grids(tiny_state(), QUANT)
-    assert named == grid_names_for(SHAPES, recipe.Quant(small_tensor_elements=100))
+    assert analysis_model.on_grids(QUANT) == recipe.Quant(small_tensor_elements=100)
     assert analysis_model.size_estimate(MODEL, QUANT) == analysis_model.size_estimate(
         MODEL, recipe.Quant(small_tensor_elements=100)
     )

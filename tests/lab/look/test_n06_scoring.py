@@ -1,7 +1,4 @@
-"""What notebooks 06 and 07 compute, against slow loops, hand-worked cases and the score itself.
-
-pytest tests/lab/look/test_n06_scoring.py
-"""
+"""What notebooks 06 and 07 compute, against slow loops, hand-worked cases and the score itself."""
 
 from __future__ import annotations
 

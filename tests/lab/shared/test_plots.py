@@ -44,7 +44,6 @@ def every_figure():
         "loss_curves": plots.loss_curves(LOSSES, skip_share=0.1),
         "scatter": plots.scatter({"seed 1337": ([1800, 1900], [1.7, 1.8])}, sizes={"seed 1337": [5, 9]}, **labels),
         "heatmaps": plots.heatmaps({"a": rng.random((4, 4)), "b": np.full((4, 4), np.nan)}, gamma=0.5, **maps),
-        "log heatmaps": plots.heatmaps({"a": rng.random((4, 4))}, log_colour=True, limits=(1e-3, 1), **maps),
         "ledger_bar": plots.ledger_bar(LEDGER, 1000),
         "seed_strip": plots.seed_strip(SCORES, y_label="bits per byte", x_label="score"),
     }  # fmt: skip
