@@ -61,49 +61,39 @@ def beside_all(settings: Recipe) -> dict[str, Recipe]:
     return {OWN: settings} | {name: load_recipe(name) for name in RECORDS}
 
 
-# ---------------------------------------------------------------------- techniques
-
-NOTE_OF = {
-    "smear gate": "smear-gate", "bigram hash": "bigram-hash", "partial rotary": "partial-rope", "LN scale": "ln-scale",
-    "exclusive self-attention": "xsa", "U-Net skips": "unet-skips", "value embedding": "value-embedding",
-    "grouped queries": "grouped-queries", "soft cap on tied logits": "soft-capped-tied-head",
-    "orthogonal start": "initialisation", "Muon": "muon", "EMA": "ema", "SWA": "swa",
-    "quantisation-aware training": "qat", "floor under the scales": "int6-rows-with-a-floor",
-    "clip search": "clip-search", "bits by gradient": "gradient-guided-bits",
-    "zstd on whole bytes": "zstd-on-int-in-int8", "sliding evaluation": "sliding-evaluation",
-}  # fmt: skip
-"""Every technique and its note in papers/techniques, in the order of notebooks 02 to 06."""
-
-
-def technique_states(settings: Recipe) -> dict[str, str]:
-    """{technique: its value in a recipe, in a few words; empty where it is off}, in the order of NOTE_OF."""
+def technique_states(settings: Recipe) -> dict[str, tuple[str, str]]:
+    """{technique: (its note in NOTES, its value in a recipe, in a few words; empty where it is off)}, as in notebooks
+    02 to 06."""
     m, optim, average, quant = settings.model, settings.optim, settings.average, settings.quant
     head, layers, score = m.model_dim // m.num_heads, m.num_layers, settings.eval
     frozen = ", frozen" if optim.ve_frozen else ""
     stretch = base_in_force(m, settings.data.seq_len) / m.rope_base
     rotary = f"{m.rope_dims} of {head} dims" + (f", base × {stretch:.2f}" if stretch != 1 else "")
+    grouped = m.num_kv_heads < m.num_heads and f"{m.num_heads} heads, {m.num_kv_heads} keys"
+    floored = _parts_on(quant, lambda grid: grid.scale_floor * grid.levels > 0.5)
+    sliding = score.stride < score.seq_len and f"{score.stride} of {score.seq_len:,}"
     states = {
-        "smear gate": m.smear != "off" and f"{m.smear} the norm",
-        "bigram hash": m.bigram_rows and f"{m.bigram_rows:,} × {m.bigram_dim}",
-        "partial rotary": (m.rope_dims < head or stretch != 1) and rotary,
-        "LN scale": m.ln_scale and "1/sqrt(l+1)",
-        "exclusive self-attention": m.xsa_last_n and f"layers {_exclusive_layers(m)}",
-        "U-Net skips": layers > 1 and f"{layers // 2}",
-        "value embedding": m.ve_dim and f"width {m.ve_dim}, layers {_span(m.ve_layers)}{frozen}",
-        "grouped queries": m.num_kv_heads < m.num_heads and f"{m.num_heads} heads, {m.num_kv_heads} keys",
-        "soft cap on tied logits": f"{m.logit_softcap:g}",
-        "orthogonal start": m.init == "orthogonal" and "yes",
-        "Muon": f"lr {optim.matrix_lr:g}, decay {optim.muon_wd:g} {optim.muon_wd_order} the step",
-        "EMA": average.kind == "ema" and f"decay {average.ema_decay:g}",
-        "SWA": average.kind == "swa" and f"below m = {average.swa_start:g}, every {average.swa_every_steps}",
-        "quantisation-aware training": _qat(settings),
-        "floor under the scales": _parts_on(quant, lambda grid: grid.scale_floor * grid.levels > 0.5),
-        "clip search": _parts_on(quant, lambda grid: len(grid.clip_quantiles) > 1),
-        "bits by gradient": quant.allocation == "gradient" and "5, 6 or 7 bits",
-        "zstd on whole bytes": f"level {quant.zstd_level}",
-        "sliding evaluation": score.stride < score.seq_len and f"{score.stride} of {score.seq_len:,}",
+        "smear gate": ("smear-gate", m.smear != "off" and f"{m.smear} the norm"),
+        "bigram hash": ("bigram-hash", m.bigram_rows and f"{m.bigram_rows:,} × {m.bigram_dim}"),
+        "partial rotary": ("partial-rope", (m.rope_dims < head or stretch != 1) and rotary),
+        "LN scale": ("ln-scale", m.ln_scale and "1/sqrt(l+1)"),
+        "exclusive self-attention": ("xsa", m.xsa_last_n and f"layers {_exclusive_layers(m)}"),
+        "U-Net skips": ("unet-skips", layers > 1 and f"{layers // 2}"),
+        "value embedding": ("value-embedding", m.ve_dim and f"width {m.ve_dim}, layers {_span(m.ve_layers)}{frozen}"),
+        "grouped queries": ("grouped-queries", grouped),
+        "soft cap on tied logits": ("soft-capped-tied-head", f"{m.logit_softcap:g}"),
+        "orthogonal start": ("initialisation", m.init == "orthogonal" and "yes"),
+        "Muon": ("muon", f"lr {optim.matrix_lr:g}, decay {optim.muon_wd:g} {optim.muon_wd_order} the step"),
+        "EMA": ("ema", average.kind == "ema" and f"decay {average.ema_decay:g}"),
+        "SWA": ("swa", average.kind == "swa" and f"below m = {average.swa_start:g}, every {average.swa_every_steps}"),
+        "quantisation-aware training": ("qat", _qat(settings)),
+        "floor under the scales": ("int6-rows-with-a-floor", floored),
+        "clip search": ("clip-search", _parts_on(quant, lambda grid: len(grid.clip_quantiles) > 1)),
+        "bits by gradient": ("gradient-guided-bits", quant.allocation == "gradient" and "5, 6 or 7 bits"),
+        "zstd on whole bytes": ("zstd-on-int-in-int8", f"level {quant.zstd_level}"),
+        "sliding evaluation": ("sliding-evaluation", sliding),
     }
-    return {name: state or "" for name, state in states.items()}
+    return {name: (note, state or "") for name, (note, state) in states.items()}
 
 
 def _span(layers: Sequence[int]) -> str:
@@ -131,20 +121,24 @@ def _parts_on(quant: Quant, wanted: Callable[[Any], bool]) -> str:
     if quant.allocation == "gradient":  # attention, MLP and bigram; the other tables keep their grid
         by_gradient = [f"int{bits}_row_clip" for bits in (5, 6, 7)]
         names |= {"attention": by_gradient, "MLP": by_gradient}
-    found = {part: [GRIDS[name] for name in grids if name in GRIDS] for part, grids in names.items()}
-    return ", ".join(part for part, grids in found.items() if any(map(wanted, grids)))
+    return ", ".join(
+        part for part, grids in names.items() if any(wanted(GRIDS[name]) for name in grids if name in GRIDS)
+    )
 
 
 def technique_table(recipes: Mapping[str, Recipe]) -> pd.DataFrame:
-    """One row a technique, one column a recipe with the technique's value or `off`, and the note that explains it."""
-    states = pd.DataFrame({label: technique_states(one) for label, one in recipes.items()}).replace("", "off")
-    notes = [f"{NOTE_OF[name]}.md" for name in states.index]
-    return states.assign(**{f"note in {NOTES}": notes}).rename_axis("technique")
+    """One row a technique, one column a recipe with its value or `off`, and the note that explains it."""
+    states = {label: technique_states(one) for label, one in recipes.items()}
+    table = pd.DataFrame(
+        {label: {name: state or "off" for name, (_, state) in one.items()} for label, one in states.items()}
+    )
+    notes = [f"{note}.md" for note, _ in next(iter(states.values())).values()]
+    return table.assign(**{f"note in {NOTES}": notes}).rename_axis("technique")
 
 
 def techniques_on(settings: Recipe) -> list[str]:
     """Names of the techniques that a recipe has."""
-    return [name for name, state in technique_states(settings).items() if state]
+    return [name for name, (_, state) in technique_states(settings).items() if state]
 
 
 def differences(recipes: Mapping[str, Recipe], sections: Sequence[str] = ()) -> pd.DataFrame:
@@ -181,9 +175,6 @@ def formula_table(config: Model, num_tokens: int) -> pd.DataFrame:
     ]  # fmt: skip
     said = [(term, bool(on), there if on else f"off: {otherwise}") for term, on, there, otherwise in rows]
     return pd.DataFrame(said, columns=["term", "on", "here"])
-
-
-# ---------------------------------------------------------------------- training
 
 
 def _runs(label: str, own: Mapping[str, float], published: Published | None) -> pd.DataFrame:
@@ -245,9 +236,6 @@ def first_losses(published: Published, train: pd.DataFrame, steps: int = 6) -> p
     rows |= {one.label: pd.Series(one.values, one.steps) for one in published.curves if one.what == "train loss"}
     table = pd.DataFrame(rows).T.reindex(columns=range(1, steps + 1)).add_prefix("step ")
     return table.dropna(how="all").rename_axis("run")
-
-
-# ---------------------------------------------------------------------- packing
 
 
 def rule_table(recipes: Mapping[str, Recipe]) -> pd.DataFrame:

@@ -2,8 +2,8 @@
 
 Whether anybody is there to move a control is what the request to run the cell says: a front end allows the kernel to
 ask questions (`allow_stdin` of the messaging protocol's execute_request), papermill, nbclient and nbconvert do not.
-Without one no widget is made at all, so an executed notebook holds an ordinary image and no widget state. With one the
-output also holds the default as an image, which is what an export to HTML shows: widgets do not outlive their kernel.
+Without one no widget is made, and an executed notebook holds an ordinary image. With one the output also holds the
+default as an image, for exports to HTML: widgets do not outlive their kernel.
 """
 
 from __future__ import annotations

@@ -79,9 +79,6 @@ def _two_panels(height: float, title: str, paint: Callable[..., None], *argument
     return fig
 
 
-# ---------------------------------------------------------------------- 02: heads
-
-
 class Heads(Drawing):
     """Attention of one head on the first validation tokens: of any recipe before training, of any seed trained here."""
 
@@ -193,9 +190,6 @@ def _paint_head(left: Axes, right: Axes, weights: np.ndarray, pieces: list[str],
     right.legend(loc="best")
 
 
-# ---------------------------------------------------------------------- 05: rounding
-
-
 class Rounding(Drawing):
     """One matrix rounded one way: its grid, what its codes take and how far the weights move."""
 
@@ -301,9 +295,6 @@ def _paint_rounding(
     right.yaxis.set_major_formatter("{x:g}")
     right.yaxis.set_minor_formatter(NullFormatter())
     right.legend(loc="best")
-
-
-# ---------------------------------------------------------------------- 06: windows
 
 
 class Windows(Drawing):

@@ -39,9 +39,6 @@ FLOPS_PER_LOGIT = 1600
 """What a logit costs beside its product (soft cap, exponential, memory) in operations of a matrix product, on a CPU."""
 
 
-# ---------------------------------------------------------------------- which targets
-
-
 def affordable_targets(num_targets: int, parameters: int, vocab_size: int, seq_len: int, device_type: str) -> int:
     """How many targets to score, from the split's start: all, or the whole windows that SCORING_FLOPS pays for. A rule
     of sizes, not of measured time: two machines of a kind score the same targets."""
@@ -110,9 +107,6 @@ def paired_difference(one: Score, other: Score) -> tuple[float, float]:
     return one.bpb - other.bpb, bits_per_byte(error, one.bytes)
 
 
-# ---------------------------------------------------------------------- how much each step counts
-
-
 def qat_since(qat: recipe.QAT, rates: Sequence[float]) -> int | None:
     """The first step (1, 2, ...) that was taken with rounding in the forward pass, or None.
 
@@ -163,9 +157,6 @@ def average_numbers(weights: pd.DataFrame) -> dict[str, float]:
     }
 
 
-# ---------------------------------------------------------------------- raw and averaged
-
-
 def blend(raw: Weights, averaged: Weights, place: float) -> dict[str, Tensor]:
     """Weights on the line through both: raw at place 0, averaged at 1, and beyond."""
     return {name: torch.lerp(tensor, averaged[name], place) for name, tensor in raw.items()}
@@ -208,9 +199,6 @@ def _about(name: str, tensor: Tensor) -> dict[str, object]:
 
 def _is_matrix(name: str, tensor: Tensor) -> bool:
     return tensor.ndim == 2 and name.endswith(".weight")  # skip_weights and resid_mix are stacks of vectors
-
-
-# ---------------------------------------------------------------------- rounding
 
 
 def matrix_grids(weights: Weights, quant: recipe.Quant) -> dict[str, Grid]:
@@ -273,15 +261,10 @@ def fake_differs_from_packed(weights: Weights, grids: Mapping[str, Grid]) -> lis
     return [name for name, grid in grids.items() if not torch.equal(fake_quantise(weights[name], grid), packed[name])]
 
 
-# ---------------------------------------------------------------------- quantisation-aware training
-
-
 @dataclasses.dataclass(frozen=True)
 class QatProbe:
     """One batch through the network in training mode, with and without rounding in the forward pass."""
 
-    covered: int
-    """Tensors that are rounded in the forward pass."""
     plain_loss: float
     """Nats per token of the weights as they are."""
     qat_loss: float
@@ -289,7 +272,8 @@ class QatProbe:
     rounded_loss: float
     """Nats per token of weights that were rounded beforehand; equal to qat_loss."""
     cosines: pd.DataFrame
-    """Columns tensor, kind, layer, is_matrix, elements, cosine: between the gradients with and without rounding."""
+    """Columns tensor, kind, layer, is_matrix, elements, cosine (between the gradients with and without rounding): a row
+    for every tensor that is rounded in the forward pass."""
 
 
 def probe_qat(
@@ -300,7 +284,7 @@ def probe_qat(
     span = torch.from_numpy(tokens[: rows * seq_len + 1].astype(np.int64)).to(next(model.parameters()).device)
     batch, model = (span[:-1].view(rows, -1), span[1:].view(rows, -1)), copy.deepcopy(model).train()
     plain_loss, plain = _loss_and_gradients(model, *batch, autocast)
-    covered = model.set_fake_grids(dict(grids))
+    model.set_fake_grids(dict(grids))
     qat_loss, through = _loss_and_gradients(model, *batch, autocast)
     modules = model.named_modules()
     inside = {f"{name}.weight": part.weight for name, part in modules if getattr(part, "grid", None) is not None}
@@ -311,7 +295,7 @@ def probe_qat(
     rounded_loss, _ = _loss_and_gradients(model, *batch, autocast)
     cosines = [F.cosine_similarity(plain[name].flatten(), through[name].flatten(), dim=0).item() for name in inside]
     table = pd.DataFrame([_about(name, weight) for name, weight in inside.items()]).assign(cosine=cosines)
-    return QatProbe(covered, plain_loss, qat_loss, rounded_loss, table)
+    return QatProbe(plain_loss, qat_loss, rounded_loss, table)
 
 
 def _loss_and_gradients(model: GPT, inputs: Tensor, targets: Tensor, autocast: str) -> tuple[float, dict[str, Tensor]]:

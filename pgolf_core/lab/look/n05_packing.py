@@ -38,8 +38,6 @@ UNCAPPED_BYTES = 2**40
 MOST_DRAWN = 400_000
 """Weights of one part that a histogram needs; more of them change no pixel."""
 
-# ---------------------------------------------------------------------- grids
-
 
 def part_of(name: str) -> str:
     """The part of the network that a tensor belongs to, as the packer tells them apart: all of attention is one."""
@@ -126,11 +124,11 @@ def grids_beside(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """`grid_table`s of several networks as one: rows part and grid, its codes and floor, then tensors and the share of
     the weights in each network (0 where it has none such)."""
     known = pd.concat(tables.values()).drop_duplicates(["part", "grid"]).set_index(["part", "grid"])
-    columns = {("grid", "codes"): known["codes"], ("grid", "floor"): known["floor"]}
+    columns = {("grid", column): known[column] for column in ("codes", "floor")}
     for label, table in tables.items():
-        counts = table.set_index(["part", "grid"])
-        columns[label, "tensors"] = counts["tensors"].reindex(known.index).fillna(0).astype(int)
-        columns[label, "weights"] = (counts["weights"] / counts["weights"].sum()).reindex(known.index).fillna(0)
+        counts = table.set_index(["part", "grid"])[["tensors", "weights"]].reindex(known.index, fill_value=0)
+        columns[label, "tensors"] = counts["tensors"]
+        columns[label, "weights"] = counts["weights"] / counts["weights"].sum()
     return pd.DataFrame(columns).sort_index(level="part", sort_remaining=False, kind="stable")
 
 
@@ -152,9 +150,6 @@ def exception_table(shapes: Mapping[str, tuple[int, ...]], quant: recipe.Quant) 
         left = [name for name in left if name not in names]
         rows.append((pattern, grid, len(names), sum(math.prod(shapes[name]) for name in names)))
     return pd.DataFrame(rows, columns=["pattern", "grid", "tensors", "weights"])
-
-
-# ---------------------------------------------------------------------- the ledger
 
 
 def tensor_table(ledger: Ledger) -> pd.DataFrame:
@@ -241,9 +236,6 @@ def mismatches(expected: Mapping[str, Tensor], unpacked: Mapping[str, Tensor]) -
         for name in expected.keys() | unpacked.keys()
         if name not in expected or name not in unpacked or not torch.equal(expected[name], unpacked[name])
     )
-
-
-# ---------------------------------------------------------------------- sensitivity, rate and distortion
 
 
 def bits_by_sensitivity(sensitivity: Mapping[str, float]) -> pd.DataFrame:

@@ -235,7 +235,7 @@ def test_a_grid_that_no_artifact_holds_can_be_looked_at(grid: str):
     weights, (packed, trained) = weights_of(settings), grids_of(settings)
     assert {each.name for each in trained.values()} == {grid}
     probe, _, _ = probe_of(settings, trained)
-    assert probe.covered > 0 and probe.qat_loss == probe.rounded_loss != probe.plain_loss
+    assert len(probe.cosines) and probe.qat_loss == probe.rounded_loss != probe.plain_loss
     gap = averaging.grid_gap(weights, trained, packed)
     assert len(gap) and not gap["kind"].isin(["token embedding", "bigram table"]).any()
 
@@ -265,7 +265,7 @@ def test_rounding_in_the_forward_pass_is_rounding_beforehand_and_leaves_the_netw
     settings = RECIPES[name]
     probe, model, weights = probe_of(settings, averaging.matrix_grids(weights_of(settings), settings.quant))
     assert probe.qat_loss == probe.rounded_loss != probe.plain_loss
-    assert probe.covered == len(probe.cosines) > 0 and "tok_emb.weight" not in set(probe.cosines["tensor"])
+    assert len(probe.cosines) and "tok_emb.weight" not in set(probe.cosines["tensor"])
     assert probe.cosines["cosine"].between(-1.0001, 1.0001).all() and probe.cosines["cosine"].mean() > 0.5
     assert not model.training and all(p.grad is None for p in model.parameters())
     assert all(torch.equal(p, weights[one]) for one, p in model.named_parameters())
@@ -274,7 +274,7 @@ def test_rounding_in_the_forward_pass_is_rounding_beforehand_and_leaves_the_netw
 
 def test_without_grids_nothing_is_rounded():
     probe, _, _ = probe_of(RECIPES["small"], {})
-    assert probe.covered == 0 and probe.cosines.empty
+    assert probe.cosines.empty
     assert probe.plain_loss == probe.qat_loss == probe.rounded_loss
 
 
