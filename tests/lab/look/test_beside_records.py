@@ -34,7 +34,7 @@ OFF = {
 @pytest.mark.parametrize("name", RECORDS)
 def test_a_records_column_has_the_published_number_of_parameters(name: str):
     record = analysis.record_behind(f"local-{name}")
-    assert record.name == name and record.title == f"PR {name[2:]}"
+    assert (record.name, record.title) == (name, f"PR {name[2:]}")
     assert num_parameters(record.recipe.model) == record.published.parameters
     assert list(analysis.beside(load_recipe(f"local-{name}"), record)) == [analysis.OWN, name]
 
@@ -153,12 +153,9 @@ def test_the_steps_table_has_the_run_and_every_seed():
     assert len(analysis.steps_table("mine", own, None)) == 1
 
 
-def test_a_records_packing_rule_is_found_again_in_its_local_recipe_and_is_nobody_elses():
+def test_a_records_packing_rule_is_its_local_recipes_and_nobody_elses_and_shows_gradients_and_exceptions():
     found = {name: analysis.records_with_rule(load_recipe(f"local-{name}").quant) for name in RECORDS}
     assert found == {name: [name] for name in RECORDS}
-
-
-def test_the_rule_table_shows_bits_by_gradient_where_they_rule_and_counts_exceptions():
     table = analysis.rule_table(RECORD_RECIPES)
     assert table.loc["MLP", ["pr332", "pr531"]].tolist() == ["int5, int6 or int7_row_clip", "int5_row_nofloor"]
     assert table.loc["by name (patterns)", ["pr315", "pr531", "pr534"]].tolist() == ["0", "1", "2"]

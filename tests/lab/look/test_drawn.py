@@ -33,9 +33,6 @@ def windows_over(targets: int) -> drawn.Windows:
     return drawn.Windows(measured, Score(1.7, 2.0, 1.0, targets, targets, 9, 32, 8, 2.0, np.zeros(targets, np.float32)))
 
 
-# ---------------------------------------------------------------------- 02
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A toy recipe with one trained seed; the run that notebook 02 opens."""
@@ -148,8 +145,6 @@ def test_the_mean_by_distance_is_the_mean_of_what_lies_so_far_back() -> None:
         assert row.weight == pytest.approx(np.mean(inside))
 
 
-# ---------------------------------------------------------------------- 05
-
 SIZES = {"tok_emb": (64, 16, 1.0), "blocks.0.mlp.fc": (40, 30, 0.02), "blocks.10.mlp.fc": (40, 30, 0.3)}
 MATRICES = {
     f"{name}.weight": scale * torch.randn(rows, columns, generator=torch.Generator().manual_seed(rows + columns))
@@ -199,9 +194,6 @@ def test_one_step_rounds_to_its_multiples(rounding: drawn.Rounding) -> None:
 def test_a_network_without_any_matrix_on_a_grid_still_has_matrices_to_round(rounding: drawn.Rounding) -> None:
     made = drawn.Rounding(MATRICES, dict.fromkeys(MATRICES, "fp16"))
     assert made.options == rounding.options and made.default["bits"] == 6
-
-
-# ---------------------------------------------------------------------- 06
 
 
 def test_a_plan_says_its_cost(plan: drawn.Windows) -> None:

@@ -67,10 +67,7 @@ def test_newton_schulz_moves_singular_values_by_the_scalar_map(shape: tuple[int,
         assert np.allclose(values, expected, atol=2e-3), done
     assert np.isclose(np.linalg.norm(path[0]), 1, atol=1e-5)
     assert all((np.diff(values) <= 0).all() for values in path)
-
-
-def test_the_quintics_slope_at_zero_is_a_power_of_its_first_coefficient():
-    for done, (x, y) in training.scalar_map(4, points=1_000_001).items():
+    for done, (x, y) in training.scalar_map(4, points=1_000_001).items():  # a power of the first coefficient at zero
         assert y[0] == 0 and y[1] / x[1] == pytest.approx(3.4445**done, rel=1e-6)
 
 
@@ -96,9 +93,8 @@ def test_the_optimiser_table_holds_every_parameter_once_with_the_recipes_rates(n
     settings = RECIPES[name]
     shapes = parameter_shapes(settings.model)
     table = training.optimizer_table(shapes, settings.optim).set_index("group")
-    assert table["count"].sum() == len(shapes)
+    assert table["count"].sum() == len(shapes) and table["share"].sum() == pytest.approx(1)
     assert table["parameters"].sum() == sum(math.prod(shape) for shape in shapes.values())
-    assert table["share"].sum() == pytest.approx(1)
     assert table.loc["block matrices", ["optimiser", "learning rate"]].tolist() == ["muon", settings.optim.matrix_lr]
     assert table.loc["token embedding", "learning rate"] == settings.optim.embed_lr
     frozen = table.loc[table["optimiser"] == "frozen", "tensors"].tolist()
@@ -168,16 +164,14 @@ def test_the_log_of_a_real_run_gives_its_tables_and_numbers(tmp_path: Path):
     assert numbers["clipped steps (share)"] == (steps["grad_norm"] > 0.3).mean()
 
 
-def test_a_validation_that_a_killed_run_repeats_counts_once():
-    lines = (("val", 0, 9.0), ("train", 1, 5.0), ("val", 0, 4.0))
-    steps, val = training.metrics_tables({"kind": kind, "step": step, "loss": loss} for kind, step, loss in lines)
-    assert val["loss"].tolist() == [4.0] and steps["loss"].tolist() == [5.0]
-
-
-def test_numbers_of_a_run_of_one_step():
-    numbers = training.run_numbers(
-        pd.DataFrame([{"step": 1, "tokens": 64, "seconds": 2.0, "grad_norm": 0.1}]), 8, 64, 0
+def test_a_validation_that_a_killed_run_repeats_counts_once_and_a_run_may_have_one_step():
+    seen = {"tokens": 64, "seconds": 2.0, "grad_norm": 0.1}
+    lines = (("val", 0, 9.0, {}), ("train", 1, 5.0, seen), ("val", 0, 4.0, {}))
+    steps, val = training.metrics_tables(
+        {"kind": kind, "step": n, "loss": loss} | more for kind, n, loss, more in lines
     )
+    assert val["loss"].tolist() == [4.0] and steps["loss"].tolist() == [5.0]
+    numbers = training.run_numbers(steps, 8, 64, 0.0)
     assert numbers["median step (s)"] == 2.0 and numbers["clipped steps (share)"] == 0.0
 
 
