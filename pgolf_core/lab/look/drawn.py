@@ -150,8 +150,7 @@ class Heads(Drawing):
             return self._own if recipe == OWN else build_model(small, seed=0).eval()
         if weights not in (known := self.fitting(recipe)["weights"]):
             raise UserError(f"{recipe} has no weights '{weights}'; there are: {', '.join(known)}")
-        folder = folder / f"seed{re.sub('[^0-9]', '', weights)}"
-        recorded = recorded_recipe(folder)
+        recorded = recorded_recipe(folder := folder / f"seed{re.sub('[^0-9]', '', weights)}")
         if recorded.model != settings.model or recorded.data.dataset != self._run.dataset.name:
             raise UserError(f"{folder.name} of {recipe} was trained as another network or on other data than this run")
         return network_with(settings.model, load_tensors(folder / AVERAGED_WEIGHTS)[0]).eval()

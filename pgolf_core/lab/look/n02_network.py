@@ -34,9 +34,6 @@ KINDS = (
 """Pattern of a parameter's name and its kind; the first match wins."""
 
 
-# ---------------------------------------------------------------------- shape, parameters, bytes
-
-
 def tensor_kind(name: str) -> str:
     """The kind of a parameter by its name in the state dict."""
     return next(kind for pattern, kind in KINDS if re.match(pattern, name))
@@ -135,9 +132,6 @@ def size_alternatives(config: recipe.Model, quant: recipe.Quant) -> dict[str, di
     return {label: {part: row.get(part, 0) for part in parts} for label, row in rows.items()}
 
 
-# ---------------------------------------------------------------------- the start, predicted
-
-
 def initial_sizes(config: recipe.Model) -> dict[str, float]:
     """Root mean squares at initialisation, in expectation: the first stream, and the last state after its norm.
 
@@ -203,20 +197,17 @@ def _inputs_of(model: GPT, ids: Tensor, layer: int) -> tuple[Block, Tensor]:
     return block, block.normed(block.mix(*model.trunk(ids, stop=layer)))
 
 
-# ---------------------------------------------------------------------- on real tokens
-
-
 def bigram_collisions(tokens: np.ndarray, rows: int) -> dict[str, float]:
     """How pairs of neighbouring tokens share the hashed table: distinct pairs, rows used, pairs per used row, and the
     share of occurrences whose pair is the most frequent one of its row."""
-    pairs = pd.DataFrame({"previous": tokens[:-1], "current": tokens[1:]}).astype(np.int64).value_counts().reset_index()
-    hashed = ((BIGRAM_HASH[0] * pairs["current"]) ^ (BIGRAM_HASH[1] * pairs["previous"])) % (rows - 1)
-    largest = pairs["count"].groupby(hashed).max()
+    pairs, counts = np.unique(tokens[:-1].astype(np.int64) << 32 | tokens[1:], return_counts=True)
+    hashed = ((BIGRAM_HASH[0] * (pairs & 0xFFFFFFFF)) ^ (BIGRAM_HASH[1] * (pairs >> 32))) % (rows - 1)
+    largest = pd.Series(counts).groupby(hashed).max()
     return {
         "distinct pairs": len(pairs),
         "rows used": len(largest),
         "pairs per used row": len(pairs) / len(largest),
-        "share of its row's most frequent pair": float(largest.sum() / pairs["count"].sum()),
+        "share of its row's most frequent pair": float(largest.sum() / counts.sum()),
     }
 
 
@@ -308,9 +299,6 @@ def residual_profile(model: GPT, ids: Tensor) -> pd.DataFrame:
         added = block.attn_scale * seen[block.attn][1], block.mlp_scale * seen[block.mlp][1]
         rows.append([x.float().square().mean().sqrt().item() for x in (enters, *added, leaves)])
     return pd.DataFrame(rows, columns=["enters", "attention adds", "MLP adds", "leaves"]).rename_axis("layer")
-
-
-# ---------------------------------------------------------------------- rotary embedding
 
 
 def base_in_force(config: recipe.Model, num_tokens: int) -> float:

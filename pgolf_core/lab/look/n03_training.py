@@ -57,13 +57,10 @@ class Probe:
 def probe_gradients(
     settings: recipe.Recipe, seed: int, train_paths: Sequence[Path], max_tokens: int = PROBE_TOKENS
 ) -> Probe:
-    """Take PROBE_STEPS of the recipe's own steps from the seed's initial weights, then one more gradient.
-
-    Batches are the first of the training stream, cut to `max_tokens` (at least one sequence). Nothing is kept.
-    """
-    data = settings.data
-    rows = max(1, min(data.batch_tokens, max_tokens) // data.seq_len)
-    data = dataclasses.replace(data, batch_tokens=rows * data.seq_len, spans_per_step=1)
+    """Take PROBE_STEPS of the recipe's own steps from the seed's initial weights, then one more gradient. Batches are
+    the first of the training stream, cut to `max_tokens` (at least one sequence). Nothing is kept."""
+    rows = max(1, min(settings.data.batch_tokens, max_tokens) // settings.data.seq_len)
+    data = dataclasses.replace(settings.data, batch_tokens=rows * settings.data.seq_len, spans_per_step=1)
     device = machine.pick_device()
     model = build_model(settings.model, seed).to(device)
     optimizers = Optimizers(model, settings.optim)
@@ -101,10 +98,8 @@ def newton_schulz_path(matrix: Tensor, steps: int, dtype: torch.dtype) -> list[n
 
 
 def scalar_map(steps: int, points: int = 400) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """What each iteration has done to a singular value x in [0, 1] so far: {iterations: (x, value)}.
-
-    The quintic acts on singular values alone: U S V^T becomes U (aS + bS^3 + cS^5) V^T.
-    """
+    """What each iteration has done to a singular value x in [0, 1] so far: {iterations: (x, value)}. The quintic acts
+    on singular values alone: U S V^T becomes U (aS + bS^3 + cS^5) V^T."""
     a, b, c = NEWTON_SCHULZ_COEFFICIENTS
     x = np.linspace(0.0, 1.0, points)
     values = itertools.accumulate(range(steps), lambda y, _: a * y + b * y**3 + c * y**5, initial=x)

@@ -19,14 +19,7 @@ from torch import Tensor
 
 from pgolf_core.base import device as machine
 from pgolf_core.lab.look.n02_network import on_grids, tensor_kind
-from pgolf_core.network.grid import (
-    GRIDS,
-    Grid,
-    dequantise,
-    fake_quantise,
-    grid_names_for,
-    quantise_tensor,
-)
+from pgolf_core.network.grid import GRIDS, Grid, dequantise, fake_quantise, grid_names_for, quantise_tensor
 from pgolf_core.network.model import GPT
 from pgolf_core.network.score import Score, bits_per_byte
 from pgolf_core.recipes import recipe
@@ -108,11 +101,9 @@ def paired_difference(one: Score, other: Score) -> tuple[float, float]:
 
 
 def qat_since(qat: recipe.QAT, rates: Sequence[float]) -> int | None:
-    """The first step (1, 2, ...) that was taken with rounding in the forward pass, or None.
-
-    `rates` are the logged multipliers of steps 1, 2, ...: the schedule's, times late QAT's factor once it is on. The
-    factor is at most one, so the first logged value below the threshold is the schedule's own crossing.
-    """
+    """The first step (1, 2, ...) that was taken with rounding in the forward pass, or None. `rates` are the logged
+    multipliers of the steps: late QAT's factor in them is at most one, so the first value below the threshold is the
+    schedule's own crossing."""
     threshold = {"always": math.inf, "late": qat.threshold}.get(qat.kind, -math.inf)
     return next((step for step, rate in enumerate(rates, 1) if rate < threshold), None)
 
@@ -126,10 +117,8 @@ def schedule_multipliers(qat: recipe.QAT, rates: Sequence[float]) -> np.ndarray:
 
 
 def step_weights(average: recipe.Average, multipliers: Sequence[float]) -> pd.DataFrame:
-    """Columns step, weight: how much the weights after each step count in the average; they sum to one.
-
-    Step 0 are the initial weights. `multipliers` are the schedule's learning-rate multipliers of steps 1, 2, ...
-    """
+    """Columns step, weight: how much the weights after each step (0: the initial ones) count in the average; they sum
+    to one. `multipliers` are the schedule's learning-rate multipliers of steps 1, 2, ..."""
     last = len(multipliers)
     steps = np.arange(last + 1)
     if average.kind == "ema":
@@ -214,12 +203,10 @@ def on_grid(w: Tensor, grid: Grid) -> Tensor:
 
 
 def grid_gap(weights: Weights, trained: Mapping[str, Grid], packed: Mapping[str, str]) -> pd.DataFrame:
-    """How far QAT's rounding is from the packer's, one row per kind of linear matrix and pair of grids.
-
-    Columns kind, trained on, packed on, matrices, other (share of weights that come back more than half a packed step
-    away from where training saw them), distance (norm of the difference over the norm of the weights). Matrices that
-    both round alike are left out, and so are tables, which QAT never rounds.
-    """
+    """How far QAT's rounding is from the packer's, one row per kind of linear matrix and pair of grids: columns kind,
+    trained on, packed on, matrices, other (share of weights that come back more than half a packed step away from where
+    training saw them), distance (norm of the difference over the norm of the weights). Matrices that both round alike
+    are left out, and so are tables, which QAT never rounds."""
     rows = []
     for name, grid in trained.items():
         w, own = weights[name], GRIDS.get(packed[name])

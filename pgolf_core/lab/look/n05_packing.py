@@ -65,10 +65,8 @@ def weights_by_part(weights: Mapping[str, Tensor], grids: Mapping[str, str]) -> 
 
 
 def grid_lines(weights: Mapping[str, Tensor], grids: Mapping[str, str], part: str) -> np.ndarray:
-    """Values of the grid under a part's weights, at the scale of its median row, as far as the weights reach.
-
-    `grids` must hold one grid for all of the part's tensors that are on any.
-    """
+    """Values of the one grid that all of a part's tensors on any are on, at the scale of its median row, as far as the
+    weights reach."""
     names = [name for name in _gridded(grids) if part_of(name) == part]
     (grid,) = {GRIDS[grids[name]] for name in names}
     scale = float(torch.cat([quantise_tensor(weights[name], grid)[1] for name in names]).float().median())
@@ -78,12 +76,10 @@ def grid_lines(weights: Mapping[str, Tensor], grids: Mapping[str, str], part: st
 
 
 def floor_effect(weights: Mapping[str, Tensor], grids: Mapping[str, str]) -> pd.DataFrame:
-    """What the floor under the scales does, one row per part: its tensors on their grid, with the floor and without.
-
-    Columns: rows_at_floor (share of rows whose clip / levels lies below the floor), step (of the median row, weight
-    units), codes_used (most that one tensor uses), bits and bits_without (order-0 entropy per weight), rms and
-    rms_without (rounding error, weight units).
-    """
+    """What the floor under the scales does, one row per part: its tensors on their grid, with the floor and without:
+    rows_at_floor (share of rows whose clip / levels lies below the floor), step (of the median row, weight units),
+    codes_used (most that one tensor uses), bits and bits_without (order-0 entropy per weight), rms and rms_without
+    (rounding error, weight units)."""
     rows = []
     for name in _gridded(grids):
         grid, w = GRIDS[grids[name]], weights[name]
@@ -153,26 +149,19 @@ def exception_table(shapes: Mapping[str, tuple[int, ...]], quant: recipe.Quant) 
 
 
 def tensor_table(ledger: Ledger) -> pd.DataFrame:
-    """One row per tensor, most bytes first: name, part, grid, shape, weights, stored and scales (bytes), share, bits.
-
-    `bits` is stored bits per weight, scales included.
-    """
-    table = pd.DataFrame(ledger.tensors)
+    """One row per tensor, most bytes first: name, part, grid, shape, weights, stored and scales (bytes), share of the
+    file, and bits: stored ones per weight, scales included."""
+    table = pd.DataFrame(ledger.tensors).rename(columns={"elements": "weights"})
     table["stored"], table["scales"] = stored_and_scales(table, ledger.fp16_bytes, ledger.scales_bytes)
-    table["part"] = table["name"].map(part_of)
-    whole = table["stored"] + table["scales"]
-    table["share"], table["bits"] = whole / ledger.file_bytes, 8 * whole / table["elements"]
-    table = table.rename(columns={"elements": "weights"}).loc[whole.sort_values(ascending=False, kind="stable").index]
+    table["part"], whole = table["name"].map(part_of), table["stored"] + table["scales"]
+    table["share"], table["bits"] = whole / ledger.file_bytes, 8 * whole / table["weights"]
     columns = ["name", "part", "grid", "shape", "weights", "stored", "scales", "share", "bits"]
-    return table[columns].reset_index(drop=True)
+    return table.loc[whole.sort_values(ascending=False, kind="stable").index, columns].reset_index(drop=True)
 
 
 def coder_table(ledger: Ledger) -> pd.DataFrame:
-    """One row per grid: weights, raw, entropy and stored bytes, bits per weight, and the coder's loss.
-
-    entropy is what an ideal coder needs that knows how often each tensor uses each code (order 0); loss is what zstd
-    takes above it. Below zero means that zstd found more than frequencies.
-    """
+    """One row per grid: weights, raw, entropy (of an ideal coder that knows how often each tensor uses each code) and
+    stored bytes, bits per weight, and what zstd takes above the entropy: below zero it found more than frequencies."""
     table = pd.DataFrame(ledger.tensors).assign(tensors=1)
     sums = table.groupby("grid")[["tensors", "elements", "raw_bytes", "entropy_bytes"]].sum()
     stored = table.dropna(subset="compressed_bytes").groupby("grid")["compressed_bytes"].sum()
@@ -183,18 +172,16 @@ def coder_table(ledger: Ledger) -> pd.DataFrame:
 
 
 def promised_bits(groups: Mapping[str, Groups], names: Iterable[str]) -> pd.DataFrame:
-    """Bits a weight that steps by sensitivity save by the theory, mean of each part: rows and columns against one step
-    for the matrix. `attrs["whole"]` is all of it, differences between matrices included, against one step for all.
-
-    Half the log of the arithmetic over the geometric mean, with the floor that the allocation has.
-    """
+    """Bits a weight that steps by sensitivity save by the theory (half the log of the arithmetic over the geometric
+    mean, with the allocation's floor), mean of each part: rows and columns against one step for the matrix.
+    `attrs["whole"]` is all of it, differences between matrices included, against one step for all."""
     rows, logs, values, counts = [], 0.0, 0.0, 0
     for name in names:
-        if groups[name].mean <= 0:
+        if (found := groups[name]).mean <= 0:
             continue
-        floored = [np.maximum(v / v.mean(), allocation.FLOOR) for v in (groups[name].rows, groups[name].cols)]
-        saved = [0.5 * float(np.log2(v.mean()) - np.log2(v).mean()) for v in floored]
-        size, mean = len(floored[0]) * len(floored[1]), groups[name].mean * float(floored[0].mean() * floored[1].mean())
+        r, c = (np.maximum(v / v.mean(), allocation.FLOOR) for v in (found.rows, found.cols))
+        saved = [0.5 * float(np.log2(v.mean()) - np.log2(v).mean()) for v in (r, c)]
+        size, mean = len(r) * len(c), found.mean * float(r.mean() * c.mean())
         rows.append({"part": part_of(name), "rows": saved[0], "columns": saved[1]})
         logs, values, counts = logs + size * (math.log2(mean) - 2 * sum(saved)), values + size * mean, counts + size
     table = pd.DataFrame(rows, columns=["part", "rows", "columns"]).groupby("part", sort=False).mean()
@@ -275,27 +262,21 @@ def packing_choices(
 
 
 def rate_distortion(
-    weights: Mapping[str, Tensor],
-    model: recipe.Model,
-    choices: Mapping[str, Choice],
-    bpb_of: Callable[[dict[str, Tensor]], float],
-    groups: Mapping[str, Groups] | None = None,
+    weights: Mapping[str, Tensor], model: recipe.Model, choices: Mapping[str, Choice],
+    bpb_of: Callable[[dict[str, Tensor]], float], groups: Mapping[str, Groups] | None = None,
     hessians: Hessians | None = None,
-) -> pd.DataFrame:
-    """Pack the same weights in every way: real file bytes, bits per weight, rounding error and bpb of what comes back.
-
-    bits and rms (root mean square rounding error, relative to the weights' own rms) are over attention and MLP matrices
-    on a grid; NaN where there are none. `bpb_of` scores weights; the first row is the unrounded ones.
-    """
+) -> pd.DataFrame:  # fmt: skip
+    """Pack the same weights in every way: real file bytes, bits per weight, rounding error and bpb (by `bpb_of`) of
+    what comes back; the first row is the unrounded ones. bits and rms (rounding error relative to the weights' own rms)
+    are over attention and MLP matrices on a grid; NaN where there are none."""
     unrounded = bpb_of({**weights})
     rows: list[tuple[Any, ...]] = [("float32, not packed", np.nan, 32.0, 0.0, unrounded)]
-    statistics = dict(groups) if groups is not None else None
     with tempfile.TemporaryDirectory(prefix="pgolf-") as folder:
         path = Path(folder) / ARTIFACT
         for label, (quant, bits) in choices.items():
             ledger = pack(
-                {**weights}, model, quant, path, bits=bits, sensitivity=statistics, hessians=hessians, code_bytes=0,
-                cap_bytes=UNCAPPED_BYTES,
+                {**weights}, model, quant, path, bits=bits, sensitivity=dict(groups) if groups else None,
+                hessians=hessians, code_bytes=0, cap_bytes=UNCAPPED_BYTES,
             )  # fmt: skip
             _, state = unpack(path)
             blocks = [row for row in ledger.tensors if row["grid"] != "fp16" and ".blocks." in f".{row['name']}"]

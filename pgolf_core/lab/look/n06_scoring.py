@@ -51,22 +51,18 @@ def context_shares(windows: np.ndarray) -> pd.DataFrame:
     begins, ends = windows[:, 1] - windows[:, 0], windows[:, 2] - windows[:, 0]
     last = 2 ** np.arange(int(ends.max() - 1).bit_length() + 1)
     reached = np.array([np.clip(np.minimum(ends, context) - begins, 0, None).sum() for context in last])
-    return pd.DataFrame(
-        {"first": np.minimum(last // 2 + 1, last), "last": last, "share": np.diff(reached, prepend=0) / reached[-1]}
-    )
+    return pd.DataFrame({"first": last // 2 + 1, "last": last, "share": np.diff(reached, prepend=0) / reached[-1]})
 
 
 def bpb_by_context(nats: np.ndarray, target_bytes: np.ndarray, contexts: np.ndarray) -> pd.DataFrame:
-    """bpb of the targets with 1, 2, 3-4, 5-8, … tokens of context; columns first, last, middle, targets, bpb, share.
-
-    middle is the geometric mean of first and last; share is the bin's part of all nats.
-    """
+    """bpb of the targets with 1, 2, 3-4, 5-8, … tokens of context; columns first, last, middle (their geometric mean),
+    targets, bpb, share (of all nats)."""
     bins = np.ceil(np.log2(contexts)).astype(np.int64)
     rows = []
     for number in np.unique(bins):
         inside = bins == number
         taken, total = _sum(nats[inside]), int(target_bytes[inside].sum())
-        first, last = int(min(2**number // 2 + 1, 2**number)), int(contexts[inside].max())
+        first, last = int(2**number // 2 + 1), int(contexts[inside].max())
         rows.append({
             "first": first, "last": last, "middle": math.sqrt(first * last), "targets": int(inside.sum()),
             "bpb": taken / (math.log(2) * total) if total else math.nan, "share": taken / _sum(nats),
@@ -77,10 +73,8 @@ def bpb_by_context(nats: np.ndarray, target_bytes: np.ndarray, contexts: np.ndar
 def score_by_document(
     documents: pd.DataFrame, tokens: np.ndarray, nats: np.ndarray, target_bytes: np.ndarray, bos_id: int
 ) -> pd.DataFrame:
-    """`documents` (one row each, in the stream's order) with columns nats, bytes and bpb: their shares of one score.
-
-    A document's BOS is a target of its own document; the stream's first BOS is no target and counts nothing.
-    """
+    """`documents` (one row each, in the stream's order) with columns nats, bytes and bpb: their shares of one score. A
+    BOS is a target of its own document; the stream's first BOS is no target and counts nothing."""
     table = documents.reset_index(drop=True)
     for name, values in (("nats", nats.astype(np.float64)), ("bytes", target_bytes)):
         table[name] = sums_by_document(np.concatenate((np.zeros(1, values.dtype), values)), tokens, bos_id)
