@@ -116,7 +116,7 @@ def size_estimate(config: recipe.Model, quant: recipe.Quant) -> dict[str, int]:
 def codes_of(grid: Grid) -> np.ndarray:
     """The codes a grid can use, int64, ascending: all of its range, or the multiples of its step and the ends."""
     codes = np.arange(grid.qmin, grid.qmax + 1)
-    return np.unique(np.clip(np.round(codes / grid.step) * grid.step, grid.qmin, grid.qmax).astype(np.int64))
+    return np.union1d(codes[codes % grid.step == 0], [grid.qmin, grid.qmax])
 
 
 def size_alternatives(config: recipe.Model, quant: recipe.Quant) -> dict[str, dict[str, int]]:

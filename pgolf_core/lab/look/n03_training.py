@@ -233,8 +233,9 @@ def seconds_table(seconds: Mapping[str, float], notebook_seconds: float, earlier
     }  # fmt: skip
     rest = max(notebook_seconds - (sum(seconds.values()) - earlier_seconds), 0.0)
     rows = [(word, "yes" if key == "train" else "no", seconds[key]) for key, word in words.items()]
-    rows.append(("the rest of this notebook", "no", rest))
-    table = pd.DataFrame(rows, columns=["part", "on the clock", "seconds"])
+    table = pd.DataFrame(
+        [*rows, ("the rest of this notebook", "no", rest)], columns=["part", "on the clock", "seconds"]
+    )
     return table.assign(share=table["seconds"] / table["seconds"].sum())
 
 

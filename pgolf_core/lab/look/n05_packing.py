@@ -34,7 +34,6 @@ from pgolf_core.packing.unpack import unpack
 from pgolf_core.recipes import recipe
 
 NO_FLOOR = 1e-12
-UNCAPPED_BYTES = 2**40
 MOST_DRAWN = 400_000
 """Weights of one part that a histogram needs; more of them change no pixel."""
 
@@ -276,7 +275,7 @@ def rate_distortion(
         for label, (quant, bits) in choices.items():
             ledger = pack(
                 {**weights}, model, quant, path, bits=bits, sensitivity=dict(groups) if groups else None,
-                hessians=hessians, code_bytes=0, cap_bytes=UNCAPPED_BYTES,
+                hessians=hessians, code_bytes=0, cap_bytes=2**40,
             )  # fmt: skip
             _, state = unpack(path)
             blocks = [row for row in ledger.tensors if row["grid"] != "fp16" and ".blocks." in f".{row['name']}"]

@@ -1,7 +1,6 @@
 """What notebooks 06 and 07 look at: where a score comes from, what proves it, and the almost-right ways to take it.
 
-Legend: target i of a stream is its token i+1, as in network/score; nats and bytes are arrays [targets] in that
-order. Windows are rows (start, first scored, end).
+Target i of a stream is its token i+1; nats and bytes are arrays [targets]. Windows are rows (start, first scored, end).
 """
 
 from __future__ import annotations
