@@ -143,6 +143,8 @@ def test_the_mean_by_distance_is_the_mean_of_what_lies_so_far_back() -> None:
     for row in table.itertuples():
         inside = [float(maps[q, q - d]) for q in range(8, 16) for d in range(row.first, row.last + 1)]
         assert row.weight == pytest.approx(np.mean(inside))
+    even = drawn._by_distance(torch.ones(16, 16).tril() / torch.arange(1, 17)[:, None])
+    assert even["of_even"].tolist() == pytest.approx([1.0] * len(even))
 
 
 SIZES = {"tok_emb": (64, 16, 1.0), "blocks.0.mlp.fc": (40, 30, 0.02), "blocks.10.mlp.fc": (40, 30, 0.3)}
