@@ -1,8 +1,7 @@
 """What notebooks 02 to 05 set beside a run: its record's recipe, the techniques of all five, the published figures.
 
-Tables and curves only; nothing here decides anything. The run's own recipe is always the column OWN, the others have
-their record's name. Published runs had other data, another size and other machines: what is set side by side here is
-compared in shape, never as a race.
+The run's own recipe is always the column OWN, the others have their record's name. Published runs had other data,
+another size and other machines: what stands side by side here is compared in shape, never as a race.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import pandas as pd
 from pgolf_core.lab.compare.records import RECORDS, UNITS, Published, load_published, record_of, seeds_table
 from pgolf_core.lab.look.n02_network import base_in_force
 from pgolf_core.lab.recipes.settings import flatten
+from pgolf_core.lab.shared.plots import Series
 from pgolf_core.network.grid import GRIDS
 from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.recipe import Model, Quant, Recipe, to_dict
@@ -25,7 +25,6 @@ OWN = "this recipe"
 MOST_POINTS = 40
 """Points of a run's own curve beside a published one, which has few."""
 NOTES = "papers/techniques"
-Series = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -47,14 +46,13 @@ class Record:
 
 def record_behind(recipe_name: str) -> Record | None:
     """The record that a recipe (a name, or a path ending in .toml) descends from, or None: then nothing is compared."""
-    name = record_of(recipe_name)
-    if name is None:
+    if (name := record_of(recipe_name)) is None:
         return None
     return Record(name, load_recipe(name), load_recipe(f"{name}-as-run"), load_published(name))
 
 
 def beside(settings: Recipe, record: Record | None) -> dict[str, Recipe]:
-    """{OWN: the run's recipe, record's name: its full-size recipe}, the first alone where there is no record."""
+    """The run's recipe and, where there is a record, its full-size recipe."""
     return {OWN: settings} | ({record.name: record.recipe} if record else {})
 
 
@@ -63,51 +61,39 @@ def beside_all(settings: Recipe) -> dict[str, Recipe]:
     return {OWN: settings} | {name: load_recipe(name) for name in RECORDS}
 
 
-# ---------------------------------------------------------------------- techniques
-
-NOTE_OF = {
-    "smear gate": "smear-gate", "bigram hash": "bigram-hash", "partial rotary": "partial-rope", "LN scale": "ln-scale",
-    "exclusive self-attention": "xsa", "U-Net skips": "unet-skips", "value embedding": "value-embedding",
-    "grouped queries": "grouped-queries", "soft cap on tied logits": "soft-capped-tied-head",
-    "orthogonal start": "initialisation", "Muon": "muon", "EMA": "ema", "SWA": "swa",
-    "quantisation-aware training": "qat", "floor under the scales": "int6-rows-with-a-floor",
-    "clip search": "clip-search", "bits by gradient": "gradient-guided-bits",
-    "zstd on whole bytes": "zstd-on-int-in-int8", "sliding evaluation": "sliding-evaluation",
-}  # fmt: skip
-"""Every technique and its note in papers/techniques, in the order of notebooks 02 to 06."""
-
-
-def technique_states(settings: Recipe) -> dict[str, str]:
-    """{technique: its value in a recipe, in a few words; empty where it is off}, in the order of NOTE_OF."""
-    m, optim, average, quant, score = (
-        settings.model, settings.optim, settings.average, settings.quant, settings.eval
-    )  # fmt: skip
-    head, layers = m.model_dim // m.num_heads, m.num_layers
+def technique_states(settings: Recipe) -> dict[str, tuple[str, str]]:
+    """{technique: (its note in NOTES, its value in a recipe, in a few words; empty where it is off)}, as in notebooks
+    02 to 06."""
+    m, optim, average, quant = settings.model, settings.optim, settings.average, settings.quant
+    head, layers, score = m.model_dim // m.num_heads, m.num_layers, settings.eval
     frozen = ", frozen" if optim.ve_frozen else ""
     stretch = base_in_force(m, settings.data.seq_len) / m.rope_base
     rotary = f"{m.rope_dims} of {head} dims" + (f", base × {stretch:.2f}" if stretch != 1 else "")
+    grouped = m.num_kv_heads < m.num_heads and f"{m.num_heads} heads, {m.num_kv_heads} keys"
+    floored = _parts_on(quant, lambda grid: grid.scale_floor * grid.levels > 0.5)
+    sliding = score.stride < score.seq_len and f"{score.stride} of {score.seq_len:,}"
     states = {
-        "smear gate": m.smear != "off" and f"{m.smear} the norm",
-        "bigram hash": m.bigram_rows and f"{m.bigram_rows:,} × {m.bigram_dim}",
-        "partial rotary": (m.rope_dims < head or stretch != 1) and rotary,
-        "LN scale": m.ln_scale and "1/sqrt(l+1)",
-        "exclusive self-attention": m.xsa_last_n and f"layers {_exclusive_layers(m)}",
-        "U-Net skips": layers > 1 and f"{layers // 2}",
-        "value embedding": m.ve_dim and f"width {m.ve_dim}, layers {_span(m.ve_layers)}{frozen}",
-        "grouped queries": m.num_kv_heads < m.num_heads and f"{m.num_heads} heads, {m.num_kv_heads} keys",
-        "soft cap on tied logits": f"{m.logit_softcap:g}",
-        "orthogonal start": m.init == "orthogonal" and "yes",
-        "Muon": f"lr {optim.matrix_lr:g}, decay {optim.muon_wd:g} {optim.muon_wd_order} the step",
-        "EMA": average.kind == "ema" and f"decay {average.ema_decay:g}",
-        "SWA": average.kind == "swa" and f"below m = {average.swa_start:g}, every {average.swa_every_steps}",
-        "quantisation-aware training": _qat(settings),
-        "floor under the scales": _parts_on(quant, lambda grid: grid.scale_floor * grid.levels > 0.5),
-        "clip search": _parts_on(quant, lambda grid: len(grid.clip_quantiles) > 1),
-        "bits by gradient": quant.allocation == "gradient" and "5, 6 or 7 bits",
-        "zstd on whole bytes": f"level {quant.zstd_level}",
-        "sliding evaluation": score.stride < score.seq_len and f"{score.stride} of {score.seq_len:,}",
+        "smear gate": ("smear-gate", m.smear != "off" and f"{m.smear} the norm"),
+        "bigram hash": ("bigram-hash", m.bigram_rows and f"{m.bigram_rows:,} × {m.bigram_dim}"),
+        "partial rotary": ("partial-rope", (m.rope_dims < head or stretch != 1) and rotary),
+        "LN scale": ("ln-scale", m.ln_scale and "1/sqrt(l+1)"),
+        "exclusive self-attention": ("xsa", m.xsa_last_n and f"layers {_exclusive_layers(m)}"),
+        "U-Net skips": ("unet-skips", layers > 1 and f"{layers // 2}"),
+        "value embedding": ("value-embedding", m.ve_dim and f"width {m.ve_dim}, layers {_span(m.ve_layers)}{frozen}"),
+        "grouped queries": ("grouped-queries", grouped),
+        "soft cap on tied logits": ("soft-capped-tied-head", f"{m.logit_softcap:g}"),
+        "orthogonal start": ("initialisation", m.init == "orthogonal" and "yes"),
+        "Muon": ("muon", f"lr {optim.matrix_lr:g}, decay {optim.muon_wd:g} {optim.muon_wd_order} the step"),
+        "EMA": ("ema", average.kind == "ema" and f"decay {average.ema_decay:g}"),
+        "SWA": ("swa", average.kind == "swa" and f"below m = {average.swa_start:g}, every {average.swa_every_steps}"),
+        "quantisation-aware training": ("qat", _qat(settings)),
+        "floor under the scales": ("int6-rows-with-a-floor", floored),
+        "clip search": ("clip-search", _parts_on(quant, lambda grid: len(grid.clip_quantiles) > 1)),
+        "bits by gradient": ("gradient-guided-bits", quant.allocation == "gradient" and "5, 6 or 7 bits"),
+        "zstd on whole bytes": ("zstd-on-int-in-int8", f"level {quant.zstd_level}"),
+        "sliding evaluation": ("sliding-evaluation", sliding),
     }
-    return {name: state or "" for name, state in states.items()}
+    return {name: (note, state or "") for name, (note, state) in states.items()}
 
 
 def _span(layers: Sequence[int]) -> str:
@@ -135,20 +121,24 @@ def _parts_on(quant: Quant, wanted: Callable[[Any], bool]) -> str:
     if quant.allocation == "gradient":  # attention, MLP and bigram; the other tables keep their grid
         by_gradient = [f"int{bits}_row_clip" for bits in (5, 6, 7)]
         names |= {"attention": by_gradient, "MLP": by_gradient}
-    found = {part: [GRIDS[name] for name in grids if name in GRIDS] for part, grids in names.items()}
-    return ", ".join(part for part, grids in found.items() if any(map(wanted, grids)))
+    return ", ".join(
+        part for part, grids in names.items() if any(wanted(GRIDS[name]) for name in grids if name in GRIDS)
+    )
 
 
 def technique_table(recipes: Mapping[str, Recipe]) -> pd.DataFrame:
-    """One row a technique, one column a recipe with the technique's value or `off`, and the note that explains it."""
-    states = pd.DataFrame({label: technique_states(one) for label, one in recipes.items()}).replace("", "off")
-    notes = [f"{NOTE_OF[name]}.md" for name in states.index]
-    return states.assign(**{f"note in {NOTES}": notes}).rename_axis("technique")
+    """One row a technique, one column a recipe with its value or `off`, and the note that explains it."""
+    states = {label: technique_states(one) for label, one in recipes.items()}
+    table = pd.DataFrame(
+        {label: {name: state or "off" for name, (_, state) in one.items()} for label, one in states.items()}
+    )
+    notes = [f"{note}.md" for note, _ in next(iter(states.values())).values()]
+    return table.assign(**{f"note in {NOTES}": notes}).rename_axis("technique")
 
 
 def techniques_on(settings: Recipe) -> list[str]:
     """Names of the techniques that a recipe has."""
-    return [name for name, state in technique_states(settings).items() if state]
+    return [name for name, (_, state) in technique_states(settings).items() if state]
 
 
 def differences(recipes: Mapping[str, Recipe], sections: Sequence[str] = ()) -> pd.DataFrame:
@@ -167,10 +157,8 @@ def _written(value: Any) -> str:
 
 
 def formula_table(config: Model, num_tokens: int) -> pd.DataFrame:
-    """Which terms of notebook 02's formulas this network has, at sequences of `num_tokens`: term, on, here.
-
-    `here` says what the term is in this network, or what remains of the formula without it.
-    """
+    """Which terms of notebook 02's formulas this network has, at sequences of `num_tokens`: columns term, on, and here:
+    what the term is in this network, or what remains of the formula without it."""
     layers, head, base = config.num_layers, config.model_dim // config.num_heads, base_in_force(config, num_tokens)
     stretched = f"stretched from {config.rope_base:,.0f}" if base > config.rope_base * (1 + 1e-9) else "not stretched"
     turned = f"base {base:,.0f}, {stretched}"
@@ -189,9 +177,6 @@ def formula_table(config: Model, num_tokens: int) -> pd.DataFrame:
     return pd.DataFrame(said, columns=["term", "on", "here"])
 
 
-# ---------------------------------------------------------------------- training
-
-
 def _runs(label: str, own: Mapping[str, float], published: Published | None) -> pd.DataFrame:
     """The run `label` and every published seed, by the keys of `own`; what was never published is NaN."""
     table = pd.DataFrame({label: own}, dtype=float).T.rename_axis("run")
@@ -207,9 +192,7 @@ def _runs(label: str, own: Mapping[str, float], published: Published | None) -> 
 
 def steps_table(label: str, own: Mapping[str, float], published: Published | None) -> pd.DataFrame:
     """The run `label` and every published seed: steps, milliseconds a step, tokens, tokens per parameter, raw bpb.
-
-    `own` has steps, seconds (of training), tokens, parameters and raw_bpb (of raw weights at the end).
-    """
+    `own` has steps, seconds (of training), tokens, parameters and raw_bpb (of raw weights at the end)."""
     mine = {key: own[key] for key in ("steps", "tokens", "parameters")} | {"raw": own["raw_bpb"]}
     runs = _runs(label, mine | {"ms_per_step": 1000 * own["seconds"] / max(own["steps"], 1)}, published)
     return pd.DataFrame({
@@ -224,27 +207,26 @@ def curve_panels(
 ) -> dict[str, Series]:
     """Panels for `plots.curves`, over the share of the run's own steps: a record's curves, and the run's of that kind.
 
-    {y label: {line: (share, value)}}. Left out is the first `skip_share` of the steps, whose fall would flatten the
-    rest, and a published curve that has fewer than two points after it; the run's own is thinned. `train` and `val` are
-    the tables of `n03_training.metrics_tables`.
+    Left out is the first `skip_share` of the steps, whose fall would flatten the rest, and a published curve that has
+    fewer than two points after it; the run's own is thinned. `train` and `val` are those of `n03_training`.
     """
     panels: dict[str, Series] = {}
     last = {seed.seed: seed.steps for seed in published.seeds}
-    own = {"train loss": ("training loss", train["loss"], train), "val bpb": ("validation", val["bpb"], val)}
-    for what, (words, values, table) in own.items():
-        lines: Series = {}
+    own = {"train loss": ("training loss", "loss", train), "val bpb": ("validation", "bpb", val)}
+    for what, (words, column, table) in own.items():
+        lines: dict[str, tuple[Any, Any]] = {}
         for curve in published.curves:
             end = max(*last.values(), curve.steps[-1]) if curve.seed is None else last[curve.seed]
-            share = np.array(curve.steps) / end
-            late = share > skip_share
+            late = np.array(curve.steps) > skip_share * end
             if curve.what == what and late.sum() > 1:
-                lines[curve.label] = (share[late], np.array(curve.values)[late])
+                lines[curve.label] = np.array(curve.steps)[late] / end, np.array(curve.values)[late]
         if lines:
-            share = (table["step"] / train["step"].iloc[-1]).to_numpy()
-            kept = np.flatnonzero(share > skip_share)
-            kept = kept[np.unique(np.linspace(0, len(kept) - 1, min(len(kept), MOST_POINTS)).astype(int))]
+            rows = table.assign(share=table["step"] / train["step"].iloc[-1])
+            rows = rows[rows["share"] > skip_share]
+            rows = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MOST_POINTS)).astype(int))]
             panels[f"{published.name}: {words} ({UNITS[what]})"] = lines
-            panels[f"this run: {words} ({UNITS[what]})"] = {"this run": (share[kept], values.to_numpy()[kept])}
+            own_line = rows["share"].to_numpy(), rows[column].to_numpy()
+            panels[f"this run: {words} ({UNITS[what]})"] = {"this run": own_line}
     return panels
 
 
@@ -254,9 +236,6 @@ def first_losses(published: Published, train: pd.DataFrame, steps: int = 6) -> p
     rows |= {one.label: pd.Series(one.values, one.steps) for one in published.curves if one.what == "train loss"}
     table = pd.DataFrame(rows).T.reindex(columns=range(1, steps + 1)).add_prefix("step ")
     return table.dropna(how="all").rename_axis("run")
-
-
-# ---------------------------------------------------------------------- packing
 
 
 def rule_table(recipes: Mapping[str, Recipe]) -> pd.DataFrame:
@@ -288,9 +267,7 @@ def records_with_rule(quant: Quant) -> list[str]:
 
 def bytes_table(label: str, own: Mapping[str, int], published: Published | None, cap_bytes: int) -> pd.DataFrame:
     """The run's file and every published seed's: bytes of model and code, their total, share of the cap, bits a weight.
-
-    `own` has model, code, total, cap and parameters. Published files count against `cap_bytes`.
-    """
+    `own` has model, code, total, cap and parameters; published files count against `cap_bytes`."""
     mine = {key: own[key] for key in ("model", "code", "total", "cap", "parameters")}
     table = _runs(label, mine, published).fillna({"cap": cap_bytes})
     table["share of the cap"] = table["total"] / table["cap"]
@@ -299,11 +276,8 @@ def bytes_table(label: str, own: Mapping[str, int], published: Published | None,
 
 
 def loss_table(label: str, own: Mapping[str, float], published: Published | None) -> pd.DataFrame:
-    """bpb of raw weights, of averaged ones as trained, and of the packed file, with what lies between them.
-
-    Standard windows throughout. No record measured its averaged weights before packing; of those without a standard
-    score of the packed file nothing can be said (NaN).
-    """
+    """bpb of raw weights, of averaged ones as trained, and of the packed file by standard windows, with what lies
+    between them. No record measured its averaged weights before packing, and not all the packed file (NaN)."""
     table = _runs(label, {key: own[key] for key in ("raw", "averaged", "packed")}, published)
     table["packed - averaged"] = table["packed"] - table["averaged"]
     table["packed - raw"] = table["packed"] - table["raw"]

@@ -2,8 +2,8 @@
 
 Whether anybody is there to move a control is what the request to run the cell says: a front end allows the kernel to
 ask questions (`allow_stdin` of the messaging protocol's execute_request), papermill, nbclient and nbconvert do not.
-Without one no widget is made at all, so an executed notebook holds an ordinary image and no widget state. With one the
-output also holds the default as an image, which is what an export to HTML shows: widgets do not outlive their kernel.
+Without one no widget is made, and an executed notebook holds an ordinary image. With one the output also holds the
+default as an image, for exports to HTML: widgets do not outlive their kernel.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from IPython.core.getipython import get_ipython
 from IPython.display import display
 
 from pgolf_core.base.files import UserError
-from pgolf_core.lab.look.drawn import Drawing, Heads, Rounding, Windows
+from pgolf_core.lab.look.drawn import Drawing
 from pgolf_core.lab.shared import plots
 
 
@@ -42,19 +42,18 @@ class Explorer:
             display(drawn.figure)
             print(drawn.said)
             return
-        data, size = drawn.png()
+        data, size = drawn.figure._repr_png_()
         live = self.panel()._repr_mimebundle_()
         display({**live, "image/png": data}, metadata={"image/png": size}, raw=True)
 
     def panel(self) -> widgets.VBox:
         """The controls above what they draw, the default drawn."""
-        labels, default = self.drawing.labels, self.drawing.default
-        options = self.drawing.options.items()
+        labels, options = self.drawing.labels, self.drawing.options.items()
         self.controls = {name: _control(labels.get(name, name), choices) for name, choices in options}
         self.said = widgets.HTML()
         self.picture = widgets.Image(format="png", layout=widgets.Layout(max_width="100%", height="auto"))
         for name, control in self.controls.items():
-            control.value = default[name]
+            control.value = self.drawing.default[name]
             control.observe(self.redraw, names="value")
         self.redraw()
         row = widgets.Layout(flex_flow="row wrap", align_items="center", grid_gap="4px 16px")
@@ -67,24 +66,21 @@ class Explorer:
         self._busy = True
         try:
             self._fit()
-            drawn = self.drawing.draw(**self._values())
+            drawn = self.drawing.draw(**{name: control.value for name, control in self.controls.items()})
         except UserError as error:
             self.picture.layout.display = "none"
             self.said.value = f'<b style="color: #B00020">Cannot be drawn:</b> {html.escape(str(error))}'
             return
         finally:
             self._busy = False
-        data, size = drawn.png()
+        data, size = drawn.figure._repr_png_()
         self.picture.width, self.picture.value = str(size["width"]), data
         self.picture.layout.display = None
         self.said.value = html.escape(drawn.said)
 
-    def _values(self) -> dict[str, Any]:
-        return {name: control.value for name, control in self.controls.items()}
-
     def _fit(self) -> None:
         """Let each control reach as far as the others' values allow."""
-        values = self._values()
+        values = {name: control.value for name, control in self.controls.items()}
         fitting = self.drawing.fitting(**values)
         for name, control in self.controls.items():
             control.disabled = name not in fitting
@@ -98,24 +94,9 @@ class Explorer:
 
 def _control(label: str, options: Sequence[Any]) -> widgets.Widget:
     """A slider over a range or a list, which speaks when it is let go; a menu of words."""
-    style = {"description_width": "initial"}
+    looks = {"description": label, "style": {"description_width": "initial"}}
     if isinstance(options, range):
-        return widgets.IntSlider(description=label, max=options[-1], continuous_update=False, style=style)
+        return widgets.IntSlider(max=options[-1], continuous_update=False, **looks)
     if isinstance(options[0], str):
-        return widgets.Dropdown(description=label, options=options, style=style)
-    return widgets.SelectionSlider(description=label, options=options, continuous_update=False, style=style)
-
-
-def heads(*arguments: Any) -> Explorer:
-    """Notebook 02: recipe, weights, layer and head of an attention map; arguments are those of `drawn.Heads`."""
-    return Explorer(Heads(*arguments))
-
-
-def rounding(*arguments: Any) -> Explorer:
-    """Notebook 05: a matrix and how it is rounded, by bits or by step; arguments are those of `drawn.Rounding`."""
-    return Explorer(Rounding(*arguments))
-
-
-def windows(*arguments: Any) -> Explorer:
-    """Notebook 06: window and stride of a score; arguments are those of `drawn.Windows`."""
-    return Explorer(Windows(*arguments))
+        return widgets.Dropdown(options=options, **looks)
+    return widgets.SelectionSlider(options=options, continuous_update=False, **looks)

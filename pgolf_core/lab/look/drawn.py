@@ -1,7 +1,7 @@
 """What the controls of notebooks 02, 05 and 06 draw: their values in, a figure, its numbers and a sentence out.
 
 Each class is made once in a notebook, holds what is costly, and draws in well under a second. Values that make no
-figure are UserErrors. Nothing here knows of widgets; `pgolf_core/lab/look/controls.py` puts them on.
+figure are UserErrors. Nothing here knows of widgets: those are in `pgolf_core/lab/look/controls.py`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -19,7 +19,6 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from pgolf_core.base.files import UserError
@@ -34,8 +33,8 @@ from pgolf_core.lab.shared import plots
 from pgolf_core.network.grid import GRIDS, Grid, dequantise, quantise_tensor
 from pgolf_core.network.model import GPT, build_model, network_with
 from pgolf_core.network.score import Score, plan_windows
-from pgolf_core.recipes import recipe as recipes
 from pgolf_core.recipes.reading import available_recipes, load_recipe
+from pgolf_core.recipes.recipe import Recipe
 from pgolf_core.text.tokenizer import check_vocab
 from pgolf_core.training.checkpoint import load_tensors
 
@@ -44,15 +43,11 @@ from pgolf_core.training.checkpoint import load_tensors
 class Drawn:
     """One drawing."""
 
-    figure: Figure
+    figure: plots.Chart
     table: pd.DataFrame
     """The numbers in the figure."""
     said: str
     """One sentence or two that give what the figure cannot: counts, costs."""
-
-    def png(self) -> tuple[bytes, dict[str, int]]:
-        """The picture, and its width and height in pixels as a notebook shows it."""
-        return cast(plots.Chart, self.figure)._repr_png_()
 
 
 class Drawing:
@@ -77,16 +72,11 @@ class Drawing:
 
 
 @plots.styled
-def _two_panels(height: float, title: str, paint: Callable[..., None], *arguments: Any) -> Figure:
+def _two_panels(height: float, title: str, paint: Callable[..., None], *arguments: Any) -> plots.Chart:
     """A figure of `height` inches whose left and right axes `paint` fills."""
-    fig = plots.Chart(figsize=(8.4, height))
-    fig.set_layout_engine("constrained", w_pad=0.1, h_pad=0.08)
-    fig.suptitle(title, x=0.01, ha="left", weight="bold", fontsize=11)
-    paint(*fig.subplots(1, 2), *arguments)
+    fig, axes = plots.figure(1, 2, size=(8.4, height), title=title)
+    paint(*axes, *arguments)
     return fig
-
-
-# ---------------------------------------------------------------------- 02: heads
 
 
 class Heads(Drawing):
@@ -110,10 +100,10 @@ class Heads(Drawing):
         self.default = {"recipe": OWN, "weights": self.START, "layer": 0, "head": 0}
 
     def fitting(self, recipe: str, *arguments: Any, **values: Any) -> dict[str, Sequence[Any]]:
-        """What there is of a recipe: two untrained networks, every seed that has been trained, its layers and heads."""
+        """Two untrained networks, every trained seed of a recipe, its layers and heads."""
         settings, folder = self._recipe(recipe)
-        names = [path.parent.name for path in folder.glob(f"seed*/{AVERAGED_WEIGHTS}")]
-        trained = [f"seed {seed}, trained" for seed in sorted(int(name[4:]) for name in names if name[4:].isdecimal())]
+        seeds = [path.parent.name[4:] for path in folder.glob(f"seed*/{AVERAGED_WEIGHTS}")]
+        trained = [f"seed {seed}, trained" for seed in sorted(int(seed) for seed in seeds if seed.isdecimal())]
         return {"recipe": [OWN, *available_recipes()], "weights": [self.START, self.ALIKE, *trained],
                 "layer": range(settings.model.num_layers), "head": range(settings.model.num_heads)}  # fmt: skip
 
@@ -123,8 +113,7 @@ class Heads(Drawing):
             if number not in (known := self.fitting(recipe)[what]):
                 raise UserError(f"{what} {number} is not in {recipe}: it has {what}s 0 to {known[-1]}")
         maps = self._maps(recipe, weights, layer)[head]
-        table = _by_distance(maps)
-        found = n02_network.attention_statistics(maps[None, None])
+        table, found = _by_distance(maps), n02_network.attention_statistics(maps[None, None])
         said = (
             f"{recipe}, {weights}: in the second half of {len(maps)} tokens layer {layer}, head {head} spreads over "
             f"{found['effective positions']:.1f} of {0.75 * len(maps):.0f} positions, {found['weight on itself']:.1%} "
@@ -134,31 +123,25 @@ class Heads(Drawing):
         shown, title = maps[: self.SHOWN, : self.SHOWN].numpy(), f"{recipe}, {weights}: layer {layer}, head {head}"
         return Drawn(_two_panels(4.1, title, _paint_head, shown, self._pieces, table), table, said)
 
-    def _recipe(self, name: str) -> tuple[recipes.Recipe, Path]:
+    def _recipe(self, name: str) -> tuple[Recipe, Path]:
         """A recipe and the folder of its seeds."""
-        own = self._run.recipe_folder
-        if name == OWN:
-            return self._run.recipe, own
-        settings = load_recipe(name)
-        return settings, own.parents[1] / settings.track / settings.name
+        settings, own = self._run.recipe if name == OWN else load_recipe(name), self._run.recipe_folder
+        return settings, own if name == OWN else own.parents[1] / settings.track / settings.name
 
     def _make_maps(self, recipe: str, weights: str, layer: int) -> torch.Tensor:
         """Weights [H, T, T] of a layer; another recipe's orthogonal queries and keys are drawn only here."""
         untrained = weights in (self.START, self.ALIKE)
         model = self._network(recipe, self.START if untrained else weights)
         if untrained and recipe != OWN and self._recipe(recipe)[0].model.init == "orthogonal":
-            generator = torch.Generator().manual_seed(layer)
-            for part in ("c_q", "c_k"):
-                weight = model.get_parameter(f"blocks.{layer}.attn.{part}.weight")
-                torch.nn.init.orthogonal_(weight, generator=generator)
+            generator, attn = torch.Generator().manual_seed(layer), n02_network.blocks_of(model)[layer].attn
+            for part in (attn.c_q, attn.c_k):
+                torch.nn.init.orthogonal_(part.weight, generator=generator)
         model = n02_network.matched(model) if weights == self.ALIKE else model
         return n02_network.attention_maps(model, self._ids.to(model.tok_emb.weight.device), layer)[0].cpu()
 
     def _make_network(self, recipe: str, weights: str) -> GPT:
-        """The seed's network, or the untrained one; of another recipe only as far as an untrained map depends on it.
-
-        Before training no block adds anything: a map knows the embedding and its own layer's queries and keys alone.
-        Orthogonal matrices and wide MLPs take seconds to draw at full size, so the former are left to `_make_maps`.
+        """The seed's network, or the untrained one; of another recipe only as far as an untrained map depends on it: on
+        the embedding and its own layer's queries and keys. Orthogonal ones take seconds: they are left to `_make_maps`.
         """
         settings, folder = self._recipe(recipe)
         check_vocab(self._tokenizer.vocab_size, settings.model.vocab_size, self._run.dataset.name)
@@ -167,20 +150,16 @@ class Heads(Drawing):
             return self._own if recipe == OWN else build_model(small, seed=0).eval()
         if weights not in (known := self.fitting(recipe)["weights"]):
             raise UserError(f"{recipe} has no weights '{weights}'; there are: {', '.join(known)}")
-        folder = folder / f"seed{re.sub('[^0-9]', '', weights)}"
-        recorded = recorded_recipe(folder)
+        recorded = recorded_recipe(folder := folder / f"seed{re.sub('[^0-9]', '', weights)}")
         if recorded.model != settings.model or recorded.data.dataset != self._run.dataset.name:
             raise UserError(f"{folder.name} of {recipe} was trained as another network or on other data than this run")
         return network_with(settings.model, load_tensors(folder / AVERAGED_WEIGHTS)[0]).eval()
 
 
 def _by_distance(maps: torch.Tensor) -> pd.DataFrame:
-    """Mean weight of a map [T, T] by distance over its second half: columns first, last, weight, of_even.
-
-    Bins grow by the square root of two; of_even is relative to weight that is spread evenly.
-    """
-    late = torch.arange(len(maps) // 2, len(maps))
-    near = torch.arange(len(maps) // 2 + 1)
+    """Mean weight of a map [T, T] by distance over its second half, in bins that grow by the square root of two:
+    columns first, last, weight, of_even: relative to weight that is spread evenly."""
+    late, near = torch.arange(len(maps) // 2, len(maps)), torch.arange(len(maps) // 2 + 1)
     weight = maps[late[:, None], late[:, None] - near].mean(0).double().numpy()
     borders = sorted({0, 1, *(round(2 ** (k / 2)) for k in range(2, 64) if 2 ** (k / 2) < len(near))})
     means = np.add.reduceat(weight, borders) / np.diff([*borders, len(near)])
@@ -210,9 +189,6 @@ def _paint_head(left: Axes, right: Axes, weights: np.ndarray, pieces: list[str],
     right.legend(loc="best")
 
 
-# ---------------------------------------------------------------------- 05: rounding
-
-
 class Rounding(Drawing):
     """One matrix rounded one way: its grid, what its codes take and how far the weights move."""
 
@@ -233,8 +209,7 @@ class Rounding(Drawing):
         grid = GRIDS.get(grids[tensor])
         rule = self.FREE if grid and grid.scale_floor < 1e-6 else self.FLOOR
         bits = grid.levels.bit_length() + 1 if grid else 6
-        steps = [(f"1/{1 / step:g}", step) for step in self.STEPS]
-        rules = [self.FLOOR, self.FREE, self.STEP]
+        rules, steps = [self.FLOOR, self.FREE, self.STEP], [(f"1/{1 / step:g}", step) for step in self.STEPS]
         self.options = {"tensor": tensors, "rule": rules, "bits": self.BITS, "step": steps}
         self.default = {"tensor": tensor, "rule": rule, "bits": bits, "step": 1 / 32}
         self._ways = functools.lru_cache(maxsize=64)(self._all_ways)
@@ -269,15 +244,13 @@ class Rounding(Drawing):
         figure = _two_panels(3.6, title, _paint_rounding, w.flatten().numpy(), few, table, found | {"rule": rule})
         return Drawn(figure, table, said)
 
-    @staticmethod
-    def _round(w: torch.Tensor, rule: str, bits: int, step: float) -> tuple[torch.Tensor, torch.Tensor]:
-        if rule == Rounding.STEP:
+    def _round(self, w: torch.Tensor, rule: str, bits: int, step: float) -> tuple[torch.Tensor, torch.Tensor]:
+        if rule == self.STEP:
             return (w / step).round().to(torch.int32), torch.full((len(w),), step)
-        codes, scales = quantise_tensor(w, _row_grid(bits, rule == Rounding.FLOOR))
+        codes, scales = quantise_tensor(w, _row_grid(bits, rule == self.FLOOR))
         return codes, scales.float()
 
-    @staticmethod
-    def _measure(w: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> dict[str, Any]:
+    def _measure(self, w: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> dict[str, Any]:
         counts = codes.unique(return_counts=True)[1].numpy()
         squares = (dequantise(codes, scales) - w).double().square().sum() / w.double().square().sum().clamp_min(1e-30)
         zeros = float((codes == 0).float().mean())
@@ -305,14 +278,12 @@ def _row_grid(bits: int, floored: bool) -> Grid:
 def _paint_rounding(
     left: Axes, right: Axes, weights: np.ndarray, lines: np.ndarray, table: pd.DataFrame, own: Mapping[str, Any]
 ) -> None:
-    for line in lines:
-        left.axvline(float(line), color="#BBBBBB", linewidth=0.7, zorder=0.5)
     left.hist(weights, bins=80, histtype="stepfilled", color=plots.COLOURS["weights"], alpha=0.55)
     left.set(xlabel="weight", ylabel="weights (log scale)", yscale="log")
-    left.grid(axis="x", visible=False)
     left.xaxis.set_major_locator(MaxNLocator(5))
+    plots.draw_grid(left, lines)
+    left.grid(axis="x", visible=False)
     if len(lines):
-        left.plot([], [], color="#BBBBBB", label=f"grid ({len(lines)} values)")
         left.legend(loc="upper right")
     for index, (name, rows) in enumerate(table.groupby("rule", sort=False)):
         colour, marker = plots.PALETTE[(5, 0, 1)[index]], plots.MARKERS[index]
@@ -323,9 +294,6 @@ def _paint_rounding(
     right.yaxis.set_major_formatter("{x:g}")
     right.yaxis.set_minor_formatter(NullFormatter())
     right.legend(loc="best")
-
-
-# ---------------------------------------------------------------------- 06: windows
 
 
 class Windows(Drawing):
@@ -349,12 +317,13 @@ class Windows(Drawing):
     def draw(self, window: int, stride: int) -> Drawn:
         """The first windows of that plan, and the context of all its targets."""
         if stride > window:
-            why = f"larger than window {window:,}: the targets between two windows would never be scored"
-            raise UserError(f"stride {stride:,} is {why}; choose a stride of at most {window:,}")
+            why = f"is larger than window {window:,}: the targets between two windows would never be scored"
+            raise UserError(f"stride {stride:,} {why}; choose a stride of at most {window:,}")
         if self.targets // stride > self.MOST_WINDOWS:
             why = f"makes {self.targets // stride:,} windows, too many to plan in a second"
-            enough = -(-self.targets // self.MOST_WINDOWS)
-            raise UserError(f"stride {stride} {why}; choose a stride of at least {enough}")
+            raise UserError(
+                f"stride {stride} {why}; choose a stride of at least {-(-self.targets // self.MOST_WINDOWS)}"
+            )
         plan = plan_windows(self.targets, window, stride)
         positions = int((plan[:, 2] - plan[:, 0]).sum())
         least = int((plan[1:, 1] - plan[1:, 0]).min(initial=window - 1)) + 1
@@ -363,16 +332,8 @@ class Windows(Drawing):
             f"{positions / self.targets:.2f} a target: about {self._seconds * positions:,.1f} s at the speed of "
             f"this run's sliding score. After the first window a target has {least:,} to {window:,} tokens of context."
         )
-        title, table = f"Window {window:,}, stride {stride:,}", self._contexts(plan)
+        title, table = f"Window {window:,}, stride {stride:,}", n06_scoring.context_shares(plan)
         return Drawn(_two_panels(3.6, title, _paint_windows, plan[: self.SHOWN], table, self._by_context), table, said)
-
-    def _contexts(self, plan: np.ndarray) -> pd.DataFrame:
-        """Share of the targets by tokens of context, in bins 1, 2, 3-4, 5-8, …: columns first, last, share."""
-        counts = n06_scoring.context_counts(plan)
-        bins = np.ceil(np.log2(np.maximum(np.arange(len(counts)), 1))).astype(np.int64)
-        shares = np.bincount(bins, weights=counts) / self.targets
-        last = 2 ** np.arange(len(shares))
-        return pd.DataFrame({"first": np.minimum(last // 2 + 1, last), "last": last, "share": shares})
 
 
 def _paint_windows(left: Axes, right: Axes, plan: np.ndarray, table: pd.DataFrame, measured: pd.DataFrame) -> None:
@@ -390,9 +351,8 @@ def _paint_windows(left: Axes, right: Axes, plan: np.ndarray, table: pd.DataFram
 
     edges = np.concatenate(([0.5], table["last"]))
     right.bar(edges[:-1], 100 * table["share"], width=np.diff(edges), align="edge", color=bright, edgecolor="white")
-    right.set_xscale("log", base=2)
+    plots.binary_axis(right)
     right.set_xticks(table["last"], [f"{last:,}" for last in table["last"]], fontsize=8)
-    right.xaxis.set_minor_formatter(NullFormatter())
     right.set(xlabel="tokens of context (log scale)", ylabel="bars: targets (%)", ylim=(0, 100))
     right.grid(axis="x", visible=False)
     worth = right.twinx()

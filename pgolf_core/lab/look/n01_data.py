@@ -1,7 +1,6 @@
 """What notebook 01 looks at: documents, lengths of tokens, reference points in bits, and wrong denominators.
 
-Pure functions over plain data. A stream's targets are its tokens 1..n-1, as everywhere: the first token is never
-predicted.
+A stream's targets are its tokens 1..n-1, as everywhere: the first token is never predicted.
 """
 
 from __future__ import annotations
@@ -20,13 +19,10 @@ SPLIT_NAMES = {"train": "train", "val": "validation"}
 """The manifest's splits as tables and figures call them."""
 VISIBLE = str.maketrans({SPACE_MARK: "␣", "\n": "\\n", "\t": "\\t", "\r": "\\r"})
 
-# ---------------------------------------------------------------------- documents
-
 
 def documents_table(manifest: dict[str, Any]) -> pd.DataFrame:
-    """One row per document in order: name, group, sha256, split, utf8_bytes, tokens (its BOS included), bytes_per_token
-    (BOS left out), position, and year, which is missing where the name does not begin with one.
-    """
+    """One row per document in order, as the manifest has it, with split, bytes_per_token (BOS left out), position, and
+    year, which is missing where the name does not begin with one."""
     table = pd.DataFrame(manifest["documents"])
     table["split"] = table["split"].map(SPLIT_NAMES)
     table["bytes_per_token"] = table["utf8_bytes"] / (table["tokens"] - 1).clip(lower=1)
@@ -36,20 +32,15 @@ def documents_table(manifest: dict[str, Any]) -> pd.DataFrame:
 
 
 def totals_table(manifest: dict[str, Any]) -> pd.DataFrame:
-    """Whole splits by SPLIT_NAMES: documents, utf8_bytes, tokens, and bytes per token (BOS left out).
-
-    A large dataset's manifest lists only the first training documents; these sums are of all.
-    """
+    """Documents, utf8_bytes, tokens and bytes per token (BOS left out) of whole splits, also those listed in part."""
     table = pd.DataFrame({SPLIT_NAMES[split]: total for split, total in manifest["totals"].items()}).T
     table["bytes per token"] = table["utf8_bytes"] / (table["tokens"] - table["documents"]).clip(lower=1)
     return table.rename_axis("split")
 
 
 def compression_by(table: pd.DataFrame, column: str, width: int) -> pd.DataFrame:
-    """Bytes per token (sum over sum, BOS left out) of every split, in bins of `width` of a column (10 years, say).
-
-    Index: the bins' lower ends. A split without text in a bin has NaN there.
-    """
+    """Bytes per token (sum over sum, BOS left out) of every split in bins of `width` of a column, by the bins' lower
+    ends; NaN where a split has no text."""
     text = table.assign(tokens=table["tokens"] - 1)
     sums = text.groupby([text[column] // width * width, "split"])[["utf8_bytes", "tokens"]].sum()
     return (sums["utf8_bytes"] / sums["tokens"]).unstack("split")
@@ -71,22 +62,9 @@ def sums_by_document(values: np.ndarray, tokens: np.ndarray, bos_id: int) -> np.
     return np.add.reduceat(values, starts)
 
 
-# ---------------------------------------------------------------------- tokens and bytes
-
-
 def bytes_of_stream(token_bytes: TokenBytes, tokens: np.ndarray) -> np.ndarray:
     """Bytes of every token of a stream that begins with BOS, int64 [n]; the first one's are zero."""
     return np.concatenate(([0], token_bytes.count(tokens[:-1], tokens[1:])), dtype=np.int64)
-
-
-def length_shares(lengths: np.ndarray, longest: int) -> np.ndarray:
-    """Share of tokens [longest + 1] that stand for 0, 1, 2, … bytes."""
-    return np.bincount(lengths, minlength=longest + 1) / len(lengths)
-
-
-def byte_counts(payload: bytes) -> np.ndarray:
-    """How often each of the 256 bytes occurs, int64 [256]."""
-    return np.bincount(np.frombuffer(payload, dtype=np.uint8), minlength=256)
 
 
 def entropy_bits(counts: np.ndarray) -> float:
@@ -115,14 +93,9 @@ def piece_table(tokenizer: Tokenizer, tokens: np.ndarray) -> pd.DataFrame:
     return table.set_index(pd.RangeIndex(1, len(table) + 1, name="rank"))
 
 
-# ---------------------------------------------------------------------- reference points
-
-
 def unigram_bits(train: np.ndarray, targets: np.ndarray, vocab_size: int) -> np.ndarray:
-    """-log2 p(target), float64 [n], of a model that knows how frequent each token is in training.
-
-    p(t) = (count(t) + 1) / (N + V): Laplace's rule, so that a token unseen in training costs finitely many bits.
-    """
+    """-log2 p(target), float64 [n], of a model that knows how frequent each token is in training, by Laplace's rule:
+    p(t) = (count(t) + 1) / (N + V), so that an unseen token costs finitely many bits."""
     counts = np.bincount(train, minlength=vocab_size)
     return -np.log2((counts[targets] + 1) / (len(train) + vocab_size))
 
@@ -148,27 +121,18 @@ def bigram_bits(train: np.ndarray, previous: np.ndarray, targets: np.ndarray, vo
 
 def compressed_bits_per_byte(payload: bytes) -> dict[str, float]:
     """Bits per byte of two general compressors at their strongest, on this text alone (no training text, no model)."""
-    sizes = {
-        "zstd -22": len(zstandard.ZstdCompressor(level=22).compress(payload)),
-        "xz -9e": len(lzma.compress(payload, preset=9 | lzma.PRESET_EXTREME)),
-    }
-    return {name: 8 * size / len(payload) for name, size in sizes.items()}
-
-
-# ---------------------------------------------------------------------- the almost-right ways
+    strongest = lzma.compress(payload, preset=9 | lzma.PRESET_EXTREME)
+    packed = {"zstd -22": zstandard.ZstdCompressor(level=22).compress(payload), "xz -9e": strongest}
+    return {name: 8 * len(one) / len(payload) for name, one in packed.items()}
 
 
 def wrong_denominators(tokenizer: Tokenizer, tokens: np.ndarray, text: str) -> dict[str, int]:
-    """Denominators that look like the bytes of the text and are not, for one stream and its text.
-
-    The right one is the UTF-8 bytes of the text. A larger denominator makes every model look better.
-    """
+    """Denominators that look like the UTF-8 bytes of a text and are not; a larger one makes every model look better."""
     counts = np.bincount(tokens[1:], minlength=tokenizer.vocab_size)
     pieces = [tokenizer.piece(token) for token in range(tokenizer.vocab_size)]
-    spaced = [piece.startswith(SPACE_MARK) for piece in pieces]
-    written = [len(piece.encode("utf-8")) for piece in pieces]
+    spaced = int(counts @ [piece.startswith(SPACE_MARK) for piece in pieces])
     return {
         "characters instead of bytes": len(text),
-        "leading spaces counted twice": tokenizer.bytes.total(tokens) + int(counts @ spaced),
-        "pieces as the model file writes them": int(counts @ written),
+        "leading spaces counted twice": tokenizer.bytes.total(tokens) + spaced,
+        "pieces as the model file writes them": int(counts @ [len(piece.encode("utf-8")) for piece in pieces]),
     }

@@ -5,22 +5,22 @@ Shapes: B sequences, T positions, C model width, H query heads, K kv heads, D he
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
-from typing import cast
+from collections import defaultdict
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from pgolf_core.network.attention import causal_attention, exclude_self, rotary_base, rotate
-from pgolf_core.network.grid import GRIDS, grid_names_for
+from pgolf_core.network.grid import GRIDS, Grid, grid_names_for
 from pgolf_core.network.model import BIGRAM_HASH, GPT, Block, num_parameters, parameter_shapes, rms_norm
 from pgolf_core.recipes import recipe
 
@@ -32,9 +32,6 @@ KINDS = (
     (r".*\.mlp\.fc\.", "MLP: up"), (r".*\.mlp\.proj\.", "MLP: down"), (r"", "gains, gates, scales"),
 )  # fmt: skip
 """Pattern of a parameter's name and its kind; the first match wins."""
-
-
-# ---------------------------------------------------------------------- shape, parameters, bytes
 
 
 def tensor_kind(name: str) -> str:
@@ -62,12 +59,8 @@ def parameter_formula(config: recipe.Model) -> int:
     return config.vocab_size * width + layers // 2 * width + layers * block + smear + bigram + values
 
 
-def shape_table(configs: Mapping[str, recipe.Model], lengths: Mapping[str, int]) -> pd.DataFrame:
-    """The shapes of networks side by side: one column per name; `lengths` are their training lengths in tokens."""
-    return pd.DataFrame({name: _shape(config, lengths[name]) for name, config in configs.items()})
-
-
-def _shape(config: recipe.Model, num_tokens: int) -> dict[str, str]:
+def shape_of(config: recipe.Model, num_tokens: int) -> dict[str, str]:
+    """The shape of a network that trains on sequences of `num_tokens`, as text for a table."""
     layers, head = config.num_layers, config.model_dim // config.num_heads
     return {
         "layers (encoder + decoder)": f"{layers} ({layers // 2} + {layers - layers // 2})",
@@ -108,28 +101,27 @@ def on_grids(quant: recipe.Quant) -> recipe.Quant:
 
 
 def size_estimate(config: recipe.Model, quant: recipe.Quant) -> dict[str, int]:
-    """Bytes by grid family, and of the row scales, if every code took log2(number of codes) bits: a bound that the
-    packed file stays below as far as trained codes are unevenly used. Gradient allocation counts as six bits.
-    """
-    shapes = parameter_shapes(config)
-    sizes: dict[str, float] = {}
+    """Bytes by grid family, and of the row scales, if every code took log2(number of codes) bits: a bound for the
+    packed file, as far as trained codes are unevenly used. Gradient allocation counts as six bits."""
+    shapes, sizes = parameter_shapes(config), defaultdict[str, float](float)
     for name, grid_name in grid_names_for(shapes, on_grids(quant), bits={}).items():
-        shape, bits = shapes[name], 16.0
-        if grid_name != "fp16":
-            grid = GRIDS[grid_name]
-            codes = {code for code in range(grid.qmin, grid.qmax + 1) if code % grid.step == 0} | {grid.qmin, grid.qmax}
-            bits = math.log2(len(codes))
-            sizes["scales"] = sizes.get("scales", 0) + 2 * shape[0]
-        family = grid_name.split("_")[0]
-        sizes[family] = sizes.get(family, 0) + math.prod(shape) * bits / 8
+        grid, shape = GRIDS.get(grid_name), shapes[name]
+        if grid:
+            sizes["scales"] += 2 * shape[0]
+        bits = math.log2(len(codes_of(grid))) if grid else 16
+        sizes[grid_name.split("_")[0]] += math.prod(shape) * bits / 8
     return {family: math.ceil(size) for family, size in sizes.items()}
 
 
-def size_alternatives(config: recipe.Model, quant: recipe.Quant) -> dict[str, dict[str, int]]:
-    """`size_estimate` of the recipe's grids, and of every matrix above the size threshold at fp16, int8 and int6.
+def codes_of(grid: Grid) -> np.ndarray:
+    """The codes a grid can use, int64, ascending: all of its range, or the multiples of its step and the ends."""
+    codes = np.arange(grid.qmin, grid.qmax + 1)
+    return np.union1d(codes[codes % grid.step == 0], [grid.qmin, grid.qmax])
 
-    Those three rows leave the recipe's exceptions out. Every row has all parts, in one order: int5, int6, …, scales.
-    """
+
+def size_alternatives(config: recipe.Model, quant: recipe.Quant) -> dict[str, dict[str, int]]:
+    """`size_estimate` of the recipe's grids, and of every matrix above the size threshold at fp16, int8 and int6,
+    without exceptions. Every row has all parts, in one order: int5, int6, …, scales."""
     plain = dataclasses.replace(quant, allocation="fixed", exceptions=())
     rows = {}
     for label, grid in (("all fp16", "fp16"), ("matrices int8", "int8_row_clip"), ("matrices int6", "int6_row")):
@@ -140,9 +132,6 @@ def size_alternatives(config: recipe.Model, quant: recipe.Quant) -> dict[str, di
     return {label: {part: row.get(part, 0) for part in parts} for label, row in rows.items()}
 
 
-# ---------------------------------------------------------------------- the start, predicted
-
-
 def initial_sizes(config: recipe.Model) -> dict[str, float]:
     """Root mean squares at initialisation, in expectation: the first stream, and the last state after its norm.
 
@@ -150,25 +139,19 @@ def initial_sizes(config: recipe.Model) -> dict[str, float]:
     embeddings of variance 2.5e-5 it is at 2^-23 and is not at the 2^-7 of torch 2.4 with bfloat16. A smear gate at one
     half mixes two unrelated vectors and halves the mean square.
     """
-
-    def normed(square: float) -> float:
-        return square / (square + config.norm_eps)
-
-    first = config.embed_init_std**2
-    first = normed(first / 2) if config.smear == "before" else normed(first)
-    first = first / 2 if config.smear == "after" else first
-    copies = 1 + config.num_layers // 2  # every skip adds the same stream once more
-    return {"first stream": math.sqrt(first), "last state": math.sqrt(normed(copies**2 * first))}
+    embedded, eps = config.embed_init_std**2 / (2 if config.smear == "before" else 1), config.norm_eps
+    first = embedded / (embedded + eps) / (2 if config.smear == "after" else 1)
+    last = (1 + config.num_layers // 2) ** 2 * first  # every skip adds the same stream once more
+    return {"first stream": math.sqrt(first), "last state": math.sqrt(last / (last + eps))}
 
 
 def expected_initial_loss(config: recipe.Model) -> float:
     """Nats per token at initialisation, to first order, for targets unrelated to what went in.
 
-    Every block adds zero then, so the last hidden state is the normalised embedding: of the current and the previous
-    token in equal parts under a smear gate, else of the current one. Its root mean square f is one but for the norm's
-    epsilon (`initial_sizes`). Those tokens' tied rows therefore get the logit a = f s C / sqrt(2) (or f s C), s the
-    embedding's standard deviation; all others are N(0, f^2 s^2 C). Holds for s^2 C << 1.
-    """
+    Every block adds zero then: the last state is the normalised embedding, under a smear gate of this token and the one
+    before in equal parts. Its root mean square f is one but for the norm's epsilon (`initial_sizes`). Those tokens'
+    tied rows get the logit a = f s C / sqrt(2) (or f s C), s the embedding's standard deviation; all others are N(0,
+    f^2 s^2 C). Holds for s^2 C << 1."""
     mixed = 1 if config.smear == "off" else 2
     spread = initial_sizes(config)["last state"] * config.embed_init_std
     own = spread * config.model_dim / math.sqrt(mixed)
@@ -179,13 +162,11 @@ def expected_initial_loss(config: recipe.Model) -> float:
 
 @torch.no_grad()
 def woken(model: GPT, seed: int = 0) -> GPT:
-    """A copy whose zero matrices are filled: output projections orthogonal, the bigram table with N(0, 1).
-
-    At initialisation attention and MLP cannot reach the output, so whatever is checked there holds of any attention.
-    """
+    """A copy whose zero matrices are filled, so that attention and MLP reach the output: output projections orthogonal,
+    the bigram table with N(0, 1)."""
     generator = torch.Generator().manual_seed(seed)
     model = copy.deepcopy(model)
-    for block in _blocks(model):
+    for block in blocks_of(model):
         for weight in (block.attn.proj.weight, block.mlp.proj.weight):
             weight.copy_(nn.init.orthogonal_(torch.empty(weight.shape), generator=generator))
     if model.bigram is not None:
@@ -196,50 +177,44 @@ def woken(model: GPT, seed: int = 0) -> GPT:
 
 @torch.no_grad()
 def matched(model: GPT) -> GPT:
-    """A copy whose heads ask for what they are: every query projection is its group's key projection.
-
-    Before training the two are unrelated, so distance has nothing to weaken; here a token seeks its like.
-    """
+    """A copy whose query projections are their group's key projections, so that a token seeks its like: before training
+    the two are unrelated, and distance has nothing to weaken."""
     model = copy.deepcopy(model)
-    for attn in (block.attn for block in _blocks(model)):
+    for attn in (block.attn for block in blocks_of(model)):
         keys = attn.c_k.weight.unflatten(0, (attn.kv_heads, -1))
         attn.c_q.weight.copy_(keys.repeat_interleave(attn.heads // attn.kv_heads, dim=0).flatten(0, 1))
     return model
 
 
-def _blocks(model: GPT) -> list[Block]:
+def blocks_of(model: GPT) -> list[Block]:
+    """The network's blocks, for what reads types."""
     return [cast(Block, block) for block in model.blocks]
 
 
 def _inputs_of(model: GPT, ids: Tensor, layer: int) -> tuple[Block, Tensor]:
     """A layer and what its attention reads, [B, T, C]."""
-    block = _blocks(model)[layer]
+    block = blocks_of(model)[layer]
     return block, block.normed(block.mix(*model.trunk(ids, stop=layer)))
-
-
-# ---------------------------------------------------------------------- on real tokens
 
 
 def bigram_collisions(tokens: np.ndarray, rows: int) -> dict[str, float]:
     """How pairs of neighbouring tokens share the hashed table: distinct pairs, rows used, pairs per used row, and the
-    share of occurrences whose pair is the most frequent one of its row.
-    """
-    pairs = pd.DataFrame({"previous": tokens[:-1], "current": tokens[1:]}).astype(np.int64).value_counts().reset_index()
-    hashed = ((BIGRAM_HASH[0] * pairs["current"]) ^ (BIGRAM_HASH[1] * pairs["previous"])) % (rows - 1)
-    largest = pairs["count"].groupby(hashed).max()
+    share of occurrences whose pair is the most frequent one of its row."""
+    pairs, counts = np.unique(tokens[:-1].astype(np.int64) << 32 | tokens[1:], return_counts=True)
+    hashed = ((BIGRAM_HASH[0] * (pairs & 0xFFFFFFFF)) ^ (BIGRAM_HASH[1] * (pairs >> 32))) % (rows - 1)
+    largest = pd.Series(counts).groupby(hashed).max()
     return {
         "distinct pairs": len(pairs),
         "rows used": len(largest),
         "pairs per used row": len(pairs) / len(largest),
-        "share of its row's most frequent pair": float(largest.sum() / pairs["count"].sum()),
+        "share of its row's most frequent pair": float(largest.sum() / counts.sum()),
     }
 
 
 @torch.no_grad()
 def first_changed_position(model: GPT, ids: Tensor, position: int) -> int:
-    """Replace token `position` of ids [B, T] by another: the first position at which any logit changes at all (T if
-    none does). A causal model gives `position`; the comparison is of bits, not within a tolerance.
-    """
+    """The first position at which any bit of any logit changes (T if none does) when token `position` of ids [B, T]
+    does; a causal model gives `position`."""
     other = ids.clone()
     other[:, position] = (other[:, position] + 1) % model.config.vocab_size
     changed = (model.logits(ids) != model.logits(other)).any(-1).any(0).nonzero()
@@ -249,8 +224,7 @@ def first_changed_position(model: GPT, ids: Tensor, position: int) -> int:
 @torch.no_grad()
 def attention_maps(model: GPT, ids: Tensor, layer: int, gain: float | None = None, rotary: bool = True) -> Tensor:
     """Softmax weights [B, H, T, T] of one layer, float32, the future NaN. `gain` replaces the heads' q gains;
-    rotary=False leaves positions out.
-    """
+    rotary=False leaves positions out."""
     block, inputs = _inputs_of(model, ids, layer)
     cos, sin = model.rotary(ids.size(1), ids.device)
     if not rotary:
@@ -266,29 +240,25 @@ def attention_maps(model: GPT, ids: Tensor, layer: int, gain: float | None = Non
 
 
 def attention_statistics(maps: Tensor) -> dict[str, float]:
-    """Means over sequences, heads and the second half of the positions of maps [B, H, T, T]: the effective number of
-    positions attended to (exp of the entropy in nats), the weight on the position itself and on the one before, and
-    the distance looked back, in tokens. Needs T of at least 2.
-    """
+    """Means over sequences, heads and the second half of the positions of maps [B, H, T, T], T at least 2: the
+    effective number of positions attended to (exp of the entropy in nats), the weight on the position itself and on the
+    one before, and the distance looked back, in tokens."""
     length = maps.size(-1)
-    assert length >= 2
     late = maps.nan_to_num(0.0)[:, :, length // 2 :]
-    query = torch.arange(length // 2, length, device=maps.device)
+    row = torch.arange(len(late[0, 0]), device=maps.device)
+    query = row + length // 2
     back = (query[:, None] - torch.arange(length, device=maps.device)).clamp(min=0)
-    entropy = -torch.xlogy(late, late).sum(-1)
     return {
-        "effective positions": entropy.exp().mean().item(),
-        "weight on itself": late[..., query - length // 2, query].mean().item(),
-        "weight on the one before": late[..., query - length // 2, query - 1].mean().item(),
+        "effective positions": torch.special.entr(late).sum(-1).exp().mean().item(),
+        "weight on itself": late[..., row, query].mean().item(),
+        "weight on the one before": late[..., row, query - 1].mean().item(),
         "tokens looked back": (late * back).sum(-1).mean().item(),
     }
 
 
 @torch.no_grad()
 def attended(model: GPT, ids: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-    """What a layer's heads read and what they could read of themselves: y [B, T, H, D] before any exclusion, and the
-    values v [B, T, K, D].
-    """
+    """What a layer's heads read, y [B, T, H, D] before any exclusion, and the values v [B, T, K, D]."""
     block, inputs = _inputs_of(model, ids, layer)
     v = block.attn.c_v(inputs)
     if model.ve is not None and layer in model.config.ve_layers:
@@ -300,9 +270,8 @@ def attended(model: GPT, ids: Tensor, layer: int) -> tuple[Tensor, Tensor]:
 
 def exclusion_table(y: Tensor, v: Tensor) -> pd.DataFrame:
     """Exclusive self-attention on y [B, T, H, D], v [B, T, K, D]: the part of a head's output along its own value,
-    before and after, and the norm that is left. All are relative to the norm before; means over sequences, heads and
-    bands of positions.
-    """
+    before and after, and the norm that is left, relative to the norm before; means over sequences, heads, bands of
+    positions."""
     unit = F.normalize(v.float(), dim=-1, eps=1e-12).repeat_interleave(y.size(2) // v.size(2), dim=2)
     before, after = y.float(), exclude_self(y, v).float()
     sizes = {
@@ -320,27 +289,16 @@ def exclusion_table(y: Tensor, v: Tensor) -> pd.DataFrame:
 @torch.no_grad()
 def residual_profile(model: GPT, ids: Tensor) -> pd.DataFrame:
     """Root mean squares by layer on ids [B, T]: the stream that enters (skip added), what attention and MLP add to it,
-    and the stream that leaves. Index: layer.
-    """
-    seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
-
-    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        seen[module] = inputs[0], output
-
-    with contextlib.ExitStack() as hooks:
-        for module in (part for block in _blocks(model) for part in (block, block.attn, block.mlp)):
-            hooks.enter_context(module.register_forward_hook(note))
+    and the stream that leaves."""
+    seen: dict[nn.Module, tuple[Any, Any]] = {}
+    with register_module_forward_hook(lambda module, inputs, output: seen.update({module: (inputs, output)})):
         model.trunk(ids)
     rows = []
-    for block in _blocks(model):
-        enters, leaves = seen[block]
+    for block in blocks_of(model):
+        (enters, *_), leaves = seen[block]
         added = block.attn_scale * seen[block.attn][1], block.mlp_scale * seen[block.mlp][1]
         rows.append([x.float().square().mean().sqrt().item() for x in (enters, *added, leaves)])
-    index = pd.RangeIndex(len(rows), name="layer")
-    return pd.DataFrame(rows, columns=["enters", "attention adds", "MLP adds", "leaves"], index=index)
-
-
-# ---------------------------------------------------------------------- rotary embedding
+    return pd.DataFrame(rows, columns=["enters", "attention adds", "MLP adds", "leaves"]).rename_axis("layer")
 
 
 def base_in_force(config: recipe.Model, num_tokens: int) -> float:
@@ -356,8 +314,7 @@ def wavelengths(config: recipe.Model, num_tokens: int) -> np.ndarray:
 
 def distance_kernel(config: recipe.Model, num_tokens: int, distances: np.ndarray) -> np.ndarray:
     """What distance alone does to a score: the mean cosine between a vector of equal entries and itself rotated by so
-    many positions, float64. Unrotated dimensions add their share at any distance: 1 is no effect at all.
-    """
+    many positions, float64. Unrotated dimensions add their share at any distance: 1 is no effect at all."""
     head_dim = config.model_dim // config.num_heads
     angles = 2 * math.pi * np.asarray(distances)[:, None] / wavelengths(config, num_tokens)
     return (2 * np.cos(angles).sum(1) + head_dim - config.rope_dims) / head_dim

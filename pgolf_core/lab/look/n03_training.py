@@ -1,12 +1,12 @@
 """What notebook 03 looks at: Newton-Schulz on a real gradient, who updates which tensor, the plan and the log of a run.
 
-Pure functions over recipes, tensors and the lines of metrics.jsonl. Singular values are those of the matrix divided by
-its Frobenius norm, as the iteration itself begins, and sorted from the largest down.
+Singular values are those of the matrix divided by its Frobenius norm, as the iteration begins, the largest first.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,11 +37,8 @@ from pgolf_core.training.optim import (
 PROBE_TOKENS = 8192
 """Tokens of a batch that is only looked at: seconds on a CPU for every recipe, a whole step of the local ones."""
 PROBE_STEPS = 2
-"""Steps before the gradient that is looked at. Output projections start at zero, so the first gradient of everything
-behind them is exactly zero; after two steps every matrix has one."""
-
-
-# ---------------------------------------------------------------------- a real gradient, and what is done to it
+"""Steps before the gradient that is looked at: output projections start at zero, so the first one of everything behind
+them is exactly zero; after two steps every matrix has one."""
 
 
 @dataclass(frozen=True)
@@ -58,27 +55,19 @@ class Probe:
 
 
 def probe_gradients(
-    settings: recipe.Recipe,
-    seed: int,
-    train_paths: Sequence[Path],
-    steps: int = PROBE_STEPS,
-    max_tokens: int = PROBE_TOKENS,
+    settings: recipe.Recipe, seed: int, train_paths: Sequence[Path], max_tokens: int = PROBE_TOKENS
 ) -> Probe:
-    """Take `steps` of the recipe's own steps from the seed's initial weights, then one more gradient.
-
-    Batches are the first of the training stream, cut to `max_tokens` (at least one sequence). Nothing is kept: the run
-    itself begins from the same initial weights again.
-    """
-    data = settings.data
-    rows = max(1, min(data.batch_tokens, max_tokens) // data.seq_len)
-    data = dataclasses.replace(data, batch_tokens=rows * data.seq_len, spans_per_step=1)
+    """Take PROBE_STEPS of the recipe's own steps from the seed's initial weights, then one more gradient. Batches are
+    the first of the training stream, cut to `max_tokens` (at least one sequence). Nothing is kept."""
+    rows = max(1, min(settings.data.batch_tokens, max_tokens) // settings.data.seq_len)
+    data = dataclasses.replace(settings.data, batch_tokens=rows * settings.data.seq_len, spans_per_step=1)
     device = machine.pick_device()
     model = build_model(settings.model, seed).to(device)
     optimizers = Optimizers(model, settings.optim)
     matrices = {name: p for members in optimizers.muon.shapes.values() for name, p in members.items()}
     stream = TokenStream(train_paths, settings.model.vocab_size, seed=seed)
     losses, silent = [], []
-    for step in range(steps + 1):
+    for step in range(PROBE_STEPS + 1):
         inputs, targets = (part.to(device) for part in step_batch(stream, data))
         with machine.autocasting(device, settings.schedule.autocast):
             loss = model(inputs, targets)
@@ -87,7 +76,7 @@ def probe_gradients(
         gradients = {name: p.grad for name, p in matrices.items() if p.grad is not None}
         if step == 0:
             silent = [name for name, gradient in gradients.items() if not gradient.any()]
-        if step < steps:
+        if step < PROBE_STEPS:
             clip_gradients(optimizers.trained, settings.optim.grad_clip_norm)
             optimizers.step(1.0, muon_momentum(step, settings.optim))
     return Probe({name: one.float().cpu() for name, one in gradients.items()}, losses, data.batch_tokens, silent)
@@ -109,17 +98,12 @@ def newton_schulz_path(matrix: Tensor, steps: int, dtype: torch.dtype) -> list[n
 
 
 def scalar_map(steps: int, points: int = 400) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """What each iteration has done to a singular value x in [0, 1] so far: {iterations: (x, value)}.
-
-    The quintic acts on singular values alone: U S V^T becomes U (aS + bS^3 + cS^5) V^T.
-    """
+    """What each iteration has done to a singular value x in [0, 1] so far: {iterations: (x, value)}. The quintic acts
+    on singular values alone: U S V^T becomes U (aS + bS^3 + cS^5) V^T."""
     a, b, c = NEWTON_SCHULZ_COEFFICIENTS
-    x = y = np.linspace(0.0, 1.0, points)
-    values = {0: (x, x)}
-    for done in range(1, steps + 1):
-        y = a * y + b * y**3 + c * y**5
-        values[done] = x, y
-    return values
+    x = np.linspace(0.0, 1.0, points)
+    values = itertools.accumulate(range(steps), lambda y, _: a * y + b * y**3 + c * y**5, initial=x)
+    return {done: (x, y) for done, y in enumerate(values)}
 
 
 def stable_rank(values: np.ndarray) -> float:
@@ -128,30 +112,25 @@ def stable_rank(values: np.ndarray) -> float:
 
 
 def orthogonalisation_table(gradients: Mapping[str, Tensor], steps: int, dtype: torch.dtype) -> pd.DataFrame:
-    """Each matrix before and after Newton-Schulz: shape, largest, median and smallest singular value, stable rank.
-
-    `cosine` is the angle between the gradient and its update; above zero the update still goes downhill.
-    """
+    """Each matrix before and after Newton-Schulz: shape, largest, median and smallest singular value, stable rank, and
+    the cosine between the gradient and its update; above zero the update still goes downhill."""
     rows = []
     for name, matrix in gradients.items():
         update = newton_schulz(matrix, steps, dtype).float()
-        spectra = singular_values(newton_schulz(matrix, 0, torch.float32)), singular_values(update)
+        before, after = singular_values(newton_schulz(matrix, 0, torch.float32)), singular_values(update)
         row = {"matrix": name.removesuffix(".weight"), "rows": matrix.shape[0], "columns": matrix.shape[1]}
-        for when, values in zip(("before", "after"), spectra, strict=True):
+        for when, values in (("before", before), ("after", after)):
             row |= {f"largest {when}": values.max(), f"median {when}": np.median(values)}
-            row |= {f"smallest {when}": values.min()}
-        row |= {"rank before": stable_rank(spectra[0]), "rank after": stable_rank(spectra[1])}
+            row[f"smallest {when}"] = values.min()
+        row |= {"rank before": stable_rank(before), "rank after": stable_rank(after)}
         rows.append(row | {"cosine": F.cosine_similarity(matrix.flatten(), update.flatten(), dim=0).item()})
     return pd.DataFrame(rows)
-
-
-# ---------------------------------------------------------------------- who updates what
 
 
 def optimizer_table(shapes: Mapping[str, tuple[int, ...]], optim: recipe.Optim) -> pd.DataFrame:
     """One row per group of `parameter_groups`: its members (layer numbers left out), optimiser, rates, sizes.
 
-    `beta1` is Muon's final momentum for Muon; `decay is applied` says on which side of the update. A frozen group has
+    `beta1` is Muon's final momentum for Muon; `decay is applied` says on which side of the update. What is frozen has
     no rates at all.
     """
     groups = parameter_groups(shapes, optim)
@@ -167,17 +146,9 @@ def optimizer_table(shapes: Mapping[str, tuple[int, ...]], optim: recipe.Optim) 
         sizes = [math.prod(shapes[name]) for name in group.parameters]
         how = side if group.weight_decay else "-"
         rows.append((group.name, tensors, group.optimizer, *rates, how, len(sizes), sum(sizes)))
-    table = pd.DataFrame(rows, columns=[
-        "group", "tensors", "optimiser", "learning rate", "beta1", "beta2", "weight decay", "decay is applied",
-        "count", "parameters",
-    ])  # fmt: skip
+    rates_of = ["learning rate", "beta1", "beta2", "weight decay", "decay is applied"]
+    table = pd.DataFrame(rows, columns=["group", "tensors", "optimiser", *rates_of, "count", "parameters"])
     return table.assign(share=table["parameters"] / table["parameters"].sum())
-
-
-def frozen_names(shapes: Mapping[str, tuple[int, ...]], optim: recipe.Optim) -> list[str]:
-    """Parameters that stay at their random start, in the network's order."""
-    groups = parameter_groups(shapes, optim)
-    return [name for group in groups if group.optimizer == "frozen" for name in group.parameters]
 
 
 def training_settings(settings: recipe.Recipe) -> dict[str, str]:
@@ -205,15 +176,9 @@ def training_settings(settings: recipe.Recipe) -> dict[str, str]:
     }
 
 
-# ---------------------------------------------------------------------- the plan
-
-
 def planned_schedule(settings: recipe.Recipe, num_steps: int) -> pd.DataFrame:
-    """Columns step, share, multiplier, momentum of a run in which `num_steps` equal steps fill the budget.
-
-    `share` is the part of the budget (clock, or iterations where there is no cap) that is used when the step begins.
-    Late QAT's factor is in the multiplier from the step at which it comes on.
-    """
+    """Columns step, share (of the budget used when it begins), multiplier (late QAT's factor included), momentum of a
+    run in which `num_steps` equal steps fill the budget: the clock, or the iterations where there is no cap."""
     schedule = settings.schedule
     steps = np.arange(num_steps)
     step_seconds = schedule.max_seconds / num_steps
@@ -228,30 +193,24 @@ def planned_schedule(settings: recipe.Recipe, num_steps: int) -> pd.DataFrame:
 
 
 def planned_lengths(schedule: recipe.Schedule) -> list[int]:
-    """Numbers of steps worth drawing: half, twice and eight times the warm-down; the iterations where no clock ends
-    the run, or where the warm-down is a share of it."""
+    """Numbers of steps worth drawing: half, twice and eight times the warm-down, or just the iterations."""
     if schedule.max_seconds <= 0 or schedule.warmdown_fraction > 0:
         return [schedule.iterations]
     warmdown = max(schedule.warmdown_iters, 2)
     return sorted({min(max(round(warmdown * times), 1), schedule.iterations) for times in (0.5, 2, 8)})
 
 
-# ---------------------------------------------------------------------- the log
-
-
 def metrics_tables(records: Iterable[Mapping[str, Any]]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(training steps, validations) from the lines of metrics.jsonl, each indexed from zero in order of writing.
-
-    Of several validations at one step (a run that was killed just after one does it again) the last counts.
-    """
+    """(training steps, validations) from the lines of metrics.jsonl, in order. Of several validations at one step (a
+    run that was killed just after one does it again) the last counts."""
     table = pd.DataFrame(list(records))
     train, val = (table[table["kind"] == kind].dropna(axis="columns", how="all") for kind in ("train", "val"))
     return train.reset_index(drop=True), val.drop_duplicates("step", keep="last").reset_index(drop=True)
 
 
 def run_numbers(train: pd.DataFrame, parameters: int, corpus_tokens: int, clip_norm: float) -> dict[str, float]:
-    """Numbers that describe a training run, from its steps: amounts of data and speed, and how often gradients were
-    clipped. Seconds of single steps are differences of the clock, so the first one is left out."""
+    """Amounts of data and speed of a training run, and how often gradients were clipped. Seconds of single steps are
+    differences of the clock, so the first one is left out."""
     tokens, seconds = int(train["tokens"].iloc[-1]), float(train["seconds"].iloc[-1])
     step_seconds = np.diff(train["seconds"]) if len(train) > 1 else train["seconds"].to_numpy()
     return {
@@ -264,11 +223,6 @@ def run_numbers(train: pd.DataFrame, parameters: int, corpus_tokens: int, clip_n
     }
 
 
-def smoothed(values: Sequence[float], window: int) -> np.ndarray:
-    """Trailing mean over the last `window` values (fewer at the start), same length."""
-    return pd.Series(np.asarray(values, dtype=float)).rolling(window, min_periods=1).mean().to_numpy()
-
-
 def seconds_table(seconds: Mapping[str, float], notebook_seconds: float, earlier_seconds: float) -> pd.DataFrame:
     """Where the wall time went, training's own ledger of all attempts (`clock.PARTS`); the last row is what this
     notebook has spent outside training. `earlier_seconds` of the ledger were spent in other notebooks than this."""
@@ -279,8 +233,9 @@ def seconds_table(seconds: Mapping[str, float], notebook_seconds: float, earlier
     }  # fmt: skip
     rest = max(notebook_seconds - (sum(seconds.values()) - earlier_seconds), 0.0)
     rows = [(word, "yes" if key == "train" else "no", seconds[key]) for key, word in words.items()]
-    rows.append(("the rest of this notebook", "no", rest))
-    table = pd.DataFrame(rows, columns=["part", "on the clock", "seconds"])
+    table = pd.DataFrame(
+        [*rows, ("the rest of this notebook", "no", rest)], columns=["part", "on the clock", "seconds"]
+    )
     return table.assign(share=table["seconds"] / table["seconds"].sum())
 
 

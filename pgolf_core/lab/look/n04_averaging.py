@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import re
@@ -13,21 +14,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pgolf_core.base import device as machine
 from pgolf_core.lab.look.n02_network import on_grids, tensor_kind
-from pgolf_core.network.grid import (
-    GRIDS,
-    Grid,
-    choose_scale,
-    dequantise,
-    fake_quantise,
-    grid_names_for,
-    qat_grids,
-    quantise,
-    quantise_tensor,
-)
+from pgolf_core.network.grid import GRIDS, Grid, dequantise, fake_quantise, grid_names_for, quantise_tensor
 from pgolf_core.network.model import GPT
 from pgolf_core.network.score import Score, bits_per_byte
 from pgolf_core.recipes import recipe
@@ -40,14 +32,9 @@ FLOPS_PER_LOGIT = 1600
 """What a logit costs beside its product (soft cap, exponential, memory) in operations of a matrix product, on a CPU."""
 
 
-# ---------------------------------------------------------------------- which targets
-
-
 def affordable_targets(num_targets: int, parameters: int, vocab_size: int, seq_len: int, device_type: str) -> int:
-    """How many targets to score, from the split's start: all of them, or the whole windows that SCORING_FLOPS pays for.
-
-    A rule of sizes, not of measured time: one run scored on two machines of a kind is scored on the same targets.
-    """
+    """How many targets to score, from the split's start: all, or the whole windows that SCORING_FLOPS pays for. A rule
+    of sizes, not of measured time: two machines of a kind score the same targets."""
     flops_per_target = 2 * parameters + FLOPS_PER_LOGIT * vocab_size
     windows = int(SCORING_FLOPS[device_type] / (flops_per_target * seq_len))
     return min(num_targets, max(windows, 1) * seq_len)
@@ -104,11 +91,8 @@ def spread_sample(tokens: np.ndarray, token_bytes: TokenBytes, num_targets: int,
 
 
 def paired_difference(one: Score, other: Score) -> tuple[float, float]:
-    """(bpb of `one` - bpb of `other`, its standard error) on the same targets.
-
-    The error is over the text, taking windows as independent draws: another text of this kind would move the difference
-    by about as much. It says nothing about other seeds.
-    """
+    """(bpb of `one` - bpb of `other`, its standard error) on the same targets. The error is over the text, with windows
+    as independent draws; it says nothing about other seeds."""
     assert (one.tokens, one.bytes, one.stride, one.seq_len) == (other.tokens, other.bytes, other.stride, other.seq_len)
     starts = np.arange(0, one.tokens, one.stride)
     nats = np.add.reduceat((one.per_token_nats - other.per_token_nats).astype(np.float64), starts)
@@ -116,19 +100,12 @@ def paired_difference(one: Score, other: Score) -> tuple[float, float]:
     return one.bpb - other.bpb, bits_per_byte(error, one.bytes)
 
 
-# ---------------------------------------------------------------------- how much each step counts
-
-
 def qat_since(qat: recipe.QAT, rates: Sequence[float]) -> int | None:
-    """The first step (1, 2, ...) that was taken with rounding in the forward pass, or None.
-
-    `rates` are the logged multipliers of steps 1, 2, ...: the schedule's, times late QAT's factor once it is on. The
-    factor is at most one, so the first logged value below the threshold is the schedule's own crossing.
-    """
-    if qat.kind == "always":
-        return 1
-    below = np.flatnonzero(np.asarray(rates) < qat.threshold) if qat.kind == "late" else []
-    return int(below[0]) + 1 if len(below) else None
+    """The first step (1, 2, ...) that was taken with rounding in the forward pass, or None. `rates` are the logged
+    multipliers of the steps: late QAT's factor in them is at most one, so the first value below the threshold is the
+    schedule's own crossing."""
+    threshold = {"always": math.inf, "late": qat.threshold}.get(qat.kind, -math.inf)
+    return next((step for step, rate in enumerate(rates, 1) if rate < threshold), None)
 
 
 def schedule_multipliers(qat: recipe.QAT, rates: Sequence[float]) -> np.ndarray:
@@ -140,33 +117,23 @@ def schedule_multipliers(qat: recipe.QAT, rates: Sequence[float]) -> np.ndarray:
 
 
 def step_weights(average: recipe.Average, multipliers: Sequence[float]) -> pd.DataFrame:
-    """Columns step, weight: how much the weights after each step count in the average; they sum to one.
-
-    Step 0 are the initial weights. `multipliers` are the schedule's learning-rate multipliers of steps 1, 2, ...
-    """
+    """Columns step, weight: how much the weights after each step (0: the initial ones) count in the average; they sum
+    to one. `multipliers` are the schedule's learning-rate multipliers of steps 1, 2, ..."""
     last = len(multipliers)
     steps = np.arange(last + 1)
     if average.kind == "ema":
-        decay = average.ema_decay
-        counts = (1 - decay) * decay ** (last - steps).astype(float)
-        counts[0] = decay**last
+        counts = (1 - average.ema_decay) * average.ema_decay ** (last - steps).astype(float)
+        counts[0] = average.ema_decay**last
     else:
-        taken = np.zeros(last + 1)
-        if average.kind == "swa":
-            low = np.asarray(multipliers) < average.swa_start
-            taken[1:] = low & (steps[1:] % average.swa_every_steps == 0)
-        if not taken.any():
-            taken[-1] = 1.0  # no snapshot, or no averaging: the live weights are packed
-        counts = taken / taken.sum()
+        low = np.array([False, *(rate < average.swa_start for rate in multipliers)])
+        counts = low & (steps % average.swa_every_steps == 0) if average.kind == "swa" else steps == last
+        counts = counts if counts.any() else steps == last  # no snapshot: the live weights are packed
+        counts = counts / counts.sum()
     return pd.DataFrame({"step": steps, "weight": counts})
 
 
 def average_numbers(weights: pd.DataFrame) -> dict[str, float]:
-    """What a row of step weights amounts to.
-
-    The mean age of what is averaged, in steps; the effective number of steps, 1 / sum of squared weights; both as
-    shares of the run; the weight of the initial weights, and of the last tenth of the steps.
-    """
+    """What a row of step weights amounts to; the effective number of steps is 1 / sum of squared weights."""
     step, weight = weights["step"].to_numpy(), weights["weight"].to_numpy()
     last = max(int(step[-1]), 1)
     age, effective = float((weight * (step[-1] - step)).sum()), float(1 / (weight**2).sum())
@@ -179,30 +146,24 @@ def average_numbers(weights: pd.DataFrame) -> dict[str, float]:
     }
 
 
-# ---------------------------------------------------------------------- raw and averaged
-
-
 def blend(raw: Weights, averaged: Weights, place: float) -> dict[str, Tensor]:
     """Weights on the line through both: raw at place 0, averaged at 1, and beyond."""
     return {name: torch.lerp(tensor, averaged[name], place) for name, tensor in raw.items()}
 
 
-def distance_table(raw: Weights, averaged: Weights) -> pd.DataFrame:
-    """Columns tensor, kind, layer, elements, relative: the norm of averaged - raw over the norm of raw, per tensor.
-
-    `layer` is -1 outside the blocks.
-    """
-    rows = []
-    for name, tensor in raw.items():
-        distance, norm = (averaged[name] - tensor).norm().item(), tensor.norm().item()
-        rows.append(_about(name, tensor) | {"relative": distance / norm if norm else math.nan})
-    return pd.DataFrame(rows)
+def distance_table(raw: Weights, averaged: Weights, column: str = "relative") -> pd.DataFrame:
+    """Columns tensor, kind, layer (-1 outside the blocks), is_matrix, elements, and the distance of each tensor from
+    the averaged one, relative to its own norm (NaN where that is zero)."""
+    apart = {name: (averaged[name] - tensor).norm().item() for name, tensor in raw.items()}
+    norms = {name: tensor.norm().item() for name, tensor in raw.items()}
+    relative = {name: apart[name] / norm if norm else math.nan for name, norm in norms.items()}
+    return pd.DataFrame([_about(name, tensor) | {column: relative[name]} for name, tensor in raw.items()])
 
 
 def total_distance(raw: Weights, averaged: Weights) -> float:
     """Norm of the difference of all weights together, over the norm of the raw ones."""
-    squares = [(averaged[name] - tensor).double().square().sum().item() for name, tensor in raw.items()]
-    return math.sqrt(sum(squares) / sum(tensor.double().square().sum().item() for tensor in raw.values()))
+    apart = sum((averaged[name] - tensor).double().square().sum().item() for name, tensor in raw.items())
+    return math.sqrt(apart / sum(tensor.double().square().sum().item() for tensor in raw.values()))
 
 
 def lines_by_layer(table: pd.DataFrame, column: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -229,61 +190,36 @@ def _is_matrix(name: str, tensor: Tensor) -> bool:
     return tensor.ndim == 2 and name.endswith(".weight")  # skip_weights and resid_mix are stacks of vectors
 
 
-# ---------------------------------------------------------------------- rounding
-
-
-def packed_grids(weights: Weights, quant: recipe.Quant, bits: Mapping[str, int] | None = None) -> dict[str, str]:
-    """Grid name of every tensor, or fp16, as the artifact will have it (the named grids, where it will have steps)."""
-    shapes = {name: tuple(t.shape) for name, t in weights.items()}
-    return grid_names_for(shapes, on_grids(quant), dict(bits) if bits else None)
-
-
 def matrix_grids(weights: Weights, quant: recipe.Quant) -> dict[str, Grid]:
     """The recipe's fixed grid for every matrix, also for those that are small enough to be stored as fp16."""
-    every = dataclasses.replace(quant, small_tensor_elements=0, allocation="fixed")
-    grids = packed_grids(weights, every)
-    return {
-        name: GRIDS[grids[name]]
-        for name, tensor in weights.items()
-        if _is_matrix(name, tensor) and grids[name] in GRIDS
-    }
-
-
-def training_grids(weights: Weights, settings: recipe.Recipe) -> dict[str, Grid]:
-    """The grid under which the recipe's QAT trains (or would train) each matrix, as the trainer asks for it."""
-    return qat_grids({name: tuple(t.shape) for name, t in weights.items()}, settings.quant, settings.qat)
+    every = dataclasses.replace(on_grids(quant), small_tensor_elements=0, allocation="fixed")
+    grids = grid_names_for({name: tuple(w.shape) for name, w in weights.items()}, every).items()
+    return {name: GRIDS[grid] for name, grid in grids if _is_matrix(name, weights[name]) and grid in GRIDS}
 
 
 def on_grid(w: Tensor, grid: Grid) -> Tensor:
     """`w` [rows, cols] rounded to a grid, also to one whose scales are never float16 and that no artifact can hold."""
-    if grid.packable:
-        return dequantise(*quantise_tensor(w, grid))
-    scale = choose_scale(w, grid)
-    return dequantise(quantise(w, scale, grid), scale.stored)
+    return dequantise(*quantise_tensor(w, grid)) if grid.packable else fake_quantise(w.detach(), grid)
 
 
 def grid_gap(weights: Weights, trained: Mapping[str, Grid], packed: Mapping[str, str]) -> pd.DataFrame:
-    """How far QAT's rounding is from the packer's, one row per kind of linear matrix and pair of grids.
-
-    Columns kind, trained on, packed on, matrices, other (share of weights that come back more than half a packed step
-    away from where training saw them), distance (norm of the difference over the norm of the weights). Matrices that
-    both round alike are left out, and so are tables, which QAT never rounds.
-    """
+    """How far QAT's rounding is from the packer's, one row per kind of linear matrix and pair of grids: columns kind,
+    trained on, packed on, matrices, other (share of weights that come back more than half a packed step away from where
+    training saw them), distance (norm of the difference over the norm of the weights). Matrices that both round alike
+    are left out, and so are tables, which QAT never rounds."""
     rows = []
     for name, grid in trained.items():
-        if packed[name] == grid.name or packed[name] not in GRIDS or name in _NEVER_FAKED:
+        w, own = weights[name], GRIDS.get(packed[name])
+        if own is None or own == grid or name in _NEVER_FAKED:
             continue
-        w, back = weights[name], dequantise(*quantise_tensor(weights[name], GRIDS[packed[name]]))
-        apart = on_grid(w, grid) - back
-        step = quantise_tensor(w, GRIDS[packed[name]])[1].float()[:, None] * GRIDS[packed[name]].step
-        rows.append({
-            "kind": tensor_kind(name), "trained on": grid.name, "packed on": packed[name], "matrices": 1,
-            "weights": w.numel(), "other": int((apart.abs() > step / 2).sum()),
-            "apart": float(apart.double().square().sum()), "norm": float(w.double().square().sum()),
-        })  # fmt: skip
+        codes, scales = quantise_tensor(w, own)
+        apart = on_grid(w, grid) - dequantise(codes, scales)
+        other = int((apart.abs() > scales.float()[:, None] * own.step / 2).sum())
+        squares = [float(x.double().square().sum()) for x in (apart, w)]
+        rows.append((tensor_kind(name), grid.name, own.name, 1, w.numel(), other, *squares))
     keys = ["kind", "trained on", "packed on"]
-    columns = [*keys, "matrices", "weights", "other", "apart", "norm"]
-    sums = pd.DataFrame(rows, columns=columns).groupby(keys, sort=False).sum()
+    table = pd.DataFrame(rows, columns=[*keys, "matrices", "weights", "other", "apart", "norm"])
+    sums = table.groupby(keys, sort=False).sum()
     shares = {"other": sums["other"] / sums["weights"], "distance": (sums["apart"] / sums["norm"]) ** 0.5}
     return sums[["matrices"]].assign(**shares).reset_index()
 
@@ -294,41 +230,28 @@ _NEVER_FAKED = ("tok_emb.weight", "bigram.embed.weight", "ve.embed.weight")
 def rounded(weights: Weights, grid_names: Mapping[str, str]) -> dict[str, Tensor]:
     """The weights as they come back from the artifact: through their grid's codes and scales, or through fp16."""
     return {
-        name: dequantise(*quantise_tensor(tensor, GRIDS[grid_names[name]]))
-        if grid_names[name] in GRIDS
-        else tensor.half().float()
-        for name, tensor in weights.items()
+        name: on_grid(w, GRIDS[grid]) if (grid := grid_names[name]) in GRIDS else w.half().float()
+        for name, w in weights.items()
     }
 
 
 def rounding_table(weights: Weights, grid_names: Mapping[str, str]) -> pd.DataFrame:
-    """Columns tensor, kind, layer, elements, grid, error: the norm of rounded - weight over the norm of the weight."""
-    back = rounded(weights, grid_names)
-    rows = []
-    for name, tensor in weights.items():
-        error, norm = (back[name] - tensor).norm().item(), tensor.norm().item()
-        rows.append(_about(name, tensor) | {"grid": grid_names[name], "error": error / norm if norm else math.nan})
-    return pd.DataFrame(rows)
+    """`distance_table` of the weights and what comes back of them: the distance is called error, beside the grid."""
+    table = distance_table(weights, rounded(weights, grid_names), "error")
+    table.insert(table.columns.get_loc("error"), "grid", table["tensor"].map(grid_names))
+    return table
 
 
 def fake_differs_from_packed(weights: Weights, grids: Mapping[str, Grid]) -> list[str]:
     """Names of the matrices whose fake-quantised form is not, number for number, what comes back from the artifact."""
-    return [
-        name
-        for name, grid in grids.items()
-        if not torch.equal(fake_quantise(weights[name], grid), dequantise(*quantise_tensor(weights[name], grid)))
-    ]
-
-
-# ---------------------------------------------------------------------- quantisation-aware training
+    packed = {name: dequantise(*quantise_tensor(weights[name], grid)) for name, grid in grids.items()}
+    return [name for name, grid in grids.items() if not torch.equal(fake_quantise(weights[name], grid), packed[name])]
 
 
 @dataclasses.dataclass(frozen=True)
 class QatProbe:
     """One batch through the network in training mode, with and without rounding in the forward pass."""
 
-    covered: int
-    """Tensors that are rounded in the forward pass."""
     plain_loss: float
     """Nats per token of the weights as they are."""
     qat_loss: float
@@ -336,42 +259,30 @@ class QatProbe:
     rounded_loss: float
     """Nats per token of weights that were rounded beforehand; equal to qat_loss."""
     cosines: pd.DataFrame
-    """Columns tensor, kind, layer, cosine: between the gradients with and without rounding."""
+    """Columns tensor, kind, layer, is_matrix, elements, cosine (between the gradients with and without rounding): a row
+    for every tensor that is rounded in the forward pass."""
 
 
 def probe_qat(
     model: GPT, grids: Mapping[str, Grid], tokens: np.ndarray, rows: int, seq_len: int, autocast: str
 ) -> QatProbe:
-    """Run the stream's first `rows` sequences (fewer, if it is short) three ways through `model`.
-
-    Its weights and mode are afterwards what they were.
-    """
+    """Run the stream's first `rows` sequences (fewer, if it is short) three ways through a copy of `model`."""
     rows = max(min(rows, (len(tokens) - 1) // seq_len), 1)
     span = torch.from_numpy(tokens[: rows * seq_len + 1].astype(np.int64)).to(next(model.parameters()).device)
-    inputs, targets = span[:-1].view(rows, -1), span[1:].view(rows, -1)
-    named = dict(model.named_parameters())
-    kept = {name: p.detach().clone() for name, p in named.items()}
-    was_training = model.training
-    model.train()
-    plain_loss, plain = _loss_and_gradients(model, inputs, targets, autocast)
-    covered = model.set_fake_grids(dict(grids))
-    qat_loss, through = _loss_and_gradients(model, inputs, targets, autocast)
-    inside = [f"{name}.weight" for name, module in model.named_modules() if getattr(module, "grid", None) is not None]
+    batch, model = (span[:-1].view(rows, -1), span[1:].view(rows, -1)), copy.deepcopy(model).train()
+    plain_loss, plain = _loss_and_gradients(model, *batch, autocast)
+    model.set_fake_grids(dict(grids))
+    qat_loss, through = _loss_and_gradients(model, *batch, autocast)
+    modules = model.named_modules()
+    inside = {f"{name}.weight": part.weight for name, part in modules if getattr(part, "grid", None) is not None}
     model.set_fake_grids({})
     with torch.no_grad():
-        for name in inside:
-            named[name].copy_(on_grid(kept[name], grids[name]))
-    rounded_loss, _ = _loss_and_gradients(model, inputs, targets, autocast)
-    with torch.no_grad():
-        for name, parameter in named.items():
-            parameter.copy_(kept[name])
-    model.train(was_training)
-    cosine = torch.nn.functional.cosine_similarity
-    rows = [
-        _about(name, named[name]) | {"cosine": cosine(plain[name].flatten(), through[name].flatten(), dim=0).item()}
-        for name in inside
-    ]
-    return QatProbe(covered, plain_loss, qat_loss, rounded_loss, pd.DataFrame(rows))
+        for name, weight in inside.items():
+            weight.copy_(on_grid(weight, grids[name]))
+    rounded_loss, _ = _loss_and_gradients(model, *batch, autocast)
+    cosines = [F.cosine_similarity(plain[name].flatten(), through[name].flatten(), dim=0).item() for name in inside]
+    table = pd.DataFrame([_about(name, weight) for name, weight in inside.items()]).assign(cosine=cosines)
+    return QatProbe(plain_loss, qat_loss, rounded_loss, table)
 
 
 def _loss_and_gradients(model: GPT, inputs: Tensor, targets: Tensor, autocast: str) -> tuple[float, dict[str, Tensor]]:

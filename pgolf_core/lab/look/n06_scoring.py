@@ -1,7 +1,6 @@
 """What notebooks 06 and 07 look at: where a score comes from, what proves it, and the almost-right ways to take it.
 
-Legend: target i of a stream is its token i+1, as in network/score; nats and bytes are arrays [targets] in that
-order. Windows are rows (start, first scored, end).
+Target i of a stream is its token i+1; nats and bytes are arrays [targets]. Windows are rows (start, first scored, end).
 """
 
 from __future__ import annotations
@@ -21,17 +20,13 @@ from pgolf_core.network.model import GPT
 from pgolf_core.network.score import Score, bits_per_byte, plan_windows
 from pgolf_core.text.tokenizer import TokenBytes
 
-READ, SCORED = 0.0, 1.0
-
-# ---------------------------------------------------------------------- windows
-
 
 def window_map(num_targets: int, seq_len: int, stride: int) -> np.ndarray:
     """Picture of a plan, float [windows, targets]: 1 scored, 0 only read as context, NaN outside the window."""
     windows = plan_windows(num_targets, seq_len, stride)
     picture = np.full((len(windows), num_targets), np.nan)
     for row, (start, first, end) in zip(picture, windows, strict=True):
-        row[start:first], row[first:end] = READ, SCORED
+        row[start:first], row[first:end] = 0, 1
     return picture
 
 
@@ -50,66 +45,56 @@ def context_lengths(windows: np.ndarray, num_targets: int) -> np.ndarray:
     return np.arange(num_targets) - starts + 1
 
 
-def context_counts(windows: np.ndarray) -> np.ndarray:
-    """How many targets a plan scores with each number of tokens of context, int64 [longest context + 1].
-
-    `context_lengths` counted, in time and memory of the windows instead of the targets.
-    """
-    begins, ends = (windows[:, column] - windows[:, 0] + 1 for column in (1, 2))
-    longest = int(ends.max(initial=1))
-    return (np.bincount(begins, minlength=longest + 1) - np.bincount(ends, minlength=longest + 1)).cumsum()[:longest]
+def context_shares(windows: np.ndarray) -> pd.DataFrame:
+    """Share of a plan's targets with 1, 2, 3-4, 5-8, … tokens of context; columns first, last, share."""
+    begins, ends = windows[:, 1] - windows[:, 0], windows[:, 2] - windows[:, 0]
+    last = 2 ** np.arange(int(ends.max() - 1).bit_length() + 1)
+    reached = np.array([np.clip(np.minimum(ends, context) - begins, 0, None).sum() for context in last])
+    return pd.DataFrame({"first": last // 2 + 1, "last": last, "share": np.diff(reached, prepend=0) / reached[-1]})
 
 
 def bpb_by_context(nats: np.ndarray, target_bytes: np.ndarray, contexts: np.ndarray) -> pd.DataFrame:
-    """bpb of the targets with 1, 2, 3-4, 5-8, … tokens of context; columns first, last, middle, targets, bpb, share.
-
-    middle is the geometric mean of first and last; share is the bin's part of all nats.
-    """
+    """bpb of the targets with 1, 2, 3-4, 5-8, … tokens of context; columns first, last, middle (their geometric mean),
+    targets, bpb, share (of all nats)."""
     bins = np.ceil(np.log2(contexts)).astype(np.int64)
     rows = []
     for number in np.unique(bins):
         inside = bins == number
-        total = int(target_bytes[inside].sum())
-        first, last = 2 ** (number - 1) + 1 if number else 1, int(contexts[inside].max())
+        taken, total = _sum(nats[inside]), int(target_bytes[inside].sum())
+        first, last = int(2**number // 2 + 1), int(contexts[inside].max())
         rows.append({
-            "first": int(first), "last": last, "middle": math.sqrt(first * last), "targets": int(inside.sum()),
-            "bpb": _sum(nats[inside]) / (math.log(2) * total) if total else math.nan,
-            "share": _sum(nats[inside]) / _sum(nats),
+            "first": first, "last": last, "middle": math.sqrt(first * last), "targets": int(inside.sum()),
+            "bpb": taken / (math.log(2) * total) if total else math.nan, "share": taken / _sum(nats),
         })  # fmt: skip
     return pd.DataFrame(rows)
-
-
-# ---------------------------------------------------------------------- documents
 
 
 def score_by_document(
     documents: pd.DataFrame, tokens: np.ndarray, nats: np.ndarray, target_bytes: np.ndarray, bos_id: int
 ) -> pd.DataFrame:
-    """`documents` (one row each, in the stream's order) with columns nats, bytes and bpb: their shares of one score.
-
-    A document's BOS is a target of its own document; the stream's first BOS is no target and counts nothing.
-    """
-    table = documents.reset_index(drop=True).copy()
+    """`documents` (one row each, in the stream's order) with columns nats, bytes and bpb: their shares of one score. A
+    BOS is a target of its own document; the stream's first BOS is no target and counts nothing."""
+    table = documents.reset_index(drop=True)
     for name, values in (("nats", nats.astype(np.float64)), ("bytes", target_bytes)):
         table[name] = sums_by_document(np.concatenate((np.zeros(1, values.dtype), values)), tokens, bos_id)
     table["bpb"] = table["nats"] / (math.log(2) * table["bytes"].where(table["bytes"] > 0))
     return table
 
 
-# ---------------------------------------------------------------------- proofs on the model
-
-
 @torch.inference_mode()
 def plain_nats(model: GPT, tokens: np.ndarray, seq_len: int, stride: int) -> np.ndarray:
     """Nats of every target, float32 [targets], the plain way: one window at a time, all logits, then cut."""
-    device = next(model.parameters()).device
-    stream = torch.from_numpy(np.asarray(tokens).astype(np.int64)).to(device)
+    stream = _stream_for(model, tokens)
     nats = np.full(len(tokens) - 1, np.nan, dtype=np.float32)
     for start, first, end in plan_windows(len(nats), seq_len, stride).tolist():
         log_p = model.logits(stream[None, start:end])[0].log_softmax(-1)
         losses = -log_p.gather(1, stream[start + 1 : end + 1, None])[:, 0]
         nats[first:end] = losses[first - start :].cpu().numpy()
     return nats
+
+
+def _stream_for(model: GPT, tokens: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(tokens).astype(np.int64)).to(next(model.parameters()).device)
 
 
 @torch.inference_mode()
@@ -128,14 +113,9 @@ def probability_error(model: GPT, ids: torch.Tensor) -> float:
     return float((sums - 1).abs().max())
 
 
-# ---------------------------------------------------------------------- the almost-right ways
-
-
 def published_windows(num_targets: int, seq_len: int, stride: int) -> np.ndarray:
-    """The records' sliding plan: a window at every multiple of the stride, each scoring its last `stride`.
-
-    The windows that the stream's end cuts short all score its last targets again.
-    """
+    """The records' sliding plan: a window at every multiple of the stride, each scoring its last `stride`, those too
+    that the stream's end cuts short: they score its last targets again."""
     starts = np.arange(0, num_targets, stride, dtype=np.int64)
     ends = np.minimum(starts + seq_len, num_targets)
     first = np.where(starts == 0, 0, np.maximum(ends - stride, starts))
@@ -143,10 +123,7 @@ def published_windows(num_targets: int, seq_len: int, stride: int) -> np.ndarray
 
 
 def tail_dropped(nats: np.ndarray, target_bytes: np.ndarray, seq_len: int) -> tuple[float, int]:
-    """(bpb, targets) of the records' standard score, which leaves out what does not fill a window; NaN if nothing does.
-
-    `nats` are those of the standard score.
-    """
+    """(bpb, targets) of the records' standard score: without what does not fill a window; NaN if nothing does."""
     kept = len(nats) // seq_len * seq_len
     total = int(target_bytes[:kept].sum())
     return (bits_per_byte(_sum(nats[:kept]), total) if total else math.nan), kept
@@ -158,22 +135,18 @@ def tail_scored_again(
 ) -> tuple[float, int]:
     """(bpb, targets counted) of the records' sliding score. Windows that `sliding` scored too are taken from it."""
     own = {tuple(row) for row in plan_windows(sliding.tokens, sliding.seq_len, sliding.stride).tolist()}
-    device = next(model.parameters()).device
-    stream = torch.from_numpy(np.asarray(tokens).astype(np.int64)).to(device)
+    stream = _stream_for(model, tokens)
     target_bytes = token_bytes.count(tokens[:-1], tokens[1:])
     nats, counted, num_bytes = 0.0, 0, 0
     for start, first, end in published_windows(sliding.tokens, sliding.seq_len, sliding.stride).tolist():
         if (start, first, end) in own:
             nats += _sum(sliding.per_token_nats[first:end])
         else:
-            with machine.autocasting(device, autocast):
+            with machine.autocasting(stream.device, autocast):
                 inputs, targets = stream[None, start:end], stream[None, first + 1 : end + 1]
                 nats += float(model.token_losses(inputs, targets, first - start).double().sum())
         counted, num_bytes = counted + end - first, num_bytes + int(target_bytes[first:end].sum())
     return bits_per_byte(nats, num_bytes), counted
-
-
-# ---------------------------------------------------------------------- the report
 
 
 def opening_of(text: str, num_bytes: int) -> str:
@@ -187,16 +160,14 @@ def opening_of(text: str, num_bytes: int) -> str:
 
 def half_widths(std: float, counts: Iterable[int], confidence: float = 0.95) -> pd.DataFrame:
     """Half the t interval of a mean over n seeds, would they spread by `std`: columns seeds, t, half_width."""
-    rows = []
-    for n in counts:
-        t = float(stdtrit(n - 1, (1 + confidence) / 2))
-        rows.append({"seeds": n, "t": t, "half_width": t * std / math.sqrt(n)})
-    return pd.DataFrame(rows)
+    n = np.array(list(counts))
+    t = stdtrit(n - 1, (1 + confidence) / 2)
+    return pd.DataFrame({"seeds": n, "t": t, "half_width": t * std / np.sqrt(n)})
 
 
 def reference_points(data: Mapping[str, Any]) -> dict[str, float]:
     """{name: bpb} of the reference points that notebook 01 left in data.json, highest first; empty if it left none."""
-    found = {}
+    found: dict[str, float] = {}
     for key, value in data.items():
         if key.endswith("_bpb"):
             found |= value if isinstance(value, dict) else {key.removesuffix("_bpb"): value}

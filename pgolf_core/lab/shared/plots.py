@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import functools
 import io
+import re
 from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm, PowerNorm
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
 
 from pgolf_core.base.files import UserError, write_bytes
 
@@ -34,7 +36,7 @@ COLOURS = {
 MARKERS = ("o", "s", "D", "^", "v")
 SEQUENCE = "viridis"
 DPI = 150
-LOOKS: dict[str, Any] = {
+LOOKS: Any = {
     "figure.facecolor": "white", "savefig.facecolor": "white", "axes.facecolor": "white",
     "font.family": ["DejaVu Sans"], "font.size": 10, "axes.titlesize": 11, "axes.titleweight": "bold",
     "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#555555",
@@ -43,6 +45,8 @@ LOOKS: dict[str, Any] = {
     "lines.linewidth": 1.6, "lines.markersize": 5,
 }  # fmt: skip
 
+P = ParamSpec("P")
+T = TypeVar("T")
 Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 """{name: (x, y)}, equally long."""
 
@@ -70,16 +74,25 @@ def seed_marker(seed: int) -> str:
 
 def colour_of(name: str, index: int = 0) -> str:
     """Fixed colour of a name: `seed 1337` is that seed's, `int6_row` its family's, else COLOURS or the palette's."""
-    if name.startswith("seed ") and name[5:].split()[0].isdecimal():
-        return seed_colour(int(name[5:].split()[0]))
+    if (seed := _seed_in(name)) is not None:
+        return seed_colour(seed)
     return COLOURS.get(name) or COLOURS.get(name.split("_")[0]) or PALETTE[(index + 5) % len(PALETTE)]
 
 
-def styled(make: Callable[..., Figure]) -> Callable[..., Figure]:
+def _marker_of(name: str, index: int) -> str:
+    return MARKERS[index % len(MARKERS)] if (seed := _seed_in(name)) is None else seed_marker(seed)
+
+
+def _seed_in(name: str) -> int | None:
+    found = re.match(r"seed (\d+)\b", name)
+    return int(found[1]) if found else None
+
+
+def styled(make: Callable[P, T]) -> Callable[P, T]:
     """Run `make` under the project's style and restore the caller's settings."""
 
     @functools.wraps(make)
-    def wrapper(*args: Any, **kwargs: Any) -> Figure:
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
         with mpl.rc_context(LOOKS):
             return make(*args, **kwargs)
 
@@ -113,27 +126,44 @@ def save_figure(fig: Figure, folder: Path | str, name: str, table: pd.DataFrame 
     return path
 
 
+def figure(
+    rows: int = 1, columns: int = 1, *, size: tuple[float, float] = (7.0, 3.4), title: str = "", share_x: bool = False
+) -> tuple[Chart, list[Axes]]:
+    """A chart of `size` inches and its axes, row by row; whoever fills them is `styled`."""
+    fig = Chart(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08))  # inches of air for the labels
+    axes = list(fig.subplots(rows, columns, sharex=share_x, squeeze=False).flat)
+    if title and len(axes) == 1:
+        axes[0].set_title(title)
+    elif title:
+        fig.suptitle(title, x=0.01, ha="left", weight="bold")
+    return fig, axes
+
+
 @styled
 def histogram(
-    groups: Mapping[str, Sequence[float]] | Sequence[float], *, x_label: str, y_label: str = "count", title: str = "",
-    bins: int | Sequence[float] = 60, log_y: bool = False, grid_values: Sequence[float] = (),
+    groups: Mapping[str, Sequence[float]], *, x_label: str, y_label: str = "count", title: str = "", bins: int = 60,
+    log_y: bool = False, grid_values: Sequence[float] = (),
 ) -> Figure:  # fmt: skip
     """Histogram of raw values, one outline per group on common bins; `grid_values` are drawn as thin vertical lines."""
-    named = groups if isinstance(groups, Mapping) else {"": groups}
-    arrays = {name: np.asarray(values, dtype=float).ravel() for name, values in named.items()}
-    edges = np.histogram_bin_edges(np.concatenate(list(arrays.values())), bins=bins)
-    fig, ax = _figure(title=title)
-    for value in grid_values:
-        ax.axvline(float(value), color="#BBBBBB", linewidth=0.7, zorder=0.5)
+    arrays = {name: np.asarray(values, dtype=float).ravel() for name, values in groups.items()}
+    edges = np.histogram_bin_edges(np.concatenate(list(arrays.values())), bins=bins).tolist()
+    fig, (ax,) = figure(title=title)
     for index, (name, values) in enumerate(arrays.items()):
         colour = colour_of(name, index)
         ax.hist(values, bins=edges, histtype="stepfilled", color=colour, alpha=0.25)
         ax.hist(values, bins=edges, histtype="step", color=colour, linewidth=1.4, label=name or None)
-    ax.grid(axis="x", visible=not len(grid_values))
     ax.set(xlabel=x_label, ylabel=y_label, yscale="log" if log_y else "linear")
-    if len(grid_values):
-        ax.plot([], [], color="#BBBBBB", label=f"grid ({len(grid_values)} values)")
-    return _finish(fig, ax, legend=len(arrays) > 1 or len(grid_values) > 0)
+    draw_grid(ax, grid_values)
+    return _with_legend(fig, ax, wanted=len(arrays) > 1 or len(grid_values) > 0)
+
+
+def draw_grid(ax: Axes, values: Sequence[float] | np.ndarray) -> None:
+    """Thin vertical lines at a grid's values, counted in the legend, instead of the axes' own."""
+    for value in values:
+        ax.axvline(float(value), color="#BBBBBB", linewidth=0.7, zorder=0.5)
+    ax.grid(axis="x", visible=not len(values))
+    if len(values):
+        ax.plot([], [], color="#BBBBBB", label=f"grid ({len(values)} values)")
 
 
 @styled
@@ -142,7 +172,7 @@ def bars(groups: Series, *, x_label: str, y_label: str, title: str = "", log_y: 
 
     Several groups stand side by side. `note` is printed in the upper corner (an entropy, a mean).
     """
-    fig, ax = _figure(title=title)
+    fig, (ax,) = figure(title=title)
     most = max(len(positions) for positions, _ in groups.values())
     width = (0.86 if most * len(groups) < 100 else 1.0) / len(groups)  # gaps below a pixel would flicker
     for index, (name, (positions, heights)) in enumerate(groups.items()):
@@ -153,7 +183,7 @@ def bars(groups: Series, *, x_label: str, y_label: str, title: str = "", log_y: 
     ax.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True, min_n_ticks=1))
     if note:
         ax.text(0.99, 0.97, note, transform=ax.transAxes, ha="right", va="top", color="#444444")
-    return _finish(fig, ax, legend=len(groups) > 1, outside=bool(note))
+    return _with_legend(fig, ax, wanted=len(groups) > 1, outside=bool(note))
 
 
 @styled
@@ -161,7 +191,7 @@ def grouped_bars(
     table: pd.DataFrame, *, x_label: str, y_label: str, title: str = "", value_format: str = "{:.4f}"
 ) -> Figure:
     """One group of bars per row of `table`, one bar per column, from zero, each with its value written on it."""
-    fig, ax = _figure(title=title)
+    fig, (ax,) = figure(title=title)
     width = 0.86 / len(table.columns)
     for index, name in enumerate(map(str, table.columns)):
         x = np.arange(len(table)) + (index - (len(table.columns) - 1) / 2) * width
@@ -171,7 +201,7 @@ def grouped_bars(
     ax.set(xlabel=x_label, ylabel=y_label)
     ax.margins(y=0.25 if table.size > 12 else 0.12)
     ax.grid(axis="x", visible=False)
-    return _finish(fig, ax, legend=len(table.columns) > 1, outside=True)
+    return _with_legend(fig, ax, wanted=len(table.columns) > 1, outside=True)
 
 
 @styled
@@ -181,24 +211,30 @@ def horizontal_bars(
 ) -> Figure:  # fmt: skip
     """Horizontal bars, first label on top, stacked over `parts`; totals (and shares in %) are written at the ends."""
     named = parts if isinstance(parts, Mapping) else {"": parts}
-    fig, ax = _figure(height=max(1.6, 0.9 + 0.27 * len(labels)), title=title)
-    rows, left = np.arange(len(labels)), np.zeros(len(labels))
-    for index, (name, values) in enumerate(named.items()):
-        lengths = np.asarray(values, dtype=float)
-        ax.barh(rows, lengths, left=left, height=0.72, color=colour_of(name, index), label=name or None)
-        left = left + lengths
-    whole = left.sum()
-    for row, total in zip(rows, left, strict=True):
+    fig, (ax,) = figure(size=(7.0, max(1.6, 0.9 + 0.27 * len(labels))), title=title)
+    totals = _stack(ax, labels, named, height=0.72)
+    whole = totals.sum()
+    for row, total in enumerate(totals):
         text = value_format.format(total) + (f"  ({100 * total / whole:.1f}%)" if share and whole else "")
         ax.annotate(text, (total, row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8.5)
-    ax.set_yticks(rows, list(labels))
-    ax.invert_yaxis()
     ax.margins(x=0.2 if share else 0.13, y=0.02)
     ax.set_xlim(left=0)
-    ax.grid(axis="y", visible=False)
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))
     ax.set(xlabel=x_label, ylabel=y_label)
-    return _finish(fig, ax, legend=len(named) > 1, outside=True)
+    return _with_legend(fig, ax, wanted=len(named) > 1, outside=True)
+
+
+def _stack(ax: Axes, labels: Sequence[str], parts: Mapping[str, Sequence[float]], height: float) -> np.ndarray:
+    """Horizontal bars, the first on top, the parts of each one after the other; their totals, float64 [labels]."""
+    left = np.zeros(len(labels))
+    for index, (name, lengths) in enumerate(parts.items()):
+        colour = colour_of(name, index)
+        ax.barh(range(len(labels)), lengths, left=left, height=height, color=colour, label=name or None)
+        left = left + np.asarray(lengths, dtype=float)
+    ax.set_yticks(range(len(labels)), list(labels))
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    return left
 
 
 @styled
@@ -214,10 +250,10 @@ def curves(
     horizontal lines in every panel; `log_x` is to the base 2, for strides and lengths; lines in `dashed` are dashed.
     """
     count = len(panels)
-    shape = (1, count) if side_by_side else (count, 1)
     height = 3.4 if side_by_side or count == 1 else 0.6 + 2.1 * count
-    fig, axes = _figure(*shape, height=height, title=title, share_x=not side_by_side)
-    for position, (ax, (y_label, lines)) in enumerate(zip(_flat(axes), panels.items(), strict=True)):
+    shape = (1, count) if side_by_side else (count, 1)
+    fig, axes = figure(*shape, size=(7.0, height), title=title, share_x=not side_by_side)
+    for position, (ax, (y_label, lines)) in enumerate(zip(axes, panels.items(), strict=True)):
         for index, (name, (x, y)) in enumerate(lines.items()):
             place = 0.92 * index / max(1, len(lines) - 1)  # short of the palest end, which white paper swallows
             shade = mpl.colormaps[SEQUENCE](place) if ordered else colour_of(name, index)
@@ -227,17 +263,16 @@ def curves(
                 linewidth=0.9 if is_train else 1.6, alpha=0.65 if is_train else 1.0,
                 linestyle="--" if name in dashed else "-",
             )  # fmt: skip
-        for name, value in (references or {}).items():
-            ax.axhline(value, color="#666666", linestyle="--", linewidth=1, label=name)
+        _refer(ax, references or {})
         ax.set(ylabel=y_label, yscale="log" if log_y else "linear")
         if log_x:
-            _powers_of_two(ax)
+            binary_axis(ax)
         if y_limits:
             ax.set_ylim(*y_limits)
         if side_by_side or position == count - 1:
             ax.set_xlabel(x_label)
         if position == 0:
-            _legend(ax, wanted=len(lines) + len(references or {}) > 1, outside=legend_outside)
+            _with_legend(fig, ax, wanted=len(lines) + len(references or {}) > 1, outside=legend_outside)
     return fig
 
 
@@ -249,17 +284,17 @@ def loss_curves(table: pd.DataFrame, *, title: str = "", skip_share: float = 0.0
     """
     lines: dict[str, tuple[Any, Any]] = {}
     for kind, word in (("train", "train"), ("val", "validation")):
-        for seed, rows in table[table["kind"] == kind].groupby("seed"):
-            rows = rows.sort_values("step")
+        for seed, rows in table[table["kind"] == kind].sort_values("step").groupby("seed"):
             lines[f"seed {seed} {word}"] = (rows["step"].to_numpy(), rows["loss"].to_numpy())
     fig = curves({"loss (nats per token)": lines}, x_label="training step", title=title)
+    (ax,) = fig.axes
     late = table["loss"][table["step"] >= skip_share * table["step"].max()]
     if skip_share:
-        fig.axes[0].set_ylim(late.min() - 0.05 * np.ptp(late), late.max() + 0.05 * np.ptp(late))
-    for line in fig.axes[0].get_lines():
-        if line.get_label().endswith("validation"):
-            line.set(marker=seed_marker(int(line.get_label().split()[1])), markersize=5, zorder=3)
-    _legend(fig.axes[0], columns=2)
+        ax.set_ylim(late.min() - 0.05 * np.ptp(late), late.max() + 0.05 * np.ptp(late))
+    for name, line in zip(lines, ax.get_lines(), strict=True):
+        if name.endswith("validation"):
+            line.set(marker=_marker_of(name, 0), markersize=5, zorder=3)
+    ax.legend(loc="best", ncols=2)
     return fig
 
 
@@ -269,82 +304,68 @@ def scatter(
     references: Mapping[str, float] | None = None,
 ) -> Figure:  # fmt: skip
     """Points, {name: (x, y)}; `sizes` scales their areas (bytes of a document, say), the largest at 160 points^2."""
-    fig, ax = _figure(title=title)
+    fig, (ax,) = figure(title=title)
     largest = max((float(np.max(one)) for one in (sizes or {}).values()), default=1.0)
     for index, (name, (x, y)) in enumerate(groups.items()):
         area = 160 * np.asarray(sizes[name], dtype=float) / largest if sizes else 26
-        ax.scatter(
-            x, y, s=area, color=colour_of(name, index), marker=_marker_of(name, index), alpha=0.7, linewidths=0,
-            label=name or None,
-        )  # fmt: skip
-    for name, value in (references or {}).items():
-        ax.axhline(value, color="#666666", linestyle="--", linewidth=1, label=name)
+        colour, marker = colour_of(name, index), _marker_of(name, index)
+        ax.scatter(x, y, s=area, color=colour, marker=marker, alpha=0.7, linewidths=0, label=name or None)
+    _refer(ax, references or {})
     ax.set(xlabel=x_label, ylabel=y_label)
     ax.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
-    return _finish(fig, ax, legend=len(groups) > 1 or bool(references), outside=True)
+    return _with_legend(fig, ax, wanted=len(groups) > 1 or bool(references), outside=True)
 
 
 @styled
 def heatmaps(
     maps: Mapping[str, np.ndarray], *, x_label: str, y_label: str, value_label: str, title: str = "", columns: int = 4,
-    gamma: float = 1.0, log_colour: bool = False, limits: tuple[float | None, float | None] = (None, None),
+    gamma: float = 1.0,
 ) -> Figure:  # fmt: skip
     """A grid of matrices on one colour scale with its unit; gamma < 1 lifts small values, NaN stays white."""
     columns = min(columns, len(maps))
     rows = -(-len(maps) // columns)
-    fig, axes = _figure(rows, columns, height=0.7 + rows * (6.2 / columns + 0.25), title=title)
-    arrays = {name: np.asarray(values, dtype=float) for name, values in maps.items()}
-    everything = np.concatenate([array.ravel() for array in arrays.values()])
-    low = np.min(everything[everything > 0]) if log_colour else np.nanmin(everything)
-    low = low if limits[0] is None else limits[0]
-    high = np.nanmax(everything) if limits[1] is None else limits[1]
-    norm = LogNorm(low, high, clip=True) if log_colour else PowerNorm(gamma, low, high, clip=True)
-    flat = _flat(axes)
-    for ax, (name, array) in zip(flat, arrays.items(), strict=False):
+    fig, axes = figure(rows, columns, size=(7.0, 0.7 + rows * (6.2 / columns + 0.25)), title=title)
+    everything = np.concatenate([np.asarray(values, dtype=float).ravel() for values in maps.values()])
+    norm = PowerNorm(gamma, np.nanmin(everything), np.nanmax(everything), clip=True)
+    for ax, (name, array) in zip(axes, maps.items(), strict=False):
         image = ax.imshow(array, norm=norm, cmap="cividis", interpolation="nearest", aspect="auto")
         ax.set_title(name, fontsize=9, fontweight="normal")
         ax.grid(visible=False)
         ax.tick_params(labelsize=7)
         for axis in (ax.xaxis, ax.yaxis):
             axis.set_major_locator(MaxNLocator(6, integer=True))
-    for ax in flat[len(arrays) :]:
+    for ax in axes[len(maps) :]:
         ax.set_axis_off()
     fig.supxlabel(x_label, fontsize=10)
     fig.supylabel(y_label, fontsize=10)
-    fig.colorbar(image, ax=flat, label=value_label, shrink=0.8, pad=0.02)
+    fig.colorbar(image, ax=axes, label=value_label, shrink=0.8, pad=0.02)
     return fig
 
 
 @styled
 def ledger_bar(rows: Mapping[str, Mapping[str, int]], cap_bytes: int, *, title: str = "") -> Figure:
     """What fills the cap: one stacked bar of bytes per row ({row: {part: bytes}}), against the cap's line."""
-    fig, ax = _figure(height=1.5 + 0.45 * len(rows), title=title)
-    parts = list(dict.fromkeys(part for row in rows.values() for part in row))
-    left = np.zeros(len(rows))
-    for index, part in enumerate(parts):
-        lengths = np.array([row.get(part, 0) for row in rows.values()], dtype=float)
-        ax.barh(range(len(rows)), lengths, left=left, height=0.62, color=colour_of(part, index), label=part)
-        left = left + lengths
+    fig, (ax,) = figure(size=(7.0, 1.5 + 0.45 * len(rows)), title=title)
+    parts = dict.fromkeys(part for row in rows.values() for part in row)
+    lengths = {part: [row.get(part, 0) for row in rows.values()] for part in parts}
+    totals = _stack(ax, list(rows), lengths, height=0.62)
     ax.axvline(cap_bytes, color="#222222", linewidth=1.6, label=f"cap {cap_bytes:,}")
-    for row, total in enumerate(left):
+    for row, total in enumerate(totals):
         inside = total > 0.5 * cap_bytes  # in white on the first part, else beside the bar
         ax.annotate(
             f"{total:,.0f} = {100 * total / cap_bytes:.1f}% of the cap", (0 if inside else total, row), xytext=(6, 0),
             textcoords="offset points", va="center", fontsize=8.5, color="white" if inside else "#222222",
         )  # fmt: skip
-    ax.set_yticks(range(len(rows)), list(rows))
-    ax.invert_yaxis()
-    ax.set(xlabel="bytes", xlim=(0, 1.04 * max(cap_bytes, left.max())))
+    ax.set(xlabel="bytes", xlim=(0, 1.04 * max(cap_bytes, totals.max())))
     ax.xaxis.set_major_locator(MaxNLocator(5))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    ax.grid(axis="y", visible=False)
-    return _finish(fig, ax, legend=True, outside=True)
+    ax.xaxis.set_major_formatter("{x:,.0f}")
+    return _with_legend(fig, ax, outside=True)
 
 
 @styled
 def seed_strip(table: pd.DataFrame, *, y_label: str, x_label: str = "", title: str = "") -> Figure:
     """Every seed as a point for every method: index = seeds, columns = methods; bars mark mean and one std."""
-    fig, ax = _figure(title=title)
+    fig, (ax,) = figure(title=title)
     offsets = (np.arange(len(table)) - (len(table) - 1) / 2) * min(0.1, 0.4 / len(table))
     for column, name in enumerate(table.columns):
         values = table[name].to_numpy(dtype=float)
@@ -354,7 +375,7 @@ def seed_strip(table: pd.DataFrame, *, y_label: str, x_label: str = "", title: s
             std = values.std(ddof=1)
             label = "mean ± 1 std" if column == 0 else None
             ax.bar(column, 2 * std, 0.6, bottom=mean - std, color="#DDDDDD", zorder=0.5, label=label)
-        for offset, (seed, value) in zip(offsets, zip(table.index, values, strict=True), strict=True):
+        for offset, seed, value in zip(offsets, table.index, values, strict=True):
             ax.plot(
                 column + offset, value, seed_marker(seed), color=seed_colour(seed), markeredgecolor="white",
                 markersize=8, zorder=2, label=f"seed {seed}" if column == 0 else None,
@@ -365,49 +386,29 @@ def seed_strip(table: pd.DataFrame, *, y_label: str, x_label: str = "", title: s
     ax.grid(axis="x", visible=False)
     ax.use_sticky_edges = False  # else the foot of a box is the axis, and cuts a seed that lies on it
     ax.margins(y=0.15)
-    return _finish(fig, ax, legend=True, outside=True)
+    return _with_legend(fig, ax, outside=True)
 
 
-def _figure(rows: int = 1, columns: int = 1, *, height: float = 3.4, title: str = "", share_x: bool = False):
-    fig = Chart(figsize=(7.0, height), layout="constrained")
-    fig.get_layout_engine().set(w_pad=0.1, h_pad=0.08)  # inches of air, so that no label touches the page
-    axes = fig.subplots(rows, columns, sharex=share_x)
-    if title and rows * columns == 1:
-        axes.set_title(title)
-    elif title:
-        fig.suptitle(title, x=0.01, ha="left", weight="bold")
-    return fig, axes
+def _refer(ax: Axes, references: Mapping[str, float]) -> None:
+    for name, value in references.items():
+        ax.axhline(value, color="#666666", linestyle="--", linewidth=1, label=name)
 
 
-def _flat(axes: Axes | np.ndarray) -> list[Axes]:
-    return list(np.ravel(np.asarray(axes, dtype=object)))
-
-
-def _marker_of(name: str, index: int) -> str:
-    is_seed = name.startswith("seed ") and name[5:].split()[0].isdecimal()
-    return seed_marker(int(name[5:].split()[0])) if is_seed else MARKERS[index % len(MARKERS)]
-
-
-def _powers_of_two(ax: Axes) -> None:
+def binary_axis(ax: Axes) -> None:
+    """A logarithmic x axis to the base 2 with plain numbers at its ticks."""
     ax.set_xscale("log", base=2)
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.xaxis.set_major_formatter("{x:g}")
     ax.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _legend(ax: Axes, *, wanted: bool = True, outside: bool = False, columns: int = 1) -> None:
+def _with_legend(fig: Chart, ax: Axes, *, wanted: bool = True, outside: bool = False) -> Chart:
     handles, labels = ax.get_legend_handles_labels()
-    if not wanted or not handles:
-        return
-    if outside:  # below the axes, where no bar can hide it
+    if wanted and handles and outside:  # below the axes, where no bar can hide it
         fitting = max(1, 130 // (5 + max(map(len, labels))))  # some 130 characters are as wide as the figure
         across = min(6, len(handles), fitting)
         rows = -(-len(handles) // across)
-        ax.figure.set_figheight(ax.figure.get_figheight() + 0.25 * max(0, rows - 2))  # the axes keep their height
-        ax.figure.legend(handles, labels, loc="outside lower center", ncols=across, columnspacing=1.2)
-    else:
-        ax.legend(loc="best", ncols=columns)
-
-
-def _finish(fig: Figure, ax: Axes, *, legend: bool, outside: bool = False) -> Figure:
-    _legend(ax, wanted=legend, outside=outside)
+        fig.set_figheight(fig.get_figheight() + 0.25 * max(0, rows - 2))  # the axes keep their height
+        fig.legend(handles, labels, loc="outside lower center", ncols=across, columnspacing=1.2)
+    elif wanted and handles:
+        ax.legend(loc="best")
     return fig

@@ -1,7 +1,4 @@
-"""What the notebooks set beside a run: techniques, settings, curves and figures of the five published records.
-
-pytest tests/lab/look/test_beside_records.py
-"""
+"""What the notebooks set beside a run: techniques, settings, curves and figures of the five published records."""
 
 from __future__ import annotations
 
@@ -37,16 +34,15 @@ OFF = {
 @pytest.mark.parametrize("name", RECORDS)
 def test_a_records_column_has_the_published_number_of_parameters(name: str):
     record = analysis.record_behind(f"local-{name}")
-    assert record.name == name and record.title == f"PR {name[2:]}"
+    assert (record.name, record.title) == (name, f"PR {name[2:]}")
     assert num_parameters(record.recipe.model) == record.published.parameters
     assert list(analysis.beside(load_recipe(f"local-{name}"), record)) == [analysis.OWN, name]
 
 
 def test_a_recipe_of_no_record_stands_alone():
-    settings = load_recipe(TINY)
     assert analysis.record_behind(TINY) is None
-    assert list(analysis.beside(settings, None)) == [analysis.OWN]
-    assert list(analysis.beside_all(settings)) == [analysis.OWN, *RECORDS]
+    assert list(analysis.beside(load_recipe(TINY), None)) == [analysis.OWN]
+    assert list(analysis.beside_all(load_recipe(TINY))) == [analysis.OWN, *RECORDS]
 
 
 def test_the_technique_table_says_what_each_record_lacks_and_nothing_else():
@@ -73,7 +69,6 @@ def test_every_recipe_on_disk_has_a_state_and_a_note_for_every_technique_and_a_r
     states = analysis.technique_table(recipes)
     assert (states.map(len) > 0).all(axis=None) and (analysis.rule_table(recipes).map(len) > 0).all(axis=None)
     assert all((ROOT / analysis.NOTES / note).is_file() for note in states.iloc[:, -1])
-    assert list(states.index) == list(analysis.NOTE_OF)
 
 
 def test_a_network_without_extras_has_them_all_off():
@@ -121,8 +116,8 @@ def test_every_records_curve_comes_with_the_runs_own_of_the_same_kind_on_the_sha
         assert label.startswith((f"{name}: ", "this run: ")) and label.endswith(("per token)", "per byte)"))
         for share, values in lines.values():
             assert len(share) == len(values) > 1 and (share > 0.1).all() and (share <= 1).all()
-    halves = [label.split(": ")[1] for label in panels]
-    assert halves[::2] == halves[1::2]
+    kinds = [label.split(": ")[1] for label in panels]
+    assert kinds[::2] == kinds[1::2]
 
 
 def test_a_curve_of_the_first_steps_alone_is_no_panel_and_a_curve_of_no_seed_is_measured_by_the_longest_run():
@@ -153,18 +148,14 @@ def test_first_losses_are_the_logged_ones_and_a_step_that_is_not_published_is_a_
 def test_the_steps_table_has_the_run_and_every_seed():
     own = {"steps": 100, "seconds": 5.0, "tokens": 204_800, "parameters": 1000, "raw_bpb": 2.0}
     table = analysis.steps_table("mine", own, PUBLISHED["pr315"])
-    assert table.loc["mine", "ms a step"] == 50 and table.loc["mine", "tokens a step"] == 2048
-    theirs = table.loc["pr315, seed 2025"]
-    assert theirs["tokens"] == 7051 * 786_432 and theirs["raw, at the end (bpb)"] == 1.1418
+    assert table.loc["mine", ["ms a step", "tokens a step"]].tolist() == [50, 2048]
+    assert table.loc["pr315, seed 2025", ["tokens", "raw, at the end (bpb)"]].tolist() == [7051 * 786_432, 1.1418]
     assert len(analysis.steps_table("mine", own, None)) == 1
 
 
-def test_a_records_packing_rule_is_found_again_in_its_local_recipe_and_is_nobody_elses():
+def test_a_records_packing_rule_is_its_local_recipes_and_nobody_elses_and_shows_gradients_and_exceptions():
     found = {name: analysis.records_with_rule(load_recipe(f"local-{name}").quant) for name in RECORDS}
     assert found == {name: [name] for name in RECORDS}
-
-
-def test_the_rule_table_shows_bits_by_gradient_where_they_rule_and_counts_exceptions():
     table = analysis.rule_table(RECORD_RECIPES)
     assert table.loc["MLP", ["pr332", "pr531"]].tolist() == ["int5, int6 or int7_row_clip", "int5_row_nofloor"]
     assert table.loc["by name (patterns)", ["pr315", "pr531", "pr534"]].tolist() == ["0", "1", "2"]

@@ -1,7 +1,4 @@
-"""Controls over a figure: each redraws it, refuses in words, follows the others, and is a plain image elsewhere.
-
-pytest tests/lab/look/test_controls.py
-"""
+"""Controls over a figure: each redraws it, refuses in words, follows the others, and is a plain image elsewhere."""
 
 from __future__ import annotations
 
@@ -88,11 +85,12 @@ CELL = """
 import pandas as pd
 import torch
 from pathlib import Path
-from pgolf_core.lab.look import controls
+from pgolf_core.lab.look import controls, drawn
 from pgolf_core.network.score import Score
 by_context = pd.DataFrame({"middle": [1.0, 2.0], "bpb": [2.0, 1.8]})
-controls.windows(by_context, Score(1.7, 2.0, 1.0, 1000, 1000, 9, 32, 8, 2.0, None)).show(Path("."))
-controls.rounding({"a.weight": torch.eye(8)}, {"a.weight": "int6_row"}).show(Path("."))
+windows = drawn.Windows(by_context, Score(1.7, 2.0, 1.0, 1000, 1000, 9, 32, 8, 2.0, None))
+for drawing in (windows, drawn.Rounding({"a.weight": torch.eye(8)}, {"a.weight": "int6_row"})):
+    controls.Explorer(drawing).show(Path("."))
 """
 WIDGET = "application/vnd.jupyter.widget-view+json"
 

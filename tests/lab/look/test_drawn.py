@@ -1,12 +1,8 @@
-"""What the controls of notebooks 02, 05 and 06 draw, against the core and against counting one by one.
-
-pytest tests/lab/look/test_drawn.py
-"""
+"""What the controls of notebooks 02, 05 and 06 draw, against the core and against counting one by one."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 
@@ -14,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from toy_run import RECIPE, toy_corpus
+from toy_run import RECIPE, change, toy_corpus
 
-from pgolf_core.base.files import UserError
+from pgolf_core.base.files import UserError, read_json
 from pgolf_core.lab.look import controls, drawn, n02_network, n05_packing, n06_scoring
 from pgolf_core.lab.record import stages
 from pgolf_core.lab.record.folder import Run, open_run
@@ -25,14 +21,16 @@ from pgolf_core.network.model import build_model, network_with
 from pgolf_core.network.score import Score, plan_windows
 from pgolf_core.recipes.reading import load_recipe
 
-MEASURED = pd.DataFrame({"middle": [1.0, 2.0, 3.5], "bpb": [2.0, 1.8, 1.7]})
+
+@pytest.fixture
+def plan() -> drawn.Windows:
+    return windows_over(1000)
 
 
-def score_of(tokens: int = 1000) -> Score:
-    return Score(1.7, 2.0, 1.0, tokens, tokens, 9, 32, 8, 2.0, np.zeros(tokens, np.float32))
-
-
-# ---------------------------------------------------------------------- 02
+def windows_over(targets: int) -> drawn.Windows:
+    """Windows of 32 and a stride of 8 over so many targets."""
+    measured = pd.DataFrame({"middle": [1.0, 2.0, 3.5], "bpb": [2.0, 1.8, 1.7]})
+    return drawn.Windows(measured, Score(1.7, 2.0, 1.0, targets, targets, 9, 32, 8, 2.0, np.zeros(targets, np.float32)))
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +61,7 @@ def test_each_value_of_a_head_draws_another_map_and_says_which(heads: drawn.Head
 
 
 def test_the_controls_reach_as_far_as_the_recipe_goes(heads: drawn.Heads, run: Run) -> None:
-    made = controls.heads(run, heads._own)
+    made = controls.Explorer(drawn.Heads(run, heads._own))
     made.drawing.draw = lambda **values: drawn.Drawn(Chart(figsize=(1, 1)), pd.DataFrame(), str(values))
     made.panel()
     recipe, weights, layer, head = made.controls.values()
@@ -100,32 +98,39 @@ def test_an_untrained_full_size_map_needs_neither_the_mlp_nor_the_other_layers(h
     torch.testing.assert_close(q @ q.T, torch.eye(len(q)), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize(
-    ("values", "words"),
-    [
-        (("this recipe", "at the start", 2, 0), "layer 2 is not in this recipe: it has layers 0 to 1"),
-        (("pr332", "at the start", 0, 8), "head 8 is not in pr332: it has heads 0 to 7"),
-        (("pr332", "seed 7, trained", 0, 0), "pr332 has no weights 'seed 7, trained'"),
-        (("other.toml", "at the start", 0, 0), r"2,?048"),
-    ],
-)
-def test_a_head_that_is_not_there_and_another_vocabulary_are_refused_in_words(
-    values: tuple, words: str, heads: drawn.Heads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+REFUSED = [
+    ("heads", ("this recipe", "at the start", 2, 0), "layer 2 is not in this recipe: it has layers 0 to 1"),
+    ("heads", ("pr332", "at the start", 0, 8), "head 8 is not in pr332: it has heads 0 to 7"),
+    ("heads", ("pr332", "seed 7, trained", 0, 0), "pr332 has no weights 'seed 7, trained'"),
+    ("heads", ("other.toml", "at the start", 0, 0), r"2,?048"),
+    ("rounding", ("blocks.0.attn_scale", "one step", 6, 0.25), r"no matrix 'blocks\.0\.attn_scale'"),
+    ("rounding", ("tok_emb.weight", "bits, floor 1/M", 3, 0.25), "4 to 8 bits"),
+    ("rounding", ("tok_emb.weight", "one step", 6, 0.0), "a step > 0"),
+    ("plan", (32, 64), r"stride 64 is larger than window 32.*at most 32"),
+]
+
+
+@pytest.mark.parametrize(("which", "values", "words"), REFUSED)
+def test_what_is_not_there_and_what_cannot_be_are_refused_in_words(
+    which: str,
+    values: tuple,
+    words: str,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("other.toml").write_text('extends = "local-smoke"\nmodel = {vocab_size = 2048}\n')
     with pytest.raises(UserError, match=words):
-        heads.draw(*values)
+        request.getfixturevalue(which).draw(*values)
 
 
 def test_weights_of_a_seed_trained_on_other_data_are_refused(run: Run, tmp_path: Path) -> None:
-    folder = tmp_path / "runs" / run.recipe.track / "toy"
-    shutil.copytree(run.folder, folder)
-    recorded = json.loads((folder / "seed1" / "recipe.json").read_text())
-    recorded["data"]["dataset"] = "another-sp1024"
-    (folder / "seed1" / "recipe.json").write_text(json.dumps(recorded))
-    moved = dataclasses.replace(run, folder=folder, recipe_folder=folder)
-    heads = drawn.Heads(moved, build_model(run.recipe.model, seed=0))
+    folder = shutil.copytree(run.folder, tmp_path / "runs" / run.recipe.track / "toy")
+    change(
+        folder / "seed1" / "recipe.json", data=read_json(folder / "seed1" / "recipe.json")["data"] | {"dataset": "x"}
+    )
+    heads = drawn.Heads(dataclasses.replace(run, folder=folder, recipe_folder=folder), build_model(run.recipe.model, 0))
     with pytest.raises(UserError, match="on other data than this run"):
         heads.draw("this recipe", "seed 1, trained", 0, 0)
 
@@ -138,9 +143,9 @@ def test_the_mean_by_distance_is_the_mean_of_what_lies_so_far_back() -> None:
     for row in table.itertuples():
         inside = [float(maps[q, q - d]) for q in range(8, 16) for d in range(row.first, row.last + 1)]
         assert row.weight == pytest.approx(np.mean(inside))
+    even = drawn._by_distance(torch.ones(16, 16).tril() / torch.arange(1, 17)[:, None])
+    assert even["of_even"].tolist() == pytest.approx([1.0] * len(even))
 
-
-# ---------------------------------------------------------------------- 05
 
 SIZES = {"tok_emb": (64, 16, 1.0), "blocks.0.mlp.fc": (40, 30, 0.02), "blocks.10.mlp.fc": (40, 30, 0.3)}
 MATRICES = {
@@ -170,7 +175,9 @@ def test_each_value_draws_another_rounding_and_only_what_counts_is_free(rounding
 def test_the_numbers_at_some_bits_are_those_of_the_packers_own_grid(bits: int, rounding: drawn.Rounding) -> None:
     name = "blocks.10.mlp.fc.weight"
     floor = n05_packing.floor_effect({name: MATRICES[name]}, {name: f"int{bits}_row_clip"}).iloc[0]
-    table = rounding.draw(name, "bits, floor 1/M", bits, 1.0).table.set_index(["rule", "setting"])
+    drawing = rounding.draw(name, "bits, floor 1/M", bits, 1.0)
+    assert f"{floor['rows_at_floor']:.0%} of the rows lie at the floor" in drawing.said
+    table = drawing.table.set_index(["rule", "setting"])
     rms = float(MATRICES[name].double().square().mean().sqrt())
     for rule, suffix in (("bits, floor 1/M", ""), ("bits, no floor", "_without")):
         expected = [floor["bits" + suffix], floor["rms" + suffix] / rms]
@@ -186,48 +193,20 @@ def test_one_step_rounds_to_its_multiples(rounding: drawn.Rounding) -> None:
     assert row["error"] == pytest.approx(np.sqrt(((codes * 0.25 - w) ** 2).sum() / (w**2).sum()))
 
 
-def test_rows_at_the_floor_are_counted_as_the_notebook_counts_them(rounding: drawn.Rounding) -> None:
-    for name in rounding.options["tensor"]:
-        expected = n05_packing.floor_effect({name: MATRICES[name]}, {name: "int6_row_clip"}).iloc[0]
-        said = rounding.draw(name, "bits, floor 1/M", 6, 1.0).said
-        assert f"{expected['rows_at_floor']:.0%} of the rows lie at the floor" in said
-
-
-@pytest.mark.parametrize(
-    ("values", "words"),
-    [
-        (("blocks.0.attn_scale", "one step", 6, 0.25), r"no matrix 'blocks\.0\.attn_scale'"),
-        (("tok_emb.weight", "bits, floor 1/M", 3, 0.25), "4 to 8 bits"),
-        (("tok_emb.weight", "one step", 6, 0.0), "a step > 0"),
-    ],
-)
-def test_a_matrix_or_a_rule_that_is_not_there_is_refused_in_words(
-    values: tuple, words: str, rounding: drawn.Rounding
-) -> None:
-    with pytest.raises(UserError, match=words):
-        rounding.draw(*values)
-
-
 def test_a_network_without_any_matrix_on_a_grid_still_has_matrices_to_round(rounding: drawn.Rounding) -> None:
     made = drawn.Rounding(MATRICES, dict.fromkeys(MATRICES, "fp16"))
     assert made.options == rounding.options and made.default["bits"] == 6
 
 
-# ---------------------------------------------------------------------- 06
-
-
-def test_a_plan_says_its_cost() -> None:
-    plan = drawn.Windows(MEASURED, score_of())
+def test_a_plan_says_its_cost(plan: drawn.Windows) -> None:
     said = plan.draw(**plan.default).said
     assert said.startswith(f"{len(plan_windows(1000, 32, 8))} windows") and "about 2.0 s" in said
-    assert plan.draw(32, 32).said.startswith("32 windows") and "1.00 a target" in plan.draw(32, 32).said
-    assert "1 to 32 tokens" in plan.draw(32, 32).said and "33 to 64 tokens" in plan.draw(64, 32).said
+    apart = plan.draw(32, 32).said
+    assert apart.startswith("32 windows") and "1.00 a target" in apart and "1 to 32 tokens" in apart
+    assert "33 to 64 tokens" in plan.draw(64, 32).said
 
 
-def test_a_stride_that_cannot_be_is_refused_with_one_that_can() -> None:
-    plan = drawn.Windows(MEASURED, score_of())
-    with pytest.raises(UserError, match=r"stride 64 is larger than window 32.*at most 32"):
-        plan.draw(32, 64)
+def test_a_stride_that_makes_too_many_windows_is_refused_with_one_that_does_not(plan: drawn.Windows) -> None:
     plan.targets = 62_000_000
     with pytest.raises(UserError, match=r"62,000,000 windows.*at least 31"):
         plan.draw(32, 1)
@@ -240,14 +219,13 @@ def test_the_shares_by_context_are_those_of_the_targets_counted_one_by_one(
 ) -> None:
     windows = plan_windows(targets, window, stride)
     lengths = n06_scoring.context_lengths(windows, targets)
-    assert n06_scoring.context_counts(windows).tolist() == np.bincount(lengths).tolist()
-    table = drawn.Windows(MEASURED, score_of(targets)).draw(window, stride).table
+    table = windows_over(targets).draw(window, stride).table
     inside = [((row.first <= lengths) & (lengths <= row.last)).mean() for row in table.itertuples()]
     assert table["share"].tolist() == pytest.approx(inside) and sum(inside) == pytest.approx(1)
 
 
-def test_only_what_a_window_scores_is_bright() -> None:
-    dark, bright = drawn.Windows(MEASURED, score_of()).draw(32, 8).figure.axes[0].containers
+def test_only_what_a_window_scores_is_bright(plan: drawn.Windows) -> None:
+    dark, bright = plan.draw(32, 8).figure.axes[0].containers
     start, first, end = plan_windows(1000, 32, 8)[: len(bright)].T
     assert [bar.get_x() for bar in bright] == first.tolist()
     assert [bar.get_width() for bar in bright] == (end - first).tolist()

@@ -1,7 +1,4 @@
-"""What notebook 01 computes, against slow versions that are plainly right.
-
-pytest tests/lab/look/test_n01_data.py
-"""
+"""What notebook 01 computes, against slow versions that are plainly right."""
 
 from __future__ import annotations
 
@@ -49,9 +46,8 @@ def test_documents_keep_their_order_and_bytes_per_token_leave_bos_out():
 
 
 def test_totals_are_of_whole_splits_and_bytes_per_token_leave_bos_out():
-    columns = ("documents", "utf8_bytes", "tokens")
-    sums = {split: dict(zip(columns, row, strict=True)) for split, row in (("train", (1, 100, 41)), ("val", (1, 9, 2)))}
-    table = data.totals_table({"totals": sums})
+    train, val = {"documents": 1, "utf8_bytes": 100, "tokens": 41}, {"documents": 1, "utf8_bytes": 9, "tokens": 2}
+    table = data.totals_table({"totals": {"train": train, "val": val}})
     assert table.loc["train"].tolist() == [1, 100, 41, 2.5] and table.loc["validation", "bytes per token"] == 9
 
 
@@ -72,13 +68,9 @@ def test_off_the_rule_names_every_document_in_the_wrong_split_and_versions_of_on
     assert data.off_the_rule(known) == ["1967-Johnson-1"]
 
 
-def test_sums_by_document_equal_a_loop_even_for_an_empty_document(stream: np.ndarray):
-    values = np.arange(len(stream)) ** 2
-    expected: list[int] = []
-    for token, value in zip(stream, values, strict=True):
-        if token == 1:
-            expected.append(0)
-        expected[-1] += value
+def test_sums_by_document_equal_sums_between_the_bos_even_for_an_empty_document(stream: np.ndarray):
+    values = np.arange(len(stream)) ** 2  # documents begin at 0, 6, 10 and 11
+    expected = [values[:6].sum(), values[6:10].sum(), values[10], values[11:].sum()]
     assert data.sums_by_document(values, stream, 1).tolist() == expected
 
 
@@ -89,12 +81,6 @@ def test_bytes_of_a_stream_sum_to_the_utf8_bytes_of_each_document(tokenizer: Tok
     assert lengths.dtype == np.int64 and lengths[0] == 0
     sums = data.sums_by_document(lengths, np.array(ids), tokenizer.bos_id)
     assert sums.tolist() == [len(text.encode("utf-8")) for text in texts]
-
-
-def test_lengths_and_bytes_are_counted_one_by_one():
-    assert data.length_shares(np.array([0, 2, 2, 4]), longest=5).tolist() == [0.25, 0, 0.5, 0, 0.25, 0]
-    payload = TEXT.encode("utf-8")
-    assert {i: n for i, n in enumerate(data.byte_counts(payload).tolist()) if n} == dict(Counter(payload))
 
 
 def test_entropy_is_log2_of_equally_frequent_symbols_and_zero_for_one():
@@ -111,31 +97,25 @@ def test_the_piece_table_is_sorted_and_covers_every_byte(tokenizer: Tokenizer):
     assert not table["piece"].str.contains("▁|\n", regex=True).any()
 
 
-def test_probabilities_of_both_baselines_sum_to_one_after_every_token(stream: np.ndarray):
+def test_the_bigram_equals_witten_and_bell_written_with_dictionaries_and_both_baselines_are_probabilities(
+    stream: np.ndarray,
+):
     vocab_size = 12  # tokens 2, 3, … never occur: contexts without successors
-    every = np.arange(vocab_size)
-    assert np.exp2(-data.unigram_bits(stream, every, vocab_size)).sum() == pytest.approx(1)
-    for previous in range(vocab_size):
-        bits = data.bigram_bits(stream, np.full(vocab_size, previous), every, vocab_size)
-        assert np.exp2(-bits).sum() == pytest.approx(1), previous
-
-
-def test_the_bigram_equals_witten_and_bell_written_with_dictionaries(stream: np.ndarray):
-    vocab_size = 12
-    pairs = Counter(zip(stream[:-1].tolist(), stream[1:].tolist(), strict=True))
-    singles = Counter(stream.tolist())
+    pairs, singles = Counter(zip(stream[:-1].tolist(), stream[1:].tolist(), strict=True)), Counter(stream.tolist())
 
     def slow(previous: int, target: int) -> float:
         unigram = (singles[target] + 1) / (len(stream) + vocab_size)
         followers = {pair[1]: count for pair, count in pairs.items() if pair[0] == previous}
-        if not followers:
-            return unigram
-        total, different = sum(followers.values()), len(followers)
-        return (followers.get(target, 0) + different * unigram) / (total + different)
+        return (followers.get(target, 0) + (len(followers) or 1) * unigram) / (
+            sum(followers.values()) + (len(followers) or 1)
+        )
 
-    previous, targets = (grid.ravel() for grid in np.meshgrid(range(vocab_size), range(vocab_size)))
-    expected = [-math.log2(slow(int(p), int(t))) for p, t in zip(previous, targets, strict=True)]
-    np.testing.assert_allclose(data.bigram_bits(stream, previous, targets, vocab_size), expected, rtol=1e-12)
+    every = np.arange(vocab_size)
+    assert np.exp2(-data.unigram_bits(stream, every, vocab_size)).sum() == pytest.approx(1)
+    for previous in range(vocab_size):
+        found = np.exp2(-data.bigram_bits(stream, np.full(vocab_size, previous), every, vocab_size))
+        assert found.sum() == pytest.approx(1), previous
+        np.testing.assert_allclose(found, [slow(previous, target) for target in range(vocab_size)], rtol=1e-12)
 
 
 def test_on_its_own_training_text_the_bigram_needs_fewer_bits_than_the_unigram(tokenizer: Tokenizer):
@@ -147,11 +127,11 @@ def test_on_its_own_training_text_the_bigram_needs_fewer_bits_than_the_unigram(t
 
 def test_compressed_text_comes_back_and_its_size_is_what_is_reported():
     payload = TEXT.encode("utf-8")
-    bits = data.compressed_bits_per_byte(payload)
     packed = zstandard.ZstdCompressor(level=22).compress(payload)
-    assert zstandard.decompress(packed) == payload and bits["zstd -22"] == 8 * len(packed) / len(payload)
     squeezed = lzma.compress(payload, preset=9 | lzma.PRESET_EXTREME)
-    assert bits["xz -9e"] == pytest.approx(8 * len(squeezed) / len(payload))
+    assert zstandard.decompress(packed) == lzma.decompress(squeezed) == payload
+    sizes = {"zstd -22": 8 * len(packed) / len(payload), "xz -9e": 8 * len(squeezed) / len(payload)}
+    assert data.compressed_bits_per_byte(payload) == sizes
 
 
 def test_every_wrong_denominator_is_wrong_in_its_own_direction(tokenizer: Tokenizer):

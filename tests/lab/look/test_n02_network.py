@@ -1,22 +1,21 @@
-"""What notebook 02 computes, against the core itself and against slow loops.
-
-pytest tests/lab/look/test_n02_network.py
-"""
+"""What notebook 02 computes, against the core itself and against slow loops."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from pgolf_core.lab.compare.records import RECORDS
 from pgolf_core.lab.look import n02_network as analysis
 from pgolf_core.network.attention import exclude_self, rotary_tables, rotate
-from pgolf_core.network.grid import grid_names_for
+from pgolf_core.network.grid import GRIDS, grid_names_for
 from pgolf_core.network.model import GPT, build_model, num_parameters, parameter_shapes
 from pgolf_core.recipes import recipe
 from pgolf_core.recipes.reading import load_recipe
@@ -34,10 +33,9 @@ SHAPES = {
     "large epsilon": dataclasses.replace(TINY, norm_eps=2.0**-7, embed_init_std=0.01),
     "smear before": dataclasses.replace(TINY, norm_eps=2.0**-7, embed_init_std=0.01, smear="before", ln_scale=False),
     "uniform start, no smear": dataclasses.replace(TINY, init="uniform", smear="off", norm_eps=1e-3),
-    "local-smoke": load_recipe("local-smoke").model,
-    "pr315": load_recipe("pr315").model,
 }
-SMALL = [name for name in SHAPES if name not in ("local-smoke", "pr315")]
+SMALL = list(SHAPES)
+SHAPES |= {name: load_recipe(name).model for name in ("local-smoke", *RECORDS)}
 
 
 def tokens_of(config: recipe.Model, batch: int = 2, length: int = 24) -> torch.Tensor:
@@ -56,47 +54,27 @@ def tiny() -> GPT:
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_budget_and_formula_both_give_the_exact_number_of_parameters(name: str):
-    config = SHAPES[name]
+def test_budget_and_formula_both_give_the_exact_number_of_parameters_and_only_vectors_have_the_last_kind(name: str):
+    config, shapes = SHAPES[name], parameter_shapes(SHAPES[name])
     budget = analysis.parameter_budget(config)
     assert budget["parameters"].sum() == analysis.parameter_formula(config) == num_parameters(config)
-    assert budget["tensors"].sum() == len(parameter_shapes(config))
-    assert budget["share"].sum() == pytest.approx(1)
-
-
-def test_the_closed_form_gives_every_records_published_number_of_parameters():
-    published = {
-        "pr194": 26_502_232, "pr315": 26_829_913, "pr332": 27_618_913, "pr531": 27_878_489, "pr534": 25_224_291
-    }  # fmt: skip
-    assert {name: analysis.parameter_formula(load_recipe(name).model) for name in published} == published
-
-
-@pytest.mark.parametrize("name", SHAPES)
-def test_only_vectors_and_scalars_have_the_last_kind_and_all_matrices_another(name: str):
-    for tensor, shape in parameter_shapes(SHAPES[name]).items():
+    assert budget["tensors"].sum() == len(shapes) and budget["share"].sum() == pytest.approx(1)
+    for tensor, shape in shapes.items():
         is_matrix = len(shape) == 2 and not tensor.endswith(("resid_mix", "skip_weights"))
         assert (analysis.tensor_kind(tensor) != "gains, gates, scales") == is_matrix, tensor
 
 
 def test_the_size_estimate_counts_every_code_once_and_two_bytes_per_row():
     config, quant = SHAPES["local-smoke"], load_recipe("local-smoke").quant
-    sizes = analysis.size_estimate(config, quant)
+    sizes, elements, rows = analysis.size_estimate(config, quant), Counter(), 0
     shapes = parameter_shapes(config)
-    grids = grid_names_for(shapes, quant)
-    elements = {family: 0 for family in ("fp16", "int6", "int8")}
-    for name, grid in grids.items():
+    for name, grid in grid_names_for(shapes, quant).items():
         elements[grid.split("_")[0]] += math.prod(shapes[name])
-    rows = sum(shapes[name][0] for name, grid in grids.items() if grid != "fp16")
+        rows += shapes[name][0] if grid != "fp16" else 0
     assert sizes["fp16"] == 2 * elements["fp16"] and sizes["scales"] == 2 * rows
     assert sizes["int6"] == 6 * elements["int6"] / 8  # codes -32..31
     assert sizes["int8"] == math.ceil(elements["int8"] * math.log2(255) / 8)  # codes -127..127
-
-
-def test_the_step_four_grid_has_65_codes():
-    config, others = SHAPES["local-smoke"], dict.fromkeys(("attention", "tok_emb", "other"), "fp16")
-    quant = recipe.Quant(mlp="int8_clip_search_step4", small_tensor_elements=4096, **others)
-    elements = config.num_layers * 2 * config.model_dim * config.mlp_hidden
-    assert analysis.size_estimate(config, quant)["int8"] == math.ceil(elements * math.log2(65) / 8)
+    assert len(analysis.codes_of(GRIDS["int8_clip_search_step4"])) == 65
 
 
 def test_alternatives_shrink_from_fp16_to_int6_and_an_exception_counts_in_the_recipe_s_row_alone():
@@ -112,10 +90,10 @@ def test_alternatives_shrink_from_fp16_to_int6_and_an_exception_counts_in_the_re
     assert all(changed[row] == plain[row] for row in plain if row != "this recipe")
 
 
-def test_the_shape_table_has_one_column_per_network():
-    table = analysis.shape_table({"a": TINY, "b": SHAPES["pr315"]}, {"a": 8, "b": 2048})
-    assert table.loc["rotary base in force at T", "b"] == "22,082" and table.loc["layers with XSA", "a"] == "3, 4"
-    assert table.loc["rotary base in force at T", "a"] == "10,000"
+def test_the_shape_says_which_layers_have_what_and_the_base_in_force():
+    tiny, record = analysis.shape_of(TINY, 8), analysis.shape_of(SHAPES["pr315"], 2048)
+    assert tiny["layers with XSA"] == "3, 4" and tiny["rotary base in force at T"] == "10,000"
+    assert record["rotary base in force at T"] == "22,082" and tiny.keys() == record.keys()
 
 
 def test_blocks_run_by_hand_along_the_wiring_table_give_the_trunk(model: GPT):
@@ -151,11 +129,9 @@ def test_loss_and_sizes_at_the_start_are_met_on_tokens_unrelated_to_their_target
 
 
 def test_a_large_epsilon_lowers_the_predicted_loss_s_excess_and_a_small_one_changes_nothing():
-    config = load_recipe("pr194").model
-    excess = [
-        analysis.expected_initial_loss(dataclasses.replace(config, norm_eps=eps)) - math.log(config.vocab_size)
-        for eps in (0.0, 2.0**-23, 2.0**-7)
-    ]
+    config = SHAPES["pr194"]
+    of_eps = [dataclasses.replace(config, norm_eps=eps) for eps in (0.0, 2.0**-23, 2.0**-7)]
+    excess = [analysis.expected_initial_loss(one) - math.log(config.vocab_size) for one in of_eps]
     assert excess[0] == pytest.approx(excess[1], rel=1e-2) and 0 < excess[2] < 0.95 * excess[1]
 
 
@@ -168,12 +144,8 @@ def test_waking_fills_what_is_zero_changes_nothing_else_and_leaves_the_original(
 
 
 def test_matched_heads_compare_a_token_with_itself_as_highly_as_scores_go(model: GPT):
-    ids = tokens_of(model.config)
-    same = analysis.matched(model)
-    x, x0 = same.trunk(ids, stop=0)
-    block = same.blocks[0]
-    cos, sin = same.rotary(ids.size(1), ids.device)
-    q, k = block.attn.queries_and_keys(block.normed(block.mix(x, x0)), cos, sin)
+    ids, same = tokens_of(model.config), analysis.matched(model)
+    q, k = queries_and_keys(same, ids, 0)
     torch.testing.assert_close(q, model.config.qk_gain_init * k.repeat_interleave(q.size(2) // k.size(2), dim=2))
 
 
@@ -196,38 +168,41 @@ def test_a_network_that_sees_the_future_is_found_out(tiny: GPT, monkeypatch: pyt
 
 def test_bigram_collisions_agree_with_the_model_s_own_rows(tiny: GPT):
     ids = tokens_of(TINY, batch=1, length=800)
-    table: dict[int, Counter] = {}
-    rows = tiny.bigram.index(ids)[0, 1:].tolist()
+    table, rows = defaultdict(Counter), tiny.bigram.index(ids)[0, 1:].tolist()
     for row, *pair in zip(rows, ids[0, :-1].tolist(), ids[0, 1:].tolist(), strict=True):
-        table.setdefault(row, Counter())[tuple(pair)] += 1
+        table[row][tuple(pair)] += 1
     pairs, most = sum(map(len, table.values())), sum(max(row.values()) for row in table.values())
     found = analysis.bigram_collisions(ids[0].numpy().astype(np.uint16), TINY.bigram_rows)
     assert list(found.values()) == pytest.approx([pairs, len(table), pairs / len(table), most / len(rows)])
 
 
-def plain_maps(model: GPT, ids: torch.Tensor, layer: int) -> torch.Tensor:
-    """softmax(q k^T / sqrt(D)) [B, H, T, T] of the queries and keys that the layer makes while the network runs."""
+@torch.no_grad()
+def queries_and_keys(model: GPT, ids: torch.Tensor, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """q [B, T, H, D] and k [B, T, K, D] that the layer makes while the network runs."""
     attn, seen = model.blocks[layer].attn, []
-    handle = attn.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
-    with torch.no_grad():
+    with attn.register_forward_pre_hook(lambda _, inputs: seen.append(inputs)):
         model.trunk(ids)
-        q, k = attn.queries_and_keys(*seen[0][:3])
-    handle.remove()
-    maps = torch.zeros(q.size(0), q.size(2), q.size(1), q.size(1))
-    for head in range(q.size(2)):
-        scores = q[:, :, head] @ k[:, :, head * k.size(2) // q.size(2)].mT / math.sqrt(q.size(3))
-        for t in range(q.size(1)):
-            maps[:, head, t, : t + 1] = scores[:, t, : t + 1].softmax(-1)
-    return maps
+    return attn.queries_and_keys(*seen[0][:3])
 
 
-def test_maps_are_the_model_s_own_with_the_future_blank(model: GPT):
-    ids = tokens_of(model.config)
-    for layer in range(len(model.blocks)):
-        maps = analysis.attention_maps(model, ids, layer)
-        future = torch.ones(24, 24, dtype=torch.bool).triu(1)
-        assert maps[..., future].isnan().all() and not maps[..., ~future].isnan().any()
-        torch.testing.assert_close(maps.nan_to_num(0.0), plain_maps(model, ids, layer))
+def test_maps_are_the_model_s_own_with_the_future_blank_and_times_the_values_make_the_layer_s_output(model: GPT):
+    ids, seen = tokens_of(model.config), []
+    for layer, block in enumerate(model.blocks):
+        q, k = queries_and_keys(model, ids, layer)
+        maps = torch.zeros(2, q.size(2), 24, 24)
+        for head, t in itertools.product(range(q.size(2)), range(24)):
+            keys = k[:, : t + 1, head * k.size(2) // q.size(2)]
+            maps[:, head, t, : t + 1] = (keys @ q[:, t, head, :, None] / math.sqrt(q.size(3)))[..., 0].softmax(-1)
+        found = analysis.attention_maps(model, ids, layer)
+        assert torch.equal(found.isnan(), torch.ones(24, 24, dtype=torch.bool).triu(1).expand(found.shape))
+        torch.testing.assert_close(found.nan_to_num(0.0), maps)
+        y, v = analysis.attended(model, ids, layer)
+        values = v.repeat_interleave(y.size(2) // v.size(2), dim=2)
+        torch.testing.assert_close(y, torch.einsum("bhts,bshd->bthd", maps, values), rtol=1e-4, atol=1e-5)
+        with torch.no_grad(), block.attn.register_forward_hook(lambda _, __, output: seen.append(output)):
+            model.trunk(ids)
+            made = block.attn.proj((exclude_self(y, v) if block.attn.exclusive else y).flatten(2))
+        torch.testing.assert_close(seen.pop(), made)
 
 
 def test_gain_zero_attends_evenly_and_a_large_gain_to_one_position(model: GPT):
@@ -240,58 +215,36 @@ def test_gain_zero_attends_evenly_and_a_large_gain_to_one_position(model: GPT):
 
 
 def test_without_rotary_a_repeated_token_is_attended_to_like_itself():
-    plain = dataclasses.replace(TINY, smear="off", bigram_rows=0)
+    model = build_model(dataclasses.replace(TINY, smear="off", bigram_rows=0), seed=0)
     ids = torch.tensor([[7, 3, 7, 11, 7]])
-    maps = analysis.attention_maps(build_model(plain, seed=0), ids, 0, rotary=False)
-    last = maps[0, :, -1]
+    last, with_positions = (analysis.attention_maps(model, ids, 0, rotary=turn)[0, :, -1] for turn in (False, True))
     torch.testing.assert_close(last[:, [0, 2]], last[:, [4, 4]])
-    with_positions = analysis.attention_maps(build_model(plain, seed=0), ids, 0)[0, :, -1]
     assert (with_positions[:, 0] - with_positions[:, 4]).abs().max() > 1e-3
 
 
 def test_attention_statistics_equal_a_loop_over_the_second_half(tiny: GPT):
     maps = analysis.attention_maps(tiny, tokens_of(TINY, length=9), 2)
     rows = []
-    for head in maps.flatten(0, 1):
-        for query in range(4, 9):
-            weights = [head[query, key].item() for key in range(query + 1)]
-            entropy = -sum(w * math.log(w) for w in weights)
-            back = sum(w * (query - key) for key, w in enumerate(weights))
-            rows.append((math.exp(entropy), weights[query], weights[query - 1], back))
+    for head, query in itertools.product(maps.flatten(0, 1), range(4, 9)):
+        weights = head[query, : query + 1].tolist()
+        entropy = -sum(w * math.log(w) for w in weights)
+        back = sum(w * (query - key) for key, w in enumerate(weights))
+        rows.append((math.exp(entropy), weights[query], weights[query - 1], back))
     found = analysis.attention_statistics(maps)
     assert list(found) == ["effective positions", "weight on itself", "weight on the one before", "tokens looked back"]
     assert list(found.values()) == pytest.approx(np.mean(rows, axis=0).tolist(), rel=1e-5)
 
 
-def test_what_heads_read_is_the_maps_times_the_values_and_makes_the_layer_s_output(model: GPT):
-    ids = tokens_of(model.config)
-    for layer, block in enumerate(model.blocks):
-        y, v = analysis.attended(model, ids, layer)
-        group = y.size(2) // v.size(2)
-        maps = plain_maps(model, ids, layer)
-        expected = torch.einsum("bhts,bshd->bthd", maps, v.repeat_interleave(group, dim=2))
-        torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
-        seen = []
-        handle = block.attn.register_forward_hook(lambda _, __, output, seen=seen: seen.append(output))
-        with torch.no_grad():
-            model.trunk(ids)
-            made = block.attn.proj((exclude_self(y, v) if block.attn.exclusive else y).flatten(2))
-        handle.remove()
-        torch.testing.assert_close(seen[0], made)
-
-
 def test_exclusion_leaves_nothing_along_the_own_value_and_nothing_at_all_at_the_first_position(tiny: GPT):
-    ids = tokens_of(TINY)
-    y, v = analysis.attended(tiny, ids, 4)
+    y, v = analysis.attended(tiny, tokens_of(TINY), 4)
     table = analysis.exclusion_table(y, v)
     assert (table["along own value, after"] < 1e-6).all()
     kept = 1 - table["along own value, before"] ** 2  # Pythagoras, position by position; a mean lies below
     assert (table["norm left"] ** 2 <= kept + 1e-6).all()
     first = table.loc["first position"]
     assert first["along own value, before"] == pytest.approx(1) and first["norm left"] < 1e-6
-    share = [abs(F.cosine_similarity(y[b, t, h], v[b, t, h // 2], dim=0).item())
-             for b in range(2) for t in range(1, 8) for h in range(4)]  # fmt: skip
-    assert table.loc["1 to 7", "along own value, before"] == pytest.approx(sum(share) / len(share), rel=1e-4)
+    share = F.cosine_similarity(y, v.repeat_interleave(2, dim=2), dim=-1).abs()[:, 1:8].mean().item()
+    assert table.loc["1 to 7", "along own value, before"] == pytest.approx(share, rel=1e-4)
 
 
 def test_the_residual_profile_reads_what_the_trunk_passes_on(model: GPT):
@@ -320,11 +273,8 @@ def test_after_one_wavelength_a_pair_has_turned_once(num_tokens: int):
 
 def test_the_distance_kernel_is_the_product_of_two_equal_vectors_rotated_by_the_core():
     config = dataclasses.replace(TINY, rope_dims=6)
-    num_tokens = 20
-    vectors = torch.ones(1, num_tokens, 1, 8)
-    tables = rotary_tables(num_tokens, 6, config.rope_base, config.rope_reference_tokens, torch.device("cpu"))
-    rotated = rotate(vectors, *tables)[0, :, 0]
-    expected = (rotated @ rotated.T / 8)[-1].flip(0)
-    found = analysis.distance_kernel(config, num_tokens, np.arange(num_tokens))
-    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+    tables = rotary_tables(20, 6, config.rope_base, config.rope_reference_tokens, torch.device("cpu"))
+    rotated = rotate(torch.ones(1, 20, 1, 8), *tables)[0, :, 0]
+    found = analysis.distance_kernel(config, 20, np.arange(20))
+    np.testing.assert_allclose(found, (rotated @ rotated.T / 8)[-1].flip(0).numpy(), atol=1e-5)
     assert found[0] == 1.0

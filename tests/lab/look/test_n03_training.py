@@ -1,7 +1,4 @@
-"""What notebook 03 computes, against the core and against numbers worked out by hand.
-
-pytest tests/lab/look/test_n03_training.py
-"""
+"""What notebook 03 computes, against the core and against numbers worked out by hand."""
 
 from __future__ import annotations
 
@@ -40,22 +37,18 @@ SMALL = [name for name in RECIPES if name != "local-smoke" and not name.startswi
 def test_after_the_probe_steps_every_matrix_of_muons_has_a_gradient_and_at_first_those_behind_zeros_have_none(
     name: str, tmp_path: Path
 ):
-    settings, data = RECIPES[name], small_data(tmp_path)
-    probe = training.probe_gradients(settings, 1337, data.train_paths, max_tokens=64)
+    settings, paths = RECIPES[name], small_data(tmp_path).train_paths
+    probe = training.probe_gradients(settings, 1337, paths, max_tokens=64)
     table = training.optimizer_table(parameter_shapes(settings.model), settings.optim)
     assert len(probe.gradients) == table.loc[table["optimiser"] == "muon", "count"].sum()
     assert all(matrix.any() and matrix.isfinite().all() for matrix in probe.gradients.values())
-    outputs = [one for one in probe.gradients if one.endswith(".proj.weight") and one.startswith("blocks.")]
-    assert not set(outputs) & set(probe.silent)
-    assert {one for one in probe.gradients if one.endswith((".c_q.weight", ".mlp.fc.weight"))} <= set(probe.silent)
+    outputs = {one for one in probe.gradients if one.endswith(".proj.weight") and one.startswith("blocks.")}
+    behind = {one for one in probe.gradients if one.endswith((".c_q.weight", ".mlp.fc.weight"))}
+    assert behind <= set(probe.silent) and not outputs & set(probe.silent)
     assert probe.batch_tokens == 64 and len(probe.losses) == training.PROBE_STEPS + 1
     assert abs(probe.losses[0] - math.log(64)) < 0.05, "it knows nothing yet"
-
-
-def test_the_probe_repeats_itself_and_one_sequence_is_its_smallest_batch(tmp_path: Path):
-    paths = small_data(tmp_path).train_paths
-    one, other = (training.probe_gradients(RECIPES["small"], 3, paths, max_tokens=1) for _ in range(2))
-    assert one.batch_tokens == 16 and one.losses == other.losses
+    one, other = (training.probe_gradients(settings, 3, paths, max_tokens=1) for _ in range(2))
+    assert one.batch_tokens == 16 and one.losses == other.losses, "one sequence is the smallest batch"
     assert all(torch.equal(matrix, other.gradients[name]) for name, matrix in one.gradients.items())
 
 
@@ -74,17 +67,13 @@ def test_newton_schulz_moves_singular_values_by_the_scalar_map(shape: tuple[int,
         assert np.allclose(values, expected, atol=2e-3), done
     assert np.isclose(np.linalg.norm(path[0]), 1, atol=1e-5)
     assert all((np.diff(values) <= 0).all() for values in path)
-
-
-def test_the_quintics_slope_at_zero_is_a_power_of_its_first_coefficient():
-    for done, (x, y) in training.scalar_map(4, points=1_000_001).items():
+    for done, (x, y) in training.scalar_map(4, points=1_000_001).items():  # a power of the first coefficient at zero
         assert y[0] == 0 and y[1] / x[1] == pytest.approx(3.4445**done, rel=1e-6)
 
 
 def test_stable_rank_of_known_matrices():
-    assert training.stable_rank(training.singular_values(torch.eye(7))) == pytest.approx(7)
-    assert training.stable_rank(training.singular_values(torch.ones(5, 3))) == pytest.approx(1)
-    assert training.stable_rank(np.zeros(3)) == 0
+    for matrix, rank in ((torch.eye(7), 7), (torch.ones(5, 3), 1), (torch.zeros(3, 3), 0)):
+        assert training.stable_rank(training.singular_values(matrix)) == pytest.approx(rank)
 
 
 def test_orthogonalisation_keeps_the_direction_downhill_and_raises_the_stable_rank():
@@ -104,29 +93,26 @@ def test_the_optimiser_table_holds_every_parameter_once_with_the_recipes_rates(n
     settings = RECIPES[name]
     shapes = parameter_shapes(settings.model)
     table = training.optimizer_table(shapes, settings.optim).set_index("group")
-    assert table["count"].sum() == len(shapes)
+    assert table["count"].sum() == len(shapes) and table["share"].sum() == pytest.approx(1)
     assert table["parameters"].sum() == sum(math.prod(shape) for shape in shapes.values())
-    assert table["share"].sum() == pytest.approx(1)
     assert table.loc["block matrices", ["optimiser", "learning rate"]].tolist() == ["muon", settings.optim.matrix_lr]
     assert table.loc["token embedding", "learning rate"] == settings.optim.embed_lr
-    frozen = ["ve.embed.weight", "ve.proj.weight"] if settings.optim.ve_frozen else []
-    assert training.frozen_names(shapes, settings.optim) == frozen
+    frozen = table.loc[table["optimiser"] == "frozen", "tensors"].tolist()
+    assert frozen == (["ve.embed.weight", "ve.proj.weight"] if settings.optim.ve_frozen else [])
     if frozen:
         row = table.loc["value embedding"]
         assert row[["optimiser", "decay is applied"]].tolist() == ["frozen", "-"]
         assert row[["learning rate", "beta1", "beta2", "weight decay"]].isna().all()
 
 
-def test_the_optimiser_table_says_on_which_side_decay_falls_and_nothing_where_there_is_none():
-    sides = {}
-    for name in ("pr194", "pr315", "pr332", "pr534", "pr534-as-run"):
-        shapes = parameter_shapes(RECIPES[name].model)
-        table = training.optimizer_table(shapes, RECIPES[name].optim).set_index("group")["decay is applied"]
-        sides[name] = table[["block matrices", "scalars"]].tolist()
-    assert sides == {
-        "pr194": ["before", "-"], "pr315": ["before", "before"], "pr332": ["after", "before"],
-        "pr534": ["after", "before"], "pr534-as-run": ["after", "-"],
-    }  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "sides"),
+    [("pr194", ["before", "-"]), ("pr315", ["before", "before"]), ("pr332", ["after", "before"]),
+     ("pr534", ["after", "before"]), ("pr534-as-run", ["after", "-"])],
+)  # fmt: skip
+def test_the_optimiser_table_says_on_which_side_decay_falls_and_nothing_where_there_is_none(name: str, sides: list):
+    table = training.optimizer_table(parameter_shapes(RECIPES[name].model), RECIPES[name].optim).set_index("group")
+    assert table.loc[["block matrices", "scalars"], "decay is applied"].tolist() == sides
 
 
 def test_training_settings_have_one_set_of_rows_for_every_recipe():
@@ -146,19 +132,13 @@ def test_with_a_clock_the_rate_falls_over_the_last_warmdown_steps_and_from_the_s
     assert np.allclose(short["multiplier"][1:], (50 - short["step"][1:]) / 100)
 
 
-def test_the_plan_holds_late_qats_factor_from_its_first_step_on():
+def test_without_a_clock_the_plan_is_the_iterations_and_late_qats_factor_holds_from_its_first_step_on():
     late = {"kind": "late", "threshold": 0.5, "lr_factor": 0.5}
-    plain, halved = (training.planned_schedule(small_recipe(qat=qat), 12)["multiplier"] for qat in ({}, late))
-    expected = [m if m >= 0.5 else m / 2 for m in plain]
-    assert halved.tolist() == pytest.approx(expected) and halved.iloc[-1] < plain.iloc[-1]
-
-
-def test_without_a_clock_the_plan_is_the_iterations():
-    settings = RECIPES["small"]
-    plan = training.planned_schedule(settings, 12)
+    plan, halved = (training.planned_schedule(small_recipe(qat=qat), 12) for qat in ({}, late))
     assert plan["multiplier"].tolist() == pytest.approx([1] * 6 + [1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])
-    assert plan["momentum"].iloc[0] == settings.optim.muon_momentum_start
-    assert plan["momentum"].iloc[-1] == settings.optim.muon_momentum
+    assert halved["multiplier"].tolist() == pytest.approx([m if m >= 0.5 else m / 2 for m in plan["multiplier"]])
+    optim = RECIPES["small"].optim
+    assert plan["momentum"].iloc[[0, -1]].tolist() == [optim.muon_momentum_start, optim.muon_momentum]
 
 
 @pytest.mark.parametrize(
@@ -184,16 +164,14 @@ def test_the_log_of_a_real_run_gives_its_tables_and_numbers(tmp_path: Path):
     assert numbers["clipped steps (share)"] == (steps["grad_norm"] > 0.3).mean()
 
 
-def test_a_validation_that_a_killed_run_repeats_counts_once():
-    lines = (("val", 0, 9.0), ("train", 1, 5.0), ("val", 0, 4.0))
-    steps, val = training.metrics_tables({"kind": kind, "step": step, "loss": loss} for kind, step, loss in lines)
+def test_a_validation_that_a_killed_run_repeats_counts_once_and_a_run_may_have_one_step():
+    seen = {"tokens": 64, "seconds": 2.0, "grad_norm": 0.1}
+    lines = (("val", 0, 9.0, {}), ("train", 1, 5.0, seen), ("val", 0, 4.0, {}))
+    steps, val = training.metrics_tables(
+        {"kind": kind, "step": n, "loss": loss} | more for kind, n, loss, more in lines
+    )
     assert val["loss"].tolist() == [4.0] and steps["loss"].tolist() == [5.0]
-
-
-def test_numbers_of_a_run_of_one_step_and_a_trailing_mean():
-    assert training.smoothed([1, 2, 3, 4], 2).tolist() == [1, 1.5, 2.5, 3.5]
-    one = pd.DataFrame({"step": [1], "tokens": [64], "seconds": [2.0], "grad_norm": [0.1]})
-    numbers = training.run_numbers(one, 8, 64, 0.0)
+    numbers = training.run_numbers(steps, 8, 64, 0.0)
     assert numbers["median step (s)"] == 2.0 and numbers["clipped steps (share)"] == 0.0
 
 

@@ -1,23 +1,21 @@
-"""What notebook 04 computes, against the core, the packed file and slow loops.
-
-pytest tests/lab/look/test_n04_averaging.py
-"""
+"""What notebook 04 computes, against the core, the packed file and slow loops."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from small import small_data, small_recipe
+from small import column, small_data, small_recipe
 
 from pgolf_core.lab.look import n04_averaging as averaging
-from pgolf_core.network.grid import GRIDS, dequantise, quantise_tensor
-from pgolf_core.network.model import GPT, build_model, parameter_shapes
+from pgolf_core.network.grid import GRIDS, Grid, dequantise, grid_names_for, qat_grids, quantise_tensor
+from pgolf_core.network.model import GPT, build_model, num_parameters, parameter_shapes
 from pgolf_core.network.score import Score, score
 from pgolf_core.packing.pack import pack
 from pgolf_core.packing.unpack import unpack
@@ -26,14 +24,19 @@ from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.text.shards import load_tokens
 from pgolf_core.training.average import build_average
 from pgolf_core.training.loop import train
-from pgolf_core.training.runlog import training_curve
 
 SMALL = {
     "small": small_recipe(),
     "value embedding": small_recipe(model={"ve_dim": 8, "ve_layers": [1]}),
     "plain": small_recipe(model={"bigram_rows": 0, "smear": "off", "num_layers": 1, "xsa_last_n": 0}),
 }
-RECIPES = {**SMALL, **{name: load_recipe(name) for name in ("local-smoke", "pr315", "pr332")}}
+FC = "blocks.0.mlp.fc.weight"
+
+
+def grids_of(settings: recipe.Recipe) -> tuple[dict[str, str], dict[str, Grid]]:
+    """The grids on which a recipe's tensors are packed, and those on which QAT would train them."""
+    shapes = parameter_shapes(settings.model)
+    return grid_names_for(shapes, settings.quant), qat_grids(shapes, settings.quant, settings.qat)
 
 
 def weights_of(settings: recipe.Recipe, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -57,9 +60,6 @@ def score_of(tmp_path: Path):
     return scored
 
 
-# ---------------------------------------------------------------------- how much each step counts
-
-
 @pytest.mark.parametrize("kind", ["ema", "swa", "none"])
 def test_the_weights_of_the_steps_rebuild_the_average_that_training_keeps(kind: str):
     settings = recipe.Average(kind=kind, ema_decay=0.7, swa_start=0.6, swa_every_steps=2)
@@ -75,10 +75,12 @@ def test_the_weights_of_the_steps_rebuild_the_average_that_training_keeps(kind: 
     assert table["weight"].sum() == pytest.approx(1) and table["step"].tolist() == list(range(8))
     rebuilt = sum(weight * tensor for weight, tensor in zip(table["weight"], seen, strict=True))
     assert torch.allclose(rebuilt, kept.result(model)["weight"], atol=1e-5)
+    without = averaging.step_weights(recipe.Average(kind="swa", swa_every_steps=50), [0.1] * 10)
+    assert without["weight"].tolist() == [0.0] * 10 + [1.0], "no snapshot: the last weights"
 
 
 def test_the_logged_rates_give_back_the_schedule_and_the_step_at_which_rounding_came_on():
-    plain = [1.0, 1.0, 0.8, 0.6, 0.4, 0.45, 0.2]
+    plain = [1.0, 1.0, 0.8, 0.5, 0.4, 0.45, 0.2]
     late = recipe.QAT(kind="late", threshold=0.5, lr_factor=0.5)
     logged = plain[:4] + [rate / 2 for rate in plain[4:]]
     assert averaging.qat_since(late, logged) == 5
@@ -93,18 +95,10 @@ def test_the_step_that_the_trainer_logs_is_the_one_found(kind: str, tmp_path: Pa
     qat = {"kind": kind, "threshold": 0.6} | ({"lr_factor": 0.5} if kind == "late" else {})
     settings = small_recipe(qat=qat, average={"kind": "swa", "swa_start": 0.8, "swa_every_steps": 1})
     train(settings, 1, small_data(tmp_path / "data"), tmp_path)
-    rates = [record["lr_multiplier"] for record in training_curve(tmp_path) if record["kind"] == "train"]
-    lines = [line for line in (tmp_path / "train.log").read_text().splitlines() if line.startswith("qat:enabled")]
-    logged = int(lines[0].split("step:")[1].split()[0]) + 1 if lines else None  # the log counts the steps done
-    assert averaging.qat_since(settings.qat, rates) == logged
-    assert averaging.schedule_multipliers(settings.qat, rates)[-6:] == pytest.approx(
-        [1, 5 / 6, 4 / 6, 0.5, 2 / 6, 1 / 6]
-    )
-
-
-def test_swa_without_a_snapshot_is_the_last_weights():
-    table = averaging.step_weights(recipe.Average(kind="swa", swa_every_steps=50), [0.1] * 10)
-    assert table["weight"].tolist() == [0.0] * 10 + [1.0]
+    found = re.search(r"^qat:enabled.*step:(\d+)", (tmp_path / "train.log").read_text(), re.MULTILINE)
+    rates = column(tmp_path, "lr_multiplier")
+    assert averaging.qat_since(settings.qat, rates) == (int(found[1]) + 1 if found else None)  # it counts steps done
+    assert averaging.schedule_multipliers(settings.qat, rates)[-6:] * 6 == pytest.approx([6, 5, 4, 3, 2, 1])
 
 
 def test_numbers_of_an_average_are_those_of_hand_worked_cases():
@@ -116,14 +110,10 @@ def test_numbers_of_an_average_are_those_of_hand_worked_cases():
     assert long["effective number of steps"] == pytest.approx((1 + 0.97) / (1 - 0.97), rel=1e-6)
 
 
-# ---------------------------------------------------------------------- which targets
-
-
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", ["local-smoke", "pr315", "pr332"])
 def test_a_part_is_whole_windows_or_everything(name: str):
-    config, length = RECIPES[name].model, RECIPES[name].eval.seq_len
-    parameters = sum(math.prod(shape) for shape in parameter_shapes(config).values())
-    part = averaging.affordable_targets(296_858, parameters, config.vocab_size, length, "cpu")
+    config, length = load_recipe(name).model, load_recipe(name).eval.seq_len
+    part = averaging.affordable_targets(296_858, num_parameters(config), config.vocab_size, length, "cpu")
     assert part == 296_858 or (part % length == 0 and part > 0)
     assert averaging.affordable_targets(62_021_632, 26_829_913, 1024, 2048, "cuda") == 62_021_632
 
@@ -142,11 +132,8 @@ def test_a_sample_taken_out_of_a_score_is_the_sample_scored_by_itself(score_of, 
     assert len(set(sample.windows)) == len(sample.windows) and sample.windows.max() < whole.tokens // 16
     model = build_model(SMALL["small"].model, 4)
     assert sample.bpb_of_model(model, 3, "off") == pytest.approx(sample.bpb_of_score(whole), rel=1e-6)
-
-
-def test_a_split_shorter_than_a_window_is_one_sample(score_of):
-    sample = averaging.spread_sample(score_of.tokens, score_of.bytes, 7, 16, 0.1)
-    assert sample.num_targets == 7 and sample.windows.tolist() == [0]
+    short = averaging.spread_sample(score_of.tokens, score_of.bytes, 7, 16, share)
+    assert short.num_targets == 7 and short.windows.tolist() == [0], "a split shorter than a window is one sample"
 
 
 def test_a_paired_difference_and_its_error_are_those_of_window_sums(score_of):
@@ -159,67 +146,56 @@ def test_a_paired_difference_and_its_error_are_those_of_window_sums(score_of):
     assert averaging.paired_difference(one, one) == (0, 0)
 
 
-# ---------------------------------------------------------------------- raw and averaged
-
-
 def test_the_line_passes_through_both_ends_and_distances_are_relative():
-    raw, averaged = weights_of(RECIPES["small"], 0), weights_of(RECIPES["small"], 1)
-    assert all(torch.equal(tensor, raw[name]) for name, tensor in averaging.blend(raw, averaged, 0.0).items())
-    for name, tensor in averaging.blend(raw, averaged, 1.0).items():
-        assert torch.allclose(tensor, averaged[name], atol=1e-6)
+    raw, averaged = weights_of(SMALL["small"], 0), weights_of(SMALL["small"], 1)
+    for place, end in ((0.0, raw), (1.0, averaged)):
+        assert all(torch.allclose(w, end[name], atol=1e-6) for name, w in averaging.blend(raw, averaged, place).items())
     doubled = {name: 2 * tensor for name, tensor in raw.items()}
-    assert averaging.total_distance(raw, doubled) == pytest.approx(1)
+    assert averaging.total_distance(raw, doubled) == pytest.approx(1) and averaging.total_distance(raw, raw) == 0
     assert np.allclose(averaging.distance_table(raw, doubled)["relative"], 1)
-    assert averaging.total_distance(raw, raw) == 0
-    zero = averaging.distance_table({"a": torch.zeros(2)}, {"a": torch.ones(2)})
-    assert math.isnan(zero["relative"].iloc[0])
 
 
 def test_lines_by_layer_hold_every_block_matrix_once_but_none_without_a_value():
-    weights = weights_of(RECIPES["small"])
+    weights = weights_of(SMALL["small"])
     lines = averaging.lines_by_layer(averaging.distance_table(weights, weights), "relative")
     assert len(lines) == 6 and all(layers.tolist() == [0, 1, 2] for layers, _ in lines.values())
-    weights["blocks.1.mlp.fc.weight"].zero_()
+    weights[FC].zero_()
     lines = averaging.lines_by_layer(averaging.distance_table(weights, weights), "relative")
     assert sorted(len(layers) for layers, _ in lines.values()) == [2, 3, 3, 3, 3, 3]
-
-
-# ---------------------------------------------------------------------- rounding
 
 
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("small_tensor_elements", [0, 100, 10**6])
 def test_rounded_weights_are_those_that_come_back_from_the_file(name: str, small_tensor_elements: int, tmp_path: Path):
-    settings = RECIPES[name]
-    quant = dataclasses.replace(settings.quant, small_tensor_elements=small_tensor_elements)
-    weights = weights_of(settings)
-    names = averaging.packed_grids(weights, quant)
-    path = tmp_path / "model.pgolf"
-    pack(weights, settings.model, quant, path, code_bytes=0, cap_bytes=10**7)
+    settings = SMALL[name]
+    settings = dataclasses.replace(settings, quant=recipe.Quant(small_tensor_elements=small_tensor_elements))
+    weights, (names, _), path = weights_of(settings), grids_of(settings), tmp_path / "model.pgolf"
+    pack(weights, settings.model, settings.quant, path, code_bytes=0, cap_bytes=10**7)
     _, back = unpack(path)
     mine = averaging.rounded(weights, names)
     assert mine.keys() == back.keys() and all(torch.equal(mine[one], back[one]) for one in back)
-    table = averaging.rounding_table(weights, names)
+    table = averaging.rounding_table(weights, names).set_index("tensor")
     errors = {one: ((back[one] - weights[one]).norm() / weights[one].norm()).item() for one in back}
-    assert table.set_index("tensor")["error"].to_dict() == pytest.approx(errors, nan_ok=True)
+    assert table["error"].to_dict() == pytest.approx(errors, nan_ok=True) and table["grid"].to_dict() == names
 
 
 @pytest.mark.parametrize("grid", [name for name, grid in GRIDS.items() if grid.packable])
-def test_fake_and_packed_grid_are_one_and_a_difference_is_named(grid: str):
+def test_fake_and_packed_grid_are_one_and_a_difference_is_named(grid: str, monkeypatch: pytest.MonkeyPatch):
     settings = small_recipe(quant={"attention": grid, "mlp": grid, "tok_emb": grid, "other": grid})
     weights = weights_of(settings)
     grids = averaging.matrix_grids(weights, settings.quant)
     assert grids.keys() == {name for name in weights if name.endswith(".weight")}
     assert averaging.fake_differs_from_packed(weights, grids) == []
-    torn = dict.fromkeys(["blocks.0.mlp.fc.weight"], GRIDS["int6_fake_pr194"])
     with pytest.raises(AssertionError, match="no float16 scales"):
-        averaging.fake_differs_from_packed(weights, torn)
+        averaging.fake_differs_from_packed(weights, {FC: GRIDS["int6_fake_pr194"]})
+    monkeypatch.setattr(averaging, "fake_quantise", lambda w, grid: w)
+    assert averaging.fake_differs_from_packed(weights, grids) == list(grids)
 
 
 def test_exceptions_hold_for_matrices_and_a_vector_s_exception_is_no_obstacle():
-    weights = weights_of(RECIPES["small"])
+    weights = weights_of(SMALL["small"])
     exceptions = ("blocks.1.attn.c_k.weight=fp16", "blocks.0.*.weight=int8_clip_search", "skip_weights=fp16")
-    quant = dataclasses.replace(RECIPES["small"].quant, exceptions=exceptions)
+    quant = dataclasses.replace(SMALL["small"].quant, exceptions=exceptions)
     grids = averaging.matrix_grids(weights, quant)
     assert "blocks.1.attn.c_k.weight" not in grids and grids["blocks.2.mlp.fc.weight"].name == quant.mlp
     assert {grids[name].name for name in grids if name.startswith("blocks.0.")} == {"int8_clip_search"}
@@ -227,47 +203,27 @@ def test_exceptions_hold_for_matrices_and_a_vector_s_exception_is_no_obstacle():
 
 def test_training_on_the_packed_grid_has_no_gap_and_on_another_it_is_measured():
     settings = small_recipe(quant={"mlp": "int5_row_nofloor", "other": "int6_row"})
-    weights = weights_of(settings)
-    packed = averaging.packed_grids(weights, settings.quant)
-    assert averaging.grid_gap(weights, averaging.training_grids(weights, settings), packed).empty
+    weights, (packed, trained) = weights_of(settings), grids_of(settings)
+    assert averaging.grid_gap(weights, trained, packed).empty
     other = dataclasses.replace(settings, qat=recipe.QAT(kind="late", grid="int6_row"))
-    gap = averaging.grid_gap(weights, averaging.training_grids(weights, other), packed).set_index("kind")
+    gap = averaging.grid_gap(weights, grids_of(other)[1], packed).set_index("kind")
     assert gap.index.tolist() == ["MLP: up", "MLP: down"] and (gap["matrices"] == 3).all()
-    names = [name for name in weights if name.endswith("mlp.fc.weight")]
-    w, back, seen = (
-        torch.cat(parts)
-        for parts in (
-            [weights[name] for name in names],
-            [dequantise(*quantise_tensor(weights[name], GRIDS["int5_row_nofloor"])) for name in names],
-            [dequantise(*quantise_tensor(weights[name], GRIDS["int6_row"])) for name in names],
-        )
-    )
+    w = torch.cat([weights[f"blocks.{layer}.mlp.fc.weight"] for layer in range(3)])  # rows are rounded each by itself
+    seen, back = (dequantise(*quantise_tensor(w, GRIDS[grid])) for grid in ("int6_row", "int5_row_nofloor"))
     assert gap.loc["MLP: up", "distance"] == pytest.approx(((seen - back).norm() / w.norm()).item(), rel=1e-5)
-    assert 0 < gap.loc["MLP: up", "other"] < 1
+    half_steps = quantise_tensor(w, GRIDS["int5_row_nofloor"])[1].float()[:, None] / 2
+    assert gap.loc["MLP: up", "other"] == pytest.approx(((seen - back).abs() > half_steps).double().mean().item())
 
 
 @pytest.mark.parametrize("grid", ["int6_fake_pr194", "int6_fake_pr534"])
 def test_a_grid_that_no_artifact_holds_can_be_looked_at(grid: str):
     settings = small_recipe(qat={"kind": "always", "grid": grid})
-    weights = weights_of(settings)
-    trained = averaging.training_grids(weights, settings)
+    weights, (packed, trained) = weights_of(settings), grids_of(settings)
     assert {each.name for each in trained.values()} == {grid}
-    w = weights["blocks.0.mlp.fc.weight"]
-    assert torch.equal(averaging.on_grid(w, GRIDS[grid]), averaging.fake_quantise(w, GRIDS[grid]))
     probe, _, _ = probe_of(settings, trained)
-    assert probe.covered > 0 and probe.qat_loss == probe.rounded_loss != probe.plain_loss
-    gap = averaging.grid_gap(weights, trained, averaging.packed_grids(weights, settings.quant))
+    assert len(probe.cosines) and probe.qat_loss == probe.rounded_loss != probe.plain_loss
+    gap = averaging.grid_gap(weights, trained, packed)
     assert len(gap) and not gap["kind"].isin(["token embedding", "bigram table"]).any()
-
-
-def test_a_fake_quantiser_that_rounds_otherwise_is_caught(monkeypatch: pytest.MonkeyPatch):
-    weights = weights_of(RECIPES["small"])
-    grids = averaging.matrix_grids(weights, RECIPES["small"].quant)
-    monkeypatch.setattr(averaging, "fake_quantise", lambda w, grid: w)
-    assert averaging.fake_differs_from_packed(weights, grids) == list(grids)
-
-
-# ---------------------------------------------------------------------- quantisation-aware training
 
 
 IDS = np.random.default_rng(2).integers(64, size=100).astype(np.uint16)
@@ -282,37 +238,29 @@ def probe_of(settings: recipe.Recipe, grids: dict) -> tuple[averaging.QatProbe, 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_rounding_in_the_forward_pass_is_rounding_beforehand_and_leaves_the_network_alone(name: str):
-    settings = RECIPES[name]
-    grids = averaging.matrix_grids(weights_of(settings), settings.quant)
-    probe, model, weights = probe_of(settings, grids)
+    settings = SMALL[name]
+    probe, model, weights = probe_of(settings, averaging.matrix_grids(weights_of(settings), settings.quant))
     assert probe.qat_loss == probe.rounded_loss != probe.plain_loss
-    assert probe.covered == len(probe.cosines) > 0 and "tok_emb.weight" not in set(probe.cosines["tensor"])
+    assert len(probe.cosines) and "tok_emb.weight" not in set(probe.cosines["tensor"])
     assert probe.cosines["cosine"].between(-1.0001, 1.0001).all() and probe.cosines["cosine"].mean() > 0.5
     assert not model.training and all(p.grad is None for p in model.parameters())
     assert all(torch.equal(p, weights[one]) for one, p in model.named_parameters())
     assert all(module.grid is None for module in model.modules() if hasattr(module, "grid"))
-
-
-def test_without_grids_nothing_is_rounded():
-    probe, _, _ = probe_of(RECIPES["small"], {})
-    assert probe.covered == 0 and probe.cosines.empty
-    assert probe.plain_loss == probe.qat_loss == probe.rounded_loss
+    bare, _, _ = probe_of(settings, {})
+    assert bare.cosines.empty and bare.plain_loss == bare.qat_loss == bare.rounded_loss == probe.plain_loss
 
 
 def test_cosines_compare_the_gradients_of_the_plain_and_the_rounded_network():
-    settings = RECIPES["small"]
+    settings = SMALL["small"]
     grids = averaging.matrix_grids(weights_of(settings), settings.quant)
     probe, model, weights = probe_of(settings, grids)
-    name = "blocks.1.mlp.fc.weight"
     inputs, targets = (torch.from_numpy(IDS[a : a + 64].astype(np.int64)).view(4, 16) for a in (0, 1))
-    gradients = []
-    for rounding in (False, True):
-        for one, parameter in model.named_parameters():
-            rounds = rounding and one in set(probe.cosines["tensor"])
-            value = dequantise(*quantise_tensor(weights[one], grids[one])) if rounds else weights[one]
-            parameter.data.copy_(value)
+    inside, gradients = set(probe.cosines["tensor"]), []
+    back = {one: dequantise(*quantise_tensor(w, grids[one])) if one in inside else w for one, w in weights.items()}
+    for state in (weights, back):
+        model.load_state_dict(state)
         model.zero_grad()
         model(inputs, targets).backward()
-        gradients.append(dict(model.named_parameters())[name].grad.flatten().clone())
+        gradients.append(model.get_parameter(FC).grad.flatten().clone())
     expected = torch.nn.functional.cosine_similarity(*gradients, dim=0).item()
-    assert probe.cosines.set_index("tensor").loc[name, "cosine"] == pytest.approx(expected, abs=1e-5)
+    assert probe.cosines.set_index("tensor").loc[FC, "cosine"] == pytest.approx(expected, abs=1e-5)

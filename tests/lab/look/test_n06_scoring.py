@@ -1,7 +1,4 @@
-"""What notebooks 06 and 07 compute, against slow loops, hand-worked cases and the score itself.
-
-pytest tests/lab/look/test_n06_scoring.py
-"""
+"""What notebooks 06 and 07 compute, against slow loops, hand-worked cases and the score itself."""
 
 from __future__ import annotations
 
@@ -37,28 +34,20 @@ def stream(length: int) -> np.ndarray:
     return np.random.default_rng(length).integers(0, 31, length).astype(np.uint16)
 
 
-@pytest.mark.parametrize(("targets", "seq_len", "stride"), PLANS)
-def test_the_picture_shows_every_target_scored_once_inside_its_window(targets: int, seq_len: int, stride: int) -> None:
-    picture = analysis.window_map(targets, seq_len, stride)
-    assert ((picture == 1).sum(axis=0) == 1).all()
-    assert ((~np.isnan(picture)).sum(axis=1) <= seq_len).all()
-    windows = plan_windows(targets, seq_len, stride)
-    assert (analysis.times_scored(windows, targets) == (picture == 1).sum(axis=0)).all()
+@pytest.mark.parametrize("plan", PLANS)
+def test_every_target_is_scored_once_inside_its_window_with_the_context_of_its_place(
+    plan: tuple[int, int, int],
+) -> None:
+    targets, windows, picture = plan[0], plan_windows(*plan), analysis.window_map(*plan)
+    assert ((picture == 1).sum(axis=0) == 1).all() and ((~np.isnan(picture)).sum(axis=1) <= plan[1]).all()
+    assert (analysis.times_scored(windows, targets) == 1).all()
+    expected = [target - start + 1 for start, first, end in windows.tolist() for target in range(first, end)]
+    assert analysis.context_lengths(windows, targets).tolist() == expected
 
 
 def test_times_scored_sees_what_is_skipped_and_what_is_scored_twice() -> None:
     windows = np.array([[0, 0, 4], [2, 3, 6], [4, 7, 8]])
     assert analysis.times_scored(windows, 8).tolist() == [1, 1, 1, 2, 1, 1, 0, 1]
-
-
-@pytest.mark.parametrize(("targets", "seq_len", "stride"), PLANS)
-def test_context_lengths_are_the_positions_inside_the_windows(targets: int, seq_len: int, stride: int) -> None:
-    expected = [0] * targets
-    for start, first, end in plan_windows(targets, seq_len, stride).tolist():
-        for target in range(first, end):
-            expected[target] = target - start + 1
-    found = analysis.context_lengths(plan_windows(targets, seq_len, stride), targets)
-    assert found.tolist() == expected
 
 
 def test_bpb_by_context_gathers_every_target_into_doubling_bins() -> None:
@@ -67,35 +56,28 @@ def test_bpb_by_context_gathers_every_target_into_doubling_bins() -> None:
     assert table["first"].tolist() == [1, 2, 3, 5, 9, 17] and table["last"].tolist() == [1, 2, 4, 8, 16, 20]
     assert table["targets"].sum() == 20 and table["share"].sum() == pytest.approx(1)
     assert table["bpb"].iloc[2] == pytest.approx(nats[2:4].sum() / (math.log(2) * 6), rel=1e-6)
-
-
-def test_bpb_of_targets_without_bytes_is_not_a_number() -> None:
-    assert np.isnan(analysis.bpb_by_context(np.ones(1), np.zeros(1, int), np.ones(1, int))["bpb"].item())
+    assert np.isnan(analysis.bpb_by_context(np.ones(1), np.zeros(1, int), np.ones(1, int))["bpb"].item()), "no bytes"
 
 
 def test_documents_share_the_score_without_rest_and_a_bos_belongs_to_what_it_opens() -> None:
-    tokens = np.array([1, 5, 6, 1, 7, 1, 8, 9])
     documents = pd.DataFrame({"name": ["a", "b", "c"]}, index=[4, 9, 2])
     nats, sizes = np.arange(1.0, 8.0, dtype=np.float32), np.array([2, 3, 0, 4, 0, 5, 6])
-    table = analysis.score_by_document(documents, tokens, nats, sizes, bos_id=1)
+    table = analysis.score_by_document(documents, np.array([1, 5, 6, 1, 7, 1, 8, 9]), nats, sizes, bos_id=1)
     assert table["name"].tolist() == ["a", "b", "c"]
     assert table["nats"].tolist() == [1 + 2, 3 + 4, 5 + 6 + 7] and table["bytes"].tolist() == [5, 4, 11]
-    assert table["bpb"].tolist() == pytest.approx(
-        [3 / (5 * math.log(2)), 7 / (4 * math.log(2)), 18 / (11 * math.log(2))]
-    )
+    assert (table["bpb"] * math.log(2)).tolist() == pytest.approx([3 / 5, 7 / 4, 18 / 11])
 
 
-@pytest.mark.parametrize(("targets", "seq_len", "stride"), [(40, 16, 4), (37, 8, 8), (5, 8, 2)])
-def test_the_score_s_short_cut_gives_the_nats_of_the_plain_way(
-    model: GPT, targets: int, seq_len: int, stride: int
-) -> None:
-    tokens = stream(targets + 1)
-    fast = score(model, tokens, TABLE, seq_len, stride, 4, autocast="off").per_token_nats
-    assert np.abs(fast - analysis.plain_nats(model, tokens, seq_len, stride)).max() < 1e-4
+@pytest.mark.parametrize("plan", [(40, 16, 4), (37, 8, 8), (5, 8, 2)])
+def test_the_score_s_short_cut_gives_the_nats_of_the_plain_way(model: GPT, plan: tuple[int, int, int]) -> None:
+    tokens = stream(plan[0] + 1)
+    fast = score(model, tokens, TABLE, *plan[1:], 4, autocast="off").per_token_nats
+    assert np.abs(fast - analysis.plain_nats(model, tokens, *plan[1:])).max() < 1e-4
 
 
 def test_no_logit_sees_later_tokens_and_a_model_that_looks_ahead_is_caught(model: GPT) -> None:
     ids = torch.from_numpy(stream(24).astype(np.int64))[None]
+    assert analysis.probability_error(model, ids) < 1e-5
     before, after = analysis.leak_from_the_future(model, ids, position=9)
     assert before == 0 and after > 1e-3
 
@@ -108,25 +90,21 @@ def test_no_logit_sees_later_tokens_and_a_model_that_looks_ahead_is_caught(model
     assert analysis.leak_from_the_future(Peeping(), ids, position=9)[0] > 1e-3
 
 
-def test_probabilities_sum_to_one(model: GPT) -> None:
-    assert analysis.probability_error(model, torch.from_numpy(stream(24).astype(np.int64))[None]) < 1e-5
-
-
-@pytest.mark.parametrize(("targets", "seq_len", "stride"), [(24, 10, 4), (32, 8, 2), (23, 8, 8), (5, 8, 2), (37, 8, 3)])
+@pytest.mark.parametrize("plan", [(24, 10, 4), (32, 8, 2), (23, 8, 8), (5, 8, 2), (37, 8, 3)])
 def test_the_published_sliding_score_counts_its_tail_again_and_nothing_else(
-    model: GPT, targets: int, seq_len: int, stride: int
+    model: GPT, plan: tuple[int, int, int]
 ) -> None:
+    targets, seq_len, stride = plan
     tokens = stream(targets + 1)
-    sliding = score(model, tokens, TABLE, seq_len, stride, 4, autocast="off")
-    nats, size, counted = 0.0, 0, 0
-    ids = torch.from_numpy(tokens.astype(np.int64))
+    ids, (nats, size, counted) = torch.from_numpy(tokens.astype(np.int64))[None], (0.0, 0, 0)
     for start in range(0, targets, stride):  # the published loop, window by window
         end = min(start + seq_len, targets)
-        losses = model.token_losses(ids[None, start:end], ids[None, start + 1 : end + 1])[0]
-        first = 0 if start == 0 else max(end - start - stride, 0)
-        nats += float(losses[first:].detach().double().sum())
-        counted += end - start - first
-        size += int(TABLE.count(tokens[start + first : end], tokens[start + first + 1 : end + 1]).sum())
+        first = start and max(end - stride, start)
+        losses = model.token_losses(ids[:, start:end], ids[:, start + 1 : end + 1])[0]
+        nats += float(losses[first - start :].detach().double().sum())
+        counted += end - first
+        size += int(TABLE.count(tokens[first:end], tokens[first + 1 : end + 1]).sum())
+    sliding = score(model, tokens, TABLE, seq_len, stride, 4, autocast="off")
     bpb, found = analysis.tail_scored_again(model, tokens, TABLE, sliding, "off")
     assert found == counted >= targets
     assert bpb == pytest.approx(nats / (math.log(2) * size), rel=1e-5)
@@ -134,11 +112,9 @@ def test_the_published_sliding_score_counts_its_tail_again_and_nothing_else(
 
 def test_the_published_standard_score_leaves_out_what_fills_no_window() -> None:
     nats, sizes = np.arange(10, dtype=np.float32), np.full(10, 2)
-    bpb, targets = analysis.tail_dropped(nats, sizes, 4)
-    assert targets == 8 and bpb == pytest.approx(nats[:8].sum() / (16 * math.log(2)))
+    assert analysis.tail_dropped(nats, sizes, 4) == (pytest.approx(nats[:8].sum() / (16 * math.log(2))), 8)
     assert analysis.tail_dropped(nats, sizes, 5)[1] == 10
-    bpb, targets = analysis.tail_dropped(nats, sizes, 11)
-    assert targets == 0 and np.isnan(bpb)
+    assert analysis.tail_dropped(nats, sizes, 11) == (pytest.approx(math.nan, nan_ok=True), 0)
 
 
 def test_an_opening_is_whole_words_within_its_bytes() -> None:
