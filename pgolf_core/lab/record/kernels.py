@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+import tempfile
 import threading
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
@@ -19,11 +20,26 @@ from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning import LocalProvisioner
 
+from pgolf_core.base.files import UserError
+
 CAN_FORK = sys.platform == "linux"
+MAX_FOLDER = 70
+"""Characters of a folder for temporary files: a socket's path may have 107, and names under it take up to 36."""
 
 
 def prepare() -> None:
-    """Start importing what kernels need, beside whatever is done before the first of them."""
+    """Start importing what kernels need, beside whatever is done before the first of them.
+
+    Where the folder for temporary files has too long a name for sockets, this process uses /tmp from now on; UserError
+    if that cannot be written.
+    """
+    folder = tempfile.gettempdir()
+    if len(os.fsencode(folder)) > MAX_FOLDER:
+        if not os.access("/tmp", os.W_OK | os.X_OK):
+            raise UserError(
+                f"TMPDIR={folder} is longer than the {MAX_FOLDER} bytes that sockets in it allow; name another"
+            )
+        tempfile.tempdir = "/tmp"
     if CAN_FORK:
         forkserver.set_forkserver_preload(["pgolf_core.lab.record.preload"])
         forkserver.ensure_running()

@@ -5,12 +5,15 @@ pytest tests/lab/record/test_kernels.py (test_command.py has what becomes of one
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from ranks import ended
 
+from pgolf_core.base.files import UserError
 from pgolf_core.lab.record import kernels
 
 pytestmark = pytest.mark.skipif(not kernels.CAN_FORK, reason="kernels are forked on Linux alone")
@@ -44,11 +47,21 @@ asyncio.run(main())
 """
 
 
-def test_a_forked_kernel_has_the_large_imports_alone_its_folder_and_environment_and_ends_when_told():
-    done = subprocess.run([sys.executable, "-c", RUNNER], capture_output=True, text=True, timeout=300)
+def test_a_forked_kernel_has_the_large_imports_alone_its_folder_and_environment_and_ends_when_told(tmp_path: Path):
+    """Under a job's folder for temporary files whose name is too long for a socket."""
+    (long := tmp_path / ("a" * 100)).mkdir()
+    environment = {**os.environ, "TMPDIR": str(long)}
+    done = subprocess.run([sys.executable, "-c", RUNNER], capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr
     said = done.stdout.split()
     folder, only_here, torch, package, method, leads, pid = said[:7]
     assert (only_here, torch, package, method, leads) == ("yes", "True", "False", "fork", "True")
     assert folder == said[8] and said[9:] == ["alive", "False"]
     assert ended(int(pid)) and "leaked" not in done.stderr
+
+
+def test_where_no_folder_serves_sockets_a_line_names_tmpdir(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(kernels.tempfile, "tempdir", "/somewhere/" + "a" * 100)
+    monkeypatch.setattr(kernels.os, "access", lambda path, mode: False)
+    with pytest.raises(UserError, match=r"^TMPDIR=/somewhere/a+ is longer than the 70 bytes that sockets in it allow"):
+        kernels.prepare()
