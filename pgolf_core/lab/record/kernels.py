@@ -5,12 +5,14 @@ Started anew, as where forking is not safe (not on Linux), a kernel spends 3 to 
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import sys
 import tempfile
 import threading
-from multiprocessing import forkserver
+from collections.abc import Iterator
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -27,8 +29,9 @@ MAX_FOLDER = 70
 """Characters of a folder for temporary files: a socket's path may have 107, and names under it take up to 36."""
 
 
-def prepare() -> None:
-    """Start importing what kernels need, beside whatever is done before the first of them.
+@contextlib.contextmanager
+def prepared() -> Iterator[None]:
+    """Start importing what kernels need, beside whatever is done before the first of them, and end it all afterwards.
 
     Where the folder for temporary files has too long a name for sockets, this process uses /tmp from now on; UserError
     if that cannot be written.
@@ -40,9 +43,16 @@ def prepare() -> None:
                 f"TMPDIR={folder} is longer than the {MAX_FOLDER} bytes that sockets in it allow; name another"
             )
         tempfile.tempdir = "/tmp"
-    if CAN_FORK:
-        forkserver.set_forkserver_preload(["pgolf_core.lab.record.preload"])
-        forkserver.ensure_running()
+    if not CAN_FORK:
+        yield
+        return
+    forkserver.set_forkserver_preload(["pgolf_core.lab.record.preload"])
+    forkserver.ensure_running()
+    try:
+        yield
+    finally:  # of themselves these two would outlive this process by a second; Python's own tests end them so
+        forkserver._forkserver._stop()  # type: ignore[attr-defined]
+        resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]
 
 
 def kernel_manager(scratch: Path) -> AsyncKernelManager:

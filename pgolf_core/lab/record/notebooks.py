@@ -29,7 +29,7 @@ from tqdm import tqdm
 from pgolf_core.base.files import UserError, explain_os_errors, read_json, write_bytes
 from pgolf_core.lab.record import folder as runs
 from pgolf_core.lab.record.folder import STAGE_BEGAN, STAGES, Run, RunRequest, Stage, stage_file, stage_is_done
-from pgolf_core.lab.record.kernels import kernel_manager, prepare
+from pgolf_core.lab.record.kernels import kernel_manager, prepared
 from pgolf_core.lab.record.launch import set_processes
 from pgolf_core.lab.shared.places import SUMMARY_FILE, child_environment, find_root, short_path
 
@@ -267,7 +267,6 @@ def record(request: RunRequest, seeds: Sequence[int], notebooks_dir: Path | None
     """
     if not seeds or len(set(seeds)) != len(seeds):
         raise UserError(f"--seeds {','.join(map(str, seeds))}: give at least one seed, none twice")
-    prepare()
     requests = [dataclasses.replace(request, seed=seed) for seed in (None, *seeds)]
     located = {one.seed: runs.locate_run(one) for one in requests}
     parameters = {one.seed: one.parameters(seeds) for one in requests}
@@ -275,7 +274,7 @@ def record(request: RunRequest, seeds: Sequence[int], notebooks_dir: Path | None
         full_parameters(stage.name, parameters[None], notebooks_dir)
     turns = (("recipe", [None]), ("seed", seeds), ("report", [None]))
     plan = [(located[seed], stage) for per, whose in turns for seed in whose for stage in STAGES if stage.per == per]
-    with StopRequest().watching() as stop:
+    with prepared(), StopRequest().watching() as stop:
         for run in located.values():
             with runs.hold(run.folder, wait=run.seed is None):
                 if request.fresh:

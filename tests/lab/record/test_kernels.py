@@ -18,7 +18,7 @@ from pgolf_core.lab.record import kernels
 
 pytestmark = pytest.mark.skipif(not kernels.CAN_FORK, reason="kernels are forked on Linux alone")
 RUNNER = """
-import asyncio, os, tempfile
+import asyncio, os, psutil, tempfile
 from pathlib import Path
 from pgolf_core.lab.record import kernels
 
@@ -42,8 +42,9 @@ async def main():
         await manager.shutdown_kernel(now=True)
         print("alive", await manager.is_alive())
 
-kernels.prepare()
-asyncio.run(main())
+with kernels.prepared():
+    asyncio.run(main())
+print("children", len(psutil.Process().children()))
 """
 
 
@@ -56,7 +57,7 @@ def test_a_forked_kernel_has_the_large_imports_alone_its_folder_and_environment_
     said = done.stdout.split()
     folder, only_here, torch, package, method, leads, pid = said[:7]
     assert (only_here, torch, package, method, leads) == ("yes", "True", "False", "fork", "True")
-    assert folder == said[8] and said[9:] == ["alive", "False"]
+    assert folder == said[8] and said[9:] == ["alive", "False", "children", "0"]
     assert ended(int(pid)) and "leaked" not in done.stderr
 
 
@@ -64,4 +65,5 @@ def test_where_no_folder_serves_sockets_a_line_names_tmpdir(monkeypatch: pytest.
     monkeypatch.setattr(kernels.tempfile, "tempdir", "/somewhere/" + "a" * 100)
     monkeypatch.setattr(kernels.os, "access", lambda path, mode: False)
     with pytest.raises(UserError, match=r"^TMPDIR=/somewhere/a+ is longer than the 70 bytes that sockets in it allow"):
-        kernels.prepare()
+        with kernels.prepared():
+            pass
