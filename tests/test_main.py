@@ -1,7 +1,4 @@
-"""Training from the command line: alone, as plain torchrun starts it, what it refuses, and ranks without a launcher.
-
-pytest tests/test_main.py (tests/lab/record/test_launch.py has ranks that die or fail)
-"""
+"""Training from the command line: alone, as plain torchrun starts it, what it refuses, and ranks without a launcher."""
 
 from __future__ import annotations
 

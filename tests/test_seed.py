@@ -1,7 +1,4 @@
-"""One seed whole: its result there and back, its lines of the log, and a script's run in this process.
-
-pytest tests/test_seed.py (tests/lab/test_export.py runs exported scripts)
-"""
+"""One seed whole: its result there and back, its lines of the log, and a script's run in this process."""
 
 from __future__ import annotations
 
@@ -40,9 +37,6 @@ def some_result(**further: object) -> Result:
     return result_of(RECIPE, 7, trained, LEDGER, *SCORES, **known, **further)
 
 
-# ---------------------------------------------------------------------- the result
-
-
 @pytest.mark.parametrize("further", [{}, {"raw_bpb": 1.5, "raw_loss": 3.0, "raw_targets": 200, "ranks": 2}])
 def test_a_result_comes_back_from_its_file_and_says_only_what_is_known(tmp_path: Path, further: dict) -> None:
     result = some_result(**further)
@@ -74,9 +68,6 @@ def test_a_result_that_is_not_one_is_refused_by_file_and_key(tmp_path: Path, cha
     assert words in str(caught.value) and str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
 
 
-# ---------------------------------------------------------------------- the log
-
-
 def test_sizes_and_scores_are_told_in_the_fields_words() -> None:
     """Of papers/machinery.md, "Log lines"."""
     sizes = ["Serialized model: 360 bytes", "Code size: 1000 bytes", "Total submission size: 1360 bytes"]
@@ -89,9 +80,6 @@ def test_sizes_and_scores_are_told_in_the_fields_words() -> None:
         "final_sliding_window val_loss:2.5000 val_bpb:1.2500 stride:4 seq_len:16 eval_time:250ms",
         "final_sliding_window_exact val_loss:2.50000000 val_bpb:1.25000000",
     ]
-
-
-# ---------------------------------------------------------------------- a script's run
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,4 @@
-"""Every choice that depends on the machine, with a pretended GPU; and the traps of library versions.
-
-The traps are those of papers/machinery.md, "Precision".
-
-pytest tests/base/test_device.py
-"""
+"""Every choice that depends on the machine, with a pretended GPU; and the traps of library versions."""
 
 from __future__ import annotations
 
@@ -28,9 +23,6 @@ from pgolf_core.training import loop
 from pgolf_core.training.optim import Optimizers
 
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
-
-
-# ---------------------------------------------------------------------- choices
 
 
 def test_on_cuda_the_rank_s_device_is_picked_and_float32_products_run_in_tf32(monkeypatch) -> None:
@@ -131,9 +123,6 @@ def test_peak_memory_is_logged_in_the_fields_format_on_cuda_alone(tmp_path: Path
         loop.train(settings, 0, data, tmp_path / name)
         log = (tmp_path / name / TRAIN_LOG).read_text()
         assert ("peak memory" in log) is bool(said) and said in log
-
-
-# ---------------------------------------------------------------------- traps of library versions
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -1,4 +1,4 @@
-"""Files whole or absent, and errors in a line. pytest tests/base/test_files.py"""
+"""Files whole or absent, and errors in a line."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Training on 1, 2 and 4 real gloo ranks: equal curves, weights, clocks and scores; stopping and going on.
-
-pytest tests/base/test_parallel.py (tests/test_main.py and test_launch.py have the launcher, and ranks that fail)
-"""
+"""Training on 1, 2 and 4 real gloo ranks: equal curves, weights, clocks and scores; stopping and going on."""
 
 from __future__ import annotations
 
@@ -58,9 +55,6 @@ def train_ranks(
 
 def notes_of(folder: Path, size: int) -> list[dict]:
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(size)]
-
-
-# ---------------------------------------------------------------------- exchanges
 
 
 def exchange(world: World) -> None:
@@ -159,9 +153,6 @@ def test_joining_picks_the_backend_and_the_device_of_the_rank(monkeypatch, cuda:
             pass
 
 
-# ---------------------------------------------------------------------- training
-
-
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("bfloat16", 5e-3)])
 def test_one_two_and_four_ranks_give_one_loss_curve(tmp_path: Path, dtype: str, tolerance: float) -> None:
     schedule = {"iterations": 20, "warmdown_iters": 12, "val_every_steps": 10}
@@ -208,9 +199,6 @@ def test_the_slowest_ranks_clock_is_every_ranks_clock(tmp_path: Path) -> None:
     assert first == second and first["seconds"] > 0.5 and first["steps"] <= 20
     assert column(tmp_path / "run", "seconds")[-1] == first["seconds"]
     assert "stopping_early: wallclock_cap" in (tmp_path / "run" / TRAIN_LOG).read_text()
-
-
-# ---------------------------------------------------------------------- validation
 
 
 def score_ranks(world: World, settings: recipe.Recipe, data, tokens: np.ndarray, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Asked to end: by a signal, or by a launcher that is gone. pytest tests/base/test_stop.py"""
+"""Asked to end: by a signal, or by a launcher that is gone."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Attention's arithmetic; which kernel is chosen, and what it is given: FlashAttention-3, 2 or SDPA, with stand-ins.
-
-pytest tests/network/test_attention.py (whole/test_cuda.py runs the real kernels where there is a GPU)
-"""
+"""Attention's arithmetic; which kernel is chosen, and what it is given: FlashAttention-3, 2 or SDPA, with stand-ins."""
 
 from __future__ import annotations
 
@@ -33,9 +30,6 @@ def inputs(heads: int = 4, kv_heads: int = 2, length: int = 9, width: int = 16) 
     generator = torch.Generator().manual_seed(0)
     shapes = [(2, length, n, width) for n in (heads, kv_heads, kv_heads)]
     return [torch.randn(shape, generator=generator).bfloat16().requires_grad_() for shape in shapes]
-
-
-# ---------------------------------------------------------------------- the arithmetic
 
 
 def test_rotation_keeps_norms_and_depends_on_distance_alone() -> None:
@@ -86,9 +80,6 @@ def test_exclusive_attention_is_orthogonal_to_the_own_value() -> None:
     dots = (left * v.repeat_interleave(2, dim=2)).sum(-1)
     assert dots.abs().max() < 1e-5
     assert exclude_self(v, v).abs().max() < 1e-6  # position 0 attends only to itself
-
-
-# ---------------------------------------------------------------------- the choice
 
 
 @pytest.mark.parametrize(
@@ -161,9 +152,6 @@ def test_a_head_width_that_flash_attention_does_not_take_goes_to_sdpa(monkeypatc
     else:
         wants = f"takes head widths of 8, 16 … 256, not {width}"
         assert name == f"SDPA (FlashAttention-3 {wants}; FlashAttention-2 {wants})"
-
-
-# ---------------------------------------------------------------------- the call
 
 
 @pytest.mark.parametrize("returns_tuple", [False, True])

@@ -1,7 +1,5 @@
 """Quantisation grids against the published numbers, against torch, and the fake-quantiser against the packed weights.
 
-    pytest tests/network/test_grid.py
-
 The table is of the published quantisers, each on two hash-filled matrices, A with all |w| < 1 (where the scale floor
 rules) and B with rows up to eight times larger.
 """
@@ -178,9 +176,6 @@ def test_compiled_in_one_graph_the_fake_quantiser_is_bitwise_the_eager_one(names
     assert torch.equal(w.grad, torch.full_like(w, len(names)))
     for name, result in zip(names, results, strict=True):
         assert torch.equal(result, fake_quantise(w, GRIDS[name])), name
-
-
-# ---------------------------------------------------------------------- which grid
 
 
 SHAPES = {"tok_emb.weight": (32, 16), "bigram.embed.weight": (65, 1), "blocks.0.attn.c_q.weight": (16, 16),

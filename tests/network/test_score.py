@@ -1,7 +1,4 @@
-"""Scores: each target once, promised context, and plain evaluation as the reference.
-
-pytest tests/network/test_score.py (tests/packing/test_unpack.py scores from a file alone)
-"""
+"""Scores: each target once, promised context, and plain evaluation as the reference."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Where bytes went, and what an ideal coder would need. pytest tests/packing/test_ledger.py
-
-tests/packing/test_pack.py has the ledgers of real files.
-"""
+"""Where bytes went, and what an ideal coder would need."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Matrices on steps: the multiplier's sixteenths, vectors that tell of each other, the stream there and back.
-
-pytest tests/packing/test_steps.py (tests/packing/test_format.py pins the stream's bytes)
-"""
+"""Matrices on steps: the multiplier's sixteenths, vectors that tell of each other, the stream there and back."""
 
 from __future__ import annotations
 

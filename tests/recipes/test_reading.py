@@ -1,4 +1,4 @@
-"""Recipes on disk: what extends what, overrides in words, and what is refused. pytest tests/recipes/test_reading.py"""
+"""Recipes on disk: what extends what, overrides in words, and what is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recipes as values: there and back, and the fingerprint. pytest tests/recipes/test_recipe.py"""
+"""Recipes as values: there and back, and the fingerprint."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The five records as recipes: optimiser groups as published, what as-run changes, how local-prN is scaled.
-
-pytest tests/recipes/test_records.py
-"""
+"""The five records as recipes: optimiser groups as published, what as-run changes, how local-prN is scaled."""
 
 from __future__ import annotations
 
@@ -82,9 +79,6 @@ def changed(new: Recipe, old: Recipe) -> dict[str, object]:
     return {key: value for key, value, _ in differences(new, old)}
 
 
-# ---------------------------------------------------------------------- optimisers
-
-
 @pytest.mark.parametrize("name", GROUPS)
 def test_optimiser_groups_are_the_published_ones_and_cover_each_parameter_once(name: str) -> None:
     record = load_recipe(name)
@@ -115,9 +109,6 @@ def test_every_member_of_a_group_is_the_tensor_that_its_name_says(name: str) -> 
     assert members["token embedding"] == ("tok_emb.weight",) and members["smear gate"] == ("smear.gate",)
 
 
-# ---------------------------------------------------------------------- the rest of the published settings
-
-
 @pytest.mark.parametrize(
     ("name", "batch_tokens", "average", "qat", "cadence"),
     [
@@ -143,9 +134,6 @@ def test_batches_averages_and_qat_start_as_published(
               "grad_clip_norm": 0.3, "newton_schulz_steps": 5, "adam_eps": 1e-8}  # fmt: skip
     found = {**vars(record.data), **vars(record.schedule), **vars(record.optim)}
     assert {key: found[key] for key in common} == common
-
-
-# ---------------------------------------------------------------------- documented and as run
 
 
 @pytest.mark.parametrize("name", RECORDS)
@@ -199,9 +187,6 @@ def test_qat_trains_every_block_matrix_that_is_rounded_on_its_grid(name: str, gr
     found = qat_grids(parameter_shapes(record.model), record.quant, record.qat)
     blocks = {tensor: grid.name for tensor, grid in found.items() if tensor.startswith("blocks.")}
     assert len(blocks) == matrices and set(blocks.values()) == grids
-
-
-# ---------------------------------------------------------------------- scaled to the local track
 
 
 @pytest.mark.parametrize("name", RECORDS)

@@ -1,7 +1,4 @@
-"""Shards, the stream over them, and the partition of a step into spans.
-
-pytest tests/text/test_shards.py
-"""
+"""Shards, the stream over them, and the partition of a step into spans."""
 
 from __future__ import annotations
 
@@ -46,9 +43,6 @@ def shards(tmp_path: Path) -> list[Path]:
 
 def data_of(batch_tokens: int, seq_len: int, spans: int) -> recipe.Data:
     return recipe.Data(batch_tokens=batch_tokens, seq_len=seq_len, spans_per_step=spans)
-
-
-# ---------------------------------------------------------------------- shards
 
 
 def header(magic: int = 20240520, version: int = 1, count: int = 3) -> bytes:
@@ -128,9 +122,6 @@ def test_no_shards_or_no_tokens_is_a_user_error(tmp_path: Path):
         TokenStream([tmp_path / "empty.bin"])
 
 
-# ---------------------------------------------------------------------- the stream
-
-
 def test_shards_are_read_in_the_order_of_their_names(shards: list[Path]):
     expected = np.arange(sum(LENGTHS))
     assert np.array_equal(load_tokens(shards[::-1]), expected)
@@ -159,9 +150,6 @@ def test_what_was_taken_does_not_change_with_the_file_or_the_next_take(shards: l
     first = stream.take(10)
     first += 1
     assert np.array_equal(TokenStream(shards).take(10), np.arange(10))
-
-
-# ---------------------------------------------------------------------- one step
 
 
 @pytest.mark.parametrize("order", ["sequential", "shuffled"])
@@ -220,9 +208,6 @@ def test_a_corpus_too_short_for_one_batch_is_refused_with_the_numbers():
     check_enough(32_776, data, "the training split")
     with pytest.raises(UserError, match=r"the training split has 32,775 tokens, .*32768 needs 32,776"):
         check_enough(32_775, data, "the training split")
-
-
-# ---------------------------------------------------------------------- shuffled windows
 
 
 def windows_of_a_pass(stream: TokenStream, length: int, number: int, count: int) -> np.ndarray:

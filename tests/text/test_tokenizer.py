@@ -1,7 +1,4 @@
-"""The bytes of tokens against the bytes of text, and which tokenizers are refused.
-
-pytest tests/text/test_tokenizer.py
-"""
+"""The bytes of tokens against the bytes of text, and which tokenizers are refused."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Averages of weights: EMA and SWA against their definitions, and their state through a checkpoint.
-
-pytest tests/training/test_average.py
-"""
+"""Averages of weights: EMA and SWA against their definitions, and their state through a checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of tensors, and the checkpoint that a run goes on from. pytest tests/training/test_checkpoint.py"""
+"""Files of tensors, and the checkpoint that a run goes on from."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Where the seconds of a run go, and how far along it is. pytest tests/training/test_clock.py
-
-tests/whole/test_interruptions.py has real runs that are killed.
-"""
+"""Where the seconds of a run go, and how far along it is."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The training loop on small real runs: learning, determinism, resuming, stopping, refusing, reporting.
-
-pytest tests/training/test_loop.py (tests/whole/test_interruptions.py has kills, caps and numbers gone wrong)
-"""
+"""The training loop on small real runs: learning, determinism, resuming, stopping, refusing, reporting."""
 
 from __future__ import annotations
 
@@ -86,9 +83,6 @@ def test_without_keeping_weights_and_statistics_stay_in_memory_and_are_the_same(
     assert not [*(tmp_path / "memory").glob("*.safetensors")]
 
 
-# ---------------------------------------------------------------------- stopping and going on
-
-
 GOING_ON = {
     "ema": {},
     "swa, shuffled, late QAT": {
@@ -127,9 +121,6 @@ def test_a_stopped_run_does_not_go_on_with_another_seed_or_recipe(data, tmp_path
         train(small_recipe(optim={"matrix_lr": 0.01}), 3, data, tmp_path)
 
 
-# ---------------------------------------------------------------------- the clock
-
-
 def test_the_wall_clock_ends_training_and_the_log_says_so(data, tmp_path: Path) -> None:
     result = train(small_recipe(schedule={"iterations": 10**6, "max_seconds": 0.4}), 0, data, tmp_path)
     seconds = column(tmp_path, "seconds")
@@ -155,9 +146,6 @@ def test_the_clock_holds_with_the_gathering_in_it_and_steps_leave_room_for_it(da
     assert column(tmp_path, "seconds", "correction") == [result.seconds["train"]]
 
 
-# ---------------------------------------------------------------------- late QAT
-
-
 def test_late_qat_comes_on_below_its_threshold_says_so_and_changes_weights_and_rate(data, tmp_path: Path) -> None:
     late = {"kind": "late", "threshold": 0.5, "lr_factor": 0.5}
     changes = {"off": {}, "late": late, "always": {"kind": "always", "grid": "int6_fake_pr534"}}
@@ -172,9 +160,6 @@ def test_late_qat_comes_on_below_its_threshold_says_so_and_changes_weights_and_r
     assert losses["always"][1] != losses["off"][1]
     rates = zip(*(column(tmp_path / name, "lr_multiplier") for name in ("late", "off")), strict=True)
     assert [late / full for late, full in rates] == [1.0] * 10 + [0.5] * 2
-
-
-# ---------------------------------------------------------------------- what is refused, and other paths
 
 
 @pytest.mark.parametrize(

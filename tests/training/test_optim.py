@@ -1,7 +1,4 @@
-"""Optimisers and schedules: Muon against a plain loop, AdamW against its formula, schedules row by row.
-
-pytest tests/training/test_optim.py (tests/recipes/test_records.py has the records' groups)
-"""
+"""Optimisers and schedules: Muon against a plain loop, AdamW against its formula, schedules row by row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run's two logs and its result. pytest tests/training/test_runlog.py"""
+"""A run's two logs and its result."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The real thing on a CUDA device: attention kernels, a compiled step, training, evaluation, NCCL.
 
-make test-cuda (each is skipped, with the reason, where there is no CUDA device or no FlashAttention)
+Each is skipped, with the reason, where there is no CUDA device or no FlashAttention.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""README, CONTRIBUTING and the scripts of findings: what they link to exists, what they say to type is understood.
-
-pytest tests/whole/test_documents.py
-"""
+"""README, CONTRIBUTING and the scripts of findings: what they link to exists, what they say to type is understood."""
 
 from __future__ import annotations
 

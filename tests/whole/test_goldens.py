@@ -1,7 +1,5 @@
 """Parity with the published records' own code: every number in the goldens folder, at its stated tolerance.
 
-    pytest tests/whole/test_goldens.py --goldens DIR
-
 Shapes, schedules and cases come from the files alone, so that any other folder of this form can be tested.
 """
 

@@ -1,7 +1,4 @@
-"""Runs that are killed, stopped or go wrong: what is kept, what is lost, what is refused, and where the seconds go.
-
-pytest tests/whole/test_interruptions.py
-"""
+"""Runs that are killed, stopped or go wrong: what is kept, what is lost, what is refused, and where the seconds go."""
 
 from __future__ import annotations
 
@@ -65,9 +62,6 @@ def assert_same_bits(folder: Path, other: Path) -> None:
         assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-# ---------------------------------------------------------------------- killed
-
-
 def test_killed_twice_a_run_ends_with_the_same_bits_and_says_where_it_went_on(data, tmp_path: Path) -> None:
     """A checkpoint after every step, so that each kill loses the step it falls into and no more."""
     changes = {"schedule": {"iterations": 14, "checkpoint_every_seconds": 1e-9, "val_every_steps": 5}}
@@ -109,9 +103,6 @@ def test_after_an_orderly_stop_nothing_is_lost_and_the_seconds_are_carried_on(da
     assert result.seconds["train"] > 7 * 0.05 and result.seconds["lost"] < 0.5
     assert result.earlier_seconds == pytest.approx(first, abs=1.0)
     assert sum(result.seconds.values()) == pytest.approx(first + second, abs=1.0)
-
-
-# ---------------------------------------------------------------------- asked to stop
 
 
 def test_a_signal_in_a_long_validation_saves_and_stops_there(data, tmp_path: Path, monkeypatch) -> None:
@@ -162,9 +153,6 @@ def test_no_step_draws_from_torchs_generator_so_that_no_checkpoint_need_hold_it(
     torch.set_rng_state(before)
 
 
-# ---------------------------------------------------------------------- the cap
-
-
 def test_no_step_is_begun_that_would_end_after_the_cap_if_it_took_as_long_as_those_before(data, tmp_path: Path) -> None:
     cap = 0.5
     recipe = small_recipe(schedule={"iterations": 10**6, "max_seconds": cap, "warmup_steps": 2})
@@ -201,9 +189,6 @@ def test_warm_up_sees_synthetic_tokens_alone_and_leaves_weights_states_and_strea
     assert len(seen) == 3 and trainer.stream.position == 0 and trainer.ledger.seconds["train"] == 0.0
     assert all(torch.equal(before[name], trainer.named[name]) for name in before)
     assert not any(tensor.any() for tensor in trainer.optimizers.tensors().values())
-
-
-# ---------------------------------------------------------------------- numbers gone wrong
 
 
 def diverge_on_one_rank(world: World, folder: Path, data) -> None:

@@ -1,7 +1,5 @@
-"""JupyterLab as `make lab` starts it, in headless Chromium: open a notebook, run all cells, move a control, see the
-figure change.
+"""JupyterLab as `make lab` starts it, in headless Chromium: a control moved in a notebook changes its figure.
 
-pytest -m slow tests/whole/test_jupyterlab.py (skipped, and says so, without Chromium).
 A copy of the repository is served, in which `local-smoke`, the notebooks' default, is a toy recipe with a finished run:
 the notebooks themselves are run as they are. PGOLF_PICTURES=FOLDER keeps pictures of what was seen.
 """

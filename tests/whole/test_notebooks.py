@@ -1,7 +1,4 @@
-"""The seven notebooks, run by the real runner on a tiny recipe and the real corpus: one seed, start to report.
-
-The chain runs once for this file; every test then looks at what it left. A second seed waits for -m slow.
-"""
+"""The seven notebooks, run by the real runner on a tiny recipe and the real corpus: one seed, start to report."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The papers hold together: links, citations, names of code, tests and recipes, recipe values, and numbers quoted.
-
-pytest tests/whole/test_papers.py
-"""
+"""The papers hold together: links, citations, names of code, tests and recipes, recipe values, and numbers quoted."""
 
 from __future__ import annotations
 
@@ -57,9 +54,6 @@ def bibliography() -> dict[str, dict[str, str]]:
     return entries
 
 
-# ---------------------------------------------------------------------- links and citations
-
-
 @pytest.mark.parametrize("path", MARKDOWN, ids=name_of)
 def test_every_relative_link_leads_to_a_file(path: Path) -> None:
     assert broken_links(path) == []
@@ -87,9 +81,6 @@ def test_every_arxiv_number_in_papers_notebooks_and_code_is_an_entrys() -> None:
     sources = [*map(text_of, MARKDOWN), prose_of_notebooks()]
     sources += [text_of(path) for path in sorted((ROOT / "pgolf_core").rglob("*.py"))]
     assert {number for source in sources for number in ARXIV.findall(source)} <= known
-
-
-# ---------------------------------------------------------------------- names
 
 
 @cache
@@ -164,9 +155,6 @@ def test_the_index_lists_every_note_record_and_finding_once() -> None:
     wanted |= {f"records/{record}.toml" for record in RECORDS}
     assert len(listed) == len(set(listed))
     assert wanted <= set(listed)
-
-
-# ---------------------------------------------------------------------- values and numbers
 
 
 def shown(value: Any) -> str:

@@ -1,7 +1,4 @@
-"""The shape of the repository: the core's import order and size, and what a committed notebook may hold.
-
-pytest tests/whole/test_structure.py
-"""
+"""The shape of the repository: the core's import order and size, and what a committed notebook may hold."""
 
 from __future__ import annotations
 
@@ -105,9 +102,6 @@ def test_the_core_uses_only_its_few_libraries(room: str):
     path = core_files[ROOMS.index(room)]
     roots = {name.split(".")[0] for name in imports_of(path)} - set(sys.stdlib_module_names) - {"pgolf_core"}
     assert roots <= CORE_MAY_IMPORT | (CORE_MAY_TRY if room == "network.attention" else set())
-
-
-# ---------------------------------------------------------------------- both halves
 
 
 def test_every_library_that_is_imported_is_declared_and_pinned():
@@ -220,9 +214,6 @@ def test_the_top_level_holds_what_the_map_names():
                  "Makefile", "README.md", "CONTRIBUTING.md", "constraints.txt", "LICENSE", ".ci/run",
                  ".github/workflows/ci.yml", ".pre-commit-config.yaml"):  # fmt: skip
         assert (ROOT / name).exists(), name
-
-
-# ---------------------------------------------------------------------- notebooks
 
 
 def read(path: Path) -> nbformat.NotebookNode:

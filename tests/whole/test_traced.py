@@ -1,7 +1,4 @@
-"""The whole training step of the five full-size recipes without data: shapes, dtypes, exchanges, shares, graphs.
-
-pytest tests/whole/test_traced.py (traced.py says how; tests/whole/test_cuda.py runs a small step where there is a GPU)
-"""
+"""The whole training step of the five full-size recipes without data: shapes, dtypes, exchanges, shares, graphs."""
 
 from __future__ import annotations
 
@@ -22,8 +19,6 @@ from pgolf_core.network.grid import qat_grids
 from pgolf_core.network.model import GPT, build_model, parameter_shapes, rms_norm
 from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.recipe import Model
-
-# ---------------------------------------------------------------------- one rank of eight, one step
 
 
 @pytest.fixture(scope="module", params=RECORDS)
@@ -83,9 +78,6 @@ def test_qat_rounds_every_packed_matrix_once_a_micro_batch_and_gradient_statisti
     assert MULTIPLIER < 0.1 and trace.trainer.meter.steps == 1
 
 
-# ---------------------------------------------------------------------- CUDA's autocast, without CUDA
-
-
 @pytest.mark.parametrize("record", RECORDS)
 def test_under_cuda_autocast_stream_heads_and_hidden_units_stay_bfloat16(monkeypatch, record: str) -> None:
     seen: dict[str, set[torch.dtype]] = {}
@@ -114,9 +106,6 @@ def test_under_cuda_autocast_stream_heads_and_hidden_units_stay_bfloat16(monkeyp
                 logits, loss = model.logits(ids), model(ids, ids)
     assert seen == {what: {torch.bfloat16} for what in ("stream", "attended", "hidden")}
     assert {x.dtype for x in (*tables, logits, loss)} == {torch.float32} and logits.device.type == "cuda"
-
-
-# ---------------------------------------------------------------------- one graph
 
 
 def compiled_on(graphs: list[int], model: GPT):

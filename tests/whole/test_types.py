@@ -1,7 +1,4 @@
-"""The count of type errors that `make lint` holds; mypy itself is run there, once.
-
-pytest tests/whole/test_types.py
-"""
+"""The count of type errors that `make lint` holds; mypy itself is run there, once."""
 
 from __future__ import annotations
 
