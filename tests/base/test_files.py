@@ -55,12 +55,13 @@ def test_an_error_of_the_system_names_what_where_and_the_remedy() -> None:
 def test_json_is_read_as_written_and_numbers_that_no_reader_takes_are_refused(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"b": [1, None, "é"], "a": 0.5})
     assert read_json(tmp_path / "a.json") == {"b": [1, None, "é"], "a": 0.5}
-    for value in (math.nan, math.inf):
-        for write in (canonical_json, lambda value: write_json(tmp_path / "b.json", value)):
-            with pytest.raises(ValueError):
-                write({"a": value})
-    assert not (tmp_path / "b.json").exists()
     assert canonical_json({"b": 1, "a": [True]}) == '{"a":[true],"b":1}'
+    for value in (math.nan, math.inf):
+        with pytest.raises(ValueError):
+            canonical_json({"a": value})
+        with pytest.raises(ValueError):
+            write_json(tmp_path / "b.json", {"a": value})
+    assert not (tmp_path / "b.json").exists()
 
 
 @pytest.mark.parametrize("payload", [None, b"", b"{", b"\xff", b"[" * 200_000])
