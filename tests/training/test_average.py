@@ -31,12 +31,6 @@ def test_ema_is_the_weighted_sum_of_all_weights_with_the_initial_ones() -> None:
     torch.testing.assert_close(average.result(model)["weight"], expected)
 
 
-def test_ema_of_decay_zero_is_the_live_weights() -> None:
-    model = nn.Linear(3, 2, bias=False)
-    average = EMA(model, 0.0)
-    assert torch.equal(walk(model, average, 4)[-1], average.result(model)["weight"])
-
-
 def test_swa_means_the_snapshots_below_its_start_on_its_cadence() -> None:
     model = nn.Linear(3, 2, bias=False)
     average = SWA(model, start=0.5, every_steps=2)
@@ -44,9 +38,9 @@ def test_swa_means_the_snapshots_below_its_start_on_its_cadence() -> None:
     torch.testing.assert_close(average.result(model)["weight"], torch.stack([seen[5], seen[7], seen[9]]).mean(0))
 
 
-def test_swa_without_a_snapshot_and_no_average_give_the_live_weights() -> None:
+def test_without_a_snapshot_without_decay_and_without_an_average_the_weights_are_the_live_ones() -> None:
     model = nn.Linear(3, 2, bias=False)
-    for average in (SWA(model, 0.5, 2), build_average(model, recipe.Average(kind="none"))):
+    for average in (SWA(model, 0.5, 2), EMA(model, 0.0), build_average(model, recipe.Average(kind="none"))):
         assert torch.equal(walk(model, average, 3)[-1], average.result(model)["weight"])
 
 

@@ -67,12 +67,14 @@ def test_a_checkpoint_of_another_recipe_seed_or_dataset_is_refused(tmp_path: Pat
         Checkpoint(tmp_path, {**MADE_OF, key: "other"}, 0.0, ALONE).read_about()
 
 
-def test_what_is_not_finite_is_never_saved_and_only_the_first_rank_writes(tmp_path: Path) -> None:
+def test_what_is_not_finite_never_replaces_a_good_checkpoint_and_only_the_first_rank_writes(tmp_path: Path) -> None:
     Checkpoint(tmp_path, MADE_OF, 0.0, World(1, 2)).save(state(), {"step": 1})
     assert not list(tmp_path.iterdir())
+    checkpoint = Checkpoint(tmp_path, MADE_OF, 0.0, ALONE)
+    checkpoint.save(state(), {"step": 5})
     with pytest.raises(UserError, match=r"step 6 left w \(and 0 more\) not finite, so it was not saved; lower"):
-        Checkpoint(tmp_path, MADE_OF, 0.0, ALONE).save({**state(), "w": torch.tensor(math.nan)}, {"step": 6})
-    assert not list(tmp_path.iterdir())
+        checkpoint.save({**state(), "w": torch.tensor(math.nan)}, {"step": 6})
+    assert checkpoint.read_about()["step"] == 5
 
 
 def test_a_checkpoint_is_due_when_the_last_is_older_than_the_cadence(tmp_path: Path) -> None:

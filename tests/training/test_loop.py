@@ -103,6 +103,9 @@ def test_going_on_after_ctrl_c_gives_the_same_bits_as_never_stopping(data, tmp_p
         with pytest.raises(KeyboardInterrupt, match=f"stopped at step {stop}; the same command goes on"):
             train(recipe, 3, data, parts, progress=interrupt_at(stop))
         assert (parts / CHECKPOINT).exists()
+    for other, seed, what in ((recipe, 4, "seed"), (small_recipe(optim={"matrix_lr": 0.01}), 3, "recipe")):
+        with pytest.raises(UserError, match=f"made with another {what}"):
+            train(other, seed, data, parts)
     assert train(recipe, 3, data, parts).resumed_at_steps == [4, 20]
     gathered = [HESSIANS] if kind == "correction" else []
     assert_same_bits(whole, parts, RAW_WEIGHTS, AVERAGED_WEIGHTS, GROUP_SENSITIVITY, *gathered)
@@ -112,31 +115,9 @@ def test_going_on_after_ctrl_c_gives_the_same_bits_as_never_stopping(data, tmp_p
     assert (whole / SENSITIVITY).read_bytes() == (parts / SENSITIVITY).read_bytes()
 
 
-def test_a_stopped_run_does_not_go_on_with_another_seed_or_recipe(data, tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        train(small_recipe(), 3, data, tmp_path, progress=interrupt_at(4))
-    with pytest.raises(UserError, match="made with another seed"):
-        train(small_recipe(), 4, data, tmp_path)
-    with pytest.raises(UserError, match="made with another recipe"):
-        train(small_recipe(optim={"matrix_lr": 0.01}), 3, data, tmp_path)
-
-
-def test_the_wall_clock_ends_training_and_the_log_says_so(data, tmp_path: Path) -> None:
-    result = train(small_recipe(schedule={"iterations": 10**6, "max_seconds": 0.4}), 0, data, tmp_path)
-    seconds = column(tmp_path, "seconds")
-    assert result.stopped_by == "clock" and result.seconds["train"] == seconds[-1]
-    assert all(spent < 0.4 for spent in seconds[:-1])  # tests/whole/test_interruptions.py has the last step
-    assert "stopping_early: wallclock_cap" in log_of(tmp_path)
-
-
 def test_the_clock_holds_with_the_gathering_in_it_and_steps_leave_room_for_it(data, tmp_path, monkeypatch) -> None:
     original = correction.gather
-
-    def slow(*arguments):
-        time.sleep(0.3)
-        return original(*arguments)
-
-    monkeypatch.setattr(correction, "gather", slow)
+    monkeypatch.setattr(correction, "gather", lambda *arguments: (time.sleep(0.3), original(*arguments))[1])
     schedule = {"iterations": 10**6, "max_seconds": 1.0, "warmdown_iters": 10}
     trainer = Trainer(small_recipe(quant=GOING_ON["correction"]["quant"], schedule=schedule), 0, data, tmp_path)
     result, last = trainer.run(), column(tmp_path, "seconds")[-1]
