@@ -6,6 +6,7 @@ the notebooks themselves are run as they are. PGOLF_PICTURES=FOLDER keeps pictur
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import browser
 import pytest
-from ranks import free_port
+from ranks import free_port, wait_until
 from toy_run import RECIPE, finish_seed, toy_corpus
 
 from pgolf_core.lab.record import folder as runs
@@ -60,17 +61,14 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     toy_corpus(cache)
     recipe = str(copy / "pgolf_core" / "recipes" / "local" / "local-smoke.toml")
     finish_seed(runs.open_run(recipe, seed=1337, runs_dir=str(copy / "runs"), cache_dir=str(cache)))
-    scripts = root / "bin"
-    scripts.mkdir()
-    (scripts / "pgolf").write_text(f"#!/bin/sh\nexec '{sys.executable}' -m pgolf_core.lab.cli \"$@\"\n")
-    (scripts / "pgolf").chmod(0o755)
-    (copy / ".venv").mkdir()
-    (copy / ".venv" / "ready").touch()  # the set-up is not what is tested
+    (root / "pgolf").write_text(f"#!/bin/sh\nexec '{sys.executable}' -m pgolf_core.lab.cli \"$@\"\n")
+    (root / "pgolf").chmod(0o755)
+    (root / "ready").touch()  # the set-up is not what is tested
     port = free_port()
     further = f"--no-browser --port={port} --IdentityProvider.token={TOKEN} --LabApp.expose_app_in_browser=True"
     places = {name: str(root / name.lower()) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")}
     environment = {**os.environ, **places, "PYTHONPATH": str(copy), "PGOLF_CACHE": str(cache)}
-    command = ["make", "-C", str(copy), "lab", f"BIN={scripts}", f"READY={copy / '.venv' / 'ready'}", f"ARGS={further}"]
+    command = ["make", "-C", str(copy), "lab", f"BIN={root}", f"READY={root / 'ready'}", f"ARGS={further}"]
     with open(root / "lab.log", "w") as log:
         server = subprocess.Popen(
             command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
@@ -85,15 +83,14 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def _wait_for_server(url: str, server: subprocess.Popen, log: Path) -> None:
-    t_end = time.monotonic() + 240
-    while time.monotonic() < t_end:
+    def answers() -> bool:
         assert server.poll() is None, log.read_text()
-        try:
+        with contextlib.suppress(OSError):
             urllib.request.urlopen(url, timeout=5).close()
-            return
-        except OSError:
-            time.sleep(0.5)
-    raise AssertionError(f"JupyterLab did not answer within 240 s: {log.read_text()}")
+            return True
+        return False
+
+    wait_until(answers, "an answer of JupyterLab")
 
 
 @pytest.mark.parametrize(
