@@ -14,7 +14,6 @@ from small import assert_same_bits, noisy_model, small_data, small_recipe, weigh
 from tiny_artifact import MODEL, tiny_state
 from tiny_steps import CAP, QUANT, gaussian, tiny_groups, uneven
 
-from pgolf_core.base import device
 from pgolf_core.base.files import UserError
 from pgolf_core.base.names import GROUP_SENSITIVITY, HESSIANS, TRAIN_LOG
 from pgolf_core.base.parallel import ALONE, World
@@ -27,7 +26,7 @@ from pgolf_core.packing.pack import pack
 from pgolf_core.packing.sensitivity import Groups, groups_of
 from pgolf_core.packing.steps import read_steps
 from pgolf_core.packing.unpack import unpack
-from pgolf_core.training.checkpoint import load_tensors
+from pgolf_core.training.checkpoint import load_tensors, save_tensors
 from pgolf_core.training.loop import train
 from pgolf_core.training.runlog import training_curve
 
@@ -74,14 +73,14 @@ def output_error(change: np.ndarray, x: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("width", [1, 7, 150])  # the last crosses a block
-def test_codes_are_those_of_sequential_least_squares(width: int):
+def test_codes_are_those_of_sequential_least_squares_and_outputs_are_better_than_by_plain_rounding(width: int):
     x, w = inputs(4 * width, width), gaussian(5, width, 3).astype(np.float64) * 50
     hessian = mean_product(x)
     feedback, used = feedback_of(hessian, DAMPING)
     codes = round_in_turn(w, feedback, lambda column, _: np.rint(column))
     assert used == DAMPING
     assert (codes == np.stack([slowly(row, damped(hessian), np.ones(width)) for row in w])).all()
-    assert width == 1 or (codes != np.rint(w)).any()
+    assert width == 1 or output_error(codes - w, x) < 0.9 * output_error(np.rint(w) - w, x)
 
 
 @pytest.mark.parametrize("finer", [1.0, 2.0**-10])  # the finest steps move columns and their feedback together
@@ -118,27 +117,11 @@ def test_inputs_that_have_nothing_in_common_change_nothing():
     w = gaussian(32, 48)
     for scale in (torch.ones(48), torch.exp2(torch.arange(48.0) % 7)):
         plain, made = plans(w, uneven(32, 48), torch.diag(scale))
-        assert not made.feedback.any()
         for multiplier in (2.0**-6, 1.0, 7.3):
             assert (made.rounded(multiplier).codes == plain.rounded(multiplier).codes).all()
-    for name in ("int6_row", "int8_clip_search_step4", "int5_row_nofloor"):
-        codes, _ = correction.quantise_in_turn(torch.from_numpy(w), GRIDS[name], made.feedback)
-        assert torch.equal(codes, quantise_tensor(torch.from_numpy(w), GRIDS[name])[0])
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_outputs_on_the_inputs_it_saw_are_never_worse_than_by_plain_rounding(seed: int):
-    random = np.random.default_rng(seed)
-    rows, width, tokens = int(random.integers(1, 40)), int(random.integers(2, 200)), int(random.integers(1, 600))
-    x, w = inputs(tokens, width, seed), random.standard_normal((rows, width)) * np.exp2(random.uniform(-2, 4))
-    feedback, _ = feedback_of(mean_product(x), DAMPING)
-    corrected, plain = (
-        output_error(codes - w, x)
-        for codes in (round_in_turn(w, feedback, lambda column, _: np.rint(column)), np.rint(w))
-    )
-    assert corrected <= 1.02 * plain
-    if rows * width > 2000:
-        assert corrected < 0.8 * plain
+        for name in ("int6_row", "int8_clip_search_step4", "int5_row_nofloor"):
+            codes, _ = correction.quantise_in_turn(torch.from_numpy(w), GRIDS[name], made.feedback)
+            assert torch.equal(codes, quantise_tensor(torch.from_numpy(w), GRIDS[name])[0])
 
 
 @pytest.mark.parametrize("bits", [1.0, 2.5, 5.0])
@@ -182,8 +165,7 @@ def test_damping_is_raised_where_it_must_be_and_statistics_of_another_shape_are_
 
 
 def test_the_meter_sums_what_every_linear_map_is_given():
-    settings = small_recipe(model={"ve_dim": 8, "ve_layers": [1]})
-    network, seen = build_model(settings.model, 0), {}
+    network, seen = build_model(small_recipe(model={"ve_dim": 8, "ve_layers": [1]}).model, 0), {}
     meter = InputMeter(network)
     for name, module in network.named_modules():
         if type(module).__name__ == "Linear":
@@ -191,30 +173,27 @@ def test_the_meter_sums_what_every_linear_map_is_given():
     for seed in range(2):
         network.trunk(torch.randint(64, (3, 16), generator=torch.Generator().manual_seed(seed)))
     found = Hessians(meter.sums, 96)
-    assert len(seen) == 3 * 6 + 2
+    assert len(seen) == 3 * 6 + 2 and found.of("tok_emb.weight") is found.of("bigram.embed.weight") is None
     for name, parts in seen.items():
         x = torch.cat([part.detach().flatten(0, 1) for part in parts]).double()
         torch.testing.assert_close(found.of(name).double(), x.T @ x, rtol=1e-5, atol=1e-5)
-    assert found.of("tok_emb.weight") is None and found.of("bigram.embed.weight") is None
 
 
 def gathered(world: World, out: Path, seconds: float = math.inf) -> Hessians:
-    settings = small_recipe(quant=ON)
-    network = noisy_model()
+    parameters = dict(noisy_model().named_parameters())
     windows = torch.randint(64, (13, 16), generator=torch.Generator().manual_seed(1))
-    found = gather(settings, dict(network.named_parameters()), windows, device.pick_device(), world, seconds)
-    torch.save({"tokens": found.tokens, "means": found.means}, out / f"rank{world.rank}")
+    found = gather(small_recipe(quant=ON), parameters, windows, torch.device("cpu"), world, seconds)
+    save_tensors(out / f"rank{world.rank}", found.means, {"tokens": found.tokens})
     return found
 
 
 def test_ranks_share_the_windows_and_all_of_them_have_the_sum(tmp_path: Path):
     on_ranks(2, gathered, tmp_path)
-    both = [torch.load(tmp_path / f"rank{rank}", weights_only=True) for rank in (0, 1)]
+    (means, about), (others, _) = (load_tensors(tmp_path / f"rank{rank}") for rank in (0, 1))
     alone = gathered(ALONE, tmp_path)
-    assert both[0]["tokens"] == both[1]["tokens"] == alone.tokens == 13 * 16
-    for name, mean in alone.means.items():
-        assert torch.equal(both[0]["means"][name], both[1]["means"][name])
-        torch.testing.assert_close(both[0]["means"][name], mean, rtol=1e-5, atol=1e-6)
+    assert about["tokens"] == alone.tokens == 13 * 16
+    assert all(torch.equal(mean, others[name]) for name, mean in means.items())
+    torch.testing.assert_close(means, alone.means, rtol=1e-5, atol=1e-6)
 
 
 def test_no_batch_is_begun_that_would_end_after_the_time_given(tmp_path: Path, monkeypatch):
