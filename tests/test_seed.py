@@ -24,9 +24,7 @@ from pgolf_core.training.runlog import TrainResult
 
 PIECES = 300
 RECIPE = small_recipe(model={"vocab_size": PIECES}, schedule={"iterations": 4, "warmup_steps": 0})
-SCORES = [
-    Score(1.25, 2.5, 100.0, 40, 57, 5, 16, stride, 0.25, np.zeros(40, np.float32)) for stride in (16, 4)
-]  # fmt: skip
+SCORES = [Score(1.25, 2.5, 100.0, 40, 57, 5, 16, stride, 0.25, np.zeros(40, np.float32)) for stride in (16, 4)]
 LEDGER = Ledger(300, 50, 40, 20, 360, 1000, 1360, 16_000_000, [])
 TOLD = {"damping": 0.01, "tokens": 208, "matrices": 3, "raised": {"w": 0.1}, "plain": []}
 
@@ -53,19 +51,17 @@ def test_a_result_comes_back_from_its_file_and_says_only_what_is_known(tmp_path:
     [
         ({"sliding_bqb": 1.0}, "unknown key 'sliding_bqb'"),
         ({"sliding_bpb": None}, "key 'sliding_bpb' is missing"),
-        ({"sliding_bpb": "1.2"}, "sliding_bpb must be of type float"),
-        ({"steps": 12.5}, "steps must be of type int"),
         ({"seconds": {"train": "x"}}, "seconds.train must be of type float"),
-        ({"resumed_at_steps": 4}, "resumed_at_steps must be a list"),
         ({"raw_bpb": math.nan}, "raw_bpb must be finite"),
     ],
 )
 def test_a_result_that_is_not_one_is_refused_by_file_and_key(tmp_path: Path, change: dict, words: str) -> None:
+    """tests/base/test_strict.py has all that a value may have wrong."""
     values = {key: value for key, value in {**some_result().to_dict(), **change}.items() if value is not None}
     (tmp_path / SEED_RESULT).write_text(json.dumps(values))
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError, match=words) as caught:
         Result.read(tmp_path / SEED_RESULT)
-    assert words in str(caught.value) and str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_sizes_and_scores_are_told_in_the_fields_words() -> None:

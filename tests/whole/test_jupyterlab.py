@@ -1,7 +1,7 @@
 """JupyterLab as `make lab` starts it, in headless Chromium: a control moved in a notebook changes its figure.
 
 A copy of the repository is served, in which `local-smoke`, the notebooks' default, is a toy recipe with a finished run:
-the notebooks themselves are run as they are. PGOLF_PICTURES=FOLDER keeps pictures of what was seen.
+the notebooks themselves are run as they are.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,28 +68,23 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     places = {name: str(root / name.lower()) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")}
     environment = {**os.environ, **places, "PYTHONPATH": str(copy), "PGOLF_CACHE": str(cache)}
     command = ["make", "-C", str(copy), "lab", f"BIN={root}", f"READY={root / 'ready'}", f"ARGS={further}"]
-    with open(root / "lab.log", "w") as log:
-        server = subprocess.Popen(
-            command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-        )
+    address, said = f"http://127.0.0.1:{port}", root / "lab.log"
+    with open(said, "w") as log:
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+
+    def answers() -> bool:
+        assert server.poll() is None, said.read_text()
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(f"{address}/api/status?token={TOKEN}", timeout=5).close()
+            return True
+        return False
+
     try:
-        address = f"http://127.0.0.1:{port}"
-        _wait_for_server(f"{address}/api/status?token={TOKEN}", server, root / "lab.log")
+        wait_until(answers, "an answer of JupyterLab")
         yield address
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(60)
-
-
-def _wait_for_server(url: str, server: subprocess.Popen, log: Path) -> None:
-    def answers() -> bool:
-        assert server.poll() is None, log.read_text()
-        with contextlib.suppress(OSError):
-            urllib.request.urlopen(url, timeout=5).close()
-            return True
-        return False
-
-    wait_until(answers, "an answer of JupyterLab")
 
 
 @pytest.mark.parametrize(
@@ -102,7 +96,7 @@ def _wait_for_server(url: str, server: subprocess.Popen, log: Path) -> None:
     ],
 )
 def test_a_control_moved_in_the_browser_redraws_its_figure(
-    lab: str, tmp_path: Path, notebook: str, cell: str, control: str, key: str
+    lab: str, tmp_path: Path, notebook, cell, control, key
 ) -> None:
     url = f"{lab}/lab/workspaces/{cell}/tree/notebooks/{notebook}.ipynb?reset&token={TOKEN}"
     with browser.opened(url, tmp_path / "profile") as page:
@@ -119,17 +113,7 @@ def test_a_control_moved_in_the_browser_redraws_its_figure(
         seen, said = (script.replace("CELL", cell) for script in (SEEN, SAID))
         before = page.wait_for(seen, PATIENCE, "the figure under its controls")
         first = page.ask(said)
-        _keep(page, f"{notebook}-default")
         page.ask(f"{CELL.replace('CELL', cell)}.node.querySelector('{control}').focus()")
-        t_start = time.monotonic()
         page.press(key)
-        after = page.wait_for(f"{seen}.then(now => now && now !== '{before}' ? now : '')", 120, "another figure")
-        print(f"{notebook}: redrawn {time.monotonic() - t_start:.2f} s after the key")
-        assert after != before
+        page.wait_for(f"{seen}.then(now => now && now !== '{before}')", 120, "another figure")
         page.wait_for(f"{said} !== {json.dumps(first)}", 120, "another sentence below it")
-        _keep(page, f"{notebook}-moved")
-
-
-def _keep(page: browser.Page, name: str) -> None:
-    if folder := os.environ.get("PGOLF_PICTURES"):
-        page.picture(Path(folder) / f"{name}.png")
