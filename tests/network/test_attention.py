@@ -11,17 +11,6 @@ import torch
 from flash import MODULES, installed, pretend_gpu
 
 from pgolf_core.network import attention
-from pgolf_core.network.attention import (
-    _blocked,
-    _sdpa,
-    causal_attention,
-    choose_kernel,
-    exclude_self,
-    kernel_name,
-    rotary_base,
-    rotary_tables,
-    rotate,
-)
 
 BOTH = ("FlashAttention-3", "FlashAttention-2")
 HOPPER, AMPERE, ADA, TURING, BLACKWELL = (9, 0), (8, 0), (8, 9), (7, 5), (10, 0)
@@ -33,9 +22,9 @@ def inputs() -> list[torch.Tensor]:
 
 
 def test_rotation_keeps_norms_and_depends_on_distance_alone() -> None:
-    cos, sin = rotary_tables(40, 8, 10000.0, 0, torch.device("cpu"))
+    cos, sin = attention.rotary_tables(40, 8, 10000.0, 0, torch.device("cpu"))
     q, k = torch.randn(16).expand(1, 40, 1, 16), torch.randn(16).expand(1, 40, 1, 16)
-    turned_q, turned_k = rotate(q, cos, sin), rotate(k, cos, sin)
+    turned_q, turned_k = attention.rotate(q, cos, sin), attention.rotate(k, cos, sin)
     torch.testing.assert_close(turned_q.norm(dim=-1), q.norm(dim=-1))
     assert torch.equal(turned_q[..., 8:], q[..., 8:])
     scores = torch.einsum("bthd,bshd->ts", turned_q, turned_k)
@@ -45,9 +34,9 @@ def test_rotation_keeps_norms_and_depends_on_distance_alone() -> None:
 
 
 def test_rotary_base_is_rescaled_only_above_the_reference_length() -> None:
-    assert rotary_base(1024, 16, 10000.0, 1024) == 10000.0
-    assert rotary_base(2048, 16, 10000.0, 0) == 10000.0
-    assert abs(rotary_base(2048, 16, 10000.0, 1024) - 22081.79) < 0.01
+    assert attention.rotary_base(1024, 16, 10000.0, 1024) == 10000.0
+    assert attention.rotary_base(2048, 16, 10000.0, 0) == 10000.0
+    assert abs(attention.rotary_base(2048, 16, 10000.0, 1024) - 22081.79) < 0.01
 
 
 def plain_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -62,7 +51,7 @@ def plain_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.
 
 
 @pytest.mark.parametrize("length", [1, 7, 128, 129, 300])
-@pytest.mark.parametrize("kernel", [_sdpa, _blocked])
+@pytest.mark.parametrize("kernel", [attention._sdpa, attention._blocked])
 def test_attention_kernels_equal_the_plain_double_loop(kernel, length: int) -> None:
     generator = torch.Generator().manual_seed(length)
     q, k, v = (torch.randn(2, length, heads, 8, generator=generator, requires_grad=True) for heads in (4, 2, 2))
@@ -76,10 +65,8 @@ def test_attention_kernels_equal_the_plain_double_loop(kernel, length: int) -> N
 
 def test_exclusive_attention_is_orthogonal_to_the_own_value() -> None:
     y, v = torch.randn(2, 5, 4, 8), torch.randn(2, 5, 2, 8)
-    left = exclude_self(y, v)
-    dots = (left * v.repeat_interleave(2, dim=2)).sum(-1)
-    assert dots.abs().max() < 1e-5
-    assert exclude_self(v, v).abs().max() < 1e-6  # position 0 attends only to itself
+    assert (attention.exclude_self(y, v) * v.repeat_interleave(2, dim=2)).sum(-1).abs().max() < 1e-5
+    assert attention.exclude_self(v, v).abs().max() < 1e-6  # position 0 attends only to itself
 
 
 @pytest.mark.parametrize(
@@ -99,9 +86,9 @@ def test_exclusive_attention_is_orthogonal_to_the_own_value() -> None:
 def test_the_fastest_kernel_that_is_installed_and_runs_on_the_gpu_is_chosen(monkeypatch, present, capability, chosen):
     pretend_gpu(monkeypatch, capability)
     with installed(monkeypatch, *present):
-        assert kernel_name("cuda", True) == chosen
-        assert choose_kernel("cuda", False) == ("SDPA", ""), "FlashAttention takes no float32"
-        assert kernel_name("cpu", True) == "query blocks" and kernel_name("cpu", False) == "SDPA"
+        assert attention.kernel_name("cuda", True) == chosen
+        assert attention.choose_kernel("cuda", False) == ("SDPA", ""), "FlashAttention takes no float32"
+        assert attention.kernel_name("cpu", True) == "query blocks" and attention.kernel_name("cpu", False) == "SDPA"
 
 
 @pytest.mark.parametrize(
@@ -122,20 +109,25 @@ def test_a_module_that_does_not_import_is_passed_over_and_one_line_says_why(monk
         monkeypatch.delitem(sys.modules, "flash_attn_interface")
         monkeypatch.setattr(sys, "meta_path", [SimpleNamespace(find_spec=find_spec), *sys.meta_path])
         reason = str(error).splitlines()[0]
-        assert kernel_name("cuda", True) == f"FlashAttention-2 (flash_attn_interface does not import: {reason})"
-        assert kernel_name("cuda", False) == "SDPA"
+        assert (
+            attention.kernel_name("cuda", True) == f"FlashAttention-2 (flash_attn_interface does not import: {reason})"
+        )
+        assert attention.kernel_name("cuda", False) == "SDPA"
 
 
 def test_a_module_without_its_function_or_of_old_is_passed_over_and_one_line_says_why(monkeypatch) -> None:
     pretend_gpu(monkeypatch)
-    with installed(monkeypatch, "FlashAttention-2"):
+    with installed(monkeypatch, BOTH[1]):
         del sys.modules["flash_attn"].flash_attn_func
-        name = kernel_name("cuda", True)
+        name = attention.kernel_name("cuda", True)
         assert name.startswith("SDPA (flash_attn does not import: ") and "no attribute 'flash_attn_func'" in name
     with installed(monkeypatch, *BOTH):
-        table = [(*row[:2], f"{row[2]}_of_old" if row[0] == BOTH[0] else row[2], row[3]) for row in attention.FLASH]
-        monkeypatch.setattr(attention, "FLASH", table)
-        assert kernel_name("cuda", True) == "FlashAttention-2 (flash_attn_interface is too old for torch.compile)"
+        old = [(*row[:2], f"{row[2]}_of_old", row[3]) for row in attention.FLASH if row[0] == BOTH[0]]
+        monkeypatch.setattr(attention, "FLASH", [*old, *(row for row in attention.FLASH if row[0] != BOTH[0])])
+        assert (
+            attention.kernel_name("cuda", True)
+            == "FlashAttention-2 (flash_attn_interface is too old for torch.compile)"
+        )
 
 
 @pytest.mark.parametrize(("width", "taken"), [(8, True), (64, True), (256, True), (20, False), (264, False)])
@@ -143,7 +135,7 @@ def test_a_head_width_that_flash_attention_does_not_take_goes_to_sdpa(monkeypatc
     pretend_gpu(monkeypatch)
     wants = f"takes head widths of 8, 16 … 256, not {width}"
     with installed(monkeypatch, *BOTH):
-        name = kernel_name("cuda", True, width)
+        name = attention.kernel_name("cuda", True, width)
     assert name == (BOTH[0] if taken else f"SDPA (FlashAttention-3 {wants}; FlashAttention-2 {wants})")
 
 
@@ -151,11 +143,11 @@ def test_a_head_width_that_flash_attention_does_not_take_goes_to_sdpa(monkeypatc
 @pytest.mark.parametrize("name", BOTH)
 def test_flash_attention_gets_the_layout_and_dtype_it_takes_and_its_output_is_ours(monkeypatch, name, returns_tuple):
     q, k, v = inputs()
-    expected = causal_attention(q.float(), k.float(), v.float())
+    expected = attention.causal_attention(q.float(), k.float(), v.float())
     with installed(monkeypatch, name, returns_tuple=returns_tuple):
         assert attention._flash_fault(name, *MODULES[name]) is None
         monkeypatch.setattr(attention, "choose_kernel", lambda *_: (name, ""))
-        found = causal_attention(q, k, v)
+        found = attention.causal_attention(q, k, v)
         found.float().sum().backward()
     assert found.dtype is torch.bfloat16 and found.shape == q.shape
     torch.testing.assert_close(found.float(), expected, atol=2e-2, rtol=2e-2)
@@ -165,7 +157,7 @@ def test_flash_attention_gets_the_layout_and_dtype_it_takes_and_its_output_is_ou
 def test_flash_attention_stays_inside_one_compiled_graph_of_which_the_choice_is_a_constant(monkeypatch) -> None:
     def three_layers(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         for _ in range(3):
-            q = causal_attention(q, k, v)
+            q = attention.causal_attention(q, k, v)
         return q
 
     q, k, v = inputs()
@@ -176,7 +168,7 @@ def test_flash_attention_stays_inside_one_compiled_graph_of_which_the_choice_is_
         attention._flash_fault(BOTH[0], *MODULES[BOTH[0]])  # imports while the graph is traced
         return BOTH[0], ""
 
-    assert choose_kernel._dynamo_marked_constant
+    assert attention.choose_kernel._dynamo_marked_constant
     chosen._dynamo_marked_constant = True
     with installed(monkeypatch, BOTH[0], returns_tuple=True):
         monkeypatch.setattr(attention, "choose_kernel", chosen)

@@ -11,17 +11,8 @@ import pytest
 import torch
 from small import assert_same_bits, column, interrupt_at, small_data, small_recipe, weights_of
 
-from pgolf_core.base import device
+from pgolf_core.base import device, names
 from pgolf_core.base.files import UserError
-from pgolf_core.base.names import (
-    AVERAGED_WEIGHTS,
-    CHECKPOINT,
-    GROUP_SENSITIVITY,
-    HESSIANS,
-    RAW_WEIGHTS,
-    SENSITIVITY,
-    TRAIN_LOG,
-)
 from pgolf_core.base.parallel import World
 from pgolf_core.packing import correction
 from pgolf_core.packing.pack import pack
@@ -35,7 +26,7 @@ def data(tmp_path_factory: pytest.TempPathFactory):
 
 
 def log_of(folder: Path) -> str:
-    return (folder / TRAIN_LOG).read_text()
+    return (folder / names.TRAIN_LOG).read_text()
 
 
 def test_training_learns_and_leaves_what_the_next_stage_reads(data, tmp_path: Path) -> None:
@@ -45,12 +36,12 @@ def test_training_learns_and_leaves_what_the_next_stage_reads(data, tmp_path: Pa
     assert column(tmp_path, "step") == list(range(1, 41)) and column(tmp_path, "step", "val") == [0, 20, 40]
     assert abs(losses[0] - math.log(64)) < 0.1 and losses[-1] < 0.7 * losses[0]
     assert (result.steps, result.tokens, result.stopped_by) == (40, 40 * 128, "iterations")
-    raw, averaged = (weights_of(tmp_path, name) for name in (RAW_WEIGHTS, AVERAGED_WEIGHTS))
+    raw, averaged = (weights_of(tmp_path, name) for name in (names.RAW_WEIGHTS, names.AVERAGED_WEIGHTS))
     assert raw.keys() == averaged.keys() and not torch.equal(raw["tok_emb.weight"], averaged["tok_emb.weight"])
-    sensitivity = json.loads((tmp_path / SENSITIVITY).read_text())
+    sensitivity = json.loads((tmp_path / names.SENSITIVITY).read_text())
     assert sensitivity["steps"] == result.sensitivity_steps > 0 and sensitivity["mean_squared_gradient"]
     assert "model_params:" in log_of(tmp_path) and "step:40/40 val_loss:" in log_of(tmp_path)
-    assert not (tmp_path / CHECKPOINT).exists() and not (tmp_path / HESSIANS).exists()
+    assert not (tmp_path / names.CHECKPOINT).exists() and not (tmp_path / names.HESSIANS).exists()
 
 
 def test_the_same_seed_gives_a_byte_identical_artifact_and_another_does_not(data, tmp_path: Path) -> None:
@@ -78,7 +69,7 @@ def test_without_keeping_weights_and_statistics_stay_in_memory_and_are_the_same(
     trainer = Trainer(settings, 1, data, tmp_path / "memory", keep=False)
     trainer.run()
     assert all(torch.equal(w, trainer.averaged[name]) for name, w in weights_of(tmp_path / "kept").items())
-    sums = weights_of(tmp_path / "kept", GROUP_SENSITIVITY)
+    sums = weights_of(tmp_path / "kept", names.GROUP_SENSITIVITY)
     assert all(torch.equal(sums[name], total) for name, total in trainer.statistics().sums.items())
     assert not [*(tmp_path / "memory").glob("*.safetensors")]
 
@@ -102,17 +93,17 @@ def test_going_on_after_ctrl_c_gives_the_same_bits_as_never_stopping(data, tmp_p
     for stop in (4, 20):  # the last: in the moment in which all steps are done
         with pytest.raises(KeyboardInterrupt, match=f"stopped at step {stop}; the same command goes on"):
             train(recipe, 3, data, parts, progress=interrupt_at(stop))
-        assert (parts / CHECKPOINT).exists()
+        assert (parts / names.CHECKPOINT).exists()
     for other, seed, what in ((recipe, 4, "seed"), (small_recipe(optim={"matrix_lr": 0.01}), 3, "recipe")):
         with pytest.raises(UserError, match=f"made with another {what}"):
             train(other, seed, data, parts)
     assert train(recipe, 3, data, parts).resumed_at_steps == [4, 20]
-    gathered = [HESSIANS] if kind == "correction" else []
-    assert_same_bits(whole, parts, RAW_WEIGHTS, AVERAGED_WEIGHTS, GROUP_SENSITIVITY, *gathered)
+    gathered = [names.HESSIANS] if kind == "correction" else []
+    assert_same_bits(whole, parts, names.RAW_WEIGHTS, names.AVERAGED_WEIGHTS, names.GROUP_SENSITIVITY, *gathered)
     keys = ("kind", "step", "loss", "lr_multiplier")
     curves = [[[line.get(key) for key in keys] for line in training_curve(folder)] for folder in (whole, parts)]
     assert curves[0] == curves[1]
-    assert (whole / SENSITIVITY).read_bytes() == (parts / SENSITIVITY).read_bytes()
+    assert (whole / names.SENSITIVITY).read_bytes() == (parts / names.SENSITIVITY).read_bytes()
 
 
 def test_the_clock_holds_with_the_gathering_in_it_and_steps_leave_room_for_it(data, tmp_path, monkeypatch) -> None:
