@@ -83,12 +83,6 @@ def test_threads_share_the_batches_out_report_in_order_and_can_be_stopped(settin
     assert reports[-1] == 202 and reports.count(202) == 2
 
 
-def test_a_uniform_model_scores_the_logarithm_of_its_vocabulary(setting) -> None:
-    _, tokens, table = setting
-    model = build_model(small_recipe(model={"embed_init_std": 0.0}).model, 0)
-    assert abs(score(model, tokens, table, 16, 8, 4, autocast="off").loss_nats_per_token - math.log(64)) < 1e-6
-
-
 def test_streams_too_short_or_without_bytes_and_damaged_weights_are_refused(setting) -> None:
     model, tokens, table = setting
     silent = TokenBytes(np.zeros(64, np.int16), np.zeros(64, bool), np.zeros(64, bool))

@@ -61,12 +61,3 @@ def test_the_search_ends_just_below_any_budget_that_can_be_met_and_else_at_the_f
     assert 0.999 * budget <= sum(p.bits(multiplier) for p in matrices.values()) <= budget and tries <= 15
     finest, _ = allocation.fit(matrices, 1e9)
     np.testing.assert_allclose(matrices["a"].rounded(finest).weights(finest), gaussian(96, 128), rtol=0.01, atol=1e-3)
-
-
-def test_the_order_of_the_matrices_does_not_matter():
-    weights = {name: gaussian(64, 32, seed) for seed, name in enumerate("abc")}
-    groups = {name: uneven(64, 32, seed + 9) for seed, name in enumerate("abc")}
-    one = allocation.plans(weights, groups)
-    other = allocation.plans(dict(reversed(weights.items())), dict(reversed(groups.items())))
-    assert all((one[name].scaled == other[name].scaled).all() for name in weights)
-    assert allocation.fit(one, 30_000.0)[0] == pytest.approx(allocation.fit(other, 30_000.0)[0], rel=1e-4)

@@ -30,13 +30,6 @@ def test_a_vector_like_an_earlier_one_costs_less_and_one_like_none_names_none():
     assert bits[1] - bits[0] < 0.65 * (bits[2] - bits[1])
 
 
-def test_steps_are_powers_of_the_quarter_octave_exactly_on_whole_ones():
-    exponents = np.arange(-80, 80)
-    found = steps.quarter_octaves(exponents)
-    assert found.dtype == np.float32 and (found[::4] == 2.0 ** (exponents[::4] / 4)).all()
-    np.testing.assert_allclose(found, 2.0 ** (exponents / 4), rtol=1e-7)
-
-
 @pytest.mark.parametrize("multiplier", [1.0, 2.0**-7, 0.3])
 def test_matrices_come_back_from_the_stream_as_they_were_rounded(multiplier: float):
     made = {name: allocation.plan(gaussian(24, 40, seed), uneven(24, 40, seed)) for seed, name in enumerate("ab")}

@@ -33,9 +33,8 @@ def test_tensors_of_any_layout_and_dtype_come_back_with_what_is_told_of_them(tmp
 def test_a_missing_or_damaged_file_is_one_clear_line(tmp_path: Path, payload: bytes | None) -> None:
     if payload is not None:
         (tmp_path / "a").write_bytes(payload)
-    with pytest.raises(UserError, match=r"a (does not exist|is not a readable safetensors file)") as caught:
+    with pytest.raises(UserError, match=r"^[^\n]*a (does not exist|is not a readable safetensors file)[^\n]*$"):
         load_tensors(tmp_path / "a")
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("saved", [{}, {"w": torch.ones(2)}, {"w": torch.ones(3), "v": torch.ones(1)}])
