@@ -83,14 +83,20 @@ def data(tmp_path_factory: pytest.TempPathFactory):
     return word_shards(tmp_path_factory.mktemp("data"), PIECES)
 
 
-def test_a_script_trains_packs_and_scores_as_the_package_does(data, tmp_path: Path, monkeypatch, capsys) -> None:
-    folder, shards = tmp_path / "out", data.val_paths[0].parent
-    script = tmp_path / "train_gpt.py"
-    script.write_bytes(bytes(1000))
+@pytest.fixture
+def told(data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that a script is told to write to; it is told seed and data, too."""
+    shards = data.val_paths[0].parent
     for name, value in {"SEED": "7", "DATA_PATH": shards, "TOKENIZER_PATH": shards / "tokenizer.model",
-                        "OUT_DIR": folder}.items():  # fmt: skip
+                        "OUT_DIR": tmp_path / "out"}.items():  # fmt: skip
         monkeypatch.setenv(name, str(value))
     monkeypatch.delenv("WORLD_SIZE", raising=False)
+    return tmp_path / "out"
+
+
+def test_a_script_trains_packs_and_scores_as_the_package_does(data, told: Path, tmp_path: Path, capsys) -> None:
+    folder, script = told, tmp_path / "train_gpt.py"
+    script.write_bytes(bytes(1000))
     folder.mkdir()
     (folder / METRICS).write_text("of an earlier run")
     run_script(RECIPE, str(script))
@@ -125,11 +131,8 @@ def test_a_script_trains_packs_and_scores_as_the_package_does(data, tmp_path: Pa
         ("TOKENIZER_PATH", "none.model", "tokenizer none.model does not exist"),
     ],
 )
-def test_what_a_script_lacks_is_one_line_and_status_1(data, tmp_path, monkeypatch, capsys, variable, value, words):
-    shards = data.val_paths[0].parent
-    told = {"DATA_PATH": str(shards), "TOKENIZER_PATH": str(shards / "tokenizer.model"), "OUT_DIR": str(tmp_path)}
-    for name, text in {**told, variable: value}.items():
-        monkeypatch.setenv(name, text)
+def test_what_a_script_lacks_is_one_line_and_status_1(told, monkeypatch, capsys, variable, value, words) -> None:
+    monkeypatch.setenv(variable, value)
     with pytest.raises(SystemExit) as end:
         run_script(RECIPE, __file__)
     error = capsys.readouterr().err

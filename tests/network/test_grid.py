@@ -169,8 +169,8 @@ def test_gradient_allocation_rules_attention_mlp_and_bigram_and_nothing_else():
     quant = Quant(allocation="gradient", small_tensor_elements=64)
     others = {"ve.embed.weight": (32, 8), "skip_weights": (9, 16)}
     bits = {"tok_emb.weight": 7, "bigram.embed.weight": 5, "blocks.0.attn.c_q.weight": 7}
-    expected = ["int8_row_clip", "int5_row_clip", "int7_row_clip", "int6_row_clip", "int8_row_clip", "int8_row_clip"]
-    assert list(grid_names_for(SHAPES | others, quant, bits).values()) == expected
+    found = grid_names_for(SHAPES | others, quant, bits).values()
+    assert [name.removesuffix("_row_clip") for name in found] == ["int8", "int5", "int7", "int6", "int8", "int8"]
     with pytest.raises(UserError, match=r"c_q\.weight cannot be packed on grid int9_row_clip"):
         grid_names_for(SHAPES, quant, {"blocks.0.attn.c_q.weight": 9})
 

@@ -6,6 +6,7 @@ import functools
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pgolf_core.base.files import UserError
-from pgolf_core.lab.data.build import train_tokenizer
+from pgolf_core.lab.data.build import TOKENIZER_SETTINGS, train_tokenizer
 from pgolf_core.text.tokenizer import NUM_BYTE_PIECES, SPACE_MARK, Tokenizer, check_vocab, refuse_normalising
 
 TEXTS = [
@@ -31,14 +32,10 @@ AWKWARD = [
 ]  # fmt: skip
 
 
-def train(texts: list[str] = TEXTS, **changes) -> bytes:
+def train(**changes: Any) -> bytes:
     """A model with our settings but for `changes`."""
-    options = {
-        "model_type": "bpe", "vocab_size": PIECES, "normalization_rule_name": "identity", "add_dummy_prefix": False,
-        "remove_extra_whitespaces": False, "byte_fallback": True, "bos_id": 1, "unk_id": 0, "minloglevel": 2,
-    }  # fmt: skip
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(texts), model_writer=model, **(options | changes))
+    options, model = {**TOKENIZER_SETTINGS, "vocab_size": PIECES, "minloglevel": 2, **changes}, io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(TEXTS), model_writer=model, **options)
     return model.getvalue()
 
 

@@ -11,11 +11,10 @@ import pytest
 import torch
 from small import assert_same_bits, column, interrupt_at, small_data, small_recipe, weights_of
 
-from pgolf_core.base import device, names
+from pgolf_core.base import names
 from pgolf_core.base.files import UserError
 from pgolf_core.base.parallel import World
 from pgolf_core.packing import correction
-from pgolf_core.packing.pack import pack
 from pgolf_core.training.loop import Trainer, train
 from pgolf_core.training.runlog import training_curve
 
@@ -44,32 +43,22 @@ def test_training_learns_and_leaves_what_the_next_stage_reads(data, tmp_path: Pa
     assert not (tmp_path / names.CHECKPOINT).exists() and not (tmp_path / names.HESSIANS).exists()
 
 
-def test_the_same_seed_gives_a_byte_identical_artifact_and_another_does_not(data, tmp_path: Path) -> None:
-    recipe, files = small_recipe(schedule={"autocast": "auto"}), []
-    for seed, name in ((7, "a"), (7, "b"), (8, "c")):
-        train(recipe, seed, data, tmp_path / name)
-        path = tmp_path / name / "m"
-        pack(weights_of(tmp_path / name), recipe.model, recipe.quant, path, code_bytes=0, cap_bytes=10**6)
-        files.append(path.read_bytes())
-    assert files[0] == files[1] != files[2]
-
-
-def test_neither_the_warm_up_nor_the_size_of_micro_batches_changes_a_run(data, tmp_path: Path) -> None:
-    changes = {"plain": {}, "warm": {"schedule": {"warmup_steps": 3}}, "rows": {"data": {"micro_batch_seqs": 3}}}
-    for name, change in changes.items():
-        train(small_recipe(**change), 1, data, tmp_path / name)
+def test_a_run_is_decided_by_seed_and_recipe_not_by_warm_up_micro_batches_checkpoints_or_keeping(
+    data, tmp_path
+) -> None:
+    plain = {"autocast": "auto", "checkpoint_every_seconds": 1e-9}
+    for name, schedule, rows, seed in (("plain", {}, 4, 1), ("warm", {"warmup_steps": 3}, 4, 1), ("rows", {}, 3, 1),
+                                       ("seed", {}, 4, 2)):  # fmt: skip
+        changed = small_recipe(schedule=plain | schedule, data={"micro_batch_seqs": rows})
+        train(changed, seed, data, tmp_path / name)
     assert_same_bits(tmp_path / "plain", tmp_path / "warm")
-    plain, rows = (torch.tensor(column(tmp_path / name, "loss")) for name in ("plain", "rows"))
-    torch.testing.assert_close(plain, rows, atol=1e-3, rtol=0)  # but for rounding
-
-
-def test_without_keeping_weights_and_statistics_stay_in_memory_and_are_the_same(data, tmp_path: Path) -> None:
-    settings = small_recipe(schedule={"checkpoint_every_seconds": 1e-9})
-    train(settings, 1, data, tmp_path / "kept")
-    trainer = Trainer(settings, 1, data, tmp_path / "memory", keep=False)
+    curve, rows, other = (torch.tensor(column(tmp_path / name, "loss")) for name in ("plain", "rows", "seed"))
+    torch.testing.assert_close(curve, rows, atol=5e-3, rtol=0)  # but for rounding
+    assert (curve - other).abs().max() > 0.01
+    trainer = Trainer(small_recipe(schedule=plain), 1, data, tmp_path / "memory", keep=False)
     trainer.run()
-    assert all(torch.equal(w, trainer.averaged[name]) for name, w in weights_of(tmp_path / "kept").items())
-    sums = weights_of(tmp_path / "kept", names.GROUP_SENSITIVITY)
+    assert all(torch.equal(w, trainer.averaged[name]) for name, w in weights_of(tmp_path / "plain").items())
+    sums = weights_of(tmp_path / "plain", names.GROUP_SENSITIVITY)
     assert all(torch.equal(sums[name], total) for name, total in trainer.statistics().sums.items())
     assert not [*(tmp_path / "memory").glob("*.safetensors")]
 
@@ -151,7 +140,7 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(tmp_path, 
 
 
 def test_without_a_compiler_training_runs_eagerly_and_says_so(data, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(device.shutil, "which", lambda name: None)
+    monkeypatch.setattr("shutil.which", lambda name: None)
     result = train(small_recipe(schedule={"compile": "auto"}), 0, data, tmp_path)
     assert "graph: eager (no C++ compiler found)" in result.path and result.path in log_of(tmp_path).splitlines()
 

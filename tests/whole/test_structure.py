@@ -23,14 +23,10 @@ CORE_MAY_IMPORT = {"torch", "numpy", "sentencepiece", "zstandard", "safetensors"
 CORE_MAY_TRY = {"flash_attn", "flash_attn_interface"}
 MAX_FILES, MAX_LINES, MAX_FUNCTION_LINES, MAX_PARAMETERS = 9, 420, 60, 8
 RUN_FILE = re.compile(r"[a-z-]+\.(?:json|jsonl|log|npz|safetensors|pgolf)|train_gpt\.py")
-STAGES = (
-    "01_data_and_metric", "02_architecture", "03_train", "04_average_and_qat", "05_quantize", "06_sliding_eval",
-    "07_report",
-)  # fmt: skip
-PARAMETERS = {
-    "recipe": str, "overrides": list, "seed": int, "seeds": list, "data": str, "runs_dir": str, "name": str,
-    "cache_dir": str,
-}  # fmt: skip
+STAGES = ("01_data_and_metric", "02_architecture", "03_train", "04_average_and_qat", "05_quantize", "06_sliding_eval",
+          "07_report")  # fmt: skip
+PARAMETERS = {"recipe": str, "overrides": list, "seed": int, "seeds": list, "data": str, "runs_dir": str, "name": str,
+              "cache_dir": str}  # fmt: skip
 FORBIDDEN = {
     "a shell or line magic": re.compile(r"^\s*[!%]", re.MULTILINE),
     "an absolute path": re.compile(r"""["'](?:/(?:home|root|tmp|work|mnt|usr|opt|var|data|Users)\b|~/|[A-Za-z]:\\)"""),
@@ -50,7 +46,7 @@ readable_files = sorted(
     if path.suffix in ("", ".py", ".md", ".toml", ".ipynb", ".j2", ".sh", ".txt", ".yml", ".yaml")
     and path.is_file() and path.name != ".git" and path != Path(__file__)
 )  # fmt: skip
-notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
+notebooks = [ROOT / "notebooks" / f"{stage}.ipynb" for stage in STAGES]
 
 
 def name_of(path: Path) -> str:
@@ -74,11 +70,6 @@ def imports_of(path: Path) -> list[str]:
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
             names += [node.args[0].value] if node.args and isinstance(node.args[0], ast.Constant) else []
     return names
-
-
-def test_the_list_of_rooms_names_every_file_of_the_core():
-    found = {path for path in package_files if "lab" not in path.parts and path.name != "__init__.py"}
-    assert found == set(core_files.values())
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -136,11 +127,11 @@ def test_a_room_of_the_lab_imports_only_rooms_above_it(path: Path):
 
 def test_no_files_import_each_other_in_a_circle():
     modules = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in package_files}
-    sorter = graphlib.TopologicalSorter()
+    graph = {}
     for name, path in modules.items():
         found = {part for full in imports_of(path) for part in (full, full.rpartition(".")[0]) if part in modules}
-        sorter.add(name, *found - {name})
-    sorter.prepare()  # a CycleError names the files
+        graph[name] = found - {name}
+    graphlib.TopologicalSorter(graph).prepare()  # a CycleError names the files
 
 
 @pytest.mark.parametrize("path", package_files, ids=name_of)
@@ -163,12 +154,6 @@ def test_a_folder_of_the_package_holds_few_files_and_each_has_its_test_at_the_mi
     assert [name_of(path) for path in tests if not path.is_file()] == []
 
 
-def test_every_command_is_a_room_of_the_lab():
-    for name in COMMANDS:
-        folder = ROOT / "pgolf_core" / "lab" / name
-        assert (folder / "command.py").is_file() or folder.with_suffix(".py").is_file(), name
-
-
 def test_the_name_of_a_file_in_a_run_is_written_in_one_place():
     """Names with a suffix of data, as whole literals; a docstring or a sentence may mention them."""
     found: dict[str, set[str]] = {}
@@ -188,32 +173,31 @@ def test_nothing_speaks_of_documents_that_the_repository_lacks(path: Path):
     assert not re.findall(r"\b(?:SEEDS|DESIGN|STYLE|HOUSE)(?:\.md)?\b(?! ?=)|\bissue #?\d+", text)
 
 
-def test_the_map_of_the_readme_has_every_room_in_its_order():
+def test_the_lists_of_rooms_and_the_readmes_map_name_every_file_of_the_core_room_of_the_lab_and_notebook():
+    found = {path for path in package_files if "lab" not in path.parts and path.name != "__init__.py"}
+    assert found == set(core_files.values()) and sorted((ROOT / "notebooks").glob("*.ipynb")) == notebooks
     for name in ("LICENSE", "runs/README.md", ".ci/run", ".github/workflows/ci.yml", ".pre-commit-config.yaml"):
         assert (ROOT / name).exists(), name
     block = re.search(r"^## Map$.*?^```\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
-    found: dict[str, list[str]] = {}
+    shown: dict[str, list[str]] = {}
     for indent, name in re.findall(r"^( *)(\S+)", block[1], re.M):
         if not indent:
-            found[name] = []
+            shown[name] = []
         else:
-            found[list(found)[-1]].append(name)
-        assert (ROOT / (list(found)[-1] + name if indent else name)).exists(), name
+            shown[list(shown)[-1]].append(name)
+        assert (ROOT / (list(shown)[-1] + name if indent else name)).exists(), name
     rooms = dict.fromkeys(f"{room.split('.')[0]}/" if "." in room else f"{room}.py" for room in ROOMS)
     lab = ROOT / "pgolf_core" / "lab"
-    assert found["pgolf_core/"] == list(rooms)
-    assert found["pgolf_core/lab/"] == [f"{room}/" if (lab / room).is_dir() else f"{room}.py" for room in LAB_ROOMS]
-
-
-def test_the_seven_notebooks_are_there():
-    assert [path.stem for path in notebooks] == list(STAGES)
+    assert shown["pgolf_core/"] == list(rooms)
+    assert shown["pgolf_core/lab/"] == [f"{room}/" if (lab / room).is_dir() else f"{room}.py" for room in LAB_ROOMS]
+    for name in COMMANDS:
+        assert (lab / name / "command.py").is_file() or (lab / f"{name}.py").is_file(), name
 
 
 @pytest.mark.parametrize("path", notebooks, ids=name_of)
 def test_a_notebook_has_one_parameters_cell_of_plain_literals_with_the_full_set(path: Path):
-    (tagged,) = (
-        cell for cell in nbformat.read(path, as_version=4).cells if "parameters" in cell.metadata.get("tags", [])
-    )
+    cells = nbformat.read(path, as_version=4).cells
+    (tagged,) = (cell for cell in cells if "parameters" in cell.metadata.get("tags", []))
     found = {}
     for line in ast.parse(tagged.source).body:
         assert isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name), ast.unparse(line)
