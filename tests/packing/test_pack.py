@@ -78,30 +78,24 @@ def test_a_file_exactly_at_the_cap_passes_and_one_byte_less_fails_with_the_numbe
 
 def test_on_steps_the_file_fills_the_target_and_comes_back_as_it_was_rounded(tmp_path: Path):
     path = tmp_path / "m"
-    ledger = pack(tiny_state(), MODEL, QUANT, path, **STEPS)
+    quant = dataclasses.replace(QUANT, exceptions=("blocks.0.mlp.*=int6_row",))  # keeps its grid beside steps
+    ledger = pack(tiny_state(), MODEL, quant, path, **STEPS)
     target = STEPS["cap_bytes"] - STEPS["cap_bytes"] // 1000
     assert path.stat().st_size == ledger.file_bytes and ledger.steps["target_bytes"] == target
     assert target - 60 <= ledger.total_bytes <= target  # so small a file has steps of several bytes
+    kinds = {name: grid for name, grid, _ in read_header(path)["tensors"]}
+    assert kinds["blocks.0.mlp.fc.weight"] == "int6_row" and kinds["blocks.1.mlp.fc.weight"] == "steps"
     model, state = unpack(path)
     assert model == MODEL and list(state) == sorted(tiny_state())
-    for row in ledger.tensors:
-        w, found = tiny_state()[row["name"]], state[row["name"]]
-        if row["grid"] == "fp16":
-            assert torch.equal(found, w.half().float())
+    for name, w in tiny_state().items():
+        if kinds[name] == "fp16":
+            assert torch.equal(state[name], w.half().float())
         else:
-            assert torch.corrcoef(torch.stack((found.flatten(), w.flatten())))[0, 1] > 0.98
+            assert torch.corrcoef(torch.stack((state[name].flatten(), w.flatten())))[0, 1] > 0.98
     told = sum(row["compressed_bytes"] or 0 for row in ledger.tensors) + ledger.fp16_bytes
-    assert told == pytest.approx(ledger.weights_bytes, abs=12)  # an empty stream of grids' codes
+    assert told == pytest.approx(ledger.weights_bytes, abs=12)
     assert ledger.weights_bytes + ledger.scales_bytes + ledger.header_bytes == ledger.file_bytes
     assert ledger.steps["bound_bytes"] <= ledger.steps["coded_bytes"]
-
-
-def test_an_exception_by_name_keeps_its_grid_beside_steps(tmp_path: Path):
-    quant = dataclasses.replace(QUANT, exceptions=("blocks.0.mlp.*=int6_row",))
-    pack(tiny_state(), MODEL, quant, tmp_path / "m", **STEPS)
-    kinds = {name: grid for name, grid, _ in read_header(tmp_path / "m")["tensors"]}
-    assert kinds["blocks.0.mlp.fc.weight"] == "int6_row" and kinds["blocks.1.mlp.fc.weight"] == "steps"
-    unpack(tmp_path / "m")
 
 
 @pytest.mark.parametrize(
@@ -128,8 +122,8 @@ def test_what_no_file_can_hold_and_statistics_that_are_missing_are_refused(model
 
 
 def test_a_recipe_asks_for_what_its_training_gathered(on_grids: Path, on_steps: Path, tmp_path: Path):
-    sums = {f"{axis}/{n}": torch.from_numpy(getattr(g, axis)) for n, g in tiny_groups().items() for axis in
-            ("rows", "cols")}  # fmt: skip
+    groups = tiny_groups()
+    sums = {f"{axis}/{n}": torch.from_numpy(getattr(g, axis)) for n, g in groups.items() for axis in ("rows", "cols")}
     statistics = Statistics({f"w{n}": float(n) for n in range(5)}, 3, sums)
     assert bits_of(ON_GRIDS, statistics) is None
     assert list(bits_of(Quant(allocation="gradient"), statistics).values()) == [5, 5, 6, 6, 7]
@@ -139,6 +133,5 @@ def test_a_recipe_asks_for_what_its_training_gathered(on_grids: Path, on_steps: 
     ledger = pack_averaged(recipe, tiny_state(), statistics, tmp_path / "m", 9)
     assert (tmp_path / "m").read_bytes() == on_grids.read_bytes() and ledger.cap_bytes == 1_000_000
     target = on_steps.stat().st_size + 9
-    quant = dataclasses.replace(QUANT, target_bytes=target)
-    ledger = pack_averaged(dataclasses.replace(recipe, quant=quant), tiny_state(), statistics, tmp_path / "m", 9)
-    assert target - 60 <= ledger.total_bytes <= target
+    on_target = dataclasses.replace(recipe, quant=dataclasses.replace(QUANT, target_bytes=target))
+    assert target - 60 <= pack_averaged(on_target, tiny_state(), statistics, tmp_path / "m", 9).total_bytes <= target

@@ -116,28 +116,20 @@ def test_a_published_piece_counts_its_leading_space_unless_a_boundary_stands_bef
     assert not published.lossless and published.decode(published.encode("  ﬁne   print ")) == "fine print"
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"normalization_rule_name": "nmt_nfkc"}, "normalises"),
-        ({"add_dummy_prefix": True}, "dummy prefix"),
-        ({"remove_extra_whitespaces": True}, "collapses"),
-        ({"byte_fallback": False, "vocab_size": 80}, "byte fallback"),
-    ],
-)
-def test_a_tokenizer_of_ours_that_changes_text_is_refused_with_the_reason(tmp_path: Path, change: dict, reason: str):
-    tokenizer = tokenizer_of(tmp_path / "changed.model", train(**change))
-    assert not tokenizer.lossless
-    with pytest.raises(UserError, match=reason):
-        refuse_normalising(tokenizer)
-
-
-def test_a_tokenizer_of_ours_without_a_bare_space_piece_is_refused(tmp_path: Path, ours: Tokenizer):
-    payload, mark = ours.path.read_bytes(), SPACE_MARK.encode()
-    field = b"\x0a" + bytes([len(mark)])  # the piece "▁" in the file: field 1, its length, its text
-    assert payload.count(field + mark) == 1
-    with pytest.raises(UserError, match="bare-space"):
-        refuse_normalising(tokenizer_of(tmp_path / "bare.model", payload.replace(field + mark, field + "⁇".encode())))
+def test_a_tokenizer_of_ours_that_changes_text_is_refused_with_the_reason(tmp_path: Path, ours: Tokenizer):
+    payload, field = ours.path.read_bytes(), b"\x0a\x03"  # of the file: field 1, its length; then its text
+    assert payload.count(field + SPACE_MARK.encode()) == 1
+    for model, reason in (
+        (train(normalization_rule_name="nmt_nfkc"), "normalises"),
+        (train(add_dummy_prefix=True), "dummy prefix"),
+        (train(remove_extra_whitespaces=True), "collapses"),
+        (train(byte_fallback=False, vocab_size=80), "byte fallback"),
+        (payload.replace(field + SPACE_MARK.encode(), field + "⁇".encode()), "bare-space"),
+    ):
+        tokenizer = tokenizer_of(tmp_path / "changed.model", model)
+        with pytest.raises(UserError, match=reason):
+            refuse_normalising(tokenizer)
+        assert not tokenizer.lossless or reason == "bare-space"
 
 
 def test_text_and_tokens_that_cannot_come_back_are_refused_by_name(ours: Tokenizer):
@@ -150,20 +142,16 @@ def test_text_and_tokens_that_cannot_come_back_are_refused_by_name(ours: Tokeniz
             ours.decode([1, token])
 
 
-def test_the_trainer_reads_all_of_a_text_however_long_and_whatever_its_characters(tmp_path: Path):
+def test_the_trainer_reads_all_of_a_text_however_long_and_whatever_its_characters_and_says_what_is_too_little(tmp_path):
     filler = " the state of the union" * 20
     for awkward in ("\u2585", "\t", "\0", "\r\n", "\u2028", "x" * 70_000, "x " * 50_000):
         payload = train_tokenizer([filler, awkward + " zebrazebra" * 10_000], 276)
         tokenizer = tokenizer_of(tmp_path / "trained.model", payload)
         pieces = map(tokenizer.piece, range(tokenizer.vocab_size))
         assert any("zebra" in piece for piece in pieces), f"the text with {awkward[:2]!r} was left out"
-
-
-@pytest.mark.parametrize("texts", [[], [""], ["too short"]])
-def test_too_little_text_for_a_tokenizer_is_one_clear_line(texts: list[str]):
-    with pytest.raises(UserError, match="cannot train a tokenizer of 1024 pieces") as caught:
-        train_tokenizer(texts)
-    assert "\n" not in str(caught.value)
+    for texts in ([], [""], ["too short"]):
+        with pytest.raises(UserError, match=r"^cannot train a tokenizer of 1024 pieces.*$"):
+            train_tokenizer(texts)
 
 
 def test_a_missing_or_foreign_model_file_is_a_user_error_that_names_it(tmp_path: Path, ours: Tokenizer):

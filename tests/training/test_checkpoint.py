@@ -37,11 +37,11 @@ def test_a_missing_or_damaged_file_is_one_clear_line(tmp_path: Path, payload: by
         load_tensors(tmp_path / "a")
 
 
-@pytest.mark.parametrize("saved", [{}, {"w": torch.ones(2)}, {"w": torch.ones(3), "v": torch.ones(1)}])
-def test_tensors_that_do_not_fit_are_refused_by_name(saved: dict[str, torch.Tensor]) -> None:
+def test_tensors_that_do_not_fit_are_refused_by_name() -> None:
     live = {"w": torch.zeros(3)}
-    with pytest.raises(UserError, match=r"place: tensor '[wv]' does not fit this recipe"):
-        restore(live, saved, "place")
+    for saved in ({}, {"w": torch.ones(2)}, {"w": torch.ones(3), "v": torch.ones(1)}):
+        with pytest.raises(UserError, match=r"place: tensor '[wv]' does not fit this recipe"):
+            restore(live, saved, "place")
     restore(live, {"w": torch.ones(3)}, "place")
     assert torch.equal(live["w"], torch.ones(3))
 

@@ -43,9 +43,7 @@ def test_training_learns_and_leaves_what_the_next_stage_reads(data, tmp_path: Pa
     assert not (tmp_path / names.CHECKPOINT).exists() and not (tmp_path / names.HESSIANS).exists()
 
 
-def test_a_run_is_decided_by_seed_and_recipe_not_by_warm_up_micro_batches_checkpoints_or_keeping(
-    data, tmp_path
-) -> None:
+def test_a_run_is_decided_by_seed_and_recipe_not_by_warm_up_micro_batches_or_keeping(data, tmp_path) -> None:
     plain = {"autocast": "auto", "checkpoint_every_seconds": 1e-9}
     for name, schedule, rows, seed in (("plain", {}, 4, 1), ("warm", {"warmup_steps": 3}, 4, 1), ("rows", {}, 3, 1),
                                        ("seed", {}, 4, 2)):  # fmt: skip

@@ -26,8 +26,7 @@ MACHINERY = PAPERS / "machinery.md"
 MARKDOWN = sorted(PAPERS.rglob("*.md"))
 CITATION = re.compile(r"\[@([\w-]+)\]")
 ARXIV = re.compile(r"arXiv[: ](\d{4}\.\d{4,5})")
-MOST_LINES = 55
-"""A note is a page."""
+MOST_LINES = 55  # a note is a page
 
 
 def name_of(path: Path) -> str:
@@ -64,9 +63,7 @@ def test_links_citations_and_recipes_of_a_page_are_there(path: Path) -> None:
     )
 
 
-def test_every_entry_is_complete_and_cited_in_papers_or_named_in_a_notebook_and_every_arxiv_number_is_an_entrys() -> (
-    None
-):
+def test_every_entry_is_complete_and_cited_and_every_arxiv_number_is_an_entrys() -> None:
     cited = {key for path in MARKDOWN for key in CITATION.findall(text_of(path))}
     prose = prose_of_notebooks()
     for key, fields in bibliography().items():
