@@ -70,23 +70,28 @@ def test_exclusive_attention_is_orthogonal_to_the_own_value() -> None:
 
 
 @pytest.mark.parametrize(
-    ("present", "capability", "chosen"),
+    ("present", "capability", "width", "chosen"),
     [
-        (BOTH, HOPPER, "FlashAttention-3"),
-        (BOTH[:1], HOPPER, "FlashAttention-3"),
-        (BOTH[1:], HOPPER, "FlashAttention-2"),
-        ((), HOPPER, "SDPA"),  # what is not installed needs no word
-        (BOTH, AMPERE, "FlashAttention-2 (FlashAttention-3 does not run on compute capability 8.0)"),
-        (BOTH[1:], ADA, "FlashAttention-2"),
-        (BOTH[1:], BLACKWELL, "FlashAttention-2"),
-        (BOTH[:1], AMPERE, "SDPA (FlashAttention-3 does not run on compute capability 8.0)"),
-        (BOTH[1:], TURING, "SDPA (FlashAttention-2 does not run on compute capability 7.5)"),
+        (BOTH, HOPPER, 64, "FlashAttention-3"),
+        (BOTH, HOPPER, 8, "FlashAttention-3"),
+        (BOTH, HOPPER, 256, "FlashAttention-3"),
+        (BOTH, HOPPER, 20, "SDPA (FlashAttention-3 {wants}; FlashAttention-2 {wants})"),
+        (BOTH, HOPPER, 264, "SDPA (FlashAttention-3 {wants}; FlashAttention-2 {wants})"),
+        (BOTH[:1], HOPPER, 64, "FlashAttention-3"),
+        (BOTH[1:], HOPPER, 64, "FlashAttention-2"),
+        ((), HOPPER, 64, "SDPA"),  # what is not installed needs no word
+        (BOTH, AMPERE, 64, "FlashAttention-2 (FlashAttention-3 does not run on compute capability 8.0)"),
+        (BOTH[1:], ADA, 64, "FlashAttention-2"),
+        (BOTH[1:], BLACKWELL, 64, "FlashAttention-2"),
+        (BOTH[:1], AMPERE, 64, "SDPA (FlashAttention-3 does not run on compute capability 8.0)"),
+        (BOTH[1:], TURING, 64, "SDPA (FlashAttention-2 does not run on compute capability 7.5)"),
     ],
 )
-def test_the_fastest_kernel_that_is_installed_and_runs_on_the_gpu_is_chosen(monkeypatch, present, capability, chosen):
+def test_the_fastest_kernel_that_is_installed_and_runs_is_chosen(monkeypatch, present, capability, width, chosen):
     pretend_gpu(monkeypatch, capability)
     with installed(monkeypatch, *present):
-        assert attention.kernel_name("cuda", True) == chosen
+        name = attention.kernel_name("cuda", True, width)
+        assert name == chosen.format(wants=f"takes head widths of 8, 16 … 256, not {width}")
         assert attention.choose_kernel("cuda", False) == ("SDPA", ""), "FlashAttention takes no float32"
         assert attention.kernel_name("cpu", True) == "query blocks" and attention.kernel_name("cpu", False) == "SDPA"
 
@@ -128,15 +133,6 @@ def test_a_module_without_its_function_or_of_old_is_passed_over_and_one_line_say
             attention.kernel_name("cuda", True)
             == "FlashAttention-2 (flash_attn_interface is too old for torch.compile)"
         )
-
-
-@pytest.mark.parametrize(("width", "taken"), [(8, True), (64, True), (256, True), (20, False), (264, False)])
-def test_a_head_width_that_flash_attention_does_not_take_goes_to_sdpa(monkeypatch, width: int, taken: bool) -> None:
-    pretend_gpu(monkeypatch)
-    wants = f"takes head widths of 8, 16 … 256, not {width}"
-    with installed(monkeypatch, *BOTH):
-        name = attention.kernel_name("cuda", True, width)
-    assert name == (BOTH[0] if taken else f"SDPA (FlashAttention-3 {wants}; FlashAttention-2 {wants})")
 
 
 @pytest.mark.parametrize("returns_tuple", [False, True])

@@ -80,21 +80,16 @@ def test_with_our_tokenizer_any_text_comes_back_and_each_prefix_of_its_tokens_ha
         assert payload[start:end] == expected
 
 
-def test_our_tokens_bytes_depend_on_the_token_alone(ours: Tokenizer):
+def test_our_tokens_bytes_depend_on_the_token_alone_and_unseen_characters_are_spelled_in_bytes(ours: Tokenizer):
     refuse_normalising(ours)
-    assert ours.lossless and not ours.bytes.leading_space.any()
-    every = np.arange(ours.vocab_size)
+    every, table = np.arange(ours.vocab_size), ours.bytes
+    assert ours.lossless and not table.leading_space.any() and table.base[ours.bos_id] == 0
     for previous in (0, ours.bos_id, ours.vocab_size - 1):
-        assert np.array_equal(ours.bytes.count(np.full_like(every, previous), every), ours.bytes.base)
-    assert ours.bytes.base[ours.bos_id] == 0 and ours.bytes.boundary[ours.bos_id]
-    assert int(ours.bytes.boundary.sum()) == 2  # BOS and the unknown, which byte fallback never gives
-
-
-def test_our_tokenizer_spells_unseen_characters_in_bytes_and_keeps_digits_apart(ours: Tokenizer):
-    ids = ours.encode("漢")
-    assert [ours.piece(token) for token in ids] == [f"<0x{byte:02X}>" for byte in "漢".encode()]
-    assert len(ours.encode("1790")) == 4
-    assert sum(ours.piece(token).startswith("<0x") for token in range(ours.vocab_size)) == NUM_BYTE_PIECES
+        assert np.array_equal(table.count(np.full_like(every, previous), every), table.base)
+    assert table.boundary[ours.bos_id] and table.boundary.sum() == 2  # and the unknown, which byte fallback never gives
+    assert [ours.piece(token) for token in ours.encode("漢")] == [f"<0x{byte:02X}>" for byte in "漢".encode()]
+    assert len(ours.encode("1790")) == 4  # digits are apart
+    assert sum(ours.piece(token).startswith("<0x") for token in every.tolist()) == NUM_BYTE_PIECES
 
 
 @awkward
