@@ -13,11 +13,8 @@ GOLDEN_TESTS: dict[str, str] = {}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--goldens",
-        default=str(ROOT.parent / "shared" / "goldens"),
-        help="folder of numbers that the published records' own code computed",
-    )
+    about = "folder of numbers that the published records' own code computed"
+    parser.addoption("--goldens", default=str(ROOT.parent / "shared" / "goldens"), help=about)
 
 
 @pytest.fixture(scope="session")
@@ -78,6 +75,5 @@ def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
     """Say how many goldens ran."""
     passed, skipped = (list(GOLDEN_TESTS.values()).count(outcome) for outcome in ("passed", "skipped"))
     state = "present" if Path(config.getoption("--goldens")).is_dir() else "absent"
-    terminalreporter.write_line(
-        f"goldens: {passed} of {len(GOLDEN_TESTS)} golden tests ran and passed, {skipped} skipped (folder {state})"
-    )
+    said = f"{passed} of {len(GOLDEN_TESTS)} golden tests ran and passed, {skipped} skipped (folder {state})"
+    terminalreporter.write_line(f"goldens: {said}")

@@ -1,7 +1,4 @@
-"""Training from the command line: alone, as plain torchrun starts it, what it refuses, and ranks without a launcher.
-
-pytest tests/test_main.py (tests/lab/record/test_launch.py has ranks that die or fail)
-"""
+"""Training from the command line: alone, as plain torchrun starts it, what it refuses, and ranks without a launcher."""
 
 from __future__ import annotations
 
@@ -59,10 +56,9 @@ def test_a_folder_that_another_training_holds_is_refused_after_a_while(tmp_path:
 
 
 def disagree(world: World) -> None:
-    options = argparse.Namespace(seed=3 + world.rank, data_sha256="small")
     here = "seed is 4 here and 3 at rank 0" if world.rank else "another host has another recipe, seed or dataset than"
     with pytest.raises(UserError, match=f"^{here}.*; give every host the same arguments$"):
-        entry._check_agreement(world, "fingerprint", options)
+        entry._check_agreement(world, "fingerprint", argparse.Namespace(seed=3 + world.rank, data_sha256="small"))
     entry._check_agreement(world, "fingerprint", argparse.Namespace(seed=3, data_sha256="small"))
 
 

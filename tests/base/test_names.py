@@ -1,4 +1,4 @@
-"""Names of a seed's files. pytest tests/base/test_names.py"""
+"""Names of a seed's files."""
 
 from __future__ import annotations
 

@@ -1,12 +1,9 @@
-"""Training on 1, 2 and 4 real gloo ranks: equal curves, weights, clocks and scores; stopping and going on.
-
-pytest tests/base/test_parallel.py (tests/test_main.py and test_launch.py have the launcher, and ranks that fail)
-"""
+"""Training on 1, 2 and 4 real gloo ranks: equal curves, weights, clocks and scores; stopping and going on."""
 
 from __future__ import annotations
 
 import contextlib
-import json
+import itertools
 import os
 import signal
 import time
@@ -20,12 +17,13 @@ from ranks import on_ranks
 from small import column, small_data, small_recipe, weights_of
 
 from pgolf_core.base import parallel
-from pgolf_core.base.files import UserError, sha256_bytes
+from pgolf_core.base.files import UserError, read_json, sha256_bytes, write_json
 from pgolf_core.base.names import AVERAGED_WEIGHTS, CHECKPOINT, RAW_WEIGHTS, SENSITIVITY, TRAIN_LOG
 from pgolf_core.base.parallel import ALONE, World
 from pgolf_core.network.model import build_model
 from pgolf_core.network.score import score
-from pgolf_core.recipes import recipe
+from pgolf_core.recipes.recipe import Recipe
+from pgolf_core.text.shards import load_tokens
 from pgolf_core.training.average import build_average
 from pgolf_core.training.checkpoint import load_tensors
 from pgolf_core.training.loop import Trainer
@@ -34,9 +32,7 @@ from pgolf_core.training.optim import newton_schulz
 SPANS = {"spans_per_step": 8, "micro_batch_seqs": 3}
 
 
-def train_ranks(
-    world: World, settings: recipe.Recipe, data, folder: Path, stop_at: int | None = None, slow: float = 0.0
-) -> None:
+def train_ranks(world: World, settings: Recipe, data, folder: Path, stop_at: int | None = None, slow=0.0) -> None:
     """Train; the last rank may get SIGTERM in a step, or be slow. Every rank notes how it ended."""
     trainer = Trainer(settings, 3, data, folder, world=world)
     step, last = trainer._step, world.rank == world.size - 1
@@ -48,19 +44,15 @@ def train_ranks(
         return step()
 
     trainer._step = watched
-    ends = contextlib.nullcontext() if stop_at is None else pytest.raises(KeyboardInterrupt, match=f"{stop_at + 1}")
-    with ends:
+    with contextlib.nullcontext() if stop_at is None else pytest.raises(KeyboardInterrupt, match=f"{stop_at + 1}"):
         trainer.run()
     weights = sha256_bytes(b"".join(p.detach().numpy().tobytes() for p in trainer.model.parameters()))
-    notes = {"steps": trainer.step, "seconds": trainer.ledger.seconds["train"], "weights": weights}
-    (folder / f"rank{world.rank}.json").write_text(json.dumps(notes))
+    write_json(folder / f"rank{world.rank}.json", [trainer.step, trainer.ledger.seconds["train"], weights])
 
 
-def notes_of(folder: Path, size: int) -> list[dict]:
-    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(size)]
-
-
-# ---------------------------------------------------------------------- exchanges
+def notes_of(folder: Path, size: int) -> list[list]:
+    """Steps, seconds of training and hash of the weights of every rank."""
+    return [read_json(folder / f"rank{rank}.json") for rank in range(size)]
 
 
 def exchange(world: World) -> None:
@@ -69,8 +61,7 @@ def exchange(world: World) -> None:
     parallel.BUCKET_ELEMENTS = 10  # several buckets, one tensor larger than a bucket
     tensors = [torch.full(shape, float(rank + index)) for index, shape in enumerate([(2, 3), (), (4, 5), (7,), (2,)])]
     world.mean_(tensors)
-    for index, tensor in enumerate(tensors):
-        assert torch.equal(tensor, torch.full_like(tensor, (size - 1) / 2 + index))
+    assert all((tensor == (size - 1) / 2 + index).all() for index, tensor in enumerate(tensors))
     assert world.largest(float(rank), -rank, rank == 1) == (size - 1, 0.0, 1.0)
     world.meet()
     assert world.text_of_first(f"é from {rank}") == "é from 0" and world.text_of_first("") == ""
@@ -99,19 +90,16 @@ def test_alone_nothing_is_copied_joined_or_changed(monkeypatch) -> None:
     with parallel.join() as world:
         assert world is ALONE and world.first and not torch.distributed.is_initialized()
     tensor, values = torch.full((3,), torch.nan), (0.1, 2, True)
-    before = tensor.clone()
-    world.mean_([tensor])
+    for change in (world.mean_, world.copy_first_):
+        change([tensor])
     world.fill_(tensor)
-    world.copy_first_([tensor])
-    assert torch.equal(tensor.view(torch.int32), before.view(torch.int32))
-    assert world.largest(*values) == values and world.text_of_first("a") == "a"
-    seen = []
-    finish = world.shared_out(lambda stack: seen.append(stack) or stack + 1, tensor)
-    assert seen[0] is tensor and finish() is finish()
+    assert tensor.isnan().all() and world.largest(*values) == values and world.text_of_first("a") == "a"
+    finish = world.shared_out(lambda stack: stack, tensor)
+    assert finish() is tensor
     parallel.leave(world)  # alone it does nothing
 
 
-def test_a_step_sends_its_gradients_together_its_matrices_by_shape_and_one_clock(tmp_path, monkeypatch) -> None:
+def test_a_step_sends_its_gradients_together_and_its_matrices_by_shape(tmp_path: Path, monkeypatch) -> None:
     """What a step sends does not grow with the number of tensors; all of it is on its way before any is waited for."""
     order: list[str] = []
 
@@ -119,11 +107,10 @@ def test_a_step_sends_its_gradients_together_its_matrices_by_shape_and_one_clock
         order.append(name)
         return SimpleNamespace(wait=lambda: order.append(f"waited for {name}"))
 
-    monkeypatch.setattr(parallel.dist, "broadcast", lambda tensor, src: None)
-    monkeypatch.setattr(parallel.dist, "all_reduce", lambda flat, async_op=False, op=None: sent("gradients"))
-    monkeypatch.setattr(
-        parallel.dist, "all_gather_single", lambda whole, part, async_op: (whole.zero_(), sent("matrices"))[1]
-    )
+    monkeypatch.setattr(torch.distributed, "broadcast", lambda tensor, src: None)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda flat, async_op: sent("gradients"))
+    gather = lambda whole, part, async_op: (whole.zero_(), sent("matrices"))[1]  # noqa: E731
+    monkeypatch.setattr(torch.distributed, "all_gather_single", gather)
     trainer = Trainer(small_recipe(), 0, small_data(tmp_path / "data"), tmp_path / "run", world=World(0, 2))
     trainer.average = build_average(trainer.model, trainer.recipe.average)
     shapes = len(trainer.optimizers.muon.shapes)
@@ -131,7 +118,6 @@ def test_a_step_sends_its_gradients_together_its_matrices_by_shape_and_one_clock
     sends = ["gradients", "waited for gradients", *["matrices"] * shapes, *["waited for matrices"] * shapes]
     assert order == sends and len(trainer.optimizers.trained) > 30 > shapes
     order.clear()
-    trainer.world.largest(1.0, True, False)  # the clock, a signal and a checkpoint that is due go together
     monkeypatch.setattr(parallel, "BUCKET_ELEMENTS", 4000)
     trainer._step()
     buckets = order.count("gradients")
@@ -145,41 +131,37 @@ def test_joining_picks_the_backend_and_the_device_of_the_rank(monkeypatch, cuda:
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: calls.append(device))
-    monkeypatch.setattr(parallel.dist, "init_process_group", lambda *how, **more: calls.append((how, more)))
-    monkeypatch.setattr(parallel.dist, "destroy_process_group", lambda: calls.append("left"))
+    monkeypatch.setattr(torch.cuda, "set_device", calls.append)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda how, **more: calls.append((how, more)))
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: calls.append("left"))
     with parallel.join() as world:
         assert world == World(5, 8) and world.backend == ("nccl" if cuda else "gloo")
     device = torch.device("cuda:1") if cuda else None
-    group = ((("cpu:gloo,cuda:nccl" if cuda else "gloo"),), {"timeout": parallel.PATIENCE, "device_id": device})
+    group = ("cpu:gloo,cuda:nccl" if cuda else "gloo", {"timeout": parallel.PATIENCE, "device_id": device})
     assert calls == [*([device] if cuda else []), group, "left"]
+    monkeypatch.setenv("LOCAL_RANK", "2")
     if cuda:
-        monkeypatch.setenv("LOCAL_RANK", "2")
         with pytest.raises(UserError, match="more processes than this machine's 2 CUDA devices"), parallel.join():
             pass
-
-
-# ---------------------------------------------------------------------- training
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("bfloat16", 5e-3)])
 def test_one_two_and_four_ranks_give_one_loss_curve(tmp_path: Path, dtype: str, tolerance: float) -> None:
     schedule = {"iterations": 20, "warmdown_iters": 12, "val_every_steps": 10}
     settings = small_recipe(data=SPANS, schedule=schedule, optim={"newton_schulz_dtype": dtype})
-    data = small_data(tmp_path / "data")
-    folders = {size: tmp_path / str(size) for size in (1, 2, 4)}
-    for size, folder in folders.items():
+    data, alone = small_data(tmp_path / "data"), tmp_path / "1"
+    for size in (1, 2, 4):
+        folder = tmp_path / str(size)
         on_ranks(size, train_ranks, settings, data, folder)
-        assert len({note["weights"] for note in notes_of(folder, size)}) == 1  # bit for bit on every rank
-        assert len(column(folder, "loss")) == 20 and column(folder, "step", "val") == [0, 10, 20]
-    counted = {size: json.loads((folder / SENSITIVITY).read_text())["steps"] for size, folder in folders.items()}
-    assert len(set(counted.values())) == 1 and counted[1] > 0
-    for size in (2, 4):
+        assert len({weights for _, _, weights in notes_of(folder, size)}) == 1  # bit for bit on every rank
+        assert column(folder, "step", "val") == [0, 10, 20] and len(column(folder, "loss")) == 20
         for kind in ("train", "val"):
-            one, many = (column(folders[n], "loss", kind) for n in (1, size))
+            many, one = (column(of, "loss", kind) for of in (folder, alone))
             np.testing.assert_allclose(many, one, atol=tolerance, rtol=0)
-        log = (folders[size] / TRAIN_LOG).read_text()
-        assert f"ranks: {size}, gloo" in log.splitlines()[0] and f"world_size:{size} grad_accum_steps:" in log
+        counted = [read_json(of / SENSITIVITY)["steps"] for of in (folder, alone)]
+        assert counted[0] == counted[1] > 0
+        log = (folder / TRAIN_LOG).read_text()
+        assert f"world_size:{size} grad_accum_steps:" in log and (f"ranks: {size}, gloo" in log) == (size > 1)
 
 
 def test_one_ranks_signal_stops_all_at_one_step_and_another_number_of_ranks_goes_on(tmp_path: Path) -> None:
@@ -190,7 +172,7 @@ def test_one_ranks_signal_stops_all_at_one_step_and_another_number_of_ranks_goes
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     on_ranks(1, train_ranks, settings, data, whole)
     on_ranks(2, train_ranks, settings, data, parts, 6)
-    assert [note["steps"] for note in notes_of(parts, 2)] == [7, 7]
+    assert [steps for steps, *_ in notes_of(parts, 2)] == [7, 7]
     assert load_tensors(parts / CHECKPOINT)[1]["step"] == 7
     on_ranks(4, train_ranks, settings, data, parts, 13)
     on_ranks(1, train_ranks, settings, data, parts)
@@ -203,23 +185,17 @@ def test_one_ranks_signal_stops_all_at_one_step_and_another_number_of_ranks_goes
 
 def test_the_slowest_ranks_clock_is_every_ranks_clock(tmp_path: Path) -> None:
     settings = small_recipe(data=SPANS, schedule={"iterations": 10**6, "max_seconds": 1.0})
-    on_ranks(2, train_ranks, settings, small_data(tmp_path / "data"), tmp_path / "run", None, 0.05)
-    first, second = notes_of(tmp_path / "run", 2)
-    assert first == second and first["seconds"] > 0.5 and first["steps"] <= 20
-    assert column(tmp_path / "run", "seconds")[-1] == first["seconds"]
-    assert "stopping_early: wallclock_cap" in (tmp_path / "run" / TRAIN_LOG).read_text()
+    on_ranks(2, train_ranks, settings, small_data(tmp_path / "data"), tmp_path, None, 0.05)
+    first, second = notes_of(tmp_path, 2)
+    assert first == second and first[0] <= 20 and column(tmp_path, "seconds")[-1] == first[1] > 0.5
 
 
-# ---------------------------------------------------------------------- validation
-
-
-def score_ranks(world: World, settings: recipe.Recipe, data, tokens: np.ndarray, folder: Path) -> None:
+def score_ranks(world: World, settings: Recipe, data, tokens: np.ndarray, folder: Path) -> None:
     model = build_model(settings.model, 0)
-    for stride in (4, 16):
-        for limit in (0, 40):  # with 40 targets some ranks have no window
-            found = score(model, tokens, data.token_bytes, 16, stride, 3, max_targets=limit, world=world)
-            told = {**found.to_dict(), "seconds": 0.0, "nats of each": found.per_token_nats.tolist()}
-            (folder / f"{stride}-{limit}-of-{world.size}-{world.rank}").write_text(json.dumps(told))
+    for stride, limit in itertools.product((4, 16), (0, 40)):  # with 40 targets some ranks have no window
+        found = score(model, tokens, data.token_bytes, 16, stride, 3, max_targets=limit, world=world)
+        told = {**found.to_dict(), "seconds": 0.0, "nats of each": found.per_token_nats.tolist()}
+        write_json(folder / f"{stride}-{limit}-of-{world.size}-{world.rank}", told)
     with torch.no_grad():
         model.tok_emb.weight.fill_(torch.nan)
     with pytest.raises(UserError, match="the score is not finite"):
@@ -227,10 +203,9 @@ def score_ranks(world: World, settings: recipe.Recipe, data, tokens: np.ndarray,
 
 
 def test_a_score_shared_by_ranks_is_one_ranks_score_target_by_target(tmp_path: Path) -> None:
-    settings, data = small_recipe(), small_data(tmp_path / "data")
-    tokens = np.fromfile(data.val_paths[0], dtype="<u2")[512:]  # 301 tokens: the last windows are cut
+    data = small_data(tmp_path / "data")  # 301 tokens for validation: the last windows are cut
     for size in (1, 3):
-        on_ranks(size, score_ranks, settings, data, tokens, tmp_path)
+        on_ranks(size, score_ranks, small_recipe(), data, load_tokens(data.val_paths), tmp_path)
     for name, targets in (("4-0", 300), ("4-40", 40), ("16-0", 300), ("16-40", 40)):
-        alone, *shared = ((tmp_path / f"{name}-of-{rank}").read_text() for rank in ("1-0", "3-0", "3-1", "3-2"))
-        assert shared == [alone] * 3 and len(json.loads(alone)["nats of each"]) == targets
+        alone, *shared = (read_json(tmp_path / f"{name}-of-{rank}") for rank in ("1-0", "3-0", "3-1", "3-2"))
+        assert shared == [alone] * 3 and len(alone["nats of each"]) == targets

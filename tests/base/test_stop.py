@@ -1,14 +1,13 @@
-"""Asked to end: by a signal, or by a launcher that is gone. pytest tests/base/test_stop.py"""
+"""Asked to end: by a signal, or by a launcher that is gone."""
 
 from __future__ import annotations
 
 import os
 import signal
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pgolf_core.base import stop
 from pgolf_core.base.stop import PIPE, Stop
 
 
@@ -23,26 +22,22 @@ def test_a_signal_is_noted_while_watching_and_goes_its_old_way_afterwards(number
 
 
 def test_outside_the_main_thread_signals_are_left_alone() -> None:
-    def watch() -> None:
+    def watch() -> object:
         with Stop(launched=False).watching():
-            seen.append(signal.getsignal(signal.SIGTERM))
+            return signal.getsignal(signal.SIGTERM)
 
-    seen: list[object] = []
-    thread = threading.Thread(target=watch)
-    thread.start()
-    thread.join()
-    assert seen == [signal.getsignal(signal.SIGTERM)]
+    with ThreadPoolExecutor() as threads:
+        assert threads.submit(watch).result() is signal.getsignal(signal.SIGTERM)
 
 
 def test_a_launcher_that_is_gone_counts_as_asked_and_only_for_ranks_that_had_one(monkeypatch) -> None:
+    """Its end is seen by the parent's number, and by its end of standard input closing."""
     launched, alone = Stop(launched=True), Stop(launched=False)
     assert not launched.asked() and not alone.asked()
-    monkeypatch.setattr(stop.os, "getppid", lambda: 1)
-    assert launched.asked() and not alone.asked()
-
-
-def test_the_launchers_end_of_standard_input_closing_counts_as_asked(monkeypatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("os.getppid", lambda: 1)
+        assert launched.asked() and not alone.asked()
     monkeypatch.setenv(PIPE, "1")
     for ready, asked in (([], False), ([0], True)):
-        monkeypatch.setattr(stop.select, "select", lambda *_, ready=ready: (ready, [], []))
+        monkeypatch.setattr("select.select", lambda *_, ready=ready: (ready, [], []))
         assert Stop(launched=True).asked() is asked and not Stop(launched=False).asked()

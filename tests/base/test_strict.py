@@ -1,7 +1,4 @@
-"""Building dataclasses from plain values: what is taken, and what is refused by its key.
-
-pytest tests/base/test_strict.py
-"""
+"""Building dataclasses from plain values: what is taken, and what is refused by its key."""
 
 from __future__ import annotations
 

@@ -1,16 +1,14 @@
-"""Headless Chromium over its DevTools protocol: enough to open a page, ask it questions, press keys and take a picture.
+"""Headless Chromium over its DevTools protocol: enough to open a page, ask it questions, and press keys.
 
 No driver and no further package: the protocol is JSON over a web socket, and JupyterLab brings a client for those.
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import itertools
 import json
 import shutil
-import signal
 import subprocess
 import time
 import urllib.request
@@ -18,10 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ranks import wait_until
 from websocket import WebSocket, create_connection
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-KEYS = {"ArrowRight": 39, "ArrowLeft": 37, "ArrowDown": 40, "ArrowUp": 38, "End": 35, "Home": 36}
 
 
 def chromium() -> str | None:
@@ -63,50 +61,33 @@ class Page:
 
     def press(self, key: str) -> None:
         """A real key press in whatever has the focus."""
-        described = {"key": key, "code": key, "windowsVirtualKeyCode": KEYS[key]}
+        described = {"key": key, "code": key, "windowsVirtualKeyCode": {"ArrowLeft": 37, "ArrowRight": 39}[key]}
         for kind in ("rawKeyDown", "keyUp"):
             self.send("Input.dispatchKeyEvent", type=kind, **described)
 
-    def picture(self, path: Path) -> None:
-        """Write what the page shows as a PNG."""
-        path.write_bytes(base64.b64decode(self.send("Page.captureScreenshot", format="png")["data"]))
-
 
 @contextlib.contextmanager
-def opened(url: str, profile: Path, size: tuple[int, int] = (1400, 1000)) -> Iterator[Page]:
+def opened(url: str, profile: Path) -> Iterator[Page]:
     """A page of a browser of its own, which ends with the block; `profile` is an empty folder for it."""
     command = [str(chromium()), "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
     command += ["--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
     command += ["--remote-debugging-port=0", "--remote-allow-origins=*", f"--user-data-dir={profile}"]
-    command += [f"--window-size={size[0]},{size[1]}", "about:blank"]
-    browser = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    browser = subprocess.Popen([*command, "--window-size=1400,1000", "about:blank"], stderr=subprocess.DEVNULL)
+    told = profile / "DevToolsActivePort"
     try:
-        port = _port(profile, browser)
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json", timeout=30) as answer:
+        wait_until(lambda: browser.poll() is not None or (told.is_file() and told.read_text()), "the browser's port")
+        with urllib.request.urlopen(f"http://127.0.0.1:{told.read_text().split()[0]}/json", timeout=30) as answer:
             target = next(page for page in json.load(answer) if page["type"] == "page")
-        socket = create_connection(target["webSocketDebuggerUrl"], timeout=180)
-        with contextlib.closing(socket):
+        with contextlib.closing(create_connection(target["webSocketDebuggerUrl"], timeout=180)) as socket:
             page = Page(socket)
             page.send("Page.enable")
             page.send("Emulation.setFocusEmulationEnabled", enabled=True)  # nobody looks, and yet keys go to the page
             page.send("Page.navigate", url=url)
             yield page
     finally:
-        browser.send_signal(signal.SIGTERM)
+        browser.terminate()
         try:
             browser.wait(30)
         except subprocess.TimeoutExpired:
             browser.kill()
             browser.wait(30)
-
-
-def _port(profile: Path, browser: subprocess.Popen) -> int:
-    """The port that the browser chose, which it writes into its profile."""
-    told = profile / "DevToolsActivePort"
-    t_end = time.monotonic() + 120
-    while time.monotonic() < t_end:
-        assert browser.poll() is None, f"the browser ended with {browser.returncode}"
-        if told.is_file() and (lines := told.read_text().splitlines()):
-            return int(lines[0])
-        time.sleep(0.1)
-    raise AssertionError("the browser opened no port within 120 s")

@@ -25,41 +25,31 @@ def fill(shape: tuple[int, ...], scale: float, tag: int, offset: float = 0.0) ->
     return torch.from_numpy((offset + scale * u).astype(np.float32).reshape(shape))
 
 
-TOP = {
+FILLS = {  # parameter, in the blocks' without their number: scale, tag, offset
     "tok_emb.weight": (0.2, 0), "bigram.embed.weight": (0.2, 1), "bigram.proj.weight": (0.1, 2), "smear.gate": (2.0, 3),
-    "ve.embed.weight": (1.0, 5), "ve.proj.weight": (0.2, 6),
-}  # fmt: skip
-IN_BLOCK = {
+    "skip_weights": (0.2, 4, 1.0), "ve.embed.weight": (1.0, 5), "ve.proj.weight": (0.2, 6),
     "attn.c_q.weight": (0.1, 10), "attn.c_k.weight": (0.1, 11), "attn.c_v.weight": (0.1, 12),
     "attn.proj.weight": (0.1, 13), "attn.q_gain": (0.2, 14, 1.5), "mlp.fc.weight": (0.1, 15),
-    "mlp.proj.weight": (0.1, 16), "attn_scale": (0.2, 17, 1.0), "mlp_scale": (0.2, 18, 1.0),
+    "mlp.proj.weight": (0.1, 16), "attn_scale": (0.2, 17, 1.0), "mlp_scale": (0.2, 18, 1.0), "resid_mix": (0.2, 19),
 }  # fmt: skip
 
 
 def filled_model(config: recipe.Model) -> GPT:
     """The network with every parameter from the hash."""
     model = GPT(config).eval()
-    state = {}
     for name, parameter in model.named_parameters():
-        shape = tuple(parameter.shape)
-        if name in TOP:
-            state[name] = fill(shape, *TOP[name])
-        elif name == "skip_weights":
-            state[name] = fill(shape, 0.2, 4, 1.0)
-        elif name == "bigram.scale":
-            state[name] = torch.tensor(0.05)
+        layer, _, inner = name.removeprefix("blocks.").partition(".")
+        base = 1000 * (int(layer) + 1) if layer.isdigit() else 0
+        if name == "bigram.scale":
+            filled = torch.tensor(0.05)
         elif name == "ve_scales":
-            state[name] = 0.1 + 0.01 * torch.arange(shape[0], dtype=torch.float32)
+            filled = 0.1 + 0.01 * torch.arange(len(parameter), dtype=torch.float32)
         else:
-            _, layer, inner = name.split(".", 2)
-            base = 1000 * (int(layer) + 1)
-            if inner == "resid_mix":
-                state[name] = fill(shape, 0.2, base + 19)
-                state[name][0] += 1
-            else:
-                scale, tag, *offset = IN_BLOCK[inner]
-                state[name] = fill(shape, scale, base + tag, *offset)
-    model.load_state_dict(state)
+            scale, tag, *offset = FILLS[inner if base else name]
+            filled = fill(tuple(parameter.shape), scale, base + tag, *offset)
+        if inner == "resid_mix":
+            filled[0] += 1
+        parameter.data.copy_(filled)
     return model
 
 

@@ -9,8 +9,6 @@ from pgolf_core.packing.sensitivity import Groups
 from pgolf_core.recipes import recipe
 
 QUANT = recipe.Quant(kind="steps", small_tensor_elements=100)
-
-
 CAP = {"code_bytes": 1000, "cap_bytes": 5000}
 
 

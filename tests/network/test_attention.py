@@ -1,47 +1,30 @@
-"""Attention's arithmetic; which kernel is chosen, and what it is given: FlashAttention-3, 2 or SDPA, with stand-ins.
-
-pytest tests/network/test_attention.py (whole/test_cuda.py runs the real kernels where there is a GPU)
-"""
+"""Attention's arithmetic; which kernel is chosen, and what it is given: FlashAttention-3, 2 or SDPA, with stand-ins."""
 
 from __future__ import annotations
 
 import math
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from flash import MODULES, installed, pretend_gpu
 
 from pgolf_core.network import attention
-from pgolf_core.network.attention import (
-    _blocked,
-    _sdpa,
-    causal_attention,
-    choose_kernel,
-    exclude_self,
-    kernel_name,
-    rotary_base,
-    rotary_tables,
-    rotate,
-)
 
 BOTH = ("FlashAttention-3", "FlashAttention-2")
 HOPPER, AMPERE, ADA, TURING, BLACKWELL = (9, 0), (8, 0), (8, 9), (7, 5), (10, 0)
 
 
-def inputs(heads: int = 4, kv_heads: int = 2, length: int = 9, width: int = 16) -> list[torch.Tensor]:
+def inputs() -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    shapes = [(2, length, n, width) for n in (heads, kv_heads, kv_heads)]
-    return [torch.randn(shape, generator=generator).bfloat16().requires_grad_() for shape in shapes]
-
-
-# ---------------------------------------------------------------------- the arithmetic
+    return [torch.randn(2, 9, heads, 16, generator=generator).bfloat16().requires_grad_() for heads in (4, 2, 2)]
 
 
 def test_rotation_keeps_norms_and_depends_on_distance_alone() -> None:
-    cos, sin = rotary_tables(40, 8, 10000.0, 0, torch.device("cpu"))
+    cos, sin = attention.rotary_tables(40, 8, 10000.0, 0, torch.device("cpu"))
     q, k = torch.randn(16).expand(1, 40, 1, 16), torch.randn(16).expand(1, 40, 1, 16)
-    turned_q, turned_k = rotate(q, cos, sin), rotate(k, cos, sin)
+    turned_q, turned_k = attention.rotate(q, cos, sin), attention.rotate(k, cos, sin)
     torch.testing.assert_close(turned_q.norm(dim=-1), q.norm(dim=-1))
     assert torch.equal(turned_q[..., 8:], q[..., 8:])
     scores = torch.einsum("bthd,bshd->ts", turned_q, turned_k)
@@ -51,9 +34,9 @@ def test_rotation_keeps_norms_and_depends_on_distance_alone() -> None:
 
 
 def test_rotary_base_is_rescaled_only_above_the_reference_length() -> None:
-    assert rotary_base(1024, 16, 10000.0, 1024) == 10000.0
-    assert rotary_base(2048, 16, 10000.0, 0) == 10000.0
-    assert abs(rotary_base(2048, 16, 10000.0, 1024) - 22081.79) < 0.01
+    assert attention.rotary_base(1024, 16, 10000.0, 1024) == 10000.0
+    assert attention.rotary_base(2048, 16, 10000.0, 0) == 10000.0
+    assert abs(attention.rotary_base(2048, 16, 10000.0, 1024) - 22081.79) < 0.01
 
 
 def plain_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -68,7 +51,7 @@ def plain_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.
 
 
 @pytest.mark.parametrize("length", [1, 7, 128, 129, 300])
-@pytest.mark.parametrize("kernel", [_sdpa, _blocked])
+@pytest.mark.parametrize("kernel", [attention._sdpa, attention._blocked])
 def test_attention_kernels_equal_the_plain_double_loop(kernel, length: int) -> None:
     generator = torch.Generator().manual_seed(length)
     q, k, v = (torch.randn(2, length, heads, 8, generator=generator, requires_grad=True) for heads in (4, 2, 2))
@@ -82,111 +65,95 @@ def test_attention_kernels_equal_the_plain_double_loop(kernel, length: int) -> N
 
 def test_exclusive_attention_is_orthogonal_to_the_own_value() -> None:
     y, v = torch.randn(2, 5, 4, 8), torch.randn(2, 5, 2, 8)
-    left = exclude_self(y, v)
-    dots = (left * v.repeat_interleave(2, dim=2)).sum(-1)
-    assert dots.abs().max() < 1e-5
-    assert exclude_self(v, v).abs().max() < 1e-6  # position 0 attends only to itself
-
-
-# ---------------------------------------------------------------------- the choice
+    assert (attention.exclude_self(y, v) * v.repeat_interleave(2, dim=2)).sum(-1).abs().max() < 1e-5
+    assert attention.exclude_self(v, v).abs().max() < 1e-6  # position 0 attends only to itself
 
 
 @pytest.mark.parametrize(
-    ("present", "capability", "chosen"),
+    ("present", "capability", "width", "chosen"),
     [
-        (BOTH, HOPPER, "FlashAttention-3"),
-        (BOTH[:1], HOPPER, "FlashAttention-3"),
-        (BOTH[1:], HOPPER, "FlashAttention-2"),
-        ((), HOPPER, "SDPA"),  # what is not installed needs no word
-        (BOTH, AMPERE, "FlashAttention-2 (FlashAttention-3 does not run on compute capability 8.0)"),
-        (BOTH[1:], ADA, "FlashAttention-2"),
-        (BOTH[1:], BLACKWELL, "FlashAttention-2"),
-        (BOTH[:1], AMPERE, "SDPA (FlashAttention-3 does not run on compute capability 8.0)"),
-        (BOTH[1:], TURING, "SDPA (FlashAttention-2 does not run on compute capability 7.5)"),
+        (BOTH, HOPPER, 64, "FlashAttention-3"),
+        (BOTH, HOPPER, 8, "FlashAttention-3"),
+        (BOTH, HOPPER, 256, "FlashAttention-3"),
+        (BOTH, HOPPER, 20, "SDPA (FlashAttention-3 {wants}; FlashAttention-2 {wants})"),
+        (BOTH, HOPPER, 264, "SDPA (FlashAttention-3 {wants}; FlashAttention-2 {wants})"),
+        (BOTH[:1], HOPPER, 64, "FlashAttention-3"),
+        (BOTH[1:], HOPPER, 64, "FlashAttention-2"),
+        ((), HOPPER, 64, "SDPA"),  # what is not installed needs no word
+        (BOTH, AMPERE, 64, "FlashAttention-2 (FlashAttention-3 does not run on compute capability 8.0)"),
+        (BOTH[1:], ADA, 64, "FlashAttention-2"),
+        (BOTH[1:], BLACKWELL, 64, "FlashAttention-2"),
+        (BOTH[:1], AMPERE, 64, "SDPA (FlashAttention-3 does not run on compute capability 8.0)"),
+        (BOTH[1:], TURING, 64, "SDPA (FlashAttention-2 does not run on compute capability 7.5)"),
     ],
 )
-def test_the_fastest_kernel_that_is_installed_and_runs_on_the_gpu_is_chosen(
-    monkeypatch, present: tuple[str, ...], capability: tuple[int, int], chosen: str
-) -> None:
+def test_the_fastest_kernel_that_is_installed_and_runs_is_chosen(monkeypatch, present, capability, width, chosen):
     pretend_gpu(monkeypatch, capability)
     with installed(monkeypatch, *present):
-        assert kernel_name("cuda", True) == chosen
-        assert choose_kernel("cuda", False) == ("SDPA", ""), "FlashAttention takes no float32"
-        assert kernel_name("cpu", True) == "query blocks" and kernel_name("cpu", False) == "SDPA"
+        name = attention.kernel_name("cuda", True, width)
+        assert name == chosen.format(wants=f"takes head widths of 8, 16 … 256, not {width}")
+        assert attention.choose_kernel("cuda", False) == ("SDPA", ""), "FlashAttention takes no float32"
+        assert attention.kernel_name("cpu", True) == "query blocks" and attention.kernel_name("cpu", False) == "SDPA"
 
 
 @pytest.mark.parametrize(
     "error",
     [
         ImportError("libcudart.so.12: cannot open shared object file\nand more"),
-        OSError("undefined symbol: _ZN3c104cuda9SetDeviceEi"),
         RuntimeError("built for another torch"),
         ModuleNotFoundError("No module named 'flash_attn_config'", name="flash_attn_config"),
     ],
 )
 def test_a_module_that_does_not_import_is_passed_over_and_one_line_says_why(monkeypatch, error: Exception) -> None:
-    class Broken:
-        def find_spec(self, name, *_):
-            if name == "flash_attn_interface":
-                raise error
+    def find_spec(name: str, *_: object) -> None:
+        if name == "flash_attn_interface":
+            raise error
 
     pretend_gpu(monkeypatch)
     with installed(monkeypatch, "FlashAttention-2"):
         monkeypatch.delitem(sys.modules, "flash_attn_interface")
-        monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+        monkeypatch.setattr(sys, "meta_path", [SimpleNamespace(find_spec=find_spec), *sys.meta_path])
         reason = str(error).splitlines()[0]
-        assert kernel_name("cuda", True) == f"FlashAttention-2 (flash_attn_interface does not import: {reason})"
-        assert kernel_name("cuda", False) == "SDPA"
+        assert (
+            attention.kernel_name("cuda", True) == f"FlashAttention-2 (flash_attn_interface does not import: {reason})"
+        )
+        assert attention.kernel_name("cuda", False) == "SDPA"
 
 
 def test_a_module_without_its_function_or_of_old_is_passed_over_and_one_line_says_why(monkeypatch) -> None:
     pretend_gpu(monkeypatch)
-    with installed(monkeypatch, "FlashAttention-2"):
+    with installed(monkeypatch, BOTH[1]):
         del sys.modules["flash_attn"].flash_attn_func
-        name = kernel_name("cuda", True)
+        name = attention.kernel_name("cuda", True)
         assert name.startswith("SDPA (flash_attn does not import: ") and "no attribute 'flash_attn_func'" in name
     with installed(monkeypatch, *BOTH):
-        table = [(*row[:2], f"{row[2]}_of_old" if row[0] == BOTH[0] else row[2], row[3]) for row in attention.FLASH]
-        monkeypatch.setattr(attention, "FLASH", table)
-        assert kernel_name("cuda", True) == "FlashAttention-2 (flash_attn_interface is too old for torch.compile)"
-
-
-@pytest.mark.parametrize(("width", "taken"), [(8, True), (64, True), (256, True), (20, False), (264, False)])
-def test_a_head_width_that_flash_attention_does_not_take_goes_to_sdpa(monkeypatch, width: int, taken: bool) -> None:
-    pretend_gpu(monkeypatch)
-    with installed(monkeypatch, *BOTH):
-        name = kernel_name("cuda", True, width)
-    if taken:
-        assert name == "FlashAttention-3"
-    else:
-        wants = f"takes head widths of 8, 16 … 256, not {width}"
-        assert name == f"SDPA (FlashAttention-3 {wants}; FlashAttention-2 {wants})"
-
-
-# ---------------------------------------------------------------------- the call
+        old = [(*row[:2], f"{row[2]}_of_old", row[3]) for row in attention.FLASH if row[0] == BOTH[0]]
+        monkeypatch.setattr(attention, "FLASH", [*old, *(row for row in attention.FLASH if row[0] != BOTH[0])])
+        assert (
+            attention.kernel_name("cuda", True)
+            == "FlashAttention-2 (flash_attn_interface is too old for torch.compile)"
+        )
 
 
 @pytest.mark.parametrize("returns_tuple", [False, True])
 @pytest.mark.parametrize("name", BOTH)
-def test_flash_attention_gets_the_layout_and_dtype_it_takes_and_its_output_is_ours(
-    monkeypatch, name: str, returns_tuple: bool
-) -> None:
+def test_flash_attention_gets_the_layout_and_dtype_it_takes_and_its_output_is_ours(monkeypatch, name, returns_tuple):
     q, k, v = inputs()
-    expected = causal_attention(q.float(), k.float(), v.float())
+    expected = attention.causal_attention(q.float(), k.float(), v.float())
     with installed(monkeypatch, name, returns_tuple=returns_tuple):
         assert attention._flash_fault(name, *MODULES[name]) is None
         monkeypatch.setattr(attention, "choose_kernel", lambda *_: (name, ""))
-        found = causal_attention(q, k, v)
+        found = attention.causal_attention(q, k, v)
         found.float().sum().backward()
     assert found.dtype is torch.bfloat16 and found.shape == q.shape
     torch.testing.assert_close(found.float(), expected, atol=2e-2, rtol=2e-2)
     assert [x.grad.dtype for x in (q, k, v)] == [torch.bfloat16] * 3
 
 
-def test_flash_attention_stays_inside_one_compiled_graph(monkeypatch) -> None:
+def test_flash_attention_stays_inside_one_compiled_graph_of_which_the_choice_is_a_constant(monkeypatch) -> None:
     def three_layers(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         for _ in range(3):
-            q = causal_attention(q, k, v)
+            q = attention.causal_attention(q, k, v)
         return q
 
     q, k, v = inputs()
@@ -194,26 +161,18 @@ def test_flash_attention_stays_inside_one_compiled_graph(monkeypatch) -> None:
 
     def chosen(*question: object) -> tuple[str, str]:
         asked.append(question)
-        attention._flash_fault("FlashAttention-3", *MODULES["FlashAttention-3"])  # imports while the graph is traced
-        return "FlashAttention-3", ""
+        attention._flash_fault(BOTH[0], *MODULES[BOTH[0]])  # imports while the graph is traced
+        return BOTH[0], ""
 
-    chosen._dynamo_marked_constant = True  # as choose_kernel
-    with installed(monkeypatch, "FlashAttention-3", returns_tuple=True):
+    assert attention.choose_kernel._dynamo_marked_constant
+    chosen._dynamo_marked_constant = True
+    with installed(monkeypatch, BOTH[0], returns_tuple=True):
         monkeypatch.setattr(attention, "choose_kernel", chosen)
         torch._dynamo.reset()
         report = torch._dynamo.explain(three_layers)(q, k, v)
         assert (report.graph_count, report.graph_break_count) == (1, 0)
-        calls = [str(node.target) for node in report.graphs[0].graph.nodes if "flash_attn" in str(node.target)]
-        assert len(calls) == 3
+        assert sum("flash_attn" in str(node.target) for node in report.graphs[0].graph.nodes) == 3
         compiled = torch.compile(three_layers, backend="aot_eager", fullgraph=True, dynamic=False)
         torch.testing.assert_close(compiled(q, k, v), three_layers(q, k, v))
         compiled(q, k, v).float().sum().backward()
     assert asked[0] == ("cpu", True, 16) and q.grad.dtype is torch.bfloat16
-
-
-def test_the_choice_is_a_constant_of_a_compiled_graph() -> None:
-    assert choose_kernel._dynamo_marked_constant
-    q, k, v = inputs()
-    torch._dynamo.reset()
-    report = torch._dynamo.explain(causal_attention)(q, k, v)
-    assert (report.graph_count, report.graph_break_count) == (1, 0)

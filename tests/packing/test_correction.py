@@ -1,7 +1,4 @@
-"""Correction of rounding: against sequential least squares, its edges, its clock, and what a run keeps of it.
-
-pytest tests/packing/test_correction.py
-"""
+"""Correction of rounding: against sequential least squares, its edges, its clock, and what a run keeps of it."""
 
 from __future__ import annotations
 
@@ -13,11 +10,10 @@ import numpy as np
 import pytest
 import torch
 from ranks import on_ranks
-from small import assert_same_bits, small_data, small_recipe, weights_of
+from small import assert_same_bits, noisy_model, small_data, small_recipe, weights_of
 from tiny_artifact import MODEL, tiny_state
 from tiny_steps import CAP, QUANT, gaussian, tiny_groups, uneven
 
-from pgolf_core.base import device
 from pgolf_core.base.files import UserError
 from pgolf_core.base.names import GROUP_SENSITIVITY, HESSIANS, TRAIN_LOG
 from pgolf_core.base.parallel import ALONE, World
@@ -28,9 +24,9 @@ from pgolf_core.packing.correction import Hessians, InputMeter, corrections, fee
 from pgolf_core.packing.ledger import Ledger
 from pgolf_core.packing.pack import pack
 from pgolf_core.packing.sensitivity import Groups, groups_of
-from pgolf_core.packing.steps import Stepped, read_steps
+from pgolf_core.packing.steps import read_steps
 from pgolf_core.packing.unpack import unpack
-from pgolf_core.training.checkpoint import load_tensors
+from pgolf_core.training.checkpoint import load_tensors, save_tensors
 from pgolf_core.training.loop import train
 from pgolf_core.training.runlog import training_curve
 
@@ -49,10 +45,6 @@ def mean_product(x: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(x.T @ x / len(x)).float()
 
 
-def nearest(column: np.ndarray, _: int) -> np.ndarray:
-    return np.rint(column)
-
-
 def slowly(row: np.ndarray, hessian: np.ndarray, step: np.ndarray) -> np.ndarray:
     """Codes of one row by the definition: round a column, then solve for all later ones what is best for the output."""
     w, q = row.copy(), np.zeros(len(row))
@@ -69,11 +61,6 @@ def damped(hessian: torch.Tensor) -> np.ndarray:
     return h + DAMPING * h.diagonal().mean() * np.eye(len(h))
 
 
-def slowly_on_steps(w: np.ndarray, item: Stepped, multiplier: float, hessian: torch.Tensor) -> np.ndarray:
-    step = np.multiply(*(v.astype(np.float64) for v in item.steps(multiplier)))
-    return np.stack([slowly(row, damped(hessian), s) for row, s in zip(w.astype(np.float64), step, strict=True)])
-
-
 def plans(w: np.ndarray, groups: Groups, hessian: torch.Tensor) -> tuple[allocation.Plan, allocation.Plan]:
     """A matrix's plan, and the corrected one."""
     plain = allocation.plan(w, groups)
@@ -85,40 +72,29 @@ def output_error(change: np.ndarray, x: np.ndarray) -> float:
     return float(np.square(x @ change.T).mean())
 
 
-# ---------------------------------------------------------------------- the arithmetic
-
-
 @pytest.mark.parametrize("width", [1, 7, 150])  # the last crosses a block
-def test_codes_are_those_of_sequential_least_squares(width: int):
+def test_codes_are_those_of_sequential_least_squares_and_outputs_are_better_than_by_plain_rounding(width: int):
     x, w = inputs(4 * width, width), gaussian(5, width, 3).astype(np.float64) * 50
     hessian = mean_product(x)
     feedback, used = feedback_of(hessian, DAMPING)
-    codes = round_in_turn(w, feedback, nearest)
+    codes = round_in_turn(w, feedback, lambda column, _: np.rint(column))
     assert used == DAMPING
     assert (codes == np.stack([slowly(row, damped(hessian), np.ones(width)) for row in w])).all()
-    assert width == 1 or (codes != np.rint(w)).any()
+    assert width == 1 or output_error(codes - w, x) < 0.9 * output_error(np.rint(w) - w, x)
 
 
-def test_on_steps_of_rows_and_columns_codes_are_those_of_sequential_least_squares():
-    rows, width = 6, 48
-    w, hessian = gaussian(rows, width, 4), mean_product(inputs(300, width))
-    plain, made = plans(w, uneven(rows, width, 5), hessian)
-    multiplier, _ = allocation.fit({"w": plain}, 3.0 * w.size)
-    item = made.rounded(multiplier)
-    assert (item.col_steps != 0).any() and (item.row_steps != 0).any()
-    assert (item.codes == slowly_on_steps(w, item, multiplier, hessian)).all()
-    assert (item.codes != plain.rounded(multiplier).codes).any()
-
-
-def test_the_finest_steps_move_columns_and_their_feedback_together():
+@pytest.mark.parametrize("finer", [1.0, 2.0**-10])  # the finest steps move columns and their feedback together
+def test_on_steps_of_rows_and_columns_codes_are_those_of_sequential_least_squares(finer: float):
     w, hessian = gaussian(16, 24), mean_product(inputs(100, 24))
-    _, made = plans(w, uneven(16, 24, octaves=9), hessian)
-    multiplier = allocation.fit({"w": made}, 4.0 * w.size)[0] * 2.0**-10
+    plain, made = plans(w, uneven(16, 24, octaves=9), hessian)
+    multiplier = allocation.fit({"w": plain}, 4.0 * w.size)[0] * finer
     item = made.rounded(multiplier)
-    assert (item.col_steps != made.shape.col_steps).any() or (item.row_steps != made.shape.row_steps).any()
-    expected = slowly_on_steps(w, item, multiplier, hessian)
-    assert np.abs(item.codes - expected).max() <= 1  # codes of thousands: single precision of the scaled weights
-    assert (item.codes == expected).mean() > 0.9
+    moved = (item.col_steps != made.shape.col_steps).any() or (item.row_steps != made.shape.row_steps).any()
+    assert moved == (finer < 1) and (item.col_steps != 0).any() and (item.row_steps != 0).any()
+    step = np.multiply(*(v.astype(np.float64) for v in item.steps(multiplier)))
+    expected = np.stack([slowly(row, damped(hessian), s) for row, s in zip(w.astype(float), step, strict=True)])
+    assert np.abs(item.codes - expected).max() <= (finer < 1)  # codes of thousands: single precision of the weights
+    assert (item.codes == expected).mean() > 0.9 and (item.codes != plain.rounded(multiplier).codes).any()
 
 
 @pytest.mark.parametrize("name", ["int6_row", "int5_row_clip", "int6_clip_search", "int8_clip_search_step4"])
@@ -141,89 +117,55 @@ def test_inputs_that_have_nothing_in_common_change_nothing():
     w = gaussian(32, 48)
     for scale in (torch.ones(48), torch.exp2(torch.arange(48.0) % 7)):
         plain, made = plans(w, uneven(32, 48), torch.diag(scale))
-        assert not made.feedback.any()
         for multiplier in (2.0**-6, 1.0, 7.3):
             assert (made.rounded(multiplier).codes == plain.rounded(multiplier).codes).all()
-    for name in ("int6_row", "int8_clip_search_step4", "int5_row_nofloor"):
-        codes, _ = correction.quantise_in_turn(torch.from_numpy(w), GRIDS[name], made.feedback)
-        assert torch.equal(codes, quantise_tensor(torch.from_numpy(w), GRIDS[name])[0])
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_outputs_on_the_inputs_it_saw_are_never_worse_than_by_plain_rounding(seed: int):
-    random = np.random.default_rng(seed)
-    rows, width, tokens = int(random.integers(1, 40)), int(random.integers(2, 200)), int(random.integers(1, 600))
-    x, w = inputs(tokens, width, seed), random.standard_normal((rows, width)) * np.exp2(random.uniform(-2, 4))
-    feedback, _ = feedback_of(mean_product(x), DAMPING)
-    corrected, plain = (output_error(codes - w, x) for codes in (round_in_turn(w, feedback, nearest), np.rint(w)))
-    assert corrected <= 1.02 * plain
-    if rows * width > 2000:
-        assert corrected < 0.8 * plain
+        for name in ("int6_row", "int8_clip_search_step4", "int5_row_nofloor"):
+            codes, _ = correction.quantise_in_turn(torch.from_numpy(w), GRIDS[name], made.feedback)
+            assert torch.equal(codes, quantise_tensor(torch.from_numpy(w), GRIDS[name])[0])
 
 
 @pytest.mark.parametrize("bits", [1.0, 2.5, 5.0])
 def test_the_search_ends_at_the_budget_with_the_corrected_codes(bits: float):
-    weights = {name: gaussian(160, 192, seed) for seed, name in enumerate("ab")}
-    groups = {name: uneven(160, 192, seed + 7) for seed, name in enumerate("ab")}
-    means = {name: mean_product(inputs(500, 192, seed)) for seed, name in enumerate("ab")}
-    found = corrections(Hessians(means, 500), {name: w.shape for name, w in weights.items()}, DAMPING)
-    budget = round(bits * 2 * 160 * 192 / 8)
-    payload, rows, told = allocation.spend(weights, groups, budget, correction=found)
+    weights, groups = {"w": gaussian(320, 192)}, {"w": uneven(320, 192)}
+    mean = mean_product(inputs(500, 192))
+    found = corrections(Hessians({"w": mean}, 500), {"w": (320, 192)}, DAMPING)
+    budget = round(bits * 320 * 192 / 8)
+    payload, _, told = allocation.spend(weights, groups, budget, correction=found)
     assert 0.998 * budget <= len(payload) <= budget and told["tries"] <= 15
-    plain, plain_rows, _ = allocation.spend(weights, groups, budget)
-    assert plain != payload and [row["name"] for row in rows] == [row["name"] for row in plain_rows]
-    shapes = {name: w.shape for name, w in weights.items()}
-    x = {name: torch.linalg.cholesky(mean.double() + 1e-9 * torch.eye(192)).T.numpy() for name, mean in means.items()}
-    lost = [
-        sum(output_error((state[name] - weights[name]) / groups[name].mean ** -0.5, x[name]) for name in weights)
-        for state in (read_steps(payload, shapes), read_steps(plain, shapes))
-    ]
-    assert lost[0] < lost[1]
+    plain, _, _ = allocation.spend(weights, groups, budget)
+    x = torch.linalg.cholesky(mean.double() + 1e-9 * torch.eye(192)).T.numpy()
+    read = (read_steps(stream, {"w": (320, 192)})["w"] for stream in (payload, plain))
+    corrected, uncorrected = (output_error(w - weights["w"], x) for w in read)
+    assert corrected < uncorrected
 
 
-# ---------------------------------------------------------------------- statistics that are of no use
-
-
-def test_one_token_is_enough_and_no_input_at_all_is_named_and_rounded_plainly(tmp_path: Path):
-    one = mean_product(inputs(1, 30))  # of rank one: damping alone makes it invertible
-    feedback, used = feedback_of(one, DAMPING)
+def test_one_token_is_enough_and_no_input_at_all_is_named_and_rounded_plainly(on_steps: Path, tmp_path: Path):
+    feedback, used = feedback_of(mean_product(inputs(1, 30)), DAMPING)  # of rank one: damping makes it invertible
     assert used == DAMPING and np.isfinite(feedback).all()
-    broken = torch.full((30, 30), math.nan)
-    assert feedback_of(torch.zeros(30, 30), DAMPING) is None and feedback_of(broken, DAMPING) is None
-    state, name = tiny_state(), "blocks.0.mlp.fc.weight"
-    width = state[name].shape[1]
+    assert feedback_of(torch.zeros(30, 30), DAMPING) is feedback_of(torch.full((30, 30), math.nan), DAMPING) is None
+    name = "blocks.0.mlp.fc.weight"
+    zero = Hessians({name: torch.zeros(16, 16)}, 0)
     quant, options = dataclasses.replace(QUANT, correction="hessian"), {"sensitivity": tiny_groups(), **CAP}
-    zero = Hessians({name: torch.zeros(width, width)}, 0)
     ledger = pack(tiny_state(), MODEL, quant, tmp_path / "zero", hessians=zero, **options)
     assert ledger.correction["plain"] == [name] and ledger.correction["matrices"] == 0
-    pack(tiny_state(), MODEL, QUANT, tmp_path / "off", **options)
-    assert (tmp_path / "zero").read_bytes() == (tmp_path / "off").read_bytes()
-    assert f"plain:{name}" in correction.in_words(ledger.correction)
+    assert (tmp_path / "zero").read_bytes() == on_steps.read_bytes()
 
 
-def test_damping_is_raised_where_it_must_be_and_the_log_says_how_far():
+def test_damping_is_raised_where_it_must_be_and_statistics_of_another_shape_are_refused():
     width = 20
     h = mean_product(inputs(100, width)).double()
     h -= 0.05 * h.diagonal().mean() * torch.eye(width)  # the smallest eigenvalue is now below zero
     assert torch.linalg.eigvalsh(h)[0] < -DAMPING * h.diagonal().mean()
     found = corrections(Hessians({"w": h.float()}, 100), {"w": (3, width)}, DAMPING)
     assert found.told["raised"] == {"w": pytest.approx(0.1)} and found.told["matrices"] == 1
-    assert "raised:w=0.1 plain:none" in correction.in_words(found.told)
     hopeless = corrections(Hessians({"w": h.float() - 1e9 * torch.ones(width, width)}, 1), {"w": (3, width)}, DAMPING)
     assert hopeless.told["plain"] == ["w"] and not hopeless.feedback
-
-
-def test_statistics_of_another_shape_are_refused():
     with pytest.raises(UserError, match=r"w have statistics of shape .*another run's: train"):
         corrections(Hessians({"w": torch.eye(4)}, 1), {"w": (3, 5)}, DAMPING)
 
 
-# ---------------------------------------------------------------------- gathering
-
-
 def test_the_meter_sums_what_every_linear_map_is_given():
-    settings = small_recipe(model={"ve_dim": 8, "ve_layers": [1]})
-    network, seen = build_model(settings.model, 0), {}
+    network, seen = build_model(small_recipe(model={"ve_dim": 8, "ve_layers": [1]}).model, 0), {}
     meter = InputMeter(network)
     for name, module in network.named_modules():
         if type(module).__name__ == "Linear":
@@ -231,31 +173,27 @@ def test_the_meter_sums_what_every_linear_map_is_given():
     for seed in range(2):
         network.trunk(torch.randint(64, (3, 16), generator=torch.Generator().manual_seed(seed)))
     found = Hessians(meter.sums, 96)
-    assert len(seen) == 3 * 6 + 2
+    assert len(seen) == 3 * 6 + 2 and found.of("tok_emb.weight") is found.of("bigram.embed.weight") is None
     for name, parts in seen.items():
         x = torch.cat([part.detach().flatten(0, 1) for part in parts]).double()
         torch.testing.assert_close(found.of(name).double(), x.T @ x, rtol=1e-5, atol=1e-5)
-    assert found.of("tok_emb.weight") is None and found.of("bigram.embed.weight") is None
 
 
 def gathered(world: World, out: Path, seconds: float = math.inf) -> Hessians:
-    settings = small_recipe(quant=ON)
-    network = build_model(settings.model, 0)
-    torch.nn.init.normal_(network.blocks[0].mlp.proj.weight, generator=torch.Generator().manual_seed(0))
+    parameters = dict(noisy_model().named_parameters())
     windows = torch.randint(64, (13, 16), generator=torch.Generator().manual_seed(1))
-    found = gather(settings, dict(network.named_parameters()), windows, device.pick_device(), world, seconds)
-    torch.save({"tokens": found.tokens, "means": found.means}, out / f"rank{world.rank}")
+    found = gather(small_recipe(quant=ON), parameters, windows, torch.device("cpu"), world, seconds)
+    save_tensors(out / f"rank{world.rank}", found.means, {"tokens": found.tokens})
     return found
 
 
 def test_ranks_share_the_windows_and_all_of_them_have_the_sum(tmp_path: Path):
     on_ranks(2, gathered, tmp_path)
-    both = [torch.load(tmp_path / f"rank{rank}", weights_only=True) for rank in (0, 1)]
+    (means, about), (others, _) = (load_tensors(tmp_path / f"rank{rank}") for rank in (0, 1))
     alone = gathered(ALONE, tmp_path)
-    assert both[0]["tokens"] == both[1]["tokens"] == alone.tokens == 13 * 16
-    for name, mean in alone.means.items():
-        assert torch.equal(both[0]["means"][name], both[1]["means"][name])
-        torch.testing.assert_close(both[0]["means"][name], mean, rtol=1e-5, atol=1e-6)
+    assert about["tokens"] == alone.tokens == 13 * 16
+    assert all(torch.equal(mean, others[name]) for name, mean in means.items())
+    torch.testing.assert_close(means, alone.means, rtol=1e-5, atol=1e-6)
 
 
 def test_no_batch_is_begun_that_would_end_after_the_time_given(tmp_path: Path, monkeypatch):
@@ -268,17 +206,14 @@ def test_no_batch_is_begun_that_would_end_after_the_time_given(tmp_path: Path, m
     assert all(torch.isfinite(mean).all() for mean in found.means.values())
 
 
-# ---------------------------------------------------------------------- runs
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The same small training with the correction and without."""
-    root = tmp_path_factory.mktemp("runs")
-    data, schedule = small_data(root / "data"), {"iterations": 24, "warmdown_iters": 20}
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("on", "off")}
+    data, schedule = small_data(folders["on"] / "data"), {"iterations": 24, "warmdown_iters": 20}
     for name, changes in (("on", ON), ("off", {})):
-        train(small_recipe(quant={"kind": "steps", **changes}, schedule=schedule), 1, data, root / name)
-    return {name: root / name for name in ("on", "off")}
+        train(small_recipe(quant={"kind": "steps", **changes}, schedule=schedule), 1, data, folders[name])
+    return folders
 
 
 def packed(folder: Path, path: Path, **changes: object) -> Ledger:
@@ -303,19 +238,15 @@ def test_a_run_keeps_what_the_correction_needs_and_says_so_and_the_weights_stay_
     assert curve[-1]["kind"] == "correction" and curve[-1]["seconds"] > curve[-2]["seconds"]
 
 
-def test_a_run_spends_its_target_with_corrected_codes(runs, tmp_path: Path):
+def test_a_run_spends_its_target_with_corrected_codes_and_plain_grids_are_corrected_too(runs, tmp_path: Path):
     told = packed(runs["on"], tmp_path / "on", target_bytes=9000).correction
     size = (tmp_path / "on").stat().st_size
     assert told["matrices"] > 0 and 9000 - 60 <= size <= 9000  # so small a file has steps of several bytes
     assert packed(runs["on"], tmp_path / "off", target_bytes=9000, correction="off").correction is None
-    states = [unpack(tmp_path / name)[1] for name in ("on", "off")]
-    assert any(not torch.equal(w, states[1][name]) for name, w in states[0].items())
-
-
-def test_the_weights_on_plain_grids_are_corrected_too(runs, tmp_path: Path):
-    assert packed(runs["on"], tmp_path / "m", kind="grid").correction["matrices"] > 0
+    assert packed(runs["on"], tmp_path / "grid", kind="grid").correction["matrices"] > 0
     name, grid = "blocks.2.mlp.fc.weight", GRIDS["int6_row"]
-    found, w = unpack(tmp_path / "m")[1][name], weights_of(runs["on"])[name]
+    on, off, found = (unpack(tmp_path / path)[1][name] for path in ("on", "off", "grid"))
+    w = weights_of(runs["on"])[name]
     scale = choose_scale(w, grid).stored[:, None]
-    assert not torch.equal(found, dequantise(*quantise_tensor(w, grid)))
+    assert not torch.equal(on, off) and not torch.equal(found, dequantise(*quantise_tensor(w, grid)))
     torch.testing.assert_close((found / scale).round() * scale, found)

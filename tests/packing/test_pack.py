@@ -1,7 +1,4 @@
-"""Packing: the ledger adds up, the bytes depend on the weights alone, the cap and the target hold, what is refused.
-
-pytest tests/packing/test_pack.py (tests/packing/test_unpack.py has the way back)
-"""
+"""Packing: the ledger adds up, the bytes depend on the weights alone, the cap and the target hold, what is refused."""
 
 from __future__ import annotations
 
@@ -14,53 +11,24 @@ import pytest
 import tiny_steps
 import torch
 from tiny_artifact import CAP, MODEL, ON_GRIDS, contents, tiny_state
-from tiny_steps import tiny_groups
+from tiny_steps import QUANT, tiny_groups
 
 from pgolf_core.base.files import UserError
-from pgolf_core.network.grid import GRIDS, dequantise, quantise_tensor
 from pgolf_core.network.model import parameter_shapes
 from pgolf_core.packing.ledger import CapExceeded
 from pgolf_core.packing.pack import Statistics, bits_of, pack, pack_averaged
 from pgolf_core.packing.unpack import read_header, unpack
 from pgolf_core.recipes.recipe import Quant, Recipe
-from pgolf_core.recipes.rules import GRID_NAMES
 
 STEPS = {"sensitivity": tiny_groups(), **tiny_steps.CAP}
 
 
-# ---------------------------------------------------------------------- bytes
-
-
-@pytest.mark.parametrize("grid", GRID_NAMES)
-def test_every_grid_a_recipe_may_name_survives_the_file(grid: str, tmp_path: Path):
-    quant = Quant(attention=grid, mlp=grid, tok_emb=grid, other=grid, small_tensor_elements=0)
-    pack(tiny_state(), MODEL, quant, tmp_path / "m", **CAP)
-    state = unpack(tmp_path / "m")[1]
-    for name, w in tiny_state().items():
-        is_half = grid == "fp16" or w.ndim != 2
-        assert torch.equal(state[name], w.half().float() if is_half else dequantise(*quantise_tensor(w, GRIDS[grid])))
-
-
-@pytest.mark.parametrize("kind", ["grid", "steps"])
-def test_the_bytes_depend_on_the_weights_alone(kind: str, on_grids: Path, on_steps: Path, tmp_path: Path):
-    """Not on their order or dtype, nor on the time or the place; with a target of one's own not on the cap either."""
+def test_the_bytes_depend_on_the_weights_alone(on_grids: Path, on_steps: Path, tmp_path: Path):
+    """Not on their order or dtype, nor on the time or the place; on grids not on the cap either."""
     shuffled = dict(reversed([(name, w.double().requires_grad_()) for name, w in tiny_state().items()]))
-    path = tmp_path / "other" / "again"
-    if kind == "grid":
-        pack(shuffled, MODEL, ON_GRIDS, path, code_bytes=7, cap_bytes=10**9)
-    else:
-        pack(shuffled, MODEL, tiny_steps.QUANT, path, **STEPS)
-    assert path.read_bytes() == (on_grids if kind == "grid" else on_steps).read_bytes()
-
-
-@pytest.mark.parametrize("level", [1, 3, 19])
-def test_other_zstd_levels_give_the_same_weights(level: int, on_grids: Path, tmp_path: Path):
-    pack(tiny_state(), MODEL, dataclasses.replace(ON_GRIDS, zstd_level=level), tmp_path / "m", **CAP)
-    state, expected = unpack(tmp_path / "m")[1], unpack(on_grids)[1]
-    assert all(torch.equal(w, expected[name]) for name, w in state.items())
-
-
-# ---------------------------------------------------------------------- the ledger and the cap
+    for path, quant, more in ((on_grids, ON_GRIDS, {"code_bytes": 7, "cap_bytes": 10**9}), (on_steps, QUANT, STEPS)):
+        pack(shuffled, MODEL, quant, tmp_path / "other" / "again", **more)
+        assert (tmp_path / "other" / "again").read_bytes() == path.read_bytes()
 
 
 def test_the_ledger_adds_up_to_the_file_and_to_every_tensor(tmp_path: Path):
@@ -100,66 +68,34 @@ def test_a_file_exactly_at_the_cap_passes_and_one_byte_less_fails_with_the_numbe
     assert path.exists()
     with pytest.raises(CapExceeded, match="1 over the cap") as caught:
         pack(tiny_state(), MODEL, ON_GRIDS, path, code_bytes=500, cap_bytes=size + 499)
-    assert os.listdir(tmp_path) == [], "neither a file nor the outdated one is left to be mistaken for a result"
     ledger = caught.value.ledger
     for number in (ledger.file_bytes, ledger.weights_bytes, ledger.scales_bytes, ledger.header_bytes, 500, size + 499):
         assert f"{number:,}" in str(caught.value)
-
-
-# ---------------------------------------------------------------------- on steps
+    with pytest.raises(CapExceeded):
+        pack(tiny_state(), MODEL, QUANT, path, **{**STEPS, "cap_bytes": 1500})  # less than all else takes
+    assert os.listdir(tmp_path) == [], "neither a file nor the outdated one is left to be mistaken for a result"
 
 
 def test_on_steps_the_file_fills_the_target_and_comes_back_as_it_was_rounded(tmp_path: Path):
     path = tmp_path / "m"
-    ledger = pack(tiny_state(), MODEL, tiny_steps.QUANT, path, **STEPS)
+    quant = dataclasses.replace(QUANT, exceptions=("blocks.0.mlp.*=int6_row",))  # keeps its grid beside steps
+    ledger = pack(tiny_state(), MODEL, quant, path, **STEPS)
     target = STEPS["cap_bytes"] - STEPS["cap_bytes"] // 1000
     assert path.stat().st_size == ledger.file_bytes and ledger.steps["target_bytes"] == target
     assert target - 60 <= ledger.total_bytes <= target  # so small a file has steps of several bytes
+    kinds = {name: grid for name, grid, _ in read_header(path)["tensors"]}
+    assert kinds["blocks.0.mlp.fc.weight"] == "int6_row" and kinds["blocks.1.mlp.fc.weight"] == "steps"
     model, state = unpack(path)
     assert model == MODEL and list(state) == sorted(tiny_state())
-    for row in ledger.tensors:
-        w, found = tiny_state()[row["name"]], state[row["name"]]
-        if row["grid"] == "fp16":
-            assert torch.equal(found, w.half().float())
+    for name, w in tiny_state().items():
+        if kinds[name] == "fp16":
+            assert torch.equal(state[name], w.half().float())
         else:
-            assert torch.corrcoef(torch.stack((found.flatten(), w.flatten())))[0, 1] > 0.98
+            assert torch.corrcoef(torch.stack((state[name].flatten(), w.flatten())))[0, 1] > 0.98
     told = sum(row["compressed_bytes"] or 0 for row in ledger.tensors) + ledger.fp16_bytes
-    assert told == pytest.approx(ledger.weights_bytes, abs=12)  # an empty stream of grids' codes
+    assert told == pytest.approx(ledger.weights_bytes, abs=12)
     assert ledger.weights_bytes + ledger.scales_bytes + ledger.header_bytes == ledger.file_bytes
     assert ledger.steps["bound_bytes"] <= ledger.steps["coded_bytes"]
-
-
-@pytest.mark.parametrize("target", [2900, 3500, 4300])
-def test_a_target_of_ones_own_is_met(target: int, tmp_path: Path):
-    quant = dataclasses.replace(tiny_steps.QUANT, target_bytes=target)
-    assert target - 60 <= pack(tiny_state(), MODEL, quant, tmp_path / "m", **STEPS).total_bytes <= target
-
-
-def test_a_target_below_what_all_else_takes_is_refused_and_nothing_written(tmp_path: Path):
-    with pytest.raises(CapExceeded):
-        pack(tiny_state(), MODEL, tiny_steps.QUANT, tmp_path / "m", **{**STEPS, "cap_bytes": 1500})
-    assert os.listdir(tmp_path) == []
-
-
-def test_an_exception_by_name_keeps_its_grid_beside_steps(tmp_path: Path):
-    quant = dataclasses.replace(tiny_steps.QUANT, exceptions=("blocks.0.mlp.*=int6_row",))
-    pack(tiny_state(), MODEL, quant, tmp_path / "m", **STEPS)
-    kinds = {name: grid for name, grid, _ in read_header(tmp_path / "m")["tensors"]}
-    assert kinds["blocks.0.mlp.fc.weight"] == "int6_row" and kinds["blocks.1.mlp.fc.weight"] == "steps"
-    unpack(tmp_path / "m")
-
-
-# ---------------------------------------------------------------------- what packing refuses
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e38])
-@pytest.mark.parametrize("name", ["blocks.1.mlp.fc.weight", "blocks.0.attn_scale"])
-def test_weights_that_no_file_can_hold_are_refused_by_name(name: str, value: float, tmp_path: Path):
-    state = tiny_state()
-    state[name].view(-1)[3] = value
-    with pytest.raises(UserError, match=name):
-        pack(state, MODEL, ON_GRIDS, tmp_path / "m", **CAP)
-    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -172,18 +108,22 @@ def test_weights_that_no_file_can_hold_are_refused_by_name(name: str, value: flo
         ({}, {"correction": "hessian"}, "needs the run's inputs; train"),
     ],
 )
-def test_weights_of_another_model_and_statistics_that_are_missing_are_refused(
-    model: dict, quant: dict, words: str, tmp_path: Path
-):
+def test_what_no_file_can_hold_and_statistics_that_are_missing_are_refused(model, quant, words, tmp_path: Path):
+    changed = dataclasses.replace(MODEL, **model), dataclasses.replace(ON_GRIDS, **quant)
     with pytest.raises(UserError, match=words):
-        pack(tiny_state(), dataclasses.replace(MODEL, **model), dataclasses.replace(ON_GRIDS, **quant),
-             tmp_path / "m", **CAP)  # fmt: skip
+        pack(tiny_state(), *changed, tmp_path / "m", **CAP)
+    for name in ("blocks.1.mlp.fc.weight", "blocks.0.attn_scale"):
+        for value in (math.nan, math.inf, -math.inf, 1e38):
+            state = tiny_state()
+            state[name].view(-1)[3] = value
+            with pytest.raises(UserError, match=name):
+                pack(state, MODEL, ON_GRIDS, tmp_path / "m", **CAP)
     assert os.listdir(tmp_path) == []
 
 
 def test_a_recipe_asks_for_what_its_training_gathered(on_grids: Path, on_steps: Path, tmp_path: Path):
-    sums = {f"{axis}/{n}": torch.from_numpy(getattr(g, axis)) for n, g in tiny_groups().items() for axis in
-            ("rows", "cols")}  # fmt: skip
+    groups = tiny_groups()
+    sums = {f"{axis}/{n}": torch.from_numpy(getattr(g, axis)) for n, g in groups.items() for axis in ("rows", "cols")}
     statistics = Statistics({f"w{n}": float(n) for n in range(5)}, 3, sums)
     assert bits_of(ON_GRIDS, statistics) is None
     assert list(bits_of(Quant(allocation="gradient"), statistics).values()) == [5, 5, 6, 6, 7]
@@ -193,6 +133,5 @@ def test_a_recipe_asks_for_what_its_training_gathered(on_grids: Path, on_steps: 
     ledger = pack_averaged(recipe, tiny_state(), statistics, tmp_path / "m", 9)
     assert (tmp_path / "m").read_bytes() == on_grids.read_bytes() and ledger.cap_bytes == 1_000_000
     target = on_steps.stat().st_size + 9
-    quant = dataclasses.replace(tiny_steps.QUANT, target_bytes=target)
-    ledger = pack_averaged(dataclasses.replace(recipe, quant=quant), tiny_state(), statistics, tmp_path / "m", 9)
-    assert target - 60 <= ledger.total_bytes <= target
+    on_target = dataclasses.replace(recipe, quant=dataclasses.replace(QUANT, target_bytes=target))
+    assert target - 60 <= pack_averaged(on_target, tiny_state(), statistics, tmp_path / "m", 9).total_bytes <= target

@@ -1,4 +1,4 @@
-"""Recipes as values: there and back, and the fingerprint. pytest tests/recipes/test_recipe.py"""
+"""Recipes as values: there and back, and the fingerprint."""
 
 from __future__ import annotations
 
@@ -16,19 +16,16 @@ def test_every_recipe_on_disk_loads_has_a_title_and_survives_a_round_trip(name: 
     assert from_dict(to_dict(recipe)) == recipe and recipe.title
 
 
-def test_fingerprint_is_of_the_values_not_the_name() -> None:
-    recipe = load_recipe("pr315")
-    assert dataclasses.replace(recipe, name="x", title="y").fingerprint == recipe.fingerprint
-    assert load_recipe("pr315", ["model.num_layers=11"]).fingerprint == recipe.fingerprint
-    assert load_recipe("pr315", ["model.num_layers=12"]).fingerprint != recipe.fingerprint
+def test_fingerprint_is_of_the_values_not_the_name_and_as_it_was_before_there_was_a_correction() -> None:
+    def fingerprint(*overrides: str) -> str:
+        return load_recipe("pr315", overrides).fingerprint
 
-
-def test_recipes_without_a_correction_have_the_fingerprint_that_they_had_before_there_was_one() -> None:
-    plain = load_recipe("pr315")
-    assert plain.fingerprint == "a68d3ee2050fd323f453c1cc6d39199ab0030fec0105dc2ad81535e8850708cd"
-    assert load_recipe("pr315", ["quant.correction_damping=0.1"]).fingerprint == plain.fingerprint
-    on = [load_recipe("pr315", ["quant.correction=hessian", f"quant.correction_damping={d}"]) for d in (0.1, 0.2)]
-    assert len({plain.fingerprint, *(r.fingerprint for r in on)}) == 3
+    plain, recipe = fingerprint(), load_recipe("pr315")
+    assert plain == "a68d3ee2050fd323f453c1cc6d39199ab0030fec0105dc2ad81535e8850708cd"
+    assert dataclasses.replace(recipe, name="x", title="y").fingerprint == plain == fingerprint("model.num_layers=11")
+    assert fingerprint("quant.correction_damping=0.1") == plain
+    on = [fingerprint("quant.correction=hessian", f"quant.correction_damping={d}") for d in (0.1, 0.2)]
+    assert len({plain, fingerprint("model.num_layers=12"), *on}) == 4
 
 
 def test_the_cap_is_the_tracks_in_decimal_bytes() -> None:

@@ -1,7 +1,4 @@
-"""What a recipe may ask for: choices, bounds, and combinations that cannot be built, trained or packed.
-
-pytest tests/recipes/test_rules.py (tests/base/test_strict.py has keys and types)
-"""
+"""What a recipe may ask for: choices, bounds, and combinations that cannot be built, trained or packed."""
 
 from __future__ import annotations
 

@@ -1,11 +1,7 @@
-"""Averages of weights: EMA and SWA against their definitions, and their state through a checkpoint.
-
-pytest tests/training/test_average.py
-"""
+"""Averages of weights: EMA and SWA against their definitions (test_loop.py has runs that go on with theirs)."""
 
 from __future__ import annotations
 
-import pytest
 import torch
 from torch import nn
 
@@ -34,12 +30,6 @@ def test_ema_is_the_weighted_sum_of_all_weights_with_the_initial_ones() -> None:
     torch.testing.assert_close(average.result(model)["weight"], expected)
 
 
-def test_ema_of_decay_zero_is_the_live_weights() -> None:
-    model = nn.Linear(3, 2, bias=False)
-    average = EMA(model, 0.0)
-    assert torch.equal(walk(model, average, 4)[-1], average.result(model)["weight"])
-
-
 def test_swa_means_the_snapshots_below_its_start_on_its_cadence() -> None:
     model = nn.Linear(3, 2, bias=False)
     average = SWA(model, start=0.5, every_steps=2)
@@ -47,22 +37,7 @@ def test_swa_means_the_snapshots_below_its_start_on_its_cadence() -> None:
     torch.testing.assert_close(average.result(model)["weight"], torch.stack([seen[5], seen[7], seen[9]]).mean(0))
 
 
-def test_swa_without_a_snapshot_and_no_average_give_the_live_weights() -> None:
+def test_without_a_snapshot_without_decay_and_without_an_average_the_weights_are_the_live_ones() -> None:
     model = nn.Linear(3, 2, bias=False)
-    for average in (SWA(model, 0.5, 2), build_average(model, recipe.Average(kind="none"))):
+    for average in (SWA(model, 0.5, 2), EMA(model, 0.0), build_average(model, recipe.Average(kind="none"))):
         assert torch.equal(walk(model, average, 3)[-1], average.result(model)["weight"])
-
-
-@pytest.mark.parametrize("kind", ["ema", "swa"])
-def test_averages_go_on_from_their_saved_tensors(kind: str) -> None:
-    settings = recipe.Average(kind=kind, ema_decay=0.7, swa_start=2.0, swa_every_steps=1)
-    model = nn.Linear(3, 2, bias=False)
-    whole = build_average(model, settings)
-    walk(model, whole, 3)
-    saved = {name: tensor.clone() for name, tensor in whole.tensors().items()}
-    again = build_average(model, settings)
-    for name, tensor in again.tensors().items():
-        tensor.copy_(saved[name])
-    for average in (whole, again):
-        average.update(model, 4, 1.0)
-    assert torch.equal(whole.result(model)["weight"], again.result(model)["weight"])

@@ -1,4 +1,4 @@
-"""Files of tensors, and the checkpoint that a run goes on from. pytest tests/training/test_checkpoint.py"""
+"""Files of tensors, and the checkpoint that a run goes on from."""
 
 from __future__ import annotations
 
@@ -33,16 +33,15 @@ def test_tensors_of_any_layout_and_dtype_come_back_with_what_is_told_of_them(tmp
 def test_a_missing_or_damaged_file_is_one_clear_line(tmp_path: Path, payload: bytes | None) -> None:
     if payload is not None:
         (tmp_path / "a").write_bytes(payload)
-    with pytest.raises(UserError, match=r"a (does not exist|is not a readable safetensors file)") as caught:
+    with pytest.raises(UserError, match=r"^[^\n]*a (does not exist|is not a readable safetensors file)[^\n]*$"):
         load_tensors(tmp_path / "a")
-    assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("saved", [{}, {"w": torch.ones(2)}, {"w": torch.ones(3), "v": torch.ones(1)}])
-def test_tensors_that_do_not_fit_are_refused_by_name(saved: dict[str, torch.Tensor]) -> None:
+def test_tensors_that_do_not_fit_are_refused_by_name() -> None:
     live = {"w": torch.zeros(3)}
-    with pytest.raises(UserError, match=r"place: tensor '[wv]' does not fit this recipe"):
-        restore(live, saved, "place")
+    for saved in ({}, {"w": torch.ones(2)}, {"w": torch.ones(3), "v": torch.ones(1)}):
+        with pytest.raises(UserError, match=r"place: tensor '[wv]' does not fit this recipe"):
+            restore(live, saved, "place")
     restore(live, {"w": torch.ones(3)}, "place")
     assert torch.equal(live["w"], torch.ones(3))
 
@@ -67,12 +66,14 @@ def test_a_checkpoint_of_another_recipe_seed_or_dataset_is_refused(tmp_path: Pat
         Checkpoint(tmp_path, {**MADE_OF, key: "other"}, 0.0, ALONE).read_about()
 
 
-def test_what_is_not_finite_is_never_saved_and_only_the_first_rank_writes(tmp_path: Path) -> None:
+def test_what_is_not_finite_never_replaces_a_good_checkpoint_and_only_the_first_rank_writes(tmp_path: Path) -> None:
     Checkpoint(tmp_path, MADE_OF, 0.0, World(1, 2)).save(state(), {"step": 1})
     assert not list(tmp_path.iterdir())
+    checkpoint = Checkpoint(tmp_path, MADE_OF, 0.0, ALONE)
+    checkpoint.save(state(), {"step": 5})
     with pytest.raises(UserError, match=r"step 6 left w \(and 0 more\) not finite, so it was not saved; lower"):
-        Checkpoint(tmp_path, MADE_OF, 0.0, ALONE).save({**state(), "w": torch.tensor(math.nan)}, {"step": 6})
-    assert not list(tmp_path.iterdir())
+        checkpoint.save({**state(), "w": torch.tensor(math.nan)}, {"step": 6})
+    assert checkpoint.read_about()["step"] == 5
 
 
 def test_a_checkpoint_is_due_when_the_last_is_older_than_the_cadence(tmp_path: Path) -> None:

@@ -1,7 +1,4 @@
-"""Where the seconds of a run go, and how far along it is. pytest tests/training/test_clock.py
-
-tests/whole/test_interruptions.py has real runs that are killed.
-"""
+"""Where the seconds of a run go, and how far along it is."""
 
 from __future__ import annotations
 
@@ -25,14 +22,14 @@ def test_the_ledger_gives_the_rest_to_rest_and_counts_lost_seconds_over_several_
         ledger.go_on(saved, tmp_path)
         return ledger
 
-    def sign_of_life() -> None:
+    def lives_on_and_is_killed(seconds: float) -> None:
+        now.value += seconds
         (tmp_path / "train.log").touch()
-        os.utime(tmp_path / "train.log", (now.value, now.value))
+        os.utime(tmp_path / "train.log", (now.value, now.value))  # its last sign of life
+        now.value += 500  # nobody trains
 
-    first = attempt({})
-    now.value += 10
-    sign_of_life()  # killed here, without a checkpoint
-    now.value += 500  # nobody trains
+    assert attempt({}).earlier == 0
+    lives_on_and_is_killed(10)  # without a checkpoint
     second = attempt({})
     assert second.seconds["lost"] == second.earlier == 10 == sum(second.settled().values())
     with second.spend("train"):
@@ -40,12 +37,9 @@ def test_the_ledger_gives_the_rest_to_rest_and_counts_lost_seconds_over_several_
     now.value += 1
     saved = second.settled()  # as a checkpoint has it
     assert saved["train"] == 4 and saved["rest"] == 1 and sum(saved.values()) == 15
-    now.value += 7
-    sign_of_life()  # killed again, 7 seconds later
-    now.value += 500
+    lives_on_and_is_killed(7)
     third = attempt(saved)
-    assert third.seconds == {**dict.fromkeys(PARTS, 0.0), "train": 4, "rest": 1, "lost": 17}
-    assert third.earlier == 22 and first.earlier == 0
+    assert third.seconds == {**dict.fromkeys(PARTS, 0.0), "train": 4, "rest": 1, "lost": 17} and third.earlier == 22
 
 
 def test_an_attempt_without_any_sign_of_life_has_lost_nothing(tmp_path) -> None:

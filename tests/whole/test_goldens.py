@@ -1,7 +1,5 @@
 """Parity with the published records' own code: every number in the goldens folder, at its stated tolerance.
 
-    pytest tests/whole/test_goldens.py --goldens DIR
-
 Shapes, schedules and cases come from the files alone, so that any other folder of this form can be tested.
 """
 
@@ -72,13 +70,10 @@ def test_logits_loss_and_gradients_equal_the_records(goldens: Path, record: str)
     loss = model(x, y)
     assert abs(loss.item() - float(arrays["loss"])) < 2e-5
     loss.backward()
-    expected = section(arrays, "grad/")
-    assert set(expected) <= {name for name, _ in model.named_parameters()}
-    for name, parameter in model.named_parameters():
-        if name not in expected:
-            continue
+    for name, expected in section(arrays, "grad/").items():
+        parameter = model.get_parameter(name)
         found = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        assert (found - expected[name]).norm() <= 1e-3 * expected[name].norm() + 1e-9, name
+        assert (found - expected).norm() <= 1e-3 * expected.norm() + 1e-9, name
 
 
 @pytest.mark.parametrize("record", RECORDS)
@@ -98,18 +93,18 @@ def test_logits_past_the_rotary_reference_length_equal_the_records(goldens: Path
 )
 def test_muon_moves_matrices_as_the_records_do(goldens: Path, dtype: str, key: str, tolerance: float) -> None:
     arrays, _ = load(goldens / "muon.npz")
-    hyper = json.loads(str(arrays["hyper"]))
+    hyper = json.loads(str(arrays.pop("hyper")))
     optim = recipe.Optim(newton_schulz_steps=hyper["backend_steps"], newton_schulz_dtype=dtype)
-    names = sorted({name.split("/")[0] for name in arrays if "/" in name})
-    weights = {name: torch.nn.Parameter(torch.from_numpy(arrays[f"{name}/init"]).clone()) for name in names}
+    matrices = {name: section(arrays, f"{name}/") for name in sorted({key.split("/")[0] for key in arrays})}
+    weights = {name: torch.nn.Parameter(known["init"].clone()) for name, known in matrices.items()}
     muon = Muon(weights, lr=1.0, weight_decay=hyper["weight_decay"], optim=optim)
     for step, (lr, momentum) in enumerate(zip(hyper["lr"], hyper["momentum"], strict=True)):
         for name, weight in weights.items():
-            weight.grad = torch.from_numpy(arrays[f"{name}/grad{step}"]).clone()
+            weight.grad = matrices[name][f"grad{step}"].clone()
         muon.step(lr, momentum)
         for name, weight in weights.items():
-            expected = torch.from_numpy(arrays[f"{name}/{key.format(step)}"])
-            moved = (expected - torch.from_numpy(arrays[f"{name}/init"])).norm()
+            expected = matrices[name][key.format(step)]
+            moved = (expected - matrices[name]["init"]).norm()
             assert (weight.detach() - expected).norm() <= tolerance * moved, (name, step)
 
 
@@ -117,30 +112,22 @@ def test_muon_moves_matrices_as_the_records_do(goldens: Path, dtype: str, key: s
     ("suffix", "dtype", "loss_tolerance", "norm_tolerance"),
     [("_fp32ns", "float32", 2e-4, 1e-3), ("", "bfloat16", 5e-3, 2e-2)],
 )
-def test_the_training_loop_follows_the_record(
-    goldens: Path, tmp_path: Path, suffix: str, dtype: str, loss_tolerance: float, norm_tolerance: float
-) -> None:
+def test_the_training_loop_follows_the_record(goldens, tmp_path, suffix, dtype, loss_tolerance, norm_tolerance) -> None:
     """The real Trainer, fed the golden's tokens as a shard, from the golden's initial weights."""
     arrays, config = load(goldens / "train_pr315.npz")
-    hyper = json.loads(str(arrays["hyper"]))
-    shard = tmp_path / "train_000000.bin"
+    hyper, shard = json.loads(str(arrays["hyper"])), tmp_path / "train_000000.bin"
     write_shard(shard, arrays["tokens"])
     length, rows = hyper["seq_len"], hyper["batch_seqs"]
+    renamed = {"embed_lr": "tied_embed_lr", "matrix_lr": "matrix_lr", "scalar_lr": "scalar_lr", "adam_betas": "betas",
+               "adam_eps": "eps", "adam_wd": "adam_wd", "muon_wd": "muon_wd", "muon_momentum": "momentum",
+               "muon_momentum_start": "momentum_start", "muon_momentum_warmup_steps": "momentum_warmup_steps",
+               "grad_clip_norm": "grad_clip_norm", "newton_schulz_steps": "backend_steps"}  # fmt: skip
     values = {
         "model": vars(model_config(config)),
         "data": {"seq_len": length, "batch_tokens": rows * length, "spans_per_step": 1, "micro_batch_seqs": rows},
-        "optim": {
-            "embed_lr": hyper["tied_embed_lr"], "matrix_lr": hyper["matrix_lr"], "scalar_lr": hyper["scalar_lr"],
-            "adam_betas": hyper["betas"], "adam_eps": hyper["eps"], "adam_wd": hyper["adam_wd"],
-            "muon_wd": hyper["muon_wd"], "muon_momentum": hyper["momentum"],
-            "muon_momentum_start": hyper["momentum_start"], "grad_clip_norm": hyper["grad_clip_norm"],
-            "muon_momentum_warmup_steps": hyper["momentum_warmup_steps"],
-            "newton_schulz_steps": hyper["backend_steps"], "newton_schulz_dtype": dtype,
-        },
-        "schedule": {
-            "iterations": hyper["iterations"], "warmdown_iters": hyper["warmdown_iters"], "max_seconds": 0.0,
-            "warmup_steps": 0, "autocast": "off", "compile": "off",
-        },
+        "optim": {**{ours: hyper[theirs] for ours, theirs in renamed.items()}, "newton_schulz_dtype": dtype},
+        "schedule": {"iterations": hyper["iterations"], "warmdown_iters": hyper["warmdown_iters"], "max_seconds": 0.0,
+                     "warmup_steps": 0, "autocast": "off", "compile": "off"},
         "average": {"kind": "ema", "ema_decay": hyper["ema_decay"]},
         "eval": {"seq_len": length, "stride": length},
     }  # fmt: skip
@@ -148,11 +135,12 @@ def test_the_training_loop_follows_the_record(
     trainer = Trainer(recipe.from_dict(values), 0, data, tmp_path / "run")
     trainer.model.load_state_dict(section(arrays, "init/"), strict=True)
     trainer.run()
-    found = {key: column(tmp_path / "run", key) for key in ("lr_multiplier", "momentum", "loss", "grad_norm")}
-    np.testing.assert_allclose(found["lr_multiplier"], arrays["lr_scale"], atol=1e-12)
-    np.testing.assert_allclose(found["momentum"], arrays["momentum"], atol=1e-12)
-    np.testing.assert_allclose(found["loss"], arrays[f"losses{suffix}"], atol=loss_tolerance, rtol=0)
-    np.testing.assert_allclose(found["grad_norm"], arrays[f"grad_norms{suffix}"], rtol=norm_tolerance)
+    for key, golden, how in (
+        ("lr_multiplier", "lr_scale", {"atol": 1e-12}), ("momentum", "momentum", {"atol": 1e-12}),
+        ("loss", f"losses{suffix}", {"atol": loss_tolerance, "rtol": 0}),
+        ("grad_norm", f"grad_norms{suffix}", {"rtol": norm_tolerance}),
+    ):  # fmt: skip
+        np.testing.assert_allclose(column(tmp_path / "run", key), arrays[golden], **how)
     for kind, weights in (("final", trainer.named), ("ema", trainer.averaged)):
         for name, weight in weights.items():
             expected = float(arrays[f"{kind}_norm{suffix}/{name}"])
@@ -162,25 +150,23 @@ def test_the_training_loop_follows_the_record(
 def test_scores_equal_the_records(goldens: Path) -> None:
     """Each-token-once and standard scores; the published forms (tail re-scored or dropped) from the same nats."""
     arrays, _ = load(goldens / "eval_pr315.npz")
-    weights, config = load(goldens / "model_pr315.npz")
-    model = golden_model(weights, config).eval()
-    tokens = arrays["tokens"]
+    model, tokens = golden_model(*load(goldens / "model_pr315.npz")).eval(), arrays["tokens"]
     table = TokenBytes(arrays["base_bytes"], arrays["has_leading_space"], arrays["is_boundary"])
     cases = json.loads(str(arrays["expected"]))
     assert cases
     for case in cases:
         seq_len, stride = case["seq_len"], case["stride"]
-        found = score(model, tokens, table, seq_len, stride, 7, autocast="off")
-        assert (found.tokens, found.bytes) == (case["tokens_scored"], case["bytes_scored"])
-        assert abs(found.loss_nats_per_token - case["each_token_once_val_loss"]) < 1e-5
-        assert abs(found.bpb - case["each_token_once_val_bpb"]) < 1e-5
+        once = score(model, tokens, table, seq_len, stride, 7, autocast="off")
+        assert (once.tokens, once.bytes) == (case["tokens_scored"], case["bytes_scored"])
         whole = tokens[: (len(tokens) - 1) // seq_len * seq_len + 1]  # the published standard score drops the tail
         standard = score(model, whole, table, seq_len, seq_len, 7, autocast="off")
-        assert abs(standard.loss_nats_per_token - case["standard_val_loss"]) < 1e-5
-        assert abs(standard.bpb - case["standard_val_bpb"]) < 1e-5
-        loss, bpb = published_sliding(model, tokens, table, seq_len, stride)
-        assert abs(loss - case["published_code_val_loss"]) < 1e-5
-        assert abs(bpb - case["published_code_val_bpb"]) < 1e-5
+        found = {
+            "each_token_once": (once.loss_nats_per_token, once.bpb),
+            "standard": (standard.loss_nats_per_token, standard.bpb),
+            "published_code": published_sliding(model, tokens, table, seq_len, stride),
+        }
+        for name, (loss, bpb) in found.items():
+            assert abs(loss - case[f"{name}_val_loss"]) < 1e-5 and abs(bpb - case[f"{name}_val_bpb"]) < 1e-5, name
 
 
 @torch.no_grad()
@@ -203,14 +189,12 @@ def published_sliding(model: GPT, tokens: np.ndarray, table: TokenBytes, seq_len
 
 def test_bytes_of_the_published_tokenizer_are_those_of_the_decoded_text(goldens: Path) -> None:
     case = json.loads((goldens / "bytes_fineweb8192.json").read_text(encoding="utf-8"))
-    tokenizer = Tokenizer(next(goldens.glob("*8192*.model")))
-    ids = np.array(case["ids"])
-    assert not tokenizer.lossless
-    assert [tokenizer.bos_id, *tokenizer.encode(case["text"])] == case["ids"]
+    tokenizer, ids = Tokenizer(next(goldens.glob("*8192*.model"))), np.array(case["ids"])
+    assert not tokenizer.lossless and [tokenizer.bos_id, *tokenizer.encode(case["text"])] == case["ids"]
     found = tokenizer.bytes.count(ids[:-1], ids[1:])
     assert found.tolist() == case["token_bytes"]
-    assert int(found.sum()) == case["total_bytes"] == case["decoded_bytes"]
-    assert len(tokenizer.decode(case["ids"]).encode()) == case["decoded_bytes"]
+    decoded = len(tokenizer.decode(case["ids"]).encode())
+    assert found.sum() == decoded == case["total_bytes"] == case["decoded_bytes"]
 
 
 def golden_grid(scheme: str) -> Grid:
@@ -226,16 +210,14 @@ def golden_grid(scheme: str) -> Grid:
 
 def test_every_published_quantiser_gives_exactly_the_same_codes_scales_and_fake_weights(goldens: Path) -> None:
     arrays, _ = load(goldens / "quant.npz")
-    schemes = sorted({tuple(key.split("/")[:2]) for key in arrays if not key.startswith("in/")})
-    assert schemes
-    for scheme, case in schemes:
+    known = {key: array for key, array in arrays.items() if not key.startswith("in/")}
+    assert known
+    for key, expected in known.items():
+        scheme, case, *what = key.split("/")
         w, grid = torch.from_numpy(arrays[f"in/{case}"]), golden_grid(scheme)
-        if f"{scheme}/{case}" in arrays:
-            assert np.array_equal(fake_quantise(w, grid).numpy(), arrays[f"{scheme}/{case}"]), (scheme, case)
-            continue
-        q, scale = quantise_tensor(w, grid)
-        assert np.array_equal(q.numpy(), arrays[f"{scheme}/{case}/q"]), (scheme, case)
-        assert np.array_equal(scale.numpy(), arrays[f"{scheme}/{case}/scale"]), (scheme, case)
+        q, scale = quantise_tensor(w, grid) if what else (None, None)
+        found = {"": fake_quantise(w, grid), "q": q, "scale": scale}["".join(what)]
+        assert np.array_equal(found.numpy(), expected), key
 
 
 def test_gradient_guided_allocation_gives_exactly_the_published_bits(goldens: Path) -> None:

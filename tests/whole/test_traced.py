@@ -1,132 +1,186 @@
-"""The whole training step of the five full-size recipes without data: shapes, dtypes, exchanges, shares, graphs.
+"""The training step of the five full-size recipes without data: the real Trainer on fake tensors, as rank 3 of 8.
 
-pytest tests/whole/test_traced.py (traced.py says how; tests/whole/test_cuda.py runs a small step where there is a GPU)
+torch's fake process group answers every exchange at once; its fake tensors know what each operation returns.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections import Counter
+from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+import torch.distributed._tools.fake_collectives  # tells fake tensors what exchanges return
 import torch.nn.functional as F
-from flash import installed, pretend_gpu
+from flash import MODULES, installed, pretend_gpu
 from record_counts import COUNTS, RECORDS
+from small import flat_bytes
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from traced import MULTIPLIER, STEP, WORLD, Indexing, Trace, muon_shares, trace_step
+from torch.overrides import TorchFunctionMode
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from pgolf_core.base import device as machine
+from pgolf_core.base.parallel import World
 from pgolf_core.network import attention
 from pgolf_core.network.attention import choose_kernel, rotary_tables
 from pgolf_core.network.grid import qat_grids
 from pgolf_core.network.model import GPT, build_model, parameter_shapes, rms_norm
 from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.recipe import Model
+from pgolf_core.text.shards import write_shard
+from pgolf_core.training.average import build_average
+from pgolf_core.training.loop import TrainData, Trainer
 
-# ---------------------------------------------------------------------- one rank of eight, one step
+WORLD, KERNEL = World(rank=3, size=8), "FlashAttention-3"
+STEP = 49
+"""At which everything is on: the rate is at a twentieth, so late QAT and statistics; SWA takes one in 50 steps."""
+SHORT = ["schedule.compile=off", "schedule.max_seconds=0.0", "schedule.iterations=50", "schedule.warmdown_iters=20"]
+
+
+@dataclass
+class Trace(TorchDispatchMode):
+    """What one rank does in one step; the host reads 1.0 where it asks for a number."""
+
+    batches: list[tuple[int, ...]] = field(default_factory=list)
+    """Shape of the token ids of every forward pass."""
+    orthogonalised: list[tuple[int, ...]] = field(default_factory=list)
+    """Shapes of the stacks that Newton-Schulz was given."""
+    reduced: list[torch.Size] = field(default_factory=list)
+    gathered: list[tuple[torch.Size, torch.dtype]] = field(default_factory=list)
+    attended: list[tuple[tuple[int, ...], ...]] = field(default_factory=list)
+    """q, k and v of every call of the attention kernel."""
+    written: Counter = field(default_factory=Counter)
+    """How often each tensor (by identity) was written by an optimiser's or an average's fused operation."""
+    int8_results: int = 0
+    trainer: Trainer | None = None
+
+    def __post_init__(self):
+        super().__init__()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = str(func)
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return 1.0
+        if name.startswith("c10d.allreduce_"):
+            self.reduced += [tensor.shape for tensor in args[0]]
+        elif name.startswith("c10d._allgather_base_"):
+            self.gathered.append((args[0].shape, args[0].dtype))
+        elif "._flash_attn_forward" in name:
+            assert {x.dtype for x in args[:3]} == {torch.bfloat16}
+            self.attended.append(tuple(tuple(x.shape) for x in args[:3]))
+        elif name.startswith(("aten._foreach_add_", "aten._foreach_lerp_", "aten._fused_adamw_")):
+            self.written.update(id(tensor) for tensor in args[0])
+        output = func(*args, **(kwargs or {}))
+        self.int8_results += sum(getattr(x, "dtype", None) is torch.int8 for x in tree_leaves(output))
+        return output
 
 
 @pytest.fixture(scope="module", params=RECORDS)
-def trace(request, tmp_path_factory) -> Trace:
-    return trace_step(request.param, tmp_path_factory.mktemp(request.param))
+def trace(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trace:
+    """A record's Trainer, built and one step on, all on fake tensors."""
+    recipe, folder = load_recipe(request.param, SHORT), tmp_path_factory.mktemp(request.param)
+    write_shard(folder / "t.bin", np.zeros(recipe.data.batch_tokens + recipe.data.spans_per_step, np.uint16))
+    write_shard(folder / "v.bin", np.zeros(recipe.eval.seq_len + 1, np.uint16))
+    data = TrainData([folder / "t.bin"], [folder / "v.bin"], flat_bytes(1024), 1024, sha256="")
+    dist.init_process_group("fake", rank=WORLD.rank, world_size=WORLD.size, store=FakeStore())
+    request.addfinalizer(dist.destroy_process_group)
+    with pytest.MonkeyPatch.context() as patch, installed(patch, KERNEL):
+        assert attention._flash_fault(KERNEL, *MODULES[KERNEL]) is None
+        patch.setattr(attention, "choose_kernel", lambda *_: (KERNEL, ""))
+        patch.setattr(machine, "has_bfloat16_hardware", lambda _: True)
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        patch.setattr(GPT, "to", lambda self, *_: self)  # torch cannot move a module of fake tensors
+        with FakeTensorMode(allow_non_fake_inputs=True), Trace() as found:
+            trainer = found.trainer = Trainer(recipe, 0, data, folder / "run", world=WORLD)
+            trainer.average, trainer.step = build_average(trainer.model, recipe.average), STEP
+            model, muon = trainer.loss_of, trainer.optimizers.muon
+            work = muon.orthogonalise
+            trainer.loss_of = lambda x, y: found.batches.append(tuple(x.shape)) or model(x, y)
+            muon.orthogonalise = lambda x, *how: found.orthogonalised.append(tuple(x.shape)) or work(x, *how)
+            assert trainer._step()["loss"] == 1.0 and trainer.step == STEP + 1
+    return found
 
 
-def test_a_step_of_a_full_size_recipe_traces_to_its_end_and_takes_no_memory(trace: Trace) -> None:
-    trainer = trace.trainer
-    assert trainer.step == STEP + 1 and trace.record["loss"] == trace.record["grad_norm"] == 1.0
-    assert sum(p.numel() for p in trainer.named.values()) == COUNTS[trace.name]
-    assert trace.real_results == 0 and trace.traced_bytes > 2e10 and trace.rss_bytes < 1e9
+def test_a_rank_gets_its_eighth_of_the_tokens_and_every_layer_hands_bfloat16_heads_to_the_kernel(trace: Trace) -> None:
+    recipe, trainer = trace.trainer.recipe, trace.trainer
+    rows = 32 if recipe.data.batch_tokens == 524_288 else 48
+    assert trace.batches == [(rows, 2048)] and rows * 2048 * 8 == recipe.data.batch_tokens
+    q, kv = (rows, 2048, 8, 64), (rows, 2048, 4, 64)
+    assert trace.attended == [(q, kv, kv)] * recipe.model.num_layers
     assert all(isinstance(p, FakeTensor) and p.grad is None for p in trainer.named.values())
 
 
-def test_a_rank_gets_its_eighth_of_the_tokens_in_one_micro_batch(trace: Trace) -> None:
-    data = trace.trainer.recipe.data
-    assert trace.batches == [(data.batch_tokens // 8 // data.seq_len, data.seq_len)] and data.seq_len == 2048
-    assert trace.batches[0][0] == (32 if trace.trainer.recipe.data.batch_tokens == 524_288 else 48)
-
-
-def test_every_layer_hands_bfloat16_heads_in_flash_attentions_layout_to_the_kernel(trace: Trace) -> None:
-    rows = trace.batches[0][0]
-    q, kv = (rows, 2048, 8, 64), (rows, 2048, 4, 64)
-    assert trace.attended == [(q, kv, kv)] * trace.trainer.recipe.model.num_layers
-
-
-def test_the_ranks_exchange_each_gradient_once_and_the_loss(trace: Trace) -> None:
-    trained = sum(p.numel() for p in trace.trainer.optimizers.trained)
-    assert sum(shape.numel() for shape in trace.reduced) == trained + 1
+def test_the_ranks_exchange_each_gradient_once_and_a_share_of_every_stack_of_matrices(trace: Trace) -> None:
+    optimizers = trace.trainer.optimizers
+    assert sum(shape.numel() for shape in trace.reduced) == sum(p.numel() for p in optimizers.trained) + 1  # the loss
     assert len(trace.reduced) <= 8, "small gradients travel together"
-
-
-def test_a_rank_orthogonalises_its_share_of_every_stack_of_matrices(trace: Trace) -> None:
-    shares = muon_shares(trace.trainer)
+    shares = {shape: math.ceil(len(members) / WORLD.size) for shape, members in optimizers.muon.shapes.items()}
     assert trace.orthogonalised == [(share, *shape) for shape, share in shares.items()]
     assert trace.gathered == [((WORLD.size * share, *shape), torch.bfloat16) for shape, share in shares.items()]
-    matrices = [p for name, p in trace.trainer.named.items() if ".attn.c_" in name or ".mlp." in name]
-    assert sum(len(members) for members in trace.trainer.optimizers.muon.shapes.values()) > len(matrices)
+    assert sum(map(len, optimizers.muon.shapes.values())) >= 6 * trace.trainer.recipe.model.num_layers
 
 
-def test_a_step_writes_every_trained_weight_and_every_average_and_all_state_is_float32(trace: Trace) -> None:
+def test_a_step_writes_every_weight_and_average_in_float32_gathers_statistics_and_rounds_once(trace: Trace) -> None:
     trainer = trace.trainer
-    assert {name for name, p in trainer.named.items() if not trace.written[id(p)]} == set()
+    assert sum(p.numel() for p in trainer.named.values()) == COUNTS[trainer.recipe.name]
     averages = trainer.average.tensors()
-    averages.pop("snapshots", None)
-    assert set(averages) == set(trainer.named) and all(trace.written[id(tensor)] for tensor in averages.values())
-    state = {**trainer.named, **trainer.optimizers.tensors(), **trainer.average.tensors()}
-    odd = {name for name, tensor in state.items() if tensor.dtype is not torch.float32}
-    assert odd <= {"snapshots"}
-
-
-def test_qat_rounds_every_packed_matrix_once_a_micro_batch_and_gradient_statistics_are_gathered(trace: Trace) -> None:
-    trainer = trace.trainer
+    snapshots = averages.pop("snapshots", None)
+    assert (snapshots is None) == (trainer.recipe.average.kind == "ema") and set(averages) == set(trainer.named)
+    assert all(trace.written[id(tensor)] for tensor in (*trainer.named.values(), *averages.values()))
+    state = (*trainer.named.values(), *trainer.optimizers.tensors().values(), *averages.values())
+    assert {tensor.dtype for tensor in state} == {torch.float32} and trainer.meter.steps == 1
     assert trainer.qat_on == (trainer.recipe.qat.kind != "off")
     assert trace.int8_results == (len([p for p in trainer.qat_grids if "emb" not in p]) if trainer.qat_on else 0)
-    assert MULTIPLIER < 0.1 and trace.trainer.meter.steps == 1
 
 
-# ---------------------------------------------------------------------- CUDA's autocast, without CUDA
+class Indexing(TorchFunctionMode):
+    """x[...] of a fake CUDA tensor by torch's own operators: Python's way asks for a CUDA driver, even for a fake."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is not torch.Tensor.__getitem__ or args[0].device.type != "cuda":
+            return func(*args, **(kwargs or {}))
+        x, index = args[0], args[1] if isinstance(args[1], tuple) else (args[1],)
+        dim = 0
+        for place, part in enumerate(index):
+            if part is Ellipsis:
+                dim = x.ndim - (len(index) - 1 - place)
+            elif part is None:
+                x, dim = x.unsqueeze(dim), dim + 1
+            elif isinstance(part, slice):
+                x, dim = torch.ops.aten.slice(x, dim, part.start, part.stop, part.step or 1), dim + 1
+            else:
+                x = x.select(dim, part)
+        return x
 
 
 @pytest.mark.parametrize("record", RECORDS)
 def test_under_cuda_autocast_stream_heads_and_hidden_units_stay_bfloat16(monkeypatch, record: str) -> None:
-    seen: dict[str, set[torch.dtype]] = {}
-
-    def note(what: str):
-        return lambda _, args, output=None: seen.setdefault(what, set()).add(
-            (args[0] if output is None else output).dtype
-        )
-
+    seen: set[torch.dtype] = set()
     with FakeTensorMode(), torch.no_grad(), Indexing():
         with torch.device("cuda:0"):
             model = GPT(load_recipe(record).model)
         pretend_gpu(monkeypatch)  # not before: torch would then make the model's constants on a real device
-        with torch.device("cuda:0"), installed(monkeypatch, "FlashAttention-3"):
+        with torch.device("cuda:0"), installed(monkeypatch, KERNEL):
             for block in model.blocks:
-                block.register_forward_hook(note("stream"))
-                block.attn.proj.register_forward_pre_hook(note("attended"))
-                block.mlp.proj.register_forward_pre_hook(note("hidden"))
+                block.register_forward_hook(lambda _, args, output: seen.add(output.dtype))
+                for module in (block.attn.proj, block.mlp.proj):
+                    module.register_forward_pre_hook(lambda _, args: seen.add(args[0].dtype))
             ids = torch.empty(48, 2048, dtype=torch.int64)
             with machine.autocasting(torch.device("cuda:0"), "auto"):
-                assert choose_kernel("cuda", True)[0] == "FlashAttention-3"  # whose stand-in refuses float32
+                assert choose_kernel("cuda", True)[0] == KERNEL  # whose stand-in refuses float32
                 normed = F.rms_norm(model.tok_emb.weight.bfloat16(), (512,))
                 assert normed.dtype is torch.float32, "torch's trap is gone: rms_norm may drop its cast"
                 assert rms_norm(model.tok_emb.weight.bfloat16(), 1e-7).dtype is torch.bfloat16
                 tables = rotary_tables(2048, 16, 10000.0, 1024, ids.device)
                 logits, loss = model.logits(ids), model(ids, ids)
-    assert seen == {what: {torch.bfloat16} for what in ("stream", "attended", "hidden")}
-    assert {x.dtype for x in (*tables, logits, loss)} == {torch.float32} and logits.device.type == "cuda"
-
-
-# ---------------------------------------------------------------------- one graph
-
-
-def compiled_on(graphs: list[int], model: GPT):
-    """The model compiled as training compiles it, but noting each graph's size instead of making code of it."""
-    return torch.compile(
-        model,
-        backend=lambda graph, _: graphs.append(len(graph.graph.nodes)) or graph.forward,
-        dynamic=False,
-        fullgraph=True,
-    )
+    assert seen == {torch.bfloat16} and logits.device.type == "cuda"
+    assert {x.dtype for x in (*tables, logits, loss)} == {torch.float32}
 
 
 def narrow(config: Model) -> Model:
@@ -141,13 +195,15 @@ def narrow(config: Model) -> Model:
 
 @pytest.mark.parametrize("record", [pytest.param(r, marks=[pytest.mark.slow] * (r != "pr194")) for r in RECORDS])
 def test_each_records_network_is_one_graph_and_qat_makes_a_second_that_stays(record: str) -> None:
+    """Compiled as training compiles it, but noting each graph instead of making code of it."""
     recipe = load_recipe(record)
     model, graphs = build_model(narrow(recipe.model), 0), []
     quant = dataclasses.replace(recipe.quant, small_tensor_elements=0, exceptions=())
     grids = qat_grids(parameter_shapes(model.config), quant, recipe.qat)
     ids = torch.randint(64, (2, 33), generator=torch.Generator().manual_seed(0))
     torch._dynamo.reset()
-    compiled = compiled_on(graphs, model)
+    note = lambda graph, _: graphs.append(graph) or graph.forward  # noqa: E731
+    compiled = torch.compile(model, backend=note, dynamic=False, fullgraph=True)
     for on in (False, True) if recipe.qat.kind != "off" else (False,):
         model.set_fake_grids(grids if on else {})
         for _ in range(2):
@@ -157,21 +213,3 @@ def test_each_records_network_is_one_graph_and_qat_makes_a_second_that_stays(rec
         assert len(graphs) == 1 + on
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         torch.testing.assert_close(loss.detach(), model(ids[:, :-1], ids[:, 1:]))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("record", RECORDS)
-def test_a_full_size_network_at_its_real_batch_is_one_graph_forward_and_backward(monkeypatch, record: str) -> None:
-    recipe, graphs = load_recipe(record), []
-    rows = recipe.data.micro_batch_seqs
-    torch._dynamo.reset()
-    with FakeTensorMode(), installed(monkeypatch):
-        monkeypatch.setattr(attention, "choose_kernel", lambda *_: ("SDPA", ""))
-        model = GPT(recipe.model)
-        model.set_fake_grids(qat_grids(parameter_shapes(recipe.model), recipe.quant, recipe.qat))
-        ids = torch.empty(rows, recipe.data.seq_len, dtype=torch.int64)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss = compiled_on(graphs, model)(ids, ids)
-        loss.backward()
-    assert len(graphs) == 1 and loss.dtype is torch.float32
-    assert {name for name, p in model.named_parameters() if p.grad is None or p.grad.shape != p.shape} == set()

@@ -64,6 +64,8 @@ def test_a_forked_kernel_has_the_large_imports_alone_its_folder_and_environment_
 def test_where_no_folder_serves_sockets_a_line_names_tmpdir(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(kernels.tempfile, "tempdir", "/somewhere/" + "a" * 100)
     monkeypatch.setattr(kernels.os, "access", lambda path, mode: False)
-    with pytest.raises(UserError, match=r"^TMPDIR=/somewhere/a+ is longer than the 70 bytes that sockets in it allow"):
-        with kernels.prepared():
-            pass
+    with (
+        pytest.raises(UserError, match=r"^TMPDIR=/somewhere/a+ is longer than the 70 bytes that sockets in it allow"),
+        kernels.prepared(),
+    ):
+        pass
