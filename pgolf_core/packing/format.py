@@ -19,7 +19,7 @@ import struct
 from typing import Any
 
 from pgolf_core.base.files import canonical_json
-from pgolf_core.network.grid import packable_names
+from pgolf_core.network.grid import PACKABLE
 from pgolf_core.recipes.recipe import Model
 
 MAGIC = b"\x89PGOLF\r\n"
@@ -64,7 +64,7 @@ def check_tensors(tensors: Any, model: Model) -> None:
     for name, grid, shape in tensors:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise Refused(f"tensor name {str(name)[:50]!r} is not allowed")
-        if not isinstance(grid, str) or grid not in packable_names():
+        if not isinstance(grid, str) or grid not in PACKABLE:
             raise Refused(f"{name} has the unknown grid {str(grid)[:50]!r}")
         if not isinstance(shape, list) or len(shape) > 4 or not all(map(is_size, shape)):
             raise Refused(f"{name} has an impossible shape")

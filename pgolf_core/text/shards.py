@@ -64,7 +64,9 @@ def shard_tokens(path: Path | str) -> int:
 
 def read_shard(path: Path | str, vocab_size: int | None = None) -> np.ndarray:
     """Tokens [n] uint16 of a shard, mapped from the file. With `vocab_size`, every token is checked to lie below it."""
-    tokens = _map_shard(path)
+    if shard_tokens(path) == 0:
+        return np.zeros(0, dtype=np.uint16)  # an empty range of a file cannot be mapped
+    tokens = np.memmap(path, dtype=TOKEN_TYPE, mode="r", offset=HEADER_BYTES)
     if vocab_size is not None:
         _check_tokens(tokens, vocab_size, f"shard {path}")
     return tokens
@@ -88,7 +90,7 @@ class TokenStream:
         self.position = position
         self.seed = seed
         self._pass: tuple[int, int, np.ndarray] | None = None
-        self._shards = [_map_shard(path) for path in self.paths]
+        self._shards = [read_shard(path) for path in self.paths]
         self._ends = np.cumsum([len(shard) for shard in self._shards])
         self.total_tokens = int(self._ends[-1])
         if self.total_tokens == 0:
@@ -181,12 +183,6 @@ def check_ranks(ranks: int, data: Data) -> None:
     if spans % ranks:
         fitting = ", ".join(str(n) for n in range(1, spans + 1) if spans % n == 0)
         raise UserError(f"{ranks} processes do not divide data.spans_per_step = {spans}; use --nproc of {fitting}")
-
-
-def _map_shard(path: Path | str) -> np.ndarray:
-    if shard_tokens(path) == 0:
-        return np.zeros(0, dtype=np.uint16)  # an empty range of a file cannot be mapped
-    return np.memmap(path, dtype=TOKEN_TYPE, mode="r", offset=HEADER_BYTES)
 
 
 def _check_tokens(tokens: np.ndarray, vocab_size: int, place: str, offset: int = 0) -> None:
