@@ -122,8 +122,7 @@ def plans(weights: Mapping[str, np.ndarray], sensitivity: Mapping[str, Groups]) 
 
 def corrected(matrices: Mapping[str, Plan], correction: Correction) -> dict[str, Plan]:
     """The same plans, those rounded in turn that can be."""
-    known = correction.feedback
-    return {name: dataclasses.replace(plan, feedback=known.get(name)) for name, plan in matrices.items()}
+    return {name: dataclasses.replace(plan, feedback=correction.feedback.get(name)) for name, plan in matrices.items()}
 
 
 def fit(matrices: Mapping[str, Plan], budget_bits: float) -> tuple[float, int]:

@@ -26,11 +26,9 @@ MAGIC = b"\x89PGOLF\r\n"
 """Eight bytes that no text file begins with and that any newline conversion spoils, as in PNG."""
 VERSION, STEPS_VERSION = 1, 3
 PREAMBLE = struct.Struct("<8sHI")
-STREAMS = ("codes", "fp16", "scales")
-STEPS_STREAMS = (*STREAMS, "steps")
-MAX_FILE_BYTES = 64 * 2**20
-"""Larger files are refused unread; the largest track allows a quarter of it."""
-MAX_HEADER_BYTES = 2**20
+STEPS_STREAMS = ("codes", "fp16", "scales", "steps")
+STREAMS_OF = {VERSION: STEPS_STREAMS[:3], STEPS_VERSION: STEPS_STREAMS}
+"""By version, in the order of the file."""
 MAX_ELEMENTS = 2**27
 """Weights in one artifact: one bit each fills the 16 MB track. It bounds what a hostile header can make us allocate."""
 _MATRICES_PER_LAYER = 6

@@ -189,10 +189,6 @@ class Optimizers:
         """Update every trained parameter from its .grad, then drop the gradients."""
         self.muon.step(multiplier, momentum)
         self.adamw.step(multiplier)
-        self.zero_grad()
-
-    def zero_grad(self) -> None:
-        """Drop all gradients."""
         for parameter in self.trained:
             parameter.grad = None
 
