@@ -36,8 +36,7 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""
-        grid = self.grid if self.training else None
-        weight = self.weight if grid is None else fake_quantise(self.weight, grid)
+        weight = self.weight if self.grid is None or not self.training else fake_quantise(self.weight, self.grid)
         return F.linear(x, weight.to(x.dtype))
 
 

@@ -150,9 +150,14 @@ def _decode(tensors: list[list[Any]], streams: dict[str, memoryview]) -> dict[st
     scales = _halves(_decompress(streams["scales"], "scales", 2 * sizes["scales"]))
     if not np.isfinite(halves).all() or not np.isfinite(scales).all() or (scales < 0).any():
         raise Refused("it holds values that are not finite, or negative scales")
-    state, code_at, half_at, row_at = {}, 0, 0, 0
+    state: dict[str, Tensor] = {}
+    code_at = half_at = row_at = 0
     if "steps" in streams:
-        state.update(_decode_steps(tensors, streams["steps"]))
+        shapes = {name: shape for name, grid, shape in tensors if grid == STEPS}
+        try:
+            state = {name: torch.from_numpy(w) for name, w in read_steps(streams["steps"], shapes).items()}
+        except ValueError as error:
+            raise Refused(f"its steps cannot be decoded ({error})") from None
     for name, grid, shape in plain:
         count = math.prod(shape)
         if grid == "fp16":
@@ -166,14 +171,6 @@ def _decode(tensors: list[list[Any]], streams: dict[str, memoryview]) -> dict[st
         state[name] = dequantise(values, torch.from_numpy(scales[row_at : row_at + shape[0]]))
         code_at, row_at = code_at + count, row_at + shape[0]
     return {name: state[name] for name, _, _ in tensors}
-
-
-def _decode_steps(tensors: list[list[Any]], stream: memoryview) -> dict[str, Tensor]:
-    shapes = {name: shape for name, grid, shape in tensors if grid == STEPS}
-    try:
-        return {name: torch.from_numpy(weights) for name, weights in read_steps(stream, shapes).items()}
-    except ValueError as error:
-        raise Refused(f"its steps cannot be decoded ({error})") from None
 
 
 def _halves(planes: bytes) -> np.ndarray:

@@ -1,8 +1,4 @@
-"""Recipes: everything that decides a run, as frozen dataclasses read from TOML.
-
-A recipe file may say `extends = "pr315"` and change a few keys. Unknown keys, wrong types and impossible values
-are errors that name the file, the key and what is allowed. Overrides have the form `model.num_layers=12`.
-"""
+"""Recipes: everything that decides a run, as frozen dataclasses."""
 
 from __future__ import annotations
 

@@ -145,13 +145,10 @@ def step_batch(
     stream: TokenStream, data: Data, rank: int = 0, ranks: int = 1, seq_len: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Inputs and targets of one optimiser step, each int64 [batch_tokens // seq_len // ranks, seq_len]: this rank's.
-    `seq_len` is data.seq_len where it is 0.
 
-    The step takes `spans_per_step` contiguous spans of n + 1 tokens, n = batch_tokens / spans_per_step; a span's
-    inputs are its first n tokens and its targets the last n. With 8 spans this is the published partition.
-    With data.order = shuffled the spans are windows of seq_len tokens from all over the split instead.
-    A rank gets equally many whole spans, one after another, so the step's tokens are the same whatever the number of
-    ranks; every rank's stream moves on by the whole step.
+    The step takes `spans_per_step` contiguous spans of n + 1 tokens: inputs are the first n, targets the last. With 8
+    spans this is the published partition; with data.order = shuffled they are windows of `seq_len` (0: data.seq_len).
+    Ranks get equally many whole spans, so that the step's tokens are the same however many ranks there are.
     """
     seq_len = seq_len or data.seq_len
     if data.order == "shuffled":
