@@ -1,6 +1,6 @@
 """Training on 1, 2 and 4 real gloo ranks: equal curves, weights, clocks and scores; stopping and going on.
 
-pytest tests/base/test_parallel.py (tests/test_main.py and test_launch.py have the launcher, and ranks that fail)
+pytest tests/base/test_parallel.py (tests/lab/record has the launcher, and ranks that fail)
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         default=1,
         metavar="N",
         help="processes that train together, one a device; with several hosts set torchrun's PET_NNODES, "
-        "PET_NODE_RANK=0 and PET_MASTER_ADDR here, and run torchrun over pgolf_core.main on the others",
+        "PET_NODE_RANK=0 and PET_MASTER_ADDR here, and run torchrun over pgolf_core.lab.record.rank on the others",
     )
     add_set(parser)
     parser.add_argument("--runs", default="", metavar="DIR", help="where runs go (default: the repository's runs/)")
