@@ -153,10 +153,12 @@ def encode(parts: Sequence[tuple[np.ndarray, np.ndarray | int]], fraction: int =
         coded.append((symbols.astype(np.int32), model))
         return symbols
 
+    def keep_part(shifted: np.ndarray, model: Any, start: int, end: int) -> np.ndarray:
+        return keep(shifted[start:end], model)
+
     for values, classes in parts:
         if isinstance(classes, int):
-            shifted = values + reach(classes)
-            _chunks(classes, len(values), lambda model, start, end, shifted=shifted: keep(shifted[start:end], model))
+            _chunks(classes, len(values), functools.partial(keep_part, values + reach(classes)))
             continue
         for k in range(FIRST, LAST + 1):
             chosen = values[classes == k]

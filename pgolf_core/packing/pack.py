@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def pack(
     path: Path | str,
     *,
     bits: dict[str, int] | None = None,
-    sensitivity: dict[str, Groups] | None = None,
+    sensitivity: Mapping[str, Groups] | None = None,
     hessians: Hessians | None = None,
     code_bytes: int,
     cap_bytes: int,
@@ -106,7 +107,7 @@ def pack(
         weights_bytes=sum(map(len, streams)) - len(streams[2]), fp16_bytes=len(streams[1]),
         scales_bytes=len(streams[2]), header_bytes=len(head), file_bytes=file_bytes, code_bytes=code_bytes,
         total_bytes=file_bytes + code_bytes, cap_bytes=cap_bytes, tensors=rows, steps=spent,
-        correction=correction and correction.told,
+        correction=correction.told if correction else None,
     )  # fmt: skip
     if ledger.total_bytes > cap_bytes:
         with explain_os_errors(f"cannot remove the outdated {path}"):
@@ -144,19 +145,20 @@ def _plain_streams(
     state: dict[str, Tensor], table: list[Entry], quant: Quant, correction: Correction | None
 ) -> tuple[list[bytes], list[dict[str, Any]]]:
     """The three streams of what is not on steps, and the ledger's row of each tensor."""
-    codes, halves, row_scales, rows = [], [], [], []
+    parts: dict[str, list[np.ndarray]] = {"codes": [], "fp16": [], "scales": []}
+    rows: list[dict[str, Any]] = []
     for name, grid, shape in table:
         symbols, scales = _encode(name, state[name], grid, correction)
-        (halves if grid == "fp16" else codes).append(symbols)
-        row_scales.append(scales)
+        parts["fp16" if grid == "fp16" else "codes"].append(symbols)
+        parts["scales"].append(scales)
         rows.append({
             "name": name, "grid": grid, "shape": shape, "elements": symbols.size, "raw_bytes": symbols.nbytes,
             "scales_raw_bytes": scales.nbytes, "compressed_bytes": None, "entropy_bytes": entropy_bytes(symbols),
         })  # fmt: skip
-    blocks = _compress([part.tobytes() for part in codes], quant.zstd_level, min_match=7)
+    blocks = _compress([codes.tobytes() for codes in parts["codes"]], quant.zstd_level, min_match=7)
     for row, block in zip((row for row in rows if row["grid"] != "fp16"), blocks, strict=False):
         row["compressed_bytes"] = len(block)
-    rest = [_compress([_byte_planes(parts)], quant.zstd_level)[0] for parts in (halves, row_scales)]
+    rest = [_compress([_byte_planes(parts[stream])], quant.zstd_level)[0] for stream in ("fp16", "scales")]
     return [b"".join(blocks), *rest], rows
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import glob
 import json
 import os
@@ -19,6 +18,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import filelock
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from pgolf_core.base.files import UserError, explain_os_errors, write_text
@@ -85,17 +85,11 @@ def _alone_in(folder: Path) -> Iterator[None]:
     """Keep `folder` from other trainings; UserError if one is still at it after LOCK_SECONDS."""
     with explain_os_errors(f"cannot write in {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / LOCK, "w")  # noqa: SIM115 (closed below, outside the error translation)
-    t_end = time.monotonic() + LOCK_SECONDS
-    with file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > t_end:
-                    raise UserError(f"another training is at work in {folder}; end it or wait for it") from None
-                time.sleep(0.1)
+        try:
+            lock = filelock.FileLock(folder / LOCK, timeout=LOCK_SECONDS).acquire()
+        except filelock.Timeout:
+            raise UserError(f"another training is at work in {folder}; end it or wait for it") from None
+    with lock:
         yield
 
 
