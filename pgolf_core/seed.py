@@ -6,6 +6,7 @@ Under torchrun every rank trains and scores its share; the first alone packs, wr
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import sys
 import time
@@ -132,6 +133,8 @@ def score_lines(roundtrip: Score, sliding: Score) -> list[str]:
 
 # ---------------------------------------------------------------------- a submission's script
 
+_say = functools.partial(print, flush=True)
+
 
 def run_script(recipe: Recipe, script: str) -> None:
     """Run a recipe once as the environment says; a mistake is one line and status 1. `script` is the running file."""
@@ -197,10 +200,6 @@ def run_seed(
             recipe, seed, trained, ledger, roundtrip, sliding, seconds=seconds, data_sha256="", core_sha256="",
             script_sha256=sha256_file(script), ranks=world.size,
         ).write(folder)  # fmt: skip
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
 
 
 def _shards(folder: Path, split: str) -> list[Path]:

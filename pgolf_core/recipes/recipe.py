@@ -127,6 +127,11 @@ class Schedule:
     compile: str = "auto"
     """torch.compile where a compiler is found (auto), or eager (off)."""
 
+    def used(self, step: int, elapsed_seconds: float) -> float:
+        """Share of the budget, in [0, 1], that `step` steps in so many seconds have used: of the nearer limit."""
+        by_clock = elapsed_seconds / self.max_seconds if self.max_seconds > 0 else 0.0
+        return min(max(by_clock, step / self.iterations), 1.0)
+
 
 @dataclass(frozen=True)
 class Average:

@@ -12,7 +12,6 @@ from pathlib import Path
 from pgolf_core.base.files import read_json, write_json
 from pgolf_core.base.names import CHECKPOINT, METRICS, TRAIN_LOG
 from pgolf_core.recipes.recipe import Recipe
-from pgolf_core.training.optim import budget_used
 
 PARTS = ("data", "warmup", "train", "validation", "averaging", "checkpoints", "lost", "rest")
 """data: reading shards. warmup: the network's making, compilation, warm-up (rolled back). train: steps, the only part
@@ -87,5 +86,5 @@ class TrainProgress:
 
 def progress_at(recipe: Recipe, step: int, loss: float, clock: float, tokens_per_second: float) -> TrainProgress:
     """How far `step` steps in `clock` seconds are, by whichever of the recipe's two limits is nearer."""
-    used = budget_used(recipe.schedule, step, clock)
+    used = recipe.schedule.used(step, clock)
     return TrainProgress(step, used, loss, tokens_per_second, clock * (1 / used - 1) if used else math.inf)

@@ -41,14 +41,7 @@ from pgolf_core.text.tokenizer import TokenBytes, check_vocab
 from pgolf_core.training.average import build_average
 from pgolf_core.training.checkpoint import Checkpoint, restore, save_tensors
 from pgolf_core.training.clock import ATTEMPT, SecondsLedger, TrainProgress, progress_at
-from pgolf_core.training.optim import (
-    Optimizers,
-    budget_used,
-    check_finite,
-    clip_gradients,
-    muon_momentum,
-    rate_multiplier,
-)
+from pgolf_core.training.optim import Optimizers, check_finite, clip_gradients, muon_momentum, rate_multiplier
 from pgolf_core.training.runlog import NoLog, RunLog, TrainResult
 
 LOOK_BACK_STEPS = 8
@@ -170,7 +163,7 @@ class Trainer:
         momentum = muon_momentum(self.step, self.recipe.optim)
         self._update_qat(multiplier)
         data, world = self.recipe.data, self.world
-        length = seq_len_at(data, budget_used(schedule, self.step, clock))
+        length = seq_len_at(data, schedule.used(self.step, clock))
         loss = self._forward_backward(*step_batch(self.stream, data, world.rank, world.size, length))
         if 0 < multiplier < SENSITIVITY_BELOW:
             self.meter.add(self.named)

@@ -221,12 +221,6 @@ def check_finite(loss: float, grad_norm: float, named: Iterable[tuple[str, Tenso
     )
 
 
-def budget_used(schedule: Schedule, step: int, elapsed_seconds: float) -> float:
-    """Share of the budget, in [0, 1], that `step` steps in so many seconds have used: of the nearer limit."""
-    by_clock = elapsed_seconds / schedule.max_seconds if schedule.max_seconds > 0 else 0.0
-    return min(max(by_clock, step / schedule.iterations), 1.0)
-
-
 def rate_multiplier(schedule: Schedule, step: int, elapsed_seconds: float) -> float:
     """Learning-rate multiplier of step number `step`: 1, in the end linear to 0 (papers/machinery.md).
 
@@ -235,7 +229,7 @@ def rate_multiplier(schedule: Schedule, step: int, elapsed_seconds: float) -> fl
     """
     iters, cap = schedule.warmdown_iters, schedule.max_seconds
     if schedule.warmdown_fraction > 0:
-        return min((1 - budget_used(schedule, step, elapsed_seconds)) / schedule.warmdown_fraction, 1.0)
+        return min((1 - schedule.used(step, elapsed_seconds)) / schedule.warmdown_fraction, 1.0)
     if iters <= 0:
         return 1.0
     if cap > 0:

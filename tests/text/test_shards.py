@@ -28,7 +28,6 @@ from pgolf_core.text.shards import (
     step_batch,
     write_shard,
 )
-from pgolf_core.training.optim import budget_used
 
 LENGTHS = (37, 1, 0, 80)
 
@@ -267,7 +266,7 @@ def test_the_last_part_of_a_budget_sees_longer_windows_of_as_many_tokens(shards:
     )
     schedule, stream = recipe.Schedule(iterations=10, max_seconds=0.0), TokenStream(shards, seed=3)
     shapes = [
-        tuple(step_batch(stream, data, seq_len=seq_len_at(data, budget_used(schedule, step, 0.0)))[0].shape)
+        tuple(step_batch(stream, data, seq_len=seq_len_at(data, schedule.used(step, 0.0)))[0].shape)
         for step in range(10)
     ]
     assert shapes == [(8, 4)] * 8 + [(4, 8)] * 2
