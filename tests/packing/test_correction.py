@@ -76,9 +76,8 @@ def slowly_on_steps(w: np.ndarray, item: Stepped, multiplier: float, hessian: to
 
 def plans(w: np.ndarray, groups: Groups, hessian: torch.Tensor) -> tuple[allocation.Plan, allocation.Plan]:
     """A matrix's plan, and the corrected one."""
-    plain = allocation.plan(w, groups)
     found = corrections(Hessians({"w": hessian}, 100), {"w": w.shape}, DAMPING)
-    return plain, allocation.corrected({"w": plain}, found)["w"]
+    return allocation.plan(w, groups), allocation.plan(w, groups, found.feedback.get("w"))
 
 
 def output_error(change: np.ndarray, x: np.ndarray) -> float:

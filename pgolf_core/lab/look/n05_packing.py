@@ -237,9 +237,7 @@ def stepped_weights(
 ) -> dict[str, Tensor]:  # fmt: skip
     """What matrices on steps come back as, worked out again from the weights and the file's one multiplier."""
     matrices = {name: weights[name].numpy() for name in sorted(weights) if grids[name] == STEPS}
-    made = allocation.plans(matrices, sensitivity)
-    if correction is not None:
-        made = allocation.corrected(made, correction)
+    made = allocation.plans(matrices, sensitivity, correction)
     return {name: torch.from_numpy(plan.rounded(multiplier).weights(multiplier)) for name, plan in made.items()}
 
 
