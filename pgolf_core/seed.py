@@ -6,6 +6,7 @@ Under torchrun every rank trains and scores its share; the first alone packs, wr
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import os
 import sys
@@ -149,13 +150,15 @@ def score_lines(roundtrip: Score, sliding: Score) -> list[str]:
 
 # ---------------------------------------------------------------------- a submission's script
 
+_say = functools.partial(print, flush=True)
+
 
 def run_script(recipe: Recipe, script: str) -> None:
     """Run a recipe once as the environment says; a mistake is one line and status 1. `script` is the running file."""
     try:
         seed_text = os.environ.get("SEED", "1337")
-        if not (seed_text.isascii() and seed_text.isdecimal()):
-            raise UserError(f"SEED={seed_text} is not a whole number")
+        if not (seed_text.isascii() and seed_text.isdecimal() and len(seed_text) < 19):  # torch takes 63 bits
+            raise UserError(f"SEED={seed_text} is not a whole number below 10^18")
         data_path = Path(os.environ.get("DATA_PATH", "./data/datasets/fineweb10B_sp1024"))
         tokenizer_path = Path(os.environ.get("TOKENIZER_PATH", "./data/tokenizers/fineweb_1024_bpe.model"))
         folder = Path(os.environ.get("OUT_DIR", f"seed{seed_text}"))
@@ -215,10 +218,6 @@ def run_seed(
             script_sha256=sha256_file(script), ranks=world.size,
             scores_sha256=write_scores(folder, roundtrip, sliding),
         ).write(folder)  # fmt: skip
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
 
 
 def _shards(folder: Path, split: str) -> list[Path]:

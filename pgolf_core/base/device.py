@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import importlib.util
 import os
@@ -53,11 +52,9 @@ def autocast_dtype(device: torch.device, mode: str) -> torch.dtype:
     return torch.bfloat16 if mode == "auto" and has_bfloat16_hardware(device) else torch.float32
 
 
-def autocasting(device: torch.device, mode: str) -> contextlib.AbstractContextManager:
+def autocasting(device: torch.device, mode: str) -> torch.autocast:
     """Autocast context for a forward pass; `mode` is schedule.autocast (auto or off)."""
-    if autocast_dtype(device, mode) is torch.float32:
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
+    return torch.autocast(device.type, torch.bfloat16, autocast_dtype(device, mode) is torch.bfloat16)
 
 
 def compute_dtype(x: torch.Tensor) -> torch.dtype:

@@ -22,10 +22,7 @@ from pgolf_core.base.files import UserError
 BUCKET_ELEMENTS = 2**22
 """Gradients travel together up to this many numbers (16 MiB of float32): small ones cost no trip of their own."""
 PATIENCE = datetime.timedelta(seconds=600)
-"""How long a rank waits for another that lives but does not answer: longer than ranks differ in compiling.
-
-A rank that dies is noticed sooner: gloo sees the connection close, and torchrun ends the others within 30 seconds.
-"""
+"""How long a rank waits for another that lives but does not answer: longer than ranks differ in compiling."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pgolf_core.base.files import UserError
 from pgolf_core.recipes.recipe import QAT, Quant
+from pgolf_core.recipes.rules import GRID_NAMES
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class Grid:
 
 STEPS = "steps"
 """No grid of this room: whole numbers times steps of rows and columns (packing/steps); quant.kind = steps."""
+PACKABLE = (*GRID_NAMES, STEPS)
+"""What a tensor of an artifact may be stored as."""
 NEAR_MAX = 0.9999984
 """Quantile of the published percentile clips: for 512 columns, the maximum less 0.0008 of its lead."""
 
@@ -167,11 +170,6 @@ def quantise_tensor(w: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     return quantise(w, scale, grid), scale.stored.to(torch.float16)
 
 
-def packable_names() -> list[str]:
-    """What a tensor of an artifact may be stored as: fp16, steps, or a grid whose scales are float16 numbers."""
-    return ["fp16", STEPS, *(name for name, grid in GRIDS.items() if grid.packable)]
-
-
 def grid_names_for(
     shapes: Mapping[str, tuple[int, ...]], quant: Quant, bits: Mapping[str, int] | None = None
 ) -> dict[str, str]:
@@ -184,13 +182,14 @@ def grid_names_for(
     exceptions = [tuple(entry.rsplit("=", 1)) for entry in quant.exceptions]
     for pattern, grid in exceptions:
         if not any(fnmatchcase(name, pattern) for name in shapes):
-            raise UserError(f"quant.exceptions: no tensor is called '{pattern}' (={grid}); tensors: {_some(shapes)}")
+            some = ", ".join(list(shapes)[:4])
+            raise UserError(f"quant.exceptions: no tensor is called '{pattern}' (={grid}); tensors: {some}, ...")
     names = {}
     for name, shape in shapes.items():
         named = next((grid for pattern, grid in exceptions if fnmatchcase(name, pattern)), None)
         names[name] = grid = named or _grid_by_rule(name, shape, quant, bits or {})
-        if grid not in packable_names():
-            raise UserError(f"{name} cannot be packed on grid {grid}; packable: {', '.join(packable_names())}")
+        if grid not in PACKABLE:
+            raise UserError(f"{name} cannot be packed on grid {grid}; packable: {', '.join(PACKABLE)}")
         if grid != "fp16" and len(shape) != 2:
             raise UserError(f"quant.exceptions: {name} of shape {list(shape)} is no matrix and has no grid; use fp16")
     return names
@@ -212,10 +211,6 @@ def _grid_by_rule(name: str, shape: tuple[int, ...], quant: Quant, bits: Mapping
     if quant.allocation == "gradient" and part in ("attn", "mlp", "bigram"):
         return f"int{bits.get(name, 6)}_row_clip"
     return {"attn": quant.attention, "mlp": quant.mlp, "tok_emb": quant.tok_emb}.get(part, quant.other)
-
-
-def _some(names: Mapping[str, object]) -> str:
-    return ", ".join([*list(names)[:4], "..."])
 
 
 def _rank_from_top(quantile: float, cols: int) -> tuple[int, float]:

@@ -36,8 +36,7 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""
-        grid = self.grid if self.training else None
-        weight = self.weight if grid is None else fake_quantise(self.weight, grid)
+        weight = self.weight if self.grid is None or not self.training else fake_quantise(self.weight, self.grid)
         return F.linear(x, weight.to(x.dtype))
 
 
@@ -91,9 +90,8 @@ class Attention(nn.Module):
     def __init__(self, config: Model, exclusive: bool):
         super().__init__()
         head_dim = config.model_dim // config.num_heads
-        self.heads, self.kv_heads, self.eps, self.exclusive = (
-            config.num_heads, config.num_kv_heads, config.norm_eps, exclusive,
-        )  # fmt: skip
+        self.heads, self.kv_heads = config.num_heads, config.num_kv_heads
+        self.eps, self.exclusive = config.norm_eps, exclusive
         self.c_q = Linear(config.model_dim, config.model_dim)
         self.c_k = Linear(config.num_kv_heads * head_dim, config.model_dim)
         self.c_v = Linear(config.num_kv_heads * head_dim, config.model_dim)
@@ -263,8 +261,7 @@ class GPT(nn.Module):
 
 def num_parameters(config: Model) -> int:
     """Exact number of parameters, without allocating them."""
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in GPT(config).parameters())
+    return sum(map(math.prod, parameter_shapes(config).values()))
 
 
 def parameter_shapes(config: Model) -> dict[str, tuple[int, ...]]:
@@ -311,9 +308,8 @@ def _init_matrix(weight: Tensor, kind: str) -> None:
 
 def build_model(config: Model, seed: int) -> GPT:
     """A freshly initialised float32 model on the CPU; the same seed gives the same weights."""
-    state = torch.random.get_rng_state()
-    torch.manual_seed(seed)
-    model = GPT(config)
-    initialise(model)
-    torch.random.set_rng_state(state)
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        model = GPT(config)
+        initialise(model)
     return model

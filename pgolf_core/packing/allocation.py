@@ -75,8 +75,8 @@ def _in_turn(scaled: np.ndarray, shape: Stepped, feedback: np.ndarray) -> np.nda
     return round_in_turn(scaled, in_steps, lambda column, j: clip(np.rint(column), classes[:, j]))
 
 
-def plan(weights: np.ndarray, groups: Groups, rows: bool = True, cols: bool = True) -> Plan:
-    """Steps and spreads of one matrix (float32 [rows, cols]) up to the multiplier.
+def plan(weights: np.ndarray, groups: Groups, feedback: np.ndarray | None = None) -> Plan:
+    """Steps and spreads of one matrix (float32 [rows, cols]) up to the multiplier; `feedback` as in Plan.
 
     Groups of rows or columns get exponents of their own where that saves more bits than the exponents take.
     """
@@ -85,15 +85,15 @@ def plan(weights: np.ndarray, groups: Groups, rows: bool = True, cols: bool = Tr
     variance = float(squares.mean()) or 1e-30
     row_variances = np.maximum(squares.mean(axis=1), FLOOR * variance)
     col_variances = (squares / row_variances[:, None]).mean(axis=0) * variance
-    row_rates, row_rate = _exponents(groups.rows, width if rows else 0)
-    col_rates, col_rate = _exponents(groups.cols, height if cols else 0)
+    row_rates, row_rate = _exponents(groups.rows, width)
+    col_rates, col_rate = _exponents(groups.cols, height)
     row_spreads, row_spread = _exponents(row_variances, width)
     col_spreads, col_spread = _exponents(col_variances, height)
     base = -round(2 * math.log2(groups.mean)) - row_rate - col_rate
     spread = round(2 * math.log2(variance)) + row_spread + col_spread - base
     shape = Stepped(base, spread, -row_rates, -col_rates, row_spreads, col_spreads)
     row_factors, col_factors = shape.steps(1.0)
-    return Plan(shape, weights / row_factors / col_factors)
+    return Plan(shape, weights / row_factors / col_factors, feedback)
 
 
 def _exponents(means: np.ndarray, others: int) -> tuple[np.ndarray, int]:
@@ -113,17 +113,16 @@ def _exponents(means: np.ndarray, others: int) -> tuple[np.ndarray, int]:
     return (exponents, common) if saved_bits > paid_bits else (np.zeros_like(exponents), 0)
 
 
-def plans(weights: Mapping[str, np.ndarray], sensitivity: Mapping[str, Groups]) -> dict[str, Plan]:
+def plans(
+    weights: Mapping[str, np.ndarray], sensitivity: Mapping[str, Groups], correction: Correction | None = None
+) -> dict[str, Plan]:
     """A plan for every matrix. One without any gradient counts as sensitive as the median of the others."""
     known = {name: groups for name, groups in sensitivity.items() if name in weights and groups.mean > 0}
     usual = float(np.median([groups.mean for groups in known.values()])) if known else 1.0
-    return {name: plan(w, known.get(name) or Groups.even(w.shape, usual)) for name, w in weights.items()}
-
-
-def corrected(matrices: Mapping[str, Plan], correction: Correction) -> dict[str, Plan]:
-    """The same plans, those rounded in turn that can be."""
-    known = correction.feedback
-    return {name: dataclasses.replace(plan, feedback=known.get(name)) for name, plan in matrices.items()}
+    feedback = correction.feedback if correction else {}
+    return {
+        name: plan(w, known.get(name) or Groups.even(w.shape, usual), feedback.get(name)) for name, w in weights.items()
+    }
 
 
 def fit(matrices: Mapping[str, Plan], budget_bits: float) -> tuple[float, int]:
@@ -167,9 +166,7 @@ def spend(
     The last holds multiplier, tries (of the search), side_bytes (what is not codes), coded_bytes (codes by the coder's
     tables) and bound_bytes (by the codes' own frequencies, class by class: the best that any table could do).
     """
-    matrices = plans(weights, sensitivity)
-    if correction is not None:
-        matrices = corrected(matrices, correction)
+    matrices = plans(weights, sensitivity, correction)
     side = side_bytes([plan.shape for plan in matrices.values()])
     room = budget_bytes - side - _STREAM_SLACK
     while True:

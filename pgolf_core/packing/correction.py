@@ -84,10 +84,9 @@ class Gathering:
 
     def gather(self, weights: Mapping[str, Tensor], stream: TokenStream, seconds: float) -> Hessians:
         """Gather from windows all over the split, the same on every rank; see `gather`."""
-        t_start = time.perf_counter()
+        t_end = time.perf_counter() + seconds
         tokens = torch.from_numpy(stream.take_shuffled(self.windows, self.length)[:, :-1].astype(np.int64))
-        left = seconds - (time.perf_counter() - t_start)
-        self.found = gather(self.settings, weights, tokens, self.device, self.world, left)
+        self.found = gather(self.settings, weights, tokens, self.device, self.world, t_end - time.perf_counter())
         return self.found
 
 

@@ -19,18 +19,16 @@ import struct
 from typing import Any
 
 from pgolf_core.base.files import canonical_json
-from pgolf_core.network.grid import packable_names
+from pgolf_core.network.grid import PACKABLE
 from pgolf_core.recipes.recipe import Model
 
 MAGIC = b"\x89PGOLF\r\n"
 """Eight bytes that no text file begins with and that any newline conversion spoils, as in PNG."""
 VERSION, STEPS_VERSION = 1, 3
 PREAMBLE = struct.Struct("<8sHI")
-STREAMS = ("codes", "fp16", "scales")
-STEPS_STREAMS = (*STREAMS, "steps")
-MAX_FILE_BYTES = 64 * 2**20
-"""Larger files are refused unread; the largest track allows a quarter of it."""
-MAX_HEADER_BYTES = 2**20
+STEPS_STREAMS = ("codes", "fp16", "scales", "steps")
+STREAMS_OF = {VERSION: STEPS_STREAMS[:3], STEPS_VERSION: STEPS_STREAMS}
+"""By version, in the order of the file."""
 MAX_ELEMENTS = 2**27
 """Weights in one artifact: one bit each fills the 16 MB track. It bounds what a hostile header can make us allocate."""
 _MATRICES_PER_LAYER = 6
@@ -64,7 +62,7 @@ def check_tensors(tensors: Any, model: Model) -> None:
     for name, grid, shape in tensors:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise Refused(f"tensor name {str(name)[:50]!r} is not allowed")
-        if not isinstance(grid, str) or grid not in packable_names():
+        if not isinstance(grid, str) or grid not in PACKABLE:
             raise Refused(f"{name} has the unknown grid {str(grid)[:50]!r}")
         if not isinstance(shape, list) or len(shape) > 4 or not all(map(is_size, shape)):
             raise Refused(f"{name} has an impossible shape")

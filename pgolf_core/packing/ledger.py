@@ -61,9 +61,5 @@ def entropy_bits(symbols: np.ndarray) -> float:
 
 def entropy_bytes(symbols: np.ndarray) -> int:
     """Order-0 entropy: the size under an ideal coder that knows the counts (of each byte plane, for float16)."""
-    bits = 0.0
-    for plane in symbols.view(np.uint8).reshape(-1, symbols.itemsize).T:
-        counts = np.bincount(plane)
-        counts = counts[counts > 0]
-        bits -= float((counts * np.log2(counts / counts.sum())).sum())
-    return math.ceil(bits / 8)
+    planes = symbols.view(np.uint8).reshape(-1, symbols.itemsize).T
+    return math.ceil(sum(map(entropy_bits, planes)) / 8)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,7 @@ from pgolf_core.base.files import UserError, canonical_json, explain_os_errors, 
 from pgolf_core.network.grid import GRIDS, STEPS, grid_names_for, quantise_tensor
 from pgolf_core.packing.allocation import spend
 from pgolf_core.packing.correction import Correction, Hessians, corrections, quantise_in_turn
-from pgolf_core.packing.format import (
-    MAGIC,
-    PREAMBLE,
-    STEPS_STREAMS,
-    STREAMS,
-    Refused,
-    check_tensors,
-    checksum,
-    version_of,
-)
+from pgolf_core.packing.format import MAGIC, PREAMBLE, STEPS_STREAMS, Refused, check_tensors, checksum, version_of
 from pgolf_core.packing.ledger import CapExceeded, Ledger, entropy_bytes
 from pgolf_core.packing.sensitivity import Groups, allocate_bits, groups_of
 from pgolf_core.recipes.recipe import Model, Quant, Recipe, to_dict
@@ -80,7 +71,7 @@ def pack(
     path: Path | str,
     *,
     bits: dict[str, int] | None = None,
-    sensitivity: dict[str, Groups] | None = None,
+    sensitivity: Mapping[str, Groups] | None = None,
     hessians: Hessians | None = None,
     code_bytes: int,
     cap_bytes: int,
@@ -109,16 +100,15 @@ def pack(
         payload, shares, spent = spend(stepped, sensitivity, target - code_bytes - others, correction=correction)
         streams.append(payload)
         rows = sorted(rows + shares, key=lambda row: str(row["name"]))
-        spent |= {"target_bytes": target}
+        spent["target_bytes"] = target
     head = _head(model, table, streams, quant.zstd_level)
     file_bytes = len(head) + sum(map(len, streams))
     ledger = Ledger(
         weights_bytes=sum(map(len, streams)) - len(streams[2]), fp16_bytes=len(streams[1]),
         scales_bytes=len(streams[2]), header_bytes=len(head), file_bytes=file_bytes, code_bytes=code_bytes,
         total_bytes=file_bytes + code_bytes, cap_bytes=cap_bytes, tensors=rows, steps=spent,
+        correction=correction.told if correction else None,
     )  # fmt: skip
-    if correction is not None:
-        ledger = dataclasses.replace(ledger, correction=correction.told)
     if ledger.total_bytes > cap_bytes:
         with explain_os_errors(f"cannot remove the outdated {path}"):
             Path(path).unlink(missing_ok=True)
@@ -155,10 +145,10 @@ def _plain_streams(
     state: dict[str, Tensor], table: list[Entry], quant: Quant, correction: Correction | None
 ) -> tuple[list[bytes], list[dict[str, Any]]]:
     """The three streams of what is not on steps, and the ledger's row of each tensor."""
-    parts: dict[str, list[np.ndarray]] = {stream: [] for stream in STREAMS}
+    parts: dict[str, list[np.ndarray]] = {"codes": [], "fp16": [], "scales": []}
     rows: list[dict[str, Any]] = []
     for name, grid, shape in table:
-        symbols, scales = _encode(name, state[name], grid, correction=correction)
+        symbols, scales = _encode(name, state[name], grid, correction)
         parts["fp16" if grid == "fp16" else "codes"].append(symbols)
         parts["scales"].append(scales)
         rows.append({
@@ -172,9 +162,7 @@ def _plain_streams(
     return [b"".join(blocks), *rest], rows
 
 
-def _encode(
-    name: str, tensor: Tensor, grid: str, correction: Correction | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def _encode(name: str, tensor: Tensor, grid: str, correction: Correction | None) -> tuple[np.ndarray, np.ndarray]:
     """Symbols of one tensor, flat (int8 codes, or float16 values), and its float16 scales (none for fp16)."""
     w = _finite(name, tensor)
     if grid == "fp16":

@@ -53,9 +53,7 @@ class GroupMeter:
             for axis, size in zip(("rows", "cols"), tensor.shape, strict=True)
         }  # fmt: skip
         """`rows/<name>` and `cols/<name>`: what a checkpoint and a run's GROUP_SENSITIVITY file hold."""
-        self.ranked = [
-            name for name, p in named.items() if p.ndim == 2 and len(p) >= MIN_ROWS and p.requires_grad
-        ]  # fmt: skip
+        self.ranked = [name for name, p in named.items() if p.ndim == 2 and len(p) >= MIN_ROWS and p.requires_grad]
         """Matrices that PR 332's rule ranks."""
 
     @torch.no_grad()

@@ -7,6 +7,7 @@ class of each. Vectors that do not pay for their bytes are zero, and zeros cost 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import struct
 from collections.abc import Mapping, Sequence
@@ -159,13 +160,11 @@ def read_steps(payload: bytes | memoryview, shapes: Mapping[str, Sequence[int]])
     codes = decoder.take(np.concatenate([item.classes().ravel() for item in items]))
     if not decoder.finished():
         raise ValueError("bytes left over")
-    weights, start = {}, 0
-    for (name, shape), item in zip(shapes.items(), items, strict=True):
-        count = shape[0] * shape[1]
+    weights = {}
+    ends = np.cumsum([rows * cols for rows, cols in shapes.values()])
+    for (name, shape), item, own in zip(shapes.items(), items, np.split(codes, ends[:-1]), strict=True):
         with np.errstate(over="ignore", invalid="ignore"):
-            rows, cols = item.steps(multiplier)
-            weights[name] = codes[start : start + count].reshape(shape).astype(np.float32) * rows * cols
+            weights[name] = dataclasses.replace(item, codes=own.reshape(shape)).weights(multiplier)
         if not np.isfinite(weights[name]).all():
             raise ValueError(f"weights of {name} that are not finite")
-        start += count
     return weights

@@ -20,28 +20,17 @@ from torch import Tensor
 
 from pgolf_core.base.device import pick_device
 from pgolf_core.base.files import UserError, canonical_json
-from pgolf_core.base.parallel import ALONE, World
 from pgolf_core.network.grid import GRIDS, STEPS, dequantise
 from pgolf_core.network.model import GPT, network_with, parameter_shapes
-from pgolf_core.network.score import Progress, Score, score
-from pgolf_core.packing.format import (
-    MAGIC,
-    MAX_FILE_BYTES,
-    MAX_HEADER_BYTES,
-    PREAMBLE,
-    STEPS_STREAMS,
-    STEPS_VERSION,
-    STREAMS,
-    VERSION,
-    Refused,
-    check_tensors,
-    checksum,
-    is_size,
-    version_of,
-)
+from pgolf_core.network.score import Score, score
+from pgolf_core.packing.format import MAGIC, PREAMBLE, STREAMS_OF, Refused, check_tensors, checksum, is_size, version_of
 from pgolf_core.packing.steps import read_steps
 from pgolf_core.recipes.recipe import Model, from_dict
 from pgolf_core.text.tokenizer import TokenBytes
+
+MAX_FILE_BYTES = 64 * 2**20
+"""Larger files are refused unread; the largest track allows a quarter of it."""
+MAX_HEADER_BYTES = 2**20
 
 
 def read_header(path: Path | str) -> dict[str, Any]:
@@ -72,8 +61,8 @@ def _read(path: Path | str) -> tuple[dict[str, Any], Model, dict[str, memoryview
     if len(payload) < PREAMBLE.size or payload[: len(MAGIC)] != MAGIC:
         raise Refused("it does not begin with pgolf's signature")
     _, version, header_length = PREAMBLE.unpack_from(payload)
-    if version not in (VERSION, STEPS_VERSION):
-        raise Refused(f"format version {version}, this program reads versions {VERSION} and {STEPS_VERSION}")
+    if version not in STREAMS_OF:
+        raise Refused(f"format version {version}, this program reads versions {' and '.join(map(str, STREAMS_OF))}")
     view = memoryview(payload)[PREAMBLE.size :]
     if header_length > len(view):
         raise Refused("it ends inside its header")
@@ -89,7 +78,7 @@ def _read(path: Path | str) -> tuple[dict[str, Any], Model, dict[str, memoryview
     model = _parse_model(header["model"])
     check_tensors(header["tensors"], model)
     streams, offset = {}, 0
-    for stream in STEPS_STREAMS[: len(lengths)]:
+    for stream in STREAMS_OF[version]:
         streams[stream] = body[offset : offset + lengths[stream]]
         offset += lengths[stream]
     if ("steps" in streams) != any(grid == STEPS for _, grid, _ in header["tensors"]):
@@ -134,11 +123,8 @@ def _parse_header(frame: memoryview) -> dict[str, Any]:
     if not canonical or not isinstance(header, dict) or set(header) != {"model", "sha256", "streams", "tensors"}:
         raise Refused("its header is not one that pgolf writes")
     lengths = header["streams"]
-    if (
-        not isinstance(lengths, dict)
-        or set(lengths) not in (set(STREAMS), set(STEPS_STREAMS))
-        or not all(map(is_size, lengths.values()))
-    ):
+    known = isinstance(lengths, dict) and set(lengths) in map(set, STREAMS_OF.values())
+    if not known or not all(map(is_size, lengths.values())):
         raise Refused("its stream lengths make no sense")
     return header
 
@@ -154,7 +140,7 @@ def _parse_model(values: Any) -> Model:
 
 
 def _decode(tensors: list[list[Any]], streams: dict[str, memoryview]) -> dict[str, Tensor]:
-    sizes = {stream: 0 for stream in STREAMS}
+    sizes = {"codes": 0, "fp16": 0, "scales": 0}
     plain = [entry for entry in tensors if entry[1] != STEPS]
     for _, grid, shape in plain:
         sizes["fp16" if grid == "fp16" else "codes"] += math.prod(shape)
@@ -164,9 +150,14 @@ def _decode(tensors: list[list[Any]], streams: dict[str, memoryview]) -> dict[st
     scales = _halves(_decompress(streams["scales"], "scales", 2 * sizes["scales"]))
     if not np.isfinite(halves).all() or not np.isfinite(scales).all() or (scales < 0).any():
         raise Refused("it holds values that are not finite, or negative scales")
-    state, code_at, half_at, row_at = {}, 0, 0, 0
+    state: dict[str, Tensor] = {}
+    code_at = half_at = row_at = 0
     if "steps" in streams:
-        state.update(_decode_steps(tensors, streams["steps"]))
+        shapes = {name: shape for name, grid, shape in tensors if grid == STEPS}
+        try:
+            state = {name: torch.from_numpy(w) for name, w in read_steps(streams["steps"], shapes).items()}
+        except ValueError as error:
+            raise Refused(f"its steps cannot be decoded ({error})") from None
     for name, grid, shape in plain:
         count = math.prod(shape)
         if grid == "fp16":
@@ -180,14 +171,6 @@ def _decode(tensors: list[list[Any]], streams: dict[str, memoryview]) -> dict[st
         state[name] = dequantise(values, torch.from_numpy(scales[row_at : row_at + shape[0]]))
         code_at, row_at = code_at + count, row_at + shape[0]
     return {name: state[name] for name, _, _ in tensors}
-
-
-def _decode_steps(tensors: list[list[Any]], stream: memoryview) -> dict[str, Tensor]:
-    shapes = {name: shape for name, grid, shape in tensors if grid == STEPS}
-    try:
-        return {name: torch.from_numpy(weights) for name, weights in read_steps(stream, shapes).items()}
-    except ValueError as error:
-        raise Refused(f"its steps cannot be decoded ({error})") from None
 
 
 def _halves(planes: bytes) -> np.ndarray:
@@ -213,18 +196,13 @@ def score_artifact(
     seq_len: int,
     stride: int,
     batch_seqs: int,
-    *,
-    autocast: str = "auto",
-    progress: Progress | None = None,
-    world: World = ALONE,
+    **options: Any,
 ) -> Score:
-    """Score from the packed file on disk only; several ranks share the work (see `score`)."""
+    """Score from the packed file on disk only; everything else is as for `score`."""
     model = load_model(path)
     if model.config.vocab_size != len(token_bytes.base):
         raise UserError(
             f"{path} has a vocabulary of {model.config.vocab_size}, the dataset's tokenizer {len(token_bytes.base)}; "
             "score it on the dataset it was trained for (--data)"
         )
-    return score(
-        model, tokens, token_bytes, seq_len, stride, batch_seqs, autocast=autocast, progress=progress, world=world
-    )  # fmt: skip
+    return score(model, tokens, token_bytes, seq_len, stride, batch_seqs, **options)

@@ -1,12 +1,9 @@
-"""Recipes: everything that decides a run, as frozen dataclasses read from TOML.
-
-A recipe file may say `extends = "pr315"` and change a few keys. Unknown keys, wrong types and impossible values
-are errors that name the file, the key and what is allowed. Overrides have the form `model.num_layers=12`.
-"""
+"""Recipes: everything that decides a run, as frozen dataclasses."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -130,6 +127,11 @@ class Schedule:
     compile: str = "auto"
     """torch.compile where a compiler is found (auto), or eager (off)."""
 
+    def used(self, step: int, elapsed_seconds: float) -> float:
+        """Share of the budget, in [0, 1], that `step` steps in so many seconds have used: of the nearer limit."""
+        by_clock = elapsed_seconds / self.max_seconds if self.max_seconds > 0 else 0.0
+        return min(max(by_clock, step / self.iterations), 1.0)
+
 
 @dataclass(frozen=True)
 class Average:
@@ -226,29 +228,19 @@ class Recipe:
         del values["name"], values["title"]
         # the default is hashed by the name that it had: recorded runs keep their fingerprints
         values["script"] = "readable" if self.script == "packed" else "joined"
-        if self.quant.correction == "off":  # as before there were these keys: recorded runs keep their fingerprints
-            del (
-                values["quant"]["correction"],
-                values["quant"]["correction_damping"],
-                values["quant"]["correction_tokens"],
-            )
+        if self.quant.correction == "off":  # as before there were these keys, for the same reason
+            values["quant"] = {k: value for k, value in values["quant"].items() if not k.startswith("correction")}
         return sha256_bytes(canonical_json(values).encode())
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:
-    """Plain nested dictionary (tuples as lists), ready for JSON."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
-        return [plain(item) for item in value] if isinstance(value, tuple | list) else value
-
-    return plain(dataclasses.asdict(recipe))
+    """Plain nested dictionary, as JSON holds it: tuples are lists."""
+    return json.loads(json.dumps(dataclasses.asdict(recipe)))
 
 
 def from_dict(values: dict[str, Any], source: str = "recipe") -> Recipe:
     """Build and check a Recipe from nested plain values; `source` names the file in error messages."""
     recipe = build(Recipe, values, source)
-    for message in violations(to_dict(recipe)):
+    for message in violations(recipe):
         raise UserError(f"{source}: {message}")
     return recipe

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from types import SimpleNamespace
+from operator import attrgetter
 from typing import Any
 
 TRACK_CAP_BYTES = {"10min_16mb": 16_000_000, "local_10min_1mb": 1_000_000}
@@ -62,31 +62,24 @@ IN_UNIT_INTERVAL = (
 )  # fmt: skip
 
 
-def violations(values: dict[str, Any]) -> Iterator[str]:
-    """Every rule that a recipe (nested plain values, complete and of the right types) breaks, as messages."""
-
-    def get(key: str) -> Any:
-        section, _, name = key.rpartition(".")
-        return values[section][name] if section else values[name]
-
+def violations(recipe: Any) -> Iterator[str]:
+    """Every rule that a Recipe, its values of the right types, breaks: as messages that name the keys."""
     for key, choices in CHOICES.items():
-        if get(key) not in choices:
-            yield f"{key} = {get(key)!r}; allowed: {', '.join(choices)}"
+        if (value := attrgetter(key)(recipe)) not in choices:
+            yield f"{key} = {value!r}; allowed: {', '.join(choices)}"
     for key, least in AT_LEAST.items():
-        if get(key) < least:
-            yield f"{key} = {get(key)}; must be at least {least}"
+        if (value := attrgetter(key)(recipe)) < least:
+            yield f"{key} = {value}; must be at least {least}"
     for key in IN_UNIT_INTERVAL:
-        if not 0.0 <= get(key) <= 1.0:
-            yield f"{key} = {get(key)}; must lie in [0, 1]"
-    sections = {name: SimpleNamespace(**part) for name, part in values.items() if isinstance(part, dict)}
-    yield from _impossible_networks(sections["model"])
-    yield from _impossible_training(sections["data"], sections["optim"], sections["qat"], sections["eval"])
-    cap_bytes = TRACK_CAP_BYTES[values["track"]]
-    yield from _impossible_files(sections["model"], sections["qat"], sections["quant"], cap_bytes)
+        if not 0.0 <= (value := attrgetter(key)(recipe)) <= 1.0:
+            yield f"{key} = {value}; must lie in [0, 1]"
+    yield from _impossible_networks(recipe.model)
+    yield from _impossible_training(recipe)
+    yield from _impossible_files(recipe)
 
 
-def _impossible_networks(model: SimpleNamespace) -> Iterator[str]:
-    """Every combination of values that cannot be built, as a message that names the keys."""
+def _impossible_networks(model: Any) -> Iterator[str]:
+    """Every combination of values that cannot be built."""
     if model.model_dim % model.num_heads:
         yield f"model.num_heads = {model.num_heads} must divide model.model_dim = {model.model_dim}"
     head_dim = model.model_dim // model.num_heads
@@ -108,10 +101,9 @@ def _impossible_networks(model: SimpleNamespace) -> Iterator[str]:
         yield f"model.ve_layers = {list(model.ve_layers)} names a layer twice"
 
 
-def _impossible_training(
-    data: SimpleNamespace, optim: SimpleNamespace, qat: SimpleNamespace, evaluation: SimpleNamespace
-) -> Iterator[str]:
+def _impossible_training(recipe: Any) -> Iterator[str]:
     """Every combination that cannot be trained or scored."""
+    data, optim, qat, evaluation = recipe.data, recipe.optim, recipe.qat, recipe.eval
     for key, length in (("seq_len", data.seq_len), ("final_seq_len", data.final_seq_len or data.seq_len)):
         if data.batch_tokens % (data.spans_per_step * length):
             yield (
@@ -127,10 +119,9 @@ def _impossible_training(
         yield f"qat.lr_factor = {qat.lr_factor} needs qat.kind = late, not {qat.kind}"
 
 
-def _impossible_files(
-    model: SimpleNamespace, qat: SimpleNamespace, quant: SimpleNamespace, cap_bytes: int
-) -> Iterator[str]:
+def _impossible_files(recipe: Any) -> Iterator[str]:
     """Every combination that cannot be packed."""
+    model, qat, quant = recipe.model, recipe.qat, recipe.quant
     for entry in quant.exceptions:
         pattern, equals, grid = entry.rpartition("=")
         if not equals or not pattern.strip() or grid not in GRID_NAMES:
@@ -140,8 +131,8 @@ def _impossible_files(
             )
     if quant.target_bytes and quant.kind != "steps":
         yield f"quant.target_bytes = {quant.target_bytes} needs quant.kind = steps: a grid takes what it takes"
-    if quant.target_bytes > cap_bytes:
-        yield f"quant.target_bytes = {quant.target_bytes} is over the track's cap of {cap_bytes}"
+    if quant.target_bytes > recipe.cap_bytes:
+        yield f"quant.target_bytes = {quant.target_bytes} is over the track's cap of {recipe.cap_bytes}"
     if quant.kind == "steps" and quant.allocation == "gradient":
         yield "quant.allocation = gradient gives bits to grids; quant.kind = steps takes quant.allocation = fixed"
     if quant.kind == "steps" and qat.kind != "off" and qat.grid == "packed":

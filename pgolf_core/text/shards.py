@@ -64,7 +64,9 @@ def shard_tokens(path: Path | str) -> int:
 
 def read_shard(path: Path | str, vocab_size: int | None = None) -> np.ndarray:
     """Tokens [n] uint16 of a shard, mapped from the file. With `vocab_size`, every token is checked to lie below it."""
-    tokens = _map_shard(path)
+    if shard_tokens(path) == 0:
+        return np.zeros(0, dtype=np.uint16)  # an empty range of a file cannot be mapped
+    tokens = np.memmap(path, dtype=TOKEN_TYPE, mode="r", offset=HEADER_BYTES)
     if vocab_size is not None:
         _check_tokens(tokens, vocab_size, f"shard {path}")
     return tokens
@@ -88,7 +90,7 @@ class TokenStream:
         self.position = position
         self.seed = seed
         self._pass: tuple[int, int, np.ndarray] | None = None
-        self._shards = [_map_shard(path) for path in self.paths]
+        self._shards = [read_shard(path) for path in self.paths]
         self._ends = np.cumsum([len(shard) for shard in self._shards])
         self.total_tokens = int(self._ends[-1])
         if self.total_tokens == 0:
@@ -143,13 +145,10 @@ def step_batch(
     stream: TokenStream, data: Data, rank: int = 0, ranks: int = 1, seq_len: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Inputs and targets of one optimiser step, each int64 [batch_tokens // seq_len // ranks, seq_len]: this rank's.
-    `seq_len` is data.seq_len where it is 0.
 
-    The step takes `spans_per_step` contiguous spans of n + 1 tokens, n = batch_tokens / spans_per_step; a span's
-    inputs are its first n tokens and its targets the last n. With 8 spans this is the published partition.
-    With data.order = shuffled the spans are windows of seq_len tokens from all over the split instead.
-    A rank gets equally many whole spans, one after another, so the step's tokens are the same whatever the number of
-    ranks; every rank's stream moves on by the whole step.
+    The step takes `spans_per_step` contiguous spans of n + 1 tokens: inputs are the first n, targets the last. With 8
+    spans this is the published partition; with data.order = shuffled they are windows of `seq_len` (0: data.seq_len).
+    Ranks get equally many whole spans, so that the step's tokens are the same however many ranks there are.
     """
     seq_len = seq_len or data.seq_len
     if data.order == "shuffled":
@@ -181,12 +180,6 @@ def check_ranks(ranks: int, data: Data) -> None:
     if spans % ranks:
         fitting = ", ".join(str(n) for n in range(1, spans + 1) if spans % n == 0)
         raise UserError(f"{ranks} processes do not divide data.spans_per_step = {spans}; use --nproc of {fitting}")
-
-
-def _map_shard(path: Path | str) -> np.ndarray:
-    if shard_tokens(path) == 0:
-        return np.zeros(0, dtype=np.uint16)  # an empty range of a file cannot be mapped
-    return np.memmap(path, dtype=TOKEN_TYPE, mode="r", offset=HEADER_BYTES)
 
 
 def _check_tokens(tokens: np.ndarray, vocab_size: int, place: str, offset: int = 0) -> None:

@@ -146,15 +146,6 @@ class Tokenizer:
         return TokenBytes(base, leading_space, boundary)
 
 
-def refuse_normalising(tokenizer: Tokenizer) -> None:
-    """UserError if a tokenizer that claims to be lossless would change some text. Published ones are not asked."""
-    if tokenizer.objections:
-        raise UserError(
-            f"tokenizer {tokenizer.path} is not lossless: {', '.join(tokenizer.objections)}; "
-            "train one with identity normalisation, or mark the dataset's tokenizer as published"
-        )
-
-
 def check_vocab(tokenizer_vocab: int, recipe_vocab: int, dataset: str = "the dataset") -> None:
     """UserError unless the recipe's model has exactly one row for each piece of the dataset's tokenizer."""
     if tokenizer_vocab != recipe_vocab:

@@ -77,9 +77,9 @@ class Checkpoint:
 
     def save(self, state: dict[str, Tensor], about: dict[str, Any]) -> None:
         """Write state and `about` (with its step); UserError if a tensor is not finite."""
-        bad = [name for name, tensor in state.items() if tensor.is_floating_point()]
-        finite = torch.stack([state[name].isfinite().all() for name in bad]).tolist()
-        bad = [name for name, is_finite in zip(bad, finite, strict=True) if not is_finite]
+        finite = {name: tensor.isfinite().all() for name, tensor in state.items() if tensor.is_floating_point()}
+        told = torch.stack(list(finite.values())).tolist()  # one wait for the device
+        bad = [name for name, is_finite in zip(finite, told, strict=True) if not is_finite]
         if bad:
             raise UserError(
                 f"step {about['step']} left {bad[0]} (and {len(bad) - 1} more) not finite, so it was not saved; "

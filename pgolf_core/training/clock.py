@@ -12,7 +12,6 @@ from pathlib import Path
 from pgolf_core.base.files import read_json, write_json
 from pgolf_core.base.names import CHECKPOINT, METRICS, TRAIN_LOG
 from pgolf_core.recipes.recipe import Recipe
-from pgolf_core.training.optim import budget_used
 
 PARTS = ("data", "warmup", "train", "validation", "averaging", "checkpoints", "lost", "rest")
 """data: reading shards. warmup: the network's making, compilation, warm-up (rolled back). train: steps, the only part
@@ -52,14 +51,13 @@ class SecondsLedger:
 
         Notes in the folder that this attempt has begun. Call it before anything else is written there.
         """
-        kept = {part: spent for part, spent in saved.items() if part != "lost"}
-        signs = [folder / name for name in SIGNS_OF_LIFE]
-        earlier = {**kept, "lost": lost_seconds(folder / ATTEMPT, signs, sum(kept.values()))}
+        earlier = {part: spent for part, spent in saved.items() if part != "lost"}
+        kept, signs = sum(earlier.values()), [folder / name for name in SIGNS_OF_LIFE]
+        earlier["lost"] = lost_seconds(folder / ATTEMPT, signs, kept)
         for part, spent in earlier.items():
             self.seconds[part] += spent
         self.earlier = sum(earlier.values())
-        note = {"began": self.began, "kept": self.earlier - earlier["lost"], "lost": earlier["lost"]}
-        write_json(folder / ATTEMPT, note)
+        write_json(folder / ATTEMPT, {"began": self.began, "kept": kept, "lost": earlier["lost"]})
 
 
 def lost_seconds(note: Path, signs: Iterable[Path], kept: float = 0.0) -> float:
@@ -88,6 +86,5 @@ class TrainProgress:
 
 def progress_at(recipe: Recipe, step: int, loss: float, clock: float, tokens_per_second: float) -> TrainProgress:
     """How far `step` steps in `clock` seconds are, by whichever of the recipe's two limits is nearer."""
-    fraction = budget_used(recipe.schedule, step, clock)
-    left = clock * (1 / fraction - 1) if fraction else math.inf
-    return TrainProgress(step, fraction, loss, tokens_per_second, left)
+    used = recipe.schedule.used(step, clock)
+    return TrainProgress(step, used, loss, tokens_per_second, clock * (1 / used - 1) if used else math.inf)

@@ -41,14 +41,7 @@ from pgolf_core.text.tokenizer import TokenBytes, check_vocab
 from pgolf_core.training.average import build_average
 from pgolf_core.training.checkpoint import Checkpoint, restore, save_tensors
 from pgolf_core.training.clock import ATTEMPT, SecondsLedger, TrainProgress, progress_at
-from pgolf_core.training.optim import (
-    Optimizers,
-    budget_used,
-    check_finite,
-    clip_gradients,
-    muon_momentum,
-    rate_multiplier,
-)
+from pgolf_core.training.optim import Optimizers, check_finite, clip_gradients, muon_momentum, rate_multiplier
 from pgolf_core.training.runlog import NoLog, RunLog, TrainResult
 
 LOOK_BACK_STEPS = 8
@@ -170,7 +163,7 @@ class Trainer:
         momentum = muon_momentum(self.step, self.recipe.optim)
         self._update_qat(multiplier)
         data, world = self.recipe.data, self.world
-        length = seq_len_at(data, budget_used(schedule, self.step, clock))
+        length = seq_len_at(data, schedule.used(self.step, clock))
         loss = self._forward_backward(*step_batch(self.stream, data, world.rank, world.size, length))
         if 0 < multiplier < SENSITIVITY_BELOW:
             self.meter.add(self.named)
@@ -251,12 +244,9 @@ class Trainer:
             kind="val", step=self.step, loss=result.loss_nats_per_token, bpb=result.bpb, targets=result.tokens,
             seconds=clock,
         )  # fmt: skip
-        self.log.line(
-            f"step:{self.step}/{recipe.schedule.iterations} val_loss:{result.loss_nats_per_token:.4f} "
-            f"val_bpb:{result.bpb:.4f} {self._timing()}"
-        )
+        place, loss = f"step:{self.step}/{recipe.schedule.iterations}", result.loss_nats_per_token
+        self.log.line(f"{place} val_loss:{loss:.4f} val_bpb:{result.bpb:.4f} {self._timing()}")
         if last and self.step < recipe.schedule.iterations:
-            place = f"step:{self.step}/{recipe.schedule.iterations}"
             self.log.line(f"stopping_early: wallclock_cap train_time:{clock * 1000:.0f}ms {place}")
 
     # ------------------------------------------------------------------ checkpoints
@@ -269,12 +259,8 @@ class Trainer:
             self.ledger.go_on(about["seconds"], self.folder)
 
     def _state(self) -> dict[str, Tensor]:
-        parts = {
-            "model": self.named,
-            "optim": self.optimizers.tensors(),
-            "average": self.average.tensors(),
-            "groups": self.meter.sums,
-        }
+        parts = {"model": self.named, "optim": self.optimizers.tensors(), "average": self.average.tensors()}
+        parts["groups"] = self.meter.sums
         return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
 
     def _save_checkpoint(self) -> None:
@@ -335,10 +321,11 @@ class Trainer:
 
     def _announce(self) -> None:
         data, schedule, optim = self.recipe.data, self.recipe.schedule, self.recipe.optim
+        micro_steps = math.ceil(data.batch_tokens // data.seq_len // self.world.size / data.micro_batch_seqs)
         for line in (
             self.path_line,
             f"model_params:{sum(p.numel() for p in self.named.values())}",
-            f"world_size:{self.world.size} grad_accum_steps:{self._micro_steps()}",
+            f"world_size:{self.world.size} grad_accum_steps:{micro_steps}",
             f"attention_mode:gqa num_heads:{self.recipe.model.num_heads} num_kv_heads:{self.recipe.model.num_kv_heads}",
             f"tie_embeddings:True embed_lr:{optim.embed_lr} matrix_lr:{optim.matrix_lr} scalar_lr:{optim.scalar_lr}",
             f"train_batch_tokens:{data.batch_tokens} train_seq_len:{data.seq_len} iterations:{schedule.iterations} "
@@ -346,10 +333,6 @@ class Trainer:
             f"seed:{self.seed}",
         ):
             self.log.line(line)
-
-    def _micro_steps(self) -> int:
-        data = self.recipe.data
-        return math.ceil(data.batch_tokens // data.seq_len // self.world.size / data.micro_batch_seqs)
 
     def _log_step(self, record: dict[str, float]) -> None:
         schedule, step, clock = self.recipe.schedule, self.step, self.ledger.seconds["train"]
@@ -385,15 +368,11 @@ class Trainer:
         cap, trained = self.recipe.schedule.max_seconds, result.seconds["train"]
         if 0 < cap < trained:
             self.log.line(f"over_the_cap: train_time:{trained * 1000:.0f}ms cap:{cap * 1000:.0f}ms does not count")
-        if self.world.first:
-            self._seal(result)
+        if self.world.first:  # only with its result written the training is done, and its checkpoint goes
+            write_json(self.folder / TRAIN_RESULT, dataclasses.asdict(result))
+            self.checkpoint.path.unlink(missing_ok=True)
+            (self.folder / ATTEMPT).unlink(missing_ok=True)
         return result
-
-    def _seal(self, result: TrainResult) -> None:
-        """The training is done once its result is written; only then the checkpoint goes."""
-        write_json(self.folder / TRAIN_RESULT, dataclasses.asdict(result))
-        self.checkpoint.path.unlink(missing_ok=True)
-        (self.folder / ATTEMPT).unlink(missing_ok=True)
 
     def _write_weights(self) -> None:
         gathered = self.statistics()
@@ -401,10 +380,8 @@ class Trainer:
             about = {"step": self.step}
             save_tensors(self.folder / RAW_WEIGHTS, dict(self.named), about)
             save_tensors(self.folder / AVERAGED_WEIGHTS, self.averaged, about)
-            write_json(
-                self.folder / SENSITIVITY,
-                {"mean_squared_gradient": gathered.mean_squares, "steps": gathered.steps, "weights": "live"},
-            )
+            told = {"mean_squared_gradient": gathered.mean_squares, "steps": gathered.steps, "weights": "live"}
+            write_json(self.folder / SENSITIVITY, told)
             save_tensors(self.folder / GROUP_SENSITIVITY, gathered.sums, {"steps": gathered.steps})
             if gathered.hessians is not None:
                 about = {"tokens": gathered.hessians.tokens}

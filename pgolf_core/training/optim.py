@@ -189,10 +189,6 @@ class Optimizers:
         """Update every trained parameter from its .grad, then drop the gradients."""
         self.muon.step(multiplier, momentum)
         self.adamw.step(multiplier)
-        self.zero_grad()
-
-    def zero_grad(self) -> None:
-        """Drop all gradients."""
         for parameter in self.trained:
             parameter.grad = None
 
@@ -225,47 +221,22 @@ def check_finite(loss: float, grad_norm: float, named: Iterable[tuple[str, Tenso
     )
 
 
-def multiplier_by_clock(elapsed_seconds: float, step: int, cap_seconds: float, warmdown_iters: int) -> float:
-    """Learning-rate multiplier: 1, then linear to 0 over the last `warmdown_iters` steps at the mean step time so far.
-
-    Re-estimated at each step (papers/machinery.md).
-    """
-    if warmdown_iters <= 0:
-        return 1.0
-    warmdown_seconds = warmdown_iters * elapsed_seconds / max(step, 1)
-    remaining_seconds = max(cap_seconds - elapsed_seconds, 0.0)
-    return remaining_seconds / max(warmdown_seconds, 1e-12) if remaining_seconds <= warmdown_seconds else 1.0
-
-
-def multiplier_by_iterations(step: int, iterations: int, warmdown_iters: int) -> float:
-    """Learning-rate multiplier: 1 until the last `warmdown_iters` steps, then linear to 0 (papers/machinery.md)."""
-    if warmdown_iters <= 0 or step < iterations - warmdown_iters:
-        return 1.0
-    return max((iterations - step) / warmdown_iters, 0.0)
-
-
-def multiplier_by_fraction(used: float, warmdown_fraction: float) -> float:
-    """Learning-rate multiplier: 1, then linear to 0 over the last part of a budget of which `used` in [0, 1] is gone.
-
-    Unlike a length in steps it needs no guess of how many steps a machine manages.
-    """
-    return min((1 - used) / warmdown_fraction, 1.0)
-
-
-def budget_used(schedule: Schedule, step: int, elapsed_seconds: float) -> float:
-    """Share of the budget, in [0, 1], that `step` steps in so many seconds have used: of the nearer limit."""
-    by_clock = elapsed_seconds / schedule.max_seconds if schedule.max_seconds > 0 else 0.0
-    return min(max(by_clock, step / schedule.iterations), 1.0)
-
-
 def rate_multiplier(schedule: Schedule, step: int, elapsed_seconds: float) -> float:
-    """Learning-rate multiplier in [0, 1] of step number `step`, by whichever of the three forms the recipe asks for."""
-    cap = schedule.max_seconds
+    """Learning-rate multiplier of step number `step`: 1, in the end linear to 0 (papers/machinery.md).
+
+    It falls over the last share of the budget where the recipe names one, which needs no guess of how many steps a
+    machine manages; else over the last `warmdown_iters` steps, under a clock by the mean step time so far.
+    """
+    iters, cap = schedule.warmdown_iters, schedule.max_seconds
     if schedule.warmdown_fraction > 0:
-        return multiplier_by_fraction(budget_used(schedule, step, elapsed_seconds), schedule.warmdown_fraction)
+        return min((1 - schedule.used(step, elapsed_seconds)) / schedule.warmdown_fraction, 1.0)
+    if iters <= 0:
+        return 1.0
     if cap > 0:
-        return multiplier_by_clock(elapsed_seconds, step, cap, schedule.warmdown_iters)
-    return multiplier_by_iterations(step, schedule.iterations, schedule.warmdown_iters)
+        warmdown_seconds = iters * elapsed_seconds / max(step, 1)
+        remaining_seconds = max(cap - elapsed_seconds, 0.0)
+        return remaining_seconds / max(warmdown_seconds, 1e-12) if remaining_seconds <= warmdown_seconds else 1.0
+    return min(max((schedule.iterations - step) / iters, 0.0), 1.0)
 
 
 def muon_momentum(step: int, optim: Optim) -> float:

@@ -1,7 +1,4 @@
-"""A run's two logs: train.log for people (the field's line formats, papers/machinery.md), metrics.jsonl for programs.
-
-And what training says about itself when it is done.
-"""
+"""A run's logs: train.log for people (the field's line formats, papers/machinery.md), metrics.jsonl for programs."""
 
 from __future__ import annotations
 
@@ -26,8 +23,8 @@ class RunLog:
     def __enter__(self) -> RunLog:
         with explain_os_errors(f"cannot write logs in {self.folder}"):
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.text = open(self.folder / TRAIN_LOG, "a", encoding="utf-8")
-            self.metrics = open(self.folder / METRICS, "a", encoding="utf-8")
+            self.text = open(self.folder / TRAIN_LOG, "a", encoding="utf-8", buffering=1)
+            self.metrics = open(self.folder / METRICS, "a", encoding="utf-8", buffering=1)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -44,40 +41,34 @@ class RunLog:
                     kept.append(line + "\n")
         self.metrics.close()
         write_text(self.folder / METRICS, "".join(kept))
-        self.metrics = open(self.folder / METRICS, "a", encoding="utf-8")  # noqa: SIM115
+        self.metrics = open(self.folder / METRICS, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
 
     def metric(self, **values: Any) -> None:
         """One JSON object a line."""
         with explain_os_errors(f"cannot write logs in {self.folder}"):
             self.metrics.write(json.dumps(values) + "\n")
-            self.metrics.flush()
 
     def line(self, text: str, quiet: bool = False) -> None:
         """One line of train.log, also said aloud unless quiet."""
         with explain_os_errors(f"cannot write logs in {self.folder}"):
             self.text.write(text + "\n")
-            self.text.flush()
         if self.say is not None and not quiet:
             self.say(text)
 
 
 class NoLog(RunLog):
-    """Writes nothing: the log of every rank but the first."""
+    """Writes and says nothing: the log of every rank but the first."""
 
     def __enter__(self) -> NoLog:
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        pass
+    def __exit__(self, *exception: object) -> None: ...
 
-    def keep_until(self, step: int, val_step: int) -> None:
-        """Nothing to drop."""
+    def keep_until(self, step: int, val_step: int) -> None: ...
 
-    def metric(self, **values: Any) -> None:
-        """Not written."""
+    def metric(self, **values: Any) -> None: ...
 
-    def line(self, text: str, quiet: bool = False) -> None:
-        """Not written, not said."""
+    def line(self, text: str, quiet: bool = False) -> None: ...
 
 
 def training_curve(folder: Path | str) -> list[dict[str, Any]]:

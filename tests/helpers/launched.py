@@ -19,7 +19,7 @@ PIECES = 330
 TEXT = "The state of the Union is strong.\n\nThe people of the States are free; the courts are open.\n" * 8
 FAULTY = """
 import os, pathlib, signal, sys, time
-from pgolf_core import main
+from pgolf_core.lab.record import rank as entry
 from pgolf_core.training import loop
 out = pathlib.Path(sys.argv[-1])
 rank = os.environ["RANK"]
@@ -33,9 +33,9 @@ def faulty(self):
     time.sleep(0.01)
     return step(self)
 loop.Trainer._step = faulty
-main.main()
+entry.main()
 """
-"""Trains as pgolf_core.main does, with a fault in its second rank; `fault` is its code."""
+"""Trains as pgolf_core.lab.record.rank does, with a fault in its second rank; `fault` is its code."""
 
 
 @functools.cache
@@ -60,9 +60,9 @@ def small_run(folder: Path, iterations: int = 12, spans: int = 8) -> SimpleNames
 
 
 def core_arguments(run: SimpleNamespace) -> list[str]:
-    """What pgolf_core.main is given to train the run."""
+    """What pgolf_core.lab.record.rank is given to train the run."""
     words = torchrun_command(run, 1)
-    return words[words.index("pgolf_core.main") + 1 :]
+    return words[words.index("pgolf_core.lab.record.rank") + 1 :]
 
 
 def with_fault(monkeypatch: pytest.MonkeyPatch, folder: Path, fault: str) -> None:
@@ -71,7 +71,7 @@ def with_fault(monkeypatch: pytest.MonkeyPatch, folder: Path, fault: str) -> Non
 
     def command(run: SimpleNamespace, processes: int) -> list[str]:
         words = torchrun_command(run, processes)
-        at = words.index("pgolf_core.main")
+        at = words.index("pgolf_core.lab.record.rank")
         return [*words[: at - 1], str(folder / "faulty.py"), *words[at + 1 :]]
 
     monkeypatch.setattr(launch, "torchrun_command", command)

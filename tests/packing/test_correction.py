@@ -63,9 +63,8 @@ def damped(hessian: torch.Tensor) -> np.ndarray:
 
 def plans(w: np.ndarray, groups: Groups, hessian: torch.Tensor) -> tuple[allocation.Plan, allocation.Plan]:
     """A matrix's plan, and the corrected one."""
-    plain = allocation.plan(w, groups)
     found = corrections(Hessians({"w": hessian}, 100), {"w": w.shape}, DAMPING)
-    return plain, allocation.corrected({"w": plain}, found)["w"]
+    return allocation.plan(w, groups), allocation.plan(w, groups, found.feedback.get("w"))
 
 
 def output_error(change: np.ndarray, x: np.ndarray) -> float:

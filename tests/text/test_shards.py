@@ -26,7 +26,6 @@ from pgolf_core.text.shards import (
     step_batch,
     write_shard,
 )
-from pgolf_core.training.optim import budget_used
 
 LENGTHS = (37, 1, 0, 80)
 
@@ -188,6 +187,6 @@ def test_a_split_shorter_than_two_windows_still_gives_whole_windows(tmp_path: Pa
 def test_the_last_part_of_a_budget_sees_longer_windows_of_as_many_tokens(shards: list[Path]):
     data = data_of(32, 4, order="shuffled", final_seq_len=8, final_fraction=0.2)
     schedule, stream = recipe.Schedule(iterations=10, max_seconds=0.0), TokenStream(shards, seed=3)
-    lengths = [seq_len_at(data, budget_used(schedule, step, 0.0)) for step in range(10)]
+    lengths = [seq_len_at(data, schedule.used(step, 0.0)) for step in range(10)]
     assert [step_batch(stream, data, seq_len=n)[0].shape for n in lengths] == [(8, 4)] * 8 + [(4, 8)] * 2
     assert seq_len_at(data_of(32, 4), 1.0) == 4

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.data.build import TOKENIZER_SETTINGS, train_tokenizer
-from pgolf_core.text.tokenizer import NUM_BYTE_PIECES, SPACE_MARK, Tokenizer, check_vocab, refuse_normalising
+from pgolf_core.lab.data.dataset import refuse_normalising
+from pgolf_core.text.tokenizer import NUM_BYTE_PIECES, SPACE_MARK, Tokenizer, check_vocab
 
 TEXTS = [
     "Fellow-citizens of the Senate and House of Representatives:\n\nIn 1790 we paid $12,345.67 of the debt.\n\n" * 4,

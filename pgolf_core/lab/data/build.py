@@ -21,10 +21,10 @@ import numpy as np
 import sentencepiece
 
 from pgolf_core.base.files import UserError, write_bytes
-from pgolf_core.lab.data.dataset import refuse_shared_documents
+from pgolf_core.lab.data.dataset import refuse_normalising, refuse_shared_documents
 from pgolf_core.lab.data.survey import LISTED_TRAIN_DOCUMENTS, SPLITS, TOKENIZER_FILE, Split, long_bar, survey
 from pgolf_core.text.shards import TOKEN_TYPE, write_shard
-from pgolf_core.text.tokenizer import Tokenizer, refuse_normalising
+from pgolf_core.text.tokenizer import Tokenizer
 
 SHARD_TOKENS = 100_000_000
 """Tokens of a full shard, as published."""

@@ -22,7 +22,7 @@ import platformdirs
 from pgolf_core.base.files import UserError, explain_os_errors, read_json, sha256_file, write_json
 from pgolf_core.lab.data.survey import MANIFEST, MANIFEST_FORMAT, SPLITS, Split, count_shared, long_bar
 from pgolf_core.text.shards import shard_tokens
-from pgolf_core.text.tokenizer import Tokenizer, refuse_normalising
+from pgolf_core.text.tokenizer import Tokenizer
 
 DOCUMENT_KEYS = {"name", "group", "split", "sha256", "utf8_bytes", "tokens"}
 PARTIAL = ".partial-"
@@ -261,3 +261,12 @@ def refuse_shared_documents(documents: Sequence[dict[str, Any]]) -> dict[str, in
                 names = f"{entry['name']} and training document {train[entry[key]]}"
                 raise UserError(f"validation document {names} have the same {what}; put both in one split")
     return {"val_texts_in_train": 0, "val_groups_in_train": 0}
+
+
+def refuse_normalising(tokenizer: Tokenizer) -> None:
+    """UserError if a tokenizer that claims to be lossless would change some text. Published ones are not asked."""
+    if tokenizer.objections:
+        raise UserError(
+            f"tokenizer {tokenizer.path} is not lossless: {', '.join(tokenizer.objections)}; "
+            "train one with identity normalisation, or mark the dataset's tokenizer as published"
+        )

@@ -194,19 +194,18 @@ def expected_weights(
 ) -> dict[str, Tensor]:  # fmt: skip
     """What the file must give back, worked out again: from its one multiplier for matrices on steps, and with the
     recipe's correction of rounding, which `hessians` are for."""
-    feedback = {}
+    correction = None
     if hessians is not None and quant.correction != "off":
         shapes = {name: tuple(weights[name].shape) for name in _gridded(grids)}
-        feedback = corrections(hessians, shapes, quant.correction_damping).feedback
-    plans = allocation.plans(
-        {name: weights[name].numpy() for name in sorted(weights) if grids[name] == STEPS}, sensitivity or {}
-    )
+        correction = corrections(hessians, shapes, quant.correction_damping)
+    feedback = correction.feedback if correction else {}
+    on_steps = {name: weights[name].numpy() for name in sorted(weights) if grids[name] == STEPS}
+    plans = allocation.plans(on_steps, sensitivity or {}, correction)
     expected = {}
     for name, tensor in weights.items():
         w, grid = tensor.float(), GRIDS.get(grids[name])
         if name in plans:
-            plan = dataclasses.replace(plans[name], feedback=feedback.get(name))
-            expected[name] = torch.from_numpy(plan.rounded(multiplier).weights(multiplier))
+            expected[name] = torch.from_numpy(plans[name].rounded(multiplier).weights(multiplier))
         elif grid is None:
             expected[name] = w.half().float()
         else:

@@ -19,7 +19,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     option("--seeds", type=_seeds, default=DEFAULT_SEEDS, help=f"comma-separated (default {DEFAULT_SEEDS})")
     about = (
         "processes that train together, one a device; with several hosts set torchrun's PET_NNODES, PET_NODE_RANK=0 "
-        "and PET_MASTER_ADDR here, and run torchrun over pgolf_core.main on the others"
+        "and PET_MASTER_ADDR here, and run torchrun over pgolf_core.lab.record.rank on the others"
     )
     option("--nproc", type=count, default=1, metavar="N", help=about)
     add_set(parser)

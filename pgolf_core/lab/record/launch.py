@@ -4,7 +4,7 @@ On several hosts torchrun's own variables say where they meet. This host keeps t
 
     PET_NNODES=2 PET_NODE_RANK=0 PET_MASTER_ADDR=<this host> pgolf record RECIPE --nproc 8
 
-The others run torchrun over pgolf_core.main themselves, one seed at a time (see its own text).
+The others run torchrun over pgolf_core.lab.record.rank themselves, one seed at a time (see its own text).
 
 The child is this file, run as a program: torchrun alone would end with a traceback through itself.
 """
@@ -72,14 +72,14 @@ def hosts() -> int:
 
 
 def torchrun_command(run: Run, processes: int) -> list[str]:
-    """The command line that trains this seed: torchrun over the core's entry point.
+    """The command line that trains this seed: torchrun over pgolf_core.lab.record.rank.
 
     On one machine it stands alone; with torchrun's own PET_NNODES set, its other PET_ variables say where to meet.
     """
     data = run.dataset
     command = [sys.executable, "-m", "pgolf_core.lab.record.launch", str(run.folder / FAILURE)]
     command += [f"--nproc_per_node={processes}", *([] if hosts() > 1 else STAND_ALONE)]
-    command += ["-m", "pgolf_core.main", "--recipe", str(run.folder / RECIPE_FILE), "--seed", str(run.seed)]
+    command += ["-m", "pgolf_core.lab.record.rank", "--recipe", str(run.folder / RECIPE_FILE), "--seed", str(run.seed)]
     command += ["--train", *map(str, data.train_paths), "--val", *map(str, data.val_paths)]
     command += ["--tokenizer", str(data.tokenizer_path), "--data-sha256", data.manifest_sha256]
     return [*command, "--out", str(run.folder)]

@@ -184,13 +184,13 @@ def test_an_interrupt_lets_the_ranks_save_before_it_goes_on(tmp_path: Path, monk
     assert load_tensors(run.folder / "checkpoint.safetensors")[1]["step"] > 0
 
 
-@pytest.mark.slow  # two launchers, which wait for one another; tests/test_main.py has hosts that disagree
+@pytest.mark.slow  # two launchers, which wait for one another; test_rank.py has hosts that disagree
 def test_two_hosts_meet_and_train_one_run(tmp_path: Path, monkeypatch) -> None:
     """The second is plain torchrun, as the help tells, with files of its own."""
     run, port = small_run(tmp_path), free_port()
     there = [*core_arguments(run)[:-1], str(run.folder / "elsewhere")]
     command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--node_rank=1", "--nproc_per_node=1"]
-    command += ["--master_addr=127.0.0.1", f"--master_port={port}", "-m", "pgolf_core.main", *there]
+    command += ["--master_addr=127.0.0.1", f"--master_port={port}", "-m", "pgolf_core.lab.record.rank", *there]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     here = {"NNODES": "2", "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     for name, value in here.items():

@@ -1,7 +1,7 @@
-"""One seed from the command line, in one process or many, on one machine or several.
+"""What every rank runs: one seed from the command line, in one process or many, on one machine or several.
 
-    torchrun --standalone --nproc_per_node 8 -m pgolf_core.main --recipe … --out FOLDER
-    torchrun --nnodes 2 --node_rank 1 --master_addr HOST --nproc_per_node 8 -m pgolf_core.main …   # 0 on HOST
+    torchrun --standalone --nproc_per_node 8 -m pgolf_core.lab.record.rank --recipe … --out FOLDER
+    torchrun --nnodes 2 --node_rank 1 --master_addr HOST --nproc_per_node 8 -m pgolf_core.lab.record.rank …  # 0: HOST
 
 The host of rank 0 writes the files. A failure says so in a line, or with the traceback of the rank that failed first.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import glob
 import json
 import os
@@ -19,12 +18,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import filelock
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from pgolf_core.base.files import UserError, explain_os_errors, read_json, write_text
+from pgolf_core.base.files import UserError, explain_os_errors, write_text
 from pgolf_core.base.parallel import World, join, leave
+from pgolf_core.lab.record.folder import recorded_recipe
+from pgolf_core.lab.shared.places import RECIPE_FILE
 from pgolf_core.recipes.reading import load_recipe
-from pgolf_core.recipes.recipe import Recipe, from_dict
+from pgolf_core.recipes.recipe import Recipe
 from pgolf_core.text.tokenizer import Tokenizer
 from pgolf_core.training.loop import TrainData, train
 
@@ -34,19 +36,14 @@ LOCK_SECONDS = 60.0
 
 
 def read_recipe(source: str) -> Recipe:
-    """A resolved recipe.json as a run folder holds it, or a recipe by name or .toml file."""
-    if not source.endswith(".json"):
-        return load_recipe(source)
-    values = read_json(source)
-    if not isinstance(values, dict):
-        raise UserError(f"{source} holds no recipe; give a run's recipe.json or a recipe's name")
-    values.pop("fingerprint", None)
-    return from_dict(values, source)
+    """A run's recipe.json, or a recipe by name or .toml file."""
+    path = Path(source)
+    return recorded_recipe(path.parent) if path.name == RECIPE_FILE else load_recipe(source)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="pgolf_core.main", description=__doc__, allow_abbrev=False,
+        prog="pgolf_core.lab.record.rank", description=__doc__, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("--recipe", required=True, help="a run's recipe.json, or a recipe's name")
@@ -88,17 +85,11 @@ def _alone_in(folder: Path) -> Iterator[None]:
     """Keep `folder` from other trainings; UserError if one is still at it after LOCK_SECONDS."""
     with explain_os_errors(f"cannot write in {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / LOCK, "w")  # noqa: SIM115 (closed below, outside the error translation)
-    t_end = time.monotonic() + LOCK_SECONDS
-    with file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > t_end:
-                    raise UserError(f"another training is at work in {folder}; end it or wait for it") from None
-                time.sleep(0.1)
+        try:
+            lock = filelock.FileLock(folder / LOCK, timeout=LOCK_SECONDS).acquire()
+        except filelock.Timeout:
+            raise UserError(f"another training is at work in {folder}; end it or wait for it") from None
+    with lock:
         yield
 
 

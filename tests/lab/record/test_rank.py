@@ -14,12 +14,12 @@ import pytest
 from launched import FAULTY, core_arguments, ranks_of, small_run
 from ranks import ended, on_ranks, wait_until
 
-from pgolf_core import main as entry
 from pgolf_core.base.files import UserError
 from pgolf_core.base.parallel import World
+from pgolf_core.lab.record import rank as entry
 from pgolf_core.training.checkpoint import load_tensors
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_the_entry_point_trains_alone_and_a_mistake_is_a_line_that_torchrun_can_show(tmp_path, monkeypatch, capsys):
@@ -42,9 +42,9 @@ def test_the_entry_point_trains_alone_and_a_mistake_is_a_line_that_torchrun_can_
 
 def test_a_recipe_is_a_runs_file_or_a_name(tmp_path: Path) -> None:
     assert entry.read_recipe("local-smoke").name == "local-smoke"
-    (tmp_path / "list.json").write_text("[]")
-    with pytest.raises(UserError, match="holds no recipe"):
-        entry.read_recipe(str(tmp_path / "list.json"))
+    (tmp_path / "recipe.json").write_text("[]")
+    with pytest.raises(UserError, match="does not hold a JSON object"):
+        entry.read_recipe(str(tmp_path / "recipe.json"))
 
 
 def test_a_folder_that_another_training_holds_is_refused_after_a_while(tmp_path: Path, monkeypatch) -> None:
