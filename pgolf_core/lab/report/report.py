@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pgolf_core.base.files import UserError, read_json, write_json, write_text
+from pgolf_core.base.files import UserError, write_json, write_text
 from pgolf_core.lab.compare.arms import FINEWEB_TRACK
 from pgolf_core.lab.compare.inference import CONFIDENCE
+from pgolf_core.lab.compare.results import read_object
 from pgolf_core.lab.recipes.settings import flatten
 from pgolf_core.lab.report.beside_records import beside_records
-from pgolf_core.lab.report.figures import SKIPPED_SHARE, draw_figures
+from pgolf_core.lab.report.figures import SKIPPED_SHARE, draw_figures, grid_rows
 from pgolf_core.lab.report.page import fenced, html_page, quoted, render, table
 from pgolf_core.lab.report.reading import SeedRun, command_of, read_seed
 from pgolf_core.lab.report.seeds import seeds_table, summarise_seeds
-from pgolf_core.lab.report.tensors import grid_rows
 from pgolf_core.lab.shared.places import DATA_FILE, RECIPE_FILE, SCRIPT, SUMMARY_FILE
 
 DATA_KEYS = (
@@ -48,9 +48,8 @@ class ReportPaths:
 def write_report(
     recipe_folder: Path | str, seeds: Sequence[int], sample: Mapping[str, Any] | None = None
 ) -> ReportPaths:
-    """Read every seed's files, check them against each other, and write the report into `recipe_folder`.
+    """Read and check every seed's files, and write the report into `recipe_folder`.
 
-    Needs data.json (DATA_KEYS) and recipe.json there, and result.json, ledger.json, metrics.jsonl, env.json in seed<k>.
     `sample` (SAMPLE_KEYS) is one sampled continuation of a held-out opening. Nothing is written unless all is there;
     what is missing is a UserError that names the file and the command that makes it.
     """
@@ -85,7 +84,7 @@ def scored(summary: Mapping[str, Any]) -> str:
 
 
 def _read(path: Path, keys: Sequence[str], remedy: str) -> dict[str, Any]:
-    values = read_json(path) if path.is_file() else {}
+    values = read_object(path)
     for key in keys:
         if key not in values or (key.startswith(("train_", "val_")) and type(values[key]) not in (int, float)):
             raise UserError(f"{path} has no {'number ' if '_' in key else ''}'{key}'; {remedy}")
