@@ -27,8 +27,8 @@ from pgolf_core.recipes.recipe import Model, Recipe
 from pgolf_core.training.optim import parameter_groups
 
 RECORD_TRACK = "10min_16mb"
-RANKS = {RECORD_TRACK: 8}
-"""Ranks of a track where nobody says; one on any other."""
+RECORD_RANKS = 8
+"""Ranks of the record track where nobody says, and of its published runs; one on any other."""
 QUERY_BLOCK = 128
 """Queries of a block in pgolf_core.network.attention's own CPU kernel."""
 Row = tuple[str, int | float | None, str, str]
@@ -46,8 +46,8 @@ class Execution:
 
     def __str__(self) -> str:
         attention = "attention in query blocks" if self.blocked else "fused attention"
-        dtype = "bfloat16" if self.bfloat16 else "float32"
-        return f"{'compiled' if self.compiled else 'eager'}, {dtype}, {attention}"
+        how, dtype = "compiled" if self.compiled else "eager", "bfloat16" if self.bfloat16 else "float32"
+        return f"{how}, {dtype}, {attention}"
 
 
 def assumed_execution(recipe: Recipe) -> Execution:
@@ -65,7 +65,7 @@ def ranks_of(recipe: Recipe, ranks: int | None) -> int:
     """`ranks`, or as many of the track's usual number as share a step's spans equally; UserError where they do not."""
     spans = recipe.data.spans_per_step
     if ranks is None:
-        return math.gcd(RANKS.get(recipe.track, 1), spans)
+        return math.gcd(RECORD_RANKS if recipe.track == RECORD_TRACK else 1, spans)
     if ranks < 1 or spans % ranks:
         raise UserError(f"{ranks} ranks (--nproc) must divide data.spans_per_step = {spans}, the spans of a step")
     return ranks
@@ -76,9 +76,6 @@ def micro_batch(recipe: Recipe, ranks: int) -> tuple[int, int]:
     sequences = recipe.data.batch_tokens // recipe.data.seq_len // ranks
     size = min(recipe.data.micro_batch_seqs, sequences)
     return size, math.ceil(sequences / size)
-
-
-# ---------------------------------------------------------------------- what the backward pass needs
 
 
 def kept_bytes_per_token(model: Model, seq_len: int, how: Execution) -> float:
@@ -126,9 +123,6 @@ def weight_copy_bytes(recipe: Recipe, how: Execution) -> int:
     if how.bfloat16:
         return 2 * (linear + sizes["tok_emb.weight"])
     return 4 * linear if recipe.qat.kind != "off" else 0
-
-
-# ---------------------------------------------------------------------- the state, and all of it together
 
 
 def memory_parts(recipe: Recipe, ranks: int) -> dict[str, tuple[int, str]]:
