@@ -50,9 +50,7 @@ def test_tables_that_the_notebooks_left_become_figures_with_every_seeds_numbers(
     assert position["seed"].tolist() == [seed for seed in RUN_SEEDS for _ in range(2)]
     assert position["bpb"].tolist() == 3 * [2.25, 2.2]
     packings = pd.read_csv(tmp_path / "drawn" / "packings.csv")
-    assert packings["bpb_lost"].tolist() == [seed / 1e6 for seed in RUN_SEEDS], (
-        "what is not packed has no bytes to lie at"
-    )
+    assert packings["bpb_lost"].tolist() == [seed / 1e6 for seed in RUN_SEEDS], "what is not packed has no bytes"
 
 
 def test_a_damaged_table_is_named_with_its_remedy(with_tables, tmp_path):
