@@ -1,7 +1,4 @@
-"""The command line: exit statuses, one-line errors, and what is printed.
-
-pytest tests/lab/test_cli.py
-"""
+"""The command line: exit statuses, one-line errors, and what is printed."""
 
 from __future__ import annotations
 

@@ -55,15 +55,9 @@ def test_every_run_is_tested_against_the_first_with_bytes_and_seconds(tmp_path):
     assert table["nats_high"][1] == pytest.approx(table["difference_high"][1] * nats_per_bpb)
     assert table["total_bytes"][0] == 900_002 and table["total_bytes_max"][0] == 900_003
     assert table["train_seconds"][0] == 102.0 and table["seconds"][0] == 122.0
-
-
-def test_seeds_side_by_side_have_the_difference_of_shared_seeds_only(tmp_path):
-    runs = [write_run(tmp_path / "a", {1: 2.0, 2: 3.0}), write_run(tmp_path / "b", {2: 2.5, 3: 2.0})]
-    table = seeds_long(compare_arms(runs))
-    assert table["seed"].tolist() == [1, 2, 2, 3]
-    difference = table.loc[table["run"] == "b", "difference"].tolist()
-    assert difference[0] == pytest.approx(-0.5) and math.isnan(difference[1])
-    assert table["nats_per_byte"][0] == pytest.approx(2.0 * math.log(2))
+    seeds = seeds_long(compare_arms([first, write_run(tmp_path / "b", {2: 2.5, 4: 2.0})]))
+    assert seeds["seed"].tolist() == [1, 2, 3, 2, 4] and seeds["nats_per_byte"][0] == pytest.approx(2.0 * math.log(2))
+    assert seeds["difference"].tolist() == pytest.approx([*3 * [math.nan], -0.5, math.nan], nan_ok=True)
 
 
 def test_the_baseline_can_be_chosen_among_the_runs_or_beside_them(tmp_path):
@@ -179,12 +173,8 @@ def test_what_was_changed_is_named_key_by_key(tmp_path):
         ("average.ema_decay", 0.98, 0.9),
     ]
     assert compared.against[1].differs == []
-
-
-def test_a_folder_without_its_recipe_is_compared_and_says_that_its_settings_are_not(tmp_path):
-    runs = [write_run(tmp_path / name, {1: 2.0, 2: 2.1}) for name in "ab"]
-    (runs[1] / "recipe.json").unlink()
-    assert "no recipe.json: its settings were not compared" in row_of(compare(runs), "b")["note"]
+    (again / "recipe.json").unlink()
+    assert "no recipe.json: its settings were not compared" in row_of(compare([base, again]), "again")["note"]
 
 
 # ---------------------------------------------------------------------- published records
@@ -204,12 +194,11 @@ def test_a_published_record_is_the_baseline_wherever_it_is_named(tmp_path, first
     # about 0.0166 nats: 0.0116 above the margin, some 40 standard errors of 0.0003
     assert one.rule.passes is True
     assert ("model.num_layers", 11, 4) in one.differs
-    assert row_of(compare([run, "pr315"]), "pr315")["total_bytes_max"] == 15_639_340
-
-
-def test_seeds_that_a_run_shares_with_a_record_are_paired(tmp_path):
-    run = write_fineweb(tmp_path / "mine", {1337: 1.13, 1338: 1.131, 1339: 1.132})
-    (one,) = compare_arms([run, "pr332"]).against
+    table = compare([run, "pr315", "pr194"])
+    assert row_of(table, "pr315")["total_bytes_max"] == 15_639_340
+    assert "seed 1337 is 76,737 bytes over the cap" in row_of(table, "pr194")["note"]
+    shared = write_fineweb(tmp_path / "shared", {1337: 1.13, 1338: 1.131, 1339: 1.132})
+    (one,) = compare_arms([shared, "pr332"]).against
     assert one.bpb.method == "paired t" and one.bpb.n_a == 3 and one.rule.passes is False
 
 
@@ -225,11 +214,6 @@ def test_a_record_scored_without_sliding_is_compared_by_its_round_trip_score(tmp
     assert compared.score == "roundtrip" and "not every record here has a sliding one" in compared.notes[0]
     with pytest.raises(UserError, match="share no score of their packed files"):
         compare_arms(["pr194", "pr534"])
-
-
-def test_seeds_over_the_cap_are_named():
-    note = row_of(compare(["pr315", "pr194"]), "pr194")["note"]
-    assert "seed 1337 is 76,737 bytes over the cap" in note
 
 
 # ---------------------------------------------------------------------- what is refused, in one line

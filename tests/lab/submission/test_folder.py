@@ -114,14 +114,6 @@ def test_the_reviewer_finds_the_artifact_in_order(written: Path):
     assert failing == ["each score implies the split's bytes"]
 
 
-def test_a_run_of_one_seed_claims_no_spread(copied: Path):
-    shutil.rmtree(copied / "seed2")
-    (copied / "summary.json").unlink()  # as if it had never been reported
-    numbers = read_json(write_submission(copied, **WHO) / "submission.json")
-    assert numbers["val_bpb_std"] is None and numbers["seeds"] == [1]
-    assert "±" not in numbers["blurb"]
-
-
 # ---------------------------------------------------------------------- README.md
 
 
@@ -213,16 +205,13 @@ def test_an_unfinished_contradictory_or_outdated_run_is_refused(copied: Path):
     refused(copied, "not a usable artifact")
     (copied / "seed1" / "model.pgolf").unlink()
     refused(copied, "lacks model.pgolf")
+    (copied / "summary.json").write_text(json.dumps({"seeds": [1, 2, 3]}))
+    refused(copied, "reports seed 3, whose folder is gone, .* run `pgolf record .*--seeds 3")
     refused(copied / "seed1", "no seed<k> folders")
     refused(copied / "nosuch", "no seed<k> folders")
 
 
-def test_a_seed_that_was_reported_and_is_gone_is_not_left_out(copied: Path):
-    (copied / "summary.json").write_text(json.dumps({"seeds": [1, 2, 3]}))
-    refused(copied, "reports seed 3, whose folder is gone, .* run `pgolf record .*--seeds 3")
-
-
-def test_a_script_that_is_not_the_counted_one_is_refused(copied: Path):
+def test_a_script_that_is_not_the_counted_one_is_refused_and_one_seed_claims_no_spread(copied: Path):
     script = copied / "train_gpt.py"
     text = script.read_text()
     script.write_text(text + "\n")
@@ -230,7 +219,10 @@ def test_a_script_that_is_not_the_counted_one_is_refused(copied: Path):
     script.unlink()
     refused(copied, "has no train_gpt.py")
     script.write_text(text)
-    assert write_submission(copied, **WHO).is_dir()
+    shutil.rmtree(copied / "seed2")
+    (copied / "summary.json").unlink()  # as if it had never been reported
+    numbers = read_json(write_submission(copied, **WHO) / "submission.json")
+    assert numbers["val_bpb_std"] is None and numbers["seeds"] == [1] and "±" not in numbers["blurb"]
 
 
 def test_a_run_over_the_cap_is_refused_with_the_bytes(copied: Path):
