@@ -50,24 +50,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = options.run(options)
         sys.stdout.flush()
         return status
-    except UsageError as error:
-        return _complain(error, 2)
-    except UserError as error:
-        return _complain(error, 1)
+    except (UserError, ModuleNotFoundError) as error:
+        part = getattr(error, "name", "")  # of what could not be imported
+        said = f"{part} is not installed; `make setup` installs all that pgolf needs" if part else error
+        print(f"pgolf: error: {said}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt as stop:
         if not getattr(stop, "told", False):
             print("pgolf: stopped", file=sys.stderr)
         return 128 + getattr(stop, "signum", signal.SIGINT)
-    except ModuleNotFoundError as error:
-        return _complain(UserError(f"{error.name} is not installed; `make setup` installs all that pgolf needs"), 1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains once more at its exit
         return 1
-
-
-def _complain(error: Exception, status: int) -> int:
-    print(f"pgolf: error: {error}", file=sys.stderr)
-    return status
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -214,14 +214,10 @@ def _test_columns(one: Against) -> dict[str, Any]:
 def seeds_long(compared: Compared) -> pd.DataFrame:
     """One row per run and seed: run, seed, bpb, nats_per_token, nats_per_byte, difference (bpb, from the baseline's
     value of that seed), total_bytes, train_seconds, seconds; NaN where there is none."""
-    tested, base = {one.arm.name for one in compared.against if one.bpb}, compared.arms[0].seeds["bpb"]
-    parts = []
-    for arm in compared.arms:
-        part = arm.seeds.reset_index()
-        part.insert(0, "run", arm.name)
-        part.insert(5, "difference", part["bpb"] - part["seed"].map(base) if arm.name in tested else math.nan)
-        parts.append(part)
-    return pd.concat(parts, ignore_index=True).astype({"total_bytes": "Int64"})
+    tested, base = [one.arm.name for one in compared.against if one.bpb], compared.arms[0].seeds["bpb"]
+    long = pd.concat({arm.name: arm.seeds for arm in compared.arms}, names=["run"]).reset_index()
+    long.insert(5, "difference", (long["bpb"] - long["seed"].map(base)).where(long["run"].isin(tested)))
+    return long.astype({"total_bytes": "Int64"})
 
 
 def difference_lines(one: Against) -> list[str]:
