@@ -40,16 +40,15 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"{artifact} does not exist; name the model.pgolf of a finished seed")
     folder, is_run = artifact.parent, (artifact.parent / RECIPE_FILE).is_file()
     recipe = recorded_recipe(folder) if is_run else checked_recipe(STANDARD)
-    usual = {"seq_len": recipe.eval.seq_len, "stride": recipe.eval.stride, "dataset": recipe.data.dataset}
-    known = set(usual) if is_run else set()
-    if not is_run and (folder / SEED_RESULT).is_file():  # of an exported script
+    window, step = recipe.eval.seq_len, recipe.eval.stride
+    is_script = not is_run and (folder / SEED_RESULT).is_file()  # of an exported script, which leaves no recipe
+    if is_script:
         result = Result.read(folder / SEED_RESULT)
-        usual |= {"seq_len": result.window, "stride": result.sliding_stride}
-        known = {"seq_len", "stride"}
-    given = {"seq_len": options.seq_len, "stride": options.stride, "dataset": options.data}
-    seq_len, stride, name = (given[key] or usual[key] for key in usual)
-    assumed = {key: value for key, value in usual.items() if not given[key] and key not in known}
-    assumed |= {} if is_run else {"autocast": recipe.schedule.autocast}
+        window, step = result.window, result.sliding_stride
+    seq_len, stride, name = options.seq_len or window, options.stride or step, options.data or recipe.data.dataset
+    used = {"seq_len": seq_len, "stride": stride, "dataset": name, "autocast": recipe.schedule.autocast}
+    known = (is_script or options.seq_len, is_script or options.stride, options.data, False)
+    assumed = {key: used[key] for key, is_known in zip(used, known, strict=True) if not (is_run or is_known)}
     if not 1 <= stride <= seq_len:
         raise UsageError(f"--stride {stride} must lie in 1..{seq_len}, the window's length")
     if assumed:

@@ -1,4 +1,4 @@
-"""The single script: complete, alone, deterministic, and byte for byte the same artifact as the package's. -m slow runs exported scripts."""
+"""The single script: complete, alone, deterministic, and byte for byte the same artifact as the package's."""
 
 from __future__ import annotations
 

@@ -106,8 +106,10 @@ def _rule_lines(one: Against) -> list[str]:
 
 
 def _wrapped(text: str, indent: str = "") -> str:
-    indents = {"initial_indent": indent, "subsequent_indent": f"{indent}  "}
-    return textwrap.fill(text, width(), **indents, break_long_words=False, break_on_hyphens=False)
+    deeper = f"{indent}  "
+    return textwrap.fill(
+        text, width(), initial_indent=indent, subsequent_indent=deeper, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _number(value: float | None, how: str = ".4f") -> str | None:
