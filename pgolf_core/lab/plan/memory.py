@@ -1,12 +1,11 @@
 """Memory of one rank while it trains: what is kept for the backward pass, counted tensor by tensor, and the state.
 
-The counts are those of this network's autograd graph; its test holds them against what autograd saves of fake tensors,
-for every switch of the model and for the records at full size (counting that way here would take ten seconds for a
-compiled network). Three ways to run differ: compiled (the partitioner recomputes what is cheap), eager under bfloat16
-autocast (norms keep their inputs in float32) and eager in float32. Not counted: what an operation holds for a moment
-beyond the head's gradient, the workspace of libraries, the allocator's slack, and the process itself. Against the
-published peaks: 3 to 6 % above PR 315, 332 and 534; 19 % below PR 194, which ran torch 2.4.1 and expanded its key/value
-heads by hand.
+Its test holds the counts against what autograd saves of fake tensors, for every switch of the model and the records at
+full size (which takes ten seconds for a compiled network). Three ways to run differ: compiled (the partitioner
+recomputes what is cheap), eager under bfloat16 autocast (norms keep their inputs in float32), eager in float32. Not
+counted: what an operation holds for a moment beyond the head's gradient, libraries, the allocator's slack, the process.
+Against the published peaks: 3 to 6 % above PR 315, 332 and 534; 19 % below PR 194, which ran torch 2.4.1 and expanded
+its key/value heads by hand.
 """
 
 from __future__ import annotations
