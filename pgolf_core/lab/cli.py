@@ -51,27 +51,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = options.run(options)
         sys.stdout.flush()
         return status
-    except UsageError as error:
-        return _complain(error, 2)
-    except UserError as error:
-        return _complain(error, 1)
+    except (UserError, ModuleNotFoundError) as error:
+        part = getattr(error, "name", "")  # of what could not be imported
+        said = f"{part} is not installed; `make setup` installs all that pgolf needs" if part else error
+        print(f"pgolf: error: {said}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt as stop:
         if not getattr(stop, "told", False):
             print("pgolf: stopped", file=sys.stderr)
         return 128 + getattr(stop, "signum", signal.SIGINT)
-    except ModuleNotFoundError as error:
-        return _complain(UserError(f"{error.name} is not installed; `make setup` installs all that pgolf needs"), 1)
     except OSError as error:
         if error.filename is None:  # a stream's, most likely; else Python would complain once more at its exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):
-            return 1
-        return _complain(UserError(f"{error.filename or 'cannot write the output'}: {error.strerror or error}"), 1)
-
-
-def _complain(error: Exception, status: int) -> int:
-    print(f"pgolf: error: {error}", file=sys.stderr)
-    return status
+        if not isinstance(error, BrokenPipeError):
+            what = error.filename or "cannot write the output"
+            print(f"pgolf: error: {what}: {error.strerror or error}", file=sys.stderr)
+        return 1
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

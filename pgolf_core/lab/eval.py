@@ -8,16 +8,20 @@ import sys
 from pathlib import Path
 
 from pgolf_core.base.files import UserError
+from pgolf_core.base.names import SEED_RESULT
 from pgolf_core.lab.shared.places import RECIPE_FILE
 from pgolf_core.lab.shared.usage import UsageError, add_data, add_json, checked_recipe, place
+
+STANDARD = "local-smoke"
+"""Recipe whose window, stride, dataset and autocast are assumed of an artifact that lies beside nothing."""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """The options of `pgolf eval`."""
     parser.add_argument("artifact", help="a model.pgolf")
-    about = "targets a window scores (default: the run's)"
+    about = "targets a window scores (default: the run's, else local-smoke's)"
     parser.add_argument("--stride", type=int, default=0, metavar="N", help=about)
-    parser.add_argument("--seq-len", type=int, default=0, metavar="N", help="window length (default: the run's)")
+    parser.add_argument("--seq-len", type=int, default=0, metavar="N", help="window length (default: likewise)")
     add_data(parser)
     add_json(parser)
 
@@ -28,24 +32,38 @@ def run(options: argparse.Namespace) -> int:
     from pgolf_core.lab.record.folder import recorded_recipe
     from pgolf_core.lab.shared.progress import score_bar
     from pgolf_core.packing.unpack import score_artifact
+    from pgolf_core.seed import Result
     from pgolf_core.text.shards import load_tokens
 
     artifact = Path(options.artifact)
     if not artifact.is_file():
         raise UserError(f"{artifact} does not exist; name the model.pgolf of a finished seed")
-    beside = artifact.parent / RECIPE_FILE
-    recipe = recorded_recipe(artifact.parent) if beside.is_file() else checked_recipe("local-smoke")
-    seq_len, stride = options.seq_len or recipe.eval.seq_len, options.stride or recipe.eval.stride
+    folder, is_run = artifact.parent, (artifact.parent / RECIPE_FILE).is_file()
+    recipe = recorded_recipe(folder) if is_run else checked_recipe(STANDARD)
+    window, step = recipe.eval.seq_len, recipe.eval.stride
+    is_script = not is_run and (folder / SEED_RESULT).is_file()  # of an exported script, which leaves no recipe
+    if is_script:
+        result = Result.read(folder / SEED_RESULT)
+        window, step = result.window, result.sliding_stride
+    seq_len, stride, name = options.seq_len or window, options.stride or step, options.data or recipe.data.dataset
+    used = {"seq_len": seq_len, "stride": stride, "dataset": name, "autocast": recipe.schedule.autocast}
+    known = (is_script or options.seq_len, is_script or options.stride, options.data, False)
+    assumed = {key: used[key] for key, is_known in zip(used, known, strict=True) if not (is_run or is_known)}
     if not 1 <= stride <= seq_len:
         raise UsageError(f"--stride {stride} must lie in 1..{seq_len}, the window's length")
-    dataset = open_dataset(options.data or recipe.data.dataset, cache_dir=place(options.cache) or None)
+    if assumed:
+        said = f"assumed {', '.join(f'{key} {value}' for key, value in assumed.items())}, as {STANDARD} has them"
+        remedy = "--seq-len, --stride and --data say otherwise"
+        print(f"pgolf: no {RECIPE_FILE} beside {artifact}: {said}; {remedy}", file=sys.stderr)
+    dataset = open_dataset(name, cache_dir=place(options.cache) or None)
     tokenizer = dataset.tokenizer()
     tokens = load_tokens(dataset.val_paths, tokenizer.vocab_size)
     with score_bar("scoring", enabled=sys.stderr.isatty()) as progress:
-        result = score_artifact(
+        score = score_artifact(
             artifact, tokens, tokenizer.bytes, seq_len, stride, recipe.eval.batch_seqs,
             autocast=recipe.schedule.autocast, progress=progress,
         )  # fmt: skip
-    values = {"artifact": str(artifact), "dataset": dataset.name, **result.to_dict()}
-    print(json.dumps(values, indent=2) if options.json else "\n".join(f"{key}: {values[key]}" for key in values))
+    values = {"artifact": str(artifact), "dataset": dataset.name, **score.to_dict()}
+    lines = (f"{key}: {value}" for key, value in values.items())
+    print(json.dumps(values | {"assumed": assumed}, indent=2) if options.json else "\n".join(lines))
     return 0

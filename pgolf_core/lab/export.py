@@ -30,9 +30,6 @@ CALLED = ("Tokenizer", "load_tokens", "score_artifact")
 """What a script keeps by name, so that `pgolf verify --run-code` can ask it for its own score."""
 WIDTH = 120
 MAX_UNWRAPPED_BYTES = 2**24
-NEVER = {"recipes.reading"}
-STEPS_ALONE = {"packing.coder", "packing.steps", "packing.allocation"}
-CORRECTION_ALONE = {"packing.correction"}
 UNPACKING = [{"id": lzma.FILTER_LZMA2, "pb": 0, "dict_size": MAX_UNWRAPPED_BYTES}]
 PACKING = [{**UNPACKING[0], "preset": 9 | lzma.PRESET_EXTREME, "nice_len": 273, "depth": 1000}]
 
@@ -61,11 +58,11 @@ def run(options: argparse.Namespace) -> int:
 
 def rooms_of(recipe: Recipe) -> list[str]:
     """The files of the core that a script of this recipe holds, in their order."""
-    left_out = set(NEVER)
+    left_out = {"recipes.reading"}
     if recipe.quant.kind != "steps":
-        left_out |= STEPS_ALONE
+        left_out |= {"packing.coder", "packing.steps", "packing.allocation"}
     if recipe.quant.correction == "off":
-        left_out |= CORRECTION_ALONE
+        left_out.add("packing.correction")
     return [room for room in pgolf_core.ROOMS if room not in left_out]
 
 
@@ -106,9 +103,9 @@ def _body(room: str, imports: set[str]) -> str:
     lines, tree = text.splitlines(), ast.parse(text)
     for node in reversed(tree.body):
         if isinstance(node, ast.Import | ast.ImportFrom):
-            where = getattr(node, "module", None) or ""
-            if not where.startswith(("pgolf_core", "__future__")):
-                imports |= {_line(node, alias) for alias in node.names}
+            for alias in node.names:
+                one = ast.Import([alias]) if isinstance(node, ast.Import) else ast.ImportFrom(node.module, [alias], 0)
+                imports.add(ast.unparse(one))
             del lines[node.lineno - 1 : node.end_lineno]
     told = ast.get_docstring(tree) or ""
     del lines[: tree.body[0].end_lineno]
@@ -117,15 +114,11 @@ def _body(room: str, imports: set[str]) -> str:
     return f"{rule}\n{comment}\n\n\n" + "\n".join(lines).strip() + "\n\n"
 
 
-def _line(node: ast.Import | ast.ImportFrom, alias: ast.alias) -> str:
-    name = alias.name + (f" as {alias.asname}" if alias.asname else "")
-    return f"import {name}" if isinstance(node, ast.Import) else f"from {node.module} import {name}"
-
-
 def _import_block(lines: set[str]) -> str:
     """Sorted, the standard library first."""
     groups: tuple[list[str], list[str]] = ([], [])
-    for line in sorted(lines, key=lambda line: (line.startswith("from"), line)):
+    foreign = (line for line in lines if not line.startswith(("from pgolf_core", "from __future__")))
+    for line in sorted(foreign, key=lambda line: (line.startswith("from"), line)):
         groups[line.split()[1].split(".")[0] not in sys.stdlib_module_names].append(line)
     return "\n\n".join("\n".join(group) for group in groups if group) + "\n"
 

@@ -17,8 +17,6 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> NoReturn:
     """Become JupyterLab, so that Ctrl-C is its own affair."""
     root = find_root()
-    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={root}"]
-    command.append(f"--ServerApp.preferred_dir={root / 'notebooks'}")
-    if os.geteuid() == 0:
-        command.append("--allow-root")  # the server listens on this machine alone and asks for its token
-    os.execv(sys.executable, [*command, *options.further])
+    places = [f"--ServerApp.root_dir={root}", f"--ServerApp.preferred_dir={root / 'notebooks'}"]
+    as_root = ["--allow-root"] if os.geteuid() == 0 else []  # it listens on this machine alone and asks for its token
+    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", *places, *as_root, *options.further])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,26 @@ def test_a_seeds_file_scores_what_its_run_says(seed_folder: Path, capsys: pytest
     for options, expected in (([], result.sliding_bpb), (["--stride", "32"], result.roundtrip_bpb)):
         assert cli.main(["eval", str(seed_folder / ARTIFACT), "--cache", cache, "--json", *options]) == 0
         assert json.loads(capsys.readouterr().out)["bpb"] == pytest.approx(expected, abs=1e-9)
+
+
+def test_away_from_its_run_what_is_assumed_is_said_and_what_is_given_or_beside_it_is_taken(
+    seed_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result, cache = Result.read(seed_folder / SEED_RESULT), ["--cache", str(seed_folder.parents[3])]
+    away, data = str(shutil.copy(seed_folder / ARTIFACT, tmp_path / "away.pgolf")), ["--data", "toy-sp1024"]
+    where = {"autocast": "auto"}  # off in the run: bfloat16 may move the score a little
+    cases = [(data, {"seq_len": 512, "stride": 128} | where), ([*data, "--seq-len", "32", "--stride", "8"], where)]
+    for options, assumed in (*cases, (data, where)):
+        assert cli.main(["eval", away, "--json", *cache, *options]) == 0
+        said = capsys.readouterr()
+        assert json.loads(said.out)["assumed"] == assumed
+        assert f"assumed {', '.join(f'{key} {value}' for key, value in assumed.items())}, as local-smoke" in said.err
+        right = json.loads(said.out)["bpb"] == pytest.approx(result.sliding_bpb, abs=1e-3)
+        assert right == (assumed == where)
+        if options != data:
+            result.write(tmp_path)  # as an exported script leaves it, for the last case
+    assert cli.main(["eval", away, *cache]) == 1
+    assert "assumed dataset sotu-sp1024, autocast auto, as" in capsys.readouterr().err, "which is not prepared here"
 
 
 def test_a_stride_beyond_the_window_and_a_missing_file_are_refused(

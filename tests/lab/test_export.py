@@ -1,7 +1,4 @@
-"""The single script: complete, alone, deterministic, and byte for byte the same artifact as the package's.
-
-pytest tests/lab/test_export.py; -m slow runs exported scripts from beginning to end.
-"""
+"""The single script: complete, alone, deterministic, and byte for byte the same artifact as the package's."""
 
 from __future__ import annotations
 

@@ -14,13 +14,13 @@ from typing import Any
 
 import pandas as pd
 
-from pgolf_core.base.files import UserError, read_json
+from pgolf_core.base.files import UserError
 from pgolf_core.base.names import SEED_RESULT
 from pgolf_core.lab.compare import results as finished
 from pgolf_core.lab.compare.records import RECORDS, load_published
 from pgolf_core.lab.recipes.settings import flatten
 from pgolf_core.lab.shared.places import ENV_FILE, RECIPE_FILE
-from pgolf_core.recipes.reading import available_recipes, load_recipe
+from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.recipe import to_dict
 from pgolf_core.recipes.rules import TRACK_CAP_BYTES
 from pgolf_core.seed import Result
@@ -91,18 +91,14 @@ def record_scores(name: str) -> list[str]:
     ]
 
 
-# ---------------------------------------------------------------------- run folders
-
-
 def _run_arm(folder: Path, score: str, seeds: Sequence[int] | None) -> Arm:
     results, unfinished = _finished_results(folder)
-    for seed in seeds or ():
-        if seed not in results:
-            raise UserError(f"{folder.name} has no finished seed {seed}; run it with `pgolf record`")
+    if missing := [seed for seed in seeds or () if seed not in results]:
+        raise UserError(f"{folder.name} has no finished seed {missing[0]}; run it with `pgolf record`")
     results = {seed: result for seed, result in results.items() if seeds is None or seed in seeds}
     finished.refuse_unlike(results, f"{folder}: ")
     one = next(iter(results.values()))
-    settings = _without_names(_json_object(folder / RECIPE_FILE))
+    settings = _settings(finished.read_object(folder / RECIPE_FILE))
     notes = [f"seed {seed} is not finished and was left out" for seed in unfinished]
     if not settings:
         notes.append("no recipe.json: its settings were not compared")
@@ -125,15 +121,14 @@ def _finished_results(folder: Path) -> tuple[dict[int, Result], list[int]]:
             f"{folder} is not a run folder; name one that holds seed folders, as runs/TRACK/RECIPE, or {known}"
         )
     folders = finished.seed_folders(folder)
-    results = {
-        seed: finished.read_seed_result(path, seed) for seed, path in folders.items() if (path / SEED_RESULT).is_file()
-    }
-    if not results:
+    done = {seed: place for seed, place in folders.items() if (place / SEED_RESULT).is_file()}
+    if not done:
         name, above = folder.resolve().name, folder.resolve().parent.name
         if re.fullmatch(r"seed\d+", name):
             raise UserError(f"{folder} is one seed's folder; name the run's folder above it, {above}")
         raise UserError(f"{folder} holds no seed<k>/result.json; finish a seed first with `pgolf record`")
-    return results, [seed for seed in folders if seed not in results]
+    results = {seed: finished.read_seed_result(place, seed) for seed, place in done.items()}
+    return results, [seed for seed in folders if seed not in done]
 
 
 def _row(result: Result, score: str, folder: Path) -> tuple[float | None, ...]:
@@ -147,35 +142,24 @@ def _row(result: Result, score: str, folder: Path) -> tuple[float | None, ...]:
 def _seeds(rows: Mapping[int, tuple[float | None, ...]]) -> pd.DataFrame:
     """Arm.seeds from (bpb, nats per token, bytes, seconds of training, of all)."""
     columns = ["bpb", "nats_per_token", "total_bytes", "train_seconds", "seconds"]
-    table = pd.DataFrame(list(rows.values()), index=pd.Index(list(rows), name="seed"), columns=columns, dtype=float)
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns, dtype=float).rename_axis("seed")
     table.insert(2, "nats_per_byte", table["bpb"] * math.log(2))  # the score without the tokenizer in it
     return table
 
 
-def _json_object(path: Path) -> dict[str, Any]:
-    """What a JSON file holds, flat; empty where there is none."""
-    values = read_json(path) if path.is_file() else {}
-    if not isinstance(values, dict):
-        raise UserError(f"{path} does not hold a JSON object; delete it and run the run's first notebook again")
-    return flatten(values)
-
-
-def _without_names(settings: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in settings.items() if key not in ("name", "title", "fingerprint")}
+def _settings(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's values, flat, without its names."""
+    return {key: value for key, value in flatten(recipe).items() if key not in ("name", "title", "fingerprint")}
 
 
 def _machine(folder: Path, seeds: Iterable[int]) -> dict[str, str]:
     """Device, threads and torch version of the seeds' env.json, as text; what no file has is left out."""
-    found: dict[str, dict[str, None]] = {}
-    for seed in seeds:
-        flat = _json_object(folder / f"seed{seed}" / ENV_FILE)
-        for name, key in {"device": "device", "threads": "threads", "torch": "versions.torch"}.items():
-            if flat.get(key) is not None:
-                found.setdefault(name, {})[str(flat[key])] = None
-    return {name: " and ".join(texts) for name, texts in found.items()}
-
-
-# ---------------------------------------------------------------------- published records
+    flat = [flatten(finished.read_object(folder / f"seed{seed}" / ENV_FILE)) for seed in seeds]
+    keys = {"device": "device", "threads": "threads", "torch": "versions.torch"}
+    found = {
+        name: dict.fromkeys(str(one[key]) for one in flat if one.get(key) is not None) for name, key in keys.items()
+    }
+    return {name: " and ".join(texts) for name, texts in found.items() if texts}
 
 
 def _published_arm(name: str, score: str) -> Arm:
@@ -183,22 +167,20 @@ def _published_arm(name: str, score: str) -> Arm:
     if score not in known:
         label = finished.SCORE_LABELS[score]
         raise UserError(f"{name} has no {label} score; published are: {', '.join(known)}; choose one with --score")
-    kind = PUBLISHED_AS[score]
-    rows = {}
+    kind, rows = PUBLISHED_AS[score], {}
     for seed in record.seeds:
         bpb, loss = getattr(seed, f"{kind}_bpb"), getattr(seed, f"{kind}_loss")
         derived = bpb * math.log(2) * FINEWEB_BYTES / FINEWEB_TARGETS
         train_seconds = record.budget_seconds if seed.train_seconds is None else seed.train_seconds
         rows[seed.seed] = (bpb, derived if loss is None else loss, seed.total_bytes, train_seconds, None)
-    recipe = f"{name}-as-run" if f"{name}-as-run" in available_recipes() else name
-    settings = flatten(to_dict(load_recipe(recipe)))
+    recipe = f"{name}-as-run"
     return Arm(
         name, _seeds(rows), track=FINEWEB_TRACK, cap_bytes=TRACK_CAP_BYTES[FINEWEB_TRACK], text_bytes=FINEWEB_BYTES,
         text_targets=FINEWEB_TARGETS, scored_targets=FINEWEB_TARGETS, vocab_size=RECORD_VOCAB,
         window=record.window_tokens, stride=64 if score == "sliding" else None,
         data="FineWeb as published", data_sha256="published",
-        core=f"the published script of {record.script_bytes:,} bytes", settings=_without_names(settings),
-        machine={"device": record.hardware, "torch": record.torch},
+        core=f"the published script of {record.script_bytes:,} bytes",
+        settings=_settings(to_dict(load_recipe(recipe))), machine={"device": record.hardware, "torch": record.torch},
         notes=(f"published figures; settings are those of the recipe {recipe}",),
     )  # fmt: skip
 

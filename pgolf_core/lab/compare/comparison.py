@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,16 +21,21 @@ from pgolf_core.base.files import UserError, write_text
 from pgolf_core.lab.compare import inference
 from pgolf_core.lab.compare.arms import Arm, is_record, read_arm, record_scores, same_text, same_tokenizer, what_differs
 from pgolf_core.lab.compare.results import PACKED, SCORE_LABELS
-from pgolf_core.seed import SCORE_NAMES
 
-NO_VALUE = float("nan")
-COLUMNS: dict[str, Any] = dict.fromkeys((
-    "run", "seeds", "n", "mean", "std", "low", "high", "detectable", "difference", "difference_low", "difference_high",
-    "p_value", "test", "nats_difference", "nats_low", "nats_high", "nats_unit", "rule_improvement", "rule_margin",
-    "rule_margin_bpb", "rule_p_value", "rule_passes", "rule_detectable", "total_bytes", "total_bytes_max",
+OF_TEST = {
+    "difference": "bpb.difference", "difference_low": "bpb.low", "difference_high": "bpb.high",
+    "p_value": "bpb.p_value", "test": "bpb.method", "nats_difference": "nats.difference", "nats_low": "nats.low",
+    "nats_high": "nats.high", "nats_unit": "unit", "rule_improvement": "rule.improvement",
+    "rule_margin": "rule.margin", "rule_margin_bpb": "margin_bpb", "rule_p_value": "rule.p_value",
+    "rule_passes": "rule.passes", "rule_detectable": "rule.detectable",
+}  # fmt: skip
+"""Columns of `arms_table` about the test, and where in Against they stand."""
+COLUMNS = (
+    "run", "seeds", "n", "mean", "std", "low", "high", "detectable", *OF_TEST, "total_bytes", "total_bytes_max",
     "train_seconds", "seconds", "differs", "note",
-), NO_VALUE) | {"test": "", "nats_unit": "", "rule_passes": None, "differs": "", "note": ""}  # fmt: skip
-"""Columns of `arms_table`, and what stands in them where there is nothing to say."""
+)  # fmt: skip
+EMPTY = {"test": "", "nats_unit": "", "rule_passes": None, "differs": "", "note": ""}
+"""What stands in a column that is no number where there is nothing to say."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +59,8 @@ class Against:
     @property
     def margin_bpb(self) -> float | None:
         """The rule's margin in bits per byte, by the baseline's tokens per byte."""
-        if self.rule is None:
-            return None
-        units_per_byte = 1.0 if self.unit == "byte" else self.baseline.text_targets / self.baseline.text_bytes
-        return self.rule.margin * units_per_byte / math.log(2)
+        tokens_per_byte = self.baseline.text_targets / self.baseline.text_bytes
+        return inference.RULE_MARGIN_NATS * tokens_per_byte / math.log(2) if self.rule else None
 
 
 @dataclass(frozen=True)
@@ -79,12 +83,10 @@ def compare_arms(
 
     The baseline is `against`, else the first published record, else the first arm. `score` is one of SCORE_NAMES; left
     empty it is sliding, or round-trip where a record has no sliding score. `seeds` are those of run folders that count
-    (default: all that are finished). UserError for arms that cannot be read, an arm named twice, or an unknown score.
+    (default: all that are finished). UserError for arms that cannot be read and for an arm named twice.
     """
     if not which:
         raise UserError("nothing to compare; name at least one run folder, as runs/local_10min_1mb/local-smoke")
-    if score and score not in SCORE_NAMES:
-        raise UserError(f"unknown score '{score}'; known: {', '.join(SCORE_NAMES)}")
     ordered = _baseline_first(which, against)
     notes = []
     if not score:
@@ -100,15 +102,14 @@ def compare_arms(
 
 
 def _baseline_first(which: Sequence[str | Path], against: str | Path) -> list[str | Path]:
-    places = [name if is_record(name) else Path(name).resolve() for name in which]
-    for place in places:
-        if places.count(place) > 1:
-            raise UserError(f"{place} is named twice; a run has no difference from itself")
-    if not against:
-        first = next((position for position, name in enumerate(which) if is_record(name)), 0)
-        return [which[first], *which[:first], *which[first + 1 :]]
-    place = against if is_record(against) else Path(against).resolve()
-    return [against, *(name for name, other in zip(which, places, strict=True) if other != place)]
+    def place(name: str | Path) -> str | Path:
+        return name if is_record(name) else Path(name).resolve()
+
+    places = list(map(place, which))
+    if twice := [one for one in places if places.count(one) > 1]:
+        raise UserError(f"{twice[0]} is named twice; a run has no difference from itself")
+    base = against or next(filter(is_record, which), which[0])
+    return [base, *(name for name in which if place(name) != place(base))]
 
 
 def _common_score(records: Sequence[str]) -> str:
@@ -125,9 +126,8 @@ def _with_names_apart(arms: list[Arm], which: Sequence[str | Path]) -> list[Arm]
     paths = [(str(name),) if is_record(name) else Path(name).resolve().parts for name in which]
     named = []
     for arm, path in zip(arms, paths, strict=True):
-        length = 1
-        while length < len(path) and sum(other[-length:] == path[-length:] for other in paths) > 1:
-            length += 1
+        alike = (n for n in range(1, len(path)) if sum(other[-n:] == path[-n:] for other in paths) == 1)
+        length = next(alike, len(path))
         named.append(dataclasses.replace(arm, name="/".join(path[-length:])))
     return named
 
@@ -137,18 +137,15 @@ def _with_names_apart(arms: list[Arm], which: Sequence[str | Path]) -> list[Arm]
 
 def _against(arm: Arm, baseline: Arm, score: str) -> Against:
     differs, notes = what_differs(baseline, arm), _own_notes(arm)
-    obstacle = _obstacle(arm, baseline)
-    if obstacle:
+    if obstacle := _obstacle(arm, baseline):
         return Against(arm, baseline, None, None, "", None, differs, [obstacle, *notes])
     unit = "token" if same_tokenizer(baseline, arm) else "byte"
-    bpb, nats = (
-        inference.compare_runs(baseline.values(column), arm.values(column)) for column in ("bpb", f"nats_per_{unit}")
-    )
+    bpb, nats = (inference.compare_runs(baseline.values(of), arm.values(of)) for of in ("bpb", f"nats_per_{unit}"))
     tokens_per_unit = 1.0 if unit == "token" else baseline.text_targets / baseline.text_bytes
     margin = inference.RULE_MARGIN_NATS * tokens_per_unit
     rule = inference.challenge_rule(nats, margin) if score in PACKED else None
-    warnings = list(_warnings(arm, baseline, unit))
-    return Against(arm, baseline, bpb, nats, unit, rule, differs, [*warnings, *filter(None, [bpb.note]), *notes])
+    said = [*_warnings(arm, baseline, unit), *filter(None, [bpb.note]), *notes]
+    return Against(arm, baseline, bpb, nats, unit, rule, differs, said)
 
 
 def _obstacle(arm: Arm, baseline: Arm) -> str:
@@ -170,10 +167,9 @@ def _warnings(arm: Arm, baseline: Arm, unit: str) -> Iterator[str]:
         pairs = (f"{what} {getattr(arm, what)} against {getattr(baseline, what)}" for what in unlike)
         yield f"NOT LIKE FOR LIKE: {', '.join(pairs)}"
     if arm.data_sha256 != baseline.data_sha256:
-        yield (
-            f"OTHER DATA: {arm.data} against {baseline.data}; the validation text is taken to be one because of its "
-            f"size, {arm.text_bytes:,} and {baseline.text_bytes:,} bytes"
-        )
+        sizes = f"{arm.text_bytes:,} and {baseline.text_bytes:,} bytes"
+        why = f"the validation text is taken to be one because of its size, {sizes}"
+        yield f"OTHER DATA: {arm.data} against {baseline.data}; {why}"
     if unit == "byte":
         pieces = (f"{a.name} cuts the text into {a.text_targets:,} tokens" for a in (baseline, arm))
         yield f"DIFFERENT TOKENIZERS: {', '.join(pieces)}; so losses are compared in nats per byte, not per token"
@@ -188,24 +184,21 @@ def _own_notes(arm: Arm) -> list[str]:
 
 
 def arms_table(compared: Compared) -> pd.DataFrame:
-    """One row an arm, the baseline first: what `pgolf compare --csv` writes. Columns:
+    """One row an arm, the baseline first, with COLUMNS: what `pgolf compare --csv` writes.
 
-    run, seeds, n; mean, std, low, high, detectable, difference, difference_low, difference_high (bits per byte);
-    p_value, test; nats_difference, nats_low, nats_high in nats per nats_unit; the challenge's rule as rule_improvement,
-    rule_margin (the same unit), rule_margin_bpb, rule_p_value, rule_passes, rule_detectable; total_bytes (mean),
-    total_bytes_max, train_seconds, seconds (means); differs, note. What does not exist is NaN or an empty text. In the
-    baseline's row `detectable` is for two runs of its n and std (Welch), in the others for the test that was made.
+    Scores are in bits per byte, nats and the rule's in nats per nats_unit (but rule_margin_bpb), bytes and seconds are
+    means. What does not exist is NaN or an empty text. In the baseline's row `detectable` is for two runs of its n and
+    std (Welch), in the others for the test that was made.
     """
     rows = [_own_columns(arm) | {"note": "; ".join(compared.notes)} for arm in compared.arms[:1]]
     rows += [_own_columns(one.arm) | _test_columns(one) for one in compared.against]
-    kinds = {name: float for name, empty in COLUMNS.items() if empty is NO_VALUE and name not in ("run", "seeds", "n")}
-    return pd.DataFrame([COLUMNS | row for row in rows]).astype(kinds | {"rule_passes": object})
+    kinds = dict.fromkeys((name for name in COLUMNS if name not in ("run", "seeds", "n", *EMPTY)), float)
+    return pd.DataFrame([EMPTY | row for row in rows], columns=COLUMNS).astype(kinds | {"rule_passes": object})
 
 
 def _own_columns(arm: Arm) -> dict[str, Any]:
     summary = inference.summarise(arm.seeds["bpb"])
-    row: dict[str, Any] = {"run": arm.name, "seeds": ",".join(map(str, arm.seeds.index))}
-    row |= {key: getattr(summary, key) for key in ("n", "mean", "std", "low", "high")}
+    row = {"run": arm.name, "seeds": ",".join(map(str, arm.seeds.index))} | vars(summary)
     row["detectable"] = inference.detectable_by_another(summary.std, summary.n) if summary.std else None
     row |= arm.seeds[["total_bytes", "train_seconds", "seconds"]].mean().to_dict()
     return row | {"total_bytes_max": arm.seeds["total_bytes"].max()}
@@ -213,29 +206,18 @@ def _own_columns(arm: Arm) -> dict[str, Any]:
 
 def _test_columns(one: Against) -> dict[str, Any]:
     row: dict[str, Any] = {"differs": "; ".join(difference_lines(one)), "note": "; ".join(one.notes)}
-    if not one.bpb or not one.nats:
-        return row | {"test": "none", "detectable": None}
-    row |= {"difference": one.bpb.difference, "difference_low": one.bpb.low, "difference_high": one.bpb.high}
-    row |= {"p_value": one.bpb.p_value, "test": one.bpb.method, "detectable": one.bpb.detectable}
-    row |= {"nats_difference": one.nats.difference, "nats_low": one.nats.low, "nats_high": one.nats.high}
-    row["nats_unit"] = one.unit
-    if one.rule:
-        names = ("improvement", "margin", "p_value", "passes", "detectable")
-        row |= {f"rule_{name}": getattr(one.rule, name) for name in names} | {"rule_margin_bpb": one.margin_bpb}
-    return row
+    row |= {"test": "none", "detectable": one.bpb.detectable if one.bpb else None}
+    known = {name: path for name, path in OF_TEST.items() if getattr(one, path.partition(".")[0]) is not None}
+    return row | {name: operator.attrgetter(path)(one) for name, path in known.items()}
 
 
 def seeds_long(compared: Compared) -> pd.DataFrame:
     """One row per run and seed: run, seed, bpb, nats_per_token, nats_per_byte, difference (bpb, from the baseline's
     value of that seed), total_bytes, train_seconds, seconds; NaN where there is none."""
-    tested, base = {one.arm.name for one in compared.against if one.bpb}, compared.arms[0].seeds["bpb"]
-    parts = []
-    for arm in compared.arms:
-        part = arm.seeds.reset_index()
-        part.insert(0, "run", arm.name)
-        part.insert(5, "difference", part["bpb"] - part["seed"].map(base) if arm.name in tested else NO_VALUE)
-        parts.append(part)
-    return pd.concat(parts, ignore_index=True).astype({"total_bytes": "Int64"})
+    tested, base = [one.arm.name for one in compared.against if one.bpb], compared.arms[0].seeds["bpb"]
+    long = pd.concat({arm.name: arm.seeds for arm in compared.arms}, names=["run"]).reset_index()
+    long.insert(5, "difference", (long["bpb"] - long["seed"].map(base)).where(long["run"].isin(tested)))
+    return long.astype({"total_bytes": "Int64"})
 
 
 def difference_lines(one: Against) -> list[str]:

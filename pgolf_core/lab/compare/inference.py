@@ -102,22 +102,22 @@ def compare_runs(values_a: Mapping[int, float], values_b: Mapping[int, float]) -
     b = _finite([values_b[seed] for seed in (shared if paired else values_b)])
     difference = float((b - a).mean() if paired else b.mean() - a.mean())
     samples, left_out = ([b - a] if paired else [a, b]), sorted(set(values_a) ^ set(values_b)) if paired else []
-    notes = [f"seeds {', '.join(map(str, left_out))} are in one arm only and were left out"] if left_out else []
-    spreads = [float(sample.std(ddof=1)) if len(sample) > 1 else math.nan for sample in samples]
-    if any(map(math.isnan, spreads)):
-        notes = [f"no p-value: {len(a)} against {len(b)} seed(s), and one seed has no spread to test against"]
+    note = f"seeds {', '.join(map(str, left_out))} are in one arm only and were left out" if left_out else ""
+    if min(map(len, samples)) < 2:
+        why = f"no p-value: {len(a)} against {len(b)} seed(s), and one seed has no spread to test against"
+        return Comparison("none", len(a), len(b), difference, why)
+    spreads = [float(sample.std(ddof=1)) for sample in samples]
     # Rounding leaves about 1e-16 of the values where the true spread is zero; a t statistic from it means nothing.
-    elif max(spreads) <= 1e-12 * max(1.0, abs(a).max(), abs(b).max()):
-        notes.insert(0, "no p-value: no spread over the seeds to test against")
-    if any(note.startswith("no p-value") for note in notes):
-        return Comparison("none", len(a), len(b), difference, "; ".join(notes))
+    if max(spreads) <= 1e-12 * max(1.0, abs(a).max(), abs(b).max()):
+        why = "no p-value: no spread over the seeds to test against"
+        return Comparison("none", len(a), len(b), difference, "; ".join(filter(None, (why, note))))
     parts = [(spread**2 / len(sample), len(sample) - 1) for spread, sample in zip(spreads, samples, strict=True)]
     variance = sum(part for part, _ in parts)
     error = math.sqrt(variance)
     freedom = variance**2 / sum(part**2 / own for part, own in parts)  # Welch and Satterthwaite's; n - 1 if paired
     half_width = _half_width(error, freedom)
     return Comparison(
-        "paired t" if paired else "Welch t", len(a), len(b), difference, "; ".join(notes), error, freedom,
+        "paired t" if paired else "Welch t", len(a), len(b), difference, note, error, freedom,
         difference - half_width, difference + half_width, 2 * float(stats.t.sf(abs(difference) / error, freedom)),
         detectable_difference(error, freedom),
     )  # fmt: skip
@@ -133,12 +133,11 @@ def challenge_rule(losses: Comparison, margin: float = RULE_MARGIN_NATS) -> Rule
 
 
 def detectable_difference(
-    standard_error: float, freedom: float, level: float = 1 - CONFIDENCE, sides: int = 2, power: float = POWER
+    standard_error: float, freedom: float, level: float = 1 - CONFIDENCE, sides: int = 2
 ) -> float:
-    """The smallest true difference that a t test at `level` finds with probability `power`.
+    """The smallest true difference that a t test at `level` finds with probability POWER, in standard_error's unit.
 
-    `standard_error` of the estimated difference, in the unit of the result; `freedom`: the test's degrees of freedom.
-    An observed standard error makes this an estimate, rough with few seeds.
+    `freedom`: the test's degrees of freedom. An observed standard error makes this an estimate, rough with few seeds.
     """
     critical = float(stats.t.isf(level / sides, freedom))
     # t = (z + shift) / s with s^2 = chi^2 / freedom. Scipy's noncentral t says the same, but is NaN from shift 38 on.
@@ -147,7 +146,7 @@ def detectable_difference(
 
     def missing_power(shift: float) -> float:
         found = stats.norm.sf(bars - shift).mean()
-        return float(found + (stats.norm.cdf(-bars - shift).mean() if sides == 2 else 0.0)) - power
+        return float(found + (stats.norm.cdf(-bars - shift).mean() if sides == 2 else 0.0)) - POWER
 
     return float(optimize.brentq(missing_power, 0.0, 10 + 10 * critical)) * standard_error
 

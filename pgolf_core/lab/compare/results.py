@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
-from pgolf_core.base.files import UserError
+from pgolf_core.base.files import UserError, read_json
 from pgolf_core.base.names import SEED_RESULT
 from pgolf_core.seed import Result
 
@@ -22,12 +23,16 @@ SHARED = (*TEXTS, "cap_bytes", "val_targets", "val_bytes", "raw_targets", "slidi
 
 def seed_folders(recipe_folder: Path) -> dict[int, Path]:
     """{seed: folder} of every seed<k> folder in a recipe's run folder, finished or not, by seed."""
-    found = {
-        int(path.name[4:]): path
-        for path in Path(recipe_folder).glob("seed*")
-        if path.is_dir() and path.name[4:].isdecimal()
-    }
-    return dict(sorted(found.items()))
+    found = [path for path in Path(recipe_folder).glob("seed*") if path.is_dir() and path.name[4:].isdecimal()]
+    return dict(sorted((int(path.name[4:]), path) for path in found))
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """What a JSON file of a run folder holds, empty where there is none; UserError if that is no object."""
+    values = read_json(path) if path.is_file() else {}
+    if not isinstance(values, dict):
+        raise UserError(f"{path} does not hold a JSON object; delete it and run the run's first notebook again")
+    return values
 
 
 def read_seed_result(folder: Path, seed: int) -> Result:
@@ -71,9 +76,6 @@ def refuse_unlike(results: Mapping[int, Result], where: str = "") -> None:
     (first, one), *others = results.items()
     for seed, other in others:
         for key in SHARED:
-            mine, its = getattr(one, key), getattr(other, key)
-            if mine != its:
-                raise UserError(
-                    f"{where}seeds {first} and {seed} differ in {key} ({mine!s:.12}, {its!s:.12}): "
-                    "they are not one experiment; run them again with --fresh"
-                )
+            if (mine := getattr(one, key)) != (its := getattr(other, key)):
+                what = f"seeds {first} and {seed} differ in {key} ({mine!s:.12}, {its!s:.12})"
+                raise UserError(f"{where}{what}: they are not one experiment; run them again with --fresh")

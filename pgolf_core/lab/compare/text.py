@@ -34,12 +34,10 @@ def _runs(table: pd.DataFrame, base: str) -> Iterator[str]:
     rows = table.to_dict("records")
     scores = [[row["run"], row["n"], *map(_number, (row["mean"], row["std"])), _range(row["low"], row["high"])]
               for row in rows]  # fmt: skip
-    text = table_text(["run", "n", "mean", "std", INTERVAL], scores)
-    if not math.isnan(table["detectable"][0]):  # what the baseline's own spread lets one see at all
-        two = f"two runs of {table['n'][0]} other seeds each that spread like {base} are told apart"
-        text += "\n" + _wrapped(
-            f"{two} in {POWER:.0%} of cases if they truly differ by {table['detectable'][0]:.4f} bpb"
-        )
+    text, first = table_text(["run", "n", "mean", "std", INTERVAL], scores), rows[0]
+    if not math.isnan(first["detectable"]):  # what the baseline's own spread lets one see at all
+        two = f"two runs of {first['n']} other seeds each that spread like {base} are told apart"
+        text += "\n" + _wrapped(f"{two} in {POWER:.0%} of cases if they truly differ by {first['detectable']:.4f} bpb")
     yield text
     how = {"total_bytes": ",.0f", "total_bytes_max": ",.0f", "train_seconds": ",.1f", "seconds": ",.1f"}
     costs = [[row["run"], *(_number(row[name], form) for name, form in how.items())] for row in rows]

@@ -22,7 +22,7 @@ from torch import Tensor
 from pgolf_core.base.names import ARTIFACT
 from pgolf_core.lab.look.n01_data import entropy_bits
 from pgolf_core.lab.look.n02_network import codes_of, on_grids, tensor_kind
-from pgolf_core.lab.report.tensors import stored_and_scales
+from pgolf_core.lab.report.figures import stored_and_scales
 from pgolf_core.network.grid import GRIDS, STEPS, dequantise, grid_names_for, quantise_tensor
 from pgolf_core.network.model import parameter_shapes
 from pgolf_core.packing import allocation

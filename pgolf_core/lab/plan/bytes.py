@@ -5,9 +5,8 @@ update of known size, correlated with earlier ones through the optimiser's momen
 of that standard deviation, taken as Gaussian, give each grid's codes their frequencies, and those the entropy that the
 coder comes close to (`bits_per_weight`).
 
-One number is fitted: MUON_SHARE, to the mean size of PR 315's three published files, 15,525,821 bytes. What that rests
-on: one recipe, packed by its own zstd call. The same number gives all nine published files of the four other records
-within ERROR, and those of three local runs of 150 to 580 steps within 9 %, so it is no more than that: a prediction to
+One number is fitted: MUON_SHARE, to the mean of PR 315's three published files, 15,525,821 bytes. It gives all nine
+files of the four other records within ERROR, and three local runs of 150 to 580 steps within 9 %: a prediction to
 choose grids and widths by, not the ledger.
 """
 

@@ -1,12 +1,11 @@
 """Memory of one rank while it trains: what is kept for the backward pass, counted tensor by tensor, and the state.
 
-The counts are those of this network's autograd graph; its test holds them against what autograd saves of fake tensors,
-for every switch of the model and for the records at full size (counting that way here would take ten seconds for a
-compiled network). Three ways to run differ: compiled (the partitioner recomputes what is cheap), eager under bfloat16
-autocast (norms keep their inputs in float32) and eager in float32. Not counted: what an operation holds for a moment
-beyond the head's gradient, the workspace of libraries, the allocator's slack, and the process itself. Against the
-published peaks: 3 to 6 % above PR 315, 332 and 534; 19 % below PR 194, which ran torch 2.4.1 and expanded its key/value
-heads by hand.
+Its test holds the counts against what autograd saves of fake tensors, for every switch of the model and the records at
+full size (which takes ten seconds for a compiled network). Three ways to run differ: compiled (the partitioner
+recomputes what is cheap), eager under bfloat16 autocast (norms keep their inputs in float32), eager in float32. Not
+counted: what an operation holds for a moment beyond the head's gradient, libraries, the allocator's slack, the process.
+Against the published peaks: 3 to 6 % above PR 315, 332 and 534; 19 % below PR 194, which ran torch 2.4.1 and expanded
+its key/value heads by hand.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ from pgolf_core.recipes.recipe import Model, Recipe
 from pgolf_core.training.optim import parameter_groups
 
 RECORD_TRACK = "10min_16mb"
-RANKS = {RECORD_TRACK: 8}
-"""Ranks of a track where nobody says; one on any other."""
+RECORD_RANKS = 8
+"""Ranks of the record track where nobody says, and of its published runs; one on any other."""
 QUERY_BLOCK = 128
 """Queries of a block in pgolf_core.network.attention's own CPU kernel."""
 Row = tuple[str, int | float | None, str, str]
@@ -46,8 +45,8 @@ class Execution:
 
     def __str__(self) -> str:
         attention = "attention in query blocks" if self.blocked else "fused attention"
-        dtype = "bfloat16" if self.bfloat16 else "float32"
-        return f"{'compiled' if self.compiled else 'eager'}, {dtype}, {attention}"
+        how, dtype = "compiled" if self.compiled else "eager", "bfloat16" if self.bfloat16 else "float32"
+        return f"{how}, {dtype}, {attention}"
 
 
 def assumed_execution(recipe: Recipe) -> Execution:
@@ -65,7 +64,7 @@ def ranks_of(recipe: Recipe, ranks: int | None) -> int:
     """`ranks`, or as many of the track's usual number as share a step's spans equally; UserError where they do not."""
     spans = recipe.data.spans_per_step
     if ranks is None:
-        return math.gcd(RANKS.get(recipe.track, 1), spans)
+        return math.gcd(RECORD_RANKS if recipe.track == RECORD_TRACK else 1, spans)
     if ranks < 1 or spans % ranks:
         raise UserError(f"{ranks} ranks (--nproc) must divide data.spans_per_step = {spans}, the spans of a step")
     return ranks
@@ -76,9 +75,6 @@ def micro_batch(recipe: Recipe, ranks: int) -> tuple[int, int]:
     sequences = recipe.data.batch_tokens // recipe.data.seq_len // ranks
     size = min(recipe.data.micro_batch_seqs, sequences)
     return size, math.ceil(sequences / size)
-
-
-# ---------------------------------------------------------------------- what the backward pass needs
 
 
 def kept_bytes_per_token(model: Model, seq_len: int, how: Execution) -> float:
@@ -126,9 +122,6 @@ def weight_copy_bytes(recipe: Recipe, how: Execution) -> int:
     if how.bfloat16:
         return 2 * (linear + sizes["tok_emb.weight"])
     return 4 * linear if recipe.qat.kind != "off" else 0
-
-
-# ---------------------------------------------------------------------- the state, and all of it together
 
 
 def memory_parts(recipe: Recipe, ranks: int) -> dict[str, tuple[int, str]]:

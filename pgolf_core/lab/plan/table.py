@@ -16,7 +16,7 @@ from pgolf_core.lab.compare.records import RECORD_DIR, Published, load_published
 from pgolf_core.lab.export import code_bytes_of
 from pgolf_core.lab.look.n02_network import parameter_budget
 from pgolf_core.lab.plan.bytes import ERROR, predicted_bytes
-from pgolf_core.lab.plan.memory import RECORD_TRACK, Row, memory_rows, ranks_of
+from pgolf_core.lab.plan.memory import RECORD_RANKS, RECORD_TRACK, Row, memory_rows, ranks_of
 from pgolf_core.lab.shared.places import SCRIPT
 from pgolf_core.lab.shared.tables import table_text
 from pgolf_core.network.model import parameter_shapes
@@ -26,17 +26,15 @@ from pgolf_core.training.optim import parameter_groups
 
 BACKWARD = 2
 """Work of the backward pass relative to the forward pass: one product for the inputs, one for the weights."""
-PUBLISHED_RANKS = 8
 
 
 def plan_table(recipe: Recipe, step_ms: float | None = None, ranks: int | None = None) -> pd.DataFrame:
     """Columns group, quantity, value, unit, note (value NaN where it cannot be told). Nothing is allocated or trained.
 
-    `step_ms`, the milliseconds of one optimiser step on the machine in mind, turns the clock into steps; without it a
-    record's published step time does, where the recipe has that record's network and batch. Failing both, a recipe that
-    a clock ends is taken to reach its last iteration, which overstates the drift of the weights and so the bytes.
-    `ranks` share a step (default: 8 on the record track, else 1). Raises UserError for a step_ms that is not a positive
-    number and for ranks that do not divide the step's spans.
+    `step_ms`, milliseconds of an optimiser step, turns the clock into steps; without it the published step of a record
+    with this network and batch does; failing both, all iterations are taken to be run, which overstates the bytes.
+    `ranks` share a step (default: 8 on the record track, else 1). UserError for a step_ms that is not positive and for
+    ranks that do not divide the step's spans.
     """
     if step_ms is not None and not (math.isfinite(step_ms) and step_ms > 0):
         raise UserError(f"--step-ms {step_ms} must be a positive number of milliseconds")
@@ -46,7 +44,7 @@ def plan_table(recipe: Recipe, step_ms: float | None = None, ranks: int | None =
     rows = [("parameters", *row) for row in _parameter_rows(recipe.model)]
     rows += [("artifact, predicted", *row) for row in _byte_rows(recipe, steps, record)]
     rows += _work_rows(recipe, steps, why)
-    beside = record if ranks == PUBLISHED_RANKS else None
+    beside = record if ranks == RECORD_RANKS else None
     rows += [("memory of a rank", *row) for row in memory_rows(recipe, ranks, beside)]
     return pd.DataFrame(rows, columns=["group", "quantity", "value", "unit", "note"], dtype=object).fillna(math.nan)
 
@@ -72,12 +70,12 @@ def planned_steps(
     schedule, source = recipe.schedule, ""
     if schedule.max_seconds <= 0:
         return schedule.iterations, "schedule.iterations; no clock"
-    if step_ms is None and record is not None and ranks == PUBLISHED_RANKS:
+    if step_ms is None and record is not None and ranks == RECORD_RANKS:
         step_ms = float(seeds_table(record)["ms_per_step"].mean())
         made = _published(record, "steps")
         source = f", the step published with {record.name} on {record.hardware}, where runs made {made} steps"
     if step_ms is None:
-        other = f"; {record.name}'s published step was taken on {PUBLISHED_RANKS} ranks" if record is not None else ""
+        other = f"; {record.name}'s published step was taken on {RECORD_RANKS} ranks" if record is not None else ""
         return None, f"needs --step-ms: {schedule.max_seconds:g} s of training end at the clock{other}"
     by_clock = math.ceil(schedule.max_seconds * 1000 / step_ms)
     if by_clock < schedule.iterations:

@@ -1,8 +1,5 @@
-"""A run beside the five published records: their figures, and, where the text is one, differences and the rule.
-
-What happens within a run can be set side by side on any text: what packing costs, what the sliding window gains, how
-many bits a weight takes. Scores are compared only where `comparison` allows it.
-"""
+"""A run beside the five published records: what happens within a run on any text, and, where `comparison` allows it,
+differences and the rule."""
 
 from __future__ import annotations
 
@@ -70,31 +67,25 @@ def _cell(value: Any, form: str) -> str:
 def _own(results: Mapping[int, Result]) -> dict[str, Any]:
     runs = list(results.values())
     is_whole = all((run.raw_targets or run.val_targets) == run.val_targets for run in runs)
-    costs = [run.roundtrip_bpb - run.raw_bpb for run in runs if run.raw_bpb is not None and is_whole]
-    return {
-        "run": THIS_RUN,
-        "score": SCORE_LABELS["sliding"],
-        **_spread([run.sliding_bpb for run in runs]),
-        "steps": _mean([run.steps for run in runs]),
-        "largest_bytes": max(run.total_bytes for run in runs),
-        "bits_per_weight": _mean([8 * run.artifact_bytes / run.parameters for run in runs]),
-        "raw_to_packed": _mean(costs),
-        "by_sliding": _mean([run.sliding_bpb - run.roundtrip_bpb for run in runs]),
-    }
+    return _row(
+        THIS_RUN, "sliding", [run.sliding_bpb for run in runs], [run.total_bytes for run in runs],
+        steps=[run.steps for run in runs],
+        bits_per_weight=[8 * run.artifact_bytes / run.parameters for run in runs],
+        raw_to_packed=[run.roundtrip_bpb - run.raw_bpb for run in runs if run.raw_bpb is not None and is_whole],
+        by_sliding=[run.sliding_bpb - run.roundtrip_bpb for run in runs],
+    )  # fmt: skip
 
 
 def _record(name: str, score: str, one: Against) -> dict[str, Any]:
     record = load_published(name)
-    row = {
-        "run": f"{name} ({record.status})",
-        "score": SCORE_LABELS[score],
-        **_spread(list(one.baseline.values("bpb").values())),
-        "steps": _mean([seed.steps for seed in record.seeds]),
-        "largest_bytes": max((seed.total_bytes for seed in record.seeds if seed.total_bytes), default=None),
-        "bits_per_weight": _mean([8 * s.model_bytes / record.parameters for s in record.seeds if s.model_bytes]),
-        "raw_to_packed": _mean([s.standard_bpb - s.raw_bpb for s in record.seeds if s.standard_bpb and s.raw_bpb]),
-        "by_sliding": _mean([s.sliding_bpb - s.standard_bpb for s in record.seeds if s.sliding_bpb and s.standard_bpb]),
-    }
+    seeds, scores = record.seeds, list(one.baseline.values("bpb").values())
+    row = _row(
+        f"{name} ({record.status})", score, scores, [seed.total_bytes for seed in seeds if seed.total_bytes],
+        steps=[seed.steps for seed in seeds],
+        bits_per_weight=[8 * seed.model_bytes / record.parameters for seed in seeds if seed.model_bytes],
+        raw_to_packed=[s.standard_bpb - s.raw_bpb for s in seeds if s.standard_bpb and s.raw_bpb],
+        by_sliding=[s.sliding_bpb - s.standard_bpb for s in seeds if s.sliding_bpb and s.standard_bpb],
+    )  # fmt: skip
     if one.bpb and one.nats:
         row |= {"difference": one.bpb.difference, "low": one.bpb.low, "high": one.bpb.high}
         row |= {"nats_difference": one.nats.difference, "nats_per": one.unit}
@@ -103,10 +94,9 @@ def _record(name: str, score: str, one: Against) -> dict[str, Any]:
     return row
 
 
-def _spread(values: Sequence[float]) -> dict[str, Any]:
-    summary = summarise(values)
-    return {"n": summary.n, "bpb": summary.mean, "std": summary.std}
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return float(np.mean(values)) if values else None
+def _row(run: str, score: str, bpb: Sequence[float], sizes: Sequence[int], **means: Sequence[float]) -> dict[str, Any]:
+    """A row of both; of `means` the mean over the seeds that have the number, None where none has."""
+    summary = summarise(bpb)
+    row = {"run": run, "score": SCORE_LABELS[score], "n": summary.n, "bpb": summary.mean, "std": summary.std}
+    row["largest_bytes"] = max(sizes, default=None)
+    return row | {name: float(np.mean(values)) if values else None for name, values in means.items()}

@@ -6,6 +6,7 @@ has a report without these figures.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ from pgolf_core.lab.compare.arms import FINEWEB_TRACK
 from pgolf_core.lab.compare.records import RECORD_DIR, RECORDS, load_published
 from pgolf_core.lab.compare.results import SCORE_LABELS
 from pgolf_core.lab.report.reading import SeedRun
-from pgolf_core.lab.report.tensors import tensor_table
 from pgolf_core.lab.shared import plots
+from pgolf_core.packing.ledger import Ledger
 from pgolf_core.seed import Result
 
 OWN_PACKING = "this recipe"
@@ -31,6 +32,9 @@ SKIPPED_SHARE = 0.08
 """The loss figure's axis is fitted to what follows this share of the steps."""
 POSITION = ("06-position", {"score": str, "middle": float, "targets": float, "bpb": float, "share": float})
 PACKINGS = ("05-rate", {"packing": str, "file_bytes": float, "bits": float, "bpb_lost": float})
+
+VECTORS = "vectors and scalars"
+Drawn = tuple[Figure, pd.DataFrame]
 
 
 def draw_figures(folder: Path, runs: Mapping[int, SeedRun], seeds_folder: Path) -> dict[str, Path]:
@@ -49,14 +53,10 @@ def draw_figures(folder: Path, runs: Mapping[int, SeedRun], seeds_folder: Path) 
         "ledger": _ledger(runs, first.result.cap_bytes),
         "tensors": (_tensors_figure(tensors), tensors),
     }
-    if (position := _tables(seeds_folder, runs, *POSITION)) is not None:
-        drawn["position"] = _position(position)
-    if (packings := _tables(seeds_folder, runs, *PACKINGS)) is not None:
-        drawn["packings"] = _packings(packings)
+    for name, draw, (file, columns) in (("position", _position, POSITION), ("packings", _packings, PACKINGS)):
+        if (long := _tables(seeds_folder, runs, file, columns)) is not None:
+            drawn[name] = draw(long)
     return {name: plots.save_figure(fig, folder, name, table) for name, (fig, table) in drawn.items()}
-
-
-Drawn = tuple[Figure, pd.DataFrame]
 
 
 def _strip(results: Mapping[int, Result]) -> Drawn:
@@ -102,14 +102,9 @@ def _packings(long: pd.DataFrame) -> Drawn:
     """What each packing of the averaged weights would have cost, mean over the seeds, by the bytes of its file."""
     long = long.dropna(subset=["file_bytes"])
     means = long.groupby("packing", sort=False)[["file_bytes", "bpb_lost"]].mean()
-    points = {
-        str(row.Index): (
-            row.file_bytes,
-            row.bpb_lost,
-            *(("*", "#222222") if row.Index == OWN_PACKING else _signs(index)),
-        )
-        for index, row in enumerate(means.itertuples())
-    }
+    points = {}
+    for index, (name, *place) in enumerate(means.itertuples()):
+        points[str(name)] = (*place, *(("*", "#222222") if name == OWN_PACKING else _signs(index)))
     return _points_figure(points, "bytes of the file, without code", "bpb lost by packing"), long
 
 
@@ -137,9 +132,6 @@ def _points_figure(points: Mapping[str, tuple[Any, Any, str, str]], x_label: str
     return _with_legend(fig, ax)
 
 
-# ---------------------------------------------------------------------- loss by position
-
-
 def _position(long: pd.DataFrame) -> Drawn:
     """The round-trip score by the tokens of context that a target has, one line a seed."""
     side_by_side = long[long["score"] == "round-trip"]
@@ -149,6 +141,43 @@ def _position(long: pd.DataFrame) -> Drawn:
 
 
 # ---------------------------------------------------------------------- bits by tensor
+
+
+def stored_and_scales(tensors: pd.DataFrame, fp16_bytes: int, scales_bytes: int) -> tuple[pd.Series, pd.Series]:
+    """Bytes of each of a ledger's tensors in the file: of its codes or halves, and of its row scales.
+
+    Tensors kept as fp16 are compressed together, and so are all scales: of both, each gets its part of the raw bytes.
+    """
+    halves = tensors["grid"] == "fp16"
+    of_halves = tensors["raw_bytes"] * fp16_bytes / max(1, tensors.loc[halves, "raw_bytes"].sum())
+    scales = tensors["scales_raw_bytes"] * scales_bytes / max(1, tensors["scales_raw_bytes"].sum())
+    return tensors["compressed_bytes"].astype(float).where(~halves, of_halves), scales
+
+
+def tensor_table(ledger: Ledger) -> pd.DataFrame:
+    """One row a tensor: name, kind, layer, grid, elements, stored_bytes, stored_bits and entropy_bits of an element.
+
+    Stored bytes are the tensor's share of the file without its header, scales included.
+    """
+    table = pd.DataFrame(ledger.tensors)
+    table["stored_bytes"] = sum(stored_and_scales(table, ledger.fp16_bytes, ledger.scales_bytes))
+    for name in ("stored", "entropy"):
+        table[f"{name}_bits"] = 8 * table[f"{name}_bytes"] / table["elements"]
+    parts = table["name"].map(lambda name: re.fullmatch(r"(?:blocks\.(\d+)\.)?(.+?)(?:\.weight)?", name))
+    table["layer"] = pd.array([int(found[1]) if found and found[1] else None for found in parts], dtype="Int64")
+    table["kind"] = [found[2] if found else name for found, name in zip(parts, table["name"], strict=True)]
+    table.loc[table["shape"].map(len) < 2, "kind"] = VECTORS
+    return table[["name", "kind", "layer", "grid", "elements", "stored_bytes", "stored_bits", "entropy_bits"]]
+
+
+def grid_rows(ledger: Ledger) -> list[list[str]]:
+    """Tensors gathered by grid: count, values, bytes before compression, order-0 entropy in bytes and bits a value."""
+    table = pd.DataFrame(ledger.tensors).assign(tensors=1)
+    sums = table.groupby("grid", sort=True)[["tensors", "elements", "raw_bytes", "entropy_bytes"]].sum()
+    return [
+        [str(row.Index), *(f"{value:,.0f}" for value in row[1:]), f"{8 * row.entropy_bytes / row.elements:.2f}"]
+        for row in sums.itertuples()
+    ]
 
 
 @plots.styled
@@ -168,9 +197,6 @@ def _tensors_figure(table: pd.DataFrame) -> Figure:
     ax.set(xlabel="bits per weight as stored, scales included")
     ax.set_xlim(0, 1.06 * max(float(table["stored_bits"].max()), 1.0))
     return _with_legend(fig, ax)
-
-
-# ---------------------------------------------------------------------- small helpers
 
 
 def _tables(folder: Path, seeds: Iterable[int], name: str, columns: Mapping[str, type]) -> pd.DataFrame | None:

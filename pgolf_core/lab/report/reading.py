@@ -14,8 +14,8 @@ import pandas as pd
 
 from pgolf_core.base.files import UserError, read_json, sha256_file
 from pgolf_core.base.names import ARTIFACT, METRICS, SEED_RESULT
-from pgolf_core.base.strict import build, convert
-from pgolf_core.lab.compare.results import read_seed_result
+from pgolf_core.base.strict import build
+from pgolf_core.lab.compare.results import read_object, read_seed_result
 from pgolf_core.lab.recipes.settings import flatten
 from pgolf_core.lab.shared.places import ENV_FILE, LEDGER_FILE, RECIPE_FILE
 from pgolf_core.packing.ledger import Ledger
@@ -39,7 +39,7 @@ class SeedRun:
 
 def read_seed(recipe_folder: Path, seed: int) -> SeedRun:
     """One finished seed; UserError for a missing file or number, or for numbers that contradict each other."""
-    folder, command = Path(recipe_folder) / f"seed{seed}", command_of(Path(recipe_folder), [seed])
+    folder, command = recipe_folder / f"seed{seed}", command_of(recipe_folder, [seed])
     for name in (SEED_RESULT, LEDGER_FILE, METRICS, ENV_FILE):
         if not (folder / name).is_file():
             raise UserError(f"{folder / name} does not exist; run `{command}`")
@@ -48,8 +48,8 @@ def read_seed(recipe_folder: Path, seed: int) -> SeedRun:
     for complaint in _contradictions(result, ledger):
         raise UserError(f"{folder / SEED_RESULT}: {complaint}; run `{command} --fresh`")
     metrics = _read_metrics(folder / METRICS, seed, f"run `{command} --fresh`")
-    environment = convert(read_json(folder / ENV_FILE), dict[str, Any], str(folder / ENV_FILE), "it")
-    return SeedRun(result, ledger, metrics, environment, sha256_file(artifact) if artifact.is_file() else "")
+    digest = sha256_file(artifact) if artifact.is_file() else ""
+    return SeedRun(result, ledger, metrics, read_object(folder / ENV_FILE), digest)
 
 
 def _contradictions(result: Result, ledger: Ledger) -> Iterator[str]:
@@ -84,8 +84,7 @@ def _read_metrics(path: Path, seed: int, remedy: str) -> pd.DataFrame:
 
 def command_of(recipe_folder: Path, seeds: Sequence[int]) -> str:
     """The command that makes these seeds, from the folder's recipe.json: its changes to the recipe file as --set."""
-    path = Path(recipe_folder) / RECIPE_FILE
-    recorded = read_json(path) if path.is_file() else {}
+    recorded = read_object(recipe_folder / RECIPE_FILE)
     name = str(recorded.get("name", recipe_folder.name))
     words = ["pgolf record", name, "--seeds", ",".join(map(str, seeds))]
     with contextlib.suppress(UserError):  # the recipe file may be gone; the settings are in the report all the same

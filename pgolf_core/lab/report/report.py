@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pgolf_core.base.files import UserError, read_json, write_json, write_text
+from pgolf_core.base.files import UserError, write_json, write_text
 from pgolf_core.lab.compare.arms import FINEWEB_TRACK
 from pgolf_core.lab.compare.inference import CONFIDENCE
+from pgolf_core.lab.compare.results import read_object
 from pgolf_core.lab.recipes.settings import flatten
 from pgolf_core.lab.report.beside_records import beside_records
-from pgolf_core.lab.report.figures import SKIPPED_SHARE, draw_figures
+from pgolf_core.lab.report.figures import SKIPPED_SHARE, draw_figures, grid_rows
 from pgolf_core.lab.report.page import fenced, html_page, quoted, render, table
 from pgolf_core.lab.report.reading import SeedRun, command_of, read_seed
 from pgolf_core.lab.report.seeds import seeds_table, summarise_seeds
-from pgolf_core.lab.report.tensors import grid_rows
 from pgolf_core.lab.shared.places import DATA_FILE, RECIPE_FILE, SCRIPT, SUMMARY_FILE
 
 DATA_KEYS = (
@@ -48,9 +48,8 @@ class ReportPaths:
 def write_report(
     recipe_folder: Path | str, seeds: Sequence[int], sample: Mapping[str, Any] | None = None
 ) -> ReportPaths:
-    """Read every seed's files, check them against each other, and write the report into `recipe_folder`.
+    """Read and check every seed's files, and write the report into `recipe_folder`.
 
-    Needs data.json (DATA_KEYS) and recipe.json there, and result.json, ledger.json, metrics.jsonl, env.json in seed<k>.
     `sample` (SAMPLE_KEYS) is one sampled continuation of a held-out opening. Nothing is written unless all is there;
     what is missing is a UserError that names the file and the command that makes it.
     """
@@ -62,9 +61,9 @@ def write_report(
     if sample is not None and (missing := [key for key in SAMPLE_KEYS if key not in sample]):
         raise UserError(f"the report's sample lacks {', '.join(missing)}; it needs {', '.join(SAMPLE_KEYS)}")
     runs = {seed: read_seed(folder, seed) for seed in seeds}
-    summary = summarise_seeds({seed: run.result for seed, run in runs.items()})
-    figures = draw_figures(folder / "figures", runs, folder)
-    published, beside = beside_records(folder, {seed: run.result for seed, run in runs.items()})
+    results = {seed: run.result for seed, run in runs.items()}
+    summary, figures = summarise_seeds(results), draw_figures(folder / "figures", runs, folder)
+    published, beside = beside_records(folder, results)
     context = run_context(runs, summary, figures) | beside | _own_context(runs, recipe, data, sample)
     context["command"] = fenced(command_of(folder, seeds))
     if not published.empty:
@@ -85,7 +84,7 @@ def scored(summary: Mapping[str, Any]) -> str:
 
 
 def _read(path: Path, keys: Sequence[str], remedy: str) -> dict[str, Any]:
-    values = read_json(path) if path.is_file() else {}
+    values = read_object(path)
     for key in keys:
         if key not in values or (key.startswith(("train_", "val_")) and type(values[key]) not in (int, float)):
             raise UserError(f"{path} has no {'number ' if '_' in key else ''}'{key}'; {remedy}")
@@ -97,14 +96,16 @@ def _read(path: Path, keys: Sequence[str], remedy: str) -> dict[str, Any]:
 
 def run_context(runs: Mapping[int, SeedRun], summary: dict[str, Any], figures: Mapping[str, Path]) -> dict[str, Any]:
     """What a report and a submission's README both show of these seeds; numbers are for the template to format."""
-    one, results = next(iter(runs.values())), {seed: run.result for seed, run in runs.items()}
+    one = next(iter(runs.values()))
+    largest = max(run.result.total_bytes for run in runs.values())
+    grid_names = ["grid", "tensors", "values", "raw bytes", "order-0 entropy, bytes", "entropy, bits per value"]
     return {
         "summary": summary,
         "scored": scored(summary),
         "n": len(runs),
         "confidence": f"{CONFIDENCE:.0%}",
         "cap": one.result.cap_bytes,
-        "largest": max(result.total_bytes for result in results.values()),
+        "largest": largest,
         "first": one.result.to_dict(),
         "raw_targets": one.result.raw_targets or one.result.val_targets,
         "on_records_track": one.result.track == FINEWEB_TRACK,
@@ -114,11 +115,8 @@ def run_context(runs: Mapping[int, SeedRun], summary: dict[str, Any], figures: M
         "stored_bytes": one.ledger.weights_bytes + one.ledger.scales_bytes,
         "seeds": table(*seeds_table(summary), totals=2 if len(runs) == 1 else 3),
         "ledgers": {seed: vars(run.ledger) | {"tensors": []} for seed, run in runs.items()},
-        "grids": table(
-            ["grid", "tensors", "values", "raw bytes", "order-0 entropy, bytes", "entropy, bits per value"],
-            grid_rows(one.ledger),
-        ),
-        "resumed": {seed: one.resumed_at_steps for seed, one in results.items() if one.resumed_at_steps},
+        "grids": table(grid_names, grid_rows(one.ledger)),
+        "resumed": {seed: run.result.resumed_at_steps for seed, run in runs.items() if run.result.resumed_at_steps},
         "figures": {name: f"figures/{path.name}" for name, path in figures.items()},
     }
 
@@ -129,7 +127,7 @@ def _own_context(
     """What the report alone shows: data, sample, settings, hashes, machine."""
     settings, one = flatten(recipe), next(iter(runs.values())).result
     hashes = [[name, getattr(one, f"{name}_sha256")] for name in ("recipe", "data", "core")]
-    hashes.append([SCRIPT, one.script_sha256])
+    hashes += [[SCRIPT, one.script_sha256]]
     hashes += [[f"artifact of seed {seed}", run.artifact_sha256] for seed, run in runs.items() if run.artifact_sha256]
     shown = {key: str(sample[key]) for key in SAMPLE_KEYS} if sample else None
     if shown:  # the artifact is named by its last two parts, not the machine's

@@ -1,7 +1,4 @@
-"""Progress bars for terminals and notebooks, over the core's plain callbacks.
-
-They go to standard output: notebooks show standard error on a red ground, as if something had failed.
-"""
+"""Progress bars for terminals and notebooks, over the core's plain callbacks."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import contextlib
 import math
 import sys
 from collections.abc import Callable, Iterator
-from typing import TextIO
+from typing import Any
 
 from tqdm import tqdm
 
@@ -17,24 +14,22 @@ from pgolf_core.recipes.recipe import Recipe
 from pgolf_core.training.clock import TrainProgress
 
 
-def _shown_on() -> TextIO:
+def _bar(enabled: bool, **look: Any) -> tqdm:
     """A notebook shows what goes to standard error on red; a command's standard output is its result."""
-    return sys.stdout if "ipykernel" in sys.modules else sys.stderr
+    shown_on = sys.stdout if "ipykernel" in sys.modules else sys.stderr
+    return tqdm(mininterval=1.0, disable=not enabled, file=shown_on, **look)
 
 
 @contextlib.contextmanager
 def training_bar(recipe: Recipe, enabled: bool = True) -> Iterator[Callable[[TrainProgress], None]]:
     """A bar over the budget (seconds or iterations) with step, loss, tokens/s and the time left."""
     layout = "{desc}: {percentage:3.0f}%|{bar:24}| {postfix}"
-    with tqdm(
-        total=100.0, desc="train", bar_format=layout, mininterval=1.0, disable=not enabled, file=_shown_on()
-    ) as bar:
+    with _bar(enabled, total=100.0, desc="train", bar_format=layout) as bar:
 
         def update(now: TrainProgress) -> None:
             left = f"{now.seconds_left:.0f} s left" if math.isfinite(now.seconds_left) else ""
-            bar.set_postfix_str(
-                f"step {now.step}, loss {now.loss:.3f}, {now.tokens_per_second:,.0f} tokens/s, {left}", refresh=False
-            )
+            said = f"step {now.step}, loss {now.loss:.3f}, {now.tokens_per_second:,.0f} tokens/s, {left}"
+            bar.set_postfix_str(said, refresh=False)
             bar.update(100 * now.fraction - bar.n)
 
         yield update
@@ -43,9 +38,7 @@ def training_bar(recipe: Recipe, enabled: bool = True) -> Iterator[Callable[[Tra
 @contextlib.contextmanager
 def score_bar(label: str, enabled: bool = True) -> Iterator[Callable[[int, int], None]]:
     """A bar over scored targets."""
-    with tqdm(
-        desc=label, unit="target", unit_scale=True, mininterval=1.0, disable=not enabled, file=_shown_on()
-    ) as bar:
+    with _bar(enabled, desc=label, unit="target", unit_scale=True) as bar:
 
         def update(done: int, total: int) -> None:
             bar.total = total

@@ -1,13 +1,15 @@
 """Write a finished run as a submission folder: write-up, numbers, logs, figures, artifact and the counted script.
 
 Every number comes from the run's checked files (`read_seed`). Headline scores are means over all seeds; sizes are those
-of the one artifact in the folder, the first seed's. The write-up is in `text`.
+of the one artifact in the folder, the first seed's. The write-up is a report's blocks, what is new, the commands, the
+files and the credits.
 """
 
 from __future__ import annotations
 
 import ast
 import datetime
+import json
 import re
 import shutil
 import sys
@@ -16,23 +18,29 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pgolf_core.base.files import UserError, explain_os_errors, read_json, sha256_file, write_json, write_text
+from pgolf_core.base.files import UserError, explain_os_errors, sha256_file, write_json, write_text
 from pgolf_core.base.names import ARTIFACT, SCORES, TRAIN_LOG
-from pgolf_core.lab.compare.results import seed_folders
+from pgolf_core.lab.compare.results import read_object, seed_folders
 from pgolf_core.lab.export import readable_of
+from pgolf_core.lab.recipes.settings import differences, flatten
 from pgolf_core.lab.record.folder import recorded_recipe
 from pgolf_core.lab.record.launch import SETTINGS
 from pgolf_core.lab.report.beside_records import beside_records
 from pgolf_core.lab.report.figures import draw_figures
+from pgolf_core.lab.report.page import fenced, render, table
 from pgolf_core.lab.report.reading import SeedRun, command_of, read_seed
 from pgolf_core.lab.report.report import run_context, scored
 from pgolf_core.lab.report.seeds import summarise_seeds
 from pgolf_core.lab.shared.places import DATA_FILE, ENV_FILE, SCRIPT, SUBMISSION_FILE, SUMMARY_FILE
-from pgolf_core.lab.submission.text import readme
 from pgolf_core.packing.unpack import read_header
+from pgolf_core.recipes.reading import available_recipes, lineage, load_recipe
 from pgolf_core.recipes.recipe import Recipe
 
 MAX_NAME = 200
+GENERAL_CREDITS = (
+    "Muon: Keller Jordan and others, 2024; tokenizer: SentencePiece; compression: Zstandard.",
+    "Parameter Golf and its published records, from which the recipes of pgolf descend: PR 194, 315, 332, 531 and 534.",
+)
 
 
 def write_submission(
@@ -78,7 +86,7 @@ def _read_seeds(folder: Path) -> dict[int, SeedRun]:
     if not seeds:
         raise UserError(f"{folder} has no seed<k> folders; name a recipe's run folder, as runs/TRACK/RECIPE")
     again = f"run `{command_of(folder, seeds)} --fresh`"
-    reported = _json_object(folder / SUMMARY_FILE).get("seeds", [])
+    reported = read_object(folder / SUMMARY_FILE).get("seeds", [])
     if gone := [seed for seed in reported if seed not in seeds]:
         raise UserError(
             f"{SUMMARY_FILE} reports seed {gone[0]}, whose folder is gone, and a submission shows every seed that ran; "
@@ -107,12 +115,6 @@ def _read_seeds(folder: Path) -> dict[int, SeedRun]:
     return runs
 
 
-def _json_object(path: Path) -> dict[str, Any]:
-    """What a JSON file that need not be there holds; empty where it is not, or holds something else."""
-    values = read_json(path) if path.is_file() else {}
-    return values if isinstance(values, dict) else {}
-
-
 # ---------------------------------------------------------------------- what is written
 
 
@@ -128,18 +130,17 @@ def _fill(made: Path, folder: Path, runs: dict[int, SeedRun], who: dict[str, str
     write_json(made / SUBMISSION_FILE, _numbers(summary, runs, recipe, who))
     figures = draw_figures(made / "figures", runs, folder)
     context = run_context(runs, summary, figures) | beside_records(folder, results)[1]
-    context["citation"] = str(_json_object(folder / DATA_FILE).get("citation", ""))
-    processes = _json_object(folder / f"seed{first}" / SETTINGS).get("nproc")
+    context["citation"] = str(read_object(folder / DATA_FILE).get("citation", ""))
+    processes = read_object(folder / f"seed{first}" / SETTINGS).get("nproc")
     processes = processes if type(processes) is int and processes > 0 else 1
     write_text(made / "README.md", readme(context, recipe, who, command_of(folder, list(runs)), processes))
 
 
 def _requirements(script: Path, run: SeedRun, place: Path) -> str:
     """What the script imports beyond the standard library, pinned as the first seed ran it."""
-    versions = run.environment.get("versions")
-    lines = []
+    versions, lines = flatten(run.environment), []
     for package in sorted(imports_of(readable_of(script))):
-        version = str(versions.get(package)) if isinstance(versions, dict) else ""
+        version = str(versions.get(f"versions.{package}"))
         if not re.fullmatch(r"\d[A-Za-z0-9.+]*", version):
             raise UserError(f"{place / ENV_FILE} has no version of {package}; run the seed again with --fresh")
         lines.append(f"{package}=={version.partition('+')[0]}\n")  # a local build's +cpu or +cu128 is on no index
@@ -150,12 +151,9 @@ def imports_of(script: str) -> set[str]:
     """First names of the packages that a script cannot do without: imports inside a `try` are left out."""
     tree = ast.parse(script)
     tried = {id(node) for part in ast.walk(tree) if isinstance(part, ast.Try) for node in ast.walk(part)}
-    names: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import) and id(node) not in tried:
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and id(node) not in tried:
-            names.add(node.module or "")
+    found = [node for node in ast.walk(tree) if id(node) not in tried]
+    names = {alias.name for node in found if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "" for node in found if isinstance(node, ast.ImportFrom)}
     return {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names)
 
 
@@ -166,25 +164,21 @@ def _numbers(
     first = next(iter(runs.values())).result
     scores = {"val": "sliding", "pre_quant_val": "averaged", "int6_zstd_val": "roundtrip"}
     means = {
-        f"{theirs}_{part}": summary[f"{ours}_{part}"]["mean"]
-        for theirs, ours in scores.items()
-        for part in ("loss", "bpb")
+        f"{theirs}_{of}": summary[f"{ours}_{of}"]["mean"] for theirs, ours in scores.items() for of in ("loss", "bpb")
     }
-    seeds = {}
-    for seed, run in runs.items():
-        result = run.result
-        own = {f"{theirs}_bpb": getattr(result, f"{ours}_bpb") for theirs, ours in scores.items()}
-        seeds[str(seed)] = {
-            "val_loss": result.sliding_loss,
-            **own,
-            "steps": result.steps,
-            "train_seconds": result.seconds["train"],
-            "bytes_total": result.total_bytes,
-            "bytes_model_int6_zstd": result.artifact_bytes,
+    seeds = {
+        str(seed): {
+            "val_loss": run.result.sliding_loss,
+            **{f"{theirs}_bpb": getattr(run.result, f"{ours}_bpb") for theirs, ours in scores.items()},
+            "steps": run.result.steps,
+            "train_seconds": run.result.seconds["train"],
+            "bytes_total": run.result.total_bytes,
+            "bytes_model_int6_zstd": run.result.artifact_bytes,
             "artifact_sha256": run.artifact_sha256,
+            **({"scores_sha256": run.result.scores_sha256} if run.result.scores_sha256 else {}),
         }
-        if result.scores_sha256:
-            seeds[str(seed)]["scores_sha256"] = result.scores_sha256
+        for seed, run in runs.items()
+    }
     return {
         **{key: who[key] for key in ("author", "github_id", "name")},
         "blurb": f"{recipe.title}. Sliding {scored(summary)}, {len(runs)} seed(s).",
@@ -200,3 +194,46 @@ def _numbers(
         "seeds": list(runs),
         "seed_results": seeds,
     }
+
+
+# ---------------------------------------------------------------------- README.md
+
+
+def readme(context: Mapping[str, Any], recipe: Recipe, who: Mapping[str, str], command: str, processes: int) -> str:
+    """The whole text. `context`: what `report.run_context` says of the seeds, and the data's `citation`.
+
+    `who`: name, author, github_id, date. `command` made the run, with `processes` that trained a seed together.
+    """
+    base, changes = changed_keys(recipe)
+    launch = "python" if processes == 1 else f"torchrun --standalone --nproc_per_node={processes}"
+    alone = [
+        f"DATA_PATH=DATA TOKENIZER_PATH=TOKENIZER SEED={seed} {launch} {SCRIPT}" for seed in context["summary"]["seeds"]
+    ]
+    descent = [f"Recipe {name}: {load_recipe(name).title}" for name in _ancestors(recipe)]
+    own = {
+        "who": who,
+        "recipe": {"title": recipe.title, "dataset": recipe.data.dataset},
+        "script": recipe.script,
+        "base": base,
+        "changes": table(["key", base.capitalize(), "here"], changes, text_columns=3) if changes else "",
+        "command": fenced(" ".join(command.splitlines())),
+        "alone": fenced("\n".join(alone)),
+        "credits": [*descent, *GENERAL_CREDITS, *filter(None, [context["citation"]])],
+    }
+    return render("submission.md.j2", {**context, **own})
+
+
+def changed_keys(recipe: Recipe) -> tuple[str, list[list[str]]]:
+    """(what it is compared with, rows of key, value there, value here) against the recipe that its file extends.
+
+    A recipe that extends none, or whose file is not among pgolf's own, is compared with the defaults.
+    """
+    parent = next(iter(_ancestors(recipe)), "")
+    changed = differences(recipe, load_recipe(parent) if parent else Recipe())
+    rows = [[key, json.dumps(there), json.dumps(here)] for key, here, there in changed]
+    return (f"recipe {parent}" if parent else "the defaults"), rows
+
+
+def _ancestors(recipe: Recipe) -> list[str]:
+    """The recipes that this one extends, nearest first; none of one that is not among pgolf's own."""
+    return [path.stem for path in lineage(recipe.name)[1:]] if recipe.name in available_recipes() else []

@@ -27,9 +27,7 @@ def test_it_prints_blocks_and_writes_two_csv_files(tmp_path, capsys):
     assert table["difference"][1] == pytest.approx(-0.45) and table["differs"][1] == "eval.stride: 128 -> 64"
     pd.testing.assert_series_equal(table["p_value"], expected["p_value"])
     seeds = pd.read_csv(tmp_path / "out" / "t-seeds.csv")
-    assert seeds["run"].tolist() == ["a", "a", "b,c", "b,c"] and seeds["seed"].tolist() == [1, 2, 1, 2]
-    assert seeds["bpb"].tolist() == [2.0, 3.0, 1.5, 2.6] and seeds["total_bytes"][0] == 900_001
-    assert seeds["difference"].tolist()[2:] == pytest.approx([-0.5, -0.4])
+    assert seeds["run"].tolist() == ["a", "a", "b,c", "b,c"] and seeds["total_bytes"][0] == 900_001
 
 
 def test_json_holds_no_value_that_is_not_json(tmp_path, capsys):

@@ -1,7 +1,4 @@
-"""The plan's bytes: the walk against simulation, bits against rounded weights, the sum against published files.
-
-pytest tests/lab/plan/test_bytes.py
-"""
+"""The plan's bytes: the walk against simulation, bits against rounded weights, the sum against published files."""
 
 from __future__ import annotations
 

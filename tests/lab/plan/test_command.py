@@ -1,7 +1,4 @@
-"""`pgolf plan`: JSON with gaps, and its options.
-
-pytest tests/lab/plan/test_command.py
-"""
+"""`pgolf plan`: JSON with gaps, and its options."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Tables for people: how wide they are, what is in them, and that no output makes them fail.
-
-pytest tests/lab/shared/test_tables.py
-"""
+"""Tables for people: how wide they are, what is in them, and that no output makes them fail."""
 
 from __future__ import annotations
 

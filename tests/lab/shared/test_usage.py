@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pgolf_core.lab.shared.places import find_root
 from pgolf_core.lab.shared.usage import UsageError, checked_recipe, count, place, recipe_argument
 
 
@@ -27,3 +28,5 @@ def test_names_stay_and_files_are_those_of_the_working_folder(monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     assert recipe_argument("pr315") == "pr315" and recipe_argument("mine.toml") == str(tmp_path / "mine.toml")
     assert place("") == "" and place("out") == str(tmp_path / "out")
+    monkeypatch.chdir(find_root() / "tests")
+    assert place("../runs") == "runs", "inside the repository a run records no path of the machine"
