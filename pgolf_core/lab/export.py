@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import ast
 import base64
+import builtins
 import functools
 import lzma
 import os
@@ -180,10 +181,14 @@ def minified(text: str) -> str:
         raise UserError("script=packed needs python-minifier; install pgolf with its extra `lab`") from None
     tree = ast.fix_missing_locations(_PlainFormat().visit(ast.parse(text)))
     kept = [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name[0] != "_"]
-    return python_minifier.minify(
-        ast.unparse(tree), SCRIPT, remove_literal_statements=True, rename_globals=True, hoist_literals=False,
-        preserve_globals=kept,
-    )  # fmt: skip
+    shown = vars(builtins).pop("_", None)  # left by a prompt or a doctest; the minifier then never calls a name `_`
+    try:
+        return python_minifier.minify(
+            ast.unparse(tree), SCRIPT, remove_literal_statements=True, rename_globals=True, hoist_literals=False,
+            preserve_globals=kept,
+        )  # fmt: skip
+    finally:
+        vars(builtins).update({} if shown is None else {"_": shown})
 
 
 def packed(text: str) -> str:

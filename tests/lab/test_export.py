@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import dataclasses
 import functools
 import importlib
@@ -172,12 +173,20 @@ def test_another_version_of_python_packs_the_same_bytes(python: str, tmp_path: P
     (tmp_path / "python_minifier").symlink_to(minifier)
     (tmp_path / "text").write_text(joined(load_recipe("local")))
     (tmp_path / "packing.py").write_text(
-        f"import ast\nSCRIPT, CALLED = 'train_gpt.py', {CALLED!r}\n\n"
+        f"import ast, builtins\nSCRIPT, CALLED = 'train_gpt.py', {CALLED!r}\n\n"
         + "\n".join(inspect.getsource(part) for part in (_PlainFormat, minified.__wrapped__))
         + "\nprint(minified(open('text').read()), end='')\n"
     )
     done = subprocess.run([found, "packing.py"], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout == minified(joined(load_recipe("local")))
+
+
+def test_what_a_prompt_showed_last_changes_no_byte(minified, monkeypatch: pytest.MonkeyPatch):
+    text = "def f(pair):\n    first, second, third = pair\n    _, last = second\n    return first, third, last\n"
+    before = minified(text)
+    minified.cache_clear()
+    monkeypatch.setattr(builtins, "_", "what was shown", raising=False)
+    assert minified(text) == before and builtins._ == "what was shown"
 
 
 def test_equal_recipes_give_equal_scripts_and_other_values_another():
