@@ -25,6 +25,7 @@ from pgolf_core.base.files import UserError, explain_os_errors, read_json, write
 from pgolf_core.base.parallel import World, join, leave
 from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.recipe import Recipe, from_dict
+from pgolf_core.text.shards import identify
 from pgolf_core.text.tokenizer import Tokenizer
 from pgolf_core.training.loop import TrainData, train
 
@@ -54,7 +55,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--train", required=True, nargs="+", metavar="GLOB", help="training shards")
     parser.add_argument("--val", required=True, nargs="+", metavar="GLOB", help="validation shards")
     parser.add_argument("--tokenizer", required=True, metavar="FILE", help="SentencePiece model of the shards")
-    parser.add_argument("--data-sha256", default="", metavar="HEX", help="hash of the dataset's manifest")
+    parser.add_argument(
+        "--data-sha256",
+        default="",
+        metavar="HEX",
+        help="hash of the dataset's manifest (default: of the one beside the shards)",
+    )
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="where logs and weights are written")
     return parser.parse_args()
 
@@ -104,9 +110,10 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 def _train(options: argparse.Namespace, world: World) -> None:
     tokenizer = Tokenizer(options.tokenizer)
-    data = TrainData(
-        _files(options.train), _files(options.val), tokenizer.bytes, tokenizer.vocab_size, options.data_sha256
-    )
+    train_paths, val_paths = _files(options.train), _files(options.val)
+    if not options.data_sha256:
+        options.data_sha256 = identify([*train_paths, *val_paths], tokenizer)
+    data = TrainData(train_paths, val_paths, tokenizer.bytes, tokenizer.vocab_size, options.data_sha256)
     recipe = read_recipe(options.recipe)
     _check_agreement(world, recipe.fingerprint, options)
     say = (lambda line: print(line, flush=True)) if world.first else None

@@ -31,7 +31,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     option("--repository", metavar="OWNER/NAME", help="dataset repository on the hub (default: the challenge's)")
     option("--revision", metavar="REV", help="its branch, tag or commit (default: the newest)")
     option("--root", metavar="DIR", help="folder inside the repository that manifest.json lies in (default: datasets)")
-    option("--source", metavar="DIR", help="a local folder laid out as the repository, instead of the hub")
+    about = "a local folder instead of the hub, in one of the layouts below"
+    option("--source", metavar="DIR", help=about)
+    option("--tokenizer", metavar="FILE", help="the shards' SentencePiece .model, if the source has none or several")
     option("--name", help="name of the dataset (default: fineweb10B-VARIANT, as recipes call it)")
 
     option = made["text"].add_argument

@@ -69,6 +69,9 @@ class Split:
                 shard = np.asarray(read_shard(path, self.tokenizer.vocab_size))
                 for start in range(0, len(shard), CHUNK_TOKENS):
                     chunk = np.append(previous, shard[start : start + CHUNK_TOKENS])
+                    zeros = np.flatnonzero(chunk == 0)  # no text gives so many of them in a row
+                    if (zeros[63:] - zeros[: len(zeros) - 63] == 63).any():
+                        raise UserError(f"{path} holds zeros in place of tokens: it came broken off; get it again")
                     found["documents"] += int(np.count_nonzero(chunk[1:] == self.tokenizer.bos_id))
                     found["utf8_bytes"] += self.tokenizer.bytes.total(chunk)
                     previous = int(chunk[-1])
@@ -143,6 +146,11 @@ def survey(
 
 def _file_entry(path: Path) -> dict[str, Any]:
     return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
+
+
+def note(text: str) -> None:
+    """A line on standard error for what a reader of the result has to know."""
+    print(f"note: {text}", file=sys.stderr)
 
 
 def long_bar(total: int | None, label: str, enabled: bool, unit: str) -> tqdm:

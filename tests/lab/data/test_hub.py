@@ -54,7 +54,9 @@ class Answers(BaseHTTPRequestHandler):
         about = path.removeprefix(f"/api/datasets/{REPOSITORY}")
         inside = path.removeprefix(f"/datasets/{REPOSITORY}/resolve/{COMMIT}/")
         if about in ("", "/revision/main", f"/revision/{COMMIT}"):
-            return self.answer(200, json.dumps({"id": REPOSITORY, "sha": COMMIT}).encode())
+            files = [path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file()]
+            about = {"id": REPOSITORY, "sha": COMMIT, "siblings": [{"rfilename": file} for file in files]}
+            return self.answer(200, json.dumps(about).encode())
         if inside == path:
             return self.answer(404, X_Error_Code="RevisionNotFound" if about != path else "RepoNotFound")
         if not (self.folder / inside).is_file():
