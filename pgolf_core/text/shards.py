@@ -23,6 +23,8 @@ SHARD_VERSION = 1
 HEADER_WORDS = 256
 HEADER_BYTES = 4 * HEADER_WORDS
 TOKEN_TYPE = np.dtype("<u2")
+MANIFEST = "manifest.json"
+"""What lies beside the shards of a prepared dataset and names them."""
 SIDECAR = re.compile(r"(^|[._-])bytes[._-]")
 """In a file's name: it holds the original bytes of each token of a text that was changed before it was encoded."""
 CASE_MARKS = "\ue001\ue002\ue003\ue004"
@@ -92,13 +94,13 @@ def load_tokens(paths: Sequence[Path | str], vocab_size: int | None = None) -> n
 
 
 def identify(paths: Sequence[Path | str], tokenizer: Tokenizer) -> str:
-    """SHA-256 of the manifest.json beside the shards, which then names each of them and the tokenizer; "" without one.
+    """SHA-256 of the manifest beside the shards, which then names each of them and the tokenizer; "" without one.
 
     A sample is proved in both cases (see `prove`). UserError for a file that the manifest does not know.
     """
     paths = _sorted(paths)
     prove(paths, tokenizer)
-    manifest = paths[0].with_name("manifest.json")
+    manifest = paths[0].with_name(MANIFEST)
     values = read_json(manifest) if manifest.is_file() else {}
     if not isinstance(values, dict) or "shards" not in values:  # none, or one of another form
         return ""
@@ -118,8 +120,8 @@ def identify(paths: Sequence[Path | str], tokenizer: Tokenizer) -> str:
 def prove(paths: Sequence[Path | str], tokenizer: Tokenizer) -> int:
     """How many documents of a sample, some of every shard, were decoded and encoded again: they give their own tokens.
 
-    UserError where more than one in twenty do not, or one in four of a shard: the shards are of another tokenizer, even one of the same size, or
-    damaged; and for a tokenizer whose pieces mark capitals.
+    UserError where more than one in twenty do not, or one in four of a shard: they are of another tokenizer, even one
+    of the same size, or damaged; and for a tokenizer whose pieces mark capitals.
     """
     marks = [piece for piece in map(tokenizer.piece, range(tokenizer.vocab_size)) if piece and piece in CASE_MARKS]
     if marks:

