@@ -18,11 +18,39 @@ CORPORA = {
     "list": "what is prepared",
 }
 
+EPILOGS = {
+    "fineweb": """\
+A shard is a .bin file of tokens (the numbers that a tokenizer makes of text); the tokenizer is a .model file. Layouts
+that --source DIR (and a repository on the hub) may have:
+
+  DIR/datasets/manifest.json               as published: the manifest says what there is, and how much of it
+  DIR/datasets/datasets/fineweb10B_sp1024/fineweb_train_000000.bin ... fineweb_val_000000.bin
+  DIR/datasets/tokenizers/fineweb_1024_bpe.model
+  DIR/manifest.json                        the same without the outer datasets/
+  DIR/NAME_train_0.bin ... NAME_val_0.bin  no manifest: the names tell the splits, or folders train/ and val/ do;
+  DIR/tokenizer.model                      the tokenizer lies somewhere in DIR, or is named by --tokenizer
+
+example: pgolf data fineweb --variant sp1024 --source ~/mirror --train-shards 2""",
+    "text": """\
+Files may be packed (.gz, .bz2, .xz, .zst). JSON is one object a line, or an array of them. Other files are named and
+not read.
+
+examples: pgolf data text book.txt                        one text, cut at blank lines or lines
+          pgolf data text corpus/ --val-share 0.05
+          pgolf data text --train train.jsonl --val val.jsonl --field content""",
+}
+
 
 def add(parser: argparse.ArgumentParser) -> None:
     """One sub-command per corpus."""
     corpora = parser.add_subparsers(title="corpora", metavar="CORPUS", dest="corpus", required=True)
-    made = {name: corpora.add_parser(name, help=about, description=about) for name, about in CORPORA.items()}
+    laid_out = argparse.RawDescriptionHelpFormatter
+    made = {
+        name: corpora.add_parser(
+            name, help=about, description=about, epilog=EPILOGS.get(name), formatter_class=laid_out
+        )
+        for name, about in CORPORA.items()
+    }
 
     option = made["fineweb"].add_argument
     option("--variant", metavar="NAME", help="tokenizer of the shards (default sp1024), or a published dataset's name")

@@ -39,7 +39,8 @@ from pgolf_core.lab.data.hub import (
     find_dataset,
     shard_name,
 )
-from pgolf_core.lab.data.survey import SPLITS, TOKENIZER_FILE, Split, long_bar, note, survey
+from pgolf_core.lab.data.survey import SPLITS, TOKENIZER_FILE, Split, long_bar, survey
+from pgolf_core.lab.shared.usage import note
 from pgolf_core.text.shards import MANIFEST, prove, shard_tokens
 from pgolf_core.text.tokenizer import Tokenizer
 

@@ -20,7 +20,8 @@ from typing import Any
 from tqdm import tqdm
 
 from pgolf_core.base.files import UserError, explain_os_errors, sha256_file, told_by
-from pgolf_core.lab.data.survey import SPLITS, TOKENIZER_FILE, note
+from pgolf_core.lab.data.survey import SPLITS, TOKENIZER_FILE
+from pgolf_core.lab.shared.usage import note
 from pgolf_core.text.shards import MANIFEST, NEEDS_SIDECAR, SIDECAR
 
 DEFAULT_VARIANT = "sp1024"

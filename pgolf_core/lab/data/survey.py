@@ -147,11 +147,6 @@ def _file_entry(path: Path) -> dict[str, Any]:
     return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
 
 
-def note(text: str) -> None:
-    """A line on standard error for what a reader of the result has to know."""
-    print(f"note: {text}", file=sys.stderr)
-
-
 def long_bar(total: int | None, label: str, enabled: bool, unit: str) -> tqdm:
     """A bar that appears only for work of more than a few seconds: on a terminal's standard error, which leaves
     printed JSON whole, and in notebooks on standard output, since they show the other in red.
