@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pgolf_core.base.files import UserError, read_json, sha256_file, told_by, write_bytes
 from pgolf_core.recipes.recipe import Data
-from pgolf_core.text.tokenizer import Tokenizer
+from pgolf_core.text.tokenizer import SPACE_MARK, Tokenizer
 
 SHARD_MAGIC = 20240520
 SHARD_VERSION = 1
@@ -136,6 +136,11 @@ def prove(paths: Sequence[Path | str], tokenizer: Tokenizer) -> int:
             if len(window) >= 64 and not window[-64:].any():
                 raise UserError(f"shard {path} holds zeros in place of tokens: it came broken off; get it again")
             starts = np.flatnonzero(window == tokenizer.bos_id)
+            if not len(starts) and len(window) > 512:  # inside one long document: from a word's beginning on
+                words = [at for at in range(256) if _begins_word(tokenizer.piece(int(window[at])))]
+                sampled += 1
+                if not words or not _comes_back(window[words[0] : words[0] + 512], tokenizer, False, "a "):
+                    failed.append(f"{path}, position {begin}")
             ends = [*starts[1:].tolist(), len(window)]
             for at in range(0, len(starts), max(1, len(starts) // 8)):
                 ids = window[starts[at] + 1 : min(ends[at], starts[at] + 513)]
@@ -150,10 +155,15 @@ def prove(paths: Sequence[Path | str], tokenizer: Tokenizer) -> int:
     return sampled
 
 
-def _comes_back(ids: np.ndarray, tokenizer: Tokenizer, whole: bool) -> bool:
+def _begins_word(piece: str) -> bool:
+    return piece[:1] == SPACE_MARK and piece[1:2] not in ("", SPACE_MARK)
+
+
+def _comes_back(ids: np.ndarray, tokenizer: Tokenizer, whole: bool, before: str = "") -> bool:
     """Whether a document's tokens are those of its own text; of a part the last word is not asked."""
     try:
-        again = tokenizer.encode(tokenizer.decode(ids))
+        text = tokenizer.decode(ids)
+        again = tokenizer.encode(before + text.lstrip(" ") if before else text)[len(before.strip()) :]
     except UserError:
         return False
     compared = len(ids) if whole else max(0, len(ids) - 64)

@@ -20,24 +20,26 @@ CORPORA = {
 
 EPILOGS = {
     "fineweb": """\
-A shard is a .bin file of tokens (the numbers that a tokenizer makes of text); the tokenizer is a .model file. Layouts
-that --source DIR (and a repository on the hub) may have:
+A shard is a .bin file of tokens, the numbers that a tokenizer makes of text;
+the tokenizer is a .model file. What --source DIR may hold, or a repository:
 
-  DIR/datasets/manifest.json               as published: the manifest says what there is, and how much of it
-  DIR/datasets/datasets/fineweb10B_sp1024/fineweb_train_000000.bin ... fineweb_val_000000.bin
+as published: the manifest says what there is, and how much of it
+  DIR/datasets/manifest.json                  (or all without outer datasets/)
+  DIR/datasets/datasets/fineweb10B_sp1024/fineweb_train_000000.bin ...
+  DIR/datasets/datasets/fineweb10B_sp1024/fineweb_val_000000.bin
   DIR/datasets/tokenizers/fineweb_1024_bpe.model
-  DIR/manifest.json                        the same without the outer datasets/
-  DIR/NAME_train_0.bin ... NAME_val_0.bin  no manifest: the names tell the splits, or folders train/ and val/ do;
-  DIR/tokenizer.model                      the tokenizer lies somewhere in DIR, or is named by --tokenizer
+shards alone: names tell the splits, or folders train/ and val/ do
+  DIR/NAME_train_0.bin ... DIR/NAME_val_0.bin
+  DIR/tokenizer.model                         (or --tokenizer FILE)
 
-example: pgolf data fineweb --variant sp1024 --source ~/mirror --train-shards 2""",
+example: pgolf data fineweb --variant sp1024 --source mirror --train-shards 2""",
     "text": """\
-Files may be packed (.gz, .bz2, .xz, .zst). JSON is one object a line, or an array of them. Other files are named and
-not read.
+Files may be packed (.gz, .bz2, .xz, .zst). JSON is an object a line, or an
+array of them. Files of other kinds in a folder are named and not read.
 
-examples: pgolf data text book.txt                        one text, cut at blank lines or lines
+examples: pgolf data text book.txt       one text, cut at blank lines or lines
           pgolf data text corpus/ --val-share 0.05
-          pgolf data text --train train.jsonl --val val.jsonl --field content""",
+          pgolf data text --train a.jsonl --val b.jsonl --field content""",
 }
 
 

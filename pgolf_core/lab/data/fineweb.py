@@ -86,6 +86,10 @@ def fetch_fineweb(request: FinewebRequest, cache_dir: Path | str | None = None, 
             manifest = _manifest(folder, name, request, promised, progress)
         except UserError as error:
             raise _of_the_source(error, folder, hub, promised) from None
+        pieces, size = manifest["tokenizer"]["vocab_size"], re.search(r"sp(\d+)$", request.variant)
+        if promised.stats is None and not request.name and size and int(size[1]) != pieces:
+            fault = f"the tokenizer has {pieces} pieces, not those of {request.variant}"
+            raise UserError(f"{fault}; give --variant sp{pieces}, or a --name")
         write_json(folder / FETCHED, _origin(request) | {"revision": hub.revision})
         write_json(folder / MANIFEST, manifest)
         _put_in_place(folder, target)
@@ -154,12 +158,6 @@ def _manifest(folder: Path, name: str, request: FinewebRequest, promised: Promis
     rule = PUBLISHED_SPLIT_RULE
     if promised.stats is None:
         note(f"the {proved} documents of the sample encode to their own tokens")
-        size = re.search(r"sp(\d+)$", request.variant)
-        if size and int(size[1]) != tokenizer.vocab_size and not request.name:
-            remedy = f"give --variant sp{tokenizer.vocab_size}, or a --name"
-            raise UserError(
-                f"the tokenizer has {tokenizer.vocab_size} pieces, not those of {request.variant}; {remedy}"
-            )
         source["citation"] = "Token shards without a manifest: nothing says where they are from"
         rule = "Split as the names of the shards say; nothing says how it was made."
     else:
@@ -249,7 +247,7 @@ def _fault(path: Path, file: RemoteFile) -> str:
         try:
             shard_tokens(path)
         except UserError as error:
-            return f"is no whole shard ({str(error).partition(';')[0]})"
+            return f"is no whole shard ({str(error).partition(';')[0].replace(str(path), path.name)})"
     return ""
 
 
