@@ -6,6 +6,7 @@ pytest tests/text/test_shards.py
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import struct
 from pathlib import Path
 
@@ -14,20 +15,24 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small import word_shards
 
-from pgolf_core.base.files import UserError
+from pgolf_core.base.files import UserError, sha256_file, write_json
 from pgolf_core.recipes import recipe
 from pgolf_core.text.shards import (
     TokenStream,
     check_enough,
     check_ranks,
+    identify,
     load_tokens,
+    prove,
     read_shard,
     seq_len_at,
     shard_tokens,
     step_batch,
     write_shard,
 )
+from pgolf_core.text.tokenizer import Tokenizer
 from pgolf_core.training.optim import budget_used
 
 LENGTHS = (37, 1, 0, 80)
@@ -60,6 +65,58 @@ def test_a_shards_bytes_are_those_of_the_published_format_and_come_back(tmp_path
     assert (tmp_path / "a.bin").read_bytes() == header() + struct.pack("<3H", 1, 513, 65535)
     found = read_shard(tmp_path / "a.bin", vocab_size=65536)
     assert found.dtype == np.uint16 and found.tolist() == [1, 513, 65535] and shard_tokens(tmp_path / "a.bin") == 3
+
+
+# ---------------------------------------------------------------------- whose shards they are
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("words")
+    word_shards(folder, 300)
+    return folder
+
+
+def test_shards_prove_their_tokenizer_also_inside_one_long_document(words: Path, tmp_path: Path):
+    paths, tokenizer = sorted(words.glob("*.bin")), Tokenizer(words / "tokenizer.model")
+    assert 20 < prove(paths, tokenizer) <= 60
+    tokens = load_tokens(paths)
+    text = tokens[tokens != tokenizer.bos_id]
+    write_shard(tmp_path / "long.bin", text)
+    assert prove([tmp_path / "long.bin"], tokenizer) == 1
+    for wrong in ((text + 7) % 300, np.concatenate([tokens[:-4000], (tokens[-4000:] + 3) % 300])):
+        write_shard(tmp_path / "other.bin", wrong)
+        with pytest.raises(UserError, match=r"documents do not encode to their own tokens .* the tokenizer .* did not"):
+            prove([*paths, tmp_path / "other.bin"], tokenizer)
+    write_shard(tmp_path / "zeros.bin", np.append(tokens, np.zeros(64, np.uint16)))
+    with pytest.raises(UserError, match=r"zeros\.bin holds zeros .* broken off"):
+        prove([tmp_path / "zeros.bin"], tokenizer)
+
+
+def test_a_manifest_beside_the_shards_names_each_of_them_and_the_tokenizer(words: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(words, tmp_path / "known"))
+    paths, tokenizer = sorted(folder.glob("*.bin")), Tokenizer(folder / "tokenizer.model")
+    assert identify(paths, tokenizer) == ""
+    shards = [{"file": p.name, "bytes": p.stat().st_size, "tokens": shard_tokens(p)} for p in paths]
+    values = {"shards": shards, "tokenizer": {"sha256": sha256_file(tokenizer.path)}}
+    write_json(folder / "manifest.json", values)
+    assert identify(paths, tokenizer) == sha256_file(folder / "manifest.json")
+    with pytest.raises(UserError, match=r"is not the shard that .* names"):
+        identify([*paths, Path(shutil.copy(paths[0], folder / "more.bin"))], tokenizer)
+    write_json(folder / "manifest.json", values | {"tokenizer": {"sha256": "0"}})
+    with pytest.raises(UserError, match=r"is not the tokenizer that .* names"):
+        identify(paths, tokenizer)
+
+
+def test_a_byte_sidecar_a_pointer_and_a_web_page_are_no_shards_and_say_what_they_are(tmp_path: Path):
+    for name, payload, message in (
+        ("x_val_bytes_000000.bin", header(), "is a byte sidecar"),
+        ("a.bin", b"version https://git-lfs.github.com/spec/v1\noid", "run `git lfs pull`"),
+        ("b.bin", b"\n<!DOCTYPE html>", "is a web page"),
+    ):
+        (tmp_path / name).write_bytes(payload)
+        with pytest.raises(UserError, match=message):
+            shard_tokens(tmp_path / name)
 
 
 def test_a_token_that_does_not_fit_16_bits_is_refused_and_nothing_is_written(tmp_path: Path):

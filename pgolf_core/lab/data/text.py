@@ -158,6 +158,8 @@ class _Reading:
             return
         what = {"train": "training", "val": "validation"}[empty]
         fault = f"{sum(counts.values())} document(s), and none falls into {what}"
+        if not any(counts.values()):
+            raise UserError(f"no document is left that can be used: {self.faults or 'the files hold none'}; mend them")
         if self.request.train:
             raise UserError(f"{fault}; give other files to --{empty}")
         if self.lowest >= self.highest:
@@ -168,9 +170,9 @@ class _Reading:
             share = math.floor(self.highest * 1e4) / 1e4
         if not self.lowest < share <= self.highest:
             share = (self.lowest + self.highest) / 2
-        raise UserError(
-            f"{fault} at --val-share {self.request.val_share}; give more documents, or --val-share {share:.6g}"
-        )
+        ways = "--cut lines, " if not self.cut and any(file.kind in TEXTS for file in self.files) else ""
+        fault = f"{fault} at --val-share {self.request.val_share}"
+        raise UserError(f"{fault}; give more documents, {ways}or --val-share {share:.6g}")
 
     def source(self, documents_sha256: str) -> dict[str, Any]:
         """The manifest's words on the files; keys for what is unusual are there only if it is."""
