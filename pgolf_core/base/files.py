@@ -78,8 +78,10 @@ def sha256_file(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def told_by(head: bytes) -> str:
-    """What a file that begins with `head` is, with the remedy, where it came in place of the one that was meant."""
+def told_by(path: Path) -> str:
+    """What a file is, with the remedy, where it came in place of the one that was meant; else empty."""
+    with open(path, "rb") as file:
+        head = file.read(256)
     if head.startswith(b"version https://git-lfs"):
         return "is a Git LFS pointer, not the file itself: run `git lfs pull` where it came from"
     if re.match(rb"\s*<(!doctype|html|\?xml)", head, re.IGNORECASE):

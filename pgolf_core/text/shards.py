@@ -64,7 +64,7 @@ def shard_tokens(path: Path | str) -> int:
         size = path.stat().st_size
     except OSError as error:
         raise UserError(f"cannot read shard {path}: {error.strerror}") from None
-    if instead := told_by(head):
+    if instead := told_by(path):
         raise UserError(f"{path} {instead}; {remedy}")
     words = np.frombuffer(head[: len(head) // 4 * 4], dtype="<i4")
     if len(words) == 0 or words[0] != SHARD_MAGIC:

@@ -62,7 +62,7 @@ class Tokenizer:
             payload = self.path.read_bytes()
         except OSError as error:
             raise UserError(f"cannot read tokenizer {self.path}: {error.strerror}") from None
-        instead = told_by(payload[:256]) or "is not a SentencePiece model"
+        instead = told_by(self.path) or "is not a SentencePiece model"
         foreign = UserError(f"{self.path} {instead}; prepare its dataset again")
         if not payload:
             raise foreign

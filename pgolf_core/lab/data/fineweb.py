@@ -68,18 +68,16 @@ def fetch_fineweb(request: FinewebRequest, cache_dir: Path | str | None = None, 
     if count is not None and count < 1:
         raise UserError(f"--train-shards {count}: at least one training shard is needed")
     target = datasets_root(cache_dir) / name
-    present = _present(target, request)
+    dataset = load_dataset(target) if target.is_dir() else None
     local = LocalHub(request.source) if request.source else None
-    if present and (not local or not local.files()):
-        return present
+    if dataset and _is_asked_for(dataset, request) and (not local or not local.files()):
+        return dataset
     with locked(target.parent, name, wait_seconds=0):
         hub = local or HuggingFaceHub(request.repository, request.revision)
-        if target.is_dir() and count is None:
-            count = len(load_dataset(target).train_paths)
-        promised = find_dataset(hub, request, count)
+        promised = find_dataset(hub, request, len(dataset.train_paths) if dataset and count is None else count)
         files = hub.describe(list(promised.files))
-        if target.is_dir() and (present := _unchanged(target, request, files, promised)):
-            return present
+        if dataset and _is_unchanged(dataset, request, files, promised):
+            return dataset
         folder = target.with_name(f".fetch-{name}")
         _gather(hub, files, promised.files, folder, prepared_datasets(cache_dir), progress)
         try:
@@ -97,53 +95,48 @@ def fetch_fineweb(request: FinewebRequest, cache_dir: Path | str | None = None, 
 
 
 def _origin(request: FinewebRequest) -> dict[str, str]:
-    if request.source:
-        place = {"from": "local folder", "folder": os.path.abspath(Path(request.source).expanduser())}
-    return (place if request.source else {"from": "hub"}) | {"repository": request.repository}
+    place = {"folder": os.path.abspath(Path(request.source).expanduser())} if request.source else {}
+    return {"from": "local folder" if place else "hub", **place, "repository": request.repository}
 
 
-def _present(target: Path, request: FinewebRequest) -> Dataset | None:
-    """The dataset that is there, if it is the one asked for; None if there is more to fetch."""
-    if not target.is_dir():
-        return None
-    dataset, wanted = load_dataset(target), request.train_shards
-    source, count = dataset.manifest["source"], len(dataset.train_paths)
+def _fetched(dataset: Dataset) -> dict[str, Any]:
+    path = dataset.folder / FETCHED
+    return read_json(path) if path.is_file() else {}
+
+
+def _is_asked_for(dataset: Dataset, request: FinewebRequest) -> bool:
+    """Whether the dataset there has what is asked for; UserError if it has more, or is of another repository."""
+    wanted, source, count = request.train_shards, dataset.manifest["source"], len(dataset.train_paths)
     if (source.get("repository"), source.get("dataset")) != (request.repository, request.published_name):
         origin = f"{source.get('dataset')} of {source.get('repository')}"
-        raise UserError(f"{target.name} is prepared already, from {origin}; give this one another --name")
+        raise UserError(f"{dataset.name} is prepared already, from {origin}; give this one another --name")
     if wanted is not None and wanted < count:
         raise UserError(
-            f"{target.name} is prepared already with {count} training shards, not {wanted}; "
+            f"{dataset.name} is prepared already with {count} training shards, not {wanted}; "
             "a --name of its own gives a smaller one, whose files are linked, not fetched"
         )
-    fetched, revision = target / FETCHED, request.revision
-    same = revision is None or (fetched.is_file() and read_json(fetched).get("revision") == revision)
-    return dataset if same and wanted in (None, count) else None
+    return wanted in (None, count) and request.revision in (None, _fetched(dataset).get("revision"))
 
 
-def _unchanged(
-    target: Path, request: FinewebRequest, files: dict[str, RemoteFile], promised: Promised
-) -> Dataset | None:
-    """The prepared dataset if it holds these very files; None if there are more, or if the same source was repaired.
+def _is_unchanged(dataset: Dataset, request: FinewebRequest, files: dict[str, RemoteFile], promised: Promised) -> bool:
+    """Whether the dataset that is there holds these very files; not if there are more, or if they were changed there.
 
     UserError where it was made of another source's files.
     """
-    dataset, fetched = load_dataset(target), target / FETCHED
-    before = read_json(fetched) if fetched.is_file() else {}
     entries = [*dataset.manifest["shards"], dataset.manifest["tokenizer"]]
     known = {entry["file"]: entry["sha256"] for entry in entries}
     wanted = {name: files[path].sha256 for path, name in promised.files.items()}
-    other = [name for name, sha256 in known.items() if name in wanted and wanted[name] not in (sha256, None)]
-    if request.tokenizer and sha256_file(Path(request.tokenizer).expanduser()) != known[TOKENIZER_FILE]:
-        other.append(TOKENIZER_FILE)
+    if request.tokenizer:
+        wanted[TOKENIZER_FILE] = sha256_file(Path(request.tokenizer).expanduser())
+    other = [name for name, sha256 in known.items() if wanted.get(name) not in (sha256, None)]
     if not other:
-        return dataset if wanted.keys() <= known.keys() else None
-    if request.source and before.get("folder") != _origin(request)["folder"]:
-        origin = before.get("folder") or "the hub"
-        fault = f"{target.name} is prepared already, from {origin}, where {other[0]} is another file"
-        raise UserError(f"{fault}; give this one another --name, or delete {target}")
-    note(f"{other[0]} is another file than before: {target.name} is prepared anew")
-    return None
+        return wanted.keys() <= known.keys()
+    before = _fetched(dataset).get("folder", "the hub")
+    if request.source and before != _origin(request)["folder"]:
+        fault = f"{dataset.name} is prepared already, from {before}, where {other[0]} is another file"
+        raise UserError(f"{fault}; give this one another --name, or delete {dataset.folder}")
+    note(f"{other[0]} is another file than before: {dataset.name} is prepared anew")
+    return False
 
 
 def _manifest(folder: Path, name: str, request: FinewebRequest, promised: Promised, progress: bool) -> dict[str, Any]:
@@ -235,7 +228,7 @@ def _gather(
 def _fault(path: Path, file: RemoteFile) -> str:
     """What is wrong with a file that has arrived; empty if nothing."""
     size = path.stat().st_size if path.is_file() else 0
-    if size and (instead := told_by(_head(path))):
+    if size and (instead := told_by(path)):
         return instead
     if size != file.size_bytes or not size:
         return f"has {size:,} bytes, not {file.size_bytes:,}"
@@ -249,11 +242,6 @@ def _fault(path: Path, file: RemoteFile) -> str:
         except UserError as error:
             return f"is no whole shard ({str(error).partition(';')[0].replace(str(path), path.name)})"
     return ""
-
-
-def _head(path: Path) -> bytes:
-    with open(path, "rb") as file:
-        return file.read(256)
 
 
 def _git_sha1(path: Path) -> str:

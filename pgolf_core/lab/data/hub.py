@@ -216,35 +216,38 @@ def find_dataset(hub: Hub, request: FinewebRequest, wanted: int | None) -> Promi
     name, root, there = request.published_name, request.root.strip("/"), hub.files()
     if isinstance(hub, LocalHub) and _join(root, MANIFEST) not in there and MANIFEST in there:
         root = ""  # the published scripts download into a folder without the outer one
-    path = _join(root, MANIFEST)
-    if path not in there and (there or isinstance(hub, LocalHub)):  # a mirror of the hub may list no files
-        return _found(hub, request, wanted)
-    values = _published_manifest(hub, path)
-    try:
-        found = {str(entry["name"]): entry for entry in values["datasets"]}
-        tokenizers = {str(entry["name"]): entry for entry in values["tokenizers"]}
-        if name not in found:
-            raise UserError(f"{hub.label} has no dataset {name}; it has {', '.join(sorted(found)) or 'none'}")
-        stats = dict(found[name]["stats"])
-        counts = {split: int(stats[f"files_{split}"]) for split in SPLITS}
-        tokenizer_name = str(found[name]["tokenizer_name"])
-        model = tokenizers[tokenizer_name].get("model_path")
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise UserError(f"{path} of {hub.label} is not of the published form; check --root") from None
-    if not model and not request.tokenizer:
-        raise UserError(f"{name} has no SentencePiece tokenizer; choose a variant such as {DEFAULT_VARIANT}")
-    if wanted is not None and wanted > counts["train"]:
-        raise UserError(f"--train-shards {wanted}: {name} has only {counts['train']} in {hub.label}")
-    taken = counts | {"train": wanted or min(counts["train"], DEFAULT_TRAIN_SHARDS)}
-    if not all(taken.values()):
-        raise UserError(f"{name} of {hub.label} has {taken['train']} training and {taken['val']} validation shards")
-    folder = _join(root, f"datasets/{name}")
-    paths = {split: [f"{folder}/{shard_name(split, number)}" for number in range(counts[split])] for split in SPLITS}
-    _refuse_sidecars(hub, folder)
-    held = [path for path in there if path.startswith(f"{folder}/") and path.endswith(".bin")]
-    if unnamed := sorted({*held} - {*paths["train"], *paths["val"]}):
+    paths: dict[str, list[str]]
+    if _join(root, MANIFEST) in there or not (there or isinstance(hub, LocalHub)):  # a mirror of the hub may list none
+        folder = _join(root, f"datasets/{name}")
+        tokenizer_name, model, stats = _published(hub, request, _join(root, MANIFEST))
+        counts = {split: stats[f"files_{split}"] for split in SPLITS}
+        paths = {split: [f"{folder}/{shard_name(split, n)}" for n in range(counts[split])] for split in SPLITS}
+        model = _join(root, str(model))
+        held = [path for path in there if path.startswith(f"{folder}/") and path.endswith(".bin")]
+        unnamed = sorted({*held} - {*paths["train"], *paths["val"]})
+    else:
+        place, paths = _shards_by_name(hub, request, _join(root, MANIFEST))
+        model = "" if request.tokenizer else _only_model(hub, request, place)
+        folder, unnamed, tokenizer_name, stats = str(place), [], Path(request.tokenizer or model).stem, None
+    for path in map(PurePosixPath, there):
+        if PurePosixPath(folder) in path.parents and path.suffix == ".bin" and SIDECAR.search(path.name):
+            raise UserError(f"{path} of {hub.label} is a byte sidecar: {NEEDS_SIDECAR}")
+    most = len(paths["train"])
+    if wanted is not None and wanted > most:
+        raise UserError(f"--train-shards {wanted}: {name} has only {most} in {hub.label}")
+    if not all(paths.values()):
+        raise UserError(f"{name} of {hub.label} has {most} training and {len(paths['val'])} validation shards")
+    paths["train"] = paths["train"][: wanted or DEFAULT_TRAIN_SHARDS]
+    if unnamed:
         note(f"its manifest does not name {_some(unnamed)}: not used")
-    return Promised(_files(paths, taken, _join(root, str(model)), request), tokenizer_name, stats)
+    if stats is None:
+        counts_told = " and ".join(f"{len(paths[split])} {split}" for split in SPLITS)
+        note(
+            f"no manifest there: the names tell the splits ({counts_told} shards), tokenizer {request.tokenizer or model}"
+        )
+        note("a sample is encoded again to prove that they belong together; whether shards are missing nothing says")
+    files = {path: shard_name(split, number) for split in SPLITS for number, path in enumerate(paths[split])}
+    return Promised(files if request.tokenizer else files | {model: TOKENIZER_FILE}, tokenizer_name, stats)
 
 
 def shard_name(split: str, number: int) -> str:
@@ -252,92 +255,67 @@ def shard_name(split: str, number: int) -> str:
     return f"fineweb_{split}_{number:06d}.bin"
 
 
-def _files(paths: dict[str, list[str]], taken: dict[str, int], model: str, request: FinewebRequest) -> dict[str, str]:
-    files = {path: shard_name(split, n) for split in SPLITS for n, path in enumerate(paths[split][: taken[split]])}
-    return files if request.tokenizer else files | {model: TOKENIZER_FILE}
-
-
-def _published_manifest(hub: Hub, path: str) -> Any:
+def _published(hub: Hub, request: FinewebRequest, path: str) -> tuple[str, str, dict[str, Any]]:
+    """What a published manifest says of the dataset: the tokenizer's name and path, and the counts."""
+    name = request.published_name
     with tempfile.TemporaryDirectory() as folder:
         file = hub.fetch(path, Path(folder), lambda size: None)
-        payload = file.read_bytes()
-    if instead := told_by(payload[:256]):
-        raise UserError(f"{path} of {hub.label} {instead}")
+        if instead := told_by(file):
+            raise UserError(f"{path} of {hub.label} {instead}")
+        try:
+            values = json.loads(file.read_bytes())
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path} of {hub.label} is not valid JSON ({error}); get it again") from None
     try:
-        return json.loads(payload)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} of {hub.label} is not valid JSON ({error}); get it again") from None
+        found = {str(entry["name"]): entry for entry in values["datasets"]}
+        tokenizers = {str(entry["name"]): entry for entry in values["tokenizers"]}
+        if name not in found:
+            raise UserError(f"{hub.label} has no dataset {name}; it has {', '.join(sorted(found)) or 'none'}")
+        stats = found[name]["stats"] | {
+            f"files_{split}": int(found[name]["stats"][f"files_{split}"]) for split in SPLITS
+        }
+        tokenizer_name = str(found[name]["tokenizer_name"])
+        model = tokenizers[tokenizer_name].get("model_path")
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise UserError(f"{path} of {hub.label} is not of the published form; check --root") from None
+    if not model and not request.tokenizer:
+        raise UserError(f"{name} has no SentencePiece tokenizer; choose a variant such as {DEFAULT_VARIANT}")
+    return tokenizer_name, str(model), stats
 
 
-def _refuse_sidecars(hub: Hub, folder: str) -> None:
-    """UserError if there are files of original bytes beside the shards: the shards' own text is not what is scored."""
-    inside = f"{folder}/" if folder not in ("", ".") else ""
-    for path in hub.files():
-        if path.startswith(inside) and path.endswith(".bin") and SIDECAR.search(PurePosixPath(path).name):
-            raise UserError(f"{path} of {hub.label} is a byte sidecar: {NEEDS_SIDECAR}")
-
-
-def _split_of(path: PurePosixPath) -> tuple[str, PurePosixPath] | None:
-    """Which split a shard's name or its folder's says, and the folder of the dataset."""
-    for name, folder in ((path.stem, path.parent), (path.parent.name, path.parent.parent)):
-        if word := re.search(r"(?<![a-z])(train|val|valid|validation)(?:ing)?(?![a-z])", name.lower()):
-            return ("train" if word[1] == "train" else "val"), folder
-    return None
-
-
-def _found(hub: Hub, request: FinewebRequest, wanted: int | None) -> Promised:
-    """The files of a source without a manifest, told by their names: shards of one folder, and one tokenizer."""
-    missing = _join(request.root, MANIFEST)
+def _shards_by_name(hub: Hub, request: FinewebRequest, missing: str) -> tuple[PurePosixPath, dict[str, list[str]]]:
+    """Of a source without a manifest the one folder that is meant, and the shards of each split in order."""
     if request.root != FinewebRequest.root:
         raise UserError(f"{hub.label} holds no {missing}; check --root")
-    folders: dict[PurePosixPath, dict[str, list[str]]] = {}
+    folders: dict[PurePosixPath, dict[str, dict[int, str]]] = {}
     for path in map(PurePosixPath, hub.files()):
-        if path.suffix == ".bin" and not SIDECAR.search(path.name) and (told := _split_of(path)):
-            folders.setdefault(told[1], {split: [] for split in SPLITS})[told[0]].append(str(path))
-    whole = {folder: paths for folder, paths in folders.items() if all(paths.values())}
+        for name, folder in ((path.stem, path.parent), (path.parent.name, path.parent.parent)):
+            split = re.search(r"(?<![a-z])(train|val)(?:id|idation|ing)?(?![a-z])", name.lower())
+            if split and path.suffix == ".bin" and not SIDECAR.search(path.name):
+                shards = folders.setdefault(folder, {split: {} for split in SPLITS})[split[1]]
+                number = int((re.findall(r"\d+", path.stem) or ["0"])[-1])
+                if (other := shards.setdefault(number, str(path))) != str(path):
+                    raise UserError(f"{hub.label}: {other} and {path} have one number; take one of them out")
+                break
+    whole = {folder: shards for folder, shards in folders.items() if all(shards.values())}
     if not whole:
         remedy = "check --source, --repository and --root"
         raise UserError(f"{hub.label} holds no {missing}, nor *_train_*.bin and *_val_*.bin in one folder; {remedy}")
-    if len(whole) > 1:
-        ends = (request.published_name, request.variant)
-        named = {folder: paths for folder, paths in whole.items() if any(part.endswith(ends) for part in folder.parts)}
-        if len(named) != 1:
-            raise UserError(f"{hub.label} holds shards in {_some(whole)}; give one of those folders as --source")
-        whole = named
-    ((folder, paths),) = whole.items()
-    _refuse_sidecars(hub, str(folder))
-    for split in SPLITS:
-        _refuse_gaps(paths[split], hub)
-    if wanted is not None and wanted > len(paths["train"]):
-        raise UserError(f"--train-shards {wanted}: {hub.label} has only {len(paths['train'])}")
-    model = "" if request.tokenizer else _only_model(hub, request, folder)
-    taken = {"train": wanted or min(len(paths["train"]), DEFAULT_TRAIN_SHARDS), "val": len(paths["val"])}
-    shown = request.tokenizer or model
-    counts = " and ".join(f"{taken[split]} {split}" for split in SPLITS)
-    note(f"no {missing} there: the names tell the splits ({counts} shards), tokenizer {shown}")
-    note("a sample is encoded again to prove that they belong together; whether shards are missing nothing says")
-    return Promised(_files(paths, taken, model, request), PurePosixPath(str(shown)).stem)
-
-
-def _refuse_gaps(paths: list[str], hub: Hub) -> None:
-    """Put the shards in the order of their numbers; UserError where one is missing in between."""
-    numbers = {int((re.findall(r"\d+", PurePosixPath(path).stem) or ["0"])[-1]): path for path in paths}
-    ordered = sorted(numbers)
-    missing = next((n for n in range(ordered[0], ordered[-1]) if n not in numbers), None)
-    if missing is not None or len(numbers) < len(paths):
-        what = f"shard {missing} is missing" if missing is not None else "two shards have one number"
-        raise UserError(
-            f"{hub.label}: {what} among {_some(paths)}; get it, or take apart what does not belong together"
-        )
-    paths[:] = [numbers[n] for n in ordered]
+    ends = (request.published_name, request.variant)
+    meant = [folder for folder in whole if len(whole) == 1 or any(part.endswith(ends) for part in folder.parts)]
+    if len(meant) != 1:
+        raise UserError(f"{hub.label} holds shards in {_some(whole)}; give one of those folders as --source")
+    for shards in whole[meant[0]].values():
+        if gaps := {*range(min(shards), max(shards))} - {*shards}:
+            raise UserError(f"{hub.label}: shard {min(gaps)} is missing among {_some(shards.values())}; get it")
+    return meant[0], {split: [shards[n] for n in sorted(shards)] for split, shards in whole[meant[0]].items()}
 
 
 def _only_model(hub: Hub, request: FinewebRequest, folder: PurePosixPath) -> str:
     """The one .model file that is meant: beside the shards, of the variant's size, or alone."""
     models = [path for path in map(PurePosixPath, hub.files()) if path.suffix == ".model"]
-    size = re.sub(r"\D", "", request.variant.rpartition("sp")[2])
     beside = [model for model in models if model.parent == folder]
-    of_size = [model for model in models if size in re.findall(r"\d+", model.stem)]
+    of_size = [model for model in models if re.sub(r"\D", "", request.variant) in re.findall(r"\d+", model.stem)]
     for some in (beside, of_size, models):
         if len(some) == 1:
             return str(some[0])

@@ -7,13 +7,12 @@ counted by kind, so that one reading tells every fault.
 from __future__ import annotations
 
 import bz2
-import contextlib
 import gzip
 import io
-import itertools
 import json
 import lzma
 import os
+import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -109,12 +108,8 @@ class Faults:
 def endings(path: Path) -> tuple[str, str]:
     """Of a file's name in small letters: its kind, and its compression's ending or nothing."""
     stem, ending = os.path.splitext(path.name.lower())
-    return (os.path.splitext(stem)[1], ending) if ending in OPENERS else (ending, "")
-
-
-def _can_read(path: Path) -> bool:
-    kind, compression = endings(path)
-    return kind in READERS and not (compression and kind == ".parquet")
+    kind = os.path.splitext(stem)[1]
+    return (kind, ending) if ending in OPENERS and kind != ".parquet" else (ending, "")
 
 
 def find_files(paths: Sequence[Path | str], left_out: Counter[str] | None = None, split: str = "") -> list[InputFile]:
@@ -128,7 +123,7 @@ def find_files(paths: Sequence[Path | str], left_out: Counter[str] | None = None
     for given in map(Path, paths):
         path = Path(os.path.abspath(given.expanduser()))
         if path.is_file():
-            if not _can_read(path):
+            if endings(path)[0] not in READERS:
                 raise UserError(f"{given}: only {known}, and folders of them can be read")
             found.append(InputFile(path, path.name, split))
         elif path.is_dir():
@@ -139,12 +134,12 @@ def find_files(paths: Sequence[Path | str], left_out: Counter[str] | None = None
                     skipped["link to a folder"] += file.is_symlink()
                 elif any(part[0] == "." for part in place.parts):
                     skipped["hidden"] += 1
-                elif not file.is_file() or not _can_read(file):
+                elif not file.is_file() or endings(file)[0] not in READERS:
                     skipped["".join(endings(file)) or "without ending"] += 1
                 else:
                     found.append(InputFile(file, f"{path.name}/{place.as_posix()}", split))
             if len(found) == before:
-                raise UserError(f"folder {given} holds no {known}" + _in_brackets(skipped))
+                raise UserError(f"folder {given} holds no {known} (there: {counted(skipped) or 'nothing'})")
         else:
             raise UserError(f"{given} does not exist; name files or folders to read")
     seen: set[Path | str] = set()
@@ -158,10 +153,6 @@ def find_files(paths: Sequence[Path | str], left_out: Counter[str] | None = None
     if left_out is not None:
         left_out.update(+skipped)
     return found
-
-
-def _in_brackets(skipped: Counter[str]) -> str:
-    return f" (there: {counted(skipped)})" if +skipped else ""
 
 
 def counted(numbers: Counter[str]) -> str:
@@ -181,14 +172,15 @@ def read_documents(
     for file in files:
         is_empty = True
         try:
+            if (instead := told_by(file.path)) and ("LFS" in instead or file.kind not in TEXTS):
+                raise UserError(f"{file.path} {instead}")
             for place, value in READERS[file.kind](file, field, cut, faults):
                 is_empty, name = False, f"{file.label}{place}"
-                if isinstance(value, Fault):
-                    faults.add(value.kind, name)
-                elif not value:
-                    faults.add("without text", name)
-                elif has_surrogate(value):
-                    faults.add("with a lone surrogate", name)
+                fault = value.kind if isinstance(value, Fault) else "" if value else "without text"
+                if not fault and re.search("[\ud800-\udfff]", value):
+                    fault = "with a lone surrogate"
+                if fault:
+                    faults.add(fault, name)
                 else:
                     yield file, name, value
         except EOFError:
@@ -206,28 +198,17 @@ class Fault:
     kind: str
 
 
-Read = Iterator[tuple[str, str | Fault]]
+Read = Iterator[tuple[str, Any]]
+"""The place inside the file, and the text or the Fault, of each document."""
 
 
-def has_surrogate(text: str) -> bool:
-    """Whether some character of `text` has no UTF-8."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return True
-    return False
+def _opened(file: InputFile) -> IO[bytes]:
+    """The file's bytes, unpacked, a byte order mark of JSON still there."""
+    return OPENERS.get(endings(file.path)[1], _plain)(file.path)
 
 
-@contextlib.contextmanager
-def _opened(file: InputFile) -> Iterator[IO[bytes]]:
-    """The file's bytes, unpacked, a byte order mark of JSON still there; UserError for a Git LFS pointer."""
-    opener = OPENERS.get(endings(file.path)[1])
-    with open(file.path, "rb") as plain:
-        head = plain.read(256)
-    if (instead := told_by(head)) and ("LFS" in instead or file.kind not in TEXTS):
-        raise UserError(f"{file.path} {instead}")
-    with opener(file.path) if opener else open(file.path, "rb") as unpacked:
-        yield unpacked
+def _plain(path: Path) -> IO[bytes]:
+    return open(path, "rb")
 
 
 def _decoded(payload: bytes) -> str | Fault:
@@ -250,7 +231,7 @@ def pieces(source: IO[bytes], cut: str) -> Iterator[bytes]:
     """The bytes of a text in pieces that end with a line, or with the blank lines after a paragraph; none are lost."""
     held: list[bytes] = []
     has_text = was_blank = False
-    for line in _lines(source):
+    for line in iter(source.readline, b""):
         blank = not line.strip()
         if has_text and not blank and (was_blank or cut == "lines"):
             yield b"".join(held)
@@ -261,10 +242,6 @@ def pieces(source: IO[bytes], cut: str) -> Iterator[bytes]:
         yield b"".join(held)
 
 
-def _lines(source: IO[bytes]) -> Iterator[bytes]:
-    return iter(source.readline, b"")
-
-
 def cut_of(file: InputFile) -> tuple[str, int]:
     """How one text alone is cut into documents, at blank lines or at lines, and into how many at least.
 
@@ -273,7 +250,7 @@ def cut_of(file: InputFile) -> tuple[str, int]:
     found = {}
     for cut in CUTS[:2]:
         with _opened(file) as source:
-            found[cut] = sum(1 for _ in itertools.islice(pieces(source, cut), 100_000))
+            found[cut] = sum(1 for _ in pieces(source, cut))
         if found[cut] >= FEWEST_PIECES:
             return cut, found[cut]
     raise UserError(
@@ -288,9 +265,9 @@ def _value(value: Any, field: str, faults: Faults) -> str | Fault:
         return value
     if not isinstance(value, dict):
         return Fault("not a JSON object or text")
-    if isinstance(text := value.get(field), str):
-        return text
-    if field in value and text is None:
+    if isinstance(value.get(field), str):
+        return value[field]
+    if field in value and value[field] is None:
         return Fault("without text")
     faults.fields = faults.fields or ", ".join(list(value)[:8]) or "none"
     return Fault(f"with no text in '{field}'" if field in value else f"without a field '{field}'")
@@ -298,7 +275,7 @@ def _value(value: Any, field: str, faults: Faults) -> str | Fault:
 
 def _read_lines(file: InputFile, field: str, cut: str, faults: Faults) -> Read:
     with _opened(file) as source:
-        for number, line in enumerate(_lines(source), 1):
+        for number, line in enumerate(iter(source.readline, b""), 1):
             text = _decoded(line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line)
             if isinstance(text, str) and not text.strip():
                 continue
@@ -331,8 +308,6 @@ def _read_parquet(file: InputFile, field: str, cut: str, faults: Faults) -> Read
         import pyarrow.parquet
     except ImportError:
         raise UserError(f"{file.path}: reading .parquet needs pyarrow; run `pip install 'pgolf[parquet]'`") from None
-    with _opened(file):
-        pass
     number = 0
     try:  # read page by page: by default a whole group of rows would be fetched ahead
         with pyarrow.parquet.ParquetFile(file.path, pre_buffer=False, buffer_size=2**16) as table:
@@ -353,9 +328,7 @@ def _read_parquet(file: InputFile, field: str, cut: str, faults: Faults) -> Read
 TEXTS = (".txt", ".md", ".text")
 READERS: dict[str, Callable[[InputFile, str, str, Faults], Read]] = {
     **dict.fromkeys(TEXTS, _read_text),
-    ".jsonl": _read_lines,
-    ".ndjson": _read_lines,
+    **dict.fromkeys((".jsonl", ".ndjson"), _read_lines),
     ".json": _read_json,
     ".parquet": _read_parquet,
 }
-"""By file ending: the place inside the file and the text, or the fault, of each document."""
