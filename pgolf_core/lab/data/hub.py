@@ -241,10 +241,8 @@ def find_dataset(hub: Hub, request: FinewebRequest, wanted: int | None) -> Promi
     if unnamed:
         note(f"its manifest does not name {_some(unnamed)}: not used")
     if stats is None:
-        counts_told = " and ".join(f"{len(paths[split])} {split}" for split in SPLITS)
-        note(
-            f"no manifest there: the names tell the splits ({counts_told} shards), tokenizer {request.tokenizer or model}"
-        )
+        told = " and ".join(f"{len(paths[split])} {split}" for split in SPLITS)
+        note(f"no manifest there: the names tell the splits ({told} shards), tokenizer {request.tokenizer or model}")
         note("a sample is encoded again to prove that they belong together; whether shards are missing nothing says")
     files = {path: shard_name(split, number) for split in SPLITS for number, path in enumerate(paths[split])}
     return Promised(files if request.tokenizer else files | {model: TOKENIZER_FILE}, tokenizer_name, stats)
