@@ -25,7 +25,7 @@ HEADER_BYTES = 4 * HEADER_WORDS
 TOKEN_TYPE = np.dtype("<u2")
 MANIFEST = "manifest.json"
 """What lies beside the shards of a prepared dataset and names them."""
-SIDECAR = re.compile(r"(^|[._-])bytes[._-]")
+SIDECAR = re.compile(r"(^|[._-])(bytes|byte[._-]?(counts|lengths|lens|sizes))[._-]")
 """In a file's name: it holds the original bytes of each token of a text that was changed before it was encoded."""
 CASE_MARKS = "\ue001\ue002\ue003\ue004"
 """What such a changed text marks its capitals with."""

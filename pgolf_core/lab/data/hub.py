@@ -216,35 +216,34 @@ def find_dataset(hub: Hub, request: FinewebRequest, wanted: int | None) -> Promi
     name, root, there = request.published_name, request.root.strip("/"), hub.files()
     if isinstance(hub, LocalHub) and _join(root, MANIFEST) not in there and MANIFEST in there:
         root = ""  # the published scripts download into a folder without the outer one
-    paths: dict[str, list[str]]
-    if _join(root, MANIFEST) in there or not (there or isinstance(hub, LocalHub)):  # a mirror of the hub may list none
-        folder = _join(root, f"datasets/{name}")
-        tokenizer_name, model, stats = _published(hub, request, _join(root, MANIFEST))
-        counts = {split: stats[f"files_{split}"] for split in SPLITS}
-        paths = {split: [f"{folder}/{shard_name(split, n)}" for n in range(counts[split])] for split in SPLITS}
-        model = _join(root, str(model))
-        held = [path for path in there if path.startswith(f"{folder}/") and path.endswith(".bin")]
-        unnamed = sorted({*held} - {*paths["train"], *paths["val"]})
+    manifest, folder = _join(root, MANIFEST), PurePosixPath(_join(root, f"datasets/{name}"))
+    is_published = manifest in there or not (there or isinstance(hub, LocalHub))  # a mirror of the hub may list none
+    tokenizer_name, model, stats = _published(hub, request, manifest) if is_published else ("", "", None)
+    if stats and (not there or any(path.startswith(f"{folder}/") for path in there)):
+        numbers = {split: range(stats[f"files_{split}"]) for split in SPLITS}
+        paths = {split: [str(folder / shard_name(split, number)) for number in numbers[split]] for split in SPLITS}
+        model = _join(root, model)
     else:
-        place, paths = _shards_by_name(hub, request, _join(root, MANIFEST))
-        model = "" if request.tokenizer else _only_model(hub, request, place)
-        folder, unnamed, tokenizer_name, stats = str(place), [], Path(request.tokenizer or model).stem, None
-    for path in map(PurePosixPath, there):
-        if PurePosixPath(folder) in path.parents and path.suffix == ".bin" and SIDECAR.search(path.name):
+        folder, paths = _shards_by_name(hub, request, str(folder) if stats else manifest)
+        model = "" if request.tokenizer else _only_model(hub, request, folder)
+    inside = [path for path in map(PurePosixPath, there) if folder in path.parents and path.suffix == ".bin"]
+    for path in inside:
+        if SIDECAR.search(path.name):
             raise UserError(f"{path} of {hub.label} is a byte sidecar: {NEEDS_SIDECAR}")
+    if unnamed := sorted({*map(str, inside)} - {*paths["train"], *paths["val"]}):
+        note(f"not used, since neither manifest nor name makes it a shard of a split: {_some(unnamed)}")
     most = len(paths["train"])
     if wanted is not None and wanted > most:
         raise UserError(f"--train-shards {wanted}: {name} has only {most} in {hub.label}")
     if not all(paths.values()):
         raise UserError(f"{name} of {hub.label} has {most} training and {len(paths['val'])} validation shards")
     paths["train"] = paths["train"][: wanted or DEFAULT_TRAIN_SHARDS]
-    if unnamed:
-        note(f"its manifest does not name {_some(unnamed)}: not used")
     if stats is None:
         told = " and ".join(f"{len(paths[split])} {split}" for split in SPLITS)
         note(f"no manifest there: the names tell the splits ({told} shards), tokenizer {request.tokenizer or model}")
         note("a sample is encoded again to prove that they belong together; whether shards are missing nothing says")
     files = {path: shard_name(split, number) for split in SPLITS for number, path in enumerate(paths[split])}
+    tokenizer_name = tokenizer_name or Path(request.tokenizer or model).stem
     return Promised(files if request.tokenizer else files | {model: TOKENIZER_FILE}, tokenizer_name, stats)
 
 
@@ -275,7 +274,11 @@ def _published(hub: Hub, request: FinewebRequest, path: str) -> tuple[str, str, 
         tokenizer_name = str(found[name]["tokenizer_name"])
         model = tokenizers[tokenizer_name].get("model_path")
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise UserError(f"{path} of {hub.label} is not of the published form; check --root") from None
+        if isinstance(values, dict) and "shards" in values:
+            remedy = "copy that folder beside those that `pgolf data list` shows, under the name in it"
+            raise UserError(f"{hub.label} is a dataset that was prepared already; {remedy}") from None
+        remedy = "check --root, or take it away: then the shards' names tell"
+        raise UserError(f"{path} of {hub.label} is not of the published form; {remedy}") from None
     if not model and not request.tokenizer:
         raise UserError(f"{name} has no SentencePiece tokenizer; choose a variant such as {DEFAULT_VARIANT}")
     return tokenizer_name, str(model), stats
