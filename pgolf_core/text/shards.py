@@ -126,7 +126,8 @@ def prove(paths: Sequence[Path | str], tokenizer: Tokenizer) -> int:
     marks = [piece for piece in map(tokenizer.piece, range(tokenizer.vocab_size)) if piece and piece in CASE_MARKS]
     if marks:
         raise UserError(f"{tokenizer.path} has pieces for case marks (U+{ord(marks[0]):04X}): {NEEDS_SIDECAR}")
-    sampled, failed = 0, []
+    sampled = 0
+    failed: list[str] = []
     for path in _sorted(paths):
         before = sampled, len(failed)
         tokens = read_shard(path)

@@ -42,7 +42,8 @@ class _Zstandard(io.RawIOBase):
     """The content of a .zst file, all its frames; EOFError where the last one is cut. The library's own stops early."""
 
     def __init__(self, path: Path):
-        self._file, self._frame, self._rest, self._held = open(path, "rb"), None, b"", b""  # noqa: SIM115
+        self._file, self._rest, self._held = open(path, "rb"), b"", b""  # noqa: SIM115
+        self._frame: Any = None
 
     def readable(self) -> bool:
         return True

@@ -168,10 +168,11 @@ def open_run(recipe: str, overrides: Sequence[str] | str = (), **further: Any) -
 
     Every notebook begins with this. `fresh` deletes what the folder holds first (see `clear_run`).
     """
-    words = {key: str(further[key]) for key in ("data", "runs_dir", "name", "cache_dir") if key in further}
-    seed = further.get("seed")  # papermill -p makes numbers of names, -r leaves texts of numbers
-    seed = int(seed) if isinstance(seed, str) and seed.isdecimal() else seed
-    request = RunRequest(recipe, tuple(given_overrides(overrides)), **{**further, **words, "seed": seed})
+    for key in {"data", "runs_dir", "name", "cache_dir"} & further.keys():
+        further[key] = str(further[key])  # papermill -p makes a number of a name that looks like one
+    if isinstance(seed := further.get("seed"), str) and seed.isdecimal():
+        further["seed"] = int(seed)  # and -r leaves numbers as text
+    request = RunRequest(recipe, tuple(given_overrides(overrides)), **further)
     run = locate_run(request)
     if request.fresh:
         clear_run(run)
