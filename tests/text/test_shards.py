@@ -72,7 +72,7 @@ def test_a_shards_bytes_are_those_of_the_published_format_and_come_back(tmp_path
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("words")
+    folder = tmp_path_factory.mktemp("a")
     word_shards(folder, 300)
     return folder
 
