@@ -16,16 +16,17 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from pgolf_core.base.files import UserError, explain_os_errors, read_json, write_text
+from pgolf_core.base.files import UserError, explain_os_errors, read_json, sha256_file, write_text
+from pgolf_core.base.names import MANIFEST
 from pgolf_core.base.parallel import World, join, leave
 from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.recipe import Recipe, from_dict
-from pgolf_core.text.shards import identify
+from pgolf_core.text.shards import prove, shard_tokens
 from pgolf_core.text.tokenizer import Tokenizer
 from pgolf_core.training.loop import TrainData, train
 
@@ -74,6 +75,30 @@ def _files(patterns: list[str]) -> list[Path]:
             raise UserError(f"no shard fits '{pattern}'; give a path or a quoted pattern, as 'data/*_train_*.bin'")
         found += map(Path, paths)
     return found
+
+
+def identify(paths: Sequence[Path], tokenizer: Tokenizer) -> str:
+    """SHA-256 of the manifest beside the shards, which then names each of them and the tokenizer; "" without one.
+
+    A sample is proved in both cases (see `prove`). UserError for a file that the manifest does not know.
+    """
+    paths = sorted(paths)
+    prove(paths, tokenizer)
+    manifest = paths[0].with_name(MANIFEST)
+    values = read_json(manifest) if manifest.is_file() else {}
+    if not isinstance(values, dict) or "shards" not in values:  # none, or one of another form
+        return ""
+    try:
+        known = {shard["file"]: (shard["bytes"], shard["tokens"]) for shard in values["shards"]}
+        tokenizer_sha256 = values["tokenizer"]["sha256"]
+    except (KeyError, TypeError):
+        raise UserError(f"{manifest} is not of the form this program writes; prepare the dataset again") from None
+    for path in paths:
+        if path.parent != manifest.parent or known.get(path.name) != (path.stat().st_size, shard_tokens(path)):
+            raise UserError(f"{path} is not the shard that {manifest} names; prepare the dataset again")
+    if sha256_file(tokenizer.path) != tokenizer_sha256:
+        raise UserError(f"{tokenizer.path} is not the tokenizer that {manifest} names; use the one beside it")
+    return sha256_file(manifest)
 
 
 def _check_agreement(world: World, fingerprint: str, options: argparse.Namespace) -> None:

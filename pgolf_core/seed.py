@@ -23,7 +23,7 @@ from pgolf_core.packing.ledger import Ledger
 from pgolf_core.packing.pack import pack_averaged
 from pgolf_core.packing.unpack import score_artifact
 from pgolf_core.recipes.recipe import Recipe
-from pgolf_core.text.shards import identify, load_tokens
+from pgolf_core.text.shards import load_tokens, prove
 from pgolf_core.text.tokenizer import Tokenizer
 from pgolf_core.training.loop import TrainData, Trainer
 from pgolf_core.training.runlog import NoLog, RunLog, TrainResult
@@ -165,8 +165,8 @@ def run_seed(
                 (folder / name).unlink(missing_ok=True)
     tokenizer = Tokenizer(tokenizer_path)
     train_paths, val_paths = _shards(data_path, "train"), _shards(data_path, "val")
-    data_sha256 = identify([*train_paths, *val_paths], tokenizer)
-    data = TrainData(train_paths, val_paths, tokenizer.bytes, tokenizer.vocab_size, data_sha256)
+    prove([*train_paths, *val_paths], tokenizer)
+    data = TrainData(train_paths, val_paths, tokenizer.bytes, tokenizer.vocab_size, sha256="")
     trainer = Trainer(recipe, seed, data, folder, say=_say, world=world, keep=False)
     log = RunLog(folder, _say) if world.first else NoLog(folder)
     with log:
@@ -195,7 +195,7 @@ def run_seed(
         scoring = roundtrip.seconds + sliding.seconds
         seconds = {**trained.seconds, "scoring": scoring, "total": time.perf_counter() - t_start}
         result_of(
-            recipe, seed, trained, ledger, roundtrip, sliding, seconds=seconds, data_sha256=data_sha256, core_sha256="",
+            recipe, seed, trained, ledger, roundtrip, sliding, seconds=seconds, data_sha256="", core_sha256="",
             script_sha256=sha256_file(script), ranks=world.size,
         ).write(folder)  # fmt: skip
 

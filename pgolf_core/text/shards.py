@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pgolf_core.base.files import UserError, read_json, sha256_file, told_by, write_bytes
+from pgolf_core.base.files import UserError, told_by, write_bytes
 from pgolf_core.recipes.recipe import Data
 from pgolf_core.text.tokenizer import SPACE_MARK, Tokenizer
 
@@ -23,15 +23,12 @@ SHARD_VERSION = 1
 HEADER_WORDS = 256
 HEADER_BYTES = 4 * HEADER_WORDS
 TOKEN_TYPE = np.dtype("<u2")
-MANIFEST = "manifest.json"
-"""What lies beside the shards of a prepared dataset and names them."""
 SIDECAR = re.compile(r"(^|[._-])(bytes|byte[._-]?(counts|lengths|lens|sizes))[._-]")
 """In a file's name: it holds the original bytes of each token of a text that was changed before it was encoded."""
 CASE_MARKS = "\ue001\ue002\ue003\ue004"
 """What such a changed text marks its capitals with."""
 NEEDS_SIDECAR = (
-    "the text of these shards was changed (marks for capitals) and its bpb divides by the original bytes, which this "
-    "program does not count; use shards of unchanged text"
+    "this text was changed (marks for capitals), and original bytes are not counted here; use unchanged text"
 )
 _WINDOW = 2**16
 """Tokens of a shard's beginning, middle and end that a sample is drawn from."""
@@ -91,30 +88,6 @@ def read_shard(path: Path | str, vocab_size: int | None = None) -> np.ndarray:
 def load_tokens(paths: Sequence[Path | str], vocab_size: int | None = None) -> np.ndarray:
     """All tokens [n] uint16 of the shards in sorted order, in memory."""
     return np.concatenate([read_shard(path, vocab_size) for path in _sorted(paths)])
-
-
-def identify(paths: Sequence[Path | str], tokenizer: Tokenizer) -> str:
-    """SHA-256 of the manifest beside the shards, which then names each of them and the tokenizer; "" without one.
-
-    A sample is proved in both cases (see `prove`). UserError for a file that the manifest does not know.
-    """
-    paths = _sorted(paths)
-    prove(paths, tokenizer)
-    manifest = paths[0].with_name(MANIFEST)
-    values = read_json(manifest) if manifest.is_file() else {}
-    if not isinstance(values, dict) or "shards" not in values:  # none, or one of another form
-        return ""
-    try:
-        known = {shard["file"]: (shard["bytes"], shard["tokens"]) for shard in values["shards"]}
-        tokenizer_sha256 = values["tokenizer"]["sha256"]
-    except (KeyError, TypeError):
-        raise UserError(f"{manifest} is not of the form this program writes; prepare the dataset again") from None
-    for path in paths:
-        if path.parent != manifest.parent or known.get(path.name) != (path.stat().st_size, shard_tokens(path)):
-            raise UserError(f"{path} is not the shard that {manifest} names; prepare the dataset again")
-    if sha256_file(tokenizer.path) != tokenizer_sha256:
-        raise UserError(f"{tokenizer.path} is not the tokenizer that {manifest} names; use the one beside it")
-    return sha256_file(manifest)
 
 
 def prove(paths: Sequence[Path | str], tokenizer: Tokenizer) -> int:

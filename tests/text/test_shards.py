@@ -6,7 +6,6 @@ pytest tests/text/test_shards.py
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import struct
 from pathlib import Path
 
@@ -17,13 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import word_shards
 
-from pgolf_core.base.files import UserError, sha256_file, write_json
+from pgolf_core.base.files import UserError
 from pgolf_core.recipes import recipe
 from pgolf_core.text.shards import (
     TokenStream,
     check_enough,
     check_ranks,
-    identify,
     load_tokens,
     prove,
     read_shard,
@@ -98,21 +96,6 @@ def test_shards_prove_their_tokenizer_also_inside_one_long_document(words: Path,
     write_shard(tmp_path / "zeros.bin", np.append(tokens, np.zeros(64, np.uint16)))
     with pytest.raises(UserError, match=r"zeros\.bin holds zeros .* broken off"):
         prove([tmp_path / "zeros.bin"], tokenizer)
-
-
-def test_a_manifest_beside_the_shards_names_each_of_them_and_the_tokenizer(words: Path, tmp_path: Path):
-    folder = Path(shutil.copytree(words, tmp_path / "known"))
-    paths, tokenizer = sorted(folder.glob("*.bin")), Tokenizer(folder / "tokenizer.model")
-    assert identify(paths, tokenizer) == ""
-    shards = [{"file": p.name, "bytes": p.stat().st_size, "tokens": shard_tokens(p)} for p in paths]
-    values = {"shards": shards, "tokenizer": {"sha256": sha256_file(tokenizer.path)}}
-    write_json(folder / "manifest.json", values)
-    assert identify(paths, tokenizer) == sha256_file(folder / "manifest.json")
-    with pytest.raises(UserError, match=r"is not the shard that .* names"):
-        identify([*paths, Path(shutil.copy(paths[0], folder / "more.bin"))], tokenizer)
-    write_json(folder / "manifest.json", values | {"tokenizer": {"sha256": "0"}})
-    with pytest.raises(UserError, match=r"is not the tokenizer that .* names"):
-        identify(paths, tokenizer)
 
 
 def test_a_byte_sidecar_a_pointer_and_a_web_page_are_no_shards_and_say_what_they_are(tmp_path: Path):

@@ -20,8 +20,9 @@ import filelock
 import platformdirs
 
 from pgolf_core.base.files import UserError, explain_os_errors, read_json, sha256_file, write_json
+from pgolf_core.base.names import MANIFEST
 from pgolf_core.lab.data.survey import MANIFEST_FORMAT, SPLITS, Split, count_shared, long_bar
-from pgolf_core.text.shards import MANIFEST, shard_tokens
+from pgolf_core.text.shards import shard_tokens
 from pgolf_core.text.tokenizer import Tokenizer, refuse_normalising
 
 DOCUMENT_KEYS = {"name", "group", "split", "sha256", "utf8_bytes", "tokens"}

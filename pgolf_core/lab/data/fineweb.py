@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pgolf_core.base.files import UserError, explain_os_errors, read_json, sha256_file, told_by, write_bytes, write_json
+from pgolf_core.base.names import MANIFEST
 from pgolf_core.lab.data.dataset import (
     PARTIAL,
     Dataset,
@@ -41,7 +42,7 @@ from pgolf_core.lab.data.hub import (
 )
 from pgolf_core.lab.data.survey import SPLITS, TOKENIZER_FILE, Split, long_bar, survey
 from pgolf_core.lab.shared.usage import note
-from pgolf_core.text.shards import MANIFEST, prove, shard_tokens
+from pgolf_core.text.shards import prove, shard_tokens
 from pgolf_core.text.tokenizer import Tokenizer
 
 FETCHED = "fetched.json"

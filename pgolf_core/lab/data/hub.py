@@ -20,9 +20,10 @@ from typing import Any
 from tqdm import tqdm
 
 from pgolf_core.base.files import UserError, explain_os_errors, sha256_file, told_by
+from pgolf_core.base.names import MANIFEST
 from pgolf_core.lab.data.survey import SPLITS, TOKENIZER_FILE
 from pgolf_core.lab.shared.usage import note
-from pgolf_core.text.shards import MANIFEST, NEEDS_SIDECAR, SIDECAR
+from pgolf_core.text.shards import NEEDS_SIDECAR, SIDECAR
 
 DEFAULT_VARIANT = "sp1024"
 DEFAULT_TRAIN_SHARDS = 80
