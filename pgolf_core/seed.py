@@ -27,7 +27,7 @@ from pgolf_core.packing.ledger import Ledger
 from pgolf_core.packing.pack import pack_averaged
 from pgolf_core.packing.unpack import score_artifact
 from pgolf_core.recipes.recipe import Recipe
-from pgolf_core.text.shards import load_tokens
+from pgolf_core.text.shards import load_tokens, prove
 from pgolf_core.text.tokenizer import Tokenizer
 from pgolf_core.training.loop import TrainData, Trainer
 from pgolf_core.training.runlog import NoLog, RunLog, TrainResult
@@ -185,6 +185,7 @@ def run_seed(
                 (folder / name).unlink(missing_ok=True)
     tokenizer = Tokenizer(tokenizer_path)
     train_paths, val_paths = _shards(data_path, "train"), _shards(data_path, "val")
+    prove([*train_paths, *val_paths], tokenizer)
     data = TrainData(train_paths, val_paths, tokenizer.bytes, tokenizer.vocab_size, sha256="")
     trainer = Trainer(recipe, seed, data, folder, say=_say, world=world, keep=False)
     log = RunLog(folder, _say) if world.first else NoLog(folder)

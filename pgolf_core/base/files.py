@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,17 @@ def sha256_file(path: Path | str) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def told_by(path: Path) -> str:
+    """What a file is, with the remedy, where it came in place of the one that was meant; else empty."""
+    with open(path, "rb") as file:
+        head = file.read(256)
+    if head.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer, not the file itself: run `git lfs pull` where it came from"
+    if re.match(rb"\s*<(!doctype|html|\?xml)", head, re.IGNORECASE):
+        return "is a web page, not the file itself: download the raw file (on the hub: /resolve/, not /blob/)"
+    return ""
 
 
 def canonical_json(value: Any) -> str:

@@ -88,7 +88,7 @@ def _apply_override(values: dict[str, Any], text: str, source: str) -> None:
     if key in ("name", "extends", "title"):
         raise UserError(f"override '{text}': {key} cannot be overridden; use --name or another recipe")
     try:
-        value = tomllib.loads(f"value = {raw}")["value"]
+        value = tomllib.loads(f"value = {raw.lower() if raw in ('True', 'False') else raw}")["value"]
     except tomllib.TOMLDecodeError:
         value = raw  # a bare word is a string, so that --set average.kind=swa needs no quotes
     *sections, last = key.split(".")

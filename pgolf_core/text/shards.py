@@ -6,6 +6,7 @@ little-endian uint16 tokens and nothing else. Every document begins with BOS.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,14 +14,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pgolf_core.base.files import UserError, write_bytes
+from pgolf_core.base.files import UserError, told_by, write_bytes
 from pgolf_core.recipes.recipe import Data
+from pgolf_core.text.tokenizer import SPACE_MARK, Tokenizer
 
 SHARD_MAGIC = 20240520
 SHARD_VERSION = 1
 HEADER_WORDS = 256
 HEADER_BYTES = 4 * HEADER_WORDS
 TOKEN_TYPE = np.dtype("<u2")
+SIDECAR = re.compile(r"(^|[._-])(bytes|byte[._-]?(counts|lengths|lens|sizes))[._-]")
+"""In a file's name: it holds the original bytes of each token of a text that was changed before it was encoded."""
+CASE_MARKS = "\ue001\ue002\ue003\ue004"
+"""What such a changed text marks its capitals with."""
+NEEDS_SIDECAR = (
+    "this text was changed (marks for capitals), and original bytes are not counted here; use unchanged text"
+)
+_WINDOW = 2**16
+"""Tokens of a shard's beginning, middle and end that a sample is drawn from."""
 
 
 def write_shard(path: Path | str, tokens: np.ndarray) -> None:
@@ -40,6 +51,8 @@ def shard_tokens(path: Path | str) -> int:
     """
     path = Path(path)
     remedy = "delete its dataset and prepare it again"
+    if SIDECAR.search(path.name):
+        raise UserError(f"{path} is a byte sidecar, no shard: {NEEDS_SIDECAR}")
     if not path.is_file():
         raise UserError(f"shard {path} does not exist; {remedy}")
     try:
@@ -48,6 +61,8 @@ def shard_tokens(path: Path | str) -> int:
         size = path.stat().st_size
     except OSError as error:
         raise UserError(f"cannot read shard {path}: {error.strerror}") from None
+    if instead := told_by(path):
+        raise UserError(f"{path} {instead}; {remedy}")
     words = np.frombuffer(head[: len(head) // 4 * 4], dtype="<i4")
     if len(words) == 0 or words[0] != SHARD_MAGIC:
         raise UserError(f"{path} is not a shard of tokens (its first word is not {SHARD_MAGIC}); {remedy}")
@@ -75,6 +90,60 @@ def read_shard(path: Path | str, vocab_size: int | None = None) -> np.ndarray:
 def load_tokens(paths: Sequence[Path | str], vocab_size: int | None = None) -> np.ndarray:
     """All tokens [n] uint16 of the shards in sorted order, in memory."""
     return np.concatenate([read_shard(path, vocab_size) for path in _sorted(paths)])
+
+
+def prove(paths: Sequence[Path | str], tokenizer: Tokenizer) -> int:
+    """How many documents of a sample, some of every shard, were decoded and encoded again: they give their own tokens.
+
+    UserError where more than one in twenty do not, or one in four of a shard: they are of another tokenizer, even one
+    of the same size, or damaged; and for a tokenizer whose pieces mark capitals.
+    """
+    marks = [piece for piece in map(tokenizer.piece, range(tokenizer.vocab_size)) if piece and piece in CASE_MARKS]
+    if marks:
+        raise UserError(f"{tokenizer.path} has pieces for case marks (U+{ord(marks[0]):04X}): {NEEDS_SIDECAR}")
+    sampled = 0
+    failed: list[str] = []
+    for path in _sorted(paths):
+        before = sampled, len(failed)
+        tokens = read_shard(path)
+        for begin in sorted({0, max(0, len(tokens) // 2 - _WINDOW), max(0, len(tokens) - _WINDOW)}):
+            window = np.asarray(tokens[begin : begin + _WINDOW])
+            _check_tokens(window, tokenizer.vocab_size, f"shard {path}", begin)
+            if len(window) >= 64 and not window[-64:].any():
+                raise UserError(f"shard {path} holds zeros in place of tokens: it came broken off; get it again")
+            starts = np.flatnonzero(window == tokenizer.bos_id)
+            if not len(starts) and len(window) > 512:  # inside one long document: from a word's beginning on
+                words = [at for at in range(256) if _begins_word(tokenizer.piece(int(window[at])))]
+                sampled += 1
+                if not words or not _comes_back(window[words[0] : words[0] + 512], tokenizer, False, "a "):
+                    failed.append(f"{path}, position {begin}")
+            ends = [*starts[1:].tolist(), len(window)]
+            for at in range(0, len(starts), max(1, len(starts) // 8)):
+                ids = window[starts[at] + 1 : min(ends[at], starts[at] + 513)]
+                sampled += 1
+                if not _comes_back(ids, tokenizer, whole=at + 1 < len(starts) and ends[at] <= starts[at] + 513):
+                    failed.append(f"{path}, position {begin + starts[at]}")
+        if len(failed) - before[1] > (sampled - before[0]) / 4 or len(failed) > sampled / 20:
+            raise UserError(
+                f"{len(failed)} of {sampled} documents do not encode to their own tokens (first: {failed[0]}): the "
+                f"tokenizer {tokenizer.path} did not make them, or they are damaged; name the one that made them"
+            )
+    return sampled
+
+
+def _begins_word(piece: str) -> bool:
+    return piece[:1] == SPACE_MARK and piece[1:2] not in ("", SPACE_MARK)
+
+
+def _comes_back(ids: np.ndarray, tokenizer: Tokenizer, whole: bool, before: str = "") -> bool:
+    """Whether a document's tokens are those of its own text; of a part the last word is not asked."""
+    try:
+        text = tokenizer.decode(ids)
+        again = tokenizer.encode(before + text.lstrip(" ") if before else text)[len(before.strip()) :]
+    except UserError:
+        return False
+    compared = len(ids) if whole else max(0, len(ids) - 64)
+    return again[:compared] == ids[:compared].tolist() and (not whole or len(again) == len(ids))
 
 
 class TokenStream:

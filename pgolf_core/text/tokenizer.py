@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
-from pgolf_core.base.files import UserError
+from pgolf_core.base.files import UserError, told_by
 
 SPACE_MARK = "▁"
 """U+2581, which SentencePiece writes for a space: text that holds the character itself cannot be told from a space."""
@@ -62,7 +62,8 @@ class Tokenizer:
             payload = self.path.read_bytes()
         except OSError as error:
             raise UserError(f"cannot read tokenizer {self.path}: {error.strerror}") from None
-        foreign = UserError(f"{self.path} is not a SentencePiece model; prepare its dataset again")
+        instead = told_by(self.path) or "is not a SentencePiece model"
+        foreign = UserError(f"{self.path} {instead}; prepare its dataset again")
         if not payload:
             raise foreign
         try:

@@ -28,13 +28,13 @@ def texts(count: int, seed: int = 0, words: int = 60) -> list[str]:
     return [" ".join(rng.choice(known, words)).capitalize() + ".\nﬁne, naïve" for _ in range(count)]
 
 
-def published_model(documents: list[str], vocab: int = VOCAB) -> bytes:
+def published_model(documents: list[str], **more: list[str]) -> bytes:
     """A SentencePiece model with the published settings (papers/machinery.md, Shards): it normalises."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(documents), model_writer=model, vocab_size=vocab, model_type="bpe", pad_id=0, bos_id=1,
+        sentence_iterator=iter(documents), model_writer=model, vocab_size=VOCAB, model_type="bpe", pad_id=0, bos_id=1,
         eos_id=2, unk_id=3, character_coverage=0.999, byte_fallback=True, split_digits=True, hard_vocab_limit=False,
-        normalization_rule_name="nmt_nfkc", add_dummy_prefix=False, minloglevel=2,
+        normalization_rule_name="nmt_nfkc", add_dummy_prefix=False, minloglevel=2, **more,
     )  # fmt: skip
     return model.getvalue()
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small import word_shards
 
 from pgolf_core.base.files import UserError
 from pgolf_core.recipes import recipe
@@ -20,12 +21,14 @@ from pgolf_core.text.shards import (
     check_enough,
     check_ranks,
     load_tokens,
+    prove,
     read_shard,
     seq_len_at,
     shard_tokens,
     step_batch,
     write_shard,
 )
+from pgolf_core.text.tokenizer import Tokenizer
 
 LENGTHS = (37, 1, 0, 80)
 
@@ -58,6 +61,47 @@ def test_a_shards_bytes_are_those_of_the_published_format_and_come_back(tmp_path
     assert (tmp_path / "a.bin").read_bytes() == header() + struct.pack("<3H", 1, 513, 65535)
     found = read_shard(tmp_path / "a.bin", vocab_size=65536)
     assert found.dtype == np.uint16 and found.tolist() == [1, 513, 65535] and shard_tokens(tmp_path / "a.bin") == 3
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("a")
+    word_shards(folder, 300)
+    return folder
+
+
+def test_shards_prove_their_tokenizer_also_inside_one_long_document(words: Path, tmp_path: Path):
+    paths, tokenizer = sorted(words.glob("*.bin")), Tokenizer(words / "tokenizer.model")
+    assert 20 < prove(paths, tokenizer) <= 60
+    tokens = load_tokens(paths)
+    text = tokens[tokens != tokenizer.bos_id]
+    write_shard(tmp_path / "long.bin", text)
+    assert prove([tmp_path / "long.bin"], tokenizer) == 1
+    for wrong in ((text + 7) % 300, np.concatenate([tokens[:-4000], (tokens[-4000:] + 3) % 300])):
+        write_shard(tmp_path / "other.bin", wrong)
+        with pytest.raises(UserError, match=r"documents do not encode to their own tokens .* the tokenizer .* did not"):
+            prove([*paths, tmp_path / "other.bin"], tokenizer)
+    write_shard(tmp_path / "x.bin", (text + 7) % 300)
+    with pytest.raises(UserError, match=r"^\d of \d\d\d documents"):  # one shard after many
+        prove([*paths * 9, tmp_path / "x.bin"], tokenizer)
+    letters = [token for letter in tokenizer.decode(tokens[1:99]) for token in tokenizer.encode(letter)]
+    write_shard(tmp_path / "other.bin", np.concatenate([[tokenizer.bos_id], letters, tokens]))
+    with pytest.raises(UserError, match=r"^1 of \d documents"):  # one document of a few
+        prove([tmp_path / "other.bin"], tokenizer)
+    write_shard(tmp_path / "zeros.bin", np.append(tokens, np.zeros(64, np.uint16)))
+    with pytest.raises(UserError, match=r"zeros\.bin holds zeros .* broken off"):
+        prove([tmp_path / "zeros.bin"], tokenizer)
+
+
+def test_a_byte_sidecar_a_pointer_and_a_web_page_are_no_shards_and_say_what_they_are(tmp_path: Path):
+    for name, payload, message in (
+        ("x_val_bytes_000000.bin", header(), "is a byte sidecar"),
+        ("a.bin", b"version https://git-lfs.github.com/spec/v1\noid", "run `git lfs pull`"),
+        ("b.bin", b"\n<!DOCTYPE html>", "is a web page"),
+    ):
+        (tmp_path / name).write_bytes(payload)
+        with pytest.raises(UserError, match=message):
+            shard_tokens(tmp_path / name)
 
 
 @pytest.mark.parametrize(

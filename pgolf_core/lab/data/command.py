@@ -9,20 +9,50 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Any
 
-from pgolf_core.lab.shared.usage import add_cache, add_json, count, place
+from pgolf_core.lab.shared.usage import UsageError, add_cache, add_json, count, place
 
 CORPORA = {
     "sotu": "the State of the Union addresses with a tokenizer of 1,024 pieces (needs no network)",
     "fineweb": "published FineWeb shards and their tokenizer, from the hub or a local copy; goes on where it stopped",
-    "text": "a dataset of your own files: .txt (a file is a document), .jsonl (a line), .parquet (a row)",
+    "text": "a dataset of your own files: .txt, .md (a file is a document), .json, .jsonl (a line), .parquet (a row)",
     "list": "what is prepared",
+}
+
+EPILOGS = {
+    "fineweb": """\
+A shard is a .bin file of tokens, the numbers that a tokenizer makes of text;
+the tokenizer is a .model file. What --source DIR may hold, or a repository:
+
+as published: the manifest says what there is, and how much of it
+  DIR/datasets/manifest.json                  (or all without outer datasets/)
+  DIR/datasets/datasets/fineweb10B_sp1024/fineweb_train_000000.bin ...
+  DIR/datasets/datasets/fineweb10B_sp1024/fineweb_val_000000.bin
+  DIR/datasets/tokenizers/fineweb_1024_bpe.model
+shards alone: names tell the splits, or folders train/ and val/ do
+  DIR/NAME_train_0.bin ... DIR/NAME_val_0.bin
+  DIR/tokenizer.model                         (or --tokenizer FILE)
+
+example: pgolf data fineweb --variant sp1024 --source mirror --train-shards 2""",
+    "text": """\
+Files may be packed (.gz, .bz2, .xz, .zst). JSON is an object a line, or an
+array of them. Files of other kinds in a folder are named and not read.
+
+examples: pgolf data text book.txt       one text, cut at blank lines or lines
+          pgolf data text corpus/ --val-share 0.05
+          pgolf data text --train a.jsonl --val b.jsonl --field content""",
 }
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """One sub-command per corpus."""
     corpora = parser.add_subparsers(title="corpora", metavar="CORPUS", dest="corpus", required=True)
-    made = {name: corpora.add_parser(name, help=about, description=about) for name, about in CORPORA.items()}
+    laid_out = argparse.RawDescriptionHelpFormatter
+    made = {
+        name: corpora.add_parser(
+            name, help=about, description=about, epilog=EPILOGS.get(name), formatter_class=laid_out
+        )
+        for name, about in CORPORA.items()
+    }
 
     option = made["fineweb"].add_argument
     option("--variant", metavar="NAME", help="tokenizer of the shards (default sp1024), or a published dataset's name")
@@ -31,12 +61,22 @@ def add(parser: argparse.ArgumentParser) -> None:
     option("--repository", metavar="OWNER/NAME", help="dataset repository on the hub (default: the challenge's)")
     option("--revision", metavar="REV", help="its branch, tag or commit (default: the newest)")
     option("--root", metavar="DIR", help="folder inside the repository that manifest.json lies in (default: datasets)")
-    option("--source", metavar="DIR", help="a local folder laid out as the repository, instead of the hub")
+    about = "a local folder instead of the hub, in one of the layouts below"
+    option("--source", metavar="DIR", help=about)
+    option("--tokenizer", metavar="FILE", help="the shards' SentencePiece .model, if the source has none or several")
     option("--name", help="name of the dataset (default: fineweb10B-VARIANT, as recipes call it)")
 
     option = made["text"].add_argument
-    option("paths", nargs="+", metavar="PATH", help="file or folder; folders are walked in sorted order")
-    option("--field", help="key in .jsonl, column in .parquet that holds the text (default: text)")
+    option("paths", nargs="*", metavar="PATH", help="file or folder; folders are walked in sorted order")
+    for split in ("train", "val"):
+        option(f"--{split}", nargs="+", metavar="PATH", help=f"instead: the files of the {split} split, kept as given")
+    option("--field", help="key in JSON, column in .parquet that holds the text (default: text)")
+    about = (
+        "how text files become documents: at blank-lines, at lines, or whole (none, the default for more than one file)"
+    )
+    option("--cut", choices=("blank-lines", "lines", "none"), help=about)
+    about = "leave out documents that cannot be used (empty, null, with U+2581, ...); the manifest counts them"
+    option("--skip-faulty", action="store_true", help=about)
     option("--val-share", type=_share, metavar="X", help="share of validation documents (default: 0.1)")
     either = made["text"].add_mutually_exclusive_group()
     about = "pieces of the lossless tokenizer that is trained on the training split (default: 1024)"
@@ -67,6 +107,9 @@ def run(options: argparse.Namespace) -> int:
     else:
         from pgolf_core.lab.data.text import TextRequest, prepare_text
 
+        split = bool(options.train and options.val and not options.paths and not options.val_share)
+        if not split and (not options.paths or options.train or options.val):
+            raise UsageError("give PATH to be split (--val-share), or the files of each split: --train PATH --val PATH")
         datasets = [prepare_text(TextRequest(**_given(TextRequest, options)), **how)]
     rows = [
         {"name": d.name, "manifest_sha256": d.manifest_sha256, "folder": str(d.folder), "totals": d.manifest["totals"]}

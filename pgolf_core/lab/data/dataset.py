@@ -20,7 +20,8 @@ import filelock
 import platformdirs
 
 from pgolf_core.base.files import UserError, explain_os_errors, read_json, sha256_file, write_json
-from pgolf_core.lab.data.survey import MANIFEST, MANIFEST_FORMAT, SPLITS, Split, count_shared, long_bar
+from pgolf_core.base.names import MANIFEST
+from pgolf_core.lab.data.survey import MANIFEST_FORMAT, SPLITS, Split, count_shared, long_bar
 from pgolf_core.text.shards import shard_tokens
 from pgolf_core.text.tokenizer import Tokenizer
 
@@ -28,6 +29,8 @@ DOCUMENT_KEYS = {"name", "group", "split", "sha256", "utf8_bytes", "tokens"}
 PARTIAL = ".partial-"
 """Prefix of the folders that datasets are made in; of a killed preparation they are swept by the next one."""
 SOTU_NAME = "sotu-sp1024"
+HASHED_ON_OPENING = 2**25
+"""Files up to this many bytes are hashed whenever a dataset is opened, larger ones by `verify`."""
 
 
 @dataclass(frozen=True)
@@ -173,12 +176,14 @@ def load_dataset(folder: Path) -> Dataset:
     try:
         if manifest["format"] != MANIFEST_FORMAT:
             raise damaged(folder, f"its manifest has format {manifest['format']!r}, not {MANIFEST_FORMAT}")
-        sizes = {entry["file"]: int(entry["bytes"]) for entry in (manifest["tokenizer"], *manifest["shards"])}
+        entries = (manifest["tokenizer"], *manifest["shards"])
+        sizes = {entry["file"]: int(entry["bytes"]) for entry in entries}
+        digests = {entry["file"]: entry["sha256"] for entry in entries}
         paths = {split: [folder / s["file"] for s in manifest["shards"] if s["split"] == split] for split in SPLITS}
         counts = {folder / shard["file"]: int(shard["tokens"]) for shard in manifest["shards"]}
         sums = {split: sum(counts[path] for path in paths[split]) for split in SPLITS}
         known = sums == {split: manifest["totals"][split]["tokens"] for split in SPLITS}
-        known &= {"vocab_size", "lossless", "sha256"} <= set(manifest["tokenizer"])
+        known &= {"vocab_size", "lossless"} <= set(manifest["tokenizer"])
         known &= all(set(entry) == DOCUMENT_KEYS for entry in manifest["documents"])
         known &= "listed_train_documents" not in manifest or "val_texts_in_train" in manifest["disjointness"]
         known &= manifest["name"] == folder.name and all(Path(file).name == file for file in sizes)
@@ -192,6 +197,9 @@ def load_dataset(folder: Path) -> Dataset:
     for shard, tokens in counts.items():
         if shard_tokens(shard) != tokens:
             raise damaged(folder, f"{shard.name} declares another number of tokens than the manifest")
+    for file, size in sizes.items():
+        if size <= HASHED_ON_OPENING and sha256_file(folder / file) != digests[file]:
+            raise damaged(folder, f"{file} has another SHA-256 than the manifest says")
     tokenizer_path = folder / manifest["tokenizer"]["file"]
     return Dataset(folder.name, folder, manifest, digest, tokenizer_path, paths["train"], paths["val"])
 

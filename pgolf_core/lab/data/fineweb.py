@@ -1,22 +1,26 @@
-"""Published shards of FineWeb tokens with their tokenizer, fetched as a prepared dataset.
+"""Published shards of FineWeb tokens with their tokenizer, or others in their form, fetched as a prepared dataset.
 
 Files gather in a hidden folder beside the dataset's place, each renamed to its name when it is whole and checked, so a
 fetch that was killed goes on with the files that it has. The folder becomes the dataset when all of them are there.
 manifest.json holds nothing of the way they came: the same files give the same manifest, from the hub or a local copy.
 fetched.json beside it says where they were fetched, and of which commit. The layout of a repository is in
-papers/machinery.md, Shards.
+papers/machinery.md, Shards; where it has no manifest, names tell the splits and a sample proves the tokenizer.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import os
+import re
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import Any
 
-from pgolf_core.base.files import UserError, read_json, sha256_file, write_json
+from pgolf_core.base.files import UserError, explain_os_errors, read_json, sha256_file, told_by, write_bytes, write_json
+from pgolf_core.base.names import MANIFEST
 from pgolf_core.lab.data.dataset import (
     PARTIAL,
     Dataset,
@@ -26,13 +30,21 @@ from pgolf_core.lab.data.dataset import (
     locked,
     prepared_datasets,
 )
-from pgolf_core.lab.data.hub import Hub, HuggingFaceHub, LocalHub, RemoteFile
-from pgolf_core.lab.data.survey import MANIFEST, SPLITS, TOKENIZER_FILE, Split, long_bar, survey
-from pgolf_core.text.shards import shard_tokens
+from pgolf_core.lab.data.hub import (
+    FinewebRequest,
+    Hub,
+    HuggingFaceHub,
+    LocalHub,
+    Promised,
+    RemoteFile,
+    find_dataset,
+    shard_name,
+)
+from pgolf_core.lab.data.survey import SPLITS, TOKENIZER_FILE, Split, long_bar, survey
+from pgolf_core.lab.shared.usage import note
+from pgolf_core.text.shards import prove, shard_tokens
 from pgolf_core.text.tokenizer import Tokenizer
 
-DEFAULT_VARIANT = "sp1024"
-DEFAULT_TRAIN_SHARDS = 80
 FETCHED = "fetched.json"
 FINEWEB_CITATION = (
     "Penedo, G., et al. The FineWeb Datasets: Decanting the Web for the Finest Text Data at Scale. 2024, "
@@ -44,37 +56,12 @@ PUBLISHED_SPLIT_RULE = (
 )
 
 
-@dataclass(frozen=True)
-class FinewebRequest:
-    """Which published shards are wanted, and from where."""
-
-    variant: str = DEFAULT_VARIANT
-    """The dataset fineweb10B_<variant>; with an underscore, a published dataset's full name."""
-    train_shards: int | None = None
-    """The first N; None for what is there, or at most DEFAULT_TRAIN_SHARDS of what is published."""
-    repository: str = "willdepueoai/parameter-golf"
-    """On the hub, as OWNER/NAME."""
-    revision: str | None = None
-    """Its branch, tag or commit; None for the newest."""
-    root: str = "datasets"
-    """Folder inside the repository that its manifest lies in."""
-    source: Path | str | None = None
-    """A local folder laid out as the repository, used instead of the hub."""
-    name: str = ""
-    """Of the dataset; by default the published one with hyphens, as recipes call it."""
-
-    @property
-    def published_name(self) -> str:
-        """Of the dataset, in the repository."""
-        return self.variant if "_" in self.variant else f"fineweb10B_{self.variant}"
-
-
 def fetch_fineweb(request: FinewebRequest, cache_dir: Path | str | None = None, progress: bool = True) -> Dataset:
-    """The published dataset that is asked for, prepared.
+    """The dataset that is asked for, prepared.
 
-    What is prepared already is returned without asking the hub; asking for more shards fetches only those. Raises
-    UserError for everything that is missing, damaged on arrival, or prepared under that name with more shards or from
-    another repository.
+    What is prepared already is returned without asking the hub, and from a folder if its files are still those; asking
+    for more shards fetches only those. Raises UserError for everything that is missing, damaged on arrival, of another
+    tokenizer, or prepared under that name with more shards or from another source.
     """
     name, count = request.name or request.published_name.replace("_", "-"), request.train_shards
     if not is_dataset_name(name) or "/" in request.published_name:
@@ -82,94 +69,136 @@ def fetch_fineweb(request: FinewebRequest, cache_dir: Path | str | None = None, 
     if count is not None and count < 1:
         raise UserError(f"--train-shards {count}: at least one training shard is needed")
     target = datasets_root(cache_dir) / name
-    if present := _present(target, request):
-        return present
+    dataset = load_dataset(target) if target.is_dir() else None
+    local = LocalHub(request.source) if request.source else None
+    if dataset and _is_asked_for(dataset, request) and (not local or not local.files()):
+        return dataset
     with locked(target.parent, name, wait_seconds=0):
-        hub = LocalHub(request.source) if request.source else HuggingFaceHub(request.repository, request.revision)
+        hub = local or HuggingFaceHub(request.repository, request.revision)
+        promised = find_dataset(hub, request, len(dataset.train_paths) if dataset and count is None else count)
+        files = hub.describe(list(promised.files))
+        if dataset and _is_unchanged(dataset, request, files, promised):
+            return dataset
         folder = target.with_name(f".fetch-{name}")
-        tokenizer_name, files = _promised(hub, request)
-        _gather(hub, files, folder, prepared_datasets(cache_dir), progress)
-        source = {"repository": request.repository, "dataset": request.published_name}
-        source["citation"] = FINEWEB_CITATION.format(repository=request.repository)
-        about = {"name": name, "source": source, "split_rule": PUBLISHED_SPLIT_RULE, "published_split": True}
-        tokenizer = Tokenizer(folder / TOKENIZER_FILE)
-        splits = [Split(split, sorted(folder.glob(f"*_{split}_*.bin")), tokenizer, progress) for split in SPLITS]
-        about_tokenizer = {"kind": "sentencepiece-bpe", "published_as": tokenizer_name}
-        manifest = survey(about, about_tokenizer, splits, "{}-{:06d}".format)
-        origin = {"from": "local folder" if request.source else "hub", "repository": request.repository}
-        write_json(folder / FETCHED, origin | {"revision": hub.revision})
+        _gather(hub, files, promised.files, folder, prepared_datasets(cache_dir), progress)
+        try:
+            manifest = _manifest(folder, name, request, promised, progress)
+        except UserError as error:
+            raise _of_the_source(error, folder, hub, promised) from None
+        pieces, size = manifest["tokenizer"]["vocab_size"], re.search(r"sp(\d+)$", request.variant)
+        if promised.stats is None and not request.name and size and int(size[1]) != pieces:
+            fault = f"the tokenizer has {pieces} pieces, not those of {request.variant}"
+            raise UserError(f"{fault}; give --variant sp{pieces}, or a --name")
+        write_json(folder / FETCHED, _origin(request) | {"revision": hub.revision})
         write_json(folder / MANIFEST, manifest)
         _put_in_place(folder, target)
     return load_dataset(target)
 
 
-def _present(target: Path, request: FinewebRequest) -> Dataset | None:
-    """The dataset that is there, if it is the one asked for; None if there is more to fetch."""
-    if not target.is_dir():
-        return None
-    dataset, wanted = load_dataset(target), request.train_shards
-    source, count = dataset.manifest["source"], len(dataset.train_paths)
+def _origin(request: FinewebRequest) -> dict[str, str]:
+    place = {"folder": os.path.abspath(Path(request.source).expanduser())} if request.source else {}
+    return {"from": "local folder" if place else "hub", **place, "repository": request.repository}
+
+
+def _fetched(dataset: Dataset) -> dict[str, Any]:
+    path = dataset.folder / FETCHED
+    return read_json(path) if path.is_file() else {}
+
+
+def _is_asked_for(dataset: Dataset, request: FinewebRequest) -> bool:
+    """Whether the dataset there has what is asked for; UserError if it has more, or is of another repository."""
+    wanted, source, count = request.train_shards, dataset.manifest["source"], len(dataset.train_paths)
     if (source.get("repository"), source.get("dataset")) != (request.repository, request.published_name):
         origin = f"{source.get('dataset')} of {source.get('repository')}"
-        raise UserError(f"{target.name} is prepared already, from {origin}; give this one another --name")
+        raise UserError(f"{dataset.name} is prepared already, from {origin}; give this one another --name")
     if wanted is not None and wanted < count:
         raise UserError(
-            f"{target.name} is prepared already with {count} training shards, not {wanted}; "
+            f"{dataset.name} is prepared already with {count} training shards, not {wanted}; "
             "a --name of its own gives a smaller one, whose files are linked, not fetched"
         )
-    fetched, revision = target / FETCHED, request.revision
-    same = revision is None or (fetched.is_file() and read_json(fetched).get("revision") == revision)
-    return dataset if same and wanted in (None, count) else None
+    return wanted in (None, count) and request.revision in (None, _fetched(dataset).get("revision"))
 
 
-# ---------------------------------------------------------------------- what the repository promises
+def _is_unchanged(dataset: Dataset, request: FinewebRequest, files: dict[str, RemoteFile], promised: Promised) -> bool:
+    """Whether the dataset that is there holds these very files; not if there are more, or if they were changed there.
 
-
-def _promised(hub: Hub, request: FinewebRequest) -> tuple[str, dict[str, str]]:
-    """The tokenizer's name and, by their paths in the repository, the names of a dataset's files: what the
-    repository's manifest says of it, every path checked.
+    UserError where it was made of another source's files.
     """
-    name, wanted, root = request.published_name, request.train_shards, request.root.strip("/")
-    if isinstance(hub, LocalHub) and not (hub.folder / root / MANIFEST).is_file() and (hub.folder / MANIFEST).is_file():
-        root = ""  # the published scripts download into a folder without the outer one
-    path = _join(root, MANIFEST)
-    with tempfile.TemporaryDirectory() as folder:
-        manifest = read_json(hub.fetch(path, Path(folder), lambda size: None))
-    try:
-        found = {str(entry["name"]): entry for entry in manifest["datasets"]}
-        tokenizers = {str(entry["name"]): entry for entry in manifest["tokenizers"]}
-        if name not in found:
-            raise UserError(f"{hub.label} has no dataset {name}; it has {', '.join(sorted(found)) or 'none'}")
-        counts = {split: int(found[name]["stats"][f"files_{split}"]) for split in SPLITS}
-        tokenizer_name = str(found[name]["tokenizer_name"])
-        model = tokenizers[tokenizer_name].get("model_path")
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise UserError(f"{path} of {hub.label} is not of the published form; check --root") from None
-    if not model:
-        raise UserError(f"{name} has no SentencePiece tokenizer; choose a variant such as {DEFAULT_VARIANT}")
-    if wanted is not None and wanted > counts["train"]:
-        raise UserError(f"--train-shards {wanted}: {name} has only {counts['train']} in {hub.label}")
-    counts["train"] = wanted or min(counts["train"], DEFAULT_TRAIN_SHARDS)
-    if not all(counts.values()):
-        raise UserError(f"{name} of {hub.label} has {counts['train']} training and {counts['val']} validation shards")
-    files = [f"fineweb_{split}_{number:06d}.bin" for split in SPLITS for number in range(counts[split])]
-    paths = {_join(root, f"datasets/{name}/{file}"): file for file in files}
-    return tokenizer_name, paths | {_join(root, str(model)): TOKENIZER_FILE}
+    entries = [*dataset.manifest["shards"], dataset.manifest["tokenizer"]]
+    known = {entry["file"]: entry["sha256"] for entry in entries}
+    wanted = {name: files[path].sha256 for path, name in promised.files.items()}
+    if request.tokenizer:
+        wanted[TOKENIZER_FILE] = sha256_file(Path(request.tokenizer).expanduser())
+    other = [name for name, sha256 in known.items() if wanted.get(name) not in (sha256, None)]
+    if not other:
+        return wanted.keys() <= known.keys()
+    before = _fetched(dataset).get("folder", "the hub")
+    if request.source and before != _origin(request)["folder"]:
+        fault = f"{dataset.name} is prepared already, from {before}, where {other[0]} is another file"
+        raise UserError(f"{fault}; give this one another --name, or delete {dataset.folder}")
+    note(f"{other[0]} is another file than before: {dataset.name} is prepared anew")
+    return False
 
 
-def _join(root: str, path: str) -> str:
-    joined = PurePosixPath(root) / path
-    if joined.is_absolute() or ".." in joined.parts:
-        raise UserError(f"'{joined}' leads out of the repository; its manifest or --root is wrong")
-    return str(joined)
+def _manifest(folder: Path, name: str, request: FinewebRequest, promised: Promised, progress: bool) -> dict[str, Any]:
+    """The manifest of the gathered files, after their proof."""
+    if request.tokenizer:
+        with explain_os_errors(f"cannot read --tokenizer {request.tokenizer}"):
+            write_bytes(folder / TOKENIZER_FILE, Path(request.tokenizer).expanduser().read_bytes())
+    tokenizer = Tokenizer(folder / TOKENIZER_FILE)
+    splits = [Split(split, sorted(folder.glob(f"*_{split}_*.bin")), tokenizer, progress) for split in SPLITS]
+    proved = prove([path for split in splits for path in split.paths], tokenizer)
+    source = {"repository": request.repository, "dataset": request.published_name}
+    rule = PUBLISHED_SPLIT_RULE
+    if promised.stats is None:
+        note(f"the {proved} documents of the sample encode to their own tokens")
+        source["citation"] = "Token shards without a manifest: nothing says where they are from"
+        rule = "Split as the names of the shards say; nothing says how it was made."
+    else:
+        source["citation"] = FINEWEB_CITATION.format(repository=request.repository)
+    about = {"name": name, "source": source, "split_rule": rule, "published_split": True}
+    about_tokenizer = {"kind": "sentencepiece-bpe", "published_as": promised.tokenizer_name}
+    manifest = survey(about, about_tokenizer, splits, "{}-{:06d}".format)
+    if promised.stats is not None:
+        _hold_to(promised.stats, manifest)
+    return manifest
+
+
+def _hold_to(stats: dict[str, Any], manifest: dict[str, Any]) -> None:
+    """UserError where the shards have another number of tokens than the source's manifest promises."""
+    for split in SPLITS:
+        tokens = [shard["tokens"] for shard in manifest["shards"] if shard["split"] == split]
+        files, promised = int(stats[f"files_{split}"]), stats.get(f"tokens_{split}")
+        if split == "val" and len(tokens) != files:
+            raise UserError(f"there are {len(tokens)} val shards, and their manifest promises {files}")
+        if type(promised) is not int:
+            continue
+        if len(tokens) == files and sum(tokens) != promised:
+            fault = f"the {split} shards hold {sum(tokens):,} tokens, and their manifest promises {promised:,}"
+            raise UserError(f"{fault}: they were cut short, or are others")
+        if len(tokens) < files and min(tokens) < 0.99 * promised / files:
+            fault = f"{shard_name(split, tokens.index(min(tokens)))} holds {min(tokens):,} tokens"
+            raise UserError(f"{fault}, and by its manifest at least {promised // files:,}: it was cut short")
+
+
+def _of_the_source(error: UserError, folder: Path, hub: Hub, promised: Promised) -> UserError:
+    """A fault of the gathered files as one of the source, under the names that they have there."""
+    text = str(error).partition(";")[0]
+    for path, name in promised.files.items():
+        text = text.replace(str(folder / name), path)
+    return UserError(
+        f"{hub.label}: {text}; mend it there and give the same command again: what changed is fetched anew"
+    )
 
 
 # ---------------------------------------------------------------------- fetching
 
 
-def _gather(hub: Hub, names: dict[str, str], folder: Path, prepared: Sequence[Dataset], progress: bool) -> None:
+def _gather(
+    hub: Hub, files: dict[str, RemoteFile], names: dict[str, str], folder: Path, prepared: Sequence[Dataset],
+    progress: bool,
+) -> None:  # fmt: skip
     """Every file in `folder`, checked; what is there already, or in another dataset, is not fetched."""
-    files = hub.describe(list(names))
     known = {entry["sha256"]: one.folder / entry["file"] for one in prepared for entry in one.manifest["shards"]}
     folder.mkdir(exist_ok=True)
     for left in folder.iterdir():  # of a fetch that was killed, or that was of other shards
@@ -193,8 +222,7 @@ def _gather(hub: Hub, names: dict[str, str], folder: Path, prepared: Sequence[Da
             with tempfile.TemporaryDirectory(dir=folder) as incoming:
                 arrived = hub.fetch(path, Path(incoming), bar.update)
                 if fault := _fault(arrived, file):
-                    remedy = "give the same command again, or another --revision"
-                    raise UserError(f"{path} from {hub.label} {fault}; {remedy}")
+                    raise UserError(f"{path} from {hub.label} {fault}; then give the same command again")
                 arrived.replace(folder / names[path])
             done += file.size_bytes
             bar.update(done - bar.n)
@@ -203,16 +231,26 @@ def _gather(hub: Hub, names: dict[str, str], folder: Path, prepared: Sequence[Da
 def _fault(path: Path, file: RemoteFile) -> str:
     """What is wrong with a file that has arrived; empty if nothing."""
     size = path.stat().st_size if path.is_file() else 0
+    if size and (instead := told_by(path)):
+        return instead
     if size != file.size_bytes or not size:
         return f"has {size:,} bytes, not {file.size_bytes:,}"
     if file.sha256 and sha256_file(path) != file.sha256:
-        return f"has not the SHA-256 {file.sha256:.12}… that it should have"
+        return f"has not the SHA-256 {file.sha256:.12}… that it should have: it changed on the way"
+    if not file.sha256 and file.git_sha1 not in ("", _git_sha1(path)):
+        return "has not the hash that git knows it by: it changed on the way"
     if path.suffix == ".bin":
         try:
             shard_tokens(path)
         except UserError as error:
-            return f"is no whole shard ({str(error).partition(';')[0]})"
+            return f"is no whole shard ({str(error).partition(';')[0].replace(str(path), path.name)})"
     return ""
+
+
+def _git_sha1(path: Path) -> str:
+    """What git calls a file of this content."""
+    payload = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(payload) + payload).hexdigest()
 
 
 def _put_in_place(folder: Path, target: Path) -> None:

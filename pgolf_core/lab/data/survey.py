@@ -21,7 +21,6 @@ from pgolf_core.base.files import UserError, sha256_bytes, sha256_file
 from pgolf_core.text.shards import read_shard, shard_tokens
 from pgolf_core.text.tokenizer import Tokenizer
 
-MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 1
 TOKENIZER_FILE = "tokenizer.model"
 SPLITS = ("train", "val")
@@ -69,6 +68,9 @@ class Split:
                 shard = np.asarray(read_shard(path, self.tokenizer.vocab_size))
                 for start in range(0, len(shard), CHUNK_TOKENS):
                     chunk = np.append(previous, shard[start : start + CHUNK_TOKENS])
+                    zeros = np.flatnonzero(chunk == 0)  # no text gives so many of them in a row
+                    if (zeros[63:] - zeros[: len(zeros) - 63] == 63).any():
+                        raise UserError(f"{path} holds zeros in place of tokens: it came broken off; get it again")
                     found["documents"] += int(np.count_nonzero(chunk[1:] == self.tokenizer.bos_id))
                     found["utf8_bytes"] += self.tokenizer.bytes.total(chunk)
                     previous = int(chunk[-1])

@@ -1,18 +1,23 @@
-"""A dataset of one's own files, split by the hash of each text."""
+"""A dataset of one's own files, split by the hash of each text or as the user says."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pgolf_core.base.files import UserError, sha256_file
 from pgolf_core.lab.data.build import TOKENIZER_SETTINGS, Corpus, Document, fill_dataset, hash_share, scan_documents
 from pgolf_core.lab.data.dataset import SOTU_NAME, Dataset, datasets_root, is_dataset_name, load_dataset, make_dataset
-from pgolf_core.lab.data.textfiles import InputFile, find_files, read_documents
+from pgolf_core.lab.data.survey import SPLITS
+from pgolf_core.lab.data.textfiles import TEXTS, Faults, InputFile, counted, cut_of, endings, find_files, read_documents
+from pgolf_core.lab.shared.usage import note
 from pgolf_core.text.tokenizer import SPACE_MARK, Tokenizer
 
 MAX_VOCAB_SIZE = 2**16
@@ -21,57 +26,67 @@ SPLIT_RULE = (
     "A document is validation if the SHA-256 of its text, read as a number from 0 to 1, lies below {}; equal texts so "
     "stay in one split. Each split is in the order of its documents' hashed names."
 )
+OWN_SPLIT_RULE = (
+    "The files of each split are as given; no text stands in both. Each split is in the order of its documents' hashed "
+    "names."
+)
 
 
 @dataclass(frozen=True)
 class TextRequest:
     """What a dataset of one's own files is to be made of."""
 
-    paths: Sequence[Path | str]
+    paths: Sequence[Path | str] = ()
     """Files, and folders of them (see textfiles)."""
+    train: Sequence[Path | str] = ()
+    """With `val`, instead of `paths`: the files of each split."""
+    val: Sequence[Path | str] = ()
     name: str = ""
     """Of the dataset; by default the first path's, and -sp with the vocabulary."""
     field: str = "text"
-    """Key in .jsonl, column in .parquet that holds the text."""
+    """Key in JSON, column in .parquet that holds the text."""
     vocab_size: int = 1024
     """Pieces of the lossless tokenizer that is trained on the training split."""
     tokenizer: Path | str | None = None
     """A SentencePiece model to use instead; with one that normalises, text and bytes are of the normalised text."""
     val_share: float = 0.1
     """A document is validation if its text's SHA-256, read as a number from 0 to 1, lies below this."""
+    cut: str = ""
+    """How text files become documents, one of textfiles.CUTS; by default a file is one, unless it is the only one."""
+    skip_faulty: bool = False
+    """Leave out documents that cannot be used instead of refusing them; the manifest counts them."""
 
 
 def prepare_text(request: TextRequest, cache_dir: Path | str | None = None, progress: bool = True) -> Dataset:
     """A prepared dataset of the documents in the request's files.
 
     Copies of one text never stand in both splits, and adding documents moves none. The same files and settings give
-    the same dataset and are not prepared again. Raises UserError for every fault of the input, and where the name is
-    taken by another dataset.
+    the same dataset and are not prepared again. Raises UserError for every fault of the input, all of them at once,
+    and where the name is taken by another dataset.
     """
     if not 0 < request.val_share < 1:
         raise UserError(f"--val-share {request.val_share} must lie between 0 and 1, as 0.1")
-    files = find_files(request.paths)
-    given = Tokenizer(Path(request.tokenizer).expanduser()) if request.tokenizer else None
+    reading = _Reading(request)
+    given = reading.given
     vocab_size = given.vocab_size if given else request.vocab_size
     if not 0 < vocab_size <= MAX_VOCAB_SIZE:
         what = f"{request.tokenizer} of" if given else "--vocab-size"
         raise UserError(f"{what} {vocab_size}: pieces must be between 1 and 65,536, since tokens are stored in 16 bits")
-    stem = re.sub(r"[^\w.+-]+", "-", Path(os.path.abspath(request.paths[0])).stem).strip(".-")
+    stem = re.sub(r"[^\w.+-]+", "-", Path(os.path.abspath((request.paths or request.train)[0])).stem).strip(".-")
     name = request.name or f"{stem}-sp{vocab_size}"
     if not is_dataset_name(name) or name == SOTU_NAME or name.startswith("fineweb"):
         raise UserError(f"--name '{name}' is not free for a dataset of your own; choose letters, digits and . _ + -")
-    scan = scan_documents(_documents(files, request, given), progress)
-    for split, what in (("train", "training"), ("val", "validation")):
-        if not scan.documents[split]:
-            fault = f"{sum(scan.documents.values())} document(s), and none falls into {what}"
-            remedy = "give more documents (a .txt file is one) or another share"
-            raise UserError(f"{fault} at --val-share {request.val_share}; {remedy}")
-    labels = list(dict.fromkeys(file.label.partition("/")[0] for file in files))
-    shown = ", ".join(labels[:3]) + (f" and {len(labels) - 3} more" if len(labels) > 3 else "")
-    source = {"files": len(files), "documents_sha256": scan.sha256, "field": request.field}
-    source |= {"val_share": request.val_share, "citation": f"own text: {shown} ({len(files):,} files)"}
-    about = {"name": name, "source": source, "split_rule": SPLIT_RULE.format(request.val_share)}
-    corpus = Corpus(about, lambda: _documents(files, request, given), vocab_size, given)
+    scan = scan_documents(reading.documents(), progress)
+    faulty = Counter(reading.faults.counts)
+    if faulty and not request.skip_faulty:
+        remedy = "mend them, or give --skip-faulty to leave them out"
+        raise UserError(f"{faulty.total():,} document(s) cannot be used: {reading.faults}; {remedy}")
+    if faulty:
+        note(f"left out {faulty.total():,} document(s): {reading.faults}")
+    reading.refuse_empty_splits(scan.documents)
+    rule = OWN_SPLIT_RULE if request.train else SPLIT_RULE.format(request.val_share)
+    about = {"name": name, "source": reading.source(scan.sha256), "split_rule": rule}
+    corpus = Corpus(about, reading.documents, vocab_size, given)
     root = datasets_root(cache_dir)
     if not (root / name).is_dir():
         make_dataset(root, name, lambda folder: fill_dataset(folder, corpus, scan, progress))
@@ -87,24 +102,97 @@ def prepare_text(request: TextRequest, cache_dir: Path | str | None = None, prog
     return found
 
 
-def _documents(files: Sequence[InputFile], request: TextRequest, given: Tokenizer | None) -> Iterator[Document]:
-    """The documents of the files, with their splits; every reading gives the same."""
-    for name, text in read_documents(files, request.field):
-        if given and not given.lossless:
-            text = _normalised(text, name, given)
-        elif SPACE_MARK in text:
-            fault = f"holds U+2581 at character {text.index(SPACE_MARK)}, which no tokenizer can tell from a space"
-            raise UserError(f"{name} {fault}; replace it")
-        is_val = hash_share(hashlib.sha256(text.encode("utf-8")).digest()) < request.val_share
-        yield Document(name, "val" if is_val else "train", text)
+@dataclass
+class _Reading:
+    """The request's files as documents, each reading the same, and what the last one found."""
+
+    request: TextRequest
+    given: Tokenizer | None = None
+    files: list[InputFile] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+    cut: str = ""
+    faults: Faults = field(default_factory=Faults)
+    lowest: float = 1.0
+    highest: float = 0.0
+    """Of all texts' hashes, read as numbers from 0 to 1."""
+
+    def __post_init__(self) -> None:
+        request = self.request
+        self.given = Tokenizer(Path(request.tokenizer).expanduser()) if request.tokenizer else None
+        for split, paths in (("val", request.val), ("train", request.train), ("", request.paths)):
+            self.files += find_files(paths, self.left_out, split) if paths else []
+        read = Counter("".join(endings(file.path)) for file in self.files)
+        if self.left_out or len(read) > 1:
+            note(f"read: {counted(read)}; not read: {counted(self.left_out) or 'none'}")
+        self.cut = request.cut
+        if not self.cut and len(self.files) == 1 and self.files[0].kind in TEXTS:
+            self.cut, number = cut_of(self.files[0])
+            how = f"at {self.cut.replace('-', ' ')} into {number:,} documents"
+            note(f"{self.files[0].label} is the only text: cut {how} (--cut chooses)")
+
+    def documents(self) -> Iterator[Document]:
+        """Those that can be used, with their splits: validation first where the user says which are."""
+        self.faults, validation = Faults(), set()
+        for file, name, text in read_documents(self.files, self.faults, self.request.field, self.cut):
+            if self.given and not self.given.lossless:
+                text = _normalised(text, name, self.given, self.faults)
+            elif SPACE_MARK in text:
+                self.faults.add("with U+2581, which no tokenizer can tell from a space", name)
+                continue
+            if not text:
+                continue
+            digest = hashlib.sha256(text.encode("utf-8")).digest()
+            share, split = hash_share(digest), file.split
+            self.lowest, self.highest = min(self.lowest, share), max(self.highest, share)
+            if split == "val":
+                validation.add(digest[:16])
+            elif split and digest[:16] in validation:
+                self.faults.add("of training that stand in validation too", name)
+                continue
+            yield Document(name, split or ("val" if share < self.request.val_share else "train"), text)
+
+    def refuse_empty_splits(self, counts: dict[str, int]) -> None:
+        """UserError with what would fill it where a split has no document."""
+        empty = next((split for split in SPLITS if not counts[split]), None)
+        if not empty:
+            return
+        what = {"train": "training", "val": "validation"}[empty]
+        fault = f"{sum(counts.values())} document(s), and none falls into {what}"
+        if not any(counts.values()):
+            raise UserError(f"no document is left that can be used: {self.faults or 'the files hold none'}; mend them")
+        if self.request.train:
+            raise UserError(f"{fault}; give other files to --{empty}")
+        if self.lowest >= self.highest:
+            remedy = "one text cannot be in both: give more documents, --cut lines, or --train and --val"
+            raise UserError(f"{fault}; {remedy}")
+        share = math.ceil(self.lowest * 1e4 + 1e-6) / 1e4
+        if empty == "train":
+            share = math.floor(self.highest * 1e4) / 1e4
+        if not self.lowest < share <= self.highest:
+            share = (self.lowest + self.highest) / 2
+        ways = "--cut lines, " if not self.cut and any(file.kind in TEXTS for file in self.files) else ""
+        fault = f"{fault} at --val-share {self.request.val_share}"
+        raise UserError(f"{fault}; give more documents, {ways}or --val-share {share:.6g}")
+
+    def source(self, documents_sha256: str) -> dict[str, Any]:
+        """The manifest's words on the files; keys for what is unusual are there only if it is."""
+        labels = list(dict.fromkeys(file.label.partition("/")[0] for file in self.files))
+        shown = ", ".join(labels[:3]) + (f" and {len(labels) - 3} more" if len(labels) > 3 else "")
+        about = {"files": len(self.files), "documents_sha256": documents_sha256, "field": self.request.field}
+        about |= {"val_share": self.request.val_share} if not self.request.train else {"splits": "given"}
+        about |= {"citation": f"own text: {shown} ({len(self.files):,} files)"}
+        skipped = dict(sorted(self.faults.counts.items()))
+        unusual = {"cut": self.cut, "left_out": dict(self.left_out), "skipped": skipped}
+        return about | {key: value for key, value in unusual.items() if value}
 
 
-def _normalised(text: str, name: str, tokenizer: Tokenizer) -> str:
-    """The text that the tokenizer gives back for this one, and for itself: once is not always enough."""
+def _normalised(text: str, name: str, tokenizer: Tokenizer, faults: Faults) -> str:
+    """The text that the tokenizer gives back for this one, and for itself: once is not always enough. "" is a fault."""
     for _ in range(8):
         before, text = text, tokenizer.decode(tokenizer.encode(text, name))
         if not text:
-            raise UserError(f"nothing is left of {name} as the tokenizer normalises it; take it out")
-        if text == before:
+            faults.add("of which the tokenizer leaves nothing", name)
+        if text in ("", before):
             return text
-    raise UserError(f"{name} comes back from the tokenizer changed each time; use another --tokenizer")
+    faults.add("that the tokenizer changes anew each time", name)
+    return ""

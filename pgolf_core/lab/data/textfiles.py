@@ -1,22 +1,70 @@
-"""Documents out of files of one's own: .txt (a file is a document), .jsonl (a line is one), .parquet (a row is one).
+"""Documents out of files of one's own: text files (a file is a document, or cut), JSON lines or arrays, Parquet rows.
 
-Files are read piece by piece and never changed: what stands in them is the text, byte for byte.
+Files are read piece by piece and never changed: what stands in them is the text, byte for byte. What cannot be used is
+counted by kind, so that one reading tells every fault.
 """
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import io
 import json
+import lzma
 import os
 import re
+import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
-from pgolf_core.base.files import UserError
+import zstandard
+
+from pgolf_core.base.files import UserError, told_by
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 PARQUET_ROWS = 256
 """Rows in memory at a time."""
+FEWEST_PIECES = 20
+"""Of one text that is cut by itself: from here on both splits get some."""
+CUTS = ("blank-lines", "lines", "none")
+OPENERS: dict[str, Callable[[Path], Any]] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+    ".zst": lambda path: io.BufferedReader(_Zstandard(path)),
+}
+
+
+class _Zstandard(io.RawIOBase):
+    """The content of a .zst file, all its frames; EOFError where the last one is cut. The library's own stops early."""
+
+    def __init__(self, path: Path):
+        self._file, self._rest, self._held = open(path, "rb"), b"", b""  # noqa: SIM115
+        self._frame: Any = None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._held:
+            if not (packed := self._rest or self._file.read(2**16)):
+                if self._frame is not None:
+                    raise EOFError
+                return 0
+            self._frame = self._frame or zstandard.ZstdDecompressor().decompressobj()
+            self._held, self._rest = self._frame.decompress(packed), b""
+            if self._frame.eof:
+                self._rest, self._frame = self._frame.unused_data, None
+        size = min(len(buffer), len(self._held))
+        buffer[:size], self._held = self._held[:size], self._held[size:]
+        return size
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 @dataclass(frozen=True)
@@ -26,122 +74,262 @@ class InputFile:
     path: Path
     label: str
     """Its place below what the user named, with forward slashes: no path of the machine."""
+    split: str = ""
+    """train or val where the user says so."""
+
+    @property
+    def kind(self) -> str:
+        """Its ending, without that of a compression."""
+        return endings(self.path)[0]
 
 
-def find_files(paths: Sequence[Path | str]) -> list[InputFile]:
-    """The files that `paths` name; folders are walked in sorted order, hidden entries and other kinds left out.
+class Faults:
+    """What cannot be used: how many documents of each kind, and the first places."""
+
+    def __init__(self) -> None:
+        self.places: dict[str, list[str]] = {}
+        self.counts: Counter[str] = Counter()
+        self.fields = ""
+
+    def add(self, kind: str, place: str) -> None:
+        """Count one more."""
+        self.counts[kind] += 1
+        if self.counts[kind] <= 3:
+            self.places.setdefault(kind, []).append(place)
+
+    def __str__(self) -> str:
+        parts = []
+        for kind, number in sorted(self.counts.items()):
+            more = ", …" if number > 3 else ""
+            parts.append(f"{number:,} {kind} ({', '.join(self.places[kind])}{more})")
+        fields = f" (fields there: {self.fields}; --field names one)" if self.fields else ""
+        return "; ".join(parts) + fields
+
+
+def endings(path: Path) -> tuple[str, str]:
+    """Of a file's name in small letters: its kind, and its compression's ending or nothing."""
+    stem, ending = os.path.splitext(path.name.lower())
+    kind = os.path.splitext(stem)[1]
+    return (kind, ending) if ending in OPENERS and kind != ".parquet" else (ending, "")
+
+
+def find_files(paths: Sequence[Path | str], left_out: Counter[str] | None = None, split: str = "") -> list[InputFile]:
+    """The files that `paths` name; folders are walked in sorted order, `left_out` counts by ending what is not read.
 
     Raises UserError for a path that is missing, of another kind, without such files, or given twice.
     """
     found: list[InputFile] = []
+    skipped: Counter[str] = Counter()
+    known = f"{', '.join(READERS)} files, also with {', '.join(OPENERS)} after it"
     for given in map(Path, paths):
         path = Path(os.path.abspath(given.expanduser()))
         if path.is_file():
-            if path.suffix.lower() not in READERS:
-                raise UserError(f"{given}: only {', '.join(READERS)} files and folders of them can be read")
-            found.append(InputFile(path, path.name))
+            if endings(path)[0] not in READERS:
+                raise UserError(f"{given}: only {known}, and folders of them can be read")
+            found.append(InputFile(path, path.name, split))
         elif path.is_dir():
-            below = {file.relative_to(path): file for file in path.rglob("*") if file.suffix.lower() in READERS}
-            inside = {place.as_posix(): file for place, file in below.items() if file.is_file()}
-            inside = {name: inside[name] for name in sorted(inside) if not re.search(r"(^|/)\.", name)}
-            if not inside:
-                raise UserError(f"folder {given} holds no {', '.join(READERS)} file")
-            found += [InputFile(file, f"{path.name}/{name}") for name, file in inside.items()]
+            before = len(found)
+            for file in sorted(path.rglob("*"), key=lambda file: file.relative_to(path).as_posix()):
+                place = file.relative_to(path)
+                if file.is_dir():
+                    skipped["link to a folder"] += file.is_symlink()
+                elif any(part[0] == "." for part in place.parts):
+                    skipped["hidden"] += 1
+                elif not file.is_file() or endings(file)[0] not in READERS:
+                    skipped["".join(endings(file)) or "without ending"] += 1
+                else:
+                    found.append(InputFile(file, f"{path.name}/{place.as_posix()}", split))
+            if len(found) == before:
+                raise UserError(f"folder {given} holds no {known} (there: {counted(skipped) or 'nothing'})")
         else:
             raise UserError(f"{given} does not exist; name files or folders to read")
     seen: set[Path | str] = set()
-    for file in found:
-        for key, fault in ((file.path.resolve(), "is given twice"), (file.label, "has the name of another input")):
+    for one in found:
+        for key, fault in ((one.path.resolve(), "is given twice"), (one.label, "has the name of another input")):
             if key in seen:
-                raise UserError(f"{file.path} {fault}; name it once, or rename it")
+                raise UserError(f"{one.path} {fault}; name it once, or rename it")
             seen.add(key)
     if not found:
         raise UserError("no files to read: name at least one file or folder")
+    if left_out is not None:
+        left_out.update(+skipped)
     return found
 
 
-def read_documents(files: Sequence[InputFile], field: str = "text") -> Iterator[tuple[str, str]]:
-    """(name, text) of every document in order. `field` is the key in .jsonl and the column in .parquet.
+def counted(numbers: Counter[str]) -> str:
+    """As `2 .csv, 1 hidden`."""
+    return ", ".join(f"{number:,} {what}" for what, number in sorted(numbers.items()) if number)
 
-    A name is the file's label, with the line or row (from 1) after a colon. Raises UserError naming file and line for
-    text that is not UTF-8, a missing field, an empty document, or a file without documents.
+
+def read_documents(
+    files: Sequence[InputFile], faults: Faults, field: str = "text", cut: str = ""
+) -> Iterator[tuple[InputFile, str, str]]:
+    """(file, name, text) of every document in order. `field` is the key in JSON and the column in .parquet; `cut` is
+    one of CUTS, for text files.
+
+    A name is the file's label, with the line, row or piece (from 1) after a colon. What holds no text is counted in
+    `faults`; a file that cannot be read at all is a UserError.
     """
     for file in files:
         is_empty = True
         try:
-            for place, text in READERS[file.path.suffix.lower()](file.path, field):
-                is_empty = False
-                name = f"{file.label}{place}"
-                if not text:
-                    raise UserError(f"{name} holds no text; take it out")
-                try:
-                    text.encode("utf-8")
-                except UnicodeEncodeError as error:
-                    fault = f"is no valid text: lone surrogate at character {error.start}"
-                    raise UserError(f"{name} {fault}; repair it") from None
-                yield name, text
-        except OSError as error:
-            raise UserError(f"cannot read {file.path}: {error.strerror or error}") from None
+            if (instead := told_by(file.path)) and ("LFS" in instead or file.kind not in TEXTS):
+                raise UserError(f"{file.path} {instead}")
+            for place, value in READERS[file.kind](file, field, cut, faults):
+                is_empty, name = False, f"{file.label}{place}"
+                fault = value.kind if isinstance(value, Fault) else "" if value else "without text"
+                if not fault and re.search("[\ud800-\udfff]", value):
+                    fault = "with a lone surrogate"
+                if fault:
+                    faults.add(fault, name)
+                else:
+                    yield file, name, value
+        except EOFError:
+            raise UserError(f"{file.path} is cut short: its compressed end is missing; get it again") from None
+        except (OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
+            raise UserError(f"cannot read {file.path}: {getattr(error, 'strerror', '') or error}") from None
         if is_empty:
-            raise UserError(f"{file.path} holds no documents; take it out")
+            faults.add("without documents", file.label)
 
 
-def _read_txt(path: Path, field: str) -> Iterator[tuple[str, str]]:
+@dataclass(frozen=True)
+class Fault:
+    """What stands in place of a text."""
+
+    kind: str
+
+
+Read = Iterator[tuple[str, Any]]
+"""The place inside the file, and the text or the Fault, of each document."""
+
+
+def _opened(file: InputFile) -> IO[bytes]:
+    """The file's bytes, unpacked, a byte order mark of JSON still there."""
+    return OPENERS.get(endings(file.path)[1], _plain)(file.path)
+
+
+def _plain(path: Path) -> IO[bytes]:
+    return open(path, "rb")
+
+
+def _decoded(payload: bytes) -> str | Fault:
     try:
-        yield "", path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 at byte {error.start}; convert it to UTF-8") from None
+        return payload.decode("utf-8")
+    except UnicodeDecodeError:
+        return Fault("not in UTF-8")
 
 
-def _read_jsonl(path: Path, field: str) -> Iterator[tuple[str, str]]:
-    with open(path, "rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if number == 1:
-                line = line.removeprefix(BYTE_ORDER_MARK)
-            if not line.strip():
+def _read_text(file: InputFile, field: str, cut: str, faults: Faults) -> Read:
+    with _opened(file) as source:
+        if cut in ("", "none"):
+            yield "", _decoded(source.read())
+        else:
+            for number, piece in enumerate(pieces(source, cut), 1):
+                yield f":{number}", _decoded(piece)
+
+
+def pieces(source: IO[bytes], cut: str) -> Iterator[bytes]:
+    """The bytes of a text in pieces that end with a line, or with the blank lines after a paragraph; none are lost."""
+    held: list[bytes] = []
+    has_text = was_blank = False
+    for line in iter(source.readline, b""):
+        blank = not line.strip()
+        if has_text and not blank and (was_blank or cut == "lines"):
+            yield b"".join(held)
+            held, has_text = [], False
+        held.append(line)
+        has_text, was_blank = has_text or not blank, blank
+    if held:
+        yield b"".join(held)
+
+
+def cut_of(file: InputFile) -> tuple[str, int]:
+    """How one text alone is cut into documents, at blank lines or at lines, and into how many at least.
+
+    UserError with a way to cut it where both give too few.
+    """
+    found = {}
+    for cut in CUTS[:2]:
+        with _opened(file) as source:
+            found[cut] = sum(1 for _ in pieces(source, cut))
+        if found[cut] >= FEWEST_PIECES:
+            return cut, found[cut]
+    raise UserError(
+        f"{file.path} is one text of {found['blank-lines']} paragraph(s) and {found['lines']} line(s), too few for two "
+        "splits: give more files, --train and --val, or cut it: `fold -s -w 2000 FILE > lines.txt`"
+    )
+
+
+def _value(value: Any, field: str, faults: Faults) -> str | Fault:
+    """The text of one JSON value: itself, or what its field holds."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, dict):
+        return Fault("not a JSON object or text")
+    if isinstance(value.get(field), str):
+        return value[field]
+    if field in value and value[field] is None:
+        return Fault("without text")
+    faults.fields = faults.fields or ", ".join(list(value)[:8]) or "none"
+    return Fault(f"with no text in '{field}'" if field in value else f"without a field '{field}'")
+
+
+def _read_lines(file: InputFile, field: str, cut: str, faults: Faults) -> Read:
+    with _opened(file) as source:
+        for number, line in enumerate(iter(source.readline, b""), 1):
+            text = _decoded(line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line)
+            if isinstance(text, str) and not text.strip():
                 continue
             try:
-                value = json.loads(line.decode("utf-8"))
-            except UnicodeDecodeError as error:
-                raise UserError(f"{path}: line {number} is not UTF-8 at its byte {error.start}; convert it") from None
-            except (ValueError, RecursionError) as error:
-                raise UserError(f"{path}: line {number} is not JSON ({error}); one object a line is needed") from None
-            if not isinstance(value, dict):
-                raise UserError(f"{path}: line {number} is no JSON object; one object a line is needed")
-            if not isinstance(value.get(field), str):
-                fault = f"no text in '{field}'" if field in value else f"no field '{field}'"
-                known = ", ".join(list(value)[:8]) or "none"
-                raise UserError(f"{path}: line {number} has {fault} (its fields: {known}); name one with --field")
-            yield f":{number}", value[field]
+                yield f":{number}", _value(json.loads(text), field, faults) if isinstance(text, str) else text
+            except (ValueError, RecursionError):
+                yield f":{number}", Fault("that are not JSON")
 
 
-def _read_parquet(path: Path, field: str) -> Iterator[tuple[str, str]]:
+def _read_json(file: InputFile, field: str, cut: str, faults: Faults) -> Read:
+    """An array of texts or objects, an object that holds one such array, one object, or lines of JSON after all."""
+    with _opened(file) as source:
+        payload = source.read().removeprefix(BYTE_ORDER_MARK)
+    try:
+        values = json.loads(payload)
+    except (ValueError, RecursionError) as error:
+        if "Extra data" not in str(error):
+            raise UserError(f"{file.path} is not JSON ({error}); mend it, or name lines of JSON .jsonl") from None
+        yield from _read_lines(file, field, cut, faults)
+        return
+    if isinstance(values, dict) and field not in values:
+        arrays = [value for value in values.values() if isinstance(value, list)]
+        values = arrays[0] if len(arrays) == 1 else values
+    for number, value in enumerate(values if isinstance(values, list) else [values], 1):
+        yield f":{number}", _value(value, field, faults)
+
+
+def _read_parquet(file: InputFile, field: str, cut: str, faults: Faults) -> Read:
     try:
         import pyarrow.parquet
     except ImportError:
-        raise UserError(f"{path}: reading .parquet needs pyarrow; run `pip install 'pgolf[parquet]'`") from None
+        raise UserError(f"{file.path}: reading .parquet needs pyarrow; run `pip install 'pgolf[parquet]'`") from None
     number = 0
-    try:
-        with pyarrow.parquet.ParquetFile(path) as table:
+    try:  # read page by page: by default a whole group of rows would be fetched ahead
+        with pyarrow.parquet.ParquetFile(file.path, pre_buffer=False, buffer_size=2**16) as table:
             if field not in table.schema_arrow.names:
                 known = ", ".join(table.schema_arrow.names[:8]) or "none"
-                raise UserError(f"{path} has no column '{field}' (its columns: {known}); name one with --field")
+                raise UserError(f"{file.path} has no column '{field}' (its columns: {known}); name one with --field")
             for batch in table.iter_batches(batch_size=PARQUET_ROWS, columns=[field]):
                 for text in batch.column(0).to_pylist():
                     number += 1
-                    if not isinstance(text, str):
-                        raise UserError(f"{path}: row {number} of column '{field}' is no text; name another --field")
-                    yield f":{number}", text
+                    yield f":{number}", _value({field: text}, field, faults)
     except UnicodeDecodeError:
-        raise UserError(f"{path}: text after row {number} is not UTF-8; convert it") from None
+        raise UserError(f"{file.path}: text after row {number} is not UTF-8; convert it") from None
     except (ValueError, OSError) as error:  # what pyarrow raises for a foreign, cut or damaged file
         reason = next(iter(str(error).splitlines()), "")
-        raise UserError(f"{path} cannot be read as Parquet: {reason}") from None
+        raise UserError(f"{file.path} cannot be read as Parquet: {reason}") from None
 
 
-READERS: dict[str, Callable[[Path, str], Iterator[tuple[str, str]]]] = {
-    ".txt": _read_txt,
-    ".jsonl": _read_jsonl,
+TEXTS = (".txt", ".md", ".text")
+READERS: dict[str, Callable[[InputFile, str, str, Faults], Read]] = {
+    **dict.fromkeys(TEXTS, _read_text),
+    **dict.fromkeys((".jsonl", ".ndjson"), _read_lines),
+    ".json": _read_json,
     ".parquet": _read_parquet,
 }
-"""By file ending: (path, field) -> (place inside the file, text) of each document."""

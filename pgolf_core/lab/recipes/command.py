@@ -19,6 +19,9 @@ from pgolf_core.recipes.recipe import to_dict
 
 def add(parser: argparse.ArgumentParser) -> None:
     """The options of `pgolf recipes`."""
+    parser.epilog = (
+        "A recipe is everything that decides a run. NAME is one of the list, or a path to your own .toml file."
+    )
     option = parser.add_argument
     about = "show this one with every value: the keys that --set takes (default: list all)"
     option("recipe", nargs="?", metavar="NAME", help=about)

@@ -1,10 +1,13 @@
-"""Recipes as flat settings, keyed as `--set` takes them, and where two of them differ."""
+"""Recipes as flat settings, keyed as `--set` takes them, where two of them differ, and settings given as one text."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pgolf_core.base.files import UserError
 from pgolf_core.recipes.recipe import Recipe, to_dict
 
 
@@ -20,3 +23,21 @@ def differences(ours: Recipe, theirs: Recipe) -> list[list[Any]]:
     """[key, ours, theirs] wherever two recipes differ, name and title apart."""
     mine, other = flatten(to_dict(ours)), flatten(to_dict(theirs))
     return [[key, mine[key], other[key]] for key in mine if mine[key] != other[key] and key not in ("name", "title")]
+
+
+def given_overrides(value: Sequence[str] | str) -> list[str]:
+    """Overrides as a notebook's parameter: a list, or one text as `papermill -p` gives it, "a.b=1 c.d=2" or JSON."""
+    if isinstance(value, str):
+        value = json_list(value) or re.split(r"[,;\s]+(?=[a-z_]+(?:\.[a-z_]+)*\s*=)", value.strip())
+    if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
+        raise UserError(f'overrides {value!r} must be a list of texts, as ["model.num_layers=12"]')
+    return [one for one in value if one]
+
+
+def json_list(text: str) -> list[Any] | None:
+    """The list that a text writes in JSON, if it does."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, list) else None

@@ -21,7 +21,7 @@ from typing import Any
 from pgolf_core.base.files import UserError, explain_os_errors, read_json, write_json
 from pgolf_core.base.names import AVERAGED_WEIGHTS, SEED_RESULT, TRAIN_RESULT
 from pgolf_core.lab.data.dataset import Dataset, open_dataset
-from pgolf_core.lab.recipes.settings import flatten
+from pgolf_core.lab.recipes.settings import flatten, given_overrides
 from pgolf_core.lab.shared.places import (
     AVERAGING_FILE,
     DATA_FILE,
@@ -163,12 +163,16 @@ def locate_run(request: RunRequest) -> Run:
     return run
 
 
-def open_run(recipe: str, overrides: Sequence[str] = (), **further: Any) -> Run:
+def open_run(recipe: str, overrides: Sequence[str] | str = (), **further: Any) -> Run:
     """Locate the run of a RunRequest, given field by field, and write recipe.json and env.json where they are missing.
 
     Every notebook begins with this. `fresh` deletes what the folder holds first (see `clear_run`).
     """
-    request = RunRequest(recipe, tuple(overrides), **further)
+    for key in {"data", "runs_dir", "name", "cache_dir"} & further.keys():
+        further[key] = str(further[key])  # papermill -p makes a number of a name that looks like one
+    if isinstance(seed := further.get("seed"), str) and seed.isdecimal():
+        further["seed"] = int(seed)  # and -r leaves numbers as text
+    request = RunRequest(recipe, tuple(given_overrides(overrides)), **further)
     run = locate_run(request)
     if request.fresh:
         clear_run(run)

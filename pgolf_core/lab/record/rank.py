@@ -15,18 +15,20 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import filelock
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from pgolf_core.base.files import UserError, explain_os_errors, write_text
+from pgolf_core.base.files import UserError, explain_os_errors, read_json, sha256_file, write_text
+from pgolf_core.base.names import MANIFEST
 from pgolf_core.base.parallel import World, join, leave
 from pgolf_core.lab.record.folder import recorded_recipe
 from pgolf_core.lab.shared.places import RECIPE_FILE
 from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.recipe import Recipe
+from pgolf_core.text.shards import prove, shard_tokens
 from pgolf_core.text.tokenizer import Tokenizer
 from pgolf_core.training.loop import TrainData, train
 
@@ -51,7 +53,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--train", required=True, nargs="+", metavar="GLOB", help="training shards")
     parser.add_argument("--val", required=True, nargs="+", metavar="GLOB", help="validation shards")
     parser.add_argument("--tokenizer", required=True, metavar="FILE", help="SentencePiece model of the shards")
-    parser.add_argument("--data-sha256", default="", metavar="HEX", help="hash of the dataset's manifest")
+    parser.add_argument(
+        "--data-sha256",
+        default="",
+        metavar="HEX",
+        help="hash of the dataset's manifest (default: of the one beside the shards)",
+    )
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="where logs and weights are written")
     return parser.parse_args()
 
@@ -65,6 +72,30 @@ def _files(patterns: list[str]) -> list[Path]:
             raise UserError(f"no shard fits '{pattern}'; give a path or a quoted pattern, as 'data/*_train_*.bin'")
         found += map(Path, paths)
     return found
+
+
+def identify(paths: Sequence[Path], tokenizer: Tokenizer) -> str:
+    """SHA-256 of the manifest beside the shards, which then names each of them and the tokenizer; "" without one.
+
+    A sample is proved in both cases (see `prove`). UserError for a file that the manifest does not know.
+    """
+    paths = sorted(paths)
+    prove(paths, tokenizer)
+    manifest = paths[0].with_name(MANIFEST)
+    values = read_json(manifest) if manifest.is_file() else {}
+    if not isinstance(values, dict) or "shards" not in values:  # none, or one of another form
+        return ""
+    try:
+        known = {shard["file"]: (shard["bytes"], shard["tokens"]) for shard in values["shards"]}
+        tokenizer_sha256 = values["tokenizer"]["sha256"]
+    except (KeyError, TypeError):
+        raise UserError(f"{manifest} is not of the form this program writes; prepare the dataset again") from None
+    for path in paths:
+        if path.parent != manifest.parent or known.get(path.name) != (path.stat().st_size, shard_tokens(path)):
+            raise UserError(f"{path} is not the shard that {manifest} names; prepare the dataset again")
+    if sha256_file(tokenizer.path) != tokenizer_sha256:
+        raise UserError(f"{tokenizer.path} is not the tokenizer that {manifest} names; use the one beside it")
+    return sha256_file(manifest)
 
 
 def _check_agreement(world: World, fingerprint: str, options: argparse.Namespace) -> None:
@@ -95,9 +126,10 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 def _train(options: argparse.Namespace, world: World) -> None:
     tokenizer = Tokenizer(options.tokenizer)
-    data = TrainData(
-        _files(options.train), _files(options.val), tokenizer.bytes, tokenizer.vocab_size, options.data_sha256
-    )
+    train_paths, val_paths = _files(options.train), _files(options.val)
+    if not options.data_sha256:
+        options.data_sha256 = identify([*train_paths, *val_paths], tokenizer)
+    data = TrainData(train_paths, val_paths, tokenizer.bytes, tokenizer.vocab_size, options.data_sha256)
     recipe = read_recipe(options.recipe)
     _check_agreement(world, recipe.fingerprint, options)
     say = (lambda line: print(line, flush=True)) if world.first else None

@@ -42,7 +42,7 @@ def read_seed(recipe_folder: Path, seed: int) -> SeedRun:
     folder, command = recipe_folder / f"seed{seed}", command_of(recipe_folder, [seed])
     for name in (SEED_RESULT, LEDGER_FILE, METRICS, ENV_FILE):
         if not (folder / name).is_file():
-            raise UserError(f"{folder / name} does not exist; run `{command}`")
+            raise UserError(f"{folder / name} does not exist; run `{command}`, or take it off the list of seeds")
     result, artifact = read_seed_result(folder, seed), folder / ARTIFACT
     ledger = build(Ledger, read_json(folder / LEDGER_FILE), str(folder / LEDGER_FILE))
     for complaint in _contradictions(result, ledger):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
+from pgolf_core.base.files import UserError
 from pgolf_core.lab.compare.inference import CONFIDENCE, summarise
 from pgolf_core.lab.compare.results import SCORE_LABELS, TEXTS, refuse_unlike, whole_seconds
+from pgolf_core.lab.recipes.settings import json_list
 from pgolf_core.lab.shared.tables import table_text
 from pgolf_core.seed import Result
 
@@ -16,6 +19,16 @@ NUMBERS = tuple(
     if str(field.type).removesuffix(" | None") in ("int", "float") and field.name != "seed"
 )  # fmt: skip
 """Numbers of result.json that summary.json sums up."""
+
+
+def given_seeds(value: Sequence[int] | int | str) -> list[int]:
+    """Seeds as a notebook's parameter: a list, one number, or a text as `papermill -p` gives it, "1337,1338"."""
+    if isinstance(value, str):
+        value = json_list(value) or [int(one) if one.isdecimal() else one for one in re.split(r"[,;\s]+", value)]
+    seeds = [value] if isinstance(value, int) else list(value)
+    if not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
+        raise UserError(f"seeds {value!r} must be a list of whole numbers, as [1337, 1338]")
+    return seeds
 
 
 def summarise_seeds(results: Mapping[int, Result]) -> dict[str, Any]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 
 from pgolf_core.base.files import UserError
+from pgolf_core.lab.shared.idle import idle_note
 from pgolf_core.lab.shared.places import short_path
 from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.recipe import Recipe
@@ -29,11 +31,19 @@ def recipe_argument(name: str) -> str:
 
 
 def checked_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe of that name with `--set` applied; UsageError for one that cannot be."""
+    """The recipe of that name with `--set` applied, keys without effect noted; UsageError for one that cannot be."""
     try:
-        return load_recipe(name, overrides)
+        recipe = load_recipe(name, overrides)
     except UserError as error:
         raise UsageError(str(error)) from None
+    if idle := idle_note(name, overrides, recipe):
+        note(idle)
+    return recipe
+
+
+def note(text: str) -> None:
+    """A line on standard error for what a reader of the result has to know."""
+    print(f"note: {text}", file=sys.stderr)
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +64,13 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 
 def add_set(parser: argparse.ArgumentParser) -> None:
     """`--set`: changes of single keys of a recipe."""
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as model.num_layers=12")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="as model.num_layers=12; `pgolf recipes NAME` shows every key",
+    )
 
 
 def place(folder: str) -> str:

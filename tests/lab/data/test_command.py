@@ -44,7 +44,8 @@ def test_nothing_prepared_says_what_prepares_something(tmp_path: Path, capsys):
         (["fineweb", "--train-shards", "0"], "'0' is not a whole number of at least 1"),
         (["text", "x", "--val-share", "2"], "'2' is not a share between 0 and 1"),
         (["text", "x", "--vocab-size", "9", "--tokenizer", "x"], "not allowed with argument --vocab-size"),
-        (["text"], "required: PATH"),
+        (["text"], "give PATH to be split"),
+        (["text", "x", "--train", "y", "--val", "z"], "or the files of each split: --train PATH --val PATH"),
     ],
 )
 def test_wrong_usage_has_status_2(arguments: list[str], message: str, capsys):

@@ -122,6 +122,11 @@ def unlink(name: str) -> Callable[[Dataset], object]:
     return lambda dataset: (dataset.folder / name).unlink()
 
 
+def swap_last_byte(path: Path) -> None:
+    payload = path.read_bytes()
+    path.write_bytes(payload[:-1] + bytes([payload[-1] ^ 1]))
+
+
 SEEN_ON_OPENING: dict[str, Callable[[Dataset], object]] = {
     "no manifest": unlink("manifest.json"),
     "manifest cut": lambda dataset: os.truncate(dataset.folder / "manifest.json", 200),
@@ -138,6 +143,7 @@ SEEN_ON_OPENING: dict[str, Callable[[Dataset], object]] = {
     "a document without a name": manifest(lambda values: values["documents"][0].pop("name")),
     "shard cut": lambda dataset: os.truncate(dataset.train_paths[0], 2000),
     "shard gone": unlink("sotu_val_000000.bin"),
+    "tokenizer of other content": lambda dataset: swap_last_byte(dataset.tokenizer_path),
     "tokenizer gone": unlink("tokenizer.model"),
 }
 

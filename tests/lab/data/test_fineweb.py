@@ -15,12 +15,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tiny_data import build_toy, die, edit, run_until_killed
-from tiny_hub import NAME, PUBLISHED, TRAIN_SHARDS, VARIANT, VOCAB, fetch
+from tiny_hub import (
+    NAME,
+    PUBLISHED,
+    SHARD_TOKENS,
+    TRAIN_SHARDS,
+    VARIANT,
+    VOCAB,
+    fetch,
+    published_model,
+    texts,
+)
 
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.data import fineweb, survey
 from pgolf_core.lab.data.dataset import locked, open_dataset, prepared_datasets
-from pgolf_core.text.shards import write_shard
+from pgolf_core.text.shards import load_tokens, write_shard
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -97,6 +107,108 @@ def test_a_second_fetch_at_the_same_time_is_told_to_wait(hub: Path, tmp_path: Pa
     assert fetch(hub, tmp_path).name == NAME
 
 
+# ---------------------------------------------------------------------- shards without a manifest
+
+
+def spread(hub: Path, place: str, first: int = 0, model: str = "bpe.model") -> Path:
+    """The shards and the tokenizer in other places, without a manifest; `place` has {split} and {number}."""
+    other = hub / "other"
+    for path in (hub / f"datasets/datasets/{PUBLISHED}").iterdir():
+        _, split, number = path.stem.split("_")
+        to = other / place.format(split=split, number=int(number) + first)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, to)
+    if model:
+        (other / model).parent.mkdir(exist_ok=True)
+        shutil.copy(next(hub.rglob("fineweb_*.model")), other / model)
+    return other
+
+
+LAYOUTS = {
+    "flat": ("fineweb_{split}_{number:06d}.bin", 0, "bpe.model"),
+    "folders by split, numbers from 1": ("{split}/{number:06d}.bin", 1, "tokenizer/a.model"),
+    "as published": (f"datasets/{PUBLISHED}/x_{{split}}_{{number}}.bin", 0, f"tokenizers/fineweb_{VOCAB}_bpe.model"),
+}
+
+
+def test_a_manifest_beside_shards_that_lie_elsewhere_still_holds_them_to_its_counts(own_hub: Path, tmp_path: Path):
+    other = spread(own_hub, "{split}_{number}.bin")
+    stats(tokens_val=1116)(own_hub)
+    shutil.move(own_hub / "datasets/manifest.json", other)
+    made = fetch(other, tmp_path)
+    assert len(made.train_paths) == 3 and made.manifest["source"]["citation"].startswith("Penedo")
+    with pytest.raises(UserError, match="is a dataset that was prepared already; copy that folder"):
+        fetch(made.folder, tmp_path, name="again")
+    edit(other / "manifest.json", lambda values: values["datasets"][0]["stats"].update(files_val=2))
+    with pytest.raises(UserError, match="there are 1 val shards, and their manifest promises 2"):
+        fetch(other, tmp_path, name="again")
+
+
+@pytest.mark.parametrize(("place", "first", "model"), LAYOUTS.values(), ids=LAYOUTS)
+def test_shards_without_a_manifest_are_told_by_their_names_and_proved(
+    own_hub: Path, hub: Path, tmp_path: Path, capsys, place: str, first: int, model: str
+):
+    made, known = fetch(spread(own_hub, place, first, model), tmp_path), fetch(hub, tmp_path / "known")
+    assert made.name == NAME and made.manifest["shards"] == known.manifest["shards"]
+    assert made.manifest["totals"] == known.manifest["totals"]
+    assert made.manifest["source"]["citation"].startswith("Token shards without a manifest")
+    assert "nothing says" in made.manifest["split_rule"]
+    said = capsys.readouterr().err
+    assert (
+        "names tell the splits (3 train and 1 val shards), tokenizer" in said and "encode to their own tokens" in said
+    )
+
+
+def test_without_a_manifest_one_folder_and_one_tokenizer_must_be_meant(own_hub: Path, tmp_path: Path):
+    other = spread(own_hub, f"datasets/{PUBLISHED}/{{split}}_{{number}}.bin", model="")
+    model = next(own_hub.rglob("fineweb_*.model"))
+    with pytest.raises(UserError, match=r"holds no tokenizer \(\.model\); name .* by --tokenizer FILE"):
+        fetch(other, tmp_path)
+    made = fetch(other, tmp_path, tokenizer=str(model))
+    assert made.tokenizer_path.read_bytes() == model.read_bytes()
+    assert fetch(other, tmp_path, tokenizer=str(model)) == made
+    for name in ("a", "b"):
+        shutil.copy(model, other / f"{name}.model")
+    shutil.copytree(other / f"datasets/{PUBLISHED}", other / "datasets/fineweb10B_sp99")
+    with pytest.raises(UserError, match=r"holds several tokenizers \(a\.model, b\.model\)"):
+        fetch(other, tmp_path / "b")
+    with pytest.raises(UserError, match=f"datasets/{PUBLISHED}, datasets/fineweb10B_sp99; give one of those"):
+        fetch(other, tmp_path / "b", variant="sp1024")
+    with pytest.raises(UserError, match="the tokenizer has 320 pieces, not those of sp99; give --variant sp320"):
+        fetch(other, tmp_path / "b", variant="sp99", tokenizer=str(model))
+    (other / "datasets/fineweb10B_sp99/train_1.bin").unlink()
+    with pytest.raises(UserError, match="shard 1 is missing among"):
+        fetch(other / "datasets/fineweb10B_sp99", tmp_path / "b", tokenizer=str(model))
+
+
+# ---------------------------------------------------------------------- which source
+
+
+def test_another_source_with_other_files_wants_another_name_and_a_changed_one_is_taken_anew(
+    hub: Path, own_hub: Path, tmp_path: Path, capsys
+):
+    made = fetch(hub, tmp_path)
+    assert fetch(own_hub, tmp_path) == made, "another folder with the same files"
+    tokens = load_tokens([shard(own_hub)])
+    write_shard(shard(own_hub), np.concatenate([tokens[:-7], tokens[:7]]))
+    with pytest.raises(
+        UserError, match=f"prepared already, from {hub}, where fineweb_train_000000.bin is another file"
+    ):
+        fetch(own_hub, tmp_path)
+    changed = fetch(own_hub, tmp_path, name="mine")
+    write_shard(shard(own_hub), tokens)
+    capsys.readouterr()
+    assert fetch(own_hub, tmp_path, name="mine").manifest["shards"] == made.manifest["shards"] != changed
+    assert "fineweb_train_000000.bin is another file than before: mine is prepared anew" in capsys.readouterr().err
+
+
+def test_what_a_broken_off_fetch_left_is_not_taken_for_another_sources_file(hub: Path, tmp_path: Path):
+    left = tmp_path / f"datasets/.fetch-{NAME}/fineweb_train_000001.bin"
+    left.parent.mkdir(parents=True)
+    write_shard(left, load_tokens([shard(hub, "train", 1)])[::-1])
+    assert fetch(hub, tmp_path).manifest_sha256 == fetch(hub, tmp_path / "fresh").manifest_sha256
+
+
 # ---------------------------------------------------------------------- faults
 
 
@@ -104,23 +216,56 @@ def manifest(change: Callable[[dict], object]) -> Callable[[Path], object]:
     return lambda hub: edit(hub / "datasets/manifest.json", change)
 
 
+def stats(**promised: int) -> Callable[[Path], object]:
+    return manifest(lambda values: values["datasets"][0]["stats"].update(promised))
+
+
+def model_of(hub: Path) -> Path:
+    return hub / f"datasets/tokenizers/fineweb_{VOCAB}_bpe.model"
+
+
+def zeros_at_the_end(hub: Path) -> None:
+    tokens = load_tokens([shard(hub)])
+    tokens[-200:] = 0
+    write_shard(shard(hub), tokens)
+
+
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:77\nsize 12345\n"
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "shard cut": (lambda hub: os.truncate(shard(hub, "train", 1), 2000), "fineweb_train_000001.bin .*truncated"),
     "foreign shard": (lambda hub: shard(hub, "val").write_bytes(b"x" * 3000), "fineweb_val_000000.bin .*not a shard"),
     "shard gone": (lambda hub: shard(hub, "train", 2).unlink(), "holds no .*fineweb_train_000002.bin, .* fewer shards"),
+    "val gone": (lambda hub: shard(hub, "val").unlink(), "holds no .*val_000000.bin, .* get that file"),
     "ids of another tokenizer": (lambda hub: write_shard(shard(hub), np.array([1, 60000])), "holds token 60000"),
     "no BOS first": (lambda hub: write_shard(shard(hub, "val"), np.array([9, 1, 9])), "do not begin with BOS"),
-    "no manifest": (lambda hub: (hub / "datasets/manifest.json").unlink(), "holds no datasets/manifest.json; check"),
+    "broken off": (zeros_at_the_end, "train_000000.bin holds zeros in place of tokens"),
+    "other text than the tokenizer's": (
+        lambda hub: write_shard(shard(hub), np.random.default_rng(0).integers(4, VOCAB, 1500)),
+        "do not encode to their own tokens .first: .*train_000000.bin, position 0.: the tokenizer .* mend it there",
+    ),
+    "tokenizer of the same size": (
+        lambda hub: model_of(hub).write_bytes(published_model(texts(40, seed=77))), "do not encode to their own tokens"
+    ),
+    "tokens promised": (stats(tokens_val=9999), "the val shards hold 1,116 tokens, and their manifest promises 9,999"),
+    "sidecar": (
+        lambda hub: shutil.copy(shard(hub, "val"), shard(hub, "val_bytes")), "val_bytes_000000.bin .* is a byte sidecar"
+    ),
+    "case marks": (
+        lambda hub: model_of(hub).write_bytes(published_model(texts(40), user_defined_symbols=["\ue001"])),
+        r"has pieces for case marks \(U\+E001\)",
+    ),
+    "shard a pointer": (lambda hub: shard(hub).write_text(LFS), "train_000000.bin .*: run `git lfs pull`"),
+    "model a pointer": (lambda hub: model_of(hub).write_text(LFS), "bpe.model .*: run `git lfs pull`"),
+    "shard a page": (lambda hub: shard(hub).write_text(" <!DOCTYPE html>"), "train_000000.bin .* is a web page"),
+    "manifest a page": (lambda hub: (hub / "datasets/manifest.json").write_text("<html>"), "is a web page"),
     "manifest cut": (lambda hub: os.truncate(hub / "datasets/manifest.json", 20), "not valid JSON"),
     "manifest a list": (lambda hub: (hub / "datasets/manifest.json").write_text("[]"), "not of the published form"),
     "no counts": (manifest(lambda values: values["datasets"][0].pop("stats")), "not of the published form"),
     "no tokenizer": (manifest(lambda values: values.update(tokenizers=[])), "not of the published form"),
-    "no validation": (manifest(lambda m: m["datasets"][0]["stats"].update(files_val=0)), "0 validation shards"),
+    "no validation": (stats(files_val=0), "0 validation shards"),
     "way out": (manifest(lambda m: m["tokenizers"][0].update(model_path="../../x")), "leads out of the repository"),
-    "tokenizer foreign": (
-        lambda hub: (hub / f"datasets/tokenizers/fineweb_{VOCAB}_bpe.model").write_bytes(b"no model"),
-        "is not a SentencePiece model",
-    ),
+    "tokenizer foreign": (lambda hub: model_of(hub).write_bytes(b"no model"), "is not a SentencePiece model"),
+    "nothing": (lambda hub: shutil.rmtree(hub / "datasets"), "holds no datasets/manifest.json, nor "),
 }  # fmt: skip
 
 
@@ -131,9 +276,23 @@ def test_a_fault_of_the_source_is_one_line_leaves_no_dataset_and_the_command_wor
     damage(own_hub)
     with pytest.raises(UserError, match=message) as caught:
         fetch(own_hub, tmp_path)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and ".fetch-" not in str(caught.value)
     assert prepared_datasets(tmp_path) == []
-    assert fetch(hub, tmp_path).manifest_sha256 == fetch(hub, tmp_path / "fresh").manifest_sha256
+    shutil.rmtree(own_hub)
+    shutil.copytree(hub, own_hub)
+    assert len(fetch(own_hub, tmp_path).train_paths) == TRAIN_SHARDS
+
+
+def test_of_a_part_of_the_shards_none_may_be_shorter_than_the_manifest_promises(own_hub: Path, tmp_path: Path, capsys):
+    stats(tokens_train=3 * SHARD_TOKENS, files_train=3, files_val=1)(own_hub)
+    shutil.copy(shard(own_hub, "val"), shard(own_hub, "val", 1))
+    assert len(fetch(own_hub, tmp_path / "a", 2).train_paths) == 2
+    assert capsys.readouterr().err.endswith("datasets/fineweb10B_sp320/fineweb_val_000001.bin\n")
+    write_shard(shard(own_hub), load_tokens([shard(own_hub)])[:900])
+    with pytest.raises(
+        UserError, match=r"fineweb_train_000000.bin holds 900 tokens, and by its manifest at least 1,500"
+    ):
+        fetch(own_hub, tmp_path / "b", 2)
 
 
 @pytest.mark.parametrize(

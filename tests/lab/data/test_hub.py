@@ -29,11 +29,12 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 class Answers(BaseHTTPRequestHandler):
     """The hub's answers of the files in `folder`. `sent` names what was asked for; `swap` holds content to send
-    instead, `break_off` a path to cut.
+    instead, `break_off` a path to cut, `status` what to answer in place of everything.
     """
 
     protocol_version = "HTTP/1.1"
     folder: Path
+    status = 0
     sent: ClassVar[list[str]] = []
     swap: ClassVar[dict[str, bytes]] = {}
     break_off = ""
@@ -51,10 +52,14 @@ class Answers(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
+        if self.status:
+            return self.answer(self.status, Retry_After="7")
         about = path.removeprefix(f"/api/datasets/{REPOSITORY}")
         inside = path.removeprefix(f"/datasets/{REPOSITORY}/resolve/{COMMIT}/")
         if about in ("", "/revision/main", f"/revision/{COMMIT}"):
-            return self.answer(200, json.dumps({"id": REPOSITORY, "sha": COMMIT}).encode())
+            files = [path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file()]
+            about = {"id": REPOSITORY, "sha": COMMIT, "siblings": [{"rfilename": file} for file in files]}
+            return self.answer(200, json.dumps(about).encode())
         if inside == path:
             return self.answer(404, X_Error_Code="RevisionNotFound" if about != path else "RepoNotFound")
         if not (self.folder / inside).is_file():
@@ -102,7 +107,7 @@ def server(address: str, monkeypatch) -> type[Answers]:
     monkeypatch.setattr(huggingface_hub, "HfApi", functools.partial(huggingface_hub.HfApi, endpoint=address))
     Answers.sent.clear()
     Answers.swap.clear()
-    Answers.break_off = ""
+    Answers.break_off, Answers.status = "", 0
     return Answers
 
 
@@ -175,6 +180,27 @@ def test_what_the_hub_does_not_have_is_one_line(server: type[Answers], tmp_path:
     with pytest.raises(UserError, match=message) as caught:
         ask(tmp_path, **options)
     assert "\n" not in str(caught.value) and prepared_datasets(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (429, "too many requests: wait 7 seconds, then give the same command again"),
+        (403, "the hub refuses this user: run `hf auth login`"),
+        (418, "check network and disk"),
+    ],
+)
+def test_a_hub_that_refuses_names_what_helps(server: type[Answers], tmp_path: Path, status: int, message: str):
+    server.status = status
+    with pytest.raises(UserError, match=message) as caught:
+        ask(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_client_that_is_offline_says_so(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="HF_HUB_OFFLINE is set: unset it or name a local copy by --source"):
+        ask(tmp_path)
 
 
 def test_a_hub_that_is_not_there_is_one_line(tmp_path: Path, monkeypatch):

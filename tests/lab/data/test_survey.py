@@ -18,7 +18,7 @@ from pgolf_core.base.files import UserError
 from pgolf_core.lab.data import survey
 from pgolf_core.lab.data.dataset import Dataset, open_dataset, validation_documents
 from pgolf_core.lab.look import n01_data
-from pgolf_core.text.shards import load_tokens
+from pgolf_core.text.shards import load_tokens, write_shard
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +43,18 @@ def test_totals_and_documents_are_those_of_a_plain_count_whatever_the_pieces_tha
         assert split.totals() == whole.manifest["totals"][split.name] == counted
         assert whole.tokenizer().bytes.total(stream) == sum(map(len, decoded))
     assert whole.manifest["disjointness"] == {"val_texts_in_train": 1} and whole.has_published_split
+
+
+def test_a_hole_of_zeros_is_no_text(whole: Dataset, tmp_path: Path):
+    tokens = load_tokens(whole.val_paths)
+    for hole, size in ((tokens[50:113], 63), (tokens[50:114], 64)):
+        hole[:] = 0
+        write_shard(tmp_path / "x.bin", tokens)
+        split = survey.Split("val", [tmp_path / "x.bin"], whole.tokenizer())
+        if size == 63:
+            assert split.totals()["tokens"] == len(tokens)
+    with pytest.raises(UserError, match=r"x\.bin holds zeros in place of tokens"):
+        split.totals()
 
 
 def test_of_a_large_corpus_all_validation_and_the_first_training_documents_are_listed(

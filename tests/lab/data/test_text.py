@@ -5,6 +5,7 @@ pytest tests/lab/data/test_text.py
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -18,7 +19,7 @@ from pgolf_core.base.files import UserError
 from pgolf_core.lab.data import build, survey
 from pgolf_core.lab.data.dataset import Dataset, prepared_datasets, validation_documents
 from pgolf_core.lab.data.text import TextRequest, prepare_text
-from pgolf_core.lab.data.textfiles import find_files, read_documents
+from pgolf_core.lab.data.textfiles import Faults, find_files, read_documents
 from pgolf_core.lab.look import n01_data
 from pgolf_core.text.shards import load_tokens
 
@@ -76,7 +77,7 @@ def test_the_tokenizer_is_trained_on_the_training_documents_alone_and_on_a_sampl
 ):
     made = prepare(mine, tmp_path / "a")
     names = {entry["name"] for entry in train_documents(made)}
-    read = [text for name, text in read_documents(find_files([mine])) if name in names]
+    read = [text for _, name, text in read_documents(find_files([mine]), Faults()) if name in names]
     assert made.tokenizer_path.read_bytes() == build.train_tokenizer(read, 320)
     assert made.manifest["tokenizer"]["trained_on"]["documents"] == len(names)
     monkeypatch.setattr(build, "TOKENIZER_BYTES", 5000)
@@ -157,7 +158,7 @@ def test_the_same_text_and_settings_are_prepared_once_and_others_want_another_na
         ({"name": "sotu-sp1024"}, "'sotu-sp1024' is not free"),
         ({"name": "../x"}, "'../x' is not free"),
         ({"name": "fineweb10B-sp1024"}, "is not free"),
-        ({"field": "id"}, r"b\.jsonl: line 1 has no text in 'id'"),
+        ({"field": "id"}, r"31 with no text in 'id' \(mine/b\.jsonl:1, "),
     ],
 )
 def test_settings_that_cannot_be_met_are_one_line_and_leave_no_dataset(
@@ -168,11 +169,67 @@ def test_settings_that_cannot_be_met_are_one_line_and_leave_no_dataset(
     assert "\n" not in str(caught.value) and not list(tmp_path.glob("datasets/[!.]*"))
 
 
-def test_a_text_with_the_space_mark_is_refused_by_name(mine: Path, tmp_path: Path):
+def test_every_fault_is_told_at_once_and_left_out_on_request(mine: Path, tmp_path: Path, capsys):
     (mine / "x.txt").write_text("ab▁c")
-    with pytest.raises(UserError, match=r"mine/x\.txt holds U\+2581 at character 2, .*replace it"):
+    (mine / "y.jsonl").write_text('{"text": ""}\n{"text": null}\n{"text": "one more"}\n')
+    said = r"1 with U\+2581, .* \(mine/x\.txt\); 2 without text \(mine/y\.jsonl:1, mine/y\.jsonl:2\)"
+    with pytest.raises(UserError, match=rf"3 document\(s\) cannot be used: {said}; mend them, or give --skip-faulty"):
         prepare(mine, tmp_path)
     assert not (tmp_path / "datasets").exists()
+    made = prepare(mine, tmp_path, skip_faulty=True)
+    assert len(made.manifest["documents"]) == 37
+    assert sorted(made.manifest["source"]["skipped"].values()) == [1, 2]
+    assert made.manifest["source"]["left_out"] == {".png": 1, "hidden": 1}
+    assert "note: read: 2 .jsonl, 6 .txt; not read: 1 .png, 1 hidden\n" in capsys.readouterr().err
+    made.verify()
+    for path in filter(Path.is_file, mine.rglob("*.*")):
+        path.write_text("")
+    with pytest.raises(UserError, match=r"no document is left that can be used: .* without text"):
+        prepare(mine, tmp_path, skip_faulty=True, name="none")
+
+
+def test_splits_of_ones_own_are_kept_and_what_stands_in_both_is_a_fault(tmp_path: Path):
+    for split, some in (("train", texts(30, seed=1)), ("val", texts(6, seed=2))):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "x.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in some))
+    request = TextRequest(train=[tmp_path / "train"], val=[tmp_path / "val"], vocab_size=320, name="own")
+    made = prepare_text(request, tmp_path, progress=False)
+    assert [text for _, text in sorted(validation_documents(made))] == texts(6, seed=2)
+    assert made.manifest["totals"]["train"]["documents"] == 30
+    assert made.manifest["source"]["splits"] == "given" and "no text stands in both" in made.manifest["split_rule"]
+    made.verify()
+    (tmp_path / "val/y.txt").write_text(texts(30, seed=1)[4])
+    with pytest.raises(UserError, match=r"1 of training that stand in validation too \(train/x\.jsonl:5\)"):
+        prepare_text(dataclasses.replace(request, name="both"), tmp_path, progress=False)
+    made = prepare_text(dataclasses.replace(request, name="both", skip_faulty=True), tmp_path, progress=False)
+    assert [made.manifest["totals"][split]["documents"] for split in ("train", "val")] == [29, 7]
+
+
+@pytest.mark.parametrize(
+    ("content", "cut", "documents"),
+    [("\n\n".join(texts(30)), "blank lines", 30), ("\n".join(texts(15)), "lines", 30)],
+)
+def test_one_text_alone_is_cut_and_it_is_said_how(tmp_path: Path, capsys, content: str, cut: str, documents: int):
+    (tmp_path / "book.txt").write_text(content)
+    made = prepare(tmp_path / "book.txt", tmp_path)
+    assert f"book.txt is the only text: cut at {cut} into {documents} documents" in capsys.readouterr().err
+    assert sum(total["utf8_bytes"] for total in made.manifest["totals"].values()) == len(content.encode())
+    assert made.manifest["source"]["cut"] == cut.replace(" ", "-")
+
+
+def test_a_text_too_short_to_be_cut_and_a_share_that_leaves_a_split_empty_name_what_helps(tmp_path: Path):
+    (tmp_path / "a.txt").write_text("one line\nand two")
+    with pytest.raises(UserError, match=r"one text of 1 paragraph.* and 2 line.*, too few .*`fold -s -w 2000 FILE"):
+        prepare(tmp_path / "a.txt", tmp_path)
+    with pytest.raises(UserError, match="one text cannot be in both: give more documents, --cut lines"):
+        prepare(tmp_path / "a.txt", tmp_path, cut="none")
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts(30)))
+    for share in (1e-6, 1 - 1e-6):
+        with pytest.raises(UserError, match=r"none falls into .*; give more documents, or --val-share ") as caught:
+            prepare(tmp_path / "b.jsonl", tmp_path, val_share=share)
+        better = float(str(caught.value).rpartition(" ")[2])
+        counts = prepare(tmp_path / "b.jsonl", tmp_path, val_share=better, name=f"at{better}").manifest["totals"]
+        assert min(total["documents"] for total in counts.values()) == 1
 
 
 def test_files_that_change_between_two_readings_are_noticed(mine: Path, tmp_path: Path, monkeypatch):

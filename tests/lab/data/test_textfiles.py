@@ -5,16 +5,30 @@ pytest tests/lab/data/test_textfiles.py
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import json
+import lzma
+import re
 import sys
 import types
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import zstandard
 from tiny_hub import texts
 
 from pgolf_core.base.files import UserError
-from pgolf_core.lab.data.textfiles import find_files, read_documents
+from pgolf_core.lab.data.textfiles import Faults, find_files, read_documents
+
+
+def read(path: Path, field: str = "text", cut: str = "") -> tuple[list[tuple[str, str]], str]:
+    """(name, text) of every document that can be used, and what is said of the others."""
+    faults = Faults()
+    found = [(name, text) for _, name, text in read_documents(find_files([path]), faults, field, cut)]
+    return found, str(faults)
 
 
 def test_several_paths_are_read_in_the_order_given_and_folders_sorted(mine: Path):
@@ -22,6 +36,15 @@ def test_several_paths_are_read_in_the_order_given_and_folders_sorted(mine: Path
     assert labels == ["sub/1.txt", "sub/3.txt", "b.jsonl", "0.txt"]
     whole = [file.label for file in find_files([mine])]
     assert whole == [f"mine/{name}" for name in ("0.txt", "2.txt", "4.txt", "b.jsonl", "sub/1.txt", "sub/3.txt")]
+
+
+def test_what_a_folder_holds_beside_is_counted_by_ending(mine: Path):
+    (mine / "t.tar.gz").touch()
+    (mine / "README").touch()
+    (mine / "link").symlink_to(mine / "sub")
+    left_out: Counter[str] = Counter()
+    assert len(find_files([mine], left_out)) == 6
+    assert left_out == {".png": 1, "hidden": 1, ".tar.gz": 1, "without ending": 1, "link to a folder": 1}
 
 
 # ---------------------------------------------------------------------- Parquet
@@ -34,7 +57,8 @@ def test_parquet_rows_are_read_a_few_at_a_time(tmp_path: Path, monkeypatch):
     class ParquetFile:
         schema_arrow = types.SimpleNamespace(names=["id", "body"])
 
-        def __init__(self, path: Path):
+        def __init__(self, path: Path, pre_buffer: bool, buffer_size: int):
+            assert not pre_buffer and buffer_size < 2**20
             asked.append(path)
 
         def __enter__(self):
@@ -56,13 +80,11 @@ def test_parquet_rows_are_read_a_few_at_a_time(tmp_path: Path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", parquet)
     path = tmp_path / "x.parquet"
     path.touch()
-    found = read_documents(find_files([path]), "body")
-    assert [next(found) for _ in range(3)] == [("x.parquet:1", "one"), ("x.parquet:2", "two"), ("x.parquet:3", "three")]
-    assert asked == [path, (256, ["body"])]
-    with pytest.raises(UserError, match="row 4 of column 'body' is no text"):
-        next(found)
+    found, faults = read(path, "body")
+    assert found == [("x.parquet:1", "one"), ("x.parquet:2", "two"), ("x.parquet:3", "three")]
+    assert asked == [path, (256, ["body"])] and faults == "1 without text (x.parquet:4)"
     with pytest.raises(UserError, match=r"has no column 'text' \(its columns: id, body\); name one with --field"):
-        list(read_documents(find_files([path])))
+        read(path)
 
 
 def test_without_pyarrow_a_parquet_file_names_what_to_install(tmp_path: Path, monkeypatch):
@@ -70,7 +92,7 @@ def test_without_pyarrow_a_parquet_file_names_what_to_install(tmp_path: Path, mo
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     (tmp_path / "x.parquet").touch()
     with pytest.raises(UserError, match=r"needs pyarrow; run `pip install 'pgolf\[parquet\]'`"):
-        list(read_documents(find_files([tmp_path])))
+        read(tmp_path)
 
 
 def test_real_parquet_gives_what_the_same_text_in_jsonl_gives(tmp_path: Path):
@@ -81,12 +103,12 @@ def test_real_parquet_gives_what_the_same_text_in_jsonl_gives(tmp_path: Path):
     parquet.write_table(
         pyarrow.table({"text": documents, "id": range(600)}), tmp_path / "x.parquet", row_group_size=100
     )
-    read = list(read_documents(find_files([tmp_path / "x.parquet"])))
-    assert read == [(f"x.parquet:{number}", text) for number, text in enumerate(documents, 1)]
+    found, _ = read(tmp_path / "x.parquet")
+    assert found == [(f"x.parquet:{number}", text) for number, text in enumerate(documents, 1)]
     for payload in (b"PAR1 not really", (tmp_path / "x.parquet").read_bytes()[:2000]):
         (tmp_path / "bad.parquet").write_bytes(payload)
         with pytest.raises(UserError, match=r"bad\.parquet cannot be read as Parquet: ") as caught:
-            list(read_documents(find_files([tmp_path / "bad.parquet"])))
+            read(tmp_path / "bad.parquet")
         assert "\n" not in str(caught.value)
 
 
@@ -99,34 +121,85 @@ def raw(name: str, payload: bytes) -> Callable[[Path], object]:
 
 
 FAULTS = {
-    "txt not UTF-8": (raw("x.txt", b"ab\xff"), r"x\.txt is not UTF-8 at byte 2; convert it"),
-    "jsonl not UTF-8": (raw("x.jsonl", b'{"text": "\xff"}\n'), r"x\.jsonl: line 1 is not UTF-8 at its byte 10"),
-    "lone surrogate": (
-        lines('{"text": "a\\ud800"}'),
-        r"mine/x\.jsonl:1 is no valid text: lone surrogate at character 1",
+    "text not UTF-8": (raw("x.txt", b"ab\xff"), r"1 not in UTF-8 \(mine/x\.txt\)"),
+    "jsonl not UTF-8": (raw("x.jsonl", b'{"text": "\xff"}\n'), r"1 not in UTF-8 \(mine/x\.jsonl:1\)"),
+    "lone surrogate": (lines('{"text": "a\\ud800"}'), r"1 with a lone surrogate \(mine/x\.jsonl:1\)"),
+    "empty file": (raw("x.md", b""), r"1 without text \(mine/x\.md\)"),
+    "no documents": (raw("x.jsonl", b"\n\n"), r"1 without documents \(mine/x\.jsonl\)"),
+    "empty and null": (
+        lines(*['{"text": "a"}', '{"text": ""}', '{"text": null}'] * 3),
+        r"6 without text \(mine/x\.jsonl:2, mine/x\.jsonl:3, mine/x\.jsonl:5, …\)$",
     ),
-    "empty file": (raw("x.txt", b""), r"mine/x\.txt holds no text; take it out"),
-    "no documents": (raw("x.jsonl", b"\n\n"), r"x\.jsonl holds no documents; take it out"),
-    "empty text": (lines('{"text": "a"}', '{"text": ""}'), r"mine/x\.jsonl:2 holds no text"),
-    "no field": (lines('{"body": "a", "id": 1}'), r"line 1 has no field 'text' \(its fields: body, id\); .*--field"),
-    "field a number": (lines('{"text": 3}'), r"line 1 has no text in 'text'"),
-    "no object": (lines("[1]"), r"line 1 is no JSON object"),
-    "no JSON": (lines('{"text": "a"}', "{"), r"line 2 is not JSON"),
-    "too deep": (lines("[" * 100_000), r"line 1 is not JSON"),
-}
+    "no field": (
+        lines('{"body": "a", "id": 1}', '{"text": 3}', '{"text": "a"}'),
+        r"1 with no text in 'text' \(mine/x\.jsonl:2\); 1 without a field 'text' \(mine/x\.jsonl:1\) "
+        r"\(fields there: body, id; --field names one\)",
+    ),
+    "no JSON": (lines('{"text": "a"}', "{", "[" * 100_000), r"2 that are not JSON \(mine/x\.jsonl:2, .*:3\)"),
+    "no object": (lines("[1]", "3"), r"2 not a JSON object or text"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("damage", "message"), FAULTS.values(), ids=FAULTS)
-def test_a_fault_of_the_input_is_one_line(mine: Path, damage: Callable[[Path], object], message: str):
+def test_what_cannot_be_used_is_counted_by_kind_and_the_rest_is_read(
+    mine: Path, damage: Callable[[Path], object], message: str
+):
     damage(mine)
-    with pytest.raises(UserError, match=message) as caught:
-        list(read_documents(find_files([mine])))
+    found, faults = read(mine)
+    assert re.search(message, faults) and len(found) >= 36
+
+
+PACKED = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstandard.compress}
+
+
+@pytest.mark.parametrize("ending", PACKED)
+def test_packed_files_are_read_and_one_that_is_cut_short_is_named(tmp_path: Path, ending: str):
+    path, text = tmp_path / f"x.jsonl{ending}", "".join(json.dumps({"text": t}) + "\n" for t in texts(40))
+    path.write_bytes(PACKED[ending](text[:777].encode()) + PACKED[ending](text[777:].encode()))  # one after another
+    assert read(path) == ([(f"x.jsonl{ending}:{n}", t) for n, t in enumerate(texts(40), 1)], "")
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(UserError, match=r"x\.jsonl") as caught:
+        read(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ['["a", {"text": "b"}]', '{"data": [{"text": "a"}, "b"], "n": 2}', '\ufeff{"text": "a"}\n\n "b"\n'],
+)
+def test_json_is_an_array_an_object_that_holds_one_or_lines(tmp_path: Path, content: str):
+    (tmp_path / "x.json").write_text(content)
+    found, faults = read(tmp_path / "x.json")
+    assert [text for _, text in found] == ["a", "b"] and not faults
+    (tmp_path / "x.json").write_text("{'text': 1}")
+    with pytest.raises(UserError, match=r"x\.json is not JSON"):
+        read(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize(
+    ("cut", "expected"),
+    [
+        ("lines", ["\n \na\r\n", "b\n\n\n", "c d\n", "e"]),
+        ("blank-lines", ["\n \na\r\nb\n\n\n", "c d\ne"]),
+        ("none", ["\n \na\r\nb\n\n\nc d\ne"]),
+    ],
+)
+def test_a_text_is_cut_after_lines_or_blank_lines_and_no_byte_is_lost(tmp_path: Path, cut: str, expected: list[str]):
+    (tmp_path / "x.txt").write_bytes(b"\n \na\r\nb\n\n\nc d\ne")
+    assert [text for _, text in read(tmp_path / "x.txt", cut=cut)[0]] == expected
+
+
+def test_a_pointer_of_git_lfs_or_a_web_page_is_no_text(tmp_path: Path):
+    (tmp_path / "x.txt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    (tmp_path / "y.jsonl").write_text("<!DOCTYPE html><html></html>")
+    for name, message in (("x.txt", "run `git lfs pull`"), ("y.jsonl", "is a web page")):
+        with pytest.raises(UserError, match=message):
+            read(tmp_path / name)
 
 
 def test_a_byte_order_mark_before_jsonl_and_blank_lines_are_no_fault(tmp_path: Path):
     (tmp_path / "x.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "a"}\n\n  \n{"text": "b"}')
-    assert list(read_documents(find_files([tmp_path / "x.jsonl"]))) == [("x.jsonl:1", "a"), ("x.jsonl:4", "b")]
+    assert read(tmp_path / "x.jsonl") == ([("x.jsonl:1", "a"), ("x.jsonl:4", "b")], "")
 
 
 def test_paths_that_cannot_be_read_are_refused(mine: Path, tmp_path: Path):
@@ -136,8 +209,8 @@ def test_paths_that_cannot_be_read_are_refused(mine: Path, tmp_path: Path):
     (other / "0.txt").write_text("a")
     for paths, message in (
         ([tmp_path / "nowhere"], "nowhere does not exist"),
-        ([tmp_path / "empty"], "empty holds no .txt, .jsonl, .parquet file"),
-        ([mine / "image.png"], "image.png: only .txt, .jsonl, .parquet"),
+        ([tmp_path / "empty"], "empty holds no .txt, .md, .text, .jsonl"),
+        ([mine / "image.png"], "image.png: only .txt, .md, .text, .jsonl"),
         ([mine, mine / "0.txt"], "0.txt is given twice"),
         ([mine / "0.txt", other / "0.txt"], "0.txt has the name of another input"),
     ):

@@ -5,7 +5,10 @@ pytest tests/lab/recipes/test_settings.py
 
 from __future__ import annotations
 
-from pgolf_core.lab.recipes.settings import differences, flatten
+import pytest
+
+from pgolf_core.base.files import UserError
+from pgolf_core.lab.recipes.settings import differences, flatten, given_overrides
 from pgolf_core.recipes.reading import load_recipe
 
 
@@ -19,3 +22,12 @@ def test_only_values_differ_never_name_and_title():
     changed = differences(recipe, load_recipe("pr315", ["model.num_layers=9"]))
     assert changed == [["model.num_layers", recipe.model.num_layers, 9]]
     assert {"name", "title"}.isdisjoint(key for key, *_ in differences(recipe, load_recipe("pr531")))
+
+
+def test_overrides_may_be_one_text_as_papermill_gives_it():
+    for text in ("a.b=1 c=[2, 3]", "a.b=1,c=[2, 3]", '["a.b=1", "c=[2, 3]"]'):
+        assert given_overrides(text) == given_overrides(["a.b=1", "c=[2, 3]"]) == ["a.b=1", "c=[2, 3]"]
+    assert given_overrides("") == given_overrides([]) == []
+    for wrong in (3, [3], {"a": 1}):
+        with pytest.raises(UserError, match="must be a list of texts"):
+            given_overrides(wrong)

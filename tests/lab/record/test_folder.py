@@ -53,6 +53,12 @@ def test_a_seed_gets_its_folder_with_the_resolved_recipe_and_the_environment(toy
     assert set(env) >= {"commit", "dirty", "device"}
 
 
+def test_parameters_may_be_numbers_or_texts_as_papermill_gives_them(toy):
+    run = toy.open(overrides="model.num_layers=3, model.ln_scale=True", seed="7", name=2026)
+    assert (run.seed, run.recipe_folder.name) == (7, "2026")
+    assert run.recipe.model.num_layers == 3 and run.recipe.model.ln_scale is True
+
+
 def test_overrides_and_another_dataset_go_to_a_folder_with_the_fingerprint_or_the_given_name(toy):
     changed = toy.open(overrides=["model.num_layers=3"])
     assert changed.folder.name == f"toy+{changed.recipe.fingerprint[:8]}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,10 +14,13 @@ from pathlib import Path
 import pytest
 from launched import FAULTY, core_arguments, ranks_of, small_run
 from ranks import ended, on_ranks, wait_until
+from small import word_shards
 
-from pgolf_core.base.files import UserError
+from pgolf_core.base.files import UserError, sha256_file, write_json
 from pgolf_core.base.parallel import World
 from pgolf_core.lab.record import rank as entry
+from pgolf_core.text.shards import shard_tokens
+from pgolf_core.text.tokenizer import Tokenizer
 from pgolf_core.training.checkpoint import load_tensors
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -38,6 +42,22 @@ def test_the_entry_point_trains_alone_and_a_mistake_is_a_line_that_torchrun_can_
     assert capsys.readouterr().err == f"pgolf: {line}\n"
     said = json.loads((tmp_path / "error.json").read_text())["message"]
     assert said["message"] == said["extraInfo"]["py_callstack"] == line
+
+
+def test_a_manifest_beside_the_shards_names_each_of_them_and_the_tokenizer(tmp_path: Path):
+    folder = tmp_path / "known"
+    word_shards(folder, 300)
+    paths, tokenizer = sorted(folder.glob("*.bin")), Tokenizer(folder / "tokenizer.model")
+    assert entry.identify(paths, tokenizer) == ""
+    shards = [{"file": p.name, "bytes": p.stat().st_size, "tokens": shard_tokens(p)} for p in paths]
+    values = {"shards": shards, "tokenizer": {"sha256": sha256_file(tokenizer.path)}}
+    write_json(folder / "manifest.json", values)
+    assert entry.identify(paths, tokenizer) == sha256_file(folder / "manifest.json")
+    with pytest.raises(UserError, match=r"is not the shard that .* names"):
+        entry.identify([*paths, Path(shutil.copy(paths[0], folder / "more.bin"))], tokenizer)
+    write_json(folder / "manifest.json", values | {"tokenizer": {"sha256": "0"}})
+    with pytest.raises(UserError, match=r"is not the tokenizer that .* names"):
+        entry.identify(paths, tokenizer)
 
 
 def test_a_recipe_is_a_runs_file_or_a_name(tmp_path: Path) -> None:

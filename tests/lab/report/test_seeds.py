@@ -10,7 +10,7 @@ from report_run import RUN_SEEDS
 from run_folder import seed_result
 
 from pgolf_core.base.files import UserError
-from pgolf_core.lab.report.seeds import NUMBERS, seeds_table_text, summarise_seeds
+from pgolf_core.lab.report.seeds import NUMBERS, given_seeds, seeds_table_text, summarise_seeds
 
 
 def test_summary_holds_mean_std_n_and_every_seed(written):
@@ -38,3 +38,12 @@ def test_the_terminals_tables_fit_80_columns_and_end_with_mean_std_and_half_the_
     assert scores[-3].split()[:2] == ["mean", "408.0"] and scores[-2].split()[:2] == ["std", "1.0"]
     assert scores[-1].split()[:3] == ["±", "95%", "2.5"]  # t(0.975, 2) = 4.303, times 1 / sqrt(3)
     assert costs[2].split() == ["1337", "801,337", "100,000", "901,337", "100.0", "150.5"]
+
+
+def test_seeds_may_be_one_number_or_text_as_papermill_gives_them():
+    for given in ("7,8", "7 8", "[7, 8]", (7, 8)):
+        assert given_seeds(given) == [7, 8]
+    assert given_seeds(7) == given_seeds("7") == [7]
+    for wrong in ("x", "7.5", -1, True, [], [1.5]):
+        with pytest.raises(UserError, match=r"seeds .* must be a list of whole numbers, as \[1337, 1338\]"):
+            given_seeds(wrong)

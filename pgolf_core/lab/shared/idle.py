@@ -1,0 +1,61 @@
+"""Keys of a recipe that have no effect in it, and why: a value that somebody set and nothing reads."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pgolf_core.recipes.reading import lineage
+from pgolf_core.recipes.recipe import Recipe, to_dict
+
+
+def idle_keys(recipe: Recipe) -> dict[str, str]:
+    """Reason by key, for every key that could take any value and change nothing."""
+    return {key: reason for holds, reason, keys in _rules(recipe) if holds for key in keys.split()}
+
+
+def _rules(recipe: Recipe) -> Iterator[tuple[Any, str, str]]:
+    """(whether it holds, what holds, the keys that then have no effect)."""
+    model, data, optim, schedule = recipe.model, recipe.data, recipe.optim, recipe.schedule
+    average, qat, quant = recipe.average, recipe.qat, recipe.quant
+    longest = max(data.seq_len, data.final_seq_len, recipe.eval.seq_len)
+    yield model.rope_dims == 2, "model.rope_dims = 2", "model.rope_base"
+    yield longest <= model.rope_reference_tokens, f"no sequence is over {longest} tokens", "model.rope_reference_tokens"
+    yield not model.bigram_rows, "model.bigram_rows = 0", "model.bigram_dim optim.bigram_optimizer"
+    yield not model.ve_dim, "model.ve_dim = 0", "optim.ve_frozen"
+    yield model.smear == "off", "model.smear = off", "optim.smear_beta2"
+    yield not data.final_seq_len, "data.final_seq_len = 0", "data.final_fraction"
+    yield data.final_seq_len == data.seq_len, "it is data.seq_len", "data.final_seq_len data.final_fraction"
+    yield not data.final_fraction, "data.final_fraction = 0", "data.final_seq_len"
+    yield not optim.muon_wd, "optim.muon_wd = 0", "optim.muon_wd_order"
+    steady = optim.muon_momentum == optim.muon_momentum_start
+    yield steady, "Muon's momentum starts where it ends", "optim.muon_momentum_warmup_steps"
+    yield schedule.warmdown_fraction, "schedule.warmdown_fraction decides", "schedule.warmdown_iters"
+    yield average.kind != "ema", f"average.kind = {average.kind}", "average.ema_decay"
+    yield average.kind != "swa", f"average.kind = {average.kind}", "average.swa_start average.swa_every_steps"
+    never = not schedule.warmdown_fraction and not schedule.warmdown_iters
+    yield never, "the learning rate never falls", "average.swa_start average.swa_every_steps qat.threshold"
+    yield never and qat.kind == "late", "the learning rate never falls", "qat.kind qat.grid qat.lr_factor"
+    yield qat.kind != "late", f"qat.kind = {qat.kind}", "qat.threshold"
+    yield qat.kind == "off", "qat.kind = off", "qat.grid"
+    yield quant.allocation == "gradient", "quant.allocation = gradient", "quant.attention quant.mlp"
+    yield quant.kind == "steps", "quant.kind = steps", "quant.attention quant.mlp quant.tok_emb quant.other"
+    small = quant.small_tensor_elements >= model.num_layers * model.model_dim
+    others = model.bigram_rows or model.ve_dim
+    yield small and not others, "there is neither bigram nor value embedding", "quant.other"
+    yield quant.correction == "off", "quant.correction = off", "quant.correction_damping quant.correction_tokens"
+
+
+def idle_note(name: str, overrides: Sequence[str], recipe: Recipe) -> str:
+    """One line on the idle keys that the recipe's own file or an override sets, or that are not as usual; or none."""
+    values, usual = _flat(to_dict(recipe)), _flat(to_dict(Recipe()))
+    own = tomllib.loads(lineage(name)[0].read_text(encoding="utf-8-sig"))
+    said = {*_flat(own), *(text.partition("=")[0].strip() for text in overrides)}
+    idle = {key: why for key, why in idle_keys(recipe).items() if key in said or values[key] != usual[key]}
+    return "no effect in this recipe: " + ", ".join(f"{key} ({why})" for key, why in idle.items()) if idle else ""
+
+
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
+    parts = {section: part for section, part in values.items() if isinstance(part, dict)}
+    return {f"{section}.{key}": value for section, part in parts.items() for key, value in part.items()}
