@@ -61,7 +61,7 @@ test-cuda: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python tests/helpers/type_errors.py
+	$(BIN)/mypy
 ifneq ($(NOTEBOOKS),)
 	$(BIN)/nbstripout --verify --keep-id --extra-keys 'metadata.papermill cell.metadata.papermill cell.metadata.execution' \
 		$(NOTEBOOKS)

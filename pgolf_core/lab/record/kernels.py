@@ -110,5 +110,7 @@ def _be_kernel(arguments: list[str], environment: dict[str, str], folder: str) -
 
 
 def _end_with_runner() -> None:
-    multiprocessing.parent_process().join()
+    runner = multiprocessing.parent_process()
+    assert runner is not None
+    runner.join()
     os._exit(1)

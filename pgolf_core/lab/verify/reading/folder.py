@@ -194,8 +194,9 @@ class Submission(Reviewed):
         return seeds[0]
 
     def said(self, name: str) -> Any:
-        row = self.seed_claims.get(self.artifact_seed, {}) if name == "scores_sha256" else self.claims
-        return row.get(name)
+        if name != "scores_sha256":
+            return self.claims.get(name)
+        return None if self.artifact_seed is None else self.seed_claims.get(self.artifact_seed, {}).get(name)
 
     @once
     def dataset(self) -> Dataset:
