@@ -190,7 +190,7 @@ def seed_rows(seed: Seed) -> list[Row]:
 def recipe_rows(folder: Path, how: How) -> list[Row]:
     """What ties the seeds together, then every seed's own checks."""
     texts: dict[str, Text] = {}
-    seeds = {number: Seed(path, how, texts) for number, path in seed_folders(folder).items()}
+    seeds = {number: Seed(folder / f"seed{number}", how, texts) for number in seed_folders(folder)}
     rows = [
         judge("one recipe, dataset and core over all seeds", _one_experiment, folder, seeds),
         judge("no seed and no log is missing", _nothing_missing, folder, seeds),
@@ -212,6 +212,8 @@ def _nothing_missing(folder: Path, seeds: dict[int, Seed]) -> str:
     wanted = (RECIPE_FILE, SEED_RESULT, ARTIFACT, *LOGS)
     missing = [f"seed{name}/{file}" for name, seed in seeds.items() for file in wanted
                if not (seed.folder / file).is_file()]  # fmt: skip
+    stray = sorted(path.name for path in folder.glob("seed0?*") if path.is_dir() and path.name[4:].isdecimal())
+    hold(not stray, f"{', '.join(stray[:3])}: not read, since the name of a seed's folder has no zero before it")
     hold(not missing, f"missing: {', '.join(missing)}")
     if (folder / SUMMARY_FILE).is_file():
         said = json_object(folder / SUMMARY_FILE).get("seeds")

@@ -167,6 +167,13 @@ def test_a_missing_seed_log_or_result_is_named(honest: Path, run: Path, cache: P
     assert judged(run, cache)[name].evidence == "missing: seed2/train.log"
 
 
+def test_a_stray_copy_of_a_seed_is_named_and_never_read_in_its_place(honest: Path, run: Path, cache: Path):
+    shutil.copytree(run / "seed2", run / "seed01")
+    found = judged(run, cache)
+    assert [name for name, row in found.items() if row.verdict != HOLDS] == ["no seed and no log is missing"]
+    assert found["no seed and no log is missing"].evidence.startswith("seed01: not read")
+
+
 def test_a_summary_of_other_numbers_fails(run: Path, cache: Path):
     summary = read_json(run / "summary.json")
     summary["sliding_bpb"]["mean"] *= 1.0001

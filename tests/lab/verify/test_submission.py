@@ -216,3 +216,42 @@ def test_false_claims_are_found_in_the_published_folders(place: Path):
     assert failing(folder, place) == {CAP, RAN, CODE, README}
     one = {1337: (4071, "1.99308832", "1.18041917", 15_896_909, 15_949_473)}
     assert failing(published(place / "543", one, train_ms=615_394), place) == {SECONDS}
+
+
+ONE = {1337: (4071, "1.99308832", "1.18041917", 15_896_909, 15_949_473)}
+
+
+@pytest.mark.parametrize(
+    ("track", "key", "verdict", "why"),
+    [
+        ("track_10min_16mb", None, FAILS, "training took longer than 600 s: train_seed1337.log 1211.1 s"),
+        ("track_non_record_16mb", "10min_16mb", FAILS, "longer than 600 s"),
+        ("track_non_record_16mb", None, HOLDS, "the track non_record_16mb has no clock; training 1211.1 to 1211.1 s"),
+        ("track_10min_16mb", "non-record-unlimited-compute-16mb", HOLDS, "has no clock; training 1211.1"),
+        ("some", None, UNKNOWN, "no file says on which track it is; training 1211.1 to 1211.1 s, evaluation 72.7"),
+    ],
+)
+def test_ten_minutes_are_held_against_folders_of_their_track_alone(tmp_path: Path, track, key, verdict, why):
+    folder = published(tmp_path / track / "one", ONE, train_ms=1_211_130, claims={"track": key})
+    row = judged(folder, tmp_path)[SECONDS]
+    assert row.verdict == verdict and why in row.evidence
+
+
+@pytest.mark.parametrize(
+    ("spare", "names", "verdict", "why"),
+    [
+        ((0,), (".ptz",), UNKNOWN, "within the cap of 16,000,000 by its own words"),
+        ((-1,), (".ptz",), FAILS, "over the cap of 16,000,000: model0.ptz and code 16,000,001"),
+        ((0, -1), (".ptz", ".pt"), UNKNOWN, "over the cap of 16,000,000: model1.pt and code"),  # not packed yet?
+        ((0, -1), (".pgolf", ".pgolf"), FAILS, "over the cap of 16,000,000: model1.pgolf and code"),
+    ],
+)
+def test_weights_that_lie_in_the_folder_are_weighed_whatever_is_claimed_and_the_cap_itself_fits(
+    place: Path, spare: tuple, names: tuple, verdict: str, why: str
+):
+    folder = published(place, ONE)
+    for index, (less, ending) in enumerate(zip(spare, names, strict=True)):
+        with open(folder / f"model{index}{ending}", "wb") as file:
+            file.truncate(16_000_000 - (folder / "train_gpt.py").stat().st_size - less)
+    row = judged(folder, place)[CAP]
+    assert row.verdict == verdict and why in row.evidence

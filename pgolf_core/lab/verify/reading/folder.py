@@ -137,23 +137,28 @@ class Submission(Reviewed):
         require(bool(self.artifacts), self.no_artifact)
         return self.artifacts[0]
 
+    @once
+    def weights(self) -> dict[str, int]:
+        """Bytes of every file that may hold the model: those in this project's format, else those in others'."""
+        endings = ".pgolf" if self.artifacts else WEIGHT_ENDINGS
+        return {name: path.stat().st_size for name, path in self.files.items() if name.endswith(endings)}
+
     @property
     def no_artifact(self) -> str:
         """Why none can be opened, where there is none."""
-        others = [name for name in self.files if name.endswith(WEIGHT_ENDINGS)]
-        sizes = ", ".join(f"{name} ({self.files[name].stat().st_size:,} bytes)" for name in others[:3])
-        return f"{sizes} is not in this project's format and is not opened" if others else NO_WEIGHTS
+        sizes = ", ".join(f"{name} ({size:,} bytes)" for name, size in list(self.weights.items())[:3])
+        return f"{sizes} is not in this project's format and is not opened" if sizes else NO_WEIGHTS
 
     @once
-    def track(self) -> str:
-        """The track as this project writes it."""
-        said = [self.claims.get("track"), *self.folder.resolve().parts[::-1]]
-        for name in (str(part).removeprefix("track_") for part in said):
-            if name in TRACK_CAP_BYTES:
+    def track_said(self) -> str:
+        """The track as submission.json has it, else the folder's path."""
+        for part in (self.claims.get("track"), *self.folder.resolve().parts[::-1]):
+            name = str(part).removeprefix("track_")
+            if name in TRACK_CAP_BYTES or "16mb" in name.lower():
                 return name
-            if "16mb" in name.lower():
-                return FINEWEB_TRACK
         raise CannotCheck("no file says on which track it is")
+
+    track = once(lambda self: self.track_said if self.track_said in TRACK_CAP_BYTES else FINEWEB_TRACK)
 
     @once
     def seed_claims(self) -> dict[int, dict[str, Any]]:
