@@ -21,7 +21,7 @@ from pgolf_core.lab.report.beside_records import beside_records
 from pgolf_core.lab.report.figures import SKIPPED_SHARE, draw_figures, grid_rows
 from pgolf_core.lab.report.page import fenced, html_page, quoted, render, table
 from pgolf_core.lab.report.reading import SeedRun, command_of, read_seed
-from pgolf_core.lab.report.seeds import seeds_table, summarise_seeds
+from pgolf_core.lab.report.seeds import over_cap, seeds_table, summarise_seeds
 from pgolf_core.lab.shared.places import DATA_FILE, RECIPE_FILE, SCRIPT, SUMMARY_FILE
 
 DATA_KEYS = (
@@ -114,6 +114,7 @@ def run_context(runs: Mapping[int, SeedRun], summary: dict[str, Any], figures: M
         "entropy_bytes": sum(tensor["entropy_bytes"] for tensor in one.ledger.tensors),
         "stored_bytes": one.ledger.weights_bytes + one.ledger.scales_bytes,
         "seeds": table(*seeds_table(summary), totals=2 if len(runs) == 1 else 3),
+        "over_cap": over_cap(summary),
         "ledgers": {seed: vars(run.ledger) | {"tensors": []} for seed, run in runs.items()},
         "grids": table(grid_names, grid_rows(one.ledger)),
         "resumed": {seed: run.result.resumed_at_steps for seed, run in runs.items() if run.result.resumed_at_steps},

@@ -73,6 +73,13 @@ def seeds_table(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]
     return ["seed", *(name for name, *_ in columns)], [list(row) for row in zip(names, *cells, strict=True)]
 
 
+def over_cap(summary: Mapping[str, Any]) -> str:
+    """Which seeds trained beyond the recipe's cap, and by how much, in a sentence; empty if none did."""
+    over = summary.get("over_cap_seconds", {}).get("seeds", {})
+    told = ", ".join(f"seed {seed} by {seconds:.2f} s" for seed, seconds in over.items())
+    return f"Over the recipe's cap on training, and so not to be counted: {told}." if told else ""
+
+
 def seeds_table_text(summary: Mapping[str, Any]) -> str:
     """The table of seeds for a terminal, in two that fit 80 columns: steps and scores, bytes and seconds."""
     header, rows = seeds_table(summary)
@@ -81,4 +88,4 @@ def seeds_table_text(summary: Mapping[str, Any]) -> str:
         table_text(names[:scores], [row[:scores] for row in rows]),
         table_text([names[0], *names[scores:]], [[row[0], *row[scores:]] for row in rows]),
     )
-    return "\n\n".join(texts)
+    return "\n\n".join(filter(None, (*texts, over_cap(summary))))

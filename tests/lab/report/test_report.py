@@ -123,13 +123,15 @@ def test_the_continuation_is_marked_as_sampled_and_apart_from_the_opening(writte
 def test_partial_scores_a_larger_stride_and_a_normalising_tokenizer_are_said(written, run):
     plain = written.markdown.read_text()
     assert "are scored on the first" not in plain and "uses a stride of" not in plain and "by packing" in plain
-    assert "normalised text" not in plain
+    assert "normalised text" not in plain and "not to be counted" not in plain
+    change(run / "seed1338" / "result.json", over_cap_seconds=2.8)
     for seed in RUN_SEEDS:
         change(run / f"seed{seed}" / "result.json", raw_targets=65_536, sliding_stride=256)
     change(run / "data.json", lossless=False)
     note = write_report(run, RUN_SEEDS).markdown.read_text()
     assert "first 65,536 of 292,095 validation targets (22.4%)" in note and "by packing" not in note
     assert "uses a stride of 256 tokens where the track's is 64" in note and "Bytes of the normalised text" in note
+    assert "**Over the recipe's cap on training, and so not to be counted: seed 1338 by 2.80 s.**" in note
 
 
 def test_no_path_or_name_of_the_machine_is_published(written):

@@ -40,6 +40,14 @@ def test_the_terminals_tables_fit_80_columns_and_end_with_mean_std_and_half_the_
     assert costs[2].split() == ["1337", "801,337", "100,000", "901,337", "100.0", "150.5"]
 
 
+def test_a_seed_that_trained_beyond_its_recipes_cap_is_named_below_the_table():
+    results = {1: seed_result(1, 2.0), 2: seed_result(2, 2.0, over_cap_seconds=2.8)}
+    said = "Over the recipe's cap on training, and so not to be counted: seed 2 by 2.80 s."
+    assert seeds_table_text(summarise_seeds(results)).endswith(f"\n\n{said}")
+    del results[2]
+    assert "cap" not in seeds_table_text(summarise_seeds(results))
+
+
 def test_seeds_may_be_one_number_or_text_as_papermill_gives_them():
     for given in ("7,8", "7 8", "[7, 8]", (7, 8)):
         assert given_seeds(given) == [7, 8]
