@@ -18,8 +18,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument
     option("--seeds", type=_seeds, default=DEFAULT_SEEDS, help=f"comma-separated (default {DEFAULT_SEEDS})")
     about = (
-        "processes that train together, one a device; with several hosts set torchrun's PET_NNODES, PET_NODE_RANK=0 "
-        "and PET_MASTER_ADDR here, and run torchrun over pgolf_core.lab.record.rank on the others"
+        "processes that train together, one for each GPU of this machine (default 1); several machines: see Several "
+        "hosts in papers/commands.md"
     )
     option("--nproc", type=count, default=1, metavar="N", help=about)
     add_set(parser)

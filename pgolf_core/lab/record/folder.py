@@ -126,7 +126,7 @@ class Run:
     def elapsed_seconds(self) -> float:
         """Seconds of this attempt at a stage: since the runner began it; in a notebook opened by hand since then."""
         began = os.environ.get(STAGE_BEGAN)
-        return time.time() - float(began) if began else time.monotonic() - self.t_start
+        return time.monotonic() - (float(began) if began else self.t_start)  # one clock for all, which nobody sets
 
     def lost_seconds(self) -> float:
         """Seconds of attempts that did not finish the stage which is being tried now."""
@@ -292,14 +292,14 @@ def stage_file(run: Run, stage_name: str) -> Path:
 
 
 def begin_attempt(run: Run) -> float:
-    """Note that a stage of the run begins now; returns now, by the system's clock."""
+    """Note that a stage of the run begins now; returns now, by the clock that nobody sets (time.monotonic)."""
     from pgolf_core.training.clock import SIGNS_OF_LIFE, lost_seconds  # here: it imports torch, a start waits
 
-    note, began = run.folder / ATTEMPT, time.time()
+    note = run.folder / ATTEMPT
     patterns = ("notebooks/*.ipynb", "figures/*", *SIGNS_OF_LIFE)
     signs = [path for pattern in patterns for path in run.folder.glob(pattern)]
-    write_json(note, {"began": began, "kept": 0.0, "lost": lost_seconds(note, signs)})
-    return began
+    write_json(note, {"began": time.time(), "kept": 0.0, "lost": lost_seconds(note, signs)})
+    return time.monotonic()
 
 
 def finish_stage(run: Run, stage_name: str, **values: Any) -> Path:
@@ -314,7 +314,7 @@ def finish_stage(run: Run, stage_name: str, **values: Any) -> Path:
     forget_stages(run, stage_name, itself=False)
     path, spent, lost = stage_file(run, stage_name), round(run.elapsed_seconds(), 3), round(run.lost_seconds(), 3)
     mark = {"stage": stage_name, "hashes": run_hashes(run), "env": describe_environment()}
-    write_json(path, {**mark, "seconds": spent, "lost_seconds": lost, "ended": time.time(), **values})
+    write_json(path, {**mark, "seconds": spent, "lost_seconds": lost, "ended": time.monotonic(), **values})
     (run.folder / ATTEMPT).unlink(missing_ok=True)
     if stage.name == "03_train":
         (run.folder / TRAIN_RESULT).unlink(missing_ok=True)  # its mark has it now; run again, the notebook trains anew

@@ -294,7 +294,7 @@ def record(request: RunRequest, seeds: Sequence[int], notebooks_dir: Path | None
                 ran = not _is_finished(run, stage, seeds)
                 if ran:
                     runs.forget_stages(run, stage.name)
-                    began = runs.begin_attempt(run) if run.seed is not None else time.time()
+                    began = runs.begin_attempt(run) if run.seed is not None else t_start
                     began = ended.get(run.seed, began)
                     run_notebook(run, stage.name, parameters[run.seed], stop, began, notebooks_dir)
                     if not stage_is_done(run, stage.name):

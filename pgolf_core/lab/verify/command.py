@@ -26,11 +26,23 @@ from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, SAMPLED, UNKNOWN
 if TYPE_CHECKING:
     from pgolf_core.lab.verify.evidence.score import How
 
+VERDICTS_IN_WORDS = """\
+One row for each claim, with what its verdict rests on:
+  holds                   found to be so, here and now
+  fails                   found to be otherwise
+  sampled                 as far as a random part of a score can tell, it holds
+  cannot be checked here  what it takes is missing, or is another machine's
+Exit status 0 if nothing fails, 1 if something does, 2 for a wrong command.
+"""
+
 
 def add(parser: argparse.ArgumentParser) -> None:
     """The options of `pgolf verify`."""
-    parser.add_argument("path")
-    parser.add_argument("--budget-seconds", type=float, help="a score that would take longer becomes a random sample")
+    parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, VERDICTS_IN_WORDS
+    parser.add_argument("path", help="a model.pgolf, a run's folder (of a seed or a recipe), or a submission's")
+    parser.add_argument(
+        "--budget-seconds", type=float, metavar="S", help="a score that would take longer is taken of random windows"
+    )
     parser.add_argument("--run-code", action="store_true", help="also run a submission's own train_gpt.py; no sandbox")
     add_data(parser)
     add_json(parser)
