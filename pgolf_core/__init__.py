@@ -14,5 +14,5 @@ ROOMS = (
     "packing.sensitivity", "packing.correction", "packing.ledger", "packing.coder", "packing.steps",
     "packing.allocation", "packing.format", "packing.pack", "packing.unpack",
     "training.optim", "training.average", "training.checkpoint", "training.runlog", "training.clock", "training.loop",
-    "seed",
+    "result", "seed",
 )  # fmt: skip

@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
     from pgolf_core.lab.record.folder import recorded_recipe
     from pgolf_core.lab.shared.progress import score_bar
     from pgolf_core.packing.unpack import score_artifact
-    from pgolf_core.seed import Result
+    from pgolf_core.result import Result
     from pgolf_core.text.shards import load_tokens
 
     artifact = Path(options.artifact)

@@ -9,7 +9,7 @@ from pathlib import Path
 from run_folder import change, write_run
 
 from pgolf_core.packing.ledger import Ledger
-from pgolf_core.seed import Result
+from pgolf_core.result import Result
 
 RUN_SEEDS = [1337, 1338, 1339]
 TARGETS, BYTES = 292_095, 854_885

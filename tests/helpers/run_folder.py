@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.recipe import to_dict
-from pgolf_core.seed import Result
+from pgolf_core.result import Result
 
 TARGETS, BYTES = 300_000, 900_000
 WORSE = {"sliding": 0.0, "roundtrip": 0.01, "averaged": 0.03, "raw": 0.05}

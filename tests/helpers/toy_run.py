@@ -12,7 +12,7 @@ from pgolf_core.base.files import read_json, write_json
 from pgolf_core.lab.record import stages
 from pgolf_core.lab.record.folder import Run, finish_stage, open_run
 from pgolf_core.lab.report.seeds import summarise_seeds
-from pgolf_core.seed import Result
+from pgolf_core.result import Result
 
 RECIPE = """title = "A toy"
 track = "local_10min_1mb"

@@ -11,7 +11,7 @@ from toy_run import finished_run
 
 from pgolf_core.base.names import ARTIFACT, SEED_RESULT
 from pgolf_core.lab import cli
-from pgolf_core.seed import Result
+from pgolf_core.result import Result
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from pgolf_core.lab.shared.places import ENV_FILE, RECIPE_FILE
 from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.recipe import to_dict
 from pgolf_core.recipes.rules import TRACK_CAP_BYTES
-from pgolf_core.seed import Result
+from pgolf_core.result import Result
 
 PUBLISHED_AS = {"sliding": "sliding", "roundtrip": "standard", "raw": "raw"}
 """Our scores by what the published logs call them, best known first; averaged weights were never scored alone."""

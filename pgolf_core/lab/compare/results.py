@@ -10,7 +10,7 @@ from typing import Any
 
 from pgolf_core.base.files import UserError, read_json
 from pgolf_core.base.names import SEED_RESULT
-from pgolf_core.seed import Result
+from pgolf_core.result import Result
 
 SCORE_LABELS = {"raw": "raw", "averaged": "averaged", "roundtrip": "round-trip", "sliding": "sliding"}
 """The four scores in the order of the stages, and what figures and tables call them."""

@@ -31,7 +31,8 @@ from pgolf_core.packing.ledger import CapExceeded, Ledger
 from pgolf_core.packing.pack import Statistics, bits_of, pack_averaged
 from pgolf_core.packing.sensitivity import Groups, groups_of
 from pgolf_core.packing.unpack import score_artifact
-from pgolf_core.seed import Result, result_of, score_lines, size_lines, write_scores
+from pgolf_core.result import Result
+from pgolf_core.seed import result_of, score_lines, size_lines, write_scores
 from pgolf_core.text.shards import load_tokens
 from pgolf_core.text.tokenizer import Tokenizer, check_vocab
 from pgolf_core.training.checkpoint import load_tensors

@@ -16,7 +16,7 @@ from pgolf_core.lab.compare.inference import RULE_LEVEL, RULE_MARGIN_NATS, summa
 from pgolf_core.lab.compare.records import RECORD_DIR, RECORDS, load_published
 from pgolf_core.lab.compare.results import SCORE_LABELS
 from pgolf_core.lab.report.page import table
-from pgolf_core.seed import Result
+from pgolf_core.result import Result
 
 THIS_RUN = "this run"
 SHOWN = {

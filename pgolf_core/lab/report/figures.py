@@ -24,7 +24,7 @@ from pgolf_core.lab.compare.results import SCORE_LABELS
 from pgolf_core.lab.report.reading import SeedRun
 from pgolf_core.lab.shared import plots
 from pgolf_core.packing.ledger import Ledger
-from pgolf_core.seed import Result
+from pgolf_core.result import Result
 
 OWN_PACKING = "this recipe"
 LEDGER_PARTS = ("weights", "scales", "header", "code")

@@ -21,7 +21,7 @@ from pgolf_core.lab.shared.places import ENV_FILE, LEDGER_FILE, RECIPE_FILE
 from pgolf_core.packing.ledger import Ledger
 from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.recipe import to_dict
-from pgolf_core.seed import SCORE_NAMES, Result
+from pgolf_core.result import SCORE_NAMES, Result
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pgolf_core.lab.compare.inference import CONFIDENCE, summarise
 from pgolf_core.lab.compare.results import SCORE_LABELS, TEXTS, refuse_unlike, whole_seconds
 from pgolf_core.lab.recipes.settings import json_list
 from pgolf_core.lab.shared.tables import table_text
-from pgolf_core.seed import Result
+from pgolf_core.result import Result
 
 NUMBERS = tuple(
     field.name for field in fields(Result)

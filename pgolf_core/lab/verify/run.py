@@ -20,7 +20,7 @@ from pgolf_core.lab.verify.reading.reviewed import MODEL_CHECKS, TEXT_CHECKS
 from pgolf_core.lab.verify.reading.seed import TRAINING, Seed, recipe_in, result_in, training_in
 from pgolf_core.lab.verify.reading.untrusted import is_number, json_lines, json_object, number, read_text  # fmt: skip
 from pgolf_core.lab.verify.run_bytes import artifact_rows, cap, first_difference, ledger, same_model
-from pgolf_core.seed import SCORE_NAMES
+from pgolf_core.result import SCORE_NAMES
 
 HASHES = ("recipe", "data", "core")
 LOGS = (TRAIN_LOG, METRICS)

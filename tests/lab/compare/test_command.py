@@ -10,7 +10,7 @@ from run_folder import write_run
 
 from pgolf_core.lab import cli
 from pgolf_core.lab.compare.comparison import COLUMNS, arms_table, compare_arms
-from pgolf_core.seed import SCORE_NAMES
+from pgolf_core.result import SCORE_NAMES
 
 
 def test_it_prints_blocks_and_writes_two_csv_files(tmp_path, capsys):

@@ -18,7 +18,7 @@ from pgolf_core.lab.record.folder import Run, open_run
 from pgolf_core.lab.record.stages import sample_text
 from pgolf_core.network.model import build_model
 from pgolf_core.packing.ledger import CapExceeded, Ledger
-from pgolf_core.seed import Result
+from pgolf_core.result import Result
 from pgolf_core.text.tokenizer import TokenBytes
 
 

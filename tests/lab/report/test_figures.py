@@ -12,7 +12,7 @@ from pgolf_core.base.files import UserError
 from pgolf_core.lab.report.figures import draw_figures, grid_rows, tensor_table
 from pgolf_core.lab.report.reading import read_seed
 from pgolf_core.packing.ledger import Ledger
-from pgolf_core.seed import Result
+from pgolf_core.result import Result
 
 POSITION = "score,middle,targets,bpb,share\nround-trip,1.0,580,2.25,0.1\nsliding,1.0,9,2.2,0.1\n"
 PACKINGS = 'packing,file_bytes,bits,bpb_lost\n"float32, not packed",,32.0,0.0\nint6_row,759413,5.6,'

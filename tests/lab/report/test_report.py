@@ -12,7 +12,7 @@ from run_folder import change
 
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.report.report import write_report
-from pgolf_core.seed import Result
+from pgolf_core.result import Result
 
 HOSTILE = (
     '<script src="http://evil.example/x.js"></script><img src=x onerror=alert(1)> | `code` ![p](http://e.example/p.png)'

@@ -25,7 +25,7 @@ from pgolf_core.lab.verify.command import verify
 from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS
 from pgolf_core.lab.verify.evidence.score import How
 from pgolf_core.recipes.reading import load_recipe
-from pgolf_core.seed import Result
+from pgolf_core.result import Result
 
 HOSTILE = "<script>alert(1)</script> ![x](http://e.example/p.png) | `a` # @everyone ../../etc $x$ **b** <!--"
 WHO = {"name": "A toy of two layers", "author": "Ada Lovelace", "github_id": "ada"}

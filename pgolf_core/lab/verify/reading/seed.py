@@ -16,7 +16,7 @@ from pgolf_core.lab.verify.evidence.score import computing_path, judge_score
 from pgolf_core.lab.verify.reading.reviewed import Reviewed
 from pgolf_core.lab.verify.reading.untrusted import json_lines, json_object, strictly
 from pgolf_core.recipes.recipe import Recipe
-from pgolf_core.seed import Result
+from pgolf_core.result import Result
 from pgolf_core.training.runlog import TrainResult
 
 TRAINING = "stages/03_train.json"
