@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pgolf_core.base.files import read_json
-from pgolf_core.lab.verify import run_bytes
+from pgolf_core.lab.verify import run
 from pgolf_core.lab.verify.command import verify
 from pgolf_core.lab.verify.evidence import checks, process, text
 from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, UNKNOWN, VERDICTS, Row
@@ -66,7 +66,7 @@ def the_toy_is_the_track(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     manifest = read_json(cache / "datasets" / "toy-sp1024" / "manifest.json")
     known = ("toy", manifest["totals"]["val"]["utf8_bytes"], 0.0)
     monkeypatch.setitem(text.TEXT_OF_TRACK, "local_10min_1mb", known)
-    monkeypatch.setattr(run_bytes, "code_bytes_of", lambda recipe: 100_000)
+    monkeypatch.setattr(run, "code_bytes_of", lambda recipe: 100_000)
 
 
 # ---------------------------------------------------------------------- damage

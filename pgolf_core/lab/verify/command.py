@@ -53,15 +53,14 @@ def verify(path: Path, how: How) -> list[Row]:
     Raises UserError only for a path that does not exist.
     """
     from pgolf_core.lab.compare.results import seed_folders
-    from pgolf_core.lab.verify.reading.seed import Seed
-    from pgolf_core.lab.verify.run import recipe_rows, seed_rows
-    from pgolf_core.lab.verify.run_bytes import artifact_rows, scored_artifact_rows
+    from pgolf_core.lab.verify.reading.reviewed import Seed
+    from pgolf_core.lab.verify.run import artifact_rows, recipe_rows, seed_rows
     from pgolf_core.lab.verify.submission import submission_rows
 
     if not path.exists():
         raise UserError(f"{path} does not exist; name an artifact, a run's folder or a submission's")
     if not path.is_dir():
-        return scored_artifact_rows(path, how) if how.data else artifact_rows(path)
+        return artifact_rows(path, how)
     try:
         is_recipe = bool(seed_folders(path))
     except OSError as error:

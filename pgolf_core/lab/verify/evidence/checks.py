@@ -49,9 +49,9 @@ def judge(name: str, test: Callable[..., str], *of: Any) -> Row:
     return Row(plain(name), verdict, plain(evidence))
 
 
-def judge_all(checks: Mapping[str, Callable[[Any], str]], of: Any) -> list[Row]:
+def judge_all(checks: Mapping[str, Callable[..., str]], *of: Any) -> list[Row]:
     """A row for every check of a table."""
-    return [judge(name, check, of) for name, check in checks.items()]
+    return [judge(name, check, *of) for name, check in checks.items()]
 
 
 def plain(text: str) -> str:

@@ -33,7 +33,6 @@ ANEW, LOGGED, CLAIMED = "taken anew", "logged", "in submission.json"
 OF_A_SEED = ("bpb", "loss", "roundtrip_bpb", "steps", "train_seconds", "total_bytes", "model_bytes")
 SCORES = ("bpb", "loss", "roundtrip_bpb")
 SPREADS = ("val_bpb_std", "std_val_bpb")
-MEANS = ("mean_val_bpb", "val_bpb_mean")
 COLUMNS = (
     ("raw_bpb", r"^raw|pre-?quant"), ("averaged_bpb", r"^averaged"), ("roundtrip_bpb", r"round-?trip|standard"),
     ("bpb", r"sliding.*bpb|val.?bpb|^bpb$|^sliding$"), ("loss", r"val.?loss|^loss$"), ("steps", r"^steps?$"),
@@ -185,7 +184,7 @@ def _single(folder: Judged) -> dict[int, Mapping]:
 def headline(folder: Judged) -> str:
     """The score that the submission is known by: the mean of its seeds, or one seed's; and the spread it claims."""
     values, own = folder.claims, claimed(folder.claims, "bpb")
-    said = next((written(values[key]) for key in MEANS if is_number(values.get(key))), own)
+    said = claimed(values, "mean_bpb") or own
     hold(said is not None, f"{SUBMISSION_FILE} names no val_bpb")
     scores, source = _scores(folder)
     require(bool(scores), f"nothing here confirms {said}")
