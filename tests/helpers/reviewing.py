@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -71,10 +73,39 @@ def the_toy_is_the_track(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
 
 # ---------------------------------------------------------------------- damage
 
-JUNK = st.one_of(
-    st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=6), st.just([]), st.just({}),
-    st.just([[]]), st.just(2**40), st.just(-1), st.just(0), st.just("../../etc/passwd"), st.just("x" * 10_000),
-)  # fmt: skip
+CONTENTS = {
+    "empty": b"", "foreign": b"\x00\xff" * 50, "a list": b"[1, 2]", "deep": b"[" * 200_000,
+    "nested": b"(" * 100_000 + b"-" * 100_000 + b"1",
+    "a terminal's": b'{"name": "\\u001b[2J\\u202e\\u0000", "author": "\x1b]0;x\x07", "date": "d", "val_bpb": 1}',
+}  # fmt: skip
+DAMAGE: dict[str, Callable[[Path, bytes], Any]] = {
+    "missing": lambda path, payload: None,
+    "cut": lambda path, payload: path.write_bytes(payload[: len(payload) // 2]),
+    "a folder": lambda path, payload: path.mkdir(),
+    "64 GiB": lambda path, payload: (path.touch(), os.truncate(path, 2**36)),  # that take no room
+    "a pipe": lambda path, payload: os.mkfifo(path),
+    "a link away": lambda path, payload: path.symlink_to("/dev/zero"),
+    "a loop": lambda path, payload: path.symlink_to(path),
+    "a pickle": lambda path, payload: path.write_bytes(pickle.dumps(Bomb(path.with_name("exploded")))),
+    **{kind: lambda path, payload, kind=kind: path.write_bytes(CONTENTS[kind]) for kind in CONTENTS},
+}
+
+
+class Bomb:
+    """Unpickled, it leaves a mark."""
+
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (self.mark,)
+
+
+def spoil(path: Path, kind: str) -> None:
+    """Let something else stand in a file's place."""
+    payload = path.read_bytes()
+    path.unlink()
+    DAMAGE[kind](path, payload)
 
 
 @st.composite

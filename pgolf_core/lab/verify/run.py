@@ -22,9 +22,8 @@ from pgolf_core.lab.shared.places import AVERAGING_FILE, ENV_FILE, LEDGER_FILE, 
 from pgolf_core.lab.verify.evidence.checks import CannotCheck, Row, hold, judge_all, needed, require
 from pgolf_core.lab.verify.evidence.score import How
 from pgolf_core.lab.verify.evidence.text import Text
-from pgolf_core.lab.verify.reading import reviewed
 from pgolf_core.lab.verify.reading.logs import agreed_steps
-from pgolf_core.lab.verify.reading.reviewed import MODEL_CHECKS, TEXT_CHECKS, Artifact, Seed, header_of
+from pgolf_core.lab.verify.reading.reviewed import MODEL_CHECKS, TEXT_CHECKS, TRAINING, Artifact, Seed, header_of
 from pgolf_core.lab.verify.reading.untrusted import is_number, json_lines, json_object, number, read_text
 from pgolf_core.network.grid import STEPS, grid_names_for
 from pgolf_core.network.model import parameter_shapes
@@ -82,7 +81,7 @@ def _fits(path: Path) -> str:
 # ---------------------------------------------------------------------- one seed's own files
 
 
-def _equal(said: Any, source: str, **expected: Any) -> None:
+def hold_equal(said: Any, source: str, **expected: Any) -> None:
     """The fields of a result that `source` settles are those of `source`."""
     for name, value in expected.items():
         there = getattr(said, name)
@@ -90,15 +89,15 @@ def _equal(said: Any, source: str, **expected: Any) -> None:
 
 
 def _recipe_json(seed: Seed) -> str:
-    found, said = reviewed.recipe_in(seed.folder).fingerprint, json_object(seed.folder / RECIPE_FILE).get("fingerprint")
+    found, said = seed.recipe_file.fingerprint, json_object(seed.folder / RECIPE_FILE).get("fingerprint")
     return hold(said == found, f"fingerprint {found:.12}…, it says {said!s:.12}…")
 
 
 def _result_json(seed: Seed) -> str:
-    result, recipe = reviewed.result_in(seed.folder), seed.recipe
+    result, recipe = seed.result_file, seed.recipe
     named = re.fullmatch(r"seed(\d+)", seed.folder.resolve().name)
-    _equal(result, "the folder's name", seed=int(named[1]) if named else result.seed)
-    _equal(result, RECIPE_FILE, track=recipe.track, recipe=recipe.name, window=recipe.eval.seq_len,
+    hold_equal(result, "the folder's name", seed=int(named[1]) if named else result.seed)
+    hold_equal(result, RECIPE_FILE, track=recipe.track, recipe=recipe.name, window=recipe.eval.seq_len,
                sliding_stride=recipe.eval.stride)  # fmt: skip
     return f"seed {result.seed}, {len(result.to_dict())} values of their types"
 
@@ -109,7 +108,7 @@ def _hashes(seed: Seed) -> str:
     hold(len(files) <= MAX_STAGES, f"{len(files)} stages are more than any run has")
     for path in files:
         hold(json_object(path).get("hashes") == said, f"{path.name} has other hashes than {SEED_RESULT}")
-    _equal(seed.result, RECIPE_FILE, recipe_sha256=seed.recipe.fingerprint)
+    hold_equal(seed.result, RECIPE_FILE, recipe_sha256=seed.recipe.fingerprint)
     return f"{SEED_RESULT}, {RECIPE_FILE}, {ENV_FILE} and {len(files) - 1} stages"
 
 
@@ -124,8 +123,8 @@ def _averaging(seed: Seed) -> str:
     hold(all(isinstance(values.get(kind), dict) for kind in ("raw", "averaged")), "it has no objects raw and averaged")
     for kind in ("raw", "averaged"):
         found = {"bpb": number(values[kind], "bpb"), "loss": number(values[kind], "loss_nats_per_token")}
-        _equal(seed.result, AVERAGING_FILE, **{f"{kind}_{key}": value for key, value in found.items()})
-    _equal(seed.result, AVERAGING_FILE, raw_targets=values["raw"].get("tokens"))
+        hold_equal(seed.result, AVERAGING_FILE, **{f"{kind}_{key}": value for key, value in found.items()})
+    hold_equal(seed.result, AVERAGING_FILE, raw_targets=values["raw"].get("tokens"))
     return "equal; they are of saved weights, not of the artifact, and are not taken anew"
 
 
@@ -134,19 +133,19 @@ def _logs(seed: Seed) -> str:
     for name in LOGS:
         hold((seed.folder / name).is_file(), f"there is no {name}")
     # where these two are broken, this check fails, and others cannot be made
-    metrics, training, result = json_lines(seed.folder / METRICS), reviewed.training_in(seed.folder), seed.result
+    metrics, training, result = json_lines(seed.folder / METRICS), seed.training_file, seed.result
     lines = {kind: {row["step"]: row for row in metrics if row.get("kind") == kind} for kind in ("train", "val")}
     hold(bool(lines["train"]), f"{METRICS} has no training step")
     steps = max(lines["train"])
     tokens = steps * seed.recipe.data.batch_tokens
-    _equal(result, METRICS, steps=steps, tokens=tokens)
+    hold_equal(result, METRICS, steps=steps, tokens=tokens)
     told = {name: getattr(training, name) for name in ("steps", "stopped_by", "resumed_at_steps")}
-    _equal(result, reviewed.TRAINING, **told)
+    hold_equal(result, TRAINING, **told)
     text = read_text(seed.folder / TRAIN_LOG)
     compared = agreed_steps(text, lines["train"], lines["val"], bool(result.resumed_at_steps))
     for name, line in (("seed", "seed"), ("ranks", "world_size")):
         for said in re.findall(rf"^{line}:(\d+)", text, re.MULTILINE)[-1:]:
-            _equal(result, TRAIN_LOG, **{name: int(said)})
+            hold_equal(result, TRAIN_LOG, **{name: int(said)})
     return f"{steps} steps, {tokens:,} tokens; {compared} lines of {TRAIN_LOG} agree with {METRICS}"
 
 
@@ -160,7 +159,7 @@ def _seconds(seed: Seed) -> str:
     for name in set(inside) - {"rest"}:  # which is among the notebooks' own
         said, shared = seconds.get(name, -1.0), name in ("averaging", "lost")  # other stages add to these two
         fits = said >= inside[name] if shared else said == inside[name]
-        hold(fits, f"seconds.{name} is not that of {reviewed.TRAINING}")
+        hold(fits, f"seconds.{name} is not that of {TRAINING}")
     train, scoring = (seconds[name] for name in TIMERS)
     clock = max((row["seconds"] for row in seed.metrics if is_number(row.get("seconds"))), default=0.0)
     hold(abs(train - clock) <= 0.5 + 0.01 * clock, f"{METRICS}'s clock ends at {clock:.1f} s, train is {train:.1f} s")
@@ -363,7 +362,10 @@ def recipe_rows(folder: Path, how: How) -> list[Row]:
 
 def _one_experiment(folder: Path, seeds: dict[int, Seed]) -> str:
     found = {part: {getattr(seed.result, f"{part}_sha256") for seed in seeds.values()} for part in HASHES}
-    found["recipe"] |= {reviewed.recipe_in(folder).fingerprint, *(seed.recipe.fingerprint for seed in seeds.values())}
+    found["recipe"] |= {
+        Seed(folder, How()).recipe_file.fingerprint,
+        *(seed.recipe.fingerprint for seed in seeds.values()),
+    }
     evidence = [f"{part} {', '.join(sorted(one[:12] for one in hashes))}" for part, hashes in found.items()]
     return hold(all(len(hashes) == 1 for hashes in found.values()), "; ".join(evidence))
 

@@ -106,7 +106,7 @@ def _code(folder: Judged) -> str:
     size, names = folder.code_bytes, folder.code_files
     said = {key: folder.claims[key] for key in KEYS["code_bytes"] if folder.claims.get(key) is not None}
     hold(all(map(is_number, said.values())), f"{SUBMISSION_FILE}: {' and '.join(said)} must be numbers")
-    said |= {f"{log.name}'s code size": number for log in folder.logs for number in log.code_bytes}
+    said |= {f"{log.name}'s code size": number for log in folder.logs for number in log.sizes["code_bytes"]}
     evidence = f"{', '.join(names[:4])}{' …' if len(names) > 4 else ''}: {size:,} bytes"
     require(bool(said), f"no file says how many bytes the code has; {evidence}")
     wrong = [f"{key} {value:,}" for key, value in said.items() if value != size]
@@ -119,7 +119,11 @@ def _cap(folder: Judged) -> str:
     cap = TRACK_CAP_BYTES[folder.track]
     totals = [(f"{where} {key}", row[key]) for where, row in folder.tables.items() for key in KEYS["total_bytes"]
               if is_number(row.get(key))]  # fmt: skip
-    totals += [(log.name, log.total_bytes[-1]) for log in quietly(lambda: folder.logs) or () if log.total_bytes]
+    totals += [
+        (log.name, log.sizes["total_bytes"][-1])
+        for log in quietly(lambda: folder.logs) or ()
+        if log.sizes["total_bytes"]
+    ]
     over = [f"{what} {total:,}" for what, total in totals if total > cap]
     hold(not over, f"over the cap of {cap:,}: {', '.join(over[:4])}")
     code, weights = quietly(lambda: folder.code_bytes) or 0, folder.weights
@@ -138,7 +142,7 @@ def _cap(folder: Judged) -> str:
         for where, values in claims.items():
             text = claimed(values, name)
             hold(text is None or float(text) == value, f"{evidence}; {where} claims {name} {text}")
-        logged = getattr(log, name, [])
+        logged = log.sizes[name] if log else []
         hold(not logged or value in logged, f"{evidence}; the log of seed {seed} says {logged[-1:]}")
     return evidence
 
@@ -168,7 +172,7 @@ def _seconds(folder: Judged) -> str:
     said = {f"seed {seed}": claimed(row, "train_seconds") for seed, row in folder.seed_claims.items()}
     trained |= {name: float(text) for name, text in said.items() if text}
     require(bool(trained), "no log has a training time")
-    scored = {log.name: sum(log.eval_ms) / 1000 for log in folder.logs if log.eval_ms}
+    scored = {log.name: sum(log.times["eval"]) / 1000 for log in folder.logs if log.times["eval"]}
     both = {"training": (trained, 2 * step), "evaluation": (scored, 0.0)}
     spans = {what: f"{what} {min(found.values()):.1f} to {max(found.values()):.1f} s"
              for what, (found, _) in both.items() if found}  # fmt: skip

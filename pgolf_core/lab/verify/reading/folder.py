@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,11 @@ def claimed(values: Mapping[str, Any], name: str) -> str | None:
     return None
 
 
+def every_claim(values: Mapping[str, Any], names: Iterable[str] = KEYS) -> dict[str, str]:
+    """{name: as written} of the numbers that are claimed."""
+    return {name: text for name in names if (text := claimed(values, name))}
+
+
 class Submission(Reviewed):
     """One folder."""
 
@@ -104,7 +109,7 @@ class Submission(Reviewed):
             known = found.setdefault(log.seed, log)
             is_other = known.score and log.score and known.score[1:] != log.score[1:]
             require(not is_other, f"{known.name} and {log.name} are of seed {log.seed} and end in different scores")
-            found[log.seed] = max(known, log, key=lambda one: len(one.finals) + len(one.total_bytes))
+            found[log.seed] = max(known, log, key=lambda one: len(one.finals) + len(one.sizes["total_bytes"]))
         return found
 
     @once

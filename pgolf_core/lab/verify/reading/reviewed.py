@@ -22,7 +22,6 @@ from pgolf_core.lab.verify.evidence.score import How, Scoring
 from pgolf_core.lab.verify.evidence.text import Text
 from pgolf_core.lab.verify.reading.untrusted import json_lines, json_object, strictly
 from pgolf_core.packing.unpack import read_header
-from pgolf_core.recipes.recipe import Recipe
 from pgolf_core.seed import Result
 from pgolf_core.training.runlog import TrainResult
 
@@ -88,28 +87,16 @@ class Artifact(Reviewed):
         raise CannotCheck(f"nothing claims a score; it is {found['bpb']:.8f} bpb over {about}, window 512, stride 64")
 
 
-def recipe_in(folder: Path) -> Recipe:
-    """The recipe of a reviewed folder, its file bounded before it is parsed."""
-    return strictly(folder / RECIPE_FILE, lambda path: recorded_recipe(path.parent))
-
-
-def result_in(folder: Path) -> Result:
-    """The result of a seed's folder, its file bounded before it is parsed."""
-    return strictly(folder / SEED_RESULT, Result.read)
-
-
-def training_in(folder: Path) -> TrainResult:
-    """What training said about itself, as its stage recorded it."""
-    return build(TrainResult, json_object(folder / TRAINING).get("training"), TRAINING)
-
-
 class Seed(Reviewed):
-    """One seed's files."""
+    """One seed's files: what a file holds, or the error that judges it; and the same for checks of something else."""
 
-    recipe = once(lambda self: needed("a whole recipe.json", lambda: recipe_in(self.folder)))
-    result = once(lambda self: needed("a whole result.json", lambda: result_in(self.folder)))
+    recipe_file = once(lambda self: strictly(self.folder / RECIPE_FILE, lambda path: recorded_recipe(path.parent)))
+    result_file = once(lambda self: strictly(self.folder / SEED_RESULT, Result.read))
+    training_file = once(lambda self: build(TrainResult, json_object(self.folder / TRAINING).get("training"), TRAINING))
+    recipe = once(lambda self: needed("a whole recipe.json", lambda: self.recipe_file))
+    result = once(lambda self: needed("a whole result.json", lambda: self.result_file))
+    training = once(lambda self: needed(f"a whole {TRAINING}", lambda: self.training_file))
     metrics = once(lambda self: needed("a whole metrics.jsonl", lambda: json_lines(self.folder / METRICS)))
-    training = once(lambda self: needed(f"a whole {TRAINING}", lambda: training_in(self.folder)))
     artifact = once(lambda self: self.folder / ARTIFACT)
     track = once(lambda self: self.recipe.track)
 
