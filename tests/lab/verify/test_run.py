@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from reviewing import failing, judged
+from reviewing import failing, judged, replaced, with_verdict
 from toy_run import RECIPE, change, finish_seed, toy_corpus
 
 from pgolf_core.base.files import read_json, sha256_bytes, write_json
@@ -132,58 +132,50 @@ def leaks_a_bit(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("cheat", "checks"),
-    [(looks_ahead, {"no logit sees a later token", SLIDING}), (leaks_a_bit, {"no logit sees a later token"})],
+    ("method", "cheat", "checks"),
+    [
+        ("logits", looks_ahead, {"no logit sees a later token", SLIDING}),
+        ("logits", leaks_a_bit, {"no logit sees a later token"}),
+        ("token_losses", lambda losses, ids: 0.999 * losses, {"probabilities sum to one"}),
+    ],
 )
-def test_a_model_that_looks_ahead_is_caught_to_the_last_bit(
-    honest: Path, cache: Path, scored_anew: None, monkeypatch: pytest.MonkeyPatch, cheat: Callable, checks: set[str]
+def test_a_model_that_looks_ahead_or_whose_losses_are_no_probabilities_is_caught_to_the_last_bit(
+    honest: Path, cache: Path, scored_anew: None, monkeypatch: pytest.MonkeyPatch, method, cheat, checks
 ):
-    plain = GPT.logits
-    monkeypatch.setattr(GPT, "logits", lambda self, ids, first=0: cheat(plain(self, ids), ids)[:, first:])
+    plain = getattr(GPT, method)
+    monkeypatch.setattr(GPT, method, lambda self, ids, *further, **more: cheat(plain(self, ids, *further, **more), ids))
     assert checks <= failing(honest / "seed1", cache)
-
-
-def test_losses_that_are_no_probabilities_are_caught(
-    honest: Path, cache: Path, scored_anew: None, monkeypatch: pytest.MonkeyPatch
-):
-    plain = GPT.token_losses
-    monkeypatch.setattr(GPT, "token_losses", lambda self, *arguments, **more: 0.999 * plain(self, *arguments, **more))
-    assert "probabilities sum to one" in failing(honest / "seed1", cache)
 
 
 # ---------------------------------------------------------------------- all seeds of a recipe
 
 
-def test_seeds_of_two_recipes_are_not_one_experiment(run: Path, cache: Path):
-    change(run / "seed2" / "result.json", core_sha256="0" * 64)
-    assert "one recipe, dataset and core over all seeds" in failing(run, cache)
+ONE, MISSING = "one recipe, dataset and core over all seeds", "no seed and no log is missing"
+SUMMARY = "summary.json is that of its seeds"
 
 
-def test_a_missing_seed_log_or_result_is_named(honest: Path, run: Path, cache: Path):
-    name = "no seed and no log is missing"
-    shutil.rmtree(run / "seed2")
-    assert name in failing(run, cache)
-    shutil.copytree(honest / "seed2", run / "seed2")
-    (run / "seed2" / "train.log").unlink()
-    assert judged(run, cache)[name].evidence == "missing: seed2/train.log"
+def another_mean(run: Path) -> None:
+    write_json(run / "summary.json", replaced(read_json(run / "summary.json"), ("sliding_bpb", "mean"), 1.0))
 
 
-def test_a_stray_copy_of_a_seed_is_named_and_never_read_in_its_place(honest: Path, run: Path, cache: Path):
-    shutil.copytree(run / "seed2", run / "seed01")
+@pytest.mark.parametrize(
+    ("edit", "check", "words"),
+    [
+        (lambda run: change(run / "seed2" / "result.json", core_sha256="0" * 64), ONE, "core 000000000000, "),
+        (lambda run: shutil.rmtree(run / "seed2"), MISSING, "names seeds [1, 2], the folders are [1]"),
+        (lambda run: (run / "seed2" / "train.log").unlink(), MISSING, "missing: seed2/train.log"),
+        (lambda run: shutil.copytree(run / "seed2", run / "seed01"), MISSING, "seed01: not read, since"),
+        (another_mean, SUMMARY, "sliding_bpb.mean is not what"),
+    ],
+)
+def test_what_does_not_fit_over_all_seeds_is_named(run: Path, cache: Path, edit: Callable, check: str, words: str):
+    edit(run)
     found = judged(run, cache)
-    assert [name for name, row in found.items() if row.verdict != HOLDS] == ["no seed and no log is missing"]
-    assert found["no seed and no log is missing"].evidence.startswith("seed01: not read")
+    assert found[check].verdict == FAILS and words in found[check].evidence
+    assert "seed01" not in words or with_verdict(found, FAILS) == {MISSING}, "a stray copy is read in no seed's place"
 
 
-def test_a_summary_of_other_numbers_fails(run: Path, cache: Path):
-    summary = read_json(run / "summary.json")
-    summary["sliding_bpb"]["mean"] *= 1.0001
-    write_json(run / "summary.json", summary)
-    row = judged(run, cache)["summary.json is that of its seeds"]
-    assert row.verdict == FAILS and "sliding_bpb.mean" in row.evidence
-
-
-CAP = "file and code fit under the cap"
+# ---------------------------------------------------------------------- bytes
 
 
 def test_the_weights_of_another_model_or_grid_are_found(run: Path, cache: Path):
@@ -226,46 +218,32 @@ def corrected(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run.folder
 
 
-def judged_ledger(folder: Path, changed: dict, correction: Any = None) -> str:
-    """What verify says of a seed's ledger with these values."""
-    write_json(folder / "ledger.json", changed)
-    change(folder / "result.json", correction=changed["correction"] if correction is None else correction)
-    return ledger(Seed(folder, How()))
+def test_a_ledger_of_steps_and_of_a_correction_holds_and_any_other_share_or_correction_is_refused(corrected: Path):
+    def judged_ledger(values: dict, correction: Any) -> str:
+        write_json(corrected / "ledger.json", values)
+        change(corrected / "result.json", correction=correction)
+        return ledger(Seed(corrected, How()))
 
-
-def test_the_ledger_of_a_run_with_every_matrix_on_steps_holds_and_a_changed_share_does_not(corrected: Path):
-    honest = read_json(corrected / "ledger.json")
-    try:
-        assert {row["grid"] for row in honest["tensors"]} == {"fp16", "steps"}
-        assert "tensors" in judged_ledger(corrected, honest)
-        told = honest["steps"]
-        for wrong in (None, told | {"side_bytes": "1"}, told | {"coded_bytes": told["coded_bytes"] + 1}):
-            with pytest.raises(Broken, match=r"make up the steps|no number"):
-                judged_ledger(corrected, {**honest, "steps": wrong})
-        row = next(row for row in honest["tensors"] if row["grid"] == "steps")
-        row["compressed_bytes"] += 1
-        with pytest.raises(Broken, match="do not make up the steps"):
-            judged_ledger(corrected, honest)
-    finally:
-        row["compressed_bytes"] -= 1
-        judged_ledger(corrected, honest)
-
-
-def test_what_a_ledger_tells_of_a_correction_is_the_recipes_and_of_the_files_matrices(corrected: Path, honest: Path):
     values = read_json(corrected / "ledger.json")
-    told = values["correction"]
-    assert told["matrices"] > 0 and "tensors" in judged_ledger(corrected, values)
-    wrong = [
-        {"damping": 2 * told["damping"]}, {"raised": {"smear.gate": 1.0}}, {"raised": None}, {"plain": ["none"]},
-        {"matrices": 10**6}, {"matrices": True}, {"tokens": "512"}, {"tokens": 0},
-    ]  # fmt: skip
-    for edit in wrong:
-        with pytest.raises(Broken, match="correction: "):
-            judged_ledger(corrected, {**values, "correction": told | edit})
-    with pytest.raises(Broken, match="tells nothing"):
-        judged_ledger(corrected, {**values, "correction": None})
+    spent, told, grids = values["steps"], values["correction"], [row["grid"] for row in values["tensors"]]
+    assert set(grids) == {"fp16", "steps"} and told["matrices"] > 0 and "tensors" in judged_ledger(values, told)
+    row = grids.index("steps")
+    corrections = {
+        "damping": [2 * told["damping"]], "raised": [{"smear.gate": 1.0}, None], "plain": [["none"]],
+        "matrices": [10**6, True], "tokens": ["512", 0],
+    }  # fmt: skip
+    for at, new, why in [
+        (("steps",), None, "no number 'side_bytes'"), (("steps", "side_bytes"), "1", "no number 'side_bytes'"),
+        (("steps", "coded_bytes"), spent["coded_bytes"] + 1, "do not make up the steps"),
+        (("tensors", row, "compressed_bytes"), values["tensors"][row]["compressed_bytes"] + 1, "make up the steps"),
+        *((("correction", key), new, "correction: ") for key, wrong in corrections.items() for new in wrong),
+        (("correction",), None, "tells nothing"),
+    ]:  # fmt: skip
+        changed = replaced(values, at, new)
+        with pytest.raises(Broken, match=why):
+            judged_ledger(changed, changed["correction"])
     with pytest.raises(Broken, match=r"correction.tokens is not that"):
-        judged_ledger(corrected, {**values, "correction": told | {"tokens": 7}}, told)
+        judged_ledger(replaced(values, ("correction", "tokens"), 7), told)
 
 
 def test_a_correction_that_the_recipe_has_not_is_found(run: Path, cache: Path):
