@@ -108,34 +108,52 @@ def spoil(path: Path, kind: str) -> None:
     DAMAGE[kind](path, payload)
 
 
-@st.composite
-def damages(draw: st.DrawFn, size: int) -> list[tuple[str, int, bytes]]:
-    """Some of: bytes written over, put in, taken out from a place on."""
-    kinds = st.sampled_from(("over", "in", "out", "cut"))
-    places = st.one_of(st.integers(0, 80), st.integers(0, size))
-    return draw(st.lists(st.tuples(kinds, places, st.binary(min_size=1, max_size=8)), min_size=1, max_size=4))
-
-
-def damaged(payload: bytes, what: list[tuple[str, int, bytes]]) -> bytes:
-    for kind, place, new in what:
-        tail = {"over": place + len(new), "in": place, "out": place + len(new), "cut": len(payload)}[kind]
-        payload = payload[:place] + (b"" if kind in ("out", "cut") else new) + payload[tail:]
-    return payload
-
-
 def judged_with_damages(folder: Path, names: list[str], cache: Path, how: settings) -> None:
-    """Damage one of the files, judge (which must not raise), and put the file back, again and again."""
+    """Change some bytes of one of the files, judge (which must not raise), and put the file back, again and again."""
 
     @how
     @given(data=st.data())
     def check(data: st.DataObject) -> None:
         file = folder / data.draw(st.sampled_from(names))
-        payload = file.read_bytes()
+        payload = changed = file.read_bytes()
+        for _ in range(data.draw(st.integers(1, 4))):
+            place = data.draw(st.one_of(st.integers(0, 80), st.integers(0, len(payload))))
+            gone = data.draw(st.sampled_from((0, 1, 8, len(payload))))
+            changed = changed[:place] + data.draw(st.binary(max_size=8)) + changed[place + gone :]
         try:
-            file.write_bytes(damaged(payload, data.draw(damages(len(payload)))))
+            file.write_bytes(changed)
             judged(folder, cache)
         finally:
             file.write_bytes(payload)
+
+    check()
+
+
+def no_lie_goes_unnoticed(
+    folder: Path, left_out: dict[str, tuple | None], cache: Path, how: settings, none: tuple = (None,)
+) -> None:
+    """Change one value of a JSON file, but of keys that are left out: something that held does so no more.
+
+    Of a file with None in place of such keys only exceptions are looked for. `none`: what claims nothing.
+    """
+    before = holding(folder, cache)
+    places = [
+        (name, at) for name, keys in left_out.items() for at in places_of(read_json(folder / name))
+        if not set(keys or ()) & set(at)
+    ]  # fmt: skip
+
+    @how
+    @given(data=st.data())
+    def check(data: st.DataObject) -> None:
+        name, at = data.draw(st.sampled_from(places))
+        text = (folder / name).read_text()
+        values = json.loads(text)
+        try:
+            (folder / name).write_text(json.dumps(replaced(values, at, another(got(values, at), data.draw, none))))
+            held = holding(folder, cache)
+            assert left_out[name] is None or before - held, f"{name} {at} was changed and nothing noticed"
+        finally:
+            (folder / name).write_text(text)
 
     check()
 
