@@ -21,7 +21,7 @@ from pgolf_core.base.names import SEED_RESULT
 from pgolf_core.lab.shared.places import RECIPE_FILE
 from pgolf_core.lab.shared.tables import entries_text, width
 from pgolf_core.lab.shared.usage import add_data, add_json, place
-from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, SAMPLED, UNKNOWN, Row
+from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, SAMPLED, UNKNOWN, VERDICTS, Row
 
 if TYPE_CHECKING:
     from pgolf_core.lab.verify.evidence.score import How
@@ -74,11 +74,11 @@ def verify(path: Path, how: How) -> list[Row]:
 
 def as_text(rows: Sequence[Row]) -> str:
     """The verdict in one sentence, then every check with its evidence below it, what fails first."""
-    found = {verdict: [row for row in rows if row.verdict == verdict] for verdict in (FAILS, UNKNOWN, SAMPLED, HOLDS)}
-    failing = ", ".join(row.check for row in found[FAILS])
+    found = {verdict: [row for row in rows if row.verdict == verdict] for verdict in VERDICTS}
+    failing = [row.check for row in found[FAILS]]
     said = f"{len(found[HOLDS])} of {len(rows)} checks hold"
     if failing:
-        said = f"{len(found[FAILS])} of {len(rows)} checks {'fails' if len(found[FAILS]) == 1 else 'fail'}: {failing}"
+        said = f"{len(failing)} of {len(rows)} checks {'fails' if len(failing) == 1 else 'fail'}: {', '.join(failing)}"
     said += "".join(f"; {len(found[verdict])} {verdict}" for verdict in (UNKNOWN, SAMPLED) if found[verdict])
     blocks = [
         f"{verdict}:\n{entries_text([('-', row.check, row.evidence) for row in some])}"

@@ -6,6 +6,7 @@ in evidence/test_process.py.
 
 from __future__ import annotations
 
+import functools
 import shutil
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,8 @@ from pgolf_core.lab.verify.reading import folder
 
 KEPT: dict[str, dict] = {}
 """Answers by artifact and way of scoring."""
-READABLE: dict[str, str] = {}
-"""Unwrapped scripts by hash."""
+readable = functools.cache(lambda payload, path: export.readable_of(path))
+"""Unwrapped scripts by what they hold."""
 
 
 @pytest.fixture(scope="session")
@@ -67,18 +68,10 @@ def cache(honest: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         if job["script"] or job["budget_seconds"] is not None:
             return ask_here(job, tell)
         key = sha256_file(job["artifact"]) + repr(job["way"])
-        if key not in KEPT:
-            KEPT[key] = ask_here(job, tell)
-        return KEPT[key]
-
-    def readable_of(path: Path) -> str:
-        key = sha256_file(path)
-        if key not in READABLE:
-            READABLE[key] = export.readable_of(path)
-        return READABLE[key]
+        return KEPT.get(key) or KEPT.setdefault(key, ask_here(job, tell))
 
     monkeypatch.setattr(score, "ask", ask)
-    monkeypatch.setattr(folder, "readable_of", readable_of)
+    monkeypatch.setattr(folder, "readable_of", lambda path: readable(path.read_bytes(), path))
     the_toy_is_the_track(monkeypatch, honest.parents[2])
     return honest.parents[2]
 

@@ -22,23 +22,13 @@ from pgolf_core.lab.record.folder import recorded_recipe
 from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, UNKNOWN
 from pgolf_core.lab.verify.submission import FINEWEB_TOKENS
 
-CAP, CODE, OWN = (
-    "file and code fit under the cap",
-    "the code has the claimed bytes",
-    "its own script scores the file alike",
-)
+CAP, CODE = "file and code fit under the cap", "the code has the claimed bytes"
+OWN, RAN = "its own script scores the file alike", "the script is the one that ran"
 JSON, README = "submission.json says what logs and file say", "README.md says what logs and file say"
-RAN, SECONDS, NOT_MISSING = (
-    "the script is the one that ran",
-    "seconds are within the budgets",
-    "no seed and no log is missing",
-)
+SECONDS, NOT_MISSING = "seconds are within the budgets", "no seed and no log is missing"
 SLIDING, ROUNDTRIP = "sliding score from the file alone", "round-trip score from the file alone"
-HEADLINE, IMPLIED, ITS = (
-    "the headline is the seeds' score",
-    "each score implies the split's bytes",
-    "the artifact is a seed's",
-)
+HEADLINE, IMPLIED = "the headline is the seeds' score", "each score implies the split's bytes"
+ITS = "the artifact is a seed's"
 OPEN = {RAN, OWN, SECONDS, JSON, HEADLINE, README, "scores before packing are the logs'"}
 """What a folder of two seeds with one artifact cannot show for the other seed."""
 
@@ -133,28 +123,24 @@ RECIPE = {"eval": {"seq_len": 32, "stride": 8}, "schedule": {"autocast": "off"}}
 '''
 
 
-def test_the_folders_own_script_is_run_only_when_asked(submission: Path, cache: Path):
-    (submission / "train_gpt.py").write_text(SCRIPT)
-    found = judged(submission, cache)
-    assert found[OWN].verdict == UNKNOWN and not (submission / "ran").exists() and found[SLIDING].verdict == HOLDS
-    found = judged(submission, cache, run_code=True)
-    assert found[OWN].verdict == HOLDS and (submission / "ran").exists()
-
-
 @pytest.mark.parametrize(
     ("old", "new", "verdict"),
     [
+        ("", "", HOLDS),
         ("from pgolf_core.packing.unpack import score_artifact", "score_artifact = None", UNKNOWN),
         ("from pgolf_core.text.tokenizer", "raise SystemExit\nfrom pgolf_core.text.tokenizer", UNKNOWN),
         ("pathlib.Path(", "whole = score_artifact\ndef score_artifact(*a, **k):\n"
          "    return dataclasses.replace(whole(*a, **k), bpb=1.0)\npathlib.Path(", FAILS),
     ],
 )  # fmt: skip
-def test_a_script_that_cannot_score_or_scores_otherwise_does_not_hold(
+def test_the_folders_own_script_is_run_only_when_asked_and_holds_only_if_it_scores_alike(
     submission: Path, cache: Path, old: str, new: str, verdict: str
 ):
     (submission / "train_gpt.py").write_text(SCRIPT.replace(old, new, 1))
+    found = judged(submission, cache)
+    assert found[OWN].verdict == UNKNOWN and not (submission / "ran").exists() and found[SLIDING].verdict == HOLDS
     assert judged(submission, cache, run_code=True)[OWN].verdict == verdict
+    assert verdict == UNKNOWN or (submission / "ran").exists()
 
 
 @pytest.mark.parametrize("form", ["readable", "packed"])

@@ -7,8 +7,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from pgolf_core.base.files import UserError
 
-HOLDS, FAILS, UNKNOWN, SAMPLED = "holds", "fails", "cannot be checked here", "sampled"
-VERDICTS = (HOLDS, FAILS, UNKNOWN, SAMPLED)
+VERDICTS = FAILS, UNKNOWN, SAMPLED, HOLDS = "fails", "cannot be checked here", "sampled", "holds"
 """`sampled` stands where a part was scored, chosen at random, and the claim lies within its 95 % interval."""
 MAX_EVIDENCE = 600
 Found = TypeVar("Found")

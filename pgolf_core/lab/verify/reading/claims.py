@@ -6,6 +6,7 @@ A number that nothing here can confirm makes a row `cannot be checked here`, nev
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import statistics
@@ -38,7 +39,6 @@ COLUMNS = (
     ("code_bytes", r"code.*bytes|^code$"), ("train_seconds", r"^train s$"),
 )  # fmt: skip
 """What a README's column is called."""
-MAX_CELLS = 20_000
 _CELL = re.compile(r"([-+]?\d[\d,]*(?:\.\d+)?)(?: ?(?:bytes|s))?")
 _PROSE = (  # a number with a sign is a difference, no score
     re.compile(r"(?<![-+−±]|\d)(\d\.\d{2,10})[*`\s]{0,4}(?:± ?[\d.]{1,12}[*\s]{0,3})?(?:bits per byte|bpb)\b", re.I),
@@ -54,9 +54,10 @@ class Fact:
     """As written, or all its digits."""
     source: str
 
-    @property
-    def value(self) -> float:
-        return read_number(self.text)
+    value = property(lambda self: read_number(self.text))
+
+    def __str__(self) -> str:
+        return f"{self.text} {self.source}"
 
 
 Facts = Mapping[str, Fact]
@@ -127,10 +128,9 @@ def json_numbers(folder: Judged) -> str:
         for name, said in every_claim(values, OF_A_SEED).items():
             if name not in known:
                 unknown.append(f"{name} of seed {seed}")
-            else:
-                there = f"{known[name].text} {known[name].source}"
-                hold(fits(name, said, known), f"seed {seed}: {name} {said} in {SUBMISSION_FILE}, {there}")
-                compared += 1
+                continue
+            hold(fits(name, said, known), f"seed {seed}: {name} {said} in {SUBMISSION_FILE}, {known[name]}")
+            compared += 1
     require(compared > 0, "no log and no artifact has a number that it names")
     first = ", ".join(unknown[:3]) + (f" and {len(unknown) - 3} more" if len(unknown) > 3 else "")
     require(not unknown, f"nothing here confirms {first}; {compared} other numbers agree")
@@ -213,15 +213,16 @@ def readme_numbers(folder: Judged) -> str:
     """Every cell of README's tables that is a seed's known number, the rows of means, and scores named in prose."""
     compared, skipped = {ANEW: 0, LOGGED: 0, CLAIMED: 0}, 0
     for header, rows in tables(folder.readme):
-        names = [_column(cell) for cell in header[1:]]
+        names = [
+            next((name for name, pattern in COLUMNS if re.search(pattern, cell.lower())), "") for cell in header[1:]
+        ]
         for first, *cells in rows:
             known = _of_row(first.strip().lower(), folder.believed)
             for name, cell in zip(names, cells, strict=False) if known is not None else ():
                 found = _CELL.fullmatch(cell)
                 if found and known and name in known:
-                    there = f"{known[name].text} {known[name].source}"
                     is_it = fits(name, found[1], known, least_digits=False)
-                    hold(is_it, f"README.md, {first}: {name} {found[1]}, {there}")
+                    hold(is_it, f"README.md, {first}: {name} {found[1]}, {known[name]}")
                     compared[known[name].source] += 1
                 else:
                     skipped += bool(found)
@@ -252,37 +253,23 @@ def _of_row(first: str, believed: Mapping[int, Facts]) -> Facts | None:
     return made
 
 
-def _column(cell: str) -> str:
-    text = cell.strip().lower()
-    return next((name for name, pattern in COLUMNS if re.search(pattern, text)), "")
-
-
 def _strange_scores(folder: Judged) -> list[str]:
     """Scores named in prose that are no number of this folder: another's, or wrong."""
-    believed = folder.believed
-    values = [fact.value for known in believed.values() for name, fact in known.items() if name.endswith("bpb")]
+    rows = [*folder.believed.values(), _of_row("mean", folder.believed) or {}]
+    values = [fact.value for known in rows for name, fact in known.items() if name.endswith("bpb")]
     values += [float(value) for key, value in folder.claims.items() if "bpb" in key and is_number(value)]
-    if believed and all("bpb" in known for known in believed.values()):
-        values.append(statistics.fmean(known["bpb"].value for known in believed.values()))
     prose = "\n".join(line for line in folder.readme.splitlines() if not line.lstrip().startswith("|"))
     named = dict.fromkeys(found[1] for pattern in _PROSE for found in pattern.finditer(prose))
     return [text for text in named if not any(agrees(text, value) for value in values)]
 
 
 def tables(text: str) -> Iterator[tuple[list[str], list[list[str]]]]:
-    """(header, rows) of every Markdown table, cells without their marks; at most MAX_CELLS cells of all."""
-    lines, left, index = text.splitlines(), MAX_CELLS, 0
-    while index + 1 < len(lines):
-        if "|" in lines[index] and re.fullmatch(r"[\s|:-]{3,2000}", lines[index + 1]) and "-" in lines[index + 1]:
-            header, rows = _cells(lines[index]), []
-            index += 2
-            while index < len(lines) and "|" in lines[index] and left > 0:
-                rows.append(_cells(lines[index]))
-                left -= len(rows[-1])
-                index += 1
-            yield header, [row for row in rows if row]
-        else:
-            index += 1
+    """(header, rows) of every Markdown table, cells without their marks."""
+    for has_bars, group in itertools.groupby(text.splitlines(), key=lambda line: "|" in line):
+        lines = list(group) if has_bars else []
+        ruler = next((at for at, line in enumerate(lines) if at and "-" in line and set(line) <= set("-|: \t")), 0)
+        if ruler:
+            yield _cells(lines[ruler - 1]), [_cells(line) for line in lines[ruler + 1 :]]
 
 
 def _cells(line: str) -> list[str]:
