@@ -139,8 +139,7 @@ def _logs(seed: Seed) -> str:
     steps = max(lines["train"])
     tokens = steps * seed.recipe.data.batch_tokens
     hold_equal(result, METRICS, steps=steps, tokens=tokens)
-    told = {name: getattr(training, name) for name in ("steps", "stopped_by", "resumed_at_steps")}
-    hold_equal(result, TRAINING, **told)
+    hold_equal(result, TRAINING, **{key: getattr(training, key) for key in ("steps", "stopped_by", "resumed_at_steps")})
     text = read_text(seed.folder / TRAIN_LOG)
     compared = agreed_steps(text, lines["train"], lines["val"], bool(result.resumed_at_steps))
     for name, line in (("seed", "seed"), ("ranks", "world_size")):

@@ -136,11 +136,10 @@ def _cap(folder: Judged) -> str:
     require(bool(folder.artifacts), f"{folder.no_artifact}; {weighed if heavy else own_words}")
     code, size, seed = folder.code_bytes, folder.artifact.stat().st_size, folder.artifact_seed
     evidence = f"file {size:,} + code {code:,} = {size + code:,}; cap {cap:,}"
-    claims = {SUBMISSION_FILE: folder.claims, f"seed {seed}": folder.seed_claims.get(seed, {})}
     log = (quietly(lambda: folder.runs) or {}).get(seed)
     for name, value in {"total_bytes": size + code, "model_bytes": size}.items():
-        for where, values in claims.items():
-            text = claimed(values, name)
+        for where in (SUBMISSION_FILE, f"seed {seed}"):
+            text = claimed(folder.tables.get(where, {}), name)
             hold(text is None or float(text) == value, f"{evidence}; {where} claims {name} {text}")
         logged = log.sizes[name] if log else []
         hold(not logged or value in logged, f"{evidence}; the log of seed {seed} says {logged[-1:]}")

@@ -6,7 +6,6 @@ in evidence/test_process.py.
 
 from __future__ import annotations
 
-import functools
 import shutil
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,8 @@ from pgolf_core.lab.verify.reading import folder
 
 KEPT: dict[str, dict] = {}
 """Answers by artifact and way of scoring."""
-readable = functools.cache(lambda payload, path: export.readable_of(path))
-"""Unwrapped scripts by what they hold."""
+READABLE: dict[str, str] = {}
+"""Unwrapped scripts by hash."""
 
 
 @pytest.fixture(scope="session")
@@ -70,8 +69,12 @@ def cache(honest: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         key = sha256_file(job["artifact"]) + repr(job["way"])
         return KEPT.get(key) or KEPT.setdefault(key, ask_here(job, tell))
 
+    def readable_of(path: Path) -> str:
+        key = sha256_file(path)
+        return READABLE.get(key) or READABLE.setdefault(key, export.readable_of(path))
+
     monkeypatch.setattr(score, "ask", ask)
-    monkeypatch.setattr(folder, "readable_of", lambda path: readable(path.read_bytes(), path))
+    monkeypatch.setattr(folder, "readable_of", readable_of)
     the_toy_is_the_track(monkeypatch, honest.parents[2])
     return honest.parents[2]
 

@@ -30,7 +30,6 @@ from pgolf_core.lab.verify.reading.untrusted import (
 
 ANEW, LOGGED, CLAIMED = "taken anew", "logged", "in submission.json"
 OF_A_SEED = ("bpb", "loss", "roundtrip_bpb", "steps", "train_seconds", "total_bytes", "model_bytes")
-SCORES = ("bpb", "loss", "roundtrip_bpb")
 SPREADS = ("val_bpb_std", "std_val_bpb")
 COLUMNS = (
     ("raw_bpb", r"^raw|pre-?quant"), ("averaged_bpb", r"^averaged"), ("roundtrip_bpb", r"round-?trip|standard"),
@@ -110,9 +109,10 @@ def fits(name: str, said: str, known: Facts, least_digits: bool = True) -> bool:
         return abs(value - fact.value) <= 0.5 + 0.01 * fact.value or agrees(said, fact.value)
     if name == "model_bytes" and "total_bytes" in known and same_number(said, known["total_bytes"].text):
         return True  # many folders call the total the artifact
-    if name in SCORES and least_digits and abs(value - fact.value) >= 1e-3:
+    is_scored = name.endswith(("bpb", "loss"))
+    if is_scored and least_digits and abs(value - fact.value) >= 1e-3:
         return False  # a single digit would agree with too much
-    close = fact.source == ANEW and name in SCORES and math.isclose(value, fact.value, rel_tol=TOLERANCE)
+    close = fact.source == ANEW and is_scored and math.isclose(value, fact.value, rel_tol=TOLERANCE)
     return close or (agrees(said, fact.value) if fact.source == ANEW else same_number(said, fact.text))
 
 

@@ -207,11 +207,11 @@ class Submission(Reviewed):
     def artifact_seed(self) -> int | None:
         """The seed whose artifact lies in the folder: by hash, by size; None where no file says."""
         header_of(self.artifact)  # which refuses what is too large to be hashed
-        what, keys, own = "size", KEYS["model_bytes"], self.artifact.stat().st_size
-        if any("artifact_sha256" in row for row in self.seed_claims.values()):
-            what, keys, own = "hash", ("artifact_sha256",), sha256_file(self.artifact)
+        is_hashed = any("artifact_sha256" in row for row in self.seed_claims.values())
+        what, keys = ("hash", ("artifact_sha256",)) if is_hashed else ("size", KEYS["model_bytes"])
+        own = sha256_file(self.artifact) if is_hashed else self.artifact.stat().st_size
         seeds = [seed for seed, row in self.seed_claims.items() if own in map(row.get, keys)]
-        if not seeds and what == "size":
+        if not seeds and not is_hashed:
             return self.seeds[0] if len(self.seeds) == 1 else None
         hold(bool(seeds), f"the hash of the artifact is that of no seed in {SUBMISSION_FILE}")
         require(len(seeds) == 1, f"the {what} of the artifact is that of seeds {seeds}")
