@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pgolf_core.base.files import read_json
-from pgolf_core.lab.verify import run_bytes
+from pgolf_core.lab.verify import run
 from pgolf_core.lab.verify.command import verify
 from pgolf_core.lab.verify.evidence import checks, process, text
 from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, UNKNOWN, VERDICTS, Row
@@ -66,45 +68,92 @@ def the_toy_is_the_track(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     manifest = read_json(cache / "datasets" / "toy-sp1024" / "manifest.json")
     known = ("toy", manifest["totals"]["val"]["utf8_bytes"], 0.0)
     monkeypatch.setitem(text.TEXT_OF_TRACK, "local_10min_1mb", known)
-    monkeypatch.setattr(run_bytes, "code_bytes_of", lambda recipe: 100_000)
+    monkeypatch.setattr(run, "code_bytes_of", lambda recipe: 100_000)
 
 
 # ---------------------------------------------------------------------- damage
 
-JUNK = st.one_of(
-    st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=6), st.just([]), st.just({}),
-    st.just([[]]), st.just(2**40), st.just(-1), st.just(0), st.just("../../etc/passwd"), st.just("x" * 10_000),
-)  # fmt: skip
+CONTENTS = {
+    "empty": b"", "foreign": b"\x00\xff" * 50, "a list": b"[1, 2]", "deep": b"[" * 200_000,
+    "nested": b"(" * 100_000 + b"-" * 100_000 + b"1",
+    "a terminal's": b'{"name": "\\u001b[2J\\u202e\\u0000", "author": "\x1b]0;x\x07", "date": "d", "val_bpb": 1}',
+}  # fmt: skip
+DAMAGE: dict[str, Callable[[Path, bytes], Any]] = {
+    "missing": lambda path, payload: None,
+    "cut": lambda path, payload: path.write_bytes(payload[: len(payload) // 2]),
+    "a folder": lambda path, payload: path.mkdir(),
+    "64 GiB": lambda path, payload: (path.touch(), os.truncate(path, 2**36)),  # that take no room
+    "a pipe": lambda path, payload: os.mkfifo(path),
+    "a link away": lambda path, payload: path.symlink_to("/dev/zero"),
+    "a loop": lambda path, payload: path.symlink_to(path),
+    "a pickle": lambda path, payload: path.write_bytes(pickle.dumps(Bomb(path.with_name("exploded")))),
+    **{kind: lambda path, payload, kind=kind: path.write_bytes(CONTENTS[kind]) for kind in CONTENTS},
+}
 
 
-@st.composite
-def damages(draw: st.DrawFn, size: int) -> list[tuple[str, int, bytes]]:
-    """Some of: bytes written over, put in, taken out from a place on."""
-    kinds = st.sampled_from(("over", "in", "out", "cut"))
-    places = st.one_of(st.integers(0, 80), st.integers(0, size))
-    return draw(st.lists(st.tuples(kinds, places, st.binary(min_size=1, max_size=8)), min_size=1, max_size=4))
+class Bomb:
+    """Unpickled, it leaves a mark."""
+
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (self.mark,)
 
 
-def damaged(payload: bytes, what: list[tuple[str, int, bytes]]) -> bytes:
-    for kind, place, new in what:
-        tail = {"over": place + len(new), "in": place, "out": place + len(new), "cut": len(payload)}[kind]
-        payload = payload[:place] + (b"" if kind in ("out", "cut") else new) + payload[tail:]
-    return payload
+def spoil(path: Path, kind: str) -> None:
+    """Let something else stand in a file's place."""
+    payload = path.read_bytes()
+    path.unlink()
+    DAMAGE[kind](path, payload)
 
 
 def judged_with_damages(folder: Path, names: list[str], cache: Path, how: settings) -> None:
-    """Damage one of the files, judge (which must not raise), and put the file back, again and again."""
+    """Change some bytes of one of the files, judge (which must not raise), and put the file back, again and again."""
 
     @how
     @given(data=st.data())
     def check(data: st.DataObject) -> None:
         file = folder / data.draw(st.sampled_from(names))
-        payload = file.read_bytes()
+        payload = changed = file.read_bytes()
+        for _ in range(data.draw(st.integers(1, 4))):
+            place = data.draw(st.one_of(st.integers(0, 80), st.integers(0, len(payload))))
+            gone = data.draw(st.sampled_from((0, 1, 8, len(payload))))
+            changed = changed[:place] + data.draw(st.binary(max_size=8)) + changed[place + gone :]
         try:
-            file.write_bytes(damaged(payload, data.draw(damages(len(payload)))))
+            file.write_bytes(changed)
             judged(folder, cache)
         finally:
             file.write_bytes(payload)
+
+    check()
+
+
+def no_lie_goes_unnoticed(
+    folder: Path, left_out: dict[str, tuple | None], cache: Path, how: settings, none: tuple = (None,)
+) -> None:
+    """Change one value of a JSON file, but of keys that are left out: something that held does so no more.
+
+    Of a file with None in place of such keys only exceptions are looked for. `none`: what claims nothing.
+    """
+    before = holding(folder, cache)
+    places = [
+        (name, at) for name, keys in left_out.items() for at in places_of(read_json(folder / name))
+        if not set(keys or ()) & set(at)
+    ]  # fmt: skip
+
+    @how
+    @given(data=st.data())
+    def check(data: st.DataObject) -> None:
+        name, at = data.draw(st.sampled_from(places))
+        text = (folder / name).read_text()
+        values = json.loads(text)
+        try:
+            (folder / name).write_text(json.dumps(replaced(values, at, another(got(values, at), data.draw, none))))
+            held = holding(folder, cache)
+            assert left_out[name] is None or before - held, f"{name} {at} was changed and nothing noticed"
+        finally:
+            (folder / name).write_text(text)
 
     check()
 

@@ -21,7 +21,7 @@ from pgolf_core.base.names import SEED_RESULT
 from pgolf_core.lab.shared.places import RECIPE_FILE
 from pgolf_core.lab.shared.tables import entries_text, width
 from pgolf_core.lab.shared.usage import add_data, add_json, place
-from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, SAMPLED, UNKNOWN, Row
+from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, SAMPLED, UNKNOWN, VERDICTS, Row
 
 if TYPE_CHECKING:
     from pgolf_core.lab.verify.evidence.score import How
@@ -65,15 +65,14 @@ def verify(path: Path, how: How) -> list[Row]:
     Raises UserError only for a path that does not exist.
     """
     from pgolf_core.lab.compare.results import seed_folders
-    from pgolf_core.lab.verify.reading.seed import Seed
-    from pgolf_core.lab.verify.run import recipe_rows, seed_rows
-    from pgolf_core.lab.verify.run_bytes import artifact_rows, scored_artifact_rows
+    from pgolf_core.lab.verify.reading.reviewed import Seed
+    from pgolf_core.lab.verify.run import artifact_rows, recipe_rows, seed_rows
     from pgolf_core.lab.verify.submission import submission_rows
 
     if not path.exists():
         raise UserError(f"{path} does not exist; name an artifact, a run's folder or a submission's")
     if not path.is_dir():
-        return scored_artifact_rows(path, how) if how.data else artifact_rows(path)
+        return artifact_rows(path, how)
     try:
         is_recipe = bool(seed_folders(path))
     except OSError as error:
@@ -87,11 +86,11 @@ def verify(path: Path, how: How) -> list[Row]:
 
 def as_text(rows: Sequence[Row]) -> str:
     """The verdict in one sentence, then every check with its evidence below it, what fails first."""
-    found = {verdict: [row for row in rows if row.verdict == verdict] for verdict in (FAILS, UNKNOWN, SAMPLED, HOLDS)}
-    failing = ", ".join(row.check for row in found[FAILS])
+    found = {verdict: [row for row in rows if row.verdict == verdict] for verdict in VERDICTS}
+    failing = [row.check for row in found[FAILS]]
     said = f"{len(found[HOLDS])} of {len(rows)} checks hold"
     if failing:
-        said = f"{len(found[FAILS])} of {len(rows)} checks {'fails' if len(found[FAILS]) == 1 else 'fail'}: {failing}"
+        said = f"{len(failing)} of {len(rows)} checks {'fails' if len(failing) == 1 else 'fail'}: {', '.join(failing)}"
     said += "".join(f"; {len(found[verdict])} {verdict}" for verdict in (UNKNOWN, SAMPLED) if found[verdict])
     blocks = [
         f"{verdict}:\n{entries_text([('-', row.check, row.evidence) for row in some])}"

@@ -1,25 +1,36 @@
-"""Checks of `pgolf verify` on a run folder: one seed's files against each other and its artifact, and all seeds."""
+"""Checks of `pgolf verify` on an artifact alone, on one seed's files and artifact, and on all seeds of a recipe."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from pgolf_core.base.files import UserError, sha256_file
 from pgolf_core.base.names import ARTIFACT, METRICS, SEED_RESULT, TRAIN_LOG
+from pgolf_core.base.strict import build
 from pgolf_core.lab.compare.results import seed_folders
+from pgolf_core.lab.export import code_bytes_of
 from pgolf_core.lab.report.seeds import summarise_seeds
-from pgolf_core.lab.shared.places import AVERAGING_FILE, ENV_FILE, RECIPE_FILE, SUMMARY_FILE, core_sha256
-from pgolf_core.lab.verify.evidence.checks import Row, hold, judge, judge_all, needed, require
+from pgolf_core.lab.shared import places
+from pgolf_core.lab.shared.places import AVERAGING_FILE, ENV_FILE, LEDGER_FILE, RECIPE_FILE, SUMMARY_FILE, core_sha256
+from pgolf_core.lab.verify.evidence.checks import CannotCheck, Row, hold, judge_all, needed, require
 from pgolf_core.lab.verify.evidence.score import How
-from pgolf_core.lab.verify.evidence.text import Text, implied_bytes
+from pgolf_core.lab.verify.evidence.text import Text
 from pgolf_core.lab.verify.reading.logs import agreed_steps
-from pgolf_core.lab.verify.reading.reviewed import MODEL_CHECKS, TEXT_CHECKS
-from pgolf_core.lab.verify.reading.seed import TRAINING, Seed, recipe_in, result_in, training_in
-from pgolf_core.lab.verify.reading.untrusted import is_number, json_lines, json_object, number, read_text  # fmt: skip
-from pgolf_core.lab.verify.run_bytes import artifact_rows, cap, first_difference, ledger, same_model
+from pgolf_core.lab.verify.reading.reviewed import MODEL_CHECKS, TEXT_CHECKS, TRAINING, Artifact, Seed, header_of
+from pgolf_core.lab.verify.reading.untrusted import is_number, json_lines, json_object, number, read_text
+from pgolf_core.network.grid import STEPS, grid_names_for
+from pgolf_core.network.model import parameter_shapes
+from pgolf_core.packing.format import PREAMBLE
+from pgolf_core.packing.ledger import Ledger
+from pgolf_core.packing.unpack import load_model, read_header
+from pgolf_core.recipes.recipe import Recipe, to_dict
 from pgolf_core.result import SCORE_NAMES
 
 HASHES = ("recipe", "data", "core")
@@ -29,7 +40,45 @@ BUDGET_SECONDS = 600
 """Of training, and again of evaluation, on every track."""
 TIMERS = ("train", "scoring")
 """Parts of result.json's seconds that the two budgets are for; the others lie outside."""
-TRIPLE_TOLERANCE = 1e-6
+
+
+# ---------------------------------------------------------------------- the artifact alone
+
+
+def artifact_rows(path: Path, how: How | None = None) -> list[Row]:
+    """Checks that need nothing but the file; and what a scoring shows, if `how` names a dataset for it."""
+    checks = {
+        "artifact opens and is whole": _opens, "header and streams make up the file": _adds_up,
+        "tensors fit the artifact's own model": _fits,
+    }  # fmt: skip
+    rows = judge_all(checks, path)
+    if how is None or not how.data:
+        return rows
+    scored = {name.removeprefix("sliding "): check for name, check in MODEL_CHECKS.items() if "round-trip" not in name}
+    return rows + judge_all(scored, Artifact(path, how))
+
+
+def _opens(path: Path) -> str:
+    tensors = read_header(path)["tensors"]
+    return f"its checksum holds: {len(tensors)} tensors; SHA-256 of the file {sha256_file(path):.16}…"
+
+
+def _adds_up(path: Path) -> str:
+    streams = header_of(path)["streams"]
+    with open(path, "rb") as file:
+        _, _, length = PREAMBLE.unpack(file.read(PREAMBLE.size))
+    parts = {"preamble": PREAMBLE.size, "header": length, **streams}
+    total, size = sum(parts.values()), path.stat().st_size
+    return hold(total == size, f"{' + '.join(f'{n} {b:,}' for n, b in parts.items())} = {total:,}; file {size:,}")
+
+
+def _fits(path: Path) -> str:
+    header_of(path)
+    model = load_model(path, torch.device("cpu"))
+    return f"{sum(p.numel() for p in model.parameters()):,} parameters in {model.config.num_layers} layers"
+
+
+# ---------------------------------------------------------------------- one seed's own files
 
 
 def hold_equal(said: Any, source: str, **expected: Any) -> None:
@@ -39,16 +88,13 @@ def hold_equal(said: Any, source: str, **expected: Any) -> None:
         hold(there == value, f"{name} is {there!s:.40} in {SEED_RESULT}, {value!s:.40} by {source}")
 
 
-# ---------------------------------------------------------------------- one seed's own files
-
-
 def _recipe_json(seed: Seed) -> str:
-    found, said = recipe_in(seed.folder).fingerprint, json_object(seed.folder / RECIPE_FILE).get("fingerprint")
+    found, said = seed.recipe_file.fingerprint, json_object(seed.folder / RECIPE_FILE).get("fingerprint")
     return hold(said == found, f"fingerprint {found:.12}…, it says {said!s:.12}…")
 
 
 def _result_json(seed: Seed) -> str:
-    result, recipe = result_in(seed.folder), seed.recipe
+    result, recipe = seed.result_file, seed.recipe
     named = re.fullmatch(r"seed(\d+)", seed.folder.resolve().name)
     hold_equal(result, "the folder's name", seed=int(named[1]) if named else result.seed)
     hold_equal(result, RECIPE_FILE, track=recipe.track, recipe=recipe.name, window=recipe.eval.seq_len,
@@ -88,14 +134,13 @@ def _logs(seed: Seed) -> str:
     for name in LOGS:
         hold((seed.folder / name).is_file(), f"there is no {name}")
     # where these two are broken, this check fails, and others cannot be made
-    metrics, training, result = json_lines(seed.folder / METRICS), training_in(seed.folder), seed.result
+    metrics, training, result = json_lines(seed.folder / METRICS), seed.training_file, seed.result
     lines = {kind: {row["step"]: row for row in metrics if row.get("kind") == kind} for kind in ("train", "val")}
     hold(bool(lines["train"]), f"{METRICS} has no training step")
     steps = max(lines["train"])
     tokens = steps * seed.recipe.data.batch_tokens
     hold_equal(result, METRICS, steps=steps, tokens=tokens)
-    hold_equal(result, TRAINING, steps=training.steps, stopped_by=training.stopped_by,
-               resumed_at_steps=training.resumed_at_steps)  # fmt: skip
+    hold_equal(result, TRAINING, **{key: getattr(training, key) for key in ("steps", "stopped_by", "resumed_at_steps")})
     text = read_text(seed.folder / TRAIN_LOG)
     compared = agreed_steps(text, lines["train"], lines["val"], bool(result.resumed_at_steps))
     for name, line in (("seed", "seed"), ("ranks", "world_size")):
@@ -131,22 +176,139 @@ def _seconds(seed: Seed) -> str:
     )
 
 
-def _implied(seed: Seed, what: str, values: Mapping[str, Any], targets: Any) -> str:
-    """bpb and loss against the real bytes of their targets, the stream's first."""
-    hold(type(targets) is int and 0 < targets <= seed.text.targets, f"{what}: {targets!r} targets")
-    implied = implied_bytes(number(values, "loss"), number(values, "bpb"), targets)
-    real = seed.text.bytes_of(targets)
-    evidence = f"{what} {implied:,.1f} of {real:,}"
-    return hold(abs(implied - real) < min(0.5, TRIPLE_TOLERANCE * real), evidence)
+# ---------------------------------------------------------------------- file and code of a run
+
+
+def same_model(seed: Seed) -> str:
+    """The artifact's configuration and grids are the recipe's."""
+    header = header_of(seed.artifact)
+    hold(header["model"] == to_dict(seed.recipe)["model"], "its configuration is not recipe.json's model")
+    shapes = parameter_shapes(seed.recipe.model)
+    count, said = sum(map(math.prod, shapes.values())), seed.result.parameters
+    hold(said == count, f"the model has {count:,} parameters, result.json says {said:,}")
+    if seed.recipe.quant.allocation == "gradient":
+        return f"its configuration, {count:,} parameters; grids by gradient are not compared"
+    expected = grid_names_for(shapes, seed.recipe.quant)
+    differing = [name for name, grid, _ in header["tensors"] if expected.get(name) != grid]
+    hold(not differing, f"on another grid: {', '.join(differing[:1])}")
+    return f"its configuration and grids, {count:,} parameters"
+
+
+def cap(seed: Seed) -> str:
+    """Literal bytes of file and code, the recorded ones, and the track's cap."""
+    size, result, most = seed.artifact.stat().st_size, seed.result, seed.recipe.cap_bytes
+    code = result.code_bytes
+    hold(size == result.artifact_bytes, f"the file has {size:,} bytes, result.json says {result.artifact_bytes:,}")
+    hold(result.cap_bytes == most, f"the cap of {seed.recipe.track} is {most:,}, not result.json's")
+    hold(result.total_bytes == size + code, "total_bytes is not file + code")
+    evidence = hold(size + code <= most, f"file {size:,} + code {code:,} = {size + code:,}; cap {most:,}")
+    return f"{evidence}; {_counted_code(seed, code)}"
+
+
+def _counted_code(seed: Seed, code: int) -> str:
+    """What has exactly `code` bytes: a script beside the run, or what `pgolf export` writes."""
+    for script in (seed.folder / places.SCRIPT, seed.folder.parent / places.SCRIPT):
+        if script.is_file():
+            size, digest = script.stat().st_size, seed.result.script_sha256
+            hold(code == size, f"{places.SCRIPT} has {size:,} bytes, result.json says {code:,}")
+            return hold(sha256_file(script) == digest, f"{places.SCRIPT} has {size:,} bytes, and result.json's hash")
+    is_same_core = core_sha256() == seed.result.core_sha256
+    require(is_same_core, f"the code that was counted is not here: the core of the run is another ({code:,} bytes)")
+    try:
+        exported = code_bytes_of(seed.recipe)
+    except UserError as error:
+        raise CannotCheck(f"the script that was counted cannot be made: {error}") from None
+    return hold(code == exported, f"the exported script has {exported:,} bytes, result.json says {code:,}")
+
+
+def ledger(seed: Seed) -> str:
+    """ledger.json against the file: its parts, and each tensor's name, grid, shape and raw bytes."""
+    told: Ledger = build(Ledger, json_object(seed.folder / LEDGER_FILE), LEDGER_FILE)
+    header, size, result = header_of(seed.artifact), seed.artifact.stat().st_size, seed.result
+    streams, tensors = header["streams"], header["tensors"]
+    hold(len(told.tensors) == len(tensors), "it lists other tensors than the file")
+    _correction(told.correction, seed.recipe, {name for name, grid, _ in tensors if grid != "fp16"})
+    parts = {
+        "weights_bytes": sum(streams.values()) - streams["scales"], "fp16_bytes": streams["fp16"],
+        "scales_bytes": streams["scales"], "header_bytes": size - sum(streams.values()), "file_bytes": size,
+    }  # fmt: skip
+    expected = dataclasses.replace(
+        told, **parts, code_bytes=result.code_bytes, total_bytes=size + result.code_bytes, cap_bytes=result.cap_bytes,
+        tensors=[row | _tensor(*entry) for row, entry in zip(told.tensors, tensors, strict=True)],
+        correction=result.correction,
+    )  # fmt: skip
+    wrong = first_difference(dataclasses.asdict(expected), dataclasses.asdict(told))
+    hold(not wrong, f"{wrong} is not that of the file and of result.json")
+    _compressed(told, streams)
+    text = ", ".join(f"{key.removesuffix('_bytes')} {value:,}" for key, value in parts.items())
+    return f"{text}; {len(tensors)} tensors"
+
+
+def _tensor(name: str, grid: str, shape: list[int]) -> dict[str, Any]:
+    """What a ledger must say of a tensor of the file."""
+    elements, is_half = math.prod(shape), grid == "fp16"
+    known = {"name": name, "grid": grid, "shape": shape, "elements": elements}
+    known |= {"raw_bytes": 2 * elements if is_half else elements}
+    known |= {"scales_raw_bytes": 0 if is_half or grid == STEPS else 2 * shape[0]}
+    return known | ({"compressed_bytes": None} if is_half else {})
+
+
+def _compressed(told: Ledger, streams: dict[str, int]) -> None:
+    """The tensors' compressed bytes make up their streams, and what is told of steps is theirs."""
+    for stream in ("codes", STEPS):  # a stream of no tensor is an empty frame, and no tensor's bytes
+        rows = [row for row in told.tensors if row["grid"] != "fp16" and (row["grid"] == STEPS) is (stream == STEPS)]
+        total = sum(number(row, "compressed_bytes") for row in rows)
+        hold(not rows or total == streams.get(stream, 0), f"compressed_bytes do not make up the {stream}")
+    if STEPS not in streams:
+        hold(told.steps is None, "it tells of steps that the file has not")
+        return
+    spent = told.steps or {}
+    coded = number(spent, "side_bytes") + number(spent, "coded_bytes")
+    hold(coded == streams[STEPS], "side and coded bytes do not make up the steps")
+
+
+def _correction(told: dict[str, Any] | None, recipe: Recipe, matrices: set[str]) -> None:
+    """What a ledger tells of a correction is the recipe's, and of matrices that the file has on a grid or on steps."""
+    is_off, damping = recipe.quant.correction == "off", recipe.quant.correction_damping
+    hold(told is None or not is_off, "it tells of a correction that the recipe has not")
+    hold(bool(told) or is_off, "it tells nothing of the recipe's correction")
+    if not told:
+        return
+    hold(told.get("damping") == damping, f"correction: damping {told.get('damping')}, the recipe has {damping:g}")
+    raised, plain = told.get("raised"), told.get("plain")
+    listed = {*raised, *map(str, plain)} if isinstance(raised, dict) and isinstance(plain, list) else {""}
+    hold(listed <= matrices, "correction: raised or plain are no matrices of the file")
+    counts: list[Any] = [told.get("matrices"), told.get("tokens")]
+    hold(all(is_number(n) and n > 0 for n in counts), f"correction: {counts} are no numbers of matrices and tokens")
+    is_of_file = len(raised or ()) <= counts[0] <= len(matrices - set(plain or ()))
+    hold(is_of_file, f"correction: {counts[0]} matrices, not the file's")
+
+
+def first_difference(expected: Any, found: Any, place: str = "") -> str:
+    """Where two JSON values differ, numbers to 1e-9; empty if nowhere."""
+    if type(expected) is type(found) and isinstance(expected, dict | list):
+        one, other = _parts(expected, place), _parts(found, place)
+        inside = (first_difference(one.get(at, ...), other.get(at, ...), at) for at in {**one, **other})
+        return next(filter(None, inside), "")
+    same = expected == found and type(expected) is type(found)
+    close = is_number(expected) and is_number(found) and math.isclose(expected, found, rel_tol=1e-9, abs_tol=1e-12)
+    return "" if same or close else place or "all of it"
+
+
+def _parts(value: Any, place: str) -> dict[str, Any]:
+    """{where: what} of an object or a list that lies at a place."""
+    if isinstance(value, list):
+        return {f"{place}[{index}]": item for index, item in enumerate(value)}
+    return {f"{place}.{key}".removeprefix("."): item for key, item in value.items()}
 
 
 def _result_implies(seed: Seed) -> str:
-    """Every score of result.json."""
-    values, evidence = seed.result.to_dict(), []
+    """Every score of result.json implies the bytes of its targets, the stream's first."""
+    result, evidence = seed.result, []
     for kind in SCORE_NAMES:
-        targets = seed.result.raw_targets if kind in ("raw", "averaged") else seed.result.val_targets
-        pair = {key: values.get(f"{kind}_{key}") for key in ("loss", "bpb")}
-        evidence.append(_implied(seed, kind, pair, targets))
+        pair = {key: getattr(result, f"{kind}_{key}") for key in ("loss", "bpb")}
+        targets = result.raw_targets if kind in ("raw", "averaged") else result.val_targets
+        evidence.append(seed.text.implied(kind, pair, targets))
     return ", ".join(evidence)
 
 
@@ -155,7 +317,7 @@ def _metrics_imply(seed: Seed) -> str:
     rows = [row for row in seed.metrics if row.get("kind") == "val"]
     require(bool(rows), f"{METRICS} logs no validation")
     for row in rows:
-        _implied(seed, f"step {row.get('step')}", row, row.get("targets"))
+        seed.text.implied(f"step {row.get('step')}", row, row.get("targets"))
     return f"{len(rows)} logged validations, the last over {rows[-1]['targets']:,} targets"
 
 
@@ -191,11 +353,11 @@ def recipe_rows(folder: Path, how: How) -> list[Row]:
     """What ties the seeds together, then every seed's own checks."""
     texts: dict[str, Text] = {}
     seeds = {number: Seed(folder / f"seed{number}", how, texts) for number in seed_folders(folder)}
-    rows = [
-        judge("one recipe, dataset and core over all seeds", _one_experiment, folder, seeds),
-        judge("no seed and no log is missing", _nothing_missing, folder, seeds),
-        judge("summary.json is that of its seeds", _summary, folder, seeds),
-    ]
+    checks = {
+        "one recipe, dataset and core over all seeds": _one_experiment,
+        "no seed and no log is missing": _nothing_missing, "summary.json is that of its seeds": _summary,
+    }  # fmt: skip
+    rows = judge_all(checks, folder, seeds)
     for name, seed in seeds.items():
         rows += [row._replace(check=f"seed {name}: {row.check}") for row in seed_rows(seed)]
     return rows
@@ -203,7 +365,10 @@ def recipe_rows(folder: Path, how: How) -> list[Row]:
 
 def _one_experiment(folder: Path, seeds: dict[int, Seed]) -> str:
     found = {part: {getattr(seed.result, f"{part}_sha256") for seed in seeds.values()} for part in HASHES}
-    found["recipe"] |= {recipe_in(folder).fingerprint, *(seed.recipe.fingerprint for seed in seeds.values())}
+    found["recipe"] |= {
+        Seed(folder, How()).recipe_file.fingerprint,
+        *(seed.recipe.fingerprint for seed in seeds.values()),
+    }
     evidence = [f"{part} {', '.join(sorted(one[:12] for one in hashes))}" for part, hashes in found.items()]
     return hold(all(len(hashes) == 1 for hashes in found.values()), "; ".join(evidence))
 

@@ -2,6 +2,7 @@
 
 Each check holds, fails, or cannot be made with what the folder holds. A published folder has no weight file, so what
 its scores rest on is its logs, whose numbers bind one another: tokens x nats / (ln 2 x bpb) must be the text's bytes.
+FineWeb's validation text is 151,080,363 bytes whatever the tokenizer (papers/machinery.md, "Score and windows").
 """
 
 from __future__ import annotations
@@ -10,92 +11,55 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pgolf_core.base.files import sha256_bytes
+from pgolf_core.lab.compare.arms import FINEWEB_BYTES, FINEWEB_TRACK, SAME_BYTES
 from pgolf_core.lab.shared.places import SUBMISSION_FILE
-from pgolf_core.lab.verify.evidence.checks import (
-    CannotCheck,
-    OnlySampled,
-    Row,
-    hold,
-    judge,
-    judge_all,
-    plain,
-    quietly,
-    require,
-)
-from pgolf_core.lab.verify.evidence.score import TOLERANCE, How, Scoring, computing_path, isolation, judge_score
-from pgolf_core.lab.verify.implied import implied_by_every_pair
-from pgolf_core.lab.verify.reading.claims import MEANS, Judged, before_packing, headline, json_numbers, readme_numbers
-from pgolf_core.lab.verify.reading.folder import KEYS, LOG_ENDINGS, claimed, imports_of
+from pgolf_core.lab.verify.evidence.checks import OnlySampled, Row, hold, judge, judge_all, plain, quietly, require
+from pgolf_core.lab.verify.evidence.score import TOLERANCE, How, Scoring, isolation
+from pgolf_core.lab.verify.evidence.text import TEXT_OF_TRACK, implied_bytes
+from pgolf_core.lab.verify.reading.claims import Judged, before_packing, headline, json_numbers, readme_numbers
+from pgolf_core.lab.verify.reading.folder import KEYS, LOG_ENDINGS, claimed
 from pgolf_core.lab.verify.reading.reviewed import MODEL_CHECKS, TEXT_CHECKS
-from pgolf_core.lab.verify.reading.untrusted import is_number, is_score, json_object
-from pgolf_core.lab.verify.run import BUDGET_SECONDS
-from pgolf_core.lab.verify.run_bytes import artifact_rows
+from pgolf_core.lab.verify.reading.untrusted import is_number, json_object, last_digit, read_number, written
+from pgolf_core.lab.verify.run import BUDGET_SECONDS, artifact_rows
 from pgolf_core.recipes.rules import TRACK_CAP_BYTES
 
 TIMED = r"(?!.*non.?record).*10.?min"
 """Tracks with a clock; what is not for the record may take as long as it likes."""
 UNTIMED = "start, warm-up, validation while training, packing"
-SUSPICIOUS = ("socket", "urllib", "http", "requests", "ftplib", "httpx", "aiohttp", "huggingface_hub", "subprocess")
-
-
-class Checked(Judged):
-    """A submission folder whose scores are judged."""
-
-    def judge_score(self, kind: str) -> str:
-        found, seed = self.scoring.score(kind), self.artifact_seed
-        about = f"{found['bpb']:.8f} bpb"
-        if seed is None:
-            raise CannotCheck(f"no file says of which seed the artifact is; it scores {about}")
-        values = self.seed_claims.get(seed) or (self.claims if len(self.seeds) < 2 else {})
-        names = {"bpb": "bpb", "loss": "loss"} if kind == "sliding" else {"bpb": "roundtrip_bpb"}
-        said = {key: text for key, name in names.items() if (text := claimed(values, name))}
-        require("bpb" in said, f"{SUBMISSION_FILE} names no such score of seed {seed}; it is {about}")
-        if "n" not in found and all(is_score(text, found[key]) for key, text in said.items()):
-            return f"{about} here over {found['tokens']:,} targets; seed {seed} claims {said['bpb']}"
-        paths = computing_path(self.way.autocast, self.computed_on) if self.computed_on else ()
-        return judge_score(found, {key: float(text) for key, text in said.items()}, paths)
-
-    def judge_isolation(self) -> str:
-        if not self.artifacts:
-            named = sorted({name.partition(".")[0] for name in imports_of(self.source)} & set(SUSPICIOUS))
-            imported = f"(it imports {', '.join(named) or 'none'} of what reaches a network)"
-            raise CannotCheck(f"{self.no_artifact}, and the script is not run {imported}")
-        return super().judge_isolation()
+FINEWEB_TOKENS = {"SP1024": 62_021_632, "SP4096": 45_508_608, "SP8192": 40_540_160, "case-op SP8192": 47_851_520}
+"""Predictions in the validation split by the published tokenizers (papers/machinery.md, "Score and windows")."""
 
 
 def submission_rows(folder: Path, how: How) -> list[Row]:
     """All checks of one folder."""
-    one = Checked(folder, how)
-    return judge_all(BEFORE, one) + _artifact_rows(one) + judge_all(AFTER, one)
-
-
-def _artifact_rows(folder: Checked) -> list[Row]:
-    found = quietly(lambda: folder.artifacts)
+    one = Judged(folder, how)
+    rows, found = judge_all(BEFORE, one), quietly(lambda: one.artifacts)
     if not found:
-        return [judge("artifact opens and is whole", lambda: str(folder.artifact))]
-    names = {path: plain(path.relative_to(folder.folder).as_posix()) for path in found}
-    return [row._replace(check=f"{names[path]}: {row.check}") for path in found for row in artifact_rows(path)]
+        rows.append(judge("artifact opens and is whole", lambda: str(one.artifact)))
+    for path in found or ():
+        name = plain(path.relative_to(folder).as_posix())
+        rows += [row._replace(check=f"{name}: {row.check}") for row in artifact_rows(path)]
+    return rows + judge_all(AFTER, one)
 
 
 # ---------------------------------------------------------------------- files, seeds, code
 
 
-def _whole(folder: Checked) -> str:
+def _whole(folder: Judged) -> str:
     hold(SUBMISSION_FILE in folder.files, f"there is no {SUBMISSION_FILE}")
     values = json_object(folder.files[SUBMISSION_FILE])
     missing = [key for key in ("name", "author", "date") if not isinstance(values.get(key), str)]
     hold(not missing, f"it names no {', '.join(missing)}")
-    said = {name: claimed(values, name) for name in ("bpb", "loss", "total_bytes")}
-    means = [values[key] for key in MEANS if is_number(values.get(key))]
-    score = float(said["bpb"] or next(iter(means), 0))
-    hold(0 < score < 100, f"val_bpb {said['bpb']} is no score")
+    bpb, mean, *_ = (claimed(values, name) for name in ("bpb", "mean_bpb", "loss", "total_bytes"))
+    score = float(bpb or mean or 0)
+    hold(0 < score < 100, f"val_bpb {bpb} is no score")
     return f"{values['name']:.80}, by {values['author']:.60}, {values['date']:.10}: {score:.6f} bpb claimed"
 
 
-def _nothing_missing(folder: Checked) -> str:
+def _nothing_missing(folder: Judged) -> str:
     there = {
         "README.md": [name for name in folder.files if name.lower().startswith("readme") and "/" not in name],
         SUBMISSION_FILE: [name for name in folder.files if name == SUBMISSION_FILE],
@@ -117,7 +81,7 @@ def _nothing_missing(folder: Checked) -> str:
     return evidence
 
 
-def _same_recipe(folder: Checked) -> str:
+def _same_recipe(folder: Judged) -> str:
     logs = list(folder.runs.values())
     settings = {key for log in logs for key in log.settings}
     for key in sorted(settings):
@@ -130,7 +94,7 @@ def _same_recipe(folder: Checked) -> str:
     return f"{len(logs)} seeds, {len(settings)} settings equal{', and the scripts in the logs' if scripts else ''}"
 
 
-def _logged_script(folder: Checked) -> str:
+def _logged_script(folder: Judged) -> str:
     logs, name = [log for log in folder.logs if log.script], folder.script_path.name
     require(bool(logs), "no log begins with its script")
     for log in logs:
@@ -138,11 +102,11 @@ def _logged_script(folder: Checked) -> str:
     return f"{len(logs)} log(s) begin with {name}, character for character"
 
 
-def _code(folder: Checked) -> str:
+def _code(folder: Judged) -> str:
     size, names = folder.code_bytes, folder.code_files
     said = {key: folder.claims[key] for key in KEYS["code_bytes"] if folder.claims.get(key) is not None}
     hold(all(map(is_number, said.values())), f"{SUBMISSION_FILE}: {' and '.join(said)} must be numbers")
-    said |= {f"{log.name}'s code size": number for log in folder.logs for number in log.code_bytes}
+    said |= {f"{log.name}'s code size": number for log in folder.logs for number in log.sizes["code_bytes"]}
     evidence = f"{', '.join(names[:4])}{' …' if len(names) > 4 else ''}: {size:,} bytes"
     require(bool(said), f"no file says how many bytes the code has; {evidence}")
     wrong = [f"{key} {value:,}" for key, value in said.items() if value != size]
@@ -150,45 +114,45 @@ def _code(folder: Checked) -> str:
     return f"{evidence}, as claimed"
 
 
-def _cap(folder: Checked) -> str:
+def _cap(folder: Judged) -> str:
     """Literal bytes where they are here; where the weight file is not, every claimed and logged total."""
-    cap, tables = TRACK_CAP_BYTES[folder.track], {"": folder.claims}
-    tables |= {f"seed {seed} ": row for seed, row in folder.seed_claims.items()}
-    totals = [(f"{where}{key}", row[key]) for where, row in tables.items() for key in KEYS["total_bytes"]
+    cap = TRACK_CAP_BYTES[folder.track]
+    totals = [(f"{where} {key}", row[key]) for where, row in folder.tables.items() for key in KEYS["total_bytes"]
               if is_number(row.get(key))]  # fmt: skip
-    totals += [(log.name, log.total_bytes[-1]) for log in quietly(lambda: folder.logs) or () if log.total_bytes]
+    totals += [
+        (log.name, log.sizes["total_bytes"][-1])
+        for log in quietly(lambda: folder.logs) or ()
+        if log.sizes["total_bytes"]
+    ]
     over = [f"{what} {total:,}" for what, total in totals if total > cap]
     hold(not over, f"over the cap of {cap:,}: {', '.join(over[:4])}")
-    said = "; ".join(f"{what} {total:,}" for what, total in totals[:4]) or "no total is named"
     code, weights = quietly(lambda: folder.code_bytes) or 0, folder.weights
     heavy = [f"{name} and code {size + code:,}" for name, size in weights.items() if size + code > cap]
     weighed = f"over the cap of {cap:,}: {', '.join(heavy[:4])}"
     # of several files in another's format, one may be the weights before packing, which do not count
     hold(not heavy or (not folder.artifacts and len(heavy) < len(weights)), weighed)
+    said = "; ".join(f"{what} {total:,}" for what, total in totals[:4]) or "no total is named"
     own_words = f"within the cap of {cap:,} by its own words: {said}"
     require(bool(folder.artifacts), f"{folder.no_artifact}; {weighed if heavy else own_words}")
     code, size, seed = folder.code_bytes, folder.artifact.stat().st_size, folder.artifact_seed
-    real = {"total_bytes": size + code, "model_bytes": size}
-    evidence = hold(size + code <= cap, f"file {size:,} + code {code:,} = {size + code:,}; cap {cap:,}")
-    own = folder.seed_claims.get(seed, {}) if seed is not None else {}
-    for where, values in ((f"seed {seed}", own), (SUBMISSION_FILE, folder.claims)):
-        for name, value in real.items():
-            text = claimed(values, name)
-            hold(text is None or float(text) == value, f"{evidence}; {where} claims {name} {text}")
+    evidence = f"file {size:,} + code {code:,} = {size + code:,}; cap {cap:,}"
     log = (quietly(lambda: folder.runs) or {}).get(seed)
-    for name, value in real.items() if log else ():
-        logged = getattr(log, name)
+    for name, value in {"total_bytes": size + code, "model_bytes": size}.items():
+        for where in (SUBMISSION_FILE, f"seed {seed}"):
+            text = claimed(folder.tables.get(where, {}), name)
+            hold(text is None or float(text) == value, f"{evidence}; {where} claims {name} {text}")
+        logged = log.sizes[name] if log else []
         hold(not logged or value in logged, f"{evidence}; the log of seed {seed} says {logged[-1:]}")
     return evidence
 
 
-def _hash(folder: Checked) -> str:
+def _hash(folder: Judged) -> str:
     require(folder.artifact_seed is not None, "no file says of which seed the artifact is")
     kept = f", and {folder.scores.name} is its windows" if folder.said("scores_sha256") is not None else ""
     return f"it is seed {folder.artifact_seed}'s{kept}"
 
 
-def _own_script(folder: Checked) -> str:
+def _own_script(folder: Judged) -> str:
     require(folder.how.run_code, "nothing of a reviewed folder is run without --run-code")
     run = Scoring(folder.artifact, folder.dataset, folder.way, folder.how, script=folder.script_path)
     found = run.part("script")
@@ -202,13 +166,13 @@ def _own_script(folder: Checked) -> str:
     return hold(is_same, f"{evidence}, this program's {mine['bpb']:.8f}")
 
 
-def _seconds(folder: Checked) -> str:
+def _seconds(folder: Judged) -> str:
     trained = {log.name: log.train_ms / 1000 for log in folder.logs if log.train_ms is not None}
     step = max((log.train_ms / 1000 / max(log.steps or 0, 1) for log in folder.logs if log.train_ms), default=0.0)
     said = {f"seed {seed}": claimed(row, "train_seconds") for seed, row in folder.seed_claims.items()}
     trained |= {name: float(text) for name, text in said.items() if text}
     require(bool(trained), "no log has a training time")
-    scored = {log.name: sum(log.eval_ms) / 1000 for log in folder.logs if log.eval_ms}
+    scored = {log.name: sum(log.times["eval"]) / 1000 for log in folder.logs if log.times["eval"]}
     both = {"training": (trained, 2 * step), "evaluation": (scored, 0.0)}
     spans = {what: f"{what} {min(found.values()):.1f} to {max(found.values()):.1f} s"
              for what, (found, _) in both.items() if found}  # fmt: skip
@@ -224,6 +188,104 @@ def _seconds(folder: Checked) -> str:
     return f"of {BUDGET_SECONDS} s each: {evidence}"
 
 
+# ---------------------------------------------------------------------- the bytes that the scores imply
+
+
+class Pair(NamedTuple):
+    """A loss and a bpb as written, and where."""
+
+    place: str
+    loss: str
+    bpb: str
+
+    def implied(self, tokens: int) -> float:
+        """Bytes of the text, if these are its predictions."""
+        return implied_bytes(read_number(self.loss), read_number(self.bpb), tokens)
+
+    def fits(self, tokens: int, real: int, tolerance: float) -> bool:
+        """Whether the implied bytes are the real ones, allowing for what the written digits leave open."""
+        open_share = sum(0.5 * last_digit(text) / read_number(text) for text in (self.loss, self.bpb))
+        return abs(self.implied(tokens) - real) <= (tolerance + open_share) * real + 0.5
+
+
+def _implied(folder: Judged) -> str:
+    """Every claimed and logged pair of loss and bpb against the bytes of the text that it covers."""
+    pairs = _pairs(folder)
+    require(bool(pairs), "no file names both a loss and a bpb")
+    tokens, why = _predictions(folder, pairs)
+    _, real, tolerance = TEXT_OF_TRACK[folder.track]
+    if folder.track != FINEWEB_TRACK:
+        real = quietly(lambda: folder.text.total_bytes) or real
+    for pair in pairs:
+        implied = f"{tokens:,} x {pair.loss} / (ln 2 x {pair.bpb}) = {pair.implied(tokens):,.0f} bytes"
+        hold(pair.fits(tokens, real, tolerance), f"{pair.place}: {implied}, the split has {real:,} ({why})")
+    about = f"{real:,} bytes over {tokens:,} predictions ({why})"
+    evidence = f"{len(pairs)} pairs of loss and bpb imply {about}{_first_targets(folder)}"
+    logs = quietly(lambda: folder.logs) or ()
+    training = [_pair(f"{log.name}, step {step}", *said) for log in logs for step, *said in log.step_scores]
+    other = [pair.place for pair in training if not pair.fits(tokens, real, tolerance)]
+    odd = f"{len(other)} validations while training do not ({', '.join(other[:1])}): a part, or another"
+    require(not other or folder.track != FINEWEB_TRACK, f"{evidence}; {odd}")
+    return f"{evidence}; and so do {len(training)} validations while training" if training and not other else evidence
+
+
+def _first_targets(folder: Judged) -> str:
+    """The pair before quantisation where it covers only the first targets, if the dataset is here to count them."""
+    targets, pair = (
+        folder.said("pre_quant_val_targets"),
+        {k: folder.said(f"pre_quant_val_{k}") for k in ("loss", "bpb")},
+    )
+    if targets in (None, folder.said("val_targets")) or list(pair.values()) == [None, None]:
+        return ""
+    hold(all(map(is_number, pair.values())), "pre_quant_val_loss and pre_quant_val_bpb are no score")
+    is_here = quietly(lambda: folder.text.targets) is not None
+    return f"; {folder.text.implied('pre_quant', pair, targets)}" if is_here else ""
+
+
+def _pairs(folder: Judged) -> list[Pair]:
+    """Of the whole split by their own account: claimed, and logged after training."""
+    tables, found = quietly(lambda: folder.tables) or {}, []
+    claims = tables.get(SUBMISSION_FILE, {})
+    are_first = claims.get("pre_quant_val_targets") not in (None, claims.get("val_targets"))
+    for where, values in tables.items():
+        for start in ("", "int6_zstd_", "mean_", *(() if are_first else ("pre_quant_",))):
+            said: list[Any] = [values.get(f"{start}val_{key}") for key in ("loss", "bpb")]
+            if None not in said:
+                found.append(_pair(f"{where}, {start}val", *(written(x) if is_number(x) else "nan" for x in said)))
+    for log in quietly(lambda: folder.logs) or ():
+        found += [_pair(f"{log.name}, {label or 'score'}", *said) for label, *said in log.finals]
+    return found
+
+
+def _pair(place: str, loss: str, bpb: str) -> Pair:
+    """Broken where they are no score."""
+    is_score = all(0 < read_number(text) < 1e6 for text in (loss, bpb))
+    hold(is_score, f"{place}: loss {loss[:30]} and bpb {bpb[:30]} are no score")
+    return Pair(place, loss, bpb)
+
+
+def _predictions(folder: Judged, pairs: list[Pair]) -> tuple[int, str]:
+    """How many tokens a score covers, and where that is known from."""
+    targets, logs = folder.said("val_targets"), quietly(lambda: folder.logs) or []
+    if is_number(targets):
+        real = quietly(lambda: folder.text.targets)
+        hold(real in (None, targets), f"{SUBMISSION_FILE} says {targets:,} targets, the dataset has {real}")
+        return int(targets), f"val_targets of {SUBMISSION_FILE}"
+    counts = {log.val_tokens for log in logs if log.val_tokens}
+    if len(counts) == 1:
+        return counts.pop(), "tokens of val_loader"
+    named = {f"SP{size}" for log in logs for size in log.vocabularies} & set(FINEWEB_TOKENS)
+    if len(named) == 1:
+        return FINEWEB_TOKENS[min(named)], min(named)
+    fits = [
+        (count, f"as of {name}, which no file names") for name, count in FINEWEB_TOKENS.items()
+        if all(abs(pair.implied(count) / FINEWEB_BYTES - 1) < SAME_BYTES for pair in pairs)
+    ]  # fmt: skip
+    is_known = folder.track == FINEWEB_TRACK and len(fits) == 1
+    require(is_known, "no file says how many tokens the validation split has")
+    return fits[0]
+
+
 BEFORE: dict[str, Callable[[Any], str]] = {
     "submission.json is whole": _whole,
     "no seed and no log is missing": _nothing_missing,
@@ -236,7 +298,7 @@ AFTER: dict[str, Callable[[Any], str]] = {
     "the artifact is a seed's": _hash,
     "the dataset is whole, its splits apart": lambda folder: folder.text.whole,
     **TEXT_CHECKS,
-    "each score implies the split's bytes": implied_by_every_pair,
+    "each score implies the split's bytes": _implied,
     **MODEL_CHECKS,
     "its own script scores the file alike": _own_script,
     "seconds are within the budgets": _seconds,

@@ -67,15 +67,11 @@ def cache(honest: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         if job["script"] or job["budget_seconds"] is not None:
             return ask_here(job, tell)
         key = sha256_file(job["artifact"]) + repr(job["way"])
-        if key not in KEPT:
-            KEPT[key] = ask_here(job, tell)
-        return KEPT[key]
+        return KEPT.get(key) or KEPT.setdefault(key, ask_here(job, tell))
 
     def readable_of(path: Path) -> str:
         key = sha256_file(path)
-        if key not in READABLE:
-            READABLE[key] = export.readable_of(path)
-        return READABLE[key]
+        return READABLE.get(key) or READABLE.setdefault(key, export.readable_of(path))
 
     monkeypatch.setattr(score, "ask", ask)
     monkeypatch.setattr(folder, "readable_of", readable_of)

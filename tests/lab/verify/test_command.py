@@ -51,6 +51,8 @@ def test_a_path_that_does_not_exist_is_an_error_and_an_empty_one_holds_nothing(c
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
     assert not holding(tmp_path / "folder", cache) and not holding(tmp_path / "file", cache)
+    row = judged(tmp_path / "file", cache, data="toy-sp1024")["score from the file alone"]
+    assert "it needs an artifact that opens" in row.evidence
 
 
 def test_the_text_begins_with_the_verdict_and_fits_80_columns_with_evidence_below_its_check():

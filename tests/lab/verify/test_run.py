@@ -8,15 +8,22 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from reviewing import failing, judged
-from toy_run import change
+from reviewing import failing, judged, replaced, with_verdict
+from toy_run import RECIPE, change, finish_seed, toy_corpus
 
-from pgolf_core.base.files import read_json, write_json
-from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, UNKNOWN
+from pgolf_core.base.files import read_json, sha256_bytes, write_json
+from pgolf_core.lab.record.folder import open_run, recorded_recipe
+from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, UNKNOWN, Broken
+from pgolf_core.lab.verify.evidence.score import How
+from pgolf_core.lab.verify.reading.reviewed import Seed
+from pgolf_core.lab.verify.run import first_difference, ledger
 from pgolf_core.network.model import GPT
+from pgolf_core.packing.pack import pack
+from pgolf_core.packing.unpack import unpack
 
 CAP, IMPLIED, LOG = "file and code fit under the cap", "each score implies those bytes", "log and metrics say the same"
 LEDGER, SECONDS, WHOLE = "ledger.json is the file's", "seconds are within the budgets", "result.json is whole"
@@ -131,52 +138,133 @@ def leaks_a_bit(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("cheat", "checks"),
-    [(looks_ahead, {"no logit sees a later token", SLIDING}), (leaks_a_bit, {"no logit sees a later token"})],
+    ("method", "cheat", "checks"),
+    [
+        ("logits", looks_ahead, {"no logit sees a later token", SLIDING}),
+        ("logits", leaks_a_bit, {"no logit sees a later token"}),
+        ("token_losses", lambda losses, ids: 0.999 * losses, {"probabilities sum to one"}),
+    ],
 )
-def test_a_model_that_looks_ahead_is_caught_to_the_last_bit(
-    honest: Path, cache: Path, scored_anew: None, monkeypatch: pytest.MonkeyPatch, cheat: Callable, checks: set[str]
+def test_a_model_that_looks_ahead_or_whose_losses_are_no_probabilities_is_caught_to_the_last_bit(
+    honest: Path, cache: Path, scored_anew: None, monkeypatch: pytest.MonkeyPatch, method, cheat, checks
 ):
-    plain = GPT.logits
-    monkeypatch.setattr(GPT, "logits", lambda self, ids, first=0: cheat(plain(self, ids), ids)[:, first:])
+    plain = getattr(GPT, method)
+    monkeypatch.setattr(GPT, method, lambda self, ids, *further, **more: cheat(plain(self, ids, *further, **more), ids))
     assert checks <= failing(honest / "seed1", cache)
-
-
-def test_losses_that_are_no_probabilities_are_caught(
-    honest: Path, cache: Path, scored_anew: None, monkeypatch: pytest.MonkeyPatch
-):
-    plain = GPT.token_losses
-    monkeypatch.setattr(GPT, "token_losses", lambda self, *arguments, **more: 0.999 * plain(self, *arguments, **more))
-    assert "probabilities sum to one" in failing(honest / "seed1", cache)
 
 
 # ---------------------------------------------------------------------- all seeds of a recipe
 
 
-def test_seeds_of_two_recipes_are_not_one_experiment(run: Path, cache: Path):
-    change(run / "seed2" / "result.json", core_sha256="0" * 64)
-    assert "one recipe, dataset and core over all seeds" in failing(run, cache)
+ONE, MISSING = "one recipe, dataset and core over all seeds", "no seed and no log is missing"
+SUMMARY = "summary.json is that of its seeds"
 
 
-def test_a_missing_seed_log_or_result_is_named(honest: Path, run: Path, cache: Path):
-    name = "no seed and no log is missing"
-    shutil.rmtree(run / "seed2")
-    assert name in failing(run, cache)
-    shutil.copytree(honest / "seed2", run / "seed2")
-    (run / "seed2" / "train.log").unlink()
-    assert judged(run, cache)[name].evidence == "missing: seed2/train.log"
+def another_mean(run: Path) -> None:
+    write_json(run / "summary.json", replaced(read_json(run / "summary.json"), ("sliding_bpb", "mean"), 1.0))
 
 
-def test_a_stray_copy_of_a_seed_is_named_and_never_read_in_its_place(honest: Path, run: Path, cache: Path):
-    shutil.copytree(run / "seed2", run / "seed01")
+@pytest.mark.parametrize(
+    ("edit", "check", "words"),
+    [
+        (lambda run: change(run / "seed2" / "result.json", core_sha256="0" * 64), ONE, "core 000000000000, "),
+        (lambda run: shutil.rmtree(run / "seed2"), MISSING, "names seeds [1, 2], the folders are [1]"),
+        (lambda run: (run / "seed2" / "train.log").unlink(), MISSING, "missing: seed2/train.log"),
+        (lambda run: shutil.copytree(run / "seed2", run / "seed01"), MISSING, "seed01: not read, since"),
+        (another_mean, SUMMARY, "sliding_bpb.mean is not what"),
+    ],
+)
+def test_what_does_not_fit_over_all_seeds_is_named(run: Path, cache: Path, edit: Callable, check: str, words: str):
+    edit(run)
     found = judged(run, cache)
-    assert [name for name, row in found.items() if row.verdict != HOLDS] == ["no seed and no log is missing"]
-    assert found["no seed and no log is missing"].evidence.startswith("seed01: not read")
+    assert found[check].verdict == FAILS and words in found[check].evidence
+    assert "seed01" not in words or with_verdict(found, FAILS) == {MISSING}, "a stray copy is read in no seed's place"
 
 
-def test_a_summary_of_other_numbers_fails(run: Path, cache: Path):
-    summary = read_json(run / "summary.json")
-    summary["sliding_bpb"]["mean"] *= 1.0001
-    write_json(run / "summary.json", summary)
-    row = judged(run, cache)["summary.json is that of its seeds"]
-    assert row.verdict == FAILS and "sliding_bpb.mean" in row.evidence
+# ---------------------------------------------------------------------- bytes
+
+
+def test_the_weights_of_another_model_or_grid_are_found(run: Path, cache: Path):
+    seed = run / "seed1"
+    recipe = recorded_recipe(seed)
+    quant = type(recipe.quant)(attention="int8_row_clip", mlp="int8_row_clip", small_tensor_elements=100)
+    packed = pack(
+        unpack(seed / "model.pgolf")[1], recipe.model, quant, seed / "model.pgolf", code_bytes=0, cap_bytes=10**6
+    )
+    change(seed / "result.json", artifact_bytes=packed.file_bytes)
+    found = failing(seed, cache)
+    assert {"the artifact is this recipe's model", "ledger.json is the file's"} <= found
+    assert "artifact opens and is whole" not in found
+
+
+def test_code_of_the_exported_scripts_size_is_the_other_size_that_counts(run: Path, cache: Path):
+    (run / "train_gpt.py").unlink()
+    for name in ("result.json", "ledger.json"):
+        values = read_json(run / "seed1" / name)
+        total = values["total_bytes"] - values["code_bytes"] + 10**5
+        change(run / "seed1" / name, code_bytes=10**5, total_bytes=total)
+    assert failing(run / "seed1", cache) == set()
+    for text in (b"#" * 99_999, b"#" * 100_000):
+        (run / "seed1" / "train_gpt.py").write_bytes(text)
+        assert failing(run / "seed1", cache) == {CAP}
+    change(run / "seed1" / "result.json", script_sha256=sha256_bytes(text))
+    assert failing(run / "seed1", cache) == set()
+
+
+@pytest.fixture(scope="module")
+def corrected(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy that gathered gradients, all its matrices corrected and on steps; the seed's folder."""
+    root = tmp_path_factory.mktemp("steps")
+    toy_corpus(root)
+    steps = 'quant = {kind = "steps", target_bytes = 500_000, correction = "hessian", correction_tokens = 512, '
+    text = 'script = "readable"\n' + RECIPE.replace("quant = {", steps).replace("iterations = 8", "iterations = 24")
+    (root / "toy.toml").write_text(text.replace("_iters = 4", "_iters = 22"))
+    run = open_run(str(root / "toy.toml"), seed=1, runs_dir=str(root / "runs"), cache_dir=str(root))
+    finish_seed(run)
+    return run.folder
+
+
+def test_a_ledger_of_steps_and_of_a_correction_holds_and_any_other_share_or_correction_is_refused(corrected: Path):
+    def judged_ledger(values: dict, correction: Any) -> str:
+        write_json(corrected / "ledger.json", values)
+        change(corrected / "result.json", correction=correction)
+        return ledger(Seed(corrected, How()))
+
+    values = read_json(corrected / "ledger.json")
+    spent, told, grids = values["steps"], values["correction"], [row["grid"] for row in values["tensors"]]
+    assert set(grids) == {"fp16", "steps"} and told["matrices"] > 0 and "tensors" in judged_ledger(values, told)
+    row = grids.index("steps")
+    corrections = {
+        "damping": [2 * told["damping"]], "raised": [{"smear.gate": 1.0}, None], "plain": [["none"]],
+        "matrices": [10**6, True], "tokens": ["512", 0],
+    }  # fmt: skip
+    for at, new, why in [
+        (("steps",), None, "no number 'side_bytes'"), (("steps", "side_bytes"), "1", "no number 'side_bytes'"),
+        (("steps", "coded_bytes"), spent["coded_bytes"] + 1, "do not make up the steps"),
+        (("tensors", row, "compressed_bytes"), values["tensors"][row]["compressed_bytes"] + 1, "make up the steps"),
+        *((("correction", key), new, "correction: ") for key, wrong in corrections.items() for new in wrong),
+        (("correction",), None, "tells nothing"),
+    ]:  # fmt: skip
+        changed = replaced(values, at, new)
+        with pytest.raises(Broken, match=why):
+            judged_ledger(changed, changed["correction"])
+    with pytest.raises(Broken, match=r"correction.tokens is not that"):
+        judged_ledger(replaced(values, ("correction", "tokens"), 7), told)
+
+
+def test_a_correction_that_the_recipe_has_not_is_found(run: Path, cache: Path):
+    change(run / "seed1" / "ledger.json", correction={"damping": 0.01})
+    assert failing(run / "seed1", cache) == {"ledger.json is the file's"}
+
+
+@pytest.mark.parametrize(
+    ("expected", "found", "place"),
+    [
+        ({"seeds": [1, 2]}, {"seeds": [True, 2]}, "seeds[0]"), ({"seeds": [1, 2]}, {"seeds": [1]}, "seeds[1]"),
+        ({"a": {"b": 1}}, {"a": {"b": True}}, "a.b"), ([{"a": 1}, {"a": "x"}], [{"a": 1}, {"a": "y"}], "[1].a"),
+        ({"seeds": [1, 2.0]}, {"seeds": [1, 2]}, ""), ({"a": [None]}, {"a": [None]}, ""), ({"a": []}, {"b": []}, "a"),
+        ({"a": 1}, {"a": 1, "b": None}, "b"), ({"a": None}, {}, "a"), (1, [1], "all of it"),
+    ],
+)  # fmt: skip
+def test_the_first_difference_of_two_json_values_is_found_in_lists_too_and_true_is_not_one(expected, found, place):
+    assert first_difference(expected, found) == place

@@ -6,36 +6,29 @@ pytest tests/lab/verify/test_submission.py
 from __future__ import annotations
 
 import dataclasses
+import math
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from published import PR194, PR315, PR531, edit, number, published
-from reviewing import failing, holding, judged, unknown
+from published import PR194, PR315, PR531, edit, edit_logs, number, published
+from reviewing import Bomb, failing, holding, judged, unknown
 
 from pgolf_core.lab.export import write_script
 from pgolf_core.lab.record.folder import recorded_recipe
 from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, UNKNOWN
+from pgolf_core.lab.verify.submission import FINEWEB_TOKENS
 
-CAP, CODE, OWN = (
-    "file and code fit under the cap",
-    "the code has the claimed bytes",
-    "its own script scores the file alike",
-)
+CAP, CODE = "file and code fit under the cap", "the code has the claimed bytes"
+OWN, RAN = "its own script scores the file alike", "the script is the one that ran"
 JSON, README = "submission.json says what logs and file say", "README.md says what logs and file say"
-RAN, SECONDS, NOT_MISSING = (
-    "the script is the one that ran",
-    "seconds are within the budgets",
-    "no seed and no log is missing",
-)
+SECONDS, NOT_MISSING = "seconds are within the budgets", "no seed and no log is missing"
 SLIDING, ROUNDTRIP = "sliding score from the file alone", "round-trip score from the file alone"
-HEADLINE, IMPLIED, ITS = (
-    "the headline is the seeds' score",
-    "each score implies the split's bytes",
-    "the artifact is a seed's",
-)
+HEADLINE, IMPLIED = "the headline is the seeds' score", "each score implies the split's bytes"
+ITS = "the artifact is a seed's"
 OPEN = {RAN, OWN, SECONDS, JSON, HEADLINE, README, "scores before packing are the logs'"}
 """What a folder of two seeds with one artifact cannot show for the other seed."""
 
@@ -132,28 +125,24 @@ RECIPE = {"eval": {"seq_len": 32, "stride": 8}, "schedule": {"autocast": "off"}}
 '''
 
 
-def test_the_folders_own_script_is_run_only_when_asked(submission: Path, cache: Path):
-    (submission / "train_gpt.py").write_text(SCRIPT)
-    found = judged(submission, cache)
-    assert found[OWN].verdict == UNKNOWN and not (submission / "ran").exists() and found[SLIDING].verdict == HOLDS
-    found = judged(submission, cache, run_code=True)
-    assert found[OWN].verdict == HOLDS and (submission / "ran").exists()
-
-
 @pytest.mark.parametrize(
     ("old", "new", "verdict"),
     [
+        ("", "", HOLDS),
         ("from pgolf_core.packing.unpack import score_artifact", "score_artifact = None", UNKNOWN),
         ("from pgolf_core.text.tokenizer", "raise SystemExit\nfrom pgolf_core.text.tokenizer", UNKNOWN),
         ("pathlib.Path(", "whole = score_artifact\ndef score_artifact(*a, **k):\n"
          "    return dataclasses.replace(whole(*a, **k), bpb=1.0)\npathlib.Path(", FAILS),
     ],
 )  # fmt: skip
-def test_a_script_that_cannot_score_or_scores_otherwise_does_not_hold(
+def test_the_folders_own_script_is_run_only_when_asked_and_holds_only_if_it_scores_alike(
     submission: Path, cache: Path, old: str, new: str, verdict: str
 ):
     (submission / "train_gpt.py").write_text(SCRIPT.replace(old, new, 1))
+    found = judged(submission, cache)
+    assert found[OWN].verdict == UNKNOWN and not (submission / "ran").exists() and found[SLIDING].verdict == HOLDS
     assert judged(submission, cache, run_code=True)[OWN].verdict == verdict
+    assert verdict == UNKNOWN or (submission / "ran").exists()
 
 
 @pytest.mark.parametrize("form", ["readable", "packed"])
@@ -164,14 +153,6 @@ def test_the_script_that_a_submission_ships_scores_its_artifact_alike_when_it_is
     write_script(dataclasses.replace(recorded_recipe(honest), script=form), submission)
     (submission / "README.md").unlink()  # which names window and stride too; the script itself does
     assert judged(submission, cache, run_code=True)[OWN].verdict == HOLDS
-
-
-class Bomb:
-    def __init__(self, mark: Path):
-        self.mark = mark
-
-    def __reduce__(self):
-        return Path.touch, (self.mark,)
 
 
 def test_nothing_of_a_submission_is_run_or_unpickled(
@@ -207,6 +188,9 @@ def test_a_merged_record_holds_where_its_files_show_it_and_says_why_elsewhere(pl
     assert "151,080,363" in found[IMPLIED].evidence
 
 
+ONE = {1337: (4071, "1.99308832", "1.18041917", 15_896_909, 15_949_473)}
+
+
 def test_false_claims_are_found_in_the_published_folders(place: Path):
     """194 and 531 over the cap, 531's wrong steps and another script than the logged, 543 too slow."""
     assert failing(published(place / "194", PR194), place) == {CAP}
@@ -214,11 +198,7 @@ def test_false_claims_are_found_in_the_published_folders(place: Path):
     edit("README.md", "6,824", "5,722")(folder)
     more_code(folder)
     assert failing(folder, place) == {CAP, RAN, CODE, README}
-    one = {1337: (4071, "1.99308832", "1.18041917", 15_896_909, 15_949_473)}
-    assert failing(published(place / "543", one, train_ms=615_394), place) == {SECONDS}
-
-
-ONE = {1337: (4071, "1.99308832", "1.18041917", 15_896_909, 15_949_473)}
+    assert failing(published(place / "543", ONE, train_ms=615_394), place) == {SECONDS}
 
 
 @pytest.mark.parametrize(
@@ -254,4 +234,42 @@ def test_weights_that_lie_in_the_folder_are_weighed_whatever_is_claimed_and_the_
         with open(folder / f"model{index}{ending}", "wb") as file:
             file.truncate(16_000_000 - (folder / "train_gpt.py").stat().st_size - less)
     row = judged(folder, place)[CAP]
+    assert row.verdict == verdict and why in row.evidence
+
+
+def times_bpb(factor: float) -> dict[int, tuple]:
+    return {seed: (*row[:2], f"{float(row[2]) * factor:.8f}", *row[3:]) for seed, row in PR315.items()}
+
+
+def with_vocabulary(vocab: int, bpb: float = 1.1) -> dict[int, tuple]:
+    loss = bpb * math.log(2) * 151_080_363 / FINEWEB_TOKENS[f"SP{vocab}"]
+    return {1: (7000, f"{loss:.8f}", f"{bpb:.8f}", 15_000_000, 15_060_000)}
+
+
+UNNAMED, NO_SCORE = {"fineweb_1024_bpe": "own"}, "are no score"
+WHOLE = {"val_loss:1.9279 val_bpb:1.1418": "val_loss:1.8992 val_bpb:1.1248"}
+
+
+@pytest.mark.parametrize(
+    ("seeds", "claims", "edits", "verdict", "why"),
+    [
+        (PR315, {}, WHOLE, HOLDS, "7 pairs of loss and bpb imply 151,080,363 bytes over 62,021,632"),
+        (times_bpb(0.998), {}, WHOLE, FAILS, "the split has 151,080,363"),
+        (times_bpb(1.002), {}, WHOLE, FAILS, "the split has 151,080,363"),
+        *((PR315, {"val_bpb": bad}, WHOLE, FAILS, NO_SCORE) for bad in (0, -1, "x", True, 1e9)),
+        (PR315, {}, UNNAMED | WHOLE, HOLDS, "as of SP1024"),
+        (times_bpb(1.3), {}, UNNAMED, UNKNOWN, "how many tokens"),
+        (with_vocabulary(4096), {}, {"fineweb_1024_bpe": "fineweb_4096_bpe"}, UNKNOWN, "while training do not"),
+        *((with_vocabulary(vocab), {}, {"fineweb_1024_bpe": f"fineweb_{vocab}_bpe", "val_loss:1.9279 val_bpb:1.1418":
+           f"val_loss:{float(with_vocabulary(vocab)[1][1]):.4f} val_bpb:1.1000"}, HOLDS,
+          f"(SP{vocab}); and so do 1 validations while training") for vocab in (4096, 8192)),
+    ],
+)  # fmt: skip
+def test_pairs_of_loss_and_bpb_imply_the_bytes_of_the_known_text_whatever_the_tokenizer(
+    place: Path, seeds: dict, claims: dict, edits: dict, verdict: str, why: str
+):
+    folder = published(place, seeds, claims=claims, say_tokens="fineweb_1024_bpe" not in edits)
+    for old, new in edits.items():
+        edit_logs(folder, re.escape(old), new)
+    row = judged(folder, place)[IMPLIED]
     assert row.verdict == verdict and why in row.evidence

@@ -7,8 +7,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from pgolf_core.base.files import UserError
 
-HOLDS, FAILS, UNKNOWN, SAMPLED = "holds", "fails", "cannot be checked here", "sampled"
-VERDICTS = (HOLDS, FAILS, UNKNOWN, SAMPLED)
+VERDICTS = FAILS, UNKNOWN, SAMPLED, HOLDS = "fails", "cannot be checked here", "sampled", "holds"
 """`sampled` stands where a part was scored, chosen at random, and the claim lies within its 95 % interval."""
 MAX_EVIDENCE = 600
 Found = TypeVar("Found")
@@ -49,9 +48,9 @@ def judge(name: str, test: Callable[..., str], *of: Any) -> Row:
     return Row(plain(name), verdict, plain(evidence))
 
 
-def judge_all(checks: Mapping[str, Callable[[Any], str]], of: Any) -> list[Row]:
+def judge_all(checks: Mapping[str, Callable[..., str]], *of: Any) -> list[Row]:
     """A row for every check of a table."""
-    return [judge(name, check, of) for name, check in checks.items()]
+    return [judge(name, check, *of) for name, check in checks.items()]
 
 
 def plain(text: str) -> str:

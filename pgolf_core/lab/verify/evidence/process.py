@@ -67,10 +67,8 @@ class Watch:
 
     def report(self) -> dict[str, Any]:
         """What was seen: `refused` attempts, `read` of the expected files, `other` files that are no program's."""
-        names = {"read": self.read, "other": self.other}
-        return {"refused": self.refused[:10]} | {
-            key: sorted(map(os.path.basename, found))[:10] for key, found in names.items()
-        }
+        read, other = (sorted(map(os.path.basename, found))[:10] for found in (self.read, self.other))
+        return {"refused": self.refused[:10], "read": read, "other": other}
 
 
 def _identity(path: str) -> tuple[int, int] | None:
@@ -113,10 +111,7 @@ def answer_to(job: dict[str, Any], watch: Watch | None, tell: Tell) -> dict[str,
 
     if job["script"]:
         return {"script": _guarded(lambda: run_script(job, watch), (Exception, SystemExit))}
-    try:
-        return _score(job, watch, tell)
-    except (UserError, Refused) as error:
-        return {"error": str(error)[:500]}
+    return _guarded(lambda: _score(job, watch, tell), (UserError, Refused))
 
 
 def _score(job: dict[str, Any], watch: Watch | None, tell: Tell) -> dict[str, Any]:
@@ -181,7 +176,7 @@ def _guarded(work: Callable[[], dict[str, Any]], kinds: Any) -> dict[str, Any]:
     try:
         return work()
     except kinds as error:
-        return {"error": f"{type(error).__name__}: {error}"[:500]}
+        return {"error": f"{type(error).__name__}: {error}".removeprefix("UserError: ").removeprefix("Refused: ")[:500]}
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ class Scoring:
     def part(self, name: str) -> dict[str, Any]:
         """One part of the answer; CannotCheck with its error."""
         part = self.answer[name]
-        require("error" not in part, part.get("error", "").removeprefix("UserError: "))
+        require("error" not in part, part.get("error", ""))
         return part
 
     def score(self, kind: str) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from pgolf_core.lab.compare.arms import FINEWEB_BYTES, FINEWEB_TRACK, SAME_BYTES
 from pgolf_core.lab.data.dataset import SOTU_NAME, Dataset, validation_documents
@@ -10,6 +12,7 @@ from pgolf_core.lab.data.sotu import SOTU_EXPECTED
 from pgolf_core.lab.look.n06_scoring import times_scored
 from pgolf_core.lab.verify.evidence.checks import hold, once, require
 from pgolf_core.lab.verify.evidence.measure import Way
+from pgolf_core.lab.verify.reading.untrusted import number
 from pgolf_core.network.score import plan_windows
 from pgolf_core.text.shards import load_tokens
 
@@ -18,6 +21,7 @@ TEXT_OF_TRACK = {FINEWEB_TRACK: ("fineweb", FINEWEB_BYTES, SAME_BYTES),
 """Track -> beginning of its datasets' names, bytes of its validation text, and how far a tokenizer's own count may
 differ (FineWeb's tokenizers normalise, each in its way)."""
 MAX_WINDOWS = 4_000_000
+TRIPLE_TOLERANCE = 1e-6
 
 
 class Text:
@@ -76,6 +80,12 @@ class Text:
         how = f"within {tolerance:.1%}" if tolerance else "exactly"
         evidence = f"{self.total_bytes:,} bytes; {track} has {known:,}, {how}"
         return hold(abs(self.total_bytes - known) <= tolerance * known, evidence)
+
+    def implied(self, what: str, values: Mapping[str, Any], targets: Any) -> str:
+        """Loss and bpb of the stream's first targets, held against the bytes of those."""
+        hold(type(targets) is int and 0 < targets <= self.targets, f"{what}: {str(targets)[:30]!r} targets")
+        implied, real = implied_bytes(number(values, "loss"), number(values, "bpb"), targets), self.bytes_of(targets)
+        return hold(abs(implied - real) < min(0.5, TRIPLE_TOLERANCE * real), f"{what} {implied:,.1f} of {real:,}")
 
 
 def implied_bytes(loss: float, bpb: float, targets: int) -> float:

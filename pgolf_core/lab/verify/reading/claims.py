@@ -6,7 +6,7 @@ A number that nothing here can confirm makes a row `cannot be checked here`, nev
 
 from __future__ import annotations
 
-import functools
+import itertools
 import math
 import re
 import statistics
@@ -17,12 +17,11 @@ from typing import Any
 from pgolf_core.lab.shared.places import SUBMISSION_FILE
 from pgolf_core.lab.verify.evidence.checks import hold, once, quietly, require
 from pgolf_core.lab.verify.evidence.score import OTHER_MACHINE, TOLERANCE
-from pgolf_core.lab.verify.reading.folder import KEYS, Submission, claimed
+from pgolf_core.lab.verify.reading.folder import Submission, claimed, every_claim
 from pgolf_core.lab.verify.reading.untrusted import (
     agrees,
     is_number,
     is_score,
-    last_digit,
     number,
     read_number,
     same_number,
@@ -31,9 +30,7 @@ from pgolf_core.lab.verify.reading.untrusted import (
 
 ANEW, LOGGED, CLAIMED = "taken anew", "logged", "in submission.json"
 OF_A_SEED = ("bpb", "loss", "roundtrip_bpb", "steps", "train_seconds", "total_bytes", "model_bytes")
-SCORES = ("bpb", "loss", "roundtrip_bpb")
 SPREADS = ("val_bpb_std", "std_val_bpb")
-MEANS = ("mean_val_bpb", "val_bpb_mean")
 COLUMNS = (
     ("raw_bpb", r"^raw|pre-?quant"), ("averaged_bpb", r"^averaged"), ("roundtrip_bpb", r"round-?trip|standard"),
     ("bpb", r"sliding.*bpb|val.?bpb|^bpb$|^sliding$"), ("loss", r"val.?loss|^loss$"), ("steps", r"^steps?$"),
@@ -41,7 +38,6 @@ COLUMNS = (
     ("code_bytes", r"code.*bytes|^code$"), ("train_seconds", r"^train s$"),
 )  # fmt: skip
 """What a README's column is called."""
-MAX_CELLS = 20_000
 _CELL = re.compile(r"([-+]?\d[\d,]*(?:\.\d+)?)(?: ?(?:bytes|s))?")
 _PROSE = (  # a number with a sign is a difference, no score
     re.compile(r"(?<![-+−±]|\d)(\d\.\d{2,10})[*`\s]{0,4}(?:± ?[\d.]{1,12}[*\s]{0,3})?(?:bits per byte|bpb)\b", re.I),
@@ -57,9 +53,10 @@ class Fact:
     """As written, or all its digits."""
     source: str
 
-    @property
-    def value(self) -> float:
-        return read_number(self.text)
+    value = property(lambda self: read_number(self.text))
+
+    def __str__(self) -> str:
+        return f"{self.text} {self.source}"
 
 
 Facts = Mapping[str, Fact]
@@ -84,15 +81,15 @@ class Judged(Submission):
 
     def _decisive(self, seed: int) -> dict[str, float]:
         """Scores that confirm or refute what is claimed: not those that another machine may find a little otherwise."""
-        kept, claims = {}, self.seed_claims.get(seed) or self.claims
-        for kind, prefix in (("sliding", ""), ("roundtrip", "roundtrip_")):
+        claims = quietly(lambda: every_claim(self.seed_claims.get(seed) or self.claims)) or {}
+        kept = {}
+        for kind, start in (("sliding", ""), ("roundtrip", "roundtrip_")):
             score = self.scoring.score(kind)
             for name in ("bpb", "loss") if "n" not in score else ():
-                value, key = score[name], f"{prefix}{name}"
-                said = quietly(functools.partial(claimed, claims, key))
+                said, value = claims.get(f"{start}{name}"), score[name]
                 off = abs(float(said) - value) / value if said else 0.0
                 if not TOLERANCE < off <= OTHER_MACHINE or (said and is_score(said, value)):
-                    kept[key] = value
+                    kept[f"{start}{name}"] = value
         return kept
 
     @once
@@ -100,8 +97,8 @@ class Judged(Submission):
         """The same, and where nothing is known what submission.json says."""
         found: dict[int, dict[str, Fact]] = {}
         for seed in {*self.known, *self.seed_claims}:
-            said = {name: claimed(self.seed_claims.get(seed, {}), name) for name in KEYS}
-            found[seed] = {name: Fact(text, CLAIMED) for name, text in said.items() if text} | self.known.get(seed, {})
+            said = every_claim(self.seed_claims.get(seed, {}))
+            found[seed] = {name: Fact(text, CLAIMED) for name, text in said.items()} | self.known.get(seed, {})
         return found
 
 
@@ -112,9 +109,10 @@ def fits(name: str, said: str, known: Facts, least_digits: bool = True) -> bool:
         return abs(value - fact.value) <= 0.5 + 0.01 * fact.value or agrees(said, fact.value)
     if name == "model_bytes" and "total_bytes" in known and same_number(said, known["total_bytes"].text):
         return True  # many folders call the total the artifact
-    if name in SCORES and least_digits and abs(value - fact.value) >= 1e-3:
+    is_scored = name.endswith(("bpb", "loss"))
+    if is_scored and least_digits and abs(value - fact.value) >= 1e-3:
         return False  # a single digit would agree with too much
-    close = fact.source == ANEW and name in SCORES and math.isclose(value, fact.value, rel_tol=TOLERANCE)
+    close = fact.source == ANEW and is_scored and math.isclose(value, fact.value, rel_tol=TOLERANCE)
     return close or (agrees(said, fact.value) if fact.source == ANEW else same_number(said, fact.text))
 
 
@@ -127,14 +125,12 @@ def json_numbers(folder: Judged) -> str:
     table, compared, unknown = folder.seed_claims or _single(folder), 0, []
     for seed, values in table.items():
         known = folder.known.get(seed, {})
-        for name in OF_A_SEED:
-            said = claimed(values, name)
-            if said and name not in known:
+        for name, said in every_claim(values, OF_A_SEED).items():
+            if name not in known:
                 unknown.append(f"{name} of seed {seed}")
-            elif said:
-                there = f"{known[name].text} {known[name].source}"
-                hold(fits(name, said, known), f"seed {seed}: {name} {said} in {SUBMISSION_FILE}, {there}")
-                compared += 1
+                continue
+            hold(fits(name, said, known), f"seed {seed}: {name} {said} in {SUBMISSION_FILE}, {known[name]}")
+            compared += 1
     require(compared > 0, "no log and no artifact has a number that it names")
     first = ", ".join(unknown[:3]) + (f" and {len(unknown) - 3} more" if len(unknown) > 3 else "")
     require(not unknown, f"nothing here confirms {first}; {compared} other numbers agree")
@@ -172,20 +168,14 @@ def _single(folder: Judged) -> dict[int, Mapping]:
     said, every = claimed(folder.claims, "bpb"), folder.known
     scores = {seed: known["bpb"] for seed, known in every.items() if "bpb" in known}
     its = [seed for seed, score in scores.items() if said and same_number(said, score.text)]
-    if its or len(every) == 1:
-        return {(its or list(every))[0]: folder.claims}
-    if said and scores and len(scores) == len(every):
-        mean = statistics.fmean(score.value for score in scores.values())
-        unit = max(last_digit(score.text) for score in scores.values())
-        is_mean = agrees(said, mean) or abs(float(said) - mean) <= unit / 2
-        hold(is_mean, f"val_bpb {said} is no seed's logged score and not their mean, {mean:.6f}")
-    return {}
+    its = its or (list(every) if len(every) == 1 else [])
+    return {seed: folder.claims for seed in its[:1]}
 
 
 def headline(folder: Judged) -> str:
     """The score that the submission is known by: the mean of its seeds, or one seed's; and the spread it claims."""
     values, own = folder.claims, claimed(folder.claims, "bpb")
-    said = next((written(values[key]) for key in MEANS if is_number(values.get(key))), own)
+    said = claimed(values, "mean_bpb") or own
     hold(said is not None, f"{SUBMISSION_FILE} names no val_bpb")
     scores, source = _scores(folder)
     require(bool(scores), f"nothing here confirms {said}")
@@ -223,15 +213,16 @@ def readme_numbers(folder: Judged) -> str:
     """Every cell of README's tables that is a seed's known number, the rows of means, and scores named in prose."""
     compared, skipped = {ANEW: 0, LOGGED: 0, CLAIMED: 0}, 0
     for header, rows in tables(folder.readme):
-        names = [_column(cell) for cell in header[1:]]
+        names = [
+            next((name for name, pattern in COLUMNS if re.search(pattern, cell.lower())), "") for cell in header[1:]
+        ]
         for first, *cells in rows:
             known = _of_row(first.strip().lower(), folder.believed)
             for name, cell in zip(names, cells, strict=False) if known is not None else ():
                 found = _CELL.fullmatch(cell)
                 if found and known and name in known:
-                    there = f"{known[name].text} {known[name].source}"
                     is_it = fits(name, found[1], known, least_digits=False)
-                    hold(is_it, f"README.md, {first}: {name} {found[1]}, {there}")
+                    hold(is_it, f"README.md, {first}: {name} {found[1]}, {known[name]}")
                     compared[known[name].source] += 1
                 else:
                     skipped += bool(found)
@@ -262,37 +253,23 @@ def _of_row(first: str, believed: Mapping[int, Facts]) -> Facts | None:
     return made
 
 
-def _column(cell: str) -> str:
-    text = cell.strip().lower()
-    return next((name for name, pattern in COLUMNS if re.search(pattern, text)), "")
-
-
 def _strange_scores(folder: Judged) -> list[str]:
     """Scores named in prose that are no number of this folder: another's, or wrong."""
-    believed = folder.believed
-    values = [fact.value for known in believed.values() for name, fact in known.items() if name.endswith("bpb")]
+    rows = [*folder.believed.values(), _of_row("mean", folder.believed) or {}]
+    values = [fact.value for known in rows for name, fact in known.items() if name.endswith("bpb")]
     values += [float(value) for key, value in folder.claims.items() if "bpb" in key and is_number(value)]
-    if believed and all("bpb" in known for known in believed.values()):
-        values.append(statistics.fmean(known["bpb"].value for known in believed.values()))
     prose = "\n".join(line for line in folder.readme.splitlines() if not line.lstrip().startswith("|"))
     named = dict.fromkeys(found[1] for pattern in _PROSE for found in pattern.finditer(prose))
     return [text for text in named if not any(agrees(text, value) for value in values)]
 
 
 def tables(text: str) -> Iterator[tuple[list[str], list[list[str]]]]:
-    """(header, rows) of every Markdown table, cells without their marks; at most MAX_CELLS cells of all."""
-    lines, left, index = text.splitlines(), MAX_CELLS, 0
-    while index + 1 < len(lines):
-        if "|" in lines[index] and re.fullmatch(r"[\s|:-]{3,2000}", lines[index + 1]) and "-" in lines[index + 1]:
-            header, rows = _cells(lines[index]), []
-            index += 2
-            while index < len(lines) and "|" in lines[index] and left > 0:
-                rows.append(_cells(lines[index]))
-                left -= len(rows[-1])
-                index += 1
-            yield header, [row for row in rows if row]
-        else:
-            index += 1
+    """(header, rows) of every Markdown table, cells without their marks."""
+    for has_bars, group in itertools.groupby(text.splitlines(), key=lambda line: "|" in line):
+        lines = list(group) if has_bars else []
+        ruler = next((at for at, line in enumerate(lines) if at and "-" in line and set(line) <= set("-|: \t")), 0)
+        if ruler:
+            yield _cells(lines[ruler - 1]), [_cells(line) for line in lines[ruler + 1 :]]
 
 
 def _cells(line: str) -> list[str]:

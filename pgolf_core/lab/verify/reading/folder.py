@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,23 @@ from pgolf_core.lab.export import readable_of
 from pgolf_core.lab.shared.places import SCRIPT, SUBMISSION_FILE
 from pgolf_core.lab.verify.evidence.checks import CannotCheck, hold, needed, once, quietly, require
 from pgolf_core.lab.verify.evidence.measure import Way
+from pgolf_core.lab.verify.evidence.score import computing_path, judge_score
 from pgolf_core.lab.verify.evidence.text import TEXT_OF_TRACK
 from pgolf_core.lab.verify.reading.logs import Log, read_log
 from pgolf_core.lab.verify.reading.reviewed import Reviewed, header_of
-from pgolf_core.lab.verify.reading.untrusted import is_number, json_object, list_files, number, read_text, written
+from pgolf_core.lab.verify.reading.untrusted import (
+    is_number,
+    is_score,
+    json_object,
+    list_files,
+    number,
+    read_text,
+    written,
+)
 from pgolf_core.recipes.rules import TRACK_CAP_BYTES
 from pgolf_core.text.shards import shard_tokens
 
+SUSPICIOUS = ("socket", "urllib", "http", "requests", "ftplib", "httpx", "aiohttp", "huggingface_hub", "subprocess")
 WEIGHT_ENDINGS = (".ptz", ".pt", ".pth", ".bin", ".safetensors", ".npz", ".npy", ".pkl", ".xz", ".lzma", ".br", ".zst",
                   ".zip", ".gz", ".tar", ".7z", ".ckpt")  # fmt: skip
 """Files that may hold weights in another project's format; they are weighed and not opened."""
@@ -42,7 +52,8 @@ KEYS = {
     "steps": ("steps", "step_stop"), "train_seconds": ("train_seconds", "wallclock_seconds"),
     "total_bytes": ("bytes_total", "total_bytes"), "code_bytes": ("bytes_code", "code_bytes"),
     "model_bytes": ("bytes_model", "bytes_model_int6_zstd", "model_bytes", "artifact_bytes"),
-    "roundtrip_bpb": ("int6_zstd_val_bpb",), "averaged_bpb": ("pre_quant_val_bpb",),
+    "mean_bpb": ("mean_val_bpb", "val_bpb_mean"), "roundtrip_bpb": ("int6_zstd_val_bpb",),
+    "averaged_bpb": ("pre_quant_val_bpb",),
 }  # fmt: skip
 """What submission.json, ours and the merged records', calls each number."""
 
@@ -56,6 +67,11 @@ def claimed(values: Mapping[str, Any], name: str) -> str | None:
         if value is not None:
             return written(number(values, key))
     return None
+
+
+def every_claim(values: Mapping[str, Any], names: Iterable[str] = KEYS) -> dict[str, str]:
+    """{name: as written} of the numbers that are claimed."""
+    return {name: text for name in names if (text := claimed(values, name))}
 
 
 class Submission(Reviewed):
@@ -93,7 +109,7 @@ class Submission(Reviewed):
             known = found.setdefault(log.seed, log)
             is_other = known.score and log.score and known.score[1:] != log.score[1:]
             require(not is_other, f"{known.name} and {log.name} are of seed {log.seed} and end in different scores")
-            found[log.seed] = max(known, log, key=lambda one: len(one.finals) + len(one.total_bytes))
+            found[log.seed] = max(known, log, key=lambda one: len(one.finals) + len(one.sizes["total_bytes"]))
         return found
 
     @once
@@ -173,6 +189,11 @@ class Submission(Reviewed):
         return {}
 
     @once
+    def tables(self) -> dict[str, dict[str, Any]]:
+        """{where: claimed values} of the whole and of every seed."""
+        return {SUBMISSION_FILE: self.claims} | {f"seed {seed}": row for seed, row in self.seed_claims.items()}
+
+    @once
     def seeds(self) -> list[int]:
         """Every seed that submission.json names."""
         listed = self.claims.get("seeds")
@@ -186,15 +207,13 @@ class Submission(Reviewed):
     def artifact_seed(self) -> int | None:
         """The seed whose artifact lies in the folder: by hash, by size; None where no file says."""
         header_of(self.artifact)  # which refuses what is too large to be hashed
-        digest, size, rows = sha256_file(self.artifact), self.artifact.stat().st_size, self.seed_claims.items()
-        said, what = {seed: row["artifact_sha256"] == digest for seed, row in rows if "artifact_sha256" in row}, "hash"
-        if not said:
-            said = {seed: True for seed, row in rows if any(row.get(key) == size for key in KEYS["model_bytes"])}
-            what = "size"
-        if not said:
+        is_hashed = any("artifact_sha256" in row for row in self.seed_claims.values())
+        what, keys = ("hash", ("artifact_sha256",)) if is_hashed else ("size", KEYS["model_bytes"])
+        own = sha256_file(self.artifact) if is_hashed else self.artifact.stat().st_size
+        seeds = [seed for seed, row in self.seed_claims.items() if own in map(row.get, keys)]
+        if not seeds and not is_hashed:
             return self.seeds[0] if len(self.seeds) == 1 else None
-        seeds = [seed for seed, is_its in said.items() if is_its]
-        hold(bool(seeds), f"the {what} of the artifact is that of no seed in {SUBMISSION_FILE}")
+        hold(bool(seeds), f"the hash of the artifact is that of no seed in {SUBMISSION_FILE}")
         require(len(seeds) == 1, f"the {what} of the artifact is that of seeds {seeds}")
         return seeds[0]
 
@@ -212,8 +231,7 @@ class Submission(Reviewed):
         known = [one for one in prepared_datasets(self.how.cache_dir or None) if one.vocab_size == vocab_size]
         if is_number(targets):
             known = [one for one in known if sum(map(shard_tokens, one.val_paths)) - 1 == targets]
-        name = TEXT_OF_TRACK.get(self.track, ("",))[0]
-        known = [one for one in known if one.name.startswith(name)] or known
+        known = [one for one in known if one.name.startswith(TEXT_OF_TRACK[self.track][0])] or known
         names = ", ".join(one.name for one in known) or "none"
         require(len(known) == 1, f"prepared datasets of {vocab_size} pieces and the claimed size: {names}; give --data")
         return known[0]
@@ -234,17 +252,40 @@ class Submission(Reviewed):
             mode = "off" if "| compute: float32" in self.computed_on else "auto"
         return Way(window, stride, min(32, max(1, 2**15 // max(window, 1))), mode)
 
+    def judge_score(self, kind: str) -> str:
+        found, seed = self.scoring.score(kind), self.artifact_seed
+        about = f"{found['bpb']:.8f} bpb"
+        if seed is None:
+            raise CannotCheck(f"no file says of which seed the artifact is; it scores {about}")
+        values = self.seed_claims.get(seed) or (self.claims if len(self.seeds) < 2 else {})
+        names = {"bpb": "bpb", "loss": "loss"} if kind == "sliding" else {"bpb": "roundtrip_bpb"}
+        said = {key: text for key, name in names.items() if (text := claimed(values, name))}
+        require("bpb" in said, f"{SUBMISSION_FILE} names no such score of seed {seed}; it is {about}")
+        if "n" not in found and all(is_score(text, found[key]) for key, text in said.items()):
+            return f"{about} here over {found['tokens']:,} targets; seed {seed} claims {said['bpb']}"
+        paths = computing_path(self.way.autocast, self.computed_on) if self.computed_on else ()
+        return judge_score(found, {key: float(text) for key, text in said.items()}, paths)
+
+    def judge_isolation(self) -> str:
+        if not self.artifacts:
+            named = sorted({name.partition(".")[0] for name in imports_of(self.source)} & set(SUSPICIOUS))
+            imported = f"(it imports {', '.join(named) or 'none'} of what reaches a network)"
+            raise CannotCheck(f"{self.no_artifact}, and the script is not run {imported}")
+        return super().judge_isolation()
+
     @once
     def computed_on(self) -> str:
         """What the scores were computed on, where a log says so; else empty."""
         return next((log.computed_on for log in quietly(lambda: self.logs) or () if log.computed_on), "")
 
 
-@functools.lru_cache(maxsize=8)
+_parsed = functools.lru_cache(maxsize=8)(ast.parse)
+
+
 def imports_of(source: str) -> frozenset[str]:
     """Modules that a script imports, as far as it can be parsed."""
     found = set()
-    for node in ast.walk(quietly(lambda: ast.parse(source)) or ast.Module([], [])):
+    for node in ast.walk(quietly(lambda: _parsed(source)) or ast.Module([], [])):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -253,10 +294,9 @@ def imports_of(source: str) -> frozenset[str]:
     return frozenset(found | {name.rpartition(".")[0] for name in found if "." in name})
 
 
-@functools.lru_cache(maxsize=8)
 def recipe_of(source: str) -> dict[str, Any]:
     """The resolved recipe at the end of a script of `pgolf export`; Broken where there is none."""
-    nodes = ast.parse(source).body
+    nodes = _parsed(source).body
     values = [node.value for node in nodes if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)]
     recipe = ast.literal_eval(values[-1]) if values else {}
     hold(all(isinstance(recipe.get(part), dict) for part in ("eval", "schedule")), "the script ends with no recipe")

@@ -22,13 +22,13 @@ NUMBER = r"([-+]?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?)"
 STEP_LINE = re.compile(
     rf"^step:(\d{{1,12}})/\d+ (?:train_loss:{NUMBER}|val_loss:{NUMBER} val_bpb:{NUMBER}) train_time:(\d{{1,15}})ms"
 )
-_SCORE = re.compile(rf"^(.{{0,120}}?)\bval_loss:\s*{NUMBER}\s+val_bpb:\s*{NUMBER}(.{{0,200}})")
+SIZES = {"serialized model": "model", "code size": "code", "total submission size": "total"}
+_SCORE = re.compile(rf"^(.{{0,120}}?)\bval_loss:\s*{NUMBER}\s+val_bpb:\s*{NUMBER}")
 _STEP = re.compile(r"^\s*(?:step:\s*)?(\d{1,12})\s*/\s*\d{1,12}\b")
-_TRAIN_TIME = re.compile(rf"\btrain_time:\s*{NUMBER}\s*(ms|s|m)\b")
-_EVAL_TIME = re.compile(rf"\beval_time:\s*{NUMBER}\s*ms\b")
+_TIME = re.compile(rf"\b(train|eval)_time:\s*{NUMBER}\s*(ms|s|m)\b")
 _SEED = re.compile(r"^\s*seed:\s*(\d{1,19})\s*$")
 _VAL_TOKENS = re.compile(r"\bval_loader:.{0,500}?\btokens:\s*([\d,]{1,20})|^\s*val_tokens:\s*([\d,]{1,20})\s*$")
-_BYTES = re.compile(r"^\s*(serialized model|code size|total submission size)[^:]{0,60}:\s*([\d,]{1,15}) *bytes", re.I)
+_BYTES = re.compile(rf"^\s*({'|'.join(SIZES)})[^:]{{0,60}}:\s*([\d,]{{1,15}}) *bytes", re.IGNORECASE)
 _VOCAB = re.compile(r"fineweb_(\d{3,6})_bpe|\bsp(\d{3,6})\b|\bvocab_size[:=]\s*(\d{3,6})", re.I)
 _RULER = re.compile(r"^={60,}$")
 SETTINGS = ("model_params:", "world_size:", "attention_mode:", "tie_embeddings:", "train_batch_tokens:",
@@ -47,19 +47,20 @@ class Log:
     val_tokens: int | None = None
     vocabularies: set[int] = field(default_factory=set)
     steps: int | None = None
-    train_ms: float | None = None
-    eval_ms: list[float] = field(default_factory=list)
+    times: dict[str, list[float]] = field(default_factory=lambda: {"train": [], "eval": []})
+    """Milliseconds, as often as they are told."""
     step_scores: list[tuple[int, str, str]] = field(default_factory=list)
     """(step, val_loss, val_bpb) of the validations while training."""
     finals: list[tuple[str, str, str]] = field(default_factory=list)
     """(label, val_loss, val_bpb) of the scores after training, in order."""
-    model_bytes: list[int] = field(default_factory=list)
-    code_bytes: list[int] = field(default_factory=list)
-    total_bytes: list[int] = field(default_factory=list)
+    sizes: dict[str, list[int]] = field(default_factory=lambda: {f"{part}_bytes": [] for part in SIZES.values()})
+    """model_bytes, code_bytes and total_bytes, each as often as it is told."""
     computed_on: str = ""
     """This project's line of device, threads, dtype and kernel; empty in other logs."""
     script: str = ""
     """The script that the log begins with, empty where it has none."""
+
+    train_ms = property(lambda self: max(self.times["train"], default=None))
 
     @property
     def score(self) -> tuple[str, str, str] | None:
@@ -70,13 +71,10 @@ class Log:
     @property
     def numbers(self) -> dict[str, str]:
         """{what it is: as written} of the run as a whole."""
-        found: dict[str, Any] = {"steps": self.steps}
-        if self.score:
-            found |= {"loss": self.score[1], "bpb": self.score[2]}
-        if self.train_ms is not None:
-            found["train_seconds"] = format(self.train_ms / 1000, ".3f")
-        logged = {"total_bytes": self.total_bytes, "model_bytes": self.model_bytes, "code_bytes": self.code_bytes}
-        found |= {name: values[-1] for name, values in logged.items() if values}
+        _, loss, bpb = self.score or ("", "", "")
+        seconds = "" if self.train_ms is None else format(self.train_ms / 1000, ".3f")
+        found = {"steps": self.steps, "loss": loss, "bpb": bpb, "train_seconds": seconds}
+        found |= {name: values[-1] for name, values in self.sizes.items() if values}
         return {name: str(value) for name, value in found.items() if value}
 
 
@@ -104,20 +102,18 @@ def _read_line(log: Log, line: str) -> None:
     elif found := _VAL_TOKENS.search(line):
         log.val_tokens = _whole(found[1] or found[2])
     elif found := _BYTES.match(line):
-        {"s": log.model_bytes, "c": log.code_bytes, "t": log.total_bytes}[found[1][0].lower()].append(_whole(found[2]))
+        log.sizes[f"{SIZES[found[1].lower()]}_bytes"].append(_whole(found[2]))
     elif found := _SCORE.match(line):
         if step:
             log.step_scores.append((int(step[1]), found[2], found[3]))
         elif not found[1].strip().startswith(("#", "sliding_eval")):
             log.finals.append((found[1].strip(" :"), found[2], found[3]))
     log.settings |= {start: line.strip() for start in SETTINGS if line.startswith(start)}
-    log.vocabularies |= {int(one or two or three) for one, two, three in _VOCAB.findall(line)}
+    log.vocabularies |= {int("".join(size)) for size in _VOCAB.findall(line)}
     if step:
         log.steps = max(log.steps or 0, int(step[1]))
-    if found := _TRAIN_TIME.search(line):
-        log.train_ms = max(log.train_ms or 0.0, MILLISECONDS[found[2]] * read_number(found[1]))
-    if found := _EVAL_TIME.search(line):
-        log.eval_ms.append(read_number(found[1]))
+    for part, time, unit in _TIME.findall(line):
+        log.times[part].append(MILLISECONDS[unit] * read_number(time))
 
 
 def _whole(text: str) -> int:

@@ -1,6 +1,6 @@
 """What `pgolf verify` reviews: an artifact, a seed's folder or a submission's, each with a text and a score of its own.
 
-A kind of Reviewed reads its files; the checks that any of them can be asked are here.
+A kind of Reviewed reads its files, bounded and strict; the checks that any of them can be asked are here.
 """
 
 from __future__ import annotations
@@ -10,13 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from pgolf_core.base.files import UserError, sha256_file
-from pgolf_core.base.names import SCORES
+from pgolf_core.base.names import ARTIFACT, METRICS, SCORES, SEED_RESULT
+from pgolf_core.base.strict import build
 from pgolf_core.lab.data.dataset import Dataset, open_dataset
+from pgolf_core.lab.record.folder import recorded_recipe
+from pgolf_core.lab.shared.places import RECIPE_FILE
+from pgolf_core.lab.verify.evidence import score
 from pgolf_core.lab.verify.evidence.checks import CannotCheck, hold, needed, once, quietly, require
 from pgolf_core.lab.verify.evidence.measure import Way
-from pgolf_core.lab.verify.evidence.score import How, Scoring, causality, isolation, probabilities
+from pgolf_core.lab.verify.evidence.score import How, Scoring
 from pgolf_core.lab.verify.evidence.text import Text
+from pgolf_core.lab.verify.reading.untrusted import json_lines, json_object, strictly
 from pgolf_core.packing.unpack import read_header
+from pgolf_core.result import Result
+from pgolf_core.training.runlog import TrainResult
+
+TRAINING = "stages/03_train.json"
 
 
 def header_of(artifact: Path) -> dict[str, Any]:
@@ -39,7 +48,7 @@ class Reviewed:
         self.folder, self.how, self.texts = folder, how, {} if texts is None else texts
 
     def said(self, name: str) -> Any:
-        """A number that the files claim, by its key in result.json and submission.json; None where they do not."""
+        """What the files claim, by its key in result.json and submission.json; None where they do not."""
         raise NotImplementedError
 
     def judge_score(self, kind: str) -> str:
@@ -48,7 +57,7 @@ class Reviewed:
 
     def judge_isolation(self) -> str:
         """What the scoring opened and tried."""
-        return isolation(self.scoring)
+        return score.isolation(self.scoring)
 
     def opened(self, name: str) -> Dataset:
         """A prepared dataset; CannotCheck where it is not here or not whole."""
@@ -88,6 +97,41 @@ class Artifact(Reviewed):
         raise CannotCheck(f"nothing claims a score; it is {found['bpb']:.8f} bpb over {about}, window 512, stride 64")
 
 
+class Seed(Reviewed):
+    """One seed's files: what a file holds, or the error that judges it; and the same for checks of something else."""
+
+    recipe_file = once(lambda self: strictly(self.folder / RECIPE_FILE, lambda path: recorded_recipe(path.parent)))
+    result_file = once(lambda self: strictly(self.folder / SEED_RESULT, Result.read))
+    training_file = once(lambda self: build(TrainResult, json_object(self.folder / TRAINING).get("training"), TRAINING))
+    recipe = once(lambda self: needed("a whole recipe.json", lambda: self.recipe_file))
+    result = once(lambda self: needed("a whole result.json", lambda: self.result_file))
+    training = once(lambda self: needed(f"a whole {TRAINING}", lambda: self.training_file))
+    metrics = once(lambda self: needed("a whole metrics.jsonl", lambda: json_lines(self.folder / METRICS)))
+    artifact = once(lambda self: self.folder / ARTIFACT)
+    track = once(lambda self: self.recipe.track)
+
+    @once
+    def dataset(self) -> Dataset:
+        """The dataset of the run, and no other of its name."""
+        dataset, there = self.opened(self.recipe.data.dataset), self.result.data_sha256
+        here = dataset.manifest_sha256
+        require(here == there, f"{dataset.name} here is {here:.12}…, the run's is {there:.12}…")
+        return dataset
+
+    @once
+    def way(self) -> Way:
+        settings = self.recipe.eval
+        return Way(settings.seq_len, settings.stride, settings.batch_seqs, self.recipe.schedule.autocast)
+
+    def said(self, name: str) -> Any:
+        return getattr(self.result, name)
+
+    def judge_score(self, kind: str) -> str:
+        claims = {key: self.said(f"{kind}_{key}") for key in ("bpb", "loss")}
+        there = quietly(lambda: self.training.path) or ""
+        return score.judge_score(self.scoring.score(kind), claims, score.computing_path(self.way.autocast, there))
+
+
 def scored_once(one: Reviewed) -> str:
     """Every target once, in all documents; the claimed count is that of the stream."""
     said, found = one.said("val_targets"), one.text.targets
@@ -107,8 +151,8 @@ TEXT_CHECKS: dict[str, Callable[[Any], str]] = {
     "bytes are those of the decoded text": text_bytes,
 }
 MODEL_CHECKS: dict[str, Callable[[Any], str]] = {
-    "probabilities sum to one": lambda one: probabilities(one.scoring),
-    "no logit sees a later token": lambda one: causality(one.scoring),
+    "probabilities sum to one": lambda one: score.probabilities(one.scoring),
+    "no logit sees a later token": lambda one: score.causality(one.scoring),
     "round-trip score from the file alone": lambda one: one.judge_score("roundtrip"),
     "sliding score from the file alone": lambda one: one.judge_score("sliding"),
     "no network, no training data while scoring": lambda one: one.judge_isolation(),

@@ -98,10 +98,8 @@ def json_lines(path: Path) -> list[dict[str, Any]]:
 
 def is_number(value: Any) -> TypeGuard[float]:
     """Whether this is a finite number that a float can hold; a bool is none."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return False
     try:
-        return math.isfinite(float(value))
+        return type(value) in (int, float) and math.isfinite(value)
     except OverflowError:
         return False
 

@@ -10,25 +10,8 @@ from typing import Any
 import pytest
 
 from pgolf_core.base.files import UserError
-from pgolf_core.lab.verify.evidence.checks import (
-    FAILS,
-    HOLDS,
-    MAX_EVIDENCE,
-    SAMPLED,
-    UNKNOWN,
-    Broken,
-    CannotCheck,
-    OnlySampled,
-    Row,
-    hold,
-    judge,
-    judge_all,
-    needed,
-    once,
-    plain,
-    quietly,
-    require,
-)  # fmt: skip
+from pgolf_core.lab.verify.evidence import checks
+from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, UNKNOWN, Broken, CannotCheck, OnlySampled, Row, once
 
 
 def raising(error: Exception) -> Any:
@@ -38,31 +21,31 @@ def raising(error: Exception) -> Any:
 @pytest.mark.parametrize(
     ("error", "verdict", "evidence"),
     [
-        (CannotCheck("it is gone"), UNKNOWN, "because it is gone"), (OnlySampled("n = 9"), SAMPLED, "n = 9"),
+        (CannotCheck("it is gone"), UNKNOWN, "because it is gone"), (OnlySampled("n = 9"), checks.SAMPLED, "n = 9"),
         (Broken("3, not 4"), FAILS, "3, not 4"), (UserError("no"), FAILS, "no"),
         (KeyError("x"), FAILS, "KeyError: 'x'"), (MemoryError(), FAILS, "MemoryError:"),
     ],
 )  # fmt: skip
 def test_what_a_check_raises_is_its_verdict(error: Exception, verdict: str, evidence: str):
-    assert judge("c", raising, error) == Row("c", verdict, evidence)
+    assert checks.judge("c", raising, error) == Row("c", verdict, evidence)
 
 
 def test_what_a_check_returns_holds_and_a_table_is_judged_in_order():
-    rows = judge_all({"b": lambda n: f"{n}", "a": lambda n: hold(n > 9, "small")}, 5)
+    rows = checks.judge_all({"b": lambda n: f"{n}", "a": lambda n: checks.hold(n > 9, "small")}, 5)
     assert rows == [Row("b", HOLDS, "5"), Row("a", FAILS, "small")]
 
 
 def test_evidence_is_one_short_line_that_steers_no_terminal():
-    assert plain("a\n b\x1b[2J\u202e") == "a b\ufffd[2J\ufffd"
-    assert len(plain("x" * 10_000)) == MAX_EVIDENCE
+    assert checks.plain("a\n b\x1b[2J\u202e") == "a b\ufffd[2J\ufffd"
+    assert len(checks.plain("x" * 10_000)) == checks.MAX_EVIDENCE
 
 
 def test_what_is_needed_and_broken_elsewhere_cannot_be_checked():
-    assert needed("a file", lambda: 3) == 3 and quietly(lambda: raising(Broken(""))) is None
+    assert checks.needed("a file", lambda: 3) == 3 and checks.quietly(lambda: raising(Broken(""))) is None
     with pytest.raises(CannotCheck, match="it needs a file"):
-        needed("a file", lambda: raising(Broken("damaged")))
+        checks.needed("a file", lambda: raising(Broken("damaged")))
     with pytest.raises(CannotCheck, match="gone"):
-        needed("a file", lambda: require(False, "gone"))
+        checks.needed("a file", lambda: checks.require(False, "gone"))
 
 
 def test_a_property_is_read_once_and_keeps_its_exception():

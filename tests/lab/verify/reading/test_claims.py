@@ -6,135 +6,79 @@ pytest tests/lab/verify/reading/test_claims.py
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from published import PR315, edit, published
 
-from pgolf_core.lab.verify.evidence.checks import Broken, CannotCheck
+from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, UNKNOWN, judge
 from pgolf_core.lab.verify.evidence.score import How
-from pgolf_core.lab.verify.reading.claims import (
-    ANEW,
-    LOGGED,
-    Fact,
-    Judged,
-    before_packing,
-    fits,
-    headline,
-    json_numbers,
-    readme_numbers,
-    tables,
-)  # fmt: skip
+from pgolf_core.lab.verify.reading import claims as checks
+from pgolf_core.lab.verify.reading.claims import ANEW, LOGGED, Fact, Judged, fits, tables
 
+JSON, LAST, HEAD, README = checks.json_numbers, checks.before_packing, checks.headline, checks.readme_numbers
 ROWS = {seed: {"val_loss": float(row[1]), "val_bpb": float(row[2]), "steps": row[0]} for seed, row in PR315.items()}
 MEAN = sum(row["val_bpb"] for row in ROWS.values()) / 3
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    return tmp_path / "track_10min_16mb" / "A_record"
-
-
-def made(place: Path, **claims: object) -> Judged:
-    return Judged(published(place, PR315, claims=json.loads(json.dumps(claims))), How())
-
-
-@pytest.mark.parametrize(
-    "claims",
-    [
-        {"seed_results": ROWS, "val_bpb": MEAN},
-        {"seed_results": [{"seed": seed} | row for seed, row in ROWS.items()], "mean_val_bpb": MEAN},
-        {"seed_results": {f"seed_{seed}": row for seed, row in ROWS.items()}, "seeds": list(ROWS)},
-    ],
-    ids=["object", "list", "names"],
-)
-def test_numbers_of_every_kind_of_seed_table_are_the_logs(place: Path, claims: dict):
-    folder = made(place, **claims)
-    assert json_numbers(folder) == "9 numbers of 3 seed(s) are the logs' or taken anew"
-    assert "logged or taken anew" in headline(folder) and "9 logged" in readme_numbers(folder)
-
-
-def test_a_wrong_number_of_one_seed_is_named(place: Path):
-    with pytest.raises(Broken, match=r"seed 42: bpb 1.1001 in submission.json, 1.12498291 logged"):
-        json_numbers(made(place, seed_results=ROWS | {42: ROWS[42] | {"val_bpb": 1.1001}}))
-
-
-def test_a_number_for_the_whole_that_is_neither_mean_nor_a_seeds_is_broken(place: Path):
-    with pytest.raises(Broken, match="steps 9000 is neither the mean of its seeds'"):
-        json_numbers(made(place, seed_results=ROWS, steps=9000))
-
-
-def test_without_a_seed_table_one_run_or_the_mean_is_claimed(place: Path):
-    assert "numbers of 1 seed(s)" in json_numbers(made(place / "one"))
-    with pytest.raises(CannotCheck, match="no log and no artifact has a number"):
-        json_numbers(made(place / "mean", val_bpb=round(MEAN, 6)))
-    with pytest.raises(Broken, match="no seed's logged score and not their mean"):
-        json_numbers(made(place / "none", val_bpb=1.2))
+AS_LIST = [{"seed": seed} | row for seed, row in ROWS.items()]
+AS_NAMES = {f"seed_{seed}": row for seed, row in ROWS.items()}
+OTHER = ROWS | {42: ROWS[42] | {"val_bpb": 1.1001}}
+IN_README = {  # what is put for what
+    "steps": ("7,061", "7,062"), "loss": (r"1\.8994", "1.8996"), "nothing": ("(?s).*", "nothing"),
+    "mean": (r"\Z", "| mean | 7,058 | 1.8996 | 1.1250 |\n| std | 6.4 | 0.0004 | 0.0002 |\n"),
+    "other mean": (r"\Z", "| mean | 7,000 | 1.8996 | 1.1250 |\n"), "prose": (r"\Z", "\n**1.0999** bpb\n"),
+    "a fourth": (r"\Z", "| 7 | – | – | 1.25 |\n"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("claims", "said"),
+    ("check", "claims", "changed", "verdict", "why"),
     [
-        ({"val_bpb": MEAN}, "the mean; mean over 3"), ({}, "of seed 2025, not the mean; "),
-        ({"mean_val_bpb": MEAN, "std_val_bpb": 0.000215}, "mean over 3 seed"),
-    ],
-)  # fmt: skip
-def test_the_headline_is_the_mean_or_a_seeds_score(place: Path, claims: dict, said: str):
-    assert said in headline(made(place, **claims))
-
-
-@pytest.mark.parametrize(
-    ("claims", "error", "why"),
-    [
-        ({"val_bpb": 1.11}, Broken, "neither the mean"), ({"mean_val_bpb": 1.11}, Broken, "neither the mean"),
-        ({"val_bpb_std": 0.01}, Broken, "a standard deviation of 0.01"), ({"val_bpb_std": "x"}, Broken, "no number"),
-        ({"val_bpb": None}, Broken, "names no val_bpb"), ({"val_bpb": "1e5"}, Broken, "no number"),
-        ({"seed_results": ROWS | {9: ROWS[42]}}, CannotCheck, "only in submission.json"),
-    ],
-)  # fmt: skip
-def test_a_headline_that_no_score_gives_is_not_held(place: Path, claims: dict, error: type, why: str):
-    with pytest.raises(error, match=why):
-        headline(made(place, **claims))
-
-
-def test_a_score_before_packing_is_a_logs_last_validation(place: Path):
-    assert "1.1418, the last validation of train_seed" in before_packing(made(place / "a", pre_quant_val_bpb=1.1418))
-    with pytest.raises(CannotCheck, match=r"no log ends in a validation of 1.2"):
-        before_packing(made(place / "b", pre_quant_val_bpb=1.2))
-    with pytest.raises(CannotCheck, match="names no score before packing"):
-        before_packing(made(place / "c"))
-
-
-@pytest.mark.parametrize(
-    ("pattern", "to", "error", "why"),
-    [
-        (r"7,061", "7,062", Broken, "README.md, 42: steps 7,062, 7061 logged"),
-        (r"1\.8994", "1.8996", Broken, "README.md, 42: loss 1.8996, 1.89948149 logged"),
-        (r"\Z", "| mean | 7,000 | 1.8996 | 1.1250 |\n", Broken, "README.md, mean: steps 7,000"),
-        (r"\Z", "\n**1.0999** bpb\n", CannotCheck, "names 1.0999 bpb, no number of this folder"),
-        (r"(?s).*", "nothing", CannotCheck, "no table of README.md has a number"),
+        (JSON, {"seed_results": ROWS, "val_bpb": MEAN}, "", HOLDS, "9 numbers of 3 seed(s) are the logs'"),
+        (JSON, {"seed_results": AS_LIST, "mean_val_bpb": MEAN}, "", HOLDS, "9 numbers of 3 seed(s) are the logs'"),
+        (JSON, {"seed_results": AS_NAMES, "seeds": list(ROWS)}, "", HOLDS, "9 numbers of 3 seed(s) are the logs'"),
+        (JSON, {"seed_results": OTHER}, "", FAILS, "seed 42: bpb 1.1001 in submission.json, 1.12498291 logged"),
+        (JSON, {"seed_results": ROWS, "steps": 9000}, "", FAILS, "steps 9000 is neither the mean of its seeds'"),
+        (JSON, {}, "", HOLDS, "numbers of 1 seed(s)"),
+        (JSON, {"val_bpb": round(MEAN, 6)}, "", UNKNOWN, "no log and no artifact has a number"),
+        (HEAD, {"seed_results": AS_NAMES, "seeds": list(ROWS)}, "", HOLDS, "logged or taken anew"),
+        (HEAD, {"val_bpb": MEAN}, "", HOLDS, "the mean; mean over 3"),
+        (HEAD, {}, "", HOLDS, "of seed 2025, not the mean; "),
+        (HEAD, {"mean_val_bpb": MEAN, "std_val_bpb": 0.000215}, "", HOLDS, "mean over 3 seed"),
+        (HEAD, {"val_bpb": 1.11}, "", FAILS, "neither the mean"),
+        (HEAD, {"mean_val_bpb": 1.11}, "", FAILS, "neither the mean"),
+        (HEAD, {"val_bpb_std": 0.01}, "", FAILS, "a standard deviation of 0.01"),
+        (HEAD, {"val_bpb_std": "x"}, "", FAILS, "no number"),
+        (HEAD, {"val_bpb": None}, "", FAILS, "names no val_bpb"),
+        (HEAD, {"val_bpb": "1e5"}, "", FAILS, "no number"),
+        (HEAD, {"seed_results": ROWS | {9: ROWS[42]}}, "", UNKNOWN, "only in submission.json"),
+        (LAST, {"pre_quant_val_bpb": 1.1418}, "", HOLDS, "1.1418, the last validation of train_seed"),
+        (LAST, {"pre_quant_val_bpb": 1.2}, "", UNKNOWN, "no log ends in a validation of 1.2"),
+        (LAST, {}, "", UNKNOWN, "names no score before packing"),
+        (README, {"seed_results": ROWS}, "", HOLDS, "9 logged"),
+        (README, {}, "mean", HOLDS, "cells that agree: 15 logged"),
+        (README, {}, "steps", FAILS, "README.md, 42: steps 7,062, 7061 logged"),
+        (README, {}, "loss", FAILS, "README.md, 42: loss 1.8996, 1.89948149 logged"),
+        (README, {}, "other mean", FAILS, "README.md, mean: steps 7,000"),
+        (README, {}, "prose", UNKNOWN, "names 1.0999 bpb, no number of this folder"),
+        (README, {}, "nothing", UNKNOWN, "no table of README.md has a number"),
+        (
+            README,
+            {"seed_results": {7: {"val_bpb": 1.25}}},
+            "a fourth",
+            UNKNOWN,
+            "1 cells agree with submission.json, and",
+        ),
     ],
 )
-def test_a_cell_or_a_sentence_that_says_something_else_is_found(
-    place: Path, pattern: str, to: str, error: type, why: str
+def test_a_claim_is_held_against_the_logs(
+    tmp_path: Path, check: Callable, claims: dict, changed: str, verdict: str, why: str
 ):
-    folder = made(place)
-    edit("README.md", pattern, to)(place)
-    with pytest.raises(error, match=why):
-        readme_numbers(folder)
-
-
-def test_rows_of_mean_and_spread_are_the_seeds(place: Path):
-    folder = made(place)
-    edit("README.md", r"\Z", "| mean | 7,058 | 1.8996 | 1.1250 |\n| std | 6.4 | 0.0004 | 0.0002 |\n")(place)
-    assert "cells that agree: 15 logged" in readme_numbers(folder)
-
-
-def test_cells_that_only_submission_json_confirms_are_not_held(place: Path):
-    folder = made(place, seed_results={7: {"val_bpb": 1.25}})
-    edit("README.md", r"\Z", "| 7 | – | – | 1.25 |\n")(place)
-    with pytest.raises(CannotCheck, match=r"1 cells agree with submission.json, and nothing confirms either"):
-        readme_numbers(folder)
+    folder = published(tmp_path / "track_10min_16mb" / "one", PR315, claims=json.loads(json.dumps(claims)))
+    if changed:
+        edit("README.md", *IN_README[changed])(folder)
+    row = judge("it", check, Judged(folder, How()))
+    assert row.verdict == verdict and why in row.evidence
 
 
 def test_how_far_a_written_number_may_be_from_a_fact():

@@ -65,8 +65,8 @@ def test_the_later_line_format_is_read(tmp_path: Path):
         "Total submission size quantized+brotli: 15060000 bytes\n"
     )
     log = read_log(path, "log.txt")
-    assert (log.seed, log.steps, log.train_ms, log.eval_ms) == (42, 5000, 588_000, [90_000])
-    assert log.score and log.score[1:] == ("1.80000000", "1.06606000") and log.total_bytes == [15_060_000]
+    assert (log.seed, log.steps, log.train_ms, log.times["eval"]) == (42, 5000, 588_000, [90_000])
+    assert log.score and log.score[1:] == ("1.80000000", "1.06606000") and log.sizes["total_bytes"] == [15_060_000]
 
 
 def test_a_log_of_too_many_lines_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
