@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import argparse
 import ast
-import base64
 import builtins
 import functools
 import lzma
 import os
 import pprint
+import re
 import sys
 import textwrap
 from pathlib import Path
@@ -30,9 +30,13 @@ PACKED = "packed"
 CALLED = ("Tokenizer", "load_tokens", "score_artifact")
 """What a script keeps by name, so that `pgolf verify --run-code` can ask it for its own score."""
 WIDTH = 120
-MAX_UNWRAPPED_BYTES = 2**24
-UNPACKING = [{"id": lzma.FILTER_LZMA2, "pb": 0, "dict_size": MAX_UNWRAPPED_BYTES}]
-PACKING = [{**UNPACKING[0], "preset": 9 | lzma.PRESET_EXTREME, "nice_len": 273, "depth": 1000}]
+MAX_UNWRAPPED_BYTES = 2**23
+UNPACKING = [{"id": lzma.FILTER_LZMA2, "pb": 0}]
+PACKING = [{**UNPACKING[0], "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 2**23, "nice_len": 273, "depth": 1000}]
+DIGITS = bytes(c for c in range(33, 127) if c not in b'"\\')
+"""Every printable character that needs no escape in a literal: 92, where base85 has 85 and so takes 2 % more bytes."""
+MAX_DIGITS = 2**20
+WRAPPING = rb'import lzma\nn=0\nfor c in b"([!#-\[\]-~]+)":n=[^\n]+\nexec[^\n]+to_bytes\((\d{1,7})\)[^\n]+\n'
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -192,11 +196,25 @@ def minified(text: str) -> str:
 
 
 def packed(text: str) -> str:
-    """The minified text, compressed, in the one statement that runs it; `readable` is its inverse."""
+    """The minified text, compressed, as a number in DIGITS, in what runs it; `readable_of` is its inverse."""
     payload = lzma.compress(minified(text).encode("utf-8"), lzma.FORMAT_RAW, filters=PACKING)
-    code = base64.b85encode(payload).decode("ascii")
+    number, digits = int.from_bytes(payload), bytearray()
+    while number:
+        number, digit = divmod(number, len(DIGITS))
+        digits.append(DIGITS[digit])
     options = f"{lzma.FORMAT_RAW},filters={UNPACKING}".replace(" ", "")
-    return f'import lzma,base64\nexec(lzma.decompress(base64.b85decode("{code}"),{options}))\n'
+    return (
+        f'import lzma\nn=0\nfor c in b"{digits[::-1].decode()}":n=n*{len(DIGITS)}+c-33-(c>34)-(c>92)\n'
+        f"exec(lzma.decompress(n.to_bytes({len(payload)}),{options}))\n"
+    )
+
+
+def _number(digits: bytes) -> int:
+    """What DIGITS of a base of 92 stand for, by halves: a megabyte of them takes a second and not an hour."""
+    if len(digits) <= 32:
+        return functools.reduce(lambda n, digit: n * len(DIGITS) + DIGITS.index(digit), digits, 0)
+    low = len(digits) // 2
+    return _number(digits[:-low]) * len(DIGITS) ** low + _number(digits[-low:])
 
 
 def readable_of(path: Path) -> str:
@@ -212,14 +230,14 @@ def readable_of(path: Path) -> str:
     calls = [ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)]
     if "exec" not in calls:
         return text
-    texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
-    if calls != ["exec", "lzma.decompress", "base64.b85decode"] or not texts:
+    known = re.fullmatch(WRAPPING, text.encode())
+    if calls != ["exec", "lzma.decompress", "n.to_bytes"] or not known or len(known[1]) > MAX_DIGITS:
         raise UserError(f"{path} is wrapped in a way that pgolf does not write; it was not run")
     try:
         unpacker = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=UNPACKING)
-        source = unpacker.decompress(base64.b85decode(max(texts, key=len)), MAX_UNWRAPPED_BYTES)
+        source = unpacker.decompress(_number(known[1]).to_bytes(int(known[2])), MAX_UNWRAPPED_BYTES)
         if not unpacker.eof:
             raise UserError(f"{path} holds more than {MAX_UNWRAPPED_BYTES:,} bytes of source, or is cut off")
         return ast.unparse(ast.parse(source.decode("utf-8"))) + "\n"
-    except (ValueError, lzma.LZMAError, SyntaxError) as error:
+    except (ValueError, OverflowError, lzma.LZMAError, SyntaxError) as error:
         raise UserError(f"{path} does not hold what its wrapping says ({error}); it was not run") from None
