@@ -26,7 +26,7 @@ COMMANDS = {
     "data": "prepare a corpus, or list what is prepared",
     "eval": "score an artifact from its file alone",
     "plan": "a recipe's parameters, tokens and bytes before anything runs",
-    "compare": "compare runs and published records over their seeds, each with the first",
+    "compare": "compare runs and published records over their seeds, each with the baseline",
     "verify": "check what an artifact, a run or a submission folder claims",
     "submission": "write a finished run as a submission folder",
     "export": "write a recipe as one script, train_gpt.py, that needs nothing of pgolf",

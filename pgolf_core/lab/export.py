@@ -43,7 +43,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     """The options of `pgolf export`."""
     parser.add_argument("recipe", nargs="?", help="name of a recipe, or a path ending in .toml")
     parser.add_argument("--out", metavar="DIR", help="the folder to write the script into, made if need be")
-    about = "instead: print what a packed script holds, without running it"
+    about = "instead: print the code inside a packed script (still minified), without running it"
     parser.add_argument("--readable-of", metavar="FILE", help=about)
     add_set(parser)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Any
@@ -49,7 +50,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     laid_out = argparse.RawDescriptionHelpFormatter
     made = {
         name: corpora.add_parser(
-            name, help=about, description=about, epilog=EPILOGS.get(name), formatter_class=laid_out
+            name, help=about, description=textwrap.fill(about, 80), epilog=EPILOGS.get(name), formatter_class=laid_out
         )
         for name, about in CORPORA.items()
     }

@@ -9,10 +9,12 @@ from pgolf_core.lab.shared.usage import add_json, add_set, checked_recipe, count
 
 def add(parser: argparse.ArgumentParser) -> None:
     """The options of `pgolf plan`."""
-    parser.add_argument("recipe")
+    parser.add_argument("recipe", help="name of a recipe (`pgolf recipes`), or a path ending in .toml")
     add_set(parser)
-    parser.add_argument("--step-ms", type=float, help="milliseconds of a step, for the steps that fit in the budget")
-    parser.add_argument("--nproc", type=count, metavar="N", help="processes that train together: memory is of each")
+    about = "milliseconds of a step, for the steps that fit in the budget"
+    parser.add_argument("--step-ms", type=float, metavar="MS", help=about)
+    about = "processes that train together; the memory shown is of one"
+    parser.add_argument("--nproc", type=count, metavar="N", help=about)
     add_json(parser)
 
 

@@ -69,7 +69,7 @@ def add_set(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="as model.num_layers=12; `pgolf recipes NAME` shows every key",
+        help="as model.num_layers=12, any number of times; `pgolf recipes NAME` shows every key",
     )
 
 

@@ -8,10 +8,12 @@ from pathlib import Path
 
 def add(parser: argparse.ArgumentParser) -> None:
     """The options of `pgolf submission`."""
-    parser.add_argument("folder", metavar="RUNDIR")
-    for flag in ("--name", "--author", "--github-id"):
-        parser.add_argument(flag, required=True)
-    parser.add_argument("--out", help="the folder to make (default: beside the run, under submissions/)")
+    parser.add_argument("folder", metavar="RUN", help="a finished run's folder, as runs/TRACK/RECIPE")
+    about = "title of the submission; its folder is named after it"
+    parser.add_argument("--name", metavar="TITLE", required=True, help=about)
+    parser.add_argument("--author", metavar="AUTHOR", required=True, help="your name, as submission.json shall give it")
+    parser.add_argument("--github-id", metavar="LOGIN", required=True, help="your account on GitHub")
+    parser.add_argument("--out", metavar="DIR", help="the folder to make (default: beside the run, under submissions/)")
 
 
 def run(options: argparse.Namespace) -> int:
