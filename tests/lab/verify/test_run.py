@@ -41,7 +41,8 @@ FALSE_CLAIMS: dict[str, tuple[Callable[[dict], dict], set[str]]] = {
     "another clock": (
         lambda r: {"seconds": r["seconds"] | {"train": 100.0, "total": r["seconds"]["total"] + 100}}, {SECONDS}),
     "a slow evaluation": (
-        lambda r: {"seconds": r["seconds"] | {"scoring": 601.0, "total": sum(r["seconds"].values()) + 601}}, {SECONDS, LOG}),
+        lambda r: {"seconds": r["seconds"] | {"scoring": 601.0, "total": sum(r["seconds"].values()) + 601}},
+        {SECONDS, LOG}),
     "better averaged weights": (
         lambda r: {key: r[key] * 0.9 for key in ("averaged_bpb", "averaged_loss")},
         {"raw and averaged scores are averaging.json's"}),

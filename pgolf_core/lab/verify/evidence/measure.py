@@ -151,7 +151,7 @@ def score_or_sample(
 def against_kept(
     model: GPT, tokens: np.ndarray, way: Way, windows: np.ndarray, found: np.ndarray, kept: np.ndarray, some: np.ndarray
 ) -> dict[str, float]:
-    """`apart`: by how many nats the `found` ones of these windows differ from the kept ones, at most; `shift`: on average.
+    """`apart`, `shift`: by how many nats the `found` ones of these windows differ from the kept, at most and in mean.
 
     `noise`, `bias`: by how many they differ, on `some` of the windows that are alike in shape, from float64.
     """

@@ -189,8 +189,9 @@ def _kept_windows(found: dict[str, Any], claims: dict[str, float], paths: tuple[
         mean = NOISE_ERRORS * found["noise"] / math.sqrt(n) + 2 * found["bias"]
         is_off |= found["shift"] > mean
         evidence = (
-            f"sampled: {evidence}, {found['shift']:.1e} on average ({mean:.1e}), drawn by seed {found['sample_seed']}; were {1 - 0.05 ** (1 / n):.1%} of the windows "
-            f"false, 95 in 100 such samples would show it; all in {SCORES} sum to the claimed {said['bpb']:.8f} bpb"
+            f"sampled: {evidence}, {found['shift']:.1e} on average ({mean:.1e}), drawn by seed {found['sample_seed']}; "
+            f"were {1 - 0.05 ** (1 / n):.1%} of the windows false, 95 in 100 such samples would show it; all in "
+            f"{SCORES} sum to the claimed {said['bpb']:.8f} bpb"
         )
     if is_off and apart <= OTHER_MACHINE * kept / of and (not paths or paths[0] != paths[1]):
         where = f"the run computed on [{paths[1]}], this machine on [{paths[0]}]" if paths else "no log says on what"

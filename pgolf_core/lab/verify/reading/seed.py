@@ -24,7 +24,7 @@ TRAINING = "stages/03_train.json"
 
 def recipe_in(folder: Path) -> Recipe:
     """The recipe of a reviewed folder, its file bounded before it is parsed."""
-    return strictly(folder / RECIPE_FILE, lambda path: recorded_recipe(path.parent))
+    return strictly(folder / RECIPE_FILE, lambda path: recorded_recipe(path.parent, as_it_stands=True))
 
 
 def result_in(folder: Path) -> Result:
