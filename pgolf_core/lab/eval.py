@@ -37,7 +37,8 @@ def run(options: argparse.Namespace) -> int:
 
     artifact = Path(options.artifact)
     if not artifact.is_file():
-        raise UserError(f"{artifact} does not exist; name the model.pgolf of a finished seed")
+        what = "is a folder" if artifact.is_dir() else "does not exist"
+        raise UserError(f"{artifact} {what}; name the model.pgolf of a finished seed")
     folder, is_run = artifact.parent, (artifact.parent / RECIPE_FILE).is_file()
     recipe = recorded_recipe(folder) if is_run else checked_recipe(STANDARD)
     window, step = recipe.eval.seq_len, recipe.eval.stride
@@ -49,11 +50,14 @@ def run(options: argparse.Namespace) -> int:
     used = {"seq_len": seq_len, "stride": stride, "dataset": name, "autocast": recipe.schedule.autocast}
     known = (is_script or options.seq_len, is_script or options.stride, options.data, False)
     assumed = {key: used[key] for key, is_known in zip(used, known, strict=True) if not (is_run or is_known)}
+    if seq_len < 1:
+        raise UsageError(f"--seq-len {seq_len} must be at least 1")
     if not 1 <= stride <= seq_len:
         raise UsageError(f"--stride {stride} must lie in 1..{seq_len}, the window's length")
     if assumed:
         said = f"assumed {', '.join(f'{key} {value}' for key, value in assumed.items())}, as {STANDARD} has them"
-        remedy = "--seq-len, --stride and --data say otherwise"
+        given = [f"--{'data' if key == 'dataset' else key.replace('_', '-')}" for key in assumed if key != "autocast"]
+        remedy = f"{', '.join(given)} to say otherwise" if given else "only a run's folder says otherwise"
         print(f"pgolf: no {RECIPE_FILE} beside {artifact}: {said}; {remedy}", file=sys.stderr)
     dataset = open_dataset(name, cache_dir=place(options.cache) or None)
     tokenizer = dataset.tokenizer()

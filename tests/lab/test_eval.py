@@ -37,6 +37,8 @@ def test_away_from_its_run_what_is_assumed_is_said_and_what_is_given_or_beside_i
         assert cli.main(["eval", away, "--json", *cache, *options]) == 0
         said = capsys.readouterr()
         assert json.loads(said.out)["assumed"] == assumed
+        remedy = "only a run's folder says otherwise" if assumed == where else "--seq-len, --stride to say otherwise"
+        assert remedy in said.err
         assert f"assumed {', '.join(f'{key} {value}' for key, value in assumed.items())}, as local-smoke" in said.err
         right = json.loads(said.out)["bpb"] == pytest.approx(result.sliding_bpb, abs=1e-3)
         assert right == (assumed == where)
@@ -51,5 +53,8 @@ def test_a_stride_beyond_the_window_and_a_missing_file_are_refused(
 ) -> None:
     assert cli.main(["eval", str(seed_folder / ARTIFACT), "--stride", "33"]) == 2
     assert "--stride 33 must lie in 1..32" in capsys.readouterr().err
-    assert cli.main(["eval", str(seed_folder / "nothing")]) == 1
-    assert "does not exist" in capsys.readouterr().err
+    assert cli.main(["eval", str(seed_folder / ARTIFACT), "--seq-len", "-3"]) == 2
+    assert "--seq-len -3 must be at least 1" in capsys.readouterr().err
+    for name, what in (("nothing", "does not exist"), ("", "is a folder")):
+        assert cli.main(["eval", str(seed_folder / name)]) == 1
+        assert f"{what}; name the model.pgolf" in capsys.readouterr().err

@@ -20,6 +20,7 @@ from typing import Any
 
 from pgolf_core.base.files import UserError, explain_os_errors, read_json, write_json
 from pgolf_core.base.names import AVERAGED_WEIGHTS, SEED_RESULT, TRAIN_RESULT
+from pgolf_core.base.strict import build
 from pgolf_core.lab.data.dataset import Dataset, open_dataset
 from pgolf_core.lab.recipes.settings import flatten, given_overrides
 from pgolf_core.lab.shared.places import (
@@ -39,11 +40,21 @@ from pgolf_core.text.tokenizer import check_vocab
 ATTEMPT = "stages/attempt.json"
 """When the stage that is being tried began; a stage that finishes takes it away. One that is still there speaks of an
 attempt that a signal, a failure or a kill has ended."""
+
 STAGE_BEGAN = "PGOLF_STAGE_BEGAN"
 """The runner tells a stage's kernel since when its seconds count (the system's clock)."""
 LOCK_NAME = ".lock"
 REMEDY = "--fresh redoes it, --name NAME keeps both"
 VERSIONED = ("torch", "numpy", "sentencepiece", "zstandard", "safetensors", "constriction", "papermill")
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What the note of an attempt says, in seconds; `began` by the system's clock."""
+
+    began: float
+    kept: float
+    lost: float
 
 
 @dataclass(frozen=True)
@@ -130,7 +141,8 @@ class Run:
 
     def lost_seconds(self) -> float:
         """Seconds of attempts that did not finish the stage which is being tried now."""
-        return read_json(self.folder / ATTEMPT)["lost"] if (self.folder / ATTEMPT).exists() else 0.0
+        note = _attempt(self.folder / ATTEMPT)
+        return note.lost if note else 0.0
 
 
 # ---------------------------------------------------------------------- opening
@@ -193,12 +205,17 @@ def claim_run(run: Run) -> None:
             write_json(place / RECIPE_FILE, {**to_dict(run.recipe), "fingerprint": run.recipe.fingerprint})
 
 
-def recorded_recipe(folder: Path | str) -> Recipe:
-    """The recipe a run folder was made with, from its recipe.json."""
+def recorded_recipe(folder: Path | str, *, as_it_stands: bool = False) -> Recipe:
+    """The recipe a run folder was made with, from its recipe.json; UserError where its values are not those of its
+    fingerprint, unless it is to be taken `as_it_stands`.
+    """
     path = Path(folder) / RECIPE_FILE
     values = _json_object(path)
-    values.pop("fingerprint", None)
-    return from_dict(values, str(path))
+    said = values.pop("fingerprint", None)
+    recipe = from_dict(values, str(path))
+    if not as_it_stands and said != recipe.fingerprint:
+        raise UserError(f"{path} was changed: its values are not its fingerprint's; delete it and record the run again")
+    return recipe
 
 
 def clear_run(run: Run) -> None:
@@ -293,13 +310,24 @@ def stage_file(run: Run, stage_name: str) -> Path:
 
 def begin_attempt(run: Run) -> float:
     """Note that a stage of the run begins now; returns now, by the clock that nobody sets (time.monotonic)."""
-    from pgolf_core.training.clock import SIGNS_OF_LIFE, lost_seconds  # here: it imports torch, a start waits
+    from pgolf_core.training import clock  # here: it imports torch, a start waits
 
     note = run.folder / ATTEMPT
-    patterns = ("notebooks/*.ipynb", "figures/*", *SIGNS_OF_LIFE)
+    for one in (note, run.folder / clock.ATTEMPT):
+        _attempt(one)  # or it refuses, before anything is computed
+    patterns = ("notebooks/*.ipynb", "figures/*", *clock.SIGNS_OF_LIFE)
     signs = [path for pattern in patterns for path in run.folder.glob(pattern)]
-    write_json(note, {"began": time.time(), "kept": 0.0, "lost": lost_seconds(note, signs)})
+    write_json(note, {"began": time.time(), "kept": 0.0, "lost": clock.lost_seconds(note, signs)})
     return time.monotonic()
+
+
+def _attempt(path: Path) -> Attempt | None:
+    """The note of an attempt, if there is one; UserError for one that is damaged."""
+    try:
+        return build(Attempt, read_json(path), str(path)) if path.exists() else None
+    except UserError as error:
+        said = str(error).partition("; delete")[0]
+        raise UserError(f"{said}; delete it: seconds of attempts that ended early are then not counted") from None
 
 
 def finish_stage(run: Run, stage_name: str, **values: Any) -> Path:

@@ -312,7 +312,12 @@ def record(request: RunRequest, seeds: Sequence[int], notebooks_dir: Path | None
 
 
 def _is_finished(run: Run, stage: Stage, seeds: Sequence[int]) -> bool:
-    """Whether the stage need not run again; the report must have been made of these very seeds."""
+    """Whether the stage need not run again; the report and its summary must have been made of these very seeds."""
     if not stage_is_done(run, stage.name):
         return False
-    return stage.per != "report" or read_json(stage_file(run, stage.name)).get("seeds") == list(seeds)
+    if stage.per != "report":
+        return True
+    said = []
+    with contextlib.suppress(UserError):  # a summary that is gone or damaged is made again
+        said = [read_json(path) for path in (stage_file(run, stage.name), run.folder / SUMMARY_FILE)]
+    return bool(said) and all(isinstance(one, dict) and one.get("seeds") == list(seeds) for one in said)

@@ -22,16 +22,16 @@ from pgolf_core.lab.shared.places import AVERAGING_FILE, ENV_FILE, LEDGER_FILE, 
 from pgolf_core.lab.verify.evidence.checks import CannotCheck, Row, hold, judge_all, needed, require
 from pgolf_core.lab.verify.evidence.score import How
 from pgolf_core.lab.verify.evidence.text import Text
-from pgolf_core.lab.verify.reading.logs import agreed_steps
+from pgolf_core.lab.verify.reading.logs import Log, agreed_steps, read_log
 from pgolf_core.lab.verify.reading.reviewed import MODEL_CHECKS, TEXT_CHECKS, TRAINING, Artifact, Seed, header_of
-from pgolf_core.lab.verify.reading.untrusted import is_number, json_lines, json_object, number, read_text
+from pgolf_core.lab.verify.reading.untrusted import agrees, is_number, json_lines, json_object, number, read_text
 from pgolf_core.network.grid import STEPS, grid_names_for
 from pgolf_core.network.model import parameter_shapes
 from pgolf_core.packing.format import PREAMBLE
 from pgolf_core.packing.ledger import Ledger
 from pgolf_core.packing.unpack import load_model, read_header
 from pgolf_core.recipes.recipe import Recipe, to_dict
-from pgolf_core.result import SCORE_NAMES
+from pgolf_core.result import SCORE_NAMES, Result
 
 HASHES = ("recipe", "data", "core")
 LOGS = (TRAIN_LOG, METRICS)
@@ -146,7 +146,21 @@ def _logs(seed: Seed) -> str:
     for name, line in (("seed", "seed"), ("ranks", "world_size")):
         for said in re.findall(rf"^{line}:(\d+)", text, re.MULTILINE)[-1:]:
             hold_equal(result, TRAIN_LOG, **{name: int(said)})
+    _closing_lines(read_log(seed.folder / TRAIN_LOG, TRAIN_LOG), result)
     return f"{steps} steps, {tokens:,} tokens; {compared} lines of {TRAIN_LOG} agree with {METRICS}"
+
+
+def _closing_lines(log: Log, result: Result) -> None:
+    """Sizes, scores and scoring time at the end of train.log, where they are there, are the result's."""
+    said = {"artifact_bytes": log.model_bytes, "code_bytes": log.code_bytes, "total_bytes": log.total_bytes}
+    hold_equal(result, TRAIN_LOG, **{name: values[-1] for name, values in said.items() if values})
+    for label, *texts in log.finals:
+        for key, text in zip(("loss", "bpb"), texts, strict=True):
+            value = getattr(result, f"{'sliding' if 'sliding' in label else 'roundtrip'}_{key}")
+            hold(agrees(text, value), f"{label}: {key} {text} in {TRAIN_LOG}, {value} in {SEED_RESULT}")
+    scored, counted = sum(log.eval_ms), 1000 * result.seconds.get("scoring", 0.0)
+    is_timed = not log.eval_ms or abs(scored - counted) <= len(log.eval_ms)
+    hold(is_timed, f"scoring took {scored:.0f} ms in {TRAIN_LOG}, {counted:.0f} ms in {SEED_RESULT}")
 
 
 def _seconds(seed: Seed) -> str:

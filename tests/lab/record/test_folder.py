@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 from toy_notebooks import RECIPE as TOY
 
-from pgolf_core.base.files import UserError
+from pgolf_core.base.files import UserError, write_text
 from pgolf_core.lab.record import folder as runs
 
 
@@ -48,6 +48,10 @@ def test_a_seed_gets_its_folder_with_the_resolved_recipe_and_the_environment(toy
     assert recorded["fingerprint"] == run.recipe.fingerprint
     assert recorded["model"]["num_layers"] == 2 and recorded["model"]["logit_softcap"] == 30.0
     assert runs.recorded_recipe(run.folder) == run.recipe
+    for text in ("{}", (run.folder / "recipe.json").read_text().replace('"num_layers": 2', '"num_layers": 3')):
+        write_text(run.folder / "recipe.json", text)  # else the defaults, or another model, would speak for the run
+        with pytest.raises(UserError, match=r"recipe\.json was changed: .*; delete it and record the run again"):
+            runs.recorded_recipe(run.folder)
     env = json.loads((run.folder / "env.json").read_text())
     assert env["hashes"] == runs.run_hashes(run) and env["threads"] >= 1 and "torch" in env["versions"]
     assert set(env) >= {"commit", "dirty", "device"}
@@ -175,6 +179,18 @@ def test_an_attempt_counts_what_earlier_ones_lost_until_the_stage_is_finished(to
     assert mark["lost_seconds"] == pytest.approx(9, abs=0.01) and 40 <= mark["seconds"] < 50
     assert mark["hashes"] == runs.run_hashes(run) and mark["training"] == {"steps": 3}
     assert mark["env"]["versions"]["python"]
+    assert run.lost_seconds() == 0.0
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"began": "x", "kept": 0, "lost": 0}'])
+@pytest.mark.parametrize("name", [runs.ATTEMPT, "attempt.json"], ids=["stage", "training"])
+def test_a_damaged_note_of_an_attempt_is_named_and_deleting_it_helps(toy, name: str, text: str):
+    run = toy.open(seed=1)
+    write_text(run.folder / name, text)
+    with pytest.raises(UserError, match=rf"{name}.*; delete it: seconds of attempts that ended early"):
+        runs.begin_attempt(run)
+    (run.folder / name).unlink()
+    runs.begin_attempt(run)
     assert run.lost_seconds() == 0.0
 
 

@@ -60,7 +60,7 @@ def in_no_time(toy: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> dict[st
         if stage in errors:
             raise errors[stage]
         for name in (stage_named(stage).result, "summary.json"):
-            (run.folder / name).write_text("{}")
+            (run.folder / name).write_text(json.dumps({"seeds": parameters["seeds"]}))
         finish_stage(run, stage, **({"seeds": parameters["seeds"]} if stage == "07_report" else {}))
 
     monkeypatch.setattr(notebooks, "run_notebook", run_notebook)
@@ -90,10 +90,16 @@ def test_a_record_runs_every_stage_once_goes_on_after_a_failure_and_adds_seeds(t
     assert (toy.folder / "report.ipynb").read_bytes() == (toy.folder / "notebooks/07_report.ipynb").read_bytes()
     toy.record([1])
     assert len(toy.executed()) == 8, "a finished record executes nothing"
+    for text in ("", "[]", "{}"):
+        (toy.folder / "summary.json").write_text(text)
+        toy.record([1])
+    (toy.folder / "summary.json").unlink()
+    toy.record([1])
+    assert toy.executed()[8:] == [LAST] * 4, "a damaged or missing summary is made again, and nothing else"
     toy.record([2])
-    assert toy.executed()[8:] == [*(f"seed2 {name}" for name in SEED_STAGES), LAST]
+    assert toy.executed()[12:] == [*(f"seed2 {name}" for name in SEED_STAGES), LAST]
     toy.record([1, 2])
-    assert toy.executed()[13:] == [LAST], "of other seeds, it is another report"
+    assert toy.executed()[17:] == [LAST], "of other seeds, it is another report"
     toy.record([2], fresh=True)
     assert toy.executed() == [*FIRST, *(f"seed2 {name}" for name in SEED_STAGES), LAST]
 

@@ -55,7 +55,8 @@ def test_a_path_that_does_not_exist_is_an_error_and_an_empty_one_holds_nothing(c
     assert "it needs an artifact that opens" in row.evidence
 
 
-def test_the_text_begins_with_the_verdict_and_fits_80_columns_with_evidence_below_its_check():
+def test_the_text_begins_with_the_verdict_and_fits_80_columns_with_evidence_below_its_check(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     lines = as_text(ROWS).splitlines()
     assert lines[0] == "2 of 4 checks fail: its bytes, its log; 1 cannot be checked here"
     assert lines[2:5] == ["fails:", "- its bytes", "  3, not 4"]

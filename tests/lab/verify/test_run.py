@@ -10,13 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from reviewing import failing, judged, replaced, with_verdict
+from reviewing import ask_here, failing, judged, replaced, with_verdict
 from toy_run import RECIPE, change, finish_seed, toy_corpus
 
-from pgolf_core.base.files import read_json, sha256_bytes, write_json
+from pgolf_core.base.files import read_json, sha256_bytes, sha256_file, write_json
 from pgolf_core.lab.record.folder import open_run, recorded_recipe
+from pgolf_core.lab.verify.evidence import score
 from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, UNKNOWN, Broken
 from pgolf_core.lab.verify.evidence.score import How
 from pgolf_core.lab.verify.reading.reviewed import Seed
@@ -29,14 +31,14 @@ CAP, IMPLIED, LOG = "file and code fit under the cap", "each score implies those
 LEDGER, SECONDS, WHOLE = "ledger.json is the file's", "seconds are within the budgets", "result.json is whole"
 SLIDING, ROUNDTRIP = "sliding score from the file alone", "round-trip score from the file alone"
 FALSE_CLAIMS: dict[str, tuple[Callable[[dict], dict], set[str]]] = {
-    "a better score": (lambda r: {"sliding_bpb": r["sliding_bpb"] * 0.99999}, {SLIDING, IMPLIED}),
+    "a better score": (lambda r: {"sliding_bpb": r["sliding_bpb"] * 0.99999}, {SLIDING, IMPLIED, LOG}),
     "a better loss and score that agree": (
-        lambda r: {key: r[key] * 0.9999 for key in ("roundtrip_bpb", "roundtrip_loss")}, {ROUNDTRIP}),
+        lambda r: {key: r[key] * 0.9999 for key in ("roundtrip_bpb", "roundtrip_loss")}, {ROUNDTRIP, LOG}),
     "more bytes of text": (lambda r: {"val_bytes": r["val_bytes"] + 1}, {"bytes are those of the decoded text"}),
     "fewer targets": (lambda r: {"val_targets": r["val_targets"] - 1}, {"every target is scored once", IMPLIED}),
-    "a smaller file": (lambda r: {"artifact_bytes": r["artifact_bytes"] - 1}, {CAP}),
+    "a smaller file": (lambda r: {"artifact_bytes": r["artifact_bytes"] - 1}, {CAP, LOG}),
     "less code": (
-        lambda r: {"code_bytes": r["code_bytes"] - 1, "total_bytes": r["total_bytes"] - 1}, {CAP, LEDGER}),
+        lambda r: {"code_bytes": r["code_bytes"] - 1, "total_bytes": r["total_bytes"] - 1}, {CAP, LEDGER, LOG}),
     "another script": (lambda r: {"script_sha256": "0" * 64}, {CAP}),
     "a larger cap": (lambda r: {"cap_bytes": 2**20}, {CAP, LEDGER}),
     "fewer parameters": (lambda r: {"parameters": r["parameters"] - 1}, {"the artifact is this recipe's model"}),
@@ -46,7 +48,8 @@ FALSE_CLAIMS: dict[str, tuple[Callable[[dict], dict], set[str]]] = {
     "another clock": (
         lambda r: {"seconds": r["seconds"] | {"train": 100.0, "total": r["seconds"]["total"] + 100}}, {SECONDS}),
     "a slow evaluation": (
-        lambda r: {"seconds": r["seconds"] | {"scoring": 601.0, "total": sum(r["seconds"].values()) + 601}}, {SECONDS}),
+        lambda r: {"seconds": r["seconds"] | {"scoring": 601.0, "total": sum(r["seconds"].values()) + 601}},
+        {SECONDS, LOG}),
     "better averaged weights": (
         lambda r: {key: r[key] * 0.9 for key in ("averaged_bpb", "averaged_loss")},
         {"raw and averaged scores are averaging.json's"}),
@@ -74,6 +77,9 @@ def test_a_false_claim_fails_exactly_the_checks_that_it_contradicts(run: Path, c
         ("train.log", "val_bpb:", "val_bpb:1", LOG),
         ("train.log", "train_time:", "train_time:9", LOG),
         ("train.log", "seed:1", "seed:2", LOG),
+        ("train.log", "final_sliding_window_exact val_loss:", "final_sliding_window_exact val_loss:1", LOG),
+        ("train.log", "Total submission size: ", "Total submission size: 1", LOG),
+        ("train.log", "eval_time:", "eval_time:9", LOG),
         ("metrics.jsonl", '"bpb": 4', '"bpb": 3', "each logged score implies its bytes"),
         ("metrics.jsonl", '"targets": 763', '"targets": 762', "each logged score implies its bytes"),
         ("ledger.json", '"raw_bytes": ', '"raw_bytes": 1', LEDGER),
@@ -96,6 +102,14 @@ def test_without_the_dataset_scores_cannot_be_checked_but_bytes_can(honest: Path
     assert found[SLIDING].verdict == found["bytes are those of the decoded text"].verdict == UNKNOWN
     assert FAILS not in {row.verdict for row in found.values()}
     assert "is not prepared" in found["the dataset here is the run's, and whole"].evidence
+
+
+def test_kept_windows_that_are_none_fail_and_hide_nothing_else(run: Path, cache: Path, monkeypatch):
+    monkeypatch.setattr(score, "ask", ask_here)
+    np.savez(run / "seed1" / "scores.npz", sliding=np.ones(3))
+    change(run / "seed1" / "result.json", scores_sha256=sha256_file(run / "seed1" / "scores.npz"))
+    scores = {f"{kind} score from the file alone" for kind in ("round-trip", "sliding")}
+    assert failing(run / "seed1", cache) == scores
 
 
 def test_a_rescoring_that_runs_out_of_its_budget_is_not_a_failure(honest: Path, cache: Path):

@@ -31,8 +31,9 @@ CONFIDENCE = 0.95
 """Of the interval in which a sampled score is believed."""
 DOUBT = 1 - 1e-6
 """Of the wider one, outside of which a claim is false; between the two it is doubtful."""
-NOISE_WINDOWS, NOISE_TIMES = 16, 30
-"""On so many windows float32 is held against float64; what was kept may lie so many times as far off as the worst."""
+NOISE_WINDOWS, NOISE_TIMES, NOISE_ERRORS = 16, 30, 10
+"""On so many windows this arithmetic is held against float64; what was kept of a window may lie so many times as far
+off as the worst, and the mean of n windows so many times the worst / sqrt(n), besides twice the arithmetic's bias."""
 Tell = Callable[[int, int], None]
 """Called with (targets scored, targets in all)."""
 
@@ -150,16 +151,19 @@ def score_or_sample(
 def against_kept(
     model: GPT, tokens: np.ndarray, way: Way, windows: np.ndarray, found: np.ndarray, kept: np.ndarray, some: np.ndarray
 ) -> dict[str, float]:
-    """`apart`: by how many nats the `found` ones of these windows differ from the kept ones, at most.
+    """`apart`, `shift`: by how many nats the `found` ones of these windows differ from the kept, at most and in mean.
 
-    `noise`: by how many they differ, on `some` of the windows that are alike in shape, from float64.
+    `noise`, `bias`: by how many they differ, on `some` of the windows that are alike in shape, from float64.
     """
     with autocasting(next(model.parameters()).device, way.autocast):
         ids = torch.from_numpy(np.asarray(tokens).astype(np.int64)).to(next(model.parameters()).device)
         here = window_nats(model, ids, some)
     exact = window_nats(copy.deepcopy(model).double(), ids, some)
-    apart = np.abs(found - kept[windows[:, 0] // way.stride]).max()
-    return {"apart": float(apart), "noise": float((here - exact).abs().max()), "kept_nats": float(kept.sum())}
+    apart, noise = found - kept[windows[:, 0] // way.stride], (here - exact).numpy()
+    return {
+        "apart": float(np.abs(apart).max()), "shift": abs(float(apart.mean())), "noise": float(np.abs(noise).max()),
+        "bias": abs(float(noise.mean())), "kept_nats": float(kept.sum()),
+    }  # fmt: skip
 
 
 @torch.inference_mode()

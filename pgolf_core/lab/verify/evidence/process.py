@@ -135,7 +135,11 @@ def _score(job: dict[str, Any], watch: Watch | None, tell: Tell) -> dict[str, An
     }
     for kind, stride in (("roundtrip", way.seq_len), ("sliding", way.stride)):
         count = len(plan_windows(len(tokens) - 1, way.seq_len, stride))
-        kept = measure.kept_nats(job["scores"], kind, count) if job["scores"] else None
+        try:
+            kept = measure.kept_nats(job["scores"], kind, count) if job["scores"] else None
+        except UserError as error:
+            parts[f"stride {stride}"] = functools.partial(dict, broken=str(error))
+            continue
         parts[f"stride {stride}"] = functools.partial(
             measure.score_or_sample, model, tokens, tokenizer.bytes, dataclasses.replace(way, stride=stride),
             job["budget_seconds"], job["sample_seed"], functools.partial(tell, f"stride {stride}"), kept,

@@ -100,7 +100,9 @@ class Artifact(Reviewed):
 class Seed(Reviewed):
     """One seed's files: what a file holds, or the error that judges it; and the same for checks of something else."""
 
-    recipe_file = once(lambda self: strictly(self.folder / RECIPE_FILE, lambda path: recorded_recipe(path.parent)))
+    recipe_file = once(
+        lambda self: strictly(self.folder / RECIPE_FILE, lambda path: recorded_recipe(path.parent, as_it_stands=True))
+    )
     result_file = once(lambda self: strictly(self.folder / SEED_RESULT, Result.read))
     training_file = once(lambda self: build(TrainResult, json_object(self.folder / TRAINING).get("training"), TRAINING))
     recipe = once(lambda self: needed("a whole recipe.json", lambda: self.recipe_file))

@@ -79,7 +79,7 @@ def test_a_claim_near_a_samples_interval_is_doubtful_and_one_far_outside_fails(c
 
 KEPT = {
     "tokens": 300, "bytes": 200, "windows": 40, "kept_nats": 200 * math.log(2) * 2.0, "apart": 1e-5, "noise": 1e-6,
-    "n": 20, "of": 39, "sample_seed": 5, "bpb": 2.0, "loss": 200 * math.log(2) * 2.0 / 300,
+    "shift": 1e-6, "bias": 1e-7, "n": 20, "of": 39, "sample_seed": 5, "bpb": 2.0, "loss": 200 * math.log(2) * 2.0 / 300,
 }  # fmt: skip
 
 
@@ -90,6 +90,13 @@ KEPT = {
         ({"apart": 1e-3}, ("a", "a"), Broken, r"within 1\.0e-03 nats of scores\.npz \(3\.0e-05 allowed\)"),
         ({"apart": 1e-3}, ("a", "b"), CannotCheck, "the run computed on"),
         ({"apart": 1.0}, ("a", "b"), Broken, "allowed"),
+        (
+            {"shift": 5e-6},
+            ("a", "a"),
+            Broken,
+            r"5\.0e-06 on average \(2\.4e-06\)",
+        ),  # each within the noise, all one way
+        ({"shift": 5e-6}, ("a", "b"), CannotCheck, "the run computed on"),
         ({"kept_nats": 277.0}, (), Broken, r"sum to bpb 1\.99813263, and 2\.00000000 is claimed"),
     ],
 )
