@@ -152,14 +152,15 @@ def _logs(seed: Seed) -> str:
 
 def _closing_lines(log: Log, result: Result) -> None:
     """Sizes, scores and scoring time at the end of train.log, where they are there, are the result's."""
-    said = {"artifact_bytes": log.model_bytes, "code_bytes": log.code_bytes, "total_bytes": log.total_bytes}
-    hold_equal(result, TRAIN_LOG, **{name: values[-1] for name, values in said.items() if values})
+    said = {name.replace("model", "artifact"): values[-1] for name, values in log.sizes.items() if values}
+    hold_equal(result, TRAIN_LOG, **said)
     for label, *texts in log.finals:
         for key, text in zip(("loss", "bpb"), texts, strict=True):
             value = getattr(result, f"{'sliding' if 'sliding' in label else 'roundtrip'}_{key}")
             hold(agrees(text, value), f"{label}: {key} {text} in {TRAIN_LOG}, {value} in {SEED_RESULT}")
-    scored, counted = sum(log.eval_ms), 1000 * result.seconds.get("scoring", 0.0)
-    is_timed = not log.eval_ms or abs(scored - counted) <= len(log.eval_ms)
+    told, counted = log.times["eval"], 1000 * result.seconds.get("scoring", 0.0)
+    scored = sum(told)
+    is_timed = not told or abs(scored - counted) <= len(told)
     hold(is_timed, f"scoring took {scored:.0f} ms in {TRAIN_LOG}, {counted:.0f} ms in {SEED_RESULT}")
 
 
