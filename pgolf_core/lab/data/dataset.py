@@ -138,12 +138,14 @@ def open_dataset(name: str = SOTU_NAME, cache_dir: Path | str | None = None) -> 
 
 
 @explain_os_errors("cannot read the prepared datasets")
-def prepared_datasets(cache_dir: Path | str | None = None) -> list[Dataset]:
-    """Every whole dataset in the cache folder, by name."""
+def prepared_datasets(cache_dir: Path | str | None = None, tell: Callable[[str], object] = str) -> list[Dataset]:
+    """Every whole dataset in the cache folder, by name; `tell` is given the fault of each that is not."""
     found = []
     for path in sorted(datasets_root(cache_dir).glob(f"[!.]*/{MANIFEST}")):
-        with contextlib.suppress(UserError):
+        try:
             found.append(load_dataset(path.parent))
+        except UserError as error:
+            tell(str(error))
     return found
 
 
