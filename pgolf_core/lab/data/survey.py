@@ -122,6 +122,9 @@ def survey(
     shards, documents, totals = [], [], {}
     for split in splits:
         totals[split.name] = split.totals()
+        if not totals[split.name]["documents"]:
+            bos = split.tokenizer.bos_id
+            raise UserError(f"the {split.name} shards hold no document: BOS (id {bos}) stands nowhere in them")
         for path in sorted(split.paths):
             shards.append(_file_entry(path) | {"split": split.name, "tokens": shard_tokens(path)})
         limit = LISTED_TRAIN_DOCUMENTS if split.name == "train" else totals[split.name]["documents"]

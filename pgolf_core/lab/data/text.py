@@ -162,15 +162,14 @@ class _Reading:
             raise UserError(f"no document is left that can be used: {self.faults or 'the files hold none'}; mend them")
         if self.request.train:
             raise UserError(f"{fault}; give other files to --{empty}")
+        ways = "--cut lines, " if self.cut in ("", "none") and any(file.kind in TEXTS for file in self.files) else ""
         if self.lowest >= self.highest:
-            remedy = "one text cannot be in both: give more documents, --cut lines, or --train and --val"
-            raise UserError(f"{fault}; {remedy}")
+            raise UserError(f"{fault}; one text cannot be in both: give more documents, {ways}or --train and --val")
         share = math.ceil(self.lowest * 1e4 + 1e-6) / 1e4
         if empty == "train":
             share = math.floor(self.highest * 1e4) / 1e4
         if not self.lowest < share <= self.highest:
             share = (self.lowest + self.highest) / 2
-        ways = "--cut lines, " if not self.cut and any(file.kind in TEXTS for file in self.files) else ""
         fault = f"{fault} at --val-share {self.request.val_share}"
         raise UserError(f"{fault}; give more documents, {ways}or --val-share {share:.6g}")
 

@@ -135,6 +135,8 @@ def find_files(paths: Sequence[Path | str], left_out: Counter[str] | None = None
                     skipped["link to a folder"] += file.is_symlink()
                 elif any(part[0] == "." for part in place.parts):
                     skipped["hidden"] += 1
+                elif not file.exists():
+                    skipped["link to nothing"] += 1
                 elif not file.is_file() or endings(file)[0] not in READERS:
                     skipped["".join(endings(file)) or "without ending"] += 1
                 else:
@@ -222,10 +224,14 @@ def _decoded(payload: bytes) -> str | Fault:
 def _read_text(file: InputFile, field: str, cut: str, faults: Faults) -> Read:
     with _opened(file) as source:
         if cut in ("", "none"):
-            yield "", _decoded(source.read())
+            yield "", _without_nul(_decoded(source.read()))
         else:
             for number, piece in enumerate(pieces(source, cut), 1):
-                yield f":{number}", _decoded(piece)
+                yield f":{number}", _without_nul(_decoded(piece))
+
+
+def _without_nul(text: str | Fault) -> str | Fault:
+    return Fault("with NUL bytes, so no text (an archive?)") if isinstance(text, str) and "\0" in text else text
 
 
 def pieces(source: IO[bytes], cut: str) -> Iterator[bytes]:
@@ -248,15 +254,17 @@ def cut_of(file: InputFile) -> tuple[str, int]:
 
     UserError with a way to cut it where both give too few.
     """
-    found = {}
+    found, size = {}, 0
     for cut in CUTS[:2]:
         with _opened(file) as source:
-            found[cut] = sum(1 for _ in pieces(source, cut))
+            lengths = [len(piece) for piece in pieces(source, cut)]
+        found[cut], size = len(lengths), sum(lengths)
         if found[cut] >= FEWEST_PIECES:
             return cut, found[cut]
+    fold = f", or cut it: `fold -s -w {size // 50} FILE > lines.txt`" if size >= 1000 else ""
     raise UserError(
         f"{file.path} is one text of {found['blank-lines']} paragraph(s) and {found['lines']} line(s), too few for two "
-        "splits: give more files, --train and --val, or cut it: `fold -s -w 2000 FILE > lines.txt`"
+        f"splits: give more files,{' or' * (not fold)} --train and --val{fold}"
     )
 
 
@@ -266,12 +274,24 @@ def _value(value: Any, field: str, faults: Faults) -> str | Fault:
         return value
     if not isinstance(value, dict):
         return Fault("not a JSON object or text")
-    if isinstance(value.get(field), str):
-        return value[field]
+    found: Any = value
+    for key in [field] if field in value else field.split("."):
+        found = found.get(key) if isinstance(found, dict) else None
+    if isinstance(found, str):
+        return found
     if field in value and value[field] is None:
         return Fault("without text")
-    faults.fields = faults.fields or ", ".join(list(value)[:8]) or "none"
+    faults.fields = faults.fields or ", ".join((_texts_in(value) or list(value))[:8]) or "none"
     return Fault(f"with no text in '{field}'" if field in value else f"without a field '{field}'")
+
+
+def _texts_in(value: dict[str, Any], prefix: str = "") -> list[str]:
+    """The fields that hold texts, inner ones as `outer.inner`."""
+    names = []
+    for key, one in value.items():
+        names += [prefix + key] if isinstance(one, str) else []
+        names += _texts_in(one, f"{prefix}{key}.") if isinstance(one, dict) and prefix.count(".") < 3 else []
+    return names
 
 
 def _read_lines(file: InputFile, field: str, cut: str, faults: Faults) -> Read:
@@ -300,8 +320,14 @@ def _read_json(file: InputFile, field: str, cut: str, faults: Faults) -> Read:
     if isinstance(values, dict) and field not in values:
         arrays = [value for value in values.values() if isinstance(value, list)]
         values = arrays[0] if len(arrays) == 1 else values
+    elif isinstance(values, dict) and any(_is_array_of(field, value) for value in values.values()):
+        raise UserError(f"{file.path} has a '{field}' and an array of them too; keep one of the two")
     for number, value in enumerate(values if isinstance(values, list) else [values], 1):
         yield f":{number}", _value(value, field, faults)
+
+
+def _is_array_of(field: str, value: Any) -> bool:
+    return isinstance(value, list) and any(isinstance(one, dict) and field in one for one in value)
 
 
 def _read_parquet(file: InputFile, field: str, cut: str, faults: Faults) -> Read:

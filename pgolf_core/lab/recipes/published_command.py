@@ -23,11 +23,13 @@ from typing import Any
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.recipes.published_scripts import KEYS, RANKS, SCRIPTS, Script, Value
 from pgolf_core.lab.recipes.settings import differences
+from pgolf_core.lab.recipes.shell_block import OF_LIBRARIES, OUTSIDE_NAMES, printable, read_block
 from pgolf_core.recipes.reading import available_recipes, load_recipe
 from pgolf_core.recipes.recipe import Recipe, from_dict, to_dict
 
 UNKNOWN, NO_EFFECT, OUTSIDE = "unknown", "no effect", "outside the recipe"
 NOT_EXPRESSED, FROM_LOGS, LEFT_OUT = "not expressed", "from the logs", "left out"
+NOT_EXPORTED = "not exported"
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,11 @@ class Report:
     kind: str
     """unknown (the script does not read it), no effect (read, or thought to be, and idle), outside the recipe (of the
     machine or the call), not expressed (this core cannot do it), from the logs (not in the command), left out (another
-    command of the block)."""
+    command of the block), not exported (but used)."""
     reason: str
 
     def __str__(self) -> str:
-        value = "" if self.kind == LEFT_OUT else f"={_printable(self.value)}"
+        value = "" if self.kind == LEFT_OUT else f"={printable(self.value)}"
         return f"{self.name}{value}: {self.kind}: {self.reason}"
 
 
@@ -67,9 +69,11 @@ def recipe_from_command(command: str, script: str) -> Resolved:
         raise UserError(f"unknown script '{script}'; known: {', '.join(SCRIPTS)}")
     block = read_block(command)
     given, meaning = block.values, _Meaning(SCRIPTS[script], block.values)
-    left_out = [Report(_printable(other), "", LEFT_OUT, "not the training command") for other in block.left_out]
+    left_out = [Report(printable(what), "", LEFT_OUT, reason) for what, reason in block.left_out.items()]
+    why = "a shell keeps it from the script without export; used all the same"
+    left_out += [Report(name, given[name], NOT_EXPORTED, why) for name in sorted(block.not_exported)]
     called = " ".join(f"{name}={shlex.quote(value)}" for name, value in given.items()) or "nothing set"
-    whose, called = f"{meaning.script.record}'s script", _printable(called)
+    whose, called = f"{meaning.script.record}'s script", printable(called)
     title = f"{whose} with {called}"
     if len(title) > 200:  # the complete command stands on top of the file
         title = f"{title[:199]}…"
@@ -84,96 +88,6 @@ def recipe_from_command(command: str, script: str) -> Resolved:
 
 
 # ---------------------------------------------------------------------- words and their types
-
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-_WRAPPERS = {"env", "export", "time", "nohup", "exec", "sudo", "$", "do", "then", "("}
-_LAUNCHERS = re.compile(r"(torchrun|srun|accelerate)\Z")
-_TRAINS = re.compile(r"(.*/)?train\w*\.py\Z|torch\.distributed\.\w+\Z")
-
-
-def _printable(text: str) -> str:
-    return "".join(letter if letter.isprintable() else " " for letter in text)
-
-
-@dataclass(frozen=True)
-class Block:
-    """What a pasted block of shell lines says to its training command."""
-
-    values: dict[str, str]
-    """NAME: value in order."""
-    left_out: tuple[str, ...]
-    """The other commands of the block, one text each."""
-
-
-def read_block(text: str) -> Block:
-    """The training command of a pasted block with all that is set for it; comments and other programs are left out.
-
-    UserError, in one line, for words of another form, a name given twice with different values, several training
-    commands that differ, and values that only a shell can know.
-    """
-    set_before: dict[str, str] = {}
-    trainings: list[dict[str, str]] = []
-    others: list[str] = []
-    for command in _commands(text):
-        try:
-            words = shlex.split(command)
-        except ValueError as error:
-            raise UserError(f"--from-command: {str(error).lower()}; quote values as in a shell") from None
-        while words and words[0] in _WRAPPERS:
-            words = words[1:]
-        own: dict[str, str] = {}
-        while words and "=" in words[0] and _NAME.match(words[0].partition("=")[0]):
-            name, _, value = words.pop(0).partition("=")
-            _set(own, name, _filled(name, value, set_before))
-        if not words:
-            for name, value in own.items():
-                _set(set_before, name, value)
-        elif _is_training(words, bool(own)):
-            trainings.append(own)
-        else:
-            others.append(command.strip())
-    if any(values != trainings[0] for values in trainings):
-        raise UserError(f"--from-command: {len(trainings)} training commands with different values; give one of them")
-    if others and not trainings:
-        word = shlex.split(others[0])[0]
-        raise UserError(f"--from-command: {word!r} is not NAME=value, and torchrun or python train_gpt.py do not come")
-    return Block({**set_before, **(trainings[0] if trainings else {})}, tuple(others))
-
-
-def _commands(text: str) -> Iterator[str]:
-    """The commands of shell text: cut at line ends, `;`, `&&`, `||` and `|` outside quotes, comments dropped."""
-    text = re.sub(r"\\[ \t]*(\r?\n|\Z)", " ", text)  # a line that goes on, also where the paste ends in one
-    text = re.sub(r"\$\([^()\n]*\)", lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), text)  # one word
-    command, quote = "", ""
-    for part in re.findall(r"\\.|['\"]|(?<!\S)#[^\n]*|[\n;]|&&|\|\||\||.", text + "\n", re.DOTALL):
-        if quote or part in ("'", '"'):
-            quote = ("" if part == quote else quote) if quote else part
-            command += part
-        elif part in ("\n", ";", "&&", "||", "|"):
-            yield command
-            command = ""
-        elif not part.startswith("#"):
-            command += part
-    yield command.removesuffix("\n")
-
-
-def _set(values: dict[str, str], name: str, value: str) -> None:
-    if values.setdefault(name, value) != value:
-        raise UserError(f"--from-command: {name} is given twice, as {values[name]!r} and as {value!r}; keep one")
-
-
-def _filled(name: str, value: str, known: Mapping[str, str]) -> str:
-    """`value` with the names that the block has set before put in."""
-    filled = re.sub(r"\$\{?(\w+)\}?", lambda found: known.get(found[1], found[0]), value)
-    if re.search(r"\$[\w({]|`", filled) and name not in _OUTSIDE and not _OF_LIBRARIES.match(name):
-        raise UserError(f"--from-command: {name}={value} is filled in by a shell; write the value itself")
-    return filled
-
-
-def _is_training(words: list[str], has_values: bool) -> bool:
-    program = PurePath(words[0]).name
-    starts = bool(_LAUNCHERS.match(program)) or any(_TRAINS.match(word) for word in words)
-    return starts or (has_values and program.startswith("python"))
 
 
 def _typed(name: str, text: str, default: Value, script: Script) -> Value:
@@ -308,17 +222,6 @@ class _Meaning:
             self._tell("EVAL_STRIDE", NOT_EXPRESSED, "the script also scores with stride 64; a recipe has one")
 
 
-_OUTSIDE = {
-    "SEED": "give it to `pgolf record --seeds`",
-    "RUN_ID": "name the run's folder with `pgolf record --name`",
-    "TOKENIZER_PATH": "the tokenizer comes with the prepared dataset",
-}
-_OF_LIBRARIES = re.compile(
-    r"(NCCL|CUDA|OMP|MKL|TORCH|TORCHINDUCTOR|TORCHDYNAMO|PYTORCH|TRITON|GLOO|HF|WANDB|PYTHON\w*|MASTER|TOKENIZERS)_"
-    r"|(PATH|HOME|RANK|LOCAL_RANK|WORLD_SIZE|LD_LIBRARY_PATH|PYTHON[A-Z]+)\Z"
-)
-
-
 def _idle_reports(script: Script, given: Mapping[str, str]) -> Iterator[Report]:
     """Reports on names that decide no key: idle, outside, unknown, or set to what this core cannot do."""
     for name, text in given.items():
@@ -332,9 +235,9 @@ def _idle_reports(script: Script, given: Mapping[str, str]) -> Iterator[Report]:
             kept = f"{name}={int(default)}" if isinstance(default, int) else "not set"
             if value != default:
                 yield Report(name, text, NOT_EXPRESSED, f"{why}: this core cannot; taken as {kept}")
-        elif name in _OUTSIDE:
-            yield Report(name, text, OUTSIDE, _OUTSIDE[name])
-        elif _OF_LIBRARIES.match(name):
+        elif name in OUTSIDE_NAMES:
+            yield Report(name, text, OUTSIDE, OUTSIDE_NAMES[name])
+        elif OF_LIBRARIES.match(name):
             yield Report(name, text, OUTSIDE, "a setting of libraries or of the machine: set it where the run starts")
         else:
             yield Report(name, text, UNKNOWN, f"not among the names that {script.record}'s script reads; nothing done")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -35,9 +37,9 @@ def given_overrides(value: Sequence[str] | str) -> list[str]:
 
 
 def json_list(text: str) -> list[Any] | None:
-    """The list that a text writes in JSON, if it does."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return None
-    return value if isinstance(value, list) else None
+    """The list that a text writes in JSON or as Python does, if it does."""
+    for read in (json.loads, ast.literal_eval):
+        with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            value = read(text.strip())
+            return list(value) if isinstance(value, list | tuple) else None
+    return None

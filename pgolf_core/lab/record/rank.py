@@ -24,6 +24,8 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from pgolf_core.base.files import UserError, explain_os_errors, read_json, sha256_file, write_text
 from pgolf_core.base.names import MANIFEST
 from pgolf_core.base.parallel import World, join, leave
+from pgolf_core.lab.data.dataset import is_changed
+from pgolf_core.lab.data.survey import SPLITS
 from pgolf_core.lab.record.folder import recorded_recipe
 from pgolf_core.lab.shared.places import RECIPE_FILE
 from pgolf_core.recipes.reading import load_recipe
@@ -74,12 +76,15 @@ def _files(patterns: list[str]) -> list[Path]:
     return found
 
 
-def identify(paths: Sequence[Path], tokenizer: Tokenizer) -> str:
-    """SHA-256 of the manifest beside the shards, which then names each of them and the tokenizer; "" without one.
+def identify(train_paths: Sequence[Path], val_paths: Sequence[Path], tokenizer: Tokenizer) -> str:
+    """SHA-256 of the manifest beside the shards, which then names all of them and the tokenizer; "" without one.
 
-    A sample is proved in both cases (see `prove`). UserError for a file that the manifest does not know.
+    A sample is proved in both cases (see `prove`). UserError for a shard that is given twice, and for shards that are
+    not those of the manifest, each in its split and unchanged.
     """
-    paths = sorted(paths)
+    paths = sorted([*train_paths, *val_paths])
+    if twice := {one.resolve() for one in paths if sum(one.resolve() == other.resolve() for other in paths) > 1}:
+        raise UserError(f"{min(twice)} is given twice by --train and --val; each shard belongs in one of them, once")
     prove(paths, tokenizer)
     manifest = paths[0].with_name(MANIFEST)
     values = read_json(manifest) if manifest.is_file() else {}
@@ -87,12 +92,21 @@ def identify(paths: Sequence[Path], tokenizer: Tokenizer) -> str:
         return ""
     try:
         known = {shard["file"]: (shard["bytes"], shard["tokens"]) for shard in values["shards"]}
+        digests = {shard["file"]: shard["sha256"] for shard in values["shards"]}
+        names = {split: {shard["file"] for shard in values["shards"] if shard["split"] == split} for split in SPLITS}
         tokenizer_sha256 = values["tokenizer"]["sha256"]
     except (KeyError, TypeError):
         raise UserError(f"{manifest} is not of the form this program writes; prepare the dataset again") from None
     for path in paths:
         if path.parent != manifest.parent or known.get(path.name) != (path.stat().st_size, shard_tokens(path)):
             raise UserError(f"{path} is not the shard that {manifest} names; prepare the dataset again")
+        if is_changed(path, path.stat().st_size, digests[path.name]):
+            raise UserError(f"{path} was changed since {manifest} was written; prepare the dataset again")
+    for split, given in (("train", train_paths), ("val", val_paths)):
+        if other := names[split].symmetric_difference(path.name for path in given):
+            fault = f"--{split} is not all the {split} shards that {manifest} names ({min(other)} is {{}})"
+            fault = fault.format("missing" if min(other) in names[split] else "of the other split")
+            raise UserError(f"{fault}; give '{manifest.parent}/*_{split}_*.bin'")
     if sha256_file(tokenizer.path) != tokenizer_sha256:
         raise UserError(f"{tokenizer.path} is not the tokenizer that {manifest} names; use the one beside it")
     return sha256_file(manifest)
@@ -128,7 +142,7 @@ def _train(options: argparse.Namespace, world: World) -> None:
     tokenizer = Tokenizer(options.tokenizer)
     train_paths, val_paths = _files(options.train), _files(options.val)
     if not options.data_sha256:
-        options.data_sha256 = identify([*train_paths, *val_paths], tokenizer)
+        options.data_sha256 = identify(train_paths, val_paths, tokenizer)
     data = TrainData(train_paths, val_paths, tokenizer.bytes, tokenizer.vocab_size, options.data_sha256)
     recipe = read_recipe(options.recipe)
     _check_agreement(world, recipe.fingerprint, options)

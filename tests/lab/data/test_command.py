@@ -12,6 +12,8 @@ import pytest
 from tiny_hub import NAME, VARIANT
 
 from pgolf_core.lab import cli
+from pgolf_core.lab.data import dataset
+from pgolf_core.lab.data.dataset import Dataset
 
 
 def test_fetched_shards_are_printed_as_text_and_as_json(hub: Path, tmp_path: Path, capsys):
@@ -29,6 +31,14 @@ def test_a_dataset_of_ones_own_files_takes_the_settings_given(mine: Path, tmp_pa
     assert cli.main([*arguments, "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert row["name"] == "mine-sp320" and sum(total["documents"] for total in row["totals"].values()) == 36
+
+
+def test_a_damaged_dataset_is_named_by_the_list(copied: Dataset, tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.setattr(dataset, "HASHED_ON_OPENING", 0)  # as if it were large: then only what is newer is hashed
+    whole = copied.val_paths[0].read_bytes()
+    copied.val_paths[0].write_bytes(whole[:-2] + whole[-4:-2])
+    assert cli.main(["data", "list", "--cache", str(tmp_path)]) == 0
+    assert f"{copied.val_paths[0].name} has another SHA-256 than the manifest says" in capsys.readouterr().err
 
 
 def test_nothing_prepared_says_what_prepares_something(tmp_path: Path, capsys):

@@ -127,6 +127,7 @@ def spread(hub: Path, place: str, first: int = 0, model: str = "bpe.model") -> P
 LAYOUTS = {
     "flat": ("fineweb_{split}_{number:06d}.bin", 0, "bpe.model"),
     "folders by split, numbers from 1": ("{split}/{number:06d}.bin", 1, "tokenizer/a.model"),
+    "numbers of how many": ("{split}-{number:05d}-of-00003.BIN", 0, "a.model"),
     "as published": (f"datasets/{PUBLISHED}/x_{{split}}_{{number}}.bin", 0, f"tokenizers/fineweb_{VOCAB}_bpe.model"),
 }
 
@@ -178,6 +179,9 @@ def test_without_a_manifest_one_folder_and_one_tokenizer_must_be_meant(own_hub: 
         fetch(other, tmp_path / "b", variant="sp99", tokenizer=str(model))
     (other / "datasets/fineweb10B_sp99/train_1.bin").unlink()
     with pytest.raises(UserError, match="shard 1 is missing among"):
+        fetch(other / "datasets/fineweb10B_sp99", tmp_path / "b", tokenizer=str(model))
+    shutil.copy(other / "datasets/fineweb10B_sp99/train_0.bin", other / "datasets/fineweb10B_sp99/edu_train_1.bin")
+    with pytest.raises(UserError, match=r"edu_train_1.bin and .*train_2.bin are named unlike, as of two sources"):
         fetch(other / "datasets/fineweb10B_sp99", tmp_path / "b", tokenizer=str(model))
 
 
@@ -250,6 +254,24 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "sidecar": (
         lambda hub: shutil.copy(shard(hub, "val"), shard(hub, "val_bytes")), "val_bytes_000000.bin .* is a byte sidecar"
     ),
+    "sidecar elsewhere": (
+        lambda hub: shutil.copytree(shard(hub).parent, hub / "datasets/bytes/val"), "datasets/bytes/val/.* byte sidecar"
+    ),
+    "sidecar of another kind": (
+        lambda hub: shard(hub).with_name("val_bytelen.npy").write_bytes(b"x"), "val_bytelen.npy .* is a byte sidecar"
+    ),
+    "no BOS at all": (lambda hub: write_shard(shard(hub, "val"), np.array([9, 9])), "the val shards hold no document"),
+    "shard empty": (lambda hub: shard(hub).write_bytes(b""), "train_000000.bin .* is empty"),
+    "one shard twice": (
+        lambda hub: shutil.copy(shard(hub), shard(hub, "train", 1)), "_000000.bin and .*_000001.bin are the same file"
+    ),
+    "val out of train": (
+        lambda hub: write_shard(shard(hub, "val"), load_tokens([shard(hub, "train")])[:1100]),
+        "validation texts are training's: these are no splits",
+    ),
+    "link to nothing": (
+        lambda hub: (shard(hub, "val").unlink(), shard(hub, "val").symlink_to("nowhere")), "is a link to a file that is"
+    ),
     "case marks": (
         lambda hub: model_of(hub).write_bytes(published_model(texts(40), user_defined_symbols=["\ue001"])),
         r"has pieces for case marks \(U\+E001\)",
@@ -287,7 +309,9 @@ def test_of_a_part_of_the_shards_none_may_be_shorter_than_the_manifest_promises(
     stats(tokens_train=3 * SHARD_TOKENS, files_train=3, files_val=1)(own_hub)
     shutil.copy(shard(own_hub, "val"), shard(own_hub, "val", 1))
     assert len(fetch(own_hub, tmp_path / "a", 2).train_paths) == 2
-    assert capsys.readouterr().err.endswith("datasets/fineweb10B_sp320/fineweb_val_000001.bin\n")
+    said = capsys.readouterr().err
+    assert "datasets/fineweb10B_sp320/fineweb_val_000001.bin\n" in said
+    assert "1 of 6 validation texts stand in training too" in said
     write_shard(shard(own_hub), load_tokens([shard(own_hub)])[:900])
     with pytest.raises(
         UserError, match=r"fineweb_train_000000.bin holds 900 tokens, and by its manifest at least 1,500"

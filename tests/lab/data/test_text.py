@@ -219,8 +219,13 @@ def test_one_text_alone_is_cut_and_it_is_said_how(tmp_path: Path, capsys, conten
 
 def test_a_text_too_short_to_be_cut_and_a_share_that_leaves_a_split_empty_name_what_helps(tmp_path: Path):
     (tmp_path / "a.txt").write_text("one line\nand two")
-    with pytest.raises(UserError, match=r"one text of 1 paragraph.* and 2 line.*, too few .*`fold -s -w 2000 FILE"):
+    with pytest.raises(UserError, match=r"one text of 1 paragraph.* and 2 line.*, too few .*files, or --train and"):
         prepare(tmp_path / "a.txt", tmp_path)
+    (tmp_path / "c.txt").write_text("one long line of words " * 90)
+    with pytest.raises(UserError, match=r"or cut it: `fold -s -w 41 FILE > lines.txt`$"):
+        prepare(tmp_path / "c.txt", tmp_path)
+    with pytest.raises(UserError, match=r"give more documents, or --train and --val$"):
+        prepare(tmp_path / "c.txt", tmp_path, cut="lines")
     with pytest.raises(UserError, match="one text cannot be in both: give more documents, --cut lines"):
         prepare(tmp_path / "a.txt", tmp_path, cut="none")
     (tmp_path / "b.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts(30)))

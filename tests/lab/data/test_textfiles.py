@@ -42,9 +42,17 @@ def test_what_a_folder_holds_beside_is_counted_by_ending(mine: Path):
     (mine / "t.tar.gz").touch()
     (mine / "README").touch()
     (mine / "link").symlink_to(mine / "sub")
+    (mine / "gone.txt").symlink_to(mine / "nowhere")
     left_out: Counter[str] = Counter()
     assert len(find_files([mine], left_out)) == 6
-    assert left_out == {".png": 1, "hidden": 1, ".tar.gz": 1, "without ending": 1, "link to a folder": 1}
+    assert left_out == {
+        ".png": 1,
+        "hidden": 1,
+        ".tar.gz": 1,
+        "without ending": 1,
+        "link to a folder": 1,
+        "link to nothing": 1,
+    }
 
 
 # ---------------------------------------------------------------------- Parquet
@@ -133,9 +141,11 @@ FAULTS = {
     "no field": (
         lines('{"body": "a", "id": 1}', '{"text": 3}', '{"text": "a"}'),
         r"1 with no text in 'text' \(mine/x\.jsonl:2\); 1 without a field 'text' \(mine/x\.jsonl:1\) "
-        r"\(fields there: body, id; --field names one\)",
+        r"\(fields there: body; --field names one\)",
     ),
     "no JSON": (lines('{"text": "a"}', "{", "[" * 100_000), r"2 that are not JSON \(mine/x\.jsonl:2, .*:3\)"),
+    "inner field": (lines('{"text": {"body": "a"}, "n": 1}'), r"fields there: text\.body; --field names one"),
+    "an archive": (raw("x.txt.gz", gzip.compress(b"ustar\0" * 9)), r"1 with NUL bytes, so no text \(an archive"),
     "no object": (lines("[1]", "3"), r"2 not a JSON object or text"),
 }  # fmt: skip
 
@@ -174,6 +184,11 @@ def test_json_is_an_array_an_object_that_holds_one_or_lines(tmp_path: Path, cont
     (tmp_path / "x.json").write_text("{'text': 1}")
     with pytest.raises(UserError, match=r"x\.json is not JSON"):
         read(tmp_path / "x.json")
+    (tmp_path / "x.json").write_text('{"text": "about", "data": [{"text": "a"}]}')
+    with pytest.raises(UserError, match=r"x\.json has a 'text' and an array of them too"):
+        read(tmp_path / "x.json")
+    (tmp_path / "x.json").write_text('[{"data": {"text": "a"}}, {"data.text": "b"}]')
+    assert [text for _, text in read(tmp_path / "x.json", "data.text")[0]] == ["a", "b"]
 
 
 @pytest.mark.parametrize(

@@ -79,3 +79,5 @@ def test_a_recipe_of_a_command_is_written_once_and_never_over_another_file(capsy
     assert cli.main([word.replace("=10", "=12") for word in arguments]) == 2
     assert "exists and is not overwritten" in capsys.readouterr().err
     assert path.read_bytes() == written
+    assert cli.main(["recipes", "--from-command", " ", "--script", "pr315"]) == 2
+    assert "--from-command is empty" in capsys.readouterr().err

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pgolf_core.base.files import UserError
-from pgolf_core.lab.recipes.published_command import compare_known, comparison_lines, read_block, recipe_from_command
+from pgolf_core.lab.recipes.published_command import compare_known, comparison_lines, recipe_from_command
 from pgolf_core.lab.recipes.published_scripts import SCRIPTS
 from pgolf_core.lab.recipes.settings import differences
+from pgolf_core.lab.recipes.shell_block import read_block
 from pgolf_core.recipes.reading import load_recipe
 
 LAUNCH = "torchrun --standalone --nproc_per_node=8 train_gpt.py"
@@ -222,26 +223,6 @@ def test_the_comparison_names_what_is_equal_and_every_key_that_is_not():
 
 
 @pytest.mark.parametrize(
-    "command",
-    [
-        "A=1 B=x,y",
-        "A=1 B=x,y torchrun --standalone --nproc_per_node=8 train_gpt.py C=3",
-        "env A=1 B='x,y' python3 train_gpt.py",
-        "export A=1\nexport B=x,y\n/opt/venv/bin/torchrun train_gpt.py",
-        "A=1 \\\n  B=x,y \\\r\n  uv run train_gpt.py",
-        "$ A=1; B=x,y && python -m torch.distributed.run train_gpt.py",
-        "A=1 B=x,y A=1 \\",
-        "A=1  # not B=z\nexport B=x,y # nor 'this\n",
-        "V=x,y\nA=1 B=$V torchrun train_gpt.py | tee log.txt",
-        "W=y\nA=1 B=x,${W} python train.py > out.txt 2>&1",
-    ],
-)
-def test_a_command_is_read_as_a_shell_reads_it_up_to_the_program(command):
-    values = read_block(command).values
-    assert {name: values[name] for name in ("A", "B")} == {"A": "1", "B": "x,y"} and set(values) <= set("ABVW")
-
-
-@pytest.mark.parametrize(
     "block, left_out",
     [
         ("pip install a b --no-c\nA=1 torchrun train_gpt.py", ["pip install a b --no-c"]),
@@ -249,6 +230,7 @@ def test_a_command_is_read_as_a_shell_reads_it_up_to_the_program(command):
         ("python3 fetch.py --variant sp1024\nA=1 torchrun train_gpt.py", ["python3 fetch.py --variant sp1024"]),
         ("for SEED in 1 2; do SEED=$SEED RUN_ID=r_$(date +%s) A=1 torchrun train_gpt.py; done",
          ["for SEED in 1 2", "done"]),
+        ("V=1 python3 data/fetch.py\nA=1 torchrun train_gpt.py", ["V=1 python3 data/fetch.py"]),
     ],
 )  # fmt: skip
 def test_other_commands_of_a_block_are_left_out_and_named(block, left_out):
@@ -264,7 +246,16 @@ def test_other_commands_of_a_block_are_left_out_and_named(block, left_out):
     "script, command, message",
     [
         ("pr315", "NUM_LAYERS=11 NUM_LAYERS=12", "NUM_LAYERS is given twice, as '11' and as '12'"),
-        ("pr315", "NUM_LAYERS 11", "'NUM_LAYERS' is not NAME=value"),
+        ("pr315", "NUM_LAYERS 11", "NUM_LAYERS in 'NUM_LAYERS 11' is not read; write NAME=value"),
+        ("pr315", "cat > run.env <<X\nNUM_LAYERS=9\nX\ntorchrun train_gpt.py", "here-document"),
+        ("pr315", "docker run -e NUM_LAYERS=9 image torchrun train_gpt.py", "NUM_LAYERS in 'docker run -e"),
+        ("pr315", "NUM_LAYERS = 9 torchrun train_gpt.py", "NUM_LAYERS in 'NUM_LAYERS = 9"),
+        ("pr315", "export NUM_LAYERS=9; unset NUM_LAYERS; torchrun train_gpt.py", "NUM_LAYERS in 'unset"),
+        ("pr315", "env -u NUM_LAYERS torchrun train_gpt.py", "NUM_LAYERS in 'env -u"),
+        ("pr315", "root@pod:~# NUM_LAYERS=9 torchrun train_gpt.py", "NUM_LAYERS in 'root@pod"),
+        ("pr315", "if x; then NUM_LAYERS=9; else NUM_LAYERS=8; fi; torchrun train_gpt.py", "branches at 'else'"),
+        ("pr315", "NUM_LAYERS=9 torchrun train_gpt.py & NUM_LAYERS=8 torchrun train_gpt.py", "2 training commands"),
+        ("pr315", "torchrun train_gpt.py\nexport NUM_LAYERS=8\ntorchrun train_gpt.py", "2 training commands"),
         ("pr315", "--nproc 8", "'--nproc' is not NAME=value"),
         ("pr315", "2X=1", "'2X=1' is not NAME=value"),
         ("pr315", "RUN_ID='open", "no closing quotation"),
@@ -292,6 +283,19 @@ def test_what_cannot_be_meant_is_refused_in_one_line(script, command, message):
     with pytest.raises(UserError) as refusal:
         recipe_from_command(command, script)
     assert message in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_seeds_of_one_command_arguments_and_a_missing_export_are_named():
+    again = "SEED=2 NUM_LAYERS=7 torchrun train_gpt.py"
+    text = f"set -a; source run.env\nSEED=1 NUM_LAYERS=7 torchrun train_gpt.py --layers 9 > log\n{again}"
+    reports = recipe_from_command(text, "pr315").reports
+    assert {(report.name, report.reason) for report in reports if report.kind == "left out"} == {
+        ("source run.env", "what it sets is not known here; add it"),
+        ("--layers 9", "scripts read their environment, no arguments"),
+        (again, "trains the same again"),
+    }
+    reports = recipe_from_command("NUM_LAYERS=7\ntorchrun train_gpt.py", "pr315").reports
+    assert "NUM_LAYERS=7: not exported: a shell keeps it from the script" in " ".join(map(str, reports))
 
 
 # ---------------------------------------------------------------------- the file

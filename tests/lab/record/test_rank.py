@@ -47,17 +47,32 @@ def test_the_entry_point_trains_alone_and_a_mistake_is_a_line_that_torchrun_can_
 def test_a_manifest_beside_the_shards_names_each_of_them_and_the_tokenizer(tmp_path: Path):
     folder = tmp_path / "known"
     word_shards(folder, 300)
-    paths, tokenizer = sorted(folder.glob("*.bin")), Tokenizer(folder / "tokenizer.model")
-    assert entry.identify(paths, tokenizer) == ""
-    shards = [{"file": p.name, "bytes": p.stat().st_size, "tokens": shard_tokens(p)} for p in paths]
+    train, val = sorted(folder.glob("*_train_*.bin")), sorted(folder.glob("*_val_*.bin"))
+    tokenizer, sides = Tokenizer(folder / "tokenizer.model"), [("train", path) for path in train]
+    assert train and val and entry.identify(train, val, tokenizer) == ""
+    shards = [
+        {"file": p.name, "bytes": p.stat().st_size, "tokens": shard_tokens(p), "sha256": sha256_file(p), "split": split}
+        for split, p in [*sides, *(("val", path) for path in val)]
+    ]
     values = {"shards": shards, "tokenizer": {"sha256": sha256_file(tokenizer.path)}}
     write_json(folder / "manifest.json", values)
-    assert entry.identify(paths, tokenizer) == sha256_file(folder / "manifest.json")
-    with pytest.raises(UserError, match=r"is not the shard that .* names"):
-        entry.identify([*paths, Path(shutil.copy(paths[0], folder / "more.bin"))], tokenizer)
+    assert entry.identify(train, val, tokenizer) == sha256_file(folder / "manifest.json")
+    more = Path(shutil.copy(train[0], folder / "more.bin"))
+    whole = train[0].read_bytes()
+    for given, message in (
+        (([*train, more], val), r"more\.bin is not the shard that .* names"),
+        (([*train, *val], val), "is given twice by --train and --val"),
+        ((val, train), "--train is not all the train shards that .* names"),
+    ):
+        with pytest.raises(UserError, match=message):
+            entry.identify(*given, tokenizer)
+    train[0].write_bytes(whole[:-2] + whole[-4:-2])
+    with pytest.raises(UserError, match=r"was changed since .* was written"):
+        entry.identify(train, val, tokenizer)
+    train[0].write_bytes(whole)
     write_json(folder / "manifest.json", values | {"tokenizer": {"sha256": "0"}})
     with pytest.raises(UserError, match=r"is not the tokenizer that .* names"):
-        entry.identify(paths, tokenizer)
+        entry.identify(train, val, tokenizer)
 
 
 def test_a_recipe_is_a_runs_file_or_a_name(tmp_path: Path) -> None:

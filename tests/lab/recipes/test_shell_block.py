@@ -1,0 +1,32 @@
+"""The words of a pasted block as a shell reads them; what they mean is test_published_command's."""
+
+from __future__ import annotations
+
+import pytest
+
+from pgolf_core.lab.recipes.shell_block import read_block
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "A=1 B=x,y",
+        "A=1 B=x,y torchrun --standalone --nproc_per_node=8 train_gpt.py C=3",
+        "env A=1 B='x,y' python3 train_gpt.py",
+        "export A=1\nexport B=x,y\n/opt/venv/bin/torchrun train_gpt.py",
+        "A=1 \\\n  B=x,y \\\r\n  uv run train_gpt.py",
+        "$ A=1; B=x,y && python -m torch.distributed.run train_gpt.py",
+        "A=1 B=x,y A=1 \\",
+        "A=1  # not B=z\nexport B=x,y # nor 'this\n",
+        "V=x,y\nA=1 B=$V torchrun train_gpt.py | tee log.txt",
+        "W=y\nA=1 B=x,${W} python train.py > out.txt 2>&1",
+        "\ufeffA=1 B=\u201cx,y\u201d\u00a0torchrun train_gpt.py",
+        "(export A=1; B=\u2018x,y\u2019 torchrun train_gpt.py)",
+        "set -e\nA=1 \\\n# B=z \\\nB=x,y torchrun train_gpt.py\nexport C=3",
+        "env -i A=1 B=x,y torchrun train_gpt.py 2>&1 | tee log.txt",
+        "#\n$env:A=1; declare -x B=x,y; python train_gpt.py",
+    ],
+)
+def test_a_command_is_read_as_a_shell_reads_it_up_to_the_program(command):
+    values = read_block(command).values
+    assert {name: values[name] for name in ("A", "B")} == {"A": "1", "B": "x,y"} and set(values) <= set("ABVW")
