@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from pgolf_core.base.files import UserError, sha256_file
-from pgolf_core.base.names import ARTIFACT, METRICS, SEED_RESULT, TRAIN_LOG
+from pgolf_core.base.names import ARTIFACT, METRICS, SCORES, SEED_RESULT, TRAIN_LOG
 from pgolf_core.base.strict import build
 from pgolf_core.lab.compare.results import seed_folders
 from pgolf_core.lab.export import code_bytes_of
@@ -109,7 +109,9 @@ def _hashes(seed: Seed) -> str:
     for path in files:
         hold(json_object(path).get("hashes") == said, f"{path.name} has other hashes than {SEED_RESULT}")
     hold_equal(seed.result, RECIPE_FILE, recipe_sha256=seed.recipe.fingerprint)
-    kept = f", {seed.scores.name}" if seed.result.scores_sha256 is not None else ""
+    is_kept = seed.result.scores_sha256 is not None
+    hold(is_kept or not (seed.folder / SCORES).exists(), f"{SEED_RESULT} has no hash of {SCORES}, which is there")
+    kept = f", {seed.scores.name}" if is_kept else ""
     return f"{SEED_RESULT}, {RECIPE_FILE}{kept}, {ENV_FILE} and {len(files) - 1} stages"
 
 
