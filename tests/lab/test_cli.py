@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
     (["recipes", "pr315", "--from-command", "NUM_LAYERS=9", "--script", "pr315"], "and no recipe's name"),
     (["recipes", "--script", "pr315"], "--script and --out go with --from-command"),
     (["recipes", "--from-command", "NUM_LAYERS=nine", "--script", "pr315"], "needs a whole number"),
-    (["recipes", "--from-command", "NUM_LAYERS=9", "--script", "pr315", "--out", "a.txt"], "a recipe's file ends in .toml"),
+    (["recipes", "--from-command", "NUM_LAYERS=9", "--script", "pr315", "--out", "a"], "a recipe's file ends in .toml"),
     (["plan", "local-smoke", "--nproc", "0"], "'0' is not a whole number of at least 1"),
     (["submission", "runs/x"], "required: --name, --author, --github-id"),
 ])  # fmt: skip
