@@ -13,6 +13,7 @@ import json
 import lzma
 import os
 import re
+import sys
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -334,7 +335,8 @@ def _read_parquet(file: InputFile, field: str, cut: str, faults: Faults) -> Read
     try:
         import pyarrow.parquet
     except ImportError:
-        raise UserError(f"{file.path}: reading .parquet needs pyarrow; run `pip install 'pgolf[parquet]'`") from None
+        remedy = f"`{sys.executable} -m pip install pyarrow`"
+        raise UserError(f"{file.path}: reading .parquet needs pyarrow; run {remedy}") from None
     number = 0
     try:  # read page by page: by default a whole group of rows would be fetched ahead
         with pyarrow.parquet.ParquetFile(file.path, pre_buffer=False, buffer_size=2**16) as table:

@@ -10,6 +10,7 @@ import gzip
 import json
 import lzma
 import re
+import subprocess
 import sys
 import types
 from collections import Counter
@@ -99,7 +100,7 @@ def test_without_pyarrow_a_parquet_file_names_what_to_install(tmp_path: Path, mo
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     (tmp_path / "x.parquet").touch()
-    with pytest.raises(UserError, match=r"needs pyarrow; run `pip install 'pgolf\[parquet\]'`"):
+    with pytest.raises(UserError, match=r"needs pyarrow; run `\S+ -m pip install pyarrow`"):
         read(tmp_path)
 
 
@@ -118,6 +119,35 @@ def test_real_parquet_gives_what_the_same_text_in_jsonl_gives(tmp_path: Path):
         with pytest.raises(UserError, match=r"bad\.parquet cannot be read as Parquet: ") as caught:
             read(tmp_path / "bad.parquet")
         assert "\n" not in str(caught.value)
+
+
+PEAK = """
+import resource, sys
+from pathlib import Path
+import pyarrow.parquet
+from pgolf_core.lab.data.textfiles import Faults, find_files, read_documents
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
+read = sum(len(text) for _, _, text in read_documents(find_files([Path(sys.argv[1])]), Faults(), "text", ""))
+print(read, peak() - before)
+"""
+
+
+@pytest.mark.slow  # writes and reads 500 MB
+@pytest.mark.parametrize("row_groups", [1, 50])
+def test_500_mb_of_parquet_are_read_in_little_memory_however_they_are_grouped(tmp_path: Path, row_groups: int):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed (extra `parquet`)")
+    import pyarrow
+
+    rows = [f"{number:08d} ".ljust(10_000, "abcdefghijklmnopqrstuvwxyz"[number % 26]) for number in range(50_000)]
+    parquet.write_table(
+        pyarrow.table({"text": rows}), tmp_path / "x.parquet", row_group_size=len(rows) // row_groups,
+        compression="none", use_dictionary=False,
+    )  # fmt: skip
+    assert (tmp_path / "x.parquet").stat().st_size > 500e6
+    done = subprocess.run([sys.executable, "-c", PEAK, tmp_path / "x.parquet"], capture_output=True, text=True)
+    characters, kibibytes = map(int, done.stdout.split())
+    assert characters == 500_000_000 and kibibytes < 64 * 1024
 
 
 def lines(*values: str) -> Callable[[Path], object]:
