@@ -186,6 +186,11 @@ def another_mean(run: Path) -> None:
         (lambda run: shutil.rmtree(run / "seed2"), MISSING, "names seeds [1, 2], the folders are [1]"),
         (lambda run: (run / "seed2" / "train.log").unlink(), MISSING, "missing: seed2/train.log"),
         (lambda run: shutil.copytree(run / "seed2", run / "seed01"), MISSING, "seed01: not read, since"),
+        (
+            lambda run: (run / "seed1").rename(run / "seed01"),
+            "seed 1: artifact opens and is whole",
+            "seed1/model.pgolf",
+        ),
         (another_mean, SUMMARY, "sliding_bpb.mean is not what"),
     ],
 )
