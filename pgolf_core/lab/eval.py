@@ -60,6 +60,10 @@ def run(options: argparse.Namespace) -> int:
         remedy = f"{', '.join(given)} to say otherwise" if given else "only a run's folder says otherwise"
         print(f"pgolf: no {RECIPE_FILE} beside {artifact}: {said}; {remedy}", file=sys.stderr)
     dataset = open_dataset(name, cache_dir=place(options.cache) or None)
+    there = Result.read(folder / SEED_RESULT).data_sha256 if (folder / SEED_RESULT).is_file() else ""
+    if there not in ("", dataset.manifest_sha256) and not options.data:
+        was = f"manifest {there:.8}, {dataset.manifest_sha256:.8} here"
+        print(f"pgolf: {dataset.name} is not what the run was scored on ({was}): not its score", file=sys.stderr)
     tokenizer = dataset.tokenizer()
     tokens = load_tokens(dataset.val_paths, tokenizer.vocab_size)
     with score_bar("scoring", enabled=sys.stderr.isatty()) as progress:

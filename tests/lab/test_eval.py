@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -24,6 +25,14 @@ def test_a_seeds_file_scores_what_its_run_says(seed_folder: Path, capsys: pytest
     for options, expected in (([], result.sliding_bpb), (["--stride", "32"], result.roundtrip_bpb)):
         assert cli.main(["eval", str(seed_folder / ARTIFACT), "--cache", cache, "--json", *options]) == 0
         assert json.loads(capsys.readouterr().out)["bpb"] == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_dataset_that_is_not_the_runs_is_named(seed_folder: Path, tmp_path: Path, capsys) -> None:
+    folder, cache = shutil.copytree(seed_folder, tmp_path / "seed1"), ["--cache", str(seed_folder.parents[3])]
+    for there, is_said in ((Result.read(folder / SEED_RESULT).data_sha256, False), ("0" * 64, True)):
+        dataclasses.replace(Result.read(folder / SEED_RESULT), data_sha256=there).write(folder)
+        assert cli.main(["eval", str(folder / ARTIFACT), *cache]) == 0
+        assert ("toy-sp1024 is not what the run was scored on (manifest 0" in capsys.readouterr().err) is is_said
 
 
 def test_away_from_its_run_what_is_assumed_is_said_and_what_is_given_or_beside_it_is_taken(

@@ -53,6 +53,6 @@ def test_seeds_may_be_one_number_or_text_as_papermill_gives_them():
     for given in ("7,8", "7 8", "[7, 8]", (7, 8)):
         assert given_seeds(given) == [7, 8]
     assert given_seeds(7) == given_seeds("7") == [7]
-    for wrong in ("x", "7.5", -1, True, [], [1.5]):
+    for wrong in ("x", "7.5", -1, True, [], [1.5], 7.0, [7, 7]):
         with pytest.raises(UserError, match=r"seeds .* must be a list of whole numbers, as \[1337, 1338\]"):
             given_seeds(wrong)
