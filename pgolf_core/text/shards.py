@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pgolf_core.base.files import UserError, told_by, write_bytes
+from pgolf_core.base.files import UserError, told_by
 from pgolf_core.recipes.recipe import Data
 from pgolf_core.text.tokenizer import SPACE_MARK, Tokenizer
 
@@ -41,16 +41,6 @@ _WINDOW = 2**16
 def is_sidecar(path: str) -> bool:
     """Whether a relative path says that the file holds each token's original bytes: of a text that was changed."""
     return any(map(_SIDECAR.search, path.split("/"))) and not path.lower().endswith(_PROSE)
-
-
-def write_shard(path: Path | str, tokens: np.ndarray) -> None:
-    """Write token ids [n], each below 65,536, as one shard; atomic."""
-    tokens = np.asarray(tokens)
-    if tokens.size and not 0 <= int(tokens.min()) <= int(tokens.max()) < 2**16:
-        raise UserError(f"{path}: token {tokens.max()} does not fit 16 bits; use a vocabulary of at most 65,536")
-    header = np.zeros(HEADER_WORDS, dtype="<i4")
-    header[:3] = SHARD_MAGIC, SHARD_VERSION, tokens.size
-    write_bytes(path, header.tobytes() + tokens.astype(TOKEN_TYPE).tobytes())
 
 
 def shard_tokens(path: Path | str) -> int:

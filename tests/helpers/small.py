@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from pgolf_core.base.names import AVERAGED_WEIGHTS, RAW_WEIGHTS
+from pgolf_core.lab.data.build import write_shard
 from pgolf_core.network.model import GPT, build_model
 from pgolf_core.recipes import recipe
-from pgolf_core.text.shards import write_shard
 from pgolf_core.text.tokenizer import TokenBytes, Tokenizer
 from pgolf_core.training.checkpoint import load_tensors
 from pgolf_core.training.loop import TrainData

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
+from pgolf_core.lab.data.build import write_shard
 from pgolf_core.lab.data.dataset import Dataset
 from pgolf_core.lab.data.fineweb import FinewebRequest, fetch_fineweb
-from pgolf_core.text.shards import write_shard
 
 VOCAB = 320
 VARIANT = f"sp{VOCAB}"

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from small import word_shards
 
 from pgolf_core.base.files import UserError
+from pgolf_core.lab.data.build import write_shard
 from pgolf_core.recipes import recipe
 from pgolf_core.text.shards import (
     TokenStream,
@@ -27,7 +28,6 @@ from pgolf_core.text.shards import (
     seq_len_at,
     shard_tokens,
     step_batch,
-    write_shard,
 )
 from pgolf_core.text.tokenizer import Tokenizer
 

@@ -15,12 +15,12 @@ import torch
 from record_counts import RECORDS
 from small import column, flat_bytes
 
+from pgolf_core.lab.data.build import write_shard
 from pgolf_core.network.grid import GRIDS, Grid, fake_quantise, quantise_tensor
 from pgolf_core.network.model import GPT
 from pgolf_core.network.score import score
 from pgolf_core.packing.sensitivity import allocate_bits
 from pgolf_core.recipes import recipe
-from pgolf_core.text.shards import write_shard
 from pgolf_core.text.tokenizer import TokenBytes, Tokenizer
 from pgolf_core.training.loop import TrainData, Trainer
 from pgolf_core.training.optim import Muon

@@ -14,9 +14,10 @@ from torch import Tensor
 from pgolf_core.lab.bench.clock import Seconds, Turns, count_calls, counted, spread
 from pgolf_core.lab.bench.goals import MUON_TOKENS, RECORD_TRACK
 from pgolf_core.lab.bench.plain import PlainStep
+from pgolf_core.lab.data.build import write_shard
 from pgolf_core.network.model import num_parameters
 from pgolf_core.recipes.recipe import QAT, Recipe
-from pgolf_core.text.shards import TokenStream, write_shard
+from pgolf_core.text.shards import TokenStream
 from pgolf_core.text.tokenizer import TokenBytes
 from pgolf_core.training.average import build_average
 from pgolf_core.training.loop import TrainData, Trainer

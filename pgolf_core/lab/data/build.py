@@ -23,7 +23,7 @@ import sentencepiece
 from pgolf_core.base.files import UserError, write_bytes
 from pgolf_core.lab.data.dataset import refuse_normalising, refuse_shared_documents
 from pgolf_core.lab.data.survey import LISTED_TRAIN_DOCUMENTS, SPLITS, TOKENIZER_FILE, Split, long_bar, survey
-from pgolf_core.text.shards import TOKEN_TYPE, write_shard
+from pgolf_core.text.shards import HEADER_WORDS, SHARD_MAGIC, SHARD_VERSION, TOKEN_TYPE
 from pgolf_core.text.tokenizer import Tokenizer
 
 SHARD_TOKENS = 100_000_000
@@ -229,6 +229,16 @@ def _encode(
         shards[split] = list(_write_shards(prefix, (tokens[start : start + length] for start, length in spans)))
     path.unlink()
     return shards, {split: [name for _, name in sorted(names[split])] for split in SPLITS}
+
+
+def write_shard(path: Path | str, tokens: np.ndarray) -> None:
+    """Write token ids [n], each below 65,536, as one shard; atomic."""
+    tokens = np.asarray(tokens)
+    if tokens.size and not 0 <= int(tokens.min()) <= int(tokens.max()) < 2**16:
+        raise UserError(f"{path}: token {tokens.max()} does not fit 16 bits; use a vocabulary of at most 65,536")
+    header = np.zeros(HEADER_WORDS, dtype="<i4")
+    header[:3] = SHARD_MAGIC, SHARD_VERSION, tokens.size
+    write_bytes(path, header.tobytes() + tokens.astype(TOKEN_TYPE).tobytes())
 
 
 def _write_shards(prefix: Path, documents: Iterable[np.ndarray]) -> Iterator[Path]:

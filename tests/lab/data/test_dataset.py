@@ -16,6 +16,7 @@ from tiny_data import build_toy, die, edit, run_until_killed
 
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.data import build, dataset
+from pgolf_core.lab.data.build import write_shard
 from pgolf_core.lab.data.dataset import (
     SOTU_NAME,
     Dataset,
@@ -27,7 +28,7 @@ from pgolf_core.lab.data.dataset import (
     refuse_shared_documents,
 )
 from pgolf_core.lab.data.sotu import prepare_sotu
-from pgolf_core.text.shards import load_tokens, write_shard
+from pgolf_core.text.shards import load_tokens
 
 
 def test_the_environment_variable_moves_the_cache_and_the_argument_wins(toy: Dataset, monkeypatch, tmp_path: Path):

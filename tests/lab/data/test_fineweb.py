@@ -29,8 +29,9 @@ from tiny_hub import (
 
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.data import fineweb, survey
+from pgolf_core.lab.data.build import write_shard
 from pgolf_core.lab.data.dataset import locked, open_dataset, prepared_datasets
-from pgolf_core.text.shards import load_tokens, write_shard
+from pgolf_core.text.shards import load_tokens
 
 ROOT = Path(__file__).resolve().parents[3]
 

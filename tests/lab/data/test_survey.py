@@ -16,9 +16,10 @@ from tiny_hub import NAME, fetch
 
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.data import survey
+from pgolf_core.lab.data.build import write_shard
 from pgolf_core.lab.data.dataset import Dataset, open_dataset, validation_documents
 from pgolf_core.lab.look import n01_data
-from pgolf_core.text.shards import load_tokens, write_shard
+from pgolf_core.text.shards import load_tokens
 
 
 @pytest.fixture(scope="module")

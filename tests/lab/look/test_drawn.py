@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from toy_run import RECIPE, change, toy_corpus
+from toy_run import RECIPE, toy_corpus
 
-from pgolf_core.base.files import UserError, read_json
+from pgolf_core.base.files import UserError, write_json
 from pgolf_core.lab.look import controls, drawn, n02_network, n05_packing, n06_scoring
 from pgolf_core.lab.record import stages
 from pgolf_core.lab.record.folder import Run, open_run
@@ -20,6 +20,7 @@ from pgolf_core.lab.shared.plots import Chart
 from pgolf_core.network.model import build_model, network_with
 from pgolf_core.network.score import Score, plan_windows
 from pgolf_core.recipes.reading import load_recipe
+from pgolf_core.recipes.recipe import to_dict
 
 
 @pytest.fixture
@@ -127,9 +128,8 @@ def test_what_is_not_there_and_what_cannot_be_are_refused_in_words(
 
 def test_weights_of_a_seed_trained_on_other_data_are_refused(run: Run, tmp_path: Path) -> None:
     folder = shutil.copytree(run.folder, tmp_path / "runs" / run.recipe.track / "toy")
-    change(
-        folder / "seed1" / "recipe.json", data=read_json(folder / "seed1" / "recipe.json")["data"] | {"dataset": "x"}
-    )
+    other = dataclasses.replace(run.recipe, data=dataclasses.replace(run.recipe.data, dataset="x"))
+    write_json(folder / "seed1" / "recipe.json", to_dict(other) | {"fingerprint": other.fingerprint})
     heads = drawn.Heads(dataclasses.replace(run, folder=folder, recipe_folder=folder), build_model(run.recipe.model, 0))
     with pytest.raises(UserError, match="on other data than this run"):
         heads.draw("this recipe", "seed 1, trained", 0, 0)
