@@ -35,8 +35,6 @@ def result_of(
     recipe: Recipe, seed: int, trained: TrainResult, ledger: Ledger, roundtrip: Score, sliding: Score, **further: Any
 ) -> Result:
     """A seed's Result from what its parts say; `further` has the fields that they do not know."""
-    cap_seconds = recipe.schedule.max_seconds
-    over_seconds = trained.seconds["train"] - cap_seconds if cap_seconds else 0.0
     return Result(
         recipe=recipe.name, track=recipe.track, seed=seed, recipe_sha256=recipe.fingerprint,
         roundtrip_bpb=roundtrip.bpb, roundtrip_loss=roundtrip.loss_nats_per_token,
@@ -45,7 +43,7 @@ def result_of(
         cap_bytes=ledger.cap_bytes, correction=ledger.correction, parameters=trained.parameters, steps=trained.steps,
         tokens=trained.tokens, stopped_by=trained.stopped_by, resumed_at_steps=trained.resumed_at_steps,
         val_targets=sliding.tokens, val_bytes=sliding.bytes, sliding_stride=sliding.stride, window=sliding.seq_len,
-        over_cap_seconds=over_seconds if over_seconds > 0 else None, **further,
+        over_cap_seconds=recipe.schedule.over_cap_seconds(trained.seconds["train"]) or None, **further,
     )  # fmt: skip
 
 

@@ -42,9 +42,9 @@ def run(options: argparse.Namespace) -> int:
     folder, is_run = artifact.parent, (artifact.parent / RECIPE_FILE).is_file()
     recipe = recorded_recipe(folder) if is_run else checked_recipe(STANDARD)
     window, step = recipe.eval.seq_len, recipe.eval.stride
-    is_script = not is_run and (folder / SEED_RESULT).is_file()  # of an exported script, which leaves no recipe
-    if is_script:
-        result = Result.read(folder / SEED_RESULT)
+    result = Result.read(folder / SEED_RESULT) if (folder / SEED_RESULT).is_file() else None
+    is_script = not is_run and result is not None  # an exported one, which leaves no recipe
+    if is_script and result:
         window, step = result.window, result.sliding_stride
     seq_len, stride, name = options.seq_len or window, options.stride or step, options.data or recipe.data.dataset
     used = {"seq_len": seq_len, "stride": stride, "dataset": name, "autocast": recipe.schedule.autocast}
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
         remedy = f"{', '.join(given)} to say otherwise" if given else "only a run's folder says otherwise"
         print(f"pgolf: no {RECIPE_FILE} beside {artifact}: {said}; {remedy}", file=sys.stderr)
     dataset = open_dataset(name, cache_dir=place(options.cache) or None)
-    there = Result.read(folder / SEED_RESULT).data_sha256 if (folder / SEED_RESULT).is_file() else ""
+    there = result.data_sha256 if result else ""
     if there not in ("", dataset.manifest_sha256) and not options.data:
         was = f"manifest {there:.8}, {dataset.manifest_sha256:.8} here"
         print(f"pgolf: {dataset.name} is not what the run was scored on ({was}): not its score", file=sys.stderr)

@@ -32,7 +32,9 @@ CALLED = ("Tokenizer", "load_tokens", "score_artifact")
 WIDTH = 120
 MAX_UNWRAPPED_BYTES = 2**23
 UNPACKING = [{"id": lzma.FILTER_LZMA2, "pb": 0}]
-PACKING = [{**UNPACKING[0], "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 2**23, "nice_len": 273, "depth": 1000}]
+PACKING = [
+    UNPACKING[0] | {"preset": 9 | lzma.PRESET_EXTREME, "dict_size": MAX_UNWRAPPED_BYTES, "nice_len": 273, "depth": 1000}
+]
 DIGITS = bytes(c for c in range(33, 127) if c not in b'"\\')
 """Every printable character that needs no escape in a literal: 92, where base85 has 85 and so takes 2 % more bytes."""
 MAX_DIGITS = 2**20

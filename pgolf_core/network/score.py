@@ -163,7 +163,7 @@ def score(
     total = float(per_token.sum(dtype=np.float64))
     if not math.isfinite(total):
         raise UserError("the score is not finite: the weights are damaged or training diverged; train again")
-    num_bytes = int(token_bytes.count(tokens[:-1], tokens[1:]).sum())
+    num_bytes = token_bytes.total(tokens)
     return Score(
         bpb=bits_per_byte(total, num_bytes),
         loss_nats_per_token=total / num_targets,

@@ -132,6 +132,10 @@ class Schedule:
         by_clock = elapsed_seconds / self.max_seconds if self.max_seconds > 0 else 0.0
         return min(max(by_clock, step / self.iterations), 1.0)
 
+    def over_cap_seconds(self, trained_seconds: float) -> float:
+        """By how much a training passed the cap; 0 if it did not, or if there is none."""
+        return max(trained_seconds - self.max_seconds, 0.0) if self.max_seconds > 0 else 0.0
+
 
 @dataclass(frozen=True)
 class Average:

@@ -60,11 +60,10 @@ def shard_tokens(path: Path | str) -> int:
         size = path.stat().st_size
     except OSError as error:
         raise UserError(f"cannot read shard {path}: {error.strerror}") from None
-    if instead := told_by(path):
-        raise UserError(f"{path} {instead}; {remedy}")
     words = np.frombuffer(head[: len(head) // 4 * 4], dtype="<i4")
     if len(words) == 0 or words[0] != SHARD_MAGIC:
-        raise UserError(f"{path} is not a shard of tokens (its first word is not {SHARD_MAGIC}); {remedy}")
+        instead = told_by(path) or f"is not a shard of tokens (its first word is not {SHARD_MAGIC})"
+        raise UserError(f"{path} {instead}; {remedy}")
     if len(words) < HEADER_WORDS:
         raise UserError(f"shard {path} is truncated: {size} bytes, shorter than its header; {remedy}")
     if words[1] != SHARD_VERSION:

@@ -365,8 +365,9 @@ class Trainer:
             sensitivity_steps=self.meter.steps,
             path=self.path_line,
         )
-        cap, trained = self.recipe.schedule.max_seconds, result.seconds["train"]
-        if 0 < cap < trained:
+        schedule, trained = self.recipe.schedule, result.seconds["train"]
+        if schedule.over_cap_seconds(trained):
+            cap = schedule.max_seconds
             self.log.line(f"over_the_cap: train_time:{trained * 1000:.0f}ms cap:{cap * 1000:.0f}ms does not count")
         if self.world.first:  # only with its result written the training is done, and its checkpoint goes
             write_json(self.folder / TRAIN_RESULT, dataclasses.asdict(result))

@@ -49,6 +49,6 @@ def write_run(
     return folder
 
 
-def change(path: Path, **values: object) -> None:
+def change(file: Path, /, **values: object) -> None:
     """Put other values into a JSON file."""
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))

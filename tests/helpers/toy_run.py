@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
 from tiny_data import build_toy
 
-from pgolf_core.base.files import read_json, write_json
+from pgolf_core.base.files import write_json
 from pgolf_core.lab.record import stages
 from pgolf_core.lab.record.folder import Run, finish_stage, open_run
 from pgolf_core.lab.report.seeds import summarise_seeds
@@ -60,8 +59,3 @@ def finish_seed(run: Run) -> None:
     roundtrip, sliding = (stages.score_packed(run, n, progress=False) for n in (evaluation.seq_len, evaluation.stride))
     stages.write_result(run, roundtrip, sliding)
     finish_stage(run, "06_sliding_eval")
-
-
-def change(file: Path, /, **values: object) -> None:
-    """Other values for some keys of a JSON file."""
-    file.write_text(json.dumps(read_json(file) | values))

@@ -7,7 +7,7 @@ import fnmatch
 import pytest
 from record_counts import RECORDS
 
-from pgolf_core.lab.recipes.settings import differences
+from pgolf_core.lab.shared.settings import differences
 from pgolf_core.network.grid import grid_names_for, qat_grids
 from pgolf_core.network.model import num_parameters, parameter_shapes
 from pgolf_core.recipes.reading import load_recipe

@@ -18,8 +18,8 @@ from pgolf_core.base.files import UserError
 from pgolf_core.base.names import SEED_RESULT
 from pgolf_core.lab.compare import results as finished
 from pgolf_core.lab.compare.records import RECORDS, load_published
-from pgolf_core.lab.recipes.settings import flatten
 from pgolf_core.lab.shared.places import ENV_FILE, RECIPE_FILE
+from pgolf_core.lab.shared.settings import flatten
 from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.recipe import to_dict
 from pgolf_core.recipes.rules import TRACK_CAP_BYTES

@@ -11,7 +11,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -22,6 +22,7 @@ from tqdm import tqdm
 from pgolf_core.base.files import UserError, explain_os_errors, sha256_file, told_by
 from pgolf_core.base.names import MANIFEST
 from pgolf_core.lab.data.survey import SPLITS, TOKENIZER_FILE
+from pgolf_core.lab.shared.tables import some
 from pgolf_core.lab.shared.usage import note
 from pgolf_core.text.shards import NEEDS_SIDECAR, is_sidecar
 
@@ -87,12 +88,13 @@ class LocalHub:
         self.folder, self.label = Path(folder).expanduser(), f"folder {folder}"
         if not self.folder.is_dir():
             raise UserError(f"--source {folder} is no folder; name one that holds shards and their tokenizer")
+        files = (path for path in self.folder.rglob("*") if path.is_file() or not path.exists())
+        found = (path.relative_to(self.folder) for path in files)
+        self._files = sorted(path.as_posix() for path in found if not any(part[0] == "." for part in path.parts))
 
     def files(self) -> list[str]:
         """Every file's path inside, with forward slashes, hidden ones left out, links to nothing not."""
-        files = (path for path in self.folder.rglob("*") if path.is_file() or not path.exists())
-        found = (path.relative_to(self.folder) for path in files)
-        return sorted(path.as_posix() for path in found if not any(part[0] == "." for part in path.parts))
+        return self._files
 
     def describe(self, paths: Sequence[str]) -> dict[str, RemoteFile]:
         """Size and hash of each file; UserError naming the first that is not there."""
@@ -233,7 +235,7 @@ def find_dataset(hub: Hub, request: FinewebRequest, wanted: int | None) -> Promi
     _refuse_sidecars(hub, folder)
     inside = [path for path in map(PurePosixPath, there) if folder in path.parents and path.suffix.lower() == ".bin"]
     if unnamed := sorted({*map(str, inside)} - {*paths["train"], *paths["val"]}):
-        note(f"not used, since neither manifest nor name makes it a shard of a split: {_some(unnamed)}")
+        note(f"not used, since neither manifest nor name makes it a shard of a split: {some(unnamed)}")
     most = len(paths["train"])
     if wanted is not None and wanted > most:
         raise UserError(f"--train-shards {wanted}: {name} has only {most} in {hub.label}")
@@ -318,14 +320,14 @@ def _shards_by_name(hub: Hub, request: FinewebRequest, missing: str) -> tuple[Pu
     ends = (request.published_name, request.variant)
     meant = [folder for folder in whole if len(whole) == 1 or any(part.endswith(ends) for part in folder.parts)]
     if len(meant) != 1:
-        raise UserError(f"{hub.label} holds shards in {_some(whole)}; give one of those folders as --source")
+        raise UserError(f"{hub.label} holds shards in {some(whole)}; give one of those folders as --source")
     for shards in whole[meant[0]].values():
         kinds = {_unnumbered(PurePosixPath(path), "#"): path for path in shards.values()}
         if len(kinds) > 1:
             fault = f"{' and '.join(list(kinds.values())[:2])} are named unlike, as of two sources"
             raise UserError(f"{hub.label}: {fault}; keep one of them, or name them alike")
         if gaps := {*range(min(shards), max(shards))} - {*shards}:
-            raise UserError(f"{hub.label}: shard {min(gaps)} is missing among {_some(shards.values())}; get it")
+            raise UserError(f"{hub.label}: shard {min(gaps)} is missing among {some(shards.values())}; get it")
     return meant[0], {split: [shards[n] for n in sorted(shards)] for split, shards in whole[meant[0]].items()}
 
 
@@ -340,16 +342,11 @@ def _only_model(hub: Hub, request: FinewebRequest, folder: PurePosixPath) -> str
     models = [path for path in map(PurePosixPath, hub.files()) if path.suffix == ".model"]
     beside = [model for model in models if model.parent == folder]
     of_size = [model for model in models if re.sub(r"\D", "", request.variant) in re.findall(r"\d+", model.stem)]
-    for some in (beside, of_size, models):
-        if len(some) == 1:
-            return str(some[0])
-    what = f"several tokenizers ({_some(models)})" if models else "no tokenizer (.model)"
+    for found in (beside, of_size, models):
+        if len(found) == 1:
+            return str(found[0])
+    what = f"several tokenizers ({some(models)})" if models else "no tokenizer (.model)"
     raise UserError(f"{hub.label} holds {what}; name the one of these shards by --tokenizer FILE")
-
-
-def _some(paths: Iterable[object]) -> str:
-    names = [str(path) for path in paths]
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _join(root: str, path: str) -> str:

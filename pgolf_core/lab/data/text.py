@@ -17,6 +17,7 @@ from pgolf_core.lab.data.build import TOKENIZER_SETTINGS, Corpus, Document, fill
 from pgolf_core.lab.data.dataset import SOTU_NAME, Dataset, datasets_root, is_dataset_name, load_dataset, make_dataset
 from pgolf_core.lab.data.survey import SPLITS
 from pgolf_core.lab.data.textfiles import TEXTS, Faults, InputFile, counted, cut_of, endings, find_files, read_documents
+from pgolf_core.lab.shared.tables import some
 from pgolf_core.lab.shared.usage import note
 from pgolf_core.text.tokenizer import SPACE_MARK, Tokenizer
 
@@ -176,10 +177,9 @@ class _Reading:
     def source(self, documents_sha256: str) -> dict[str, Any]:
         """The manifest's words on the files; keys for what is unusual are there only if it is."""
         labels = list(dict.fromkeys(file.label.partition("/")[0] for file in self.files))
-        shown = ", ".join(labels[:3]) + (f" and {len(labels) - 3} more" if len(labels) > 3 else "")
         about = {"files": len(self.files), "documents_sha256": documents_sha256, "field": self.request.field}
         about |= {"val_share": self.request.val_share} if not self.request.train else {"splits": "given"}
-        about |= {"citation": f"own text: {shown} ({len(self.files):,} files)"}
+        about |= {"citation": f"own text: {some(labels)} ({len(self.files):,} files)"}
         skipped = dict(sorted(self.faults.counts.items()))
         unusual = {"cut": self.cut, "left_out": dict(self.left_out), "skipped": skipped}
         return about | {key: value for key, value in unusual.items() if value}

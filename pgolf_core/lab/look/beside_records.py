@@ -15,8 +15,8 @@ import pandas as pd
 
 from pgolf_core.lab.compare.records import RECORDS, UNITS, Published, load_published, record_of, seeds_table
 from pgolf_core.lab.look.n02_network import base_in_force
-from pgolf_core.lab.recipes.settings import flatten
 from pgolf_core.lab.shared.plots import Series
+from pgolf_core.lab.shared.settings import flatten
 from pgolf_core.network.grid import GRIDS
 from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.recipe import Model, Quant, Recipe, to_dict

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pgolf_core.base.files import UserError, write_text
-from pgolf_core.lab.recipes.settings import flatten
+from pgolf_core.lab.shared.settings import flatten
 from pgolf_core.lab.shared.tables import table_text
 from pgolf_core.lab.shared.usage import UsageError, add_json, checked_recipe, recipe_argument
 from pgolf_core.recipes.reading import available_recipes, load_recipe

@@ -22,8 +22,8 @@ from typing import Any
 
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.recipes.published_scripts import KEYS, RANKS, SCRIPTS, Script, Value
-from pgolf_core.lab.recipes.settings import differences
 from pgolf_core.lab.recipes.shell_block import OF_LIBRARIES, OUTSIDE_NAMES, printable, read_block
+from pgolf_core.lab.shared.settings import differences
 from pgolf_core.recipes.reading import available_recipes, load_recipe
 from pgolf_core.recipes.recipe import Recipe, from_dict, to_dict
 

@@ -22,7 +22,6 @@ from pgolf_core.base.files import UserError, explain_os_errors, read_json, write
 from pgolf_core.base.names import AVERAGED_WEIGHTS, SEED_RESULT, TRAIN_RESULT
 from pgolf_core.base.strict import build
 from pgolf_core.lab.data.dataset import Dataset, open_dataset
-from pgolf_core.lab.recipes.settings import flatten, given_overrides
 from pgolf_core.lab.shared.places import (
     AVERAGING_FILE,
     DATA_FILE,
@@ -33,6 +32,7 @@ from pgolf_core.lab.shared.places import (
     find_root,
     short_path,
 )
+from pgolf_core.lab.shared.settings import flatten, given_overrides
 from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.recipe import Recipe, from_dict, to_dict
 from pgolf_core.text.tokenizer import check_vocab

@@ -14,7 +14,6 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from pgolf_core.base.files import UserError
@@ -116,7 +115,7 @@ def _signs(index: int) -> tuple[str, str]:
 @plots.styled
 def _points_figure(points: Mapping[str, tuple[Any, Any, str, str]], x_label: str, y_label: str, cap: int = 0) -> Figure:
     """Points over bytes, {label: (x, y, marker, colour)}; `cap` is a line, and 0 none."""
-    fig, ax = _figure(3.4)
+    fig, (ax,) = plots.figure()
     for label, (x, y, marker, colour) in points.items():
         size, order = (13, 3) if marker == "*" else (7, 2)
         ax.plot(x, y, marker, color=colour, markersize=size, mec="white", linestyle="", label=label, zorder=order)
@@ -184,7 +183,7 @@ def grid_rows(ledger: Ledger) -> list[list[str]]:
 def _tensors_figure(table: pd.DataFrame) -> Figure:
     """One dot a tensor: bits of an element as stored, a row for each kind, area by bytes, colour by grid."""
     kinds = table.groupby("kind")["stored_bytes"].sum().sort_values(ascending=False)
-    fig, ax = _figure(1.5 + 0.3 * len(kinds))
+    fig, (ax,) = plots.figure(size=(7.0, 1.5 + 0.3 * len(kinds)))
     places = {kind: place for place, kind in enumerate(kinds.index)}
     largest = max(float(table["stored_bytes"].max()), 1.0)
     for index, (grid, rows) in enumerate(table.groupby("grid", sort=True)):
@@ -214,11 +213,6 @@ def _tables(folder: Path, seeds: Iterable[int], name: str, columns: Mapping[str,
         table.insert(0, "seed", seed)
         found.append(table)
     return pd.concat(found, ignore_index=True) if all(map(len, found)) else None
-
-
-def _figure(height: float) -> tuple[Figure, Axes]:
-    fig = plots.Chart(figsize=(7.0, height), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08))
-    return fig, fig.subplots()
 
 
 def _with_legend(fig: Figure, ax: Axes) -> Figure:

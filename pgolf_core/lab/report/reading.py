@@ -16,8 +16,8 @@ from pgolf_core.base.files import UserError, read_json, sha256_file
 from pgolf_core.base.names import ARTIFACT, METRICS, SEED_RESULT
 from pgolf_core.base.strict import build
 from pgolf_core.lab.compare.results import read_object, read_seed_result
-from pgolf_core.lab.recipes.settings import flatten
 from pgolf_core.lab.shared.places import ENV_FILE, LEDGER_FILE, RECIPE_FILE
+from pgolf_core.lab.shared.settings import flatten
 from pgolf_core.packing.ledger import Ledger
 from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.recipe import to_dict

@@ -16,13 +16,13 @@ from pgolf_core.base.files import UserError, write_json, write_text
 from pgolf_core.lab.compare.arms import FINEWEB_TRACK
 from pgolf_core.lab.compare.inference import CONFIDENCE
 from pgolf_core.lab.compare.results import read_object
-from pgolf_core.lab.recipes.settings import flatten
 from pgolf_core.lab.report.beside_records import beside_records
 from pgolf_core.lab.report.figures import SKIPPED_SHARE, draw_figures, grid_rows
 from pgolf_core.lab.report.page import fenced, html_page, quoted, render, table
 from pgolf_core.lab.report.reading import SeedRun, command_of, read_seed
 from pgolf_core.lab.report.seeds import over_cap, seeds_table, summarise_seeds
 from pgolf_core.lab.shared.places import DATA_FILE, RECIPE_FILE, SCRIPT, SUMMARY_FILE
+from pgolf_core.lab.shared.settings import flatten
 
 DATA_KEYS = (
     "dataset", "citation", "lossless", "train_documents", "train_bytes", "train_tokens", "val_documents", "val_bytes",

@@ -10,7 +10,7 @@ from typing import Any
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.compare.inference import CONFIDENCE, summarise
 from pgolf_core.lab.compare.results import SCORE_LABELS, TEXTS, refuse_unlike, whole_seconds
-from pgolf_core.lab.recipes.settings import json_list
+from pgolf_core.lab.shared.settings import json_list
 from pgolf_core.lab.shared.tables import table_text
 from pgolf_core.result import Result
 

@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from pgolf_core.lab.shared.settings import flatten
 from pgolf_core.recipes.reading import lineage
 from pgolf_core.recipes.recipe import Recipe, to_dict
 
@@ -49,13 +50,8 @@ def _rules(recipe: Recipe) -> Iterator[tuple[Any, str, str]]:
 
 def idle_note(name: str, overrides: Sequence[str], recipe: Recipe) -> str:
     """One line on the idle keys that the recipe's own file or an override sets, or that are not as usual; or none."""
-    values, usual = _flat(to_dict(recipe)), _flat(to_dict(Recipe()))
+    values, usual = flatten(to_dict(recipe)), flatten(to_dict(Recipe()))
     own = tomllib.loads(lineage(name)[0].read_text(encoding="utf-8-sig"))
-    said = {*_flat(own), *(text.partition("=")[0].strip() for text in overrides)}
+    said = {*flatten(own), *(text.partition("=")[0].strip() for text in overrides)}
     idle = {key: why for key, why in idle_keys(recipe).items() if key in said or values[key] != usual[key]}
     return "no effect in this recipe: " + ", ".join(f"{key} ({why})" for key, why in idle.items()) if idle else ""
-
-
-def _flat(values: dict[str, Any]) -> dict[str, Any]:
-    parts = {section: part for section, part in values.items() if isinstance(part, dict)}
-    return {f"{section}.{key}": value for section, part in parts.items() for key, value in part.items()}

@@ -27,6 +27,12 @@ def width() -> int:
     return max(shutil.get_terminal_size((80, 24)).columns, NARROWEST) if given else 80
 
 
+def some(names: Iterable[object]) -> str:
+    """The first three of many names, and how many more there are."""
+    texts = [str(name) for name in names]
+    return ", ".join(texts[:3]) + (f" and {len(texts) - 3} more" if len(texts) > 3 else "")
+
+
 def table_text(header: Sequence[str], rows: Iterable[Sequence[object]], left: int = 1, columns: int = 0) -> str:
     """A table as lines without trailing blanks; the first `left` columns are text, the others numbers, set right.
 

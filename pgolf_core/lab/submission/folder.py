@@ -22,7 +22,6 @@ from pgolf_core.base.files import UserError, explain_os_errors, sha256_file, wri
 from pgolf_core.base.names import ARTIFACT, SCORES, TRAIN_LOG
 from pgolf_core.lab.compare.results import read_object, seed_folders
 from pgolf_core.lab.export import readable_of
-from pgolf_core.lab.recipes.settings import differences, flatten
 from pgolf_core.lab.record.folder import recorded_recipe
 from pgolf_core.lab.record.launch import SETTINGS
 from pgolf_core.lab.report.beside_records import beside_records
@@ -32,6 +31,7 @@ from pgolf_core.lab.report.reading import SeedRun, command_of, read_seed
 from pgolf_core.lab.report.report import run_context, scored
 from pgolf_core.lab.report.seeds import summarise_seeds
 from pgolf_core.lab.shared.places import DATA_FILE, ENV_FILE, SCRIPT, SUBMISSION_FILE, SUMMARY_FILE
+from pgolf_core.lab.shared.settings import differences, flatten
 from pgolf_core.packing.unpack import read_header
 from pgolf_core.recipes.reading import available_recipes, lineage, load_recipe
 from pgolf_core.recipes.recipe import Recipe

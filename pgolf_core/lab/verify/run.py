@@ -182,8 +182,9 @@ def _seconds(seed: Seed) -> str:
     hold(abs(train - clock) <= 0.5 + 0.01 * clock, f"{METRICS}'s clock ends at {clock:.1f} s, train is {train:.1f} s")
     step = train / max(seed.result.steps, 1)
     hold(seed.result.over_cap_seconds is None, f"training took {train:.1f} s, over the recipe's own cap")
-    cap_seconds = seed.recipe.schedule.max_seconds
-    hold(train <= cap_seconds or not cap_seconds, f"training took {train:.2f} s, the recipe's cap is {cap_seconds:g} s")
+    schedule = seed.recipe.schedule
+    is_within = not schedule.over_cap_seconds(train)
+    hold(is_within, f"training took {train:.2f} s, the recipe's cap is {schedule.max_seconds:g} s")
     hold(train <= BUDGET_SECONDS + 2 * step, f"training took {train:.1f} s of {BUDGET_SECONDS}")
     hold(scoring <= BUDGET_SECONDS, f"scoring took {scoring:.1f} s of {BUDGET_SECONDS}")
     outside = [f"{name} {value:.1f}" for name, value in seconds.items() if name not in (*TIMERS, "total")]

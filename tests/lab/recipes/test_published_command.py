@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.recipes.published_command import compare_known, comparison_lines, recipe_from_command
 from pgolf_core.lab.recipes.published_scripts import SCRIPTS
-from pgolf_core.lab.recipes.settings import differences
 from pgolf_core.lab.recipes.shell_block import read_block
+from pgolf_core.lab.shared.settings import differences
 from pgolf_core.recipes.reading import load_recipe
 
 LAUNCH = "torchrun --standalone --nproc_per_node=8 train_gpt.py"

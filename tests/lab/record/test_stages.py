@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from run_folder import change
 from small import small_recipe
-from toy_run import change, finished_run
+from toy_run import finished_run
 
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.record import stages

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from toy_run import change
+from run_folder import change
 
 from pgolf_core.base.files import UserError, read_json, sha256_bytes
 from pgolf_core.lab.export import export_script

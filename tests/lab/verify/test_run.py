@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 from reviewing import ask_here, failing, judged, replaced, with_verdict
-from toy_run import RECIPE, change, finish_seed, toy_corpus
+from run_folder import change
+from toy_run import RECIPE, finish_seed, toy_corpus
 
 from pgolf_core.base.files import read_json, sha256_bytes, sha256_file, write_json
 from pgolf_core.lab.record.folder import open_run, recorded_recipe

@@ -145,18 +145,22 @@ def score_or_sample(
         return about
     windows = plan_windows(whole.tokens, way.seq_len, way.stride)
     some = split_by_shape(windows)[0][:NOISE_WINDOWS]
-    return about | against_kept(model, tokens, way, windows, whole.window_nats, kept, some)
+    return about | against_kept(model, _stream(model, tokens), way, windows, whole.window_nats, kept, some)
+
+
+def _stream(model: GPT, tokens: np.ndarray) -> torch.Tensor:
+    """The whole stream, int64 [T], on the model's device."""
+    return torch.from_numpy(np.asarray(tokens).astype(np.int64)).to(next(model.parameters()).device)
 
 
 def against_kept(
-    model: GPT, tokens: np.ndarray, way: Way, windows: np.ndarray, found: np.ndarray, kept: np.ndarray, some: np.ndarray
+    model: GPT, ids: torch.Tensor, way: Way, windows: np.ndarray, found: np.ndarray, kept: np.ndarray, some: np.ndarray
 ) -> dict[str, float]:
     """`apart`, `shift`: by how many nats the `found` ones of these windows differ from the kept, at most and in mean.
 
     `noise`, `bias`: by how many they differ, on `some` of the windows that are alike in shape, from float64.
     """
-    with autocasting(next(model.parameters()).device, way.autocast):
-        ids = torch.from_numpy(np.asarray(tokens).astype(np.int64)).to(next(model.parameters()).device)
+    with autocasting(ids.device, way.autocast):
         here = window_nats(model, ids, some)
     exact = window_nats(copy.deepcopy(model).double(), ids, some)
     apart, noise = found - kept[windows[:, 0] // way.stride], (here - exact).numpy()
@@ -174,7 +178,7 @@ def _sample(
     """None as soon as the speed shows that the whole score fits into what is left of the budget."""
     t_start = t_first = time.monotonic()
     num_targets = len(tokens) - 1
-    ids = torch.from_numpy(np.asarray(tokens).astype(np.int64)).to(next(model.parameters()).device)
+    ids = _stream(model, tokens)
     windows = plan_windows(num_targets, way.seq_len, way.stride)
     common, odd = split_by_shape(windows)
     order = np.random.default_rng(sample_seed).permutation(len(common))
@@ -201,7 +205,7 @@ def _sample(
              "sample_seed": sample_seed}  # fmt: skip
     if kept is not None:
         drawn = common[order[: len(found)]]
-        held = against_kept(model, tokens, way, drawn, np.array(found), kept, drawn[:NOISE_WINDOWS])
+        held = against_kept(model, ids, way, drawn, np.array(found), kept, drawn[:NOISE_WINDOWS])
         nats = held["kept_nats"]
         return {**about, **held, "bpb": bits_per_byte(nats, num_bytes), "loss": nats / num_targets}
     estimate, half, most = total_with_interval(np.array(found), len(common))

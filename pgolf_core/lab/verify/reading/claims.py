@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pgolf_core.lab.shared.places import SUBMISSION_FILE
+from pgolf_core.lab.shared.tables import some
 from pgolf_core.lab.verify.evidence.checks import hold, once, quietly, require
 from pgolf_core.lab.verify.evidence.score import OTHER_MACHINE, TOLERANCE
 from pgolf_core.lab.verify.reading.folder import Submission, claimed, every_claim
@@ -132,8 +133,7 @@ def json_numbers(folder: Judged) -> str:
             hold(fits(name, said, known), f"seed {seed}: {name} {said} in {SUBMISSION_FILE}, {known[name]}")
             compared += 1
     require(compared > 0, "no log and no artifact has a number that it names")
-    first = ", ".join(unknown[:3]) + (f" and {len(unknown) - 3} more" if len(unknown) > 3 else "")
-    require(not unknown, f"nothing here confirms {first}; {compared} other numbers agree")
+    require(not unknown, f"nothing here confirms {some(unknown)}; {compared} other numbers agree")
     return f"{compared} numbers of {len(table)} seed(s) are the logs' or taken anew"
 
 

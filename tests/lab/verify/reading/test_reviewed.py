@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from reviewing import DAMAGE, both, failing, judged, judged_with_damages, no_lie_goes_unnoticed, spoil
-from toy_run import change
+from run_folder import change
 
 from pgolf_core.base.files import UserError, write_json
 from pgolf_core.lab.data.dataset import Dataset

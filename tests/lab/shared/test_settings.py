@@ -1,6 +1,6 @@
 """Recipes as flat settings.
 
-pytest tests/lab/recipes/test_settings.py
+pytest tests/lab/shared/test_settings.py
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from pgolf_core.base.files import UserError
-from pgolf_core.lab.recipes.settings import differences, flatten, given_overrides
+from pgolf_core.lab.shared.settings import differences, flatten, given_overrides
 from pgolf_core.recipes.reading import load_recipe
 
 
