@@ -36,13 +36,14 @@ from pgolf_core.lab.shared.settings import flatten, given_overrides
 from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.recipe import Recipe, from_dict, to_dict
 from pgolf_core.text.tokenizer import check_vocab
+from pgolf_core.training import clock
 
 ATTEMPT = "stages/attempt.json"
 """When the stage that is being tried began; a stage that finishes takes it away. One that is still there speaks of an
 attempt that a signal, a failure or a kill has ended."""
 
 STAGE_BEGAN = "PGOLF_STAGE_BEGAN"
-"""The runner tells a stage's kernel since when its seconds count (the system's clock)."""
+"""The runner tells a stage's kernel since when its seconds count (by time.monotonic, one clock for all processes)."""
 LOCK_NAME = ".lock"
 REMEDY = "--fresh redoes it, --name NAME keeps both"
 VERSIONED = ("torch", "numpy", "sentencepiece", "zstandard", "safetensors", "constriction", "papermill")
@@ -310,8 +311,6 @@ def stage_file(run: Run, stage_name: str) -> Path:
 
 def begin_attempt(run: Run) -> float:
     """Note that a stage of the run begins now; returns now, by the clock that nobody sets (time.monotonic)."""
-    from pgolf_core.training import clock  # here: it imports torch, a start waits
-
     note = run.folder / ATTEMPT
     for one in (note, run.folder / clock.ATTEMPT):
         _attempt(one)  # or it refuses, before anything is computed

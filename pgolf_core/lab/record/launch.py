@@ -27,12 +27,11 @@ from pgolf_core.base.stop import PIPE
 from pgolf_core.lab.record.folder import Run
 from pgolf_core.lab.shared.places import RECIPE_FILE, child_environment, short_path
 from pgolf_core.recipes.recipe import Recipe
+from pgolf_core.training.clock import TrainProgress, progress_at
 from pgolf_core.training.runlog import TrainResult, read_result
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
-
-    from pgolf_core.training.clock import TrainProgress
 
 SETTINGS = "launch.json"
 """In a seed's folder where training takes more than one process: how it is started, which no number depends on."""
@@ -131,8 +130,6 @@ def _follow(child: subprocess.Popen, run: Run, progress: Callable[[TrainProgress
 
 def last_step(path: Path, recipe: Recipe, since: float = 0.0) -> TrainProgress | None:
     """The newest whole training step in a metrics file, if that was written since `since`."""
-    from pgolf_core.training.clock import progress_at  # here: it imports torch, which the runner does without
-
     if not path.exists() or path.stat().st_mtime < since:
         return None
     with open(path, "rb") as file:

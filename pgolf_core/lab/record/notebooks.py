@@ -209,7 +209,7 @@ def run_notebook(
 
     The stage's mark must be written by this execution: a cell that ends the kernel's work early (sys.exit) is a failure
     too. Raises RunFailed with cell, error and notebook; Stopped after a signal. `began` is since when its seconds
-    count, by the system's clock.
+    count, by time.monotonic.
     """
     path, values = _notebook_path(stage_name, notebooks_dir), full_parameters(stage_name, parameters, notebooks_dir)
     output, mark = run.folder / "notebooks" / path.name, stage_file(run, stage_name)
