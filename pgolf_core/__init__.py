@@ -8,7 +8,7 @@ __version__ = "0.1.0"
 
 ROOMS = (
     "base.names", "base.files", "base.strict", "base.device", "base.parallel", "base.stop",
-    "recipes.rules", "recipes.recipe", "recipes.reading",
+    "recipes.recipe", "recipes.rules", "recipes.reading",
     "text.tokenizer", "text.shards",
     "network.grid", "network.attention", "network.model", "network.score",
     "packing.sensitivity", "packing.correction", "packing.ledger", "packing.coder", "packing.steps",

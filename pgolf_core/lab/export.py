@@ -1,8 +1,9 @@
 """`pgolf export`: one script from the core, for one recipe: train_gpt.py, which trains, packs and scores alone.
 
-The core's files are joined in their order, without the files that the recipe never enters; the resolved recipe stands
-at the end. `script = "readable"` is that text, `script = "packed"` is the same minified (python-minifier) and wrapped
-with LZMA, as the field does. `--readable-of FILE` unwraps such a script without running it.
+The core's files are joined in their order, without the files that the recipe never enters; at the end stand the values
+in which the recipe differs from the defaults. `script = "readable"` is that text, `script = "packed"` is the same
+minified (python-minifier) and wrapped with LZMA, as the field does. `--readable-of FILE` unwraps such a script without
+running it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import re
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pgolf_core
 from pgolf_core.base.files import UserError, write_text
@@ -65,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
 
 def rooms_of(recipe: Recipe) -> list[str]:
     """The files of the core that a script of this recipe holds, in their order."""
-    left_out = {"recipes.reading"}
+    left_out = {"recipes.rules", "recipes.reading"}
     if recipe.quant.kind != "steps":
         left_out |= {"packing.coder", "packing.steps", "packing.allocation"}
     if recipe.quant.correction == "off":
@@ -83,10 +85,21 @@ def joined(recipe: Recipe) -> str:
     """The core's files that this recipe enters as one text, and the recipe."""
     imports: set[str] = set()
     bodies = [_body(room, imports) for room in rooms_of(recipe)]
-    values = pprint.pformat(to_dict(recipe), width=WIDTH, sort_dicts=False)
+    values = pprint.pformat(_differing(to_dict(recipe), to_dict(Recipe())), width=WIDTH, sort_dicts=False)
     end = 'if __name__ == "__main__":\n    run_script(from_dict(RECIPE), __file__)\n'
     head = f'"""{_about(recipe)}\n"""\n\nfrom __future__ import annotations\n\n{_import_block(imports)}\n'
-    return "\n".join([head, *bodies, f"# {'-' * 70} the recipe, resolved\n\nRECIPE = {values}\n\n", end])
+    return "\n".join(
+        [head, *bodies, f"# {'-' * 70} the recipe, where it is not the defaults above\n\nRECIPE = {values}\n\n", end]
+    )
+
+
+def _differing(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Without what is equal in both, section by section."""
+    return {
+        key: _differing(value, defaults[key]) if isinstance(value, dict) else value
+        for key, value in values.items()
+        if value != defaults[key]
+    }
 
 
 def code_bytes_of(recipe: Recipe) -> int:

@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from pgolf_core.base.files import UserError
-from pgolf_core.recipes.recipe import QAT, Quant
-from pgolf_core.recipes.rules import GRID_NAMES
+from pgolf_core.recipes.recipe import GRID_NAMES, QAT, Quant
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from pgolf_core.packing.correction import Correction, Hessians, corrections, qua
 from pgolf_core.packing.format import MAGIC, PREAMBLE, STEPS_STREAMS, Refused, check_tensors, checksum, version_of
 from pgolf_core.packing.ledger import CapExceeded, Ledger, entropy_bytes
 from pgolf_core.packing.sensitivity import Groups, allocate_bits, groups_of
-from pgolf_core.recipes.recipe import Model, Quant, Recipe, to_dict
+from pgolf_core.recipes.recipe import Model, Quant, Recipe, recorded
 
 _HEAD_SLACK = 32
 """How much longer a header can get through the digits of its last stream's length and its checksum."""
@@ -210,7 +210,7 @@ def _compress(parts: list[bytes], level: int, **options: int) -> list[bytes]:
 
 def _head(model: Model, table: list[Entry], streams: list[bytes], level: int) -> bytes:
     header = {
-        "model": to_dict(Recipe(model=model))["model"],
+        "model": recorded(model),
         "streams": {stream: len(payload) for stream, payload in zip(STEPS_STREAMS, streams, strict=False)},
         "tensors": table,
     }

@@ -5,7 +5,6 @@ Nothing is allocated before its size has been checked, and nothing is believed b
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import os
@@ -25,7 +24,7 @@ from pgolf_core.network.model import GPT, network_with, parameter_shapes
 from pgolf_core.network.score import Score, score
 from pgolf_core.packing.format import MAGIC, PREAMBLE, STREAMS_OF, Refused, check_tensors, checksum, is_size, version_of
 from pgolf_core.packing.steps import read_steps
-from pgolf_core.recipes.recipe import Model, from_dict
+from pgolf_core.recipes.recipe import Model, from_dict, recorded
 from pgolf_core.text.tokenizer import TokenBytes
 
 MAX_FILE_BYTES = 64 * 2**20
@@ -130,13 +129,14 @@ def _parse_header(frame: memoryview) -> dict[str, Any]:
 
 
 def _parse_model(values: Any) -> Model:
-    fields = {field.name for field in dataclasses.fields(Model)}
-    if not isinstance(values, dict) or set(values) != fields:
-        raise Refused("its model configuration has other keys than this version of pgolf knows")
+    strange = "its model configuration has other keys than this version of pgolf writes"
     try:
-        return from_dict({"model": values}, source="its header").model
+        model = from_dict({"model": values}, source="its header").model
     except UserError as error:
-        raise Refused(str(error)) from None
+        raise Refused(f"{strange}: {error}" if "unknown key" in str(error) else str(error)) from None
+    if set(values) != set(recorded(model)):
+        raise Refused(strange)
+    return model
 
 
 def _decode(tensors: list[list[Any]], streams: dict[str, memoryview]) -> dict[str, Tensor]:

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from pgolf_core.base.files import UserError, canonical_json, sha256_bytes
 from pgolf_core.base.strict import build
-from pgolf_core.recipes.rules import TRACK_CAP_BYTES, violations
+
+TRACK_CAP_BYTES = {"10min_16mb": 16_000_000, "local_10min_1mb": 1_000_000}
+GRID_NAMES = (
+    "fp16", "int6_row", "int8_row_clip", "int5_row_clip", "int6_row_clip", "int7_row_clip", "int5_row_nofloor",
+    "int6_clip_search", "int8_clip_search", "int8_clip_search_step4",
+)  # fmt: skip
+LATER_KEYS: frozenset[str] = frozenset(())
+"""Keys that came after runs were recorded: at their defaults they enter no fingerprint and no artifact's header, so
+that what was recorded stays what it was."""
+RULES: list[Callable[[Any], Iterable[str]]] = []
+"""What `from_dict` holds a recipe against: `recipes.rules` puts itself here. A script does without: its recipe was
+checked when the script was made."""
 
 
 @dataclass(frozen=True)
@@ -228,7 +240,7 @@ class Recipe:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the resolved values: equal fingerprints mean equal runs, whatever the file was called."""
-        values = to_dict(self)
+        values = recorded(self)
         del values["name"], values["title"]
         # the default is hashed by the name that it had: recorded runs keep their fingerprints
         values["script"] = "readable" if self.script == "packed" else "joined"
@@ -242,9 +254,21 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(recipe)))
 
 
+def recorded(part: Any) -> dict[str, Any]:
+    """The values of a Recipe, or of one of its sections, that a fingerprint or a file keeps (see LATER_KEYS)."""
+    values = json.loads(json.dumps(dataclasses.asdict(part)))
+    for key in list(values):
+        if dataclasses.is_dataclass(section := getattr(part, key)):
+            values[key] = recorded(section)
+        elif key in LATER_KEYS and section == getattr(type(part), key):
+            del values[key]
+    return values
+
+
 def from_dict(values: dict[str, Any], source: str = "recipe") -> Recipe:
     """Build and check a Recipe from nested plain values; `source` names the file in error messages."""
     recipe = build(Recipe, values, source)
-    for message in violations(recipe):
-        raise UserError(f"{source}: {message}")
+    for rule in RULES:
+        for message in rule(recipe):
+            raise UserError(f"{source}: {message}")
     return recipe

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from operator import attrgetter
-from typing import Any
 
-TRACK_CAP_BYTES = {"10min_16mb": 16_000_000, "local_10min_1mb": 1_000_000}
-GRID_NAMES = (
-    "fp16", "int6_row", "int8_row_clip", "int5_row_clip", "int6_row_clip", "int7_row_clip", "int5_row_nofloor",
-    "int6_clip_search", "int8_clip_search", "int8_clip_search_step4",
-)  # fmt: skip
+from pgolf_core.recipes.recipe import GRID_NAMES, RULES, TRACK_CAP_BYTES, Model, Recipe
+
 QAT_ONLY_GRIDS = ("int6_fake_pr194", "int6_fake_pr534")
 """Grids that training may use and an artifact cannot hold."""
 MOST_CORRECTED_INPUTS = 8192
@@ -62,7 +58,7 @@ IN_UNIT_INTERVAL = (
 )  # fmt: skip
 
 
-def violations(recipe: Any) -> Iterator[str]:
+def violations(recipe: Recipe) -> Iterator[str]:
     """Every rule that a Recipe, its values of the right types, breaks: as messages that name the keys."""
     for key, choices in CHOICES.items():
         if (value := attrgetter(key)(recipe)) not in choices:
@@ -78,7 +74,7 @@ def violations(recipe: Any) -> Iterator[str]:
     yield from _impossible_files(recipe)
 
 
-def _impossible_networks(model: Any) -> Iterator[str]:
+def _impossible_networks(model: Model) -> Iterator[str]:
     """Every combination of values that cannot be built."""
     if model.model_dim % model.num_heads:
         yield f"model.num_heads = {model.num_heads} must divide model.model_dim = {model.model_dim}"
@@ -101,7 +97,7 @@ def _impossible_networks(model: Any) -> Iterator[str]:
         yield f"model.ve_layers = {list(model.ve_layers)} names a layer twice"
 
 
-def _impossible_training(recipe: Any) -> Iterator[str]:
+def _impossible_training(recipe: Recipe) -> Iterator[str]:
     """Every combination that cannot be trained or scored."""
     data, optim, qat, evaluation = recipe.data, recipe.optim, recipe.qat, recipe.eval
     for key, length in (("seq_len", data.seq_len), ("final_seq_len", data.final_seq_len or data.seq_len)):
@@ -119,7 +115,7 @@ def _impossible_training(recipe: Any) -> Iterator[str]:
         yield f"qat.lr_factor = {qat.lr_factor} needs qat.kind = late, not {qat.kind}"
 
 
-def _impossible_files(recipe: Any) -> Iterator[str]:
+def _impossible_files(recipe: Recipe) -> Iterator[str]:
     """Every combination that cannot be packed."""
     model, qat, quant = recipe.model, recipe.qat, recipe.quant
     for entry in quant.exceptions:
@@ -147,3 +143,6 @@ def _impossible_files(recipe: Any) -> Iterator[str]:
         yield f"quant.correction_tokens = {quant.correction_tokens}; must be at most {MOST_CORRECTION_TOKENS}"
     if quant.zstd_level > 22:
         yield f"quant.zstd_level = {quant.zstd_level}; zstd has levels 1 to 22"
+
+
+RULES.append(violations)

@@ -30,8 +30,7 @@ from pgolf_core.packing import coder, steps
 from pgolf_core.packing.format import MAGIC, PREAMBLE, STEPS_STREAMS, VERSION
 from pgolf_core.packing.pack import pack
 from pgolf_core.packing.unpack import load_model, read_header, score_artifact, unpack
-from pgolf_core.recipes.recipe import Quant
-from pgolf_core.recipes.rules import GRID_NAMES
+from pgolf_core.recipes.recipe import GRID_NAMES, Quant
 from pgolf_core.text.tokenizer import TokenBytes
 
 
@@ -202,7 +201,7 @@ HOSTILE: dict[str, dict[str, list[Edit]]] = {  # kind of file: what the refusal 
         ],
         "num_heads": [*in_model(num_heads=3), *in_model(num_heads=0)],
         "num_layers|model_dim|smear": in_model(num_layers=True, model_dim="16", smear="x" * 500_000),
-        "other keys": [*in_model(backdoor=1), lambda h, s: h["model"].pop("rope_base"), in_header(model=[1])],
+        "other keys|model must be a table": [*in_model(backdoor=1), lambda h, s: h["model"].pop("rope_base"), in_header(model=[1])],
         "not one that pgolf writes": [in_header(note="hello"), lambda h, s: h.pop("tensors")],
         "stream lengths": [in_header(streams=[1, 2, 3]), lengths(scales=True), lengths(scales=-1, codes=10**4)],
         "promises": [lengths(codes=2**20)],

@@ -6,8 +6,9 @@ import dataclasses
 
 import pytest
 
+from pgolf_core.recipes import recipe as recipe_module
 from pgolf_core.recipes.reading import available_recipes, load_recipe
-from pgolf_core.recipes.recipe import from_dict, to_dict
+from pgolf_core.recipes.recipe import from_dict, recorded, to_dict
 
 
 @pytest.mark.parametrize("name", available_recipes())
@@ -26,6 +27,15 @@ def test_fingerprint_is_of_the_values_not_the_name_and_as_it_was_before_there_wa
     assert fingerprint("quant.correction_damping=0.1") == plain
     on = [fingerprint("quant.correction=hessian", f"quant.correction_damping={d}") for d in (0.1, 0.2)]
     assert len({plain, fingerprint("model.num_layers=12"), *on}) == 4
+
+
+def test_a_later_key_at_its_default_is_not_recorded_and_any_other_value_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = load_recipe("pr315")
+    monkeypatch.setattr(recipe_module, "LATER_KEYS", frozenset({"ve_layers", "smear_beta2"}))
+    assert set(to_dict(recipe)["model"]) - set(recorded(recipe)["model"]) == {"ve_layers"}
+    assert set(recorded(recipe.optim)) == set(to_dict(recipe)["optim"]) - {"smear_beta2"}
+    other = dataclasses.replace(recipe, optim=dataclasses.replace(recipe.optim, smear_beta2=0.5))
+    assert recorded(other.optim)["smear_beta2"] == 0.5 and other.fingerprint != recipe.fingerprint
 
 
 def test_the_cap_is_the_tracks_in_decimal_bytes() -> None:

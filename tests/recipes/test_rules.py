@@ -8,8 +8,8 @@ import pytest
 
 from pgolf_core.base.files import UserError
 from pgolf_core.network.grid import GRIDS
-from pgolf_core.recipes.recipe import Recipe, from_dict, to_dict
-from pgolf_core.recipes.rules import AT_LEAST, CHOICES, GRID_NAMES, IN_UNIT_INTERVAL, QAT_ONLY_GRIDS
+from pgolf_core.recipes.recipe import GRID_NAMES, Recipe, from_dict, to_dict
+from pgolf_core.recipes.rules import AT_LEAST, CHOICES, IN_UNIT_INTERVAL, QAT_ONLY_GRIDS
 
 
 @pytest.mark.parametrize(

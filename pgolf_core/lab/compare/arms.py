@@ -21,8 +21,7 @@ from pgolf_core.lab.compare.records import RECORDS, load_published
 from pgolf_core.lab.shared.places import ENV_FILE, RECIPE_FILE
 from pgolf_core.lab.shared.settings import flatten
 from pgolf_core.recipes.reading import load_recipe
-from pgolf_core.recipes.recipe import to_dict
-from pgolf_core.recipes.rules import TRACK_CAP_BYTES
+from pgolf_core.recipes.recipe import TRACK_CAP_BYTES, to_dict
 from pgolf_core.result import Result
 
 PUBLISHED_AS = {"sliding": "sliding", "roundtrip": "standard", "raw": "raw"}

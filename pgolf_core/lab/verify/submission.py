@@ -24,7 +24,7 @@ from pgolf_core.lab.verify.reading.folder import KEYS, LOG_ENDINGS, claimed
 from pgolf_core.lab.verify.reading.reviewed import MODEL_CHECKS, TEXT_CHECKS
 from pgolf_core.lab.verify.reading.untrusted import is_number, json_object, last_digit, read_number, written
 from pgolf_core.lab.verify.run import BUDGET_SECONDS, artifact_rows
-from pgolf_core.recipes.rules import TRACK_CAP_BYTES
+from pgolf_core.recipes.recipe import TRACK_CAP_BYTES
 
 TIMED = r"(?!.*non.?record).*10.?min"
 """Tracks with a clock; what is not for the record may take as long as it likes."""

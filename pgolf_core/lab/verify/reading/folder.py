@@ -33,7 +33,7 @@ from pgolf_core.lab.verify.reading.untrusted import (
     read_text,
     written,
 )
-from pgolf_core.recipes.rules import TRACK_CAP_BYTES
+from pgolf_core.recipes.recipe import TRACK_CAP_BYTES
 from pgolf_core.text.shards import shard_tokens
 
 SUSPICIOUS = ("socket", "urllib", "http", "requests", "ftplib", "httpx", "aiohttp", "huggingface_hub", "subprocess")
