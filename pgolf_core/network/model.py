@@ -307,9 +307,17 @@ def _init_matrix(weight: Tensor, kind: str) -> None:
 
 
 def build_model(config: Model, seed: int) -> GPT:
-    """A freshly initialised float32 model on the CPU; the same seed gives the same weights."""
-    with torch.random.fork_rng(devices=()):
-        torch.manual_seed(seed)
-        model = GPT(config)
-        initialise(model)
+    """A freshly initialised float32 model on the CPU; the same seed gives the same weights, with any number of threads.
+
+    One thread fills it: with two, a matrix made orthogonal has other last bits (and takes longer).
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(seed)
+            model = GPT(config)
+            initialise(model)
+    finally:
+        torch.set_num_threads(threads)
     return model

@@ -57,6 +57,20 @@ def test_a_fresh_model_is_uniform_and_a_seed_decides_it() -> None:
     assert not torch.equal(model.tok_emb.weight, other.tok_emb.weight)
 
 
+def test_the_starting_weights_do_not_depend_on_the_number_of_threads() -> None:
+    config, before, models = (
+        small_recipe(model={"model_dim": 128, "mlp_hidden": 384}).model,
+        torch.get_num_threads(),
+        [],
+    )
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        models.append(build_model(config, 5))
+        assert torch.get_num_threads() == threads
+    torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(*(model.parameters() for model in models), strict=True))
+
+
 def test_initial_matrices_are_orthogonal_or_zero() -> None:
     model = build_model(small_recipe().model, 0)
     block = model.blocks[1]
