@@ -73,7 +73,7 @@ class StepArm:
         self._folder = tempfile.TemporaryDirectory()
         data = random_data(recipe, Path(self._folder.name))
         if fast:
-            trainer = Trainer(recipe, SEED, data, Path(self._folder.name))
+            self.trainer = trainer = Trainer(recipe, SEED, data, Path(self._folder.name))
             trainer.average = build_average(trainer.model, recipe.average)
             count_calls(trainer, "_forward_backward", self.spent, "micro_batch", device)
             count_calls(trainer.optimizers.muon, "step", self.spent, "muon", device)
