@@ -79,7 +79,7 @@ cuda-wheels: $(READY)
 cuda-proof:
 	@if [ -d $(WHEELS) ]; then rm -rf $(SITE) && $(PYTHON) -m pip install --disable-pip-version-check -q --no-index --no-deps \
 		--no-compile --target $(SITE) $(WHEELS)/*.whl; fi
-	PYTHONPATH=$(if $(wildcard $(WHEELS)),$(SITE):)$(CURDIR) $(or $(wildcard $(BIN)/python),$(PYTHON)) -m pgolf_core.lab.bench.proof.command $(ARGS)
+	PYTHONPATH=$(if $(wildcard $(WHEELS)),$(CURDIR)/$(SITE):)$(CURDIR) $(or $(wildcard $(BIN)/python),$(PYTHON)) -m pgolf_core.lab.bench.proof.command $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
