@@ -55,7 +55,7 @@ from pgolf_core.training.loop import TrainData, train
 RANKS = 8
 NOT_HERE = "not on this device"
 KILLED_AT = 6
-FEW_TURNS = dataclasses.replace(FULL, most=20, budget_seconds=15.0)
+FEW_TURNS = dataclasses.replace(FULL, most=12, budget_seconds=10.0)
 
 
 @dataclass(frozen=True)
