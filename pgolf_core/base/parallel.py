@@ -70,7 +70,8 @@ class World:
         padding = stack.new_zeros(share - len(mine), *stack.shape[1:])
         part = work(torch.cat((mine, padding))).contiguous()
         whole = part.new_empty(share * self.size, *part.shape[1:])
-        gathering = dist.all_gather_single(whole, part, async_op=True)
+        gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # before torch 2.13
+        gathering = gather(whole, part, async_op=True)
 
         def finish() -> Tensor:
             gathering.wait()

@@ -137,7 +137,8 @@ def test_nccl_carries_cuda_tensors_and_gloo_cpu_tensors_in_one_group() -> None:
         dist.all_reduce(flat, async_op=True).wait()
         part = torch.ones(2, 3, 4, device=device, dtype=torch.bfloat16)
         whole = torch.empty_like(part)
-        dist.all_gather_single(whole, part, async_op=True).wait()
+        gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+        gather(whole, part, async_op=True).wait()
         dist.broadcast(flat, src=0)
         clock = torch.tensor([1.5, 0.0], dtype=torch.float64)
         dist.all_reduce(clock, op=dist.ReduceOp.MAX)

@@ -53,6 +53,8 @@ class Task:
     threads: int
     micro_batch_seqs: int = 0
     """Sequences of a micro-batch; 0: as bench.step.one_micro_batch chooses."""
+    plain_micro_batch_seqs: int = 0
+    """The plain arm takes that micro-batch in parts of so many; 0: whole."""
     progress: bool = False
 
     def begin(self) -> tuple[Recipe, torch.device, dict[str, Callable[[], Any]]]:
@@ -62,11 +64,19 @@ class Task:
         if self.measure == "packing":  # there is no plain way to compare with
             return recipe, device, {"fast": lambda: PackingArm(recipe)}
         make: Callable[[bool], Any] = {
-            "step": lambda fast: StepArm(one_micro_batch(recipe, device, self.micro_batch_seqs), device, fast),
+            "step": lambda fast: StepArm(self.one_step(recipe, device, fast), device, fast),
             "newton_schulz": lambda fast: NewtonSchulzArm(recipe, device, fast),
             "sliding": lambda fast: SlidingArm(recipe, device, fast, self.effort.sliding_flops),
         }[self.measure]
         return recipe, device, {"plain": lambda: make(False), "fast": lambda: make(True)}
+
+    def one_step(self, recipe: Recipe, device: torch.device, fast: bool) -> Recipe:
+        """The recipe of one arm's step; both take the same tokens."""
+        whole = one_micro_batch(recipe, device, self.micro_batch_seqs)
+        if fast or not self.plain_micro_batch_seqs:
+            return whole
+        data = dataclasses.replace(whole.data, micro_batch_seqs=self.plain_micro_batch_seqs)
+        return dataclasses.replace(whole, data=data)
 
     def takes_part(self) -> bool:
         """Whether the measure is taken: a record's windows are scored on a GPU alone, a CPU takes minutes."""
@@ -112,7 +122,8 @@ class NewtonSchulzArm:
 class SlidingArm:
     """Score a bounded number of windows with weights that are no fresh start's; `answer` is the last score in bpb."""
 
-    def __init__(self, recipe: Recipe, device: torch.device, fast: bool, flops: float = 0.0):
+    def __init__(self, recipe: Recipe, device: torch.device, fast: bool, flops: float = 0.0, windows: int = 0):
+        """As many windows as `flops` pay for, within bounds, or `windows`."""
         self.device, self.fast, self.autocast, self.answer = device, fast, recipe.schedule.autocast, math.nan
         generator = torch.Generator().manual_seed(SEED)
         self.model = build_model(recipe.model, SEED)
@@ -122,7 +133,7 @@ class SlidingArm:
         self.how = (recipe.eval.seq_len, recipe.eval.stride, recipe.eval.batch_seqs)
         window, stride, batch = self.how
         affordable = int(flops / (2 * num_parameters(recipe.model) * window))
-        windows = min(max(affordable, LEAST_WINDOWS), MOST_WINDOWS)
+        windows = windows or min(max(affordable, LEAST_WINDOWS), MOST_WINDOWS)
         count, vocab = window + (windows - 1) * stride + 1, recipe.model.vocab_size
         self.tokens = np.random.default_rng(SEED).integers(vocab, size=count, dtype=np.uint16)
         self.bytes = one_byte_a_token(vocab)
@@ -185,7 +196,12 @@ def _uneven(shape: torch.Size, generator: torch.Generator) -> Groups:
 def measure(task: Task) -> dict[str, Any]:
     """Time the arms of one measure in turns; plain values for JSON."""
     recipe, device, makers = task.begin()
-    arms, effort = {name: make() for name, make in makers.items()}, task.effort
+    return timed(task, recipe, device, {name: make() for name, make in makers.items()})
+
+
+def timed(task: Task, recipe: Recipe, device: torch.device, arms: dict[str, Any]) -> dict[str, Any]:
+    """As `measure`, of arms that are there."""
+    effort = task.effort
     if task.measure == "packing":  # tens of seconds a turn, and nothing to warm up
         effort = dataclasses.replace(effort, warmups=0, least=min(effort.least, 3), most=min(effort.most, 3))
     turns, others = in_turns({name: arm.run for name, arm in arms.items()}, effort, task.label, task.progress)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch._inductor import config as inductor
 
 from pgolf_core.lab.bench.measures import Task
+from pgolf_core.lab.bench.step import StepArm
 from pgolf_core.lab.shared.tables import table_text, width
 
 ROWS = 25
@@ -24,22 +26,34 @@ def profile_step(task: Task, arm: str = "fast") -> dict[str, Any]:
     ready = makers[arm]()
     for _ in range(task.effort.warmups):
         ready.run()
+    about = {"recipe": recipe.name, "fingerprint": recipe.fingerprint, "arm": arm, "path": ready.path}
+    return about | operators_of(ready, device)
+
+
+def operators_of(ready: StepArm, device: torch.device) -> dict[str, Any]:
+    """One step of an arm under the profiler: its seconds, and the operators that take most by their own time."""
     activity = torch.profiler.ProfilerActivity
     with torch.profiler.profile(
         activities=[activity.CPU, *([activity.CUDA] if device.type == "cuda" else [])]
     ) as found:
         seconds = ready.run()
-    attribute = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
-    times = sorted(((getattr(row, attribute), row) for row in found.key_averages()), key=lambda pair: -pair[0])
-    total = sum(time for time, _ in times)
     return {
-        "recipe": recipe.name, "fingerprint": recipe.fingerprint, "arm": arm, "path": ready.path,
         "micro_batch_tokens": ready.recipe.data.batch_tokens, "step_seconds": seconds, "by": f"self {device.type} time",
-        "operators": [
-            {"name": row.key, "calls": row.count, "self_seconds": time / 1e6, "share": time / total}
-            for time, row in times[:ROWS]
-        ],
+        "operators": by_time(found.key_averages(), device.type),
     }  # fmt: skip
+
+
+def by_time(rows: Iterable[Any], kind: str) -> list[dict[str, Any]]:
+    """The profiler's rows by falling time on a cpu or cuda; on cuda those of kernels alone, for what launches a kernel
+    has its time as well."""
+    attribute = "self_device_time_total" if kind == "cuda" else "self_cpu_time_total"
+    own = [row for row in rows if row.device_type.name == kind.upper() and not row.is_user_annotation]
+    times = sorted(((getattr(row, attribute), row) for row in own), key=lambda pair: -pair[0])
+    total = sum(time for time, _ in times)
+    return [
+        {"name": row.key, "calls": row.count, "self_seconds": time / 1e6, "share": time / total}
+        for time, row in times[:ROWS]
+    ]
 
 
 def profile_text(found: dict[str, Any]) -> str:

@@ -26,7 +26,7 @@ SEED = 1337
 STEP_TOKENS = (MUON_TOKENS, 786_432)
 """Tokens of a step whose shares are computed: one rank's of PR 315's eight, and all of them."""
 MICRO_BATCH_TOKENS = {"cpu": 4096, "cuda": 16_384}
-"""A record's micro-batch is cut to this: whole, it fills 80 GB in the fast arm, and the plain one keeps every score."""
+"""A record's micro-batch is cut to this: the plain arm keeps every score of attention, and whole it fits on no card."""
 
 
 def one_micro_batch(recipe: Recipe, device: torch.device, seqs: int = 0) -> Recipe:
@@ -73,7 +73,7 @@ class StepArm:
         self._folder = tempfile.TemporaryDirectory()
         data = random_data(recipe, Path(self._folder.name))
         if fast:
-            trainer = Trainer(recipe, SEED, data, Path(self._folder.name))
+            self.trainer = trainer = Trainer(recipe, SEED, data, Path(self._folder.name))
             trainer.average = build_average(trainer.model, recipe.average)
             count_calls(trainer, "_forward_backward", self.spent, "micro_batch", device)
             count_calls(trainer.optimizers.muon, "step", self.spent, "muon", device)
