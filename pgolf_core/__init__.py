@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 ROOMS = (
     "base.names", "base.files", "base.strict", "base.device", "base.parallel", "base.stop",
     "recipes.recipe", "recipes.rules", "recipes.reading",
-    "text.tokenizer", "text.shards",
+    "text.tokenizer", "text.shards", "text.ranked",
     "network.grid", "network.attention", "network.model", "network.score",
     "packing.sensitivity", "packing.correction", "packing.ledger", "packing.coder", "packing.steps",
     "packing.allocation", "packing.format", "packing.pack", "packing.unpack",

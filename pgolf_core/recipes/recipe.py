@@ -16,7 +16,10 @@ GRID_NAMES = (
     "fp16", "int6_row", "int8_row_clip", "int5_row_clip", "int6_row_clip", "int7_row_clip", "int5_row_nofloor",
     "int6_clip_search", "int8_clip_search", "int8_clip_search_step4",
 )  # fmt: skip
-LATER_KEYS: frozenset[str] = frozenset(())
+LATER_KEYS = frozenset((
+    "negative_slope", "skip_gates", "num_loops", "loop_start", "loop_end", "parallel_start", "muon_row_normalise",
+    "embed_wd", "loop_at", "min_lr", "reserve_seconds",
+))  # fmt: skip
 """Keys that came after runs were recorded: at their defaults they enter no fingerprint and no artifact's header, so
 that what was recorded stays what it was."""
 RULES: list[Callable[[Any], Iterable[str]]] = []
@@ -63,6 +66,18 @@ class Model:
     """0-based layers that add the value embedding."""
     init: str = "orthogonal"
     """Initialisation of the matrices that are not zero: orthogonal, or torch's uniform default."""
+    negative_slope: float = 0.0
+    """What negative inputs of the MLP's leaky ReLU are multiplied by before the square (PR 1493: 0.5); 0: plain."""
+    skip_gates: bool = False
+    """Blend each skip in by a learned sigmoid gate instead of adding it (PR 1493)."""
+    num_loops: int = 0
+    """How many times more the blocks loop_start..loop_end run, on the same weights (PR 1493: 2); 0: once, as all."""
+    loop_start: int = 0
+    """0-based first block of the loop."""
+    loop_end: int = 0
+    """0-based last block of the loop, which includes it."""
+    parallel_start: int = -1
+    """0-based first of the last blocks whose attention and MLP read the same input (PR 1493: 7); negative: none."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +93,7 @@ class Data:
     """Contiguous spans a step is cut from, each one token longer than its inputs; fixes the partition."""
     order: str = "sequential"
     """sequential: the split from its start, as the records read it; shuffled: windows of seq_len in the seed's random
-    order, from another offset each pass."""
+    order, from another offset each pass; ranked: windows in each rank's own order, whatever the seed (PR 1493)."""
     micro_batch_seqs: int = 48
     """Sequences of one forward/backward: a speed setting that never changes which tokens a step sees."""
     final_seq_len: int = 0
@@ -104,6 +119,10 @@ class Optim:
     muon_momentum_warmup_steps: int = 1500
     newton_schulz_steps: int = 5
     newton_schulz_dtype: str = "bfloat16"
+    muon_row_normalise: bool = False
+    """Divide each row of Muon's momentum by its norm before it is orthogonalised (PR 1493)."""
+    embed_wd: float = -1.0
+    """Weight decay of the token embedding (PR 1493: 0.085); negative: adam_wd."""
     grad_clip_norm: float = 0.3
     """Global L2 norm over all parameters; 0 turns clipping off."""
     bigram_optimizer: str = "split"
@@ -128,6 +147,13 @@ class Schedule:
     """Steps over which the learning rate falls linearly to zero."""
     warmdown_fraction: float = 0.0
     """Share of the budget (clock or iterations) over which the rate falls instead; 0: warmdown_iters decides."""
+    min_lr: float = 0.0
+    """Floor of the learning-rate multiplier."""
+    loop_at: float = 0.0
+    """Share of the budget from which on model.num_loops counts (PR 1493: 0.35); validation, averages and the packed
+    file run the loop, whatever training did."""
+    reserve_seconds: float = 0.0
+    """Seconds of max_seconds that training leaves for what follows it (PR 1493: 12, for the Hessians)."""
     val_every_steps: int = 0
     """Cadence of validation with raw weights; 0 validates only at the end."""
     val_tokens: int = 0
@@ -139,9 +165,14 @@ class Schedule:
     compile: str = "auto"
     """torch.compile where a compiler is found (auto), or eager (off)."""
 
+    @property
+    def training_seconds(self) -> float:
+        """What of the cap is for training steps; 0 if there is no cap."""
+        return self.max_seconds - self.reserve_seconds
+
     def used(self, step: int, elapsed_seconds: float) -> float:
         """Share of the budget, in [0, 1], that `step` steps in so many seconds have used: of the nearer limit."""
-        by_clock = elapsed_seconds / self.max_seconds if self.max_seconds > 0 else 0.0
+        by_clock = elapsed_seconds / self.training_seconds if self.max_seconds > 0 else 0.0
         return min(max(by_clock, step / self.iterations), 1.0)
 
     def over_cap_seconds(self, trained_seconds: float) -> float:

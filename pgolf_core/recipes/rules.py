@@ -9,6 +9,10 @@ from pgolf_core.recipes.recipe import GRID_NAMES, RULES, TRACK_CAP_BYTES, Model,
 
 QAT_ONLY_GRIDS = ("int6_fake_pr194", "int6_fake_pr534")
 """Grids that training may use and an artifact cannot hold."""
+MOST_LOOPS = 64
+"""Of model.num_loops: an artifact names it, and its reader runs that many blocks."""
+GRADIENTS_BELOW = 0.1
+"""Learning-rate multiplier below which gradients are gathered for packing: packing.sensitivity's own."""
 MOST_CORRECTED_INPUTS = 8192
 """Widest matrix that quant.correction = hessian takes: 256 MiB for its inputs' products."""
 MOST_CORRECTION_TOKENS = 2**24
@@ -18,7 +22,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "script": ("readable", "packed"),
     "model.smear": ("before", "after", "off"),
     "model.init": ("orthogonal", "uniform"),
-    "data.order": ("sequential", "shuffled"),
+    "data.order": ("sequential", "shuffled", "ranked"),
     "optim.muon_wd_order": ("before", "after"),
     "optim.newton_schulz_dtype": ("bfloat16", "float32"),
     "optim.bigram_optimizer": ("split", "scalar"),
@@ -43,7 +47,7 @@ AT_LEAST: dict[str, float] = {
     ), 1),
     **dict.fromkeys((
         "data.final_seq_len", "model.rope_reference_tokens", "model.qk_gain_init", "model.embed_init_std",
-        "model.norm_eps",
+        "model.norm_eps", "model.num_loops", "model.loop_start", "model.loop_end", "schedule.reserve_seconds",
         "model.bigram_rows", "model.xsa_last_n", "model.ve_dim", "optim.embed_lr", "optim.matrix_lr", "optim.scalar_lr",
         "optim.adam_eps", "optim.adam_wd", "optim.muon_wd", "optim.muon_momentum_warmup_steps", "optim.grad_clip_norm",
         "schedule.max_seconds", "schedule.warmup_steps", "schedule.warmdown_iters", "schedule.val_every_steps",
@@ -54,7 +58,7 @@ AT_LEAST: dict[str, float] = {
 IN_UNIT_INTERVAL = (
     "optim.muon_momentum", "optim.muon_momentum_start", "optim.smear_beta2", "average.ema_decay",
     "average.swa_start", "qat.threshold", "qat.lr_factor", "schedule.warmdown_fraction",
-    "data.final_fraction",
+    "data.final_fraction", "model.negative_slope", "schedule.loop_at", "schedule.min_lr",
 )  # fmt: skip
 
 
@@ -87,6 +91,15 @@ def _impossible_networks(model: Model) -> Iterator[str]:
         yield "model.rope_reference_tokens needs model.rope_dims of at least 4"
     if model.xsa_last_n > model.num_layers:
         yield f"model.xsa_last_n = {model.xsa_last_n} exceeds model.num_layers = {model.num_layers}"
+    if model.parallel_start >= model.num_layers:
+        yield f"model.parallel_start = {model.parallel_start} must lie below model.num_layers = {model.num_layers}"
+    if model.num_loops and not model.loop_start <= model.loop_end < model.num_layers:
+        yield (
+            f"model.loop_start = {model.loop_start} and model.loop_end = {model.loop_end} must be the first and last "
+            f"of some of the blocks 0..{model.num_layers - 1}"
+        )
+    if model.num_loops > MOST_LOOPS:
+        yield f"model.num_loops = {model.num_loops}; must be at most {MOST_LOOPS}"
     if model.bigram_rows == 1:
         yield "model.bigram_rows = 1 leaves no row for a pair; use 0 (off) or at least 2"
     if bool(model.ve_dim) != bool(model.ve_layers):
@@ -99,7 +112,7 @@ def _impossible_networks(model: Model) -> Iterator[str]:
 
 def _impossible_training(recipe: Recipe) -> Iterator[str]:
     """Every combination that cannot be trained or scored."""
-    data, optim, qat, evaluation = recipe.data, recipe.optim, recipe.qat, recipe.eval
+    data, optim, qat, schedule, evaluation = recipe.data, recipe.optim, recipe.qat, recipe.schedule, recipe.eval
     for key, length in (("seq_len", data.seq_len), ("final_seq_len", data.final_seq_len or data.seq_len)):
         if data.batch_tokens % (data.spans_per_step * length):
             yield (
@@ -111,6 +124,21 @@ def _impossible_training(recipe: Recipe) -> Iterator[str]:
         yield f"eval.stride = {evaluation.stride} exceeds eval.seq_len = {evaluation.seq_len} and would skip targets"
     if not all(0.0 <= beta < 1.0 for beta in optim.adam_betas):
         yield f"optim.adam_betas = {list(optim.adam_betas)} must lie in [0, 1)"
+    if data.order == "ranked" and data.final_seq_len not in (0, data.seq_len):
+        yield f"data.final_seq_len = {data.final_seq_len} needs another data.order than ranked, of one window length"
+    if schedule.reserve_seconds and schedule.reserve_seconds >= schedule.max_seconds:
+        yield (
+            f"schedule.reserve_seconds = {schedule.reserve_seconds} leaves nothing of schedule.max_seconds = "
+            f"{schedule.max_seconds} for training"
+        )
+    for key, kind, below in (
+        ("qat.threshold", qat.kind == "late", qat.threshold),
+        ("average.swa_start", recipe.average.kind == "swa", recipe.average.swa_start),
+        ("the multiplier that packing by gradients needs", recipe.quant.kind == "steps", GRADIENTS_BELOW),
+        ("the multiplier that packing by gradients needs", recipe.quant.allocation == "gradient", GRADIENTS_BELOW),
+    ):
+        if kind and schedule.min_lr >= below > 0:
+            yield f"schedule.min_lr = {schedule.min_lr} must lie below {key} = {below}, or that is never reached"
     if qat.lr_factor != 1.0 and qat.kind != "late":
         yield f"qat.lr_factor = {qat.lr_factor} needs qat.kind = late, not {qat.kind}"
 

@@ -24,6 +24,7 @@ def _rules(recipe: Recipe) -> Iterator[tuple[Any, str, str]]:
     yield model.rope_dims == 2, "model.rope_dims = 2", "model.rope_base"
     yield longest <= model.rope_reference_tokens, f"no sequence is over {longest} tokens", "model.rope_reference_tokens"
     yield not model.bigram_rows, "model.bigram_rows = 0", "model.bigram_dim optim.bigram_optimizer"
+    yield not model.num_loops, "model.num_loops = 0", "model.loop_start model.loop_end schedule.loop_at"
     yield not model.ve_dim, "model.ve_dim = 0", "optim.ve_frozen"
     yield model.smear == "off", "model.smear = off", "optim.smear_beta2"
     yield not data.final_seq_len, "data.final_seq_len = 0", "data.final_fraction"
@@ -36,7 +37,11 @@ def _rules(recipe: Recipe) -> Iterator[tuple[Any, str, str]]:
     yield average.kind != "ema", f"average.kind = {average.kind}", "average.ema_decay"
     yield average.kind != "swa", f"average.kind = {average.kind}", "average.swa_start average.swa_every_steps"
     never = not schedule.warmdown_fraction and not schedule.warmdown_iters
-    yield never, "the learning rate never falls", "average.swa_start average.swa_every_steps qat.threshold"
+    yield (
+        never,
+        "the learning rate never falls",
+        "average.swa_start average.swa_every_steps qat.threshold schedule.min_lr",
+    )
     yield never and qat.kind == "late", "the learning rate never falls", "qat.kind qat.grid qat.lr_factor"
     yield qat.kind != "late", f"qat.kind = {qat.kind}", "qat.threshold"
     yield qat.kind == "off", "qat.kind = off", "qat.grid"
