@@ -40,8 +40,8 @@ def published_model(documents: list[str], vocab_size: int = VOCAB, **more: list[
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(documents), model_writer=model, vocab_size=vocab_size, model_type="bpe", pad_id=0,
-        bos_id=1, eos_id=2, unk_id=3, character_coverage=0.999, byte_fallback=True, split_digits=True, hard_vocab_limit=False,
-        normalization_rule_name="nmt_nfkc", add_dummy_prefix=False, minloglevel=2, **more,
+        bos_id=1, eos_id=2, unk_id=3, character_coverage=0.999, byte_fallback=True, split_digits=True,
+        hard_vocab_limit=False, normalization_rule_name="nmt_nfkc", add_dummy_prefix=False, minloglevel=2, **more,
     )  # fmt: skip
     return model.getvalue()
 

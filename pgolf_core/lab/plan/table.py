@@ -76,10 +76,10 @@ def planned_steps(
         source = f", the step published with {record.name} on {record.hardware}, where runs made {made} steps"
     if step_ms is None:
         other = f"; {record.name}'s published step was taken on {RECORD_RANKS} ranks" if record is not None else ""
-        return None, f"needs --step-ms: {schedule.max_seconds:g} s of training end at the clock{other}"
-    by_clock = math.ceil(schedule.max_seconds * 1000 / step_ms)
+        return None, f"needs --step-ms: {schedule.training_seconds:g} s of training end at the clock{other}"
+    by_clock = math.ceil(schedule.training_seconds * 1000 / step_ms)
     if by_clock < schedule.iterations:
-        return by_clock, f"{schedule.max_seconds:g} s at {step_ms:.4g} ms{source}"
+        return by_clock, f"{schedule.training_seconds:g} s at {step_ms:.4g} ms{source}"
     return schedule.iterations, f"schedule.iterations; the clock would allow {by_clock:,}"
 
 
