@@ -72,6 +72,8 @@ def rooms_of(recipe: Recipe) -> list[str]:
         left_out |= {"packing.coder", "packing.steps", "packing.allocation"}
     if recipe.data.order != "ranked":
         left_out.add("text.ranked")
+    if recipe.adapt.kind == "off":
+        left_out |= {room for room in pgolf_core.ROOMS if room.startswith("adapting.")}
     if recipe.quant.correction == "off":
         left_out.add("packing.correction")
     return [room for room in pgolf_core.ROOMS if room not in left_out]

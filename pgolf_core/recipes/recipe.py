@@ -18,10 +18,10 @@ GRID_NAMES = (
 )  # fmt: skip
 LATER_KEYS = frozenset((
     "negative_slope", "skip_gates", "num_loops", "loop_start", "loop_end", "parallel_start", "muon_row_normalise",
-    "embed_wd", "loop_at", "min_lr", "reserve_seconds",
+    "embed_wd", "loop_at", "min_lr", "reserve_seconds", "adapt",
 ))  # fmt: skip
-"""Keys that came after runs were recorded: at their defaults they enter no fingerprint and no artifact's header, so
-that what was recorded stays what it was."""
+"""Keys and sections that came after runs were recorded: at their defaults they enter no fingerprint and no artifact's
+header, so that what was recorded stays what it was."""
 RULES: list[Callable[[Any], Iterable[str]]] = []
 """What `from_dict` holds a recipe against: `recipes.rules` puts itself here. A script does without: its recipe was
 checked when the script was made."""
@@ -245,6 +245,25 @@ class Eval:
 
 
 @dataclass(frozen=True)
+class Adapt:
+    """Learning from what has been scored, while the score is taken (PR 1493: its values but `kind`)."""
+
+    kind: str = "off"
+    """off, or sgd: chunk after chunk of the text is scored, then trained on; the last one is scored alone."""
+    lr: float = 0.005
+    """Rate of the first chunk; it falls over the chunks as half a cosine, to about 0."""
+    epochs: int = 3
+    """Passes over a chunk."""
+    momentum: float = 0.9
+    """Of SGD; kept from chunk to chunk."""
+    chunk_tokens: int = 32_768
+    batch_seqs: int = 32
+    """Sequences of eval.seq_len in a step, over all ranks."""
+    grad_clip_norm: float = 1.0
+    """As optim.grad_clip_norm."""
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One complete recipe; `name` and `title` do not enter the fingerprint, everything else does."""
 
@@ -262,6 +281,7 @@ class Recipe:
     qat: QAT = field(default_factory=QAT)
     quant: Quant = field(default_factory=Quant)
     eval: Eval = field(default_factory=Eval)
+    adapt: Adapt = Adapt()
 
     @property
     def cap_bytes(self) -> int:
@@ -289,10 +309,11 @@ def recorded(part: Any) -> dict[str, Any]:
     """The values of a Recipe, or of one of its sections, that a fingerprint or a file keeps (see LATER_KEYS)."""
     values = json.loads(json.dumps(dataclasses.asdict(part)))
     for key in list(values):
-        if dataclasses.is_dataclass(section := getattr(part, key)):
-            values[key] = recorded(section)
-        elif key in LATER_KEYS and section == getattr(type(part), key):
+        value = getattr(part, key)
+        if key in LATER_KEYS and value == getattr(type(part), key):
             del values[key]
+        elif dataclasses.is_dataclass(value):
+            values[key] = recorded(value)
     return values
 
 

@@ -34,6 +34,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "quant.kind": ("grid", "steps"),
     "quant.allocation": ("fixed", "gradient"),
     "quant.correction": ("off", "hessian"),
+    "adapt.kind": ("off", "sgd"),
     **{f"quant.{part}": GRID_NAMES for part in ("attention", "mlp", "tok_emb", "other")},
 }
 AT_LEAST: dict[str, float] = {
@@ -44,6 +45,7 @@ AT_LEAST: dict[str, float] = {
         "data.seq_len", "data.batch_tokens", "data.spans_per_step", "data.micro_batch_seqs",
         "optim.newton_schulz_steps", "schedule.iterations", "schedule.log_every_steps", "average.swa_every_steps",
         "quant.zstd_level", "quant.correction_tokens", "eval.seq_len", "eval.stride", "eval.batch_seqs",
+        "adapt.epochs", "adapt.chunk_tokens", "adapt.batch_seqs",
     ), 1),
     **dict.fromkeys((
         "data.final_seq_len", "model.rope_reference_tokens", "model.qk_gain_init", "model.embed_init_std",
@@ -52,13 +54,14 @@ AT_LEAST: dict[str, float] = {
         "optim.adam_eps", "optim.adam_wd", "optim.muon_wd", "optim.muon_momentum_warmup_steps", "optim.grad_clip_norm",
         "schedule.max_seconds", "schedule.warmup_steps", "schedule.warmdown_iters", "schedule.val_every_steps",
         "schedule.val_tokens", "schedule.checkpoint_every_seconds", "quant.small_tensor_elements",
-        "quant.target_bytes",
+        "quant.target_bytes", "adapt.lr", "adapt.grad_clip_norm",
     ), 0),
 }  # fmt: skip
 IN_UNIT_INTERVAL = (
     "optim.muon_momentum", "optim.muon_momentum_start", "optim.smear_beta2", "average.ema_decay",
     "average.swa_start", "qat.threshold", "qat.lr_factor", "schedule.warmdown_fraction",
     "data.final_fraction", "model.negative_slope", "schedule.loop_at", "schedule.min_lr",
+    "adapt.momentum",
 )  # fmt: skip
 
 
@@ -122,6 +125,11 @@ def _impossible_training(recipe: Recipe) -> Iterator[str]:
             break
     if evaluation.stride > evaluation.seq_len:
         yield f"eval.stride = {evaluation.stride} exceeds eval.seq_len = {evaluation.seq_len} and would skip targets"
+    if recipe.adapt.kind != "off" and recipe.adapt.chunk_tokens < evaluation.seq_len:
+        yield (
+            f"adapt.chunk_tokens = {recipe.adapt.chunk_tokens} is less than eval.seq_len = {evaluation.seq_len}: a "
+            "chunk would hold no sequence to train on"
+        )
     if not all(0.0 <= beta < 1.0 for beta in optim.adam_betas):
         yield f"optim.adam_betas = {list(optim.adam_betas)} must lie in [0, 1)"
     if data.order == "ranked" and data.final_seq_len not in (0, data.seq_len):

@@ -16,6 +16,8 @@ import torch
 from record_counts import RECORDS
 from small import column, flat_bytes
 
+from pgolf_core.adapting.plan import ScoreEvent, plan_chunks
+from pgolf_core.adapting.sgd import ChunkSGD
 from pgolf_core.base.names import TRAIN_LOG
 from pgolf_core.lab.data.build import write_shard
 from pgolf_core.network.grid import GRIDS, Grid, fake_quantise, quantise_tensor
@@ -209,6 +211,70 @@ def test_each_ranks_windows_are_the_records(goldens: Path, tmp_path: Path) -> No
         stream = RankedStream(paths, config["vocab_size"])
         found = [stream.own_spans(data, rank, ranks, length) for _ in range(-(-len(expected) // 5))]
         assert np.array_equal(np.concatenate(found)[: len(expected)], expected), key
+
+
+@pytest.mark.parametrize("mode", ["", "noloop_"])
+def test_chunks_are_scored_and_learned_from_as_the_record_does(goldens: Path, mode: str) -> None:
+    """Every number of every case: nats before each update, each step's rate, loss and norm, weights after each chunk."""
+    arrays, config = load(goldens / "ttt_pr1493.npz")
+    token_bytes = TokenBytes(arrays["base_bytes"], arrays["has_leading_space"], arrays["is_boundary"])
+    cases = sorted(key.removesuffix("/hyper") for key in arrays if key.endswith("/hyper"))
+    assert len(cases) >= 2
+    for case in cases:
+        hyper, expected = (json.loads(str(arrays[f"{case}/{part}"])) for part in ("hyper", "expected"))
+        length, size = hyper["eval_seq_len"], hyper["batch_seqs"]
+        adapt = {key: hyper[f"ttt_{key}"] for key in ("lr", "epochs", "momentum", "chunk_tokens")}
+        adapt |= {"kind": "sgd", "batch_seqs": size, "grad_clip_norm": hyper["grad_clip_norm"]}
+        one = recipe.from_dict({
+            "model": vars(model_config(config)), "schedule": {"autocast": "off"}, "adapt": adapt,
+            "eval": {"seq_len": length, "stride": hyper["eval_stride"]},
+        })  # fmt: skip
+        learner = ChunkSGD(golden_model(arrays, config).eval(), one)
+        learner.model.looping = not mode
+        tokens = arrays[f"{case}/tokens"]
+        stream, losses = torch.from_numpy(tokens.astype(np.int64)), torch.zeros(len(tokens) - 1)
+        target_bytes = token_bytes.count(tokens[:-1], tokens[1:])
+        frozen = [
+            score(learner.model, tokens, token_bytes, length, stride, 32, autocast="off")
+            for stride in (length, hyper["eval_stride"])
+        ]  # fmt: skip
+        found: dict[str, list] = {}
+        for event in plan_chunks(len(losses), one.eval, one.adapt):
+            inside = slice(*event.targets)
+            if isinstance(event, ScoreEvent):
+                learner.score(event, stream, losses)
+                rows = {"nats": losses[inside].double().sum(), "tokens": inside.stop - inside.start}
+                rows = [
+                    {f"chunk_{key}": value for key, value in (rows | {"bytes": target_bytes[inside].sum()}).items()}
+                ]
+            else:
+                batches = [len(event.sequences[at : at + size]) for at in range(0, len(event.sequences), size)]
+                rows = [
+                    {"step_lr": event.rate, "step_loss": loss, "step_grad_norm": norm, "step_tokens": rows * length}
+                    for (loss, norm), rows in zip(learner.update(event, stream), batches * adapt["epochs"], strict=True)
+                ]
+            for row in rows:
+                for key, value in row.items():
+                    found.setdefault(key, []).append(value)
+            if not isinstance(event, ScoreEvent) or inside.stop == len(losses):
+                norms = [learner.named[name].detach().norm() for name in json.loads(str(arrays["param_order"]))]
+                found.setdefault("norms", []).append(norms)
+        exact, close = (
+            {"step_lr": 1e-12},
+            {"step_loss": 1e-3, "step_grad_norm": 1e-3, "chunk_nats": 1e-4, "norms": 1e-4},
+        )
+        assert set(found) == {"chunk_tokens", "chunk_bytes", "step_tokens", *exact, *close}
+        for key, values in found.items():
+            tolerance = (exact | close).get(key, 0.0)
+            np.testing.assert_allclose(values, arrays[f"{case}/{mode}{key}"], rtol=tolerance, err_msg=key)
+        nats, tolerance = float(losses.double().sum()), 1e-5 if case == "main" else 1e-4
+        told = [(one.loss_nats_per_token, one.bpb) for one in frozen]
+        told.append((nats / len(losses), nats / (math.log(2) * target_bytes.sum())))
+        for kind, pair in zip(("standard", "sliding", "ttt"), told, strict=True):
+            theirs = [expected[f"{mode}{kind}_val_{unit}"] for unit in ("loss", "bpb")]
+            assert pair == pytest.approx(theirs, abs=tolerance), (case, kind)
+        for name, weight in section(arrays, f"{case}/{mode}final/").items():
+            assert (learner.named[name] - weight).norm() <= 1e-4 * weight.norm(), (case, name)
 
 
 def test_scores_equal_the_records(goldens: Path) -> None:
