@@ -234,6 +234,7 @@ class _Meaning:
         idle: list[tuple[bool, str, tuple[str, ...]]] = [
             (v["NUM_LOOPS"] <= 0, "NUM_LOOPS=0 runs every block once", ("LOOP_START", "LOOP_END", "ENABLE_LOOPING_AT")),
             (v["MAX_WALLCLOCK_SECONDS"] <= 0, "without a clock nothing is kept back", ("GPTQ_RESERVE_SECONDS",)),
+            (not v["TTT_ENABLED"], "TTT_ENABLED is 0", ("TTT_LR", "TTT_EPOCHS", "TTT_MOMENTUM", "TTT_CHUNK_TOKENS")),
         ]
         for is_idle, why, names in idle:
             for name in names if is_idle else ():
@@ -241,7 +242,8 @@ class _Meaning:
                 self._tell(name, NO_EFFECT, why)
         if v["WARMDOWN_FRAC"] <= 0:
             self.keys |= {"schedule.warmdown_fraction": 0.0, "schedule.warmdown_iters": 0}
-        if not v["SLIDING_WINDOW_ENABLED"]:
+        self.keys["adapt.kind"] = "sgd" if v["TTT_ENABLED"] else "off"
+        if not (v["SLIDING_WINDOW_ENABLED"] or v["TTT_ENABLED"]):  # what learns while it scores slides anyway
             self.keys["eval.stride"] = self.keys["eval.seq_len"]
         micro_batch = v["TRAIN_BATCH_TOKENS"] // RANKS
         self.keys["quant.correction_tokens"] = v["GPTQ_CALIBRATION_BATCHES"] * micro_batch

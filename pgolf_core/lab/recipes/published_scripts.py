@@ -32,7 +32,8 @@ KEYS = {
     "NUM_LOOPS": "model.num_loops", "LOOP_START": "model.loop_start", "LOOP_END": "model.loop_end",
     "ENABLE_LOOPING_AT": "schedule.loop_at", "GPTQ_RESERVE_SECONDS": "schedule.reserve_seconds",
     "WARMDOWN_FRAC": "schedule.warmdown_fraction", "MIN_LR": "schedule.min_lr", "EMBED_WD": "optim.embed_wd",
-    "MUON_ROW_NORMALIZE": "optim.muon_row_normalise",
+    "MUON_ROW_NORMALIZE": "optim.muon_row_normalise", "TTT_LR": "adapt.lr", "TTT_EPOCHS": "adapt.epochs",
+    "TTT_MOMENTUM": "adapt.momentum", "TTT_CHUNK_TOKENS": "adapt.chunk_tokens",
 }  # fmt: skip
 """The recipe's key that a name sets alone; what is not here is read by a rule of published_command, with others."""
 READS: dict[str, Value] = {
@@ -191,6 +192,7 @@ SCRIPTS: dict[str, Script] = {
             "WARMDOWN_FRAC": 0.72, "MIN_LR": 0.0, "VAL_LOSS_EVERY": 4000, "TRAIN_LOG_EVERY": 500, "MATRIX_LR": 0.022,
             "MUON_WD": 0.095, "MUON_ROW_NORMALIZE": True, "EMBED_WD": 0.085, "ADAM_WD": 0.02, "EMA_DECAY": 0.9965,
             "GPTQ_CALIBRATION_BATCHES": 64,
+            "TTT_ENABLED": False, "TTT_LR": 0.005, "TTT_EPOCHS": 3, "TTT_MOMENTUM": 0.9, "TTT_CHUNK_TOKENS": 32_768,
         },
         {
             "data.order": "ranked", "model.smear": "off", "model.bigram_rows": 0, "model.negative_slope": 0.5,
@@ -207,9 +209,7 @@ SCRIPTS: dict[str, Script] = {
             "ETLB_ENABLED": (False, "a function that the script lacks: its run ends in a NameError"),
             "MATRIX_BITS": (6, "other bits for matrices"), "EMBED_BITS": (8, "other bits for the embedding"),
             "MATRIX_CLIP_SIGMAS": (12.85, "another clip"), "EMBED_CLIP_SIGMAS": (20.0, "another clip"),
-            "COMPRESSOR": ("brotli", "another compressor"), "TTT_ENABLED": (False, "training while scoring"),
-            "TTT_LR": (0.005, "training while scoring"), "TTT_EPOCHS": (3, "training while scoring"),
-            "TTT_MOMENTUM": (0.9, "training while scoring"), "TTT_CHUNK_TOKENS": (32_768, "training while scoring"),
+            "COMPRESSOR": ("brotli", "another compressor"),
         },
         lacks=("DATA_PATH", "WARMDOWN_ITERS", "VAL_BATCH_SIZE", "INT8_KEEP_FLOAT_FP32_NAME_PATTERNS"),
     ),

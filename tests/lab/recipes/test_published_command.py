@@ -77,7 +77,7 @@ def test_the_published_command_is_the_recipe_of_the_run_as_it_was(script):
         ("pr332", {}),
         ("pr531", {"EMA_DECAY": "no effect"}),
         ("pr534", {}),
-        ("pr1493", {"SEED": "outside the recipe", "TTT_ENABLED": "not expressed"}),
+        ("pr1493", {"SEED": "outside the recipe"}),
     ],
 )  # fmt: skip
 def test_what_a_published_command_says_in_vain_is_reported(script, expected):
@@ -177,7 +177,10 @@ def test_a_name_not_given_takes_that_scripts_default_and_not_our_recipes(script,
         ("pr1493", "MAX_WALLCLOCK_SECONDS=0", {"schedule.max_seconds": 0.0, "schedule.reserve_seconds": 0.0}),
         ("pr1493", "TRAIN_SEQ_LEN=1024",
          {"data.seq_len": 1024, "data.micro_batch_seqs": 96, "model.rope_reference_tokens": 1024}),
-        ("pr1493", "SLIDING_WINDOW_ENABLED=0", {"eval.stride": 2048}),
+        ("pr1493", "SLIDING_WINDOW_ENABLED=0", {}),
+        ("pr1493", "SLIDING_WINDOW_ENABLED=0 TTT_ENABLED=0", {"eval.stride": 2048, "adapt.kind": "off"}),
+        ("pr1493", "TTT_LR=0.01 TTT_EPOCHS=5 TTT_MOMENTUM=0.8 TTT_CHUNK_TOKENS=65536",
+         {"adapt.lr": 0.01, "adapt.epochs": 5, "adapt.momentum": 0.8, "adapt.chunk_tokens": 65_536}),
         ("pr1493", "GPTQ_CALIBRATION_BATCHES=16 EMA_DECAY=0.99",
          {"quant.correction_tokens": 1_572_864, "average.ema_decay": 0.99}),
     ],
@@ -224,6 +227,7 @@ def test_a_changed_value_changes_its_own_keys_and_no_other(script, change, keys)
         ("pr1493", "ETLB_ENABLED=1", "ETLB_ENABLED", "not expressed", "NameError"),
         ("pr1493", "EMBEDDING_DIM=256", "EMBEDDING_DIM", "not expressed", "projection"),
         ("pr1493", "NUM_LOOPS=0 LOOP_END=4", "LOOP_END", "no effect", "NUM_LOOPS=0"),
+        ("pr1493", "TTT_ENABLED=0", "TTT_LR", "no effect", "TTT_ENABLED is 0"),
         ("pr1493", "COMPRESSOR=lzma", "COMPRESSOR", "not expressed", "brotli"),
     ],
 )
