@@ -12,13 +12,16 @@ from pgolf_core.base.files import UserError, canonical_json, sha256_bytes
 from pgolf_core.base.strict import build
 
 TRACK_CAP_BYTES = {"10min_16mb": 16_000_000, "local_10min_1mb": 1_000_000}
+SIGMA_BITS = range(4, 9)
 GRID_NAMES = (
     "fp16", "int6_row", "int8_row_clip", "int5_row_clip", "int6_row_clip", "int7_row_clip", "int5_row_nofloor",
     "int6_clip_search", "int8_clip_search", "int8_clip_search_step4",
+    *(f"int{bits}_sigma" for bits in SIGMA_BITS),
 )  # fmt: skip
 LATER_KEYS = frozenset((
     "negative_slope", "skip_gates", "num_loops", "loop_start", "loop_end", "parallel_start", "muon_row_normalise",
     "embed_wd", "loop_at", "min_lr", "reserve_seconds", "adapt",
+    "clip_sigmas", "embed_clip_sigmas", "correction_order", "correct_tok_emb", "compressor",
 ))  # fmt: skip
 """Keys and sections that came after runs were recorded: at their defaults they enter no fingerprint and no artifact's
 header, so that what was recorded stays what it was."""
@@ -225,6 +228,12 @@ class Quant:
     """fixed, or gradient: PR 332's 5/6/7 bits by squared gradient for attention, MLP and bigram."""
     exceptions: tuple[str, ...] = ()
     """Tensors by name before any other rule, each "PATTERN=GRID" with shell wildcards; the first that fits holds."""
+    clip_sigmas: float = 12.85
+    """On the grids int<bits>_sigma: a row's clip, in standard deviations of its weights (PR 1493: SDClip)."""
+    embed_clip_sigmas: float = 20.0
+    """The same of the token embedding."""
+    compressor: str = "zstd"
+    """zstd, or brotli: even bytes, then odd ones, then brotli at its strongest (PR 1493); needs the package brotli."""
     zstd_level: int = 22
     correction: str = "off"
     """off, or hessian: while a matrix is rounded, the columns still to come make good each column's error, as far as
@@ -233,6 +242,11 @@ class Quant:
     """Added to the diagonal of a matrix's X^T X, as a share of the diagonal's mean; raised where that is not enough."""
     correction_tokens: int = 65_536
     """Training tokens that X is gathered from, on the clock after the last step; rounded up to whole sequences."""
+    correction_order: str = "natural"
+    """natural: columns are rounded from the first on; activation: those with the largest inputs first, and those whose
+    inputs were always zero become zero (GPTQ's act-order, PR 1493)."""
+    correct_tok_emb: bool = False
+    """Correct the token embedding too, as the head: by what the last norm gives it (PR 1493)."""
 
 
 @dataclass(frozen=True)

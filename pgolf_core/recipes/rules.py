@@ -34,12 +34,15 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "quant.kind": ("grid", "steps"),
     "quant.allocation": ("fixed", "gradient"),
     "quant.correction": ("off", "hessian"),
+    "quant.correction_order": ("natural", "activation"),
+    "quant.compressor": ("zstd", "brotli"),
     "adapt.kind": ("off", "sgd"),
     **{f"quant.{part}": GRID_NAMES for part in ("attention", "mlp", "tok_emb", "other")},
 }
 AT_LEAST: dict[str, float] = {
     "model.vocab_size": 2, "model.model_dim": 2, "model.rope_dims": 2, "model.rope_base": 1.0,
     "model.logit_softcap": 1e-3, "quant.correction_damping": 1e-6,
+    "quant.clip_sigmas": 0.1, "quant.embed_clip_sigmas": 0.1,
     **dict.fromkeys((
         "model.num_layers", "model.num_heads", "model.num_kv_heads", "model.mlp_hidden", "model.bigram_dim",
         "data.seq_len", "data.batch_tokens", "data.spans_per_step", "data.micro_batch_seqs",
@@ -169,6 +172,14 @@ def _impossible_files(recipe: Recipe) -> Iterator[str]:
         yield "quant.allocation = gradient gives bits to grids; quant.kind = steps takes quant.allocation = fixed"
     if quant.kind == "steps" and qat.kind != "off" and qat.grid == "packed":
         yield "qat.grid = packed has no grid to train on with quant.kind = steps; name one, or qat.kind = off"
+    if quant.kind == "steps" and quant.compressor == "brotli":
+        yield "quant.compressor = brotli is for grids: quant.kind = steps has a coder of its own; take zstd beside it"
+    if quant.correct_tok_emb and quant.kind == "grid" and quant.tok_emb == "fp16":
+        yield "quant.correct_tok_emb corrects rounding, and quant.tok_emb = fp16 rounds to no grid; name one, or false"
+    narrow = [f"model.{k}_dim" for k, rows in (("bigram", model.bigram_rows), ("ve", model.ve_dim)) if rows]
+    narrow = [key for key in narrow if attrgetter(key)(recipe) == 1]
+    if narrow and quant.other.endswith("_sigma"):
+        yield f"quant.other = {quant.other} needs {narrow[0]} of at least 2: a row of one weight has no deviation"
     widest = max(model.model_dim, model.mlp_hidden)
     if quant.correction == "hessian" and widest > MOST_CORRECTED_INPUTS:
         yield (

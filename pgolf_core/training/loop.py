@@ -27,9 +27,11 @@ from pgolf_core.base.device import (
 from pgolf_core.base.files import write_json
 from pgolf_core.base.names import AVERAGED_WEIGHTS, GROUP_SENSITIVITY, HESSIANS, RAW_WEIGHTS, SENSITIVITY, TRAIN_RESULT
 from pgolf_core.base.parallel import ALONE, World
+from pgolf_core.base.squeeze import need_brotli
 from pgolf_core.base.stop import Stop
 from pgolf_core.network.attention import kernel_name
-from pgolf_core.network.grid import Grid, qat_grids
+from pgolf_core.network.choice import qat_grids
+from pgolf_core.network.grid import Grid
 from pgolf_core.network.model import build_model
 from pgolf_core.network.score import score
 from pgolf_core.packing.correction import Gathering
@@ -81,6 +83,8 @@ class Trainer:
     ):
         check_vocab(data.vocab_size, recipe.model.vocab_size)
         check_ranks(world.size, recipe.data)
+        if recipe.quant.compressor == "brotli":
+            need_brotli()
         self.recipe, self.seed, self.data, self.folder = recipe, seed, data, Path(folder)
         self.world, self.ledger, self.keep = world, SecondsLedger(), keep
         self.stop = Stop(launched=world.size > 1)

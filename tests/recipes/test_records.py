@@ -8,7 +8,7 @@ import pytest
 from record_counts import RECORDS
 
 from pgolf_core.lab.shared.settings import differences
-from pgolf_core.network.grid import grid_names_for, qat_grids
+from pgolf_core.network.choice import grid_names_for, qat_grids
 from pgolf_core.network.model import num_parameters, parameter_shapes
 from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.recipe import Recipe
@@ -158,7 +158,7 @@ def test_the_local_recipe_is_the_record_at_another_size_and_nothing_else(name: s
         "optim": "muon_momentum_warmup_steps", "average": "ema_decay swa_every_steps",
         "schedule": "iterations max_seconds warmup_steps warmdown_iters val_every_steps val_tokens "
                     "log_every_steps compile",
-        "quant": "small_tensor_elements exceptions", "eval": "seq_len batch_seqs",
+        "quant": "small_tensor_elements exceptions correction_tokens compressor", "eval": "seq_len batch_seqs",
     }  # fmt: skip
     allowed = {"track", *(f"{section}.{key}" for section, keys in sizes.items() for key in keys.split())}
     assert set(changed(load_recipe(f"local-{name}"), load_recipe(name))) <= allowed

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from pgolf_core.network.attention import causal_attention, exclude_self, rotary_base, rotate
-from pgolf_core.network.grid import GRIDS, Grid, grid_names_for
+from pgolf_core.network.choice import grid_names_for
+from pgolf_core.network.grid import GRIDS, Grid
 from pgolf_core.network.model import BIGRAM_HASH, GPT, Block, num_parameters, parameter_shapes, rms_norm
 from pgolf_core.recipes import recipe
 

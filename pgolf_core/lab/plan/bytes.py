@@ -22,7 +22,8 @@ import pandas as pd
 from scipy.special import entr, ndtr, ndtri
 
 from pgolf_core.lab.export import code_bytes_of
-from pgolf_core.network.grid import GRIDS, STEPS, Grid, grid_names_for
+from pgolf_core.network.choice import STEPS, grid_names_for
+from pgolf_core.network.grid import GRIDS, Grid
 from pgolf_core.network.model import parameter_shapes
 from pgolf_core.packing.sensitivity import MIN_ROWS, allocate_bits
 from pgolf_core.recipes.recipe import Model, Recipe

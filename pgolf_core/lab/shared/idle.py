@@ -50,7 +50,13 @@ def _rules(recipe: Recipe) -> Iterator[tuple[Any, str, str]]:
     small = quant.small_tensor_elements >= model.num_layers * model.model_dim
     others = model.bigram_rows or model.ve_dim
     yield small and not others, "there is neither bigram nor value embedding", "quant.other"
-    yield quant.correction == "off", "quant.correction = off", "quant.correction_damping quant.correction_tokens"
+    by_parts = {"clip_sigmas": [quant.attention, quant.mlp, quant.other], "embed_clip_sigmas": [quant.tok_emb]}
+    named = f"{quant.exceptions} {qat.grid if qat.kind != 'off' else ''}"
+    for key, parts in by_parts.items():
+        on_sigma = any("_sigma" in grid for grid in (*(parts if quant.kind == "grid" else ()), named))
+        yield not on_sigma, "no grid is by standard deviations", f"quant.{key}"
+    uncorrected = " ".join(f"quant.{key}" for key in vars(quant) if key.startswith(("correction_", "correct_")))
+    yield quant.correction == "off", "quant.correction = off", uncorrected
 
 
 def idle_note(name: str, overrides: Sequence[str], recipe: Recipe) -> str:

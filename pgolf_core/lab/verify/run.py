@@ -25,7 +25,7 @@ from pgolf_core.lab.verify.evidence.text import Text
 from pgolf_core.lab.verify.reading.logs import Log, agreed_steps, read_log
 from pgolf_core.lab.verify.reading.reviewed import MODEL_CHECKS, TEXT_CHECKS, TRAINING, Artifact, Seed, header_of
 from pgolf_core.lab.verify.reading.untrusted import agrees, is_number, json_lines, json_object, number, read_text
-from pgolf_core.network.grid import STEPS, grid_names_for
+from pgolf_core.network.choice import STEPS, grid_names_for
 from pgolf_core.network.model import parameter_shapes
 from pgolf_core.packing.format import PREAMBLE
 from pgolf_core.packing.ledger import Ledger

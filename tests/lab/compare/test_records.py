@@ -11,7 +11,7 @@ import pytest
 
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.compare.records import RECORD_DIR, RECORDS, UNITS, load_published, record_of, seeds_table
-from pgolf_core.network.grid import grid_names_for
+from pgolf_core.network.choice import grid_names_for
 from pgolf_core.network.model import num_parameters, parameter_shapes
 from pgolf_core.recipes.reading import available_recipes, load_recipe
 

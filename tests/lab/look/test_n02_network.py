@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from pgolf_core.lab.compare.records import RECORDS
 from pgolf_core.lab.look import n02_network as analysis
 from pgolf_core.network.attention import exclude_self, rotary_tables, rotate
-from pgolf_core.network.grid import GRIDS, grid_names_for
+from pgolf_core.network.choice import grid_names_for
+from pgolf_core.network.grid import GRIDS
 from pgolf_core.network.model import GPT, build_model, num_parameters, parameter_shapes
 from pgolf_core.recipes import recipe
 from pgolf_core.recipes.reading import load_recipe
