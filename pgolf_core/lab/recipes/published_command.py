@@ -129,7 +129,7 @@ class _Meaning:
         for rule in (self._shape, self._embeddings, self._data, self._average, self._quantisation, self._schedule):
             rule(self.values)
         if "NUM_LOOPS" in script.reads:
-            self._loop_and_time(self.values)
+            self._of_pr1493(self.values)
 
     def _tell(self, name: str, kind: str, reason: str) -> None:
         """Report on a name, but only if the command sets it."""
@@ -225,8 +225,8 @@ class _Meaning:
         if self.script.record == "PR 315" and stride != 64:
             self._tell("EVAL_STRIDE", NOT_EXPRESSED, "the script also scores with stride 64; a recipe has one")
 
-    def _loop_and_time(self, v: dict[str, Any]) -> None:
-        """What PR 1493 alone reads: the loop, the share of the budget that it warms down over, what it scores with."""
+    def _of_pr1493(self, v: dict[str, Any]) -> None:
+        """What PR 1493 alone reads: its loop, warm-down and grids, and whether the packed file learns as it scores."""
         self.keys["model.rope_reference_tokens"] = v["TRAIN_SEQ_LEN"]
         if v["EMBEDDING_DIM"] != v["MODEL_DIM"]:
             why = "this core has no projection between an embedding and a network of other widths"
@@ -245,8 +245,9 @@ class _Meaning:
         self.keys["adapt.kind"] = "sgd" if v["TTT_ENABLED"] else "off"
         if not (v["SLIDING_WINDOW_ENABLED"] or v["TTT_ENABLED"]):  # what learns while it scores slides anyway
             self.keys["eval.stride"] = self.keys["eval.seq_len"]
-        micro_batch = v["TRAIN_BATCH_TOKENS"] // RANKS
-        self.keys["quant.correction_tokens"] = v["GPTQ_CALIBRATION_BATCHES"] * micro_batch
+        self.keys["quant.correction_tokens"] = v["GPTQ_CALIBRATION_BATCHES"] * (v["TRAIN_BATCH_TOKENS"] // RANKS)
+        self.keys["quant.attention"] = self.keys["quant.mlp"] = f"int{v['MATRIX_BITS']}_sigma"
+        self.keys["quant.tok_emb"] = f"int{v['EMBED_BITS']}_sigma"
 
 
 def _idle_reports(script: Script, given: Mapping[str, str]) -> Iterator[Report]:

@@ -34,6 +34,7 @@ KEYS = {
     "WARMDOWN_FRAC": "schedule.warmdown_fraction", "MIN_LR": "schedule.min_lr", "EMBED_WD": "optim.embed_wd",
     "MUON_ROW_NORMALIZE": "optim.muon_row_normalise", "TTT_LR": "adapt.lr", "TTT_EPOCHS": "adapt.epochs",
     "TTT_MOMENTUM": "adapt.momentum", "TTT_CHUNK_TOKENS": "adapt.chunk_tokens",
+    "MATRIX_CLIP_SIGMAS": "quant.clip_sigmas", "EMBED_CLIP_SIGMAS": "quant.embed_clip_sigmas",
 }  # fmt: skip
 """The recipe's key that a name sets alone; what is not here is read by a rule of published_command, with others."""
 READS: dict[str, Value] = {
@@ -193,11 +194,12 @@ SCRIPTS: dict[str, Script] = {
             "MUON_WD": 0.095, "MUON_ROW_NORMALIZE": True, "EMBED_WD": 0.085, "ADAM_WD": 0.02, "EMA_DECAY": 0.9965,
             "GPTQ_CALIBRATION_BATCHES": 64,
             "TTT_ENABLED": False, "TTT_LR": 0.005, "TTT_EPOCHS": 3, "TTT_MOMENTUM": 0.9, "TTT_CHUNK_TOKENS": 32_768,
+            "MATRIX_BITS": 6, "EMBED_BITS": 8, "MATRIX_CLIP_SIGMAS": 12.85, "EMBED_CLIP_SIGMAS": 20.0,
         },
         {
             "data.order": "ranked", "model.smear": "off", "model.bigram_rows": 0, "model.negative_slope": 0.5,
-            "average.kind": "ema", "eval.batch_seqs": 32, "quant.attention": "int6_row_clip",
-            "quant.mlp": "int6_row_clip", "quant.tok_emb": "int8_row_clip", "quant.correction": "hessian",
+            "average.kind": "ema", "eval.batch_seqs": 32, "quant.correction": "hessian",
+            "quant.correction_order": "activation", "quant.correct_tok_emb": True, "quant.compressor": "brotli",
         },
         idle={
             "ROPE_TRAIN_SEQ_LEN": (2048, "the script reads it and never uses it"),
@@ -207,8 +209,6 @@ SCRIPTS: dict[str, Script] = {
         },
         only={
             "ETLB_ENABLED": (False, "a function that the script lacks: its run ends in a NameError"),
-            "MATRIX_BITS": (6, "other bits for matrices"), "EMBED_BITS": (8, "other bits for the embedding"),
-            "MATRIX_CLIP_SIGMAS": (12.85, "another clip"), "EMBED_CLIP_SIGMAS": (20.0, "another clip"),
             "COMPRESSOR": ("brotli", "another compressor"),
         },
         lacks=("DATA_PATH", "WARMDOWN_ITERS", "VAL_BATCH_SIZE", "INT8_KEEP_FLOAT_FP32_NAME_PATTERNS"),

@@ -58,10 +58,7 @@ def test_a_rate_that_late_qat_lowers_is_walked_at_the_lower_rate():
     assert walk_variance(100, whole, small_recipe(schedule=falling), 3.0, 1.0) != pytest.approx(expected)
 
 
-@pytest.mark.parametrize("name", [
-    *RECORDS[:-1],
-    pytest.param("pr1493", marks=pytest.mark.xfail(strict=True, reason="its recipe has not its grid yet")),
-])  # fmt: skip
+@pytest.mark.parametrize("name", RECORDS)
 def test_what_was_fitted_to_one_record_predicts_every_published_file(name: str):
     for run in load_published(name).seeds:
         found = predicted_bytes(load_recipe(f"{name}-as-run"), run.steps)["bytes"].sum()
