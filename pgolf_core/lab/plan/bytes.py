@@ -5,8 +5,8 @@ update of known size, correlated with earlier ones through the optimiser's momen
 of that standard deviation, taken as Gaussian, give each grid's codes their frequencies, and those the entropy that the
 coder comes close to (`bits_per_weight`).
 
-One number is fitted: MUON_SHARE, to the mean of PR 315's three published files, 15,525,821 bytes. It gives all nine
-files of four other records, and the three of PR 1493, within ERROR, and three local runs of 150 to 580 steps within 9 %: a prediction to
+One number is fitted: MUON_SHARE, to the mean of PR 315's three published files, 15,525,821 bytes. It gives all twelve
+files of the five other records within ERROR, and three local runs of 150 to 580 steps within 9 %: a prediction to
 choose grids and widths by, not the ledger.
 """
 
