@@ -5,6 +5,10 @@ Shapes, schedules and cases come from the files alone, so that any other folder 
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import importlib.metadata
+import importlib.util
 import json
 import math
 from collections.abc import Iterator
@@ -19,12 +23,18 @@ from small import column, flat_bytes
 from pgolf_core.adapting.plan import ScoreEvent, plan_chunks
 from pgolf_core.adapting.sgd import ChunkSGD
 from pgolf_core.base.names import TRAIN_LOG
+from pgolf_core.base.parallel import ALONE
+from pgolf_core.base.squeeze import shuffled, squeeze, unshuffled, unsqueeze
 from pgolf_core.lab.data.build import write_shard
-from pgolf_core.network.grid import GRIDS, Grid, fake_quantise, quantise_tensor
+from pgolf_core.network.grid import GRIDS, Grid, dequantise, fake_quantise, quantise_tensor
 from pgolf_core.network.model import GPT, layer_order
 from pgolf_core.network.score import score
+from pgolf_core.packing.correction import feedback_of, gather, quantise_in_turn
+from pgolf_core.packing.pack import pack
 from pgolf_core.packing.sensitivity import allocate_bits
+from pgolf_core.packing.unpack import unpack
 from pgolf_core.recipes import recipe
+from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.text.ranked import RankedStream
 from pgolf_core.text.tokenizer import TokenBytes, Tokenizer
 from pgolf_core.training.loop import TrainData, Trainer
@@ -348,6 +358,93 @@ def test_every_published_quantiser_gives_exactly_the_same_codes_scales_and_fake_
         q, scale = quantise_tensor(w, grid) if what else (None, None)
         found = {"": fake_quantise(w, grid), "q": q, "scale": scale}["".join(what)]
         assert np.array_equal(found.numpy(), expected), key
+
+
+def sigma_grid(how: dict) -> Grid:
+    """The grid of a published clip: `clip_sigmas` standard deviations, codes up to `clip_range`."""
+    return dataclasses.replace(GRIDS[f"int{how['clip_range'].bit_length() + 1}_sigma"], clip_sigmas=how["clip_sigmas"])
+
+
+def test_clips_by_standard_deviations_give_exactly_the_published_codes_and_scales(goldens: Path) -> None:
+    arrays, _ = load(goldens / "quant_pr1493.npz")
+    schemes = json.loads(str(arrays["schemes"]))
+    assert schemes
+    for scheme, how in schemes.items():
+        for case, w in section(arrays, "in/").items():
+            q, scale = quantise_tensor(w, sigma_grid(how))
+            assert np.array_equal(q.numpy(), arrays[f"{scheme}/{case}/q"]), (scheme, case)
+            assert np.array_equal(scale.numpy(), arrays[f"{scheme}/{case}/scale"]), (scheme, case)
+
+
+def test_rounding_in_turn_gives_the_published_scales_codes_and_error(goldens: Path) -> None:
+    """Codes but for what a tie in single precision moves; the error is weighted by the Hessian."""
+    arrays, _ = load(goldens / "quant_pr1493.npz")
+    cases = json.loads(str(arrays["gptq_info"]))["cases"]
+    assert cases
+    for name, how in cases.items():
+        case, _, kind = name.partition("/")
+        w, hessian = (torch.from_numpy(arrays[f"gptq/{case}/{key}"]) for key in ("w", "hessian"))
+        feedback, used = feedback_of(hessian, 0.01, "activation")
+        q, scale = quantise_in_turn(w, sigma_grid(how), feedback)
+        assert used == 0.01 and np.array_equal(scale.numpy(), arrays[f"gptq/{case}/{kind}/scale"]), name
+        assert (q.numpy() != arrays[f"gptq/{case}/{kind}/q"]).mean() <= 0.005, name
+        error = dequantise(q, scale).double() - w.double()
+        weighted = float(((error @ hessian.double()) * error).sum())
+        assert weighted == pytest.approx(how["weighted_error"], rel=0.005), name
+
+
+def test_a_whole_export_has_the_published_inputs_codes_and_losses(goldens: Path, tmp_path: Path) -> None:
+    """From the record's calibration tokens to what is read back from our file."""
+    (arrays, _), (network, config) = load(goldens / "quant_pr1493.npz"), load(goldens / "model_pr1493.npz")
+    info, published = json.loads(str(arrays["export/info"])), load_recipe("pr1493").quant
+    quant = dataclasses.replace(
+        published, small_tensor_elements=info["small_tensor_elements"], clip_sigmas=info["matrix_clip_sigmas"],
+        embed_clip_sigmas=info["embed_clip_sigmas"], compressor="zstd",
+    )  # fmt: skip
+    settings = recipe.Recipe(model=model_config(config), quant=quant, schedule=recipe.Schedule(autocast="off"))
+    batches = torch.from_numpy(arrays["export/calibration"]).long()
+    weights = section(network, "param/")
+    found = gather(settings, weights, batches.flatten(0, 1), torch.device("cpu"), ALONE)
+    per_batch = found.tokens / len(batches)
+    for name, expected in section(arrays, "export/hessian_diag/").items():
+        diagonal = found.of(name).diagonal() * per_batch
+        assert (diagonal - expected).norm() <= 1e-5 * expected.norm(), name
+    for name, expected in section(arrays, "export/hessian/").items():
+        assert (found.of(name) * per_batch - expected).norm() <= 1e-5 * expected.norm(), name
+    pack(weights, settings.model, quant, tmp_path / "m", hessians=found, code_bytes=0, cap_bytes=10**6)
+    state, stored, codes, differing = unpack(tmp_path / "m")[1], section(arrays, "export/stored/"), 0, 0
+    for name, kind in json.loads(str(arrays["export/meta"])).items():
+        if kind.startswith("passthrough"):
+            assert torch.equal(state[name], stored[name].float()), name
+            continue
+        q, scale = stored[f"{name}.q"], stored[f"{name}.scale"]
+        ours = (state[name] / scale.float()[:, None]).round()
+        assert torch.equal(dequantise(ours, scale), state[name]), f"{name}: other scales"
+        codes, differing = codes + q.numel(), differing + int((ours != q).sum())
+    assert codes and differing <= 0.005 * codes
+    model = golden_model(network, config)
+    model.load_state_dict(state, strict=True)
+    x, y = (torch.from_numpy(network[name]).long() for name in "xy")
+    for mode in modes(model, config):
+        loss = model(x, y).item()
+        assert abs(loss - float(arrays[f"export/{mode}loss"])) < (2e-3 if differing else 2e-5), mode
+
+
+def test_bytes_are_shuffled_and_squeezed_as_published(goldens: Path) -> None:
+    """The record marks what it shuffled and leaves single bytes alone; our file's header says it instead."""
+    arrays, _ = load(goldens / "quant_pr1493.npz")
+    info = json.loads(str(arrays["bytes_info"]))
+    found = importlib.util.find_spec("brotli") and importlib.metadata.version("brotli")
+    cases = [key.split("/")[1] for key in arrays if key.startswith("bytes/") and key.endswith("/in")]
+    assert cases
+    for case in cases:
+        data, expected = (arrays[f"bytes/{case}/{key}"].tobytes() for key in ("in", "shuffled"))
+        marked = b"BSHF\x02" + shuffled(data) if len(data) > 1 else data
+        assert marked == expected and unshuffled(shuffled(data)) == data, case
+        if found == info["versions"]["brotli"]:
+            stream = squeeze(marked)
+            assert len(stream) == info[case]["brotli_bytes"] and unsqueeze(stream, len(marked)) == marked, case
+            assert hashlib.sha256(stream).hexdigest() == info[case]["brotli_sha256"], case
 
 
 def test_gradient_guided_allocation_gives_exactly_the_published_bits(goldens: Path) -> None:
