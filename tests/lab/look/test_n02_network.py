@@ -210,6 +210,7 @@ def test_maps_are_the_model_s_own_with_the_future_blank_and_times_the_values_mak
             model.trunk(ids)
             made = block.attn.proj((exclude_self(y, v) if block.attn.exclusive else y).flatten(2))
         torch.testing.assert_close(seen[0], made)  # of a loop, the first pass
+        seen.clear()
 
 
 def test_gain_zero_attends_evenly_and_a_large_gain_to_one_position(model: GPT):
