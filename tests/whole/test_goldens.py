@@ -225,7 +225,7 @@ def test_each_ranks_windows_are_the_records(goldens: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("mode", ["", "noloop_"])
 def test_chunks_are_scored_and_learned_from_as_the_record_does(goldens: Path, mode: str) -> None:
-    """Every number of every case: nats before each update, each step's rate, loss and norm, weights after each chunk."""
+    """Every number of every case: nats before each update, each step's loss and norm, weights after each chunk."""
     arrays, config = load(goldens / "ttt_pr1493.npz")
     token_bytes = TokenBytes(arrays["base_bytes"], arrays["has_leading_space"], arrays["is_boundary"])
     cases = sorted(key.removesuffix("/hyper") for key in arrays if key.endswith("/hyper"))
