@@ -176,15 +176,14 @@ class ValueEmbedding(nn.Module):
         return self.proj(self.embed(ids).to(dtype))
 
 
-def layer_order(
-    num_layers: int, num_loops: int = 0, loop_start: int = 0, loop_end: int = 0
-) -> tuple[list[int], list[int]]:
+def layer_order(config: Model, looping: bool = True) -> tuple[list[int], list[int]]:
     """0-based blocks in the order in which they run: (encoder, decoder), the encoder's outputs being the skips.
 
-    The blocks loop_start..loop_end stand there num_loops + 1 times in a row, and the whole is cut in half (PR 1493).
+    The blocks of the loop stand there num_loops + 1 times in a row if it is on, and the whole is cut in half (PR 1493).
     """
-    order = list(range(num_layers))
-    order[loop_start:loop_start] = order[loop_start : loop_end + 1] * num_loops
+    order = list(range(config.num_layers))
+    start = config.loop_start
+    order[start:start] = order[start : config.loop_end + 1] * config.num_loops * looping
     half = len(order) // 2
     return order[:half], order[half:]
 
@@ -203,7 +202,7 @@ class GPT(nn.Module):
         self.tok_emb = Table(config.vocab_size, dim)
         self.bigram = BigramEmbedding(config.bigram_rows, config.bigram_dim, dim) if config.bigram_rows else None
         self.smear = SmearGate(dim) if config.smear != "off" else None
-        rows = len(self.order[0])
+        rows = len(layer_order(config)[0])
         self.skip_weights = nn.Parameter(torch.ones(rows, dim))
         if config.skip_gates:
             self.skip_gates = nn.Parameter(torch.zeros(rows, dim))
@@ -212,20 +211,6 @@ class GPT(nn.Module):
         if config.ve_dim:
             self.ve = ValueEmbedding(config.vocab_size, config.ve_dim, config.num_kv_heads * (dim // config.num_heads))
             self.ve_scales = nn.Parameter(torch.full((layers,), 0.1))
-
-    @property
-    def order(self) -> tuple[list[int], list[int]]:
-        """The blocks that run now, as `layer_order` gives them."""
-        config = self.config
-        loops = config.num_loops if self.looping else 0
-        return layer_order(config.num_layers, loops, config.loop_start, config.loop_end)
-
-    def skipped(self, x: Tensor, row: int, skip: Tensor) -> Tensor:
-        """x [B, T, C] with a skip added by its weights, or blended in by its gate (1: x alone)."""
-        skip = self.skip_weights[row].to(x.dtype) * skip
-        if self.config.skip_gates:
-            return torch.lerp(skip, x, torch.sigmoid(self.skip_gates[row]).to(x.dtype))
-        return x + skip
 
     def embed(self, ids: Tensor) -> Tensor:
         """ids [B, T] -> the first residual stream [B, T, C]: tokens, bigrams, norm and smear in the recipe's order."""
@@ -252,12 +237,14 @@ class GPT(nn.Module):
         x = x0 = self.embed(ids)
         cos, sin = self.rotary(ids.size(1), ids.device)
         value = self.ve(ids, x.dtype) if self.ve is not None else None
-        encoder, decoder = self.order
+        encoder, decoder = layer_order(self.config, self.looping)
         skips: list[Tensor] = []
         for place, layer in enumerate(encoder + decoder):
             row = place - len(encoder)
             if row >= 0 and skips:
-                x = self.skipped(x, row, skips.pop())
+                skip = self.skip_weights[row].to(x.dtype) * skips.pop()
+                gated = self.config.skip_gates  # a gate of 1 leaves x alone
+                x = torch.lerp(skip, x, self.skip_gates[row].sigmoid().to(x.dtype)) if gated else x + skip
             if place == stop:
                 break
             added = None

@@ -165,14 +165,10 @@ class Schedule:
     compile: str = "auto"
     """torch.compile where a compiler is found (auto), or eager (off)."""
 
-    @property
-    def training_seconds(self) -> float:
-        """What of the cap is for training steps; 0 if there is no cap."""
-        return self.max_seconds - self.reserve_seconds
-
     def used(self, step: int, elapsed_seconds: float) -> float:
         """Share of the budget, in [0, 1], that `step` steps in so many seconds have used: of the nearer limit."""
-        by_clock = elapsed_seconds / self.training_seconds if self.max_seconds > 0 else 0.0
+        cap = self.max_seconds - self.reserve_seconds
+        by_clock = elapsed_seconds / cap if cap > 0 else 0.0
         return min(max(by_clock, step / self.iterations), 1.0)
 
     def over_cap_seconds(self, trained_seconds: float) -> float:

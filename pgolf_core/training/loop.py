@@ -101,7 +101,8 @@ class Trainer:
         self.qat_grids: dict[str, Grid] = qat_grids(shapes, recipe.quant, recipe.qat)  # refuses bad exceptions
         self.meter = GroupMeter(self.named)
         self.gathering = Gathering(recipe, self.device, world) if recipe.quant.correction == "hessian" else None
-        self.qat_on = self.model.looping = False
+        self.qat_on = False
+        self.model.looping = not recipe.model.num_loops  # on from the start where there is nothing to be switched
         self.step, self.val_step = 0, -1
         self.step_seconds: deque[float] = deque(maxlen=LOOK_BACK_STEPS)
         made_of = {"recipe": recipe.fingerprint, "seed": seed, "data": data.sha256}
@@ -165,10 +166,9 @@ class Trainer:
         momentum = muon_momentum(self.step, self.recipe.optim)
         self._update_qat(multiplier)
         data, world, used = self.recipe.data, self.world, schedule.used(self.step, clock)
-        if self.recipe.model.num_loops and used >= schedule.loop_at and not self.model.looping:
+        if used >= schedule.loop_at and not self.model.looping:
             self.model.looping = True
-            encoder, decoder = self.model.order
-            self.log.line(f"loop:enabled step:{self.step} used:{used:.4f} encoder:{encoder} decoder:{decoder}")
+            self.log.line(f"loop:enabled step:{self.step} used:{used:.4f}")
         length = seq_len_at(data, used)
         loss = self._forward_backward(*step_batch(self.stream, data, world.rank, world.size, length))
         if 0 < multiplier < SENSITIVITY_BELOW:
@@ -222,7 +222,7 @@ class Trainer:
         before = {name: p.detach().clone() for name, p in self.named.items()}
         generator = torch.Generator().manual_seed(self.seed)
         lengths = sorted({data.seq_len, seq_len_at(data, 1.0)})
-        loops = [False, True] if self.recipe.model.num_loops else [False]  # both graphs are compiled before the clock
+        loops = sorted({self.model.looping, True})  # both graphs are compiled before the clock
         for index, length, self.model.looping in itertools.product(range(steps), lengths, loops):
             if index == steps - 1 and self.recipe.qat.kind != "off":
                 self.model.set_fake_grids(self.qat_grids)  # so that QAT's graph is compiled before the clock
@@ -230,11 +230,11 @@ class Trainer:
             ids = torch.randint(self.recipe.model.vocab_size, (rows, length + 1), generator=generator)
             self._forward_backward(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
             self.optimizers.step(1.0, self.recipe.optim.muon_momentum)
-            if length == lengths[-1] and self.model.looping == loops[-1]:
+            if length == lengths[-1] and self.model.looping:
                 self.log.line(f"warmup_step:{index + 1}/{steps}", quiet=True)
             self._leave_if_asked()
         self.model.set_fake_grids({})
-        self.model.looping = False
+        self.model.looping = loops[0]
         if self.gathering is not None:
             self.gathering.rehearse(self.named, generator)
         restore(self.named, before, "warm-up")
@@ -316,7 +316,7 @@ class Trainer:
             self.log.keep_until(-1, -1)
             return
         self.meter.steps, self.qat_on = about["sensitivity_steps"], about["qat_on"]
-        self.model.looping = about.get("looping", False)  # an older checkpoint knows of none
+        self.model.looping = about.get("looping", True)  # an older checkpoint knows of none
         self.model.set_fake_grids(self.qat_grids if self.qat_on else {})
         self.step, self.val_step, self.stream.position = about["step"], about["val_step"], about["position"]
         self.ledger.seconds["train"] = about["seconds"]["train"]

@@ -231,7 +231,7 @@ def rate_multiplier(schedule: Schedule, step: int, elapsed_seconds: float) -> fl
     It falls over the last share of the budget where the recipe names one, which needs no guess of how many steps a
     machine manages; else over the last `warmdown_iters` steps, under a clock by the mean step time so far.
     """
-    iters, cap = schedule.warmdown_iters, schedule.training_seconds
+    iters, cap = schedule.warmdown_iters, schedule.max_seconds - schedule.reserve_seconds
     if schedule.warmdown_fraction > 0:
         falling = (1 - schedule.used(step, elapsed_seconds)) / schedule.warmdown_fraction
     elif iters <= 0:

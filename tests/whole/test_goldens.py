@@ -21,7 +21,7 @@ from pgolf_core.adapting.sgd import ChunkSGD
 from pgolf_core.base.names import TRAIN_LOG
 from pgolf_core.lab.data.build import write_shard
 from pgolf_core.network.grid import GRIDS, Grid, fake_quantise, quantise_tensor
-from pgolf_core.network.model import GPT
+from pgolf_core.network.model import GPT, layer_order
 from pgolf_core.network.score import score
 from pgolf_core.packing.sensitivity import allocate_bits
 from pgolf_core.recipes import recipe
@@ -76,7 +76,7 @@ def modes(model: GPT, config: dict) -> Iterator[str]:
     yield ""
     if config.get("num_loops"):
         model.looping = True
-        assert model.order == (config["encoder_indices"], config["decoder_indices"])
+        assert layer_order(model.config) == (config["encoder_indices"], config["decoder_indices"])
         yield "loop_"
 
 
