@@ -57,6 +57,11 @@ class Result:
     ranks: int = 1
     scores_sha256: str | None = None
     """Of scores.npz, the nats of each window, by which a sample of them can be checked."""
+    adapted_bpb: float | None = None
+    """This and the two below: where the recipe adapts the packed weights to what has been scored."""
+    adapted_loss: float | None = None
+    adapt_sha256: str | None = None
+    """Of adapt.npz: what was scored under which weights."""
     over_cap_seconds: float | None = None
     """By how much training passed the recipe's `max_seconds`, where it did: such a run does not count."""
     correction: dict[str, Any] | None = None

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from pgolf_core.adapting.trace import adapt_seed
 from pgolf_core.base.files import UserError, explain_os_errors, sha256_file, write_bytes
 from pgolf_core.base.names import METRICS, SCORES, SCRIPT_ARTIFACT, SEED_RESULT, TRAIN_LOG
 from pgolf_core.base.parallel import World, join, leave
@@ -137,15 +138,18 @@ def run_seed(
             )
             for stride in (settings.seq_len, settings.stride)
         )  # fmt: skip
-        for line in score_lines(roundtrip, sliding):
+        lines, seconds = score_lines(roundtrip, sliding), {"scoring": roundtrip.seconds + sliding.seconds}
+        further = {}
+        if recipe.adapt.kind != "off":
+            further = adapt_seed(folder / SCRIPT_ARTIFACT, recipe, tokens, sliding, seconds, lines, world)
+        for line in lines:
             log.line(line)
     if world.first:
-        scoring = roundtrip.seconds + sliding.seconds
-        seconds = {**trained.seconds, "scoring": scoring, "total": time.perf_counter() - t_start}
+        seconds = {**trained.seconds, **seconds, "total": time.perf_counter() - t_start}
         result_of(
             recipe, seed, trained, ledger, roundtrip, sliding, seconds=seconds, data_sha256="", core_sha256="",
             script_sha256=sha256_file(script), ranks=world.size,
-            scores_sha256=write_scores(folder, roundtrip, sliding),
+            scores_sha256=write_scores(folder, roundtrip, sliding), **further,
         ).write(folder)  # fmt: skip
 
 

@@ -16,6 +16,10 @@ class UserError(Exception):
     """A mistake or a missing thing outside the program: one or two lines naming the value, the place, the remedy."""
 
 
+class Refused(Exception):
+    """Why a file is no artifact; turned into a UserError that names the file."""
+
+
 @contextlib.contextmanager
 def explain_os_errors(what: str):
     """Turn an OSError (full disk, read-only folder, missing file) inside the block into a one-line UserError."""

@@ -25,7 +25,7 @@ import pgolf_core
 from pgolf_core.base.files import UserError, write_text
 from pgolf_core.lab.shared.places import SCRIPT
 from pgolf_core.lab.shared.usage import UsageError, add_set, checked_recipe, recipe_argument
-from pgolf_core.recipes.recipe import Recipe, to_dict
+from pgolf_core.recipes.recipe import QAT, Recipe, to_dict
 
 PACKED = "packed"
 """Value of the recipe's key `script`."""
@@ -70,8 +70,16 @@ def rooms_of(recipe: Recipe) -> list[str]:
     left_out = {"recipes.rules", "recipes.reading"}
     if recipe.quant.kind != "steps":
         left_out |= {"packing.coder", "packing.steps", "packing.allocation"}
+    elif recipe.qat == QAT() and not recipe.quant.exceptions:
+        left_out.add("network.grid")  # no grid is left: what is too small for steps is fp16
+    if recipe.data.order != "ranked":
+        left_out.add("text.ranked")
+    if recipe.adapt.kind == "off":
+        left_out |= {room for room in pgolf_core.ROOMS if room.startswith("adapting.")}
     if recipe.quant.correction == "off":
         left_out.add("packing.correction")
+    if recipe.quant.compressor != "brotli":
+        left_out.add("base.squeeze")
     return [room for room in pgolf_core.ROOMS if room not in left_out]
 
 

@@ -6,18 +6,14 @@ device, never waits for it, and compiles without graph breaks. Sources: papers/r
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pgolf_core.base.files import UserError
-from pgolf_core.recipes.recipe import GRID_NAMES, QAT, Quant
+from pgolf_core.recipes.recipe import SIGMA_BITS, Quant
 
 
 @dataclass(frozen=True)
@@ -48,6 +44,9 @@ class Grid:
     of PR 315), so that codes and stored scale disagree by up to 2^-11, or never (training only; cannot be packed)."""
     step: int = 1
     """Only multiples of this code (and the ends) are used. The clip is chosen before this rounding (PR 534)."""
+    clip_sigmas: float = 0.0
+    """The clip is this many standard deviations of the row instead of a quantile (PR 1493); 0: it is not. A recipe's
+    own number comes in by `grid_of`. The floor is then void: rows of scale 0 read back as zeros."""
 
     @property
     def packable(self) -> bool:
@@ -55,10 +54,6 @@ class Grid:
         return self.scale_rounding != "never"
 
 
-STEPS = "steps"
-"""No grid of this room: whole numbers times steps of rows and columns (packing/steps); quant.kind = steps."""
-PACKABLE = (*GRID_NAMES, STEPS)
-"""What a tensor of an artifact may be stored as."""
 NEAR_MAX = 0.9999984
 """Quantile of the published percentile clips: for 512 columns, the maximum less 0.0008 of its lead."""
 
@@ -66,6 +61,11 @@ NEAR_MAX = 0.9999984
 def _row_clip(bits: int) -> Grid:
     levels = 2 ** (bits - 1) - 1
     return Grid(f"int{bits}_row_clip", -levels, levels, levels, 1 / levels, (NEAR_MAX,), True, "after")
+
+
+def _sigma(bits: int) -> Grid:
+    levels = 2 ** (bits - 1) - 1
+    return Grid(f"int{bits}_sigma", -levels, levels, levels, 1e-10, clip_sigmas=Quant.clip_sigmas)
 
 
 _SEARCH_6 = (0.9990, 0.9995, 0.9999, 0.99999, 1.0)
@@ -83,6 +83,7 @@ GRIDS: dict[str, Grid] = {
         Grid("int6_clip_search", -32, 31, 31, 1 / 31, _SEARCH_6),  # PR 531, attention
         Grid("int8_clip_search", -127, 127, 127, 1 / 127, _SEARCH_8, True, "after"),  # PR 534, outer blocks
         Grid("int8_clip_search_step4", -127, 127, 127, 1 / 127, _SEARCH_8, True, "after", step=4),  # PR 534, blocks 1-9
+        *(_sigma(bits) for bits in SIGMA_BITS),  # PR 1493: six, and eight for the embedding
         Grid("int6_fake_pr194", -31, 31, 31, 1 / 31, scale_rounding="never"),  # what PR 194 trained with
         Grid("int6_fake_pr534", -31, 31, 31, 1e-8 / 31, scale_rounding="never"),  # what PR 534's one QAT step used
     )
@@ -126,6 +127,10 @@ def row_quantile(magnitudes: Tensor, quantile: float) -> Tensor:
 
 def choose_scale(w: Tensor, grid: Grid) -> Scale:
     """The row scales of `w` on `grid`, its clip searched if the grid names several quantiles."""
+    if grid.clip_sigmas:
+        # in double precision: summed in another order, by a compiler or a device, it gives the same single one
+        spread = w.double().std(1, correction=min(w.size(1) - 1, 1)).float()
+        return _scale_for_clip(grid.clip_sigmas * spread, grid)
     magnitudes = w.abs()
     best = _scale_for_clip(row_quantile(magnitudes, grid.clip_quantiles[0]), grid)
     if len(grid.clip_quantiles) == 1:
@@ -169,47 +174,13 @@ def quantise_tensor(w: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     return quantise(w, scale, grid), scale.stored.to(torch.float16)
 
 
-def grid_names_for(
-    shapes: Mapping[str, tuple[int, ...]], quant: Quant, bits: Mapping[str, int] | None = None
-) -> dict[str, str]:
-    """Grid of every tensor, or 'fp16': quant.exceptions, then size, then the part of the network.
-
-    Where quant.allocation is gradient, `bits` (5 to 7 a tensor, from sensitivity.allocate_bits) rules attention, MLP
-    and bigram; a matrix it does not name gets 6 (PR 332), and without `bits` all do. Raises UserError for an
-    exception that no tensor matches, and for a grid that cannot hold its tensor.
-    """
-    exceptions = [tuple(entry.rsplit("=", 1)) for entry in quant.exceptions]
-    for pattern, grid in exceptions:
-        if not any(fnmatchcase(name, pattern) for name in shapes):
-            some = ", ".join(list(shapes)[:4])
-            raise UserError(f"quant.exceptions: no tensor is called '{pattern}' (={grid}); tensors: {some}, ...")
-    names = {}
-    for name, shape in shapes.items():
-        named = next((grid for pattern, grid in exceptions if fnmatchcase(name, pattern)), None)
-        names[name] = grid = named or _grid_by_rule(name, shape, quant, bits or {})
-        if grid not in PACKABLE:
-            raise UserError(f"{name} cannot be packed on grid {grid}; packable: {', '.join(PACKABLE)}")
-        if grid != "fp16" and len(shape) != 2:
-            raise UserError(f"quant.exceptions: {name} of shape {list(shape)} is no matrix and has no grid; use fp16")
-    return names
-
-
-def qat_grids(shapes: Mapping[str, tuple[int, ...]], quant: Quant, qat: QAT) -> dict[str, Grid]:
-    """The grid under which QAT trains every tensor that will be packed on one: that grid, or the one qat.grid names."""
-    packed = {name: grid for name, grid in grid_names_for(shapes, quant).items() if grid != "fp16"}
-    trained = {name: grid if qat.grid == "packed" else qat.grid for name, grid in packed.items()}
-    return {name: GRIDS[grid] for name, grid in trained.items() if grid != STEPS}
-
-
-def _grid_by_rule(name: str, shape: tuple[int, ...], quant: Quant, bits: Mapping[str, int]) -> str:
-    part = next((part for part in ("attn", "mlp") if f".{part}." in name), name.split(".")[0])
-    if math.prod(shape) <= quant.small_tensor_elements or len(shape) != 2:
-        return "fp16"
-    if quant.kind == "steps":
-        return STEPS
-    if quant.allocation == "gradient" and part in ("attn", "mlp", "bigram"):
-        return f"int{bits.get(name, 6)}_row_clip"
-    return {"attn": quant.attention, "mlp": quant.mlp, "tok_emb": quant.tok_emb}.get(part, quant.other)
+def grid_of(tensor: str, grid_name: str, quant: Quant) -> Grid:
+    """The Grid of a tensor from its grid's name: with the recipe's own clip where that is in standard deviations."""
+    grid = GRIDS[grid_name]
+    if not grid.clip_sigmas:
+        return grid
+    sigmas = quant.embed_clip_sigmas if tensor == "tok_emb.weight" else quant.clip_sigmas
+    return replace(grid, clip_sigmas=sigmas)
 
 
 def _rank_from_top(quantile: float, cols: int) -> tuple[int, float]:

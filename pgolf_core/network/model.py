@@ -1,4 +1,4 @@
-"""The GPT of the five records, for any shape, and its initialisation.
+"""The GPT of the records, for any shape, and its initialisation.
 
 Legend: B sequences, T positions, C model width, H query heads, K kv heads, D head width, V vocabulary.
 State-dict keys are canonical: `tok_emb.weight`, `blocks.<l>.attn.c_q.weight`, and so on (papers/machinery.md).
@@ -117,16 +117,17 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """proj(relu(fc(x))^2)."""
+    """proj(relu(fc(x))^2), or of a leaky ReLU (PR 1493): the square loses the sign, a negative h gives slope^2 h^2."""
 
     def __init__(self, config: Model):
         super().__init__()
+        self.slope = config.negative_slope
         self.fc = Linear(config.mlp_hidden, config.model_dim)
         self.proj = Linear(config.model_dim, config.mlp_hidden)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, T, C] -> [B, T, C]."""
-        hidden = F.relu(self.fc(x))
+        hidden = F.leaky_relu(self.fc(x), self.slope) if self.slope else F.relu(self.fc(x))
         return self.proj(hidden * hidden)  # CUDA's autocast would compute square() in float32, and keep that
 
 
@@ -138,6 +139,7 @@ class Block(nn.Module):
         dim = config.model_dim
         self.eps = config.norm_eps
         self.input_scale = 1 / math.sqrt(layer + 1) if config.ln_scale else 1.0
+        self.parallel = 0 <= config.parallel_start <= layer
         self.attn = Attention(config, exclusive=layer >= config.num_layers - config.xsa_last_n)
         self.mlp = MLP(config)
         self.attn_scale = nn.Parameter(torch.ones(dim))
@@ -155,10 +157,10 @@ class Block(nn.Module):
         return rms_norm(x, self.eps) * self.input_scale
 
     def forward(self, x: Tensor, x0: Tensor, cos: Tensor, sin: Tensor, value: Tensor | None) -> Tensor:
-        """x, x0 [B, T, C] -> [B, T, C]."""
-        x = self.mix(x, x0)
-        x = x + self.attn_scale.to(x.dtype) * self.attn(self.normed(x), cos, sin, value)
-        return x + self.mlp_scale.to(x.dtype) * self.mlp(self.normed(x))
+        """x, x0 [B, T, C] -> [B, T, C]; a parallel block's MLP reads what its attention read (PR 1493)."""
+        mixed = self.mix(x, x0)
+        x = mixed + self.attn_scale.to(x.dtype) * self.attn(self.normed(mixed), cos, sin, value)
+        return x + self.mlp_scale.to(x.dtype) * self.mlp(self.normed(mixed if self.parallel else x))
 
 
 class ValueEmbedding(nn.Module):
@@ -174,17 +176,36 @@ class ValueEmbedding(nn.Module):
         return self.proj(self.embed(ids).to(dtype))
 
 
+def layer_order(config: Model, looping: bool = True) -> tuple[list[int], list[int]]:
+    """0-based blocks in the order in which they run: (encoder, decoder), the encoder's outputs being the skips.
+
+    The blocks of the loop stand there num_loops + 1 times in a row if it is on, and the whole is cut in half (PR 1493).
+    """
+    order = list(range(config.num_layers))
+    start = config.loop_start
+    order[start:start] = order[start : config.loop_end + 1] * config.num_loops * looping
+    half = len(order) // 2
+    return order[:half], order[half:]
+
+
 class GPT(nn.Module):
-    """Tied-embedding decoder whose second half receives the first half's outputs as skips (U-Net wiring)."""
+    """Tied-embedding decoder whose second half receives the first half's outputs as skips (U-Net wiring).
+
+    `looping` says whether the recipe's loop is on. It always is, but in the first part of a training run.
+    """
 
     def __init__(self, config: Model):
         super().__init__()
         self.config = config
+        self.looping = True
         dim, layers = config.model_dim, config.num_layers
         self.tok_emb = Table(config.vocab_size, dim)
         self.bigram = BigramEmbedding(config.bigram_rows, config.bigram_dim, dim) if config.bigram_rows else None
         self.smear = SmearGate(dim) if config.smear != "off" else None
-        self.skip_weights = nn.Parameter(torch.ones(layers // 2, dim))
+        rows = len(layer_order(config)[0])
+        self.skip_weights = nn.Parameter(torch.ones(rows, dim))
+        if config.skip_gates:
+            self.skip_gates = nn.Parameter(torch.zeros(rows, dim))
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(layers))
         self.ve: ValueEmbedding | None = None
         if config.ve_dim:
@@ -209,27 +230,28 @@ class GPT(nn.Module):
         return rotary_tables(num_tokens, config.rope_dims, config.rope_base, config.rope_reference_tokens, device)
 
     def trunk(self, ids: Tensor, stop: int | None = None) -> tuple[Tensor, Tensor]:
-        """Run the first `stop` blocks (all by default): the stream after them, with block `stop`'s skip already added.
+        """Run the first `stop` blocks of the order (all by default): the stream after them, the next one's skip added.
 
         Returns (x, x0), both [B, T, C].
         """
         x = x0 = self.embed(ids)
         cos, sin = self.rotary(ids.size(1), ids.device)
         value = self.ve(ids, x.dtype) if self.ve is not None else None
-        layers, encoder_layers = len(self.blocks), len(self.blocks) // 2
-        stop = layers if stop is None else stop
+        encoder, decoder = layer_order(self.config, self.looping)
         skips: list[Tensor] = []
-        for layer, block in enumerate(self.blocks):
-            decoder_layer = layer - encoder_layers
-            if decoder_layer >= 0 and skips:
-                x = x + self.skip_weights[decoder_layer].to(x.dtype) * skips.pop()
-            if layer == stop:
+        for place, layer in enumerate(encoder + decoder):
+            row = place - len(encoder)
+            if row >= 0 and skips:
+                skip = self.skip_weights[row].to(x.dtype) * skips.pop()
+                gated = self.config.skip_gates  # a gate of 1 leaves x alone
+                x = torch.lerp(skip, x, self.skip_gates[row].sigmoid().to(x.dtype)) if gated else x + skip
+            if place == stop:
                 break
             added = None
             if value is not None and layer in self.config.ve_layers:
                 added = self.ve_scales[layer].to(x.dtype) * value
-            x = block(x, x0, cos, sin, added)
-            if layer < encoder_layers:
+            x = self.blocks[layer](x, x0, cos, sin, added)
+            if row < 0:
                 skips.append(x)
         return x, x0
 

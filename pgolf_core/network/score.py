@@ -75,7 +75,7 @@ def bits_per_byte(nats: float, num_bytes: int) -> float:
     return nats / (math.log(2) * num_bytes)
 
 
-def _batches(windows: np.ndarray, batch_seqs: int) -> list[np.ndarray]:
+def batches_of(windows: np.ndarray, batch_seqs: int) -> list[np.ndarray]:
     """Split the plan into batches whose windows have one length and one scored length."""
     shape = np.stack((windows[:, 2] - windows[:, 0], windows[:, 2] - windows[:, 1]), axis=1)
     changes = np.flatnonzero((shape[1:] != shape[:-1]).any(axis=1)) + 1
@@ -87,7 +87,7 @@ Scored = tuple[torch.Tensor, torch.Tensor]
 """Places of targets in the stream, and their nats."""
 
 
-def _in_parts(
+def nats_in_parts(
     model: GPT, stream: torch.Tensor, batches: list[np.ndarray], autocast: str
 ) -> Generator[Scored, None, None]:
     """What is scored, in order. On a CPU threads share each batch out, each with its share of torch's own threads.
@@ -149,9 +149,9 @@ def score(
     num_targets = len(tokens) - 1
     windows = plan_windows(num_targets, seq_len, stride)
     losses = torch.full((num_targets,), math.nan, dtype=torch.float32, device=device)
-    batches = _batches(windows, batch_seqs)[world.rank :: world.size]
+    batches = batches_of(windows, batch_seqs)[world.rank :: world.size]
     done = 0
-    with contextlib.closing(_in_parts(model, stream, batches, autocast)) as found:
+    with contextlib.closing(nats_in_parts(model, stream, batches, autocast)) as found:
         for places, nats in found:
             losses[places] = nats
             done += nats.numel()

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from pgolf_core.network.grid import STEPS
+from pgolf_core.network.choice import STEPS
 from pgolf_core.packing.coder import FIRST, LAST, best_class, clip, lengths
-from pgolf_core.packing.correction import Correction, round_in_turn
+from pgolf_core.packing.correction import Correction, Feedback, round_in_turn
 from pgolf_core.packing.ledger import entropy_bits
 from pgolf_core.packing.sensitivity import Groups
 from pgolf_core.packing.steps import Stepped, quarter_octaves, side_bytes, sixteenths, write_steps
@@ -40,7 +40,7 @@ class Plan:
     """Exponents at multiplier 1, without codes."""
     scaled: np.ndarray
     """The weights over their steps at multiplier 1, float32 [rows, cols]."""
-    feedback: np.ndarray | None = None
+    feedback: Feedback | None = None
     """Of a matrix whose rounding is corrected (correction.feedback_of), in weights as they are; None rounds plainly."""
 
     def rounded(self, multiplier: float) -> Stepped:
@@ -68,14 +68,14 @@ class Plan:
         return float(lengths(item.codes, item.classes(), sixteenths(multiplier)[1]).sum(dtype=np.float64))
 
 
-def _in_turn(scaled: np.ndarray, shape: Stepped, feedback: np.ndarray) -> np.ndarray:
+def _in_turn(scaled: np.ndarray, shape: Stepped, feedback: Feedback) -> np.ndarray:
     """Codes that make good each other's errors. An error of one step of a column counts in steps of the others."""
-    (cols,), classes = shape.steps(1.0)[1].astype(np.float64), shape.classes()
-    in_steps = feedback * cols[:, None] / cols
+    cols, classes = shape.steps(1.0)[1].astype(np.float64)[0, feedback.order], shape.classes()
+    in_steps = dataclasses.replace(feedback, earlier=feedback.earlier * cols[:, None] / cols)
     return round_in_turn(scaled, in_steps, lambda column, j: clip(np.rint(column), classes[:, j]))
 
 
-def plan(weights: np.ndarray, groups: Groups, feedback: np.ndarray | None = None) -> Plan:
+def plan(weights: np.ndarray, groups: Groups, feedback: Feedback | None = None) -> Plan:
     """Steps and spreads of one matrix (float32 [rows, cols]) up to the multiplier; `feedback` as in Plan.
 
     Groups of rows or columns get exponents of their own where that saves more bits than the exponents take.

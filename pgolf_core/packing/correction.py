@@ -1,8 +1,9 @@
 """Rounding in turn: the columns of a matrix still to come make good the error of each one that is rounded (GPTQ).
 
 A linear map x W^T whose weights change by E changes its outputs by sum tr(E H E^T) in all, H = X^T X of its inputs. For
-a rounded column that sum is least where the columns after it move by what the Cholesky factor of the inverse of H says
-(Frantar et al. 2022, arXiv 2210.17323). Only whole numbers come out otherwise: the file and its reader know nothing.
+a rounded column that sum is least where the columns after it move as a Cholesky factor of H says (Frantar et al. 2022,
+arXiv 2210.17323, by the inverse's factor). Only whole numbers come out otherwise: the file and its reader know nothing.
+The head is such a map too, by the token embedding.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from pgolf_core.base.device import autocasting, to_device
 from pgolf_core.base.files import UserError
 from pgolf_core.base.parallel import World
 from pgolf_core.network.grid import Grid, choose_scale, dequantise, quantise
-from pgolf_core.network.model import Linear, network_with
-from pgolf_core.recipes.recipe import Recipe
+from pgolf_core.network.model import Linear, network_with, rms_norm
+from pgolf_core.recipes.recipe import Quant, Recipe
 from pgolf_core.text.shards import TokenStream, seq_len_at
 
 RAISES, RAISE = 4, 10.0
@@ -40,20 +41,25 @@ class Hessians:
     tokens: int
 
     def of(self, name: str) -> Tensor | None:
-        """The mean for a weight, None for one that is no linear map's. Keys and values have the queries' input."""
+        """The mean for a weight, None for one that none was gathered for. Keys and values have the queries' input."""
         return self.means.get(re.sub(r"\.attn\.c_[kv]\.", ".attn.c_q.", name))
 
 
 class InputMeter:
-    """Adds up x x^T over all that passes through a network's linear maps: one [in, in] float32 for each, no more."""
+    """Adds up x x^T over all that passes through a network's linear maps: one [in, in] float32 for each, no more.
 
-    def __init__(self, network: nn.Module):
+    A map that a loop runs several times has the sum over its runs (PR 1493)."""
+
+    def __init__(self, network: nn.Module, head: bool = False):
         self.sums: dict[str, Tensor] = {}
         for name, module in network.named_modules():
-            if isinstance(module, Linear) and not name.endswith((".attn.c_k", ".attn.c_v")):
-                key, weight = f"{name}.weight", module.weight
-                size = weight.size(1)
-                self.sums[key] = torch.zeros(size, size, dtype=torch.float32, device=weight.device)
+            linear = isinstance(module, Linear) and not name.endswith((".attn.c_k", ".attn.c_v"))
+            if not (linear or (head and name == "tok_emb")):
+                continue
+            key, weight = f"{name}.weight", module.weight
+            size = weight.size(1)
+            self.sums[key] = torch.zeros(size, size, dtype=torch.float32, device=weight.device)
+            if linear:
                 module.register_forward_pre_hook(lambda module, inputs, key=key: self.add(key, inputs[0]))
 
     @torch.no_grad()
@@ -102,7 +108,8 @@ def gather(
     """
     t_start, longest, rows = time.perf_counter(), 0.0, 0
     network = network_with(settings.model, dict(weights)).eval()
-    meter = InputMeter(network)
+    head = settings.quant.correct_tok_emb
+    meter = InputMeter(network, head)
     mine, length = windows[world.rank :: world.size], windows.size(1)
     size = max(settings.data.micro_batch_seqs * settings.data.seq_len // length, 1)
     for first in range(0, len(mine), size):
@@ -111,7 +118,9 @@ def gather(
             break
         batch = mine[first : first + size]
         with autocasting(device, settings.schedule.autocast):
-            network.trunk(to_device(batch, device))
+            x, _ = network.trunk(to_device(batch, device))
+        if head:
+            meter.add("tok_emb.weight", rms_norm(x, settings.model.norm_eps))
         if device.type == "cuda":
             torch.cuda.synchronize()  # else the clock would see the order, not the work
         rows += len(batch)
@@ -123,27 +132,46 @@ def gather(
     return Hessians({name: total * scale for name, total in meter.sums.items()}, tokens)
 
 
-def feedback_of(hessian: Tensor, damping: float) -> tuple[np.ndarray, float] | None:
-    """(feedback [in, in], the damping it took) of a mean x x^T; None where no input was ever seen, or nothing helps.
+@dataclass(frozen=True)
+class Feedback:
+    """How the columns of one matrix make good each other's errors."""
 
-    Row j of the feedback, beyond its diagonal, is how far the later columns move against an error of 1 in column j.
+    order: np.ndarray
+    """Column numbers in the order in which they are rounded, int64 [in]."""
+    earlier: np.ndarray
+    """Column i, above the diagonal: by how much of the error of each one before it the i-th moves; float64 [in, in]."""
+    live: np.ndarray
+    """bool [in]: columns that are not taken as zero."""
+
+
+def feedback_of(
+    hessian: Tensor, damping: float, order: str = "natural", unseen: float = 1.0
+) -> tuple[Feedback, float] | None:
+    """(feedback, the damping it took) of a mean x x^T; None where no input was ever seen, or nothing helps.
+
+    By activation, columns whose inputs were always zero are taken as zero: nothing depends on them. In the damping each
+    counts as `unseen` (PR 1493: 1, in sums over 98,304 tokens).
     """
     h = hessian.detach().to("cpu", torch.float64)
-    level = float(h.diagonal().mean())
-    if not torch.isfinite(h).all() or level <= 0:
+    diagonal, columns = h.diagonal().clone(), torch.arange(len(h))
+    live = torch.ones(len(h), dtype=torch.bool)
+    if not torch.isfinite(h).all() or diagonal.mean() <= 0:
         return None
-    h = (h + h.T) / (2 * level)
+    if order == "activation":
+        live = diagonal != 0
+        diagonal[~live] = unseen
+        columns = diagonal.argsort(descending=True, stable=True)
+    backwards = columns.flip(0)
+    h, diagonal = h[backwards[:, None], backwards], diagonal[backwards]
     for attempt in range(RAISES + 1):
         used = damping * RAISE**attempt
-        damped = h + used * torch.eye(len(h), dtype=torch.float64)
-        # H = R R^T with R upper triangular is Cholesky's from the last row and column on; the inverse's factor is R^-1
-        factor, failed = torch.linalg.cholesky_ex(damped.flip(0, 1))
+        h.diagonal().copy_(diagonal + used * diagonal.mean())
+        # H = R R^T with R upper triangular is Cholesky's from the last row and column on. tr(E H E^T) = |E R|^2, whose
+        # i-th column has errors up to the i-th alone, which can make it least: no inverse, and the codes of GPTQ
+        factor, failed = torch.linalg.cholesky_ex(h)
         if not failed:
-            eye = torch.eye(len(h), dtype=torch.float64)
-            upper = torch.linalg.solve_triangular(factor.flip(0, 1), eye, upper=True)
-            feedback = upper / upper.diagonal()[:, None]
-            if torch.isfinite(feedback).all():
-                return feedback.triu(1).numpy(), used
+            earlier = (factor / factor.diagonal()).flip(0, 1)
+            return Feedback(columns.numpy(), earlier.numpy(), live.numpy()), used
     return None
 
 
@@ -151,21 +179,28 @@ def feedback_of(hessian: Tensor, damping: float) -> tuple[np.ndarray, float] | N
 class Correction:
     """What correcting the matrices of one file takes, and what it did."""
 
-    feedback: dict[str, np.ndarray]
+    feedback: dict[str, Feedback]
     """By name, of every matrix that can be corrected."""
     told: dict[str, Any]
     """damping, tokens, matrices (how many are corrected), raised (name: damping, where it took more), plain (names of
     linear maps that are rounded plainly after all)."""
 
 
-def corrections(hessians: Hessians, shapes: Mapping[str, tuple[int, ...]], damping: float) -> Correction:
-    """The correction of the matrices of these names and shapes; tables among them stay out.
+def corrections(hessians: Hessians, shapes: Mapping[str, tuple[int, ...]], quant: Quant) -> Correction:
+    """The correction of the matrices of these names and shapes; tables among them stay out, but for the token embedding
+    where the recipe corrects it.
 
-    Raises UserError for a mean that is not of its matrix's inputs.
+    Raises UserError for a mean that is not of its matrix's inputs, and for an embedding's that was not gathered.
     """
-    feedback, raised, plain = {}, {}, []
+    feedback, raised, plain, damping = {}, {}, [], quant.correction_damping
+    known: dict[int, tuple[Feedback, float] | None] = {}
     for name, shape in shapes.items():
         hessian = hessians.of(name)
+        if name == "tok_emb.weight":
+            if not quant.correct_tok_emb:
+                continue
+            if hessian is None:
+                raise UserError("quant.correct_tok_emb needs the head's inputs; train with this recipe first")
         if hessian is None:
             continue
         if tuple(hessian.shape) != (shape[1], shape[1]):
@@ -173,7 +208,9 @@ def corrections(hessians: Hessians, shapes: Mapping[str, tuple[int, ...]], dampi
                 f"the inputs of {name} have statistics of shape {list(hessian.shape)}, the matrix has {shape[1]} "
                 "columns; they are another run's: train with this recipe again"
             )
-        found = feedback_of(hessian, damping)
+        if id(hessian) not in known:  # queries, keys and values have one
+            known[id(hessian)] = feedback_of(hessian, damping, quant.correction_order, 1 / (hessians.tokens or 1))
+        found = known[id(hessian)]
         if found is None:
             plain.append(name)
             continue
@@ -194,25 +231,26 @@ def in_words(told: Mapping[str, Any]) -> str:
 
 
 def round_in_turn(
-    values: np.ndarray, feedback: np.ndarray, rounded: Callable[[np.ndarray, int], np.ndarray]
+    values: np.ndarray, feedback: Feedback, rounded: Callable[[np.ndarray, int], np.ndarray]
 ) -> np.ndarray:
     """`values` [rows, cols] after rounding column by column, float64 in their unit.
 
     `rounded` makes of a column [rows] and its number what it becomes; the columns after it make good the difference.
     """
-    work = np.ascontiguousarray(values.T, np.float64)  # a column is a row here: they are taken one by one
-    done, errors = np.empty_like(work), np.empty_like(work)
-    for start in range(0, len(work), BLOCK):
-        stop = min(start + BLOCK, len(work))
+    order, earlier = feedback.order, feedback.earlier
+    given = np.ascontiguousarray((values * feedback.live).T[order], np.float64)  # a column is a row here
+    moved, done, errors = given.copy(), np.empty_like(given), np.empty_like(given)
+    for start in range(0, len(given), BLOCK):
+        stop = min(start + BLOCK, len(given))
         for j in range(start, stop):
-            column = work[j] - feedback[start:j, j] @ errors[start:j]
-            done[j] = rounded(column, j)
-            errors[j] = column - done[j]
-        work[stop:] -= feedback[start:stop, stop:].T @ errors[start:stop]
+            column = moved[j] + earlier[start:j, j] @ errors[start:j]
+            done[order[j]] = rounded(column, int(order[j]))
+            errors[j] = given[j] - done[order[j]]
+        moved[stop:] += earlier[start:stop, stop:].T @ errors[start:stop]
     return done.T
 
 
-def quantise_in_turn(w: Tensor, grid: Grid, feedback: np.ndarray) -> tuple[Tensor, Tensor]:
+def quantise_in_turn(w: Tensor, grid: Grid, feedback: Feedback) -> tuple[Tensor, Tensor]:
     """grid.quantise_tensor with correction: codes int8 [rows, cols], scales float16 [rows] as without it."""
     scale, codes = choose_scale(w, grid), torch.empty_like(w, dtype=torch.int8)
 

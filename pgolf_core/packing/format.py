@@ -1,12 +1,14 @@
 """The artifact file: its layout, and what a table of tensors must be before anything is believed or written.
 
-Layout (little-endian), format version 1, and 3 where matrices are on steps (2, an older layout of them, is refused):
+Layout (little-endian), format version 1, 3 where matrices are on steps (2, an older layout of them, is refused), or 4:
     8 bytes magic | u16 version | u32 length of the header | header | codes | fp16 | scales [| steps]
 The header is canonical JSON (sorted keys, no spaces) in one zstd frame: the model's configuration, [name, grid, shape]
 of each tensor in name order, the length of each stream, and a SHA-256 over the version, the rest of the header and all
 streams. Each stream is one zstd frame: `codes` int8 of every gridded tensor, each in blocks of its own; `fp16` the
 tensors kept at half precision and `scales` the float16 row scales, both with all low bytes before all high bytes.
 `steps` (version 3) is no frame but the entropy coder's own words: see pgolf_core/packing/steps.py.
+Version 4 says "compressor": "brotli" in its header: its three streams are brotli streams, and of the codes, too, all
+even-numbered bytes come before all odd ones.
 No time, path or commit is inside.
 """
 
@@ -18,16 +20,16 @@ import re
 import struct
 from typing import Any
 
-from pgolf_core.base.files import canonical_json
-from pgolf_core.network.grid import PACKABLE
+from pgolf_core.base.files import Refused, canonical_json
+from pgolf_core.network.choice import PACKABLE
 from pgolf_core.recipes.recipe import Model
 
 MAGIC = b"\x89PGOLF\r\n"
 """Eight bytes that no text file begins with and that any newline conversion spoils, as in PNG."""
-VERSION, STEPS_VERSION = 1, 3
+VERSION, STEPS_VERSION, BROTLI_VERSION = 1, 3, 4
 PREAMBLE = struct.Struct("<8sHI")
 STEPS_STREAMS = ("codes", "fp16", "scales", "steps")
-STREAMS_OF = {VERSION: STEPS_STREAMS[:3], STEPS_VERSION: STEPS_STREAMS}
+STREAMS_OF = {VERSION: STEPS_STREAMS[:3], STEPS_VERSION: STEPS_STREAMS, BROTLI_VERSION: STEPS_STREAMS[:3]}
 """By version, in the order of the file."""
 MAX_ELEMENTS = 2**27
 """Weights in one artifact: one bit each fills the 16 MB track. It bounds what a hostile header can make us allocate."""
@@ -35,12 +37,10 @@ _MATRICES_PER_LAYER = 6
 _NAME = re.compile(r"[A-Za-z0-9_.]{1,200}")
 
 
-class Refused(Exception):
-    """Why a file is no artifact; turned into a UserError that names the file."""
-
-
 def version_of(header: dict[str, Any]) -> int:
     streams = header.get("streams")
+    if header.get("compressor") == "brotli":
+        return BROTLI_VERSION
     return STEPS_VERSION if isinstance(streams, dict) and "steps" in streams else VERSION
 
 

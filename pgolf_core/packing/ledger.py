@@ -32,8 +32,8 @@ class Ledger:
     """Per tensor: name, grid, shape, elements, raw_bytes before compression (codes or halves, without the scales),
     scales_raw_bytes, compressed_bytes (None for fp16: those share one stream), and entropy_bytes: raw_bytes under an
     ideal coder that knows this tensor's own symbol counts (order 0). What compressed_bytes has above entropy_bytes is
-    the coder's loss; entropy_bytes itself is the model's size. Tensors on steps share one stream: their bytes are their
-    share of its bits."""
+    the coder's loss; entropy_bytes itself is the model's size. Tensors on steps, or by brotli, share one stream: their
+    bytes are their share of its bits."""
     steps: dict[str, Any] | None = None
     """How the budget of a file on steps was spent (see allocation.spend); None without steps."""
     correction: dict[str, Any] | None = None

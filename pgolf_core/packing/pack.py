@@ -12,11 +12,13 @@ import torch
 import zstandard
 from torch import Tensor
 
-from pgolf_core.base.files import UserError, canonical_json, explain_os_errors, write_bytes
-from pgolf_core.network.grid import GRIDS, STEPS, grid_names_for, quantise_tensor
+from pgolf_core.base.files import Refused, UserError, canonical_json, explain_os_errors, write_bytes
+from pgolf_core.base.squeeze import squeezed
+from pgolf_core.network.choice import STEPS, grid_names_for
+from pgolf_core.network.grid import grid_of, quantise_tensor
 from pgolf_core.packing.allocation import spend
 from pgolf_core.packing.correction import Correction, Hessians, corrections, quantise_in_turn
-from pgolf_core.packing.format import MAGIC, PREAMBLE, STEPS_STREAMS, Refused, check_tensors, checksum, version_of
+from pgolf_core.packing.format import MAGIC, PREAMBLE, STEPS_STREAMS, check_tensors, checksum, version_of
 from pgolf_core.packing.ledger import CapExceeded, Ledger, entropy_bytes
 from pgolf_core.packing.sensitivity import Groups, allocate_bits, groups_of
 from pgolf_core.recipes.recipe import Model, Quant, Recipe, recorded
@@ -79,10 +81,10 @@ def pack(
     """Quantise `state` (any order, device and float dtype), compress it and write it atomically to `path`.
 
     With quant.kind = steps, `sensitivity` decides the steps and quant.target_bytes how fine they are. The bytes depend
-    on what is given and the versions of zstandard and constriction alone; with quant.correction = hessian, which needs
-    `hessians`, also on how the machine's linear algebra adds up. Raises UserError naming the tensor for weights that
-    are not finite or do not fit float16, and CapExceeded, removing what an earlier packing left at `path`, when file
-    and code together exceed `cap_bytes`.
+    on what is given and the versions of zstandard, constriction and brotli alone; with quant.correction = hessian,
+    which needs `hessians`, also on how the machine's linear algebra adds up. Raises UserError naming the tensor for
+    weights that are not finite or do not fit float16, and CapExceeded, removing what an earlier packing left at `path`,
+    when file and code together exceed `cap_bytes`.
     """
     if quant.allocation == "gradient" and bits is None:
         raise UserError("quant.allocation = gradient needs the run's sensitivities; train with this recipe first")
@@ -95,13 +97,13 @@ def pack(
     spent = None
     if on_steps and sensitivity is not None:
         target = quant.target_bytes or cap_bytes - cap_bytes // 1000
-        others = len(_head(model, table, [*streams, b""], quant.zstd_level)) + sum(map(len, streams)) + _HEAD_SLACK
+        others = len(_head(model, table, [*streams, b""], quant)) + sum(map(len, streams)) + _HEAD_SLACK
         stepped = {name: _finite(name, state[name]).numpy() for name, _, _ in on_steps}
         payload, shares, spent = spend(stepped, sensitivity, target - code_bytes - others, correction=correction)
         streams.append(payload)
         rows = sorted(rows + shares, key=lambda row: str(row["name"]))
         spent["target_bytes"] = target
-    head = _head(model, table, streams, quant.zstd_level)
+    head = _head(model, table, streams, quant)
     file_bytes = len(head) + sum(map(len, streams))
     ledger = Ledger(
         weights_bytes=sum(map(len, streams)) - len(streams[2]), fp16_bytes=len(streams[1]),
@@ -138,7 +140,7 @@ def _correction(table: list[Entry], quant: Quant, hessians: Hessians | None) -> 
     if hessians is None:
         raise UserError("quant.correction = hessian needs the run's inputs; train with this recipe first")
     gridded = {name: tuple(shape) for name, grid, shape in table if grid != "fp16"}
-    return corrections(hessians, gridded, quant.correction_damping)
+    return corrections(hessians, gridded, quant)
 
 
 def _plain_streams(
@@ -148,30 +150,44 @@ def _plain_streams(
     parts: dict[str, list[np.ndarray]] = {"codes": [], "fp16": [], "scales": []}
     rows: list[dict[str, Any]] = []
     for name, grid, shape in table:
-        symbols, scales = _encode(name, state[name], grid, correction)
+        symbols, scales = _encode(name, state[name], grid, quant, correction)
         parts["fp16" if grid == "fp16" else "codes"].append(symbols)
         parts["scales"].append(scales)
         rows.append({
             "name": name, "grid": grid, "shape": shape, "elements": symbols.size, "raw_bytes": symbols.nbytes,
             "scales_raw_bytes": scales.nbytes, "compressed_bytes": None, "entropy_bytes": entropy_bytes(symbols),
         })  # fmt: skip
-    blocks = _compress([codes.tobytes() for codes in parts["codes"]], quant.zstd_level, min_match=7)
-    for row, block in zip((row for row in rows if row["grid"] != "fp16"), blocks, strict=False):
-        row["compressed_bytes"] = len(block)
-    rest = [_compress([_byte_planes(parts[stream])], quant.zstd_level)[0] for stream in ("fp16", "scales")]
-    return [b"".join(blocks), *rest], rows
+    gridded = [row for row in rows if row["grid"] != "fp16"]
+    codes, rest = (
+        [codes.tobytes() for codes in parts["codes"]],
+        [_byte_planes(parts[key]) for key in ("fp16", "scales")],
+    )
+    if quant.compressor == "brotli":
+        streams, sizes = squeezed(codes, rest, [row["entropy_bytes"] for row in gridded])
+    else:
+        blocks = _compress(codes, quant.zstd_level, min_match=7)
+        streams, sizes = (
+            [b"".join(blocks), *(_compress([part], quant.zstd_level)[0] for part in rest)],
+            [*map(len, blocks)],
+        )
+    for row, size in zip(gridded, sizes, strict=False):
+        row["compressed_bytes"] = size
+    return streams, rows
 
 
-def _encode(name: str, tensor: Tensor, grid: str, correction: Correction | None) -> tuple[np.ndarray, np.ndarray]:
+def _encode(
+    name: str, tensor: Tensor, grid: str, quant: Quant, correction: Correction | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Symbols of one tensor, flat (int8 codes, or float16 values), and its float16 scales (none for fp16)."""
     w = _finite(name, tensor)
     if grid == "fp16":
         symbols, scales = w.to(torch.float16).flatten(), torch.empty(0, dtype=torch.float16)
         finite = torch.isfinite(symbols).all()
     else:
-        symbols, scales = quantise_tensor(w, GRIDS[grid])
+        own = grid_of(name, grid, quant)
+        symbols, scales = quantise_tensor(w, own)
         if correction is not None and name in correction.feedback:
-            symbols, scales = quantise_in_turn(w, GRIDS[grid], correction.feedback[name])
+            symbols, scales = quantise_in_turn(w, own, correction.feedback[name])
         finite = torch.isfinite(scales).all()
     if not finite:
         raise UserError(f"{name} holds values up to {w.abs().max():.3g}, too large for float16 on grid {grid}")
@@ -208,12 +224,14 @@ def _compress(parts: list[bytes], level: int, **options: int) -> list[bytes]:
     return pieces
 
 
-def _head(model: Model, table: list[Entry], streams: list[bytes], level: int) -> bytes:
-    header = {
+def _head(model: Model, table: list[Entry], streams: list[bytes], quant: Quant) -> bytes:
+    header: dict[str, Any] = {
         "model": recorded(model),
         "streams": {stream: len(payload) for stream, payload in zip(STEPS_STREAMS, streams, strict=False)},
         "tensors": table,
     }
+    if quant.compressor == "brotli":
+        header["compressor"] = "brotli"
     header["sha256"] = checksum(header, b"".join(streams))
-    (packed,) = _compress([canonical_json(header).encode("ascii")], level)
+    (packed,) = _compress([canonical_json(header).encode("ascii")], quant.zstd_level)
     return PREAMBLE.pack(MAGIC, version_of(header), len(packed)) + packed

@@ -18,11 +18,22 @@ import zstandard
 from torch import Tensor
 
 from pgolf_core.base.device import pick_device
-from pgolf_core.base.files import UserError, canonical_json
-from pgolf_core.network.grid import GRIDS, STEPS, dequantise
+from pgolf_core.base.files import Refused, UserError, canonical_json
+from pgolf_core.base.squeeze import unsqueezed
+from pgolf_core.network.choice import STEPS
+from pgolf_core.network.grid import GRIDS, dequantise
 from pgolf_core.network.model import GPT, network_with, parameter_shapes
 from pgolf_core.network.score import Score, score
-from pgolf_core.packing.format import MAGIC, PREAMBLE, STREAMS_OF, Refused, check_tensors, checksum, is_size, version_of
+from pgolf_core.packing.format import (
+    BROTLI_VERSION,
+    MAGIC,
+    PREAMBLE,
+    STREAMS_OF,
+    check_tensors,
+    checksum,
+    is_size,
+    version_of,
+)
 from pgolf_core.packing.steps import read_steps
 from pgolf_core.recipes.recipe import Model, from_dict, recorded
 from pgolf_core.text.tokenizer import TokenBytes
@@ -33,7 +44,8 @@ MAX_HEADER_BYTES = 2**20
 
 
 def read_header(path: Path | str) -> dict[str, Any]:
-    """The verified header: `model`, `tensors` ([name, grid, shape] each), `streams` (bytes each), `sha256`."""
+    """The verified header: `model`, `tensors` ([name, grid, shape] each), `streams` (bytes each), `sha256`;
+    of a file by brotli also `compressor`."""
     return _explained(path, lambda header, model, streams: header)
 
 
@@ -44,7 +56,7 @@ def unpack(path: Path | str) -> tuple[Model, dict[str, Tensor]]:
     bytes for each of MAX_ELEMENTS weights. That the tensors are this model's, neither more nor fewer, is for the caller
     to see (a strict load_state_dict); here they are only held to be enough for it, so that building it is safe too.
     """
-    return _explained(path, lambda header, model, streams: (model, _decode(header["tensors"], streams)))
+    return _explained(path, lambda header, model, streams: (model, _decode(header, streams)))
 
 
 def _explained(path: Path | str, use: Callable[..., Any]) -> Any:
@@ -61,15 +73,20 @@ def _read(path: Path | str) -> tuple[dict[str, Any], Model, dict[str, memoryview
         raise Refused("it does not begin with pgolf's signature")
     _, version, header_length = PREAMBLE.unpack_from(payload)
     if version not in STREAMS_OF:
-        raise Refused(f"format version {version}, this program reads versions {' and '.join(map(str, STREAMS_OF))}")
+        raise Refused(f"format version {version}, this program reads versions {', '.join(map(str, STREAMS_OF))}")
     view = memoryview(payload)[PREAMBLE.size :]
     if header_length > len(view):
         raise Refused("it ends inside its header")
     header = _parse_header(view[:header_length])
-    if version != version_of(header):
+    lengths = header["streams"]
+    by_brotli = "compressor" in header
+    if (
+        version != version_of(header)
+        or by_brotli != (version == BROTLI_VERSION)
+        or {*lengths} != {*STREAMS_OF[version]}
+    ):
         raise Refused(f"its streams are not those of format version {version}")
     body = view[header_length:]
-    lengths = header["streams"]
     if sum(lengths.values()) != len(body):
         raise Refused(f"its header promises {sum(lengths.values())} bytes of streams, it holds {len(body)}")
     if checksum(header, body) != header["sha256"]:
@@ -119,7 +136,8 @@ def _parse_header(frame: memoryview) -> dict[str, Any]:
         canonical = canonical_json(header) == text  # false for NaN, repeated keys, odd numbers, spaces
     except (ValueError, RecursionError):
         raise Refused("its header is not JSON") from None
-    if not canonical or not isinstance(header, dict) or set(header) != {"model", "sha256", "streams", "tensors"}:
+    keys = {"model", "sha256", "streams", "tensors"}
+    if not canonical or not isinstance(header, dict) or {*header} - {"compressor"} != keys:
         raise Refused("its header is not one that pgolf writes")
     lengths = header["streams"]
     known = isinstance(lengths, dict) and set(lengths) in map(set, STREAMS_OF.values())
@@ -139,15 +157,19 @@ def _parse_model(values: Any) -> Model:
     return model
 
 
-def _decode(tensors: list[list[Any]], streams: dict[str, memoryview]) -> dict[str, Tensor]:
+def _decode(header: dict[str, Any], streams: dict[str, memoryview]) -> dict[str, Tensor]:
+    tensors = header["tensors"]
     sizes = {"codes": 0, "fp16": 0, "scales": 0}
     plain = [entry for entry in tensors if entry[1] != STEPS]
     for _, grid, shape in plain:
         sizes["fp16" if grid == "fp16" else "codes"] += math.prod(shape)
         sizes["scales"] += 0 if grid == "fp16" else shape[0]
-    codes = _decompress(streams["codes"], "codes", sizes["codes"])
-    halves = _halves(_decompress(streams["fp16"], "fp16 values", 2 * sizes["fp16"]))
-    scales = _halves(_decompress(streams["scales"], "scales", 2 * sizes["scales"]))
+    frames, in_bytes = list(streams.values()), [sizes["codes"], 2 * sizes["fp16"], 2 * sizes["scales"]]
+    if "compressor" in header:
+        codes, *planes = unsqueezed(frames, in_bytes)
+    else:
+        codes, *planes = map(_decompress, frames, ("codes", "fp16 values", "scales"), in_bytes)
+    halves, scales = map(_halves, planes)
     if not np.isfinite(halves).all() or not np.isfinite(scales).all() or (scales < 0).any():
         raise Refused("it holds values that are not finite, or negative scales")
     state: dict[str, Tensor] = {}

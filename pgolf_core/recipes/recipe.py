@@ -12,13 +12,19 @@ from pgolf_core.base.files import UserError, canonical_json, sha256_bytes
 from pgolf_core.base.strict import build
 
 TRACK_CAP_BYTES = {"10min_16mb": 16_000_000, "local_10min_1mb": 1_000_000}
+SIGMA_BITS = range(4, 9)
 GRID_NAMES = (
     "fp16", "int6_row", "int8_row_clip", "int5_row_clip", "int6_row_clip", "int7_row_clip", "int5_row_nofloor",
     "int6_clip_search", "int8_clip_search", "int8_clip_search_step4",
+    *(f"int{bits}_sigma" for bits in SIGMA_BITS),
 )  # fmt: skip
-LATER_KEYS: frozenset[str] = frozenset(())
-"""Keys that came after runs were recorded: at their defaults they enter no fingerprint and no artifact's header, so
-that what was recorded stays what it was."""
+LATER_KEYS = frozenset((
+    "negative_slope", "skip_gates", "num_loops", "loop_start", "loop_end", "parallel_start", "muon_row_normalise",
+    "embed_wd", "loop_at", "min_lr", "reserve_seconds", "adapt",
+    "clip_sigmas", "embed_clip_sigmas", "correction_order", "correct_tok_emb", "compressor",
+))  # fmt: skip
+"""Keys and sections that came after runs were recorded: at their defaults they enter no fingerprint and no artifact's
+header, so that what was recorded stays what it was."""
 RULES: list[Callable[[Any], Iterable[str]]] = []
 """What `from_dict` holds a recipe against: `recipes.rules` puts itself here. A script does without: its recipe was
 checked when the script was made."""
@@ -63,6 +69,18 @@ class Model:
     """0-based layers that add the value embedding."""
     init: str = "orthogonal"
     """Initialisation of the matrices that are not zero: orthogonal, or torch's uniform default."""
+    negative_slope: float = 0.0
+    """What negative inputs of the MLP's leaky ReLU are multiplied by before the square (PR 1493: 0.5); 0: plain."""
+    skip_gates: bool = False
+    """Blend each skip in by a learned sigmoid gate instead of adding it (PR 1493)."""
+    num_loops: int = 0
+    """How many times more the blocks loop_start..loop_end run, on the same weights (PR 1493: 2); 0: once, as all."""
+    loop_start: int = 0
+    """0-based first block of the loop."""
+    loop_end: int = 0
+    """0-based last block of the loop, which includes it."""
+    parallel_start: int = -1
+    """0-based first of the last blocks whose attention and MLP read the same input (PR 1493: 7); negative: none."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +96,7 @@ class Data:
     """Contiguous spans a step is cut from, each one token longer than its inputs; fixes the partition."""
     order: str = "sequential"
     """sequential: the split from its start, as the records read it; shuffled: windows of seq_len in the seed's random
-    order, from another offset each pass."""
+    order, from another offset each pass; ranked: windows in each rank's own order, whatever the seed (PR 1493)."""
     micro_batch_seqs: int = 48
     """Sequences of one forward/backward: a speed setting that never changes which tokens a step sees."""
     final_seq_len: int = 0
@@ -104,6 +122,10 @@ class Optim:
     muon_momentum_warmup_steps: int = 1500
     newton_schulz_steps: int = 5
     newton_schulz_dtype: str = "bfloat16"
+    muon_row_normalise: bool = False
+    """Divide each row of Muon's momentum by its norm before it is orthogonalised (PR 1493)."""
+    embed_wd: float = -1.0
+    """Weight decay of the token embedding (PR 1493: 0.085); negative: adam_wd."""
     grad_clip_norm: float = 0.3
     """Global L2 norm over all parameters; 0 turns clipping off."""
     bigram_optimizer: str = "split"
@@ -128,6 +150,13 @@ class Schedule:
     """Steps over which the learning rate falls linearly to zero."""
     warmdown_fraction: float = 0.0
     """Share of the budget (clock or iterations) over which the rate falls instead; 0: warmdown_iters decides."""
+    min_lr: float = 0.0
+    """Floor of the learning-rate multiplier."""
+    loop_at: float = 0.0
+    """Share of the budget from which on model.num_loops counts (PR 1493: 0.35); validation, averages and the packed
+    file run the loop, whatever training did."""
+    reserve_seconds: float = 0.0
+    """Seconds of max_seconds that training leaves for what follows it (PR 1493: 12, for the Hessians)."""
     val_every_steps: int = 0
     """Cadence of validation with raw weights; 0 validates only at the end."""
     val_tokens: int = 0
@@ -141,7 +170,8 @@ class Schedule:
 
     def used(self, step: int, elapsed_seconds: float) -> float:
         """Share of the budget, in [0, 1], that `step` steps in so many seconds have used: of the nearer limit."""
-        by_clock = elapsed_seconds / self.max_seconds if self.max_seconds > 0 else 0.0
+        cap = self.max_seconds - self.reserve_seconds
+        by_clock = elapsed_seconds / cap if cap > 0 else 0.0
         return min(max(by_clock, step / self.iterations), 1.0)
 
     def over_cap_seconds(self, trained_seconds: float) -> float:
@@ -194,6 +224,12 @@ class Quant:
     """fixed, or gradient: PR 332's 5/6/7 bits by squared gradient for attention, MLP and bigram."""
     exceptions: tuple[str, ...] = ()
     """Tensors by name before any other rule, each "PATTERN=GRID" with shell wildcards; the first that fits holds."""
+    clip_sigmas: float = 12.85
+    """On the grids int<bits>_sigma: a row's clip, in standard deviations of its weights (PR 1493: SDClip)."""
+    embed_clip_sigmas: float = 20.0
+    """The same of the token embedding."""
+    compressor: str = "zstd"
+    """zstd, or brotli: even bytes, then odd ones, then brotli at its strongest (PR 1493); needs the package brotli."""
     zstd_level: int = 22
     correction: str = "off"
     """off, or hessian: while a matrix is rounded, the columns still to come make good each column's error, as far as
@@ -202,6 +238,11 @@ class Quant:
     """Added to the diagonal of a matrix's X^T X, as a share of the diagonal's mean; raised where that is not enough."""
     correction_tokens: int = 65_536
     """Training tokens that X is gathered from, on the clock after the last step; rounded up to whole sequences."""
+    correction_order: str = "natural"
+    """natural: columns are rounded from the first on; activation: those with the largest inputs first, and those whose
+    inputs were always zero become zero (GPTQ's act-order, PR 1493)."""
+    correct_tok_emb: bool = False
+    """Correct the token embedding too, as the head: by what the last norm gives it (PR 1493)."""
 
 
 @dataclass(frozen=True)
@@ -211,6 +252,25 @@ class Eval:
     seq_len: int = 2048
     stride: int = 64
     batch_seqs: int = 32
+
+
+@dataclass(frozen=True)
+class Adapt:
+    """Learning from what has been scored, while the score is taken (PR 1493: its values but `kind`)."""
+
+    kind: str = "off"
+    """off, or sgd: chunk after chunk of the text is scored, then trained on; the last one is scored alone."""
+    lr: float = 0.005
+    """Rate of the first chunk; it falls over the chunks as half a cosine, to about 0."""
+    epochs: int = 3
+    """Passes over a chunk."""
+    momentum: float = 0.9
+    """Of SGD; kept from chunk to chunk."""
+    chunk_tokens: int = 32_768
+    batch_seqs: int = 32
+    """Sequences of eval.seq_len in a step, over all ranks."""
+    grad_clip_norm: float = 1.0
+    """As optim.grad_clip_norm."""
 
 
 @dataclass(frozen=True)
@@ -231,6 +291,7 @@ class Recipe:
     qat: QAT = field(default_factory=QAT)
     quant: Quant = field(default_factory=Quant)
     eval: Eval = field(default_factory=Eval)
+    adapt: Adapt = Adapt()
 
     @property
     def cap_bytes(self) -> int:
@@ -258,10 +319,11 @@ def recorded(part: Any) -> dict[str, Any]:
     """The values of a Recipe, or of one of its sections, that a fingerprint or a file keeps (see LATER_KEYS)."""
     values = json.loads(json.dumps(dataclasses.asdict(part)))
     for key in list(values):
-        if dataclasses.is_dataclass(section := getattr(part, key)):
-            values[key] = recorded(section)
-        elif key in LATER_KEYS and section == getattr(type(part), key):
+        value = getattr(part, key)
+        if key in LATER_KEYS and value == getattr(type(part), key):
             del values[key]
+        elif dataclasses.is_dataclass(value):
+            values[key] = recorded(value)
     return values
 
 

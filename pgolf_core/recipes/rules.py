@@ -9,6 +9,10 @@ from pgolf_core.recipes.recipe import GRID_NAMES, RULES, TRACK_CAP_BYTES, Model,
 
 QAT_ONLY_GRIDS = ("int6_fake_pr194", "int6_fake_pr534")
 """Grids that training may use and an artifact cannot hold."""
+MOST_LOOPS = 64
+"""Of model.num_loops: an artifact names it, and its reader runs that many blocks."""
+GRADIENTS_BELOW = 0.1
+"""Learning-rate multiplier below which gradients are gathered for packing: packing.sensitivity's own."""
 MOST_CORRECTED_INPUTS = 8192
 """Widest matrix that quant.correction = hessian takes: 256 MiB for its inputs' products."""
 MOST_CORRECTION_TOKENS = 2**24
@@ -18,7 +22,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "script": ("readable", "packed"),
     "model.smear": ("before", "after", "off"),
     "model.init": ("orthogonal", "uniform"),
-    "data.order": ("sequential", "shuffled"),
+    "data.order": ("sequential", "shuffled", "ranked"),
     "optim.muon_wd_order": ("before", "after"),
     "optim.newton_schulz_dtype": ("bfloat16", "float32"),
     "optim.bigram_optimizer": ("split", "scalar"),
@@ -30,31 +34,37 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "quant.kind": ("grid", "steps"),
     "quant.allocation": ("fixed", "gradient"),
     "quant.correction": ("off", "hessian"),
+    "quant.correction_order": ("natural", "activation"),
+    "quant.compressor": ("zstd", "brotli"),
+    "adapt.kind": ("off", "sgd"),
     **{f"quant.{part}": GRID_NAMES for part in ("attention", "mlp", "tok_emb", "other")},
 }
 AT_LEAST: dict[str, float] = {
     "model.vocab_size": 2, "model.model_dim": 2, "model.rope_dims": 2, "model.rope_base": 1.0,
     "model.logit_softcap": 1e-3, "quant.correction_damping": 1e-6,
+    "quant.clip_sigmas": 0.1, "quant.embed_clip_sigmas": 0.1,
     **dict.fromkeys((
         "model.num_layers", "model.num_heads", "model.num_kv_heads", "model.mlp_hidden", "model.bigram_dim",
         "data.seq_len", "data.batch_tokens", "data.spans_per_step", "data.micro_batch_seqs",
         "optim.newton_schulz_steps", "schedule.iterations", "schedule.log_every_steps", "average.swa_every_steps",
         "quant.zstd_level", "quant.correction_tokens", "eval.seq_len", "eval.stride", "eval.batch_seqs",
+        "adapt.epochs", "adapt.chunk_tokens", "adapt.batch_seqs",
     ), 1),
     **dict.fromkeys((
         "data.final_seq_len", "model.rope_reference_tokens", "model.qk_gain_init", "model.embed_init_std",
-        "model.norm_eps",
+        "model.norm_eps", "model.num_loops", "model.loop_start", "model.loop_end", "schedule.reserve_seconds",
         "model.bigram_rows", "model.xsa_last_n", "model.ve_dim", "optim.embed_lr", "optim.matrix_lr", "optim.scalar_lr",
         "optim.adam_eps", "optim.adam_wd", "optim.muon_wd", "optim.muon_momentum_warmup_steps", "optim.grad_clip_norm",
         "schedule.max_seconds", "schedule.warmup_steps", "schedule.warmdown_iters", "schedule.val_every_steps",
         "schedule.val_tokens", "schedule.checkpoint_every_seconds", "quant.small_tensor_elements",
-        "quant.target_bytes",
+        "quant.target_bytes", "adapt.lr", "adapt.grad_clip_norm",
     ), 0),
 }  # fmt: skip
 IN_UNIT_INTERVAL = (
     "optim.muon_momentum", "optim.muon_momentum_start", "optim.smear_beta2", "average.ema_decay",
     "average.swa_start", "qat.threshold", "qat.lr_factor", "schedule.warmdown_fraction",
-    "data.final_fraction",
+    "data.final_fraction", "model.negative_slope", "schedule.loop_at", "schedule.min_lr",
+    "adapt.momentum",
 )  # fmt: skip
 
 
@@ -87,6 +97,15 @@ def _impossible_networks(model: Model) -> Iterator[str]:
         yield "model.rope_reference_tokens needs model.rope_dims of at least 4"
     if model.xsa_last_n > model.num_layers:
         yield f"model.xsa_last_n = {model.xsa_last_n} exceeds model.num_layers = {model.num_layers}"
+    if model.parallel_start >= model.num_layers:
+        yield f"model.parallel_start = {model.parallel_start} must lie below model.num_layers = {model.num_layers}"
+    if model.num_loops and not model.loop_start <= model.loop_end < model.num_layers:
+        yield (
+            f"model.loop_start = {model.loop_start} and model.loop_end = {model.loop_end} must be the first and last "
+            f"of some of the blocks 0..{model.num_layers - 1}"
+        )
+    if model.num_loops > MOST_LOOPS:
+        yield f"model.num_loops = {model.num_loops}; must be at most {MOST_LOOPS}"
     if model.bigram_rows == 1:
         yield "model.bigram_rows = 1 leaves no row for a pair; use 0 (off) or at least 2"
     if bool(model.ve_dim) != bool(model.ve_layers):
@@ -99,7 +118,7 @@ def _impossible_networks(model: Model) -> Iterator[str]:
 
 def _impossible_training(recipe: Recipe) -> Iterator[str]:
     """Every combination that cannot be trained or scored."""
-    data, optim, qat, evaluation = recipe.data, recipe.optim, recipe.qat, recipe.eval
+    data, optim, qat, schedule, evaluation = recipe.data, recipe.optim, recipe.qat, recipe.schedule, recipe.eval
     for key, length in (("seq_len", data.seq_len), ("final_seq_len", data.final_seq_len or data.seq_len)):
         if data.batch_tokens % (data.spans_per_step * length):
             yield (
@@ -109,8 +128,28 @@ def _impossible_training(recipe: Recipe) -> Iterator[str]:
             break
     if evaluation.stride > evaluation.seq_len:
         yield f"eval.stride = {evaluation.stride} exceeds eval.seq_len = {evaluation.seq_len} and would skip targets"
+    if recipe.adapt.kind != "off" and recipe.adapt.chunk_tokens < evaluation.seq_len:
+        yield (
+            f"adapt.chunk_tokens = {recipe.adapt.chunk_tokens} is less than eval.seq_len = {evaluation.seq_len}: a "
+            "chunk would hold no sequence to train on"
+        )
     if not all(0.0 <= beta < 1.0 for beta in optim.adam_betas):
         yield f"optim.adam_betas = {list(optim.adam_betas)} must lie in [0, 1)"
+    if data.order == "ranked" and data.final_seq_len not in (0, data.seq_len):
+        yield f"data.final_seq_len = {data.final_seq_len} needs another data.order than ranked, of one window length"
+    if schedule.reserve_seconds and schedule.reserve_seconds >= schedule.max_seconds:
+        yield (
+            f"schedule.reserve_seconds = {schedule.reserve_seconds} leaves nothing of schedule.max_seconds = "
+            f"{schedule.max_seconds} for training"
+        )
+    for key, kind, below in (
+        ("qat.threshold", qat.kind == "late", qat.threshold),
+        ("average.swa_start", recipe.average.kind == "swa", recipe.average.swa_start),
+        ("the multiplier that packing by gradients needs", recipe.quant.kind == "steps", GRADIENTS_BELOW),
+        ("the multiplier that packing by gradients needs", recipe.quant.allocation == "gradient", GRADIENTS_BELOW),
+    ):
+        if kind and schedule.min_lr >= below > 0:
+            yield f"schedule.min_lr = {schedule.min_lr} must lie below {key} = {below}, or that is never reached"
     if qat.lr_factor != 1.0 and qat.kind != "late":
         yield f"qat.lr_factor = {qat.lr_factor} needs qat.kind = late, not {qat.kind}"
 
@@ -133,6 +172,14 @@ def _impossible_files(recipe: Recipe) -> Iterator[str]:
         yield "quant.allocation = gradient gives bits to grids; quant.kind = steps takes quant.allocation = fixed"
     if quant.kind == "steps" and qat.kind != "off" and qat.grid == "packed":
         yield "qat.grid = packed has no grid to train on with quant.kind = steps; name one, or qat.kind = off"
+    if quant.kind == "steps" and quant.compressor == "brotli":
+        yield "quant.compressor = brotli is for grids: quant.kind = steps has a coder of its own; take zstd beside it"
+    if quant.correct_tok_emb and quant.kind == "grid" and quant.tok_emb == "fp16":
+        yield "quant.correct_tok_emb corrects rounding, and quant.tok_emb = fp16 rounds to no grid; name one, or false"
+    narrow = [f"model.{k}_dim" for k, rows in (("bigram", model.bigram_rows), ("ve", model.ve_dim)) if rows]
+    narrow = [key for key in narrow if attrgetter(key)(recipe) == 1]
+    if narrow and quant.other.endswith("_sigma"):
+        yield f"quant.other = {quant.other} needs {narrow[0]} of at least 2: a row of one weight has no deviation"
     widest = max(model.model_dim, model.mlp_hidden)
     if quant.correction == "hessian" and widest > MOST_CORRECTED_INPUTS:
         yield (

@@ -190,6 +190,16 @@ class TokenStream:
             self.position += length
         return windows
 
+    def own_spans(self, data: Data, rank: int, ranks: int, seq_len: int) -> np.ndarray:
+        """What one rank trains on in the next step: spans of n + 1 tokens, [spans, n + 1] uint16 (see `step_batch`)."""
+        if data.order == "shuffled":
+            spans = self.take_shuffled(data.batch_tokens // seq_len, seq_len)
+        else:
+            n = data.batch_tokens // data.spans_per_step
+            spans = self.take(data.spans_per_step * (n + 1)).reshape(data.spans_per_step, n + 1)
+        own = len(spans) // ranks
+        return spans[rank * own : (rank + 1) * own]
+
     def _read(self, position: int, n: int) -> np.ndarray:
         taken = np.empty(n, dtype=np.uint16)
         filled = 0
@@ -218,17 +228,11 @@ def step_batch(
 
     The step takes `spans_per_step` contiguous spans of n + 1 tokens: inputs are the first n, targets the last. With 8
     spans this is the published partition; with data.order = shuffled they are windows of `seq_len` (0: data.seq_len).
-    Ranks get equally many whole spans, so that the step's tokens are the same however many ranks there are.
+    Ranks get equally many whole spans, so that the step's tokens are the same however many ranks there are; a
+    RankedStream's are not.
     """
     seq_len = seq_len or data.seq_len
-    if data.order == "shuffled":
-        spans = stream.take_shuffled(data.batch_tokens // seq_len, seq_len)
-    else:
-        n = data.batch_tokens // data.spans_per_step
-        spans = stream.take(data.spans_per_step * (n + 1)).reshape(data.spans_per_step, n + 1)
-    own = len(spans) // ranks
-    spans = spans[rank * own : (rank + 1) * own]
-    tokens = torch.from_numpy(spans.astype(np.int64))
+    tokens = torch.from_numpy(stream.own_spans(data, rank, ranks, seq_len).astype(np.int64))
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
     # contiguous, as in the warm-up: other strides would be compiled anew, on the clock
     return inputs.reshape(-1, seq_len).contiguous(), targets.reshape(-1, seq_len).contiguous()

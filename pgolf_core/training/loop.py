@@ -27,15 +27,18 @@ from pgolf_core.base.device import (
 from pgolf_core.base.files import write_json
 from pgolf_core.base.names import AVERAGED_WEIGHTS, GROUP_SENSITIVITY, HESSIANS, RAW_WEIGHTS, SENSITIVITY, TRAIN_RESULT
 from pgolf_core.base.parallel import ALONE, World
+from pgolf_core.base.squeeze import need_brotli
 from pgolf_core.base.stop import Stop
 from pgolf_core.network.attention import kernel_name
-from pgolf_core.network.grid import Grid, qat_grids
+from pgolf_core.network.choice import qat_grids
+from pgolf_core.network.grid import Grid
 from pgolf_core.network.model import build_model
 from pgolf_core.network.score import score
 from pgolf_core.packing.correction import Gathering
 from pgolf_core.packing.pack import Statistics
 from pgolf_core.packing.sensitivity import SENSITIVITY_BELOW, GroupMeter
 from pgolf_core.recipes.recipe import Recipe
+from pgolf_core.text.ranked import RankedStream
 from pgolf_core.text.shards import TokenStream, check_enough, check_ranks, load_tokens, seq_len_at, step_batch
 from pgolf_core.text.tokenizer import TokenBytes, check_vocab
 from pgolf_core.training.average import build_average
@@ -80,6 +83,8 @@ class Trainer:
     ):
         check_vocab(data.vocab_size, recipe.model.vocab_size)
         check_ranks(world.size, recipe.data)
+        if recipe.quant.compressor == "brotli":
+            need_brotli()
         self.recipe, self.seed, self.data, self.folder = recipe, seed, data, Path(folder)
         self.world, self.ledger, self.keep = world, SecondsLedger(), keep
         self.stop = Stop(launched=world.size > 1)
@@ -87,7 +92,8 @@ class Trainer:
         self.log = RunLog(self.folder, say) if world.first else NoLog(self.folder)
         self.device = pick_device()
         with self.ledger.spend("data"):
-            self.stream = TokenStream(data.train_paths, data.vocab_size, seed=seed)
+            kind = RankedStream if recipe.data.order == "ranked" else TokenStream
+            self.stream = kind(data.train_paths, data.vocab_size, seed=seed)
             check_enough(self.stream.total_tokens, recipe.data, "training split")
             self.val_tokens = load_tokens(data.val_paths, data.vocab_size)
         with self.ledger.spend("warmup"):
@@ -100,6 +106,7 @@ class Trainer:
         self.meter = GroupMeter(self.named)
         self.gathering = Gathering(recipe, self.device, world) if recipe.quant.correction == "hessian" else None
         self.qat_on = False
+        self.model.looping = not recipe.model.num_loops  # on from the start where there is nothing to be switched
         self.step, self.val_step = 0, -1
         self.step_seconds: deque[float] = deque(maxlen=LOOK_BACK_STEPS)
         made_of = {"recipe": recipe.fingerprint, "seed": seed, "data": data.sha256}
@@ -152,8 +159,8 @@ class Trainer:
         """Whether the iterations are done, or the next step would end after the cap."""
         schedule = self.recipe.schedule
         needed = self.ledger.seconds["train"] + max(self.step_seconds, default=0.0)
-        if self.gathering is not None:
-            needed += self.gathering.reserved_seconds
+        after = self.gathering.reserved_seconds if self.gathering is not None else 0.0
+        needed += max(after, schedule.reserve_seconds)
         return self.step >= schedule.iterations or 0 < schedule.max_seconds < needed
 
     def _step(self) -> dict[str, float]:
@@ -162,8 +169,11 @@ class Trainer:
         multiplier = rate_multiplier(schedule, self.step, clock)
         momentum = muon_momentum(self.step, self.recipe.optim)
         self._update_qat(multiplier)
-        data, world = self.recipe.data, self.world
-        length = seq_len_at(data, schedule.used(self.step, clock))
+        data, world, used = self.recipe.data, self.world, schedule.used(self.step, clock)
+        if used >= schedule.loop_at and not self.model.looping:
+            self.model.looping = True
+            self.log.line(f"loop:enabled step:{self.step} used:{used:.4f}")
+        length = seq_len_at(data, used)
         loss = self._forward_backward(*step_batch(self.stream, data, world.rank, world.size, length))
         if 0 < multiplier < SENSITIVITY_BELOW:
             self.meter.add(self.named)
@@ -216,17 +226,19 @@ class Trainer:
         before = {name: p.detach().clone() for name, p in self.named.items()}
         generator = torch.Generator().manual_seed(self.seed)
         lengths = sorted({data.seq_len, seq_len_at(data, 1.0)})
-        for index, length in itertools.product(range(steps), lengths):
+        loops = sorted({self.model.looping, True})  # both graphs are compiled before the clock
+        for index, length, self.model.looping in itertools.product(range(steps), lengths, loops):
             if index == steps - 1 and self.recipe.qat.kind != "off":
                 self.model.set_fake_grids(self.qat_grids)  # so that QAT's graph is compiled before the clock
             rows = data.batch_tokens // length // self.world.size
             ids = torch.randint(self.recipe.model.vocab_size, (rows, length + 1), generator=generator)
             self._forward_backward(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
             self.optimizers.step(1.0, self.recipe.optim.muon_momentum)
-            if length == lengths[-1]:
+            if length == lengths[-1] and self.model.looping:
                 self.log.line(f"warmup_step:{index + 1}/{steps}", quiet=True)
             self._leave_if_asked()
         self.model.set_fake_grids({})
+        self.model.looping = loops[0]
         if self.gathering is not None:
             self.gathering.rehearse(self.named, generator)
         restore(self.named, before, "warm-up")
@@ -268,7 +280,7 @@ class Trainer:
             about = {
                 "step": self.step, "val_step": self.val_step, "position": self.stream.position,
                 "resumed_at": self.resumed_at, "qat_on": self.qat_on, "sensitivity_steps": self.meter.steps,
-                "seconds": self.ledger.settled(),
+                "looping": self.model.looping, "seconds": self.ledger.settled(),
             }  # fmt: skip
             self.checkpoint.save(self._state(), about)
 
@@ -308,6 +320,7 @@ class Trainer:
             self.log.keep_until(-1, -1)
             return
         self.meter.steps, self.qat_on = about["sensitivity_steps"], about["qat_on"]
+        self.model.looping = about.get("looping", True)  # an older checkpoint knows of none
         self.model.set_fake_grids(self.qat_grids if self.qat_on else {})
         self.step, self.val_step, self.stream.position = about["step"], about["val_step"], about["position"]
         self.ledger.seconds["train"] = about["seconds"]["train"]

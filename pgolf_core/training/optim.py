@@ -54,19 +54,20 @@ def parameter_groups(names: Iterable[str], optim: Optim) -> list[Group]:
     betas = optim.adam_betas
     split = optim.bigram_optimizer == "split"
     scalar = dict(optimizer="adamw", lr=optim.scalar_lr, betas=betas, weight_decay=optim.adam_wd)
-    embed = dict(optimizer="adamw", lr=optim.embed_lr, betas=betas, weight_decay=optim.adam_wd)
+    embed = {**scalar, "lr": optim.embed_lr}
+    token_decay = optim.embed_wd if optim.embed_wd >= 0 else optim.adam_wd
     muon = dict(optimizer="muon", lr=optim.matrix_lr, weight_decay=optim.muon_wd)
     frozen = dict(optimizer="frozen")
     table: list[tuple[str, str, dict]] = [
-        ("token embedding", r"tok_emb\.weight", embed),
+        ("token embedding", r"tok_emb\.weight", {**embed, "weight_decay": token_decay}),
         ("bigram table", r"bigram\.embed\.weight", embed if split else scalar),
         ("bigram projection", r"bigram\.proj\.weight", muon if split else scalar),
         ("value embedding", r"ve\.embed\.weight", frozen if optim.ve_frozen else embed),
         ("value projection", r"ve\.proj\.weight", frozen if optim.ve_frozen else muon),
         ("smear gate", r"smear\.gate", {**scalar, "betas": (betas[0], optim.smear_beta2)}),
         ("block matrices", r"blocks\.\d+\.(attn|mlp)\.\w+\.weight", muon),
-        ("scalars", r"blocks\.\d+\.(attn_scale|mlp_scale|resid_mix|attn\.q_gain)|skip_weights|bigram\.scale|ve_scales",
-         scalar),
+        ("scalars", r"blocks\.\d+\.(attn_scale|mlp_scale|resid_mix|attn\.q_gain)|skip_(weights|gates)|bigram\.scale|"
+         r"ve_scales", scalar),
     ]  # fmt: skip
     members: dict[str, list[str]] = {name: [] for name, _, _ in table}
     for parameter in names:
@@ -89,6 +90,7 @@ class Muon:
         self.world = world
         self.base_lr, self.weight_decay, self.order = lr, weight_decay, optim.muon_wd_order
         self.steps, self.dtype = optim.newton_schulz_steps, getattr(torch, optim.newton_schulz_dtype)
+        self.by_rows = optim.muon_row_normalise
         self.shapes: dict[tuple[int, ...], dict[str, nn.Parameter]] = {}
         for name, parameter in parameters.items():
             self.shapes.setdefault(tuple(parameter.shape), {})[name] = parameter
@@ -120,6 +122,8 @@ class Muon:
                 torch._foreach_mul_(weights, 1 - lr * self.weight_decay)
 
     def _orthogonal(self, stack: Tensor) -> Tensor:
+        if self.by_rows:  # MuonEq-R: every row asks for the same (PR 1493)
+            stack = stack / torch.linalg.vector_norm(stack, dim=-1, keepdim=True).clamp_min(1e-7)
         return self.orthogonalise(stack, self.steps, self.dtype)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -222,21 +226,23 @@ def check_finite(loss: float, grad_norm: float, named: Iterable[tuple[str, Tenso
 
 
 def rate_multiplier(schedule: Schedule, step: int, elapsed_seconds: float) -> float:
-    """Learning-rate multiplier of step number `step`: 1, in the end linear to 0 (papers/machinery.md).
+    """Learning-rate multiplier of step number `step`: 1, in the end linear to 0 or its floor (papers/machinery.md).
 
     It falls over the last share of the budget where the recipe names one, which needs no guess of how many steps a
     machine manages; else over the last `warmdown_iters` steps, under a clock by the mean step time so far.
     """
-    iters, cap = schedule.warmdown_iters, schedule.max_seconds
+    iters, cap = schedule.warmdown_iters, schedule.max_seconds - schedule.reserve_seconds
     if schedule.warmdown_fraction > 0:
-        return min((1 - schedule.used(step, elapsed_seconds)) / schedule.warmdown_fraction, 1.0)
-    if iters <= 0:
+        falling = (1 - schedule.used(step, elapsed_seconds)) / schedule.warmdown_fraction
+    elif iters <= 0:
         return 1.0
-    if cap > 0:
+    elif cap > 0:
         warmdown_seconds = iters * elapsed_seconds / max(step, 1)
         remaining_seconds = max(cap - elapsed_seconds, 0.0)
-        return remaining_seconds / max(warmdown_seconds, 1e-12) if remaining_seconds <= warmdown_seconds else 1.0
-    return min(max((schedule.iterations - step) / iters, 0.0), 1.0)
+        falling = remaining_seconds / max(warmdown_seconds, 1e-12) if remaining_seconds <= warmdown_seconds else 1.0
+    else:
+        falling = (schedule.iterations - step) / iters
+    return min(max(falling, schedule.min_lr), 1.0)
 
 
 def muon_momentum(step: int, optim: Optim) -> float:

@@ -29,7 +29,7 @@ FILLS = {  # parameter, in the blocks' without their number: scale, tag, offset
     "tok_emb.weight": (0.2, 0), "bigram.embed.weight": (0.2, 1), "bigram.proj.weight": (0.1, 2), "smear.gate": (2.0, 3),
     "skip_weights": (0.2, 4, 1.0), "ve.embed.weight": (1.0, 5), "ve.proj.weight": (0.2, 6),
     "attn.c_q.weight": (0.1, 10), "attn.c_k.weight": (0.1, 11), "attn.c_v.weight": (0.1, 12),
-    "attn.proj.weight": (0.1, 13), "attn.q_gain": (0.2, 14, 1.5), "mlp.fc.weight": (0.1, 15),
+    "skip_gates": (2.0, 7), "attn.proj.weight": (0.1, 13), "attn.q_gain": (0.2, 14), "mlp.fc.weight": (0.1, 15),
     "mlp.proj.weight": (0.1, 16), "attn_scale": (0.2, 17, 1.0), "mlp_scale": (0.2, 18, 1.0), "resid_mix": (0.2, 19),
 }  # fmt: skip
 
@@ -49,11 +49,13 @@ def filled_model(config: recipe.Model) -> GPT:
             filled = fill(tuple(parameter.shape), scale, base + tag, *offset)
         if inner == "resid_mix":
             filled[0] += 1
+        if inner == "attn.q_gain":
+            filled += config.qk_gain_init
         parameter.data.copy_(filled)
     return model
 
 
-def tokens(batch: int, length: int) -> torch.Tensor:
-    """Token ids [batch, length + 1] below 1,024."""
+def tokens(batch: int, length: int, vocab_size: int = 1024) -> torch.Tensor:
+    """Token ids [batch, length + 1]."""
     index = 4096 * np.arange(batch)[:, None] + np.arange(length + 1)
-    return torch.from_numpy((hash32(index, 77) % np.uint64(1024)).astype(np.int64))
+    return torch.from_numpy((hash32(index, 77) % np.uint64(vocab_size)).astype(np.int64))

@@ -24,11 +24,15 @@ eval = {seq_len = 32, stride = 8, batch_seqs = 64}
 """
 
 
-def finished_run(root: Path, seeds: tuple[int, ...] = (1, 2)) -> Path:
+ADAPTING = ("adapt.kind=sgd", "adapt.lr=0.05", "adapt.epochs=2", "adapt.chunk_tokens=160", "adapt.batch_seqs=3")
+"""The toy with adaptation of the packed file: five chunks."""
+
+
+def finished_run(root: Path, seeds: tuple[int, ...] = (1, 2), overrides: tuple[str, ...] = ()) -> Path:
     """A toy corpus in root/datasets, and a recipe trained on it to the end as the notebooks do; the recipe's folder."""
     toy_corpus(root)
     (root / "toy.toml").write_text(RECIPE)
-    options = {"runs_dir": str(root / "runs"), "cache_dir": str(root)}
+    options = {"overrides": overrides, "runs_dir": str(root / "runs"), "cache_dir": str(root)}
     run = open_run(str(root / "toy.toml"), **options)
     for seed in seeds:
         finish_seed(open_run(str(root / "toy.toml"), seed=seed, **options))
@@ -57,5 +61,5 @@ def finish_seed(run: Run) -> None:
     finish_stage(run, "05_quantize", packing_seconds=0.1)
     evaluation = run.recipe.eval
     roundtrip, sliding = (stages.score_packed(run, n, progress=False) for n in (evaluation.seq_len, evaluation.stride))
-    stages.write_result(run, roundtrip, sliding)
+    stages.write_result(run, roundtrip, sliding, stages.adapt_packed(run, sliding, progress=False))
     finish_stage(run, "06_sliding_eval")

@@ -22,6 +22,7 @@ from ranks import on_ranks
 from small import small_recipe, word_shards
 
 from pgolf_core import ROOMS
+from pgolf_core.adapting.trace import adapt_artifact
 from pgolf_core.base.device import why_not_compile
 from pgolf_core.base.files import UserError
 from pgolf_core.base.names import SCRIPT_ARTIFACT, SEED_RESULT, TRAIN_LOG
@@ -64,6 +65,9 @@ VARIANTS = {
     "steps by gradient, rounding corrected": small_recipe(
         model={**SMALL, "model_dim": 64}, schedule={"iterations": 24, "warmdown_iters": 20},
         quant={"kind": "steps", "correction": "hessian", "correction_tokens": 200},
+    ),
+    "adapting": small_recipe(
+        model=SMALL, adapt={"kind": "sgd", "lr": 0.05, "epochs": 1, "chunk_tokens": 400, "batch_seqs": 7},
     ),
     "by the clock, clip search, no average, exceptions": small_recipe(
         model={**SMALL, "smear": "off"},
@@ -228,6 +232,8 @@ def run_package(world: World, recipe: Recipe, data: TrainData, folder: Path) -> 
         how = (recipe.eval.seq_len, stride, recipe.eval.batch_seqs)
         found = score_artifact(path, tokens, data.token_bytes, *how, autocast=recipe.schedule.autocast, world=world)
         scores[f"{name}_bpb"] = found.bpb
+    if recipe.adapt.kind != "off":
+        scores["adapted_bpb"] = adapt_artifact(path, recipe, tokens, found, world=world).score.bpb
     (folder / f"scores{world.rank}.json").write_text(json.dumps(scores))
     return scores
 
@@ -260,8 +266,9 @@ def run_script_of(recipe: Recipe, data: TrainData, package: Path, folder: Path, 
     assert result["total_bytes"] == len(expected) + result["code_bytes"]
     assert (result["recipe_sha256"], result["seed"], result.get("ranks", 1)) == (recipe.fingerprint, 7, ranks)
     said = done.stdout.splitlines()
-    exact = f"val_loss:{result['sliding_loss']:.8f} val_bpb:{scores['sliding_bpb']:.8f}"
-    assert said[-1] == f"final_sliding_window_exact {exact}" and done.stdout.count(said[-1]) == 1
+    name, kind = ("adapted", "adapted") if "adapted_bpb" in scores else ("sliding_window", "sliding")
+    exact = f"val_loss:{result[f'{kind}_loss']:.8f} val_bpb:{scores[f'{kind}_bpb']:.8f}"
+    assert said[-1] == f"final_{name}_exact {exact}" and done.stdout.count(said[-1]) == 1
     assert f"Serialized model: {len(expected)} bytes" in said
     logs = [(place / TRAIN_LOG).read_text().splitlines() for place in (package, folder / "seed7")]
     ours, theirs = ([line.split(" train_time")[0] for line in log] for log in logs)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from hashfill import fill
@@ -15,20 +16,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pgolf_core.base.device import why_not_compile
-from pgolf_core.base.files import UserError
 from pgolf_core.network.grid import (
     GRIDS,
     choose_scale,
     dequantise,
     fake_quantise,
-    grid_names_for,
-    qat_grids,
+    grid_of,
     quantise,
     quantise_tensor,
     round_to_float16,
     row_quantile,
 )
-from pgolf_core.recipes.recipe import QAT, Quant
+from pgolf_core.recipes.recipe import Quant
 
 TABLE = {  # grid: (sum q, sum |q|, largest |q|, sum of scales, mean squared error) on A, then on B
     "int6_row_clip": ((606, 76_076, 9, 2.064453, 8.517393e-05), (2587, 216_427, 31, 3.090820, 2.193564e-04)),
@@ -154,41 +153,17 @@ def test_compiled_in_one_graph_the_fake_quantiser_is_bitwise_the_eager_one(names
     assert all(map(torch.equal, results, fake_all(w)))
 
 
-SHAPES = {"tok_emb.weight": (32, 16), "bigram.embed.weight": (65, 1), "blocks.0.attn.c_q.weight": (16, 16),
-          "blocks.0.mlp.fc.weight": (24, 16)}  # fmt: skip
-
-
-def test_grids_follow_size_first_then_the_part_of_the_network():
-    parts = {"attention": "int6_row", "mlp": "int5_row_clip", "tok_emb": "fp16", "other": "int8_row_clip"}
-    small = {"bigram.proj.weight": (8, 8), "ve_scales": (900,), "blocks.0.mlp.proj.weight": (2, 32)}
-    found = grid_names_for(SHAPES | small, Quant(**parts, small_tensor_elements=64))
-    assert list(found.values()) == ["fp16", "int8_row_clip", "int6_row", "int5_row_clip", "fp16", "fp16", "fp16"]
-
-
-def test_gradient_allocation_rules_attention_mlp_and_bigram_and_nothing_else():
-    quant = Quant(allocation="gradient", small_tensor_elements=64)
-    others = {"ve.embed.weight": (32, 8), "skip_weights": (9, 16)}
-    bits = {"tok_emb.weight": 7, "bigram.embed.weight": 5, "blocks.0.attn.c_q.weight": 7}
-    found = grid_names_for(SHAPES | others, quant, bits).values()
-    assert [name.removesuffix("_row_clip") for name in found] == ["int8", "int5", "int7", "int6", "int8", "int8"]
-    with pytest.raises(UserError, match=r"c_q\.weight cannot be packed on grid int9_row_clip"):
-        grid_names_for(SHAPES, quant, {"blocks.0.attn.c_q.weight": 9})
-
-
-@pytest.mark.parametrize("allocation", ["fixed", "gradient"])
-def test_an_exception_by_name_comes_before_size_part_and_gradient(allocation: str):
-    shapes = {"tok_emb.weight": (32, 16), "blocks.0.attn.c_k.weight": (8, 16), "blocks.1.attn.c_k.weight": (8, 16)}
-    exceptions = ("blocks.1.*=int8_row_clip", "blocks.*.c_k.weight=fp16", "tok_emb.weight=int6_row")
-    quant = Quant(exceptions=exceptions, small_tensor_elements=64, allocation=allocation)
-    assert list(grid_names_for(shapes, quant).values()) == ["int6_row", "fp16", "int8_row_clip"]
-    for entry, words in (("blocks.7.*=fp16", r"no tensor is called 'blocks\.7"),
-                         ("blocks.0.attn_scale=int6_row", "is no matrix and has no grid; use fp16")):  # fmt: skip
-        with pytest.raises(UserError, match=words):
-            grid_names_for({**SHAPES, "blocks.0.attn_scale": (16,)}, Quant(exceptions=(entry,)))
-
-
-def test_qat_beside_steps_trains_on_the_grid_it_names_and_not_at_all_when_off():
-    shapes = {"blocks.0.attn.c_q.weight": (512, 512), "tok_emb.weight": (1024, 512)}
-    named = qat_grids(shapes, Quant(kind="steps"), QAT(kind="late", grid="int6_row"))
-    assert {grid.name for grid in named.values()} == {"int6_row"}
-    assert qat_grids(shapes, Quant(kind="steps"), QAT()) == {}
+@pytest.mark.parametrize("bits", [4, 6, 8])
+def test_a_row_is_clipped_at_its_recipes_number_of_standard_deviations(bits: int):
+    """Rows without spread have scale 0: their codes are the ends, and they read back as zeros (PR 1493)."""
+    w, quant = torch.randn(5, 400, generator=torch.Generator().manual_seed(2)), Quant(clip_sigmas=2.5)
+    w[3], w[4, :399], w[4, 399] = -0.7, 0.0, 1e-12
+    levels = 2 ** (bits - 1) - 1
+    for tensor, sigmas in (("blocks.0.attn.c_q.weight", 2.5), ("tok_emb.weight", 20.0)):
+        q, scale = quantise_tensor(w, grid_of(tensor, f"int{bits}_sigma", quant))
+        expected = np.std(w.double().numpy(), axis=1, ddof=1) * sigmas / levels
+        np.testing.assert_allclose(scale.double(), np.where(expected < 1e-7, 0, expected), rtol=2**-11)
+        step = scale[:3].double()[:, None]
+        assert torch.equal(q[:3], (w[:3].double() / step).round().clamp(-levels, levels).to(torch.int8))
+        assert q[3].unique().tolist() == [-levels] and q[4].unique().tolist() == [0, levels]
+        assert not dequantise(q, scale)[3:].any() and bool(q[:3].abs().max() == levels) is (sigmas == 2.5)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from small import noisy_model, small_recipe
 
+from pgolf_core.lab.bench.plain import plain_logits
 from pgolf_core.network.grid import GRIDS
-from pgolf_core.network.model import GPT, SmearGate, build_model, num_parameters, parameter_shapes
+from pgolf_core.network.model import GPT, SmearGate, build_model, layer_order, num_parameters, parameter_shapes
 
 SWITCHES = [
     {},
@@ -18,6 +21,7 @@ SWITCHES = [
     {"ve_dim": 8, "ve_layers": [1, 2]},
     {"num_layers": 4, "xsa_last_n": 4},
     {"num_layers": 1, "xsa_last_n": 0, "rope_dims": 16, "ln_scale": False},
+    {"num_loops": 2, "loop_start": 1, "loop_end": 2, "skip_gates": True, "parallel_start": 2, "negative_slope": 0.5},
 ]
 
 
@@ -34,6 +38,71 @@ def test_changing_a_token_leaves_earlier_logits_bit_identical_and_every_paramete
     model(ids[:, :-1], ids[:, 1:]).backward()
     silent = [name for name, p in model.named_parameters() if p.numel() and (p.grad is None or not p.grad.any())]
     assert silent == []
+
+
+@pytest.mark.parametrize(
+    ("shape", "off", "on"),
+    [
+        (
+            (11, 2, 3, 5),
+            ([0, 1, 2, 3, 4], [5, 6, 7, 8, 9, 10]),
+            ([0, 1, 2, 3, 4, 5, 3, 4], [5, 3, 4, 5, 6, 7, 8, 9, 10]),
+        ),
+        ((5, 2, 2, 2), ([0, 1], [2, 3, 4]), ([0, 1, 2], [2, 2, 3, 4])),
+        ((2, 1, 0, 1), ([0], [1]), ([0, 1], [0, 1])),
+        ((1, 3, 0, 0), ([], [0]), ([0, 0], [0, 0])),
+        ((4, 0, 1, 2), ([0, 1], [2, 3]), ([0, 1], [2, 3])),
+    ],
+)
+def test_a_loop_stands_several_times_in_the_order_and_the_whole_is_cut_in_half(shape: tuple, off, on) -> None:
+    keys = ("num_layers", "num_loops", "loop_start", "loop_end")
+    config = small_recipe(model={"xsa_last_n": 0, **dict(zip(keys, shape, strict=True))}).model
+    assert (layer_order(config, looping=False), layer_order(config)) == (off, on)
+    assert parameter_shapes(config)["skip_weights"] == (min(map(len, on)), 32)
+
+
+PARTS = [
+    {"negative_slope": 0.5},
+    {"skip_gates": True},
+    {"parallel_start": 1},
+    {"num_loops": 2, "loop_start": 0, "loop_end": 1},
+    {"num_loops": 3, "loop_start": 1, "loop_end": 1, "ve_dim": 8, "ve_layers": [1], "xsa_last_n": 2},
+    SWITCHES[-1],
+]
+
+
+@pytest.mark.parametrize("changes", PARTS)
+def test_each_part_is_the_plain_version_eager_and_compiled_and_its_loop_can_be_switched(changes: dict) -> None:
+    """Against the network written one operation after another, from the papers alone; both graphs of a loop."""
+    model = noisy_model(0.2, 1, num_layers=4, **changes)
+    ids = torch.randint(64, (2, 21), generator=torch.Generator().manual_seed(3))
+    inputs, targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+    torch._dynamo.reset()
+    compiled = torch.compile(model, dynamic=False, fullgraph=True, backend="eager")
+    without, weights = dataclasses.replace(model.config, num_loops=0), dict(model.named_parameters())
+    off, on = (F.cross_entropy(plain_logits(weights, config, inputs).flatten(0, 1), targets.flatten())
+               for config in (without, model.config))  # fmt: skip
+    assert ((on - off).abs() > 1e-4) == bool(model.config.num_loops)
+    for model.looping in (False, True, False):
+        losses = [one(inputs, targets) for one in (model, compiled)]
+        torch.testing.assert_close(losses, 2 * [on if model.looping else off], atol=2e-5, rtol=0)
+        for loss in losses:
+            gradients = [torch.autograd.grad(one, list(model.parameters()), allow_unused=True, retain_graph=True)
+                         for one in (loss, on if model.looping else off)]  # fmt: skip
+            for found, expected in zip(*gradients, strict=True):
+                assert (found is None) == (expected is None)
+                assert found is None or (found - expected).norm() <= 1e-3 * expected.norm() + 1e-7
+
+
+def test_a_fresh_gate_blends_equal_parts_and_a_far_open_one_leaves_the_stream_alone() -> None:
+    model, ids = noisy_model(0.2, 1, skip_gates=True), torch.randint(64, (1, 9))
+    with torch.no_grad():
+        model.skip_gates.zero_()
+        encoder = model.blocks[0](*model.trunk(ids, stop=0), *model.rotary(9, ids.device), None)
+        torch.testing.assert_close(model.trunk(ids, stop=1)[0], (encoder + model.skip_weights[0] * encoder) / 2)
+        model.skip_gates.fill_(40.0)
+        torch.testing.assert_close(model.trunk(ids, stop=1)[0], encoder)
+    assert build_model(model.config, 0).skip_gates.count_nonzero() == 0
 
 
 def test_logits_from_a_later_position_are_the_same_numbers() -> None:

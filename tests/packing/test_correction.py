@@ -63,7 +63,7 @@ def damped(hessian: torch.Tensor) -> np.ndarray:
 
 def plans(w: np.ndarray, groups: Groups, hessian: torch.Tensor) -> tuple[allocation.Plan, allocation.Plan]:
     """A matrix's plan, and the corrected one."""
-    found = corrections(Hessians({"w": hessian}, 100), {"w": w.shape}, DAMPING)
+    found = corrections(Hessians({"w": hessian}, 100), {"w": w.shape}, QUANT)
     return allocation.plan(w, groups), allocation.plan(w, groups, found.feedback.get("w"))
 
 
@@ -127,7 +127,7 @@ def test_inputs_that_have_nothing_in_common_change_nothing():
 def test_the_search_ends_at_the_budget_with_the_corrected_codes(bits: float):
     weights, groups = {"w": gaussian(320, 192)}, {"w": uneven(320, 192)}
     mean = mean_product(inputs(500, 192))
-    found = corrections(Hessians({"w": mean}, 500), {"w": (320, 192)}, DAMPING)
+    found = corrections(Hessians({"w": mean}, 500), {"w": (320, 192)}, QUANT)
     budget = round(bits * 320 * 192 / 8)
     payload, _, told = allocation.spend(weights, groups, budget, correction=found)
     assert 0.998 * budget <= len(payload) <= budget and told["tries"] <= 15
@@ -140,7 +140,7 @@ def test_the_search_ends_at_the_budget_with_the_corrected_codes(bits: float):
 
 def test_one_token_is_enough_and_no_input_at_all_is_named_and_rounded_plainly(on_steps: Path, tmp_path: Path):
     feedback, used = feedback_of(mean_product(inputs(1, 30)), DAMPING)  # of rank one: damping makes it invertible
-    assert used == DAMPING and np.isfinite(feedback).all()
+    assert used == DAMPING and np.isfinite(feedback.earlier).all()
     assert feedback_of(torch.zeros(30, 30), DAMPING) is feedback_of(torch.full((30, 30), math.nan), DAMPING) is None
     name = "blocks.0.mlp.fc.weight"
     zero = Hessians({name: torch.zeros(16, 16)}, 0)
@@ -155,12 +155,12 @@ def test_damping_is_raised_where_it_must_be_and_statistics_of_another_shape_are_
     h = mean_product(inputs(100, width)).double()
     h -= 0.05 * h.diagonal().mean() * torch.eye(width)  # the smallest eigenvalue is now below zero
     assert torch.linalg.eigvalsh(h)[0] < -DAMPING * h.diagonal().mean()
-    found = corrections(Hessians({"w": h.float()}, 100), {"w": (3, width)}, DAMPING)
+    found = corrections(Hessians({"w": h.float()}, 100), {"w": (3, width)}, QUANT)
     assert found.told["raised"] == {"w": pytest.approx(0.1)} and found.told["matrices"] == 1
-    hopeless = corrections(Hessians({"w": h.float() - 1e9 * torch.ones(width, width)}, 1), {"w": (3, width)}, DAMPING)
+    hopeless = corrections(Hessians({"w": h.float() - 1e9 * torch.ones(width, width)}, 1), {"w": (3, width)}, QUANT)
     assert hopeless.told["plain"] == ["w"] and not hopeless.feedback
     with pytest.raises(UserError, match=r"w have statistics of shape .*another run's: train"):
-        corrections(Hessians({"w": torch.eye(4)}, 1), {"w": (3, 5)}, DAMPING)
+        corrections(Hessians({"w": torch.eye(4)}, 1), {"w": (3, 5)}, QUANT)
 
 
 def test_the_meter_sums_what_every_linear_map_is_given():

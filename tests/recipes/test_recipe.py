@@ -38,5 +38,12 @@ def test_a_later_key_at_its_default_is_not_recorded_and_any_other_value_is(monke
     assert recorded(other.optim)["smear_beta2"] == 0.5 and other.fingerprint != recipe.fingerprint
 
 
+def test_a_section_that_came_later_is_recorded_whole_or_not_at_all() -> None:
+    off, on = load_recipe("pr315"), load_recipe("pr315", ["adapt.kind=sgd"])
+    assert "adapt" not in recorded(off) and recorded(on)["adapt"] == to_dict(on)["adapt"]
+    other = load_recipe("pr315", ["adapt.kind=sgd", "adapt.lr=0.01"])
+    assert len({off.fingerprint, on.fingerprint, other.fingerprint}) == 3
+
+
 def test_the_cap_is_the_tracks_in_decimal_bytes() -> None:
     assert load_recipe("pr315").cap_bytes == 16_000_000 and load_recipe("local").cap_bytes == 1_000_000

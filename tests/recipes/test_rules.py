@@ -8,8 +8,9 @@ import pytest
 
 from pgolf_core.base.files import UserError
 from pgolf_core.network.grid import GRIDS
+from pgolf_core.packing.sensitivity import SENSITIVITY_BELOW
 from pgolf_core.recipes.recipe import GRID_NAMES, Recipe, from_dict, to_dict
-from pgolf_core.recipes.rules import AT_LEAST, CHOICES, IN_UNIT_INTERVAL, QAT_ONLY_GRIDS
+from pgolf_core.recipes.rules import AT_LEAST, CHOICES, GRADIENTS_BELOW, IN_UNIT_INTERVAL, QAT_ONLY_GRIDS
 
 
 @pytest.mark.parametrize(
@@ -26,12 +27,31 @@ from pgolf_core.recipes.rules import AT_LEAST, CHOICES, IN_UNIT_INTERVAL, QAT_ON
         ({"model": {"rope_dims": 2, "rope_reference_tokens": 9}}, "rope_dims of at least 4"),
         ({"model": {"xsa_last_n": 12}}, "exceeds model.num_layers"),
         ({"model": {"bigram_rows": 1}}, "leaves no row"),
+        ({"model": {"parallel_start": 11}}, "model.parallel_start = 11 must lie below model.num_layers = 11"),
+        (
+            {"model": {"num_loops": 1, "loop_start": 4, "loop_end": 3}},
+            "must be the first and last of some of the blocks",
+        ),
+        ({"model": {"num_loops": 1, "loop_end": 11}}, "of the blocks 0..10"),
+        ({"model": {"num_loops": 65}}, "model.num_loops = 65; must be at most 64"),
+        ({"model": {"negative_slope": 1.5}}, "must lie in [0, 1]"),
+        ({"data": {"order": "ranked", "final_seq_len": 4096}}, "another data.order than ranked"),
+        ({"schedule": {"reserve_seconds": 600.0}}, "leaves nothing of schedule.max_seconds = 600.0"),
+        ({"schedule": {"max_seconds": 0.0, "reserve_seconds": 1.0}}, "leaves nothing"),
+        ({"schedule": {"min_lr": 0.1}, "qat": {"kind": "late"}}, "must lie below qat.threshold = 0.1"),
+        ({"schedule": {"min_lr": 0.6}, "average": {"kind": "swa"}}, "must lie below average.swa_start = 0.5"),
+        ({"schedule": {"min_lr": 0.1}, "quant": {"kind": "steps"}}, "that packing by gradients needs = 0.1"),
+        ({"schedule": {"min_lr": 0.1}, "quant": {"allocation": "gradient"}}, "or that is never reached"),
         ({"model": {"ve_dim": 8}}, "go together"),
         ({"model": {"ve_dim": 8, "ve_layers": [11]}}, "must lie in 0..10"),
         ({"model": {"ve_dim": 8, "ve_layers": [1, 1]}}, "names a layer twice"),
         ({"data": {"batch_tokens": 786_431}}, "must be a multiple of data.spans_per_step x data.seq_len"),
         ({"data": {"final_seq_len": 4095}}, "must be a multiple of data.spans_per_step x data.final_seq_len"),
         ({"eval": {"stride": 4096}}, "would skip targets"),
+        ({"adapt": {"kind": "lora"}}, "adapt.kind = 'lora'; allowed: off, sgd"),
+        ({"adapt": {"kind": "sgd", "chunk_tokens": 2047}}, "a chunk would hold no sequence to train on"),
+        ({"adapt": {"momentum": 1.5}}, "adapt.momentum = 1.5; must lie in [0, 1]"),
+        ({"adapt": {"epochs": 0}}, "adapt.epochs = 0; must be at least 1"),
         ({"optim": {"adam_betas": [0.9, 1.0]}}, "must lie in [0, 1)"),
         ({"qat": {"grid": "fp16"}}, "qat.grid = 'fp16'; allowed: packed"),
         ({"qat": {"lr_factor": 0.5}}, "needs qat.kind = late, not off"),
@@ -66,6 +86,10 @@ def test_choices_and_bounds_name_keys_that_exist() -> None:
     for key in (*CHOICES, *AT_LEAST, *IN_UNIT_INTERVAL):
         section, _, name = key.rpartition(".")
         assert name in (values[section] if section else values), key
+
+
+def test_the_floor_that_gradients_for_packing_need_is_theirs() -> None:
+    assert GRADIENTS_BELOW == SENSITIVITY_BELOW
 
 
 def test_the_grids_that_a_recipe_may_name_are_those_that_there_are() -> None:

@@ -68,26 +68,35 @@ GOING_ON = {
         "average": {"kind": "swa", "swa_start": 0.9, "swa_every_steps": 1},
         "qat": {"kind": "late", "threshold": 0.9, "grid": "int6_fake_pr534", "lr_factor": 0.5},
     },
+    "a loop, ranked": {
+        "model": {"num_loops": 2, "loop_start": 1, "loop_end": 1, "skip_gates": True, "parallel_start": 2},
+        "data": {"order": "ranked"},
+        "schedule": {"loop_at": 0.3, "min_lr": 0.3},
+    },
     "correction": {"quant": {"kind": "steps", "correction": "hessian", "correction_tokens": 200}},
 }
 
 
 @pytest.mark.parametrize("kind", GOING_ON)
 def test_going_on_after_ctrl_c_gives_the_same_bits_as_never_stopping(data, tmp_path: Path, kind: str) -> None:
-    recipe = small_recipe(**GOING_ON[kind], schedule={"iterations": 20, "warmdown_iters": 20, "val_every_steps": 5})
+    schedule = {"iterations": 20, "warmdown_iters": 20, "val_every_steps": 3}
+    recipe = small_recipe(**{**GOING_ON[kind], "schedule": {**schedule, **GOING_ON[kind].get("schedule", {})}})
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train(recipe, 3, data, whole)
-    for stop in (4, 20):  # the last: in the moment in which all steps are done
+    for stop in (4, 6, 20):  # before and at the loop's switch; the last: in the moment in which all steps are done
         with pytest.raises(KeyboardInterrupt, match=f"stopped at step {stop}; the same command goes on"):
             train(recipe, 3, data, parts, progress=interrupt_at(stop))
         assert (parts / names.CHECKPOINT).exists()
     for other, seed, what in ((recipe, 4, "seed"), (small_recipe(optim={"matrix_lr": 0.01}), 3, "recipe")):
         with pytest.raises(UserError, match=f"made with another {what}"):
             train(other, seed, data, parts)
-    assert train(recipe, 3, data, parts).resumed_at_steps == [4, 20]
+    assert train(recipe, 3, data, parts).resumed_at_steps == [4, 6, 20]
+    logs = [[line for line in log_of(folder).splitlines() if "loop:" in line] for folder in (whole, parts)]
+    assert logs[0] == (["loop:enabled step:6 used:0.3000"] if "loop" in kind else [])
+    assert set(logs[1]) == set(logs[0])
     gathered = [names.HESSIANS] if kind == "correction" else []
     assert_same_bits(whole, parts, names.RAW_WEIGHTS, names.AVERAGED_WEIGHTS, names.GROUP_SENSITIVITY, *gathered)
-    keys = ("kind", "step", "loss", "lr_multiplier")
+    keys = ("kind", "step", "loss", "bpb", "lr_multiplier")
     curves = [[[line.get(key) for key in keys] for line in training_curve(folder)] for folder in (whole, parts)]
     assert curves[0] == curves[1]
     assert (whole / names.SENSITIVITY).read_bytes() == (parts / names.SENSITIVITY).read_bytes()
@@ -115,6 +124,53 @@ def test_the_clock_holds_with_the_gathering_in_it_and_steps_leave_room_for_it(da
     assert last <= 0.7 and last + 0.3 <= result.seconds["train"] <= 1.0
     assert trainer.gathering.found.tokens == 208  # 13 windows of 16
     assert column(tmp_path, "seconds", "correction") == [result.seconds["train"]]
+
+
+def test_the_loop_comes_on_with_the_budget_and_validation_sees_what_training_does(data, tmp_path: Path) -> None:
+    loop = {"num_loops": 1, "loop_start": 0, "loop_end": 1}
+    for name, model, at in (("never", {}, 0.0), ("half", loop, 0.5), ("always", loop, 0.0)):
+        schedule = {"loop_at": at, "val_every_steps": 6}
+        trainer = Trainer(small_recipe(model=model, schedule=schedule), 0, data, tmp_path / name)
+        trainer.run()
+        assert trainer.model.looping
+    losses = {name: column(tmp_path / name, "loss") for name in ("never", "half", "always")}
+    assert losses["half"][:6] != losses["always"][:6] and losses["half"][6] != losses["never"][6]
+    assert "loop:" not in log_of(tmp_path / "never") and "loop:enabled step:6 used:0.5000" in log_of(tmp_path / "half")
+    assert log_of(tmp_path / "always").splitlines().index("loop:enabled step:0 used:0.0000") > 0
+    # the skip rows that only a loop has get no gradient before it: with decay alone they move as rows of ones do
+    weights = weights_of(tmp_path / "half", names.RAW_WEIGHTS)["skip_weights"]
+    assert weights.shape == (2, 32) and weights[1].std() > 0
+
+
+@pytest.mark.slow  # eight graphs are traced
+def test_both_graphs_of_a_loop_are_compiled_before_the_clock_with_every_length_and_qat(data, tmp_path) -> None:
+    graphs, real = [], torch.compile
+
+    def counted(model, **how):
+        return real(model, **how, backend=lambda graph, example: graphs.append(trainer.step) or graph.forward)
+
+    recipe = small_recipe(
+        model={"num_loops": 1, "loop_start": 1, "loop_end": 2},
+        schedule={"loop_at": 0.5, "compile": "auto", "warmup_steps": 2},
+        data={"final_seq_len": 32, "final_fraction": 0.3}, qat={"kind": "late", "threshold": 0.9},
+    )  # fmt: skip
+    torch._dynamo.reset()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "compile", counted)
+        patch.setattr("pgolf_core.training.loop.why_not_compile", lambda device: "")
+        trainer = Trainer(recipe, 0, data, tmp_path)
+        ready, loop = [], trainer._loop
+        patch.setattr(trainer, "_loop", lambda: ready.append(len(graphs)) or loop())
+        trainer.run()
+    assert ready == [8] and len(graphs) == 8, "two lengths, loop off and on, QAT off and on: none while training"
+
+
+def test_seconds_in_reserve_are_left_for_what_follows(data, tmp_path: Path) -> None:
+    schedule = {"iterations": 10**6, "max_seconds": 1.2, "reserve_seconds": 0.7, "warmdown_fraction": 0.5}
+    result = train(small_recipe(schedule=schedule), 0, data, tmp_path)
+    assert result.stopped_by == "clock" and 0.25 < result.seconds["train"] <= 0.5
+    rates = [min(1.0, (1 - seconds / 0.5) / 0.5) for seconds in column(tmp_path, "seconds")]
+    assert column(tmp_path, "lr_multiplier")[1:] == pytest.approx(rates[:-1]), "by what is trained, not by the cap"
 
 
 def test_late_qat_comes_on_below_its_threshold_says_so_and_changes_weights_and_rate(data, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from pgolf_core.training.optim import (
     clip_gradients,
     muon_momentum,
     newton_schulz,
+    parameter_groups,
     rate_multiplier,
 )  # fmt: skip
 
@@ -36,20 +37,25 @@ def test_newton_schulz_pushes_singular_values_into_a_band_around_one(shape: tupl
     torch.testing.assert_close(found, u @ torch.diag(s) @ vh, atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("by_rows", [False, True])
 @pytest.mark.parametrize("order", ["before", "after"])
-def test_batched_muon_equals_one_matrix_at_a_time(order: str) -> None:
+def test_batched_muon_equals_one_matrix_at_a_time(order: str, by_rows: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     plain = {n: torch.randn(s, generator=generator) for n, s in enumerate([(8, 8), (24, 8), (8, 8), (8, 24)])}
     buffers = {name: torch.zeros_like(w) for name, w in plain.items()}
     parameters = {name: torch.nn.Parameter(w.clone()) for name, w in plain.items()}
-    optim = recipe.Optim(newton_schulz_dtype="float32", muon_wd_order=order)
+    optim = recipe.Optim(newton_schulz_dtype="float32", muon_wd_order=order, muon_row_normalise=by_rows)
     muon = Muon(parameters, lr=0.1, weight_decay=0.3, optim=optim)
     for step in range(3):
         momentum, multiplier = 0.9 + 0.01 * step, 1.0 - 0.2 * step
         for name, parameter in parameters.items():
             parameter.grad = torch.randn(parameter.shape, generator=generator)
+            parameter.grad[0] *= 0.0 if name % 2 else 100.0
             buffers[name] = momentum * buffers[name] + parameter.grad
-            update = newton_schulz(parameter.grad + momentum * buffers[name], 5, torch.float32)
+            nesterov = parameter.grad + momentum * buffers[name]
+            if by_rows:  # the rows, one after another; of a row without gradient nothing is left
+                nesterov = torch.stack([row / max(row.norm().item(), 1e-7) for row in nesterov])
+            update = newton_schulz(nesterov, 5, torch.float32)
             rows, cols = parameter.shape
             change, kept = 0.1 * multiplier * update * math.sqrt(max(1, rows / cols)), 1 - 0.1 * multiplier * 0.3
             plain[name] = plain[name] * kept - change if order == "before" else (plain[name] - change) * kept
@@ -69,6 +75,14 @@ def test_adamw_follows_the_published_formula() -> None:
         m, v = 0.9 * m + 0.1 * gradient, 0.95 * v + 0.05 * gradient**2
         expected = expected * (1 - 0.05 * 0.04) - 0.05 * (m / (1 - 0.9**t)) / ((v / (1 - 0.95**t)).sqrt() + 1e-8)
     torch.testing.assert_close(weight.detach(), expected)
+
+
+@pytest.mark.parametrize(("decay", "expected"), [(-1.0, 0.04), (0.0, 0.0), (0.085, 0.085)])
+def test_the_token_embedding_may_have_a_decay_of_its_own_and_nothing_else_shares_it(decay: float, expected) -> None:
+    names = ["tok_emb.weight", "bigram.embed.weight", "ve.embed.weight", "skip_weights", "skip_gates"]
+    groups = parameter_groups(names, recipe.Optim(embed_wd=decay))
+    decays = {name: group.weight_decay for group in groups for name in group.parameters}
+    assert decays == {**dict.fromkeys(names, 0.04), "tok_emb.weight": expected}
 
 
 def test_a_frozen_value_embedding_is_named_frozen_and_does_not_move() -> None:
@@ -109,6 +123,15 @@ BY_SHARE = {"max_seconds": 600.0, "iterations": 1000, "warmdown_fraction": 0.25}
         (BY_SHARE, [(0.0, 0, 1.0), (450.0, 10, 1.0), (525.0, 10, 0.5), (525.0, 950, 0.2), (660.0, 10, 0.0)]),
         ({**BY_SHARE, "max_seconds": 0.0}, [(525.0, 750, 1.0), (0.0, 1000, 0.0)]),
         ({"max_seconds": 600.0, "iterations": 10, "warmdown_iters": 0}, [(599.0, 9, 1.0)]),
+        # PR 1493: constant for 28 % of 588 s, then linear to 0 or to a floor
+        ({"max_seconds": 600.0, "reserve_seconds": 12.0, "warmdown_fraction": 0.72},
+         [(0.0, 0, 1.0), (164.0, 1600, 1.0), (376.32, 3000, 0.5), (588.0, 4550, 0.0), (600.0, 4600, 0.0)]),
+        ({"max_seconds": 600.0, "warmdown_fraction": 0.5, "min_lr": 0.1},
+         [(300.0, 0, 1.0), (450.0, 0, 0.5), (570.0, 0, 0.1), (600.0, 0, 0.1)]),
+        ({"max_seconds": 0.0, "iterations": 24, "warmdown_iters": 10, "min_lr": 0.25},
+         [(0.0, 14, 1.0), (0.0, 19, 0.5), (0.0, 22, 0.25), (0.0, 24, 0.25)]),
+        ({"max_seconds": 600.0, "reserve_seconds": 100.0, "iterations": 10**6, "warmdown_iters": 3000, "min_lr": 0.2},
+         [(199.9, 2000, 1.0), (400.0, 4000, 1 / 3), (490.0, 4900, 0.2)]),
     ],
 )  # fmt: skip
 def test_the_rate_falls_as_the_schedule_says_row_by_row(schedule: dict, rows: list) -> None:

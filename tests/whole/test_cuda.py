@@ -19,7 +19,7 @@ from pgolf_core.base import device as machine
 from pgolf_core.base.parallel import PATIENCE
 from pgolf_core.network import attention
 from pgolf_core.network.attention import _flash_fault, _sdpa, causal_attention, kernel_name
-from pgolf_core.network.grid import qat_grids
+from pgolf_core.network.choice import qat_grids
 from pgolf_core.network.model import build_model, parameter_shapes
 from pgolf_core.network.score import score
 from pgolf_core.recipes.reading import load_recipe

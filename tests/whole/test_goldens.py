@@ -5,8 +5,13 @@ Shapes, schedules and cases come from the files alone, so that any other folder 
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import importlib.metadata
+import importlib.util
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +20,22 @@ import torch
 from record_counts import RECORDS
 from small import column, flat_bytes
 
+from pgolf_core.adapting.plan import ScoreEvent, plan_chunks
+from pgolf_core.adapting.sgd import ChunkSGD
+from pgolf_core.base.names import TRAIN_LOG
+from pgolf_core.base.parallel import ALONE
+from pgolf_core.base.squeeze import shuffled, squeeze, unshuffled, unsqueeze
 from pgolf_core.lab.data.build import write_shard
-from pgolf_core.network.grid import GRIDS, Grid, fake_quantise, quantise_tensor
-from pgolf_core.network.model import GPT
+from pgolf_core.network.grid import GRIDS, Grid, dequantise, fake_quantise, quantise_tensor
+from pgolf_core.network.model import GPT, layer_order
 from pgolf_core.network.score import score
+from pgolf_core.packing.correction import feedback_of, gather, quantise_in_turn
+from pgolf_core.packing.pack import pack
 from pgolf_core.packing.sensitivity import allocate_bits
+from pgolf_core.packing.unpack import unpack
 from pgolf_core.recipes import recipe
+from pgolf_core.recipes.reading import load_recipe
+from pgolf_core.text.ranked import RankedStream
 from pgolf_core.text.tokenizer import TokenBytes, Tokenizer
 from pgolf_core.training.loop import TrainData, Trainer
 from pgolf_core.training.optim import Muon
@@ -41,6 +56,7 @@ def model_config(config: dict) -> recipe.Model:
     record, layers = config["record"], config["num_layers"]
     same = ("vocab_size", "num_layers", "model_dim", "num_heads", "num_kv_heads", "mlp_hidden", "rope_base",
             "logit_softcap", "qk_gain_init")  # fmt: skip
+    new = ("rope_reference_tokens", "negative_slope", "num_loops", "loop_start", "loop_end")
     return recipe.from_dict({"model": {
         **{key: config[key] for key in same},
         "rope_dims": config.get("rope_dims", 0) or config["model_dim"] // config["num_heads"],
@@ -52,6 +68,9 @@ def model_config(config: dict) -> recipe.Model:
         "xsa_last_n": min(config.get("xsa_last_n", 0), layers),
         "ve_dim": config.get("ve_dim", 0),
         "ve_layers": [int(layer) for layer in config.get("ve_layers", "").split(",") if layer],
+        "skip_gates": config.get("skip_gates_enabled", False),
+        "parallel_start": config.get("parallel_residual_start", -1),
+        **{key: config[key] for key in new if key in config},
     }}).model  # fmt: skip
 
 
@@ -61,19 +80,31 @@ def golden_model(arrays: dict[str, np.ndarray], config: dict, prefix: str = "par
     return model
 
 
+def modes(model: GPT, config: dict) -> Iterator[str]:
+    """What the names of a golden's arrays begin with, the network set to it: loop off, and on where there is one."""
+    model.looping = False
+    yield ""
+    if config.get("num_loops"):
+        model.looping = True
+        assert layer_order(model.config) == (config["encoder_indices"], config["decoder_indices"])
+        yield "loop_"
+
+
 @pytest.mark.parametrize("record", RECORDS)
 def test_logits_loss_and_gradients_equal_the_records(goldens: Path, record: str) -> None:
     arrays, config = load(goldens / f"model_{record}.npz")
     model = golden_model(arrays, config)
     x, y = (torch.from_numpy(arrays[name]).long() for name in "xy")
-    np.testing.assert_allclose(model.logits(x).detach().numpy(), arrays["logits"], atol=2e-4, rtol=0)
-    loss = model(x, y)
-    assert abs(loss.item() - float(arrays["loss"])) < 2e-5
-    loss.backward()
-    for name, expected in section(arrays, "grad/").items():
-        parameter = model.get_parameter(name)
-        found = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        assert (found - expected).norm() <= 1e-3 * expected.norm() + 1e-9, name
+    for mode in modes(model, config):
+        np.testing.assert_allclose(model.logits(x).detach().numpy(), arrays[f"{mode}logits"], atol=2e-4, rtol=0)
+        loss = model(x, y)
+        assert abs(loss.item() - float(arrays[f"{mode}loss"])) < 2e-5
+        model.zero_grad()
+        loss.backward()
+        for name, expected in section(arrays, f"{mode}grad/").items():
+            parameter = model.get_parameter(name)
+            found = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            assert (found - expected).norm() <= 1e-3 * expected.norm() + 1e-9, (mode, name)
 
 
 @pytest.mark.parametrize("record", RECORDS)
@@ -81,20 +112,23 @@ def test_logits_past_the_rotary_reference_length_equal_the_records(goldens: Path
     arrays, config = load(goldens / f"long_{record}.npz")
     model = golden_model(arrays, config)
     x = torch.from_numpy(arrays["x"]).long()
-    with torch.no_grad():
-        tail = model.logits(x, first=x.size(1) - arrays["logits_tail"].shape[1])
-        loss = model(x, torch.from_numpy(arrays["y"]).long())
-    np.testing.assert_allclose(tail.numpy(), arrays["logits_tail"], atol=5e-4, rtol=0)
-    assert abs(loss.item() - float(arrays["loss"])) < 5e-4
+    for mode in modes(model, config):
+        with torch.no_grad():
+            tail = model.logits(x, first=x.size(1) - arrays[f"{mode}logits_tail"].shape[1])
+            loss = model(x, torch.from_numpy(arrays["y"]).long())
+        np.testing.assert_allclose(tail.numpy(), arrays[f"{mode}logits_tail"], atol=5e-4, rtol=0)
+        assert abs(loss.item() - float(arrays[f"{mode}loss"])) < 5e-4
 
 
+@pytest.mark.parametrize("file", ["muon", "muon_pr1493"])
 @pytest.mark.parametrize(
     ("dtype", "key", "tolerance"), [("float32", "after_fp32_{}", 1e-4), ("bfloat16", "after{}", 0.15)]
 )
-def test_muon_moves_matrices_as_the_records_do(goldens: Path, dtype: str, key: str, tolerance: float) -> None:
-    arrays, _ = load(goldens / "muon.npz")
+def test_muon_moves_matrices_as_the_records_do(goldens: Path, file: str, dtype: str, key: str, tolerance) -> None:
+    arrays, _ = load(goldens / f"{file}.npz")
     hyper = json.loads(str(arrays.pop("hyper")))
-    optim = recipe.Optim(newton_schulz_steps=hyper["backend_steps"], newton_schulz_dtype=dtype)
+    rows = hyper.get("row_normalize", False)
+    optim = recipe.Optim(newton_schulz_steps=hyper["backend_steps"], newton_schulz_dtype=dtype, muon_row_normalise=rows)
     matrices = {name: section(arrays, f"{name}/") for name in sorted({key.split("/")[0] for key in arrays})}
     weights = {name: torch.nn.Parameter(known["init"].clone()) for name, known in matrices.items()}
     muon = Muon(weights, lr=1.0, weight_decay=hyper["weight_decay"], optim=optim)
@@ -108,33 +142,59 @@ def test_muon_moves_matrices_as_the_records_do(goldens: Path, dtype: str, key: s
             assert (weight.detach() - expected).norm() <= tolerance * moved, (name, step)
 
 
+def golden_shards(arrays: dict[str, np.ndarray], folder: Path) -> list[Path]:
+    """The golden's training tokens as shards: several where there are, else one."""
+    several = [key for key in arrays if key.startswith("shards/")]
+    paths = [folder / f"train_{number:06}.bin" for number in range(len(several) or 1)]
+    for number, path in enumerate(paths):
+        write_shard(path, arrays[f"shards/{number}" if several else "tokens"])
+    return paths
+
+
+@pytest.mark.parametrize("record", ["pr315", "pr1493"])
 @pytest.mark.parametrize(
     ("suffix", "dtype", "loss_tolerance", "norm_tolerance"),
     [("_fp32ns", "float32", 2e-4, 1e-3), ("", "bfloat16", 5e-3, 2e-2)],
 )
-def test_the_training_loop_follows_the_record(goldens, tmp_path, suffix, dtype, loss_tolerance, norm_tolerance) -> None:
-    """The real Trainer, fed the golden's tokens as a shard, from the golden's initial weights."""
-    arrays, config = load(goldens / "train_pr315.npz")
-    hyper, shard = json.loads(str(arrays["hyper"])), tmp_path / "train_000000.bin"
-    write_shard(shard, arrays["tokens"])
+def test_the_training_loop_follows_the_record(
+    goldens: Path, tmp_path: Path, record: str, suffix: str, dtype: str, loss_tolerance: float, norm_tolerance: float
+) -> None:
+    """The real Trainer, fed the golden's tokens as shards, from the golden's initial weights."""
+    arrays, config = load(goldens / f"train_{record}.npz")
+    hyper, shards = json.loads(str(arrays["hyper"])), golden_shards(arrays, tmp_path)
     length, rows = hyper["seq_len"], hyper["batch_seqs"]
     renamed = {"embed_lr": "tied_embed_lr", "matrix_lr": "matrix_lr", "scalar_lr": "scalar_lr", "adam_betas": "betas",
                "adam_eps": "eps", "adam_wd": "adam_wd", "muon_wd": "muon_wd", "muon_momentum": "momentum",
                "muon_momentum_start": "momentum_start", "muon_momentum_warmup_steps": "momentum_warmup_steps",
-               "grad_clip_norm": "grad_clip_norm", "newton_schulz_steps": "backend_steps"}  # fmt: skip
+               "grad_clip_norm": "grad_clip_norm", "newton_schulz_steps": "backend_steps",
+               "embed_wd": "embed_wd"}  # fmt: skip
+    schedule = {"warmdown_iters": "warmdown_iters", "warmdown_fraction": "warmdown_frac", "min_lr": "min_lr",
+                "loop_at": "enable_looping_at"}  # fmt: skip
+    ranked = "loader/seq_len" in arrays
     values = {
         "model": vars(model_config(config)),
-        "data": {"seq_len": length, "batch_tokens": rows * length, "spans_per_step": 1, "micro_batch_seqs": rows},
-        "optim": {**{ours: hyper[theirs] for ours, theirs in renamed.items()}, "newton_schulz_dtype": dtype},
-        "schedule": {"iterations": hyper["iterations"], "warmdown_iters": hyper["warmdown_iters"], "max_seconds": 0.0,
-                     "warmup_steps": 0, "autocast": "off", "compile": "off"},
+        "data": {"seq_len": length, "batch_tokens": rows * length, "spans_per_step": 1, "micro_batch_seqs": rows,
+                 "order": "ranked" if ranked else "sequential"},
+        "optim": {**{ours: hyper[theirs] for ours, theirs in renamed.items() if theirs in hyper},
+                  "newton_schulz_dtype": dtype, "muon_row_normalise": record == "pr1493"},
+        "schedule": {**{ours: hyper[theirs] for ours, theirs in schedule.items() if theirs in hyper},
+                     "iterations": hyper["iterations"], "max_seconds": 0.0, "warmup_steps": 2 * ranked,
+                     "autocast": "off", "compile": "off"},
         "average": {"kind": "ema", "ema_decay": hyper["ema_decay"]},
         "eval": {"seq_len": length, "stride": length},
     }  # fmt: skip
-    data = TrainData([shard], [shard], flat_bytes(config["vocab_size"]), config["vocab_size"], sha256="golden")
+    data = TrainData(shards, shards[:1], flat_bytes(config["vocab_size"]), config["vocab_size"], sha256="golden")
     trainer = Trainer(recipe.from_dict(values), 0, data, tmp_path / "run")
+    if "groups" in arrays:
+        theirs = {tuple(sorted(g["params"])): (g["kind"].lower(), g["lr"], g["weight_decay"])
+                  for g in json.loads(str(arrays["groups"]))}  # fmt: skip
+        groups = {tuple(sorted(g.parameters)): (g.optimizer, g.lr, g.weight_decay) for g in trainer.optimizers.groups}
+        assert groups == theirs
     trainer.model.load_state_dict(section(arrays, "init/"), strict=True)
     trainer.run()
+    if "looping" in arrays:
+        first = int(np.argmax(arrays["looping"]))
+        assert f"loop:enabled step:{first} " in (tmp_path / "run" / TRAIN_LOG).read_text(encoding="utf-8")
     for key, golden, how in (
         ("lr_multiplier", "lr_scale", {"atol": 1e-12}), ("momentum", "momentum", {"atol": 1e-12}),
         ("loss", f"losses{suffix}", {"atol": loss_tolerance, "rtol": 0}),
@@ -145,6 +205,86 @@ def test_the_training_loop_follows_the_record(goldens, tmp_path, suffix, dtype, 
         for name, weight in weights.items():
             expected = float(arrays[f"{kind}_norm{suffix}/{name}"])
             assert abs(float(weight.detach().norm()) - expected) <= norm_tolerance * expected, (kind, name)
+
+
+def test_each_ranks_windows_are_the_records(goldens: Path, tmp_path: Path) -> None:
+    """The streams of rank r of w, pools run out and made anew, and the training batches as rank 0 of 1's."""
+    arrays, config = load(goldens / "train_pr1493.npz")
+    paths, hyper = golden_shards(arrays, tmp_path), json.loads(str(arrays["hyper"]))
+    streams = {key: array for key, array in arrays.items() if key.startswith("loader/rank")}
+    streams["loader/rank0of1 training"] = arrays["batches"].reshape(-1, arrays["batches"].shape[-1])
+    assert len(streams) >= 4 and hyper["seq_len"] + 1 == arrays["batches"].shape[-1]
+    for key, expected in streams.items():
+        rank, ranks = map(int, key.removeprefix("loader/rank").partition(" ")[0].split("of"))
+        length = expected.shape[1] - 1
+        data = recipe.Data(order="ranked", seq_len=length, batch_tokens=5 * ranks * length)
+        stream = RankedStream(paths, config["vocab_size"])
+        found = [stream.own_spans(data, rank, ranks, length) for _ in range(-(-len(expected) // 5))]
+        assert np.array_equal(np.concatenate(found)[: len(expected)], expected), key
+
+
+@pytest.mark.parametrize("mode", ["", "noloop_"])
+def test_chunks_are_scored_and_learned_from_as_the_record_does(goldens: Path, mode: str) -> None:
+    """Every number of every case: nats before each update, each step's loss and norm, weights after each chunk."""
+    arrays, config = load(goldens / "ttt_pr1493.npz")
+    token_bytes = TokenBytes(arrays["base_bytes"], arrays["has_leading_space"], arrays["is_boundary"])
+    cases = sorted(key.removesuffix("/hyper") for key in arrays if key.endswith("/hyper"))
+    assert len(cases) >= 2
+    for case in cases:
+        hyper, expected = (json.loads(str(arrays[f"{case}/{part}"])) for part in ("hyper", "expected"))
+        length, size = hyper["eval_seq_len"], hyper["batch_seqs"]
+        adapt = {key: hyper[f"ttt_{key}"] for key in ("lr", "epochs", "momentum", "chunk_tokens")}
+        adapt |= {"kind": "sgd", "batch_seqs": size, "grad_clip_norm": hyper["grad_clip_norm"]}
+        one = recipe.from_dict({
+            "model": vars(model_config(config)), "schedule": {"autocast": "off"}, "adapt": adapt,
+            "eval": {"seq_len": length, "stride": hyper["eval_stride"]},
+        })  # fmt: skip
+        learner = ChunkSGD(golden_model(arrays, config).eval(), one)
+        learner.model.looping = not mode
+        tokens = arrays[f"{case}/tokens"]
+        stream, losses = torch.from_numpy(tokens.astype(np.int64)), torch.zeros(len(tokens) - 1)
+        target_bytes = token_bytes.count(tokens[:-1], tokens[1:])
+        frozen = [
+            score(learner.model, tokens, token_bytes, length, stride, 32, autocast="off")
+            for stride in (length, hyper["eval_stride"])
+        ]  # fmt: skip
+        found: dict[str, list] = {}
+        for event in plan_chunks(len(losses), one.eval, one.adapt):
+            inside = slice(*event.targets)
+            if isinstance(event, ScoreEvent):
+                learner.score(event, stream, losses)
+                rows = {"nats": losses[inside].double().sum(), "tokens": inside.stop - inside.start}
+                rows = [
+                    {f"chunk_{key}": value for key, value in (rows | {"bytes": target_bytes[inside].sum()}).items()}
+                ]
+            else:
+                batches = [len(event.sequences[at : at + size]) for at in range(0, len(event.sequences), size)]
+                rows = [
+                    {"step_lr": event.rate, "step_loss": loss, "step_grad_norm": norm, "step_tokens": rows * length}
+                    for (loss, norm), rows in zip(learner.update(event, stream), batches * adapt["epochs"], strict=True)
+                ]
+            for row in rows:
+                for key, value in row.items():
+                    found.setdefault(key, []).append(value)
+            if not isinstance(event, ScoreEvent) or inside.stop == len(losses):
+                norms = [learner.named[name].detach().norm() for name in json.loads(str(arrays["param_order"]))]
+                found.setdefault("norms", []).append(norms)
+        exact, close = (
+            {"step_lr": 1e-12},
+            {"step_loss": 1e-3, "step_grad_norm": 1e-3, "chunk_nats": 1e-4, "norms": 1e-4},
+        )
+        assert set(found) == {"chunk_tokens", "chunk_bytes", "step_tokens", *exact, *close}
+        for key, values in found.items():
+            tolerance = (exact | close).get(key, 0.0)
+            np.testing.assert_allclose(values, arrays[f"{case}/{mode}{key}"], rtol=tolerance, err_msg=key)
+        nats, tolerance = float(losses.double().sum()), 1e-5 if case == "main" else 1e-4
+        told = [(one.loss_nats_per_token, one.bpb) for one in frozen]
+        told.append((nats / len(losses), nats / (math.log(2) * target_bytes.sum())))
+        for kind, pair in zip(("standard", "sliding", "ttt"), told, strict=True):
+            theirs = [expected[f"{mode}{kind}_val_{unit}"] for unit in ("loss", "bpb")]
+            assert pair == pytest.approx(theirs, abs=tolerance), (case, kind)
+        for name, weight in section(arrays, f"{case}/{mode}final/").items():
+            assert (learner.named[name] - weight).norm() <= 1e-4 * weight.norm(), (case, name)
 
 
 def test_scores_equal_the_records(goldens: Path) -> None:
@@ -218,6 +358,93 @@ def test_every_published_quantiser_gives_exactly_the_same_codes_scales_and_fake_
         q, scale = quantise_tensor(w, grid) if what else (None, None)
         found = {"": fake_quantise(w, grid), "q": q, "scale": scale}["".join(what)]
         assert np.array_equal(found.numpy(), expected), key
+
+
+def sigma_grid(how: dict) -> Grid:
+    """The grid of a published clip: `clip_sigmas` standard deviations, codes up to `clip_range`."""
+    return dataclasses.replace(GRIDS[f"int{how['clip_range'].bit_length() + 1}_sigma"], clip_sigmas=how["clip_sigmas"])
+
+
+def test_clips_by_standard_deviations_give_exactly_the_published_codes_and_scales(goldens: Path) -> None:
+    arrays, _ = load(goldens / "quant_pr1493.npz")
+    schemes = json.loads(str(arrays["schemes"]))
+    assert schemes
+    for scheme, how in schemes.items():
+        for case, w in section(arrays, "in/").items():
+            q, scale = quantise_tensor(w, sigma_grid(how))
+            assert np.array_equal(q.numpy(), arrays[f"{scheme}/{case}/q"]), (scheme, case)
+            assert np.array_equal(scale.numpy(), arrays[f"{scheme}/{case}/scale"]), (scheme, case)
+
+
+def test_rounding_in_turn_gives_the_published_scales_codes_and_error(goldens: Path) -> None:
+    """Codes but for what a tie in single precision moves; the error is weighted by the Hessian."""
+    arrays, _ = load(goldens / "quant_pr1493.npz")
+    cases = json.loads(str(arrays["gptq_info"]))["cases"]
+    assert cases
+    for name, how in cases.items():
+        case, _, kind = name.partition("/")
+        w, hessian = (torch.from_numpy(arrays[f"gptq/{case}/{key}"]) for key in ("w", "hessian"))
+        feedback, used = feedback_of(hessian, 0.01, "activation")
+        q, scale = quantise_in_turn(w, sigma_grid(how), feedback)
+        assert used == 0.01 and np.array_equal(scale.numpy(), arrays[f"gptq/{case}/{kind}/scale"]), name
+        assert (q.numpy() != arrays[f"gptq/{case}/{kind}/q"]).mean() <= 0.005, name
+        error = dequantise(q, scale).double() - w.double()
+        weighted = float(((error @ hessian.double()) * error).sum())
+        assert weighted == pytest.approx(how["weighted_error"], rel=0.005), name
+
+
+def test_a_whole_export_has_the_published_inputs_codes_and_losses(goldens: Path, tmp_path: Path) -> None:
+    """From the record's calibration tokens to what is read back from our file."""
+    (arrays, _), (network, config) = load(goldens / "quant_pr1493.npz"), load(goldens / "model_pr1493.npz")
+    info, published = json.loads(str(arrays["export/info"])), load_recipe("pr1493").quant
+    quant = dataclasses.replace(
+        published, small_tensor_elements=info["small_tensor_elements"], clip_sigmas=info["matrix_clip_sigmas"],
+        embed_clip_sigmas=info["embed_clip_sigmas"], compressor="zstd",
+    )  # fmt: skip
+    settings = recipe.Recipe(model=model_config(config), quant=quant, schedule=recipe.Schedule(autocast="off"))
+    batches = torch.from_numpy(arrays["export/calibration"]).long()
+    weights = section(network, "param/")
+    found = gather(settings, weights, batches.flatten(0, 1), torch.device("cpu"), ALONE)
+    per_batch = found.tokens / len(batches)
+    for name, expected in section(arrays, "export/hessian_diag/").items():
+        diagonal = found.of(name).diagonal() * per_batch
+        assert (diagonal - expected).norm() <= 1e-5 * expected.norm(), name
+    for name, expected in section(arrays, "export/hessian/").items():
+        assert (found.of(name) * per_batch - expected).norm() <= 1e-5 * expected.norm(), name
+    pack(weights, settings.model, quant, tmp_path / "m", hessians=found, code_bytes=0, cap_bytes=10**6)
+    state, stored, codes, differing = unpack(tmp_path / "m")[1], section(arrays, "export/stored/"), 0, 0
+    for name, kind in json.loads(str(arrays["export/meta"])).items():
+        if kind.startswith("passthrough"):
+            assert torch.equal(state[name], stored[name].float()), name
+            continue
+        q, scale = stored[f"{name}.q"], stored[f"{name}.scale"]
+        ours = (state[name] / scale.float()[:, None]).round()
+        assert torch.equal(dequantise(ours, scale), state[name]), f"{name}: other scales"
+        codes, differing = codes + q.numel(), differing + int((ours != q).sum())
+    assert codes and differing <= 0.005 * codes
+    model = golden_model(network, config)
+    model.load_state_dict(state, strict=True)
+    x, y = (torch.from_numpy(network[name]).long() for name in "xy")
+    for mode in modes(model, config):
+        loss = model(x, y).item()
+        assert abs(loss - float(arrays[f"export/{mode}loss"])) < (2e-3 if differing else 2e-5), mode
+
+
+def test_bytes_are_shuffled_and_squeezed_as_published(goldens: Path) -> None:
+    """The record marks what it shuffled and leaves single bytes alone; our file's header says it instead."""
+    arrays, _ = load(goldens / "quant_pr1493.npz")
+    info = json.loads(str(arrays["bytes_info"]))
+    found = importlib.util.find_spec("brotli") and importlib.metadata.version("brotli")
+    cases = [key.split("/")[1] for key in arrays if key.startswith("bytes/") and key.endswith("/in")]
+    assert cases
+    for case in cases:
+        data, expected = (arrays[f"bytes/{case}/{key}"].tobytes() for key in ("in", "shuffled"))
+        marked = b"BSHF\x02" + shuffled(data) if len(data) > 1 else data
+        assert marked == expected and unshuffled(shuffled(data)) == data, case
+        if found == info["versions"]["brotli"]:
+            stream = squeeze(marked)
+            assert len(stream) == info[case]["brotli_bytes"] and unsqueeze(stream, len(marked)) == marked, case
+            assert hashlib.sha256(stream).hexdigest() == info[case]["brotli_sha256"], case
 
 
 def test_gradient_guided_allocation_gives_exactly_the_published_bits(goldens: Path) -> None:

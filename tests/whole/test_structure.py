@@ -19,7 +19,7 @@ from pgolf_core.lab import ROOMS as LAB_ROOMS
 from pgolf_core.lab.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
-CORE_MAY_IMPORT = {"torch", "numpy", "sentencepiece", "zstandard", "safetensors", "constriction"}
+CORE_MAY_IMPORT = {"torch", "numpy", "sentencepiece", "zstandard", "safetensors", "constriction", "brotli"}
 CORE_MAY_TRY = {"flash_attn", "flash_attn_interface"}
 MAX_FILES, MAX_LINES, MAX_FUNCTION_LINES, MAX_PARAMETERS = 9, 420, 60, 8
 RUN_FILE = re.compile(r"[a-z-]+\.(?:json|jsonl|log|npz|safetensors|pgolf)|train_gpt\.py")
@@ -113,7 +113,7 @@ def test_every_library_that_is_imported_is_declared_and_pinned():
     used = {name.split(".")[0] for path in package_files for name in imports_of(path)} - {"pgolf_core"} - CORE_MAY_TRY
     found = importlib.metadata.packages_distributions()
     libraries = names_in([found.get(name, [name])[0] for name in used - set(sys.stdlib_module_names)])
-    assert libraries <= installed | names_in(extras["parquet"])
+    assert libraries <= installed | names_in([*extras["parquet"], *extras["brotli"]])
 
 
 @pytest.mark.parametrize("path", [path for path in package_files if "lab" in path.parts], ids=str)

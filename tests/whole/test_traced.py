@@ -30,7 +30,7 @@ from pgolf_core.base.parallel import World
 from pgolf_core.lab.data.build import write_shard
 from pgolf_core.network import attention
 from pgolf_core.network.attention import choose_kernel, rotary_tables
-from pgolf_core.network.grid import qat_grids
+from pgolf_core.network.choice import qat_grids
 from pgolf_core.network.model import GPT, build_model, parameter_shapes, rms_norm
 from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.recipe import Model

@@ -32,7 +32,8 @@ from pgolf_core.lab.data.dataset import open_dataset
 from pgolf_core.lab.record.folder import recorded_recipe
 from pgolf_core.lab.record.stages import hessians_in
 from pgolf_core.lab.shared.plots import curves, save_figure
-from pgolf_core.network.grid import GRIDS, Grid, grid_names_for
+from pgolf_core.network.choice import grid_names_for
+from pgolf_core.network.grid import GRIDS, Grid
 from pgolf_core.network.model import network_with, parameter_shapes
 from pgolf_core.network.score import score
 from pgolf_core.packing.correction import Gathering

@@ -91,27 +91,39 @@ def _block(w: Weights, config: Model, layer: int, x: Tensor, x0: Tensor, value: 
     own = f"blocks.{layer}."
     shrink = 1 / math.sqrt(layer + 1) if config.ln_scale else 1.0
     mix, attn_scale, mlp_scale = (w[own + name].to(x.dtype) for name in ("resid_mix", "attn_scale", "mlp_scale"))
-    x = mix[0] * x + mix[1] * x0
+    x = mixed = mix[0] * x + mix[1] * x0
     x = x + attn_scale * _attention(w, config, layer, shrink * _norm(x, config.norm_eps), value)
-    hidden = F.linear(shrink * _norm(x, config.norm_eps), w[f"{own}mlp.fc.weight"].to(x.dtype))
-    return x + mlp_scale * F.linear(torch.relu(hidden) ** 2, w[f"{own}mlp.proj.weight"].to(x.dtype))
+    read = mixed if 0 <= config.parallel_start <= layer else x
+    hidden = F.linear(shrink * _norm(read, config.norm_eps), w[f"{own}mlp.fc.weight"].to(x.dtype))
+    hidden = torch.where(hidden < 0, config.negative_slope * hidden, hidden)
+    return x + mlp_scale * F.linear(hidden**2, w[f"{own}mlp.proj.weight"].to(x.dtype))
 
 
 def plain_logits(w: Weights, config: Model, ids: Tensor) -> Tensor:
-    """Soft-capped float32 logits [B, T, V] of int64 ids [B, T]; `w` as GPT.named_parameters() names them."""
+    """Soft-capped float32 logits [B, T, V] of int64 ids [B, T]; `w` as GPT.named_parameters() names them.
+
+    A loop is on.
+    """
     x = x0 = _first_stream(w, config, ids)
     value = None
     if config.ve_dim:
         value = F.linear(F.embedding(ids, w["ve.embed.weight"]).to(x.dtype), w["ve.proj.weight"].to(x.dtype))
-    encoder, kept = config.num_layers // 2, list[Tensor]()
-    for layer in range(config.num_layers):
-        if layer >= encoder and kept:
-            x = x + w["skip_weights"][layer - encoder].to(x.dtype) * kept.pop()
+    looped = range(config.loop_start, config.loop_end + 1)
+    order = [*range(looped.stop), *(list(looped) * config.num_loops), *range(looped.stop, config.num_layers)]
+    encoder, kept = len(order) // 2, list[Tensor]()
+    for place, layer in enumerate(order):
+        if place >= encoder and kept:
+            skip = w["skip_weights"][place - encoder].to(x.dtype) * kept.pop()
+            if config.skip_gates:
+                gate = torch.sigmoid(w["skip_gates"][place - encoder]).to(x.dtype)
+                x = gate * x + (1 - gate) * skip
+            else:
+                x = x + skip
         added = None
         if value is not None and layer in config.ve_layers:
             added = w["ve_scales"][layer].to(x.dtype) * value
         x = _block(w, config, layer, x, x0, added)
-        if layer < encoder:
+        if place < encoder:
             kept.append(x)
     logits = F.linear(_norm(x, config.norm_eps), w["tok_emb.weight"].to(x.dtype)).float()
     return config.logit_softcap * torch.tanh(logits / config.logit_softcap)
@@ -199,7 +211,10 @@ class PlainStep:
             gradient = weight.grad
             assert gradient is not None
             buffer.mul_(momentum).add_(gradient)
-            update = plain_newton_schulz(gradient + momentum * buffer, optim.newton_schulz_steps, dtype)
+            nesterov = gradient + momentum * buffer
+            if optim.muon_row_normalise:
+                nesterov = nesterov / nesterov.norm(dim=1, keepdim=True).clamp_min(1e-7)
+            update = plain_newton_schulz(nesterov, optim.newton_schulz_steps, dtype)
             if optim.muon_wd_order == "before":
                 weight.mul_(1 - lr * optim.muon_wd)
             weight.sub_(lr * math.sqrt(max(1.0, weight.size(0) / weight.size(1))) * update.float())

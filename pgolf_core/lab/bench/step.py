@@ -30,7 +30,8 @@ MICRO_BATCH_TOKENS = {"cpu": 4096, "cuda": 16_384}
 
 
 def one_micro_batch(recipe: Recipe, device: torch.device, seqs: int = 0) -> Recipe:
-    """The recipe with steps of one micro-batch of `seqs` sequences, no QAT, and no end or warm-down.
+    """The recipe with steps of one micro-batch of `seqs` sequences, no QAT, no end or warm-down, read in order, a
+    loop on.
 
     Without `seqs` it is the recipe's own, a record's cut to what both arms hold.
     """
@@ -40,8 +41,12 @@ def one_micro_batch(recipe: Recipe, device: torch.device, seqs: int = 0) -> Reci
         size = min(size, max(MICRO_BATCH_TOKENS[device.type] // data.seq_len, 1))
     return dataclasses.replace(
         recipe,
-        data=dataclasses.replace(data, batch_tokens=size * data.seq_len, spans_per_step=1, micro_batch_seqs=size),
-        schedule=dataclasses.replace(recipe.schedule, iterations=2**40, max_seconds=0.0, warmdown_iters=0),
+        data=dataclasses.replace(
+            data, batch_tokens=size * data.seq_len, spans_per_step=1, micro_batch_seqs=size, order="sequential"
+        ),
+        schedule=dataclasses.replace(
+            recipe.schedule, iterations=2**40, max_seconds=0.0, reserve_seconds=0.0, warmdown_iters=0
+        ),
         qat=QAT(),
     )
 
@@ -74,6 +79,7 @@ class StepArm:
         data = random_data(recipe, Path(self._folder.name))
         if fast:
             self.trainer = trainer = Trainer(recipe, SEED, data, Path(self._folder.name))
+            trainer.model.looping = True
             trainer.average = build_average(trainer.model, recipe.average)
             count_calls(trainer, "_forward_backward", self.spent, "micro_batch", device)
             count_calls(trainer.optimizers.muon, "step", self.spent, "muon", device)

@@ -24,14 +24,11 @@ from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.recipe import TRACK_CAP_BYTES, to_dict
 from pgolf_core.result import Result
 
-PUBLISHED_AS = {"sliding": "sliding", "roundtrip": "standard", "raw": "raw"}
-"""Our scores by what the published logs call them, best known first; averaged weights were never scored alone."""
+PUBLISHED_AS = {"sliding": "sliding", "roundtrip": "standard", "raw": "raw", "averaged": "averaged"}
+"""Our scores by what the published logs call them, best known first; one record alone scored averaged weights."""
 FINEWEB_TRACK = "10min_16mb"
-FINEWEB_TARGETS, FINEWEB_BYTES = 62_021_632, 151_080_363
-"""What every published score covers: tokens of sp1024, and the bytes of their text (papers/records)."""
 SAME_BYTES, SAME_TARGETS = 1e-3, 1e-4
 """FineWeb only: tokenizers that normalise count its bytes a little differently, published scores drop the tail."""
-RECORD_VOCAB = 1024
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,7 @@ def is_record(which: str | Path) -> bool:
 
 
 def record_scores(name: str) -> list[str]:
-    """Scores that every seed of a record has, best known first: a subset of sliding, roundtrip, raw."""
+    """Scores that every seed of a record has, best known first: a subset of PUBLISHED_AS."""
     seeds = load_published(name).seeds
     return [
         ours for ours, theirs in PUBLISHED_AS.items() if all(getattr(s, f"{theirs}_bpb") is not None for s in seeds)
@@ -169,13 +166,13 @@ def _published_arm(name: str, score: str) -> Arm:
     kind, rows = PUBLISHED_AS[score], {}
     for seed in record.seeds:
         bpb, loss = getattr(seed, f"{kind}_bpb"), getattr(seed, f"{kind}_loss")
-        derived = bpb * math.log(2) * FINEWEB_BYTES / FINEWEB_TARGETS
+        derived = bpb * math.log(2) * record.val_bytes / record.val_targets
         train_seconds = record.budget_seconds if seed.train_seconds is None else seed.train_seconds
         rows[seed.seed] = (bpb, derived if loss is None else loss, seed.total_bytes, train_seconds, None)
     recipe = f"{name}-as-run"
     return Arm(
-        name, _seeds(rows), track=FINEWEB_TRACK, cap_bytes=TRACK_CAP_BYTES[FINEWEB_TRACK], text_bytes=FINEWEB_BYTES,
-        text_targets=FINEWEB_TARGETS, scored_targets=FINEWEB_TARGETS, vocab_size=RECORD_VOCAB,
+        name, _seeds(rows), track=FINEWEB_TRACK, cap_bytes=TRACK_CAP_BYTES[FINEWEB_TRACK], text_bytes=record.val_bytes,
+        text_targets=record.val_targets, scored_targets=record.val_targets, vocab_size=record.vocab_size,
         window=record.window_tokens, stride=64 if score == "sliding" else None,
         data="FineWeb as published", data_sha256="published",
         core=f"the published script of {record.script_bytes:,} bytes",

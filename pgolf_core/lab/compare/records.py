@@ -1,4 +1,4 @@
-"""What the five published records say of themselves: papers/records/prN.toml as dataclasses and tables.
+"""What the published records say of themselves: papers/records/prN.toml as dataclasses and tables.
 
 An unknown or missing key or a wrong type is an error that names the file and the key; that the figures agree with each
 other is for their test. A figure that was never published is a key left out, None here and NaN in a table.
@@ -18,8 +18,10 @@ from pgolf_core.base.strict import build
 from pgolf_core.lab.shared.places import CORE_DIR
 from pgolf_core.recipes.reading import available_recipes, lineage
 
-RECORDS = ("pr194", "pr315", "pr332", "pr531", "pr534")
+RECORDS = ("pr194", "pr315", "pr332", "pr531", "pr534", "pr1493")
 RECORD_DIR = CORE_DIR.parent / "papers" / "records"
+FINEWEB_TARGETS, FINEWEB_BYTES = 62_021_632, 151_080_363
+"""What a published score of 1,024 pieces covers: tokens, and the bytes of their text (papers/records)."""
 UNITS = {"train loss": "nats per token", "val bpb": "bits per byte"}
 """What a curve may hold, and its unit."""
 
@@ -37,16 +39,26 @@ class PublishedSeed:
     raw_loss: float | None = None
     """Unaveraged, unquantised weights, non-overlapping windows."""
     raw_bpb: float | None = None
+    averaged_loss: float | None = None
+    """Averaged, unquantised weights, non-overlapping windows."""
+    averaged_bpb: float | None = None
     standard_loss: float | None = None
     """Packed file, non-overlapping windows."""
     standard_bpb: float | None = None
     sliding_loss: float | None = None
-    """Packed file, stride 64, with the published re-scoring of the last 64 targets."""
+    """Packed file, stride 64, with the published re-scoring of the last 64 targets where a record has it."""
     sliding_bpb: float | None = None
+    adapted_loss: float | None = None
+    """Packed file, stride 64, learning from what it has scored."""
+    adapted_bpb: float | None = None
     model_bytes: int | None = None
     """Compressed weight file."""
     total_bytes: int | None = None
     """Weight file and script: what the cap is for."""
+    script_bytes: int | None = None
+    """Of this seed's own script, where it is not the record's."""
+    loop_step: int | None = None
+    """First step with blocks run several times."""
     snapshots: int | None = None
     """SWA snapshots that the log names; 0: SWA was asked for and the log has no line of it."""
     first_snapshot_step: int | None = None
@@ -113,7 +125,7 @@ class Published:
     """Version in the log, or 'not logged'."""
     attention_kernel: str
     scored_with: str
-    """sliding 64, or standard (non-overlapping)."""
+    """sliding 64, standard (non-overlapping), or adapted (sliding 64, learning from what was scored)."""
     claimed_bpb: float
     claimed_of: str
     """mean, or 'seed K'."""
@@ -127,12 +139,20 @@ class Published:
     std_bpb: float | None = None
     ms_per_step: float | None = None
     """Typical step, where the record gives one number for all seeds."""
+    ms_by_loop: tuple[float, ...] | None = None
+    """The same before and after some blocks run several times."""
     peak_memory_mib: float | None = None
     """MiB on one device."""
     eval_seconds: float | None = None
     train_shards: int | None = None
     head_script_bytes: int | None = None
     """Script at the head of the pull request, where it is not the one that made the logs."""
+    vocab_size: int = 1024
+    """Pieces of its tokenizer."""
+    val_targets: int = FINEWEB_TARGETS
+    """Tokens that its standard score covers."""
+    val_bytes: int = FINEWEB_BYTES
+    """Bytes of their text."""
 
 
 def load_published(name: str, folder: Path = RECORD_DIR) -> Published:

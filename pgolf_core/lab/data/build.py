@@ -147,6 +147,12 @@ def fill_dataset(folder: Path, corpus: Corpus, scan: Scan, progress: bool) -> di
 # ---------------------------------------------------------------------- tokenizer
 
 
+def check_pieces(vocab_size: int, what: str = "--vocab-size") -> None:
+    """UserError, naming `what` was given, for a number of pieces that tokens of 16 bits cannot tell apart."""
+    if not 0 < vocab_size <= 2**16:
+        raise UserError(f"{what} {vocab_size}: pieces must be between 1 and 65,536, since tokens are stored in 16 bits")
+
+
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> bytes:
     """A lossless SentencePiece BPE model file trained on `texts`: the same texts give the same bytes.
 

@@ -13,7 +13,7 @@ from typing import Any
 from pgolf_core.lab.shared.usage import UsageError, add_cache, add_json, count, note, place
 
 CORPORA = {
-    "sotu": "the State of the Union addresses with a tokenizer of 1,024 pieces (needs no network)",
+    "sotu": "the State of the Union addresses with a tokenizer trained on them (needs no network)",
     "fineweb": "published FineWeb shards and their tokenizer, from the hub or a local copy; goes on where it stopped",
     "text": "a dataset of your own files: .txt, .md (a file is a document), .json, .jsonl (a line), .parquet (a row)",
     "list": "what is prepared",
@@ -81,6 +81,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     option("--val-share", type=_share, metavar="X", help="share of validation documents (default: 0.1)")
     either = made["text"].add_mutually_exclusive_group()
     about = "pieces of the lossless tokenizer that is trained on the training split (default: 1024)"
+    made["sotu"].add_argument("--vocab-size", type=count, default=1024, metavar="N", help=about)
     either.add_argument("--vocab-size", type=count, metavar="N", help=about)
     about = "a SentencePiece .model to use instead of training one"
     either.add_argument("--tokenizer", metavar="FILE", help=about)
@@ -100,7 +101,7 @@ def run(options: argparse.Namespace) -> int:
     elif options.corpus == "sotu":
         from pgolf_core.lab.data.sotu import prepare_sotu
 
-        datasets = [prepare_sotu(**how)]
+        datasets = [prepare_sotu(**how, vocab_size=options.vocab_size)]
     elif options.corpus == "fineweb":
         from pgolf_core.lab.data.fineweb import FinewebRequest, fetch_fineweb
 

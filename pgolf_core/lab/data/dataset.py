@@ -29,6 +29,8 @@ DOCUMENT_KEYS = {"name", "group", "split", "sha256", "utf8_bytes", "tokens"}
 PARTIAL = ".partial-"
 """Prefix of the folders that datasets are made in; of a killed preparation they are swept by the next one."""
 SOTU_NAME = "sotu-sp1024"
+SOTU_PREFIX = "sotu-sp"
+"""Beginning of the names of that corpus, cut into any number of pieces."""
 HASHED_ON_OPENING = 2**25
 """Files up to this many bytes are hashed whenever a dataset is opened, larger ones by `verify` and where newer."""
 
@@ -120,6 +122,11 @@ def is_dataset_name(name: str) -> bool:
     return re.fullmatch(r"\w[\w.+-]*", name) is not None
 
 
+def is_sotu_name(name: str) -> bool:
+    """Whether `name` is the State of the Union corpus with a tokenizer of some size."""
+    return re.fullmatch(rf"{SOTU_PREFIX}[1-9]\d*", name) is not None
+
+
 @explain_os_errors("cannot read the prepared datasets")
 def open_dataset(name: str = SOTU_NAME, cache_dir: Path | str | None = None) -> Dataset:
     """A prepared dataset by name, its files' sizes and headers checked (`verify` reads them whole).
@@ -130,7 +137,7 @@ def open_dataset(name: str = SOTU_NAME, cache_dir: Path | str | None = None) -> 
     if not is_dataset_name(name) or not (root / name).is_dir():
         prepared = ", ".join(dataset.name for dataset in prepared_datasets(cache_dir)) or "none"
         fault = f"dataset '{name}' is not prepared in {root} (prepared: {prepared})"
-        known = name == SOTU_NAME or name.startswith("fineweb")
+        known = is_sotu_name(name) or name.startswith("fineweb")
         cache = f" --cache {cache_dir}" if cache_dir else ""
         other = "" if known else f", which prepares {SOTU_NAME}, or `pgolf data text` on your own"
         raise UserError(f"{fault}; run `{_command(name if known else SOTU_NAME)}{cache}`{other}")
@@ -223,7 +230,9 @@ def _command(name: str) -> str:
     if name.startswith("fineweb"):
         variant = name.rpartition("-")[2]
         return f"pgolf data fineweb --variant {variant if variant[:2] == 'sp' else 'sp1024'}"
-    return "pgolf data sotu" if name == SOTU_NAME else "pgolf data text"
+    if not is_sotu_name(name):
+        return "pgolf data text"
+    return "pgolf data sotu" if name == SOTU_NAME else f"pgolf data sotu --vocab-size {name.removeprefix(SOTU_PREFIX)}"
 
 
 # ---------------------------------------------------------------------- making one

@@ -8,9 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from pgolf_core.base.files import UserError, sha256_bytes
-from pgolf_core.lab.data.build import TOKENIZER_SETTINGS, Corpus, Document, fill_dataset, scan_documents
+from pgolf_core.lab.data.build import (
+    TOKENIZER_SETTINGS,
+    Corpus,
+    Document,
+    check_pieces,
+    fill_dataset,
+    scan_documents,
+)
 from pgolf_core.lab.data.dataset import (
-    SOTU_NAME,
+    SOTU_PREFIX,
     Dataset,
     damaged,
     datasets_root,
@@ -34,22 +41,26 @@ CORPUS_CITATION = (
 )
 
 
-def prepare_sotu(cache_dir: Path | str | None = None, progress: bool = True) -> Dataset:
-    """The State of the Union corpus with its tokenizer of 1,024 pieces; made if it is not there yet, in seconds.
+def prepare_sotu(cache_dir: Path | str | None = None, progress: bool = True, vocab_size: int = 1024) -> Dataset:
+    """The State of the Union corpus with a tokenizer of `vocab_size` pieces; made if it is not there yet, in seconds.
 
-    Raises UserError where the package is missing or of another version, its text is not the expected one, the cache
-    folder cannot be written, or a dataset of that name is there and damaged.
+    Text, split and order are the same for every size, so that scores in bits per byte compare.
+
+    Raises UserError where the text is not enough for that many pieces, the package is missing or of another version,
+    its text is not the expected one, the cache folder cannot be written, or a dataset of that name is there and
+    damaged.
     """
-    root = datasets_root(cache_dir)
-    if (root / SOTU_NAME).is_dir():
-        dataset = load_dataset(root / SOTU_NAME)
+    check_pieces(vocab_size)
+    root, name = datasets_root(cache_dir), f"{SOTU_PREFIX}{vocab_size}"
+    if (root / name).is_dir():
+        dataset = load_dataset(root / name)
         if dataset.manifest["tokenizer"].get("settings") != TOKENIZER_SETTINGS:
             raise damaged(dataset.folder, "its tokenizer was trained with other settings than this program's")
         return dataset
     documents = sotu_documents()
     source = {"package": "sotu", "version": SOTU_VERSION, "citation": CORPUS_CITATION}
-    about = {"name": SOTU_NAME, "source": source, "split_rule": SOTU_SPLIT_RULE}
-    corpus = Corpus(about, lambda: documents, shard_prefix="sotu")
+    about = {"name": name, "source": source, "split_rule": SOTU_SPLIT_RULE}
+    corpus = Corpus(about, lambda: documents, vocab_size, shard_prefix="sotu")
 
     def fill(folder: Path) -> dict[str, Any]:
         """The manifest in the form that runs know by its hash: both splits' documents in one order, by address."""
@@ -61,7 +72,7 @@ def prepare_sotu(cache_dir: Path | str | None = None, progress: bool = True) -> 
         refuse_shared_documents(manifest["documents"])
         return manifest
 
-    return make_dataset(root, SOTU_NAME, fill)
+    return make_dataset(root, name, fill)
 
 
 def sotu_documents() -> list[Document]:

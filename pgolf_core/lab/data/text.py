@@ -13,16 +13,29 @@ from pathlib import Path
 from typing import Any
 
 from pgolf_core.base.files import UserError, sha256_file
-from pgolf_core.lab.data.build import TOKENIZER_SETTINGS, Corpus, Document, fill_dataset, hash_share, scan_documents
-from pgolf_core.lab.data.dataset import SOTU_NAME, Dataset, datasets_root, is_dataset_name, load_dataset, make_dataset
+from pgolf_core.lab.data.build import (
+    TOKENIZER_SETTINGS,
+    Corpus,
+    Document,
+    check_pieces,
+    fill_dataset,
+    hash_share,
+    scan_documents,
+)
+from pgolf_core.lab.data.dataset import (
+    Dataset,
+    datasets_root,
+    is_dataset_name,
+    is_sotu_name,
+    load_dataset,
+    make_dataset,
+)
 from pgolf_core.lab.data.survey import SPLITS
 from pgolf_core.lab.data.textfiles import TEXTS, Faults, InputFile, counted, cut_of, endings, find_files, read_documents
 from pgolf_core.lab.shared.tables import some
 from pgolf_core.lab.shared.usage import note
 from pgolf_core.text.tokenizer import SPACE_MARK, Tokenizer
 
-MAX_VOCAB_SIZE = 2**16
-"""Tokens are stored in 16 bits."""
 SPLIT_RULE = (
     "A document is validation if the SHA-256 of its text, read as a number from 0 to 1, lies below {}; equal texts so "
     "stay in one split. Each split is in the order of its documents' hashed names."
@@ -70,12 +83,10 @@ def prepare_text(request: TextRequest, cache_dir: Path | str | None = None, prog
     reading = _Reading(request)
     given = reading.given
     vocab_size = given.vocab_size if given else request.vocab_size
-    if not 0 < vocab_size <= MAX_VOCAB_SIZE:
-        what = f"{request.tokenizer} of" if given else "--vocab-size"
-        raise UserError(f"{what} {vocab_size}: pieces must be between 1 and 65,536, since tokens are stored in 16 bits")
+    check_pieces(vocab_size, f"{request.tokenizer} of" if given else "--vocab-size")
     stem = re.sub(r"[^\w.+-]+", "-", Path(os.path.abspath((request.paths or request.train)[0])).stem).strip(".-")
     name = request.name or f"{stem}-sp{vocab_size}"
-    if not is_dataset_name(name) or name == SOTU_NAME or name.startswith("fineweb"):
+    if not is_dataset_name(name) or is_sotu_name(name) or name.startswith("fineweb"):
         raise UserError(f"--name '{name}' is not free for a dataset of your own; choose letters, digits and . _ + -")
     scan = scan_documents(reading.documents(), progress)
     faulty = Counter(reading.faults.counts)

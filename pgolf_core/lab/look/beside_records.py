@@ -1,4 +1,4 @@
-"""What notebooks 02 to 05 set beside a run: its record's recipe, the techniques of all five, the published figures.
+"""What notebooks 02 to 05 set beside a run: its record's recipe, the techniques of all records, the published figures.
 
 The run's own recipe is always the column OWN, the others have their record's name. Published runs had other data,
 another size and other machines: what stands side by side here is compared in shape, never as a race.
@@ -57,7 +57,7 @@ def beside(settings: Recipe, record: Record | None) -> dict[str, Recipe]:
 
 
 def beside_all(settings: Recipe) -> dict[str, Recipe]:
-    """The run's recipe and those of all five records."""
+    """The run's recipe and those of all records."""
     return {OWN: settings} | {name: load_recipe(name) for name in RECORDS}
 
 
@@ -182,7 +182,13 @@ def _runs(label: str, own: Mapping[str, float], published: Published | None) -> 
     table = pd.DataFrame({label: own}, dtype=float).T.rename_axis("run")
     if published is None:
         return table
-    names = {"raw_bpb": "raw", "standard_bpb": "packed", "model_bytes": "model", "total_bytes": "total"}
+    names = {
+        "raw_bpb": "raw",
+        "averaged_bpb": "averaged",
+        "standard_bpb": "packed",
+        "model_bytes": "model",
+        "total_bytes": "total",
+    }
     seeds = seeds_table(published).rename(columns=names)
     seeds = seeds.assign(parameters=published.parameters, code=published.script_bytes)
     seeds = seeds.assign(tokens=seeds["steps"] * published.batch_tokens)
@@ -277,7 +283,7 @@ def bytes_table(label: str, own: Mapping[str, int], published: Published | None,
 
 def loss_table(label: str, own: Mapping[str, float], published: Published | None) -> pd.DataFrame:
     """bpb of raw weights, of averaged ones as trained, and of the packed file by standard windows, with what lies
-    between them. No record measured its averaged weights before packing, and not all the packed file (NaN)."""
+    between them. Not every record measured its averaged weights and its packed file so (NaN)."""
     table = _runs(label, {key: own[key] for key in ("raw", "averaged", "packed")}, published)
     table["packed - averaged"] = table["packed"] - table["averaged"]
     table["packed - raw"] = table["packed"] - table["raw"]

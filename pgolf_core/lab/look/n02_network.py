@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from pgolf_core.network.attention import causal_attention, exclude_self, rotary_base, rotate
-from pgolf_core.network.grid import GRIDS, Grid, grid_names_for
-from pgolf_core.network.model import BIGRAM_HASH, GPT, Block, num_parameters, parameter_shapes, rms_norm
+from pgolf_core.network.choice import grid_names_for
+from pgolf_core.network.grid import GRIDS, Grid
+from pgolf_core.network.model import BIGRAM_HASH, GPT, Block, layer_order, num_parameters, parameter_shapes, rms_norm
 from pgolf_core.recipes import recipe
 
 KINDS = (
@@ -56,14 +57,21 @@ def parameter_formula(config: recipe.Model) -> int:
     smear = width if config.smear != "off" else 0
     bigram = (config.bigram_rows + width) * config.bigram_dim + 1 if config.bigram_rows else 0
     values = (config.vocab_size + kv_width) * config.ve_dim + layers if config.ve_dim else 0
-    return config.vocab_size * width + layers // 2 * width + layers * block + smear + bigram + values
+    skips = len(layer_order(config)[0]) * width * (2 if config.skip_gates else 1)
+    return config.vocab_size * width + skips + layers * block + smear + bigram + values
 
 
 def shape_of(config: recipe.Model, num_tokens: int) -> dict[str, str]:
     """The shape of a network that trains on sequences of `num_tokens`, as text for a table."""
     layers, head = config.num_layers, config.model_dim // config.num_heads
+    loop = f"{config.loop_start} to {config.loop_end}, {config.num_loops + 1} times"
+    parallel = list(range(layers))[config.parallel_start :] if config.parallel_start >= 0 else []
     return {
         "layers (encoder + decoder)": f"{layers} ({layers // 2} + {layers - layers // 2})",
+        "layers in a loop": loop if config.num_loops else "none",
+        "layers in parallel": ", ".join(map(str, parallel)) or "none",
+        "skips": "blended by a gate" if config.skip_gates else "added",
+        "slope of the MLP below 0": f"{config.negative_slope:g}",
         "width C": f"{config.model_dim}",
         "query heads H / kv heads K": f"{config.num_heads} / {config.num_kv_heads}",
         "head width D": f"{head}",
@@ -84,15 +92,17 @@ def shape_of(config: recipe.Model, num_tokens: int) -> dict[str, str]:
 
 
 def wiring(config: recipe.Model) -> pd.DataFrame:
-    """What each layer receives and which switches it has: half, skip_from (-1 for none), ln_scale, xsa."""
-    layers, encoder = np.arange(config.num_layers), config.num_layers // 2
-    source = 2 * encoder - 1 - layers  # last in, first out: decoder layer j pops encoder layer E - 1 - j
+    """What each layer receives and which switches it has, in the order in which they run, those of a loop several
+    times: half, skip_from (which row's output, counted from 0; -1 for none), ln_scale, xsa."""
+    first, second = layer_order(config)
+    layers, places, encoder = np.array(first + second), np.arange(len(first + second)), len(first)
+    source = 2 * encoder - 1 - places  # last in, first out: decoder row j pops encoder row E - 1 - j
     return pd.DataFrame({
-        "half": np.where(layers < encoder, "encoder", "decoder"),
-        "skip_from": np.where((layers >= encoder) & (source >= 0), source, -1),
-        "ln_scale": 1 / np.sqrt(layers + 1) if config.ln_scale else np.ones(config.num_layers),
+        "half": np.where(places < encoder, "encoder", "decoder"),
+        "skip_from": np.where((places >= encoder) & (source >= 0), source, -1),
+        "ln_scale": 1 / np.sqrt(layers + 1) if config.ln_scale else np.ones(len(layers)),
         "xsa": layers >= config.num_layers - config.xsa_last_n,
-    }).rename_axis("layer")  # fmt: skip
+    }, index=layers).rename_axis("layer")  # fmt: skip
 
 
 def on_grids(quant: recipe.Quant) -> recipe.Quant:
@@ -141,7 +151,8 @@ def initial_sizes(config: recipe.Model) -> dict[str, float]:
     """
     embedded, eps = config.embed_init_std**2 / (2 if config.smear == "before" else 1), config.norm_eps
     first = embedded / (embedded + eps) / (2 if config.smear == "after" else 1)
-    last = (1 + config.num_layers // 2) ** 2 * first  # every skip adds the same stream once more
+    skips = 0 if config.skip_gates else len(layer_order(config)[0])  # a gate blends equal streams
+    last = (1 + skips) ** 2 * first  # every skip adds the same stream once more
     return {"first stream": math.sqrt(first), "last state": math.sqrt(last / (last + eps))}
 
 
@@ -192,9 +203,9 @@ def blocks_of(model: GPT) -> list[Block]:
 
 
 def _inputs_of(model: GPT, ids: Tensor, layer: int) -> tuple[Block, Tensor]:
-    """A layer and what its attention reads, [B, T, C]."""
-    block = blocks_of(model)[layer]
-    return block, block.normed(block.mix(*model.trunk(ids, stop=layer)))
+    """A layer and what its attention reads, [B, T, C]; of a layer in a loop, in its first pass."""
+    block, (first, second) = blocks_of(model)[layer], layer_order(model.config, model.looping)
+    return block, block.normed(block.mix(*model.trunk(ids, stop=(first + second).index(layer))))
 
 
 def bigram_collisions(tokens: np.ndarray, rows: int) -> dict[str, float]:
@@ -288,17 +299,18 @@ def exclusion_table(y: Tensor, v: Tensor) -> pd.DataFrame:
 
 @torch.no_grad()
 def residual_profile(model: GPT, ids: Tensor) -> pd.DataFrame:
-    """Root mean squares by layer on ids [B, T]: the stream that enters (skip added), what attention and MLP add to it,
-    and the stream that leaves."""
-    seen: dict[nn.Module, tuple[Any, Any]] = {}
-    with register_module_forward_hook(lambda module, inputs, output: seen.update({module: (inputs, output)})):
+    """Root mean squares by layer on ids [B, T], in the order in which they run: the stream that enters (skip added),
+    what attention and MLP add to it, and the stream that leaves."""
+    seen: dict[nn.Module, list[tuple[Any, Any]]] = defaultdict(list)
+    with register_module_forward_hook(lambda module, inputs, output: seen[module].append((inputs, output))):
         model.trunk(ids)
-    rows = []
-    for block in blocks_of(model):
-        (enters, *_), leaves = seen[block]
-        added = block.attn_scale * seen[block.attn][1], block.mlp_scale * seen[block.mlp][1]
+    rows, (first, second) = [], layer_order(model.config, model.looping)
+    for block in (blocks_of(model)[layer] for layer in first + second):
+        (enters, *_), leaves = seen[block].pop(0)
+        added = block.attn_scale * seen[block.attn].pop(0)[1], block.mlp_scale * seen[block.mlp].pop(0)[1]
         rows.append([x.float().square().mean().sqrt().item() for x in (enters, *added, leaves)])
-    return pd.DataFrame(rows, columns=["enters", "attention adds", "MLP adds", "leaves"]).rename_axis("layer")
+    table = pd.DataFrame(rows, index=first + second, columns=["enters", "attention adds", "MLP adds", "leaves"])
+    return table.rename_axis("layer")
 
 
 def base_in_force(config: recipe.Model, num_tokens: int) -> float:

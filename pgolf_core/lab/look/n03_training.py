@@ -23,6 +23,7 @@ from torch import Tensor
 from pgolf_core.base import device as machine
 from pgolf_core.network.model import build_model
 from pgolf_core.recipes import recipe
+from pgolf_core.text.ranked import RankedStream
 from pgolf_core.text.shards import TokenStream, step_batch
 from pgolf_core.training.optim import (
     NEWTON_SCHULZ_COEFFICIENTS,
@@ -63,9 +64,11 @@ def probe_gradients(
     data = dataclasses.replace(settings.data, batch_tokens=rows * settings.data.seq_len, spans_per_step=1)
     device = machine.pick_device()
     model = build_model(settings.model, seed).to(device)
+    model.looping = settings.schedule.loop_at <= 0
     optimizers = Optimizers(model, settings.optim)
     matrices = {name: p for members in optimizers.muon.shapes.values() for name, p in members.items()}
-    stream = TokenStream(train_paths, settings.model.vocab_size, seed=seed)
+    kind = RankedStream if settings.data.order == "ranked" else TokenStream
+    stream = kind(train_paths, settings.model.vocab_size, seed=seed)
     losses, silent = [], []
     for step in range(PROBE_STEPS + 1):
         inputs, targets = (part.to(device) for part in step_batch(stream, data))

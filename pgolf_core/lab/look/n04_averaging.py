@@ -19,7 +19,8 @@ from torch import Tensor
 
 from pgolf_core.base import device as machine
 from pgolf_core.lab.look.n02_network import on_grids, tensor_kind
-from pgolf_core.network.grid import GRIDS, Grid, dequantise, fake_quantise, grid_names_for, quantise_tensor
+from pgolf_core.network.choice import grid_names_for
+from pgolf_core.network.grid import GRIDS, Grid, dequantise, fake_quantise, grid_of, quantise_tensor
 from pgolf_core.network.model import GPT
 from pgolf_core.network.score import Score, bits_per_byte
 from pgolf_core.recipes import recipe
@@ -194,7 +195,9 @@ def matrix_grids(weights: Weights, quant: recipe.Quant) -> dict[str, Grid]:
     """The recipe's fixed grid for every matrix, also for those that are small enough to be stored as fp16."""
     every = dataclasses.replace(on_grids(quant), small_tensor_elements=0, allocation="fixed")
     grids = grid_names_for({name: tuple(w.shape) for name, w in weights.items()}, every).items()
-    return {name: GRIDS[grid] for name, grid in grids if _is_matrix(name, weights[name]) and grid in GRIDS}
+    return {
+        name: grid_of(name, grid, quant) for name, grid in grids if _is_matrix(name, weights[name]) and grid in GRIDS
+    }
 
 
 def on_grid(w: Tensor, grid: Grid) -> Tensor:
@@ -202,14 +205,17 @@ def on_grid(w: Tensor, grid: Grid) -> Tensor:
     return dequantise(*quantise_tensor(w, grid)) if grid.packable else fake_quantise(w.detach(), grid)
 
 
-def grid_gap(weights: Weights, trained: Mapping[str, Grid], packed: Mapping[str, str]) -> pd.DataFrame:
+def grid_gap(
+    weights: Weights, trained: Mapping[str, Grid], packed: Mapping[str, str], quant: recipe.Quant
+) -> pd.DataFrame:
     """How far QAT's rounding is from the packer's, one row per kind of linear matrix and pair of grids: columns kind,
     trained on, packed on, matrices, other (share of weights that come back more than half a packed step away from where
     training saw them), distance (norm of the difference over the norm of the weights). Matrices that both round alike
     are left out, and so are tables, which QAT never rounds."""
     rows = []
     for name, grid in trained.items():
-        w, own = weights[name], GRIDS.get(packed[name])
+        w = weights[name]
+        own = grid_of(name, packed[name], quant) if packed[name] in GRIDS else None
         if own is None or own == grid or name in _NEVER_FAKED:
             continue
         codes, scales = quantise_tensor(w, own)
@@ -227,17 +233,17 @@ def grid_gap(weights: Weights, trained: Mapping[str, Grid], packed: Mapping[str,
 _NEVER_FAKED = ("tok_emb.weight", "bigram.embed.weight", "ve.embed.weight")
 
 
-def rounded(weights: Weights, grid_names: Mapping[str, str]) -> dict[str, Tensor]:
+def rounded(weights: Weights, grid_names: Mapping[str, str], quant: recipe.Quant) -> dict[str, Tensor]:
     """The weights as they come back from the artifact: through their grid's codes and scales, or through fp16."""
     return {
-        name: on_grid(w, GRIDS[grid]) if (grid := grid_names[name]) in GRIDS else w.half().float()
+        name: on_grid(w, grid_of(name, grid, quant)) if (grid := grid_names[name]) in GRIDS else w.half().float()
         for name, w in weights.items()
     }
 
 
-def rounding_table(weights: Weights, grid_names: Mapping[str, str]) -> pd.DataFrame:
+def rounding_table(weights: Weights, grid_names: Mapping[str, str], quant: recipe.Quant) -> pd.DataFrame:
     """`distance_table` of the weights and what comes back of them: the distance is called error, beside the grid."""
-    table = distance_table(weights, rounded(weights, grid_names), "error")
+    table = distance_table(weights, rounded(weights, grid_names, quant), "error")
     table.insert(table.columns.get_loc("error"), "grid", table["tensor"].map(grid_names))
     return table
 

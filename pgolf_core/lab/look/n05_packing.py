@@ -23,7 +23,8 @@ from pgolf_core.base.names import ARTIFACT
 from pgolf_core.lab.look.n01_data import entropy_bits
 from pgolf_core.lab.look.n02_network import codes_of, on_grids, tensor_kind
 from pgolf_core.lab.report.figures import stored_and_scales
-from pgolf_core.network.grid import GRIDS, STEPS, dequantise, grid_names_for, quantise_tensor
+from pgolf_core.network.choice import STEPS, grid_names_for
+from pgolf_core.network.grid import GRIDS, dequantise, grid_of, quantise_tensor
 from pgolf_core.network.model import parameter_shapes
 from pgolf_core.packing import allocation
 from pgolf_core.packing.correction import Hessians, corrections, quantise_in_turn
@@ -63,25 +64,25 @@ def weights_by_part(weights: Mapping[str, Tensor], grids: Mapping[str, str]) -> 
     return {part: values[:: max(1, len(values) // MOST_DRAWN)] for part, values in joined.items()}
 
 
-def grid_lines(weights: Mapping[str, Tensor], grids: Mapping[str, str], part: str) -> np.ndarray:
+def grid_lines(weights: Mapping[str, Tensor], grids: Mapping[str, str], part: str, quant: recipe.Quant) -> np.ndarray:
     """Values of the one grid that all of a part's tensors on any are on, at the scale of its median row, as far as the
     weights reach."""
     names = [name for name in _gridded(grids) if part_of(name) == part]
-    (grid,) = {GRIDS[grids[name]] for name in names}
+    (grid,) = {grid_of(name, grids[name], quant) for name in names}
     scale = float(torch.cat([quantise_tensor(weights[name], grid)[1] for name in names]).float().median())
     values, apart = codes_of(grid) * scale, grid.step * scale
     reach = max(apart, *(float(weights[name].abs().max()) for name in names))
     return values[np.abs(values) < reach + apart / 2]
 
 
-def floor_effect(weights: Mapping[str, Tensor], grids: Mapping[str, str]) -> pd.DataFrame:
+def floor_effect(weights: Mapping[str, Tensor], grids: Mapping[str, str], quant: recipe.Quant) -> pd.DataFrame:
     """What the floor under the scales does, one row per part: its tensors on their grid, with the floor and without:
     rows_at_floor (share of rows whose clip / levels lies below the floor), step (of the median row, weight units),
     codes_used (most that one tensor uses), bits and bits_without (order-0 entropy per weight), rms and rms_without
     (rounding error, weight units)."""
     rows = []
     for name in _gridded(grids):
-        grid, w = GRIDS[grids[name]], weights[name]
+        grid, w = grid_of(name, grids[name], quant), weights[name]
         floored, free = (quantise_tensor(w, one) for one in (grid, dataclasses.replace(grid, scale_floor=NO_FLOOR)))
         row = {"part": part_of(name), "grid": grids[name], "weights": w.numel(), "rows": len(w)}
         row |= {"at_floor": int((floored[1] > free[1]).sum()), "step": float(floored[1].float().median())}
@@ -101,13 +102,13 @@ def floor_effect(weights: Mapping[str, Tensor], grids: Mapping[str, str]) -> pd.
 
 
 def code_shares(
-    weights: Mapping[str, Tensor], grids: Mapping[str, str], part: str
+    weights: Mapping[str, Tensor], grids: Mapping[str, str], part: str, quant: recipe.Quant
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """{grid: (codes, share of the part's weights with that code)} over the codes in use and all between them."""
     codes = defaultdict(list)
     for name in _gridded(grids):
         if part_of(name) == part:
-            codes[grids[name]].append(quantise_tensor(weights[name], GRIDS[grids[name]])[0].flatten())
+            codes[grids[name]].append(quantise_tensor(weights[name], grid_of(name, grids[name], quant))[0].flatten())
     shares = {}
     for grid, found in codes.items():
         q = torch.cat(found).numpy().astype(np.int64)
@@ -160,7 +161,7 @@ def tensor_table(ledger: Ledger) -> pd.DataFrame:
 
 def coder_table(ledger: Ledger) -> pd.DataFrame:
     """One row per grid: weights, raw, entropy (of an ideal coder that knows how often each tensor uses each code) and
-    stored bytes, bits per weight, and what zstd takes above the entropy: below zero it found more than frequencies."""
+    stored bytes, bits per weight, and what the coder takes above the entropy: below 0 it saw more than frequencies."""
     table = pd.DataFrame(ledger.tensors).assign(tensors=1)
     sums = table.groupby("grid")[["tensors", "elements", "raw_bytes", "entropy_bytes"]].sum()
     stored = table.dropna(subset="compressed_bytes").groupby("grid")["compressed_bytes"].sum()
@@ -197,18 +198,19 @@ def expected_weights(
     correction = None
     if hessians is not None and quant.correction != "off":
         shapes = {name: tuple(weights[name].shape) for name in _gridded(grids)}
-        correction = corrections(hessians, shapes, quant.correction_damping)
+        correction = corrections(hessians, shapes, quant)
     feedback = correction.feedback if correction else {}
     on_steps = {name: weights[name].numpy() for name in sorted(weights) if grids[name] == STEPS}
     plans = allocation.plans(on_steps, sensitivity or {}, correction)
     expected = {}
     for name, tensor in weights.items():
-        w, grid = tensor.float(), GRIDS.get(grids[name])
+        w = tensor.float()
         if name in plans:
             expected[name] = torch.from_numpy(plans[name].rounded(multiplier).weights(multiplier))
-        elif grid is None:
+        elif grids[name] not in GRIDS:
             expected[name] = w.half().float()
         else:
+            grid = grid_of(name, grids[name], quant)
             in_turn = quantise_in_turn(w, grid, feedback[name]) if name in feedback else quantise_tensor(w, grid)
             expected[name] = dequantise(*in_turn)
     return expected

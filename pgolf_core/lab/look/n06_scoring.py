@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from scipy.special import stdtrit
 
+from pgolf_core.adapting.trace import Adapted
 from pgolf_core.base import device as machine
 from pgolf_core.lab.look.n01_data import sums_by_document
 from pgolf_core.network.model import GPT
@@ -67,6 +68,19 @@ def bpb_by_context(nats: np.ndarray, target_bytes: np.ndarray, contexts: np.ndar
             "bpb": taken / (math.log(2) * total) if total else math.nan, "share": taken / _sum(nats),
         })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def by_chunk(frozen: Score, adapted: Adapted, target_bytes: np.ndarray) -> pd.DataFrame:
+    """Of every chunk that was scored before it was learned from: first, end (targets), frozen and adapted (bpb), gain
+    (adapted less frozen), and so_far: the gain over all targets up to its end."""
+    chunks = adapted.rows[adapted.rows[:, 0] == 0][:, 1:3]
+    nats = {"frozen": frozen.per_token_nats, "adapted": adapted.score.per_token_nats}
+    sums = {name: np.add.reduceat(values, chunks[:, 0], dtype=np.float64) for name, values in nats.items()}
+    bits = math.log(2) * np.add.reduceat(target_bytes, chunks[:, 0], dtype=np.int64)
+    table = pd.DataFrame({"first": chunks[:, 0], "end": chunks[:, 1], **{name: sums[name] / bits for name in sums}})
+    table["gain"] = table["adapted"] - table["frozen"]
+    table["so_far"] = (sums["adapted"] - sums["frozen"]).cumsum() / bits.cumsum()
+    return table
 
 
 def score_by_document(

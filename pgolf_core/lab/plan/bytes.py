@@ -5,8 +5,8 @@ update of known size, correlated with earlier ones through the optimiser's momen
 of that standard deviation, taken as Gaussian, give each grid's codes their frequencies, and those the entropy that the
 coder comes close to (`bits_per_weight`).
 
-One number is fitted: MUON_SHARE, to the mean of PR 315's three published files, 15,525,821 bytes. It gives all nine
-files of the four other records within ERROR, and three local runs of 150 to 580 steps within 9 %: a prediction to
+One number is fitted: MUON_SHARE, to the mean of PR 315's three published files, 15,525,821 bytes. It gives all twelve
+files of the five other records within ERROR, and three local runs of 150 to 580 steps within 9 %: a prediction to
 choose grids and widths by, not the ledger.
 """
 
@@ -22,14 +22,15 @@ import pandas as pd
 from scipy.special import entr, ndtr, ndtri
 
 from pgolf_core.lab.export import code_bytes_of
-from pgolf_core.network.grid import GRIDS, STEPS, Grid, grid_names_for
+from pgolf_core.network.choice import STEPS, grid_names_for
+from pgolf_core.network.grid import Grid, grid_of
 from pgolf_core.network.model import parameter_shapes
 from pgolf_core.packing.sensitivity import MIN_ROWS, allocate_bits
 from pgolf_core.recipes.recipe import Model, Recipe
 from pgolf_core.training.optim import Group, muon_momentum, parameter_groups, rate_multiplier
 
 ERROR = 0.03
-"""Largest relative error over the twelve published files of the five records (tests/lab/plan/test_bytes.py)."""
+"""Largest relative error over the fifteen published files of the records (tests/lab/plan/test_bytes.py)."""
 MUON_SHARE = 0.82
 """Size of a Muon update that acts, relative to an orthogonal matrix: what successive gradients take back, and what
 Newton-Schulz leaves below 1."""
@@ -94,11 +95,12 @@ def _start_variance(name: str, shape: tuple[int, ...], model: Model) -> float:
 def bits_per_weight(std: float, cols: int, grid: Grid) -> tuple[float, bool]:
     """(order-0 entropy of the codes of Gaussian weights, in bits; whether the rows' scales lie on the grid's floor).
 
-    The clip is the median of the largest of `cols` magnitudes, whatever quantile the grid takes.
+    The clip is the median of the largest of `cols` magnitudes, whatever quantile the grid takes, or so many standard
+    deviations as it says.
     """
     if std <= 0:
         return 0.0, True
-    clip = std * float(ndtri((1 + 0.5 ** (1 / cols)) / 2))
+    clip = std * (grid.clip_sigmas or float(ndtri((1 + 0.5 ** (1 / cols)) / 2)))
     scale = max(clip / grid.levels, grid.scale_floor)
     codes = np.arange(grid.qmin, grid.qmax + 1)
     borders = np.concatenate(([-np.inf], (codes[:-1] + 0.5) * scale / std, [np.inf]))
@@ -135,7 +137,7 @@ def predicted_bytes(recipe: Recipe, steps: int) -> pd.DataFrame:
         part["weights"] += count
         part["bits"] += 16.0 * count * chances.get("fp16", 0)
         for grid, chance in chances.items() if chances.keys().isdisjoint(("fp16", STEPS)) else ():
-            bits, on_floor = bits_per_weight(stds[name], shapes[name][1], GRIDS[grid])
+            bits, on_floor = bits_per_weight(stds[name], shapes[name][1], grid_of(name, grid, recipe.quant))
             part["bits"] += chance * bits * (1 + CODER_LOSS) * count
             part["stds"].add(round(stds[name], 3))
             scales += 0.0 if on_floor else chance * 2 * shapes[name][0]  # equal scales compress to almost nothing

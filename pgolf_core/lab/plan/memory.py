@@ -21,7 +21,7 @@ from pgolf_core.base.device import autocast_dtype, why_not_compile
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.compare.records import Published
 from pgolf_core.network.attention import kernel_name
-from pgolf_core.network.model import parameter_shapes
+from pgolf_core.network.model import layer_order, parameter_shapes
 from pgolf_core.recipes.recipe import Model, Recipe
 from pgolf_core.training.optim import parameter_groups
 
@@ -77,14 +77,26 @@ def micro_batch(recipe: Recipe, ranks: int) -> tuple[int, int]:
     return size, math.ceil(sequences / size)
 
 
+def runs(model: Model) -> list[int]:
+    """The blocks that one forward pass runs with its loop on, in order: those of a loop several times."""
+    encoder, decoder = layer_order(model)
+    return encoder + decoder
+
+
 def kept_bytes_per_token(model: Model, seq_len: int, how: Execution) -> float:
     """Bytes that the network keeps for the backward pass, for each token of a micro-batch; the head's logits apart.
 
     A block keeps 11 tensors of the model's width (the stream before and after its mix and after attention, both normed
     inputs, queries before their norm, before and after their gain, the attention's output, what both learned scales
-    multiply), 3 of the key/value width (keys before their norm and after rotation, values) and 2 of the MLP's.
+    multiply), 3 of the key/value width (keys before their norm and after rotation, values) and 2 of the MLP's. A block
+    in a loop keeps them in every pass. An eager leaky ReLU keeps its input besides; a gated skip keeps what it blends,
+    the first of them what is there anyway; a parallel block's MLP norm finds its input there, and compiled its output.
     """
-    layers, exclusive, heads, kv_heads = model.num_layers, model.xsa_last_n, model.num_heads, model.num_kv_heads
+    order = runs(model)
+    layers, heads, kv_heads = len(order), model.num_heads, model.num_kv_heads
+    exclusive = sum(layer >= model.num_layers - model.xsa_last_n for layer in order)
+    parallel = sum(0 <= model.parallel_start <= layer for layer in order)
+    gated = model.skip_gates * (layers // 2)
     size, bigram = 2 if how.bfloat16 else 4, bool(model.bigram_rows)
     ends, scores = 1.0, 0.0  # query blocks copy keys and values up to each block's end, and keep attention's weights
     if how.blocked:
@@ -93,16 +105,28 @@ def kept_bytes_per_token(model: Model, seq_len: int, how: Execution) -> float:
         scores = sum((start + rows) * rows for rows, start in blocks) / seq_len
     outside = (1 if how.compiled else 4) + 2 * (model.smear != "off") + bigram
     of_width = size * (11 * layers + outside + exclusive)
+    of_width += size * (max(gated - 1, 0) + (-2 * parallel if how.compiled else gated))
     of_kv_width = size * (layers + 2 * layers * ends + bool(model.ve_layers)) + 4 * exclusive
+    if not how.bfloat16 and not how.compiled:
+        of_width -= size * parallel
     if how.bfloat16 and not how.compiled:  # norms and exclusion compute, and so keep, float32
         of_width += 2 * (3 * layers + 2) + (4 - size * how.blocked) * exclusive
         of_kv_width += 2 * layers + 4 * exclusive
     numbers = 2 * layers + 2 + (layers + exclusive) * (heads + kv_heads)  # of norms and of fused attention
     numbers += (0 if how.blocked else layers * heads) + (0 if how.compiled else exclusive * kv_heads)
+    numbers -= parallel * how.compiled
     kv_width = kv_heads * (model.model_dim // heads)
-    others = model.mlp_hidden * 2 * layers + model.bigram_dim * bigram + model.ve_dim + layers * heads * scores
+    of_mlp = 3 if model.negative_slope and not how.compiled else 2
+    others = model.mlp_hidden * of_mlp * layers + model.bigram_dim * bigram + model.ve_dim + layers * heads * scores
     indices = 8 * (2 + bigram)  # tokens, targets, rows of the bigram table
     return of_width * model.model_dim + of_kv_width * kv_width + size * others + 4 * numbers + indices
+
+
+def matrix_passes(model: Model) -> tuple[dict[str, int], dict[str, int]]:
+    """(weights, passes of a forward pass with the loop on) of every matrix and table, by name."""
+    sizes = {n: math.prod(shape) for n, shape in parameter_shapes(model).items() if n.endswith(".weight")}
+    times = Counter(f"blocks.{layer}" for layer in runs(model))
+    return sizes, {name: times[".".join(name.split(".")[:2])] or 1 for name in sizes}
 
 
 def head_bytes_per_token(model: Model, how: Execution) -> tuple[int, int]:
@@ -116,9 +140,12 @@ def head_bytes_per_token(model: Model, how: Execution) -> tuple[int, int]:
 
 
 def weight_copy_bytes(recipe: Recipe, how: Execution) -> int:
-    """Bytes of the matrices as the products take them: bfloat16 copies, or fake-quantised ones in float32."""
-    sizes = {name: math.prod(shape) for name, shape in parameter_shapes(recipe.model).items()}
-    linear = sum(size for name, size in sizes.items() if name.endswith(".weight") and "emb" not in name)
+    """Bytes of the matrices as the products take them: bfloat16 copies, or fake-quantised ones in float32.
+
+    Eager, every pass through a loop makes copies of its own.
+    """
+    sizes, passes = matrix_passes(recipe.model)
+    linear = sum(size * (1 if how.compiled else passes[name]) for name, size in sizes.items() if "emb" not in name)
     if how.bfloat16:
         return 2 * (linear + sizes["tok_emb.weight"])
     return 4 * linear if recipe.qat.kind != "off" else 0

@@ -6,6 +6,7 @@ beside the prediction.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 
@@ -16,7 +17,7 @@ from pgolf_core.lab.compare.records import RECORD_DIR, Published, load_published
 from pgolf_core.lab.export import code_bytes_of
 from pgolf_core.lab.look.n02_network import parameter_budget
 from pgolf_core.lab.plan.bytes import ERROR, predicted_bytes
-from pgolf_core.lab.plan.memory import RECORD_RANKS, RECORD_TRACK, Row, memory_rows, ranks_of
+from pgolf_core.lab.plan.memory import RECORD_RANKS, RECORD_TRACK, Row, matrix_passes, memory_rows, ranks_of, runs
 from pgolf_core.lab.shared.places import SCRIPT
 from pgolf_core.lab.shared.tables import table_text
 from pgolf_core.network.model import parameter_shapes
@@ -60,7 +61,8 @@ def _step_of(recipe: Recipe) -> tuple[object, ...]:
     """What the time and the memory of a step depend on: tensors, switches, tokens."""
     model, data = recipe.model, recipe.data
     switches = (model.num_heads, model.num_kv_heads, model.rope_dims, model.xsa_last_n, model.ve_layers, model.smear)
-    return parameter_shapes(model), switches, data.batch_tokens, data.seq_len
+    newer = (runs(model), model.parallel_start, model.negative_slope)
+    return parameter_shapes(model), switches, newer, data.batch_tokens, data.seq_len
 
 
 def planned_steps(
@@ -68,6 +70,7 @@ def planned_steps(
 ) -> tuple[int | None, str]:
     """(steps until clock or iterations end the training, what ends it); None where no step time is known."""
     schedule, source = recipe.schedule, ""
+    seconds = schedule.max_seconds - schedule.reserve_seconds
     if schedule.max_seconds <= 0:
         return schedule.iterations, "schedule.iterations; no clock"
     if step_ms is None and record is not None and ranks == RECORD_RANKS:
@@ -76,10 +79,10 @@ def planned_steps(
         source = f", the step published with {record.name} on {record.hardware}, where runs made {made} steps"
     if step_ms is None:
         other = f"; {record.name}'s published step was taken on {RECORD_RANKS} ranks" if record is not None else ""
-        return None, f"needs --step-ms: {schedule.max_seconds:g} s of training end at the clock{other}"
-    by_clock = math.ceil(schedule.max_seconds * 1000 / step_ms)
+        return None, f"needs --step-ms: {seconds:g} s of training end at the clock{other}"
+    by_clock = math.ceil(seconds * 1000 / step_ms)
     if by_clock < schedule.iterations:
-        return by_clock, f"{schedule.max_seconds:g} s at {step_ms:.4g} ms{source}"
+        return by_clock, f"{seconds:g} s at {step_ms:.4g} ms{source}"
     return schedule.iterations, f"schedule.iterations; the clock would allow {by_clock:,}"
 
 
@@ -137,16 +140,26 @@ def _verdict(left: int, error_bytes: float, is_known: bool) -> str:
 
 
 def forward_flops_per_token(model: Model, seq_len: int) -> int:
-    """Multiply-adds count two: matrix products of blocks, bigram and head, and the unmasked half of attention.
+    """Multiply-adds count two: matrix products of blocks, bigram and head, and the unmasked half of attention. A block
+    in a loop counts as often as it runs.
 
     A token attends to (seq_len + 1) / 2 positions on average, with one product of width C for the scores and one for
     the values. Norms, rotary embedding, exclusions and the softmax are left out.
     """
-    products = sum(
-        math.prod(shape) for name, shape in parameter_shapes(model).items()
-        if name == "tok_emb.weight" or (name.endswith(".weight") and ".embed." not in name)
-    )  # fmt: skip
-    return 2 * products + model.num_layers * 2 * model.model_dim * (seq_len + 1)
+    sizes, passes = matrix_passes(model)
+    products = sum(size * passes[name] for name, size in sizes.items() if ".embed." not in name)
+    return 2 * products + len(runs(model)) * 2 * model.model_dim * (seq_len + 1)
+
+
+def looped_share(recipe: Recipe, on: float, off: float) -> float:
+    """Share of a run's steps that have the loop on, whose forward pass takes `on` FLOP with it and `off` without.
+
+    The budget is switched at schedule.loop_at. Of a clock, equal seconds are taken to be equal work.
+    """
+    before = recipe.schedule.loop_at
+    if recipe.schedule.max_seconds > 0:
+        before = before * on / (before * on + (1 - before) * off)
+    return 1 - before
 
 
 def muon_flops_per_step(recipe: Recipe) -> int:
@@ -161,15 +174,19 @@ def _work_rows(recipe: Recipe, steps: int | None, why: str) -> Iterator[tuple[st
     """Of a step, and of all steps in the budget; each with its group."""
     tokens, seq_len = recipe.data.batch_tokens, recipe.data.seq_len
     forward, muon = forward_flops_per_token(recipe.model, seq_len), muon_flops_per_step(recipe)
+    without = forward_flops_per_token(dataclasses.replace(recipe.model, num_loops=0), seq_len)
+    share = looped_share(recipe, forward, without)
     flops, one, all_of_them = (1 + BACKWARD) * forward * tokens, "a step", "the budget"
+    mean = share * flops + (1 - share) * flops * without / forward
+    loop = f"; {share:.0%} of the steps loop, others take {without / forward:.0%}" if without < forward else ""
     yield one, "tokens of a step", tokens, "tokens", f"{tokens // seq_len:,} sequences of {seq_len:,}"
-    yield one, "forward pass of a token", forward, "FLOP", "matrix products and causal attention"
+    yield one, "forward pass of a token", forward, "FLOP", f"matrix products and causal attention{loop}"
     yield one, "forward and backward of a step", flops, "FLOP", f"{1 + BACKWARD} x forward x tokens"
     yield one, "Newton-Schulz of a step", muon, "FLOP", f"{muon / flops:.1%} of forward and backward"
     missing = "" if steps else "needs the steps"
     yield all_of_them, "steps in the budget", steps, "steps", why
     yield all_of_them, "tokens in the budget", steps and steps * tokens, "tokens", missing
-    yield all_of_them, "work in the budget", steps and steps * (flops + muon), "FLOP", missing
+    yield all_of_them, "work in the budget", steps and steps * round(mean + muon), "FLOP", missing
 
 
 # ---------------------------------------------------------------------- for a terminal

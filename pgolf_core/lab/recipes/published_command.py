@@ -1,7 +1,7 @@
 """A published run command, `NAME=value … torchrun train_gpt.py`, becomes a recipe: `pgolf recipes --from-command`.
 
 `published_scripts` says of every script which names it reads, with its own defaults, and what its code fixes whatever
-the names say. The recipe is what that script really does with the values, so the five published commands give the
+the names say. The recipe is what that script really does with the values, so the published commands give the
 recipes `prN-as-run`. What changes nothing, or what no recipe can say, comes back as a report.
 
 Keys that play no part keep the recipes' usual value (the decay of an EMA that is off), so that equal runs have equal
@@ -128,6 +128,8 @@ class _Meaning:
         self.keys = script.fixed | {KEYS[name]: value for name, value in self.values.items() if name in KEYS}
         for rule in (self._shape, self._embeddings, self._data, self._average, self._quantisation, self._schedule):
             rule(self.values)
+        if "NUM_LOOPS" in script.reads:
+            self._of_pr1493(self.values)
 
     def _tell(self, name: str, kind: str, reason: str) -> None:
         """Report on a name, but only if the command sets it."""
@@ -165,8 +167,10 @@ class _Meaning:
                 self._tell(name, NO_EFFECT, "VE_ENABLED=0 leaves no value embedding")
 
     def _data(self, v: dict[str, Any]) -> None:
-        named = re.fullmatch(r"fineweb10B_(\w+)", PurePath(v["DATA_PATH"]).name)
+        path = v.get("DATA_PATH", f"fineweb10B_sp{v['VOCAB_SIZE']}")  # PR 1493 makes the path of the pieces
+        named = re.fullmatch(r"fineweb10B_(\w+)", PurePath(path).name)
         dataset = self.keys["data.dataset"] = f"fineweb10B-{named[1] if named else 'sp1024'}"
+        self._tell("DATA_DIR", OUTSIDE, "prepare the data with `pgolf data` and name it by --data")
         if not named:
             self._tell("DATA_PATH", OUTSIDE, "prepare the data with `pgolf data` and name it by --data")
         if not re.search(rf"\D{v['VOCAB_SIZE']}\Z", dataset):
@@ -177,9 +181,9 @@ class _Meaning:
 
     def _average(self, v: dict[str, Any]) -> None:
         swa = {"SWA_START_FRAC", "SWA_FRAC", "SWA_EVERY"}
-        if v.get("EMA_ENABLED"):
+        if v.get("EMA_ENABLED", self.keys.get("average.kind") == "ema"):
             self.keys |= {"average.kind": "ema", "average.ema_decay": v["EMA_DECAY"]}
-            idle = swa | ({"SWA_ENABLED"} if v["SWA_ENABLED"] else set())
+            idle = swa | ({"SWA_ENABLED"} if v.get("SWA_ENABLED") else set())
             why = "EMA is on, and then the script takes no SWA snapshots"
         elif v.get("SWA_ENABLED"):
             start = v.get("SWA_START_FRAC", v.get("SWA_FRAC", 0.5))
@@ -221,6 +225,30 @@ class _Meaning:
         if self.script.record == "PR 315" and stride != 64:
             self._tell("EVAL_STRIDE", NOT_EXPRESSED, "the script also scores with stride 64; a recipe has one")
 
+    def _of_pr1493(self, v: dict[str, Any]) -> None:
+        """What PR 1493 alone reads: its loop, warm-down and grids, and whether the packed file learns as it scores."""
+        self.keys["model.rope_reference_tokens"] = v["TRAIN_SEQ_LEN"]
+        if v["EMBEDDING_DIM"] != v["MODEL_DIM"]:
+            why = "this core has no projection between an embedding and a network of other widths"
+            self.reports.append(Report("EMBEDDING_DIM", str(v["EMBEDDING_DIM"]), NOT_EXPRESSED, why))
+        idle: list[tuple[bool, str, tuple[str, ...]]] = [
+            (v["NUM_LOOPS"] <= 0, "NUM_LOOPS=0 runs every block once", ("LOOP_START", "LOOP_END", "ENABLE_LOOPING_AT")),
+            (v["MAX_WALLCLOCK_SECONDS"] <= 0, "without a clock nothing is kept back", ("GPTQ_RESERVE_SECONDS",)),
+            (not v["TTT_ENABLED"], "TTT_ENABLED is 0", ("TTT_LR", "TTT_EPOCHS", "TTT_MOMENTUM", "TTT_CHUNK_TOKENS")),
+        ]
+        for is_idle, why, names in idle:
+            for name in names if is_idle else ():
+                del self.keys[KEYS[name]]
+                self._tell(name, NO_EFFECT, why)
+        if v["WARMDOWN_FRAC"] <= 0:
+            self.keys |= {"schedule.warmdown_fraction": 0.0, "schedule.warmdown_iters": 0}
+        self.keys["adapt.kind"] = "sgd" if v["TTT_ENABLED"] else "off"
+        if not (v["SLIDING_WINDOW_ENABLED"] or v["TTT_ENABLED"]):  # what learns while it scores slides anyway
+            self.keys["eval.stride"] = self.keys["eval.seq_len"]
+        self.keys["quant.correction_tokens"] = v["GPTQ_CALIBRATION_BATCHES"] * (v["TRAIN_BATCH_TOKENS"] // RANKS)
+        self.keys["quant.attention"] = self.keys["quant.mlp"] = f"int{v['MATRIX_BITS']}_sigma"
+        self.keys["quant.tok_emb"] = f"int{v['EMBED_BITS']}_sigma"
+
 
 def _idle_reports(script: Script, given: Mapping[str, str]) -> Iterator[Report]:
     """Reports on names that decide no key: idle, outside, unknown, or set to what this core cannot do."""
@@ -232,7 +260,7 @@ def _idle_reports(script: Script, given: Mapping[str, str]) -> Iterator[Report]:
         if name in script.idle:
             yield Report(name, text, NO_EFFECT, why)
         elif name in script.only:
-            kept = f"{name}={int(default)}" if isinstance(default, int) else "not set"
+            kept = "not set" if default == "" else f"{name}={int(default) if isinstance(default, bool) else default}"
             if value != default:
                 yield Report(name, text, NOT_EXPRESSED, f"{why}: this core cannot; taken as {kept}")
         elif name in OUTSIDE_NAMES:

@@ -28,6 +28,13 @@ KEYS = {
     "WEIGHT_DECAY": "optim.adam_wd", "ITERATIONS": "schedule.iterations", "WARMDOWN_ITERS": "schedule.warmdown_iters",
     "WARMUP_STEPS": "schedule.warmup_steps", "MAX_WALLCLOCK_SECONDS": "schedule.max_seconds",
     "VAL_LOSS_EVERY": "schedule.val_every_steps", "EVAL_BATCH_SEQS": "eval.batch_seqs",
+    "SKIP_GATES_ENABLED": "model.skip_gates", "PARALLEL_RESIDUAL_START": "model.parallel_start",
+    "NUM_LOOPS": "model.num_loops", "LOOP_START": "model.loop_start", "LOOP_END": "model.loop_end",
+    "ENABLE_LOOPING_AT": "schedule.loop_at", "GPTQ_RESERVE_SECONDS": "schedule.reserve_seconds",
+    "WARMDOWN_FRAC": "schedule.warmdown_fraction", "MIN_LR": "schedule.min_lr", "EMBED_WD": "optim.embed_wd",
+    "MUON_ROW_NORMALIZE": "optim.muon_row_normalise", "TTT_LR": "adapt.lr", "TTT_EPOCHS": "adapt.epochs",
+    "TTT_MOMENTUM": "adapt.momentum", "TTT_CHUNK_TOKENS": "adapt.chunk_tokens",
+    "MATRIX_CLIP_SIGMAS": "quant.clip_sigmas", "EMBED_CLIP_SIGMAS": "quant.embed_clip_sigmas",
 }  # fmt: skip
 """The recipe's key that a name sets alone; what is not here is read by a rule of published_command, with others."""
 READS: dict[str, Value] = {
@@ -72,12 +79,15 @@ class Script:
     """Names that change nothing: a value of the type that the script takes, and why."""
     only: dict[str, tuple[Value, str]] = field(default_factory=dict)
     """Names of which this core can do one value, and what another would mean."""
+    lacks: tuple[str, ...] = ()
+    """Names of the shared tables that this script does not read."""
     logged: Mapping[str, int] = field(default_factory=dict)
     """Cadences in the published logs that neither the command nor the script's defaults give."""
 
     def __post_init__(self) -> None:
         for name, shared in (("reads", READS), ("fixed", FIXED), ("idle", IDLE), ("only", ONLY)):
-            object.__setattr__(self, name, shared | getattr(self, name))
+            both = {key: value for key, value in shared.items() if key not in self.lacks} | getattr(self, name)
+            object.__setattr__(self, name, both)
 
 
 _WARM_START: dict[str, Value] = {  # PR 315 and 332 share them
@@ -87,6 +97,7 @@ _WARM_START: dict[str, Value] = {  # PR 315 and 332 share them
     "EMA_ENABLED": False, "EMA_DECAY": 0.997, "SWA_ENABLED": True,
 }  # fmt: skip
 _FOLDED = "torch 2.9.1 folded it away when it compiled: whatever it says, no step trained with QAT; pr315-qat does"
+_NO_ETLB = "no function of the script uses it"
 
 SCRIPTS: dict[str, Script] = {
     "pr194": Script(
@@ -171,5 +182,35 @@ SCRIPTS: dict[str, Script] = {
             "quant.mlp": "int8_clip_search_step4", "quant.other": "int8_clip_search",
         },
         idle={"ADAM_WEIGHT_DECAY": (0.04, "the script reads it and builds plain Adam without it")},
+    ),
+    "pr1493": Script(
+        "PR 1493",
+        {
+            "VOCAB_SIZE": 8192, "EMBEDDING_DIM": 512, "MLP_MULT": 4.0, "QK_GAIN_INIT": 5.0, "LN_SCALE": True,
+            "ROPE_DIMS": 16, "XSA_LAST_N": 11, "SKIP_GATES_ENABLED": True, "NUM_LOOPS": 2, "LOOP_START": 3,
+            "LOOP_END": 5, "ENABLE_LOOPING_AT": 0.35, "PARALLEL_RESIDUAL_START": 7, "DATA_DIR": "./data/",
+            "EVAL_SEQ_LEN": 2048, "EVAL_STRIDE": 64, "SLIDING_WINDOW_ENABLED": True, "GPTQ_RESERVE_SECONDS": 12.0,
+            "WARMDOWN_FRAC": 0.72, "MIN_LR": 0.0, "VAL_LOSS_EVERY": 4000, "TRAIN_LOG_EVERY": 500, "MATRIX_LR": 0.022,
+            "MUON_WD": 0.095, "MUON_ROW_NORMALIZE": True, "EMBED_WD": 0.085, "ADAM_WD": 0.02, "EMA_DECAY": 0.9965,
+            "GPTQ_CALIBRATION_BATCHES": 64,
+            "TTT_ENABLED": False, "TTT_LR": 0.005, "TTT_EPOCHS": 3, "TTT_MOMENTUM": 0.9, "TTT_CHUNK_TOKENS": 32_768,
+            "MATRIX_BITS": 6, "EMBED_BITS": 8, "MATRIX_CLIP_SIGMAS": 12.85, "EMBED_CLIP_SIGMAS": 20.0,
+        },
+        {
+            "data.order": "ranked", "model.smear": "off", "model.bigram_rows": 0, "model.negative_slope": 0.5,
+            "average.kind": "ema", "eval.batch_seqs": 32, "quant.correction": "hessian",
+            "quant.correction_order": "activation", "quant.correct_tok_emb": True, "quant.compressor": "brotli",
+        },
+        idle={
+            "ROPE_TRAIN_SEQ_LEN": (2048, "the script reads it and never uses it"),
+            "MUON_BETA2": (0.95, "the script reads it and never uses it"),
+            "VAL_BATCH_TOKENS": (524_288, "a matter of speed and memory: the validation loss does not depend on it"),
+            "ETLB_LR": (0.05, _NO_ETLB), "ETLB_STEPS": (5, _NO_ETLB), "ETLB_CLIP": (3.0, _NO_ETLB),
+        },
+        only={
+            "ETLB_ENABLED": (False, "a function that the script lacks: its run ends in a NameError"),
+            "COMPRESSOR": ("brotli", "another compressor"),
+        },
+        lacks=("DATA_PATH", "WARMDOWN_ITERS", "VAL_BATCH_SIZE", "INT8_KEEP_FLOAT_FP32_NAME_PATTERNS"),
     ),
 }  # fmt: skip

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,8 @@ STAGE_BEGAN = "PGOLF_STAGE_BEGAN"
 LOCK_NAME = ".lock"
 REMEDY = "--fresh redoes it, --name NAME keeps both"
 VERSIONED = ("torch", "numpy", "sentencepiece", "zstandard", "safetensors", "constriction", "papermill")
+NOT_NEEDED = ("brotli",)
+"""Versioned where they are installed: a recipe may ask for them."""
 
 
 @dataclass(frozen=True)
@@ -385,6 +388,7 @@ def describe_environment() -> dict[str, Any]:
     device = pick_device()
     status = _git("status", "--porcelain", "--untracked-files=no")
     versions = {"python": platform.python_version()} | {name: version(name) for name in VERSIONED}
+    versions |= {name: version(name) for name in NOT_NEEDED if find_spec(name)}
     return {
         "commit": _git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status), "versions": versions,
         "platform": f"{platform.system()} {platform.machine()}",

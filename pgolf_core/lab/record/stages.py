@@ -5,8 +5,10 @@ The notebooks explain; these functions act. Each takes an open Run (`pgolf_core.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,9 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from pgolf_core.adapting.trace import Adapted, adapt_artifact
 from pgolf_core.base.device import pick_device
 from pgolf_core.base.files import UserError, read_json, sha256_file, write_json, write_text
 from pgolf_core.base.names import ARTIFACT, GROUP_SENSITIVITY, HESSIANS, SENSITIVITY, TRAIN_LOG, TRAIN_RESULT
+from pgolf_core.base.parallel import ALONE
 from pgolf_core.base.strict import build
 from pgolf_core.lab.export import PACKED, write_script
 from pgolf_core.lab.record.folder import Run, run_hashes
@@ -35,9 +39,12 @@ from pgolf_core.result import Result
 from pgolf_core.seed import result_of, score_lines, size_lines, write_scores
 from pgolf_core.text.shards import load_tokens
 from pgolf_core.text.tokenizer import Tokenizer, check_vocab
-from pgolf_core.training.checkpoint import load_tensors
+from pgolf_core.training.checkpoint import Checkpoint, load_tensors
 from pgolf_core.training.loop import TrainData, train
 from pgolf_core.training.runlog import TrainResult, read_result
+
+ADAPTING = "adapting"
+"""Folder of the checkpoint that an adaptation goes on from; gone once its result is written."""
 
 _val_tokens = functools.lru_cache(maxsize=2)(load_tokens)
 
@@ -180,9 +187,34 @@ def score_packed(run: Run, stride: int, max_targets: int = 0, progress: bool = T
         )  # fmt: skip
 
 
-def write_result(run: Run, roundtrip: Score, sliding: Score) -> Result:
-    """Collect the seed's numbers from its files and the two scores of the artifact; result.json is written last."""
+def adapt_packed(run: Run, frozen: Score, progress: bool = True) -> Adapted | None:
+    """Score the packed file while it learns from what was scored, where the recipe asks for it, else None.
+
+    `frozen` is its sliding score. An attempt that was ended goes on from its last checkpoint.
+    """
+    if run.recipe.adapt.kind == "off":
+        return None
+    made_of = {"artifact": sha256_file(run.folder / ARTIFACT), **run_hashes(run)}
+    cadence = run.recipe.schedule.checkpoint_every_seconds
+    checkpoint = Checkpoint(run.folder / ADAPTING, made_of, cadence, ALONE)
+    try:
+        checkpoint.read_about()
+    except UserError:  # of a file that was packed before
+        checkpoint.path.unlink()
+    with score_bar("adapting", enabled=progress) as update:
+        return adapt_artifact(
+            run.folder / ARTIFACT, run.recipe, validation_tokens(run), frozen, checkpoint=checkpoint, progress=update
+        )
+
+
+def write_result(run: Run, roundtrip: Score, sliding: Score, adapted: Adapted | None = None) -> Result:
+    """Collect the seed's numbers from its files and the scores of the artifact; result.json is written last.
+
+    UserError where the recipe adapts and nothing was adapted.
+    """
     assert run.seed is not None
+    if (adapted is None) is (run.recipe.adapt.kind != "off"):
+        raise UserError(f"adapt.kind = {run.recipe.adapt.kind} and the result do not agree; run 06_sliding_eval again")
     averaging, script = read_json(run.folder / AVERAGING_FILE), run_script(run)
     path = run.folder / LEDGER_FILE
     ledger = build(Ledger, read_json(path), str(path))
@@ -190,20 +222,25 @@ def write_result(run: Run, roundtrip: Score, sliding: Score) -> Result:
         raise UserError(f"{short_path(script)} is not the script that 05_quantize counted; run 05_quantize again")
     raw, averaged, hashes = averaging["raw"], averaging["averaged"], run_hashes(run)
     said = stage_record(run, "03_train").get("training")
+    scoring = roundtrip.seconds + sliding.seconds
+    closing = [*size_lines(ledger), *score_lines(roundtrip, sliding), *(adapted.lines(scoring) if adapted else [])]
     result = result_of(
         run.recipe, run.seed, build(TrainResult, said, "stages/03_train.json: training"), ledger, roundtrip, sliding,
         raw_bpb=raw["bpb"], raw_loss=raw["loss_nats_per_token"], raw_targets=raw["tokens"],
         averaged_bpb=averaged["bpb"], averaged_loss=averaged["loss_nats_per_token"],
-        seconds=_ledger_of_seconds(run, averaging["seconds"], roundtrip.seconds + sliding.seconds),
+        seconds=_ledger_of_seconds(run, averaging["seconds"], scoring, adapted),
         data_sha256=hashes["data"], core_sha256=hashes["core"], script_sha256=sha256_file(script),
         ranks=processes_of(run) * hosts(), scores_sha256=write_scores(run.folder, roundtrip, sliding),
+        **(adapted.write(run.folder) if adapted else {}),
     )  # fmt: skip
-    _complete_log(run, [*size_lines(ledger), *score_lines(roundtrip, sliding)])
+    _complete_log(run, closing)
     result.write(run.folder)
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(run.folder / ADAPTING)
     return result
 
 
-def _ledger_of_seconds(run: Run, averaging: float, scoring: float) -> dict[str, float]:
+def _ledger_of_seconds(run: Run, averaging: float, scoring: float, adapted: Adapted | None) -> dict[str, float]:
     """Wall time of this seed by part, all attempts together, and in `total`, which they add up to.
 
     Training keeps its own ledger, over its own attempts. `notebooks` is what no other part has: kernels, processes,
@@ -213,10 +250,12 @@ def _ledger_of_seconds(run: Run, averaging: float, scoring: float) -> dict[str, 
     inside, earlier = marks[0]["training"]["seconds"], marks[0]["training"]["earlier_seconds"]
     lost_around = max(marks[0]["lost_seconds"] - earlier, 0.0)  # the notebooks around earlier attempts at training
     lost = lost_around + sum(mark["lost_seconds"] for mark in marks[1:]) + run.lost_seconds()
+    kept = min(adapted.earlier_seconds, lost) if adapted else 0.0  # of an attempt that was ended, and gone on from
     total = sum(mark["seconds"] for mark in marks) + run.elapsed_seconds() + earlier + lost
     parts = {part: inside[part] for part in ("data", "warmup", "train", "validation")}
     parts |= {"averaging": inside["averaging"] + averaging, "packing": marks[2]["packing_seconds"], "scoring": scoring}
-    parts |= {"checkpoints": inside["checkpoints"], "lost": inside["lost"] + lost}
+    parts |= {"adapting": adapted.score.seconds} if adapted else {}
+    parts |= {"checkpoints": inside["checkpoints"], "lost": inside["lost"] + lost - kept}
     parts["notebooks"] = max(total - sum(parts.values()), 0.0)
     return {**parts, "total": sum(parts.values())}
 

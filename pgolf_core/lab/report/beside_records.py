@@ -1,4 +1,4 @@
-"""A run beside the five published records: what happens within a run on any text, and, where `comparison` allows it,
+"""A run beside the published records: what happens within a run on any text, and, where `comparison` allows it,
 differences and the rule."""
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pgolf_core.lab.compare.arms import FINEWEB_BYTES
 from pgolf_core.lab.compare.comparison import Against, compare_arms
 from pgolf_core.lab.compare.inference import RULE_LEVEL, RULE_MARGIN_NATS, summarise
-from pgolf_core.lab.compare.records import RECORD_DIR, RECORDS, load_published
+from pgolf_core.lab.compare.records import FINEWEB_BYTES, RECORD_DIR, RECORDS, load_published
 from pgolf_core.lab.compare.results import SCORE_LABELS
 from pgolf_core.lab.report.page import table
 from pgolf_core.result import Result

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pgolf_core.adapting.trace import EVALUATION_SECONDS
 from pgolf_core.base.files import UserError, write_json, write_text
 from pgolf_core.lab.compare.arms import FINEWEB_TRACK
 from pgolf_core.lab.compare.inference import CONFIDENCE
@@ -115,11 +116,23 @@ def run_context(runs: Mapping[int, SeedRun], summary: dict[str, Any], figures: M
         "stored_bytes": one.ledger.weights_bytes + one.ledger.scales_bytes,
         "seeds": table(*seeds_table(summary), totals=2 if len(runs) == 1 else 3),
         "over_cap": over_cap(summary),
+        "adapted": _adapted_context(summary),
         "ledgers": {seed: vars(run.ledger) | {"tensors": []} for seed, run in runs.items()},
         "grids": table(grid_names, grid_rows(one.ledger)),
         "resumed": {seed: run.result.resumed_at_steps for seed, run in runs.items() if run.result.resumed_at_steps},
         "figures": {name: f"figures/{path.name}" for name, path in figures.items()},
     }
+
+
+def _adapted_context(summary: dict[str, Any]) -> dict[str, Any] | None:
+    """Of an adapted score: what it gained on the sliding one, and the seconds of the slowest seed's evaluation."""
+    if "adapted_bpb" not in summary:
+        return None
+    frozen, adapted = (summary[f"{kind}_bpb"]["seeds"] for kind in ("sliding", "adapted"))
+    gains = [adapted[seed] - frozen[seed] for seed in adapted]
+    seconds = (summary["seconds"][part]["seeds"] for part in ("scoring", "adapting"))
+    spent = max(sum(both) for both in zip(*(part.values() for part in seconds), strict=True))
+    return {"gain": sum(gains) / len(gains), "seconds": spent, "cap": EVALUATION_SECONDS}
 
 
 def _own_context(

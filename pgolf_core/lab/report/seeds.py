@@ -60,7 +60,7 @@ def _entries(values: Mapping[int, Mapping[str, float | None]]) -> dict[str, dict
 def seeds_table(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of text: every seed, then mean, std (a dash where one seed has none) and half the interval."""
     columns = [("steps", summary["steps"], 0, 1)]  # name, entry, digits of a seed, digits of mean and std
-    columns += [(f"{label} bpb", summary[f"{score}_bpb"], 4, 4) for score, label in SCORE_LABELS.items()]
+    columns += [(f"{label} bpb", summary[f"{score}_bpb"], 4, 4) for score, label in _score_labels(summary).items()]
     columns += [(f"{part} bytes", summary[f"{part}_bytes"], 0, 0) for part in ("artifact", "code", "total")]
     columns += [("train s", summary["seconds"]["train"], 1, 1), ("whole s", summary["whole_seconds"], 1, 1)]
     names = [*map(str, summary["seeds"]), "mean", "std", *([f"± {CONFIDENCE:.0%}"] if summary["n"] > 1 else [])]
@@ -74,6 +74,11 @@ def seeds_table(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]
     return ["seed", *(name for name, *_ in columns)], [list(row) for row in zip(names, *cells, strict=True)]
 
 
+def _score_labels(summary: Mapping[str, Any]) -> dict[str, str]:
+    """SCORE_LABELS, and the adapted score where there is one."""
+    return SCORE_LABELS | ({"adapted": "adapted"} if "adapted_bpb" in summary else {})
+
+
 def over_cap(summary: Mapping[str, Any]) -> str:
     """Which seeds trained beyond the recipe's cap, and by how much, in a sentence; empty if none did."""
     over = summary.get("over_cap_seconds", {}).get("seeds", {})
@@ -84,7 +89,7 @@ def over_cap(summary: Mapping[str, Any]) -> str:
 def seeds_table_text(summary: Mapping[str, Any]) -> str:
     """The table of seeds for a terminal, in two that fit 80 columns: steps and scores, bytes and seconds."""
     header, rows = seeds_table(summary)
-    names, scores = [name.removesuffix(" bpb") for name in header], 2 + len(SCORE_LABELS)
+    names, scores = [name.removesuffix(" bpb") for name in header], 2 + len(_score_labels(summary))
     texts = (
         table_text(names[:scores], [row[:scores] for row in rows]),
         table_text([names[0], *names[scores:]], [[row[0], *row[scores:]] for row in rows]),

@@ -24,6 +24,7 @@ def _rules(recipe: Recipe) -> Iterator[tuple[Any, str, str]]:
     yield model.rope_dims == 2, "model.rope_dims = 2", "model.rope_base"
     yield longest <= model.rope_reference_tokens, f"no sequence is over {longest} tokens", "model.rope_reference_tokens"
     yield not model.bigram_rows, "model.bigram_rows = 0", "model.bigram_dim optim.bigram_optimizer"
+    yield not model.num_loops, "model.num_loops = 0", "model.loop_start model.loop_end schedule.loop_at"
     yield not model.ve_dim, "model.ve_dim = 0", "optim.ve_frozen"
     yield model.smear == "off", "model.smear = off", "optim.smear_beta2"
     yield not data.final_seq_len, "data.final_seq_len = 0", "data.final_fraction"
@@ -36,7 +37,11 @@ def _rules(recipe: Recipe) -> Iterator[tuple[Any, str, str]]:
     yield average.kind != "ema", f"average.kind = {average.kind}", "average.ema_decay"
     yield average.kind != "swa", f"average.kind = {average.kind}", "average.swa_start average.swa_every_steps"
     never = not schedule.warmdown_fraction and not schedule.warmdown_iters
-    yield never, "the learning rate never falls", "average.swa_start average.swa_every_steps qat.threshold"
+    yield (
+        never,
+        "the learning rate never falls",
+        "average.swa_start average.swa_every_steps qat.threshold schedule.min_lr",
+    )
     yield never and qat.kind == "late", "the learning rate never falls", "qat.kind qat.grid qat.lr_factor"
     yield qat.kind != "late", f"qat.kind = {qat.kind}", "qat.threshold"
     yield qat.kind == "off", "qat.kind = off", "qat.grid"
@@ -45,7 +50,13 @@ def _rules(recipe: Recipe) -> Iterator[tuple[Any, str, str]]:
     small = quant.small_tensor_elements >= model.num_layers * model.model_dim
     others = model.bigram_rows or model.ve_dim
     yield small and not others, "there is neither bigram nor value embedding", "quant.other"
-    yield quant.correction == "off", "quant.correction = off", "quant.correction_damping quant.correction_tokens"
+    by_parts = {"clip_sigmas": [quant.attention, quant.mlp, quant.other], "embed_clip_sigmas": [quant.tok_emb]}
+    named = f"{quant.exceptions} {qat.grid if qat.kind != 'off' else ''}"
+    for key, parts in by_parts.items():
+        on_sigma = any("_sigma" in grid for grid in (*(parts if quant.kind == "grid" else ()), named))
+        yield not on_sigma, "no grid is by standard deviations", f"quant.{key}"
+    uncorrected = " ".join(f"quant.{key}" for key in vars(quant) if key.startswith(("correction_", "correct_")))
+    yield quant.correction == "off", "quant.correction = off", uncorrected
 
 
 def idle_note(name: str, overrides: Sequence[str], recipe: Recipe) -> str:

@@ -27,7 +27,7 @@ from pgolf_core.base.files import UserError, write_bytes
 
 PALETTE = ("#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0072B2")
 COLOURS = {
-    "raw": "#0072B2", "averaged": "#009E73", "round-trip": "#E69F00", "sliding": "#D55E00",
+    "raw": "#0072B2", "averaged": "#009E73", "round-trip": "#E69F00", "sliding": "#D55E00", "adapted": "#CC79A7",
     "train": "#56B4E9", "validation": "#D55E00",
     "weights": "#0072B2", "scales": "#56B4E9", "header": "#CC79A7", "code": "#E69F00", "free": "#E8E8E8",
     "fp16": "#999999", "int5": "#D55E00", "int6": "#0072B2", "int7": "#CC79A7", "int8": "#009E73",

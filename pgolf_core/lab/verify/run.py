@@ -12,25 +12,26 @@ from typing import Any
 import torch
 
 from pgolf_core.base.files import UserError, sha256_file
-from pgolf_core.base.names import ARTIFACT, METRICS, SCORES, SEED_RESULT, TRAIN_LOG
+from pgolf_core.base.names import ADAPT_TRACE, ARTIFACT, METRICS, SCORES, SEED_RESULT, TRAIN_LOG
 from pgolf_core.base.strict import build
 from pgolf_core.lab.compare.results import seed_folders
 from pgolf_core.lab.export import code_bytes_of
 from pgolf_core.lab.report.seeds import summarise_seeds
 from pgolf_core.lab.shared import places
 from pgolf_core.lab.shared.places import AVERAGING_FILE, ENV_FILE, LEDGER_FILE, RECIPE_FILE, SUMMARY_FILE, core_sha256
+from pgolf_core.lab.verify.evidence.adapting import adapt_checks
 from pgolf_core.lab.verify.evidence.checks import CannotCheck, Row, hold, judge_all, needed, require
 from pgolf_core.lab.verify.evidence.score import How
 from pgolf_core.lab.verify.evidence.text import Text
 from pgolf_core.lab.verify.reading.logs import Log, agreed_steps, read_log
 from pgolf_core.lab.verify.reading.reviewed import MODEL_CHECKS, TEXT_CHECKS, TRAINING, Artifact, Seed, header_of
 from pgolf_core.lab.verify.reading.untrusted import agrees, is_number, json_lines, json_object, number, read_text
-from pgolf_core.network.grid import STEPS, grid_names_for
+from pgolf_core.network.choice import STEPS, grid_names_for
 from pgolf_core.network.model import parameter_shapes
 from pgolf_core.packing.format import PREAMBLE
 from pgolf_core.packing.ledger import Ledger
 from pgolf_core.packing.unpack import load_model, read_header
-from pgolf_core.recipes.recipe import Recipe, to_dict
+from pgolf_core.recipes.recipe import Recipe, recorded
 from pgolf_core.result import SCORE_NAMES, Result
 
 HASHES = ("recipe", "data", "core")
@@ -38,8 +39,8 @@ LOGS = (TRAIN_LOG, METRICS)
 MAX_STAGES = 100
 BUDGET_SECONDS = 600
 """Of training, and again of evaluation, on every track."""
-TIMERS = ("train", "scoring")
-"""Parts of result.json's seconds that the two budgets are for; the others lie outside."""
+TIMERS = ("train", "scoring", "adapting")
+"""Parts of result.json's seconds that the two budgets are for, evaluation's the last two; the others lie outside."""
 
 
 # ---------------------------------------------------------------------- the artifact alone
@@ -110,7 +111,8 @@ def _hashes(seed: Seed) -> str:
         hold(json_object(path).get("hashes") == said, f"{path.name} has other hashes than {SEED_RESULT}")
     hold_equal(seed.result, RECIPE_FILE, recipe_sha256=seed.recipe.fingerprint)
     is_kept = seed.result.scores_sha256 is not None
-    hold(is_kept or not (seed.folder / SCORES).exists(), f"{SEED_RESULT} has no hash of {SCORES}, which is there")
+    for name, digest in ((SCORES, seed.result.scores_sha256), (ADAPT_TRACE, seed.result.adapt_sha256)):
+        hold(bool(digest) or not (seed.folder / name).exists(), f"{SEED_RESULT} has no hash of {name}, which is there")
     kept = f", {seed.scores.name}" if is_kept else ""
     return f"{SEED_RESULT}, {RECIPE_FILE}{kept}, {ENV_FILE} and {len(files) - 1} stages"
 
@@ -158,9 +160,10 @@ def _closing_lines(log: Log, result: Result) -> None:
     hold_equal(result, TRAIN_LOG, **said)
     for label, *texts in log.finals:
         for key, text in zip(("loss", "bpb"), texts, strict=True):
-            value = getattr(result, f"{'sliding' if 'sliding' in label else 'roundtrip'}_{key}")
+            kind = next((kind for kind in ("sliding", "adapted") if kind in label), "roundtrip")
+            value = getattr(result, f"{kind}_{key}") or 0.0
             hold(agrees(text, value), f"{label}: {key} {text} in {TRAIN_LOG}, {value} in {SEED_RESULT}")
-    told, counted = log.times["eval"], 1000 * result.seconds.get("scoring", 0.0)
+    told, counted = log.times["eval"], 1000 * sum(result.seconds.get(name, 0.0) for name in TIMERS[1:])
     scored = sum(told)
     is_timed = not told or abs(scored - counted) <= len(told)
     hold(is_timed, f"scoring took {scored:.0f} ms in {TRAIN_LOG}, {counted:.0f} ms in {SEED_RESULT}")
@@ -169,7 +172,7 @@ def _closing_lines(log: Log, result: Result) -> None:
 def _seconds(seed: Seed) -> str:
     """Within the two budgets, the parts add up, and the log's own clock says the same."""
     seconds, inside = seed.result.seconds, seed.training.seconds
-    hold(all(name in seconds for name in (*TIMERS, "total")), "its seconds lack train, scoring or total")
+    hold(all(name in seconds for name in ("train", "scoring", "total")), "its seconds lack train, scoring or total")
     hold(min(seconds.values()) >= 0, "its seconds are negative")
     total = sum(value for name, value in seconds.items() if name != "total")
     hold(math.isclose(total, seconds["total"], rel_tol=1e-6, abs_tol=1e-3), f"its parts make {total:.3f} s, not total")
@@ -177,7 +180,7 @@ def _seconds(seed: Seed) -> str:
         said, shared = seconds.get(name, -1.0), name in ("averaging", "lost")  # other stages add to these two
         fits = said >= inside[name] if shared else said == inside[name]
         hold(fits, f"seconds.{name} is not that of {TRAINING}")
-    train, scoring = (seconds[name] for name in TIMERS)
+    train, scoring = seconds["train"], sum(seconds.get(name, 0.0) for name in TIMERS[1:])
     clock = max((row["seconds"] for row in seed.metrics if is_number(row.get("seconds"))), default=0.0)
     hold(abs(train - clock) <= 0.5 + 0.01 * clock, f"{METRICS}'s clock ends at {clock:.1f} s, train is {train:.1f} s")
     step = train / max(seed.result.steps, 1)
@@ -200,7 +203,7 @@ def _seconds(seed: Seed) -> str:
 def same_model(seed: Seed) -> str:
     """The artifact's configuration and grids are the recipe's."""
     header = header_of(seed.artifact)
-    hold(header["model"] == to_dict(seed.recipe)["model"], "its configuration is not recipe.json's model")
+    hold(header["model"] == recorded(seed.recipe.model), "its configuration is not recipe.json's model")
     shapes = parameter_shapes(seed.recipe.model)
     count, said = sum(map(math.prod, shapes.values())), seed.result.parameters
     hold(said == count, f"the model has {count:,} parameters, result.json says {said:,}")
@@ -323,7 +326,7 @@ def _parts(value: Any, place: str) -> dict[str, Any]:
 def _result_implies(seed: Seed) -> str:
     """Every score of result.json implies the bytes of its targets, the stream's first."""
     result, evidence = seed.result, []
-    for kind in SCORE_NAMES:
+    for kind in (*SCORE_NAMES, *(["adapted"] if result.adapted_bpb is not None else [])):
         pair = {key: getattr(result, f"{kind}_{key}") for key in ("loss", "bpb")}
         targets = result.raw_targets if kind in ("raw", "averaged") else result.val_targets
         evidence.append(seed.text.implied(kind, pair, targets))
@@ -361,7 +364,7 @@ SEED_CHECKS: dict[str, Callable[[Any], str]] = {
 
 def seed_rows(seed: Seed) -> list[Row]:
     """All checks of one seed."""
-    return artifact_rows(seed.artifact) + judge_all(SEED_CHECKS, seed)
+    return artifact_rows(seed.artifact) + judge_all(SEED_CHECKS | adapt_checks(seed), seed)
 
 
 # ---------------------------------------------------------------------- all seeds of a recipe

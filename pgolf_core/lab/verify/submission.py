@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pgolf_core.base.files import sha256_bytes
-from pgolf_core.lab.compare.arms import FINEWEB_BYTES, FINEWEB_TRACK, SAME_BYTES
+from pgolf_core.lab.compare.arms import FINEWEB_TRACK, SAME_BYTES
+from pgolf_core.lab.compare.records import FINEWEB_BYTES
 from pgolf_core.lab.shared.places import SUBMISSION_FILE
 from pgolf_core.lab.verify.evidence.checks import OnlySampled, Row, hold, judge, judge_all, plain, quietly, require
 from pgolf_core.lab.verify.evidence.score import TOLERANCE, How, Scoring, isolation

@@ -9,11 +9,12 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny_hub import NAME, VARIANT
+from tiny_hub import NAME, VARIANT, make_hub, rich_texts
 
 from pgolf_core.lab import cli
 from pgolf_core.lab.data import dataset
 from pgolf_core.lab.data.dataset import Dataset
+from pgolf_core.text.shards import load_tokens
 
 
 def test_fetched_shards_are_printed_as_text_and_as_json(hub: Path, tmp_path: Path, capsys):
@@ -31,6 +32,21 @@ def test_a_dataset_of_ones_own_files_takes_the_settings_given(mine: Path, tmp_pa
     assert cli.main([*arguments, "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert row["name"] == "mine-sp320" and sum(total["documents"] for total in row["totals"].values()) == 36
+
+
+def test_a_mirror_of_8192_pieces_is_fetched_by_variant_and_repository(tmp_path: Path, capsys):
+    mirror, owner = make_hub(tmp_path / "mirror", 8192), "kevclark/parameter-golf"
+    where = ["--source", str(mirror), "--cache", str(tmp_path / "cache")]
+    assert cli.main(["data", "fineweb", "--variant", "sp8192", "--repo", owner, *where, "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    made = dataset.open_dataset("fineweb10B-sp8192", tmp_path / "cache")
+    assert (row["name"], made.vocab_size, made.manifest["source"]["repository"]) == (made.name, 8192, owner)
+    tokens = load_tokens([*made.train_paths, *made.val_paths], 8192)
+    assert tokens.max() > 8000 and len(made.val_paths) == 1
+    val = load_tokens(made.val_paths, 8192)
+    assert made.tokenizer().bytes.total(val) == row["totals"]["val"]["utf8_bytes"] == sum(map(len, rich_texts(6, 1)))
+    assert cli.main(["data", "fineweb", "--variant", "sp8192", *where]) == 1  # the challenge's own: another repository
+    assert "give this one another --name" in capsys.readouterr().err
 
 
 def test_a_damaged_dataset_is_named_by_the_list(copied: Dataset, tmp_path: Path, capsys, monkeypatch):

@@ -15,6 +15,7 @@ import pytest
 from tiny_data import edit
 
 from pgolf_core.base.files import UserError
+from pgolf_core.lab import cli
 from pgolf_core.lab.data import sotu as corpus
 from pgolf_core.lab.data.build import TOKENIZER_SETTINGS, train_tokenizer
 from pgolf_core.lab.data.dataset import Dataset, open_dataset, validation_documents
@@ -76,6 +77,37 @@ def test_the_tokenizer_is_lossless_trained_on_training_alone_and_spends_its_1024
     assert any("\n\n" in tokenizer.piece(token) for token in range(1024))
     train = [speeches[entry["name"]].decode() for entry in sotu.manifest["documents"] if entry["split"] == "train"]
     assert train_tokenizer(train) == sotu.tokenizer_path.read_bytes()
+
+
+@pytest.mark.parametrize("pieces", [*(pytest.param(n, marks=pytest.mark.slow) for n in (2048, 4096)), 8192])
+def test_more_pieces_are_the_same_text_split_and_proofs_in_fewer_tokens(
+    sotu: Dataset, speeches: dict[str, bytes], tmp_path: Path, pieces: int
+):
+    assert cli.main(["data", "sotu", "--vocab-size", str(pieces), "--cache", str(tmp_path)]) == 0
+    made = open_dataset(f"sotu-sp{pieces}", tmp_path)
+    tokenizer = made.tokenizer()
+    assert (made.vocab_size, tokenizer.lossless) == (pieces, True)
+    assert len({tokenizer.piece(token) for token in range(pieces)}) == pieces
+    entries = [{key: value for key, value in entry.items() if key != "tokens"} for entry in made.manifest["documents"]]
+    assert entries == [{k: v for k, v in entry.items() if k != "tokens"} for entry in sotu.manifest["documents"]]
+    assert made.manifest["disjointness"] == sotu.manifest["disjointness"]
+    for split, total in made.manifest["totals"].items():
+        before = sotu.manifest["totals"][split]
+        assert total["utf8_bytes"] == before["utf8_bytes"] and total["tokens"] < 0.85 * before["tokens"]
+        tokens = load_tokens(getattr(made, f"{split}_paths"), pieces)
+        assert tokenizer.bytes.total(tokens) == total["utf8_bytes"] and tokens.max() > 0.9 * pieces
+    assert all(text.encode() == speeches[name] for name, text in validation_documents(made))
+    made.verify()
+    assert made == prepare_sotu(tmp_path, progress=False, vocab_size=pieces)
+
+
+def test_numbers_of_pieces_that_cannot_be_are_refused_and_absent_ones_name_their_command(tmp_path: Path):
+    for pieces, message in ((300, "bytes and different characters alone are 312"), (70_000, "between 1 and 65,536")):
+        with pytest.raises(UserError, match=message):
+            prepare_sotu(tmp_path, progress=False, vocab_size=pieces)
+    assert not list(tmp_path.glob("datasets/[!.]*"))
+    with pytest.raises(UserError, match=r"run `pgolf data sotu --vocab-size 4096 --cache [^`]+`$"):
+        open_dataset("sotu-sp4096", tmp_path)
 
 
 def test_the_manifest_says_where_the_text_is_from_and_holds_no_place_or_time(sotu: Dataset):

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tiny_data import die, run_until_killed
-from tiny_hub import published_model, texts
+from tiny_hub import published_model, rich_texts, texts
 
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.data import build, survey
@@ -144,6 +144,26 @@ def test_the_same_text_and_settings_are_prepared_once_and_others_want_another_na
     assert prepared_datasets(tmp_path) == [made]
 
 
+@pytest.mark.parametrize("pieces", [1024, 2048, 4096, 8192])
+def test_a_rich_text_is_cut_into_as_many_pieces_as_are_asked_for_and_comes_back(tmp_path: Path, pieces: int):
+    documents = rich_texts(90)
+    (tmp_path / "rich.txt").write_text("\n".join(documents))
+    made = prepare(tmp_path / "rich.txt", tmp_path, vocab_size=pieces, cut="lines")
+    assert (made.name, made.vocab_size) == (f"rich-sp{pieces}", pieces)
+    assert max(load_tokens(made.train_paths).max(), load_tokens(made.val_paths).max()) > 0.99 * pieces
+    tokenizer = made.tokenizer()
+    back = [tokenizer.decode(ids).strip() for split in made.splits() for ids in split.documents()]
+    assert sorted(back) == sorted(documents)
+    made.verify()
+
+
+def test_too_many_pieces_name_the_number_that_the_text_is_enough_for(mine: Path, tmp_path: Path):
+    with pytest.raises(UserError, match="cannot train a tokenizer of 8192 pieces") as caught:
+        prepare(mine, tmp_path, vocab_size=8192)
+    enough = int(str(caught.value).rpartition(" ")[2])
+    assert prepare(mine, tmp_path, vocab_size=enough).vocab_size == enough < 8192
+
+
 # ---------------------------------------------------------------------- faults
 
 
@@ -156,6 +176,7 @@ def test_the_same_text_and_settings_are_prepared_once_and_others_want_another_na
         ({"vocab_size": 70_000}, "--vocab-size 70000: pieces must be between"),
         ({"tokenizer": "nowhere.model"}, "nowhere.model does not exist"),
         ({"name": "sotu-sp1024"}, "'sotu-sp1024' is not free"),
+        ({"name": "sotu-sp8192"}, "'sotu-sp8192' is not free"),
         ({"name": "../x"}, "'../x' is not free"),
         ({"name": "fineweb10B-sp1024"}, "is not free"),
         ({"field": "id"}, r"31 with no text in 'id' \(mine/b\.jsonl:1, "),

@@ -20,7 +20,7 @@ from pgolf_core.lab.shared.plots import Chart
 from pgolf_core.network.model import build_model, network_with
 from pgolf_core.network.score import Score, plan_windows
 from pgolf_core.recipes.reading import load_recipe
-from pgolf_core.recipes.recipe import to_dict
+from pgolf_core.recipes.recipe import Quant, to_dict
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def test_each_value_draws_another_rounding_and_only_what_counts_is_free(rounding
 @pytest.mark.parametrize("bits", [5, 6, 7, 8])
 def test_the_numbers_at_some_bits_are_those_of_the_packers_own_grid(bits: int, rounding: drawn.Rounding) -> None:
     name = "blocks.10.mlp.fc.weight"
-    floor = n05_packing.floor_effect({name: MATRICES[name]}, {name: f"int{bits}_row_clip"}).iloc[0]
+    floor = n05_packing.floor_effect({name: MATRICES[name]}, {name: f"int{bits}_row_clip"}, Quant()).iloc[0]
     drawing = rounding.draw(name, "bits, floor 1/M", bits, 1.0)
     assert f"{floor['rows_at_floor']:.0%} of the rows lie at the floor" in drawing.said
     table = drawing.table.set_index(["rule", "setting"])

@@ -14,7 +14,8 @@ import torch
 from small import column, small_data, small_recipe
 
 from pgolf_core.lab.look import n04_averaging as averaging
-from pgolf_core.network.grid import GRIDS, Grid, dequantise, grid_names_for, qat_grids, quantise_tensor
+from pgolf_core.network.choice import grid_names_for, qat_grids
+from pgolf_core.network.grid import GRIDS, Grid, dequantise, quantise_tensor
 from pgolf_core.network.model import GPT, build_model, num_parameters, parameter_shapes
 from pgolf_core.network.score import Score, score
 from pgolf_core.packing.pack import pack
@@ -172,9 +173,9 @@ def test_rounded_weights_are_those_that_come_back_from_the_file(name: str, small
     weights, (names, _), path = weights_of(settings), grids_of(settings), tmp_path / "model.pgolf"
     pack(weights, settings.model, settings.quant, path, code_bytes=0, cap_bytes=10**7)
     _, back = unpack(path)
-    mine = averaging.rounded(weights, names)
+    mine = averaging.rounded(weights, names, recipe.Quant())
     assert mine.keys() == back.keys() and all(torch.equal(mine[one], back[one]) for one in back)
-    table = averaging.rounding_table(weights, names).set_index("tensor")
+    table = averaging.rounding_table(weights, names, recipe.Quant()).set_index("tensor")
     errors = {one: ((back[one] - weights[one]).norm() / weights[one].norm()).item() for one in back}
     assert table["error"].to_dict() == pytest.approx(errors, nan_ok=True) and table["grid"].to_dict() == names
 
@@ -204,9 +205,9 @@ def test_exceptions_hold_for_matrices_and_a_vector_s_exception_is_no_obstacle():
 def test_training_on_the_packed_grid_has_no_gap_and_on_another_it_is_measured():
     settings = small_recipe(quant={"mlp": "int5_row_nofloor", "other": "int6_row"})
     weights, (packed, trained) = weights_of(settings), grids_of(settings)
-    assert averaging.grid_gap(weights, trained, packed).empty
+    assert averaging.grid_gap(weights, trained, packed, recipe.Quant()).empty
     other = dataclasses.replace(settings, qat=recipe.QAT(kind="late", grid="int6_row"))
-    gap = averaging.grid_gap(weights, grids_of(other)[1], packed).set_index("kind")
+    gap = averaging.grid_gap(weights, grids_of(other)[1], packed, recipe.Quant()).set_index("kind")
     assert gap.index.tolist() == ["MLP: up", "MLP: down"] and (gap["matrices"] == 3).all()
     w = torch.cat([weights[f"blocks.{layer}.mlp.fc.weight"] for layer in range(3)])  # rows are rounded each by itself
     seen, back = (dequantise(*quantise_tensor(w, GRIDS[grid])) for grid in ("int6_row", "int5_row_nofloor"))
@@ -222,7 +223,7 @@ def test_a_grid_that_no_artifact_holds_can_be_looked_at(grid: str):
     assert {each.name for each in trained.values()} == {grid}
     probe, _, _ = probe_of(settings, trained)
     assert len(probe.cosines) and probe.qat_loss == probe.rounded_loss != probe.plain_loss
-    gap = averaging.grid_gap(weights, trained, packed)
+    gap = averaging.grid_gap(weights, trained, packed, recipe.Quant())
     assert len(gap) and not gap["kind"].isin(["token embedding", "bigram table"]).any()
 
 

@@ -17,7 +17,8 @@ from pgolf_core.lab.look import n05_packing as analysis
 from pgolf_core.lab.look.beside_records import records_with_rule, rule_table
 from pgolf_core.lab.look.n02_network import codes_of, on_grids, size_estimate
 from pgolf_core.lab.plan.bytes import predicted_bytes
-from pgolf_core.network.grid import GRIDS, grid_names_for, quantise_tensor
+from pgolf_core.network.choice import grid_names_for
+from pgolf_core.network.grid import GRIDS, grid_of, quantise_tensor
 from pgolf_core.network.model import parameter_shapes
 from pgolf_core.packing.correction import Hessians
 from pgolf_core.packing.pack import pack
@@ -47,6 +48,21 @@ HESSIANS = Hessians({name: torch.from_numpy(x.T @ x / 50).float() for name, x in
 WAYS = {
     "grids": (QUANT, None, None),
     "corrected": (dataclasses.replace(QUANT, correction="hessian"), HESSIANS, None),
+    "by deviations, corrected by activation, brotli": (
+        dataclasses.replace(
+            QUANT,
+            attention="int6_sigma",
+            mlp="int4_sigma",
+            tok_emb="int8_sigma",
+            clip_sigmas=3.0,
+            embed_clip_sigmas=4.0,
+            correction="hessian",
+            correction_order="activation",
+            compressor="brotli",
+        ),
+        HESSIANS,
+        None,
+    ),
     "steps": (tiny_steps.QUANT, None, tiny_steps.tiny_groups()),
     "corrected steps": (
         dataclasses.replace(tiny_steps.QUANT, correction="hessian"),
@@ -73,28 +89,29 @@ def test_the_grid_table_holds_every_tensor_and_weight_once() -> None:
 
 @pytest.mark.parametrize("name", PACKABLE)
 def test_codes_and_grid_lines_hold_all_that_a_grid_ever_uses(name: str) -> None:
-    grid = GRIDS[name]
-    used = set(quantise_tensor(torch.linspace(-40, 40, 40_000).reshape(4, -1), grid)[0].unique().tolist())
+    quant = dataclasses.replace(QUANT, clip_sigmas=1.5)
+    grid = grid_of(FC, name, quant)
+    used = set(quantise_tensor(torch.linspace(-40, 40, 10_000).expand(4, -1), grid)[0].unique().tolist())
     assert used <= set(codes_of(grid)) and len(used) >= len(codes_of(grid)) - 1
     w = torch.linspace(-0.9, 0.9, 40_001).expand(3, -1)
     q, scale = quantise_tensor(w, grid)
-    lines = analysis.grid_lines({FC: w}, {FC: name}, "MLP")
+    lines = analysis.grid_lines({FC: w}, {FC: name}, "MLP", quant)
     assert np.abs(lines[:, None] - np.unique(q.numpy()) * float(scale[0])).min(axis=0).max() < 1e-6
     assert np.abs(lines).max() <= 0.9 + grid.step * float(scale[0])
 
 
 def test_grid_lines_are_what_a_row_at_the_floor_can_take_and_the_neighbours_of_zero_for_the_smallest_weights() -> None:
     weights = some_weights(0.1)
-    lines, step = analysis.grid_lines(weights, GRID_NAMES, "attention"), float(np.float16(1 / 31))
+    lines, step = analysis.grid_lines(weights, GRID_NAMES, "attention", QUANT), float(np.float16(1 / 31))
     assert np.allclose(np.diff(lines), step) and 0.0 in lines
     reach = max(float(weights[n].abs().max()) for n in weights if ".attn." in n and GRID_NAMES[n] != "fp16")
     assert abs(lines[-1] - reach) <= step
-    lines = analysis.grid_lines({FC: torch.full((4, 8), 1e-4)}, {FC: "int6_row"}, "MLP")
+    lines = analysis.grid_lines({FC: torch.full((4, 8), 1e-4)}, {FC: "int6_row"}, "MLP", QUANT)
     assert len(lines) == 3 and lines[1] == 0
 
 
 def test_the_floor_makes_small_rows_coarse_and_cheap_and_leaves_large_rows_alone() -> None:
-    small, large = (analysis.floor_effect(some_weights(std), {FC: "int6_row"}).iloc[0] for std in (0.05, 5.0))
+    small, large = (analysis.floor_effect(some_weights(std), {FC: "int6_row"}, QUANT).iloc[0] for std in (0.05, 5.0))
     assert (small["rows_at_floor"], large["rows_at_floor"]) == (1, 0)
     assert small["step"] == pytest.approx(1 / 31, rel=1e-3)
     assert small["bits"] < small["bits_without"] and small["rms"] > small["rms_without"]
@@ -102,8 +119,10 @@ def test_the_floor_makes_small_rows_coarse_and_cheap_and_leaves_large_rows_alone
 
 
 def test_floor_and_code_functions_say_nothing_where_nothing_is_on_a_grid() -> None:
-    assert analysis.floor_effect(WEIGHTS, ALL_HALVES).empty
-    assert analysis.weights_by_part(WEIGHTS, ALL_HALVES) == analysis.code_shares(WEIGHTS, ALL_HALVES, "MLP") == {}
+    assert analysis.floor_effect(WEIGHTS, ALL_HALVES, QUANT).empty
+    assert (
+        analysis.weights_by_part(WEIGHTS, ALL_HALVES) == analysis.code_shares(WEIGHTS, ALL_HALVES, "MLP", QUANT) == {}
+    )
 
 
 def test_grids_side_by_side_hold_each_network_s_weights_once_and_no_bits_that_were_never_published() -> None:
@@ -136,7 +155,7 @@ def test_weights_of_a_part_are_all_there_while_they_are_few_and_thinned_beyond(m
 
 
 def test_code_shares_count_every_code_of_a_part() -> None:
-    ((grid, (codes, shares)),) = analysis.code_shares(WEIGHTS, GRID_NAMES, "MLP").items()
+    ((grid, (codes, shares)),) = analysis.code_shares(WEIGHTS, GRID_NAMES, "MLP", QUANT).items()
     q = torch.cat([quantise_tensor(w, GRIDS[grid])[0].flatten() for name, w in WEIGHTS.items() if ".mlp." in name])
     assert grid == "int6_row" and codes.tolist() == list(range(int(q.min()), int(q.max()) + 1))
     assert shares.tolist() == pytest.approx([(q == code).double().mean().item() for code in codes])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+from pgolf_core.adapting.trace import Adapted
 from pgolf_core.lab.look import n06_scoring as analysis
 from pgolf_core.lab.look.n02_network import woken
 from pgolf_core.network.model import GPT, build_model
@@ -57,6 +59,20 @@ def test_bpb_by_context_gathers_every_target_into_doubling_bins() -> None:
     assert table["targets"].sum() == 20 and table["share"].sum() == pytest.approx(1)
     assert table["bpb"].iloc[2] == pytest.approx(nats[2:4].sum() / (math.log(2) * 6), rel=1e-6)
     assert np.isnan(analysis.bpb_by_context(np.ones(1), np.zeros(1, int), np.ones(1, int))["bpb"].item()), "no bytes"
+
+
+def test_a_chunks_scores_and_the_gain_up_to_its_end_are_sums_over_its_targets(model: GPT) -> None:
+    frozen = score(model, stream(41), TABLE, 8, 8, 4, autocast="off")
+    lower = dataclasses.replace(frozen, per_token_nats=(frozen.per_token_nats * 0.9).astype(np.float32))
+    rows = np.array([[0, 0, 24, 0, 0], [1, 0, 16, 0, 1], [0, 24, 40, 1, 1]])
+    sizes = TABLE.count(stream(41)[:-1], stream(41)[1:])
+    table = analysis.by_chunk(frozen, Adapted(lower, ["a", "b"], rows, [], 0.0), sizes)
+    assert table[["first", "end"]].to_numpy().tolist() == [[0, 24], [24, 40]]
+    for (first, end), found in zip(((0, 24), (24, 40)), table.itertuples(), strict=True):
+        expected = frozen.per_token_nats[first:end].sum() / (math.log(2) * sizes[first:end].sum())
+        assert found.frozen == pytest.approx(expected, rel=1e-6) and found.adapted == pytest.approx(0.9 * expected)
+        assert found.gain == pytest.approx(-0.1 * expected, rel=1e-5)
+    assert table["so_far"].iloc[-1] == pytest.approx(-0.1 * frozen.bpb, rel=1e-5)
 
 
 def test_documents_share_the_score_without_rest_and_a_bos_belongs_to_what_it_opens() -> None:

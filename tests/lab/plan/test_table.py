@@ -65,6 +65,22 @@ def test_parameters_work_and_memory_of_a_small_model_are_those_counted_by_hand()
     assert (found["tokens of a step"], found["steps in the budget"], found["tokens in the budget"]) == (128, 12, 1536)
 
 
+def test_a_block_in_a_loop_counts_as_often_as_it_runs_from_when_it_is_on():
+    loop, one = {"num_loops": 2, "loop_start": 1, "loop_end": 1}, 2 * 7168 + 2 * 32 * 17
+    schedule = {"loop_at": 0.25, "iterations": 12}
+    plain, looped = (values(small_recipe(model=model, schedule=schedule)) for model in ({}, loop))
+    forward, off = looped["forward pass of a token"], plain["forward pass of a token"]
+    assert forward - off == 2 * one  # two further passes through one block, with their attention
+    muon = plain["Newton-Schulz of a step"]
+    assert looped["Newton-Schulz of a step"] == muon, "the weights are the same"
+    assert looped["work in the budget"] == 3 * 128 * (3 * off + 9 * forward) + 12 * muon
+    # under a clock the first quarter of the seconds holds more steps, as each takes less
+    clocked = small_recipe(model=loop, schedule={**schedule, "max_seconds": 9.0, "iterations": 10**6})
+    share = plan.looped_share(clocked, forward, off)
+    assert (1 - share) * off / (share * forward) == pytest.approx(0.25 / 0.75)
+    assert f"{share:.0%} of the steps loop" in notes(clocked)["forward pass of a token"]
+
+
 def test_nothing_is_kept_for_an_average_that_is_not_taken_nor_for_frozen_weights():
     assert values(small_recipe(average={"kind": "none"}))["memory: average"] == 0
     ve = {"ve_dim": 4, "ve_layers": [1]}
@@ -77,6 +93,8 @@ def test_steps_follow_from_clock_and_step_time_or_say_what_they_need_and_what_ca
     clocked = small_recipe(schedule={"max_seconds": 10.0, "iterations": 1000})
     assert values(clocked, 30.0)["steps in the budget"] == 334, "the step that begins inside the cap is finished"
     assert values(clocked, 1.0)["steps in the budget"] == 1000
+    reserved = small_recipe(schedule={"max_seconds": 10.0, "reserve_seconds": 4.0, "iterations": 1000})
+    assert values(reserved, 30.0)["steps in the budget"] == 200
     found = table(clocked)
     assert found.loc[["steps in the budget", "work in the budget"], "value"].isna().all()
     assert "--step-ms" in found.loc["steps in the budget", "note"]

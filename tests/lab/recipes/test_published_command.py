@@ -1,6 +1,6 @@
 """A published run command becomes the recipe of what that script does with it, and nothing is dropped in silence.
 
-The five commands are those of the pull requests (papers/records). Held against: the recipes prN-as-run on disk.
+The commands are those of the pull requests (papers/records). Held against: the recipes prN-as-run on disk.
 
 pytest tests/lab/recipes/test_published_command.py
 """
@@ -39,6 +39,7 @@ COMMANDS = {
     "ITERATIONS=9000",
     "pr531": "NUM_LAYERS=11 EMA_DECAY=0.997 MAX_WALLCLOCK_SECONDS=600",
     "pr534": "MLP_HIDDEN=1408 VOCAB_SIZE=1024",
+    "pr1493": "SEED=42 QK_GAIN_INIT=5.25 TTT_ENABLED=1 TTT_LR=0.005 TTT_EPOCHS=3",
 }  # fmt: skip
 
 
@@ -52,7 +53,7 @@ def kinds(reports) -> dict[str, str]:
     return {report.name: report.kind for report in reports}
 
 
-# ---------------------------------------------------------------------- the five published commands
+# ---------------------------------------------------------------------- the published commands
 
 
 @pytest.mark.parametrize("script", COMMANDS)
@@ -76,6 +77,7 @@ def test_the_published_command_is_the_recipe_of_the_run_as_it_was(script):
         ("pr332", {}),
         ("pr531", {"EMA_DECAY": "no effect"}),
         ("pr534", {}),
+        ("pr1493", {"SEED": "outside the recipe"}),
     ],
 )  # fmt: skip
 def test_what_a_published_command_says_in_vain_is_reported(script, expected):
@@ -121,6 +123,7 @@ def test_late_qat_of_pr332_does_work_and_is_the_recipe_of_its_negative_finding()
         ),
         ("pr531", {"num_layers": 11, "bigram_rows": 10_240, "muon_wd": 0.04, "adam_wd": 0.01, "swa_start": 0.4}),
         ("pr534", {"num_layers": 11, "mlp_hidden": 1536, "ve_dim": 128, "ve_layers": (9, 10), "init": "uniform"}),
+        ("pr1493", {"qk_gain_init": 5.0, "vocab_size": 8192, "order": "ranked", "correction_tokens": 6_291_456}),
     ],
 )  # fmt: skip
 def test_a_name_not_given_takes_that_scripts_default_and_not_our_recipes(script, expected):
@@ -161,6 +164,28 @@ def test_a_name_not_given_takes_that_scripts_default_and_not_our_recipes(script,
         ("pr534", "XSA_LAST_N=99", {"model.xsa_last_n": 11}),
         ("pr534", "DATA_PATH=./data/datasets/fineweb10B_sp4096/ VOCAB_SIZE=4096",
          {"model.vocab_size": 4096, "data.dataset": "fineweb10B-sp4096"}),
+        ("pr1493", "VOCAB_SIZE=4096", {"model.vocab_size": 4096, "data.dataset": "fineweb10B-sp4096"}),
+        ("pr1493", "NUM_LOOPS=1 LOOP_START=4 LOOP_END=4 ENABLE_LOOPING_AT=0.5",
+         {"model.num_loops": 1, "model.loop_start": 4, "model.loop_end": 4, "schedule.loop_at": 0.5}),
+        ("pr1493", "NUM_LOOPS=0",
+         {"model.num_loops": 0, "model.loop_start": 0, "model.loop_end": 0, "schedule.loop_at": 0.0}),
+        ("pr1493", "SKIP_GATES_ENABLED=0 PARALLEL_RESIDUAL_START=-1",
+         {"model.skip_gates": False, "model.parallel_start": -1}),
+        ("pr1493", "MUON_ROW_NORMALIZE=0 EMBED_WD=0.1 MUON_WD=0.09 MIN_LR=0.1",
+         {"optim.muon_row_normalise": False, "optim.embed_wd": 0.1, "optim.muon_wd": 0.09, "schedule.min_lr": 0.1}),
+        ("pr1493", "WARMDOWN_FRAC=0", {"schedule.warmdown_fraction": 0.0, "schedule.warmdown_iters": 0}),
+        ("pr1493", "MAX_WALLCLOCK_SECONDS=0", {"schedule.max_seconds": 0.0, "schedule.reserve_seconds": 0.0}),
+        ("pr1493", "TRAIN_SEQ_LEN=1024",
+         {"data.seq_len": 1024, "data.micro_batch_seqs": 96, "model.rope_reference_tokens": 1024}),
+        ("pr1493", "SLIDING_WINDOW_ENABLED=0", {}),
+        ("pr1493", "SLIDING_WINDOW_ENABLED=0 TTT_ENABLED=0", {"eval.stride": 2048, "adapt.kind": "off"}),
+        ("pr1493", "MATRIX_BITS=5 EMBED_BITS=7 MATRIX_CLIP_SIGMAS=10 EMBED_CLIP_SIGMAS=15",
+         {"quant.attention": "int5_sigma", "quant.mlp": "int5_sigma", "quant.tok_emb": "int7_sigma",
+          "quant.clip_sigmas": 10.0, "quant.embed_clip_sigmas": 15.0}),
+        ("pr1493", "TTT_LR=0.01 TTT_EPOCHS=5 TTT_MOMENTUM=0.8 TTT_CHUNK_TOKENS=65536",
+         {"adapt.lr": 0.01, "adapt.epochs": 5, "adapt.momentum": 0.8, "adapt.chunk_tokens": 65_536}),
+        ("pr1493", "GPTQ_CALIBRATION_BATCHES=16 EMA_DECAY=0.99",
+         {"quant.correction_tokens": 1_572_864, "average.ema_decay": 0.99}),
     ],
 )  # fmt: skip
 def test_a_changed_value_changes_its_own_keys_and_no_other(script, change, keys):
@@ -197,6 +222,16 @@ def test_a_changed_value_changes_its_own_keys_and_no_other(script, change, keys)
         ("pr315", "EVAL_STRIDE=256", "EVAL_STRIDE", "not expressed", "stride 64"),
         ("pr315", "VOCAB_SIZE=4096", "VOCAB_SIZE", "not expressed", "--data"),
         ("pr315", "DATA_PATH=data/fineweb10B_sp8192", "DATA_PATH", "not expressed", "--data"),
+        ("pr1493", "DATA_PATH=./data", "DATA_PATH", "unknown", "PR 1493"),
+        ("pr1493", "WARMDOWN_ITERS=3000", "WARMDOWN_ITERS", "unknown", "PR 1493"),
+        ("pr1493", "DATA_DIR=/mnt", "DATA_DIR", "outside the recipe", "--data"),
+        ("pr1493", "ROPE_TRAIN_SEQ_LEN=1024", "ROPE_TRAIN_SEQ_LEN", "no effect", "never uses it"),
+        ("pr1493", "ETLB_STEPS=3", "ETLB_STEPS", "no effect", "no function"),
+        ("pr1493", "ETLB_ENABLED=1", "ETLB_ENABLED", "not expressed", "NameError"),
+        ("pr1493", "EMBEDDING_DIM=256", "EMBEDDING_DIM", "not expressed", "projection"),
+        ("pr1493", "NUM_LOOPS=0 LOOP_END=4", "LOOP_END", "no effect", "NUM_LOOPS=0"),
+        ("pr1493", "TTT_ENABLED=0", "TTT_LR", "no effect", "TTT_ENABLED is 0"),
+        ("pr1493", "COMPRESSOR=lzma", "COMPRESSOR", "not expressed", "brotli"),
     ],
 )
 def test_a_name_that_is_not_simply_taken_over_is_reported_with_its_reason(script, change, name, kind, words):
@@ -276,6 +311,7 @@ def test_other_commands_of_a_block_are_left_out_and_named(block, left_out):
         ("pr315", "NUM_HEADS=7", "model.num_heads = 7 must divide model.model_dim = 512"),
         ("pr315", "NUM_HEADS=0", "model.num_heads = 0; must be at least 1"),
         ("pr315", "TRAIN_BATCH_TOKENS=1000", "data.batch_tokens = 1000 must be a multiple of"),
+        ("pr1493", "MATRIX_BITS=3", "quant.attention = 'int3_sigma'; allowed: "),
         ("pr999", "NUM_LAYERS=11", "unknown script 'pr999'; known: pr194, pr315"),
     ],
 )

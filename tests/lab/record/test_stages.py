@@ -11,9 +11,11 @@ import pytest
 import torch
 from run_folder import change
 from small import small_recipe
-from toy_run import finished_run
+from toy_run import ADAPTING, finished_run
 
+from pgolf_core.adapting.sgd import ChunkSGD
 from pgolf_core.base.files import UserError
+from pgolf_core.base.names import CHECKPOINT
 from pgolf_core.lab.record import stages
 from pgolf_core.lab.record.folder import Run, open_run
 from pgolf_core.lab.record.stages import sample_text
@@ -96,6 +98,35 @@ def test_another_script_than_the_packed_one_or_a_damaged_ledger_is_one_line(
     run = dataclasses.replace(run_of(honest, 1), folder=copied / "seed1", recipe_folder=copied)
     with pytest.raises(UserError, match=message):
         stages.write_result(run, *(stages.score_packed(run, 32, progress=False) for _ in range(2)))
+
+
+def test_an_adaptation_that_was_ended_goes_on_and_one_of_another_file_is_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = (*ADAPTING, "schedule.checkpoint_every_seconds=1e-9")
+    folder = finished_run(tmp_path, (1,), changes)
+    options = {"runs_dir": str(tmp_path / "runs"), "cache_dir": str(tmp_path), "overrides": changes}
+    run, before = open_run(str(tmp_path / "toy.toml"), seed=1, **options), Result.read(folder / "seed1" / "result.json")
+    frozen = stages.score_packed(run, run.recipe.eval.stride, progress=False)
+    update, updates = ChunkSGD.update, []
+
+    def ended(self, event, stream):
+        updates.append(event)
+        return update(self, event, stream) if len(updates) < 3 else pytest.fail("ended")
+
+    with monkeypatch.context() as patch, pytest.raises(pytest.fail.Exception, match="ended"):
+        patch.setattr(ChunkSGD, "update", ended)
+        stages.adapt_packed(run, frozen, progress=False)
+    again = stages.adapt_packed(run, frozen, progress=False)
+    assert again is not None and again.score.bpb == before.adapted_bpb and again.earlier_seconds > 0
+    checkpoint = run.folder / stages.ADAPTING / CHECKPOINT
+    assert checkpoint.is_file()
+    with pytest.raises(UserError, match="do not agree; run 06_sliding_eval again"):
+        stages.write_result(run, frozen, frozen)
+    shutil.copy(run.folder / "weights-raw.safetensors", run.folder / "weights-averaged.safetensors")
+    stages.pack_seed(run)
+    other = stages.adapt_packed(run, stages.score_packed(run, run.recipe.eval.stride, progress=False), progress=False)
+    assert other is not None and other.states[0] != again.states[0] and other.earlier_seconds == 0.0
 
 
 def test_the_ranks_of_all_hosts_are_in_a_seeds_result(honest: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ def test_on_another_text_the_records_stand_beside_the_run_without_any_difference
     assert "| pr315 (merged) | sliding | 3 | 1.1250 | 0.0002 | 7,058 | 15,639,340 |" in note
     assert "| pr534 (closed) | round-trip | 1 | 1.1804 | – |" in note
     table = pd.read_csv(written.html.parent / "figures" / "published.csv").set_index("run")
-    assert table["difference"].isna().all() and len(table) == 6
+    assert table["difference"].isna().all() and len(table) == 7
     own = table.loc["this run"]
     assert own["by_sliding"] == pytest.approx(-0.01) and own["raw_to_packed"] == pytest.approx(-0.04)
     # PR 315: 1.12484502, 1.12498291, 1.12526734 sliding against 1.14845684, 1.14862389, 1.14869399 side by side
@@ -42,4 +42,5 @@ def test_on_the_records_text_differences_and_the_rule_are_given_for_the_reports_
     assert "rule p" in note and "is met against" in note and "do not compare" not in note
     assert "The published seeds lie beside it." in note
     points = pd.read_csv(run / "figures" / "bytes.csv")
-    assert set(points["run"]) == {"this run", "pr194", "pr315", "pr332", "pr531"} and len(points) == 2 + 3 + 3 + 3 + 2
+    assert set(points["run"]) == {"this run", "pr194", "pr315", "pr332", "pr531", "pr1493"}
+    assert len(points) == 2 + 3 + 3 + 3 + 2 + 3

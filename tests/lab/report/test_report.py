@@ -48,6 +48,19 @@ def test_every_number_of_the_table_is_result_jsons_and_the_headline_is_the_mean(
         assert f"| {' | '.join(cells)} |" in note and " ".join(cells) in " ".join(page.split())
 
 
+@pytest.mark.parametrize(("spent", "is_over"), [(60.0, False), (580.0, True)])
+def test_frozen_and_adapted_scores_stand_side_by_side(run, spent: float, is_over: bool):
+    for seed in RUN_SEEDS:
+        path = run / f"seed{seed}" / "result.json"
+        before = Result.read(path)
+        seconds = before.seconds | {"adapting": spent}
+        change(path, adapted_bpb=before.sliding_bpb - 0.0125, adapted_loss=1.0, adapt_sha256="0" * 64, seconds=seconds)
+    note = write_report(run, RUN_SEEDS).markdown.read_text()
+    assert " sliding bpb | adapted bpb |" in note and "-0.0125 bpb on average" in note
+    assert "each is scored whole before the weights are trained on it" in note
+    assert f"took {30.5 + spent} s at most, of 600 s" in note and ("Over the cap on evaluation" in note) is is_over
+
+
 def test_one_seed_is_reported_without_spread(run):
     paths = write_report(run, [1338])
     page = Loads(paths.html.read_text()).text

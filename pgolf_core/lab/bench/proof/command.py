@@ -31,7 +31,7 @@ from pgolf_core.lab.bench.proof.parts import SMALL, Shape, one_line
 from pgolf_core.lab.shared.places import child_environment, core_sha256, find_root, short_path
 from pgolf_core.lab.shared.tables import table_text
 
-RECIPES = ("pr315", "pr332")
+RECIPES = ("pr315", "pr332", "pr1493")
 """Whose step is measured, the first also in all else; a later record's recipe is added here."""
 TOTAL_SECONDS = 560.0
 """Of ten minutes; what is left is for installing wheels and the last words."""

@@ -9,7 +9,7 @@ import copy
 import math
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,20 +105,32 @@ def _bits(values: torch.Tensor) -> torch.Tensor:
 def kept_nats(path: Path | str, kind: str, windows: int) -> np.ndarray:
     """What a run's scores.npz says of the `roundtrip` or `sliding` score, float64 [windows].
 
-    UserError where it holds something else. Nothing larger than that is read, and nothing is unpickled.
+    UserError where it holds something else.
     """
-    name = Path(path).name
-    try:
-        with zipfile.ZipFile(path) as file:
-            if file.getinfo(f"{kind}.npy").file_size > 8 * windows + 1024:
-                raise UserError(f"{name}: {kind} is larger than the nats of {windows:,} windows")
-        with np.load(path, allow_pickle=False) as arrays:
-            nats = arrays[kind]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
-        raise UserError(f"{name} does not open as the nats of windows: {error}") from None
-    if nats.dtype != np.float64 or nats.shape != (windows,) or not np.isfinite(nats).all():
-        raise UserError(f"{name}: {kind} has {nats.dtype} {list(nats.shape)}, and the plan {windows:,} windows")
-    return nats
+    return arrays_of(path, {kind: (np.float64, (windows,))}, "nats", f"{windows:,} windows")[kind]
+
+
+def arrays_of(
+    path: Path | str, forms: Mapping[str, tuple[type, tuple[int, ...]]], what: str, plan: str
+) -> dict[str, np.ndarray]:
+    """Finite arrays of an .npz by name, each of its dtype and shape; UserError where the file holds something else.
+
+    Nothing larger than that is read, and nothing is unpickled. Errors say `what` it is of a `plan` ("4 windows").
+    """
+    name, found = Path(path).name, {}
+    for key, (dtype, shape) in forms.items():
+        try:
+            with zipfile.ZipFile(path) as file:
+                if file.getinfo(f"{key}.npy").file_size > np.dtype(dtype).itemsize * math.prod(shape) + 1024:
+                    raise UserError(f"{name}: {key} is larger than the {what} of {plan}")
+            with np.load(path, allow_pickle=False) as arrays:
+                found[key] = arrays[key]
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
+            raise UserError(f"{name} does not open as the {what} of {plan.split()[1]}: {error}") from None
+        array = found[key]
+        if array.dtype != dtype or array.shape != shape or not np.isfinite(array).all():
+            raise UserError(f"{name}: {key} has {array.dtype} {list(array.shape)}, and the plan {plan}")
+    return found
 
 
 def score_or_sample(

@@ -116,9 +116,10 @@ def answer_to(job: dict[str, Any], watch: Watch | None, tell: Tell) -> dict[str,
 
 def _score(job: dict[str, Any], watch: Watch | None, tell: Tell) -> dict[str, Any]:
     from pgolf_core.base.files import UserError
-    from pgolf_core.lab.verify.evidence import measure
+    from pgolf_core.lab.verify.evidence import measure, replay
     from pgolf_core.network.score import plan_windows
     from pgolf_core.packing.unpack import load_model
+    from pgolf_core.recipes.recipe import from_dict
     from pgolf_core.text.shards import load_tokens
     from pgolf_core.text.tokenizer import Tokenizer
 
@@ -143,6 +144,11 @@ def _score(job: dict[str, Any], watch: Watch | None, tell: Tell) -> dict[str, An
         parts[f"stride {stride}"] = functools.partial(
             measure.score_or_sample, model, tokens, tokenizer.bytes, dataclasses.replace(way, stride=stride),
             job["budget_seconds"], job["sample_seed"], functools.partial(tell, f"stride {stride}"), kept,
+        )  # fmt: skip
+    if job["trace"]:
+        parts["adapting"] = functools.partial(
+            replay.replay, job["artifact"], tokens, from_dict(job["recipe"]), job["trace"], job["budget_seconds"],
+            job["sample_seed"], functools.partial(tell, "adapting"),
         )  # fmt: skip
     return {name: _guarded(work, UserError) for name, work in parts.items()}
 

@@ -20,7 +20,7 @@ import torch
 
 from pgolf_core.base.device import autocast_dtype, describe, pick_device
 from pgolf_core.base.files import sha256_file
-from pgolf_core.base.names import SCORES
+from pgolf_core.base.names import ADAPT_TRACE, SCORES
 from pgolf_core.lab.data.dataset import Dataset
 from pgolf_core.lab.shared.places import CORE_DIR, child_environment
 from pgolf_core.lab.shared.progress import score_bar
@@ -29,6 +29,7 @@ from pgolf_core.lab.verify.evidence.measure import NOISE_ERRORS, NOISE_TIMES, Wa
 from pgolf_core.lab.verify.evidence.process import Tell
 from pgolf_core.network.attention import kernel_name
 from pgolf_core.network.score import bits_per_byte
+from pgolf_core.recipes.recipe import Adapt, Recipe, to_dict
 
 TOLERANCE = 1e-6
 """Relative difference of a score taken twice on one kind of machine."""
@@ -60,10 +61,12 @@ class Scoring:
     """One artifact, one dataset, one way; `answer` starts the fresh process, once."""
 
     def __init__(
-        self, path: Path, dataset: Dataset, way: Way, how: How, script: Path | None = None, scores: Path | None = None
-    ):
+        self, path: Path, dataset: Dataset, way: Way, how: How, script: Path | None = None, scores: Path | None = None,
+        adapting: Recipe | None = None,
+    ):  # fmt: skip
+        """`adapting` is the recipe of a run that left a trace of adaptation beside the artifact."""
         self.path, self.dataset, self.way, self.how, self.script = path, dataset, way, how, script
-        self.scores = scores
+        self.scores, self.adapting = scores, adapting
 
     @once
     def answer(self) -> dict[str, Any]:
@@ -71,18 +74,22 @@ class Scoring:
         way, dataset = self.way, self.dataset
         is_way = 1 <= way.stride <= way.seq_len and way.batch_seqs > 0
         hold(is_way, f"a window of {way.seq_len} and a stride of {way.stride} are no way to score")
-        is_small = way.seq_len * way.batch_seqs <= MAX_TOKENS_AT_ONCE
+        adapt = self.adapting.adapt if self.adapting else Adapt()
+        is_small = way.seq_len * max(way.batch_seqs, adapt.batch_seqs) <= MAX_TOKENS_AT_ONCE
         require(is_small, f"window x windows at once is more than {MAX_TOKENS_AT_ONCE:,} tokens")
-        script, scores = ([path] if path else [] for path in (self.script, self.scores))
+        trace = self.path.parent / ADAPT_TRACE if self.adapting else None
+        script, scores, traces = ([path] if path else [] for path in (self.script, self.scores, trace))
         job = {
             "artifact": str(self.path.resolve()),
             "shards": _texts(dataset.val_paths),
             "tokenizer": str(dataset.tokenizer_path.resolve()),
             "forbidden": _texts(dataset.train_paths),
-            "expected": _texts([self.path, dataset.tokenizer_path, *dataset.val_paths, *script, *scores]),
+            "expected": _texts([self.path, dataset.tokenizer_path, *dataset.val_paths, *script, *scores, *traces]),
             "program": str(CORE_DIR),
             "script": "".join(_texts(script)),
             "scores": "".join(_texts(scores)),
+            "trace": "".join(_texts(traces)),
+            "recipe": to_dict(self.adapting) if self.adapting else {},
             "way": dataclasses.asdict(way),
             "budget_seconds": None if script else self.how.budget_seconds,
             "sample_seed": int(sha256_file(self.path)[:8], 16),

@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from pgolf_core.lab.compare.arms import FINEWEB_BYTES, FINEWEB_TRACK, SAME_BYTES
-from pgolf_core.lab.data.dataset import SOTU_NAME, Dataset, validation_documents
+from pgolf_core.lab.compare.arms import FINEWEB_TRACK, SAME_BYTES
+from pgolf_core.lab.compare.records import FINEWEB_BYTES
+from pgolf_core.lab.data.dataset import SOTU_PREFIX, Dataset, validation_documents
 from pgolf_core.lab.data.sotu import SOTU_EXPECTED
 from pgolf_core.lab.look.n06_scoring import times_scored
 from pgolf_core.lab.verify.evidence.checks import hold, once, require
@@ -17,7 +18,7 @@ from pgolf_core.network.score import plan_windows
 from pgolf_core.text.shards import load_tokens
 
 TEXT_OF_TRACK = {FINEWEB_TRACK: ("fineweb", FINEWEB_BYTES, SAME_BYTES),
-                 "local_10min_1mb": (SOTU_NAME, SOTU_EXPECTED["val"][1], 0.0)}  # fmt: skip
+                 "local_10min_1mb": (SOTU_PREFIX, SOTU_EXPECTED["val"][1], 0.0)}  # fmt: skip
 """Track -> beginning of its datasets' names, bytes of its validation text, and how far a tokenizer's own count may
 differ (FineWeb's tokenizers normalise, each in its way)."""
 MAX_WINDOWS = 4_000_000

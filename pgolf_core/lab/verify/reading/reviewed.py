@@ -15,13 +15,14 @@ from pgolf_core.base.strict import build
 from pgolf_core.lab.data.dataset import Dataset, open_dataset
 from pgolf_core.lab.record.folder import recorded_recipe
 from pgolf_core.lab.shared.places import RECIPE_FILE
-from pgolf_core.lab.verify.evidence import score
+from pgolf_core.lab.verify.evidence import adapting, score
 from pgolf_core.lab.verify.evidence.checks import CannotCheck, hold, needed, once, quietly, require
 from pgolf_core.lab.verify.evidence.measure import Way
 from pgolf_core.lab.verify.evidence.score import How, Scoring
 from pgolf_core.lab.verify.evidence.text import Text
 from pgolf_core.lab.verify.reading.untrusted import json_lines, json_object, strictly
 from pgolf_core.packing.unpack import read_header
+from pgolf_core.recipes.recipe import Recipe
 from pgolf_core.result import Result
 from pgolf_core.training.runlog import TrainResult
 
@@ -43,6 +44,8 @@ class Reviewed:
     dataset: Dataset
     track: str
     way: Way
+    adapting: Recipe | None = None
+    """The recipe, where its weights learn from what has been scored and a trace of that can be replayed."""
 
     def __init__(self, folder: Path, how: How, texts: dict[str, Text] | None = None):
         self.folder, self.how, self.texts = folder, how, {} if texts is None else texts
@@ -71,7 +74,10 @@ class Reviewed:
     @once
     def scoring(self) -> Scoring:
         header_of(self.artifact)
-        return Scoring(self.artifact, self.dataset, self.way, self.how, scores=quietly(lambda: self.scores))
+        return Scoring(
+            self.artifact, self.dataset, self.way, self.how, scores=quietly(lambda: self.scores),
+            adapting=self.adapting,
+        )  # fmt: skip
 
     @once
     def scores(self) -> Path:
@@ -111,6 +117,19 @@ class Seed(Reviewed):
     metrics = once(lambda self: needed("a whole metrics.jsonl", lambda: json_lines(self.folder / METRICS)))
     artifact = once(lambda self: self.folder / ARTIFACT)
     track = once(lambda self: self.recipe.track)
+
+    @once
+    def adapting(self) -> Recipe | None:
+        """The recipe, where it adapts and the trace is whole."""
+        found = quietly(lambda: (self.recipe, self.trace))
+        return found[0] if found else None
+
+    @once
+    def trace(self) -> str:
+        """What makes the trace of adaptation whole."""
+        hold(self.recipe.adapt.kind != "off", f"{SEED_RESULT} tells of adapting, and the recipe adapts nothing")
+        hold(self.result.val_targets == self.text.targets, "its targets are not the stream's")
+        return adapting.whole_trace(self.folder, self.recipe, self.result)
 
     @once
     def dataset(self) -> Dataset:

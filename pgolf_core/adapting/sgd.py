@@ -1,0 +1,85 @@
+"""Adaptation by plain SGD of all weights (PR 1493): what an event of the plan does to them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pgolf_core.adapting.plan import Event, ScoreEvent, UpdateEvent
+from pgolf_core.base.device import autocasting
+from pgolf_core.base.files import UserError
+from pgolf_core.base.parallel import ALONE, World
+from pgolf_core.network.model import GPT
+from pgolf_core.network.score import batches_of, nats_in_parts
+from pgolf_core.recipes.recipe import Recipe
+from pgolf_core.training.optim import clip_gradients
+
+
+class ChunkSGD:
+    """A network in eval mode that scores and learns; nothing is ever reset, and the momentum begins at zero.
+
+    With several ranks each has one of these. They share out the windows of an event and the sequences of a step, by
+    number, so the weights are those of one rank but for the order in which a gradient is summed.
+    """
+
+    def __init__(self, model: GPT, recipe: Recipe, world: World = ALONE):
+        self.model, self.recipe, self.world = model, recipe, world
+        self.named: dict[str, Tensor] = dict(model.named_parameters())
+        self.optimizer = torch.optim.SGD(model.parameters(), momentum=recipe.adapt.momentum)
+        for parameter in self.named.values():
+            self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+    def score(self, event: ScoreEvent, stream: Tensor, losses: Tensor) -> None:
+        """Write nats of the event's targets into `losses` [targets]; `stream` is int64 [tokens] on the device."""
+        evaluation, schedule = self.recipe.eval, self.recipe.schedule
+        found = losses[slice(*event.targets)].fill_(math.nan)
+        batches = batches_of(event.windows, evaluation.batch_seqs)[self.world.rank :: self.world.size]
+        for places, nats in nats_in_parts(self.model, stream, batches, schedule.autocast):
+            losses[places] = nats
+        self.world.fill_(found)
+        if not math.isfinite(float(found.sum())):
+            raise UserError(f"adapting: the score of {self._told(event)} is not finite; lower adapt.lr")
+
+    def update(self, event: UpdateEvent, stream: Tensor) -> list[tuple[float, float]]:
+        """Every epoch and step on the event's sequences; returns (loss, gradient norm before the clip) of each step."""
+        adapt, told = self.recipe.adapt, []
+        self.optimizer.param_groups[0]["lr"] = event.rate
+        for _ in range(adapt.epochs):
+            for at in range(0, len(event.sequences), adapt.batch_seqs):
+                loss = self._gradients(stream, event.sequences[at : at + adapt.batch_seqs])
+                norm = clip_gradients(list(self.model.parameters()), adapt.grad_clip_norm)
+                if not math.isfinite(norm + loss):
+                    raise UserError(
+                        f"adapting: the gradient on {self._told(event)} is not finite (loss {loss}); lower adapt.lr"
+                    )
+                self.optimizer.step()
+                told.append((loss, norm))
+        self.optimizer.zero_grad()
+        return told
+
+    def _gradients(self, stream: Tensor, batch: np.ndarray) -> float:
+        """Fill .grad with that of the batch's mean loss, over all ranks; returns the loss."""
+        for parameter in self.named.values():
+            parameter.grad = torch.zeros_like(parameter)  # a rank without a sequence, too, has one to give
+        mine, total = np.array_split(batch, self.world.size)[self.world.rank], torch.zeros((), device=stream.device)
+        if len(mine):
+            starts, length = torch.from_numpy(mine[:, 0].copy()).to(stream.device), int(mine[0, 1] - mine[0, 0])
+            places = starts[:, None] + torch.arange(length, device=stream.device)
+            with autocasting(stream.device, self.recipe.schedule.autocast):
+                loss = self.model(stream[places], stream[places + 1])
+            share = len(mine) * self.world.size / len(batch)
+            (loss * share).backward()
+            total += loss.detach() * share
+        self.world.mean_([*(p.grad for p in self.named.values() if p.grad is not None), total])
+        return float(total)
+
+    def _told(self, event: Event) -> str:
+        return f"targets {event.targets[0]} to {event.targets[1] - 1}"
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights and momentum by name, as they live: for a checkpoint, in both directions."""
+        buffers = {name: self.optimizer.state[p]["momentum_buffer"] for name, p in self.named.items()}
+        return {**self.named, **{f"{name}.momentum": buffer for name, buffer in buffers.items()}}

@@ -1,0 +1,103 @@
+"""Verdicts of `pgolf verify` on a score whose weights learned from what was scored before."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pgolf_core.adapting.plan import plan_chunks, unlawful
+from pgolf_core.adapting.trace import event_rows
+from pgolf_core.base.files import sha256_file
+from pgolf_core.base.names import ADAPT_TRACE, SEED_RESULT
+from pgolf_core.lab.verify.evidence.checks import Broken, OnlySampled, hold, needed, quietly, require
+from pgolf_core.lab.verify.evidence.replay import trace_of
+from pgolf_core.lab.verify.evidence.score import OTHER_MACHINE
+from pgolf_core.network.score import bits_per_byte
+from pgolf_core.recipes.recipe import Recipe
+from pgolf_core.result import Result
+
+SUM_TOLERANCE = 1e-12
+"""Relative difference of a claimed score and the sum of its windows, both of the same float64 numbers."""
+FAR = 30
+"""Where machines round differently one window may lie so many times as far off as all may on average."""
+
+
+def whole_trace(folder: Path, recipe: Recipe, result: Result) -> str:
+    """adapt.npz has the claimed hash, its events are the plan's, which is lawful, and its sums are result.json's."""
+    path, targets = folder / ADAPT_TRACE, result.val_targets
+    hold(path.is_file(), f"there is no {ADAPT_TRACE}, and the recipe adapts")
+    digest = sha256_file(path)
+    said = result.adapt_sha256
+    hold(digest == said, f"{ADAPT_TRACE} has the hash {digest:.12}…, {said!s:.12}… is claimed")
+    events = plan_chunks(targets, recipe.eval, recipe.adapt)
+    hold(not (fault := unlawful(events, targets)), fault)
+    trace, rows = trace_of(path, events), event_rows(events)
+    wrong = [number for number in range(len(rows)) if (trace["events"][number] != rows[number]).any()]
+    if wrong:
+        raise Broken(f"event {wrong[0]} is {trace['events'][wrong[0]].tolist()}, the plan's {rows[wrong[0]].tolist()}")
+    nats, seconds = float(trace["nats"].sum()), result.seconds.get("adapting", -1.0)
+    sums = {"loss": nats / targets, "bpb": bits_per_byte(nats, result.val_bytes)}
+    for key, value in sums.items():
+        claimed = getattr(result, f"adapted_{key}")
+        same = claimed is not None and math.isclose(value, claimed, rel_tol=SUM_TOLERANCE)
+        hold(same, f"its windows sum to {key} {value:.12f}, and {claimed} is claimed")
+    is_timed = trace["seconds"].min() >= 0 and math.isclose(trace["seconds"].sum(), seconds, rel_tol=1e-6)
+    hold(is_timed, f"its events took {trace['seconds'].sum():.3f} s, {seconds:.3f} s by {SEED_RESULT}")
+    updates = int(rows[:, 0].sum())
+    return (
+        f"{len(rows) - updates} chunks, each scored before the weights learn from it ({updates} updates, none on the "
+        f"last); {targets:,} targets once each; sums are those of {SEED_RESULT}"
+    )
+
+
+def replayed(found: dict[str, Any]) -> str:
+    """Nats and states of the trace against the plan carried out anew from the file."""
+    evidence = (
+        f"{found['events']} of {found['of']} events carried out anew from the file in {found['seconds']:.0f} s: "
+        f"{found['differ']} of {found['windows']:,} windows and {found['states_differ']} of {found['states']} states "
+        f"of the weights differ in a bit, by {found['apart']:.1e} nats at most"
+    )
+    hold(not found["file_differs"], f"{evidence}; the first state is not this file's weights")
+    if found["differ"] and found["states_differ"] == found["states"]:  # one equal state: the same arithmetic
+        close = OTHER_MACHINE * found["mean_nats"]
+        is_close = found["mean_apart"] <= close and found["apart"] <= FAR * close
+        require(not is_close, f"{evidence}: close, as from a machine that rounds otherwise, which proves no bits")
+    hold(not found["differ"] and not found["states_differ"], evidence)
+    if not found["whole"]:
+        raise OnlySampled(f"sampled: {evidence} (seed {found['sample_seed']})")
+    return evidence
+
+
+def blindfold(found: dict[str, Any]) -> str:
+    """That neither a score nor a state changed in any bit while all later tokens were others."""
+    seen = found["leaks"]
+    source = f"{'the run' if seen is None else 'a replay'}'s, which read the true text"
+    evidence = (
+        f"for each of {found['events']} events all later tokens were replaced: {seen or 0} scores or states differ "
+        f"from {source}; in them {found['changed']} of {found['compared']:,} targets before a replaced token change"
+    )
+    hold(not seen and not found["changed"], evidence)
+    require(found["later_changed"] > 0 or not found["compared"], f"{evidence}, and none after it does")
+    if not found["whole"]:
+        raise OnlySampled(f"sampled: {evidence} (seed {found['sample_seed']})")
+    return evidence
+
+
+ADAPT_CHECKS: dict[str, Callable[[Any], str]] = {
+    "adaptation scores first, and its trace is whole": lambda one: one.trace,
+    "adapted score from the file alone": lambda one: replayed(_replay(one)),
+    "no adapted score sees a later token": lambda one: blindfold(_replay(one)),
+}
+
+
+def adapt_checks(seed: Any) -> dict[str, Callable[[Any], str]]:
+    """ADAPT_CHECKS, where the recipe adapts or the result says that it did."""
+    adapts = quietly(lambda: seed.recipe.adapt.kind != "off" or seed.result.adapt_sha256 is not None)
+    return ADAPT_CHECKS if adapts else {}
+
+
+def _replay(seed: Any) -> dict[str, Any]:
+    needed("a whole trace", lambda: seed.trace)
+    return seed.scoring.part("adapting")

@@ -1,0 +1,153 @@
+"""Adaptation of a packed file: the score, its trace, its lines, and going on after a kill.
+
+pytest tests/adapting/test_trace.py
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ranks import on_ranks, start_process, wait_until
+from small import flat_bytes, noisy_model, small_recipe
+
+from pgolf_core.adapting import trace
+from pgolf_core.adapting.sgd import ChunkSGD
+from pgolf_core.adapting.trace import Adapted, adapt_artifact, adapt_seed, weights_sha256
+from pgolf_core.base.files import sha256_file
+from pgolf_core.base.names import ADAPT_TRACE
+from pgolf_core.base.parallel import ALONE, World
+from pgolf_core.network.score import Score
+from pgolf_core.packing.pack import pack
+from pgolf_core.packing.unpack import load_model, score_artifact
+from pgolf_core.training.checkpoint import Checkpoint
+
+RECIPE = small_recipe(
+    adapt={"kind": "sgd", "lr": 0.05, "epochs": 2, "chunk_tokens": 70, "batch_seqs": 3}, schedule={"autocast": "off"}
+)
+TOKENS = np.random.default_rng(3).integers(0, 64, 301).astype(np.uint16)
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("packed") / "model.pgolf"
+    pack(dict(noisy_model().named_parameters()), RECIPE.model, RECIPE.quant, path, code_bytes=0, cap_bytes=10**6)
+    return path
+
+
+def frozen_score(path: Path, world: World = ALONE) -> Score:
+    return score_artifact(path, TOKENS, flat_bytes(64), 16, 4, 8, autocast="off", world=world)
+
+
+def adapted(path: Path, **options) -> Adapted:
+    return adapt_artifact(path, RECIPE, TOKENS, frozen_score(path), **options)
+
+
+def test_the_trace_says_what_was_scored_under_which_weights(artifact: Path, tmp_path: Path) -> None:
+    frozen, found, told = frozen_score(artifact), adapted(artifact), []
+    assert adapt_artifact(artifact, RECIPE, TOKENS, frozen, progress=lambda *at: told.append(at)).states == found.states
+    assert told == [(72, 300), (140, 300), (212, 300), (280, 300), (300, 300)]
+    score = found.score
+    assert (score.windows, score.tokens, score.bytes, score.stride) == (frozen.windows, 300, 300, 4)
+    assert score.bpb == pytest.approx(score.nats / np.log(2) / 300) and score.bpb < frozen.bpb
+    assert np.array_equal(score.per_token_nats[:72], frozen.per_token_nats[:72])
+    said = found.write(tmp_path)
+    assert said == {"adapted_bpb": score.bpb, "adapted_loss": score.loss_nats_per_token,
+                    "adapt_sha256": sha256_file(tmp_path / ADAPT_TRACE)}  # fmt: skip
+    with np.load(tmp_path / ADAPT_TRACE, allow_pickle=False) as file:
+        arrays = dict(file)
+    assert arrays["events"].tolist() == [
+        [0, 0, 72, 0, 0], [1, 0, 64, 0, 1], [0, 72, 140, 1, 1], [1, 70, 134, 1, 2], [0, 140, 212, 2, 2],
+        [1, 140, 204, 2, 3], [0, 212, 280, 3, 3], [1, 210, 274, 3, 4], [0, 280, 300, 4, 4],
+    ]  # fmt: skip
+    assert arrays["nats"].sum() == pytest.approx(score.nats) and arrays["nats"].shape == (score.windows,)
+    assert arrays["seconds"].shape == (9,) and arrays["seconds"].sum() == pytest.approx(score.seconds)
+    assert [bytes(state).hex() for state in arrays["states"]] == found.states and len(set(found.states)) == 5
+    weights = {name: p.detach() for name, p in load_model(artifact).named_parameters()}
+    plain = hashlib.sha256(b"".join(name.encode() + w.numpy().tobytes() for name, w in weights.items()))
+    assert found.states[0] == weights_sha256(weights) == plain.hexdigest()
+
+
+def test_what_is_said_of_it(artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = adapted(artifact)
+    score = dataclasses.replace(one.score, bpb=1.25, loss_nats_per_token=2.5, seconds=0.25)
+    lines = dataclasses.replace(one, score=score).lines(599.74)
+    assert lines == [
+        "final_adapted val_loss:2.5000 val_bpb:1.2500 updates:4 stride:4 seq_len:16 eval_time:250ms",
+        "final_adapted_exact val_loss:2.50000000 val_bpb:1.25000000",
+    ]
+    over = [f"{lines[0]} over_the_cap:600010ms of 600000ms does not count", lines[1]]
+    assert dataclasses.replace(one, score=score).lines(599.76) == over
+    copy, seconds, log = tmp_path / "model.pgolf", {"scoring": 1.0}, ["earlier"]
+    copy.write_bytes(artifact.read_bytes())
+    said = adapt_seed(copy, RECIPE, TOKENS, frozen_score(copy), seconds, log, ALONE)
+    assert said["adapted_bpb"] == one.score.bpb and said["adapt_sha256"] == sha256_file(tmp_path / ADAPT_TRACE)
+    assert seconds["adapting"] > 0 and [line.split()[0] for line in log[1:]] == ["final_adapted", "final_adapted_exact"]
+
+
+def saved(folder: Path) -> Checkpoint:
+    return Checkpoint(folder, {"artifact": "a"}, 1e-9, ALONE)
+
+
+def _slowly(path: Path, folder: Path) -> None:
+    """Adapt with a checkpoint after every update, and hang in the third one."""
+    updates, update = [], ChunkSGD.update
+
+    def hang(self, event, stream):
+        updates.append(event)
+        if len(updates) == 3:
+            (folder / "hangs").touch()
+            wait_until(lambda: False, "killed")
+        return update(self, event, stream)
+
+    ChunkSGD.update = hang  # in a process of its own
+    adapted(path, checkpoint=saved(folder))
+
+
+def test_a_killed_adaptation_goes_on_from_the_last_chunk_to_the_same_bits(artifact: Path, tmp_path: Path) -> None:
+    process = start_process(_slowly, artifact, tmp_path)
+    wait_until(lambda: (tmp_path / "hangs").exists(), "the third update")
+    process.kill()
+    process.join()
+    begun: list[int] = []
+    found = adapted(artifact, checkpoint=saved(tmp_path), progress=lambda done, total: begun.append(done))
+    whole = adapted(artifact)
+    assert begun == [212, 280, 300], "two chunks had been scored and learned from"
+    assert found.states == whole.states and len(found.event_seconds) == 9
+    assert np.array_equal(found.score.per_token_nats, whole.score.per_token_nats)
+    assert found.score.bpb == whole.score.bpb and np.array_equal(found.rows, whole.rows)
+
+
+def test_ranks_leave_one_trace(artifact: Path, tmp_path: Path) -> None:
+    """Each rank's own; against one rank's: the first state is equal, later ones but for the order of a sum."""
+    on_ranks(2, _leave_trace, artifact, tmp_path)
+    one, two = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    alone = adapted(artifact)
+    assert one["states"] == two["states"] and one["states"][0] == alone.states[0]
+    assert torch.equal(one["nats"], two["nats"])
+    np.testing.assert_allclose(one["nats"].numpy(), alone.score.per_token_nats, atol=1e-4)
+    assert (tmp_path / "rank0" / ADAPT_TRACE).is_file() and not (tmp_path / "rank1" / ADAPT_TRACE).exists()
+
+
+def _leave_trace(world: World, path: Path, folder: Path) -> None:
+    copy = folder / f"rank{world.rank}" / "model.pgolf"
+    copy.parent.mkdir()
+    copy.write_bytes(path.read_bytes())
+    frozen = frozen_score(copy, world)
+    found = adapt_artifact(copy, RECIPE, TOKENS, frozen, world=world)
+    torch.save(
+        {"states": found.states, "nats": torch.from_numpy(found.score.per_token_nats)}, folder / f"{world.rank}.pt"
+    )
+    adapt_seed(copy, RECIPE, TOKENS, frozen, {"scoring": 0.0}, [], world)
+
+
+def test_an_unlawful_plan_is_not_carried_out(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = trace.plan_chunks
+    monkeypatch.setattr(trace, "plan_chunks", lambda *a: [*plan(*a)[1:2], *plan(*a)[:1], *plan(*a)[2:]])
+    with pytest.raises(AssertionError, match=re.escape("event 0 learns from targets 0 to 15, not all of them scored")):
+        adapted(artifact)

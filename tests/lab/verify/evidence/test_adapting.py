@@ -1,0 +1,167 @@
+"""Adapted scores under review: an honest run holds, and every lie about it fails.
+
+pytest tests/lab/verify/evidence/test_adapting.py
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from reviewing import ask_here, judged, the_toy_is_the_track, with_verdict
+from run_folder import change
+from toy_run import ADAPTING, finished_run
+
+from pgolf_core.adapting.sgd import ChunkSGD
+from pgolf_core.base.files import read_json, sha256_file, write_json
+from pgolf_core.base.names import ADAPT_TRACE, SEED_RESULT, TRAIN_LOG
+from pgolf_core.lab.verify.evidence import score
+from pgolf_core.lab.verify.evidence.adapting import ADAPT_CHECKS, replayed
+from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, SAMPLED, Broken, CannotCheck, OnlySampled
+from pgolf_core.network.model import GPT
+
+WHOLE, REPLAYED, BLIND = ADAPT_CHECKS
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The recipe's folder of a toy seed whose packed weights were adapted."""
+    return finished_run(tmp_path_factory.mktemp("adapted"), (1,), ADAPTING)
+
+
+@pytest.fixture
+def seed(adapted: Path, tmp_path: Path) -> Path:
+    """A copy of the seed that a test may damage."""
+    return shutil.copytree(adapted, tmp_path / adapted.name) / "seed1"
+
+
+@pytest.fixture
+def cache(adapted: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(score, "ask", ask_here)
+    the_toy_is_the_track(monkeypatch, adapted.parents[2])
+    return adapted.parents[2]
+
+
+def test_an_honest_adaptation_holds_to_the_last_bit(seed: Path, cache: Path) -> None:
+    found = judged(seed, cache)
+    assert with_verdict(found, FAILS) == set() and set(ADAPT_CHECKS) <= with_verdict(found, HOLDS)
+    assert "5 chunks, each scored before the weights learn from it (4 updates" in found[WHOLE].evidence
+    assert "9 of 9 events" in found[REPLAYED].evidence and "0 of 93 windows" in found[REPLAYED].evidence
+    assert "0 of 4 states" in found[REPLAYED].evidence and "0 scores or states differ from the run's" in found[BLIND][2]
+    result = read_json(seed / SEED_RESULT)
+    assert result["adapted_bpb"] < result["sliding_bpb"] and result["seconds"]["adapting"] > 0
+    assert f"final_adapted_exact val_loss:{result['adapted_loss']:.8f}" in (seed / TRAIN_LOG).read_text()
+    assert not (seed / "adapting").exists(), "its checkpoint is gone"
+
+
+def test_with_a_budget_a_seeded_sample_of_events_is_replayed(seed: Path, cache: Path) -> None:
+    found = judged(seed, cache, budget_seconds=1e-9)
+    assert {found[name].verdict for name in (REPLAYED, BLIND)} == {SAMPLED} and found[WHOLE].verdict == HOLDS
+    assert "1 of 9 events" in found[REPLAYED].evidence and "(seed " in found[REPLAYED].evidence
+    assert "9 of 9 events" in judged(seed, cache, budget_seconds=1e3)[REPLAYED].evidence
+
+
+def rewritten(seed: Path, edit: Callable[[dict[str, np.ndarray]], None]) -> None:
+    """Another trace, with all that result.json says of it: its hash, the sums, the seconds."""
+    with np.load(seed / ADAPT_TRACE) as file:
+        arrays = dict(file)
+    edit(arrays)
+    payload = io.BytesIO()
+    np.savez(payload, **arrays)
+    (seed / ADAPT_TRACE).write_bytes(payload.getvalue())
+    result, nats = read_json(seed / SEED_RESULT), float(arrays["nats"].sum())
+    said = {"adapted_loss": nats / result["val_targets"]}
+    said["adapted_bpb"] = nats / (np.log(2) * result["val_bytes"])
+    change(seed / SEED_RESULT, adapt_sha256=sha256_file(seed / ADAPT_TRACE), **said)
+
+
+def exchanged(arrays: dict[str, np.ndarray], name: str, one: int, other: int) -> None:
+    arrays[name][[one, other]] = arrays[name][[other, one]]
+
+
+LIES: dict[str, tuple[Callable[[dict[str, np.ndarray]], None], str, str]] = {
+    "two events exchanged": (lambda a: exchanged(a, "events", 1, 2), WHOLE, "event 1 is [0, "),
+    "two states exchanged": (lambda a: exchanged(a, "states", 1, 2), REPLAYED, "2 of 4 states"),
+    "two chunks' nats exchanged": (lambda a: exchanged(a, "nats", 30, 60), REPLAYED, "2 of 93 windows"),
+    "one nat altered": (lambda a: a["nats"].put(70, np.nextafter(a["nats"][70], 0)), REPLAYED, "1 of 93 windows"),
+    "better nats": (lambda a: a["nats"].__imul__(0.99), REPLAYED, "93 of 93 windows"),
+    "another file's weights": (lambda a: a["states"].__setitem__(0, 7), REPLAYED, "not this file's weights"),
+    "seconds of others": (lambda a: a["seconds"].__imul__(2.0), WHOLE, "its events took"),
+    "a state too few": (lambda a: a.update(states=a["states"][1:]), WHOLE, "states has uint8"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_false_trace_fails_though_its_hash_and_sums_agree(seed: Path, cache: Path, lie: str) -> None:
+    edit, check, words = LIES[lie]
+    rewritten(seed, edit)
+    row = judged(seed, cache)[check]
+    assert row.verdict == FAILS and words in row.evidence
+
+
+@pytest.mark.parametrize(
+    ("change_of", "checks"),
+    [
+        ({"adapted_bpb": 1.0, "adapted_loss": 1.0}, {WHOLE, "each score implies those bytes"}),
+        ({"adapt_sha256": "0" * 64}, {WHOLE}),
+        ({"adapt_sha256": None, "adapted_bpb": None, "adapted_loss": None}, {WHOLE, "the run's own hashes agree"}),
+    ],
+)
+def test_a_claim_that_is_not_the_traces_fails(seed: Path, cache: Path, change_of: dict, checks: set[str]) -> None:
+    path = seed / SEED_RESULT
+    values = {key: value for key, value in {**read_json(path), **change_of}.items() if value is not None}
+    write_json(path, values)
+    assert checks <= with_verdict(judged(seed, cache), FAILS)
+
+
+def peeks(plain: Callable) -> Callable:
+    """An update that also learns from the stream's last sequence, which no event has scored yet."""
+
+    def update(self, event, stream):
+        event.sequences[-1] = (len(stream) - 33, len(stream) - 1)
+        return plain(self, event, stream)
+
+    return update
+
+
+def test_a_learner_that_looks_ahead_is_caught(adapted: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run's own numbers come of honest events, so they differ; and so do a blindfold and an open pass."""
+    monkeypatch.setattr(ChunkSGD, "update", peeks(ChunkSGD.update))
+    found = judged(adapted / "seed1", cache)
+    assert {REPLAYED, BLIND} <= with_verdict(found, FAILS)
+    assert "a replay's, which read the true text" in found[BLIND].evidence
+
+
+def test_a_network_that_looks_ahead_is_caught(adapted: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = GPT.token_losses
+    monkeypatch.setattr(GPT, "token_losses", lambda self, ids, targets, first=0: (
+        plain(self, ids, targets, first) + 1e-3 * (targets[:, -1:] % 2)))  # fmt: skip
+    assert BLIND in with_verdict(judged(adapted / "seed1", cache), FAILS)
+
+
+FOUND = {
+    "events": 9, "of": 9, "windows": 90, "differ": 80, "apart": 1e-3, "mean_nats": 50.0, "mean_apart": 1e-4,
+    "file_differs": False, "states": 4, "states_differ": 4, "seconds": 1.0, "whole": True, "sample_seed": 5,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change_of", "verdict"),
+    [
+        ({}, CannotCheck),  # another machine's arithmetic
+        ({"apart": 5.0}, Broken),
+        ({"mean_apart": 0.1}, Broken),
+        ({"states_differ": 3}, Broken),  # one state is equal, so the arithmetic is the same
+        ({"differ": 0, "apart": 0.0}, Broken),  # and so it is where all nats are
+        ({"states": 0, "states_differ": 0}, CannotCheck),
+        ({"file_differs": True}, Broken),
+        ({"differ": 0, "states_differ": 0, "whole": False}, OnlySampled),
+    ],
+)
+def test_only_another_machines_rounding_is_left_open(change_of: dict, verdict: type[Exception]) -> None:
+    with pytest.raises(verdict):
+        replayed(FOUND | change_of)

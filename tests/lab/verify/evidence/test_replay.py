@@ -1,0 +1,98 @@
+"""The replay of an adaptation: what it finds, how far a budget reaches, and files that are no trace.
+
+pytest tests/lab/verify/evidence/test_replay.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small import flat_bytes, noisy_model, small_recipe
+
+from pgolf_core.adapting.plan import plan_chunks
+from pgolf_core.adapting.trace import adapt_artifact
+from pgolf_core.base.files import UserError
+from pgolf_core.base.names import ADAPT_TRACE
+from pgolf_core.lab.verify.evidence import replay as room
+from pgolf_core.lab.verify.evidence.replay import replay, trace_of
+from pgolf_core.packing.pack import pack
+from pgolf_core.packing.unpack import score_artifact
+
+RECIPE = small_recipe(
+    adapt={"kind": "sgd", "lr": 0.05, "epochs": 2, "chunk_tokens": 70, "batch_seqs": 3}, schedule={"autocast": "off"}
+)
+TOKENS = np.random.default_rng(3).integers(0, 64, 301).astype(np.uint16)
+EVENTS = plan_chunks(300, RECIPE.eval, RECIPE.adapt)
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A packed file with its trace beside it."""
+    path = tmp_path_factory.mktemp("packed") / "model.pgolf"
+    pack(dict(noisy_model().named_parameters()), RECIPE.model, RECIPE.quant, path, code_bytes=0, cap_bytes=10**6)
+    adapt_artifact(path, RECIPE, TOKENS, score_artifact(path, TOKENS, flat_bytes(64), 16, 4, 8)).write(path.parent)
+    return path
+
+
+def found(artifact: Path, budget: float | None = None, seed: int = 5) -> dict:
+    told: list[int] = []
+    values = replay(
+        artifact, TOKENS, RECIPE, artifact.parent / ADAPT_TRACE, budget, seed, lambda *at: told.append(at[0])
+    )
+    assert told == [event.targets[1] for event in EVENTS[: values["events"]]]
+    return values
+
+
+def test_a_whole_replay_finds_every_bit(artifact: Path) -> None:
+    whole = found(artifact)
+    assert (whole["events"], whole["of"], whole["windows"], whole["states"]) == (9, 9, 72, 4)
+    assert (whole["differ"], whole["states_differ"], whole["changed"], whole["apart"]) == (0, 0, 0, 0.0)
+    assert whole["leaks"] is None and not whole["file_differs"] and whole["later_changed"] > 0 < whole["compared"]
+
+
+def test_a_sample_makes_every_update_and_scores_some_chunks(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = {seed: found(artifact, 1e9, seed)["windows"] for seed in range(6)}
+    assert len(set(drawn.values())) > 1 and max(drawn.values()) < 72 and min(drawn.values()) >= 15, drawn
+    assert found(artifact, 1e9)["states"] == 4 and found(artifact, 0.0)["events"] == 1
+    monkeypatch.setattr(room, "SHORT_OF_TIME", 1)
+    assert found(artifact, 1e9)["windows"] == 72
+
+
+def test_what_differs_is_replayed_with_the_true_text_too(artifact: Path, tmp_path: Path) -> None:
+    with np.load(artifact.parent / ADAPT_TRACE) as file:
+        arrays = dict(file)
+    arrays["nats"][-1] += 1.0
+    np.savez(tmp_path / ADAPT_TRACE, **arrays)
+    values = replay(artifact, TOKENS, RECIPE, tmp_path / ADAPT_TRACE, None, 5, lambda *at: None)
+    assert (values["differ"], values["states_differ"], values["leaks"]) == (1, 0, 0)
+    assert values["apart"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"nats": np.ones(9)}, "nats has float64 .9., and the plan 9 events"),
+        ({"nats": np.ones(10_000)}, "nats is larger than the trace of 9 events"),
+        ({"states": np.ones((5, 32))}, "states .*9 events"),
+        ({"events": np.array([{}] * 9)}, "does not open as the trace of events: Object arrays cannot be loaded"),
+        ({"seconds": np.full(9, np.nan)}, "seconds has float64"),
+        (None, "does not open as the trace of events"),
+    ],
+)
+def test_a_file_that_is_no_trace_of_the_plan_is_refused(tmp_path: Path, change: dict | None, words: str) -> None:
+    path, zeros = tmp_path / ADAPT_TRACE, np.zeros
+    honest = {
+        "events": zeros((9, 5), np.int64),
+        "states": zeros((5, 32), np.uint8),
+        "nats": zeros(72),
+        "seconds": zeros(9),
+    }
+    path.write_bytes(b"no zip")
+    if change is not None:
+        np.savez(path, **honest)
+        assert trace_of(path, EVENTS).keys() == honest.keys()
+        np.savez(path, **honest | change)
+    with pytest.raises(UserError, match=words):
+        trace_of(path, EVENTS)
