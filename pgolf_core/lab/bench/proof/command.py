@@ -32,7 +32,7 @@ from pgolf_core.lab.shared.places import child_environment, core_sha256, find_ro
 from pgolf_core.lab.shared.tables import table_text
 
 RECIPES = ("pr315", "pr332", "pr1493")
-"""Whose step is measured, the first also in all else; those after the second in what time the other timed parts leave."""
+"""Whose step is measured, the first also in all else; others in the time that is left."""
 TOTAL_SECONDS = 560.0
 """Of ten minutes; what is left is for installing wheels and the last words."""
 REHEARSAL_SECONDS = 3600.0

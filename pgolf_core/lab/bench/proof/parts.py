@@ -83,6 +83,13 @@ SMALL = Shape(
 )  # fmt: skip
 
 
+def overrides_of(name: str, shape: Shape) -> tuple[str, ...]:
+    """What makes a recipe as small as the shape; a loop and parallel blocks fit into its few layers too."""
+    looped = shape.overrides and load_recipe(name).model.num_loops
+    more = ("model.loop_start=0", "model.loop_end=0", "model.parallel_start=1") if looped else ()
+    return (*more, *shape.overrides)
+
+
 def one_line(error: BaseException) -> str:
     """An error's kind and the first line of what it says."""
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}"
@@ -110,8 +117,9 @@ class OneOfEight(World):
 
 def step(shape: Shape, folder: Path, name: str) -> Values:
     """The compiled step against the plain one by turns; its graph, memory and profile, and where the host waits."""
-    seqs = shape.step_tokens // load_recipe(name, shape.overrides).data.seq_len
-    task = Task("step", name, shape.overrides, shape.effort, torch.get_num_threads(), seqs, shape.plain_seqs)
+    overrides = overrides_of(name, shape)
+    seqs = shape.step_tokens // load_recipe(name, overrides).data.seq_len
+    task = Task("step", name, overrides, shape.effort, torch.get_num_threads(), seqs, shape.plain_seqs)
     recipe, device, makers = task.begin()
     counters = torch._dynamo.utils.counters
     counters.clear()

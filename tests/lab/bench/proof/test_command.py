@@ -12,7 +12,7 @@ import pytest
 
 from pgolf_core.lab.bench.goals import MUON_TOKENS, PROOF_GOALS
 from pgolf_core.lab.bench.proof import command
-from pgolf_core.lab.bench.proof.parts import SMALL
+from pgolf_core.lab.bench.proof.parts import SMALL, overrides_of
 from pgolf_core.recipes.reading import load_recipe
 
 
@@ -107,6 +107,6 @@ def test_a_part_s_process_leaves_what_it_shows_or_why_not(tmp_path: Path, monkey
 
 def test_recipes_are_there_and_the_parts_fit_into_ten_minutes() -> None:
     for name in command.RECIPES:
-        load_recipe(name, SMALL.overrides)
+        load_recipe(name, overrides_of(name, SMALL))
     assert command.TOGETHER_SECONDS < command.TOTAL_SECONDS < 600
     assert all(seconds < command.TOTAL_SECONDS - command.TOGETHER_SECONDS for seconds, _ in command.TIMED.values())
