@@ -20,6 +20,7 @@ from pgolf_core.lab.compare import results as finished
 from pgolf_core.lab.compare.records import RECORDS, load_published
 from pgolf_core.lab.shared.places import ENV_FILE, RECIPE_FILE
 from pgolf_core.lab.shared.settings import flatten
+from pgolf_core.lab.shared.texts import FINEWEB_BYTES, FINEWEB_TARGETS, FINEWEB_TRACK, SAME_BYTES, SAME_TARGETS
 from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.recipe import to_dict
 from pgolf_core.recipes.rules import TRACK_CAP_BYTES
@@ -27,11 +28,6 @@ from pgolf_core.result import Result
 
 PUBLISHED_AS = {"sliding": "sliding", "roundtrip": "standard", "raw": "raw"}
 """Our scores by what the published logs call them, best known first; averaged weights were never scored alone."""
-FINEWEB_TRACK = "10min_16mb"
-FINEWEB_TARGETS, FINEWEB_BYTES = 62_021_632, 151_080_363
-"""What every published score covers: tokens of sp1024, and the bytes of their text (papers/records)."""
-SAME_BYTES, SAME_TARGETS = 1e-3, 1e-4
-"""FineWeb only: tokenizers that normalise count its bytes a little differently, published scores drop the tail."""
 RECORD_VOCAB = 1024
 
 

@@ -14,10 +14,11 @@ from typing import Any
 
 from pgolf_core.base.files import UserError, sha256_file
 from pgolf_core.lab.data.build import TOKENIZER_SETTINGS, Corpus, Document, fill_dataset, hash_share, scan_documents
-from pgolf_core.lab.data.dataset import SOTU_NAME, Dataset, datasets_root, is_dataset_name, load_dataset, make_dataset
+from pgolf_core.lab.data.dataset import Dataset, datasets_root, is_dataset_name, load_dataset, make_dataset
 from pgolf_core.lab.data.survey import SPLITS
 from pgolf_core.lab.data.textfiles import TEXTS, Faults, InputFile, counted, cut_of, endings, find_files, read_documents
 from pgolf_core.lab.shared.tables import some
+from pgolf_core.lab.shared.texts import SOTU_NAME
 from pgolf_core.lab.shared.usage import note
 from pgolf_core.text.tokenizer import SPACE_MARK, Tokenizer
 

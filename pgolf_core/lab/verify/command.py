@@ -65,22 +65,28 @@ def verify(path: Path, how: How) -> list[Row]:
     Raises UserError only for a path that does not exist.
     """
     from pgolf_core.lab.compare.results import seed_folders
-    from pgolf_core.lab.verify.reading.reviewed import Seed
-    from pgolf_core.lab.verify.run import artifact_rows, recipe_rows, seed_rows
-    from pgolf_core.lab.verify.submission import submission_rows
 
     if not path.exists():
         raise UserError(f"{path} does not exist; name an artifact, a run's folder or a submission's")
     if not path.is_dir():
+        from pgolf_core.lab.verify.run import artifact_rows  # with torch, as the two below
+
         return artifact_rows(path, how)
     try:
         is_recipe = bool(seed_folders(path))
     except OSError as error:
         return [Row("the folder can be read", FAILS, f"{path}: {error.strerror}")]
     if is_recipe:
+        from pgolf_core.lab.verify.run import recipe_rows
+
         return recipe_rows(path, how)
     if any((path / name).exists() for name in (RECIPE_FILE, SEED_RESULT)):
+        from pgolf_core.lab.verify.reading.reviewed import Seed
+        from pgolf_core.lab.verify.run import seed_rows
+
         return seed_rows(Seed(path, how))
+    from pgolf_core.lab.verify.submission import submission_rows
+
     return submission_rows(path, how)
 
 

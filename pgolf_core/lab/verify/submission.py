@@ -14,16 +14,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pgolf_core.base.files import sha256_bytes
-from pgolf_core.lab.compare.arms import FINEWEB_BYTES, FINEWEB_TRACK, SAME_BYTES
 from pgolf_core.lab.shared.places import SUBMISSION_FILE
+from pgolf_core.lab.shared.texts import FINEWEB_BYTES, FINEWEB_TRACK, SAME_BYTES
 from pgolf_core.lab.verify.evidence.checks import OnlySampled, Row, hold, judge, judge_all, plain, quietly, require
 from pgolf_core.lab.verify.evidence.score import TOLERANCE, How, Scoring, isolation
 from pgolf_core.lab.verify.evidence.text import TEXT_OF_TRACK, implied_bytes
 from pgolf_core.lab.verify.reading.claims import Judged, before_packing, headline, json_numbers, readme_numbers
 from pgolf_core.lab.verify.reading.folder import KEYS, LOG_ENDINGS, claimed
-from pgolf_core.lab.verify.reading.reviewed import MODEL_CHECKS, TEXT_CHECKS
+from pgolf_core.lab.verify.reading.reviewed import BUDGET_SECONDS, MODEL_CHECKS, TEXT_CHECKS
 from pgolf_core.lab.verify.reading.untrusted import is_number, json_object, last_digit, read_number, written
-from pgolf_core.lab.verify.run import BUDGET_SECONDS, artifact_rows
 from pgolf_core.recipes.rules import TRACK_CAP_BYTES
 
 TIMED = r"(?!.*non.?record).*10.?min"
@@ -40,6 +39,8 @@ def submission_rows(folder: Path, how: How) -> list[Row]:
     if not found:
         rows.append(judge("artifact opens and is whole", lambda: str(one.artifact)))
     for path in found or ():
+        from pgolf_core.lab.verify.run import artifact_rows  # with torch
+
         name = plain(path.relative_to(folder).as_posix())
         rows += [row._replace(check=f"{name}: {row.check}") for row in artifact_rows(path)]
     return rows + judge_all(AFTER, one)

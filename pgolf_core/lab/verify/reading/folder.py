@@ -11,17 +11,16 @@ import functools
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pgolf_core.base.files import sha256_file
-from pgolf_core.lab.compare.arms import FINEWEB_TRACK
-from pgolf_core.lab.data.dataset import Dataset, prepared_datasets
 from pgolf_core.lab.export import readable_of
 from pgolf_core.lab.shared.places import SCRIPT, SUBMISSION_FILE
+from pgolf_core.lab.shared.texts import FINEWEB_TRACK
 from pgolf_core.lab.verify.evidence.checks import CannotCheck, hold, needed, once, quietly, require
-from pgolf_core.lab.verify.evidence.measure import Way
 from pgolf_core.lab.verify.evidence.score import computing_path, judge_score
 from pgolf_core.lab.verify.evidence.text import TEXT_OF_TRACK
+from pgolf_core.lab.verify.evidence.way import Way
 from pgolf_core.lab.verify.reading.logs import Log, read_log
 from pgolf_core.lab.verify.reading.reviewed import Reviewed, header_of
 from pgolf_core.lab.verify.reading.untrusted import (
@@ -34,7 +33,9 @@ from pgolf_core.lab.verify.reading.untrusted import (
     written,
 )
 from pgolf_core.recipes.rules import TRACK_CAP_BYTES
-from pgolf_core.text.shards import shard_tokens
+
+if TYPE_CHECKING:
+    from pgolf_core.lab.data.dataset import Dataset
 
 SUSPICIOUS = ("socket", "urllib", "http", "requests", "ftplib", "httpx", "aiohttp", "huggingface_hub", "subprocess")
 WEIGHT_ENDINGS = (".ptz", ".pt", ".pth", ".bin", ".safetensors", ".npz", ".npy", ".pkl", ".xz", ".lzma", ".br", ".zst",
@@ -225,6 +226,9 @@ class Submission(Reviewed):
     @once
     def dataset(self) -> Dataset:
         """The prepared dataset that the scores are of: the one named, or the only one of the claimed size."""
+        from pgolf_core.lab.data.dataset import prepared_datasets
+        from pgolf_core.text.shards import shard_tokens
+
         if self.how.data:
             return self.opened(self.how.data)
         vocab_size, targets = header_of(self.artifact)["model"]["vocab_size"], self.said("val_targets")
