@@ -104,7 +104,7 @@ def _logged_script(folder: Judged) -> str:
 
 
 def _code(folder: Judged) -> str:
-    size, names = folder.code_bytes, folder.code_files
+    size, names = folder.code_bytes, sorted(folder.code)
     said = {key: folder.claims[key] for key in KEYS["code_bytes"] if folder.claims.get(key) is not None}
     hold(all(map(is_number, said.values())), f"{SUBMISSION_FILE}: {' and '.join(said)} must be numbers")
     said |= {f"{log.name}'s code size": number for log in folder.logs for number in log.sizes["code_bytes"]}

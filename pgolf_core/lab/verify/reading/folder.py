@@ -7,7 +7,6 @@ run.
 from __future__ import annotations
 
 import ast
-import functools
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from pgolf_core.lab.shared.places import SCRIPT, SUBMISSION_FILE
 from pgolf_core.lab.shared.texts import FINEWEB_TRACK
 from pgolf_core.lab.verify.evidence.checks import CannotCheck, hold, needed, once, quietly, require
 from pgolf_core.lab.verify.evidence.score import computing_path, judge_score
+from pgolf_core.lab.verify.evidence.shipped import Code, imports_of, parsed, running
 from pgolf_core.lab.verify.evidence.text import TEXT_OF_TRACK
 from pgolf_core.lab.verify.evidence.way import Way
 from pgolf_core.lab.verify.reading.logs import Log, read_log
@@ -122,25 +122,18 @@ class Submission(Reviewed):
         raise CannotCheck("there is no script")
 
     @once
+    def code(self) -> dict[str, Code]:
+        """The script and every file that it imports or names, and so on, as far as their texts show."""
+        start = self.script_path.relative_to(self.folder).as_posix()
+        return running(self.files, start, lambda path: read_text(path, MAX_SCRIPT_BYTES))
+
+    @once
     def source(self) -> str:
-        """The script's text, unwrapped if `pgolf export` packed it."""
-        return self.script and (quietly(lambda: readable_of(self.script_path)) or self.script)
+        """The script's text, unwrapped where it is packed."""
+        own = quietly(lambda: readable_of(self.script_path))
+        return self.script and (own or self.code[self.script_path.relative_to(self.folder).as_posix()].source)
 
-    @once
-    def code_files(self) -> list[str]:
-        """The script and the modules beside it that it imports, as far as its text shows."""
-        known, wanted = {self.script_path.relative_to(self.folder).as_posix()}, [self.source]
-        while wanted:
-            places = [module.replace(".", "/") for module in imports_of(wanted.pop())]
-            found = {f"{place}{end}" for place in places for end in (".py", "/__init__.py")} & set(self.files) - known
-            known |= found
-            wanted += [read_text(self.files[name], MAX_SCRIPT_BYTES) for name in found]
-        return sorted(known)
-
-    @once
-    def code_bytes(self) -> int:
-        """Literal bytes of the script and of what it imports from the folder."""
-        return sum(self.files[name].stat().st_size for name in self.code_files)
+    code_bytes = once(lambda self: sum(code.size for code in self.code.values()))
 
     @once
     def artifacts(self) -> list[Path]:
@@ -283,24 +276,9 @@ class Submission(Reviewed):
         return next((log.computed_on for log in quietly(lambda: self.logs) or () if log.computed_on), "")
 
 
-_parsed = functools.lru_cache(maxsize=8)(ast.parse)
-
-
-def imports_of(source: str) -> frozenset[str]:
-    """Modules that a script imports, as far as it can be parsed."""
-    found = set()
-    for node in ast.walk(quietly(lambda: _parsed(source)) or ast.Module([], [])):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            module = node.module or ""
-            found |= {module, *(f"{module}.{alias.name}".strip(".") for alias in node.names)} - {""}
-    return frozenset(found | {name.rpartition(".")[0] for name in found if "." in name})
-
-
 def recipe_of(source: str) -> dict[str, Any]:
     """The resolved recipe at the end of a script of `pgolf export`; Broken where there is none."""
-    nodes = _parsed(source).body
+    nodes = parsed(source).body
     values = [node.value for node in nodes if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)]
     recipe = ast.literal_eval(values[-1]) if values else {}
     hold(all(isinstance(recipe.get(part), dict) for part in ("eval", "schedule")), "the script ends with no recipe")
