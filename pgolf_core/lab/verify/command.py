@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pgolf_core.base.files import UserError
-from pgolf_core.base.names import SEED_RESULT
-from pgolf_core.lab.shared.places import RECIPE_FILE
+from pgolf_core.lab.shared.places import SUBMISSION_FILE
 from pgolf_core.lab.shared.tables import entries_text, width
 from pgolf_core.lab.shared.usage import add_data, add_json, place
 from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, SAMPLED, UNKNOWN, VERDICTS, Row
+from pgolf_core.lab.verify.reading.untrusted import is_own_run
 
 if TYPE_CHECKING:
     from pgolf_core.lab.verify.evidence.score import How
@@ -73,14 +73,14 @@ def verify(path: Path, how: How) -> list[Row]:
 
         return artifact_rows(path, how)
     try:
-        is_recipe = bool(seed_folders(path))
+        is_recipe = not (path / SUBMISSION_FILE).exists() and bool(seed_folders(path))
     except OSError as error:
         return [Row("the folder can be read", FAILS, f"{path}: {error.strerror}")]
     if is_recipe:
         from pgolf_core.lab.verify.run import recipe_rows
 
         return recipe_rows(path, how)
-    if any((path / name).exists() for name in (RECIPE_FILE, SEED_RESULT)):
+    if is_own_run(path):
         from pgolf_core.lab.verify.reading.reviewed import Seed
         from pgolf_core.lab.verify.run import seed_rows
 

@@ -15,8 +15,8 @@ from reviewing import both
 
 from pgolf_core.lab.verify.evidence.checks import Broken
 from pgolf_core.lab.verify.reading import logs
-from pgolf_core.lab.verify.reading.claims import tables
 from pgolf_core.lab.verify.reading.logs import agreed_steps, read_log
+from pgolf_core.lab.verify.reading.readme import tables
 
 WORDS = st.sampled_from(
     ["step:", "1/9", "val_loss:", "val_bpb:", "1.5", "-", "1,2,3", ".", "9" * 30, "train_time:", "ms", "seed:", "|",
