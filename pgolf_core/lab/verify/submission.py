@@ -12,26 +12,37 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pgolf_core.base.files import sha256_bytes
 from pgolf_core.lab.shared.places import SUBMISSION_FILE
 from pgolf_core.lab.shared.tables import some
 from pgolf_core.lab.shared.texts import FINEWEB_BYTES, FINEWEB_TRACK, SAME_BYTES
-from pgolf_core.lab.verify.evidence.checks import OnlySampled, Row, hold, judge, judge_all, plain, quietly, require
+from pgolf_core.lab.verify.alike import same_recipe
+from pgolf_core.lab.verify.coverage import FINEWEB_TOKENS, whole_split
+from pgolf_core.lab.verify.evidence.bytetable import judge_tables
+from pgolf_core.lab.verify.evidence.checks import (
+    CannotCheck,
+    OnlySampled,
+    Row,
+    hold,
+    judge,
+    judge_all,
+    plain,
+    quietly,
+    require,
+)
 from pgolf_core.lab.verify.evidence.score import TOLERANCE, How, Scoring, isolation
 from pgolf_core.lab.verify.evidence.text import TEXT_OF_TRACK, implied_bytes
+from pgolf_core.lab.verify.literal import cap, code_bytes
+from pgolf_core.lab.verify.order import score_first
 from pgolf_core.lab.verify.reading.claims import Judged, before_packing, headline, json_numbers
-from pgolf_core.lab.verify.reading.folder import KEYS, LOG_ENDINGS, claimed
+from pgolf_core.lab.verify.reading.folder import LOG_ENDINGS, claimed
 from pgolf_core.lab.verify.reading.readme import readme_numbers
 from pgolf_core.lab.verify.reading.reviewed import BUDGET_SECONDS, MODEL_CHECKS, TEXT_CHECKS
 from pgolf_core.lab.verify.reading.untrusted import is_number, json_object, last_digit, read_number, written
-from pgolf_core.recipes.rules import TRACK_CAP_BYTES
 
 NAMED = ("name", "author", "date")
 OTHER_CLOCK_SECONDS = 1.0
 """By so much may work that is timed beside the training clock pass the budget: two timers do not add to the tenth."""
 UNTIMED = "start, warm-up, validation while training, packing"
-FINEWEB_TOKENS = {"SP1024": 62_021_632, "SP4096": 45_508_608, "SP8192": 40_540_160, "case-op SP8192": 47_851_520}
-"""Predictions in the validation split by the published tokenizers (papers/machinery.md, "Score and windows")."""
 
 
 def submission_rows(folder: Path, how: How) -> list[Row]:
@@ -85,19 +96,6 @@ def _nothing_missing(folder: Judged) -> str:
     return evidence
 
 
-def _same_recipe(folder: Judged) -> str:
-    logs = list(folder.runs.values())
-    settings = {key for log in logs for key in log.settings}
-    for key in sorted(settings):
-        found = {log.settings.get(key) for log in logs}
-        hold(len(found) == 1, f"logs differ: {' / '.join(sorted(map(str, found)))}")
-    scripts = {sha256_bytes(log.script.encode()) for log in logs if log.script}
-    hold(len(scripts) < 2, "the logs begin with different scripts")
-    require(len(logs) > 1, f"there is the log of one seed only ({len(settings)} settings in it)")
-    hold(bool(settings), "no log names a setting")
-    return f"{len(logs)} seeds, {len(settings)} settings equal{', and the scripts in the logs' if scripts else ''}"
-
-
 def _logged_script(folder: Judged) -> str:
     logs, name = [log for log in folder.logs if log.script], folder.script_path.name
     require(bool(logs), "no log begins with its script")
@@ -106,48 +104,14 @@ def _logged_script(folder: Judged) -> str:
     return f"{len(logs)} log(s) begin with {name}, character for character"
 
 
-def _code(folder: Judged) -> str:
-    size, names = folder.code_bytes, sorted(folder.code)
-    said = {key: folder.claims[key] for key in KEYS["code_bytes"] if folder.claims.get(key) is not None}
-    hold(all(map(is_number, said.values())), f"{SUBMISSION_FILE}: {' and '.join(said)} must be numbers")
-    said |= {f"{log.name}'s code size": number for log in folder.logs for number in log.sizes["code_bytes"]}
-    evidence = f"{', '.join(names[:4])}{' …' if len(names) > 4 else ''}: {size:,} bytes"
-    require(bool(said), f"no file says how many bytes the code has; {evidence}")
-    wrong = [f"{key} {value:,}" for key, value in said.items() if value != size]
-    hold(not wrong, f"{evidence}; claimed: {', '.join(wrong[:4])}")
-    return f"{evidence}, as claimed"
-
-
-def _cap(folder: Judged) -> str:
-    """Literal bytes where they are here; where the weight file is not, every claimed and logged total."""
-    cap = TRACK_CAP_BYTES[folder.track]
-    totals = [(f"{where} {key}", row[key]) for where, row in folder.tables.items() for key in KEYS["total_bytes"]
-              if is_number(row.get(key))]  # fmt: skip
-    totals += [
-        (log.name, log.sizes["total_bytes"][-1])
-        for log in quietly(lambda: folder.logs) or ()
-        if log.sizes["total_bytes"]
-    ]
-    over = [f"{what} {total:,}" for what, total in totals if total > cap]
-    hold(not over, f"over the cap of {cap:,}: {', '.join(over[:4])}")
-    code, weights = quietly(lambda: folder.code_bytes) or 0, folder.weights
-    heavy = [f"{name} and code {size + code:,}" for name, size in weights.items() if size + code > cap]
-    weighed = f"over the cap of {cap:,}: {', '.join(heavy[:4])}"
-    # of several files in another's format, one may be the weights before packing, which do not count
-    hold(not heavy or (not folder.artifacts and len(heavy) < len(weights)), weighed)
-    said = "; ".join(f"{what} {total:,}" for what, total in totals[:4]) or "no total is named"
-    own_words = f"within the cap of {cap:,} by its own words: {said}"
-    require(bool(folder.artifacts), f"{folder.no_artifact}; {weighed if heavy else own_words}")
-    code, size, seed = folder.code_bytes, folder.artifact.stat().st_size, folder.artifact_seed
-    evidence = f"file {size:,} + code {code:,} = {size + code:,}; cap {cap:,}"
-    log = (quietly(lambda: folder.runs) or {}).get(seed)
-    for name, value in {"total_bytes": size + code, "model_bytes": size}.items():
-        for where in (SUBMISSION_FILE, f"seed {seed}"):
-            text = claimed(folder.tables.get(where, {}), name)
-            hold(text is None or float(text) == value, f"{evidence}; {where} claims {name} {text}")
-        logged = log.sizes[name] if log else []
-        hold(not logged or value in logged, f"{evidence}; the log of seed {seed} says {logged[-1:]}")
-    return evidence
+def _bytes_once(folder: Judged) -> str:
+    """By the code's table; of an artifact of this project's by the text itself, whatever the table looks like."""
+    try:
+        return judge_tables(folder.code)
+    except CannotCheck as reason:
+        if not folder.artifacts:
+            raise
+        return f"{folder.text.decoded} ({reason})"
 
 
 def _hash(folder: Judged) -> str:
@@ -313,16 +277,19 @@ def _predictions(folder: Judged, pairs: list[Pair]) -> tuple[int, str]:
 BEFORE: dict[str, Callable[[Any], str]] = {
     "submission.json is whole": _whole,
     "no seed and no log is missing": _nothing_missing,
-    "one recipe over all seeds": _same_recipe,
+    "one recipe over all seeds": same_recipe,
     "the script is the one that ran": _logged_script,
-    "the code has the claimed bytes": _code,
-    "file and code fit under the cap": _cap,
+    "the code has the claimed bytes": code_bytes,
+    "file and code fit under the cap": cap,
 }
 AFTER: dict[str, Callable[[Any], str]] = {
     "the artifact is a seed's": _hash,
     "the dataset is whole, its splits apart": lambda folder: folder.text.whole,
     **TEXT_CHECKS,
+    "a byte is counted once": _bytes_once,
+    "the whole split is scored": whole_split,
     "each score implies the split's bytes": _implied,
+    "what is learned from was scored before": score_first,
     **MODEL_CHECKS,
     "its own script scores the file alike": _own_script,
     "seconds are within the budgets": _seconds,
