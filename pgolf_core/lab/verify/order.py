@@ -31,7 +31,7 @@ def score_first(folder: Judged) -> str:
     for name, path in folder.files.items():
         if name.endswith(".jsonl"):
             found = _events(name, path)
-            wrong += found[:1]
+            wrong += (found or [])[:1]
             shown += [name] if found is not None and not found else []
     for trace in traces:
         wrong += _epochs_first(trace)
@@ -97,10 +97,10 @@ def _events(name: str, path: Path) -> list[str] | None:
         if SCORES.search(kind):
             kinds.add("score")
             scored.add(key)
-            last = max(last, end)
+            last = max(last, end)  # of spans that end somewhere, the text up to the last end is scored
         elif LEARNS.search(kind):
             kinds.add("learn")
-            if key not in scored and not (key == "end" and end <= last):
+            if end > last if key == "end" else key not in scored:
                 what = key if key != "end" else f"tokens up to {end:g}"
                 wrong.append(f"{name}:{at}: {kind} of {what} before its score")
     return wrong if kinds == {"score", "learn"} else None

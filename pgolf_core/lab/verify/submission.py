@@ -35,9 +35,10 @@ from pgolf_core.lab.verify.literal import cap, code_bytes
 from pgolf_core.lab.verify.order import score_first
 from pgolf_core.lab.verify.reading.claims import Judged, before_packing, headline, json_numbers
 from pgolf_core.lab.verify.reading.folder import LOG_ENDINGS, claimed
-from pgolf_core.lab.verify.reading.readme import readme_numbers
+from pgolf_core.lab.verify.reading.readme import readme_numbers, readme_prose
 from pgolf_core.lab.verify.reading.reviewed import BUDGET_SECONDS, MODEL_CHECKS, TEXT_CHECKS
 from pgolf_core.lab.verify.reading.untrusted import is_number, json_object, last_digit, read_number, written
+from pgolf_core.lab.verify.remedies import explained
 
 NAMED = ("name", "author", "date")
 OTHER_CLOCK_SECONDS = 1.0
@@ -56,7 +57,8 @@ def submission_rows(folder: Path, how: How) -> list[Row]:
 
         name = plain(path.relative_to(folder).as_posix())
         rows += [row._replace(check=f"{name}: {row.check}") for row in artifact_rows(path)]
-    return rows + judge_all(AFTER, one)
+    files = quietly(lambda: one.files) or {}
+    return [explained(row, files) for row in rows + judge_all(AFTER, one)]
 
 
 # ---------------------------------------------------------------------- files, seeds, code
@@ -297,4 +299,5 @@ AFTER: dict[str, Callable[[Any], str]] = {
     "scores before packing are the logs'": before_packing,
     "the headline is the seeds' score": headline,
     "README.md says what logs and file say": readme_numbers,
+    "scores in README.md's prose are the folder's": readme_prose,
 }

@@ -25,6 +25,7 @@ SPACE_MARK = "\u2581"
 """Of sentencepiece, for a leading space; the core's own name for it comes with numpy."""
 MAX_STEPS = 2000
 MAX_DEPTH = 40
+MAX_TEXT = 1000
 PIECE = ("id_to_piece", "IdToPiece", "decode", "Decode", "decode_ids", "DecodeIds", "DecodeIdsAsPieces")
 IS_SPECIAL = re.compile(r"is_?(control|unknown|unused)", re.IGNORECASE)
 IS_BYTE = re.compile(r"is_?byte", re.IGNORECASE)
@@ -234,13 +235,13 @@ def _sum(way: ast.operator, left: Any, right: Any) -> Any:
     if {type(left), type(right)} <= {int, float, bool}:
         return left + right if isinstance(way, ast.Add) else left - right if isinstance(way, ast.Sub) else NOTHING
     is_text = isinstance(left, str) and isinstance(right, str) and isinstance(way, ast.Add)
-    return left + right if is_text and len(left) + len(right) < 1000 else NOTHING
+    return left + right if is_text and len(left) + len(right) < MAX_TEXT else NOTHING
 
 
 def _of_string(of: str, name: str, values: list[Any]) -> Any:
     if name == "encode":
         return of.encode("utf-8", errors="replace")
-    if not all(isinstance(value, str | tuple) and len(value) < 1000 for value in values):
+    if not all(isinstance(value, str | tuple) and len(value) < MAX_TEXT for value in (of, *values)):
         return NOTHING
     try:
         return getattr(of, name)(*values)
@@ -279,7 +280,8 @@ def tables_in(codes: Iterable[Code]) -> list[Table]:
         for line, body in _loops(tree):
             passes = {piece: _passed(body, piece, functions, constants) for piece in (PLAIN, SPACED, BYTE, WIDE)}
             for table, count in passes[PLAIN].items():
-                if type(count) in (int, float) and count == PLAIN.real:
+                is_count = type(count) in (int, float)
+                if is_count and (count == PLAIN.real or (count == PLAIN.real + 1 and "byte" in table.lower())):
                     found.append(_table_of(table, f"{name}, line {line}", passes, adds_space))
     return [table for table in found if table is not None]
 
@@ -352,10 +354,12 @@ def judge_tables(codes: Mapping[str, Code]) -> str:
 
 def _faults(table: Table) -> str:
     found = []
-    spaced, byte = table.counts[SPACED], table.counts[BYTE]
-    if spaced > SPACED.real:
+    spaced, byte, more = table.counts[SPACED], table.counts[BYTE], table.counts[PLAIN] - PLAIN.real
+    if more > 0:
+        found.append(f"any piece counts {more:g} byte more than it has")
+    if spaced - more > SPACED.real:
         how = "in the table and once more by the score" if table.adds else "as it is written"
-        found.append(f"a leading space counts {spaced - PLAIN.real:g} bytes instead of 1 ({how})")
+        found.append(f"a leading space counts {spaced - table.counts[PLAIN]:g} bytes instead of 1 ({how})")
     if byte > BYTE.real:
         found.append(f"a byte piece counts {byte:g} bytes instead of 1")
     return " and ".join(found)

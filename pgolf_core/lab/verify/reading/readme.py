@@ -72,14 +72,20 @@ def readme_numbers(folder: Judged) -> str:
                 else:
                     skipped += 1
     hold(not wrong, f"README.md, {'; '.join(wrong)}")
-    strange = _strange_scores(folder)
     counts = ", ".join(f"{count} {source}" for source, count in compared.items() if count)
-    require(not strange, f"README.md names {', '.join(strange[:3])} bpb, no number of this folder; cells: {counts}")
     agreed = f"{compared[CLAIMED]} cells agree with {SUBMISSION_FILE}, and nothing confirms either; {counts}"
     require(not compared[CLAIMED], agreed)
     require(bool(counts), "no table of README.md has a number that was logged or taken anew")
     aside = f"; but {some(strays)}" if strays else ""
     return f"cells that agree: {counts}{aside}{f'; not compared, since of other columns: {skipped}' if skipped else ''}"
+
+
+def readme_prose(folder: Judged) -> str:
+    """Every score that is named outside of tables; another's may stand there, so a strange one is no failure."""
+    named, strange = _named_scores(folder), _strange_scores(folder)
+    require(not strange, f"README.md names {', '.join(strange)} bpb, no number of this folder")
+    require(bool(named), "README.md's prose names no score")
+    return f"{', '.join(named[:6])} bpb"
 
 
 def _seed_of(head: str, first: str) -> int | None:
@@ -121,9 +127,13 @@ def _strange_scores(folder: Judged) -> list[str]:
         named = [facts[name].value for facts in folder.believed.values() if name in facts]
         values += [statistics.fmean(named)] if named else []
     values += [float(value) for key, value in folder.claims.items() if "bpb" in key and is_number(value)]
+    return [text for text in _named_scores(folder) if not any(agrees(text, value) for value in values)]
+
+
+def _named_scores(folder: Judged) -> list[str]:
+    """Scores in prose, as written, each once."""
     prose = "\n".join(line for line in folder.readme.splitlines() if not line.lstrip().startswith("|"))
-    named_there = dict.fromkeys(found[1] for pattern in _PROSE for found in pattern.finditer(prose))
-    return [text for text in named_there if not any(agrees(text, value) for value in values)]
+    return list(dict.fromkeys(found[1] for pattern in _PROSE for found in pattern.finditer(prose)))
 
 
 def tables(text: str) -> Iterator[tuple[list[str], list[list[str]]]]:

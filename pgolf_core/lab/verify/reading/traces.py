@@ -25,7 +25,7 @@ _TOKENS = re.compile(rf"{_OF}(?:subset|tokens|positions)(?:_tokens)?{_COUNT}", r
 _BYTES = re.compile(rf"{_OF}bytes{_COUNT}", re.I)
 _BPB = re.compile(r"(?:bpb|bits_per_byte)\w{0,20}\s*[=:]\s*(\d\.\d{2,12})", re.I)
 _STEP = re.compile(r"^\W{0,4}(?:step\W{0,3})?\d{1,12}\s*/\s*\d{1,12}\b|^\W{0,4}step\b", re.I)
-_FINAL = re.compile(r"\bbpb\w{0,20}\s*[=:]\s*\d\.\d{4,}", re.I)
+_FINAL = re.compile(r"bpb\w{0,20}\s*[=:]\s*\d\.\d{4,}", re.I)
 _EPOCH = re.compile(r"\b(?=\w{0,40}ttt)(\w{1,40})[_: ]epoch[: =]{1,2}(\d{1,6})\s*/\s*(\d{1,6})\b", re.I)
 _PHASE = re.compile(r"\bphase:\s*(\d{1,6})/\d{1,6}\s+pd:\s*(\d{1,12})\s+gd:\s*(\d{1,12})\b")
 
