@@ -31,7 +31,7 @@ from pgolf_core.lab.verify.reading.reviewed import (
     Artifact,
     Seed,
     header_of,
-)
+)  # fmt: skip
 from pgolf_core.lab.verify.reading.untrusted import agrees, is_number, json_lines, json_object, number, read_text
 from pgolf_core.network.grid import STEPS, grid_names_for
 from pgolf_core.network.model import parameter_shapes
@@ -42,8 +42,7 @@ from pgolf_core.recipes.recipe import Recipe, to_dict
 from pgolf_core.result import SCORE_NAMES, Result
 
 HASHES = ("recipe", "data", "core")
-LOGS = (TRAIN_LOG, METRICS)
-MAX_STAGES = 100
+LOGS, MAX_STAGES = (TRAIN_LOG, METRICS), 100
 TIMERS = ("train", "scoring")
 """Parts of result.json's seconds that the two budgets are for; the others lie outside."""
 

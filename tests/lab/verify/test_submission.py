@@ -27,6 +27,7 @@ OWN, RAN = "its own script scores the file alike", "the script is the one that r
 JSON, README = "submission.json says what logs and file say", "README.md says what logs and file say"
 SECONDS, NOT_MISSING = "seconds are within the budgets", "no seed and no log is missing"
 SLIDING, ROUNDTRIP = "sliding score from the file alone", "round-trip score from the file alone"
+PROSE = "scores in README.md's prose are the folder's"
 HEADLINE, IMPLIED = "the headline is the seeds' score", "each score implies the split's bytes"
 ITS = "the artifact is a seed's"
 OPEN = {RAN, OWN, SECONDS, JSON, HEADLINE, README, "scores before packing are the logs'"}
@@ -81,7 +82,7 @@ def test_a_false_claim_of_a_submission_fails_its_check(submission: Path, cache: 
 
 def test_a_score_that_the_prose_names_and_nothing_confirms_is_not_held(submission: Path, cache: Path):
     edit("README.md", r"\*\*4\.\d{4} bits per byte", "**4.1880 bits per byte")(submission)
-    row = judged(submission, cache)[README]
+    row = judged(submission, cache)[PROSE]
     assert row.verdict == UNKNOWN and "4.1880" in row.evidence
 
 
@@ -181,6 +182,7 @@ def test_a_merged_record_holds_where_its_files_show_it_and_says_why_elsewhere(pl
     found = judged(published(place, PR315), place.parent)
     assert {name for name, row in found.items() if row.verdict == HOLDS} == {
         "submission.json is whole", "one recipe over all seeds", RAN, CODE, IMPLIED, SECONDS, JSON, HEADLINE, README,
+        CAP, PROSE, "the whole split is scored", "what is learned from was scored before",
     }  # fmt: skip
     others = [row for row in found.values() if row.verdict != HOLDS]
     assert all(row.verdict == UNKNOWN and row.evidence.startswith("because ") for row in others)
@@ -220,7 +222,7 @@ def test_ten_minutes_are_held_against_folders_of_their_track_alone(tmp_path: Pat
 @pytest.mark.parametrize(
     ("spare", "names", "verdict", "why"),
     [
-        ((0,), (".ptz",), UNKNOWN, "within the cap of 16,000,000 by its own words"),
+        ((0,), (".ptz",), HOLDS, "= 15,949,473; cap 16,000,000, by 1 packed size"),
         ((-1,), (".ptz",), FAILS, "over the cap of 16,000,000: model0.ptz and code 16,000,001"),
         ((0, -1), (".ptz", ".pt"), UNKNOWN, "over the cap of 16,000,000: model1.pt and code"),  # not packed yet?
         ((0, -1), (".pgolf", ".pgolf"), FAILS, "over the cap of 16,000,000: model1.pgolf and code"),
