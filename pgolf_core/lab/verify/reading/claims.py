@@ -126,10 +126,10 @@ class Judged(Submission):
 def agreeing(name: str, said: str, known: Facts, least_digits: bool = True) -> Fact | None:
     """The fact of that name, or another of the same lines, that a number as written is, rounded; None if there is none.
 
-    A score must agree to three digits at least, if need be.
+    A score must agree to three digits at least, if need be, and one of several lines always.
     """
     facts = [fact for key in (name, *ALSO.get(name, ())) if (one := known.get(key)) for fact in (one, *one.others)]
-    return next((fact for fact in facts if _fits(name, said, fact, least_digits)), None)
+    return next((fact for fact in facts if _fits(name, said, fact, least_digits or fact is not facts[0])), None)
 
 
 def _fits(name: str, said: str, fact: Fact, least_digits: bool) -> bool:

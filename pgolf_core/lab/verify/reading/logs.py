@@ -39,8 +39,8 @@ KINDS = (
 """What a score's label says of its kind, the first that fits; one that says nothing is of the packed file."""
 _UNADAPTED = re.compile(r"(?:(?<![a-z])no|pre|without|before)[ _-]?(?:ttt|slot|n-?gram)", re.I)
 _PASSING = re.compile(
-    r"\d\s*/\s*\d|%|#|\b(?:chunk|batch|epoch|phase|doc)\w*\W{0,3}\d|running|delta|gain|diff|improv|target|baseline|"
-    r"sliding_eval|\bbest|std|worst|mean|loss:\s*\{", re.I)  # fmt: skip
+    r"\d\s*/\s*\d|%|#|\b(?:chunk|batch|epoch|phase|doc)\w*\W{0,3}\d|sliding_eval|"
+    r"(?<![a-z])(?:running|delta|gain|diff|improve|target|baseline|best|std|worst|mean)", re.I)  # fmt: skip
 """Labels of scores on the way and of differences, which are no final ones."""
 _PREFIX = re.compile(
     r"(?:(?:\[?(?:rank|gpu)[ :_]?\d{1,4}\]?|\[\d{1,4}\]|[\[(]?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[\d.,:+Z]{0,12}[\])]?|"
