@@ -197,6 +197,7 @@ def test_seeds_and_tokens_are_read_in_any_encoding(tmp_path: Path, encoding: str
         ("2026-03-22 10:11:12 INFO artifact_bytes: 16,144,107", {"artifact_bytes": [16_144_107]}),
         ("Total submission size int8+zlib: 15932249 bytes", {"total_bytes": [15_932_249]}),
         ("Serialized model int6+lzma: 15 bytes (payload:1 ratio:3.9x)", {"model_bytes": [15]}),
+        ("serialized_model_int8_zlib:9354004 bytes (ratio:3.8x)", {"model_bytes": [9_354_004]}),
         ("Total submission size: 87469373 bytes", {}),
         ("Artifact: out/model.ptz", {}),
         ("Total size: 15.9 MB", {}),

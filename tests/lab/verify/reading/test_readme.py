@@ -61,7 +61,7 @@ def changed(old: str, new: str, *more: str) -> str:
         (table("| Seed | val_bpb |", "| 42 | 1.1 |", "| 42 | 1.2 |"), UNKNOWN, "no table of README.md has a number"),
         (table("| Seed | baseline val_bpb |", "| 42 | 1.1 |"), UNKNOWN, "no table of README.md has a number"),
         (table("| | val_bpb |", "| mean | 1.1 |"), UNKNOWN, "no table of README.md has a number"),
-        (table("| | val_bpb |", "| seed 42 | 1.1 |"), FAILS, "seed 42: bpb 1.1, 1.05989454"),
+        (table("| | val_bpb |", "| seed 42 | 1.2 |"), FAILS, "seed 42: bpb 1.2, 1.05989454"),
     ],
 )
 def test_a_cell_is_any_score_of_its_seeds_logs_and_a_mean_is_of_the_cells_above_it(
