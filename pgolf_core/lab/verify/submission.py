@@ -94,7 +94,7 @@ def _nothing_missing(folder: Judged) -> str:
     hold(not without, f"{evidence}; {SUBMISSION_FILE} also names seeds {', '.join(map(str, without))}")
     unnamed = [seed for seed in logged if named and seed not in named]
     hold(not unnamed, f"logs of seeds {unnamed}, which {SUBMISSION_FILE} does not name: {named}")
-    require(bool(named), f"{SUBMISSION_FILE} names no seeds; {evidence}")
+    require(bool(named) or len(folder.logs) == 1, f"{SUBMISSION_FILE} names no seeds; {evidence}")
     return evidence
 
 
@@ -149,8 +149,9 @@ def _seconds(folder: Judged) -> str:
     both = {"training": (trained, 2 * step), "evaluation": (scored, 0.0)}
     spans = {what: f"{what} {min(found.values()):.1f} to {max(found.values()):.1f} s"
              for what, (found, _) in both.items() if found}  # fmt: skip
-    works = ", ".join(dict.fromkeys(work for log in logs for work in log.after))
-    evidence = f"{', '.join(spans.values())}{f' with {works}' if works else ''}; in no timer: {UNTIMED}"
+    if works := ", ".join(dict.fromkeys(work for log in logs for work in log.after)):
+        spans["training"] += f" with {works}"
+    evidence = f"{', '.join(spans.values())}; in no timer: {UNTIMED}"
     track = folder.clock
     require(track is not None, f"no file says on which track it is; {evidence}")
     if not track:

@@ -16,7 +16,7 @@ from pgolf_core.lab.shared.places import SUBMISSION_FILE
 from pgolf_core.lab.shared.tables import some
 from pgolf_core.lab.verify.evidence.checks import hold, once, quietly, require
 from pgolf_core.lab.verify.evidence.score import OTHER_MACHINE, TOLERANCE
-from pgolf_core.lab.verify.reading.folder import Submission, claimed, every_claim, quoted
+from pgolf_core.lab.verify.reading.folder import KEYS, Submission, claimed, every_claim, quoted
 from pgolf_core.lab.verify.reading.logs import BEFORE, Log, Score
 from pgolf_core.lab.verify.reading.untrusted import (
     agrees,
@@ -126,10 +126,10 @@ class Judged(Submission):
 def agreeing(name: str, said: str, known: Facts, least_digits: bool = True) -> Fact | None:
     """The fact of that name, or another of the same lines, that a number as written is, rounded; None if there is none.
 
-    A score must agree to three digits at least, if need be.
+    A score must agree to three digits at least, if need be, and one of several lines always.
     """
     facts = [fact for key in (name, *ALSO.get(name, ())) if (one := known.get(key)) for fact in (one, *one.others)]
-    return next((fact for fact in facts if _fits(name, said, fact, least_digits)), None)
+    return next((fact for fact in facts if _fits(name, said, fact, least_digits or fact is not facts[0])), None)
 
 
 def _fits(name: str, said: str, fact: Fact, least_digits: bool) -> bool:
@@ -155,7 +155,7 @@ def json_numbers(folder: Judged) -> str:
         known = folder.known.get(seed, {})
         for name, said in every_claim(values, OF_A_SEED).items():
             if name not in known:
-                unknown.append(f"{name} of seed {seed}")
+                unknown.append(f"{name} of {_of(seed)}")
                 continue
             fact = agreeing(name, said, known)
             if fact is None and (where := elsewhere(folder, name, said)):
@@ -208,7 +208,8 @@ def _refuse_unlike_means(folder: Judged) -> None:
     table = folder.seed_claims.values()
     for key, said in folder.claims.items():
         values: list[Any] = [row.get(key) for row in table]
-        if said is None or not values or None in values or not any(map(is_number, (said, *values))):
+        is_score_of_all = key in KEYS["bpb"]  # which `headline` judges, by every line of the logs
+        if said is None or is_score_of_all or not values or None in values or not any(map(is_number, (said, *values))):
             continue
         said, *values = (float(quoted(row[key]) or number(row, key)) for row in (folder.claims, *table))
         mean = math.fsum(values) / len(values)
@@ -237,12 +238,13 @@ def headline(folder: Judged) -> str:
         fitting = [name for name, scores in ways.items() if _one_of(text, scores) or _is_mean(text, scores)]
         mean = statistics.fmean(ways[label].values())
         wrong = f"{text} is neither the mean of the seeds' scores, {mean:.6f}, nor one of them ({source})"
-        hold(bool(fitting), wrong + ("" if len(ways) < 2 else f", as {', '.join(filter(None, ways))} neither"))
+        lines = f", in none of these lines: {', '.join(list(filter(None, ways))[:6])}" if len(ways) > 1 else ""
+        hold(bool(fitting), f"{wrong}{lines}")
         label = fitting[0]
     for key in (key for key in SPREADS if values.get(key) is not None):
         spread = quoted(values[key]) or written(number(values, key))
         every = [list(scores.values()) for scores in ways.values()]
-        every.append([float(text) for row in folder.seed_claims.values() if (text := claimed(row, "bpb"))])
+        every.append([float(its) for row in folder.seed_claims.values() if (its := claimed(row, "bpb"))])
         known = [one for scores in every for one in spreads(scores)]
         is_one = any(near(spread, one) or math.isclose(float(spread), one, rel_tol=1e-3) for one in known)
         hold(is_one, f"a standard deviation of {spread} is claimed, the scores have "

@@ -39,8 +39,8 @@ KINDS = (
 """What a score's label says of its kind, the first that fits; one that says nothing is of the packed file."""
 _UNADAPTED = re.compile(r"(?:(?<![a-z])no|pre|without|before)[ _-]?(?:ttt|slot|n-?gram)", re.I)
 _PASSING = re.compile(
-    r"\d\s*/\s*\d|%|#|\b(?:chunk|batch|epoch|phase|doc)\w*\W{0,3}\d|running|delta|gain|diff|improv|target|baseline|"
-    r"sliding_eval|\bbest|std|worst|mean|loss:\s*\{", re.I)  # fmt: skip
+    r"\d\s*/\s*\d|%|#|\b(?:chunk|batch|epoch|phase|doc)\w*\W{0,3}\d|sliding_eval|"
+    r"(?<![a-z])(?:running|delta|gain|diff|improve|target|baseline|best|std|worst|mean)", re.I)  # fmt: skip
 """Labels of scores on the way and of differences, which are no final ones."""
 _PREFIX = re.compile(
     r"(?:(?:\[?(?:rank|gpu)[ :_]?\d{1,4}\]?|\[\d{1,4}\]|[\[(]?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[\d.,:+Z]{0,12}[\])]?|"
@@ -62,7 +62,9 @@ _SEED_IN_NAME = re.compile(r"(?:seed|(?<![a-z])s)[_=-]?(\d{1,19})(?!\d)", re.I)
 _VAL_TOKENS = re.compile(
     r"\bval_loader:.{0,500}?\btokens:\s*([\d,]{1,20})|^(?:val_|validation )tokens\s*[:=]\s*([\d,]{1,20})$", re.I
 )
-_BYTES = re.compile(rf"({'|'.join(SIZES)})([^:=]{{0,60}})[:=]\s*([\d,]{{1,15}})(?:\s*bytes\b|$)", re.I)
+_BYTES = re.compile(
+    rf"({'|'.join(SIZES).replace(' ', '[ _]')})([^:=]{{0,60}})[:=]\s*([\d,]{{1,15}})(?:\s*bytes\b|$)", re.I
+)
 _VOCAB = re.compile(r"fineweb_(\d{3,6})_bpe|\bsp(\d{3,6})\b|\bvocab_size[:=]\s*(\d{3,6})", re.I)
 _RULER = re.compile(r"^={60,}$")
 SETTINGS = ("model_params:", "world_size:", "attention_mode:", "tie_embeddings:", "train_batch_tokens:",
@@ -158,7 +160,7 @@ def _read_line(log: Log, line: str) -> None:
     elif found := _VAL_TOKENS.search(line):
         log.val_tokens = _whole(found[1] or found[2])
     elif (found := _BYTES.match(line)) and (_whole(found[3]) <= RAW_BYTES or found[2].strip()):
-        log.sizes[f"{SIZES[found[1].lower()]}_bytes"].append(_whole(found[3]))
+        log.sizes[f"{SIZES[found[1].lower().replace('_', ' ')]}_bytes"].append(_whole(found[3]))
     elif "bpb" in line.lower():
         _read_scores(log, line, int(step[1] or step[2]) if step else None)
     log.settings |= {start: line for start in SETTINGS if line.startswith(start)}

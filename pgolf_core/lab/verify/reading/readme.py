@@ -30,7 +30,7 @@ from pgolf_core.lab.verify.reading.untrusted import agrees, is_number, last_digi
 COLUMNS = (
     ("", r"delta|Δ|gain|\bvs\b|diff|improv|baseline|sota|prior|merged|previous|target"),
     ("raw_bpb", r"^raw|pre-?quant"), ("averaged_bpb", r"^averaged"), ("roundtrip_bpb", r"round-?trip|standard"),
-    ("bpb", r"sliding.*bpb|val.?bpb|\bbp[bp]$|^sliding$"), ("loss", r"val.?loss|^loss$"), ("steps", r"^steps?$"),
+    ("bpb", r"sliding.*bpb|val.?bpb|\bbp[bp]\b|^sliding$"), ("loss", r"val.?loss|^loss$"), ("steps", r"^steps?$"),
     ("total_bytes", r"total.*bytes|^total$|^bytes.?total"), ("model_bytes", r"artifact|model.*bytes|^file$"),
     ("code_bytes", r"code.*bytes|^code$"), ("train_seconds", r"^train s$"),
 )  # fmt: skip

@@ -15,9 +15,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from pgolf_core.base.files import UserError
 from pgolf_core.base.names import SEED_RESULT
 from pgolf_core.lab.shared.places import RECIPE_FILE, SUBMISSION_FILE
-from pgolf_core.lab.verify.evidence.checks import Broken, CannotCheck, Found, hold, quietly
+from pgolf_core.lab.verify.evidence.checks import Broken, CannotCheck, Found, hold
 
 MAX_TEXT_BYTES = 16 * 2**20
 """A log holds its whole script and some thousand lines; the published ones have well below a megabyte."""
@@ -99,9 +100,13 @@ def is_own_run(folder: Path) -> bool:
     """
     if (folder / SUBMISSION_FILE).exists():
         return False
-    files = {folder / name: keys for name, keys in OWN_KEYS.items() if os.path.lexists(folder / name)}
-    found = {path: quietly(lambda path=path: json_object(path)) for path in files}
-    return any(found[path] is None or keys <= set(found[path] or ()) for path, keys in files.items())
+    for path, keys in ((folder / name, keys) for name, keys in OWN_KEYS.items()):
+        try:
+            if os.path.lexists(path) and keys <= set(json_object(path)):
+                return True
+        except (Broken, UserError):  # damaged: another row says so
+            return True
+    return False
 
 
 def json_lines(path: Path) -> list[dict[str, Any]]:
