@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from pgolf_core.lab.verify.evidence.checks import hold, require
-from pgolf_core.lab.verify.evidence.shipped import Code, tree_of
+from pgolf_core.lab.verify.evidence.shipped import Code, nodes_of, tree_of
 
 SPACE_MARK = "\u2581"
 """Of sentencepiece, for a leading space; the core's own name for it comes with numpy."""
@@ -267,40 +267,39 @@ class Table:
 def tables_in(codes: Iterable[Code]) -> list[Table]:
     """Every table of bytes that the code fills, as far as it can be followed."""
     known = list(codes)
-    trees = {code.name: tree_of(code.source) for code in known}
-    nodes = [node for tree in trees.values() for node in ast.walk(tree)]
+    nodes = [node for code in known for node in nodes_of(code.source)]
     functions = {node.name: node for node in nodes if isinstance(node, ast.FunctionDef)}
-    constants = {_last(node.targets[0]): node.value.value for tree in trees.values() for node in tree.body
+    constants = {_last(node.targets[0]): node.value.value for code in known for node in tree_of(code.source).body
                  if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)}  # fmt: skip
-    used = {name for tree in trees.values() for name in _looked_up(tree)}
+    used = set(_looked_up(nodes))
     used -= {name for node in nodes for name in _taken_off(node)}
     adds_space = any(OF_SPACE.search(name) for name in used)
     found = []
-    for name, tree in trees.items():
-        for line, body in _loops(tree):
+    for code in known:
+        for line, body in _loops(nodes_of(code.source)):
             passes = {piece: _passed(body, piece, functions, constants) for piece in (PLAIN, SPACED, BYTE, WIDE)}
             for table, count in passes[PLAIN].items():
                 is_count = type(count) in (int, float)
                 if is_count and (count == PLAIN.real or (count == PLAIN.real + 1 and "byte" in table.lower())):
-                    found.append(_table_of(table, f"{name}, line {line}", passes, adds_space))
+                    found.append(_table_of(table, f"{code.name}, line {line}", passes, adds_space))
     return [table for table in found if table is not None]
 
 
-def _looked_up(tree: ast.AST) -> Iterator[str]:
+def _looked_up(nodes: Iterable[ast.AST]) -> Iterator[str]:
     """Tables that are read at some index."""
-    reads = (node for node in ast.walk(tree) if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load))
+    reads = (node for node in nodes if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load))
     yield from map(_table, reads)
 
 
 def _taken_off(node: ast.AST) -> Iterator[str]:
     """Tables that are read in what is subtracted: a space that the table holds and a boundary has not."""
     if isinstance(node, ast.BinOp | ast.AugAssign) and isinstance(node.op, ast.Sub):
-        yield from _looked_up(node.right if isinstance(node, ast.BinOp) else node.value)
+        yield from _looked_up(ast.walk(node.right if isinstance(node, ast.BinOp) else node.value))
 
 
-def _loops(tree: ast.Module) -> Iterator[tuple[int, list[ast.stmt]]]:
+def _loops(nodes: Iterable[ast.AST]) -> Iterator[tuple[int, list[ast.stmt]]]:
     """(line, body) of every loop that looks at pieces, and of comprehensions as loops that write one table."""
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.For) and _sees_pieces(node):
             yield node.lineno, node.body
         elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):

@@ -12,7 +12,7 @@ import bz2
 import functools
 import lzma
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -56,6 +56,12 @@ def tree_of(source: str) -> ast.Module:
     return quietly(lambda: parsed(source)) or ast.Module([], [])
 
 
+@functools.lru_cache(maxsize=8)
+def nodes_of(source: str) -> tuple[ast.AST, ...]:
+    """Every node of the tree, walked once; none for text that is no Python."""
+    return tuple(ast.walk(tree_of(source)))
+
+
 def running(files: Mapping[str, Path], start: str, read: Callable[[Path], str]) -> dict[str, Code]:
     """{name: code} of the script and of every file of the folder that it imports or names, and so on.
 
@@ -81,7 +87,7 @@ def named_by(source: str, name: str, files: Mapping[str, Path]) -> list[str]:
     places = [PurePosixPath(module.replace(".", "/")) for module in imports_of(source)]
     paths = [str(at / f"{place}{end}") for place in places for at in (beside, PurePosixPath()) for end in (
         ".py", "/__init__.py")]  # fmt: skip
-    texts = {str(node.value).removeprefix("./") for node in ast.walk(tree_of(source))
+    texts = {str(node.value).removeprefix("./") for node in nodes_of(source)
              if isinstance(node, ast.Constant) and str(node.value).endswith(CODE_ENDINGS)}  # fmt: skip
     paths += [str(at / text) for text in texts if not text.startswith("/") for at in (beside, PurePosixPath())]
     return sorted({path for path in paths if path in files and path != name})
@@ -90,7 +96,7 @@ def named_by(source: str, name: str, files: Mapping[str, Path]) -> list[str]:
 def imports_of(source: str) -> frozenset[str]:
     """Modules that a script imports, as far as it can be parsed."""
     found = set()
-    for node in ast.walk(tree_of(source)):
+    for node in nodes_of(source):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -108,29 +114,26 @@ def unwrapped(source: str) -> str:
     CannotCheck for one that executes what it unpacks in a way that is not known here.
     """
     for _ in range(MAX_LAYERS):
-        inner = _inner(tree_of(source))
+        inner = _inner(nodes_of(source))
         if inner is None:
             return source
         source = inner
     raise CannotCheck(f"the script is packed more than {MAX_LAYERS} times")
 
 
-def _inner(tree: ast.Module) -> str | None:
+def _inner(nodes: tuple[ast.AST, ...]) -> str | None:
     """What a script decodes and executes; None for one that does no such thing."""
-    values = {target.id: node.value for node in ast.walk(tree) if isinstance(node, ast.Assign)
+    values = {target.id: node.value for node in nodes if isinstance(node, ast.Assign)
               for target in node.targets if isinstance(target, ast.Name)}  # fmt: skip
-    for node in _calls(tree):
-        is_run = isinstance(node.func, ast.Name) and node.func.id in ("exec", "eval", "compile")
-        if is_run and node.args and _unpacks(node.args[0], values):
+    for node in nodes:
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or not node.args:
+            continue
+        if node.func.id in ("exec", "eval", "compile") and _unpacks(node.args[0], values):
             payload = _decoded(node.args[0], values)
             text = payload.decode("utf-8", errors="replace") if isinstance(payload, bytes) else payload
             hold(bool(tree_of(text).body), "what the script unpacks and executes is no Python")
             return text
     return None
-
-
-def _calls(tree: ast.AST) -> Iterator[ast.Call]:
-    return (node for node in ast.walk(tree) if isinstance(node, ast.Call))
 
 
 def _name(node: ast.expr) -> str:

@@ -176,7 +176,7 @@ class Submission(Reviewed):
     @once
     def source(self) -> str:
         """The script's text, unwrapped where it is packed."""
-        own = quietly(lambda: readable_of(self.script_path))
+        own = quietly(lambda: readable_of(self.script_path)) if "exec" in self.script else None
         return self.script and (own or self.code[self.script_path.relative_to(self.folder).as_posix()].source)
 
     code_bytes = once(lambda self: sum(code.size for code in self.code.values()))
@@ -281,12 +281,13 @@ class Submission(Reviewed):
     @once
     def dataset(self) -> Dataset:
         """The prepared dataset that the scores are of: the one named, or the only one of the claimed size."""
+        artifact = self.artifact  # without one nothing of what follows is imported
         from pgolf_core.lab.data.dataset import prepared_datasets
         from pgolf_core.text.shards import shard_tokens
 
         if self.how.data:
             return self.opened(self.how.data)
-        vocab_size, targets = header_of(self.artifact)["model"]["vocab_size"], self.said("val_targets")
+        vocab_size, targets = header_of(artifact)["model"]["vocab_size"], self.said("val_targets")
         known = [one for one in prepared_datasets(self.how.cache_dir or None) if one.vocab_size == vocab_size]
         if is_number(targets):
             known = [one for one in known if sum(map(shard_tokens, one.val_paths)) - 1 == targets]

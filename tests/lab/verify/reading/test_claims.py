@@ -17,7 +17,7 @@ from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, UNKNOWN, judge
 from pgolf_core.lab.verify.evidence.score import How
 from pgolf_core.lab.verify.reading import claims as checks
 from pgolf_core.lab.verify.reading.claims import ANEW, LOGGED, Fact, Judged, agreeing
-from pgolf_core.lab.verify.reading.readme import readme_numbers
+from pgolf_core.lab.verify.reading.readme import readme_numbers, readme_prose
 
 JSON, LAST, HEAD, README = checks.json_numbers, checks.before_packing, checks.headline, readme_numbers
 ROWS = {seed: {"val_loss": float(row[1]), "val_bpb": float(row[2]), "steps": row[0]} for seed, row in PR315.items()}
@@ -63,7 +63,7 @@ IN_README = {  # what is put for what
         (README, {}, "steps", FAILS, "README.md, 42: steps 7,062, 7061 logged"),
         (README, {}, "loss", FAILS, "README.md, 42: loss 1.8996, 1.89948149 logged"),
         (README, {}, "other mean", FAILS, "README.md, mean: steps 7,000"),
-        (README, {}, "prose", UNKNOWN, "names 1.0999 bpb, no number of this folder"),
+        (readme_prose, {}, "prose", UNKNOWN, "names 1.0999 bpb, no number of this folder"),
         (README, {}, "nothing", UNKNOWN, "no table of README.md has a number"),
         (
             README,
