@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from pgolf_core.lab.shared.places import SUBMISSION_FILE
 from pgolf_core.lab.shared.tables import some
 from pgolf_core.lab.shared.texts import FINEWEB_BYTES, FINEWEB_TRACK
@@ -50,7 +52,7 @@ def whole_split(folder: Judged) -> str:
 def _claims(folder: Judged) -> list[str]:
     """Every claimed bpb with digits enough to be told from others."""
     rows = [*folder.seed_claims.values(), quietly(lambda: folder.claims) or {}]
-    found = [quietly(lambda row=row, name=name: claimed(row, name)) for row in rows for name in ("bpb", "mean_bpb")]
+    found = [quietly(functools.partial(claimed, row, name)) for row in rows for name in ("bpb", "mean_bpb")]
     return [text for text in found if text and last_digit(text) <= LEAST_DIGITS]
 
 

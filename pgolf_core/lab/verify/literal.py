@@ -65,9 +65,9 @@ def cap(folder: Judged) -> str:
 
 def _literal(folder: Judged, code: int) -> list[tuple[str, int, int | None]]:
     """(sum in words, sum, the log's own sum) of every packed size that is named as one."""
-    found = []
+    found: list[tuple[str, int, int | None]] = []
     for log in quietly(lambda: folder.used_logs) or ():
-        sizes, total = log.sizes, (log.sizes["total_bytes"] or [None])[-1]
+        sizes, total = log.sizes, log.sizes["total_bytes"][-1] if log.sizes["total_bytes"] else None
         own = sizes["code_bytes"][-1] if sizes["code_bytes"] else None
         model = sizes["model_bytes"][-1] if sizes["model_bytes"] else None
         if model is None and total is not None and own is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Mapping
@@ -88,9 +89,9 @@ def _events(name: str, path: Path) -> list[str] | None:
     scored: set[Any] = set()
     last, wrong, kinds = -1.0, [], set()
     for at, line in enumerate((quietly(lambda: read_text(path)) or "").splitlines()[:MAX_EVENTS], 1):
-        row = quietly(lambda line=line: json.loads(line))
+        row = quietly(functools.partial(json.loads, line))
         kind = next((str(row[key]) for key in KIND_KEYS if key in row), "") if isinstance(row, dict) else ""
-        span = _span(row) if kind else None
+        span = _span(row) if kind and isinstance(row, dict) else None
         if span is None:
             continue
         end, key = span

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,7 +56,7 @@ def places(evidence: str, files: Mapping[str, Path]) -> list[str]:
             or not name.endswith((".json", ".md", ".log", ".txt"))
         ):
             continue
-        lines = (quietly(lambda path=path: read_text(path)) or "").split("\n")
+        lines = (quietly(functools.partial(read_text, path)) or "").split("\n")
         at = next((at for at, line in enumerate(lines, 1) if wanted & set(map(_bare, _NUMBER.findall(line)))), None)
         found += [f"{name}:{at}"] if at else []
         if len(found) == PLACES:

@@ -102,7 +102,8 @@ def _logged_script(folder: Judged) -> str:
     logs, name = [log for log in folder.logs if log.script], folder.script_path.name
     require(bool(logs), "no log begins with its script")
     for log in logs:
-        hold(log.script.strip() == folder.script.strip(), f"{log.name} begins with another script than {name}")
+        is_it = log.script.strip() in (folder.script.strip(), folder.source.strip())
+        hold(is_it, f"{log.name} begins with another script than {name}, as it is shipped or unwrapped")
     return f"{len(logs)} log(s) begin with {name}, character for character"
 
 

@@ -28,7 +28,7 @@ OWN, RAN = "its own script scores the file alike", "the script is the one that r
 JSON, README = "submission.json says what logs and file say", "README.md says what logs and file say"
 SECONDS, NOT_MISSING = "seconds are within the budgets", "no seed and no log is missing"
 SLIDING, ROUNDTRIP = "sliding score from the file alone", "round-trip score from the file alone"
-ONE, PROSE = "one recipe over all seeds", "scores in README.md's prose are the folder's"
+ALIKE, PROSE = "one recipe over all seeds", "scores in README.md's prose are the folder's"
 HEADLINE, IMPLIED = "the headline is the seeds' score", "each score implies the split's bytes"
 ITS = "the artifact is a seed's"
 OPEN = {RAN, OWN, SECONDS, JSON, HEADLINE, README, "scores before packing are the logs'"}
@@ -318,7 +318,7 @@ def later(folder: Path, readme: str = WRITE_UP, shipped: int = 16_594, **changes
 
 def test_of_a_merged_record_of_the_later_kind_nothing_fails_but_what_is_wrong(place: Path):
     found = judged(later(place), place.parent)
-    assert with_verdict(found, FAILS) == {CODE, ONE}, "seed 42's log is of another script"
+    assert with_verdict(found, FAILS) == {CODE, ALIKE}, "seed 42's log is of another script"
     assert {JSON, HEADLINE, README, IMPLIED, NOT_MISSING} <= with_verdict(found, HOLDS)
     assert "as quantized_ttt" in found[HEADLINE].evidence and "is seed 314's" in found[JSON].evidence
     assert found[SECONDS].verdict == UNKNOWN and "by two clocks: train_seed314.log 600.8 s" in found[SECONDS].evidence
@@ -335,7 +335,7 @@ def test_of_a_merged_record_of_the_later_kind_nothing_fails_but_what_is_wrong(pl
     ],
 )  # fmt: skip
 def test_a_false_claim_of_such_a_record_fails_its_row_alone(place: Path, readme: str, claims: dict, fails: set[str]):
-    assert failing(later(place, readme, **claims), place.parent) == {CODE, ONE, *fails}
+    assert failing(later(place, readme, **claims), place.parent) == {CODE, ALIKE, *fails}
 
 
 @pytest.mark.parametrize(

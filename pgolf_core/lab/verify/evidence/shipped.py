@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import base64
+import binascii
 import bz2
 import functools
 import lzma
@@ -27,7 +28,7 @@ TEXT_CODECS: dict[str, Callable[[bytes], bytes]] = {
     "b85decode": base64.b85decode, "a85decode": base64.a85decode, "b64decode": base64.b64decode,
     "standard_b64decode": base64.b64decode, "urlsafe_b64decode": base64.urlsafe_b64decode,
     "b32decode": base64.b32decode, "b16decode": base64.b16decode, "decodebytes": base64.decodebytes,
-    "a2b_base64": base64.b64decode, "unhexlify": bytes.fromhex, "fromhex": bytes.fromhex,
+    "a2b_base64": base64.b64decode, "unhexlify": binascii.unhexlify, "fromhex": binascii.unhexlify,
 }  # fmt: skip
 UNPACKING = ("decompress", "decompressobj", "LZMADecompressor", "BZ2Decompressor", "ZstdDecompressor", "loads")
 """Calls that show a script to be packed, if it executes what comes of them."""
@@ -185,7 +186,7 @@ def _decoded(node: ast.expr, values: Mapping[str, ast.expr], depth: int = 0) -> 
 def _text_decoded(name: str, value: bytes | str) -> bytes:
     raw: Any = value.encode("ascii", errors="replace") if isinstance(value, str) else value
     try:
-        return TEXT_CODECS[name](raw.decode("ascii") if name in ("unhexlify", "fromhex") else raw)
+        return TEXT_CODECS[name](raw)
     except ValueError as error:
         raise CannotCheck(f"a literal of the script does not decode ({name}: {error})") from None
 
