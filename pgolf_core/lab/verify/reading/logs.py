@@ -55,7 +55,6 @@ _TIME = re.compile(rf"\b(train|eval|total_eval)_time[:=]\s*{NUMBER}\s*(ms|s|m)\b
 _DONE = re.compile(
     rf"^(?=.{{0,60}}(?:ttt|n-?gram|slot|eval))(.{{0,60}}?)[: ]done\b.{{0,200}}?"
     rf"\b(?:elapsed|total_time|in)[:= ]\s*{NUMBER}\s*(ms|s|m)\b", re.I)  # fmt: skip
-_WORK = re.compile(r"\bdone\b|hessians", re.I)
 _HESSIANS = re.compile(rf"\b(collected \d{{1,9}} hessians) in {NUMBER}\s*(ms|s|m)\b", re.I)
 _SEED = re.compile(r"[\"']?seed[\"']?\s*[:=]\s*(\d{1,19})\s*,?$", re.I)
 _SEED_IN_NAME = re.compile(r"(?:seed|(?<![a-z])s)[_=-]?(\d{1,19})(?!\d)", re.I)
@@ -147,30 +146,34 @@ def read_log(path: Path, name: str) -> Log:
             line = line[:MAX_LINE].strip()
             line = line[found.end() :] if (found := _PREFIX.match(line)) else line
             seeds |= {int(found[1])} if (found := _SEED.match(line)) else set()
-            _read_line(log, line)
+            _read_line(log, line, line.lower())
     seeds = seeds or ({int(named[1])} if named else set())
     log.seed = seeds.pop() if len(seeds) == 1 else None
     return log
 
 
-def _read_line(log: Log, line: str) -> None:
+def _read_line(log: Log, line: str, low: str) -> None:
+    """One line, and the same in small letters, by which most lines need no slower look."""
     step = _STEP.match(line)
     if line.startswith("device: ") and "| compute: " in line:
         log.computed_on = line
-    elif found := _VAL_TOKENS.search(line):
+    elif "tokens" in low and (found := _VAL_TOKENS.search(line)):
         log.val_tokens = _whole(found[1] or found[2])
     elif (found := _BYTES.match(line)) and (_whole(found[3]) <= RAW_BYTES or found[2].strip()):
         log.sizes[f"{SIZES[found[1].lower().replace('_', ' ')]}_bytes"].append(_whole(found[3]))
-    elif "bpb" in line.lower():
+    elif "bpb" in low:
         _read_scores(log, line, int(step[1] or step[2]) if step else None)
-    log.settings |= {start: line for start in SETTINGS if line.startswith(start)}
-    log.vocabularies |= {int("".join(size)) for size in _VOCAB.findall(line)}
+    if line.startswith(SETTINGS):
+        log.settings[line.partition(":")[0] + ":"] = line
+    if "sp" in low or "_bpe" in low or "vocab" in low:
+        log.vocabularies |= {int("".join(size)) for size in _VOCAB.findall(line)}
     step = step or _STOP.match(line)
     if step:
         log.steps = max(log.steps or 0, int(step[1] or step[2]))
-    for part, time, unit in _TIME.findall(line):
+    for part, time, unit in _TIME.findall(line) if "_time" in low else ():
         log.times["rounded" if (part, unit) == ("train", "m") else part].append(MILLISECONDS[unit] * read_number(time))
-    for what, time, unit in (*_DONE.findall(line), *_HESSIANS.findall(line)) if _WORK.search(line) else ():
+    is_work = "done" in low or "hessians" in low
+    for what, time, unit in (*_DONE.findall(line), *_HESSIANS.findall(line)) if is_work else ():
         spent = MILLISECONDS[unit.lower()] * read_number(time)
         if re.search(r"pre.?quant|hessians", what, re.I):
             log.after[what.strip()] = max(log.after.get(what.strip(), 0.0), spent)
