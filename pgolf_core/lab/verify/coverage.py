@@ -20,6 +20,8 @@ FINEWEB_TOKENS = {"SP1024": 62_021_632, "SP4096": 45_508_608, "SP8192": 40_540_1
 """Predictions in the validation split by the published tokenizers (papers/machinery.md, "Score and windows")."""
 WHOLE = 0.98
 """From this share on a split is whole: rows of windows drop its end, and tokenizers count its bytes otherwise."""
+LEAST_SCORED = 100_000
+"""Fewer tokens on a line with a score are of a window or a chunk."""
 LEAST_DIGITS = 1e-3
 """A score with fewer digits than these names no line of a log."""
 
@@ -39,7 +41,7 @@ def whole_split(folder: Judged) -> str:
             its = [one for one in bpb if any(same_number(one, text) for text in claims)]
             if size and its and not WHOLE <= size / FINEWEB_BYTES <= 2 - WHOLE:
                 wrong.append(f"{place}: {its[0]} bpb is of {size:,} bytes, the split has {FINEWEB_BYTES:,}")
-            elif scored and its and tokens and scored < WHOLE * tokens:
+            elif scored and its and tokens and LEAST_SCORED < scored < WHOLE * tokens:
                 wrong.append(f"{place}: {its[0]} bpb is of {scored:,} tokens, the split has {tokens:,}")
             elif its:
                 said.append(place)
@@ -67,10 +69,12 @@ def _cut(log: Log) -> list[str]:
     loaded, whole = log.val_tokens, _known(log)
     if not loaded:
         return []
-    if whole and loaded < WHOLE * whole:
-        return [f"{log.name} loads {loaded:,} validation tokens, the split has {whole:,}"]
     sizes = [implied_bytes(read_number(one.loss), read_number(one.bpb), loaded) for one in log.finals
              if one.loss and read_number(one.loss) > 0 and read_number(one.bpb) > 0]  # fmt: skip
+    if any(WHOLE <= size / FINEWEB_BYTES <= 2 - WHOLE for size in sizes):
+        return []  # another tokenizer of that size, by the bytes of the text
+    if whole and loaded < WHOLE * whole:
+        return [f"{log.name} loads {loaded:,} validation tokens, the split has {whole:,}"]
     if sizes and max(sizes) < WHOLE / 2 * FINEWEB_BYTES and not whole:
         return [f"{log.name} loads {loaded:,} validation tokens, by its scores {max(sizes):,.0f} bytes of the split's "
                 f"{FINEWEB_BYTES:,}"]  # fmt: skip
@@ -84,6 +88,6 @@ def _by_json(folder: Judged) -> list[str]:
     for key, count in counted_in(quietly(lambda: folder.claims) or {}).items():
         whole = FINEWEB_BYTES if "byte" in key.lower() else max(known, default=0)
         high = 2 - WHOLE if "byte" in key.lower() else 10
-        if whole and not WHOLE <= count / whole <= high and "target" not in key:
+        if whole and not WHOLE <= count / whole <= high:
             found.append(f"{SUBMISSION_FILE} {key} {count:,}, the split has {whole:,}")
     return found

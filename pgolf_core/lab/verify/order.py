@@ -19,7 +19,9 @@ ADAPTED = re.compile(r"ttt|test.?time|n.?gram|slot|lora|ppm|adapt", re.I)
 """Words of labels and settings that tell of an adaptation while scoring."""
 OFF = re.compile(r"^(?:0|false|none|off|)$", re.I)
 SWITCH = re.compile(r"(?:ttt|ngram|slot|ppm|tent)\w*_?enabled?$|^(?:use_)?(?:ttt|ngram|slot|ppm)$", re.I)
-KIND_KEYS, SPAN_KEYS = ("event", "kind", "op", "phase", "type"), ("chunk", "chunk_id", "ci", "doc", "batch", "window")
+KIND_KEYS, SPAN_KEYS = ("event", "kind", "op", "phase", "type"), ("chunk", "chunk_id", "ci", "doc")
+OF_EVENTS = re.compile(r"(?:trace|event|ttt|order|audit|score.?first)[^/]*\.jsonl$", re.I)
+"""Names of files of events; a file of metrics trains and scores other texts."""
 SCORES = re.compile(r"score|eval", re.I)
 LEARNS = re.compile(r"train|update|adapt|learn|step|fit", re.I)
 MAX_EVENTS = 200_000
@@ -30,7 +32,7 @@ def score_first(folder: Judged) -> str:
     traces = [folder.traces[log.name] for log in folder.logs]
     wrong, shown = [], []
     for name, path in folder.files.items():
-        if name.endswith(".jsonl"):
+        if OF_EVENTS.search(name):
             found = _events(name, path)
             wrong += (found or [])[:1]
             shown += [name] if found is not None and not found else []

@@ -34,6 +34,7 @@ def place(tmp_path: Path) -> Path:
         (["ppm: subset=8000000 tokens", f"mix_bpb={BPB}"], FAILS, "is of 8,000,000 tokens"),
         (["ppm: subset=8000000 tokens mix_bpb=0.99460000"], HOLDS, "no line with a claimed score names fewer"),
         (["ppm: subset=8000000 tokens", "a", "b", "c", "d", f"mix_bpb={BPB}"], HOLDS, "names fewer"),
+        ([f"window tokens=2048 mix_bpb={BPB}"], HOLDS, "names fewer"),
         ([f"train_batch_tokens:524288 mix_bpb={BPB}"], HOLDS, "names fewer"),
     ],
 )
@@ -48,7 +49,8 @@ def test_a_claimed_score_of_a_part_of_the_split_is_found_in_any_wording(place, l
     ("values", "verdict"),
     [
         ({"eval_token_count_per_seed": 62_021_632, "eval_canonical_byte_count_per_seed": 151_080_363}, HOLDS),
-        ({"eval_token_count_per_seed": 9_662_464}, FAILS), ({"eval_byte_count": 164_594_398}, FAILS),
+        ({"eval_token_count_per_seed": 9_662_464}, FAILS),
+        ({"ttt_eval_chunk_tokens": 32_768}, HOLDS), ({"eval_byte_count": 164_594_398}, FAILS),
     ],
 )  # fmt: skip
 def test_counts_of_submission_json_are_held_against_the_split(place: Path, values: dict, verdict: str):

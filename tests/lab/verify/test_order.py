@@ -70,3 +70,8 @@ def test_a_trace_of_events_shows_the_order(folder: Path, events: list, verdict: 
     (folder / "trace.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
     row = judged(folder, folder.parent)[FIRST]
     assert row.verdict == verdict and why in row.evidence
+
+
+def test_metrics_of_the_training_are_no_trace(folder: Path):
+    (folder / "metrics.jsonl").write_text(json.dumps(LEARN | {"chunk": 0}) + "\n" + json.dumps(SCORE | {"chunk": 9}))
+    assert judged(folder, folder.parent)[FIRST].verdict == HOLDS

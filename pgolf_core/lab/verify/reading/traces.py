@@ -30,6 +30,12 @@ _EPOCH = re.compile(r"\b(?=\w{0,40}ttt)(\w{1,40})[_: ]epoch[: =]{1,2}(\d{1,6})\s
 _PHASE = re.compile(r"\bphase:\s*(\d{1,6})/\d{1,6}\s+pd:\s*(\d{1,12})\s+gd:\s*(\d{1,12})\b")
 
 
+_SCORED_KEY = re.compile(
+    r"(?!.*(?:chunk|batch|window|seq|context|prefix|train|target|step))(?=.*(?:eval|val|scored|subset))"
+    r"(?=.*(?:token|byte)).*(?:count|scored|tokens|subset).*", re.I)  # fmt: skip
+"""Keys of submission.json that count what was scored."""
+
+
 class Mention(NamedTuple):
     """A line with scores, and the tokens or bytes that it says they are of."""
 
@@ -120,5 +126,6 @@ def _count(found: re.Match[str] | None) -> int | None:
 
 def counted_in(claims: dict[str, Any]) -> dict[str, int]:
     """{key: count} of the tokens and bytes that submission.json says were scored."""
-    named = re.compile(r"(?=.*(?:eval|val|scored|subset))(?=.*(?:token|byte)).*(?:count|scored|tokens|subset).*", re.I)
-    return {key: value for key, value in claims.items() if named.fullmatch(key) and type(value) is int and value > 0}
+    return {
+        key: value for key, value in claims.items() if _SCORED_KEY.fullmatch(key) and type(value) is int and value > 0
+    }
