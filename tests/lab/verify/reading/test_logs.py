@@ -22,7 +22,8 @@ WORDS = st.sampled_from(
     ["step:", "1/9", "val_loss:", "val_bpb:", "1.5", "-", "1,2,3", ".", "9" * 30, "train_time:", "ms", "seed:", "|",
      "---", "\n", " ", "=" * 100, "Total submission size", ":", "bytes", "bpb", "\x1b[31m", "\u202e", "\x00",
      "| seed | bpb |", "|---|---|", "| 1 | 1.5 |", "eval_time:", "val_loader:", "tokens:", "1e999", "mean", "\\|",
-     "import os", "٣", "NaN"]
+     "import os", "٣", "NaN", "legal_ttt", "[rank0]: ", "2026-03-22 10:11:12 INFO ", "loss ", "ttt:done", " elapsed=",
+     "s", "collected 6 Hessians in ", "Artifact", "stopping_early: step: ", "tokens", "="]
 )  # fmt: skip
 
 
