@@ -134,6 +134,12 @@ def _inner(nodes: tuple[ast.AST, ...]) -> str | None:
             text = payload.decode("utf-8", errors="replace") if isinstance(payload, bytes) else payload
             hold(bool(tree_of(text).body), "what the script unpacks and executes is no Python")
             return text
+    for node in nodes:  # unpacked into a file that is run
+        if isinstance(node, ast.Call) and _name(node.func) == "decompress":
+            found = quietly(functools.partial(_decoded, node, values))
+            text = found.decode("utf-8", errors="replace") if isinstance(found, bytes) else ""
+            if "import " in text and tree_of(text).body:
+                return text
     return None
 
 

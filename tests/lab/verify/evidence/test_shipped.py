@@ -30,6 +30,8 @@ PACKED = {
     "exec(compile(C, 'x', 'exec'), globals())",
     "bytes, imported inline": f"exec(__import__('bz2').decompress({bz2.compress(BYTES)!r}))",
     "zstd": f"import zstandard as z\nexec(z.ZstdDecompressor().decompress({zstandard.compress(BYTES)!r}))",
+    "into a file that is run": f"import zlib,runpy\nC=zlib.decompress({zlib.compress(BYTES)!r})\n"
+    "open('x.py','wb').write(C)\nrunpy.run_path('x.py')",
     "in parts": f"import zlib\nP={zlib.compress(BYTES)[:99]!r}+{zlib.compress(BYTES)[99:]!r}\nexec(zlib.decompress(P))",
 }
 
