@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 from published import edit_logs
-from record_forms import add_lines, claim, one_run
+from record_forms import RULE, add_lines, claim, one_run
 from reviewing import failing, judged
 
 from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, UNKNOWN
 
+BYTES = "a byte is counted once"
 WHOLE, IMPLIED = "the whole split is scored", "each score implies the split's bytes"
 BPB = "1.12526734"
 
@@ -78,6 +79,21 @@ def test_bytes_that_a_wrong_table_adds_are_implied_by_loss_and_bpb(place: Path):
     edit_logs(folder, r"fineweb_1024", "fineweb_4096")
     assert IMPLIED in failing(folder, place)
     assert "192,58" in judged(folder, place)[IMPLIED].evidence
+
+
+def test_a_space_counted_twice_is_found_in_the_table_and_in_the_bytes_that_the_scores_imply(place: Path):
+    """As PR 1370: 177,827,958 bytes implied, and a log of `step N | val_loss x | val_bpb y`."""
+    bpb = 62_021_632 * 2.0 / (math.log(2) * 177_827_958)
+    folder = one_run(place, row=(5000, "2.00000000", f"{bpb:.8f}", 15_571_723, 15_639_340))
+    edit_logs(folder, r"step:5000.*", f"step 5000 | val_loss 2.0000 | val_bpb {bpb:.4f}")
+    rule = RULE.replace("        piece = piece[1:]\n", "").replace(
+        "piece.encode", "piece.replace('\\u2581', ' ').encode"
+    )
+    (folder / "core.py").write_text(rule + "def score(t, p):\n    return base[t] + (space[t] & ~edge[p])\n")
+    (folder / "train_gpt.py").write_text("exec(open('core.py').read())\n")
+    found = judged(folder, place)
+    assert found[IMPLIED].verdict == found[BYTES].verdict == FAILS
+    assert "177,82" in found[IMPLIED].evidence and "core.py, line 1: a leading space counts 2" in found[BYTES].evidence
 
 
 def test_where_nothing_says_how_much_was_scored_it_is_not_known(place: Path):

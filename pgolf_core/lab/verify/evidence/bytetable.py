@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ SPACE_MARK = "\u2581"
 """Of sentencepiece, for a leading space; the core's own name for it comes with numpy."""
 MAX_STEPS = 2000
 MAX_DEPTH = 40
+MAX_LOOPS = 50
 MAX_TEXT = 1000
 PIECE = ("id_to_piece", "IdToPiece", "decode", "Decode", "decode_ids", "DecodeIds", "DecodeIdsAsPieces")
 IS_SPECIAL = re.compile(r"is_?(control|unknown|unused)", re.IGNORECASE)
@@ -276,7 +278,7 @@ def tables_in(codes: Iterable[Code]) -> list[Table]:
     adds_space = any(OF_SPACE.search(name) for name in used)
     found = []
     for code in known:
-        for line, body in _loops(nodes_of(code.source)):
+        for line, body in itertools.islice(_loops(nodes_of(code.source)), MAX_LOOPS):
             passes = {piece: _passed(body, piece, functions, constants) for piece in (PLAIN, SPACED, BYTE, WIDE)}
             for table, count in passes[PLAIN].items():
                 is_count = type(count) in (int, float)

@@ -14,6 +14,7 @@ import functools
 import lzma
 import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -22,6 +23,10 @@ from pgolf_core.lab.verify.evidence.checks import Broken, CannotCheck, hold, qui
 MAX_UNPACKED = 2**21
 MAX_LAYERS = 4
 MAX_CODE_FILES = 200
+MAX_CODE_TEXT = 2**23
+"""Characters of code that are read in all, as shipped and unwrapped; what is beyond counts and is not followed."""
+MAX_EXPRESSIONS, MAX_DEPTH = 500, 40
+"""Of literals that are put together and decoded."""
 CODE_ENDINGS = (".py", ".cu", ".cuh", ".cpp", ".cc", ".c", ".h", ".so", ".pyx")
 """Files that count as code where a running script names them."""
 TEXT_CODECS: dict[str, Callable[[bytes], bytes]] = {
@@ -72,7 +77,8 @@ def running(files: Mapping[str, Path], start: str, read: Callable[[Path], str]) 
     wanted = [start]
     while wanted and len(found) < MAX_CODE_FILES:
         name = wanted.pop()
-        text = read(files[name]) if name.endswith(".py") else ""
+        is_read = name.endswith(".py") and sum(len(code.source) for code in found.values()) < MAX_CODE_TEXT
+        text = read(files[name]) if is_read else ""
         try:
             source, unread = unwrapped(text), ""
         except (CannotCheck, Broken) as reason:
@@ -126,17 +132,18 @@ def _inner(nodes: tuple[ast.AST, ...]) -> str | None:
     """What a script decodes and executes; None for one that does no such thing."""
     values = {target.id: node.value for node in nodes if isinstance(node, ast.Assign)
               for target in node.targets if isinstance(target, ast.Name)}  # fmt: skip
+    literals = _Literals(values)
     for node in nodes:
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or not node.args:
             continue
-        if node.func.id in ("exec", "eval", "compile") and _unpacks(node.args[0], values):
-            payload = _decoded(node.args[0], values)
+        if node.func.id in ("exec", "eval", "compile") and _unpacks(node.args[0], values, set()):
+            payload = literals.value(node.args[0])
             text = payload.decode("utf-8", errors="replace") if isinstance(payload, bytes) else payload
             hold(bool(tree_of(text).body), "what the script unpacks and executes is no Python")
             return text
     for node in nodes:  # unpacked into a file that is run
         if isinstance(node, ast.Call) and _name(node.func) == "decompress":
-            found = quietly(functools.partial(_decoded, node, values))
+            found = quietly(functools.partial(literals.value, node))
             text = found.decode("utf-8", errors="replace") if isinstance(found, bytes) else ""
             if "import " in text and tree_of(text).body:
                 return text
@@ -147,46 +154,61 @@ def _name(node: ast.expr) -> str:
     return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
 
 
-def _unpacks(node: ast.expr, values: Mapping[str, ast.expr], depth: int = 0) -> bool:
+def _unpacks(node: ast.expr, values: Mapping[str, ast.expr], seen: set[str]) -> bool:
     """Whether an expression, through the names in it, decompresses or decodes something."""
     for part in ast.walk(node):
         if isinstance(part, ast.Call) and _name(part.func) in (*UNPACKING, *TEXT_CODECS):
             return True
-        inner = values.get(part.id) if isinstance(part, ast.Name) and depth < 8 else None
-        if inner is not None and inner is not node and _unpacks(inner, values, depth + 1):
-            return True
+        name = part.id if isinstance(part, ast.Name) else ""
+        if name in values and name not in seen:
+            seen.add(name)
+            if _unpacks(values[name], values, seen):
+                return True
     return False
 
 
-def _decoded(node: ast.expr, values: Mapping[str, ast.expr], depth: int = 0) -> bytes | str:
-    """The value of an expression of literals, codecs and decompressors; CannotCheck for any other."""
-    if depth > 40:
+@dataclass
+class _Literals:
+    """What expressions of literals, codecs and decompressors are, within bounds whatever they hold."""
+
+    values: Mapping[str, ast.expr]
+    kept: dict[str, bytes | str] = field(default_factory=dict)
+    left: int = MAX_EXPRESSIONS
+
+    def value(self, node: ast.expr, depth: int = 0) -> bytes | str:
+        """CannotCheck for any other expression, and beyond the bounds."""
+        self.left -= 1
+        if depth <= MAX_DEPTH and self.left > 0:
+            if isinstance(node, ast.Constant) and isinstance(node.value, str | bytes):
+                return node.value
+            if isinstance(node, ast.Name) and node.id in self.values:
+                if node.id not in self.kept:
+                    self.kept[node.id] = self.value(self.values[node.id], depth + 1)
+                return self.kept[node.id]
+            if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+                sides: list[Any] = [self.value(side, depth + 1) for side in (node.left, node.right)]
+                if sum(map(len, sides)) <= MAX_UNPACKED and type(sides[0]) is type(sides[1]):
+                    return sides[0] + sides[1]
+            if isinstance(node, ast.Call):
+                return self.called(node, _name(node.func), depth + 1)
         raise CannotCheck("the script is packed in a way that is not known here")
-    if isinstance(node, ast.Constant) and isinstance(node.value, str | bytes):
-        return node.value
-    if isinstance(node, ast.Name) and node.id in values:
-        return _decoded(values[node.id], values, depth + 1)
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        sides: list[Any] = [_decoded(side, values, depth + 1) for side in (node.left, node.right)]
-        return sides[0] + sides[1]
-    if isinstance(node, ast.Call):
-        name = _name(node.func)
-        of = [*node.args[:1], *([node.func.value] if isinstance(node.func, ast.Attribute) else [])]
-        if name in ("decode", "encode", "strip", "read") and len(of) > 1:
-            of = of[1:]  # of its object, whatever its arguments
-        elif name in ("decode", "encode", "strip", "read"):
-            of = of[-1:]
-        if of and name in ("decode", "encode", "strip", "compile", "bytes", "bytearray", "memoryview", "str", "dedent"):
-            value = _decoded(of[0], values, depth + 1)
+
+    def called(self, node: ast.Call, name: str, depth: int) -> bytes | str:
+        """What a codec, a decompressor or a harmless call makes of its object or its first argument."""
+        of = [*([node.func.value] if isinstance(node.func, ast.Attribute) else []), *node.args[:1]]
+        if of and name in ("decode", "encode", "strip"):
+            value = self.value(of[0], depth)
             if name == "encode" and isinstance(value, str):
                 return value.encode("utf-8", errors="replace")
             return value.strip() if name == "strip" else value
-        if of and name in TEXT_CODECS:
-            return _text_decoded(name, _decoded(of[0], values, depth + 1))
-        if of and name in ("decompress", "loads"):
-            value = _decoded(of[0], values, depth + 1)
+        if node.args and name in ("compile", "bytes", "bytearray", "memoryview", "str", "dedent"):
+            return self.value(node.args[0], depth)
+        if node.args and name in TEXT_CODECS:
+            return _text_decoded(name, self.value(node.args[0], depth))
+        if node.args and name in ("decompress", "loads"):
+            value = self.value(node.args[0], depth)
             return decompressed(value.encode("latin-1", errors="replace") if isinstance(value, str) else value)
-    raise CannotCheck("the script is packed in a way that is not known here")
+        raise CannotCheck("the script is packed in a way that is not known here")
 
 
 def _text_decoded(name: str, value: bytes | str) -> bytes:

@@ -89,3 +89,12 @@ def test_a_script_that_cannot_be_unwrapped_still_counts_as_it_is_shipped(tmp_pat
     (tmp_path / "train_gpt.py").write_text("exec(zlib.decompress(b'no stream'))")
     found = running({"train_gpt.py": tmp_path / "train_gpt.py"}, "train_gpt.py", Path.read_text)
     assert found["train_gpt.py"].size == 35 and found["train_gpt.py"].unread.startswith("train_gpt.py: the script")
+
+
+def test_names_that_double_one_another_do_not_keep_it_busy():
+    doubled = "".join(f"a{at} = a{at + 1} + a{at + 1}\n" for at in range(60)) + "a60 = zlib.decompress(b'x')\n"
+    with pytest.raises(CannotCheck):
+        unwrapped(doubled + "exec(a0)\n")
+    long = "".join(f"a{at} = a{at + 1} + a{at + 1}\n" for at in range(30)) + f"a30 = {'x' * 99!r}\n"
+    with pytest.raises(CannotCheck, match="not known"):
+        unwrapped(long + "exec(b64decode(a0))\n")
