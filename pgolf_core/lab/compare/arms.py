@@ -20,15 +20,13 @@ from pgolf_core.lab.compare import results as finished
 from pgolf_core.lab.compare.records import RECORDS, load_published
 from pgolf_core.lab.shared.places import ENV_FILE, RECIPE_FILE
 from pgolf_core.lab.shared.settings import flatten
+from pgolf_core.lab.shared.texts import FINEWEB_TRACK, SAME_BYTES, SAME_TARGETS
 from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.recipe import TRACK_CAP_BYTES, to_dict
 from pgolf_core.result import Result
 
 PUBLISHED_AS = {"sliding": "sliding", "roundtrip": "standard", "raw": "raw", "averaged": "averaged"}
 """Our scores by what the published logs call them, best known first; one record alone scored averaged weights."""
-FINEWEB_TRACK = "10min_16mb"
-SAME_BYTES, SAME_TARGETS = 1e-3, 1e-4
-"""FineWeb only: tokenizers that normalise count its bytes a little differently, published scores drop the tail."""
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,11 @@ import pandas as pd
 from pgolf_core.base.files import UserError
 from pgolf_core.base.strict import build
 from pgolf_core.lab.shared.places import CORE_DIR
+from pgolf_core.lab.shared.texts import FINEWEB_BYTES, FINEWEB_TARGETS
 from pgolf_core.recipes.reading import available_recipes, lineage
 
 RECORDS = ("pr194", "pr315", "pr332", "pr531", "pr534", "pr1493")
 RECORD_DIR = CORE_DIR.parent / "papers" / "records"
-FINEWEB_TARGETS, FINEWEB_BYTES = 62_021_632, 151_080_363
-"""What a published score of 1,024 pieces covers: tokens, and the bytes of their text (papers/records)."""
 UNITS = {"train loss": "nats per token", "val bpb": "bits per byte"}
 """What a curve may hold, and its unit."""
 

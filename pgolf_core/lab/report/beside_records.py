@@ -12,9 +12,10 @@ import pandas as pd
 
 from pgolf_core.lab.compare.comparison import Against, compare_arms
 from pgolf_core.lab.compare.inference import RULE_LEVEL, RULE_MARGIN_NATS, summarise
-from pgolf_core.lab.compare.records import FINEWEB_BYTES, RECORD_DIR, RECORDS, load_published
+from pgolf_core.lab.compare.records import RECORD_DIR, RECORDS, load_published
 from pgolf_core.lab.compare.results import SCORE_LABELS
 from pgolf_core.lab.report.page import table
+from pgolf_core.lab.shared.texts import FINEWEB_BYTES
 from pgolf_core.result import Result
 
 THIS_RUN = "this run"

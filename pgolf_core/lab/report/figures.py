@@ -17,11 +17,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from pgolf_core.base.files import UserError
-from pgolf_core.lab.compare.arms import FINEWEB_TRACK
 from pgolf_core.lab.compare.records import RECORD_DIR, RECORDS, load_published
 from pgolf_core.lab.compare.results import SCORE_LABELS
 from pgolf_core.lab.report.reading import SeedRun
 from pgolf_core.lab.shared import plots
+from pgolf_core.lab.shared.texts import FINEWEB_TRACK
 from pgolf_core.packing.ledger import Ledger
 from pgolf_core.result import Result
 

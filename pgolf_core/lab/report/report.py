@@ -14,7 +14,6 @@ from typing import Any
 
 from pgolf_core.adapting.trace import EVALUATION_SECONDS
 from pgolf_core.base.files import UserError, write_json, write_text
-from pgolf_core.lab.compare.arms import FINEWEB_TRACK
 from pgolf_core.lab.compare.inference import CONFIDENCE
 from pgolf_core.lab.compare.results import read_object
 from pgolf_core.lab.report.beside_records import beside_records
@@ -24,6 +23,7 @@ from pgolf_core.lab.report.reading import SeedRun, command_of, read_seed
 from pgolf_core.lab.report.seeds import over_cap, seeds_table, summarise_seeds
 from pgolf_core.lab.shared.places import DATA_FILE, RECIPE_FILE, SCRIPT, SUMMARY_FILE
 from pgolf_core.lab.shared.settings import flatten
+from pgolf_core.lab.shared.texts import FINEWEB_TRACK
 
 DATA_KEYS = (
     "dataset", "citation", "lossless", "train_documents", "train_bytes", "train_tokens", "val_documents", "val_bytes",

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pgolf_core.base.files import UserError
-from pgolf_core.base.names import SEED_RESULT
-from pgolf_core.lab.shared.places import RECIPE_FILE
+from pgolf_core.lab.shared.places import SUBMISSION_FILE
 from pgolf_core.lab.shared.tables import entries_text, width
 from pgolf_core.lab.shared.usage import add_data, add_json, place
-from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, SAMPLED, UNKNOWN, VERDICTS, Row
+from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, SAMPLED, UNKNOWN, VERDICTS, Row, plain
+from pgolf_core.lab.verify.reading.untrusted import is_own_run
 
 if TYPE_CHECKING:
     from pgolf_core.lab.verify.evidence.score import How
@@ -32,14 +32,18 @@ One row for each claim, with what its verdict rests on:
   fails                   found to be otherwise
   sampled                 as far as a random part of a score can tell, it holds
   cannot be checked here  what it takes is missing, or is another machine's
-Exit status 0 if nothing fails, 1 if something does, 2 for a wrong command.
+Of several paths one line each, with --json one JSON object a line; one that cannot be read is such a line too.
+Exit status 0 if nothing fails, 1 if something does or cannot be read, 2 for a wrong command.
 """
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """The options of `pgolf verify`."""
     parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, VERDICTS_IN_WORDS
-    parser.add_argument("path", help="a model.pgolf, a run's folder (of a seed or a recipe), or a submission's")
+    parser.add_argument(
+        "path", nargs="+", help="a model.pgolf, a run's folder (of a seed or a recipe), or a submission's; of several "
+        "paths one line each"
+    )  # fmt: skip
     parser.add_argument(
         "--budget-seconds", type=float, metavar="S", help="a score that would take longer is taken of random windows"
     )
@@ -49,13 +53,31 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Check and print; returns 1 if a check fails."""
+    """Check and print; returns 1 if a check fails, or one of several paths cannot be read."""
     from pgolf_core.lab.verify.evidence.score import How
 
     how = How(place(options.cache), options.budget_seconds, sys.stderr.isatty(), options.data, options.run_code)
-    rows = verify(Path(options.path), how)
+    if len(options.path) > 1:
+        return max([_line(path, how, options.json) for path in options.path])
+    rows = verify(Path(options.path[0]), how)
     print(json.dumps([row._asdict() for row in rows], indent=2, ensure_ascii=False) if options.json else as_text(rows))
     return 1 if any(row.verdict == FAILS for row in rows) else 0
+
+
+def _line(path: str, how: How, as_json: bool) -> int:
+    """One of several paths in one line, whatever it is; returns its exit status."""
+    try:
+        rows, error = verify(Path(path), how), ""
+    except Exception as found:  # one bad folder must not end the review of the others
+        rows, error = [], plain(f"{type(found).__name__}: {found}".removeprefix("UserError: "))
+    verdict = f"cannot be read: {error}" if error else verdict_of(rows)
+    if as_json:
+        checks = [row._asdict() for row in rows]
+        print(json.dumps({"path": path, "verdict": verdict, "error": error, "checks": checks}, ensure_ascii=False))
+    else:
+        print(f"{plain(path)}: {verdict}")
+    sys.stdout.flush()
+    return 1 if error or any(row.verdict == FAILS for row in rows) else 0
 
 
 def verify(path: Path, how: How) -> list[Row]:
@@ -65,35 +87,51 @@ def verify(path: Path, how: How) -> list[Row]:
     Raises UserError only for a path that does not exist.
     """
     from pgolf_core.lab.compare.results import seed_folders
-    from pgolf_core.lab.verify.reading.reviewed import Seed
-    from pgolf_core.lab.verify.run import artifact_rows, recipe_rows, seed_rows
-    from pgolf_core.lab.verify.submission import submission_rows
 
     if not path.exists():
         raise UserError(f"{path} does not exist; name an artifact, a run's folder or a submission's")
     if not path.is_dir():
+        from pgolf_core.lab.verify.run import artifact_rows  # with torch, as the two below
+
         return artifact_rows(path, how)
     try:
-        is_recipe = bool(seed_folders(path))
+        is_recipe = not (path / SUBMISSION_FILE).exists() and bool(seed_folders(path))
     except OSError as error:
         return [Row("the folder can be read", FAILS, f"{path}: {error.strerror}")]
     if is_recipe:
+        from pgolf_core.lab.verify.run import recipe_rows
+
         return recipe_rows(path, how)
-    if any((path / name).exists() for name in (RECIPE_FILE, SEED_RESULT)):
+    if is_own_run(path):
+        from pgolf_core.lab.verify.reading.reviewed import Seed
+        from pgolf_core.lab.verify.run import seed_rows
+
         return seed_rows(Seed(path, how))
+    from pgolf_core.lab.verify.submission import submission_rows
+
     return submission_rows(path, how)
+
+
+def verdict_of(rows: Sequence[Row]) -> str:
+    """All rows in one sentence."""
+    names = {verdict: [row.check for row in rows if row.verdict == verdict] for verdict in VERDICTS}
+    failing = names[FAILS]
+    said = f"{len(names[HOLDS])} of {len(rows)} checks hold"
+    if failing:
+        said = f"{len(failing)} of {len(rows)} checks {'fails' if len(failing) == 1 else 'fail'}: {', '.join(failing)}"
+    return said + "".join(f"; {len(names[verdict])} {verdict}" for verdict in (UNKNOWN, SAMPLED) if names[verdict])
 
 
 def as_text(rows: Sequence[Row]) -> str:
     """The verdict in one sentence, then every check with its evidence below it, what fails first."""
-    found = {verdict: [row for row in rows if row.verdict == verdict] for verdict in VERDICTS}
-    failing = [row.check for row in found[FAILS]]
-    said = f"{len(found[HOLDS])} of {len(rows)} checks hold"
-    if failing:
-        said = f"{len(failing)} of {len(rows)} checks {'fails' if len(failing) == 1 else 'fail'}: {', '.join(failing)}"
-    said += "".join(f"; {len(found[verdict])} {verdict}" for verdict in (UNKNOWN, SAMPLED) if found[verdict])
-    blocks = [
-        f"{verdict}:\n{entries_text([('-', row.check, row.evidence) for row in some])}"
-        for verdict, some in found.items() if some
-    ]  # fmt: skip
-    return "\n\n".join([textwrap.fill(said, width()), *blocks])
+    blocks = [textwrap.fill(verdict_of(rows), width())]
+    for verdict in VERDICTS:
+        some = [("-", row.check, "\n".join(_details(row))) for row in rows if row.verdict == verdict]
+        blocks += [f"{verdict}:\n{entries_text(some)}"] if some else []
+    return "\n\n".join(blocks)
+
+
+def _details(row: Row) -> list[str]:
+    """The evidence; of what fails also where it stands and what would be right."""
+    more = (("where", row.where), ("to be right", row.right))
+    return [row.evidence, *(f"{what}: {text}" for what, text in more if text)]

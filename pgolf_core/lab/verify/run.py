@@ -24,7 +24,15 @@ from pgolf_core.lab.verify.evidence.checks import CannotCheck, Row, hold, judge_
 from pgolf_core.lab.verify.evidence.score import How
 from pgolf_core.lab.verify.evidence.text import Text
 from pgolf_core.lab.verify.reading.logs import Log, agreed_steps, read_log
-from pgolf_core.lab.verify.reading.reviewed import MODEL_CHECKS, TEXT_CHECKS, TRAINING, Artifact, Seed, header_of
+from pgolf_core.lab.verify.reading.reviewed import (
+    BUDGET_SECONDS,
+    MODEL_CHECKS,
+    TEXT_CHECKS,
+    TRAINING,
+    Artifact,
+    Seed,
+    header_of,
+)  # fmt: skip
 from pgolf_core.lab.verify.reading.untrusted import agrees, is_number, json_lines, json_object, number, read_text
 from pgolf_core.network.choice import STEPS, grid_names_for
 from pgolf_core.network.model import parameter_shapes
@@ -35,10 +43,7 @@ from pgolf_core.recipes.recipe import Recipe, recorded
 from pgolf_core.result import SCORE_NAMES, Result
 
 HASHES = ("recipe", "data", "core")
-LOGS = (TRAIN_LOG, METRICS)
-MAX_STAGES = 100
-BUDGET_SECONDS = 600
-"""Of training, and again of evaluation, on every track."""
+LOGS, MAX_STAGES = (TRAIN_LOG, METRICS), 100
 TIMERS = ("train", "scoring", "adapting")
 """Parts of result.json's seconds that the two budgets are for, evaluation's the last two; the others lie outside."""
 

@@ -9,8 +9,9 @@ from run_folder import BYTES, TARGETS, write_run
 
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.compare.comparison import COLUMNS, arms_table, compare_arms, seeds_long
-from pgolf_core.lab.compare.records import FINEWEB_BYTES, FINEWEB_TARGETS, load_published
+from pgolf_core.lab.compare.records import load_published
 from pgolf_core.lab.compare.text import comparison_text
+from pgolf_core.lab.shared.texts import FINEWEB_BYTES, FINEWEB_TARGETS
 
 
 def compare(which, **options):

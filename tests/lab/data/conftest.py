@@ -10,7 +10,8 @@ import pytest
 from tiny_data import build_toy
 from tiny_hub import make_hub, texts
 
-from pgolf_core.lab.data.dataset import SOTU_NAME, Dataset, open_dataset
+from pgolf_core.lab.data.dataset import Dataset, open_dataset
+from pgolf_core.lab.shared.texts import SOTU_NAME
 
 ODD = "  two  spaces\r\n\ttab ﬁ １ 🙂 nul\0 block▅ end "
 """Text that a normalising tokenizer, or one that strips, would change."""

@@ -18,7 +18,6 @@ from pgolf_core.base.files import UserError
 from pgolf_core.lab.data import build, dataset
 from pgolf_core.lab.data.build import write_shard
 from pgolf_core.lab.data.dataset import (
-    SOTU_NAME,
     Dataset,
     default_cache_dir,
     locked,
@@ -28,6 +27,7 @@ from pgolf_core.lab.data.dataset import (
     refuse_shared_documents,
 )
 from pgolf_core.lab.data.sotu import prepare_sotu
+from pgolf_core.lab.shared.texts import SOTU_NAME
 from pgolf_core.text.shards import load_tokens
 
 

@@ -71,6 +71,33 @@ def test_the_text_begins_with_the_verdict_and_fits_80_columns_with_evidence_belo
     assert max(map(len, many)) <= 80
 
 
+def test_a_failing_row_says_where_it_stands_and_what_would_be_right():
+    text = as_text([Row("its bytes", FAILS, "3, not 4", "a.log:7", "count them again")])
+    assert text.splitlines()[3:] == ["- its bytes", "  3, not 4", "  where: a.log:7", "  to be right: count them again"]
+
+
+def test_several_paths_are_a_line_each_and_one_that_cannot_be_read_does_not_end_it(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    def answer(path: Path, how: How) -> list[Row]:
+        if path.name == "bad":
+            raise RuntimeError("no\x1b[2J folder")
+        return ROWS if path.name == "false" else ROWS[:1]
+
+    monkeypatch.setattr("pgolf_core.lab.verify.command.verify", answer)
+    for names, status in (("good", "good"), 0), (("good", "false"), 1), (("good", "bad", "good"), 1):
+        assert cli.main(["verify", *names]) == status
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.partition(":")[0] for line in lines] == list(names)
+        assert lines[0] == "good: 1 of 1 checks hold"
+        assert cli.main(["verify", "--json", *names]) == status
+        found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [(row["path"], len(row["checks"]) > 0, bool(row["error"])) for row in found] == [
+            (name, name != "bad", name == "bad") for name in names
+        ]
+    assert lines[1] == "bad: cannot be read: RuntimeError: no\ufffd[2J folder"
+
+
 def test_json_has_every_record_and_the_exit_status_tells_of_failures(
     capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):

@@ -14,8 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from forms import foreign, late_log, table
 from published import PR194, PR315, PR531, edit, edit_logs, number, published
-from reviewing import Bomb, failing, holding, judged, unknown
+from reviewing import Bomb, failing, holding, judged, unknown, with_verdict
 
 from pgolf_core.lab.export import write_script
 from pgolf_core.lab.record.folder import recorded_recipe
@@ -27,6 +28,7 @@ OWN, RAN = "its own script scores the file alike", "the script is the one that r
 JSON, README = "submission.json says what logs and file say", "README.md says what logs and file say"
 SECONDS, NOT_MISSING = "seconds are within the budgets", "no seed and no log is missing"
 SLIDING, ROUNDTRIP = "sliding score from the file alone", "round-trip score from the file alone"
+ALIKE, PROSE = "one recipe over all seeds", "scores in README.md's prose are the folder's"
 HEADLINE, IMPLIED = "the headline is the seeds' score", "each score implies the split's bytes"
 ITS = "the artifact is a seed's"
 OPEN = {RAN, OWN, SECONDS, JSON, HEADLINE, README, "scores before packing are the logs'"}
@@ -81,7 +83,7 @@ def test_a_false_claim_of_a_submission_fails_its_check(submission: Path, cache: 
 
 def test_a_score_that_the_prose_names_and_nothing_confirms_is_not_held(submission: Path, cache: Path):
     edit("README.md", r"\*\*4\.\d{4} bits per byte", "**4.1880 bits per byte")(submission)
-    row = judged(submission, cache)[README]
+    row = judged(submission, cache)[PROSE]
     assert row.verdict == UNKNOWN and "4.1880" in row.evidence
 
 
@@ -181,6 +183,7 @@ def test_a_merged_record_holds_where_its_files_show_it_and_says_why_elsewhere(pl
     found = judged(published(place, PR315), place.parent)
     assert {name for name, row in found.items() if row.verdict == HOLDS} == {
         "submission.json is whole", "one recipe over all seeds", RAN, CODE, IMPLIED, SECONDS, JSON, HEADLINE, README,
+        CAP, PROSE, "the whole split is scored", "what is learned from was scored before",
     }  # fmt: skip
     others = [row for row in found.values() if row.verdict != HOLDS]
     assert all(row.verdict == UNKNOWN and row.evidence.startswith("because ") for row in others)
@@ -205,7 +208,7 @@ def test_false_claims_are_found_in_the_published_folders(place: Path):
     ("track", "key", "verdict", "why"),
     [
         ("track_10min_16mb", None, FAILS, "training took longer than 600 s: train_seed1337.log 1211.1 s"),
-        ("track_non_record_16mb", "10min_16mb", FAILS, "longer than 600 s"),
+        ("track_non_record_16mb", "10min_16mb", HOLDS, "has no clock; training 1211.1"),
         ("track_non_record_16mb", None, HOLDS, "the track non_record_16mb has no clock; training 1211.1 to 1211.1 s"),
         ("track_10min_16mb", "non-record-unlimited-compute-16mb", HOLDS, "has no clock; training 1211.1"),
         ("some", None, UNKNOWN, "no file says on which track it is; training 1211.1 to 1211.1 s, evaluation 72.7"),
@@ -220,7 +223,7 @@ def test_ten_minutes_are_held_against_folders_of_their_track_alone(tmp_path: Pat
 @pytest.mark.parametrize(
     ("spare", "names", "verdict", "why"),
     [
-        ((0,), (".ptz",), UNKNOWN, "within the cap of 16,000,000 by its own words"),
+        ((0,), (".ptz",), HOLDS, "= 15,949,473; cap 16,000,000, by 1 packed size"),
         ((-1,), (".ptz",), FAILS, "over the cap of 16,000,000: model0.ptz and code 16,000,001"),
         ((0, -1), (".ptz", ".pt"), UNKNOWN, "over the cap of 16,000,000: model1.pt and code"),  # not packed yet?
         ((0, -1), (".pgolf", ".pgolf"), FAILS, "over the cap of 16,000,000: model1.pgolf and code"),
@@ -273,3 +276,93 @@ def test_pairs_of_loss_and_bpb_imply_the_bytes_of_the_known_text_whatever_the_to
         edit_logs(folder, re.escape(old), new)
     row = judged(folder, place)[IMPLIED]
     assert row.verdict == verdict and why in row.evidence
+
+
+# ---------------------------------------------------------------------- folders of later forms
+
+HESSIANS = ("GPTQ:collected 67 Hessians in 12.7s",)
+PR1493 = {  # seed: (early, sliding, adapted as (loss, bpb), code, model, training ms)
+    seed: tuple(zip(figures[:3], figures[3:6], strict=True)) + figures[6:] for seed, figures in {
+        42: ("2.80873254", "2.79714850", "2.79180191", "1.08734790", "1.08286335", "1.08079352", 16_630, 15_975_300,
+             588_047),
+        314: ("2.80977929", "2.79676256", "2.79241542", "1.08775313", "1.08271394", "1.08103103", 16_594, 15_976_325,
+              588_120),
+        999: ("2.81014279", "2.79659675", "2.79281076", "1.08789385", "1.08264975", "1.08118408", 16_594, 15_976_638,
+              588_010)}.items()
+}  # fmt: skip
+CLAIMS = {
+    "track": "10min_16mb", "val_bpb": 1.081, "val_bpb_std": 0.0002, "seeds": list(PR1493),
+    "seed_results": {"42": {"val_bpb": 1.08079, "artifact_bytes": 15_991_930},
+                     "314": {"val_bpb": 1.08103, "artifact_bytes": 15_992_919},
+                     "999": {"val_bpb": 1.08118, "artifact_bytes": 15_992_919}},  # which is seed 314's
+}  # fmt: skip
+WRITE_UP = table(
+    "| Seed | Sliding BPP | TTT BPP | Steps | Artifact |",
+    "| 42 | 1.0829 | **1.0808** | 4550 | 15,991,930 |",
+    "| 314 | 1.0827 | **1.0810** | 4550 | 15,992,919 |",
+    "| 999 | — | **1.0812** | 4550 | 15,992,919 |",
+    "| **Mean** | | **1.0810** | | |",
+)
+
+
+def later(folder: Path, readme: str = WRITE_UP, shipped: int = 16_594, **changes: object) -> Path:
+    """The form and the figures of #1493, with one script unless `shipped` is another's size."""
+    logs = {
+        f"train_seed{seed}.log": late_log(
+            seed, {"pre-quantization post-ema": early, "quantized_sliding_window": sliding, "quantized_ttt": ttt},
+            train_ms=ms, code=code, model=model, more=HESSIANS)
+        for seed, (early, sliding, ttt, code, model, ms) in PR1493.items()
+    }  # fmt: skip
+    return foreign(folder, logs, CLAIMS | changes, readme, code=shipped)
+
+
+def test_of_a_merged_record_of_the_later_kind_nothing_fails_but_what_is_wrong(place: Path):
+    found = judged(later(place), place.parent)
+    assert with_verdict(found, FAILS) == {CODE, ALIKE}, "seed 42's log is of another script"
+    assert {JSON, HEADLINE, README, IMPLIED, NOT_MISSING} <= with_verdict(found, HOLDS)
+    assert "as quantized_ttt" in found[HEADLINE].evidence and "is seed 314's" in found[JSON].evidence
+    assert found[SECONDS].verdict == UNKNOWN and "by two clocks: train_seed314.log 600.8 s" in found[SECONDS].evidence
+
+
+@pytest.mark.parametrize(
+    ("readme", "claims", "fails"),
+    [
+        (WRITE_UP.replace("| 4550 | 15,991,930", "| 4551 | 15,991,930"), {}, {README}),
+        (WRITE_UP.replace("1.0829", "1.0819"), {}, {README}), (WRITE_UP, {"val_bpb": 1.0827}, set()),
+        (WRITE_UP, {"val_bpb": 1.0878}, {HEADLINE}), (WRITE_UP, {"date": None, "author": None}, set()),
+        (WRITE_UP, {"val_bpb_std": 0.0001607}, set()), (WRITE_UP, {"val_bpb_std": 0.0001968}, set()),
+        (WRITE_UP, {"val_bpb_std": 0.0005}, {HEADLINE}),
+    ],
+)  # fmt: skip
+def test_a_false_claim_of_such_a_record_fails_its_row_alone(place: Path, readme: str, claims: dict, fails: set[str]):
+    assert failing(later(place, readme, **claims), place.parent) == {CODE, ALIKE, *fails}
+
+
+@pytest.mark.parametrize(
+    ("track", "more", "verdict", "why"),
+    [
+        ("track_10min_16mb", (), HOLDS, "training 588.0 to 588.0 s, evaluation 121.0 to 121.0 s"),
+        ("track_10min_16mb", ("GPTQ:collected 67 Hessians in 11.3s",), HOLDS, "599.3 s with collected 67 Hessians"),
+        ("track_10min_16mb", ("GPTQ:collected 67 Hessians in 13.3s",), FAILS, "training took longer than 600 s"),
+        ("track_10min_16mb", ("prequant_ttt:done total_time=88.4s",), FAILS, "676.4 s with prequant_ttt"),
+        ("track_10min_16mb", ("total_eval_time:688.0s",), FAILS, "evaluation took longer than 600 s: a.log 688.0 s"),
+        ("track_10min_16mb", ("ttt_sliding:done val_bpb=1.0812 elapsed=640.2s",), FAILS, "640.2 s"),
+        ("track_10min_16mb", tuple(f"eval_{i}:done elapsed=400.0s" for i in range(3)), HOLDS, "evaluation 400.0 to"),
+        ("track_non_record_16mb", ("total_eval_time:3600.2s",), HOLDS, "has no clock"),
+    ],
+)  # fmt: skip
+def test_seconds_are_a_logs_own_total_and_work_on_the_weights_counts(tmp_path: Path, track, more, verdict, why):
+    finals = {"quantized": ("2.80", "1.0836")}
+    folder = foreign(tmp_path / track / "one", {"a.log": late_log(1, finals, more=more)}, {"val_bpb": 1.0836})
+    row = judged(folder, tmp_path)[SECONDS]
+    assert row.verdict == verdict and why in row.evidence, row
+
+
+def test_a_loss_in_nats_per_byte_binds_no_bytes_and_dated_lines_are_read(place: Path):
+    per_byte = {"quantized": (f"{1.0836 * math.log(2):.8f}", "1.08360000")}
+    row = judged(foreign(place, {"a.log": late_log(1, per_byte)}, {"val_bpb": 1.0836}), place.parent)[IMPLIED]
+    assert row.verdict == UNKNOWN and "nats per byte" in row.evidence
+    text = late_log(1, {"quantized": ("2.79910000", "1.08360000")}, more=("artifact_bytes: 16,144,107",))
+    dated = "".join(f"2026-03-22 10:11:12,345 INFO {line}\n" for line in text.splitlines())
+    folder = foreign(place.parent / "dated", {"a.log": dated}, {"val_bpb": 1.0836, "artifact_bytes": 16_144_107})
+    assert {JSON, HEADLINE, NOT_MISSING} <= holding(folder, place.parent)

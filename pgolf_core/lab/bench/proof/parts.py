@@ -39,9 +39,9 @@ from pgolf_core.lab.bench.goals import MUON_TOKENS, Values
 from pgolf_core.lab.bench.measures import PackingArm, SlidingArm, Task, measure, timed
 from pgolf_core.lab.bench.profile import operators_of
 from pgolf_core.lab.bench.step import SEED, StepArm, random_data
-from pgolf_core.lab.compare.records import FINEWEB_TARGETS
 from pgolf_core.lab.data.sotu import prepare_sotu
 from pgolf_core.lab.shared.places import child_environment, find_root
+from pgolf_core.lab.shared.texts import FINEWEB_TARGETS
 from pgolf_core.network.attention import causal_attention
 from pgolf_core.network.model import build_model
 from pgolf_core.packing.correction import Gathering, gather

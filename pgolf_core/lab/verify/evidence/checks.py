@@ -19,6 +19,10 @@ class Row(NamedTuple):
     check: str
     verdict: str
     evidence: str
+    where: str = ""
+    """Of a failing check of a submission, the files and lines that its evidence stands in, as far as they are known."""
+    right: str = ""
+    """Of a failing check of a submission, what it would take to be right."""
 
 
 class Broken(Exception):

@@ -10,7 +10,6 @@ import math
 import time
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import torch
 
 from pgolf_core.base.device import autocasting
 from pgolf_core.base.files import UserError
+from pgolf_core.lab.verify.evidence.way import NOISE_WINDOWS, Way
 from pgolf_core.network.model import GPT
 from pgolf_core.network.score import bits_per_byte, plan_windows, score
 from pgolf_core.text.tokenizer import TokenBytes
@@ -31,22 +31,8 @@ CONFIDENCE = 0.95
 """Of the interval in which a sampled score is believed."""
 DOUBT = 1 - 1e-6
 """Of the wider one, outside of which a claim is false; between the two it is doubtful."""
-NOISE_WINDOWS, NOISE_TIMES, NOISE_ERRORS = 16, 30, 10
-"""On so many windows this arithmetic is held against float64; what was kept of a window may lie so many times as far
-off as the worst, and the mean of n windows so many times the worst / sqrt(n), besides twice the arithmetic's bias."""
 Tell = Callable[[int, int], None]
 """Called with (targets scored, targets in all)."""
-
-
-@dataclass(frozen=True)
-class Way:
-    """How a score is taken."""
-
-    seq_len: int
-    stride: int
-    """Of the sliding score; the round-trip score has stride = window."""
-    batch_seqs: int = 32
-    autocast: str = "auto"
 
 
 def _first(model: GPT, tokens: np.ndarray, length: int) -> torch.Tensor:

@@ -14,22 +14,19 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from pgolf_core.base.device import autocast_dtype, describe, pick_device
 from pgolf_core.base.files import sha256_file
 from pgolf_core.base.names import ADAPT_TRACE, SCORES
-from pgolf_core.lab.data.dataset import Dataset
 from pgolf_core.lab.shared.places import CORE_DIR, child_environment
 from pgolf_core.lab.shared.progress import score_bar
 from pgolf_core.lab.verify.evidence.checks import CannotCheck, OnlySampled, hold, once, require
-from pgolf_core.lab.verify.evidence.measure import NOISE_ERRORS, NOISE_TIMES, Way
 from pgolf_core.lab.verify.evidence.process import Tell
-from pgolf_core.network.attention import kernel_name
-from pgolf_core.network.score import bits_per_byte
+from pgolf_core.lab.verify.evidence.way import NOISE_ERRORS, NOISE_TIMES, Way
 from pgolf_core.recipes.recipe import Adapt, Recipe, to_dict
+
+if TYPE_CHECKING:
+    from pgolf_core.lab.data.dataset import Dataset
 
 TOLERANCE = 1e-6
 """Relative difference of a score taken twice on one kind of machine."""
@@ -71,6 +68,8 @@ class Scoring:
     @once
     def answer(self) -> dict[str, Any]:
         """What the process found; CannotCheck where the job is too large or the process did not live to answer."""
+        import torch
+
         way, dataset = self.way, self.dataset
         is_way = 1 <= way.stride <= way.seq_len and way.batch_seqs > 0
         hold(is_way, f"a window of {way.seq_len} and a stride of {way.stride} are no way to score")
@@ -189,6 +188,8 @@ def _sample(found: dict[str, Any], claims: dict[str, float], text: str) -> str:
 
 def _kept_windows(found: dict[str, Any], claims: dict[str, float], paths: tuple[str, ...]) -> str:
     """Windows, each against the nats that the run kept of it; all that it kept sum to the claim, or it is false."""
+    from pgolf_core.network.score import bits_per_byte
+
     kept = found["kept_nats"]
     said = {"bpb": bits_per_byte(kept, found["bytes"]), "loss": kept / found["tokens"]}
     for key, value in claims.items():
@@ -212,6 +213,11 @@ def _kept_windows(found: dict[str, Any], claims: dict[str, float], paths: tuple[
 
 def computing_path(mode: str, there: str) -> tuple[str, ...]:
     """What decides the last digits of a score, here and in the run: device, threads, dtype, attention kernel."""
+    import torch
+
+    from pgolf_core.base.device import autocast_dtype, describe, pick_device
+    from pgolf_core.network.attention import kernel_name
+
     device = pick_device()
     here = describe(device, mode, "off", kernel_name(device.type, autocast_dtype(device, mode) is torch.bfloat16))
     return tuple(re.sub(r" \| graph: .*? \| ", " | ", line) for line in (here, there))

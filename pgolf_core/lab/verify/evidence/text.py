@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pgolf_core.lab.compare.arms import FINEWEB_TRACK, SAME_BYTES
-from pgolf_core.lab.compare.records import FINEWEB_BYTES
-from pgolf_core.lab.data.dataset import SOTU_PREFIX, Dataset, validation_documents
-from pgolf_core.lab.data.sotu import SOTU_EXPECTED
-from pgolf_core.lab.look.n06_scoring import times_scored
+from pgolf_core.lab.shared.texts import FINEWEB_BYTES, FINEWEB_TRACK, SAME_BYTES, SOTU_EXPECTED, SOTU_PREFIX
 from pgolf_core.lab.verify.evidence.checks import hold, once, require
-from pgolf_core.lab.verify.evidence.measure import Way
+from pgolf_core.lab.verify.evidence.way import Way
 from pgolf_core.lab.verify.reading.untrusted import number
-from pgolf_core.network.score import plan_windows
-from pgolf_core.text.shards import load_tokens
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pgolf_core.lab.data.dataset import Dataset
 
 TEXT_OF_TRACK = {FINEWEB_TRACK: ("fineweb", FINEWEB_BYTES, SAME_BYTES),
                  "local_10min_1mb": (SOTU_PREFIX, SOTU_EXPECTED["val"][1], 0.0)}  # fmt: skip
@@ -32,9 +31,15 @@ class Text:
         self.dataset, self.progress = dataset, progress
 
     tokenizer = once(lambda self: self.dataset.tokenizer())
-    tokens = once(lambda self: load_tokens(self.dataset.val_paths, self.tokenizer.vocab_size))
     targets = once(lambda self: len(self.tokens) - 1)
     total_bytes = once(lambda self: self.bytes_of(self.targets))
+
+    @once
+    def tokens(self) -> np.ndarray:
+        """The stream, uint16 [T]."""
+        from pgolf_core.text.shards import load_tokens
+
+        return load_tokens(self.dataset.val_paths, self.tokenizer.vocab_size)
 
     def bytes_of(self, targets: int) -> int:
         """Bytes of the first targets, by the tokenizer's own count."""
@@ -49,6 +54,8 @@ class Text:
     @once
     def decoded(self) -> str:
         """The documents decoded are as many bytes of UTF-8 as the tokens count."""
+        from pgolf_core.lab.data.dataset import validation_documents
+
         text = sum(len(text.encode("utf-8")) for _, text in validation_documents(self.dataset))
         kind = "" if self.tokenizer.lossless else " (of the text as the tokenizer normalises it)"
         hold(self.total_bytes == text, f"text {text:,}{kind}, tokens {self.total_bytes:,}")
@@ -63,6 +70,9 @@ class Text:
 
     def scored_once(self, way: Way) -> str:
         """Every target of the stream exactly once, at both strides, and all documents in it."""
+        from pgolf_core.lab.look.n06_scoring import times_scored
+        from pgolf_core.network.score import plan_windows
+
         window, stride, targets = way.seq_len, way.stride, self.targets
         hold(1 <= stride <= window, f"a window of {window} and a stride of {stride} are no way to score")
         is_planned = targets <= MAX_WINDOWS * stride

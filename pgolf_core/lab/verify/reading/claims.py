@@ -1,4 +1,4 @@
-"""What a submission's submission.json and README.md say, held against its logs and against numbers taken anew.
+"""What a submission's submission.json says, held against its logs and against numbers taken anew.
 
 A number is compared as it is written: `1.1248` agrees with 1.12484502, since it is that number rounded to its digits.
 A number that nothing here can confirm makes a row `cannot be checked here`, never `holds`.
@@ -6,44 +6,36 @@ A number that nothing here can confirm makes a row `cannot be checked here`, nev
 
 from __future__ import annotations
 
-import itertools
 import math
-import re
 import statistics
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pgolf_core.lab.shared.places import SUBMISSION_FILE
 from pgolf_core.lab.shared.tables import some
 from pgolf_core.lab.verify.evidence.checks import hold, once, quietly, require
 from pgolf_core.lab.verify.evidence.score import OTHER_MACHINE, TOLERANCE
-from pgolf_core.lab.verify.reading.folder import Submission, claimed, every_claim
+from pgolf_core.lab.verify.reading.folder import KEYS, Submission, claimed, every_claim, quoted
+from pgolf_core.lab.verify.reading.logs import BEFORE, Log, Score
 from pgolf_core.lab.verify.reading.untrusted import (
     agrees,
     is_number,
     is_score,
+    near,
     number,
     read_number,
     same_number,
     written,
 )
 
+UNNAMED = -1
+"""The seed of a log that names none, where no log names one."""
 ANEW, LOGGED, CLAIMED = "taken anew", "logged", "in submission.json"
 OF_A_SEED = ("bpb", "loss", "roundtrip_bpb", "steps", "train_seconds", "total_bytes", "model_bytes")
-SPREADS = ("val_bpb_std", "std_val_bpb")
-COLUMNS = (
-    ("raw_bpb", r"^raw|pre-?quant"), ("averaged_bpb", r"^averaged"), ("roundtrip_bpb", r"round-?trip|standard"),
-    ("bpb", r"sliding.*bpb|val.?bpb|^bpb$|^sliding$"), ("loss", r"val.?loss|^loss$"), ("steps", r"^steps?$"),
-    ("total_bytes", r"total.*bytes|^total$|^bytes.?total"), ("model_bytes", r"artifact|model.*bytes|^file$"),
-    ("code_bytes", r"code.*bytes|^code$"), ("train_seconds", r"^train s$"),
-)  # fmt: skip
-"""What a README's column is called."""
-_CELL = re.compile(r"([-+]?\d[\d,]*(?:\.\d+)?)(?: ?(?:bytes|s))?")
-_PROSE = (  # a number with a sign is a difference, no score
-    re.compile(r"(?<![-+−±]|\d)(\d\.\d{2,10})[*`\s]{0,4}(?:± ?[\d.]{1,12}[*\s]{0,3})?(?:bits per byte|bpb)\b", re.I),
-    re.compile(r"\bbpb[*`:=\s]{1,6}(\d\.\d{2,10})", re.I),
-)
+SPREADS = ("val_bpb_std", "std_val_bpb", "std_bpb", "bpb_std")
+ALSO = {"model_bytes": ("total_bytes", "artifact_bytes"), "total_bytes": ("artifact_bytes",)}
+"""What else a claimed size may be: many folders call the total the artifact, and logs do too."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +45,15 @@ class Fact:
     text: str
     """As written, or all its digits."""
     source: str
+    label: str = ""
+    """What the log's line calls it."""
+    others: tuple[Fact, ...] = ()
+    """What the logs say of it in other lines, which a claim may be just as well."""
 
     value = property(lambda self: read_number(self.text))
 
     def __str__(self) -> str:
-        return f"{self.text} {self.source}"
+        return f"{self.text} {self.source}{f' as {self.label}' if self.label else ''}"
 
 
 Facts = Mapping[str, Fact]
@@ -69,9 +65,11 @@ class Judged(Submission):
 
     @once
     def known(self) -> dict[int, dict[str, Fact]]:
-        """Of every seed: taken anew where that could be, else logged."""
-        logs = {seed: log for seed, log in (quietly(lambda: self.runs) or {}).items() if seed is not None}
-        found = {seed: {name: Fact(text, LOGGED) for name, text in log.numbers.items()} for seed, log in logs.items()}
+        """Of every seed: taken anew where that could be, else logged; logs that name none count where no log does."""
+        logs = dict(quietly(lambda: self.logs_of) or {})
+        unnamed = logs.pop(None, [])
+        logs = logs or ({UNNAMED: unnamed} if unnamed else {})
+        found = {seed: self._logged(seed, its) for seed, its in logs.items() if seed is not None}
         seed = quietly(lambda: self.artifact_seed)
         if seed is not None:
             anew = {"model_bytes": self.artifact.stat().st_size} | (quietly(lambda: self._decisive(seed)) or {})
@@ -79,6 +77,28 @@ class Judged(Submission):
                 anew |= {"code_bytes": code, "total_bytes": anew["model_bytes"] + code}
             found.setdefault(seed, {}).update({name: Fact(written(value), ANEW) for name, value in anew.items()})
         return found
+
+    def _logged(self, seed: int, logs: list[Log]) -> dict[str, Fact]:
+        """What the logs of a seed say, in the order of their weight; of scores the claimed one, if a line has it."""
+        every: dict[str, list[Fact]] = {}
+        for log in logs:
+            for name, text in log.numbers.items():
+                every.setdefault(name, []).append(Fact(text, LOGGED))
+            for name, sizes in log.sizes.items():
+                every.setdefault(name, []).extend(Fact(str(size), LOGGED) for size in sizes[-2::-1])
+        said = quietly(lambda: claimed(self.seed_claims.get(seed) or self.claims, "bpb"))
+        lines = [line._replace(label=line.label or "val_bpb") for log in logs for line in log.finals]
+        lines.sort(key=lambda line: (-line.kind, -len(line.bpb)))
+        lines.sort(key=lambda line: not (said and is_score(said, read_number(line.bpb))))
+        before = [line for line in lines if line.kind == BEFORE]
+        before += [Score(f"validation of step {step}", *text) for log in logs for step, *text in log.step_scores[-1:]]
+        packed = [line for line in lines if line.kind > BEFORE]
+        # what was scored before packing is no submission's score, but where no log has another and it is claimed
+        packed = packed or [line for line in before if said and is_score(said, read_number(line.bpb))]
+        for start, kept in (("", packed), ("before_", before)):
+            every[f"{start}bpb"] = [Fact(line.bpb, LOGGED, line.label) for line in kept]
+            every[f"{start}loss"] = [Fact(line.loss, LOGGED, line.label) for line in kept if line.loss]
+        return {name: replace(facts[0], others=tuple(facts[1:])) for name, facts in every.items() if facts}
 
     def _decisive(self, seed: int) -> dict[str, float]:
         """Scores that confirm or refute what is claimed: not those that another machine may find a little otherwise."""
@@ -103,13 +123,19 @@ class Judged(Submission):
         return found
 
 
-def fits(name: str, said: str, known: Facts, least_digits: bool = True) -> bool:
-    """Whether a number as written is the fact of that name, rounded; a score to three digits at least, if need be."""
-    fact, value = known[name], read_number(said)
+def agreeing(name: str, said: str, known: Facts, least_digits: bool = True) -> Fact | None:
+    """The fact of that name, or another of the same lines, that a number as written is, rounded; None if there is none.
+
+    A score must agree to three digits at least, if need be, and one of several lines always.
+    """
+    facts = [fact for key in (name, *ALSO.get(name, ())) if (one := known.get(key)) for fact in (one, *one.others)]
+    return next((fact for fact in facts if _fits(name, said, fact, least_digits or fact is not facts[0])), None)
+
+
+def _fits(name: str, said: str, fact: Fact, least_digits: bool) -> bool:
+    value = read_number(said)
     if name == "train_seconds":  # the log's last line is a validation's, up to a step before the clock stopped
         return abs(value - fact.value) <= 0.5 + 0.01 * fact.value or agrees(said, fact.value)
-    if name == "model_bytes" and "total_bytes" in known and same_number(said, known["total_bytes"].text):
-        return True  # many folders call the total the artifact
     is_scored = name.endswith(("bpb", "loss"))
     if is_scored and least_digits and abs(value - fact.value) >= 1e-3:
         return False  # a single digit would agree with too much
@@ -123,18 +149,45 @@ def fits(name: str, said: str, known: Facts, least_digits: bool = True) -> bool:
 def json_numbers(folder: Judged) -> str:
     """Every number of every seed in submission.json; a seed or score that nothing confirms cannot be checked."""
     _refuse_unlike_means(folder)
-    table, compared, unknown = folder.seed_claims or _single(folder), 0, []
+    table, compared, unknown, strays = folder.seed_claims or _single(folder), 0, [], []
+    labels: dict[str, None] = {}
     for seed, values in table.items():
         known = folder.known.get(seed, {})
         for name, said in every_claim(values, OF_A_SEED).items():
             if name not in known:
-                unknown.append(f"{name} of seed {seed}")
+                unknown.append(f"{name} of {_of(seed)}")
                 continue
-            hold(fits(name, said, known), f"seed {seed}: {name} {said} in {SUBMISSION_FILE}, {known[name]}")
+            fact = agreeing(name, said, known)
+            if fact is None and (where := elsewhere(folder, name, said)):
+                strays.append(f"{name} {said} of {_of(seed)} is {where}")
+            else:
+                hold(fact is not None, f"{_of(seed)}: {name} {said} in {SUBMISSION_FILE}, {every_text(name, known)}")
             compared += 1
+            labels |= {fact.label: None} if fact and fact.label else {}
     require(compared > 0, "no log and no artifact has a number that it names")
     require(not unknown, f"nothing here confirms {some(unknown)}; {compared} other numbers agree")
-    return f"{compared} numbers of {len(table)} seed(s) are the logs' or taken anew"
+    named = f"; scores as {', '.join(list(labels)[:4])}" if labels else ""
+    aside = f"; but {some(strays)}" if strays else ""
+    return f"{compared} numbers of {len(table)} seed(s) are the logs' or taken anew{named}{aside}"
+
+
+def _of(seed: int) -> str:
+    return "the log" if seed == UNNAMED else f"seed {seed}"
+
+
+def every_text(name: str, known: Facts) -> str:
+    """What the logs have in place of a claim, in all their lines."""
+    fact, early = known[name], known.get(f"before_{name}")
+    facts = dict.fromkeys(map(str, (fact, *fact.others)))
+    packed = f"{'; '.join(list(facts)[:6])}"
+    return f"{packed}; before packing {early}" if early and str(early) not in facts else packed
+
+
+def elsewhere(folder: Judged, name: str, said: str) -> str:
+    """Which other seed of the folder has a claimed size; empty for none, and for what is no size."""
+    if not name.endswith("bytes"):
+        return ""
+    return next((f"{_of(seed)}'s" for seed, known in folder.known.items() if agreeing(name, said, known)), "")
 
 
 def before_packing(folder: Judged) -> str:
@@ -142,11 +195,12 @@ def before_packing(folder: Judged) -> str:
     said = claimed(folder.claims, "averaged_bpb")
     require(said is not None, f"{SUBMISSION_FILE} names no score before packing")
     logs = (quietly(lambda: folder.runs) or {}).values()
-    ends = {log.name: log.step_scores[-1][2] for log in logs if log.step_scores}
+    ends = {f"the last validation of {log.name}": log.step_scores[-1][2] for log in logs if log.step_scores}
+    ends |= {f"{line.label} of {log.name}": line.bpb for log in logs for line in log.finals if line.kind == BEFORE}
     ending = [name for name, bpb in ends.items() if same_number(str(said), bpb)]
     absent = "the weights before packing are not in the folder"
     require(bool(ending), f"{absent}, and no log ends in a validation of {said}")
-    return f"{said}, the last validation of {ending[0]}"
+    return f"{said}, {ending[0]}"
 
 
 def _refuse_unlike_means(folder: Judged) -> None:
@@ -154,20 +208,20 @@ def _refuse_unlike_means(folder: Judged) -> None:
     table = folder.seed_claims.values()
     for key, said in folder.claims.items():
         values: list[Any] = [row.get(key) for row in table]
-        if said is None or not values or None in values or not any(map(is_number, (said, *values))):
+        is_score_of_all = key in KEYS["bpb"]  # which `headline` judges, by every line of the logs
+        if said is None or is_score_of_all or not values or None in values or not any(map(is_number, (said, *values))):
             continue
-        for table_or_row in (folder.claims, *table):
-            number(table_or_row, key)
+        said, *values = (float(quoted(row[key]) or number(row, key)) for row in (folder.claims, *table))
         mean = math.fsum(values) / len(values)
-        fitting = (math.isclose(said, one, rel_tol=1e-9) or agrees(written(said), one) for one in (mean, *values))
-        hold(any(fitting), f"{key} {said} is neither the mean of its seeds', {mean:.6f}, nor one of them")
+        fitting = (math.isclose(said, one, rel_tol=1e-9) or near(written(said), one) for one in (mean, *values))
+        hold(any(fitting), f"{key} {said:.10g} is neither the mean of its seeds', {mean:.6f}, nor one of them")
 
 
 def _single(folder: Judged) -> dict[int, Mapping]:
     """A submission.json without a table of seeds claims one run: the one whose score it names; none for a mean."""
     said, every = claimed(folder.claims, "bpb"), folder.known
     scores = {seed: known["bpb"] for seed, known in every.items() if "bpb" in known}
-    its = [seed for seed, score in scores.items() if said and same_number(said, score.text)]
+    its = [seed for seed, score in scores.items() if said and same_number(said, score.text)]  # by the claimed line
     its = its or (list(every) if len(every) == 1 else [])
     return {seed: folder.claims for seed in its[:1]}
 
@@ -177,101 +231,62 @@ def headline(folder: Judged) -> str:
     values, own = folder.claims, claimed(folder.claims, "bpb")
     said = claimed(values, "mean_bpb") or own
     hold(said is not None, f"{SUBMISSION_FILE} names no val_bpb")
-    scores, source = _scores(folder)
-    require(bool(scores), f"nothing here confirms {said}")
-    mean, one = statistics.fmean(scores.values()), []
-    for text in dict.fromkeys(filter(None, (own, said))):
-        one = [seed for seed, score in scores.items() if is_score(text, score) or is_score(written(score), float(text))]
-        is_known = one or is_score(text, mean) or math.isclose(float(text), mean, rel_tol=2e-6)
-        hold(bool(is_known), f"{text} is neither the mean of the seeds' scores, {mean:.6f}, nor one of them ({source})")
+    ways, source = _scores(folder)
+    require(bool(ways), f"nothing here confirms {said}")
+    texts, label = list(dict.fromkeys(filter(None, (own, said)))), next(iter(ways))
+    for text in texts:
+        fitting = [name for name, scores in ways.items() if _one_of(text, scores) or _is_mean(text, scores)]
+        mean = statistics.fmean(ways[label].values())
+        wrong = f"{text} is neither the mean of the seeds' scores, {mean:.6f}, nor one of them ({source})"
+        lines = f", in none of these lines: {', '.join(list(filter(None, ways))[:6])}" if len(ways) > 1 else ""
+        hold(bool(fitting), f"{wrong}{lines}")
+        label = fitting[0]
     for key in (key for key in SPREADS if values.get(key) is not None):
-        std, spread = statistics.stdev(scores.values()) if len(scores) > 1 else math.nan, number(values, key)
-        is_spread = math.isclose(spread, std, rel_tol=1e-3, abs_tol=1e-9) or agrees(written(spread), std)
-        hold(is_spread, f"a standard deviation of {spread} is claimed, the scores have {std:.6f}")
-    which = "" if one or len(scores) < 2 else "the mean; "
-    if one and len(scores) > 1 and not agrees(str(said), mean):
-        which = f"of seed {one[0]}, not the mean; "
-    evidence = f"{said}: {which}mean over {len(scores)} seed(s) {mean:.6f}, {source}"
+        spread = quoted(values[key]) or written(number(values, key))
+        every = [list(scores.values()) for scores in ways.values()]
+        every.append([float(its) for row in folder.seed_claims.values() if (its := claimed(row, "bpb"))])
+        known = [one for scores in every for one in spreads(scores)]
+        is_one = any(near(spread, one) or math.isclose(float(spread), one, rel_tol=1e-3) for one in known)
+        hold(is_one, f"a standard deviation of {spread} is claimed, the scores have "
+             f"{some([f'{one:.7f}' for one in known] or ['none'])} (of a sample, of all)")  # fmt: skip
+    scores = ways[label]
+    mean, which = statistics.fmean(scores.values()), "" if len(scores) < 2 else "the mean; "
+    if len(scores) > 1 and not _is_mean(str(said), scores):
+        which = f"of {_of(_one_of(str(said), scores)[0])}, not the mean; "
+    evidence = f"{said}: {which}mean over {len(scores)} seed(s) {mean:.6f}, {source}{f' as {label}' if label else ''}"
     require(source != CLAIMED, f"the seeds' scores are only {CLAIMED} ({evidence})")
     return evidence
 
 
-def _scores(folder: Judged) -> tuple[dict[int, float], str]:
-    """Scores of all seeds from one source: logs and artifacts where they have every seed, else submission.json."""
-    known = {seed: facts["bpb"].value for seed, facts in folder.known.items() if "bpb" in facts}
-    seeds = folder.seeds or list(known)
-    if seeds and set(seeds) <= set(known):
-        return {seed: known[seed] for seed in seeds}, "logged or taken anew"
-    table = {seed: claimed(values, "bpb") for seed, values in folder.seed_claims.items()}
-    return {seed: float(text) for seed, text in table.items() if text}, CLAIMED
+def _one_of(text: str, scores: Mapping[int, float]) -> list[int]:
+    """Seeds whose score this is."""
+    return [seed for seed, one in scores.items() if is_score(text, one) or is_score(written(one), float(text))]
 
 
-# ---------------------------------------------------------------------- README.md
+def _is_mean(text: str, scores: Mapping[int, float]) -> bool:
+    mean = statistics.fmean(scores.values())
+    return abs(float(text) - mean) < 1e-3 and (near(text, mean) or math.isclose(float(text), mean, rel_tol=2e-6))
 
 
-def readme_numbers(folder: Judged) -> str:
-    """Every cell of README's tables that is a seed's known number, the rows of means, and scores named in prose."""
-    compared, skipped = {ANEW: 0, LOGGED: 0, CLAIMED: 0}, 0
-    for header, rows in tables(folder.readme):
-        names = [
-            next((name for name, pattern in COLUMNS if re.search(pattern, cell.lower())), "") for cell in header[1:]
-        ]
-        for first, *cells in rows:
-            known = _of_row(first.strip().lower(), folder.believed)
-            for name, cell in zip(names, cells, strict=False) if known is not None else ():
-                found = _CELL.fullmatch(cell)
-                if found and known and name in known:
-                    is_it = fits(name, found[1], known, least_digits=False)
-                    hold(is_it, f"README.md, {first}: {name} {found[1]}, {known[name]}")
-                    compared[known[name].source] += 1
-                else:
-                    skipped += bool(found)
-    strange = _strange_scores(folder)
-    counts = ", ".join(f"{count} {source}" for source, count in compared.items() if count)
-    require(not strange, f"README.md names {', '.join(strange[:3])} bpb, no number of this folder; cells: {counts}")
-    agreed = f"{compared[CLAIMED]} cells agree with {SUBMISSION_FILE}, and nothing confirms either; {counts}"
-    require(not compared[CLAIMED], agreed)
-    require(bool(counts), "no table of README.md has a number that was logged or taken anew")
-    return f"cells that agree: {counts}{f'; not compared, since of other columns: {skipped}' if skipped else ''}"
+def spreads(values: list[float]) -> list[float]:
+    """Standard deviations, of a sample and of all."""
+    return [statistics.stdev(values), statistics.pstdev(values)] if len(values) > 1 else []
 
 
-def _of_row(first: str, believed: Mapping[int, Facts]) -> Facts | None:
-    """The facts of the seed that a row begins with, or of all seeds' mean or spread; None for another row."""
-    seed = re.fullmatch(r"(?:seed )?(\d{1,19})", first)
-    if seed:
-        return believed.get(int(seed[1]))
-    if first not in ("mean", "std"):
-        return None
-    made = {}
-    for name in {name for facts in believed.values() for name in facts}:
-        facts = [known[name] for known in believed.values() if name in known]
-        if len(facts) == len(believed) and (first == "mean" or len(facts) > 1):
-            values, sources = [fact.value for fact in facts], {fact.source for fact in facts}
-            value = statistics.fmean(values) if first == "mean" else statistics.stdev(values)
-            least = next(source for source in (CLAIMED, LOGGED, ANEW) if source in sources)
-            made[name] = Fact(written(value), least)
-    return made
-
-
-def _strange_scores(folder: Judged) -> list[str]:
-    """Scores named in prose that are no number of this folder: another's, or wrong."""
-    rows = [*folder.believed.values(), _of_row("mean", folder.believed) or {}]
-    values = [fact.value for known in rows for name, fact in known.items() if name.endswith("bpb")]
-    values += [float(value) for key, value in folder.claims.items() if "bpb" in key and is_number(value)]
-    prose = "\n".join(line for line in folder.readme.splitlines() if not line.lstrip().startswith("|"))
-    named = dict.fromkeys(found[1] for pattern in _PROSE for found in pattern.finditer(prose))
-    return [text for text in named if not any(agrees(text, value) for value in values)]
-
-
-def tables(text: str) -> Iterator[tuple[list[str], list[list[str]]]]:
-    """(header, rows) of every Markdown table, cells without their marks."""
-    for has_bars, group in itertools.groupby(text.splitlines(), key=lambda line: "|" in line):
-        lines = list(group) if has_bars else []
-        ruler = next((at for at, line in enumerate(lines) if at and "-" in line and set(line) <= set("-|: \t")), 0)
-        if ruler:
-            yield _cells(lines[ruler - 1]), [_cells(line) for line in lines[ruler + 1 :]]
-
-
-def _cells(line: str) -> list[str]:
-    parts = re.split(r"(?<!\\)\|", line[:5000].strip().strip("|"))
-    return [re.sub(r"[*`\\]", "", part).strip() for part in parts]
+def _scores(folder: Judged) -> tuple[dict[str, dict[int, float]], str]:
+    """{what the lines are called: scores of all seeds}, from one source: logs and artifacts where they have every seed,
+    else submission.json. The lines that the seeds' own claims name come first.
+    """
+    known = {seed: facts["bpb"] for seed, facts in folder.known.items() if "bpb" in facts}
+    seeds = [seed for seed in folder.seeds or list(known)]
+    if not seeds or not set(seeds) <= set(known):
+        table = {seed: claimed(values, "bpb") for seed, values in folder.seed_claims.items()}
+        scores = {seed: float(text) for seed, text in table.items() if text}
+        return ({"": scores} if scores else {}), CLAIMED
+    first = {known[seed].label for seed in seeds}
+    found = {", ".join(sorted(filter(None, first))): {seed: known[seed].value for seed in seeds}}
+    lines = {seed: {fact.label: fact.value for fact in known[seed].others[::-1]} for seed in seeds}
+    for label in lines[seeds[0]]:
+        if all(label in lines[seed] for seed in seeds):
+            found.setdefault(label, {seed: lines[seed][label] for seed in seeds})
+    return found, "logged or taken anew"

@@ -7,34 +7,37 @@ run.
 from __future__ import annotations
 
 import ast
-import functools
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pgolf_core.base.files import sha256_file
-from pgolf_core.lab.compare.arms import FINEWEB_TRACK
-from pgolf_core.lab.data.dataset import Dataset, prepared_datasets
 from pgolf_core.lab.export import readable_of
 from pgolf_core.lab.shared.places import SCRIPT, SUBMISSION_FILE
+from pgolf_core.lab.shared.texts import FINEWEB_TRACK
 from pgolf_core.lab.verify.evidence.checks import CannotCheck, hold, needed, once, quietly, require
-from pgolf_core.lab.verify.evidence.measure import Way
 from pgolf_core.lab.verify.evidence.score import computing_path, judge_score
+from pgolf_core.lab.verify.evidence.shipped import Code, imports_of, parsed, running
 from pgolf_core.lab.verify.evidence.text import TEXT_OF_TRACK
+from pgolf_core.lab.verify.evidence.way import Way
 from pgolf_core.lab.verify.reading.logs import Log, read_log
 from pgolf_core.lab.verify.reading.reviewed import Reviewed, header_of
+from pgolf_core.lab.verify.reading.traces import read_trace
 from pgolf_core.lab.verify.reading.untrusted import (
     is_number,
     is_score,
     json_object,
     list_files,
     number,
+    read_number,
     read_text,
     written,
 )
 from pgolf_core.recipes.recipe import TRACK_CAP_BYTES
-from pgolf_core.text.shards import shard_tokens
+
+if TYPE_CHECKING:
+    from pgolf_core.lab.data.dataset import Dataset
 
 SUSPICIOUS = ("socket", "urllib", "http", "requests", "ftplib", "httpx", "aiohttp", "huggingface_hub", "subprocess")
 WEIGHT_ENDINGS = (".ptz", ".pt", ".pth", ".bin", ".safetensors", ".npz", ".npy", ".pkl", ".xz", ".lzma", ".br", ".zst",
@@ -48,25 +51,37 @@ MAX_README_BYTES = 2 * 2**20
 MAX_ARTIFACTS = 16
 SEED_TABLES = ("seed_results", "seeds_results", "results_by_seed", "per_seed", "seeds")
 KEYS = {
-    "bpb": ("val_bpb", "bpb", "val_bpb_exact", "sliding_val_bpb"), "loss": ("val_loss", "loss", "val_loss_exact"),
-    "steps": ("steps", "step_stop"), "train_seconds": ("train_seconds", "wallclock_seconds"),
+    "bpb": ("val_bpb", "bpb", "val_bpb_exact", "sliding_val_bpb", "final_val_bpb", "final_bpb", "ttt_val_bpb",
+            "post_ttt_val_bpb", "ttt_bpb", "post_ttt_bpb", "legal_ttt_bpb", "sliding_bpb"),
+    "loss": ("val_loss", "loss", "val_loss_exact", "final_val_loss", "post_ttt_val_loss"),
+    "steps": ("steps", "step_stop"),
+    "train_seconds": ("train_seconds", "wallclock_seconds", "train_time_s", "train_time_seconds", "training_seconds"),
     "total_bytes": ("bytes_total", "total_bytes"), "code_bytes": ("bytes_code", "code_bytes"),
     "model_bytes": ("bytes_model", "bytes_model_int6_zstd", "model_bytes", "artifact_bytes"),
-    "mean_bpb": ("mean_val_bpb", "val_bpb_mean"), "roundtrip_bpb": ("int6_zstd_val_bpb",),
+    "mean_bpb": ("mean_val_bpb", "val_bpb_mean", "mean_bpb", "bpb_mean"), "roundtrip_bpb": ("int6_zstd_val_bpb",),
     "averaged_bpb": ("pre_quant_val_bpb",),
 }  # fmt: skip
 """What submission.json, ours and the merged records', calls each number."""
+_QUOTED = r"\s*[~≈]?\s*(\d{1,3}(?:,\d{3}){1,4}|\d{1,15}(?:\.\d{1,15})?)\s*(?:bytes|bpb|s|seconds)?\s*"
+_NO_RECORD = re.compile(r"non.?record|unlimited", re.I)
+_TIMED = re.compile(r"10.?min", re.I)
 
 
 def claimed(values: Mapping[str, Any], name: str) -> str | None:
     """A number of submission.json under any of its names, as written; Broken where it is there and is none."""
     for key in KEYS[name]:
         value = values.get(key)
-        if isinstance(value, str) and re.fullmatch(r"\d{1,15}(\.\d{1,15})?", value, re.ASCII):
-            return value
+        if text := quoted(value):
+            return text
         if value is not None:
             return written(number(values, key))
     return None
+
+
+def quoted(value: Any) -> str:
+    """A number that stands in quotation marks, with its unit or without; empty for anything else."""
+    found = re.fullmatch(_QUOTED, value, re.ASCII | re.I) if isinstance(value, str) else None
+    return found[1].replace(",", "") if found else ""
 
 
 def every_claim(values: Mapping[str, Any], names: Iterable[str] = KEYS) -> dict[str, str]:
@@ -94,23 +109,55 @@ class Submission(Reviewed):
 
     @once
     def logs(self) -> list[Log]:
-        """Every file that ends as a log does and holds a step of training."""
+        """Every file that ends as a log does and holds a step of training or a score, each of its seed if one is known.
+
+        A log that names no seed is of the only seed that is claimed, or of the one whose claimed score it has.
+        """
         names = [name for name in self.files
                  if name.endswith(LOG_ENDINGS) and not Path(name).name.lower().startswith(NO_LOGS)]  # fmt: skip
         require(bool(names), "there is no log")
         hold(len(names) <= MAX_LOGS, f"{len(names)} logs are more than the {MAX_LOGS} that are read")
-        return [log for log in (read_log(self.files[name], name) for name in names) if log.steps is not None]
+        read = (read_log(self.files[name], name) for name in names)
+        logs = [log for log in read if log.steps is not None or log.finals]
+        named = quietly(lambda: self.seeds) or []
+        for log in logs:
+            if log.seed is None:
+                its = named if len(named) == 1 else [seed for seed in named if self.is_backed(seed, log)]
+                log.seed = its[0] if len(its) == 1 else None
+        return logs
+
+    def is_backed(self, seed: int | None, log: Log) -> bool:
+        """Whether a final score of a log is the one that is claimed for a seed."""
+        claims = (quietly(lambda: self.seed_claims) or {}).get(seed, {}) if seed is not None else {}
+        said = quietly(lambda: claimed(claims or self.claims, "bpb"))
+        return any(said and is_score(said, read_number(one.bpb)) for one in log.finals)
+
+    @once
+    def logs_of(self) -> dict[int | None, list[Log]]:
+        """Logs of every seed: first those that trained, then whose score is the claimed one, then that say most."""
+
+        def weight(log: Log) -> tuple[bool, bool, int]:
+            is_backed = self.is_backed(log.seed, log)
+            return log.steps is not None, is_backed, len(log.finals) + len(log.sizes["total_bytes"])
+
+        logs = sorted(self.logs, key=weight, reverse=True)
+        return {
+            seed: [log for log in logs if log.seed == seed] for seed in dict.fromkeys(log.seed for log in self.logs)
+        }
 
     @once
     def runs(self) -> dict[int | None, Log]:
-        """One log of every seed, the one that says most; CannotCheck where two of a seed end in different scores."""
-        found: dict[int | None, Log] = {}
-        for log in self.logs:
-            known = found.setdefault(log.seed, log)
-            is_other = known.score and log.score and known.score[1:] != log.score[1:]
-            require(not is_other, f"{known.name} and {log.name} are of seed {log.seed} and end in different scores")
-            found[log.seed] = max(known, log, key=lambda one: len(one.finals) + len(one.sizes["total_bytes"]))
-        return found
+        """The one log of every seed that the claims rest on; logs of a score alone only where no seed has another."""
+        first = {seed: logs[0] for seed, logs in self.logs_of.items()}
+        return {seed: log for seed, log in first.items() if log.steps is not None} or first
+
+    @once
+    def used_logs(self) -> list[Log]:
+        """Of every seed the log of its training, and the one of its claimed score where that is another."""
+        scored = [next((log for log in logs if self.is_backed(seed, log)), None) for seed, logs in self.logs_of.items()]
+        return list({log.name: log for log in (*self.runs.values(), *scored) if log}.values())
+
+    traces = once(lambda self: {log.name: read_trace(self.files[log.name], log.name) for log in self.logs})
 
     @once
     def script_path(self) -> Path:
@@ -121,25 +168,18 @@ class Submission(Reviewed):
         raise CannotCheck("there is no script")
 
     @once
+    def code(self) -> dict[str, Code]:
+        """The script and every file that it imports or names, and so on, as far as their texts show."""
+        start = self.script_path.relative_to(self.folder).as_posix()
+        return running(self.files, start, lambda path: read_text(path, MAX_SCRIPT_BYTES))
+
+    @once
     def source(self) -> str:
-        """The script's text, unwrapped if `pgolf export` packed it."""
-        return self.script and (quietly(lambda: readable_of(self.script_path)) or self.script)
+        """The script's text, unwrapped where it is packed."""
+        own = quietly(lambda: readable_of(self.script_path)) if "exec" in self.script else None
+        return self.script and (own or self.code[self.script_path.relative_to(self.folder).as_posix()].source)
 
-    @once
-    def code_files(self) -> list[str]:
-        """The script and the modules beside it that it imports, as far as its text shows."""
-        known, wanted = {self.script_path.relative_to(self.folder).as_posix()}, [self.source]
-        while wanted:
-            places = [module.replace(".", "/") for module in imports_of(wanted.pop())]
-            found = {f"{place}{end}" for place in places for end in (".py", "/__init__.py")} & set(self.files) - known
-            known |= found
-            wanted += [read_text(self.files[name], MAX_SCRIPT_BYTES) for name in found]
-        return sorted(known)
-
-    @once
-    def code_bytes(self) -> int:
-        """Literal bytes of the script and of what it imports from the folder."""
-        return sum(self.files[name].stat().st_size for name in self.code_files)
+    code_bytes = once(lambda self: sum(code.size for code in self.code.values()))
 
     @once
     def artifacts(self) -> list[Path]:
@@ -175,6 +215,22 @@ class Submission(Reviewed):
         raise CannotCheck("no file says on which track it is")
 
     track = once(lambda self: self.track_said if self.track_said in TRACK_CAP_BYTES else FINEWEB_TRACK)
+
+    @once
+    def clock(self) -> str | None:
+        """The track if it has a clock, empty if it has none, None if no file says which it is.
+
+        What is not for the record has none, by submission.json or by the folder's path.
+        """
+        claims = quietly(lambda: self.claims) or {}
+        said = [str(claims.get("track") or ""), *self.folder.resolve().parts[::-1]]
+        if _NO_RECORD.search(said[0]):
+            return ""
+        place = next((part for part in said[1:] if _NO_RECORD.search(part) or _TIMED.search(part)), "")
+        if _NO_RECORD.search(place):
+            return ""
+        named = [text for text in (said[0], place) if _TIMED.search(text)]
+        return named[0] if named else "" if "16mb" in said[0].lower() else None
 
     @once
     def seed_claims(self) -> dict[int, dict[str, Any]]:
@@ -225,9 +281,13 @@ class Submission(Reviewed):
     @once
     def dataset(self) -> Dataset:
         """The prepared dataset that the scores are of: the one named, or the only one of the claimed size."""
+        artifact = self.artifact  # without one nothing of what follows is imported
+        from pgolf_core.lab.data.dataset import prepared_datasets
+        from pgolf_core.text.shards import shard_tokens
+
         if self.how.data:
             return self.opened(self.how.data)
-        vocab_size, targets = header_of(self.artifact)["model"]["vocab_size"], self.said("val_targets")
+        vocab_size, targets = header_of(artifact)["model"]["vocab_size"], self.said("val_targets")
         known = [one for one in prepared_datasets(self.how.cache_dir or None) if one.vocab_size == vocab_size]
         if is_number(targets):
             known = [one for one in known if sum(map(shard_tokens, one.val_paths)) - 1 == targets]
@@ -279,24 +339,9 @@ class Submission(Reviewed):
         return next((log.computed_on for log in quietly(lambda: self.logs) or () if log.computed_on), "")
 
 
-_parsed = functools.lru_cache(maxsize=8)(ast.parse)
-
-
-def imports_of(source: str) -> frozenset[str]:
-    """Modules that a script imports, as far as it can be parsed."""
-    found = set()
-    for node in ast.walk(quietly(lambda: _parsed(source)) or ast.Module([], [])):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            module = node.module or ""
-            found |= {module, *(f"{module}.{alias.name}".strip(".") for alias in node.names)} - {""}
-    return frozenset(found | {name.rpartition(".")[0] for name in found if "." in name})
-
-
 def recipe_of(source: str) -> dict[str, Any]:
     """The resolved recipe at the end of a script of `pgolf export`; Broken where there is none."""
-    nodes = _parsed(source).body
+    nodes = parsed(source).body
     values = [node.value for node in nodes if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)]
     recipe = ast.literal_eval(values[-1]) if values else {}
     hold(all(isinstance(recipe.get(part), dict) for part in ("eval", "schedule")), "the script ends with no recipe")

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pgolf_core.lab.verify.evidence.checks import hold
 from pgolf_core.lab.verify.reading.untrusted import agrees, read_number, read_text
@@ -22,19 +22,69 @@ NUMBER = r"([-+]?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?)"
 STEP_LINE = re.compile(
     rf"^step:(\d{{1,12}})/\d+ (?:train_loss:{NUMBER}|val_loss:{NUMBER} val_bpb:{NUMBER}) train_time:(\d{{1,15}})ms"
 )
-SIZES = {"serialized model": "model", "code size": "code", "total submission size": "total"}
-_SCORE = re.compile(rf"^(.{{0,120}}?)\bval_loss:\s*{NUMBER}\s+val_bpb:\s*{NUMBER}")
-_STEP = re.compile(r"^\s*(?:step:\s*)?(\d{1,12})\s*/\s*\d{1,12}\b")
-_TIME = re.compile(rf"\b(train|eval)_time:\s*{NUMBER}\s*(ms|s|m)\b")
-_SEED = re.compile(r"^\s*seed:\s*(\d{1,19})\s*$")
-_VAL_TOKENS = re.compile(r"\bval_loader:.{0,500}?\btokens:\s*([\d,]{1,20})|^\s*val_tokens:\s*([\d,]{1,20})\s*$")
-_BYTES = re.compile(rf"^\s*({'|'.join(SIZES)})[^:]{{0,60}}:\s*([\d,]{{1,15}}) *bytes", re.IGNORECASE)
+SIZES = {"serialized model": "model", "code size": "code", "total submission size": "total", "submission size": "total",
+         "total size": "total", "artifact": "artifact"}  # fmt: skip
+"""What a size is called: some logs call the packed file the artifact, others its sum with the code."""
+RAW_BYTES = 40_000_000
+"""A size that is said to be of no packing and is larger than this is of the weights before packing."""
+BEFORE, PACKED, SLIDING, ADAPTED = range(4)
+"""Kinds of scores: of weights before packing, of the packed file, with a sliding window, adapted while scoring."""
+KINDS = (
+    (BEFORE, r"pre.?quant|before.?quant|unquant"),
+    (ADAPTED, r"ttt|lora|n.?gram|slot|knn|cache|mix|tilt|ppm|hedge|ensemble"),
+    (SLIDING, r"slid|window|stride"),
+    (PACKED, r"quant|int\d|round.?trip|zlib|zstd|lzma|brotli"),
+    (BEFORE, r"ema\b|post_ema|swa\b|diagnostic|raw|averag|bf16|fp32|float"),
+)
+"""What a score's label says of its kind, the first that fits; one that says nothing is of the packed file."""
+_UNADAPTED = re.compile(r"(?:(?<![a-z])no|pre|without|before)[ _-]?(?:ttt|slot|n-?gram)", re.I)
+_PASSING = re.compile(
+    r"\d\s*/\s*\d|%|#|\b(?:chunk|batch|epoch|phase|doc)\w*\W{0,3}\d|sliding_eval|"
+    r"(?<![a-z])(?:running|delta|gain|diff|improve|target|baseline|best|std|worst|mean)", re.I)  # fmt: skip
+"""Labels of scores on the way and of differences, which are no final ones."""
+_PREFIX = re.compile(
+    r"(?:(?:\[?(?:rank|gpu)[ :_]?\d{1,4}\]?|\[\d{1,4}\]|[\[(]?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[\d.,:+Z]{0,12}[\])]?|"
+    r"[\[(]?\d\d:\d\d:\d\d[\d.,]{0,8}[\])]?|\[\s?\d{1,9}(?:\.\d{1,6})?s\]|"
+    r"\[?(?:INFO|WARNING|DEBUG)\b\]?)[\s:|>-]*)+", re.I)  # fmt: skip
+"""What a logger or a launcher puts before a line: date, time, rank, level."""
+_BPB = re.compile(rf"(?<!\w)(\w{{0,60}}?)_?(?:val[_ ]?)?bpb[\"'*)]{{0,2}}\s*[:=| ]\s*[\"'*]{{0,2}}{NUMBER}", re.I)
+_LOSS = re.compile(rf"(?<!\w)(?!train)(\w{{0,60}}?)_?(?:val[_ ]?)?loss[\"']?\s*[:=| ]\s*{NUMBER}", re.I)
+_STEP = re.compile(r"\W{0,4}(?:(?:step|iter)\b\W{0,3}(\d{1,12})\b|(\d{1,12})\s*/\s*\d{1,12}\b(?!/))", re.I)
+_STOP = re.compile(r"stopping_early.{0,200}?\bstep:\s*(\d{1,12})()/")
+_TIME = re.compile(rf"\b(train|eval|total_eval)_time[:=]\s*{NUMBER}\s*(ms|s|m)\b")
+_DONE = re.compile(
+    rf"^(?=.{{0,60}}(?:ttt|n-?gram|slot|eval))(.{{0,60}}?)[: ]done\b.{{0,200}}?"
+    rf"\b(?:elapsed|total_time|in)[:= ]\s*{NUMBER}\s*(ms|s|m)\b", re.I)  # fmt: skip
+_HESSIANS = re.compile(rf"\b(collected \d{{1,9}} hessians) in {NUMBER}\s*(ms|s|m)\b", re.I)
+_SEED = re.compile(r"[\"']?seed[\"']?\s*[:=]\s*(\d{1,19})\s*,?$", re.I)
+_SEED_IN_NAME = re.compile(r"(?:seed|(?<![a-z])s)[_=-]?(\d{1,19})(?!\d)", re.I)
+_VAL_TOKENS = re.compile(
+    r"\bval_loader:.{0,500}?\btokens:\s*([\d,]{1,20})|^(?:val_|validation )tokens\s*[:=]\s*([\d,]{1,20})$", re.I
+)
+_BYTES = re.compile(
+    rf"({'|'.join(SIZES).replace(' ', '[ _]')})([^:=]{{0,60}})[:=]\s*([\d,]{{1,15}})(?:\s*bytes\b|$)", re.I
+)
 _VOCAB = re.compile(r"fineweb_(\d{3,6})_bpe|\bsp(\d{3,6})\b|\bvocab_size[:=]\s*(\d{3,6})", re.I)
 _RULER = re.compile(r"^={60,}$")
 SETTINGS = ("model_params:", "world_size:", "attention_mode:", "tie_embeddings:", "train_batch_tokens:",
             "mtp_num_heads:", "sdp_backends:", "xsa_active_layers:")  # fmt: skip
 """Lines of a log's head that are one recipe's, and so equal over its seeds."""
+TIMERS = ("train", "rounded", "eval", "total_eval")
 MILLISECONDS = {"ms": 1.0, "s": 1e3, "m": 6e4}
+
+
+class Score(NamedTuple):
+    """One line's score, numbers as written; the loss is empty where the line has none."""
+
+    label: str
+    loss: str
+    bpb: str
+
+    @property
+    def kind(self) -> int:
+        """BEFORE, PACKED, SLIDING or ADAPTED, by the label's words; a later kind outranks an earlier one."""
+        words = _UNADAPTED.sub("", self.label).lower()
+        return next((kind for kind, pattern in KINDS if re.search(pattern, words)), PACKED)
 
 
 @dataclass
@@ -47,26 +97,29 @@ class Log:
     val_tokens: int | None = None
     vocabularies: set[int] = field(default_factory=set)
     steps: int | None = None
-    times: dict[str, list[float]] = field(default_factory=lambda: {"train": [], "eval": []})
-    """Milliseconds, as often as they are told."""
+    times: dict[str, list[float]] = field(default_factory=lambda: {part: [] for part in TIMERS})
+    """Milliseconds, as often as they are told; of training the ones in minutes, which are rounded, are apart."""
+    after: dict[str, float] = field(default_factory=dict)
+    """Milliseconds of work on the weights between the clock's stop and packing, by what it is."""
     step_scores: list[tuple[int, str, str]] = field(default_factory=list)
-    """(step, val_loss, val_bpb) of the validations while training."""
-    finals: list[tuple[str, str, str]] = field(default_factory=list)
-    """(label, val_loss, val_bpb) of the scores after training, in order."""
+    """(step, val_loss, val_bpb) of the validations while training; the loss is empty where a line has none."""
+    finals: list[Score] = field(default_factory=list)
+    """The scores after training, in order."""
     sizes: dict[str, list[int]] = field(default_factory=lambda: {f"{part}_bytes": [] for part in SIZES.values()})
-    """model_bytes, code_bytes and total_bytes, each as often as it is told."""
+    """model_bytes, code_bytes, total_bytes and artifact_bytes, each as often as it is told."""
     computed_on: str = ""
     """This project's line of device, threads, dtype and kernel; empty in other logs."""
     script: str = ""
     """The script that the log begins with, empty where it has none."""
 
-    train_ms = property(lambda self: max(self.times["train"], default=None))
+    train_ms = property(lambda self: max(self.times["train"] or self.times["rounded"], default=None))
+    eval_ms = property(lambda self: max(self.times["total_eval"] or self.times["eval"], default=None))
+    """The log's own total of scoring, else its longest timer, since timers overlap."""
 
     @property
-    def score(self) -> tuple[str, str, str] | None:
-        """The final score that counts: the last sliding one with the most digits, else the last of all."""
-        candidates = [one for one in self.finals if "sliding" in one[0].lower()] or self.finals
-        return max(candidates, key=lambda one: (len(one[2]), candidates.index(one)), default=None)
+    def score(self) -> Score | None:
+        """The final score that counts: of the kind that outranks the others the last with the most digits."""
+        return max(self.finals, key=lambda one: (one.kind, len(one.bpb), self.finals.index(one)), default=None)
 
     @property
     def numbers(self) -> dict[str, str]:
@@ -82,38 +135,64 @@ def read_log(path: Path, name: str) -> Log:
     """One log; Broken for one that is too large or has too many lines."""
     lines = read_text(path).split("\n")
     hold(len(lines) <= MAX_LINES, f"{name} has more than {MAX_LINES:,} lines")
-    named = re.search(r"seed[_-]?(\d{1,19})\b", Path(name).name)
-    log = Log(name, int(named[1]) if named else None)
+    named = _SEED_IN_NAME.search(Path(name).stem)
+    log = Log(name)
     ruler = next((index for index, line in enumerate(lines) if _RULER.match(line.strip())), None)
     if ruler is not None and any(line.startswith(("import ", "from ")) for line in lines[:ruler]):
         log.script, lines = "\n".join(lines[:ruler]), lines[ruler:]
+    seeds: set[int] = set()
     for line in lines:
-        if ":" in line:
-            _read_line(log, line.rstrip("\r")[:MAX_LINE])
+        if ":" in line or "=" in line or "|" in line:
+            line = line[:MAX_LINE].strip()
+            line = line[found.end() :] if (found := _PREFIX.match(line)) else line
+            seeds |= {int(found[1])} if (found := _SEED.match(line)) else set()
+            _read_line(log, line, line.lower())
+    seeds = seeds or ({int(named[1])} if named else set())
+    log.seed = seeds.pop() if len(seeds) == 1 else None
     return log
 
 
-def _read_line(log: Log, line: str) -> None:
+def _read_line(log: Log, line: str, low: str) -> None:
+    """One line, and the same in small letters, by which most lines need no slower look."""
     step = _STEP.match(line)
     if line.startswith("device: ") and "| compute: " in line:
-        log.computed_on = line.strip()
-    elif found := _SEED.match(line):
-        log.seed = int(found[1])
-    elif found := _VAL_TOKENS.search(line):
+        log.computed_on = line
+    elif "tokens" in low and (found := _VAL_TOKENS.search(line)):
         log.val_tokens = _whole(found[1] or found[2])
-    elif found := _BYTES.match(line):
-        log.sizes[f"{SIZES[found[1].lower()]}_bytes"].append(_whole(found[2]))
-    elif found := _SCORE.match(line):
-        if step:
-            log.step_scores.append((int(step[1]), found[2], found[3]))
-        elif not found[1].strip().startswith(("#", "sliding_eval")):
-            log.finals.append((found[1].strip(" :"), found[2], found[3]))
-    log.settings |= {start: line.strip() for start in SETTINGS if line.startswith(start)}
-    log.vocabularies |= {int("".join(size)) for size in _VOCAB.findall(line)}
+    elif (found := _BYTES.match(line)) and (_whole(found[3]) <= RAW_BYTES or found[2].strip()):
+        log.sizes[f"{SIZES[found[1].lower().replace('_', ' ')]}_bytes"].append(_whole(found[3]))
+    elif "bpb" in low:
+        _read_scores(log, line, int(step[1] or step[2]) if step else None)
+    if line.startswith(SETTINGS):
+        log.settings[line.partition(":")[0] + ":"] = line
+    if "sp" in low or "_bpe" in low or "vocab" in low:
+        log.vocabularies |= {int("".join(size)) for size in _VOCAB.findall(line)}
+    step = step or _STOP.match(line)
     if step:
-        log.steps = max(log.steps or 0, int(step[1]))
-    for part, time, unit in _TIME.findall(line):
-        log.times[part].append(MILLISECONDS[unit] * read_number(time))
+        log.steps = max(log.steps or 0, int(step[1] or step[2]))
+    for part, time, unit in _TIME.findall(line) if "_time" in low else ():
+        log.times["rounded" if (part, unit) == ("train", "m") else part].append(MILLISECONDS[unit] * read_number(time))
+    is_work = "done" in low or "hessians" in low
+    for what, time, unit in (*_DONE.findall(line), *_HESSIANS.findall(line)) if is_work else ():
+        spent = MILLISECONDS[unit.lower()] * read_number(time)
+        if re.search(r"pre.?quant|hessians", what, re.I):
+            log.after[what.strip()] = max(log.after.get(what.strip(), 0.0), spent)
+        elif not re.search(r"warm|compil", what, re.I):
+            log.times["eval"].append(spent)
+
+
+def _read_scores(log: Log, line: str, step: int | None) -> None:
+    """Every bpb of a line, the first with the loss before it."""
+    first: re.Match | None = None
+    for found in _BPB.finditer(line):
+        loss = None if first else _LOSS.search(line, 0, found.start())
+        first = first or loss or found
+        label = f"{line[: first.start()]} {loss[1] if loss else found[1]}".strip(" :|=-_,\"'*{")[:120]
+        if step is not None:
+            if not found[1]:
+                log.step_scores.append((step, loss[2] if loss else "", found[2]))
+        elif not _PASSING.search(label):
+            log.finals.append(Score(label, loss[2] if loss else "", found[2]))
 
 
 def _whole(text: str) -> int:

@@ -7,30 +7,34 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pgolf_core.base.files import UserError, sha256_file
 from pgolf_core.base.names import ARTIFACT, METRICS, SCORES, SEED_RESULT
 from pgolf_core.base.strict import build
-from pgolf_core.lab.data.dataset import Dataset, open_dataset
-from pgolf_core.lab.record.folder import recorded_recipe
 from pgolf_core.lab.shared.places import RECIPE_FILE
-from pgolf_core.lab.verify.evidence import adapting, score
+from pgolf_core.lab.verify.evidence import score
 from pgolf_core.lab.verify.evidence.checks import CannotCheck, hold, needed, once, quietly, require
-from pgolf_core.lab.verify.evidence.measure import Way
 from pgolf_core.lab.verify.evidence.score import How, Scoring
 from pgolf_core.lab.verify.evidence.text import Text
+from pgolf_core.lab.verify.evidence.way import Way
 from pgolf_core.lab.verify.reading.untrusted import json_lines, json_object, strictly
-from pgolf_core.packing.unpack import read_header
-from pgolf_core.recipes.recipe import Recipe
 from pgolf_core.result import Result
 from pgolf_core.training.runlog import TrainResult
 
+if TYPE_CHECKING:
+    from pgolf_core.lab.data.dataset import Dataset
+    from pgolf_core.recipes.recipe import Recipe
+
+BUDGET_SECONDS = 600
+"""Of training, and again of evaluation, on every track with a clock."""
 TRAINING = "stages/03_train.json"
 
 
 def header_of(artifact: Path) -> dict[str, Any]:
     """The artifact's header, where it opens."""
+    from pgolf_core.packing.unpack import read_header
+
     return needed("an artifact that opens", lambda: read_header(artifact))
 
 
@@ -64,6 +68,8 @@ class Reviewed:
 
     def opened(self, name: str) -> Dataset:
         """A prepared dataset; CannotCheck where it is not here or not whole."""
+        from pgolf_core.lab.data.dataset import open_dataset
+
         try:
             return open_dataset(name, self.how.cache_dir or None)
         except UserError as error:
@@ -106,9 +112,13 @@ class Artifact(Reviewed):
 class Seed(Reviewed):
     """One seed's files: what a file holds, or the error that judges it; and the same for checks of something else."""
 
-    recipe_file = once(
-        lambda self: strictly(self.folder / RECIPE_FILE, lambda path: recorded_recipe(path.parent, as_it_stands=True))
-    )
+    @once
+    def recipe_file(self) -> Recipe:
+        """recipe.json."""
+        from pgolf_core.lab.record.folder import recorded_recipe
+
+        return strictly(self.folder / RECIPE_FILE, lambda path: recorded_recipe(path.parent, as_it_stands=True))
+
     result_file = once(lambda self: strictly(self.folder / SEED_RESULT, Result.read))
     training_file = once(lambda self: build(TrainResult, json_object(self.folder / TRAINING).get("training"), TRAINING))
     recipe = once(lambda self: needed("a whole recipe.json", lambda: self.recipe_file))
@@ -129,6 +139,8 @@ class Seed(Reviewed):
         """What makes the trace of adaptation whole."""
         hold(self.recipe.adapt.kind != "off", f"{SEED_RESULT} tells of adapting, and the recipe adapts nothing")
         hold(self.result.val_targets == self.text.targets, "its targets are not the stream's")
+        from pgolf_core.lab.verify.evidence import adapting  # with torch
+
         return adapting.whole_trace(self.folder, self.recipe, self.result)
 
     @once

@@ -10,11 +10,14 @@ import json
 import math
 import os
 import stat
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from pgolf_core.base.files import read_json
+from pgolf_core.base.files import UserError
+from pgolf_core.base.names import SEED_RESULT
+from pgolf_core.lab.shared.places import RECIPE_FILE, SUBMISSION_FILE
 from pgolf_core.lab.verify.evidence.checks import Broken, CannotCheck, Found, hold
 
 MAX_TEXT_BYTES = 16 * 2**20
@@ -23,6 +26,8 @@ MAX_JSON_BYTES = 4 * 2**20
 MAX_FILES = 10_000
 """Files and folders of one reviewed folder that are looked at; one with more is not judged."""
 MAX_DEPTH = 8
+OWN_KEYS = {RECIPE_FILE: {"schedule", "optim", "eval"}, SEED_RESULT: {"recipe_sha256", "stopped_by"}}
+"""Some keys of the files by which a seed's folder is known."""
 
 
 def list_files(folder: Path) -> dict[str, Path]:
@@ -61,7 +66,12 @@ def read_bytes(path: Path, limit: int) -> bytes:
 
 def read_text(path: Path, limit: int = MAX_TEXT_BYTES) -> str:
     """A file as text, its invalid bytes replaced: what is looked for in it is plain ASCII."""
-    return read_bytes(path, limit).decode("utf-8", errors="replace")
+    return _decoded(read_bytes(path, limit), "replace")
+
+
+def _decoded(payload: bytes, errors: str) -> str:
+    """UTF-8, or what a byte order mark names."""
+    return payload.decode("utf-16" if payload.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig", errors)
 
 
 def strictly(path: Path, read: Callable[[Path], Found]) -> Found:
@@ -74,10 +84,29 @@ def strictly(path: Path, read: Callable[[Path], Found]) -> Found:
 
 
 def json_object(path: Path) -> dict[str, Any]:
-    """A JSON object; Broken, or a UserError, for whatever else the file holds and where it is missing."""
-    values = strictly(path, read_json)
+    """A JSON object; Broken for whatever else the file holds and where it is missing."""
+    try:
+        values = strictly(path, lambda path: json.loads(_decoded(path.read_bytes(), "strict")))
+    except (ValueError, RecursionError) as error:
+        raise Broken(f"{path.name} is not valid JSON ({error})") from None
     hold(isinstance(values, dict), f"{path.name} is not a JSON object")
     return values
+
+
+def is_own_run(folder: Path) -> bool:
+    """Whether a folder is of a seed that this project ran, by its recipe.json or result.json, whole or damaged.
+
+    A submission's folder is none, and what others keep under these names has other keys.
+    """
+    if (folder / SUBMISSION_FILE).exists():
+        return False
+    for path, keys in ((folder / name, keys) for name, keys in OWN_KEYS.items()):
+        try:
+            if os.path.lexists(path) and keys <= set(json_object(path)):
+                return True
+        except (Broken, UserError):  # damaged: another row says so
+            return True
+    return False
 
 
 def json_lines(path: Path) -> list[dict[str, Any]]:
@@ -139,6 +168,12 @@ def agrees(said: str, value: float) -> bool:
 def same_number(one: str, other: str) -> bool:
     """Whether two written numbers can be one: either is the other rounded to its own digits."""
     return agrees(one, read_number(other)) or agrees(other, read_number(one))
+
+
+def near(said: str, value: float) -> bool:
+    """Whether a mean or a spread as written is `value`, up to one in its last digit: it may be of rounded numbers."""
+    off, unit = abs(read_number(said) - value), last_digit(said) * (1 + 1e-9)
+    return agrees(said, value) or ("." in said and off <= min(unit, abs(value) / 2))
 
 
 def is_score(said: str, value: float) -> bool:

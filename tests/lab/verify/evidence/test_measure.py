@@ -15,9 +15,6 @@ from pgolf_core.lab.data.dataset import open_dataset
 from pgolf_core.lab.verify.evidence import measure
 from pgolf_core.lab.verify.evidence.measure import (
     LEAST_WINDOWS,
-    NOISE_ERRORS,
-    NOISE_TIMES,
-    Way,
     causality,
     kept_nats,
     probabilities,
@@ -25,6 +22,7 @@ from pgolf_core.lab.verify.evidence.measure import (
     split_by_shape,
     total_with_interval,
 )  # fmt: skip
+from pgolf_core.lab.verify.evidence.way import NOISE_ERRORS, NOISE_TIMES, Way
 from pgolf_core.network.score import plan_windows, score
 from pgolf_core.packing.unpack import load_model
 from pgolf_core.text.shards import load_tokens

@@ -15,8 +15,9 @@ import pytest
 from pgolf_core.lab.data.dataset import open_dataset
 from pgolf_core.lab.verify.evidence import text
 from pgolf_core.lab.verify.evidence.checks import Broken, CannotCheck
-from pgolf_core.lab.verify.evidence.measure import Way
 from pgolf_core.lab.verify.evidence.text import TEXT_OF_TRACK, Text, implied_bytes
+from pgolf_core.lab.verify.evidence.way import Way
+from pgolf_core.text import shards
 
 LOCAL = "local_10min_1mb"
 
@@ -39,7 +40,7 @@ def test_a_stream_that_lacks_a_document_or_a_token_is_found(toy: Text, monkeypat
     second = int(np.flatnonzero(whole == toy.tokenizer.bos_id)[1])
     for tokens, check in ((whole[:second], "documents"), (whole[:-1], "decoded")):
         cut = Text(toy.dataset, progress=False)
-        monkeypatch.setattr(text, "load_tokens", lambda paths, size, tokens=tokens: tokens)
+        monkeypatch.setattr(shards, "load_tokens", lambda paths, size, tokens=tokens: tokens)
         with pytest.raises(Broken):
             getattr(cut, check)
 

@@ -10,14 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from forms import foreign, late_log
 from published import PR315, edit, published
 
 from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, UNKNOWN, judge
 from pgolf_core.lab.verify.evidence.score import How
 from pgolf_core.lab.verify.reading import claims as checks
-from pgolf_core.lab.verify.reading.claims import ANEW, LOGGED, Fact, Judged, fits, tables
+from pgolf_core.lab.verify.reading.claims import ANEW, LOGGED, Fact, Judged, agreeing
+from pgolf_core.lab.verify.reading.readme import readme_numbers, readme_prose
 
-JSON, LAST, HEAD, README = checks.json_numbers, checks.before_packing, checks.headline, checks.readme_numbers
+JSON, LAST, HEAD, README = checks.json_numbers, checks.before_packing, checks.headline, readme_numbers
 ROWS = {seed: {"val_loss": float(row[1]), "val_bpb": float(row[2]), "steps": row[0]} for seed, row in PR315.items()}
 MEAN = sum(row["val_bpb"] for row in ROWS.values()) / 3
 AS_LIST = [{"seed": seed} | row for seed, row in ROWS.items()]
@@ -61,7 +63,7 @@ IN_README = {  # what is put for what
         (README, {}, "steps", FAILS, "README.md, 42: steps 7,062, 7061 logged"),
         (README, {}, "loss", FAILS, "README.md, 42: loss 1.8996, 1.89948149 logged"),
         (README, {}, "other mean", FAILS, "README.md, mean: steps 7,000"),
-        (README, {}, "prose", UNKNOWN, "names 1.0999 bpb, no number of this folder"),
+        (readme_prose, {}, "prose", UNKNOWN, "names 1.0999 bpb, no number of this folder"),
         (README, {}, "nothing", UNKNOWN, "no table of README.md has a number"),
         (
             README,
@@ -85,15 +87,68 @@ def test_a_claim_is_held_against_the_logs(
 def test_how_far_a_written_number_may_be_from_a_fact():
     texts = {"bpb": "1.1248", "train_seconds": "600.040", "model_bytes": "100", "total_bytes": "150"}
     known = {name: Fact(text, LOGGED) for name, text in texts.items()}
-    assert fits("bpb", "1.12484502", known) and not fits("bpb", "1.1", known)
-    assert fits("bpb", "1.1", known, least_digits=False)
-    assert fits("train_seconds", "606", known) and not fits("train_seconds", "607", known)
-    assert fits("model_bytes", "150", known), "many call the total the artifact"
-    assert not fits("total_bytes", "100", known)
+    assert agreeing("bpb", "1.12484502", known) and not agreeing("bpb", "1.1", known)
+    assert agreeing("bpb", "1.1", known, least_digits=False)
+    assert agreeing("train_seconds", "606", known) and not agreeing("train_seconds", "607", known)
+    assert agreeing("model_bytes", "150", known), "many call the total the artifact"
+    assert not agreeing("total_bytes", "100", known)
     anew = {"bpb": Fact("1.12484502", ANEW)}
-    assert fits("bpb", "1.1248460", anew) and not fits("bpb", "1.1249", anew)
+    assert agreeing("bpb", "1.1248460", anew) and not agreeing("bpb", "1.1249", anew)
 
 
-def test_tables_are_found_with_their_marks_removed():
-    text = "a | b\n---|---\n**1** | `2\\|3`\n\n| c |\n|:-:|\n\n| no table |\n"
-    assert list(tables(text)) == [(["a", "b"], [["1", "2|3"]]), (["c"], [])]
+# ---------------------------------------------------------------------- folders of other forms
+
+ONE = {"quantized_sliding_window": ("2.80001000", "1.08397143"), "legal_ttt_exact": ("2.79517119", "1.08209788")}
+EMA = {"pre-quantization post-ema": ("2.81434292", "1.08951985")}
+SLIDING, ADAPTED, EARLY = (float(finals[label][1]) for finals, label in (
+    (ONE, "quantized_sliding_window"), (ONE, "legal_ttt_exact"), (EMA, "pre-quantization post-ema")))  # fmt: skip
+THREE = {314: "1.06086831", 42: "1.06128183", 1234: "1.06220261"}
+TABLE = {seed: {"val_bpb": float(bpb)} for seed, bpb in THREE.items()}
+LOGS = {f"train_seed{seed}.log": late_log(seed, {"quantized_ttt": ("2.3", bpb)}) for seed, bpb in THREE.items()}
+SUPERSEDED = {"train_seed42_old.log": late_log(42, {"quantized_ttt": ("2.3", "1.09")}, train_ms=699_000)}
+EVALUATED = {
+    "train_seed42.log": late_log(42, {"quantized": ("2.34", "1.07254371")}),
+    "ttt_eval.log": "seed: 42\nquantized_ttt_phased val_loss:2.31 val_bpb:1.05803761\ntotal_eval_time:591.4s\n",
+}
+TOTAL = 15_975_400
+
+
+@pytest.mark.parametrize(
+    ("check", "logs", "claims", "verdict", "why"),
+    [
+        (JSON, {"a.log": late_log(0, EMA | ONE)}, {"val_bpb": ADAPTED}, HOLDS, "scores as legal_ttt_exact"),
+        (JSON, {"a.log": late_log(0, EMA | ONE)}, {"val_bpb": SLIDING}, HOLDS, "scores as quantized_sliding_window"),
+        (JSON, {"a.log": late_log(0, EMA | ONE)}, {"val_bpb": 1.05}, FAILS, "1.08397143 logged as quantized_slid"),
+        (JSON, {"a.log": late_log(0, EMA | ONE)}, {"val_bpb": EARLY}, FAILS, "before packing 1.08951985 logged as"),
+        (JSON, {"a.log": late_log(0, EMA)}, {"val_bpb": EARLY}, HOLDS, "scores as pre-quantization post-ema"),
+        (JSON, {"a.log": late_log(0, EMA)}, {"val_bpb": 1.05}, UNKNOWN, "no log and no artifact has a number"),
+        (HEAD, {"a.log": late_log(0, EMA | ONE)}, {"val_bpb": ADAPTED}, HOLDS, "as legal_ttt_exact"),
+        (HEAD, {"a.log": late_log(0, EMA | ONE)}, {"val_bpb": EARLY}, FAILS, "neither the mean"),
+        (JSON, {"run.log": late_log(None, ONE)}, {"val_bpb": ADAPTED}, HOLDS, "1 numbers of 1 seed(s)"),
+        (JSON, {"run.log": late_log(None, ONE)}, {"val_bpb": 1.05}, FAILS, "the log: bpb 1.05"),
+        (HEAD, {"run.log": late_log(None, ONE)}, {"val_bpb": ADAPTED, "seeds": [7]}, HOLDS, "mean over 1 seed"),
+        (HEAD, LOGS, {"val_bpb": 1.06145, "val_bpb_std": 0.00068, "seed_results": TABLE}, HOLDS, "the mean; "),
+        (HEAD, LOGS, {"val_bpb": 1.06146}, HOLDS, "the mean; mean over 3 seed(s) 1.061451"),
+        (HEAD, LOGS, {"val_bpb": 1.0616}, FAILS, "neither the mean"),
+        (HEAD, LOGS, {"val_bpb": 1.06145, "val_bpb_std": 0.0006830}, HOLDS, "the mean; "),
+        (HEAD, LOGS, {"val_bpb": 1.06145, "val_bpb_std": 0.0005577}, HOLDS, "the mean; "),
+        (HEAD, LOGS, {"val_bpb": 1.06145, "val_bpb_std": 0.0009}, FAILS, "the scores have 0.0006830, 0.0005577"),
+        (JSON, LOGS | SUPERSEDED, {"val_bpb": 1.06145, "seed_results": TABLE}, HOLDS, "3 numbers of 3 seed(s)"),
+        (JSON, SUPERSEDED | LOGS, {"val_bpb": 1.06145, "seed_results": TABLE}, HOLDS, "3 numbers of 3 seed(s)"),
+        (JSON, EVALUATED, {"val_bpb": 1.05803761, "steps": 4550}, HOLDS, "2 numbers of 1 seed(s)"),
+        (JSON, EVALUATED, {"val_bpb": 1.05803761, "steps": 4551}, FAILS, "steps 4551 in submission.json, 4550 logged"),
+        (JSON, {"a.log": late_log(0, ONE)}, {"val_bpb": ADAPTED, "artifact_bytes": TOTAL}, HOLDS, "2 numbers"),
+        (JSON, {"a.log": late_log(0, ONE)}, {"val_bpb": "1.08209788", "bytes_total": "15,975,400"}, HOLDS, "2 numbers"),
+        (JSON, {"a.log": late_log(0, ONE)}, {"val_bpb": ADAPTED, "bytes_total": TOTAL - 9}, FAILS, "total_bytes"),
+        (JSON, {"a.log": late_log(0, ONE), "b.log": late_log(1, EMA, model=15_558_219)},
+         {"val_bpb": ADAPTED, "bytes_total": 15_558_319}, HOLDS, "but total_bytes 15558319 of seed 0 is seed 1's"),
+        (JSON, LOGS, {"seed_results": TABLE | {42: TABLE[314]}}, FAILS, "seed 42: bpb 1.06086831"),
+        (LAST, {"a.log": late_log(0, EMA | ONE)}, {"pre_quant_val_bpb": EARLY}, HOLDS, "post-ema of a.log"),
+    ],
+)  # fmt: skip
+def test_a_claim_is_held_against_every_final_line_of_a_foreign_log(
+    tmp_path: Path, check: Callable, logs: dict, claims: dict, verdict: str, why: str
+):
+    folder = foreign(tmp_path / "track_10min_16mb" / "one", logs, json.loads(json.dumps(claims)))
+    row = judge("it", check, Judged(folder, How()))
+    assert row.verdict == verdict and why in row.evidence, row

@@ -48,7 +48,7 @@ def test_window_and_stride_are_those_of_the_scripts_recipe_wrapped_or_not(submis
     (submission / "README.md").write_text("window 9, stride 3")
     folder = Submission(submission, How())
     assert folder.way == Way(32, 8, 32, "off")
-    assert folder.code_files == ["train_gpt.py"] and "class GPT" in folder.source
+    assert list(folder.code) == ["train_gpt.py"] and "class GPT" in folder.source
 
 
 def test_without_a_recipe_submission_json_counts_then_the_write_up_and_two_numbers_are_none(place: Path):
@@ -71,7 +71,7 @@ def test_a_module_that_the_script_imports_from_the_folder_counts_as_code(place: 
         (place / name).write_text("import deeper\n")
     assert Submission(place, How()).code_bytes == before == script.stat().st_size, "nothing imports it"
     script.write_text(script.read_text().replace("import os\n", "import helper\n"))
-    assert Submission(place, How()).code_files == ["deeper.py", "helper.py", "train_gpt.py"]
+    assert sorted(Submission(place, How()).code) == ["deeper.py", "helper.py", "train_gpt.py"]
 
 
 def test_weights_of_another_format_are_weighed_and_not_opened(place: Path):

@@ -15,14 +15,15 @@ from reviewing import both
 
 from pgolf_core.lab.verify.evidence.checks import Broken
 from pgolf_core.lab.verify.reading import logs
-from pgolf_core.lab.verify.reading.claims import tables
-from pgolf_core.lab.verify.reading.logs import agreed_steps, read_log
+from pgolf_core.lab.verify.reading.logs import ADAPTED, BEFORE, PACKED, SLIDING, Log, agreed_steps, read_log
+from pgolf_core.lab.verify.reading.readme import tables
 
 WORDS = st.sampled_from(
     ["step:", "1/9", "val_loss:", "val_bpb:", "1.5", "-", "1,2,3", ".", "9" * 30, "train_time:", "ms", "seed:", "|",
      "---", "\n", " ", "=" * 100, "Total submission size", ":", "bytes", "bpb", "\x1b[31m", "\u202e", "\x00",
      "| seed | bpb |", "|---|---|", "| 1 | 1.5 |", "eval_time:", "val_loader:", "tokens:", "1e999", "mean", "\\|",
-     "import os", "٣", "NaN"]
+     "import os", "٣", "NaN", "legal_ttt", "[rank0]: ", "2026-03-22 10:11:12 INFO ", "loss ", "ttt:done", " elapsed=",
+     "s", "collected 6 Hessians in ", "Artifact", "stopping_early: step: ", "tokens", "="]
 )  # fmt: skip
 
 
@@ -67,6 +68,144 @@ def test_the_later_line_format_is_read(tmp_path: Path):
     log = read_log(path, "log.txt")
     assert (log.seed, log.steps, log.train_ms, log.times["eval"]) == (42, 5000, 588_000, [90_000])
     assert log.score and log.score[1:] == ("1.80000000", "1.06606000") and log.sizes["total_bytes"] == [15_060_000]
+
+
+LINES = {  # line: (label, kind, loss, bpb)
+    "final_int8_zlib_roundtrip_exact val_loss:2.07 val_bpb:1.2244": ("final_int8_zlib_roundtrip_exact", PACKED, "2.07"),
+    "final_int6_roundtrip_exact val_loss:1.91 val_bpb:1.2244": ("final_int6_roundtrip_exact", PACKED, "1.91"),
+    "final_int6_zstd22_roundtrip_exact val_loss:1 val_bpb:1.2244": ("final_int6_zstd22_roundtrip_exact", PACKED, "1"),
+    "diagnostic quantized val_loss:2.3 val_bpb:1.2244 eval_time:1ms": ("diagnostic quantized", PACKED, "2.3"),
+    "val_bpb: 1.2244": ("", PACKED, ""),
+    "Quantized BPB: 1.2244": ("Quantized", PACKED, ""),
+    "[rank0]: Quantized  BPB = 1.2244": ("Quantized", PACKED, ""),
+    "final_sliding_window_exact val_loss:1.8 val_bpb:1.2244": ("final_sliding_window_exact", SLIDING, "1.8"),
+    "2026-03-22 10:11:12,345 - INFO - final_int6_sliding_window_exact val_loss:1.8 val_bpb:1.2244":
+        ("final_int6_sliding_window_exact", SLIDING, "1.8"),
+    "quantized_sliding_window val_loss:2.8 val_bpb:1.2244 eval_time:9ms": ("quantized_sliding_window", SLIDING, "2.8"),
+    "quantized_sliding_no_ttt_exact val_loss:2 val_bpb:1.2244": ("quantized_sliding_no_ttt_exact", SLIDING, "2"),
+    "quantized_ttt val_loss:2.79 val_bpb:1.2244": ("quantized_ttt", ADAPTED, "2.79"),
+    "quantized_ttt_phased val_loss:2.31 val_bpb:1.2244 eval_time:540111ms": ("quantized_ttt_phased", ADAPTED, "2.31"),
+    "[12:30:01] legal_ttt_exact val_loss:2.79 val_bpb:1.2244": ("legal_ttt_exact", ADAPTED, "2.79"),
+    "ttt_sliding:done val_loss=2.79 val_bpb=1.2244 elapsed=289.8s": ("ttt_sliding:done", ADAPTED, "2.79"),
+    "final_int6_ttt_exact val_loss:1.8 val_bpb:1.2244": ("final_int6_ttt_exact", ADAPTED, "1.8"),
+    "final_int8_ttt_lora val_loss:1.8 val_bpb:1.2244": ("final_int8_ttt_lora", ADAPTED, "1.8"),
+    "final_ngram_exact val_loss:0.8 val_bpb:1.2244": ("final_ngram_exact", ADAPTED, "0.8"),
+    "final_slot_exact val_loss:1.8 val_bpb:1.2244": ("final_slot_exact", ADAPTED, "1.8"),
+    "TTT BPB: 1.2244": ("TTT", ADAPTED, ""),
+    '  "post_ttt_val_bpb": 1.2244,': ("post_ttt", ADAPTED, ""),
+    "EMA BPB:       1.2244": ("EMA", BEFORE, ""),
+    "DIAGNOSTIC post_ema val_loss:1.9 val_bpb:1.2244": ("DIAGNOSTIC post_ema", BEFORE, "1.9"),
+    "diagnostic pre-quantization post-ema val_loss:2 val_bpb:1.2244":
+        ("diagnostic pre-quantization post-ema", BEFORE, "2"),
+    "post-prequant-ttt val_loss:2.7 val_bpb:1.2244": ("post-prequant-ttt", BEFORE, "2.7"),
+}  # fmt: skip
+NO_SCORES = (
+    "  ttt_chunk [11/1238] bpb=1.071361 time=8.1s", "val_bpb:enabled tokenizer_kind=sentencepiece", "delta_bpb: 0.0021",
+    "sliding_eval [ 1.2%] 12/99 windows running_bpb:1.17", "ttp: b779/782 bl:2.2249 bb:1.0526", "target bpb: 1.05",
+    "mean_val_loss:1.75 mean_val_bpb:1.05 worst_val_bpb:1.07", "# val_bpb: 1.05",
+    "step:9/9 train_loss:2.1 train_time:1ms",
+)  # fmt: skip
+
+
+def read(tmp_path: Path, text: str, name: str = "train.log", encoding: str = "utf-8") -> Log:
+    (tmp_path / name).write_bytes(text.encode(encoding))
+    return read_log(tmp_path / name, name)
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_final_line_of_any_form_is_a_score_with_its_label_and_kind(tmp_path: Path, line: str):
+    (score,) = read(tmp_path, line).finals
+    assert (score.label, score.kind, score.loss, score.bpb) == (*LINES[line], "1.2244")
+
+
+@pytest.mark.parametrize("line", NO_SCORES)
+def test_scores_on_the_way_and_differences_are_no_final_scores(tmp_path: Path, line: str):
+    log = read(tmp_path, line)
+    assert not log.finals and not log.step_scores
+
+
+def test_the_score_that_counts_is_the_last_of_the_kind_that_outranks_the_others(tmp_path: Path):
+    lines = [
+        "legal_ttt val_loss:2.7952 val_bpb:1.0821", "legal_ttt_exact val_loss:2.79517119 val_bpb:1.08209788",
+        "quantized_sliding_window val_loss:2.80 val_bpb:1.08397143", "EMA BPB: 1.0712",
+    ]  # fmt: skip
+    log = read(tmp_path, "\n".join(lines))
+    assert log.score == ("legal_ttt_exact", "2.79517119", "1.08209788")
+    assert read(tmp_path, "\n".join(lines[2:])).score == log.finals[2]
+
+
+@pytest.mark.parametrize(
+    ("line", "steps", "scores"),
+    [
+        ("step:5/9 val_loss:1.9 val_bpb:1.14 train_time:1ms", 5, [(5, "1.9", "1.14")]),
+        ("[rank0]: step 5 | val_loss 1.9 | val_bpb 1.14", 5, [(5, "1.9", "1.14")]),
+        ("5/9 val_loss: 1.9 val_bpb: 1.14", 5, [(5, "1.9", "1.14")]),
+        ("step 5/9 | loss 2.3 | lr 0.1", 5, []),
+        ("2026-03-22 10:11:12 INFO step 5 | val_bpb 1.14", 5, [(5, "", "1.14")]),
+        ("stopping_early: wallclock_cap train_time: 1ms step: 5/9", 5, []), ("warmup_step: 5/20", None, []),
+        ("step_avg: 85 ms", None, []), ("3/24/2026: notes", None, []),
+    ],
+)  # fmt: skip
+def test_steps_and_validations_of_any_form_are_read(tmp_path: Path, line: str, steps: int | None, scores: list):
+    log = read(tmp_path, line)
+    assert (log.steps, log.step_scores, log.finals) == (steps, scores, [])
+
+
+@pytest.mark.parametrize(
+    ("lines", "train", "after", "scoring"),
+    [
+        (["1/9 train_loss: 2 train_time: 9.8m"], 588, {}, None),
+        (["1/9 train_loss: 2 train_time: 9.8m", "stopping_early: train_time: 588015ms step: 1/9"], 588.015, {}, None),
+        (["a val_bpb:1 eval_time:7770ms", "b val_bpb:1 eval_time:83569ms"], None, {}, 83.569),
+        (["a val_bpb:1 eval_time:83569ms", "ttt_sliding:done val_bpb=1.0 elapsed=289.8s"], None, {}, 289.8),
+        (["a val_bpb:1 eval_time:540111ms", "total_eval_time:670.4s"], None, {}, 670.4),
+        (["ttt:done elapsed=300.5s", "ttt_lora:compile warmup done in 62.9s"], None, {}, 300.5),
+        (["GPTQ:collected 67 Hessians in 12.7s", "prequant_ttt:done total_time=88.1s"], None,
+         {"collected 67 Hessians": 12.7, "prequant_ttt": 88.1}, None),
+        (["[rank0]: prequant_ttt:done elapsed=9.1s", "[rank1]: prequant_ttt:done elapsed=9.2s"], None,
+         {"prequant_ttt": 9.2}, None),
+        (["gptq:collected hessians for 82 layers", "Serialize: compression done in 99.9s"], None, {}, None),
+    ],
+)  # fmt: skip
+def test_seconds_are_a_logs_own_total_or_its_longest_timer_and_work_after_the_stop_is_apart(
+    tmp_path: Path, lines: list[str], train: float | None, after: dict, scoring: float | None
+):
+    log = read(tmp_path, "\n".join(lines))
+    assert [None if ms is None else ms / 1000 for ms in (log.train_ms, log.eval_ms)] == [train, scoring]
+    assert {work: ms / 1000 for work, ms in log.after.items()} == pytest.approx(after)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize(
+    ("text", "name", "found"),
+    [
+        ("seed:7\nx: 1", "train_seed8.log", {"seed": 7}), ("x: 1", "train_seed1234_original.log", {"seed": 1234}),
+        ("x: 1", "train_s42.log", {"seed": 42}), ("x: 1", "stride64.log", {"seed": None}),
+        ('  "seed": 42,', "a.log", {"seed": 42}), ("seed: 1\nseed: 2", "all.log", {"seed": None}),
+        ("Validation tokens: 62,021,632", "a.log", {"val_tokens": 62_021_632}),
+        ("val_tokens: 40540160", "a.log", {"val_tokens": 40_540_160}),
+    ],
+)  # fmt: skip
+def test_seeds_and_tokens_are_read_in_any_encoding(tmp_path: Path, encoding: str, text: str, name: str, found: dict):
+    log = read(tmp_path, text, name, encoding)
+    assert {key: getattr(log, key) for key in found} == found
+
+
+@pytest.mark.parametrize(
+    ("line", "sizes"),
+    [
+        ("Artifact: 15,944,107 bytes (15.2 MB)", {"artifact_bytes": [15_944_107]}),
+        ("2026-03-22 10:11:12 INFO artifact_bytes: 16,144,107", {"artifact_bytes": [16_144_107]}),
+        ("Total submission size int8+zlib: 15932249 bytes", {"total_bytes": [15_932_249]}),
+        ("Serialized model int6+lzma: 15 bytes (payload:1 ratio:3.9x)", {"model_bytes": [15]}),
+        ("serialized_model_int8_zlib:9354004 bytes (ratio:3.8x)", {"model_bytes": [9_354_004]}),
+        ("Total submission size: 87469373 bytes", {}),
+        ("Artifact: out/model.ptz", {}),
+        ("Total size: 15.9 MB", {}),
+    ],
+)
+def test_sizes_of_any_form_are_read_but_not_those_of_the_weights_before_packing(tmp_path: Path, line: str, sizes: dict):
+    assert {part: values for part, values in read(tmp_path, line).sizes.items() if values} == sizes
 
 
 def test_a_log_of_too_many_lines_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -13,7 +13,16 @@ from reviewing import DAMAGE, holding, judged, spoil
 
 from pgolf_core.lab.verify.evidence.checks import Broken, CannotCheck
 from pgolf_core.lab.verify.reading import untrusted
-from pgolf_core.lab.verify.reading.untrusted import agrees, is_number, is_score, list_files, same_number, written
+from pgolf_core.lab.verify.reading.untrusted import (
+    agrees,
+    is_number,
+    is_own_run,
+    is_score,
+    list_files,
+    near,
+    same_number,
+    written,
+)
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
@@ -77,3 +86,32 @@ def test_a_number_as_written_agrees_with_what_it_is_rounded_or_cut_from():
     assert same_number("1.12", "1.1248") and same_number("1.1248", "1.12") and not same_number("1.13", "1.1248")
     assert is_score("1.1248", 1.12484502) and not is_score("1.1", 1.12484502)
     assert [written(value) for value in (3, 1e-7, 0.25)] == ["3", "0.000000", "0.25"]
+    assert near("1.0811", 1.08103) and not near("1.0813", 1.08103) and not near("7059", 7058.3)
+    assert near("0.00052", 0.000523) and not near("0.01", 0.0002), "a single digit would agree with too much"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_is_no_damage_and_other_bytes_are(tmp_path: Path, encoding: str):
+    path = tmp_path / "submission.json"
+    path.write_bytes('{"name": "é"}'.encode(encoding))
+    assert untrusted.json_object(path) == {"name": "é"} and untrusted.read_text(path) == '{"name": "é"}'
+    path.write_bytes(b'{"name": "\xff"}')
+    with pytest.raises(Broken, match="not valid JSON"):
+        untrusted.json_object(path)
+
+
+OURS, THEIRS = '{"recipe_sha256": "0", "stopped_by": "clock", "seed": 1}', '{"val_bpb": 1.1, "steps": 9}'
+
+
+@pytest.mark.parametrize(
+    ("files", "is_own"),
+    [
+        ({}, False), ({"result.json": OURS}, True), ({"result.json": "{"}, True), ({"result.json": THEIRS}, False),
+        ({"recipe.json": '{"schedule": {}, "optim": {}, "eval": {}}'}, True), ({"recipe.json": '{"lr": 1}'}, False),
+        ({"result.json": OURS, "submission.json": "{}"}, False), ({"result.json": THEIRS, "recipe.json": ""}, True),
+    ],
+)  # fmt: skip
+def test_a_result_of_other_keys_or_beside_a_submission_is_not_of_our_run(tmp_path: Path, files: dict, is_own: bool):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert is_own_run(tmp_path) == is_own

@@ -1,0 +1,13 @@
+"""The texts that the tracks compare scores on, by name and size; known without opening a dataset."""
+
+from __future__ import annotations
+
+SOTU_NAME, SOTU_PREFIX = "sotu-sp1024", "sotu-sp"
+"""That corpus in 1,024 pieces; in any number of them its name begins so."""
+SOTU_EXPECTED = {"train": (230, 11_330_866), "val": (19, 854_885)}
+"""Documents and UTF-8 bytes of each split: scores compare only on exactly this text."""
+FINEWEB_TRACK = "10min_16mb"
+FINEWEB_TARGETS, FINEWEB_BYTES = 62_021_632, 151_080_363
+"""What every published score covers: tokens of sp1024, and the bytes of their text (papers/records)."""
+SAME_BYTES, SAME_TARGETS = 1e-3, 1e-4
+"""FineWeb only: tokenizers that normalise count its bytes a little differently, published scores drop the tail."""

@@ -1,0 +1,366 @@
+"""How a script counts the bytes of a token, read off its syntax tree for four pieces; nothing is executed.
+
+The rule of the challenge (papers/machinery.md, "Score and windows"): a byte piece counts one byte, any other its UTF-8
+bytes without the mark of a leading space, and the space one more where the token before is no boundary. A table that
+holds the space already, in a script that adds it again, counts it twice; a table without a rule for byte pieces counts
+`<0x0A>` as it is written. Both make the text longer, and the score better, than they are.
+
+The loop that fills the table is followed statement by statement, with a piece in place of the loop's: names, constants,
+conditions and a few methods of strings. Whatever else stands there has no value, and a table that needs it is not read.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import itertools
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from pgolf_core.lab.verify.evidence.checks import hold, require
+from pgolf_core.lab.verify.evidence.shipped import Code, nodes_of, tree_of
+
+SPACE_MARK = "\u2581"
+"""Of sentencepiece, for a leading space; the core's own name for it comes with numpy."""
+MAX_STEPS = 2000
+MAX_DEPTH = 40
+MAX_LOOPS = 50
+MAX_TEXT = 1000
+PIECE = ("id_to_piece", "IdToPiece", "decode", "Decode", "decode_ids", "DecodeIds", "DecodeIdsAsPieces")
+IS_SPECIAL = re.compile(r"is_?(control|unknown|unused)", re.IGNORECASE)
+IS_BYTE = re.compile(r"is_?byte", re.IGNORECASE)
+OF_SPACE = re.compile(r"lead|space|hls", re.IGNORECASE)
+"""What scripts call a table of which tokens begin with a space."""
+OF_STRINGS = ("startswith", "endswith", "replace", "encode", "lstrip", "rstrip", "strip", "removeprefix", "count")
+THROUGH = ("int", "float", "bool", "int16", "int32", "int64", "float32", "tensor", "as_tensor")
+"""Calls that give their first argument back, as far as a count goes."""
+
+
+class Piece(NamedTuple):
+    """One piece of a vocabulary, as sentencepiece writes it."""
+
+    text: str
+    decoded: str
+    """What decoding it alone gives: no leading space, and U+FFFD for a byte that is no character."""
+    is_byte: bool
+    real: int
+    """Bytes of the text that it stands for, a leading space included."""
+
+
+PLAIN, SPACED, BYTE, WIDE = (
+    Piece("ab", "ab", False, 2), Piece(f"{SPACE_MARK}ab", "ab", False, 3), Piece("<0xE2>", "\N{REPLACEMENT CHARACTER}",
+    True, 1), Piece("é", "é", False, 2),
+)  # fmt: skip
+
+
+class _Nothing:
+    """The value of what is not followed."""
+
+
+NOTHING = _Nothing()
+
+
+class _Stop(Exception):
+    """`continue`, or the end of the steps."""
+
+
+class _Return(Exception):
+    def __init__(self, value: Any):
+        self.value = value
+
+
+@dataclass
+class _Follow:
+    """One pass through the body of a loop, with one piece."""
+
+    piece: Piece
+    functions: Mapping[str, ast.FunctionDef]
+    names: dict[str, Any]
+    written: dict[str, Any] = field(default_factory=dict)
+    """{table: what the pass writes into it}."""
+    steps: int = 0
+    is_sure: bool = True
+    """Whether every condition on the piece itself was followed."""
+
+    def run(self, body: Iterable[ast.stmt], depth: int = 0) -> None:
+        for node in body:
+            self.steps += 1
+            if self.steps > MAX_STEPS or depth > MAX_DEPTH:
+                raise _Stop
+            if isinstance(node, ast.Continue | ast.Break):
+                raise _Stop
+            if isinstance(node, ast.Return):
+                raise _Return(self.value(node.value, depth + 1))
+            if isinstance(node, ast.Assign | ast.AnnAssign):
+                value = self.value(node.value, depth + 1)
+                for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                    self.write(target, value)
+            elif isinstance(node, ast.AugAssign):
+                before = self.names.get(node.target.id, NOTHING) if isinstance(node.target, ast.Name) else (
+                    self.written.get(_table(node.target), 0))  # fmt: skip
+                self.write(node.target, _sum(node.op, before, self.value(node.value, depth + 1)))
+            elif isinstance(node, ast.If):
+                self.branch(node, depth + 1)
+            elif isinstance(node, ast.With | ast.Try):
+                self.run(node.body, depth + 1)
+            elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+                called = node.value.func
+                if isinstance(called, ast.Attribute) and called.attr == "append" and node.value.args:
+                    self.written[_last(called.value)] = self.value(node.value.args[0], depth + 1)
+
+    def branch(self, node: ast.If, depth: int) -> None:
+        """A condition without a value is a guard where it leads out of the loop, and else taken to hold."""
+        found = self.value(node.test, depth)
+        if found is NOTHING:
+            names = [part.id for part in ast.walk(node.test) if isinstance(part, ast.Name)]
+            self.is_sure &= not any(isinstance(self.names.get(name), str) for name in names)
+            found = not isinstance(node.body[-1], ast.Continue | ast.Break | ast.Return)
+        self.run(node.body if found else node.orelse, depth)
+
+    def write(self, target: ast.expr, value: Any) -> None:
+        if isinstance(target, ast.Name):
+            self.names[target.id] = value
+        elif isinstance(target, ast.Subscript):
+            self.written[_table(target)] = value
+        elif isinstance(target, ast.Tuple):
+            values = (
+                value if isinstance(value, tuple) and len(value) == len(target.elts) else [NOTHING] * len(target.elts)
+            )
+            for part, one in zip(target.elts, values, strict=True):
+                self.write(part, one)
+
+    def value(self, node: ast.expr | None, depth: int = 0) -> Any:
+        self.steps += 1
+        if node is None or depth > MAX_DEPTH or self.steps > MAX_STEPS:
+            return NOTHING
+        way = getattr(self, f"_{type(node).__name__.lower()}", None)
+        return way(node, depth + 1) if way else NOTHING
+
+    def _constant(self, node: ast.Constant, depth: int) -> Any:
+        return node.value if isinstance(node.value, str | int | float | bool) else NOTHING
+
+    def _name(self, node: ast.Name, depth: int) -> Any:
+        return self.names.get(node.id, NOTHING)
+
+    def _tuple(self, node: ast.Tuple, depth: int) -> Any:
+        return tuple(self.value(part, depth) for part in node.elts)
+
+    def _ifexp(self, node: ast.IfExp, depth: int) -> Any:
+        test = self.value(node.test, depth)
+        return NOTHING if test is NOTHING else self.value(node.body if test else node.orelse, depth)
+
+    def _unaryop(self, node: ast.UnaryOp, depth: int) -> Any:
+        value = self.value(node.operand, depth)
+        return NOTHING if value is NOTHING else not value if isinstance(node.op, ast.Not) else NOTHING
+
+    def _boolop(self, node: ast.BoolOp, depth: int) -> Any:
+        ends = isinstance(node.op, ast.Or)
+        values = [self.value(part, depth) for part in node.values]
+        if any(value is not NOTHING and bool(value) == ends for value in values):
+            return ends
+        return NOTHING if any(value is NOTHING for value in values) else not ends
+
+    def _binop(self, node: ast.BinOp, depth: int) -> Any:
+        return _sum(node.op, self.value(node.left, depth), self.value(node.right, depth))
+
+    def _compare(self, node: ast.Compare, depth: int) -> Any:
+        left, right = self.value(node.left, depth), self.value(node.comparators[0], depth)
+        if NOTHING in (left, right) or len(node.ops) > 1:
+            return NOTHING
+        ways: dict[type, Callable[[Any, Any], bool]] = {
+            ast.Eq: lambda a, b: a == b, ast.NotEq: lambda a, b: a != b, ast.Gt: lambda a, b: a > b,
+            ast.GtE: lambda a, b: a >= b, ast.Lt: lambda a, b: a < b, ast.In: lambda a, b: a in b,
+            ast.NotIn: lambda a, b: a not in b,
+        }  # fmt: skip
+        try:
+            return ways[type(node.ops[0])](left, right)
+        except (KeyError, TypeError):
+            return NOTHING
+
+    def _subscript(self, node: ast.Subscript, depth: int) -> Any:
+        of = self.value(node.value, depth)
+        if not isinstance(of, str | bytes):
+            return NOTHING
+        if isinstance(node.slice, ast.Slice):
+            ends = [None if end is None else self.value(end, depth) for end in (node.slice.lower, node.slice.upper)]
+            is_known = all(end is None or type(end) is int for end in ends) and node.slice.step is None
+            return of[ends[0] : ends[1]] if is_known else NOTHING
+        at = self.value(node.slice, depth)
+        return of[at : at + 1] if type(at) is int and at >= 0 else NOTHING
+
+    def _call(self, node: ast.Call, depth: int) -> Any:
+        name = _last(node.func)
+        if IS_SPECIAL.fullmatch(name):
+            return False
+        if IS_BYTE.fullmatch(name):
+            return self.piece.is_byte
+        of = self.value(node.func.value, depth) if isinstance(node.func, ast.Attribute) else NOTHING
+        values = [self.value(argument, depth) for argument in node.args]
+        if isinstance(of, str) and name in OF_STRINGS and NOTHING not in values:
+            return _of_string(of, name, values)
+        if name in PIECE and of is NOTHING:
+            return self.piece.text if "iece" in name else self.piece.decoded
+        if isinstance(of, bytes) and name == "decode":
+            return of.decode("utf-8", errors="replace")
+        if name == "len" and values and isinstance(values[0], str | bytes | tuple):
+            return len(values[0])
+        if name in ("max", "min") and values and all(type(value) in (int, float) for value in values):
+            return max(values) if name == "max" else min(values)
+        if name in THROUGH and values:
+            return values[0]
+        return self.inside(self.functions[name], values, depth) if name in self.functions else NOTHING
+
+    def inside(self, function: ast.FunctionDef, values: list[Any], depth: int) -> Any:
+        """What a function of the script returns for these values."""
+        names = [argument.arg for argument in function.args.args]
+        inner = _Follow(self.piece, self.functions, self.names | dict(zip(names, values, strict=False)), {}, self.steps)
+        try:
+            inner.run(function.body, depth)
+        except _Return as found:
+            return found.value
+        finally:
+            self.steps = inner.steps
+        return NOTHING
+
+
+def _last(node: ast.expr) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+
+
+def _table(node: ast.expr) -> str:
+    return _last(node.value) if isinstance(node, ast.Subscript) else ""
+
+
+def _sum(way: ast.operator, left: Any, right: Any) -> Any:
+    if {type(left), type(right)} <= {int, float, bool}:
+        return left + right if isinstance(way, ast.Add) else left - right if isinstance(way, ast.Sub) else NOTHING
+    is_text = isinstance(left, str) and isinstance(right, str) and isinstance(way, ast.Add)
+    return left + right if is_text and len(left) + len(right) < MAX_TEXT else NOTHING
+
+
+def _of_string(of: str, name: str, values: list[Any]) -> Any:
+    if name == "encode":
+        return of.encode("utf-8", errors="replace")
+    if not all(isinstance(value, str | tuple) and len(value) < MAX_TEXT for value in (of, *values)):
+        return NOTHING
+    try:
+        return getattr(of, name)(*values)
+    except TypeError:
+        return NOTHING
+
+
+# ---------------------------------------------------------------------- the tables of a script
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of bytes as a loop fills it."""
+
+    place: str
+    """File and line."""
+    counts: Mapping[Piece, float]
+    """Bytes that a piece counts in all, what the score adds included."""
+    adds: bool
+    """Whether the score adds a leading space of its own."""
+
+
+def tables_in(codes: Iterable[Code]) -> list[Table]:
+    """Every table of bytes that the code fills, as far as it can be followed."""
+    known = list(codes)
+    nodes = [node for code in known for node in nodes_of(code.source)]
+    functions = {node.name: node for node in nodes if isinstance(node, ast.FunctionDef)}
+    constants = {_last(node.targets[0]): node.value.value for code in known for node in tree_of(code.source).body
+                 if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)}  # fmt: skip
+    used = set(_looked_up(nodes))
+    used -= {name for node in nodes for name in _taken_off(node)}
+    adds_space = any(OF_SPACE.search(name) for name in used)
+    found = []
+    for code in known:
+        for line, body in itertools.islice(_loops(nodes_of(code.source)), MAX_LOOPS):
+            passes = {piece: _passed(body, piece, functions, constants) for piece in (PLAIN, SPACED, BYTE, WIDE)}
+            for table, count in passes[PLAIN].items():
+                is_count = type(count) in (int, float)
+                if is_count and (count == PLAIN.real or (count == PLAIN.real + 1 and "byte" in table.lower())):
+                    found.append(_table_of(table, f"{code.name}, line {line}", passes, adds_space))
+    return [table for table in found if table is not None]
+
+
+def _looked_up(nodes: Iterable[ast.AST]) -> Iterator[str]:
+    """Tables that are read at some index."""
+    reads = (node for node in nodes if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load))
+    yield from map(_table, reads)
+
+
+def _taken_off(node: ast.AST) -> Iterator[str]:
+    """Tables that are read in what is subtracted: a space that the table holds and a boundary has not."""
+    if isinstance(node, ast.BinOp | ast.AugAssign) and isinstance(node.op, ast.Sub):
+        yield from _looked_up(ast.walk(node.right if isinstance(node, ast.BinOp) else node.value))
+
+
+def _loops(nodes: Iterable[ast.AST]) -> Iterator[tuple[int, list[ast.stmt]]]:
+    """(line, body) of every loop that looks at pieces, and of comprehensions as loops that write one table."""
+    for node in nodes:
+        if isinstance(node, ast.For) and _sees_pieces(node):
+            yield node.lineno, node.body
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            for part in ast.walk(node.value):
+                if isinstance(part, ast.ListComp | ast.GeneratorExp) and _sees_pieces(part):
+                    table = ast.Subscript(ast.Name(node.targets[0].id), ast.Constant(0), ast.Store())
+                    yield node.lineno, [ast.Assign([table], part.elt, lineno=node.lineno)]
+
+
+def _sees_pieces(node: ast.AST) -> bool:
+    names = {_last(part.func) for part in ast.walk(node) if isinstance(part, ast.Call)}
+    return bool(names & set(PIECE)) or any("piece" in name.lower() for name in names)
+
+
+def _passed(body: list[ast.stmt], piece: Piece, functions: Mapping, constants: Mapping) -> dict[str, Any]:
+    """What one piece makes the loop write, by table; nothing where a condition on it has no value."""
+    follow = _Follow(piece, functions, dict(constants))
+    with contextlib.suppress(_Stop, _Return):
+        follow.run(body)
+    return follow.written if follow.is_sure else dict.fromkeys(follow.written, NOTHING)
+
+
+def _table_of(name: str, place: str, passes: Mapping[Piece, dict[str, Any]], adds_space: bool) -> Table | None:
+    """The table with what the score adds to it; None where a piece could not be followed."""
+    base = {piece: written.get(name, 0) for piece, written in passes.items()}
+    if any(type(count) not in (int, float) for count in base.values()):
+        return None
+    marks = [table for table, value in passes[SPACED].items() if value and value is not NOTHING and table != name
+             and not passes[PLAIN].get(table)]  # fmt: skip
+    adds = bool(marks) and adds_space
+    counts = {piece: count + (adds and piece is SPACED) for piece, count in base.items()}
+    return Table(place, counts, adds)
+
+
+def judge_tables(codes: Mapping[str, Code]) -> str:
+    """Whether the code counts a leading space once and a byte piece as one byte."""
+    unread = [code.unread for code in codes.values() if code.unread]
+    tables = tables_in(codes.values())
+    wrong = {table.place: faults for table in tables if (faults := _faults(table))}
+    said = "; ".join(f"{place}: {faults}" for place, faults in wrong.items())
+    right = [table.place for table in tables if table.place not in wrong]
+    require(
+        not wrong or not right, f"{said}; but {', '.join(right[:2])} counts right, and which one scores is not known"
+    )
+    hold(not wrong, said)
+    require(bool(tables), unread[0] if unread else "no table of bytes that could be followed is in the code")
+    fewer = [piece.text for piece, count in tables[0].counts.items() if count < piece.real]
+    less = f"; {', '.join(fewer)} count fewer bytes than they are, which makes the score worse" if fewer else ""
+    return f"{', '.join(right[:3])}: a leading space counts once, a byte piece one byte{less}"
+
+
+def _faults(table: Table) -> str:
+    found = []
+    spaced, byte, more = table.counts[SPACED], table.counts[BYTE], table.counts[PLAIN] - PLAIN.real
+    if more > 0:
+        found.append(f"any piece counts {more:g} byte more than it has")
+    if spaced - more > SPACED.real:
+        how = "in the table and once more by the score" if table.adds else "as it is written"
+        found.append(f"a leading space counts {spaced - table.counts[PLAIN]:g} bytes instead of 1 ({how})")
+    if byte > BYTE.real:
+        found.append(f"a byte piece counts {byte:g} bytes instead of 1")
+    return " and ".join(found)

@@ -1,0 +1,107 @@
+"""Literal bytes of a submission: the packed file and every code file that runs, as they lie in the folder."""
+
+from __future__ import annotations
+
+from pgolf_core.lab.shared.places import SUBMISSION_FILE
+from pgolf_core.lab.shared.tables import some
+from pgolf_core.lab.verify.evidence.checks import hold, quietly, require
+from pgolf_core.lab.verify.reading.claims import Judged
+from pgolf_core.lab.verify.reading.folder import KEYS, claimed
+from pgolf_core.lab.verify.reading.untrusted import is_number
+from pgolf_core.recipes.recipe import TRACK_CAP_BYTES
+
+OF_THE_FILE = ("bytes_model", "bytes_model_int6_zstd", "model_bytes")
+"""What submission.json calls the packed file alone; `artifact_bytes` is in some folders its sum with the code."""
+
+
+def code_bytes(folder: Judged) -> str:
+    """Every claimed and logged size of the code is that of the code that runs, or of one of its files."""
+    size, names = folder.code_bytes, list(folder.code)
+    said = {key: folder.claims[key] for key in KEYS["code_bytes"] if folder.claims.get(key) is not None}
+    hold(all(map(is_number, said.values())), f"{SUBMISSION_FILE}: {' and '.join(said)} must be numbers")
+    sized = {log.name: log.sizes["code_bytes"] for log in quietly(lambda: folder.logs) or ()}
+    logged = {name: values for name, values in sized.items() if values}
+    evidence = f"{some(names)}: {size:,} bytes"
+    if len(names) > 1:
+        evidence = f"{some(f'{name} {code.size:,}' for name, code in folder.code.items())}: {size:,} bytes in all"
+    require(bool(said or logged), f"no file says how many bytes the code has; {evidence}")
+    sizes = {size, *(code.size for code in folder.code.values())}
+    wrong = [f"{key} {value:,}" for key, value in said.items() if value not in sizes]
+    wrong += [f"{name}'s code size {values[-1]:,}" for name, values in logged.items() if not sizes & set(values)]
+    hold(not wrong, f"{evidence}; claimed: {some(wrong)}")
+    parts = [value for values in (list(said.values()), *logged.values()) for value in values if value != size]
+    note = f"; {min(parts):,} is claimed, which is one of these files alone" if parts else ", as claimed"
+    return f"{evidence}{note}"
+
+
+def cap(folder: Judged) -> str:
+    """Literal bytes where they are known; and every claimed and logged total."""
+    limit = TRACK_CAP_BYTES[folder.track]
+    totals = [(f"{where} {key}", row[key]) for where, row in folder.tables.items() for key in (*KEYS["total_bytes"],
+              "artifact_bytes") if is_number(row.get(key))]  # fmt: skip
+    totals += [(log.name, log.sizes["total_bytes"][-1]) for log in quietly(lambda: folder.logs) or ()
+               if log.sizes["total_bytes"]]  # fmt: skip
+    over = [f"{what} {total:,}" for what, total in totals if total > limit]
+    hold(not over, f"over the cap of {limit:,}: {some(over)}")
+    code, weights = quietly(lambda: folder.code_bytes) or 0, folder.weights
+    heavy = [f"{name} and code {size + code:,}" for name, size in weights.items() if size + code > limit]
+    weighed = f"over the cap of {limit:,}: {some(heavy)}"
+    # of several files in another's format, one may be the weights before packing, which do not count
+    hold(not heavy or (not folder.artifacts and len(heavy) < len(weights)), weighed)
+    if folder.artifacts:
+        return _own_file(folder, limit)
+    literal = _literal(folder, code)
+    much = [text for text, total, _ in literal if total > limit]
+    hold(not much, f"over the cap of {limit:,}: {some(much)}")
+    said = "; ".join(f"{what} {total:,}" for what, total in totals[:4]) or "no total is named"
+    require(not heavy, f"{folder.no_artifact}; {weighed}")
+    packed = [f"{where} {value:,}" for where, value in _unclear(folder).items() if value + code > limit]
+    require(not packed, f"over the cap of {limit:,} with the code, {code:,} bytes, if it is without it: {some(packed)}")
+    require(bool(literal), f"{folder.no_artifact}; within the cap of {limit:,} by its own words: {said}")
+    largest, total, logged = max(literal, key=lambda one: one[1])
+    other = f"; the log's sum is {logged:,}" if logged not in (None, total) else ""
+    return f"{largest}{other}; cap {limit:,}, by {len(literal)} packed size(s) that the logs or {SUBMISSION_FILE} name"
+
+
+def _literal(folder: Judged, code: int) -> list[tuple[str, int, int | None]]:
+    """(sum in words, sum, the log's own sum) of every packed size that is named as one."""
+    found: list[tuple[str, int, int | None]] = []
+    for log in quietly(lambda: folder.used_logs) or ():
+        sizes, total = log.sizes, log.sizes["total_bytes"][-1] if log.sizes["total_bytes"] else None
+        own = sizes["code_bytes"][-1] if sizes["code_bytes"] else None
+        model = sizes["model_bytes"][-1] if sizes["model_bytes"] else None
+        if model is None and total is not None and own is not None:
+            model = total - own
+        if model is not None and code:
+            other = f" (logged sum {total:,})" if total not in (None, model + code) else ""
+            found.append((f"{log.name}: {model:,} + code {code:,} = {model + code:,}{other}", model + code, total))
+    for where, row in folder.tables.items():
+        for key in OF_THE_FILE:
+            if code and is_number(row.get(key)) and not found:
+                model = int(row[key])
+                found.append((f"{where} {key} {model:,} + code {code:,} = {model + code:,}", model + code, None))
+    return found
+
+
+def _unclear(folder: Judged) -> dict[str, float]:
+    """Sizes of an artifact that may be with the code or without it, where no log tells."""
+    if any(log.sizes["total_bytes"] or log.sizes["model_bytes"] for log in quietly(lambda: folder.logs) or ()):
+        return {}
+    totals = {row[key] for row in folder.tables.values() for key in KEYS["total_bytes"] if is_number(row.get(key))}
+    said = {where: row.get("artifact_bytes") for where, row in folder.tables.items()}
+    sizes = {where: value for where, value in said.items() if is_number(value)}
+    return {} if totals & set(sizes.values()) else sizes
+
+
+def _own_file(folder: Judged, limit: int) -> str:
+    """A file in this project's format: its size, and what is claimed and logged of it."""
+    code, size, seed = folder.code_bytes, folder.artifact.stat().st_size, folder.artifact_seed
+    evidence = f"file {size:,} + code {code:,} = {size + code:,}; cap {limit:,}"
+    log = (quietly(lambda: folder.runs) or {}).get(seed)
+    for name, value in {"total_bytes": size + code, "model_bytes": size}.items():
+        for where in (SUBMISSION_FILE, f"seed {seed}"):
+            text = claimed(folder.tables.get(where, {}), name)
+            hold(text is None or float(text) == value, f"{evidence}; {where} claims {name} {text}")
+        logged = log.sizes[name] if log else []
+        hold(not logged or value in logged, f"{evidence}; the log of seed {seed} says {logged[-1:]}")
+    return evidence

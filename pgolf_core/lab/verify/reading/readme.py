@@ -1,0 +1,150 @@
+"""What a submission's README.md says: the cells of its tables and the scores in its prose, held against what is known.
+
+A cell may be any score of its seed's logs, since tables show several; a mean or a spread is that of the cells above it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import statistics
+from collections.abc import Iterator
+
+from pgolf_core.lab.shared.places import SUBMISSION_FILE
+from pgolf_core.lab.shared.tables import some
+from pgolf_core.lab.verify.evidence.checks import hold, require
+from pgolf_core.lab.verify.reading.claims import (
+    ANEW,
+    CLAIMED,
+    LOGGED,
+    Fact,
+    Facts,
+    Judged,
+    agreeing,
+    elsewhere,
+    every_text,
+    spreads,
+)
+from pgolf_core.lab.verify.reading.untrusted import agrees, is_number, last_digit, read_number
+
+COLUMNS = (
+    ("", r"delta|Δ|gain|\bvs\b|diff|improv|baseline|sota|prior|merged|previous|target"),
+    ("raw_bpb", r"^raw|pre-?quant"), ("averaged_bpb", r"^averaged"), ("roundtrip_bpb", r"round-?trip|standard"),
+    ("bpb", r"sliding.*bpb|val.?bpb|\bbp[bp]\b|^sliding$"), ("loss", r"val.?loss|^loss$"), ("steps", r"^steps?$"),
+    ("total_bytes", r"total.*bytes|^total$|^bytes.?total"), ("model_bytes", r"artifact|model.*bytes|^file$"),
+    ("code_bytes", r"code.*bytes|^code$"), ("train_seconds", r"^train s$"),
+)  # fmt: skip
+"""What a README's column is called; the first that fits, and of differences and of others' scores nothing is known."""
+_CELL = re.compile(r"([-+]?\d[\d,]*(?:\.\d+)?)(?: ?(?:bytes|s|bpb))?(?: ?(?:±|\(std).{0,40})?", re.I)
+_MEAN = re.compile(r"(?:\d.seed )?(?:(mean|average|avg)|std|stdev|σ)\b.{0,30}")
+_PROSE = (  # a number with a sign is a difference, no score
+    re.compile(r"(?<![-+−±]|\d)(\d\.\d{2,10})[*`\s]{0,4}(?:± ?[\d.]{1,12}[*\s]{0,3})?(?:bits per byte|bpb)\b", re.I),
+    re.compile(r"\bbpb[*`:=\s]{1,6}(\d\.\d{2,10})", re.I),
+)
+
+
+def readme_numbers(folder: Judged) -> str:
+    """Every cell of README's tables that is a seed's known number, the rows of means, and scores named in prose."""
+    compared, skipped, wrong, strays = {ANEW: 0, LOGGED: 0, CLAIMED: 0}, 0, [], []
+    for header, rows in tables(folder.readme):
+        names = [
+            next((name for name, pattern in COLUMNS if re.search(pattern, cell.lower())), "") for cell in header[1:]
+        ]
+        seeds = [_seed_of(header[0], first) for first, *_ in rows]
+        numbered = [seed for seed in seeds if seed is not None]
+        if len(set(numbered)) < len(numbered):
+            continue  # of several settings, and nothing says which is the folder's
+        above: list[list[tuple[str, Fact | None]]] = [[] for _ in names]
+        for seed, (first, *cells) in zip(seeds, rows, strict=True):
+            known, mean = folder.believed.get(seed) if seed is not None else None, _MEAN.fullmatch(first.lower())
+            for at, (name, cell) in enumerate(zip(names, cells, strict=False)):
+                found = _CELL.fullmatch(cell)
+                if not found or not (mean or known is not None):
+                    continue
+                fact, expected = _mean(bool(mean[1]), found[1], above[at]) if mean else _known(name, found[1], known)
+                above[at] += [(found[1], fact)] if not mean else []
+                if fact:
+                    compared[fact.source] += 1
+                elif expected and not mean and (where := elsewhere(folder, name, found[1])):
+                    strays.append(f"{first}: {name} {found[1]} is {where}")
+                elif expected:
+                    wrong.append(f"{first}: {name} {found[1]}, {expected}")
+                else:
+                    skipped += 1
+    hold(not wrong, f"README.md, {'; '.join(wrong)}")
+    counts = ", ".join(f"{count} {source}" for source, count in compared.items() if count)
+    agreed = f"{compared[CLAIMED]} cells agree with {SUBMISSION_FILE}, and nothing confirms either; {counts}"
+    require(not compared[CLAIMED], agreed)
+    require(bool(counts), "no table of README.md has a number that was logged or taken anew")
+    aside = f"; but {some(strays)}" if strays else ""
+    return f"cells that agree: {counts}{aside}{f'; not compared, since of other columns: {skipped}' if skipped else ''}"
+
+
+def readme_prose(folder: Judged) -> str:
+    """Every score that is named outside of tables; another's may stand there, so a strange one is no failure."""
+    named, strange = _named_scores(folder), _strange_scores(folder)
+    require(not strange, f"README.md names {', '.join(strange)} bpb, no number of this folder")
+    require(bool(named), "README.md's prose names no score")
+    return f"{', '.join(named[:6])} bpb"
+
+
+def _seed_of(head: str, first: str) -> int | None:
+    """The seed that a row begins with: a bare number is one in a column of seeds alone."""
+    found = re.fullmatch(r"(seed )?(\d{1,19})", first.strip().lower())
+    return int(found[2]) if found and (found[1] or re.fullmatch(r".*\b(?:seeds?|run)\b.*|", head.lower())) else None
+
+
+def _known(name: str, said: str, known: Facts | None) -> tuple[Fact | None, str]:
+    """The fact that a cell is, or what it should be; neither where nothing is known of it."""
+    known = known or {}
+    kind = name.rpartition("_")[2]
+    names = (name, kind, f"before_{kind}") if kind in ("bpb", "loss") else (name,)
+    facts = (agreeing(one, said, known, least_digits=False) for one in dict.fromkeys(names) if one in known)
+    fact = next((fact for fact in facts if fact), None)
+    return fact, every_text(name, known) if fact is None and name in known else ""
+
+
+def _mean(is_mean: bool, said: str, above: list[tuple[str, Fact | None]]) -> tuple[Fact | None, str]:
+    """The mean, or the spread, of a column's cells above this one, by their digits or by what is known of them."""
+    facts = [fact for _, fact in above if fact]
+    if not facts or len(facts) < len(above) or len(facts) + is_mean < 2:
+        return None, ""
+    written = [read_number(text) for text, _ in above]
+    made = [value for values in (written, [fact.value for fact in facts])
+            for value in ([statistics.fmean(values)] if is_mean else spreads(values))]  # fmt: skip
+    unit = last_digit(said) + max(last_digit(text) for text, _ in above) / 2
+    close = any(agrees(said, one) or ("." in said and abs(read_number(said) - one) <= unit) for one in made)
+    least = next(source for source in (CLAIMED, LOGGED, ANEW) if source in {fact.source for fact in facts})
+    fact = Fact(said, least) if close else None
+    return fact, "" if fact else f"the cells above have {made[0]:,.6f}"
+
+
+def _strange_scores(folder: Judged) -> list[str]:
+    """Scores named in prose that are no number of this folder: another's, or wrong."""
+    known = [fact for facts in folder.believed.values() for name, fact in facts.items() if name.endswith("bpb")]
+    values = [one.value for fact in known for one in (fact, *fact.others)]
+    for name in ("bpb", "roundtrip_bpb"):
+        named = [facts[name].value for facts in folder.believed.values() if name in facts]
+        values += [statistics.fmean(named)] if named else []
+    values += [float(value) for key, value in folder.claims.items() if "bpb" in key and is_number(value)]
+    return [text for text in _named_scores(folder) if not any(agrees(text, value) for value in values)]
+
+
+def _named_scores(folder: Judged) -> list[str]:
+    """Scores in prose, as written, each once."""
+    prose = "\n".join(line for line in folder.readme.splitlines() if not line.lstrip().startswith("|"))
+    return list(dict.fromkeys(found[1] for pattern in _PROSE for found in pattern.finditer(prose)))
+
+
+def tables(text: str) -> Iterator[tuple[list[str], list[list[str]]]]:
+    """(header, rows) of every Markdown table, cells without their marks."""
+    for has_bars, group in itertools.groupby(text.splitlines(), key=lambda line: "|" in line):
+        lines = list(group) if has_bars else []
+        ruler = next((at for at, line in enumerate(lines) if at and "-" in line and set(line) <= set("-|: \t")), 0)
+        if ruler:
+            yield _cells(lines[ruler - 1]), [_cells(line) for line in lines[ruler + 1 :]]
+
+
+def _cells(line: str) -> list[str]:
+    parts = re.split(r"(?<!\\)\|", line[:5000].strip().strip("|"))
+    return [re.sub(r"[*`\\]", "", part).strip() for part in parts]

@@ -1,0 +1,123 @@
+"""How a script counts the bytes of a token, read off its text: the right rule in many forms, and the known wrong ones.
+
+pytest tests/lab/verify/evidence/test_bytetable.py
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from pgolf_core.lab.verify.evidence.bytetable import judge_tables
+from pgolf_core.lab.verify.evidence.checks import Broken, CannotCheck
+from pgolf_core.lab.verify.evidence.shipped import Code
+
+SPECIAL = "    if sp.is_control(i) or sp.is_unknown(i) or sp.is_unused(i):\n        continue\n"
+BYTE = "    if sp.is_byte(i):\n        base_bytes[i] = 1\n        continue\n"
+PIECE = "    piece = sp.id_to_piece(i)\n"
+LEAD = "    if piece.startswith('\\u2581'):\n        space[i] = True\n        piece = piece[1:]\n"
+COUNT = "    base_bytes[i] = len(piece.encode('utf-8'))\n"
+LOOP = "for i in range(n):\n"
+ADDS = "def score(t, p):\n    n = base_lut[t]\n    n += (has_leading_space_lut[t] & ~boundary[p]).to(n.dtype)\n"
+SUBTRACTS = "def score(t, p):\n    return base_bytes[t] - (space[t] & boundary[p])\n"
+IN_TABLE = "    base_bytes[i] = len(piece.replace('\\u2581', ' ').encode())\n"
+RIGHT = {
+    "the published rule": LOOP + SPECIAL + "    edge[i] = False\n" + BYTE + PIECE + LEAD + COUNT + ADDS,
+    "in a function": "def luts(sp, n):\n"
+    + "".join(f"    {line}\n" for line in (LOOP + SPECIAL + BYTE + PIECE + LEAD + COUNT).splitlines())
+    + ADDS,
+    "else instead of continue": LOOP
+    + "    if sp.is_byte(i):\n        base_bytes[i] = 1\n    else:\n"
+    + "".join(f"    {line}\n" for line in (PIECE + LEAD + COUNT).splitlines())
+    + ADDS,
+    "bytes by their spelling": LOOP
+    + PIECE
+    + BYTE.replace("sp.is_byte(i)", "piece.startswith('<0x')")
+    + LEAD
+    + COUNT
+    + ADDS,
+    "the space in the table alone": LOOP + BYTE + PIECE + IN_TABLE,
+    "the space in the table, and taken off at boundaries": LOOP
+    + BYTE
+    + PIECE
+    + "    space[i] = piece[0] == '\\u2581'\n"
+    + IN_TABLE
+    + SUBTRACTS,
+    "by a function": "MARK = '\\u2581'\ndef size(sp, i):\n    p = sp.IdToPiece(i)\n"
+    "    if sp.IsByte(i):\n        return 1\n"
+    "    return len((p[1:] if p.startswith(MARK) else p).encode())\n"
+    + LOOP
+    + "    if i in special:\n        continue\n    base_bytes[i] = size(sp, i)\n"
+    "    space[i] = sp.IdToPiece(i).startswith(MARK)\n" + ADDS,
+    "lists": LOOP
+    + "    if sp.is_control(i):\n        base_bytes.append(0)\n        continue\n"
+    + PIECE
+    + "    lead = piece.startswith('\\u2581')\n"
+    "    count = 1 if sp.is_byte(i) else len(piece.lstrip('\\u2581').encode())\n"
+    "    base_bytes.append(min(count, 65535))\n    space.append(lead)\n" + ADDS,
+}
+TWICE, SIX, THREE = "a leading space counts 2 bytes", "a byte piece counts 6 bytes", "a byte piece counts 3 bytes"
+WRONG = {
+    "one more in the table": (
+        RIGHT["the published rule"].replace(COUNT, COUNT.rstrip() + " + 1\n"),
+        "any piece counts 1 byte more",
+    ),
+    "one more where there is a space": (
+        LOOP + BYTE + PIECE + COUNT + "    if piece.startswith('\\u2581'):\n"
+        "        space[i] = True\n        base_bytes[i] = len(piece[1:].encode('utf-8')) + 1\n" + ADDS,
+        TWICE,
+    ),
+    "written as a space, and added": (
+        LOOP + BYTE + PIECE + "    space[i] = piece.startswith('\\u2581')\n" + IN_TABLE + ADDS,
+        TWICE,
+    ),
+    "the mark's own three bytes": (LOOP + BYTE + PIECE + COUNT, "a leading space counts 3 bytes"),
+    "no rule for byte pieces": (LOOP + SPECIAL + PIECE + LEAD + COUNT + ADDS, SIX),
+    "decoded byte pieces": (
+        "base_bytes = torch.tensor([len(sp.decode([i]).encode('utf-8')) for i in range(n)])\n",
+        THREE,
+    ),
+}
+OPEN = {
+    "no table": "x = 1\n",
+    "bytes by a pattern": RIGHT["bytes by their spelling"].replace("piece.startswith('<0x')", "re.match('<0x', piece)"),
+    "the table is loaded": "base_bytes = np.load('bytes.npy')\n" + ADDS,
+}
+
+
+def judge(*sources: str) -> str:
+    return judge_tables({f"{at}.py": Code(f"{at}.py", 1, source, "") for at, source in enumerate(sources)})
+
+
+@pytest.mark.parametrize("form", RIGHT)
+def test_the_right_rule_is_held_in_whatever_form_it_is_written(form: str):
+    assert "a leading space counts once, a byte piece one byte" in judge(RIGHT[form])
+    assert "count fewer" not in judge(RIGHT[form])
+
+
+@pytest.mark.parametrize("form", WRONG)
+def test_a_table_that_makes_the_text_longer_fails_with_file_and_line(form: str):
+    source, why = WRONG[form]
+    with pytest.raises(Broken, match=rf"0\.py, line \d+: .*{why}"):
+        judge(source)
+
+
+@pytest.mark.parametrize("form", OPEN)
+def test_a_table_that_cannot_be_followed_is_neither_right_nor_wrong(form: str):
+    with pytest.raises(CannotCheck, match="no table of bytes that could be followed"):
+        judge(OPEN[form])
+
+
+def test_a_right_and_a_wrong_table_leave_it_open_and_an_unread_script_says_why():
+    with pytest.raises(CannotCheck, match="which one scores is not known"):
+        judge(RIGHT["lists"], WRONG["no rule for byte pieces"][0])
+    with pytest.raises(CannotCheck, match="packed with brotli"):
+        judge_tables({"a.py": Code("a.py", 1, "", "packed with brotli")})
+
+
+def test_following_a_table_ends_whatever_the_script_holds():
+    loops = LOOP + PIECE + "    base_bytes[i] = f(piece)\ndef f(p):\n    return f(p) + f(p)\n"
+    nested = LOOP + PIECE + "    base_bytes[i] = " + "len(piece) + (" * 60 + "0" + ")" * 60 + "\n"
+    long = LOOP + BYTE + PIECE + "    piece = piece.replace('a', 'aaaaaaaaaa')\n" * 50 + COUNT
+    for source in (loops, nested, long):
+        with pytest.raises(CannotCheck):
+            judge(source)
