@@ -6,7 +6,7 @@ import functools
 
 from pgolf_core.lab.shared.places import SUBMISSION_FILE
 from pgolf_core.lab.shared.tables import some
-from pgolf_core.lab.shared.texts import FINEWEB_BYTES, FINEWEB_TRACK
+from pgolf_core.lab.shared.texts import FINEWEB_BYTES, FINEWEB_TOKENS, FINEWEB_TRACK
 from pgolf_core.lab.verify.evidence.checks import hold, quietly, require
 from pgolf_core.lab.verify.evidence.text import implied_bytes
 from pgolf_core.lab.verify.reading.claims import Judged
@@ -16,8 +16,6 @@ from pgolf_core.lab.verify.reading.reviewed import scored_once
 from pgolf_core.lab.verify.reading.traces import counted_in
 from pgolf_core.lab.verify.reading.untrusted import last_digit, read_number, same_number
 
-FINEWEB_TOKENS = {"SP1024": 62_021_632, "SP4096": 45_508_608, "SP8192": 40_540_160, "case-op SP8192": 47_851_520}
-"""Predictions in the validation split by the published tokenizers (papers/machinery.md, "Score and windows")."""
 WHOLE = 0.98
 """From this share on a split is whole: rows of windows drop its end, and tokenizers count its bytes otherwise."""
 LEAST_SCORED = 100_000

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 from pgolf_core.lab.shared.places import SUBMISSION_FILE
 from pgolf_core.lab.shared.tables import some
-from pgolf_core.lab.shared.texts import FINEWEB_BYTES, FINEWEB_TRACK, SAME_BYTES
+from pgolf_core.lab.shared.texts import FINEWEB_BYTES, FINEWEB_TOKENS, FINEWEB_TRACK, SAME_BYTES
 from pgolf_core.lab.verify.alike import same_recipe
-from pgolf_core.lab.verify.coverage import FINEWEB_TOKENS, whole_split
+from pgolf_core.lab.verify.coverage import whole_split
 from pgolf_core.lab.verify.evidence.bytetable import judge_tables
 from pgolf_core.lab.verify.evidence.checks import (
     CannotCheck,
