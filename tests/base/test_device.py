@@ -128,8 +128,8 @@ def test_rotary_angles_are_float32_and_exact_at_every_position_under_autocast_to
     with torch.autocast("cpu", dtype=torch.bfloat16):
         cos, sin = rotary_tables(2048, dims, base, config.rope_reference_tokens, CPU)
     assert cos.dtype is sin.dtype is torch.float32
-    if config.rope_reference_tokens:
-        base *= 2 ** (dims / (dims - 2))
+    if reference := config.rope_reference_tokens:
+        base *= max(2048 / reference, 1) ** (dims / (dims - 2))
     rates = base ** -(torch.arange(0, dims, 2, dtype=torch.float64) / dims)
     angles = torch.arange(2048, dtype=torch.float64)[:, None] * rates
     assert max((cos[:, 0] - angles.cos()).abs().max(), (sin[:, 0] - angles.sin()).abs().max()) < 5e-4
