@@ -45,9 +45,11 @@ class Replay:
     def _state(self) -> str:
         return weights_sha256({name: p.detach().cpu() for name, p in self.learner.named.items()})
 
-    def _score(self, event: ScoreEvent, last_token: int) -> Tensor:
-        """Nats of the event's targets with the text known up to a token."""
+    def _show(self, last_token: int) -> None:
+        """Let the text be known up to a token."""
         self.stream[: last_token + 1] = self.true[: last_token + 1]
+
+    def _score(self, event: ScoreEvent) -> Tensor:
         self.learner.score(event, self.stream, self.losses)
         return self.losses[slice(*event.targets)].clone()
 
@@ -57,11 +59,15 @@ class Replay:
             self.learner.update(event, self.stream)
             self.states.append(self._state())
             return
+        first, end = event.targets
+        early = None
+        if place is not None and is_drawn:
+            self._show(place)
+            early = self._score(event)
+        self._show(end)  # a chunk is known once its turn has come, whether its score is replayed or not
         if not is_drawn:
             return
-        first, end = event.targets
-        early = None if place is None else self._score(event, place)
-        found = self._score(event, end)
+        found = self._score(event)
         if early is not None and place is not None:  # target i is token i+1
             same = early.view(torch.int32) == found.view(torch.int32)
             self.changed += int((~same[: place - first]).sum())
