@@ -56,7 +56,7 @@ def test_frozen_and_adapted_scores_stand_side_by_side(run, spent: float, is_over
         seconds = before.seconds | {"adapting": spent}
         change(path, adapted_bpb=before.sliding_bpb - 0.0125, adapted_loss=1.0, adapt_sha256="0" * 64, seconds=seconds)
     note = write_report(run, RUN_SEEDS).markdown.read_text()
-    assert " sliding bpb | adapted bpb |" in note and "-0.0125 bpb on average" in note
+    assert " sliding bpb | adapted bpb |" in note and "\N{MINUS SIGN}0.0125 bpb on average" in note
     assert "each is scored whole before the weights are trained on it" in note
     assert f"took {30.5 + spent} s at most, of 600 s" in note and ("Over the cap on evaluation" in note) is is_over
 

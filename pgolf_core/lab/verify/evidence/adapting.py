@@ -78,7 +78,9 @@ def blindfold(found: dict[str, Any]) -> str:
         f"for each of {found['events']} events all later tokens were replaced: {seen or 0} scores or states differ "
         f"from {source}; in them {found['changed']} of {found['compared']:,} targets before a replaced token change"
     )
-    hold(not seen and not found["changed"], evidence)
+    hold(not found["changed"], evidence)
+    require(not found["unsteady"], f"{evidence}, and this machine's own arithmetic is not the same twice")
+    hold(not seen, evidence)
     require(found["later_changed"] > 0 or not found["compared"], f"{evidence}, and none after it does")
     if not found["whole"]:
         raise OnlySampled(f"sampled: {evidence} (seed {found['sample_seed']})")

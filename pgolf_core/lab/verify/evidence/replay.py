@@ -45,9 +45,11 @@ class Replay:
     def _state(self) -> str:
         return weights_sha256({name: p.detach().cpu() for name, p in self.learner.named.items()})
 
-    def _score(self, event: ScoreEvent, last_token: int) -> Tensor:
-        """Nats of the event's targets with the text known up to a token."""
+    def _show(self, last_token: int) -> None:
+        """Let the text be known up to a token."""
         self.stream[: last_token + 1] = self.true[: last_token + 1]
+
+    def _score(self, event: ScoreEvent) -> Tensor:
         self.learner.score(event, self.stream, self.losses)
         return self.losses[slice(*event.targets)].clone()
 
@@ -57,11 +59,15 @@ class Replay:
             self.learner.update(event, self.stream)
             self.states.append(self._state())
             return
+        first, end = event.targets
+        early = None
+        if place is not None and is_drawn:
+            self._show(place)
+            early = self._score(event)
+        self._show(end)  # a chunk is known once its turn has come, whether its score is replayed or not
         if not is_drawn:
             return
-        first, end = event.targets
-        early = None if place is None else self._score(event, place)
-        found = self._score(event, end)
+        found = self._score(event)
         if early is not None and place is not None:  # target i is token i+1
             same = early.view(torch.int32) == found.view(torch.int32)
             self.changed += int((~same[: place - first]).sum())
@@ -69,6 +75,11 @@ class Replay:
             self.compared += place - first
         begins = event.windows[:, 1] - first
         self.nats[number] = np.add.reduceat(found.cpu().numpy(), begins, dtype=np.float64)
+
+    def differing(self, other: Replay) -> int:
+        """How many scores of events, and states, are not the same bits in both."""
+        scores = sum(not np.array_equal(nats, other.nats[number]) for number, nats in self.nats.items())
+        return scores + sum(here != there for here, there in zip(self.states, other.states, strict=True))
 
 
 def trace_of(path: Path | str, events: Sequence[Event]) -> dict[str, np.ndarray]:
@@ -92,7 +103,8 @@ def replay(
     differ in any bit, by how many nats at most. {"mean_nats"} of a window. {"states", "states_differ"}: hashes
     likewise, "file_differs" of the file's own. {"compared", "changed", "later_changed"}: targets before a replaced
     token inside an event, and how many before and after it change. {"leaks"}: where the trace cannot show it, how many
-    nats and states of events differ between this pass and one with the true text; else None. {"seconds"}.
+    scores and states differ between this pass and one with the true text, else None; {"unsteady"}: and between two
+    such, where any did. {"seconds"}.
     """
     t_start = time.monotonic()
     events = plan_chunks(len(tokens) - 1, recipe.eval, recipe.adapt)
@@ -117,17 +129,23 @@ def replay(
     states = [bytes(row).hex() for row in kept["states"][: len(blind.states)]]
     apart = np.concatenate([np.abs(nats - told[n]) for n, nats in blind.nats.items()])
     wrong = sum(here != there for here, there in zip(blind.states[1:], states[1:], strict=True))
-    leaks = None
+    leaks, unsteady = None, 0
     if apart.any() or wrong:
-        sighted = Replay(path, tokens, recipe, veiled=False)
-        for number in range(reached):
-            sighted.carry_out(number, events[number], number in blind.nats, None)
-        leaks = sum(not np.array_equal(sighted.nats[n], nats) for n, nats in blind.nats.items())
-        leaks += sum(here != there for here, there in zip(sighted.states, blind.states, strict=True))
+
+        def with_true_text() -> Replay:
+            one = Replay(path, tokens, recipe, veiled=False)
+            for number in range(reached):
+                one.carry_out(number, events[number], number in blind.nats, None)
+            return one
+
+        sighted = with_true_text()
+        leaks = blind.differing(sighted)
+        unsteady = with_true_text().differing(sighted) if leaks else 0
     return {
         "events": reached, "of": len(events), "windows": len(apart), "differ": int((apart != 0).sum()),
         "apart": float(apart.max()), "mean_nats": float(kept["nats"].mean()), "mean_apart": float(apart.mean()),
         "file_differs": blind.states[0] != states[0], "states": len(states) - 1, "states_differ": wrong,
-        "compared": blind.compared, "changed": blind.changed, "later_changed": blind.later_changed, "leaks": leaks,
+        "compared": blind.compared, "changed": blind.changed, "later_changed": blind.later_changed,
+        "leaks": leaks, "unsteady": unsteady,
         "sample_seed": sample_seed, "seconds": time.monotonic() - t_start, "whole": budget_seconds is None,
     }  # fmt: skip

@@ -20,8 +20,8 @@ from pgolf_core.adapting.sgd import ChunkSGD
 from pgolf_core.base.files import read_json, sha256_file, write_json
 from pgolf_core.base.names import ADAPT_TRACE, SEED_RESULT, TRAIN_LOG
 from pgolf_core.lab.verify.evidence import score
-from pgolf_core.lab.verify.evidence.adapting import ADAPT_CHECKS, replayed
-from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, SAMPLED, Broken, CannotCheck, OnlySampled
+from pgolf_core.lab.verify.evidence.adapting import ADAPT_CHECKS, blindfold, replayed
+from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, SAMPLED, UNKNOWN, Broken, CannotCheck, OnlySampled
 from pgolf_core.network.model import GPT
 
 WHOLE, REPLAYED, BLIND = ADAPT_CHECKS
@@ -165,3 +165,33 @@ FOUND = {
 def test_only_another_machines_rounding_is_left_open(change_of: dict, verdict: type[Exception]) -> None:
     with pytest.raises(verdict):
         replayed(FOUND | change_of)
+
+
+@pytest.mark.parametrize(
+    ("change_of", "verdict"),
+    [
+        ({"leaks": 2, "unsteady": 0}, Broken),
+        ({"leaks": 2, "unsteady": 2}, CannotCheck),  # attention's gradient on a GPU may add up in any order
+        ({"leaks": 2, "unsteady": 2, "changed": 1}, Broken),
+        ({"later_changed": 0}, CannotCheck),  # a test that sees nothing
+        ({"whole": False}, OnlySampled),
+    ],
+)
+def test_a_machine_that_does_not_repeat_itself_is_not_held_against_a_run(change_of: dict, verdict) -> None:
+    seen = {"compared": 9, "changed": 0, "later_changed": 3, "leaks": 0, "unsteady": 0}
+    assert "0 scores or states differ" in blindfold(FOUND | seen)
+    with pytest.raises(verdict):
+        blindfold(FOUND | seen | change_of)
+
+
+def test_an_unsteady_learner_is_told_from_one_that_looks_ahead(adapted: Path, cache: Path, monkeypatch) -> None:
+    plain, draw = ChunkSGD.update, np.random.default_rng(0)
+
+    def update(self, event, stream):
+        told = plain(self, event, stream)
+        self.model.skip_weights.data += 1e-7 * draw.random()
+        return told
+
+    monkeypatch.setattr(ChunkSGD, "update", update)
+    row = judged(adapted / "seed1", cache)[BLIND]
+    assert row.verdict == UNKNOWN and "not the same twice" in row.evidence

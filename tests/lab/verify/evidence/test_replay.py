@@ -55,7 +55,9 @@ def test_a_whole_replay_finds_every_bit(artifact: Path) -> None:
 def test_a_sample_makes_every_update_and_scores_some_chunks(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = {seed: found(artifact, 1e9, seed)["windows"] for seed in range(6)}
     assert len(set(drawn.values())) > 1 and max(drawn.values()) < 72 and min(drawn.values()) >= 15, drawn
-    assert found(artifact, 1e9)["states"] == 4 and found(artifact, 0.0)["events"] == 1
+    several = found(artifact, 1e9)
+    assert (several["states"], several["states_differ"], several["differ"], several["leaks"]) == (4, 0, 0, None)
+    assert several["events"] == 9 and found(artifact, 0.0)["events"] == 1
     monkeypatch.setattr(room, "SHORT_OF_TIME", 1)
     assert found(artifact, 1e9)["windows"] == 72
 
