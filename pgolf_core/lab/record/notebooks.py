@@ -278,7 +278,7 @@ def record(
     parameters = {seed: dataclasses.replace(request, seed=seed).parameters(seeds) for seed in located}
     for stage in STAGES:
         full_parameters(stage.name, parameters[None], notebooks_dir)
-    plan = [(located[seed], [stage for stage in STAGES if stage.per == part])
+    plan = [(part, located[seed], [stage for stage in STAGES if stage.per == part])
             for part in PARTS if part in parts for seed in (seeds if part == "seed" else [None])]  # fmt: skip
     busy: dict[int | None, Busy] = {}
     with prepared(), StopRequest().watching() as stop:
@@ -289,13 +289,13 @@ def record(
                 runs.claim_run(run)
                 if run.seed is not None:
                     set_processes(run, request.processes)
-        for run, stages in plan:
+        for _, run, stages in plan:
             for stage in stages:
                 stage_is_done(run, stage.name)  # or it refuses
-        number, label = sum(len(stages) for _, stages in plan), located[None].recipe_folder.name
+        number, label = sum(len(stages) for *_, stages in plan), located[None].recipe_folder.name
         with tqdm(total=number, desc=label, disable=None, bar_format=STAGE_BAR) as bar:
-            for run, stages in plan:
-                if stages[0].per == "report":
+            for part, run, stages in plan:
+                if part == "report":
                     _refuse_unfinished(busy, located)
                 with _leaving(busy, run), hold(run.folder, wait=run.seed is None):
                     if run.seed is not None:
