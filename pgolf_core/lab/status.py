@@ -100,7 +100,9 @@ def statuses(folder: Path, queued: Mapping[tuple[str, str], slurm.Queued]) -> It
         raise UserError(f"{folder} is no run's folder: it has no {RECIPE_FILE}; name one, as runs/TRACK/RECIPE")
     values = read_json(folder / RECIPE_FILE)
     recipe = from_dict({key: value for key, value in values.items() if key != "fingerprint"}, str(folder / RECIPE_FILE))
-    jobs = read_json(folder / slurm.JOBS) if (folder / slurm.JOBS).is_file() else {"job": "", "tasks": {}}
+    jobs: dict[str, Any] = {"job": "", "tasks": {}}
+    if (folder / slurm.JOBS).is_file():
+        jobs = read_json(folder / slurm.JOBS)
     seeds = {int(path.name[4:]) for path in folder.glob("seed*") if path.is_dir() and path.name[4:].isdecimal()}
     for seed in sorted(seeds | {int(seed) for seed in jobs["tasks"]}):
         task = queued.get((jobs["job"], str(jobs["tasks"].get(str(seed), ""))))

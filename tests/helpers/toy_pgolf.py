@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from toy_notebooks import DATASET
 
+from pgolf_core.base.files import write_text
 from pgolf_core.base.names import CHECKPOINT
 from pgolf_core.lab import cli, slurm
 from pgolf_core.lab.record import folder, notebooks
@@ -56,7 +57,7 @@ def _train(run: folder.Run, stop: Any) -> None:
         while not (run.recipe_folder / "go").exists():
             time.sleep(0.05)
             step += 1
-            (run.folder / "now.txt").write_text(f"{step} {os.getpid()} {node}")
+            write_text(run.folder / "now.txt", f"{step} {os.getpid()} {node}")  # at once: somebody reads it
             if stop.signum is not None or step % SAVE_EVERY == 0:
                 save_tensors(checkpoint, {"x": torch.zeros(1)}, {"step": step})
             if stop.signum is not None:

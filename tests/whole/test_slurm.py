@@ -66,7 +66,7 @@ class Toy:
     def wait_for_step(self, step: int) -> tuple[int, int, str]:
         """Wait until training has come so far; step, process and node now."""
         path = self.folder / "seed1" / "now.txt"
-        self.cluster.wait(lambda: path.exists() and int((path.read_text() or "0").split()[0]) >= step, f"step {step}")
+        self.cluster.wait(lambda: path.exists() and int(path.read_text().split()[0]) >= step, f"step {step}")
         now, pid, node = path.read_text().split()
         return int(now), int(pid), node
 
@@ -93,9 +93,14 @@ class Toy:
 
 
 @pytest.fixture
-def toy(cluster: Cluster, tmp_path: Path, request: pytest.FixtureRequest) -> Toy:
-    """Toys whose training does what the test's parameter says: see toy_pgolf."""
-    return Toy(cluster, tmp_path, getattr(request, "param", "waits"))
+def toy(cluster: Cluster, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Toy]:
+    """Toys whose training does what the test's parameter says: see toy_pgolf. No job outlives its test."""
+    toy = Toy(cluster, tmp_path, getattr(request, "param", "waits"))
+    yield toy
+    toy.folder.mkdir(parents=True, exist_ok=True)
+    (toy.folder / "go").touch()  # what Slurm has lost sight of ends by this
+    cluster.call("scancel", "--me")
+    cluster.wait(lambda: not cluster.call("squeue", "-h"), "the end of all jobs")
 
 
 # ---------------------------------------------------------------------- to the end

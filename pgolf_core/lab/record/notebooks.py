@@ -41,7 +41,7 @@ SETTLE_SECONDS = 0.5
 """An interrupt that reaches a kernel before its cell is running is lost, so it is not sent earlier than this."""
 STAGE_BAR = "{desc}: stage {n_fmt} of {total_fmt} |{bar:30}| {elapsed}"
 """Without an estimate of the time left: one stage of seven takes nearly all of it, and its own bar says how long."""
-PARTS = ("recipe", "seed", "report")
+PARTS: tuple[str, ...] = ("recipe", "seed", "report")
 """The kinds of stages (`Stage.per`), in their order."""
 LAST_OF_SEED = [stage.name for stage in STAGES if stage.per == "seed"][-1]
 CELL_BAR = "{desc}: {n_fmt} of {total_fmt} cells{postfix}"
