@@ -14,6 +14,9 @@ GOLDEN_TESTS: dict[str, str] = {}
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     about = "folder of numbers that the published records' own code computed"
+    parser.addoption(
+        "--need-slurm", action="store_true", help="a Slurm that cannot start fails its tests, else skips them"
+    )
     parser.addoption("--goldens", default=str(ROOT.parent / "shared" / "goldens"), help=about)
 
 

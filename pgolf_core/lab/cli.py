@@ -1,7 +1,8 @@
 """The command line: `pgolf COMMAND …`. A command is a folder of the lab with a file command.py, or a file of the lab.
 
 Each has `add(parser)` for its options and `run(options)`, which returns the exit status; only the one that is called is
-imported. Exit status: 0 done, 1 a run or check failed, 2 wrong usage, 130 Ctrl-C (128 + the signal's number).
+imported. Exit status: 0 done, 1 a run or check failed, 2 wrong usage, 75 another pgolf is at work there, 130 Ctrl-C
+(128 + the signal's number).
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ COMMANDS = {
     "data": "prepare a corpus, or list what is prepared",
     "eval": "score an artifact from its file alone",
     "plan": "a recipe's parameters, tokens and bytes before anything runs",
+    "sweep": "record variants of a recipe side by side, and compare them",
+    "status": "how far the seeds of runs have come, and where they are at work",
     "compare": "compare runs and published records over their seeds, each with the baseline",
     "verify": "check what an artifact, a run or a submission folder claims",
     "submission": "write a finished run as a submission folder",
@@ -33,6 +36,8 @@ COMMANDS = {
     "bench": "time the fast code against the plainest correct code, or profile a step",
     "lab": "open JupyterLab on the notebooks; further options are JupyterLab's",
 }
+TAKES_OPTIONS = "--slurm"
+"""The option whose value is options of another program."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -55,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         part = getattr(error, "name", "")  # of what could not be imported
         said = f"{part} is not installed; `make setup` installs all that pgolf needs" if part else error
         print(f"pgolf: error: {said}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
+        return getattr(error, "status", 1)
     except KeyboardInterrupt as stop:
         if not getattr(stop, "told", False):
             print("pgolf: stopped", file=sys.stderr)
@@ -81,7 +86,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
             module = importlib.import_module(f"pgolf_core.lab.{name}" + (".command" if folder else ""))
             module.add(made)
             made.set_defaults(run=module.run)
-    options, further = parser.parse_known_args(arguments)
+    words = list(arguments)
+    while TAKES_OPTIONS in words[:-1]:  # argparse takes a value with leading dashes for an option of its own
+        place = words.index(TAKES_OPTIONS)
+        words[place : place + 2] = [f"{TAKES_OPTIONS}={words[place + 1]}"]
+    options, further = parser.parse_known_args(words)
     if further and called != "lab":
         parser.error(f"unrecognized arguments: {' '.join(further)}")
     options.further = further

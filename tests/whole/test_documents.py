@@ -16,7 +16,10 @@ from links import broken_links
 from pgolf_core.lab.cli import COMMANDS, parse
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "papers/commands.md", "runs/README.md")]
+PAGES = [
+    ROOT / name
+    for name in ("README.md", "CONTRIBUTING.md", "papers/commands.md", "papers/many-machines.md", "runs/README.md")
+]
 SCRIPTS = sorted((ROOT / "findings").iterdir())
 
 

@@ -1,19 +1,35 @@
-"""`pgolf record`: a recipe's notebooks for every seed, and the report."""
+"""`pgolf record`: a recipe's notebooks for every seed, and the report; here, or as jobs of Slurm."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pgolf_core.base.files import UserError, read_json
+from pgolf_core.base.files import UserError, read_json, write_json
+from pgolf_core.lab import slurm
 from pgolf_core.lab.shared.places import short_path
 from pgolf_core.lab.shared.usage import UsageError, add_data, add_set, checked_recipe, count, place, recipe_argument
+
+if TYPE_CHECKING:
+    from pgolf_core.lab.record.folder import RunRequest
 
 DEFAULT_SEEDS = "1337,1338,1339"
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """The options of `pgolf record`."""
+    add_run(parser)
+    option = parser.add_mutually_exclusive_group().add_argument
+    option("--no-report", action="store_true", help="end before the report, which is over all seeds")
+    option("--report-only", action="store_true", help="train nothing: the report of the seeds that are finished")
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Recipe, seeds, how and where to run them: what `pgolf sweep` takes too."""
     parser.add_argument("recipe", help="name of a recipe (`pgolf recipes`), or a path ending in .toml")
     option = parser.add_argument
     option("--seeds", type=_seeds, default=DEFAULT_SEEDS, help=f"comma-separated (default {DEFAULT_SEEDS})")
@@ -27,10 +43,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     option("--name", default="", help="name of the run's folder instead of the recipe's")
     option("--fresh", action="store_true", help="delete these seeds' earlier results and redo them")
     add_data(parser)
+    slurm.add_slurm(parser)
 
 
-def run(options: argparse.Namespace) -> int:
-    """Run every seed and print the table and where the report is; returns the exit status."""
+def request_of(options: argparse.Namespace) -> RunRequest:
+    """The run that the options of `add_run` ask for; UsageError for what cannot be meant."""
+    from pgolf_core.lab.record.folder import RunRequest
     from pgolf_core.lab.record.launch import hosts
     from pgolf_core.text.shards import check_ranks
 
@@ -39,28 +57,88 @@ def run(options: argparse.Namespace) -> int:
         check_ranks(options.nproc * hosts(), checked_recipe(recipe, options.set).data)
     except UserError as error:
         raise UsageError(str(error)) from None
-    from pgolf_core.lab.record.folder import RunRequest
-    from pgolf_core.lab.record.notebooks import Stopped, record
-    from pgolf_core.lab.report.seeds import seeds_table_text
-
-    request = RunRequest(
+    return RunRequest(
         recipe, tuple(options.set), data=options.data, runs_dir=place(options.runs) or "runs", name=options.name,
         cache_dir=place(options.cache), fresh=options.fresh, processes=options.nproc,
     )  # fmt: skip
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run every seed and print the table and where the report is; returns the exit status."""
+    asked = slurm.asked(options)
+    request = request_of(options)
+    if asked:
+        return _submit(request, options.seeds, asked)
+    from pgolf_core.lab.record import notebooks
+    from pgolf_core.lab.report.seeds import seeds_table_text
+
+    seeds, parts = options.seeds, notebooks.PARTS
+    if options.report_only:
+        seeds, parts = notebooks.finished_seeds(request, seeds), parts[2:]
+        if not seeds:
+            raise UserError(f"none of the seeds {_listed(options.seeds)} is finished; there is nothing to report")
+    elif options.no_report:
+        parts = parts[:2]
     try:
-        summary = record(request, options.seeds)
-    except Stopped as stop:
+        summary = notebooks.record(request, seeds, parts=parts)
+    except notebooks.Stopped as stop:
         without = " without --fresh" if options.fresh else ""
         print(f"pgolf: stopped ({stop}); the same command{without} goes on from here", file=sys.stderr)
         stop.told = True
         raise
-    print(seeds_table_text(read_json(summary)))
-    print(f"report: {short_path(summary.with_name('report.html'))}")
+    if "report" in parts:
+        print(seeds_table_text(read_json(summary)))
+        print(f"report: {short_path(summary.with_name('report.html'))}")
+    if missing := [seed for seed in options.seeds if seed not in seeds]:
+        raise UserError(f"missing in this report, since not finished: seeds {_listed(missing)}")
     return 0
+
+
+def words_of(request: RunRequest, seeds: Sequence[int]) -> list[str]:
+    """The command that records this request's seeds, whoever gives it; --fresh is left out."""
+    given = {"--data": request.data, "--cache": str(request.cache_dir), "--name": request.name}
+    words = ["record", request.recipe, "--seeds", _listed(seeds), "--runs", str(request.runs_dir)]
+    words += ["--nproc", str(request.processes)] if request.processes > 1 else []
+    words += [word for change in request.overrides for word in ("--set", change)]
+    return [*words, *(word for name, value in given.items() if value for word in (name, value))]
+
+
+def note_jobs(folder: Path, job: str, tasks: dict[int, int], last: str) -> None:
+    """Keep in a run's folder which of the job's tasks has which seed, for `pgolf status`."""
+    write_json(folder / slurm.JOBS, {"job": job, "tasks": {str(s): k for s, k in tasks.items()}, "last": last})
+
+
+def _submit(request: RunRequest, seeds: Sequence[int], asked: slurm.Asked) -> int:
+    """Run the stages that the seeds share, then submit a job for each seed and one for the report."""
+    from pgolf_core.lab.record import folder, notebooks
+
+    if not asked.dry_run:
+        slurm.check(asked)
+    label = folder.locate_run(request).recipe_folder
+    steps = {
+        "seeds": [[*words_of(request, [seed]), "--no-report"] for seed in seeds],
+        "report": [[*words_of(request, seeds), "--report-only"]],
+    }
+    if asked.dry_run:
+        slurm.chain(label, steps, asked)
+        return 0
+    notebooks.record(request, seeds, parts=notebooks.PARTS[:1])
+    ids = slurm.chain(label, steps, asked)
+    note_jobs(label, ids[0], {seed: task for task, seed in enumerate(seeds)}, ids[-1])
+    print(f"submitted: job {ids[0]} for seeds {_listed(seeds)}, then job {ids[1]} for the report")
+    print(f"scripts and logs: {short_path(label / slurm.FOLDER)}{os.sep}; `pgolf status {short_path(label)}` looks")
+    return 0
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    return ",".join(map(str, seeds))
 
 
 def _seeds(text: str) -> list[int]:
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdecimal() for part in parts):
         raise argparse.ArgumentTypeError(f"'{text}' is not a list of whole numbers, as 1337,1338,1339")
-    return [int(part) for part in parts]
+    seeds = [int(part) for part in parts]
+    if len(set(seeds)) < len(seeds):
+        raise argparse.ArgumentTypeError(f"'{text}' has a seed twice")
+    return seeds

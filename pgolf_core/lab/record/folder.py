@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
-import fcntl
 import json
 import os
 import platform
@@ -12,7 +10,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -20,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from pgolf_core.base.files import UserError, explain_os_errors, read_json, write_json
-from pgolf_core.base.names import AVERAGED_WEIGHTS, SEED_RESULT, TRAIN_RESULT
+from pgolf_core.base.names import AVERAGED_WEIGHTS, CHECKPOINT, SEED_RESULT, TRAIN_RESULT
 from pgolf_core.base.strict import build
 from pgolf_core.lab.data.dataset import Dataset, open_dataset
+from pgolf_core.lab.record.lock import HOLDER_NAME, LOCK_NAME
 from pgolf_core.lab.shared.places import (
     AVERAGING_FILE,
     DATA_FILE,
@@ -45,7 +44,7 @@ attempt that a signal, a failure or a kill has ended."""
 
 STAGE_BEGAN = "PGOLF_STAGE_BEGAN"
 """The runner tells a stage's kernel since when its seconds count (by time.monotonic, one clock for all processes)."""
-LOCK_NAME = ".lock"
+RESTART = "slurm-restart.json"
 REMEDY = "--fresh redoes it, --name NAME keeps both"
 VERSIONED = ("torch", "numpy", "sentencepiece", "zstandard", "safetensors", "constriction", "papermill")
 NOT_NEEDED = ("brotli",)
@@ -230,7 +229,7 @@ def clear_run(run: Run) -> None:
     if not run.folder.is_dir():
         return
     with explain_os_errors(f"cannot clear {run.label}"):
-        doomed = [path for path in run.folder.iterdir() if path.name != LOCK_NAME]
+        doomed = [path for path in run.folder.iterdir() if path.name not in (LOCK_NAME, HOLDER_NAME)]
         if run.seed is None:
             doomed = [path for path in doomed if not re.fullmatch(r"seed\d+", path.name)]
         doomed.sort(key=lambda path: path.name == RECIPE_FILE)  # the file that makes it a run's folder goes last
@@ -238,23 +237,6 @@ def clear_run(run: Run) -> None:
             raise UserError(f"{run.label} is no run's folder: it has no recipe.json; choose another --name")
         for path in doomed:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-
-
-@contextlib.contextmanager
-def hold(folder: Path, wait: bool = False) -> Iterator[None]:
-    """Keep `folder` for this process while inside, so that two commands never write one run at a time.
-
-    A folder that is taken is a UserError, or with `wait` waited for.
-    """
-    with explain_os_errors(f"cannot write in {short_path(folder)}"):
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / LOCK_NAME, "w")  # noqa: SIM115 (closed below, outside the error translation)
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise UserError(f"another pgolf is working in {short_path(folder)}; wait for it to end") from None
-        yield
 
 
 # ---------------------------------------------------------------------- whose it is
@@ -321,6 +303,32 @@ def begin_attempt(run: Run) -> float:
     signs = [path for pattern in patterns for path in run.folder.glob(pattern)]
     write_json(note, {"began": time.time(), "kept": 0.0, "lost": clock.lost_seconds(note, signs)})
     return time.monotonic()
+
+
+def note_restart(folder: Path) -> None:
+    """Where Slurm starts a job anew, note how far the seed in `folder` has come, in finished stages and saved steps.
+
+    UserError if the restart before this one began at the very same place: it moved nothing, and so it might go on for
+    ever. Slurm says by its own variables which job this is, and how often it was started anew.
+    """
+    job, restart = os.environ.get("SLURM_JOB_ID", ""), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    if not job:
+        return
+    from pgolf_core.training.checkpoint import load_tensors  # here: it imports torch
+
+    path, checkpoint = folder / RESTART, folder / CHECKPOINT
+    step = load_tensors(checkpoint, only_about=True)[1].get("step", 0) if checkpoint.is_file() else 0
+    stages = [mark.name for mark in folder.glob("stages/*.json") if mark.name[:2].isdecimal()]
+    now = {"job": job, "stages": len(stages), "step": step}
+    before = _json_object(path) if path.is_file() else {}
+    last = before.pop("restart", 0)
+    if before == now and 0 < last < restart:
+        said = f"{len(stages)} stages finished, step {step} saved"
+        raise UserError(
+            f"{short_path(folder)}: restart {last} of job {job} moved nothing ({said}), so restart {restart} is "
+            "refused; look into its log, then submit it again"
+        )
+    write_json(path, now | {"restart": restart})
 
 
 def _attempt(path: Path) -> Attempt | None:

@@ -27,6 +27,8 @@ from pgolf_core.base.files import UserError
 CAN_FORK = sys.platform == "linux"
 MAX_FOLDER = 70
 """Characters of a folder for temporary files: a socket's path may have 107, and names under it take up to 36."""
+_prepared: list[bool] = []
+"""Not empty inside `prepared`."""
 
 
 @contextlib.contextmanager
@@ -34,8 +36,11 @@ def prepared() -> Iterator[None]:
     """Start importing what kernels need, beside whatever is done before the first of them, and end it all afterwards.
 
     Where the folder for temporary files has too long a name for sockets, this process uses /tmp from now on; UserError
-    if that cannot be written.
+    if that cannot be written. Inside another such block there is nothing to do.
     """
+    if _prepared:
+        yield
+        return
     folder = tempfile.gettempdir()
     if len(os.fsencode(folder)) > MAX_FOLDER:
         if not os.access("/tmp", os.W_OK | os.X_OK):
@@ -48,9 +53,11 @@ def prepared() -> Iterator[None]:
         return
     forkserver.set_forkserver_preload(["pgolf_core.lab.record.preload"])
     forkserver.ensure_running()
+    _prepared.append(True)
     try:
         yield
     finally:  # of themselves these two would outlive this process by a second; Python's own tests end them so
+        _prepared.clear()
         forkserver._forkserver._stop()  # type: ignore[attr-defined]
         resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]
 

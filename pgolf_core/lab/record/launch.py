@@ -11,7 +11,6 @@ The child is this file, run as a program: torchrun alone would end with a traceb
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -26,8 +25,8 @@ from pgolf_core.base.names import METRICS, TRAIN_RESULT
 from pgolf_core.base.stop import PIPE
 from pgolf_core.lab.record.folder import Run
 from pgolf_core.lab.shared.places import RECIPE_FILE, child_environment, short_path
-from pgolf_core.recipes.recipe import Recipe
-from pgolf_core.training.clock import TrainProgress, progress_at
+from pgolf_core.lab.shared.progress import last_step
+from pgolf_core.training.clock import TrainProgress
 from pgolf_core.training.runlog import TrainResult, read_result
 
 if TYPE_CHECKING:
@@ -126,23 +125,6 @@ def _follow(child: subprocess.Popen, run: Run, progress: Callable[[TrainProgress
             progress(now)
         if running:
             time.sleep(POLL_SECONDS)
-
-
-def last_step(path: Path, recipe: Recipe, since: float = 0.0) -> TrainProgress | None:
-    """The newest whole training step in a metrics file, if that was written since `since`."""
-    if not path.exists() or path.stat().st_mtime < since:
-        return None
-    with open(path, "rb") as file:
-        file.seek(max(0, path.stat().st_size - 4096))
-        lines = file.read().split(b"\n")[:-1]  # what follows the last newline is still being written
-    for line in reversed(lines):
-        try:
-            values = json.loads(line)
-        except ValueError:
-            return None  # the first line of what was read, cut
-        if values["kind"] == "train":
-            return progress_at(recipe, *(values[key] for key in ("step", "loss", "seconds", "tokens_per_second")))
-    return None
 
 
 def _failure(folder: Path, processes: int, status: int) -> UserError:

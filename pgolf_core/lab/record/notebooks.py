@@ -31,6 +31,7 @@ from pgolf_core.lab.record import folder as runs
 from pgolf_core.lab.record.folder import STAGE_BEGAN, STAGES, Run, RunRequest, Stage, stage_file, stage_is_done
 from pgolf_core.lab.record.kernels import kernel_manager, prepared
 from pgolf_core.lab.record.launch import set_processes
+from pgolf_core.lab.record.lock import Busy, hold
 from pgolf_core.lab.shared.places import SUMMARY_FILE, child_environment, find_root, short_path
 
 GRACE_SECONDS = 20.0
@@ -40,6 +41,9 @@ SETTLE_SECONDS = 0.5
 """An interrupt that reaches a kernel before its cell is running is lost, so it is not sent earlier than this."""
 STAGE_BAR = "{desc}: stage {n_fmt} of {total_fmt} |{bar:30}| {elapsed}"
 """Without an estimate of the time left: one stage of seven takes nearly all of it, and its own bar says how long."""
+PARTS: tuple[str, ...] = ("recipe", "seed", "report")
+"""The kinds of stages (`Stage.per`), in their order."""
+LAST_OF_SEED = [stage.name for stage in STAGES if stage.per == "seed"][-1]
 CELL_BAR = "{desc}: {n_fmt} of {total_fmt} cells{postfix}"
 
 papermill_logger.addHandler(logging.NullHandler())  # what matters of its messages comes out as one error line
@@ -259,56 +263,98 @@ def _failure(error: Exception) -> str:
 # ---------------------------------------------------------------------- a whole record
 
 
-def record(request: RunRequest, seeds: Sequence[int], notebooks_dir: Path | None = None) -> Path:
-    """Run all seven notebooks for the seeds, one seed after another; returns the path of summary.json.
+def record(
+    request: RunRequest, seeds: Sequence[int], notebooks_dir: Path | None = None, parts: Sequence[str] = PARTS
+) -> Path:
+    """Run the notebooks for the seeds, one seed after another; returns the path of summary.json.
 
     Finished stages are skipped; a killed run goes on where it stopped. What can be refused is refused before the first
-    notebook runs. Raises RunFailed when a stage fails, Stopped after a signal.
+    notebook runs. Seeds that somebody else is at work on are left to him. `parts` are those of PARTS to run. Raises
+    RunFailed when a stage fails, Busy where the report has to wait for others, Stopped after a signal.
     """
     if not seeds or len(set(seeds)) != len(seeds):
         raise UserError(f"--seeds {','.join(map(str, seeds))}: give at least one seed, none twice")
-    requests = [dataclasses.replace(request, seed=seed) for seed in (None, *seeds)]
-    located = {one.seed: runs.locate_run(one) for one in requests}
-    parameters = {one.seed: one.parameters(seeds) for one in requests}
+    located = {seed: runs.locate_run(dataclasses.replace(request, seed=seed)) for seed in (None, *seeds)}
+    parameters = {seed: dataclasses.replace(request, seed=seed).parameters(seeds) for seed in located}
     for stage in STAGES:
         full_parameters(stage.name, parameters[None], notebooks_dir)
-    turns = (("recipe", [None]), ("seed", seeds), ("report", [None]))
-    plan = [(located[seed], stage) for per, whose in turns for seed in whose for stage in STAGES if stage.per == per]
+    plan = [(part, located[seed], [stage for stage in STAGES if stage.per == part])
+            for part in PARTS if part in parts for seed in (seeds if part == "seed" else [None])]  # fmt: skip
+    busy: dict[int | None, Busy] = {}
     with prepared(), StopRequest().watching() as stop:
         for run in located.values():
-            with runs.hold(run.folder, wait=run.seed is None):
+            with _leaving(busy, run), hold(run.folder, wait=run.seed is None):
                 if request.fresh:
                     runs.clear_run(run)
                 runs.claim_run(run)
                 if run.seed is not None:
                     set_processes(run, request.processes)
-        for run, stage in plan:
-            stage_is_done(run, stage.name)  # or it refuses
-        ended: dict[int | None, float] = {}
-        """When the stage before ended, if it ran now and for the same seed: its kernel then needed a while to close."""
-        label = located[None].recipe_folder.name
-        for run, stage in tqdm(plan, desc=label, disable=None, bar_format=STAGE_BAR):
-            with runs.hold(run.folder, wait=run.seed is None):
-                stop.check()
-                t_start = time.monotonic()
-                ran = not _is_finished(run, stage, seeds)
-                if ran:
-                    runs.forget_stages(run, stage.name)
-                    began = runs.begin_attempt(run) if run.seed is not None else t_start
-                    began = ended.get(run.seed, began)
-                    run_notebook(run, stage.name, parameters[run.seed], stop, began, notebooks_dir)
-                    if not stage_is_done(run, stage.name):
-                        raise RunFailed(f"{stage.name} ended without writing {run.label}/{stage.result}")
-                ended = {run.seed: read_json(stage_file(run, stage.name))["ended"]} if ran else {}
-            took = f"{time.monotonic() - t_start:.1f} s" if ran else "finished before, skipped"
-            what = stage.name if run.seed is None else f"{stage.name}, seed {run.seed}"
-            tqdm.write(f"{what}: {took}", file=sys.stderr)
+        for _, run, stages in plan:
+            for stage in stages:
+                stage_is_done(run, stage.name)  # or it refuses
+        number, label = sum(len(stages) for *_, stages in plan), located[None].recipe_folder.name
+        with tqdm(total=number, desc=label, disable=None, bar_format=STAGE_BAR) as bar:
+            for part, run, stages in plan:
+                if part == "report":
+                    _refuse_unfinished(busy, located)
+                with _leaving(busy, run), hold(run.folder, wait=run.seed is None):
+                    if run.seed is not None:
+                        runs.note_restart(run.folder)
+                    _run_stages(run, stages, parameters[run.seed], stop, notebooks_dir, bar)
+        _refuse_unfinished(busy, located)
     folder = located[None].folder
-    if not (folder / SUMMARY_FILE).is_file():
-        raise RunFailed(f"{STAGES[-1].name} finished without writing {located[None].label}/{SUMMARY_FILE}")
-    report = folder / "notebooks" / f"{STAGES[-1].name}.ipynb"
-    write_bytes(folder / "report.ipynb", report.read_bytes())  # beside its HTML
+    if "report" in parts:
+        if not (folder / SUMMARY_FILE).is_file():
+            raise RunFailed(f"{STAGES[-1].name} finished without writing {located[None].label}/{SUMMARY_FILE}")
+        report = folder / "notebooks" / f"{STAGES[-1].name}.ipynb"
+        write_bytes(folder / "report.ipynb", report.read_bytes())  # beside its HTML
     return folder / SUMMARY_FILE
+
+
+def finished_seeds(request: RunRequest, seeds: Sequence[int]) -> list[int]:
+    """Those of the seeds that need nothing but the report."""
+    located = {seed: runs.locate_run(dataclasses.replace(request, seed=seed)) for seed in seeds}
+    return [seed for seed, run in located.items() if stage_is_done(run, LAST_OF_SEED)]
+
+
+@contextlib.contextmanager
+def _leaving(busy: dict[int | None, Busy], run: Run) -> Iterator[None]:
+    """Leave what is done inside if somebody else is at work on the run, and note that."""
+    try:
+        yield
+    except Busy as error:
+        busy[run.seed] = error
+
+
+def _refuse_unfinished(busy: Mapping[int | None, Busy], located: Mapping[int | None, Run]) -> None:
+    """Busy if a seed that was left to others is not finished: whoever finishes last writes the report."""
+    for seed, error in busy.items():
+        if not stage_is_done(located[seed], LAST_OF_SEED):
+            raise error
+
+
+def _run_stages(
+    run: Run, stages: Sequence[Stage], parameters: Mapping[str, Any], stop: StopRequest, notebooks_dir: Path | None,
+    bar: tqdm,
+) -> None:  # fmt: skip
+    """Those of the stages of one run that are not finished; its folder is held."""
+    ended: float | None = None
+    """When the stage before ended, if it ran now: its kernel then needed a while to close."""
+    for stage in stages:
+        stop.check()
+        t_start = time.monotonic()
+        ran = not _is_finished(run, stage, parameters["seeds"])
+        if ran:
+            runs.forget_stages(run, stage.name)
+            began = runs.begin_attempt(run) if run.seed is not None else t_start
+            run_notebook(run, stage.name, parameters, stop, began if ended is None else ended, notebooks_dir)
+            if not stage_is_done(run, stage.name):
+                raise RunFailed(f"{stage.name} ended without writing {run.label}/{stage.result}")
+        ended = read_json(stage_file(run, stage.name))["ended"] if ran else None
+        took = f"{time.monotonic() - t_start:.1f} s" if ran else "finished before, skipped"
+        what = stage.name if run.seed is None else f"{stage.name}, seed {run.seed}"
+        bar.update()
+        tqdm.write(f"{what}: {took}", file=sys.stderr)
 
 
 def _is_finished(run: Run, stage: Stage, seeds: Sequence[int]) -> bool:

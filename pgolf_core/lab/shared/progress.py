@@ -1,17 +1,19 @@
-"""Progress bars for terminals and notebooks, over the core's plain callbacks."""
+"""Progress: bars for terminals and notebooks over the core's plain callbacks, and the step that a log has reached."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from pgolf_core.recipes.recipe import Recipe
-from pgolf_core.training.clock import TrainProgress
+from pgolf_core.training.clock import TrainProgress, progress_at
 
 
 def _bar(enabled: bool, **look: Any) -> tqdm:
@@ -45,3 +47,20 @@ def score_bar(label: str, enabled: bool = True) -> Iterator[Callable[[int, int],
             bar.update(done - bar.n)
 
         yield update
+
+
+def last_step(path: Path, recipe: Recipe, since: float = 0.0) -> TrainProgress | None:
+    """The newest whole training step in a metrics file, if that was written since `since`."""
+    if not path.exists() or path.stat().st_mtime < since:
+        return None
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - 4096))
+        lines = file.read().split(b"\n")[:-1]  # what follows the last newline is still being written
+    for line in reversed(lines):
+        try:
+            values = json.loads(line)
+        except ValueError:
+            return None  # the first line of what was read, cut
+        if values["kind"] == "train":
+            return progress_at(recipe, *(values[key] for key in ("step", "loss", "seconds", "tokens_per_second")))
+    return None

@@ -17,6 +17,9 @@ from pgolf_core.recipes.recipe import Recipe
 class UsageError(UserError):
     """The command was called with something that cannot be meant."""
 
+    status = 2
+    """The command's exit status."""
+
 
 def count(text: str) -> int:
     """An option that counts something; argparse.ArgumentTypeError below 1."""

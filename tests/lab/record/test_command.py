@@ -29,8 +29,8 @@ ROOT = Path(__file__).resolve().parents[3]
 def test_the_options_become_one_request_and_table_and_report_are_named(capsys, monkeypatch, tmp_path) -> None:
     given = []
 
-    def record(*arguments: object) -> Path:
-        given.append(arguments)
+    def record(*arguments: object, parts: tuple[str, ...]) -> Path:
+        given.append((*arguments, parts))
         (tmp_path / "summary.json").write_text("{}")
         return tmp_path / "summary.json"
 
@@ -43,8 +43,39 @@ def test_the_options_become_one_request_and_table_and_report_are_named(capsys, m
     request = RunRequest(
         "local-smoke", changes, data="d", runs_dir=str(tmp_path / "out"), name="n", fresh=True, processes=2
     )
-    assert given == [(request, [1, 2])]
+    assert given == [(request, [1, 2], notebooks.PARTS)]
     assert capsys.readouterr().out == f"the table\nreport: {tmp_path / 'report.html'}\n"
+
+
+def test_the_report_can_be_left_out_or_be_all_and_names_what_is_missing(capsys, monkeypatch, tmp_path) -> None:
+    given = []
+    (tmp_path / "summary.json").write_text("{}")
+    record = lambda request, seeds, parts: given.append((seeds, parts)) or tmp_path / "summary.json"  # noqa: E731
+    monkeypatch.setattr(notebooks, "record", record)
+    monkeypatch.setattr(notebooks, "finished_seeds", lambda request, seeds: [seed for seed in seeds if seed > 1])
+    monkeypatch.setattr("pgolf_core.lab.report.seeds.seeds_table_text", lambda summary: "the table")
+    assert cli.main(["record", "local-smoke", "--seeds", "1,2", "--no-report"]) == 0
+    assert capsys.readouterr().out == "" and given.pop() == ([1, 2], ("recipe", "seed"))
+    assert cli.main(["record", "local-smoke", "--seeds", "1,2", "--report-only"]) == 1
+    said = capsys.readouterr()
+    assert given.pop() == ([2], ("report",)) and said.out.startswith("the table\nreport: ")
+    assert said.err == "pgolf: error: missing in this report, since not finished: seeds 1\n"
+    assert cli.main(["record", "local-smoke", "--seeds", "1", "--report-only"]) == 1
+    assert "none of the seeds 1 is finished" in capsys.readouterr().err and not given
+
+
+def test_a_dry_run_prints_both_scripts_and_leaves_nothing(capsys, monkeypatch, tmp_path) -> None:
+    write_toys(tmp_path)
+    monkeypatch.setattr("pgolf_core.lab.record.folder.open_dataset", lambda name, cache_dir=None: DATASET)
+    words = ["record", str(tmp_path / "toy.toml"), "--seeds", "1,2", "--runs", str(tmp_path / "runs"), "--name", "a"]
+    changes = ["--set", "model.num_layers=3", "--cache", str(tmp_path / "c"), "--nproc", "2", "--fresh"]
+    assert cli.main([*words, *changes, "--on", "slurm", "--dry-run", "--slurm", "--gres=gpu:8"]) == 0
+    said = capsys.readouterr().out
+    same = f"--runs {tmp_path}/runs --nproc 2 --set model.num_layers=3 --cache {tmp_path}/c --name a"
+    for task, (seeds, what) in enumerate((("1", "--no-report"), ("2", "--no-report"))):
+        assert f"{task}) set -- record {tmp_path}/toy.toml --seeds {seeds} {same} {what};;" in said
+    assert f"0) set -- record {tmp_path}/toy.toml --seeds 1,2 {same} --report-only;;" in said
+    assert said.count("#SBATCH --gres=gpu:8") == 2 and not (tmp_path / "runs").exists()
 
 
 # ---------------------------------------------------------------------- stopping

@@ -11,10 +11,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from toy_notebooks import RECIPE as TOY
 
 from pgolf_core.base.files import UserError, write_text
 from pgolf_core.lab.record import folder as runs
+from pgolf_core.training.checkpoint import save_tensors
 
 
 @pytest.fixture
@@ -212,11 +214,39 @@ def test_a_folder_that_cannot_be_made_is_one_line(toy, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_one_folder_is_held_by_one_command_at_a_time(tmp_path):
-    with runs.hold(tmp_path / "run"), pytest.raises(UserError, match="another pgolf"), runs.hold(tmp_path / "run"):
-        pass
-    with runs.hold(tmp_path / "run"):
-        pass
+@pytest.fixture
+def restarted(tmp_path, monkeypatch):
+    """A call that is one start of a Slurm job, with the step that the seed has saved by then."""
+
+    def start(job: str, restart: int, step: int = 0) -> None:
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+        monkeypatch.setenv("SLURM_RESTART_COUNT", str(restart))
+        if step:
+            save_tensors(tmp_path / "checkpoint.safetensors", {"x": torch.zeros(1)}, {"step": step})
+        runs.note_restart(tmp_path)
+
+    return start
+
+
+def test_a_restart_is_refused_if_the_one_before_it_moved_nothing(tmp_path, restarted):
+    restarted("7", 0)
+    restarted("7", 1)  # the first start died before it had saved anything, and that may be chance
+    with pytest.raises(UserError, match=r"restart 1 of job 7 moved nothing \(0 stages finished, step 0 saved\)"):
+        restarted("7", 2)
+    restarted("8", 0)  # submitted again, it may try again
+    restarted("8", 1, step=10)
+    restarted("8", 2, step=20)
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages" / "03_train.json").write_text("{}")
+    restarted("8", 3)
+    with pytest.raises(UserError, match=r"\(1 stages finished, step 20 saved\), so restart 4 is refused"):
+        restarted("8", 4)
+
+
+def test_outside_slurm_a_run_may_be_started_as_often_as_one_likes(tmp_path, monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    runs.note_restart(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_git_the_commit_is_unknown_and_nothing_fails(monkeypatch):

@@ -5,7 +5,6 @@ pytest tests/lab/record/test_launch.py
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -17,11 +16,10 @@ from types import SimpleNamespace
 import pytest
 from launched import core_arguments, ranks_of, small_run, with_fault
 from ranks import ended, free_port, start_process, wait_until
-from small import small_recipe
 
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.record import launch
-from pgolf_core.lab.record.launch import last_step, processes_of, set_processes, torchrun_command, train_with_torchrun
+from pgolf_core.lab.record.launch import processes_of, set_processes, torchrun_command, train_with_torchrun
 from pgolf_core.training.checkpoint import load_tensors
 from pgolf_core.training.runlog import training_curve
 
@@ -64,18 +62,6 @@ def test_the_command_stands_alone_unless_torchruns_own_variables_say_where_to_me
     monkeypatch.setenv("PET_NNODES", "2")
     command = torchrun_command(run, 8)
     assert "--nproc_per_node=8" in command and not {"--standalone", "--local-addr=localhost"} & set(command)
-
-
-def test_progress_is_the_last_whole_training_line(tmp_path: Path) -> None:
-    recipe, path = small_recipe(), tmp_path / "metrics.jsonl"
-    assert last_step(path, recipe) is None
-    line = {"kind": "train", "step": 3, "loss": 2.5, "seconds": 6.0, "tokens_per_second": 64.0}
-    lines = [json.dumps({**line, "step": step, "padding": "x" * 100}) for step in range(1, 100)]
-    path.write_text("\n".join([*lines, json.dumps(line), json.dumps({**line, "kind": "val"}), '{"kind": "tra']))
-    now = last_step(path, recipe)
-    assert (now.step, now.loss, now.tokens_per_second) == (3, 2.5, 64.0)
-    assert now.fraction == 3 / 12 and now.seconds_left == pytest.approx(18.0)
-    assert last_step(path, recipe, since=path.stat().st_mtime + 1) is None
 
 
 def test_two_processes_train_a_run_its_steps_are_told_and_each_line_is_said_once(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ pytest tests/lab/record/test_notebooks.py (tests/lab/record/test_command.py has 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import sys
@@ -22,6 +23,7 @@ from pgolf_core.lab.record import folder as runs
 from pgolf_core.lab.record import notebooks
 from pgolf_core.lab.record.folder import RunRequest, finish_stage, locate_run, stage_named
 from pgolf_core.lab.record.launch import processes_of
+from pgolf_core.lab.record.lock import Busy, hold
 
 SEED_STAGES = [stage.name for stage in runs.STAGES if stage.per == "seed"]
 FIRST, LAST = ["toy 01_data_and_metric", "toy 02_architecture"], "toy 07_report"
@@ -37,9 +39,9 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     folder = tmp_path / "runs" / "local_10min_1mb" / "toy"
     log = folder / "executed.txt"
 
-    def record(seeds: list[int], **changes: object) -> Path:
+    def record(seeds: list[int], parts: tuple[str, ...] = notebooks.PARTS, **changes: object) -> Path:
         asked = RunRequest(**(vars(request) | changes))
-        return notebooks.record(asked, seeds, notebooks_dir=tmp_path / "notebooks")
+        return notebooks.record(asked, seeds, notebooks_dir=tmp_path / "notebooks", parts=parts)
 
     return SimpleNamespace(
         place=tmp_path, request=request, folder=folder, record=record,
@@ -64,6 +66,7 @@ def in_no_time(toy: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> dict[st
         finish_stage(run, stage, **({"seeds": parameters["seeds"]} if stage == "07_report" else {}))
 
     monkeypatch.setattr(notebooks, "run_notebook", run_notebook)
+    monkeypatch.setattr(notebooks, "prepared", contextlib.nullcontext)
     return errors
 
 
@@ -102,6 +105,25 @@ def test_a_record_runs_every_stage_once_goes_on_after_a_failure_and_adds_seeds(t
     assert toy.executed()[17:] == [LAST], "of other seeds, it is another report"
     toy.record([2], fresh=True)
     assert toy.executed() == [*FIRST, *(f"seed2 {name}" for name in SEED_STAGES), LAST]
+
+
+def test_seeds_that_somebody_else_is_at_work_on_are_left_to_him_and_the_last_one_reports(toy, in_no_time):
+    with hold(toy.folder / "seed1"), pytest.raises(Busy, match=r"another pgolf is working in .*seed1"):
+        toy.record([1, 2])
+    assert toy.executed() == [*FIRST, *(f"seed2 {name}" for name in SEED_STAGES)], "no report of half the seeds"
+    with hold(toy.folder / "seed2"):
+        toy.record([1, 2])
+    assert toy.executed()[6:] == [*(f"seed1 {name}" for name in SEED_STAGES), LAST], "who is done may still be there"
+
+
+def test_parts_of_a_record_are_run_alone_and_finished_seeds_are_known(toy, in_no_time):
+    toy.record([1, 2], parts=("recipe",))
+    assert toy.executed() == FIRST
+    toy.record([2], parts=("recipe", "seed"))
+    assert toy.executed()[2:] == [f"seed2 {name}" for name in SEED_STAGES]
+    assert notebooks.finished_seeds(toy.request, [1, 2]) == [2]
+    toy.record([2], parts=("report",))
+    assert toy.executed()[6:] == [LAST]
 
 
 def test_the_number_of_processes_reaches_the_seeds_folder_and_one_leaves_no_note(toy, in_no_time):

@@ -1,13 +1,15 @@
-"""The two bars: what they show, and that they can be off."""
+"""The two bars: what they show, and that they can be off; the last step of a log."""
 
 from __future__ import annotations
 
+import json
 import sys
+from pathlib import Path
 
 import pytest
 from small import small_recipe
 
-from pgolf_core.lab.shared.progress import score_bar, training_bar
+from pgolf_core.lab.shared.progress import last_step, score_bar, training_bar
 from pgolf_core.training.clock import TrainProgress
 
 
@@ -42,3 +44,15 @@ def test_in_a_notebook_the_bar_is_not_on_red(
         update(5, 10)
     said = capsys.readouterr()
     assert "stride 64" in said.out and said.err == ""
+
+
+def test_progress_is_the_last_whole_training_line(tmp_path: Path) -> None:
+    recipe, path = small_recipe(), tmp_path / "metrics.jsonl"
+    assert last_step(path, recipe) is None
+    line = {"kind": "train", "step": 3, "loss": 2.5, "seconds": 6.0, "tokens_per_second": 64.0}
+    lines = [json.dumps({**line, "step": step, "padding": "x" * 100}) for step in range(1, 100)]
+    path.write_text("\n".join([*lines, json.dumps(line), json.dumps({**line, "kind": "val"}), '{"kind": "tra']))
+    now = last_step(path, recipe)
+    assert (now.step, now.loss, now.tokens_per_second) == (3, 2.5, 64.0)
+    assert now.fraction == 3 / 12 and now.seconds_left == pytest.approx(18.0)
+    assert last_step(path, recipe, since=path.stat().st_mtime + 1) is None

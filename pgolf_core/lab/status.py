@@ -1,0 +1,139 @@
+"""`pgolf status`: how far the seeds of runs have come and where they are at work, from run folders and Slurm's queue.
+
+Nothing but these files is read, and nothing is written, so it may look at any run at any time, on any machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pgolf_core.base.files import UserError, read_json
+from pgolf_core.base.names import METRICS, SEED_RESULT
+from pgolf_core.lab import slurm
+from pgolf_core.lab.record.lock import holder_of
+from pgolf_core.lab.shared.places import RECIPE_FILE
+from pgolf_core.lab.shared.progress import last_step
+from pgolf_core.lab.shared.tables import table_text
+from pgolf_core.lab.shared.usage import add_json, note
+from pgolf_core.recipes.recipe import Recipe, from_dict
+
+WATCH_SECONDS = 2.0
+OVER = ("finished", "stopped", "not begun")
+"""States that nothing will change by itself."""
+
+
+@dataclass(frozen=True)
+class SeedStatus:
+    """One seed of one run, now."""
+
+    run: str
+    seed: int
+    state: str
+    """One of OVER; `queued` or another word of Slurm's; or the notebook that is at work."""
+    where: str
+    """Machine, or why Slurm lets it wait."""
+    step: int | None
+    bpb: float | None
+    """The result; before there is one, the last validation's."""
+    seconds_left: float | None
+    """Of training, by the recipe's limit that is nearer."""
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """The options of `pgolf status`."""
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, as runs/local_10min_1mb/local-smoke")
+    parser.add_argument("--watch", action="store_true", help="redraw until nothing is at work or queued any more")
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print one row a seed; returns the exit status."""
+    while True:
+        folders = [Path(folder).expanduser() for folder in options.runs]
+        queued = _queue(folders)
+        found = [one for folder in folders for one in statuses(folder, queued)]
+        text = json.dumps([vars(one) for one in found], indent=2) if options.json else status_text(found)
+        clear = "\033[H\033[J" if options.watch and sys.stdout.isatty() else ""
+        print(clear + text, flush=True)
+        if not options.watch or all(one.state in OVER for one in found):
+            return 0
+        time.sleep(WATCH_SECONDS)
+
+
+def _queue(folders: Sequence[Path]) -> dict[tuple[str, str], slurm.Queued]:
+    """Slurm's queue if any of the runs was submitted; a queue that does not answer is a note."""
+    try:
+        return slurm.queue() if any((folder / slurm.JOBS).is_file() for folder in folders) else {}
+    except UserError as error:
+        note(f"what waits in Slurm's queue is not known: {error}")
+        return {}
+
+
+def status_text(found: Sequence[SeedStatus]) -> str:
+    """The rows as a table, and how many seeds are in which state."""
+    header = ["run", "seed", "state", "where", "step", "bpb", "left"]
+    rows = [
+        [one.run, one.seed, one.state, one.where or None, one.step, None if one.bpb is None else f"{one.bpb:.4f}",
+         _minutes(one.seconds_left)]
+        for one in found
+    ]  # fmt: skip
+    states = [one.state for one in found]
+    summary = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    return f"{table_text(header, rows, left=4)}\n\n{len(found)} seeds: {summary}"
+
+
+def _minutes(seconds: float | None) -> str | None:
+    return None if seconds is None else f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def statuses(folder: Path, queued: Mapping[tuple[str, str], slurm.Queued]) -> Iterator[SeedStatus]:
+    """Every seed that a run's folder or its jobs know, by seed; UserError for what is no run's folder."""
+    if not (folder / RECIPE_FILE).is_file():
+        raise UserError(f"{folder} is no run's folder: it has no {RECIPE_FILE}; name one, as runs/TRACK/RECIPE")
+    values = read_json(folder / RECIPE_FILE)
+    recipe = from_dict({key: value for key, value in values.items() if key != "fingerprint"}, str(folder / RECIPE_FILE))
+    jobs: dict[str, Any] = {"job": "", "tasks": {}}
+    if (folder / slurm.JOBS).is_file():
+        jobs = read_json(folder / slurm.JOBS)
+    seeds = {int(path.name[4:]) for path in folder.glob("seed*") if path.is_dir() and path.name[4:].isdecimal()}
+    for seed in sorted(seeds | {int(seed) for seed in jobs["tasks"]}):
+        task = queued.get((jobs["job"], str(jobs["tasks"].get(str(seed), ""))))
+        yield _status(folder, seed, recipe, task)
+
+
+def _status(folder: Path, seed: int, recipe: Recipe, task: slurm.Queued | None) -> SeedStatus:
+    place, name = folder / f"seed{seed}", folder.resolve().name
+    metrics, holder = place / METRICS, holder_of(place)
+    now = last_step(metrics, recipe)
+    step, bpb = now.step if now else None, _last_bpb(metrics)
+    if (place / SEED_RESULT).is_file():
+        result = read_json(place / SEED_RESULT)
+        return SeedStatus(name, seed, "finished", "", result.get("steps"), result.get("sliding_bpb"), None)
+    if holder and holder.is_alive():
+        stage = max((path.stem for path in place.glob("notebooks/*.ipynb")), default="begins")
+        is_training = now and stage.startswith("03") and math.isfinite(now.seconds_left)
+        left = now.seconds_left if now and is_training else None
+        where = f"{holder.node}, job {holder.job}" if holder.job else holder.node
+        return SeedStatus(name, seed, stage, where, step, bpb, left)
+    if task:
+        state = "queued" if task.state == "PENDING" else task.state.lower()
+        return SeedStatus(name, seed, state, task.node or task.reason, step, bpb, None)
+    return SeedStatus(name, seed, "stopped" if place.is_dir() else "not begun", "", step, bpb, None)
+
+
+def _last_bpb(path: Path) -> float | None:
+    """The last validation's score in a metrics file."""
+    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+    for line in reversed(lines):
+        if b'"kind": "val"' in line:
+            said: dict[str, Any] = json.loads(line)
+            return said["bpb"]
+    return None
