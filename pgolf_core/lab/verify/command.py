@@ -99,7 +99,7 @@ def verify(path: Path, how: How) -> list[Row]:
     except OSError as error:
         return [Row("the folder can be read", FAILS, f"{path}: {error.strerror}")]
     if is_recipe:
-        from pgolf_core.lab.verify.run import recipe_rows
+        from pgolf_core.lab.verify.recipe import recipe_rows
 
         return recipe_rows(path, how)
     if is_own_run(path):

@@ -1,4 +1,4 @@
-"""Checks of `pgolf verify` on an artifact alone, on one seed's files and artifact, and on all seeds of a recipe."""
+"""Checks of `pgolf verify` on an artifact alone, and on one seed's files and artifact."""
 
 from __future__ import annotations
 
@@ -12,17 +12,14 @@ from typing import Any
 import torch
 
 from pgolf_core.base.files import UserError, sha256_file
-from pgolf_core.base.names import ADAPT_TRACE, ARTIFACT, METRICS, SCORES, SEED_RESULT, TRAIN_LOG
+from pgolf_core.base.names import ADAPT_TRACE, METRICS, SCORES, SEED_RESULT, TRAIN_LOG
 from pgolf_core.base.strict import build
-from pgolf_core.lab.compare.results import seed_folders
 from pgolf_core.lab.export import code_bytes_of
-from pgolf_core.lab.report.seeds import summarise_seeds
 from pgolf_core.lab.shared import places
-from pgolf_core.lab.shared.places import AVERAGING_FILE, ENV_FILE, LEDGER_FILE, RECIPE_FILE, SUMMARY_FILE, core_sha256
+from pgolf_core.lab.shared.places import AVERAGING_FILE, ENV_FILE, LEDGER_FILE, RECIPE_FILE, core_sha256
 from pgolf_core.lab.verify.evidence.adapting import adapt_checks
-from pgolf_core.lab.verify.evidence.checks import CannotCheck, Row, hold, judge_all, needed, require
+from pgolf_core.lab.verify.evidence.checks import CannotCheck, Row, hold, judge_all, require
 from pgolf_core.lab.verify.evidence.score import How
-from pgolf_core.lab.verify.evidence.text import Text
 from pgolf_core.lab.verify.reading.logs import Log, agreed_steps, read_log
 from pgolf_core.lab.verify.reading.reviewed import (
     BUDGET_SECONDS,
@@ -370,54 +367,3 @@ SEED_CHECKS: dict[str, Callable[[Any], str]] = {
 def seed_rows(seed: Seed) -> list[Row]:
     """All checks of one seed."""
     return artifact_rows(seed.artifact) + judge_all(SEED_CHECKS | adapt_checks(seed), seed)
-
-
-# ---------------------------------------------------------------------- all seeds of a recipe
-
-
-def recipe_rows(folder: Path, how: How) -> list[Row]:
-    """What ties the seeds together, then every seed's own checks."""
-    texts: dict[str, Text] = {}
-    seeds = {number: Seed(folder / f"seed{number}", how, texts) for number in seed_folders(folder)}
-    checks = {
-        "one recipe, dataset and core over all seeds": _one_experiment,
-        "no seed and no log is missing": _nothing_missing, "summary.json is that of its seeds": _summary,
-    }  # fmt: skip
-    rows = judge_all(checks, folder, seeds)
-    for name, seed in seeds.items():
-        rows += [row._replace(check=f"seed {name}: {row.check}") for row in seed_rows(seed)]
-    return rows
-
-
-def _one_experiment(folder: Path, seeds: dict[int, Seed]) -> str:
-    found = {part: {getattr(seed.result, f"{part}_sha256") for seed in seeds.values()} for part in HASHES}
-    found["recipe"] |= {
-        Seed(folder, How()).recipe_file.fingerprint,
-        *(seed.recipe.fingerprint for seed in seeds.values()),
-    }
-    evidence = [f"{part} {', '.join(sorted(one[:12] for one in hashes))}" for part, hashes in found.items()]
-    return hold(all(len(hashes) == 1 for hashes in found.values()), "; ".join(evidence))
-
-
-def _nothing_missing(folder: Path, seeds: dict[int, Seed]) -> str:
-    wanted = (RECIPE_FILE, SEED_RESULT, ARTIFACT, *LOGS)
-    missing = [f"seed{name}/{file}" for name, seed in seeds.items() for file in wanted
-               if not (seed.folder / file).is_file()]  # fmt: skip
-    stray = sorted(path.name for path in folder.glob("seed0?*") if path.is_dir() and path.name[4:].isdecimal())
-    hold(not stray, f"{', '.join(stray[:3])}: not read, since the name of a seed's folder has no zero before it")
-    hold(not missing, f"missing: {', '.join(missing)}")
-    if (folder / SUMMARY_FILE).is_file():
-        said = json_object(folder / SUMMARY_FILE).get("seeds")
-        hold(said == list(seeds), f"{SUMMARY_FILE} names seeds {said}, the folders are {list(seeds)}")
-    return f"seeds {', '.join(map(str, seeds))}, each with {', '.join(wanted)}"
-
-
-def _summary(folder: Path, seeds: dict[int, Seed]) -> str:
-    require((folder / SUMMARY_FILE).is_file(), f"there is no {SUMMARY_FILE}")
-    results = {name: seed.result for name, seed in seeds.items()}
-    said, made = json_object(folder / SUMMARY_FILE), needed("whole results", lambda: summarise_seeds(results))
-    wrong = first_difference(made, said)
-    hold(not wrong, f"{wrong} is not what the seeds' {SEED_RESULT} give")
-    score = made["sliding_bpb"]
-    spread = f" ± {score['std']:.6f}" if score["std"] is not None else ""
-    return f"sliding {score['mean']:.6f}{spread}, n = {score['n']}, and {len(made) - 1} more keys"

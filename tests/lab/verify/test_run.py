@@ -6,7 +6,6 @@ pytest tests/lab/verify/test_run.py
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from reviewing import ask_here, failing, judged, replaced, with_verdict
+from reviewing import ask_here, failing, judged, replaced
 from run_folder import change
 from toy_run import RECIPE, finish_seed, toy_corpus
 
@@ -167,39 +166,6 @@ def test_a_model_that_looks_ahead_or_whose_losses_are_no_probabilities_is_caught
     plain = getattr(GPT, method)
     monkeypatch.setattr(GPT, method, lambda self, ids, *further, **more: cheat(plain(self, ids, *further, **more), ids))
     assert checks <= failing(honest / "seed1", cache)
-
-
-# ---------------------------------------------------------------------- all seeds of a recipe
-
-
-ONE, MISSING = "one recipe, dataset and core over all seeds", "no seed and no log is missing"
-SUMMARY = "summary.json is that of its seeds"
-
-
-def another_mean(run: Path) -> None:
-    write_json(run / "summary.json", replaced(read_json(run / "summary.json"), ("sliding_bpb", "mean"), 1.0))
-
-
-@pytest.mark.parametrize(
-    ("edit", "check", "words"),
-    [
-        (lambda run: change(run / "seed2" / "result.json", core_sha256="0" * 64), ONE, "core 000000000000, "),
-        (lambda run: shutil.rmtree(run / "seed2"), MISSING, "names seeds [1, 2], the folders are [1]"),
-        (lambda run: (run / "seed2" / "train.log").unlink(), MISSING, "missing: seed2/train.log"),
-        (lambda run: shutil.copytree(run / "seed2", run / "seed01"), MISSING, "seed01: not read, since"),
-        (
-            lambda run: (run / "seed1").rename(run / "seed01"),
-            "seed 1: artifact opens and is whole",
-            "seed1/model.pgolf",
-        ),
-        (another_mean, SUMMARY, "sliding_bpb.mean is not what"),
-    ],
-)
-def test_what_does_not_fit_over_all_seeds_is_named(run: Path, cache: Path, edit: Callable, check: str, words: str):
-    edit(run)
-    found = judged(run, cache)
-    assert found[check].verdict == FAILS and words in found[check].evidence
-    assert "seed01" not in words or with_verdict(found, FAILS) == {MISSING}, "a stray copy is read in no seed's place"
 
 
 # ---------------------------------------------------------------------- bytes

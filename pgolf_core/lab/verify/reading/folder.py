@@ -16,9 +16,9 @@ from pgolf_core.base.files import sha256_file
 from pgolf_core.lab.export import readable_of
 from pgolf_core.lab.shared.places import SCRIPT, SUBMISSION_FILE
 from pgolf_core.lab.shared.texts import FINEWEB_TRACK
+from pgolf_core.lab.verify.code.shipped import Code, imports_of, parsed, running
 from pgolf_core.lab.verify.evidence.checks import CannotCheck, hold, needed, once, quietly, require
 from pgolf_core.lab.verify.evidence.score import computing_path, judge_score
-from pgolf_core.lab.verify.evidence.shipped import Code, imports_of, parsed, running
 from pgolf_core.lab.verify.evidence.text import TEXT_OF_TRACK
 from pgolf_core.lab.verify.evidence.way import Way
 from pgolf_core.lab.verify.reading.logs import Log, read_log

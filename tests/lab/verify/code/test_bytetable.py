@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import pytest
 
-from pgolf_core.lab.verify.evidence.bytetable import judge_tables
+from pgolf_core.lab.verify.code.bytetable import judge_tables
+from pgolf_core.lab.verify.code.shipped import Code
 from pgolf_core.lab.verify.evidence.checks import Broken, CannotCheck
-from pgolf_core.lab.verify.evidence.shipped import Code
 
 SPECIAL = "    if sp.is_control(i) or sp.is_unknown(i) or sp.is_unused(i):\n        continue\n"
 BYTE = "    if sp.is_byte(i):\n        base_bytes[i] = 1\n        continue\n"

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from pgolf_core.lab.verify.code.shipped import MAX_LAYERS, MAX_UNPACKED, decompressed, running, unwrapped
 from pgolf_core.lab.verify.evidence.checks import CannotCheck
-from pgolf_core.lab.verify.evidence.shipped import MAX_LAYERS, MAX_UNPACKED, decompressed, running, unwrapped
 
 SOURCE = "import os\nmark = '\u2581'\nprint(os.name)\n" * 300
 BYTES = SOURCE.encode()

@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from pgolf_core.lab.verify.code.shipped import Code, nodes_of, tree_of
 from pgolf_core.lab.verify.evidence.checks import hold, require
-from pgolf_core.lab.verify.evidence.shipped import Code, nodes_of, tree_of
 
 SPACE_MARK = "\u2581"
 """Of sentencepiece, for a leading space; the core's own name for it comes with numpy."""

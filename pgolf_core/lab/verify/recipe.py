@@ -1,0 +1,64 @@
+"""Checks of `pgolf verify` on all seeds of a recipe together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pgolf_core.base.names import ARTIFACT, SEED_RESULT
+from pgolf_core.lab.compare.results import seed_folders
+from pgolf_core.lab.report.seeds import summarise_seeds
+from pgolf_core.lab.shared.places import RECIPE_FILE, SUMMARY_FILE
+from pgolf_core.lab.verify.evidence.checks import Row, hold, judge_all, needed, require
+from pgolf_core.lab.verify.evidence.score import How
+from pgolf_core.lab.verify.evidence.text import Text
+from pgolf_core.lab.verify.reading.reviewed import Seed
+from pgolf_core.lab.verify.reading.untrusted import json_object
+from pgolf_core.lab.verify.run import HASHES, LOGS, first_difference, seed_rows
+
+
+def recipe_rows(folder: Path, how: How) -> list[Row]:
+    """What ties the seeds together, then every seed's own checks."""
+    texts: dict[str, Text] = {}
+    seeds = {number: Seed(folder / f"seed{number}", how, texts) for number in seed_folders(folder)}
+    checks = {
+        "one recipe, dataset and core over all seeds": _one_experiment,
+        "no seed and no log is missing": _nothing_missing, "summary.json is that of its seeds": _summary,
+    }  # fmt: skip
+    rows = judge_all(checks, folder, seeds)
+    for name, seed in seeds.items():
+        rows += [row._replace(check=f"seed {name}: {row.check}") for row in seed_rows(seed)]
+    return rows
+
+
+def _one_experiment(folder: Path, seeds: dict[int, Seed]) -> str:
+    found = {part: {getattr(seed.result, f"{part}_sha256") for seed in seeds.values()} for part in HASHES}
+    found["recipe"] |= {
+        Seed(folder, How()).recipe_file.fingerprint,
+        *(seed.recipe.fingerprint for seed in seeds.values()),
+    }
+    evidence = [f"{part} {', '.join(sorted(one[:12] for one in hashes))}" for part, hashes in found.items()]
+    return hold(all(len(hashes) == 1 for hashes in found.values()), "; ".join(evidence))
+
+
+def _nothing_missing(folder: Path, seeds: dict[int, Seed]) -> str:
+    wanted = (RECIPE_FILE, SEED_RESULT, ARTIFACT, *LOGS)
+    missing = [f"seed{name}/{file}" for name, seed in seeds.items() for file in wanted
+               if not (seed.folder / file).is_file()]  # fmt: skip
+    stray = sorted(path.name for path in folder.glob("seed0?*") if path.is_dir() and path.name[4:].isdecimal())
+    hold(not stray, f"{', '.join(stray[:3])}: not read, since the name of a seed's folder has no zero before it")
+    hold(not missing, f"missing: {', '.join(missing)}")
+    if (folder / SUMMARY_FILE).is_file():
+        said = json_object(folder / SUMMARY_FILE).get("seeds")
+        hold(said == list(seeds), f"{SUMMARY_FILE} names seeds {said}, the folders are {list(seeds)}")
+    return f"seeds {', '.join(map(str, seeds))}, each with {', '.join(wanted)}"
+
+
+def _summary(folder: Path, seeds: dict[int, Seed]) -> str:
+    require((folder / SUMMARY_FILE).is_file(), f"there is no {SUMMARY_FILE}")
+    results = {name: seed.result for name, seed in seeds.items()}
+    said, made = json_object(folder / SUMMARY_FILE), needed("whole results", lambda: summarise_seeds(results))
+    wrong = first_difference(made, said)
+    hold(not wrong, f"{wrong} is not what the seeds' {SEED_RESULT} give")
+    score = made["sliding_bpb"]
+    spread = f" ± {score['std']:.6f}" if score["std"] is not None else ""
+    return f"sliding {score['mean']:.6f}{spread}, n = {score['n']}, and {len(made) - 1} more keys"
