@@ -1,0 +1,48 @@
+"""Byte shuffle and brotli: there and back, and nothing else passes."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pgolf_core.base.files import Refused, UserError
+from pgolf_core.base.squeeze import need_brotli, shuffled, squeeze, squeezed, unshuffled, unsqueeze, unsqueezed
+
+DATA = bytes(range(256)) * 40 + b"odd"
+
+
+@given(st.binary(max_size=99))
+def test_a_shuffle_puts_the_even_bytes_first_and_comes_back(data: bytes) -> None:
+    assert [shuffled(data)[i] for i in range((len(data) + 1) // 2)] == list(data[::2])
+    assert unshuffled(shuffled(data)) == data
+
+
+@pytest.mark.parametrize(
+    ("stream", "size"),
+    [
+        (squeeze(DATA)[:-1], len(DATA)), (squeeze(DATA) + b"x", len(DATA)), (b"", 0), (b"no brotli", 9),
+        (squeeze(DATA), len(DATA) - 1), (squeeze(DATA), len(DATA) + 1), (squeeze(bytes(2**24)), 100),
+    ],
+)  # fmt: skip
+def test_a_stream_that_is_cut_off_longer_or_of_another_size_is_refused(stream: bytes, size: int) -> None:
+    assert unsqueeze(squeeze(DATA), len(DATA)) == DATA
+    with pytest.raises(Refused):
+        unsqueeze(stream, size)
+
+
+def test_the_streams_of_a_file_come_back_and_each_tensor_has_its_share() -> None:
+    codes, planes = [b"a" * 1000, bytes(range(200)), b""], [shuffled(DATA), b"xyz"]
+    streams, shares = squeezed(codes, planes, [3.0, 1.0, 0.0])
+    assert sum(shares) == len(streams[0]) and shares[0] > shares[1] > shares[2] == 0
+    joined = b"".join(codes)
+    views, sizes = [memoryview(stream) for stream in streams], [len(joined), len(DATA), 3]
+    assert unsqueezed(views, sizes) == [joined, *planes]
+
+
+def test_without_the_package_a_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"quant\.compressor = brotli needs .*pip install brotli==1\.2\.1"):
+        need_brotli()
