@@ -126,7 +126,8 @@ def _status(folder: Path, seed: int, recipe: Recipe, task: slurm.Queued | None) 
     if task:
         state = "queued" if task.state == "PENDING" else task.state.lower()
         return SeedStatus(name, seed, state, task.node or task.reason, step, bpb, None)
-    return SeedStatus(name, seed, "stopped" if place.is_dir() else "not begun", "", step, bpb, None)
+    state = "stopped" if (place / "notebooks").is_dir() else "not begun"
+    return SeedStatus(name, seed, state, "", step, bpb, None)
 
 
 def _last_bpb(path: Path) -> float | None:
