@@ -160,8 +160,8 @@ def test_qat_trains_every_block_matrix_that_is_rounded_on_its_grid(name: str, gr
 def test_the_local_recipe_is_the_record_at_another_size_and_nothing_else(name: str) -> None:
     sizes = {
         "data": "dataset seq_len batch_tokens spans_per_step micro_batch_seqs",
-        "model": "vocab_size num_layers model_dim num_heads num_kv_heads mlp_hidden rope_dims rope_reference_tokens bigram_rows "
-                 "bigram_dim xsa_last_n ve_dim ve_layers loop_start loop_end parallel_start",
+        "model": "vocab_size num_layers model_dim num_heads num_kv_heads mlp_hidden rope_dims "
+                 "rope_reference_tokens bigram_rows bigram_dim xsa_last_n ve_dim ve_layers loop_start loop_end parallel_start",
         "optim": "muon_momentum_warmup_steps", "average": "ema_decay swa_every_steps",
         "schedule": "iterations max_seconds reserve_seconds warmup_steps warmdown_iters val_every_steps val_tokens "
                     "log_every_steps compile",
@@ -183,7 +183,7 @@ def test_the_local_shape_has_the_records_ratios_and_what_is_counted_in_steps_is_
     assert big.model.num_layers % 2 == small.model.num_layers % 2  # whether a decoder block goes without a skip
     assert bool(big.model.xsa_last_n) == bool(small.model.xsa_last_n)
     assert abs(small.model.xsa_last_n / small.model.num_layers - big.model.xsa_last_n / big.model.num_layers) < 0.07
-    depths = [len(sum(layer_order(one.model), [])) / one.model.num_layers for one in (big, small)]
+    depths = [sum(map(len, layer_order(one.model))) / one.model.num_layers for one in (big, small)]
     assert abs(depths[0] - depths[1]) < 0.15 and big.model.num_loops == small.model.num_loops
     if big.model.num_loops:  # the decoder begins with the block that it began with before the loop was on
         assert all(layer_order(one.model)[1][0] == one.model.num_layers // 2 for one in (big, small))
