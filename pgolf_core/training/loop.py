@@ -118,6 +118,8 @@ class Trainer:
         self.path_line = describe(self.device, recipe.schedule.autocast, recipe.schedule.compile, kernel)
         self.path_line += f" | ranks: {world.size}, {world.backend}" if world.size > 1 else ""
         compiled = recipe.schedule.compile == "auto" and not why_not_compile(self.device)
+        if compiled:
+            torch.compiler.reset()  # an earlier training's graphs count against the limit of 8, and one may need all
         self.loss_of = torch.compile(self.model, dynamic=False, fullgraph=True) if compiled else self.model
 
     def run(self) -> TrainResult:
