@@ -8,10 +8,11 @@ The head is such a map too, by the token embedding.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -231,21 +232,34 @@ def in_words(told: Mapping[str, Any]) -> str:
     )
 
 
+@contextlib.contextmanager
+def _one_thread() -> Iterator[int]:
+    """Torch on one thread, within; gives how many it has without."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)
+
+
 def round_in_turn(values: Tensor, feedback: Feedback, rounded: Callable[[Tensor, int], Tensor]) -> Tensor:
     """`values` [rows, cols] after rounding column by column, float32 in their unit.
 
     `rounded` makes of a column [rows] and its number what it becomes; the columns after it make good the difference.
+    One thread does it: for a column at a time, several wait for each other up to twenty times as long as they work.
     """
     order, earlier = feedback.order, feedback.earlier
     given = (values * feedback.live).T[order].float().contiguous()  # a column is a row here: they are taken one by one
     moved, done, errors = given.clone(), torch.empty_like(given), torch.empty_like(given)
-    for start in range(0, len(given), BLOCK):
-        stop = min(start + BLOCK, len(given))
-        for j, column in enumerate(order[start:stop].tolist(), start):
-            value = rounded(torch.addmv(moved[j], errors[start:j].T, earlier[start:j, j]), column)
-            torch.sub(given[j], value, out=errors[j])
-            done[column] = value
-        moved[stop:].addmm_(earlier[start:stop, stop:].T, errors[start:stop])
+    with _one_thread():
+        for start in range(0, len(given), BLOCK):
+            stop = min(start + BLOCK, len(given))
+            for j, column in enumerate(order[start:stop].tolist(), start):
+                value = rounded(torch.addmv(moved[j], errors[start:j].T, earlier[start:j, j]), column)
+                torch.sub(given[j], value, out=errors[j])
+                done[column] = value
+            moved[stop:].addmm_(earlier[start:stop, stop:].T, errors[start:stop])
     return done.T
 
 
@@ -266,11 +280,6 @@ def all_in_turn(
     weights: Mapping[str, Tensor], grids: Mapping[str, Grid], feedback: Mapping[str, Feedback]
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """quantise_in_turn of several matrices by name: as many at once as torch has threads, each on one of them."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # a column is too little to share: threads would wait for each other most of the time
-    try:
-        with ThreadPoolExecutor(threads) as pool:
-            found = pool.map(lambda name: quantise_in_turn(weights[name], grids[name], feedback[name]), weights)
-            return dict(zip(weights, found, strict=True))
-    finally:
-        torch.set_num_threads(threads)
+    with _one_thread() as threads, ThreadPoolExecutor(threads) as pool:
+        found = pool.map(lambda name: quantise_in_turn(weights[name], grids[name], feedback[name]), weights)
+        return dict(zip(weights, found, strict=True))
