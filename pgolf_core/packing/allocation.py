@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from pgolf_core.network.choice import STEPS
 from pgolf_core.packing.coder import FIRST, LAST, best_class, clip, lengths
@@ -70,9 +72,13 @@ class Plan:
 
 def _in_turn(scaled: np.ndarray, shape: Stepped, feedback: Feedback) -> np.ndarray:
     """Codes that make good each other's errors. An error of one step of a column counts in steps of the others."""
-    cols, classes = shape.steps(1.0)[1].astype(np.float64)[0, feedback.order], shape.classes()
+    cols, classes = torch.from_numpy(shape.steps(1.0)[1])[0, feedback.order], shape.classes()
     in_steps = dataclasses.replace(feedback, earlier=feedback.earlier * cols[:, None] / cols)
-    return round_in_turn(scaled, in_steps, lambda column, j: clip(np.rint(column), classes[:, j]))
+
+    def rounded(column: Tensor, j: int) -> Tensor:
+        return torch.from_numpy(clip(np.rint(column.numpy()), classes[:, j])).float()
+
+    return round_in_turn(torch.from_numpy(scaled), in_steps, rounded).numpy()
 
 
 def plan(weights: np.ndarray, groups: Groups, feedback: Feedback | None = None) -> Plan:

@@ -8,10 +8,12 @@ The head is such a map too, by the token embedding.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,11 +138,11 @@ def gather(
 class Feedback:
     """How the columns of one matrix make good each other's errors."""
 
-    order: np.ndarray
+    order: Tensor
     """Column numbers in the order in which they are rounded, int64 [in]."""
-    earlier: np.ndarray
-    """Column i, above the diagonal: by how much of the error of each one before it the i-th moves; float64 [in, in]."""
-    live: np.ndarray
+    earlier: Tensor
+    """Column i, above the diagonal: by how much of the error of each one before it the i-th moves; float32 [in, in]."""
+    live: Tensor
     """bool [in]: columns that are not taken as zero."""
 
 
@@ -152,17 +154,17 @@ def feedback_of(
     By activation, columns whose inputs were always zero are taken as zero: nothing depends on them. In the damping each
     counts as `unseen` (PR 1493: 1, in sums over 98,304 tokens).
     """
-    h = hessian.detach().to("cpu", torch.float64)
-    diagonal, columns = h.diagonal().clone(), torch.arange(len(h))
+    h = hessian.detach().cpu()
+    diagonal, columns = h.diagonal().double(), torch.arange(len(h))
     live = torch.ones(len(h), dtype=torch.bool)
-    if not torch.isfinite(h).all() or diagonal.mean() <= 0:
+    if not torch.isfinite(h.sum(dtype=torch.float64)) or diagonal.mean() <= 0:
         return None
     if order == "activation":
         live = diagonal != 0
         diagonal[~live] = unseen
         columns = diagonal.argsort(descending=True, stable=True)
     backwards = columns.flip(0)
-    h, diagonal = h[backwards[:, None], backwards], diagonal[backwards]
+    h, diagonal = h[backwards][:, backwards].double(), diagonal[backwards]
     for attempt in range(RAISES + 1):
         used = damping * RAISE**attempt
         h.diagonal().copy_(diagonal + used * diagonal.mean())
@@ -170,8 +172,8 @@ def feedback_of(
         # i-th column has errors up to the i-th alone, which can make it least: no inverse, and the codes of GPTQ
         factor, failed = torch.linalg.cholesky_ex(h)
         if not failed:
-            earlier = (factor / factor.diagonal()).flip(0, 1)
-            return Feedback(columns.numpy(), earlier.numpy(), live.numpy()), used
+            earlier = (factor.float() / factor.diagonal().float()).flip(0, 1)
+            return Feedback(columns, earlier, live), used
     return None
 
 
@@ -230,40 +232,54 @@ def in_words(told: Mapping[str, Any]) -> str:
     )
 
 
-def round_in_turn(
-    values: np.ndarray, feedback: Feedback, rounded: Callable[[np.ndarray, int], np.ndarray]
-) -> np.ndarray:
-    """`values` [rows, cols] after rounding column by column, float64 in their unit.
+@contextlib.contextmanager
+def _one_thread() -> Iterator[int]:
+    """Torch on one thread, within; gives how many it has without."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)
+
+
+def round_in_turn(values: Tensor, feedback: Feedback, rounded: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """`values` [rows, cols] after rounding column by column, float32 in their unit.
 
     `rounded` makes of a column [rows] and its number what it becomes; the columns after it make good the difference.
     One thread does it: for a column at a time, several wait for each other up to twenty times as long as they work.
     """
-    order, earlier = feedback.order, torch.from_numpy(feedback.earlier)
-    columns = np.ascontiguousarray((values * feedback.live).T[order], np.float64)  # a column is a row here
-    given, done = torch.from_numpy(columns), np.empty_like(columns)
-    moved, errors, threads = given.clone(), torch.empty_like(given), torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    order, earlier = feedback.order, feedback.earlier
+    given = (values * feedback.live).T[order].float().contiguous()  # a column is a row here: they are taken one by one
+    moved, done, errors = given.clone(), torch.empty_like(given), torch.empty_like(given)
+    with _one_thread():
         for start in range(0, len(given), BLOCK):
             stop = min(start + BLOCK, len(given))
-            for j in range(start, stop):
-                column = moved[j] + earlier[start:j, j] @ errors[start:j]
-                done[order[j]] = rounded(column.numpy(), int(order[j]))
-                errors[j] = given[j] - torch.from_numpy(done[order[j]])
-            moved[stop:] += earlier[start:stop, stop:].T @ errors[start:stop]
-    finally:
-        torch.set_num_threads(threads)
+            for j, column in enumerate(order[start:stop].tolist(), start):
+                value = rounded(torch.addmv(moved[j], errors[start:j].T, earlier[start:j, j]), column)
+                torch.sub(given[j], value, out=errors[j])
+                done[column] = value
+            moved[stop:].addmm_(earlier[start:stop, stop:].T, errors[start:stop])
     return done.T
 
 
 def quantise_in_turn(w: Tensor, grid: Grid, feedback: Feedback) -> tuple[Tensor, Tensor]:
     """grid.quantise_tensor with correction: codes int8 [rows, cols], scales float16 [rows] as without it."""
-    scale, codes = choose_scale(w, grid), torch.empty_like(w, dtype=torch.int8)
+    scale, columns = choose_scale(w, grid), torch.empty(w.size(1), w.size(0), dtype=torch.int8)
 
-    def rounded(column: np.ndarray, j: int) -> np.ndarray:
-        code = quantise(torch.from_numpy(column.astype(np.float32))[:, None], scale, grid)
-        codes[:, j : j + 1] = code
-        return dequantise(code, scale.stored)[:, 0].numpy()
+    def rounded(column: Tensor, j: int) -> Tensor:
+        code = quantise(column[:, None], scale, grid)
+        columns[j] = code[:, 0]
+        return dequantise(code, scale.stored)[:, 0]
 
-    round_in_turn(w.numpy(), feedback, rounded)
-    return codes, scale.stored.to(torch.float16)
+    round_in_turn(w, feedback, rounded)
+    return columns.T.contiguous(), scale.stored.to(torch.float16)
+
+
+def all_in_turn(
+    weights: Mapping[str, Tensor], grids: Mapping[str, Grid], feedback: Mapping[str, Feedback]
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """quantise_in_turn of several matrices by name: as many at once as torch has threads, each on one of them."""
+    with _one_thread() as threads, ThreadPoolExecutor(threads) as pool:
+        found = pool.map(lambda name: quantise_in_turn(weights[name], grids[name], feedback[name]), weights)
+        return dict(zip(weights, found, strict=True))

@@ -17,7 +17,7 @@ from pgolf_core.base.squeeze import squeezed
 from pgolf_core.network.choice import STEPS, grid_names_for
 from pgolf_core.network.grid import grid_of, quantise_tensor
 from pgolf_core.packing.allocation import spend
-from pgolf_core.packing.correction import Correction, Hessians, corrections, quantise_in_turn
+from pgolf_core.packing.correction import Correction, Hessians, all_in_turn, corrections
 from pgolf_core.packing.format import MAGIC, PREAMBLE, STEPS_STREAMS, check_tensors, checksum, version_of
 from pgolf_core.packing.ledger import CapExceeded, Ledger, entropy_bytes
 from pgolf_core.packing.sensitivity import Groups, allocate_bits, groups_of
@@ -149,8 +149,12 @@ def _plain_streams(
     """The three streams of what is not on steps, and the ledger's row of each tensor."""
     parts: dict[str, list[np.ndarray]] = {"codes": [], "fp16": [], "scales": []}
     rows: list[dict[str, Any]] = []
+    in_turn = {}
+    if correction is not None:
+        grids = {name: grid_of(name, grid, quant) for name, grid, _ in table if name in correction.feedback}
+        in_turn = all_in_turn({name: _finite(name, state[name]) for name in grids}, grids, correction.feedback)
     for name, grid, shape in table:
-        symbols, scales = _encode(name, state[name], grid, quant, correction)
+        symbols, scales = _encode(name, state[name], grid, quant, in_turn.get(name))
         parts["fp16" if grid == "fp16" else "codes"].append(symbols)
         parts["scales"].append(scales)
         rows.append({
@@ -176,18 +180,16 @@ def _plain_streams(
 
 
 def _encode(
-    name: str, tensor: Tensor, grid: str, quant: Quant, correction: Correction | None
+    name: str, tensor: Tensor, grid: str, quant: Quant, in_turn: tuple[Tensor, Tensor] | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Symbols of one tensor, flat (int8 codes, or float16 values), and its float16 scales (none for fp16)."""
+    """Symbols of one tensor, flat (int8 codes, or float16 values), and its float16 scales (none for fp16); `in_turn`
+    are those of a matrix whose rounding is corrected."""
     w = _finite(name, tensor)
     if grid == "fp16":
         symbols, scales = w.to(torch.float16).flatten(), torch.empty(0, dtype=torch.float16)
         finite = torch.isfinite(symbols).all()
     else:
-        own = grid_of(name, grid, quant)
-        symbols, scales = quantise_tensor(w, own)
-        if correction is not None and name in correction.feedback:
-            symbols, scales = quantise_in_turn(w, own, correction.feedback[name])
+        symbols, scales = in_turn or quantise_tensor(w, grid_of(name, grid, quant))
         finite = torch.isfinite(scales).all()
     if not finite:
         raise UserError(f"{name} holds values up to {w.abs().max():.3g}, too large for float16 on grid {grid}")

@@ -76,7 +76,7 @@ def test_codes_are_those_of_sequential_least_squares_and_outputs_are_better_than
     x, w = inputs(4 * width, width), gaussian(5, width, 3).astype(np.float64) * 50
     hessian = mean_product(x)
     feedback, used = feedback_of(hessian, DAMPING)
-    codes = round_in_turn(w, feedback, lambda column, _: np.rint(column))
+    codes = round_in_turn(torch.from_numpy(w), feedback, lambda column, _: column.round()).double().numpy()
     assert used == DAMPING
     assert (codes == np.stack([slowly(row, damped(hessian), np.ones(width)) for row in w])).all()
     assert width == 1 or output_error(codes - w, x) < 0.9 * output_error(np.rint(w) - w, x)
@@ -140,7 +140,7 @@ def test_the_search_ends_at_the_budget_with_the_corrected_codes(bits: float):
 
 def test_one_token_is_enough_and_no_input_at_all_is_named_and_rounded_plainly(on_steps: Path, tmp_path: Path):
     feedback, used = feedback_of(mean_product(inputs(1, 30)), DAMPING)  # of rank one: damping makes it invertible
-    assert used == DAMPING and np.isfinite(feedback.earlier).all()
+    assert used == DAMPING and torch.isfinite(feedback.earlier).all()
     assert feedback_of(torch.zeros(30, 30), DAMPING) is feedback_of(torch.full((30, 30), math.nan), DAMPING) is None
     name = "blocks.0.mlp.fc.weight"
     zero = Hessians({name: torch.zeros(16, 16)}, 0)

@@ -26,7 +26,7 @@ from pgolf_core.lab.shared.tables import table_text, width
 from pgolf_core.lab.shared.usage import add_json, add_set, checked_recipe, count
 
 FORMAT = 1
-MEASURES = ("step", "newton_schulz", "sliding", "packing")
+MEASURES = ("step", "newton_schulz", "sliding", "rounding", "packing")
 RECIPES = ("local", "pr315")
 """The local track's own, and the record that the goals name."""
 BUSY_LOAD = 0.5
@@ -161,6 +161,7 @@ def _title(values: Values) -> str:
         "newton_schulz": "{iterations} iterations, {compute_dtype}",
         "sliding": "{windows} windows of {window_tokens}, stride {stride_tokens}, {compute_dtype}, {bpb[fast]:.4f} bpb "
                    "both ways",
+        "rounding": "{weights:,} weights, the plain way on one thread",
         "packing": "{parameters:,} parameters, {file_bytes:,} bytes, {bits_per_weight:.2f} bits a weight",
     }[values["measure"]].format(**values)  # fmt: skip
     others = f"others took {values['others_processor_share']:.0%} of the processors meanwhile"

@@ -41,6 +41,8 @@ GOALS = (
     Goal(f"Muon's share of a step of {MUON_TOKENS:,} tokens", "step", (RECORD_TRACK,), AT_MOST, 0.05,
          "of the step's seconds",
          lambda values: _of_one_rank(values)["muon_share"]["fast"]),
+    Goal("rounding in turn against PR 1493's way", "rounding", ("pr1493",), AT_LEAST, 3.0, "times as fast",
+         lambda values: values["ratio"]["whole"]),
     Goal("packing", "packing", (RECORD_TRACK,), AT_MOST, 60.0, "seconds",
          lambda values: values["seconds"]["fast"]["pack"]),
 )  # fmt: skip

@@ -1,4 +1,5 @@
-"""What the benchmark measures, each in a process of its own: the step, Newton-Schulz, the sliding score, packing.
+"""What the benchmark measures, each in a process of its own: the step, Newton-Schulz, the sliding score, rounding,
+packing.
 
 Each measure has arms: things whose `run()` does the work once and gives the seconds of its parts.
 """
@@ -8,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,13 @@ from pgolf_core.base.device import autocast_dtype, pick_device
 from pgolf_core.base.names import ARTIFACT
 from pgolf_core.lab.bench.clock import Effort, Seconds, counted, in_turns, peak_during, seconds_and_ratios
 from pgolf_core.lab.bench.goals import RECORD_TRACK
-from pgolf_core.lab.bench.plain import plain_newton_schulz, plain_sliding_nats
+from pgolf_core.lab.bench.plain import plain_newton_schulz, plain_rounding_in_turn, plain_sliding_nats
 from pgolf_core.lab.bench.step import SEED, StepArm, one_byte_a_token, one_micro_batch, step_values
+from pgolf_core.network.choice import grid_names_for
+from pgolf_core.network.grid import GRIDS, dequantise, grid_of, quantise_tensor
 from pgolf_core.network.model import GPT, build_model, num_parameters, parameter_shapes
 from pgolf_core.network.score import bits_per_byte, score
+from pgolf_core.packing.correction import Hessians, all_in_turn, corrections
 from pgolf_core.packing.pack import pack
 from pgolf_core.packing.sensitivity import Groups
 from pgolf_core.packing.unpack import unpack
@@ -66,6 +70,7 @@ class Task:
         make: Callable[[bool], Any] = {
             "step": lambda fast: StepArm(self.one_step(recipe, device, fast), device, fast),
             "newton_schulz": lambda fast: NewtonSchulzArm(recipe, device, fast),
+            "rounding": lambda fast: RoundingArm(recipe, fast),
             "sliding": lambda fast: SlidingArm(recipe, device, fast, self.effort.sliding_flops),
         }[self.measure]
         return recipe, device, {"plain": lambda: make(False), "fast": lambda: make(True)}
@@ -79,10 +84,12 @@ class Task:
         return dataclasses.replace(whole, data=data)
 
     def takes_part(self) -> bool:
-        """Whether the measure is taken: a record's windows are scored on a GPU alone, a CPU takes minutes."""
-        if self.measure != "sliding" or torch.cuda.is_available():
-            return True
-        return load_recipe(self.recipe, self.overrides).track != RECORD_TRACK
+        """Whether the measure is taken: a record's windows are scored on a GPU alone, a CPU takes minutes; and rounding
+        in turn is for recipes that correct it."""
+        recipe = load_recipe(self.recipe, self.overrides)
+        if self.measure == "rounding":
+            return recipe.quant.correction == "hessian"
+        return self.measure != "sliding" or torch.cuda.is_available() or recipe.track != RECORD_TRACK
 
     @property
     def label(self) -> str:
@@ -153,6 +160,60 @@ class SlidingArm:
         return spent
 
 
+class RoundingArm:
+    """Round all matrices of a network in turn, for random inputs: as the core does, or as PR 1493 on one thread, which
+    is what torchrun gives it. `answer` is the error of the outputs."""
+
+    def __init__(self, recipe: Recipe, fast: bool):
+        generator, self.fast = torch.Generator().manual_seed(SEED), fast
+        shapes = parameter_shapes(recipe.model)
+        names = grid_names_for(shapes, recipe.quant)
+        self.grids = {name: grid_of(name, grid, recipe.quant) for name, grid in names.items() if grid in GRIDS}
+        self.weights = {name: torch.randn(shapes[name], generator=generator) * TRAINED_STD for name in self.grids}
+        self.inputs = _inputs(self.weights, recipe)
+        self.quant = dataclasses.replace(recipe.quant, correction_order="activation")
+        self.about = {"weights": sum(w.numel() for w in self.weights.values())}
+
+    def run(self) -> Seconds:
+        """Seconds from the inputs' products to the codes."""
+        spent: Seconds = {}
+        with counted(spent, "whole", torch.device("cpu")):
+            rounded = self._fast() if self.fast else self._plain()
+        self.answer = 0.0
+        for name, (codes, scale) in rounded.items():
+            error = dequantise(codes, scale) - self.weights[name]
+            self.answer += float(((error @ self.inputs.of(name)) * error).sum(dtype=torch.float64))
+        return spent
+
+    def _fast(self) -> dict[str, tuple[Tensor, Tensor]]:
+        shapes = {name: tuple(w.shape) for name, w in self.weights.items()}
+        feedback = corrections(self.inputs, shapes, self.quant).feedback
+        return all_in_turn({name: self.weights[name] for name in feedback}, self.grids, feedback)
+
+    def _plain(self) -> dict[str, tuple[Tensor, Tensor]]:
+        threads, rounded = torch.get_num_threads(), {}
+        torch.set_num_threads(1)
+        for name, w in self.weights.items():
+            if (hessian := self.inputs.of(name)) is not None:
+                scale, top = quantise_tensor(w, self.grids[name])[1], self.grids[name].levels
+                codes = plain_rounding_in_turn(w, hessian, scale, top, self.quant.correction_damping)
+                rounded[name] = codes, scale
+        torch.set_num_threads(threads)
+        return rounded
+
+
+def _inputs(weights: Mapping[str, Tensor], recipe: Recipe) -> Hessians:
+    """Products of random inputs of which each depends on all others, for every block's matrices and the head."""
+    generator, by_width = torch.Generator().manual_seed(SEED), {}
+    names = [name for name, w in weights.items() if w.dim() == 2 and ".weight" in name]
+    roots = ("blocks.", "tok_emb.") if recipe.quant.correct_tok_emb else ("blocks.",)
+    wanted = [name for name in names if name.startswith(roots)]
+    for width in {weights[name].size(1) for name in wanted}:
+        x = torch.randn(2 * width, width, generator=generator) @ torch.randn(width, width, generator=generator)
+        by_width[width] = x.T @ x / x.square().sum() * width
+    return Hessians({name: by_width[weights[name].size(1)].clone() for name in wanted}, recipe.quant.correction_tokens)
+
+
 class PackingArm:
     """Pack and unpack normal weights of a trained network's size; `about` is of the last file."""
 
@@ -168,6 +229,8 @@ class PackingArm:
             matrices = {name: w.shape for name, w in self.state.items() if w.dim() == 2}
             uneven = {name: _uneven(shape, generator) for name, shape in matrices.items()}
             self.options = {"sensitivity": uneven, "cap_bytes": recipe.cap_bytes}
+        if recipe.quant.correction == "hessian":
+            self.options["hessians"] = _inputs(self.state, recipe)
         self._folder = tempfile.TemporaryDirectory()
         self.file = Path(self._folder.name) / ARTIFACT
 

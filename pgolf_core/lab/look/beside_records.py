@@ -72,6 +72,7 @@ def technique_states(settings: Recipe) -> dict[str, tuple[str, str]]:
     grouped = m.num_kv_heads < m.num_heads and f"{m.num_heads} heads, {m.num_kv_heads} keys"
     floored = _parts_on(quant, lambda grid: grid.scale_floor * grid.levels > 0.5)
     sliding = score.stride < score.seq_len and f"{score.stride} of {score.seq_len:,}"
+    brotli = quant.compressor == "brotli"
     states = {
         "smear gate": ("smear-gate", m.smear != "off" and f"{m.smear} the norm"),
         "bigram hash": ("bigram-hash", m.bigram_rows and f"{m.bigram_rows:,} × {m.bigram_dim}"),
@@ -89,11 +90,24 @@ def technique_states(settings: Recipe) -> dict[str, tuple[str, str]]:
         "quantisation-aware training": ("qat", _qat(settings)),
         "floor under the scales": ("int6-rows-with-a-floor", floored),
         "clip search": ("clip-search", _parts_on(quant, lambda grid: len(grid.clip_quantiles) > 1)),
+        "clip by standard deviations": ("sd-clip", _sigmas(quant)),
         "bits by gradient": ("gradient-guided-bits", quant.allocation == "gradient" and "5, 6 or 7 bits"),
-        "zstd on whole bytes": ("zstd-on-int-in-int8", f"level {quant.zstd_level}"),
+        "rounding in turn": ("rounding-in-turn", _in_turn(quant)),
+        "zstd on whole bytes": ("zstd-on-int-in-int8", not brotli and f"level {quant.zstd_level}"),
+        "byte shuffle and brotli": ("byte-shuffle-and-brotli", brotli and "quality 11"),
         "sliding evaluation": ("sliding-evaluation", sliding),
     }
     return {name: (note, state or "") for name, (note, state) in states.items()}
+
+
+def _sigmas(quant: Quant) -> str:
+    parts = _parts_on(quant, lambda grid: grid.clip_sigmas > 0)
+    return parts and f"{quant.clip_sigmas:g}, {quant.embed_clip_sigmas:g} (token embedding)"
+
+
+def _in_turn(quant: Quant) -> str:
+    with_head = ", the head too" if quant.correct_tok_emb else ""
+    return "" if quant.correction == "off" else f"{quant.correction_order} order{with_head}"
 
 
 def _span(layers: Sequence[int]) -> str:
@@ -260,13 +274,13 @@ def _rules(quant: Quant) -> dict[str, str]:
         "bigram table": by_gradient or quant.other,
         "token embedding": steps or quant.tok_emb,
         "other tables": steps or quant.other,
-        "zstd level": str(quant.zstd_level),
+        "compressor": "brotli" if quant.compressor == "brotli" else f"zstd, level {quant.zstd_level}",
     }
 
 
 def records_with_rule(quant: Quant) -> list[str]:
     """Records that put attention, MLP and tables on the same grids; sizes and tensors named one by one may differ."""
-    ignored = ("by name (patterns)", "fp16 up to (weights)", "zstd level")
+    ignored = ("by name (patterns)", "fp16 up to (weights)", "compressor")
     mine = {rule: grid for rule, grid in _rules(quant).items() if rule not in ignored}
     return [name for name in RECORDS if mine.items() <= _rules(load_recipe(name).quant).items()]
 

@@ -34,8 +34,11 @@ ERROR = 0.03
 MUON_SHARE = 0.82
 """Size of a Muon update that acts, relative to an orthogonal matrix: what successive gradients take back, and what
 Newton-Schulz leaves below 1."""
-CODER_LOSS = 0.013
-"""What zstd takes above the order-0 entropy (measured in pgolf_core.packing.coder)."""
+CODER_LOSS = {"zstd": 0.013, "brotli": 0.0128}
+"""What a compressor takes above the order-0 entropy: zstd as pgolf_core.packing.coder measured it; brotli 15,867,892
+bytes for 35.9 million Gaussian codes of 15,667,000 on PR 1493's two grids."""
+SCALE_BYTES = 1.0
+"""Of a row's two, where rows differ: their high bytes are alike (52,000 bytes for 53,248 Gaussian rows)."""
 MAX_WALK_STEPS = 20_000
 """Longer runs are taken as this long; decay forgets in about 1 / (lr wd) steps, a thousand in the records."""
 HEADER_BYTES = 1000
@@ -138,9 +141,11 @@ def predicted_bytes(recipe: Recipe, steps: int) -> pd.DataFrame:
         part["bits"] += 16.0 * count * chances.get("fp16", 0)
         for grid, chance in chances.items() if chances.keys().isdisjoint(("fp16", STEPS)) else ():
             bits, on_floor = bits_per_weight(stds[name], shapes[name][1], grid_of(name, grid, recipe.quant))
-            part["bits"] += chance * bits * (1 + CODER_LOSS) * count
+            part["bits"] += chance * bits * (1 + CODER_LOSS[recipe.quant.compressor]) * count
             part["stds"].add(round(stds[name], 3))
-            scales += 0.0 if on_floor else chance * 2 * shapes[name][0]  # equal scales compress to almost nothing
+            scales += (
+                0.0 if on_floor else chance * SCALE_BYTES * shapes[name][0]
+            )  # equal scales compress to almost nothing
     if STEPS in parts:  # as fine as the target allows: the rest of it
         target = recipe.quant.target_bytes or recipe.cap_bytes - recipe.cap_bytes // 1000
         others = sum(part["bits"] for part in parts.values()) / 8 + scales + HEADER_BYTES + code_bytes_of(recipe)

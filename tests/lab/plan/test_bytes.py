@@ -16,7 +16,7 @@ from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.training.optim import Group
 
 
-@pytest.mark.parametrize("name", ["int6_row", "int5_row_nofloor", "int8_clip_search_step4"])
+@pytest.mark.parametrize("name", ["int6_row", "int5_row_nofloor", "int8_clip_search_step4", "int6_sigma"])
 @pytest.mark.parametrize("std", [0.02, 0.2, 1.0])
 def test_bits_are_the_entropy_of_gaussian_weights_rounded_by_the_grid(name: str, std: float):
     w = torch.randn(512, 512, generator=torch.Generator().manual_seed(0)) * std
@@ -60,9 +60,10 @@ def test_a_rate_that_late_qat_lowers_is_walked_at_the_lower_rate():
 
 @pytest.mark.parametrize("name", RECORDS)
 def test_what_was_fitted_to_one_record_predicts_every_published_file(name: str):
+    closer = {"pr315": 0.005, "pr1493": 0.001}  # the fit, and a file whose size follows from its clip
     for run in load_published(name).seeds:
         found = predicted_bytes(load_recipe(f"{name}-as-run"), run.steps)["bytes"].sum()
-        assert found == pytest.approx(run.model_bytes, rel=0.005 if name == "pr315" else ERROR), run.seed
+        assert found == pytest.approx(run.model_bytes, rel=closer.get(name, ERROR)), run.seed
 
 
 def test_exceptions_are_counted_on_their_own_grids():
