@@ -126,7 +126,7 @@ def _impossible_training(recipe: Recipe) -> Iterator[str]:
         yield f"optim.adam_betas = {list(optim.adam_betas)} must lie in [0, 1)"
     if data.order == "ranked" and data.final_seq_len not in (0, data.seq_len):
         yield f"data.final_seq_len = {data.final_seq_len} needs another data.order than ranked, of one window length"
-    if schedule.reserve_seconds and schedule.reserve_seconds >= schedule.max_seconds:
+    if 0 < schedule.max_seconds <= schedule.reserve_seconds:
         yield (
             f"schedule.reserve_seconds = {schedule.reserve_seconds} leaves nothing of schedule.max_seconds = "
             f"{schedule.max_seconds} for training"

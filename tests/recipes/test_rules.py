@@ -37,7 +37,6 @@ from pgolf_core.recipes.rules import AT_LEAST, CHOICES, GRADIENTS_BELOW, IN_UNIT
         ({"model": {"negative_slope": 1.5}}, "must lie in [0, 1]"),
         ({"data": {"order": "ranked", "final_seq_len": 4096}}, "another data.order than ranked"),
         ({"schedule": {"reserve_seconds": 600.0}}, "leaves nothing of schedule.max_seconds = 600.0"),
-        ({"schedule": {"max_seconds": 0.0, "reserve_seconds": 1.0}}, "leaves nothing"),
         ({"schedule": {"min_lr": 0.1}, "qat": {"kind": "late"}}, "must lie below qat.threshold = 0.1"),
         ({"schedule": {"min_lr": 0.6}, "average": {"kind": "swa"}}, "must lie below average.swa_start = 0.5"),
         ({"schedule": {"min_lr": 0.1}, "quant": {"kind": "steps"}}, "that packing by gradients needs = 0.1"),
