@@ -75,10 +75,10 @@ def _in_turn(scaled: np.ndarray, shape: Stepped, feedback: Feedback) -> np.ndarr
     cols, classes = torch.from_numpy(shape.steps(1.0)[1])[0, feedback.order], shape.classes()
     in_steps = dataclasses.replace(feedback, earlier=feedback.earlier * cols[:, None] / cols)
 
-    def rounded(column: Tensor, j: int) -> Tensor:
-        return torch.from_numpy(clip(np.rint(column.numpy()), classes[:, j])).float()
+    def rounded(columns: Tensor, i: int) -> Tensor:
+        return torch.from_numpy(clip(np.rint(columns.numpy()), classes[:, feedback.order[i]])).float()
 
-    return round_in_turn(torch.from_numpy(scaled), in_steps, rounded).numpy()
+    return round_in_turn([torch.from_numpy(scaled)], [in_steps], rounded)[0].numpy()
 
 
 def plan(weights: np.ndarray, groups: Groups, feedback: Feedback | None = None) -> Plan:

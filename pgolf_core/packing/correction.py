@@ -12,8 +12,7 @@ import contextlib
 import math
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 from pgolf_core.base.device import autocasting, to_device
 from pgolf_core.base.files import UserError
 from pgolf_core.base.parallel import World
-from pgolf_core.network.grid import Grid, choose_scale, dequantise, quantise
+from pgolf_core.network.grid import Grid, Scale, choose_scale, dequantise, quantise
 from pgolf_core.network.model import Linear, network_with, rms_norm
 from pgolf_core.recipes.recipe import Quant, Recipe
 from pgolf_core.text.shards import TokenStream, seq_len_at
@@ -146,6 +145,18 @@ class Feedback:
     """bool [in]: columns that are not taken as zero."""
 
 
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Torch on one thread: several wait for each other longer than they work, for a column or a matrix at a time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@_one_thread()
 def feedback_of(
     hessian: Tensor, damping: float, order: str = "natural", unseen: float = 1.0
 ) -> tuple[Feedback, float] | None:
@@ -164,7 +175,7 @@ def feedback_of(
         diagonal[~live] = unseen
         columns = diagonal.argsort(descending=True, stable=True)
     backwards = columns.flip(0)
-    h, diagonal = h[backwards][:, backwards].double(), diagonal[backwards]
+    h, diagonal = h[backwards][:, backwards].float(), diagonal[backwards]
     for attempt in range(RAISES + 1):
         used = damping * RAISE**attempt
         h.diagonal().copy_(diagonal + used * diagonal.mean())
@@ -172,7 +183,7 @@ def feedback_of(
         # i-th column has errors up to the i-th alone, which can make it least: no inverse, and the codes of GPTQ
         factor, failed = torch.linalg.cholesky_ex(h)
         if not failed:
-            earlier = (factor.float() / factor.diagonal().float()).flip(0, 1)
+            earlier = (factor / factor.diagonal()).flip(0, 1)
             return Feedback(columns, earlier, live), used
     return None
 
@@ -232,54 +243,65 @@ def in_words(told: Mapping[str, Any]) -> str:
     )
 
 
-@contextlib.contextmanager
-def _one_thread() -> Iterator[int]:
-    """Torch on one thread, within; gives how many it has without."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield threads
-    finally:
-        torch.set_num_threads(threads)
+@_one_thread()
+def round_in_turn(
+    values: Sequence[Tensor], feedback: Sequence[Feedback], rounded: Callable[[Tensor, int], Tensor]
+) -> Tensor:
+    """Matrices of one shape [rows, cols] after rounding column by column: float32 [n, rows, cols] in their unit.
 
-
-def round_in_turn(values: Tensor, feedback: Feedback, rounded: Callable[[Tensor, int], Tensor]) -> Tensor:
-    """`values` [rows, cols] after rounding column by column, float32 in their unit.
-
-    `rounded` makes of a column [rows] and its number what it becomes; the columns after it make good the difference.
-    One thread does it: for a column at a time, several wait for each other up to twenty times as long as they work.
+    `rounded` makes of their i-th columns in order, [n, rows], what they become; the columns after it make good the
+    difference.
     """
-    order, earlier = feedback.order, feedback.earlier
-    given = (values * feedback.live).T[order].float().contiguous()  # a column is a row here: they are taken one by one
+    each = torch.arange(len(feedback))[:, None]
+    order, earlier = (torch.stack([getattr(f, name) for f in feedback]) for name in ("order", "earlier"))
+    taken = [(w * f.live).T[f.order] for w, f in zip(values, feedback, strict=True)]  # a column is a row here
+    given = torch.stack(taken).float()
     moved, done, errors = given.clone(), torch.empty_like(given), torch.empty_like(given)
-    with _one_thread():
-        for start in range(0, len(given), BLOCK):
-            stop = min(start + BLOCK, len(given))
-            for j, column in enumerate(order[start:stop].tolist(), start):
-                value = rounded(torch.addmv(moved[j], errors[start:j].T, earlier[start:j, j]), column)
-                torch.sub(given[j], value, out=errors[j])
-                done[column] = value
-            moved[stop:].addmm_(earlier[start:stop, stop:].T, errors[start:stop])
-    return done.T
+    for start in range(0, given.size(1), BLOCK):
+        stop = min(start + BLOCK, given.size(1))
+        for i in range(start, stop):
+            found = moved[:, i, None].baddbmm(earlier[:, start:i, i, None].mT, errors[:, start:i])
+            done[:, i] = rounded(found[:, 0], i)
+            torch.sub(given[:, i], done[:, i], out=errors[:, i])
+        moved[:, stop:].baddbmm_(earlier[:, start:stop, stop:].mT, errors[:, start:stop])
+    given[each, order] = done
+    return given.mT
 
 
-def quantise_in_turn(w: Tensor, grid: Grid, feedback: Feedback) -> tuple[Tensor, Tensor]:
-    """grid.quantise_tensor with correction: codes int8 [rows, cols], scales float16 [rows] as without it."""
-    scale, columns = choose_scale(w, grid), torch.empty(w.size(1), w.size(0), dtype=torch.int8)
+def quantise_in_turn(
+    weights: Sequence[Tensor], grid: Grid, feedback: Sequence[Feedback]
+) -> list[tuple[Tensor, Tensor]]:
+    """grid.quantise_tensor of matrices of one shape with correction: of each its codes int8 [rows, cols], and its
+    scales float16 [rows] as without it."""
+    scales = [choose_scale(w, grid) for w in weights]
+    whole = Scale(*map(torch.cat, zip(*scales, strict=True)))
+    rows, cols = weights[0].shape
+    taken = torch.empty(cols, len(weights), rows, dtype=torch.int8)  # in each one's order
 
-    def rounded(column: Tensor, j: int) -> Tensor:
-        code = quantise(column[:, None], scale, grid)
-        columns[j] = code[:, 0]
-        return dequantise(code, scale.stored)[:, 0]
+    def rounded(columns: Tensor, i: int) -> Tensor:
+        codes = quantise(columns.reshape(-1, 1), whole, grid)
+        taken[i] = codes.view_as(columns)
+        return dequantise(codes, whole.stored).view_as(columns)
 
-    round_in_turn(w, feedback, rounded)
-    return columns.T.contiguous(), scale.stored.to(torch.float16)
+    round_in_turn(weights, feedback, rounded)
+    results = []
+    for codes, f, scale in zip(taken.unbind(1), feedback, scales, strict=True):
+        own = torch.empty_like(codes)
+        own[f.order] = codes
+        results.append((own.T.contiguous(), scale.stored.half()))
+    return results
 
 
+@_one_thread()
 def all_in_turn(
     weights: Mapping[str, Tensor], grids: Mapping[str, Grid], feedback: Mapping[str, Feedback]
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """quantise_in_turn of several matrices by name: as many at once as torch has threads, each on one of them."""
-    with _one_thread() as threads, ThreadPoolExecutor(threads) as pool:
-        found = pool.map(lambda name: quantise_in_turn(weights[name], grids[name], feedback[name]), weights)
-        return dict(zip(weights, found, strict=True))
+    """quantise_in_turn by name, those of one shape and grid at once."""
+    alike: dict[tuple[torch.Size, Grid], list[str]] = {}
+    for name, w in weights.items():
+        alike.setdefault((w.shape, grids[name]), []).append(name)
+    results: dict[str, tuple[Tensor, Tensor]] = {}
+    for (_, grid), names in alike.items():
+        found = quantise_in_turn([weights[n] for n in names], grid, [feedback[n] for n in names])
+        results |= dict(zip(names, found, strict=True))
+    return results

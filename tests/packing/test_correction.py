@@ -76,7 +76,7 @@ def test_codes_are_those_of_sequential_least_squares_and_outputs_are_better_than
     x, w = inputs(4 * width, width), gaussian(5, width, 3).astype(np.float64) * 50
     hessian = mean_product(x)
     feedback, used = feedback_of(hessian, DAMPING)
-    codes = round_in_turn(torch.from_numpy(w), feedback, lambda column, _: column.round()).double().numpy()
+    codes = round_in_turn([torch.from_numpy(w)], [feedback], lambda columns, _: columns.round())[0].double().numpy()
     assert used == DAMPING
     assert (codes == np.stack([slowly(row, damped(hessian), np.ones(width)) for row in w])).all()
     assert width == 1 or output_error(codes - w, x) < 0.9 * output_error(np.rint(w) - w, x)
@@ -102,7 +102,7 @@ def test_on_a_grid_codes_are_those_of_sequential_least_squares_within_its_limits
     w = torch.from_numpy(gaussian(6, width, 6)) * 8
     hessian = mean_product(inputs(200, width, 1))
     feedback, _ = feedback_of(hessian, DAMPING)
-    codes, scales = correction.quantise_in_turn(w, grid, feedback)
+    ((codes, scales),) = correction.quantise_in_turn([w], grid, [feedback])
     plain, plain_scales = quantise_tensor(w, grid)
     assert torch.equal(scales, plain_scales) and not torch.equal(codes, plain)
     assert codes.min() >= grid.qmin and codes.max() <= grid.qmax
@@ -119,7 +119,7 @@ def test_inputs_that_have_nothing_in_common_change_nothing():
         for multiplier in (2.0**-6, 1.0, 7.3):
             assert (made.rounded(multiplier).codes == plain.rounded(multiplier).codes).all()
         for name in ("int6_row", "int8_clip_search_step4", "int5_row_nofloor"):
-            codes, _ = correction.quantise_in_turn(torch.from_numpy(w), GRIDS[name], made.feedback)
+            ((codes, _),) = correction.quantise_in_turn([torch.from_numpy(w)], GRIDS[name], [made.feedback])
             assert torch.equal(codes, quantise_tensor(torch.from_numpy(w), GRIDS[name])[0])
 
 

@@ -385,7 +385,7 @@ def test_rounding_in_turn_gives_the_published_scales_codes_and_error(goldens: Pa
         case, _, kind = name.partition("/")
         w, hessian = (torch.from_numpy(arrays[f"gptq/{case}/{key}"]) for key in ("w", "hessian"))
         feedback, used = feedback_of(hessian, 0.01, "activation")
-        q, scale = quantise_in_turn(w, sigma_grid(how), feedback)
+        ((q, scale),) = quantise_in_turn([w], sigma_grid(how), [feedback])
         assert used == 0.01 and np.array_equal(scale.numpy(), arrays[f"gptq/{case}/{kind}/scale"]), name
         assert (q.numpy() != arrays[f"gptq/{case}/{kind}/q"]).mean() <= 0.005, name
         error = dequantise(q, scale).double() - w.double()

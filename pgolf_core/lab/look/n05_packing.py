@@ -27,7 +27,7 @@ from pgolf_core.network.choice import STEPS, grid_names_for
 from pgolf_core.network.grid import GRIDS, dequantise, grid_of, quantise_tensor
 from pgolf_core.network.model import parameter_shapes
 from pgolf_core.packing import allocation
-from pgolf_core.packing.correction import Hessians, corrections, quantise_in_turn
+from pgolf_core.packing.correction import Hessians, all_in_turn, corrections
 from pgolf_core.packing.ledger import Ledger
 from pgolf_core.packing.pack import pack
 from pgolf_core.packing.sensitivity import Groups, allocate_bits
@@ -202,6 +202,8 @@ def expected_weights(
     feedback = correction.feedback if correction else {}
     on_steps = {name: weights[name].numpy() for name in sorted(weights) if grids[name] == STEPS}
     plans = allocation.plans(on_steps, sensitivity or {}, correction)
+    in_turn = {name: weights[name].float() for name in sorted(feedback) if grids[name] in GRIDS}
+    rounded = all_in_turn(in_turn, {name: grid_of(name, grids[name], quant) for name in in_turn}, feedback)
     expected = {}
     for name, tensor in weights.items():
         w = tensor.float()
@@ -210,9 +212,8 @@ def expected_weights(
         elif grids[name] not in GRIDS:
             expected[name] = w.half().float()
         else:
-            grid = grid_of(name, grids[name], quant)
-            in_turn = quantise_in_turn(w, grid, feedback[name]) if name in feedback else quantise_tensor(w, grid)
-            expected[name] = dequantise(*in_turn)
+            plain = quantise_tensor(w, grid_of(name, grids[name], quant))
+            expected[name] = dequantise(*rounded.get(name, plain))
     return expected
 
 
