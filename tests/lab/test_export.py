@@ -69,6 +69,11 @@ VARIANTS = {
     "adapting": small_recipe(
         model=SMALL, adapt={"kind": "sgd", "lr": 0.05, "epochs": 1, "chunk_tokens": 400, "batch_seqs": 7},
     ),
+    "grids by deviations, rounding corrected by activation, the head too": small_recipe(
+        model=SMALL,
+        quant={"attention": "int6_sigma", "mlp": "int6_sigma", "tok_emb": "int8_sigma", "correction": "hessian",
+               "correction_tokens": 200, "correction_order": "activation", "correct_tok_emb": True},
+    ),
     "by the clock, clip search, no average, exceptions": small_recipe(
         model={**SMALL, "smear": "off"},
         schedule={"max_seconds": 1e6, "warmdown_iters": 0},

@@ -1,7 +1,8 @@
-"""One small file on grids and one on steps, for all tests of packing."""
+"""One small file on grids and one on steps, and one by brotli, for all tests of packing."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,15 @@ from pgolf_core.packing.pack import pack
 def on_grids(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("grids") / "model.pgolf"
     pack(tiny_state(), MODEL, ON_GRIDS, path, **CAP)
+    return path
+
+
+@pytest.fixture(scope="session")
+def on_brotli(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same as `on_grids` by the other compressor."""
+    pytest.importorskip("brotli", reason="brotli is not installed (extra `brotli`)")
+    path = tmp_path_factory.mktemp("brotli") / "model.pgolf"
+    pack(tiny_state(), MODEL, dataclasses.replace(ON_GRIDS, compressor="brotli"), path, **CAP)
     return path
 
 

@@ -18,7 +18,7 @@ from pgolf_core.base.files import UserError
 from pgolf_core.base.names import GROUP_SENSITIVITY, HESSIANS, TRAIN_LOG
 from pgolf_core.base.parallel import ALONE, World
 from pgolf_core.network.grid import GRIDS, choose_scale, dequantise, quantise_tensor
-from pgolf_core.network.model import build_model
+from pgolf_core.network.model import build_model, rms_norm
 from pgolf_core.packing import allocation, correction
 from pgolf_core.packing.correction import Hessians, InputMeter, corrections, feedback_of, gather, round_in_turn
 from pgolf_core.packing.ledger import Ledger
@@ -80,6 +80,50 @@ def test_codes_are_those_of_sequential_least_squares_and_outputs_are_better_than
     assert used == DAMPING
     assert (codes == np.stack([slowly(row, damped(hessian), np.ones(width)) for row in w])).all()
     assert width == 1 or output_error(codes - w, x) < 0.9 * output_error(np.rint(w) - w, x)
+
+
+def test_by_activation_the_largest_inputs_come_first_and_what_was_never_seen_is_zero():
+    x, w = inputs(600, 150), gaussian(5, 150, 3).astype(np.float64) * 50
+    x[:, [3, 40]] = 0
+    hessian = mean_product(x)
+    feedback, _ = feedback_of(hessian, DAMPING, "activation", 2.0)
+    order, seen = feedback.order.numpy(), np.delete(np.arange(150), [3, 40])
+    assert set(np.flatnonzero(~feedback.live.numpy())) == {3, 40}
+    h = hessian.double().numpy()
+    h[[3, 40], [3, 40]] = 2.0
+    assert (np.diff(h.diagonal()[order]) <= 0).all() and sorted(order) == list(range(150))
+    codes = round_in_turn([torch.from_numpy(w)] * 2, [feedback] * 2, lambda columns, _: columns.round()).double()
+    assert torch.equal(codes[0], codes[1]) and not codes[0][:, [3, 40]].any()
+    w[:, [3, 40]] = 0
+    h += DAMPING * h.diagonal().mean() * np.eye(150)
+    h = h[order][:, order]
+    assert (codes[0].numpy()[:, order] == np.stack([slowly(row, h, np.ones(150)) for row in w[:, order]])).all()
+    natural, _ = feedback_of(hessian, DAMPING)
+    plain = round_in_turn([torch.from_numpy(w)], [natural], lambda columns, _: columns.round())[0].double().numpy()
+    assert (plain != codes[0].numpy())[:, seen].any()
+
+
+def test_the_head_is_corrected_where_the_recipe_says_so_and_needs_its_inputs(tmp_path: Path):
+    weights = dict(noisy_model().named_parameters())
+    ids = torch.randint(64, (13, 16), generator=torch.Generator().manual_seed(1))
+    settings = small_recipe(quant={**ON, "correct_tok_emb": True})
+    found = gather(settings, weights, ids, torch.device("cpu"), ALONE)
+    network = noisy_model().eval()
+    with torch.no_grad():
+        z = rms_norm(network.trunk(ids)[0], settings.model.norm_eps).flatten(0, 1).double()
+    torch.testing.assert_close(found.of("tok_emb.weight").double(), z.T @ z / len(z), rtol=1e-5, atol=1e-5)
+    state = {name: w.detach() for name, w in weights.items()}
+    told = []
+    for head in (True, False):
+        quant = dataclasses.replace(settings.quant, correct_tok_emb=head)
+        ledger = pack(state, settings.model, quant, tmp_path / f"{head}", hessians=found, code_bytes=0, cap_bytes=10**6)
+        told.append(ledger.correction["matrices"])
+    assert told[0] == told[1] + 1
+    name = "tok_emb.weight"
+    assert not torch.equal(*(unpack(tmp_path / which)[1][name] for which in ("True", "False")))
+    without = Hessians({key: mean for key, mean in found.means.items() if key != name}, 208)
+    with pytest.raises(UserError, match=r"correct_tok_emb needs the head's inputs; train"):
+        pack(state, settings.model, settings.quant, tmp_path / "m", hessians=without, code_bytes=0, cap_bytes=10**6)
 
 
 @pytest.mark.parametrize("finer", [1.0, 2.0**-10])  # the finest steps move columns and their feedback together

@@ -1,20 +1,26 @@
-"""The layout of the file, pinned by golden bytes: format version 1 (grids) and 3 (steps)."""
+"""The layout of the file, pinned by golden bytes: format version 1 (grids), 3 (steps) and 4 (brotli)."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import zstandard
 from tiny_artifact import contents
 
 from pgolf_core.base.files import canonical_json
+from pgolf_core.base.squeeze import unsqueeze
 from pgolf_core.packing import coder, steps
+from pgolf_core.packing.unpack import unpack
 
-PINNED_ZSTD = (1, 5, 7)
+PINNED_ZSTD, PINNED_BROTLI = (1, 5, 7), "1.2.1"
+GOLDEN_BROTLI = "d84e174bedfc4b3c388a91c16753c47b56eecd57c37343024c1e77c52127a4af"
+"""Of the streams of the same, by brotli."""
 GOLDEN: dict[str, Any] = {
     "raw_lengths": [3712, 474, 448],
     "contents": "9c9bda61b51accb1c22a68dbe99553e37839ee6000f4617b563136cbfd0985aa",
@@ -46,6 +52,19 @@ def test_version_1_is_pinned_by_golden_bytes(on_grids: Path):
     if zstandard.ZSTD_VERSION == PINNED_ZSTD:  # another zstd may find other, equally valid compressed bytes
         assert payload[:32].hex() == GOLDEN["begins"]
         assert (len(payload), digest_of(payload)) == GOLDEN["file"]
+
+
+def test_version_4_is_pinned_and_holds_what_version_1_does(on_grids: Path, on_brotli: Path):
+    assert on_brotli.read_bytes()[:10].hex() == "8950474f4c460d0a0400"
+    (header, plain), (other, streams) = contents(on_grids), contents(on_brotli)
+    assert other == header | {key: other[key] for key in ("compressor", "sha256", "streams")}
+    raw = [zstandard.ZstdDecompressor().decompress(stream) for stream in plain]
+    shuffled = [raw[0][::2] + raw[0][1::2], *raw[1:]]  # the other two are by low and high bytes in both
+    assert [unsqueeze(stream, len(part)) for stream, part in zip(streams, shuffled, strict=True)] == shuffled
+    if version("brotli") == PINNED_BROTLI:
+        assert digest_of(b"".join(streams)) == GOLDEN_BROTLI
+    state, same = unpack(on_grids)[1], unpack(on_brotli)[1]
+    assert list(state) == list(same) and all(map(torch.equal, state.values(), same.values()))
 
 
 def test_the_tables_of_version_3_are_pinned_and_made_without_floating_point():

@@ -23,6 +23,7 @@ from small import noisy_model, plain_nats, small_recipe
 from tiny_artifact import CAP, MODEL, ON_GRIDS, contents, signed, tiny_state, write
 
 from pgolf_core.base.files import UserError, canonical_json
+from pgolf_core.base.squeeze import squeeze
 from pgolf_core.network.choice import grid_names_for
 from pgolf_core.network.grid import GRIDS, dequantise, grid_of, quantise_tensor
 from pgolf_core.network.model import parameter_shapes
@@ -241,6 +242,17 @@ HOSTILE: dict[str, dict[str, list[Edit]]] = {  # kind of file: what the refusal 
         ],
         "cannot hold": [lambda h, s: next(t for t in h["tensors"] if len(t[2]) == 1).__setitem__(1, "steps")],
     },
+    "brotli": {
+        "version": [
+            in_header(compressor="zstd"), in_header(compressor=["brotli"]),
+            lambda h, s: (h["streams"].update(steps=8), s.append(bytes(8))),
+        ],
+        "cannot be decompressed": [set_stream(0, b"\xff" * 30), lambda h, s: set_stream(1, s[1] + b"\0")(h, s),
+                                   lambda h, s: h.pop("compressor")],
+        "is cut off": [set_stream(2, b""), lambda h, s: set_stream(0, s[0][:-2])(h, s),
+                       lambda h, s: set_stream(0, squeeze(bytes(2**26)))(h, s),
+                       lambda h, s: set_stream(0, s[1])(h, s)],
+    },
 }  # fmt: skip
 
 
@@ -248,8 +260,8 @@ HOSTILE: dict[str, dict[str, list[Edit]]] = {  # kind of file: what the refusal 
     ("kind", "why", "edit"),
     [(kind, why, edit) for kind, faults in HOSTILE.items() for why, edits in faults.items() for edit in edits],
 )
-def test_a_hostile_file_with_a_valid_checksum_is_refused(kind, why, edit, on_grids, on_steps, tmp_path: Path):
-    header, streams = contents(on_grids if kind == "grids" else on_steps)
+def test_a_hostile_file_with_a_valid_checksum_is_refused(kind, why, edit, request, tmp_path: Path):
+    header, streams = contents(request.getfixturevalue(f"on_{kind}"))
     edit(header, streams)
     refused(write(tmp_path / "hostile", signed(header, streams)), why)
 

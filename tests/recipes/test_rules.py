@@ -70,6 +70,12 @@ from pgolf_core.recipes.rules import AT_LEAST, CHOICES, GRADIENTS_BELOW, IN_UNIT
         ({"quant": {"correction_damping": 0.0}}, "quant.correction_damping = 0.0; must be at least 1e-06"),
         ({"quant": {"correction_tokens": 0}}, "quant.correction_tokens = 0; must be at least 1"),
         ({"quant": {"correction_tokens": 2**30}}, "must be at most"),
+        ({"quant": {"correction_order": "size"}}, "quant.correction_order = 'size'; allowed: natural, activation"),
+        ({"quant": {"compressor": "lzma"}}, "quant.compressor = 'lzma'; allowed: zstd, brotli"),
+        ({"quant": {"compressor": "brotli", "kind": "steps"}}, "has a coder of its own; take zstd beside it"),
+        ({"quant": {"clip_sigmas": 0.0}}, "quant.clip_sigmas = 0.0; must be at least 0.1"),
+        ({"quant": {"correct_tok_emb": True, "tok_emb": "fp16"}}, "rounds to no grid; name one"),
+        ({"quant": {"other": "int8_sigma"}, "model": {"bigram_rows": 99, "bigram_dim": 1}}, "needs model.bigram_dim"),
         ({"model": {"mlp_hidden": 9000}, "quant": {"correction": "hessian"}}, "or take quant.correction = off"),
     ],
 )
