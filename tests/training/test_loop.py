@@ -175,6 +175,13 @@ def test_seconds_in_reserve_are_left_for_what_follows(data, tmp_path: Path) -> N
     assert column(tmp_path, "lr_multiplier")[1:] == pytest.approx(rates[:-1]), "by what is trained, not by the cap"
 
 
+def test_a_budget_that_leaves_no_step_before_what_follows_is_refused(data, tmp_path: Path) -> None:
+    """It would pack a network that was never trained."""
+    schedule = {"max_seconds": 1e-4}
+    with pytest.raises(UserError, match=r"max_seconds = 0.0001 leaves no time for a step .*correction_tokens.*raise"):
+        train(small_recipe(schedule=schedule, quant={"correction": "hessian"}), 0, data, tmp_path)
+
+
 def test_late_qat_comes_on_below_its_threshold_says_so_and_changes_weights_and_rate(data, tmp_path: Path) -> None:
     late = {"kind": "late", "threshold": 0.5, "lr_factor": 0.5}
     changes = {"off": {}, "late": late, "always": {"kind": "always", "grid": "int6_fake_pr534"}}
