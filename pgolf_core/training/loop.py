@@ -24,7 +24,7 @@ from pgolf_core.base.device import (
     to_device,
     why_not_compile,
 )
-from pgolf_core.base.files import write_json
+from pgolf_core.base.files import UserError, write_json
 from pgolf_core.base.names import AVERAGED_WEIGHTS, GROUP_SENSITIVITY, HESSIANS, RAW_WEIGHTS, SENSITIVITY, TRAIN_RESULT
 from pgolf_core.base.parallel import ALONE, World
 from pgolf_core.base.squeeze import need_brotli
@@ -118,6 +118,8 @@ class Trainer:
         self.path_line = describe(self.device, recipe.schedule.autocast, recipe.schedule.compile, kernel)
         self.path_line += f" | ranks: {world.size}, {world.backend}" if world.size > 1 else ""
         compiled = recipe.schedule.compile == "auto" and not why_not_compile(self.device)
+        if compiled:
+            torch.compiler.reset()  # an earlier training's graphs count against the limit of 8, and one may need all
         self.loss_of = torch.compile(self.model, dynamic=False, fullgraph=True) if compiled else self.model
 
     def run(self) -> TrainResult:
@@ -136,6 +138,11 @@ class Trainer:
 
     def _loop(self) -> None:
         schedule, seconds = self.recipe.schedule, self.ledger.seconds
+        if not self.step and self._is_over():
+            raise UserError(
+                f"schedule.max_seconds = {schedule.max_seconds:g} leaves no time for a step before what follows "
+                "training (schedule.reserve_seconds, quant.correction_tokens); raise it, or lower these"
+            )
         meeting = 0.0
         while True:
             last = self._is_over()

@@ -154,7 +154,6 @@ def test_both_graphs_of_a_loop_are_compiled_before_the_clock_with_every_length_a
         schedule={"loop_at": 0.5, "compile": "auto", "warmup_steps": 2},
         data={"final_seq_len": 32, "final_fraction": 0.3}, qat={"kind": "late", "threshold": 0.9},
     )  # fmt: skip
-    torch._dynamo.reset()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "compile", counted)
         patch.setattr("pgolf_core.training.loop.why_not_compile", lambda device: "")
@@ -162,7 +161,10 @@ def test_both_graphs_of_a_loop_are_compiled_before_the_clock_with_every_length_a
         ready, loop = [], trainer._loop
         patch.setattr(trainer, "_loop", lambda: ready.append(len(graphs)) or loop())
         trainer.run()
-    assert ready == [8] and len(graphs) == 8, "two lengths, loop off and on, QAT off and on: none while training"
+        assert ready == [8] and len(graphs) == 8, "two lengths, loop off and on, QAT off and on: none while training"
+        kept, trainer = trainer, Trainer(recipe, 1, data, tmp_path / "next")
+        trainer.run()
+        assert len(graphs) == 16 and kept.model.looping, "another seed in the same process has as many to itself"
 
 
 def test_seconds_in_reserve_are_left_for_what_follows(data, tmp_path: Path) -> None:
@@ -171,6 +173,13 @@ def test_seconds_in_reserve_are_left_for_what_follows(data, tmp_path: Path) -> N
     assert result.stopped_by == "clock" and 0.25 < result.seconds["train"] <= 0.5
     rates = [min(1.0, (1 - seconds / 0.5) / 0.5) for seconds in column(tmp_path, "seconds")]
     assert column(tmp_path, "lr_multiplier")[1:] == pytest.approx(rates[:-1]), "by what is trained, not by the cap"
+
+
+def test_a_budget_that_leaves_no_step_before_what_follows_is_refused(data, tmp_path: Path) -> None:
+    """It would pack a network that was never trained."""
+    schedule = {"max_seconds": 1e-4}
+    with pytest.raises(UserError, match=r"max_seconds = 0.0001 leaves no time for a step .*correction_tokens.*raise"):
+        train(small_recipe(schedule=schedule, quant={"correction": "hessian"}), 0, data, tmp_path)
 
 
 def test_late_qat_comes_on_below_its_threshold_says_so_and_changes_weights_and_rate(data, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The training step of the five full-size recipes without data: the real Trainer on fake tensors, as rank 3 of 8.
+"""The training step of the full-size recipes without data: the real Trainer on fake tensors, as rank 3 of 8.
 
 torch's fake process group answers every exchange at once; its fake tensors know what each operation returns.
 """
@@ -85,10 +85,12 @@ class Trace(TorchDispatchMode):
 def trace(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trace:
     """A record's Trainer, built and one step on, all on fake tensors."""
     recipe, folder = load_recipe(request.param, SHORT), tmp_path_factory.mktemp(request.param)
-    write_shard(folder / "t.bin", np.zeros(recipe.data.batch_tokens + recipe.data.spans_per_step, np.uint16))
-    write_shard(folder / "v.bin", np.zeros(recipe.eval.seq_len + 1, np.uint16))
     vocab = recipe.model.vocab_size
-    data = TrainData([folder / "t.bin"] * WORLD.size, [folder / "v.bin"], flat_bytes(vocab), vocab, sha256="")
+    shards = [folder / f"t{rank}.bin" for rank in range(WORLD.size)]  # one for each rank where they have their own
+    for shard in shards:
+        write_shard(shard, np.zeros(recipe.data.batch_tokens // WORLD.size + recipe.data.spans_per_step, np.uint16))
+    write_shard(folder / "v.bin", np.zeros(recipe.eval.seq_len + 1, np.uint16))
+    data = TrainData(shards, [folder / "v.bin"], flat_bytes(vocab), vocab, sha256="")
     dist.init_process_group("fake", rank=WORLD.rank, world_size=WORLD.size, store=FakeStore())
     request.addfinalizer(dist.destroy_process_group)
     with pytest.MonkeyPatch.context() as patch, installed(patch, KERNEL):
@@ -189,11 +191,11 @@ def test_under_cuda_autocast_stream_heads_and_hidden_units_stay_bfloat16(monkeyp
 def narrow(config: Model) -> Model:
     """A record's network, every part of it present, with two narrow layers."""
     few = {"ve_dim": 16, "ve_layers": (1,)} if config.ve_dim else {}
-    few |= {"loop_start": 0, "loop_end": 0, "parallel_start": 1} if config.num_loops else {}
     return dataclasses.replace(
         config, num_layers=2, model_dim=64, num_heads=4, num_kv_heads=2, mlp_hidden=96, vocab_size=64,
         rope_dims=config.rope_dims // 4, xsa_last_n=min(config.xsa_last_n, 1),
-        bigram_rows=min(config.bigram_rows, 32), bigram_dim=16, **few,
+        bigram_rows=min(config.bigram_rows, 32), bigram_dim=16, loop_start=min(config.loop_start, 1),
+        loop_end=min(config.loop_end, 1), parallel_start=min(config.parallel_start, 1), **few,
     )  # fmt: skip
 
 

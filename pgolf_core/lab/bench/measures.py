@@ -181,8 +181,9 @@ class RoundingArm:
             rounded = self._fast() if self.fast else self._plain()
         self.answer = 0.0
         for name, (codes, scale) in rounded.items():
-            error = dequantise(codes, scale) - self.weights[name]
-            self.answer += float(((error @ self.inputs.of(name)) * error).sum(dtype=torch.float64))
+            error, hessian = dequantise(codes, scale) - self.weights[name], self.inputs.of(name)
+            assert hessian is not None
+            self.answer += float(((error @ hessian) * error).sum(dtype=torch.float64))
         return spent
 
     def _fast(self) -> dict[str, tuple[Tensor, Tensor]]:

@@ -299,8 +299,8 @@ def exclusion_table(y: Tensor, v: Tensor) -> pd.DataFrame:
 
 @torch.no_grad()
 def residual_profile(model: GPT, ids: Tensor) -> pd.DataFrame:
-    """Root mean squares by layer on ids [B, T], in the order in which they run: the stream that enters (skip added),
-    what attention and MLP add to it, and the stream that leaves."""
+    """Root mean squares on ids [B, T], by place in the order in which blocks run (a loop's more than once): the stream
+    that enters (skip added), what attention and MLP add to it, and the stream that leaves."""
     seen: dict[nn.Module, list[tuple[Any, Any]]] = defaultdict(list)
     with register_module_forward_hook(lambda module, inputs, output: seen[module].append((inputs, output))):
         model.trunk(ids)
@@ -309,8 +309,8 @@ def residual_profile(model: GPT, ids: Tensor) -> pd.DataFrame:
         (enters, *_), leaves = seen[block].pop(0)
         added = block.attn_scale * seen[block.attn].pop(0)[1], block.mlp_scale * seen[block.mlp].pop(0)[1]
         rows.append([x.float().square().mean().sqrt().item() for x in (enters, *added, leaves)])
-    table = pd.DataFrame(rows, index=first + second, columns=["enters", "attention adds", "MLP adds", "leaves"])
-    return table.rename_axis("layer")
+    table = pd.DataFrame(rows, columns=["enters", "attention adds", "MLP adds", "leaves"])
+    return table.rename_axis("place")
 
 
 def base_in_force(config: recipe.Model, num_tokens: int) -> float:

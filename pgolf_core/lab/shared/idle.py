@@ -33,6 +33,7 @@ def _rules(recipe: Recipe) -> Iterator[tuple[Any, str, str]]:
     yield not optim.muon_wd, "optim.muon_wd = 0", "optim.muon_wd_order"
     steady = optim.muon_momentum == optim.muon_momentum_start
     yield steady, "Muon's momentum starts where it ends", "optim.muon_momentum_warmup_steps"
+    yield not schedule.max_seconds, "schedule.max_seconds = 0", "schedule.reserve_seconds"
     yield schedule.warmdown_fraction, "schedule.warmdown_fraction decides", "schedule.warmdown_iters"
     yield average.kind != "ema", f"average.kind = {average.kind}", "average.ema_decay"
     yield average.kind != "swa", f"average.kind = {average.kind}", "average.swa_start average.swa_every_steps"

@@ -258,6 +258,7 @@ def test_exclusion_leaves_nothing_along_the_own_value_and_nothing_at_all_at_the_
 def test_the_residual_profile_reads_what_the_trunk_passes_on(model: GPT):
     ids = tokens_of(model.config)
     table = analysis.residual_profile(model, ids)
+    assert table.index.is_unique, "a loop's blocks run more than once, and each time is a row of its own"
     for place in range(len(table)):
         entering = model.trunk(ids, stop=place)[0]
         assert table["enters"].iloc[place] == pytest.approx(entering.square().mean().sqrt().item())

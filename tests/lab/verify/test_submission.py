@@ -366,3 +366,72 @@ def test_a_loss_in_nats_per_byte_binds_no_bytes_and_dated_lines_are_read(place: 
     dated = "".join(f"2026-03-22 10:11:12,345 INFO {line}\n" for line in text.splitlines())
     folder = foreign(place.parent / "dated", {"a.log": dated}, {"val_bpb": 1.0836, "artifact_bytes": 16_144_107})
     assert {JSON, HEADLINE, NOT_MISSING} <= holding(folder, place.parent)
+
+
+# ---------------------------------------------------------------------- figures of further records
+
+TOKENS, BYTES = 40_540_160, 151_078_222  # of the validation split in 8,192 pieces
+
+
+def scored(bpb: float) -> tuple[str, str]:
+    """(loss, bpb) as a log prints them, of FineWeb's whole split."""
+    return f"{bpb * math.log(2) * BYTES / TOKENS:.8f}", f"{bpb:.8f}"
+
+
+def one_log(finals: dict[str, float], **how) -> dict[str, str]:
+    return {"train.log": late_log(7, {label: scored(bpb) for label, bpb in finals.items()}, **how)}
+
+
+FIVE = {
+    seed: 1.0714 + away for seed, away in zip((1, 2, 3, 4, 5), (-7e-4, -4.4085e-4, 0, 4.4085e-4, 7e-4), strict=True)
+}
+"""Scores with the spread that #1720 claims: 0.0005232 by n, 0.000585 by n - 1."""
+TOTALS = {1: 15_989_432, 2: 15_989_430, 3: 15_989_434, 4: 15_989_400, 5: 15_989_464}
+FIVE_LOGS = {
+    f"s{seed}.log": late_log(seed, {"quantized_ttt_phased": scored(bpb)}, model=TOTALS[seed] - 100)
+    for seed, bpb in FIVE.items()
+}
+OF_TOTALS = table("| Seed | BPB | Artifact |", *(f"| {s} | {b:.5f} | {TOTALS[s]:,} |" for s, b in FIVE.items()),
+                  "| Mean | 1.07140 | 15,989,432 |")  # fmt: skip
+RAW_AND_PACKED = ("Total submission size: 87469373 bytes", "Total submission size int8+zlib: 15932249 bytes")
+
+
+@pytest.mark.parametrize(
+    ("logs", "claims", "readme", "fails"),
+    [
+        pytest.param(one_log({"final_int6_sliding_window_exact": 1.08397143, "legal_ttt_exact": 1.08209788}),
+                     {"val_bpb": 1.08209788}, "", set(), id="1413: the adapted score"),
+        *(pytest.param(FIVE_LOGS, {"val_bpb": 1.0714, "val_bpb_std": std}, OF_TOTALS, fails, id=f"1720: spread {std}")
+          for std, fails in ((0.0005232, set()), (0.000585, set()), (0.00065, {HEADLINE}))),
+        pytest.param(FIVE_LOGS, {"val_bpb": 1.0714}, OF_TOTALS.replace("15,989,432 |\n| 2", "15,989,332 |\n| 2"),
+                     {README}, id="1720: another total"),
+        pytest.param(one_log({"quantized": 1.2}, model=15_519_759), {"val_bpb": 1.2, "bytes_total": 15_558_319}, "",
+                     {JSON}, id="63: another run's bytes"),
+        pytest.param(one_log({"quantized": 1.2}, model=15_932_149, more=RAW_AND_PACKED),
+                     {"val_bpb": 1.2, "bytes_total": 15_932_249}, "", set(), id="480: the raw sum is not the total"),
+        pytest.param(one_log({"quantized": 1.2}), {"val_bpb": 1.2}, table("| Run | BPB |", "| Mean of three | 1.1 |"),
+                     set(), id="236: a mean without seeds"),
+    ],
+)  # fmt: skip
+def test_figures_of_merged_and_open_records_fail_where_they_are_wrong_and_nowhere_else(
+    place: Path, logs: dict, claims: dict, readme: str, fails: set[str]
+):
+    folder = foreign(place, logs, claims, readme or "# A record\n")
+    found = judged(folder, place.parent)
+    assert with_verdict(found, FAILS) == fails, [(row.check, row.evidence) for row in found.values()
+                                                 if row.verdict == FAILS]  # fmt: skip
+    assert HEADLINE in fails or found[HEADLINE].verdict == HOLDS
+
+
+def test_nothing_fails_in_a_sound_record_and_wrong_steps_of_a_write_up_are_its_only_fault(place: Path):
+    """As #1204 is sound, and as #414 and #1285 name steps that no log has."""
+    same_code = {seed: (*row[:3], 16_594, *row[4:]) for seed, row in PR1493.items()}
+    assert {row[3] for row in same_code.values()} == {16_594}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PR1493, 42, same_code[42])
+        results = CLAIMS["seed_results"] | {"42": {"val_bpb": 1.08079, "artifact_bytes": 15_991_894}}
+        sound = later(place, WRITE_UP.replace("15,991,930", "15,991,894"), seed_results=results)
+    assert failing(sound, place.parent) == set()
+    folder = published(place.parent / "2026-03-21_steps", PR315)
+    edit("README.md", "7,051", "7,510")(folder)
+    assert failing(folder, place.parent) == {README}

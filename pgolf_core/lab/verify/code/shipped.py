@@ -231,6 +231,7 @@ def decompressed(payload: bytes) -> bytes:
         lambda: zlib.decompressobj(-15).decompress(payload, MAX_UNPACKED + 1),
         lambda: bz2.BZ2Decompressor().decompress(payload, MAX_UNPACKED + 1),
         lambda: _zstd(payload),
+        lambda: _brotli(payload),
         lambda: lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=raw).decompress(payload, MAX_UNPACKED + 1),
     )
     for way in ways:
@@ -239,7 +240,7 @@ def decompressed(payload: bytes) -> bytes:
             if len(found) > MAX_UNPACKED:
                 raise CannotCheck(f"the packed script is larger than the {MAX_UNPACKED:,} bytes that are unpacked")
             return found
-    raise CannotCheck("the script is packed with what is not read here (brotli, or a damaged stream)")
+    raise CannotCheck("the script is packed with what is not read here (brotli needs the package brotli)")
 
 
 def _is_text(payload: bytes) -> bool:
@@ -252,3 +253,9 @@ def _zstd(payload: bytes) -> bytes:
 
     with zstandard.ZstdDecompressor(max_window_size=2**23).stream_reader(payload) as reader:
         return reader.read(MAX_UNPACKED + 1)
+
+
+def _brotli(payload: bytes) -> bytes:
+    import brotli
+
+    return brotli.Decompressor().process(payload, output_buffer_limit=MAX_UNPACKED + 1)

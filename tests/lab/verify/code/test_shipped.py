@@ -11,6 +11,7 @@ import lzma
 import zlib
 from pathlib import Path
 
+import brotli
 import pytest
 import zstandard
 
@@ -29,6 +30,7 @@ PACKED = {
     "by names": f"import zlib,base64\nS=base64.b85decode({B85(zlib.compress(BYTES))!r})\nC=zlib.decompress(S)\n"
     "exec(compile(C, 'x', 'exec'), globals())",
     "bytes, imported inline": f"exec(__import__('bz2').decompress({bz2.compress(BYTES)!r}))",
+    "brotli": f"import brotli\nexec(brotli.decompress({brotli.compress(BYTES)!r}))",
     "zstd": f"import zstandard as z\nexec(z.ZstdDecompressor().decompress({zstandard.compress(BYTES)!r}))",
     "into a file that is run": f"import zlib,runpy\nC=zlib.decompress({zlib.compress(BYTES)!r})\n"
     "open('x.py','wb').write(C)\nrunpy.run_path('x.py')",
