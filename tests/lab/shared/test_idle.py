@@ -32,7 +32,10 @@ CASES = {
     ("model.rope_reference_tokens=0", "model.rope_dims=2"): "model.rope_base",
     ("quant.allocation=gradient",): "quant.attention quant.mlp",
     ("quant.kind=steps", "qat.kind=off"): "quant.attention quant.mlp quant.tok_emb quant.other",
-    ("quant.correction=off",): "quant.correction_damping quant.correction_tokens",
+    ("quant.correction=off",): "quant.correction_damping quant.correction_tokens quant.correction_order "
+    "quant.correct_tok_emb",
+    ("quant.mlp=int6_row",): "quant.clip_sigmas",
+    ("quant.tok_emb=int6_row",): "quant.embed_clip_sigmas",
 }
 
 
@@ -42,6 +45,7 @@ def test_a_key_that_nothing_reads_is_idle_and_is_read_without_the_change(changes
         "average.kind=swa", "qat.kind=late", "model.bigram_rows=64", "model.ve_dim=8", "model.ve_layers=[1]",
         "model.rope_reference_tokens=256", "data.final_seq_len=1024", "schedule.warmdown_fraction=0",
         "quant.correction=hessian", "quant.kind=grid", "quant.allocation=fixed",
+        "quant.mlp=int6_sigma", "quant.tok_emb=int8_sigma",
     ]  # fmt: skip
     before = idle_keys(load_recipe("local-smoke", used))
     after = idle_keys(load_recipe("local-smoke", [*used, *changes]))
