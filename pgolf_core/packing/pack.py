@@ -86,6 +86,8 @@ def pack(
     weights that are not finite or do not fit float16, and CapExceeded, removing what an earlier packing left at `path`,
     when file and code together exceed `cap_bytes`.
     """
+    if quant.kind == "steps" and quant.compressor == "brotli":
+        raise UserError("quant.compressor = brotli is for grids; quant.kind = steps takes zstd beside it")
     if quant.allocation == "gradient" and bits is None:
         raise UserError("quant.allocation = gradient needs the run's sensitivities; train with this recipe first")
     if quant.kind == "steps" and sensitivity is None:

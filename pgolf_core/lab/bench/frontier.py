@@ -167,7 +167,8 @@ class Packer:
         for method, sensitivity in self.sensitivities.items():
             for share in shares if method in self.methods else ():
                 size, mode = round(share * int6[0]["file_bytes"]), "hessian" if method == CORRECTED else "off"
-                steps = dataclasses.replace(quant, kind="steps", target_bytes=size, correction=mode)
+                changed: dict[str, Any] = {"kind": "steps", "compressor": "zstd", "target_bytes": size}
+                steps = dataclasses.replace(quant, correction=mode, **changed)
                 given: dict[str, Any] = {"sensitivity": sensitivity, "hessians": self.hessians}
                 yield self._file(method, steps, cap_bytes=size + 1, **given)
 

@@ -248,7 +248,7 @@ def packing_choices(
     """
     fixed = dataclasses.replace(on_grids(quant), allocation="fixed", exceptions=())
     names = [*(f"int{bits}_row_clip" for bits in (5, 6, 7, 8)), "int5_row_nofloor"]
-    by_steps = dataclasses.replace(fixed, kind="steps", target_bytes=file_bytes)
+    by_steps = dataclasses.replace(fixed, kind="steps", compressor="zstd", target_bytes=file_bytes)
     own = dataclasses.replace(by_steps, exceptions=quant.exceptions) if quant.kind == "steps" else quant
     choices: dict[str, Choice] = {"this recipe": (own, bits)}
     if quant.correction != "off":

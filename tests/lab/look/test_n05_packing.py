@@ -220,6 +220,8 @@ def test_choices_differ_in_attention_and_mlp_alone() -> None:
 
 
 def test_the_same_bytes_are_offered_as_steps_and_a_recipe_of_steps_is_its_own_row():
+    by_brotli = dataclasses.replace(QUANT, compressor="brotli")  # which steps have no use for
+    assert analysis.packing_choices(by_brotli, None, {}, 3000)["steps, as many bytes"][0].compressor == "zstd"
     choices = analysis.packing_choices(QUANT, None, {}, 3000)
     assert choices["steps, as many bytes"][0].target_bytes == 3000 and choices["this recipe"][0] == QUANT
     own = analysis.packing_choices(tiny_steps.QUANT, None, {}, 3000)
