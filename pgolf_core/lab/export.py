@@ -74,6 +74,11 @@ def rooms_of(recipe: Recipe) -> list[str]:
         left_out.add("network.grid")  # no grid is left: what is too small for steps is fp16
     if recipe.data.order != "ranked":
         left_out.add("text.ranked")
+    model = recipe.model
+    if (model.smear, model.lanes, model.softcaps == "two") in {(off, 1, False) for off in ("before", "after", "off")}:
+        left_out.add("network.gates")
+    if not recipe.eval.document_mask:
+        left_out.add("network.documents")
     if recipe.adapt.kind == "off":
         left_out |= {room for room in pgolf_core.ROOMS if room.startswith("adapting.")}
     if recipe.quant.correction == "off":
