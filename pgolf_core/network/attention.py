@@ -55,24 +55,27 @@ def exclude_self(y: Tensor, v: Tensor) -> Tensor:
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.size(1) != k.size(1)).transpose(1, 2)
+    rows, keys = q.size(2), k.size(2)
+    seen = torch.ones(rows, keys, dtype=torch.bool, device=q.device).tril(keys - rows) if rows < keys else None
+    grouped = q.size(1) != k.size(1)
+    return F.scaled_dot_product_attention(q, k, v, seen, is_causal=seen is None, enable_gqa=grouped).transpose(1, 2)
 
 
 def _blocked(q: Tensor, k: Tensor, v: Tensor, block: int = 128) -> Tensor:
     """Causal attention by blocks of queries, each against the keys up to its end: matrix products that a CPU does in
     bfloat16 hardware, where torch's own CPU kernel takes about twice as long at these lengths."""
     batch, length, heads, width = q.shape
-    kv_heads = k.size(2)
+    kv_heads, before = k.size(2), k.size(1) - length
     group = heads // kv_heads
     q = (q * width**-0.5).view(batch, length, kv_heads, group, width).permute(0, 2, 3, 1, 4)  # [B, K, H/K, T, D]
     k, v = k.permute(0, 2, 3, 1), v.transpose(1, 2)  # [B, K, D, T], [B, K, T, D]
     outputs = []
     for start in range(0, length, block):
-        end = min(start + block, length)
-        rows = end - start
-        scores = q[:, :, :, start:end].reshape(batch, kv_heads, group * rows, width) @ k[..., :end]
+        rows = min(block, length - start)
+        end = before + start + rows
+        scores = q[:, :, :, start : start + rows].reshape(batch, kv_heads, group * rows, width) @ k[..., :end]
         scores = scores.view(batch, kv_heads, group, rows, end)
-        future = torch.full((rows, end), -torch.inf, dtype=q.dtype, device=q.device).triu(start + 1)
+        future = torch.full((rows, end), -torch.inf, dtype=q.dtype, device=q.device).triu(end - rows + 1)
         weights = (scores + future).softmax(-1).view(batch, kv_heads, group * rows, end)
         outputs.append((weights @ v[:, :, :end]).view(batch, kv_heads, group, rows, width))
     return torch.cat(outputs, dim=3).permute(0, 3, 1, 2, 4).reshape(batch, length, heads, width)
@@ -134,7 +137,7 @@ def kernel_name(device_type: str, bfloat16: bool, head_width: int = 64) -> str:
 def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(D)) v under a causal mask, query head h using kv head h // (H/K).
 
-    q [B, T, H, D], k and v [B, T, K, D], one dtype -> [B, T, H, D].
+    q [B, Q, H, D], k and v [B, T, K, D], one dtype -> [B, Q, H, D]; the queries are those of the last Q positions.
     """
     name, _ = choose_kernel(q.device.type, q.dtype is torch.bfloat16, q.size(-1))
     if name in _flash_functions:

@@ -106,23 +106,25 @@ class Attention(nn.Module):
             self.gate_window = config.gate_window
             self.attn_gate_w = nn.Parameter(torch.zeros(config.num_heads, config.gate_window))
 
-    def queries_and_keys(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-        """x [B, T, C] -> q [B, T, H, D], k [B, T, K, D]: normalised, rotated, q scaled by its gain."""
-        q = self.c_q(x).unflatten(-1, (self.heads, -1))
+    def queries_and_keys(self, x: Tensor, cos: Tensor, sin: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
+        """x [B, T, C] -> q [B, T-first, H, D], k [B, T, K, D]: normalised, rotated, q scaled by its gain."""
+        q = self.c_q(x[:, first:]).unflatten(-1, (self.heads, -1))
         k = self.c_k(x).unflatten(-1, (self.kv_heads, -1))
-        q = rotate(rms_norm(q, self.eps), cos, sin) * self.q_gain.to(x.dtype)[:, None]
+        q = rotate(rms_norm(q, self.eps), cos[first:], sin[first:]) * self.q_gain.to(x.dtype)[:, None]
         return q, rotate(rms_norm(k, self.eps), cos, sin)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, value: Tensor | None, documents: Documents = None) -> Tensor:
-        """x [B, T, C], optional value embedding [B, T, K*D] added to v -> [B, T, C]."""
-        q, k = self.queries_and_keys(x, cos, sin)
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, value: Tensor | None, documents: Documents = None, first: int = 0
+    ) -> Tensor:
+        """x [B, T, C], optional value embedding [B, T, K*D] added to v -> [B, T-first, C], of positions `first`.. ."""
+        q, k = self.queries_and_keys(x, cos, sin, first)
         v = self.c_v(x)
         v = (v if value is None else v + value).unflatten(-1, (self.kv_heads, -1))
         y = causal_attention(q, k, v) if documents is None else document_attention(q, k, v, *documents)
         if self.exclusive:
-            y = exclude_self(y, v)
+            y = exclude_self(y, v[:, first:])
         if self.gate_window:  # of each head, by a few channels of the input (PR 1855)
-            gate = F.linear(x[..., : self.gate_window], self.attn_gate_w.to(x.dtype))
+            gate = F.linear(x[:, first:, : self.gate_window], self.attn_gate_w.to(x.dtype))
             y = y * torch.sigmoid(self.gate_scale * gate).unsqueeze(-1)
         return self.proj(y.flatten(2))
 
@@ -167,7 +169,7 @@ class Block(nn.Module):
         """Normalised, layer-scaled input of a sub-layer (LN scale, PR 315)."""
         return rms_norm(x, self.eps) * self.input_scale
 
-    def attended(self, mixed: Tensor, *where: Tensor | Documents) -> Tensor:
+    def attended(self, mixed: Tensor, *where: Tensor | Documents | int) -> Tensor:
         """What attention adds to a stream [B, T, C] that it reads `mixed`."""
         return self.attn_scale.to(mixed.dtype) * self.attn(self.normed(mixed), *where)
 
@@ -175,13 +177,15 @@ class Block(nn.Module):
         """What the MLP adds to a stream [B, T, C] that it reads."""
         return self.mlp_scale.to(x.dtype) * self.mlp(self.normed(x))
 
-    def forward(self, x: Tensor, x0: Tensor, *where: Tensor | Documents) -> Tensor:
-        """x, x0 [B, T, C] -> [B, T, C]; a parallel block's MLP reads what its attention read (PR 1493).
+    def forward(self, x: Tensor, x0: Tensor, *where: Tensor | Documents, first: int = 0) -> Tensor:
+        """x, x0 [B, T, C] -> [B, T-first, C]; a parallel block's MLP reads what its attention read (PR 1493).
 
         `where` is what attention takes further: rotary tables, value embedding, documents.
         """
         mixed = self.mix(x, x0)
-        x = mixed + self.attended(mixed, *where)
+        attended = self.attended(mixed, *where, first)
+        mixed = mixed[:, first:]
+        x = mixed + attended
         return x + self.thought(mixed if self.parallel else x)
 
 
@@ -263,10 +267,13 @@ class GPT(nn.Module):
         config = self.config
         return rotary_tables(num_tokens, config.rope_dims, config.rope_base, config.rope_reference_tokens, device)
 
-    def trunk(self, ids: Tensor, stop: int | None = None, documents: Documents = None) -> tuple[Tensor, Tensor]:
+    def trunk(
+        self, ids: Tensor, stop: int | None = None, documents: Documents = None, first: int = 0
+    ) -> tuple[Tensor, Tensor]:
         """Run the first `stop` blocks of the order (all by default): the stream after them, the next one's skip added.
 
-        Returns (x, x0), both [B, T, C]. Of two lanes x is attention's, and after all blocks the mean of both.
+        Returns (x, x0), both [B, T, C]. Of two lanes x is attention's, and after all blocks the mean of both. After all
+        blocks x is of positions `first`.. alone: the last block has no other queries, and no MLP elsewhere.
         """
         x = x0 = self.embed(ids)
         cos, sin = self.rotary(ids.size(1), ids.device)
@@ -288,24 +295,27 @@ class GPT(nn.Module):
             added = None
             if value is not None and layer in self.config.ve_layers:
                 added = self.ve_scales[layer].to(x.dtype) * value
+            from_here = first if place + 1 == len(encoder + decoder) and documents is None else 0
             if second is None:
-                x = block(x, x0, cos, sin, added, documents)
+                x = block(x, x0, cos, sin, added, documents, first=from_here)
             else:
-                both = block.attended(block.mix(x, x0), cos, sin, added, documents), block.thought(second)
+                attended = block.attended(block.mix(x, x0), cos, sin, added, documents, from_here)
+                x, second = x[:, from_here:], second[:, from_here:]
                 post, resid = self.parallel_post_lambdas[layer], self.parallel_resid_lambdas[layer]
-                x, second = in_lanes((x, second), both, post, resid)
+                x, second = in_lanes((x, second), (attended, block.thought(second)), post, resid)
             if row < 0:
                 skips.append(x)
-        return x if second is None else (x + second) / 2, x0
+        x = x if second is None else (x + second) / 2
+        return x[:, x.size(1) - ids.size(1) + first :], x0
 
     def logits(self, ids: Tensor, first: int = 0, segments: Tensor | None = None, longest: int = 0) -> Tensor:
-        """Soft-capped float32 logits [B, T-first, V] of positions `first`.. ; earlier ones cost no head.
+        """Soft-capped float32 logits [B, T-first, V] of positions `first`.. ; earlier ones cost no head or last block.
 
         With `segments` attention stays inside documents: where each starts in the flattened batch, and `longest`, as
         network.documents takes them; each row's start is one of them.
         """
-        x, _ = self.trunk(ids, documents=None if segments is None else (segments, longest))
-        z = rms_norm(x[:, first:], self.config.norm_eps)
+        x, _ = self.trunk(ids, documents=None if segments is None else (segments, longest), first=first)
+        z = rms_norm(x, self.config.norm_eps)
         logits = F.linear(z, self.tok_emb.weight.to(z.dtype)).float()
         if self.config.softcaps == "two":
             return soft_capped(logits, self.softcap_pos, self.softcap_neg)

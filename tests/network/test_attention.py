@@ -63,6 +63,13 @@ def test_attention_kernels_equal_the_plain_double_loop(kernel, length: int) -> N
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("last", [1, 8, 64, 131, 300])
+@pytest.mark.parametrize("kernel", [attention._sdpa, attention._blocked])
+def test_queries_of_the_last_positions_alone_give_the_same_numbers(kernel, last: int) -> None:
+    q, k, v = (torch.randn(2, 300, heads, 8, generator=torch.Generator().manual_seed(last)) for heads in (4, 2, 2))
+    torch.testing.assert_close(kernel(q[:, -last:], k, v), kernel(q, k, v)[:, -last:], atol=1e-6, rtol=1e-5)
+
+
 def test_exclusive_attention_is_orthogonal_to_the_own_value() -> None:
     y, v = torch.randn(2, 5, 4, 8), torch.randn(2, 5, 2, 8)
     assert (attention.exclude_self(y, v) * v.repeat_interleave(2, dim=2)).sum(-1).abs().max() < 1e-5

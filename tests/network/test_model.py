@@ -105,11 +105,15 @@ def test_a_fresh_gate_blends_equal_parts_and_a_far_open_one_leaves_the_stream_al
     assert build_model(model.config, 0).skip_gates.count_nonzero() == 0
 
 
-def test_logits_from_a_later_position_are_the_same_numbers() -> None:
-    model = noisy_model(0.2, 1).eval()
-    ids = torch.randint(64, (3, 17))
+@pytest.mark.parametrize("changes", [*SWITCHES, {"num_layers": 4, "lanes": 2, "parallel_start": 2}])
+def test_logits_from_a_later_position_are_the_same_numbers(changes: dict) -> None:
+    """Though the last block computes queries, outputs and MLP from there on alone."""
+    model = noisy_model(0.2, 1, **changes).eval()
+    ids, rows = torch.randint(64, (3, 17)), []
+    model.blocks[-1].mlp.register_forward_hook(lambda _, inputs, output: rows.append(output.size(1)))
     with torch.no_grad():
         torch.testing.assert_close(model.logits(ids, first=11), model.logits(ids)[:, 11:], atol=1e-5, rtol=1e-5)
+        assert rows[-1] == 17 and 6 in rows
         losses = model.token_losses(ids[:, :-1], ids[:, 1:])
         torch.testing.assert_close(losses.mean(), model(ids[:, :-1], ids[:, 1:]))
         probabilities = model.logits(ids).double().softmax(-1).sum(-1)
