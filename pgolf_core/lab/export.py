@@ -77,7 +77,7 @@ def rooms_of(recipe: Recipe) -> list[str]:
     model = recipe.model
     if (model.smear, model.lanes, model.softcaps == "two") in {(off, 1, False) for off in ("before", "after", "off")}:
         left_out.add("network.gates")
-    if not recipe.eval.document_mask:
+    if not recipe.eval.document_mask and recipe.data.order != "packed":
         left_out.add("network.documents")
     if recipe.adapt.kind == "off":
         left_out |= {room for room in pgolf_core.ROOMS if room.startswith("adapting.")}

@@ -153,8 +153,8 @@ class Seed(Reviewed):
 
     @once
     def way(self) -> Way:
-        settings = self.recipe.eval
-        return Way(settings.seq_len, settings.stride, settings.batch_seqs, self.recipe.schedule.autocast)
+        settings, autocast = self.recipe.eval, self.recipe.schedule.autocast
+        return Way(settings.seq_len, settings.stride, settings.batch_seqs, autocast, settings.document_mask)
 
     def said(self, name: str) -> Any:
         return getattr(self.result, name)
