@@ -49,7 +49,7 @@ UNTIMED = "start, warm-up, validation while training, packing"
 def submission_rows(folder: Path, how: How) -> list[Row]:
     """All checks of one folder."""
     one = Judged(folder, how)
-    rows, found = judge_all(BEFORE, one), quietly(lambda: one.artifacts)
+    rows, found, after = judge_all(BEFORE, one), quietly(lambda: one.artifacts), AFTER
     if not found:
         rows.append(judge("artifact opens and is whole", lambda: str(one.artifact)))
     for path in found or ():
@@ -57,8 +57,12 @@ def submission_rows(folder: Path, how: How) -> list[Row]:
 
         name = plain(path.relative_to(folder).as_posix())
         rows += [row._replace(check=f"{name}: {row.check}") for row in artifact_rows(path)]
+    if found:
+        from pgolf_core.lab.verify.evidence.adapting import adapt_checks  # with torch
+
+        after = AFTER | adapt_checks(one)
     files = quietly(lambda: one.files) or {}
-    return [explained(row, files) for row in rows + judge_all(AFTER, one)]
+    return [explained(row, files) for row in rows + judge_all(after, one)]
 
 
 # ---------------------------------------------------------------------- files, seeds, code
