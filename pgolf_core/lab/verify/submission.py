@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from pgolf_core.lab.shared.places import SUBMISSION_FILE
 from pgolf_core.lab.shared.tables import some
-from pgolf_core.lab.shared.texts import FINEWEB_BYTES, FINEWEB_TOKENS, FINEWEB_TRACK, SAME_BYTES
+from pgolf_core.lab.shared.texts import FINEWEB_BYTES, FINEWEB_TOKENS, FINEWEB_TRACK, SAME_BYTES, fineweb_tokens
 from pgolf_core.lab.verify.alike import same_recipe
 from pgolf_core.lab.verify.code.bytetable import judge_tables
 from pgolf_core.lab.verify.code.literal import cap, code_bytes
@@ -270,9 +270,8 @@ def _predictions(folder: Judged, pairs: list[Pair]) -> tuple[int, str]:
     counts = {log.val_tokens for log in logs if log.val_tokens}
     if len(counts) == 1:
         return counts.pop(), "tokens of val_loader"
-    named = {f"SP{size}" for log in logs for size in log.vocabularies} & set(FINEWEB_TOKENS)
-    if len(named) == 1:
-        return FINEWEB_TOKENS[min(named)], min(named)
+    if named := fineweb_tokens(size for log in logs for size in log.vocabularies):
+        return named
     fits = [
         (count, f"as of {name}, which no file names") for name, count in FINEWEB_TOKENS.items()
         if all(abs(pair.implied(count) / FINEWEB_BYTES - 1) < SAME_BYTES for pair in pairs)
