@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import tomllib
 from decimal import Decimal
 from pathlib import Path
@@ -192,6 +193,10 @@ def test_every_recipe_on_disk_has_the_record_that_it_descends_from():
         assert {name, f"{name}-as-run"} <= family
         assert {found[recipe] for recipe in family} == {name}
     assert found["local-smoke"] == "pr315"
+    without = {name for name, record in found.items() if record is None and "pr" in name}
+    assert without == {
+        name for name in found if re.search(r"pr\d+", name) and re.findall(r"pr\d+", name)[0] not in RECORDS
+    }
 
 
 def test_a_recipe_of_ones_own_has_the_record_that_it_extends(tmp_path: Path):

@@ -5,10 +5,12 @@ pytest tests/lab/verify/evidence/test_measure.py
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from small import flat_bytes, noisy_model
 
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.data.dataset import open_dataset
@@ -35,6 +37,18 @@ def parts(honest: Path):
     tokenizer = dataset.tokenizer()
     tokens = load_tokens(dataset.val_paths, tokenizer.vocab_size)
     return load_model(honest / "seed1" / "model.pgolf"), tokens, tokenizer.bytes
+
+
+def test_windows_that_stay_inside_documents_are_measured_as_they_were_scored():
+    model = noisy_model(bigram_rows=0, smear="window").eval()
+    tokens = np.random.default_rng(0).integers(2, 64, 203).astype(np.uint16)
+    tokens[[0, 40, 41, 150]] = 1
+    way, token_bytes = Way(32, 8, 4, "off", document_mask=True), flat_bytes(64)
+    kept = score(model, tokens, token_bytes, 32, 8, 4, autocast="off", document_mask=True).window_nats
+    found = score_or_sample(model, tokens, token_bytes, way, None, 0, lambda *_: None, kept)
+    assert found["apart"] == 0 and found["noise"] < 1e-3
+    masked = replace(way, document_mask=False)
+    assert score_or_sample(model, tokens, token_bytes, masked, None, 0, lambda *_: None, kept)["apart"] > 0.01
 
 
 def test_an_honest_models_probabilities_sum_to_one_and_only_later_logits_change(parts):
