@@ -55,17 +55,19 @@ def gated_heads(y: Tensor, x: Tensor, weight: Tensor, scale: float) -> Tensor:
     return y * window_gate(x, weight, scale).unsqueeze(-1)
 
 
-def in_lanes(network: Any, layer: int, lanes: tuple[Tensor, Tensor], x0: Tensor, *where: Any) -> list[Tensor]:
+def in_lanes(
+    network: Any, layer: int, lanes: tuple[Tensor, Tensor], first: int, x0: Tensor, *where: Any
+) -> list[Tensor]:
     """Both residual lanes [B, T, C] after a block: attention reads the first, the MLP the second (PR 1855).
 
     Lane i becomes resid[i] times itself plus post[0, i] times what attention adds and post[1, i] times what the MLP
-    does; post [2, 2] and resid [2] are the block's own and learned. `where` is what attention takes further, at its
-    end the first position whose output is wanted.
+    does; post [2, 2] and resid [2] are the block's own and learned. `where` is what attention takes further.
+    Returns the lanes from position `first` on.
     """
     block, dtype = network.blocks[layer], x0.dtype
     post, resid = network.parallel_post_lambdas[layer].to(dtype), network.parallel_resid_lambdas[layer].to(dtype)
-    heads = block.attended(block.mix(lanes[0], x0), *where)
-    lanes = (lanes[0][:, where[-1] :], lanes[1][:, where[-1] :])
+    heads = block.attended(block.mix(lanes[0], x0), *where, first=first)
+    lanes = (lanes[0][:, first:], lanes[1][:, first:])
     mlp = block.thought(lanes[1])
     return [resid[i] * lanes[i] + post[0, i] * heads + post[1, i] * mlp for i in (0, 1)]
 

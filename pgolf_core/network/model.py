@@ -166,9 +166,9 @@ class Block(nn.Module):
         """Normalised, layer-scaled input of a sub-layer (LN scale, PR 315)."""
         return rms_norm(x, self.eps) * self.input_scale
 
-    def attended(self, mixed: Tensor, *where: Tensor | Documents | int) -> Tensor:
+    def attended(self, mixed: Tensor, *where: Tensor | Documents, first: int = 0) -> Tensor:
         """What attention adds to a stream [B, T, C] that it reads `mixed`."""
-        return self.attn_scale.to(mixed.dtype) * self.attn(self.normed(mixed), *where)
+        return self.attn_scale.to(mixed.dtype) * self.attn(self.normed(mixed), *where, first=first)
 
     def thought(self, x: Tensor) -> Tensor:
         """What the MLP adds to a stream [B, T, C] that it reads."""
@@ -180,7 +180,7 @@ class Block(nn.Module):
         `where` is what attention takes further: rotary tables, value embedding, documents.
         """
         mixed = self.mix(x, x0)
-        attended = self.attended(mixed, *where, first)
+        attended = self.attended(mixed, *where, first=first)
         mixed = mixed[:, first:]
         x = mixed + attended
         return x + self.thought(mixed if self.parallel else x)
@@ -287,7 +287,7 @@ class GPT(nn.Module):
             if second is None:
                 x = self.blocks[layer](x, x0, cos, sin, added, documents, first=from_here)
             else:
-                x, second = in_lanes(self, layer, (x, second), x0, cos, sin, added, documents, from_here)
+                x, second = in_lanes(self, layer, (x, second), from_here, x0, cos, sin, added, documents)
             if row < 0:
                 skips.append(x)
         x = x if second is None else (x + second) / 2
