@@ -74,10 +74,14 @@ def rooms_of(recipe: Recipe) -> list[str]:
         left_out.add("network.grid")  # no grid is left: what is too small for steps is fp16
     if recipe.data.order != "ranked":
         left_out.add("text.ranked")
+    if recipe.data.order != "packed":
+        left_out.add("text.packed")
+    if recipe.optim.muon_coefficients != "polar_express":
+        left_out.add("training.polar")
     model = recipe.model
     if (model.smear, model.lanes, model.softcaps == "two") in {(off, 1, False) for off in ("before", "after", "off")}:
         left_out.add("network.gates")
-    if not recipe.eval.document_mask:
+    if not recipe.eval.document_mask and recipe.data.order != "packed":
         left_out.add("network.documents")
     if recipe.adapt.kind == "off":
         left_out |= {room for room in pgolf_core.ROOMS if room.startswith("adapting.")}

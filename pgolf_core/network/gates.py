@@ -8,8 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-BOS = 1
-"""Id of the token that begins a document, in every tokenizer here."""
+from pgolf_core.text.tokenizer import BOS
 
 
 def smear_window(x: Tensor, gate: Tensor, ids: Tensor | None) -> Tensor:
