@@ -1,4 +1,4 @@
-"""What some networks alone have: a smear gated by a few channels, two residual lanes, a cap for each sign of a logit.
+"""What some networks alone have: gates by a few channels, two residual lanes, a cap for each sign of a logit.
 
 Legend as in network/model. Sources: papers/techniques.
 """
@@ -6,9 +6,15 @@ Legend as in network/model. Sources: papers/techniques.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pgolf_core.text.tokenizer import BOS
+
+
+def window_gate(x: Tensor, weight: Tensor, scale: float | Tensor = 1.0) -> Tensor:
+    """sigmoid(scale (W x)) of the first w channels of x: [..., C] and W [n, w] -> [..., n] in x's dtype (PR 1855)."""
+    return torch.sigmoid(scale * F.linear(x[..., : weight.size(1)], weight.to(x.dtype)))
 
 
 def smear_window(x: Tensor, gate: Tensor, ids: Tensor | None) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pgolf_core.base.device import compute_dtype
+from pgolf_core.base.device import compute_dtype, one_thread
 from pgolf_core.network.attention import causal_attention, exclude_self, rotary_tables, rotate
 from pgolf_core.network.documents import document_attention
 from pgolf_core.network.gates import in_lanes, smear_window, soft_capped
@@ -385,13 +385,8 @@ def build_model(config: Model, seed: int) -> GPT:
 
     One thread fills it: with two, a matrix made orthogonal has other last bits (and takes longer).
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.random.fork_rng(devices=()):
-            torch.manual_seed(seed)
-            model = GPT(config)
-            initialise(model)
-    finally:
-        torch.set_num_threads(threads)
+    with one_thread(), torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        model = GPT(config)
+        initialise(model)
     return model

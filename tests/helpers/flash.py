@@ -55,7 +55,7 @@ def _checked(namespace: str, returns_tuple: bool):
 def installed(monkeypatch: pytest.MonkeyPatch, *names: str, returns_tuple: bool = False) -> Iterator[None]:
     """These kernels by name (FlashAttention-3, -2) as modules that can be imported, and no other."""
     attention._flash_fault.cache_clear()
-    monkeypatch.setattr(attention, "_flash_functions", {})
+    monkeypatch.setattr(attention, "flash_functions", {})
     with contextlib.ExitStack() as stack:
         for name, (module, namespace) in MODULES.items():
             monkeypatch.setitem(sys.modules, module, None)  # as if it were not there
