@@ -38,8 +38,8 @@ from pgolf_core.packing.correction import Gathering
 from pgolf_core.packing.pack import Statistics
 from pgolf_core.packing.sensitivity import SENSITIVITY_BELOW, GroupMeter
 from pgolf_core.recipes.recipe import Recipe
-from pgolf_core.text.batches import micro_batches, open_stream, row_len_at
-from pgolf_core.text.shards import check_enough, check_ranks, load_tokens, step_batch
+from pgolf_core.text.batches import micro_batches, open_stream
+from pgolf_core.text.shards import check_enough, check_ranks, load_tokens, seq_len_at, step_batch
 from pgolf_core.text.tokenizer import TokenBytes, check_vocab
 from pgolf_core.training.average import build_average
 from pgolf_core.training.checkpoint import Checkpoint, restore, save_tensors
@@ -179,7 +179,7 @@ class Trainer:
         if used >= schedule.loop_at and not self.model.looping:
             self.model.looping = True
             self.log.line(f"loop:enabled step:{self.step} used:{used:.4f}")
-        length = row_len_at(data, used)
+        length = seq_len_at(data, used)
         loss, norm = self._forward_backward(*step_batch(self.stream, data, world.rank, world.size, length))
         if 0 < multiplier < SENSITIVITY_BELOW:
             self.meter.add(self.named)
@@ -206,23 +206,22 @@ class Trainer:
             f"inputs:{len(found.means)} {self._timing()} gather_time:{1000 * (seconds['train'] - before):.0f}ms"
         )
 
-    def _forward_backward(self, inputs: Tensor, targets: Tensor) -> tuple[float, float]:
+    def _forward_backward(self, inputs: Tensor, targets: Tensor) -> list[float]:
         """Accumulate the gradient of the mean loss over all ranks' rows, a micro-batch at a time; returns that loss.
 
-        Beside it stands the mean norm of the ranks' own gradients, which then are clipped; 0 where they are not.
+        Beside it stands the mean norm of the ranks' own gradients where these are clipped, else 0.
         """
-        total, data, optim = torch.zeros((), device=self.device), self.recipe.data, self.recipe.optim
+        told, data, optim = torch.zeros(2, device=self.device), self.recipe.data, self.recipe.optim
         for parts in micro_batches(inputs, targets, data):
             x, y, *starts = (to_device(part, self.device) for part in parts)
             with autocasting(self.device, self.recipe.schedule.autocast):
                 loss = self.loss_of(x, y, *starts, *(data.seq_len for _ in starts)) * (len(x) / len(inputs))
             loss.backward()
-            total += loss.detach()
-        norms = []
+            told[0] += loss.detach()
         if optim.clip_each_rank:
-            norms.append(total.new_tensor(clip_gradients(self.optimizers.trained, optim.grad_clip_norm)))
-        self.world.mean_([*(p.grad for p in self.optimizers.trained if p.grad is not None), total, *norms])
-        return float(total), float(sum(norms))
+            told[1] = clip_gradients(self.optimizers.trained, optim.grad_clip_norm)
+        self.world.mean_([*(p.grad for p in self.optimizers.trained if p.grad is not None), told])
+        return told.tolist()
 
     def _update_qat(self, multiplier: float) -> None:
         qat = self.recipe.qat
@@ -237,7 +236,7 @@ class Trainer:
         data, steps = self.recipe.data, self.recipe.schedule.warmup_steps
         before = {name: p.detach().clone() for name, p in self.named.items()}
         generator = torch.Generator().manual_seed(self.seed)
-        lengths = sorted({row_len_at(data, 0.0), row_len_at(data, 1.0)})
+        lengths = sorted({seq_len_at(data, 0.0), seq_len_at(data, 1.0)})
         loops = sorted({self.model.looping, True})  # both graphs are compiled before the clock
         for index, length, self.model.looping in itertools.product(range(steps), lengths, loops):
             if index == steps - 1 and self.recipe.qat.kind != "off":

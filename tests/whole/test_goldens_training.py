@@ -19,9 +19,9 @@ from small import column, flat_bytes
 from pgolf_core.lab.data.build import write_shard
 from pgolf_core.network.model import GPT
 from pgolf_core.recipes import recipe
-from pgolf_core.text.batches import open_stream, row_len_at
+from pgolf_core.text.batches import open_stream
 from pgolf_core.text.packed import document_starts
-from pgolf_core.text.shards import step_batch
+from pgolf_core.text.shards import seq_len_at, step_batch
 from pgolf_core.text.tokenizer import BOS
 from pgolf_core.training import loop
 from pgolf_core.training.loop import TrainData, Trainer
@@ -211,7 +211,7 @@ def test_the_steps_that_the_record_rolls_back_are_ours_on_its_batches(
     monkeypatch.setattr(loop, "muon_momentum", lambda step, optim: optimizer_step(step % steps, optim))
     settings = recipe_of(config, dtype, iterations=2 * steps, min_lr=1.0, loop_at=0.5, warmup_steps=0)
     trainer = trainer_of(arrays, settings, tmp_path / "warm")
-    first = dataclasses.replace(settings.data, spans_per_step=1, batch_tokens=row_len_at(settings.data, 0.0))
+    first = dataclasses.replace(settings.data, spans_per_step=1, batch_tokens=seq_len_at(settings.data, 0.0))
     step_batch(trainer.stream, first, seq_len=first.batch_tokens)
     trainer.run()
     found = column(tmp_path / "warm" / "run", "grad_norm")
