@@ -78,8 +78,7 @@ def rooms_of(recipe: Recipe) -> list[str]:
         left_out.add("text.packed")
     if recipe.optim.muon_coefficients != "polar_express":
         left_out.add("training.polar")
-    model = recipe.model
-    if (model.smear, model.lanes, model.softcaps == "two") in {(off, 1, False) for off in ("before", "after", "off")}:
+    if not recipe.model.gated:
         left_out.add("network.gates")
     if not recipe.eval.document_mask and recipe.data.order != "packed":
         left_out.add("network.documents")

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pgolf_core.network.attention import causal_attention, choose_kernel, flash_functions
+from pgolf_core.network.attention import causal_attention, choose_kernel, flash_modules
 from pgolf_core.text.tokenizer import BOS
 
 TORCH_VARLEN_MAX_HEAD_WIDTH = 256
@@ -30,8 +30,8 @@ def document_attention(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, longest:
     """
     name, _ = choose_kernel(q.device.type, q.dtype is torch.bfloat16, q.size(-1))
     flat, longest = (q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)), longest or q.size(1)
-    if name in flash_functions:
-        y = flash_functions[f"{name} varlen"](*flat, starts, starts, longest, longest, causal=True)
+    if name in flash_modules:
+        y = flash_modules[name].flash_attn_varlen_func(*flat, starts, starts, longest, longest, causal=True)
         return (y[0] if isinstance(y, tuple) else y).view_as(q)
     width = q.size(-1)
     if q.is_cuda and q.dtype is torch.bfloat16 and not width % 8 and width <= TORCH_VARLEN_MAX_HEAD_WIDTH:

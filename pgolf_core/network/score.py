@@ -91,7 +91,8 @@ Scored = tuple[torch.Tensor, torch.Tensor]
 def nats_in_parts(
     model: GPT, stream: torch.Tensor, batches: list[np.ndarray], autocast: str, document_mask: bool = False
 ) -> Generator[Scored, None, None]:
-    """What is scored, in order; with `document_mask` a position sees its own document alone. On a CPU threads share each batch out, each with its share of torch's own threads.
+    """What is scored, in order. With `document_mask` a position sees its own document alone, as far as the window has
+    it. On a CPU threads share each batch out, each with its share of torch's own threads.
 
     They need not wait for each other after every small operation, as torch's own do.
     """
@@ -137,8 +138,8 @@ def score(
 ) -> Score:
     """Score a token stream (uint16 [n], targets are tokens 1..n-1) with a model in eval mode.
 
-    Logits are computed only at scored positions. `max_targets` > 0 scores that many targets from the start;
-    `document_mask` is the recipe's key. Ranks share the batches of windows out and exchange every target's nats, so that each has the whole, equal score.
+    Logits are computed only at scored positions. `max_targets` > 0 scores that many targets from the start. Ranks share
+    the batches of windows out and exchange every target's nats, so that each has the whole, equal score.
     """
     if len(tokens) < 2:
         raise UserError(f"the validation stream has {len(tokens)} tokens; at least 2 are needed to score one")
