@@ -42,6 +42,11 @@ def newton_schulz(
     return (x.mT if tall else x).reshape(gradient.shape)
 
 
+def coefficients_of(optim: Optim) -> Sequence[tuple[float, float, float]]:
+    """What the recipe's `newton_schulz` takes."""
+    return POLAR_EXPRESS if optim.muon_coefficients == "polar_express" else (NEWTON_SCHULZ_COEFFICIENTS,)
+
+
 @dataclass(frozen=True)
 class Group:
     """Parameters that share one optimiser and its settings."""
@@ -98,8 +103,7 @@ class Muon:
         self.base_lr, self.weight_decay, self.order = lr, weight_decay, optim.muon_wd_order
         self.steps, self.dtype = optim.newton_schulz_steps, getattr(torch, optim.newton_schulz_dtype)
         self.kept_dtype = getattr(torch, optim.muon_dtype)
-        polar = optim.muon_coefficients == "polar_express"
-        self.coefficients = POLAR_EXPRESS if polar else (NEWTON_SCHULZ_COEFFICIENTS,)
+        self.coefficients = coefficients_of(optim)
         self.by_rows = optim.muon_row_normalise
         self.shapes: dict[tuple[int, ...], dict[str, nn.Parameter]] = {}
         for name, parameter in parameters.items():
