@@ -74,6 +74,10 @@ def rooms_of(recipe: Recipe) -> list[str]:
         left_out.add("network.grid")  # no grid is left: what is too small for steps is fp16
     if recipe.data.order != "ranked":
         left_out.add("text.ranked")
+    if recipe.data.order != "packed":
+        left_out.add("text.packed")
+    if recipe.optim.muon_coefficients != "polar_express":
+        left_out.add("training.polar")
     if not recipe.model.gated:
         left_out.add("network.gates")
     if not recipe.eval.document_mask and recipe.data.order != "packed":

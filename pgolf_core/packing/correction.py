@@ -25,7 +25,7 @@ from pgolf_core.base.parallel import World
 from pgolf_core.network.grid import Grid, Scale, choose_scale, dequantise, quantise
 from pgolf_core.network.model import Linear, network_with, rms_norm
 from pgolf_core.recipes.recipe import Quant, Recipe
-from pgolf_core.text.shards import TokenStream, seq_len_at
+from pgolf_core.text.shards import TokenStream
 
 RAISES, RAISE = 4, 10.0
 """A matrix that cannot be factorised is damped this much more, so many times, before it is rounded plainly."""
@@ -78,7 +78,7 @@ class Gathering:
         self.found = Hessians({}, 0)
         self.reserved_seconds = 0.0
         """What the rehearsal took, and a quarter more; the same on every rank."""
-        self.length = seq_len_at(settings.data, 1.0)
+        self.length = settings.data.final_seq_len or settings.data.seq_len
         self.windows = math.ceil(settings.quant.correction_tokens / self.length)
 
     def rehearse(self, weights: Mapping[str, Tensor], generator: torch.Generator) -> None:

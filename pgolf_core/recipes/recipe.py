@@ -23,6 +23,7 @@ LATER_KEYS = frozenset((
     "embed_wd", "loop_at", "min_lr", "reserve_seconds", "adapt",
     "clip_sigmas", "embed_clip_sigmas", "correction_order", "correct_tok_emb", "compressor",
     "gate_window", "smear_bos_mask", "attn_gate", "attn_gate_scale", "lanes", "softcaps", "document_mask",
+    "muon_coefficients", "muon_dtype", "clip_each_rank",
 ))  # fmt: skip
 """Keys and sections that came after runs were recorded: at their defaults they enter no fingerprint and no artifact's
 header, so that what was recorded stays what it was."""
@@ -116,7 +117,9 @@ class Data:
     """Contiguous spans a step is cut from, each one token longer than its inputs; fixes the partition."""
     order: str = "sequential"
     """sequential: the split from its start, as the records read it; shuffled: windows of seq_len in the seed's random
-    order, from another offset each pass; ranked: windows in each rank's own order, whatever the seed (PR 1493)."""
+    order, from another offset each pass; ranked: windows in each rank's own order, whatever the seed (PR 1493);
+    packed: rows of batch_tokens / spans_per_step tokens in order, in which attention stays inside documents and begins
+    anew every seq_len tokens of one (PR 1855)."""
     micro_batch_seqs: int = 48
     """Sequences of one forward/backward: a speed setting that never changes which tokens a step sees."""
     final_seq_len: int = 0
@@ -155,6 +158,13 @@ class Optim:
     """Second beta of the smear gate's own AdamW (PR 194: 0.99)."""
     ve_frozen: bool = False
     """Leave the value embedding's table and projection at their random start (what PR 534's run really did)."""
+    muon_coefficients: str = "quintic"
+    """quintic, the same in each of newton_schulz_steps; polar_express, other ones in each, the last for all beyond
+    (PR 1855)."""
+    muon_dtype: str = "float32"
+    """In which Muon keeps gradient and momentum until newton_schulz_dtype takes over (PR 1855: bfloat16)."""
+    clip_each_rank: bool = False
+    """Clip each rank's own gradient and average what is left (PR 1855), instead of clipping the average."""
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,11 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.attn_gate": ("off", "sparse"),
     "model.softcaps": ("one", "two", "two_inert"),
     "model.init": ("orthogonal", "uniform"),
-    "data.order": ("sequential", "shuffled", "ranked"),
+    "data.order": ("sequential", "shuffled", "ranked", "packed"),
     "optim.muon_wd_order": ("before", "after"),
     "optim.newton_schulz_dtype": ("bfloat16", "float32"),
+    "optim.muon_coefficients": ("quintic", "polar_express"),
+    "optim.muon_dtype": ("float32", "bfloat16"),
     "optim.bigram_optimizer": ("split", "scalar"),
     "schedule.autocast": ("auto", "off"),
     "schedule.compile": ("auto", "off"),
@@ -154,8 +156,22 @@ def _impossible_training(recipe: Recipe) -> Iterator[str]:
         )
     if not all(0.0 <= beta < 1.0 for beta in optim.adam_betas):
         yield f"optim.adam_betas = {list(optim.adam_betas)} must lie in [0, 1)"
-    if data.order == "ranked" and data.final_seq_len not in (0, data.seq_len):
-        yield f"data.final_seq_len = {data.final_seq_len} needs another data.order than ranked, of one window length"
+    if data.order in ("ranked", "packed") and data.final_seq_len not in (0, data.seq_len):
+        yield (
+            f"data.final_seq_len = {data.final_seq_len} needs another data.order than {data.order}, of one window "
+            "length"
+        )
+    row, micro = data.batch_tokens // data.spans_per_step, data.micro_batch_seqs * data.seq_len
+    if data.order == "packed" and micro % row:
+        yield (
+            f"data.micro_batch_seqs = {data.micro_batch_seqs} must hold whole rows of data.order = packed: a multiple "
+            f"of {row // data.seq_len}"
+        )
+    if optim.clip_each_rank and (recipe.quant.kind == "steps" or recipe.quant.allocation == "gradient"):
+        yield (
+            "optim.clip_each_rank = true scales the gradients that packing by gradients measures; take false, or "
+            "quant.kind = grid and quant.allocation = fixed"
+        )
     if 0 < schedule.max_seconds <= schedule.reserve_seconds:
         yield (
             f"schedule.reserve_seconds = {schedule.reserve_seconds} leaves nothing of schedule.max_seconds = "

@@ -217,7 +217,9 @@ class TokenStream:
 
 
 def seq_len_at(data: Data, used: float) -> int:
-    """Tokens of a sequence when `used` in [0, 1] of the budget is gone: longer ones may end a run."""
+    """Tokens of a row when `used` in [0, 1] of the budget is gone: longer ones may end a run, packed ones are spans."""
+    if data.order == "packed":
+        return data.batch_tokens // data.spans_per_step
     return data.final_seq_len if data.final_seq_len and used >= 1 - data.final_fraction else data.seq_len
 
 
@@ -227,11 +229,11 @@ def step_batch(
     """Inputs and targets of one optimiser step, each int64 [batch_tokens // seq_len // ranks, seq_len]: this rank's.
 
     The step takes `spans_per_step` contiguous spans of n + 1 tokens: inputs are the first n, targets the last. With 8
-    spans this is the published partition; with data.order = shuffled they are windows of `seq_len` (0: data.seq_len).
+    spans this is the published partition; with data.order = shuffled they are windows of `seq_len` (0: the first).
     Ranks get equally many whole spans, so that the step's tokens are the same however many ranks there are; a
     RankedStream's are not.
     """
-    seq_len = seq_len or data.seq_len
+    seq_len = seq_len or seq_len_at(data, 0.0)
     tokens = torch.from_numpy(stream.own_spans(data, rank, ranks, seq_len).astype(np.int64))
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
     # contiguous, as in the warm-up: other strides would be compiled anew, on the clock

@@ -38,14 +38,14 @@ from pgolf_core.packing.correction import Gathering
 from pgolf_core.packing.pack import Statistics
 from pgolf_core.packing.sensitivity import SENSITIVITY_BELOW, GroupMeter
 from pgolf_core.recipes.recipe import Recipe
-from pgolf_core.text.ranked import RankedStream
-from pgolf_core.text.shards import TokenStream, check_enough, check_ranks, load_tokens, seq_len_at, step_batch
+from pgolf_core.text.batches import micro_batches, open_stream
+from pgolf_core.text.shards import check_enough, check_ranks, load_tokens, seq_len_at, step_batch
 from pgolf_core.text.tokenizer import TokenBytes, check_vocab
 from pgolf_core.training.average import build_average
 from pgolf_core.training.checkpoint import Checkpoint, restore, save_tensors
 from pgolf_core.training.clock import ATTEMPT, SecondsLedger, TrainProgress, progress_at
 from pgolf_core.training.optim import Optimizers, check_finite, clip_gradients, muon_momentum, rate_multiplier
-from pgolf_core.training.runlog import NoLog, RunLog, TrainResult
+from pgolf_core.training.runlog import NoLog, RunLog, TrainResult, opening_lines
 
 LOOK_BACK_STEPS = 8
 """No step is begun that would end after the cap if it took as long as the longest of so many before it."""
@@ -92,8 +92,7 @@ class Trainer:
         self.log = RunLog(self.folder, say) if world.first else NoLog(self.folder)
         self.device = pick_device()
         with self.ledger.spend("data"):
-            kind = RankedStream if recipe.data.order == "ranked" else TokenStream
-            self.stream = kind(data.train_paths, data.vocab_size, seed=seed)
+            self.stream = open_stream(recipe.data, data.train_paths, data.vocab_size, seed)
             check_enough(self.stream.total_tokens, recipe.data, "training split")
             self.val_tokens = load_tokens(data.val_paths, data.vocab_size)
         with self.ledger.spend("warmup"):
@@ -181,10 +180,11 @@ class Trainer:
             self.model.looping = True
             self.log.line(f"loop:enabled step:{self.step} used:{used:.4f}")
         length = seq_len_at(data, used)
-        loss = self._forward_backward(*step_batch(self.stream, data, world.rank, world.size, length))
+        loss, norm = self._forward_backward(*step_batch(self.stream, data, world.rank, world.size, length))
         if 0 < multiplier < SENSITIVITY_BELOW:
             self.meter.add(self.named)
-        norm = clip_gradients(self.optimizers.trained, self.recipe.optim.grad_clip_norm)
+        if not self.recipe.optim.clip_each_rank:
+            norm = clip_gradients(self.optimizers.trained, self.recipe.optim.grad_clip_norm)
         check_finite(loss, norm, self.named.items(), self.step + 1)
         rate = multiplier * (self.recipe.qat.lr_factor if self.qat_on else 1.0)
         self.optimizers.step(rate, momentum)
@@ -206,18 +206,22 @@ class Trainer:
             f"inputs:{len(found.means)} {self._timing()} gather_time:{1000 * (seconds['train'] - before):.0f}ms"
         )
 
-    def _forward_backward(self, inputs: Tensor, targets: Tensor) -> float:
-        """Accumulate the gradient of the mean loss over all ranks' rows, a micro-batch at a time; returns that loss."""
-        total, data = torch.zeros((), device=self.device), self.recipe.data
-        size = max(data.micro_batch_seqs * data.seq_len // inputs.size(1), 1)
-        for start in range(0, len(inputs), size):
-            x, y = (to_device(part[start : start + size], self.device) for part in (inputs, targets))
+    def _forward_backward(self, inputs: Tensor, targets: Tensor) -> list[float]:
+        """Accumulate the gradient of the mean loss over all ranks' rows, a micro-batch at a time; returns that loss.
+
+        Beside it stands the mean norm of the ranks' own gradients where these are clipped, else 0.
+        """
+        told, data, optim = torch.zeros(2, device=self.device), self.recipe.data, self.recipe.optim
+        for parts in micro_batches(inputs, targets, data):
+            x, y, *starts = (to_device(part, self.device) for part in parts)
             with autocasting(self.device, self.recipe.schedule.autocast):
-                loss = self.loss_of(x, y) * (len(x) / len(inputs))
+                loss = self.loss_of(x, y, *starts, *(data.seq_len for _ in starts)) * (len(x) / len(inputs))
             loss.backward()
-            total += loss.detach()
-        self.world.mean_([*(p.grad for p in self.optimizers.trained if p.grad is not None), total])
-        return float(total)
+            told[0] += loss.detach()
+        if optim.clip_each_rank:
+            told[1] = clip_gradients(self.optimizers.trained, optim.grad_clip_norm)
+        self.world.mean_([*(p.grad for p in self.optimizers.trained if p.grad is not None), told])
+        return told.tolist()
 
     def _update_qat(self, multiplier: float) -> None:
         qat = self.recipe.qat
@@ -232,7 +236,7 @@ class Trainer:
         data, steps = self.recipe.data, self.recipe.schedule.warmup_steps
         before = {name: p.detach().clone() for name, p in self.named.items()}
         generator = torch.Generator().manual_seed(self.seed)
-        lengths = sorted({data.seq_len, seq_len_at(data, 1.0)})
+        lengths = sorted({seq_len_at(data, 0.0), seq_len_at(data, 1.0)})
         loops = sorted({self.model.looping, True})  # both graphs are compiled before the clock
         for index, length, self.model.looping in itertools.product(range(steps), lengths, loops):
             if index == steps - 1 and self.recipe.qat.kind != "off":
@@ -340,18 +344,8 @@ class Trainer:
         return f"train_time:{milliseconds:.0f}ms step_avg:{milliseconds / max(self.step, 1):.2f}ms"
 
     def _announce(self) -> None:
-        data, schedule, optim = self.recipe.data, self.recipe.schedule, self.recipe.optim
-        micro_steps = math.ceil(data.batch_tokens // data.seq_len // self.world.size / data.micro_batch_seqs)
-        for line in (
-            self.path_line,
-            f"model_params:{sum(p.numel() for p in self.named.values())}",
-            f"world_size:{self.world.size} grad_accum_steps:{micro_steps}",
-            f"attention_mode:gqa num_heads:{self.recipe.model.num_heads} num_kv_heads:{self.recipe.model.num_kv_heads}",
-            f"tie_embeddings:True embed_lr:{optim.embed_lr} matrix_lr:{optim.matrix_lr} scalar_lr:{optim.scalar_lr}",
-            f"train_batch_tokens:{data.batch_tokens} train_seq_len:{data.seq_len} iterations:{schedule.iterations} "
-            f"warmup_steps:{schedule.warmup_steps} max_wallclock_seconds:{schedule.max_seconds:.3f}",
-            f"seed:{self.seed}",
-        ):
+        parameters = sum(p.numel() for p in self.named.values())
+        for line in (self.path_line, *opening_lines(self.recipe, self.seed, parameters, self.world)):
             self.log.line(line)
 
     def _log_step(self, record: dict[str, float]) -> None:

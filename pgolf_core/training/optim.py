@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,26 +13,38 @@ from torch import Tensor, nn
 from pgolf_core.base.files import UserError
 from pgolf_core.base.parallel import ALONE, World
 from pgolf_core.recipes.recipe import Optim, Schedule
+from pgolf_core.training.polar import POLAR_EXPRESS
 
 NEWTON_SCHULZ_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
-def newton_schulz(gradient: Tensor, steps: int = 5, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+def newton_schulz(
+    gradient: Tensor,
+    steps: int = 5,
+    dtype: torch.dtype = torch.bfloat16,
+    coefficients: Sequence[tuple[float, float, float]] = (NEWTON_SCHULZ_COEFFICIENTS,),
+) -> Tensor:
     """Approximately orthogonalise matrices [..., rows, cols]: singular values are pushed towards 1.
 
-    Quintic iteration X <- aX + (bA + cA^2)X with A = XX^T (Jordan et al., Muon, 2024); batched over leading dims.
-    Returns `dtype`, same shape.
+    Quintic iteration X <- aX + (bA + cA^2)X with A = XX^T (Jordan et al., Muon, 2024); batched over leading dims. Of
+    the `coefficients` (a, b, c) each step takes the next, and where there are no more the last. Returns `dtype`, same
+    shape.
     """
-    a, b, c = NEWTON_SCHULZ_COEFFICIENTS
     x = gradient.to(dtype).reshape(-1, *gradient.shape[-2:])
     x = x / (torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True).to(dtype) + 1e-7)
     tall = x.size(-2) > x.size(-1)
     if tall:
         x = x.mT
-    for _ in range(steps):
+    for step in range(steps):
+        a, b, c = coefficients[min(step, len(coefficients) - 1)]
         gram = torch.bmm(x, x.mT)
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return (x.mT if tall else x).reshape(gradient.shape)
+
+
+def coefficients_of(optim: Optim) -> Sequence[tuple[float, float, float]]:
+    """What the recipe's `newton_schulz` takes."""
+    return POLAR_EXPRESS if optim.muon_coefficients == "polar_express" else (NEWTON_SCHULZ_COEFFICIENTS,)
 
 
 @dataclass(frozen=True)
@@ -79,7 +91,8 @@ def parameter_groups(names: Iterable[str], optim: Optim) -> list[Group]:
 class Muon:
     """Momentum, orthogonalised by Newton-Schulz, batched over matrices of one shape (papers/techniques/muon.md).
 
-    `parameters` maps names to 2-D float32 tensors with gradients. Weight decay is decoupled, before or after. Every
+    `parameters` maps names to 2-D float32 tensors with gradients; gradient and momentum are kept in the recipe's
+    muon_dtype. Weight decay is decoupled, before or after. Every
     rank keeps all momentum and orthogonalises its share of each stack, while the shares of the last one travel.
     """
 
@@ -89,6 +102,8 @@ class Muon:
         self.world = world
         self.base_lr, self.weight_decay, self.order = lr, weight_decay, optim.muon_wd_order
         self.steps, self.dtype = optim.newton_schulz_steps, getattr(torch, optim.newton_schulz_dtype)
+        self.kept_dtype = getattr(torch, optim.muon_dtype)
+        self.coefficients = coefficients_of(optim)
         self.by_rows = optim.muon_row_normalise
         self.shapes: dict[tuple[int, ...], dict[str, nn.Parameter]] = {}
         for name, parameter in parameters.items():
@@ -99,7 +114,7 @@ class Muon:
     def reset(self) -> None:
         """Forget all momentum."""
         self.buffers = {
-            shape: torch.zeros(len(members), *shape, device=next(iter(members.values())).device)
+            shape: torch.zeros(len(members), *shape, dtype=self.kept_dtype, device=next(iter(members.values())).device)
             for shape, members in self.shapes.items()
         }
 
@@ -109,6 +124,7 @@ class Muon:
         lr, updates = self.base_lr * multiplier, []
         for shape, members in self.shapes.items():
             gradients = torch.stack([weight.grad for weight in members.values() if weight.grad is not None])
+            gradients = gradients.to(self.kept_dtype)
             buffer = self.buffers[shape].mul_(momentum).add_(gradients)
             updates.append(self.world.shared_out(self._orthogonal, gradients.add_(buffer, alpha=momentum)))
         for (shape, members), update in zip(self.shapes.items(), updates, strict=True):
@@ -122,8 +138,9 @@ class Muon:
 
     def _orthogonal(self, stack: Tensor) -> Tensor:
         if self.by_rows:  # MuonEq-R: every row asks for the same (PR 1493)
-            stack = stack / torch.linalg.vector_norm(stack, dim=-1, keepdim=True).clamp_min(1e-7)
-        return self.orthogonalise(stack, self.steps, self.dtype)
+            norms = torch.linalg.vector_norm(stack, dim=-1, keepdim=True, dtype=torch.float32)
+            stack = stack / norms.clamp_min(1e-7).to(stack.dtype)
+        return self.orthogonalise(stack, self.steps, self.dtype, self.coefficients)
 
     def tensors(self) -> dict[str, Tensor]:
         """Momentum by parameter name, as views: for checkpoints, in both directions."""

@@ -23,11 +23,12 @@ from pgolf_core.base.parallel import ALONE, World
 from pgolf_core.network.model import build_model
 from pgolf_core.network.score import score
 from pgolf_core.recipes.recipe import Recipe
-from pgolf_core.text.shards import load_tokens
+from pgolf_core.text.batches import micro_batches, open_stream
+from pgolf_core.text.shards import load_tokens, step_batch
 from pgolf_core.training.average import build_average
 from pgolf_core.training.checkpoint import load_tensors
 from pgolf_core.training.loop import Trainer
-from pgolf_core.training.optim import newton_schulz
+from pgolf_core.training.optim import Optimizers, clip_gradients, muon_momentum, newton_schulz
 
 SPANS = {"spans_per_step": 8, "micro_batch_seqs": 3}
 
@@ -163,6 +164,32 @@ def test_one_two_and_four_ranks_give_one_loss_curve(tmp_path: Path, dtype: str, 
         assert counted[0] == counted[1] > 0
         log = (folder / TRAIN_LOG).read_text()
         assert f"world_size:{size} grad_accum_steps:" in log and (f"ranks: {size}, gloo" in log) == (size > 1)
+
+
+def test_ranks_that_clip_alone_step_by_the_mean_of_what_is_left_of_their_gradients(tmp_path: Path) -> None:
+    settings = small_recipe(
+        data={**SPANS, "order": "packed"}, optim={"clip_each_rank": True, "grad_clip_norm": 0.3, "muon_wd": 0.0},
+        schedule={"iterations": 1, "warmdown_iters": 0},
+    )  # fmt: skip
+    data, norms, clipped = small_data(tmp_path / "data"), [], {}
+    on_ranks(2, train_ranks, settings, data, tmp_path / "2")
+    assert len({weights for _, _, weights in notes_of(tmp_path / "2", 2)}) == 1
+    model = build_model(settings.model, 3)
+    optimizers = Optimizers(model, settings.optim)
+    for rank in range(2):
+        stream = open_stream(settings.data, data.train_paths, data.vocab_size, 3)
+        for x, y, starts in micro_batches(*step_batch(stream, settings.data, rank, 2), settings.data):
+            (model(x, y, starts, settings.data.seq_len) * len(x) / 4).backward()
+        norms.append(clip_gradients(optimizers.trained, 0.3))
+        for name, parameter in model.named_parameters():
+            clipped[name] = clipped.get(name, 0.0) + parameter.grad / 2
+            parameter.grad = None
+    assert min(norms) > 0.3 and column(tmp_path / "2", "grad_norm") == pytest.approx([np.mean(norms)], rel=1e-5)
+    for name, parameter in model.named_parameters():
+        parameter.grad = clipped[name]
+    optimizers.step(1.0, muon_momentum(0, settings.optim))
+    for name, weight in weights_of(tmp_path / "2", RAW_WEIGHTS).items():
+        torch.testing.assert_close(weight, model.get_parameter(name).detach(), atol=1e-5, rtol=1e-4)
 
 
 def test_one_ranks_signal_stops_all_at_one_step_and_another_number_of_ranks_goes_on(tmp_path: Path) -> None:

@@ -73,6 +73,11 @@ GOING_ON = {
         "data": {"order": "ranked"},
         "schedule": {"loop_at": 0.3, "min_lr": 0.3},
     },
+    "packed documents, Polar Express": {
+        "data": {"order": "packed"},
+        "optim": {"muon_coefficients": "polar_express", "muon_dtype": "bfloat16", "clip_each_rank": True},
+        "quant": {"correction": "hessian", "correction_tokens": 200},
+    },
     "correction": {"quant": {"kind": "steps", "correction": "hessian", "correction_tokens": 200}},
 }
 
@@ -94,7 +99,7 @@ def test_going_on_after_ctrl_c_gives_the_same_bits_as_never_stopping(data, tmp_p
     logs = [[line for line in log_of(folder).splitlines() if "loop:" in line] for folder in (whole, parts)]
     assert logs[0] == (["loop:enabled step:6 used:0.3000"] if "loop" in kind else [])
     assert set(logs[1]) == set(logs[0])
-    gathered = [names.HESSIANS] if kind == "correction" else []
+    gathered = [names.HESSIANS] if recipe.quant.correction == "hessian" else []
     assert_same_bits(whole, parts, names.RAW_WEIGHTS, names.AVERAGED_WEIGHTS, names.GROUP_SENSITIVITY, *gathered)
     keys = ("kind", "step", "loss", "bpb", "lr_multiplier")
     curves = [[[line.get(key) for key in keys] for line in training_curve(folder)] for folder in (whole, parts)]
@@ -143,7 +148,12 @@ def test_the_loop_comes_on_with_the_budget_and_validation_sees_what_training_doe
 
 
 @pytest.mark.slow  # eight graphs are traced
-def test_both_graphs_of_a_loop_are_compiled_before_the_clock_with_every_length_and_qat(data, tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("rows", "count"),
+    [({"final_seq_len": 32, "final_fraction": 0.3}, 8), ({"order": "packed"}, 4)],
+)
+def test_all_graphs_are_compiled_before_the_clock(data, tmp_path, rows: dict, count: int) -> None:
+    """Of a loop off and on, of QAT off and on, and of every length of a row; what documents lie in it changes none."""
     graphs, real = [], torch.compile
 
     def counted(model, **how):
@@ -152,7 +162,7 @@ def test_both_graphs_of_a_loop_are_compiled_before_the_clock_with_every_length_a
     recipe = small_recipe(
         model={"num_loops": 1, "loop_start": 1, "loop_end": 2},
         schedule={"loop_at": 0.5, "compile": "auto", "warmup_steps": 2},
-        data={"final_seq_len": 32, "final_fraction": 0.3}, qat={"kind": "late", "threshold": 0.9},
+        data=rows, qat={"kind": "late", "threshold": 0.9},
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "compile", counted)
@@ -161,10 +171,10 @@ def test_both_graphs_of_a_loop_are_compiled_before_the_clock_with_every_length_a
         ready, loop = [], trainer._loop
         patch.setattr(trainer, "_loop", lambda: ready.append(len(graphs)) or loop())
         trainer.run()
-        assert ready == [8] and len(graphs) == 8, "two lengths, loop off and on, QAT off and on: none while training"
+        assert ready == [count] and len(graphs) == count, "none while training"
         kept, trainer = trainer, Trainer(recipe, 1, data, tmp_path / "next")
         trainer.run()
-        assert len(graphs) == 16 and kept.model.looping, "another seed in the same process has as many to itself"
+        assert len(graphs) == 2 * count and kept.model.looping, "another seed in the same process has as many to itself"
 
 
 def test_seconds_in_reserve_are_left_for_what_follows(data, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from small import small_recipe
 from pgolf_core.network.model import build_model
 from pgolf_core.recipes import recipe
 from pgolf_core.training.optim import (
+    NEWTON_SCHULZ_COEFFICIENTS,
     AdamW,
     Group,
     Muon,
@@ -21,6 +22,7 @@ from pgolf_core.training.optim import (
     parameter_groups,
     rate_multiplier,
 )  # fmt: skip
+from pgolf_core.training.polar import POLAR_EXPRESS
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (16, 64), (96, 24)])
@@ -37,31 +39,39 @@ def test_newton_schulz_pushes_singular_values_into_a_band_around_one(shape: tupl
     torch.testing.assert_close(found, u @ torch.diag(s) @ vh, atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize(("kept", "coefficients"), [("float32", "quintic"), ("bfloat16", "polar_express")])
 @pytest.mark.parametrize("by_rows", [False, True])
 @pytest.mark.parametrize("order", ["before", "after"])
-def test_batched_muon_equals_one_matrix_at_a_time(order: str, by_rows: bool) -> None:
+def test_batched_muon_equals_one_matrix_at_a_time(order: str, by_rows: bool, kept: str, coefficients: str) -> None:
     generator = torch.Generator().manual_seed(0)
     plain = {n: torch.randn(s, generator=generator) for n, s in enumerate([(8, 8), (24, 8), (8, 8), (8, 24)])}
-    buffers = {name: torch.zeros_like(w) for name, w in plain.items()}
+    dtype = getattr(torch, kept)
+    buffers = {name: torch.zeros_like(w, dtype=dtype) for name, w in plain.items()}
     parameters = {name: torch.nn.Parameter(w.clone()) for name, w in plain.items()}
-    optim = recipe.Optim(newton_schulz_dtype="float32", muon_wd_order=order, muon_row_normalise=by_rows)
+    optim = recipe.Optim(
+        newton_schulz_dtype="float32", newton_schulz_steps=6, muon_wd_order=order, muon_row_normalise=by_rows,
+        muon_dtype=kept, muon_coefficients=coefficients,
+    )  # fmt: skip
+    each = [NEWTON_SCHULZ_COEFFICIENTS] * 6 if kept == "float32" else [*POLAR_EXPRESS, POLAR_EXPRESS[-1]]
     muon = Muon(parameters, lr=0.1, weight_decay=0.3, optim=optim)
     for step in range(3):
         momentum, multiplier = 0.9 + 0.01 * step, 1.0 - 0.2 * step
         for name, parameter in parameters.items():
             parameter.grad = torch.randn(parameter.shape, generator=generator)
             parameter.grad[0] *= 0.0 if name % 2 else 100.0
-            buffers[name] = momentum * buffers[name] + parameter.grad
-            nesterov = parameter.grad + momentum * buffers[name]
+            buffers[name] = momentum * buffers[name] + parameter.grad.to(dtype)
+            nesterov = parameter.grad.to(dtype) + momentum * buffers[name]
             if by_rows:  # the rows, one after another; of a row without gradient nothing is left
-                nesterov = torch.stack([row / max(row.norm().item(), 1e-7) for row in nesterov])
-            update = newton_schulz(nesterov, 5, torch.float32)
+                nesterov = torch.stack([row / max(row.float().norm().item(), 1e-7) for row in nesterov])
+            update = newton_schulz(nesterov, 6, torch.float32, each)
             rows, cols = parameter.shape
             change, kept = 0.1 * multiplier * update * math.sqrt(max(1, rows / cols)), 1 - 0.1 * multiplier * 0.3
             plain[name] = plain[name] * kept - change if order == "before" else (plain[name] - change) * kept
         muon.step(multiplier, momentum)
     for name, parameter in parameters.items():
-        torch.testing.assert_close(parameter.detach(), plain[name], atol=1e-5, rtol=1e-5)
+        tolerance = 1e-5 if kept == "float32" else 5e-3
+        torch.testing.assert_close(parameter.detach(), plain[name], atol=tolerance, rtol=tolerance)
+    assert {tensor.dtype for tensor in muon.tensors().values()} == {dtype}
 
 
 def test_adamw_follows_the_published_formula() -> None:

@@ -105,7 +105,7 @@ class NewtonSchulzArm:
             self.muon = Optimizers(GPT(recipe.model), recipe.optim).muon
             torch.manual_seed(SEED)
             self.stacks = [torch.randn(len(members), *shape) for shape, members in self.muon.shapes.items()]
-        self.device, self.fast = device, fast
+        self.device, self.fast, self.named = device, fast, recipe.optim.muon_coefficients
         self.about = {"iterations": self.muon.steps, "compute_dtype": str(self.muon.dtype).removeprefix("torch.")}
 
     @torch.no_grad()
@@ -122,8 +122,8 @@ class NewtonSchulzArm:
         """A stack [n, rows, cols] by this arm's way."""
         steps, dtype = self.muon.steps, self.muon.dtype
         if self.fast:
-            return self.muon.orthogonalise(stack, steps, dtype)
-        return [plain_newton_schulz(matrix, steps, dtype) for matrix in stack]
+            return self.muon.orthogonalise(stack, steps, dtype, self.muon.coefficients)
+        return [plain_newton_schulz(matrix, steps, dtype, self.named) for matrix in stack]
 
 
 class SlidingArm:

@@ -23,6 +23,7 @@ from pgolf_core.network.score import plan_windows
 from pgolf_core.recipes.recipe import Model, Recipe
 from pgolf_core.text.shards import TokenStream, step_batch
 from pgolf_core.training.optim import muon_momentum, parameter_groups
+from pgolf_core.training.polar import POLAR_EXPRESS
 
 Weights = dict[str, Tensor]
 
@@ -208,14 +209,16 @@ def plain_rounding_in_turn(w: Tensor, hessian: Tensor, scale: Tensor, top: int, 
 # ---------------------------------------------------------------------- the step
 
 
-def plain_newton_schulz(gradient: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
+def plain_newton_schulz(gradient: Tensor, steps: int, dtype: torch.dtype, coefficients: str = "quintic") -> Tensor:
     """One matrix [rows, cols], orthogonalised as published: X <- aX + (bA + cA^2)X with A = XX^T, `steps` times."""
-    a, b, c = 3.4445, -4.7750, 2.0315
+    each = [(3.4445, -4.7750, 2.0315)] * steps
+    if coefficients == "polar_express":
+        each = [*POLAR_EXPRESS[:steps], *POLAR_EXPRESS[-1:] * (steps - len(POLAR_EXPRESS))]
     x = gradient.to(dtype)
     x = x / (x.norm() + 1e-7)
     tall = x.size(0) > x.size(1)
     x = x.T if tall else x
-    for _ in range(steps):
+    for a, b, c in each:
         gram = x @ x.T
         x = a * x + (b * gram + c * (gram @ gram)) @ x
     return x.T if tall else x
@@ -237,7 +240,7 @@ class PlainStep:
             for name in group.parameters:
                 self.weights[name].requires_grad_(group.optimizer != "frozen")
         self.momenta = {
-            name: torch.zeros_like(self.weights[name].detach())
+            name: torch.zeros_like(self.weights[name].detach(), dtype=getattr(torch, recipe.optim.muon_dtype))
             for group in groups if group.optimizer == "muon" for name in group.parameters
         }  # fmt: skip
         self.adamw = torch.optim.AdamW(
@@ -284,13 +287,13 @@ class PlainStep:
         dtype, lr = getattr(torch, optim.newton_schulz_dtype), optim.matrix_lr
         for name, buffer in self.momenta.items():
             weight = self.weights[name]
-            gradient = weight.grad
-            assert gradient is not None
+            assert weight.grad is not None
+            gradient = weight.grad.to(buffer.dtype)
             buffer.mul_(momentum).add_(gradient)
-            nesterov = gradient + momentum * buffer
+            nesterov = gradient.add(buffer, alpha=momentum)
             if optim.muon_row_normalise:
-                nesterov = nesterov / nesterov.norm(dim=1, keepdim=True).clamp_min(1e-7)
-            update = plain_newton_schulz(nesterov, optim.newton_schulz_steps, dtype)
+                nesterov = nesterov / nesterov.float().norm(dim=1, keepdim=True).clamp_min(1e-7).to(nesterov.dtype)
+            update = plain_newton_schulz(nesterov, optim.newton_schulz_steps, dtype, optim.muon_coefficients)
             if optim.muon_wd_order == "before":
                 weight.mul_(1 - lr * optim.muon_wd)
             weight.sub_(lr * math.sqrt(max(1.0, weight.size(0) / weight.size(1))) * update.float())

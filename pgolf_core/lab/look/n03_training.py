@@ -23,12 +23,12 @@ from torch import Tensor
 from pgolf_core.base import device as machine
 from pgolf_core.network.model import build_model
 from pgolf_core.recipes import recipe
-from pgolf_core.text.ranked import RankedStream
-from pgolf_core.text.shards import TokenStream, step_batch
+from pgolf_core.text.batches import micro_batches, open_stream
+from pgolf_core.text.shards import step_batch
 from pgolf_core.training.optim import (
-    NEWTON_SCHULZ_COEFFICIENTS,
     Optimizers,
     clip_gradients,
+    coefficients_of,
     muon_momentum,
     newton_schulz,
     parameter_groups,
@@ -61,19 +61,21 @@ def probe_gradients(
     """Take PROBE_STEPS of the recipe's own steps from the seed's initial weights, then one more gradient. Batches are
     the first of the training stream, cut to `max_tokens` (at least one sequence). Nothing is kept."""
     rows = max(1, min(settings.data.batch_tokens, max_tokens) // settings.data.seq_len)
-    data = dataclasses.replace(settings.data, batch_tokens=rows * settings.data.seq_len, spans_per_step=1)
+    data = dataclasses.replace(
+        settings.data, batch_tokens=rows * settings.data.seq_len, spans_per_step=1, micro_batch_seqs=rows
+    )
     device = machine.pick_device()
     model = build_model(settings.model, seed).to(device)
     model.looping = settings.schedule.loop_at <= 0
     optimizers = Optimizers(model, settings.optim)
     matrices = {name: p for members in optimizers.muon.shapes.values() for name, p in members.items()}
-    kind = RankedStream if settings.data.order == "ranked" else TokenStream
-    stream = kind(train_paths, settings.model.vocab_size, seed=seed)
+    stream = open_stream(data, train_paths, settings.model.vocab_size, seed)
     losses, silent = [], []
     for step in range(PROBE_STEPS + 1):
-        inputs, targets = (part.to(device) for part in step_batch(stream, data))
+        (batch,) = micro_batches(*step_batch(stream, data), data)
+        inputs, targets, *starts = (part.to(device) for part in batch)
         with machine.autocasting(device, settings.schedule.autocast):
-            loss = model(inputs, targets)
+            loss = model(inputs, targets, *starts, *(data.seq_len for _ in starts))
         loss.backward()
         losses.append(loss.item())
         gradients = {name: p.grad for name, p in matrices.items() if p.grad is not None}
@@ -95,17 +97,28 @@ def singular_values(matrix: Tensor) -> np.ndarray:
     return torch.linalg.svdvals(matrix.double()).numpy()
 
 
-def newton_schulz_path(matrix: Tensor, steps: int, dtype: torch.dtype) -> list[np.ndarray]:
-    """Singular values after 0, 1, .. `steps` iterations in `dtype`: steps + 1 arrays [min(rows, cols)]."""
-    return [singular_values(newton_schulz(matrix, done, dtype)) for done in range(steps + 1)]
+def orthogonalised(matrix: Tensor, optim: recipe.Optim, steps: int) -> Tensor:
+    """A matrix after so many of the recipe's iterations."""
+    return newton_schulz(matrix, steps, getattr(torch, optim.newton_schulz_dtype), coefficients_of(optim))
 
 
-def scalar_map(steps: int, points: int = 400) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+def newton_schulz_path(matrix: Tensor, optim: recipe.Optim) -> list[np.ndarray]:
+    """Singular values after 0, 1, .. all of the recipe's iterations: an array [min(rows, cols)] of each."""
+    return [singular_values(orthogonalised(matrix, optim, done)) for done in range(optim.newton_schulz_steps + 1)]
+
+
+def coefficients_by_step(optim: recipe.Optim) -> list[tuple[float, float, float]]:
+    """(a, b, c) of each of the recipe's iterations; the last of a list hold for all beyond it."""
+    given, steps = coefficients_of(optim), optim.newton_schulz_steps
+    return [*given[:steps], *[given[-1]] * (steps - len(given))]
+
+
+def scalar_map(optim: recipe.Optim, points: int = 400) -> dict[int, tuple[np.ndarray, np.ndarray]]:
     """What each iteration has done to a singular value x in [0, 1] so far: {iterations: (x, value)}. The quintic acts
     on singular values alone: U S V^T becomes U (aS + bS^3 + cS^5) V^T."""
-    a, b, c = NEWTON_SCHULZ_COEFFICIENTS
     x = np.linspace(0.0, 1.0, points)
-    values = itertools.accumulate(range(steps), lambda y, _: a * y + b * y**3 + c * y**5, initial=x)
+    each = coefficients_by_step(optim)
+    values = itertools.accumulate(each, lambda y, abc: abc[0] * y + abc[1] * y**3 + abc[2] * y**5, initial=x)
     return {done: (x, y) for done, y in enumerate(values)}
 
 
@@ -114,12 +127,12 @@ def stable_rank(values: np.ndarray) -> float:
     return float((values**2).sum() / values.max() ** 2) if values.max() > 0 else 0.0
 
 
-def orthogonalisation_table(gradients: Mapping[str, Tensor], steps: int, dtype: torch.dtype) -> pd.DataFrame:
+def orthogonalisation_table(gradients: Mapping[str, Tensor], optim: recipe.Optim) -> pd.DataFrame:
     """Each matrix before and after Newton-Schulz: shape, largest, median and smallest singular value, stable rank, and
     the cosine between the gradient and its update; above zero the update still goes downhill."""
     rows = []
     for name, matrix in gradients.items():
-        update = newton_schulz(matrix, steps, dtype).float()
+        update = orthogonalised(matrix, optim, optim.newton_schulz_steps).float()
         before, after = singular_values(newton_schulz(matrix, 0, torch.float32)), singular_values(update)
         row = {"matrix": name.removesuffix(".weight"), "rows": matrix.shape[0], "columns": matrix.shape[1]}
         for when, values in (("before", before), ("after", after)):

@@ -35,6 +35,7 @@ def _rules(recipe: Recipe) -> Iterator[tuple[Any, str, str]]:
     yield data.final_seq_len == data.seq_len, "it is data.seq_len", "data.final_seq_len data.final_fraction"
     yield not data.final_fraction, "data.final_fraction = 0", "data.final_seq_len"
     yield not optim.muon_wd, "optim.muon_wd = 0", "optim.muon_wd_order"
+    yield not optim.grad_clip_norm, "optim.grad_clip_norm = 0", "optim.clip_each_rank"
     steady = optim.muon_momentum == optim.muon_momentum_start
     yield steady, "Muon's momentum starts where it ends", "optim.muon_momentum_warmup_steps"
     yield not schedule.max_seconds, "schedule.max_seconds = 0", "schedule.reserve_seconds"

@@ -31,7 +31,13 @@ SWITCHES = [
             "loop_start": 1,
             "loop_end": 2,
         },
-        "optim": {"muon_row_normalise": True, "embed_wd": 0.3},
+        "optim": {
+            "muon_row_normalise": True,
+            "embed_wd": 0.3,
+            "muon_coefficients": "polar_express",
+            "muon_dtype": "bfloat16",
+            "newton_schulz_steps": 6,
+        },
     },
     {"model": {"smear": "off", "num_layers": 4, "xsa_last_n": 4, "ln_scale": False}, "average": {"kind": "swa"}},
 ]
@@ -66,9 +72,10 @@ def test_both_arms_have_the_same_losses_and_make_the_same_updates(changes: dict)
     fast, plain = copied(arms["fast"]), copied(arms["plain"])
     frozen = {"ve.embed.weight", "ve.proj.weight"} if changes.get("optim", {}).get("ve_frozen") else set()
     assert {name for name in fast if torch.equal(fast[name], start[name])} == frozen
+    rounded = changes.get("optim", {}).get("muon_dtype") == "bfloat16"
     for name in set(fast) - frozen:
         moved, apart = (fast[name] - start[name]).norm(), (fast[name] - plain[name]).norm()
-        assert apart < 2e-3 * moved, (name, float(apart / moved))
+        assert apart < (1e-2 if rounded else 2e-3) * moved, (name, float(apart / moved))
 
 
 def test_both_arms_agree_in_bfloat16_as_far_as_its_rounding_goes() -> None:

@@ -16,6 +16,7 @@ from pgolf_core.lab.look import n03_training as training
 from pgolf_core.network.model import parameter_shapes
 from pgolf_core.recipes import recipe
 from pgolf_core.recipes.reading import load_recipe
+from pgolf_core.recipes.rules import CHOICES
 from pgolf_core.training.clock import PARTS
 from pgolf_core.training.loop import train
 from pgolf_core.training.optim import newton_schulz
@@ -25,6 +26,7 @@ WITH_VALUES = {"model": {"ve_dim": 8, "ve_layers": [1]}}
 RECIPES = {
     "small": small_recipe(),
     "value embedding": small_recipe(**WITH_VALUES),
+    "packed documents": small_recipe(data={"order": "packed"}, optim={"muon_coefficients": "polar_express"}),
     "frozen value embedding": small_recipe(**WITH_VALUES, optim={"ve_frozen": True}),
     "plain": small_recipe(model={"bigram_rows": 0, "smear": "off", "num_layers": 1, "xsa_last_n": 0}),
     "local-smoke": load_recipe("local-smoke"),
@@ -57,18 +59,22 @@ def test_a_layers_matrices_are_its_own_and_those_of_no_layer():
     assert list(training.of_layer(dict.fromkeys(names, torch.zeros(1)), 1)) == ["blocks.1.a", "bigram.proj.weight"]
 
 
+@pytest.mark.parametrize("coefficients", CHOICES["optim.muon_coefficients"])
 @pytest.mark.parametrize("shape", [(24, 8), (8, 24), (8, 8)])
-def test_newton_schulz_moves_singular_values_by_the_scalar_map(shape: tuple[int, int]):
+def test_newton_schulz_moves_singular_values_by_the_scalar_map(shape: tuple[int, int], coefficients: str):
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    path = training.newton_schulz_path(matrix, 5, torch.float32)
-    maps = training.scalar_map(5, points=20_001)
+    optim = recipe.Optim(newton_schulz_dtype="float32", newton_schulz_steps=6, muon_coefficients=coefficients)
+    path = training.newton_schulz_path(matrix, optim)
+    maps = training.scalar_map(optim, points=20_001)
+    assert len(path) == len(maps) == 7
     for done, values in enumerate(path):
         expected = np.sort(np.interp(path[0], *maps[done]))[::-1]
         assert np.allclose(values, expected, atol=2e-3), done
     assert np.isclose(np.linalg.norm(path[0]), 1, atol=1e-5)
     assert all((np.diff(values) <= 0).all() for values in path)
-    for done, (x, y) in training.scalar_map(4, points=1_000_001).items():  # a power of the first coefficient at zero
-        assert y[0] == 0 and y[1] / x[1] == pytest.approx(3.4445**done, rel=1e-6)
+    firsts = [a for a, _, _ in training.coefficients_by_step(optim)]
+    for done, (x, y) in training.scalar_map(optim, points=1_000_001).items():  # the slope at zero
+        assert y[0] == 0 and y[1] / x[1] == pytest.approx(math.prod(firsts[:done]), rel=1e-4)
 
 
 def test_stable_rank_of_known_matrices():
@@ -79,7 +85,7 @@ def test_stable_rank_of_known_matrices():
 def test_orthogonalisation_keeps_the_direction_downhill_and_raises_the_stable_rank():
     generator = torch.Generator().manual_seed(1)
     skewed = torch.randn(32, 16, generator=generator) * 2.0 ** -torch.arange(16)
-    table = training.orthogonalisation_table({"a.weight": skewed, "zero": torch.zeros(4, 4)}, 5, torch.bfloat16)
+    table = training.orthogonalisation_table({"a.weight": skewed, "zero": torch.zeros(4, 4)}, recipe.Optim())
     row = table.iloc[0]
     assert row["matrix"] == "a" and (row["rows"], row["columns"]) == (32, 16)
     assert row["rank after"] > 2 * row["rank before"] and row["cosine"] > 0

@@ -29,6 +29,7 @@ CASES = {
     ("schedule.warmdown_fraction=0.5",): "schedule.warmdown_iters",
     ("qat.kind=late", "schedule.warmdown_iters=0", "schedule.warmdown_fraction=0"): "qat.kind qat.threshold qat.grid",
     ("optim.muon_wd=0",): "optim.muon_wd_order",
+    ("optim.grad_clip_norm=0",): "optim.clip_each_rank",
     ("optim.muon_momentum=0.9", "optim.muon_momentum_start=0.9"): "optim.muon_momentum_warmup_steps",
     ("model.rope_reference_tokens=9999",): "model.rope_reference_tokens",
     ("model.rope_reference_tokens=0", "model.rope_dims=2"): "model.rope_base",
