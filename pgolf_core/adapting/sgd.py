@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pgolf_core.adapting.plan import Event, ScoreEvent, UpdateEvent
+from pgolf_core.adapting.tilt import tilted
 from pgolf_core.base.device import autocasting
 from pgolf_core.base.files import UserError
 from pgolf_core.base.parallel import ALONE, World
@@ -28,9 +29,13 @@ class ChunkSGD:
     def __init__(self, model: GPT, recipe: Recipe, world: World = ALONE):
         self.model, self.recipe, self.world = model, recipe, world
         self.named: dict[str, Tensor] = dict(model.named_parameters())
+        self.hints: Tensor | None = None  # int64 [targets], -1 for none
         self.optimizer = torch.optim.SGD(model.parameters(), momentum=recipe.adapt.momentum)
         for parameter in self.named.values():
             self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+    def enter(self, event: ScoreEvent) -> None:
+        """Nothing: an event's score changes no weight."""
 
     def score(self, event: ScoreEvent, stream: Tensor, losses: Tensor) -> None:
         """Write nats of the event's targets into `losses` [targets]; `stream` is int64 [tokens] on the device."""
@@ -39,9 +44,35 @@ class ChunkSGD:
         batches = batches_of(event.windows, evaluation.batch_seqs)[self.world.rank :: self.world.size]
         for places, nats in nats_in_parts(self.model, stream, batches, schedule.autocast):
             losses[places] = nats
+        for windows in batches if self.hints is not None else ():
+            self._tilt(windows, stream, losses)
         self.world.fill_(found)
         if not math.isfinite(float(found.sum())):
             raise UserError(f"adapting: the score of {self._told(event)} is not finite; lower adapt.lr")
+
+    @torch.inference_mode()
+    def _tilt(self, windows: np.ndarray, stream: Tensor, losses: Tensor) -> None:
+        """Tilt the nats of alike windows' targets where there is a hint: with its own nats, of a pass for it."""
+        assert self.hints is not None
+        start, first, end = torch.from_numpy(windows).to(stream.device).unsqueeze(-1).unbind(1)
+        places = first + torch.arange(int(end[0] - first[0]), device=stream.device)
+        foretold = (self.hints[places] >= 0).any(1)
+        if not foretold.any():
+            return
+        start, first, end, places = start[foretold], first[foretold], end[foretold], places[foretold]
+        hints, nats = self.hints[places], losses[places]
+        with autocasting(stream.device, self.recipe.schedule.autocast):
+            inputs = stream[start + torch.arange(int(end[0] - start[0]), device=stream.device)]
+            hint_nats = self.model.token_losses(inputs, hints.clamp(min=0), first=int(first[0] - start[0]))
+        tilt = tilted(nats, hint_nats, hints == stream[places + 1], self.recipe.adapt.tilt_boost)
+        losses[places] = torch.where(hints >= 0, tilt, nats)
+
+    def log_probabilities(self, event: ScoreEvent, stream: Tensor, target: int) -> Tensor:
+        """ln p of every token in a target's place, float64 [V], the untilted one, under the weights as they are."""
+        start, _, end = next(row for row in event.windows.tolist() if row[1] <= target < row[2])
+        with torch.inference_mode(), autocasting(stream.device, self.recipe.schedule.autocast):
+            logits = self.model.logits(stream[None, start:end], first=target - start)
+        return logits[0, 0].double().log_softmax(-1)
 
     def update(self, event: UpdateEvent, stream: Tensor) -> list[tuple[float, float]]:
         """Every epoch and step on the event's sequences; returns (loss, gradient norm before the clip) of each step."""
@@ -78,6 +109,10 @@ class ChunkSGD:
 
     def _told(self, event: Event) -> str:
         return f"targets {event.targets[0]} to {event.targets[1] - 1}"
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """All weights on the CPU, by which one state is told from another."""
+        return {name: p.detach().to("cpu", copy=True) for name, p in self.named.items()}
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights and momentum by name, as they live: for a checkpoint, in both directions."""

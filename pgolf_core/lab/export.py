@@ -77,10 +77,15 @@ def rooms_of(recipe: Recipe) -> list[str]:
     model = recipe.model
     if (model.smear, model.lanes, model.softcaps == "two") in {(off, 1, False) for off in ("before", "after", "off")}:
         left_out.add("network.gates")
-    if not recipe.eval.document_mask:
+    adapt = recipe.adapt
+    if not recipe.eval.document_mask and (adapt.kind != "lora" or not adapt.phases):
         left_out.add("network.documents")
-    if recipe.adapt.kind == "off":
+    if adapt.kind == "off":
         left_out |= {room for room in pgolf_core.ROOMS if room.startswith("adapting.")}
+    elif adapt.kind != "lora":
+        left_out |= {"adapting.documents", "adapting.lora"}
+    if adapt.tilt == "off":
+        left_out.add("adapting.tilt")
     if recipe.quant.correction == "off":
         left_out.add("packing.correction")
     if recipe.quant.compressor != "brotli":

@@ -141,7 +141,7 @@ class Seed(Reviewed):
         hold(self.result.val_targets == self.text.targets, "its targets are not the stream's")
         from pgolf_core.lab.verify.evidence import adapting  # with torch
 
-        return adapting.whole_trace(self.folder, self.recipe, self.result)
+        return adapting.whole_trace(self.folder, self.recipe, self.result, self.text.tokens)
 
     @once
     def dataset(self) -> Dataset:
