@@ -134,7 +134,7 @@ def run_seed(
         roundtrip, sliding = (
             score_artifact(
                 folder / SCRIPT_ARTIFACT, tokens, tokenizer.bytes, settings.seq_len, stride, settings.batch_seqs,
-                autocast=recipe.schedule.autocast, world=world,
+                autocast=recipe.schedule.autocast, document_mask=settings.document_mask, world=world,
             )
             for stride in (settings.seq_len, settings.stride)
         )  # fmt: skip

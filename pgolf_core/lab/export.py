@@ -74,11 +74,11 @@ def rooms_of(recipe: Recipe) -> list[str]:
         left_out.add("network.grid")  # no grid is left: what is too small for steps is fp16
     if recipe.data.order != "ranked":
         left_out.add("text.ranked")
-    model = recipe.model
-    if (model.smear, model.lanes, model.softcaps == "two") in {(off, 1, False) for off in ("before", "after", "off")}:
+    if not recipe.model.gated:
         left_out.add("network.gates")
     adapt = recipe.adapt
-    if not recipe.eval.document_mask and (adapt.kind != "lora" or not adapt.phases):
+    in_phases = adapt.kind == "lora" and adapt.phases > 0
+    if not recipe.eval.document_mask and recipe.data.order != "packed" and not in_phases:
         left_out.add("network.documents")
     if adapt.kind == "off":
         left_out |= {room for room in pgolf_core.ROOMS if room.startswith("adapting.")}

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pgolf_core.base.device import compute_dtype
+from pgolf_core.base.device import compute_dtype, one_thread
 from pgolf_core.network.attention import causal_attention, exclude_self, rotary_tables, rotate
 from pgolf_core.network.documents import document_attention
-from pgolf_core.network.gates import in_lanes, smear_window, soft_capped
+from pgolf_core.network.gates import add_gates, gated_heads, in_lanes, smear_window, soft_capped
 from pgolf_core.network.grid import Grid, fake_quantise
 from pgolf_core.recipes.recipe import Model
 
@@ -101,10 +101,8 @@ class Attention(nn.Module):
         self.c_v = Linear(config.num_kv_heads * head_dim, config.model_dim)
         self.proj = Linear(config.model_dim, config.model_dim)
         self.q_gain = nn.Parameter(torch.full((config.num_heads,), config.qk_gain_init))
-        self.gate_window, self.gate_scale = 0, config.attn_gate_scale
-        if config.attn_gate != "off":
-            self.gate_window = config.gate_window
-            self.attn_gate_w = nn.Parameter(torch.zeros(config.num_heads, config.gate_window))
+        self.attn_gate_w: Tensor | None = None
+        self.gate_scale = config.attn_gate_scale
 
     def queries_and_keys(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
         """x [B, T, C] -> q [B, T, H, D], k [B, T, K, D]: normalised, rotated, q scaled by its gain."""
@@ -121,9 +119,8 @@ class Attention(nn.Module):
         y = causal_attention(q, k, v) if documents is None else document_attention(q, k, v, *documents)
         if self.exclusive:
             y = exclude_self(y, v)
-        if self.gate_window:  # of each head, by a few channels of the input (PR 1855)
-            gate = F.linear(x[..., : self.gate_window], self.attn_gate_w.to(x.dtype))
-            y = y * torch.sigmoid(self.gate_scale * gate).unsqueeze(-1)
+        if self.attn_gate_w is not None:
+            y = gated_heads(y, x, self.attn_gate_w, self.gate_scale)
         return self.proj(y.flatten(2))
 
 
@@ -224,20 +221,13 @@ class GPT(nn.Module):
         self.tok_emb = Table(config.vocab_size, dim)
         self.bigram = BigramEmbedding(config.bigram_rows, config.bigram_dim, dim) if config.bigram_rows else None
         self.smear = SmearGate(dim) if config.smear in ("before", "after") else None
-        if config.smear == "window":
-            self.smear_gate = Linear(1, config.gate_window)
-            self.smear_lambda = nn.Parameter(torch.zeros(1))
         rows = len(layer_order(config)[0])
         self.skip_weights = nn.Parameter(torch.ones(rows, dim))
         if config.skip_gates:
             self.skip_gates = nn.Parameter(torch.zeros(rows, dim))
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(layers))
-        if config.lanes == 2:
-            self.parallel_post_lambdas = nn.Parameter(torch.ones(layers, 2, 2))
-            self.parallel_resid_lambdas = nn.Parameter(torch.full((layers, 2), 1.1))
-        if config.softcaps != "one":
-            self.softcap_pos = nn.Parameter(torch.tensor(config.logit_softcap))
-            self.softcap_neg = nn.Parameter(torch.tensor(config.logit_softcap))
+        if config.gated:
+            add_gates(self, config)
         self.ve: ValueEmbedding | None = None
         if config.ve_dim:
             self.ve = ValueEmbedding(config.vocab_size, config.ve_dim, config.num_kv_heads * (dim // config.num_heads))
@@ -250,8 +240,7 @@ class GPT(nn.Module):
         if self.bigram is not None:
             x = x + self.bigram(ids, x.dtype)
         if self.config.smear == "window":
-            gate = self.smear_lambda.to(x.dtype) * torch.sigmoid(self.smear_gate(x[..., : self.config.gate_window]))
-            x = smear_window(x, gate, ids if self.config.smear_bos_mask else None)
+            x = smear_window(self, x, ids)
         if self.smear is None:
             return rms_norm(x, self.config.norm_eps)
         if self.config.smear == "before":
@@ -275,9 +264,8 @@ class GPT(nn.Module):
         skips: list[Tensor] = []
         second: Tensor | None = None
         for place, layer in enumerate(encoder + decoder):
-            row, block = place - len(encoder), self.blocks[layer]
-            assert isinstance(block, Block)
-            if self.config.lanes == 2 and block.parallel and second is None:
+            row = place - len(encoder)
+            if self.config.lanes == 2 and layer == self.config.parallel_start:
                 second = x  # the MLP's lane
             if row >= 0 and skips:
                 skip = self.skip_weights[row].to(x.dtype) * skips.pop()
@@ -289,11 +277,9 @@ class GPT(nn.Module):
             if value is not None and layer in self.config.ve_layers:
                 added = self.ve_scales[layer].to(x.dtype) * value
             if second is None:
-                x = block(x, x0, cos, sin, added, documents)
+                x = self.blocks[layer](x, x0, cos, sin, added, documents)
             else:
-                both = block.attended(block.mix(x, x0), cos, sin, added, documents), block.thought(second)
-                post, resid = self.parallel_post_lambdas[layer], self.parallel_resid_lambdas[layer]
-                x, second = in_lanes((x, second), both, post, resid)
+                x, second = in_lanes(self, layer, (x, second), x0, cos, sin, added, documents)
             if row < 0:
                 skips.append(x)
         return x if second is None else (x + second) / 2, x0
@@ -308,7 +294,7 @@ class GPT(nn.Module):
         z = rms_norm(x[:, first:], self.config.norm_eps)
         logits = F.linear(z, self.tok_emb.weight.to(z.dtype)).float()
         if self.config.softcaps == "two":
-            return soft_capped(logits, self.softcap_pos, self.softcap_neg)
+            return soft_capped(self, logits)
         cap = self.config.logit_softcap
         return cap * torch.tanh(logits / cap)
 
@@ -385,13 +371,8 @@ def build_model(config: Model, seed: int) -> GPT:
 
     One thread fills it: with two, a matrix made orthogonal has other last bits (and takes longer).
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.random.fork_rng(devices=()):
-            torch.manual_seed(seed)
-            model = GPT(config)
-            initialise(model)
-    finally:
-        torch.set_num_threads(threads)
+    with one_thread(), torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        model = GPT(config)
+        initialise(model)
     return model

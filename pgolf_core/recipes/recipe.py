@@ -99,6 +99,11 @@ class Model:
     """one: logit_softcap for all logits; two: a learned cap for positive ones and one for negative, both starting
     there; two_inert: these stand in the file and nothing reads them (what PR 2135's training did)."""
 
+    @property
+    def gated(self) -> bool:
+        """Whether the network has anything that network.gates makes."""
+        return self.smear == "window" or self.attn_gate != "off" or self.lanes == 2 or self.softcaps != "one"
+
 
 @dataclass(frozen=True)
 class Data:

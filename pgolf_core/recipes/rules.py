@@ -45,7 +45,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 AT_LEAST: dict[str, float] = {
     "model.vocab_size": 2, "model.model_dim": 2, "model.rope_dims": 2, "model.rope_base": 1.0,
-    "model.logit_softcap": 1e-3, "quant.correction_damping": 1e-6,
+    "model.logit_softcap": 1e-3, "model.attn_gate_scale": 1e-3, "quant.correction_damping": 1e-6,
     "quant.clip_sigmas": 0.1, "quant.embed_clip_sigmas": 0.1, "adapt.tilt_order": 2,
     **dict.fromkeys((
         "model.num_layers", "model.num_heads", "model.num_kv_heads", "model.mlp_hidden", "model.bigram_dim",
@@ -59,7 +59,6 @@ AT_LEAST: dict[str, float] = {
     **dict.fromkeys((
         "data.final_seq_len", "model.rope_reference_tokens", "model.qk_gain_init", "model.embed_init_std",
         "model.norm_eps", "model.num_loops", "model.loop_start", "model.loop_end", "schedule.reserve_seconds",
-        "model.attn_gate_scale",
         "model.bigram_rows", "model.xsa_last_n", "model.ve_dim", "optim.embed_lr", "optim.matrix_lr", "optim.scalar_lr",
         "optim.adam_eps", "optim.adam_wd", "optim.muon_wd", "optim.muon_momentum_warmup_steps", "optim.grad_clip_norm",
         "schedule.max_seconds", "schedule.warmup_steps", "schedule.warmdown_iters", "schedule.val_every_steps",
