@@ -12,9 +12,7 @@ import numpy as np
 
 from pgolf_core.adapting.plan import Event, ScoreEvent, UpdateEvent, rate_of, sequences_of
 from pgolf_core.recipes.recipe import Adapt, Eval
-
-DOCUMENT_START = 1
-"""Id of the token that begins a document (BOS)."""
+from pgolf_core.text.tokenizer import BOS
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -76,7 +74,7 @@ def documents_in(tokens: np.ndarray) -> np.ndarray:
 
     The token that begins the next document is a target of the one before it; a start that nothing follows is none.
     """
-    begins = np.flatnonzero(np.asarray(tokens) == DOCUMENT_START)
+    begins = np.flatnonzero(np.asarray(tokens) == BOS)
     begins = np.union1d(begins, [0]).astype(np.int64)
     rows = np.stack((begins, np.append(begins[1:], len(tokens) - 1)), axis=1)
     return rows[rows[:, 1] > rows[:, 0]]

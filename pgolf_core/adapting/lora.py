@@ -17,7 +17,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pgolf_core.adapting.documents import DOCUMENT_START, DocumentScore, DocumentUpdate, PhaseUpdate
+from pgolf_core.adapting.documents import DocumentScore, DocumentUpdate, PhaseUpdate
 from pgolf_core.adapting.plan import places_of
 from pgolf_core.adapting.sgd import ChunkSGD
 from pgolf_core.adapting.tilt import tilted
@@ -27,6 +27,7 @@ from pgolf_core.base.parallel import ALONE, World
 from pgolf_core.network.gates import soft_capped
 from pgolf_core.network.model import GPT, Block, layer_order, rms_norm
 from pgolf_core.recipes.recipe import Model, Recipe
+from pgolf_core.text.tokenizer import BOS
 
 LORA_EPS = 1e-10
 """Of the adapters' AdamW."""
@@ -123,7 +124,7 @@ class PhaseSGD(ChunkSGD):
 
 def segment_starts(ids: np.ndarray, limit: int) -> np.ndarray:
     """Where attention begins anew in a row, and its end, int32: at 0, at a BOS, `limit` tokens after such a start."""
-    begins = np.union1d(np.flatnonzero(ids == DOCUMENT_START), [0, len(ids)])
+    begins = np.union1d(np.flatnonzero(ids == BOS), [0, len(ids)])
     parts = [np.arange(a, b, limit) for a, b in itertools.pairwise(begins)]
     return np.append(np.concatenate(parts), len(ids)).astype(np.int32)
 
@@ -193,7 +194,7 @@ class DocumentLoRA:
                 logits = logits + self.current.added("lm_head", 0, z, self._rows)
         logits = logits.float()
         if config.softcaps == "two":
-            return soft_capped(logits, self.model.softcap_pos, self.model.softcap_neg), places, places < end
+            return soft_capped(self.model, logits), places, places < end
         return config.logit_softcap * torch.tanh(logits / config.logit_softcap), places, places < end
 
     def _nats(self, event: DocumentScore, stream: Tensor, mine: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,6 +13,7 @@ from pgolf_core.adapting.tilt import tilted
 from pgolf_core.base.device import autocasting
 from pgolf_core.base.files import UserError
 from pgolf_core.base.parallel import ALONE, World
+from pgolf_core.network.documents import own_documents
 from pgolf_core.network.model import GPT
 from pgolf_core.network.score import batches_of, nats_in_parts
 from pgolf_core.recipes.recipe import Recipe
@@ -63,7 +64,8 @@ class ChunkSGD:
         hints, nats = self.hints[places], losses[places]
         with autocasting(stream.device, self.recipe.schedule.autocast):
             inputs = stream[start + torch.arange(int(end[0] - start[0]), device=stream.device)]
-            hint_nats = self.model.token_losses(inputs, hints.clamp(min=0), first=int(first[0] - start[0]))
+            first_scored, wanted = int(first[0] - start[0]), hints.clamp(min=0)
+            hint_nats = self.model.token_losses(inputs, wanted, first_scored, self._documents(inputs))
         tilt = tilted(nats, hint_nats, hints == stream[places + 1], self.recipe.adapt.tilt_boost)
         losses[places] = torch.where(hints >= 0, tilt, nats)
 
@@ -71,7 +73,8 @@ class ChunkSGD:
         """ln p of every token in a target's place, float64 [V], the untilted one, under the weights as they are."""
         start, _, end = next(row for row in event.windows.tolist() if row[1] <= target < row[2])
         with torch.inference_mode(), autocasting(stream.device, self.recipe.schedule.autocast):
-            logits = self.model.logits(stream[None, start:end], first=target - start)
+            inputs = stream[None, start:end]
+            logits = self.model.logits(inputs, target - start, self._documents(inputs))
         return logits[0, 0].double().log_softmax(-1)
 
     def update(self, event: UpdateEvent, stream: Tensor) -> list[tuple[float, float]]:
@@ -100,12 +103,15 @@ class ChunkSGD:
             starts, length = torch.from_numpy(mine[:, 0].copy()).to(stream.device), int(mine[0, 1] - mine[0, 0])
             places = starts[:, None] + torch.arange(length, device=stream.device)
             with autocasting(stream.device, self.recipe.schedule.autocast):
-                loss = self.model(stream[places], stream[places + 1])
+                loss = self.model(stream[places], stream[places + 1], self._documents(stream[places]))
             share = len(mine) * self.world.size / len(batch)
             (loss * share).backward()
             total += loss.detach() * share
         self.world.mean_([*(p.grad for p in self.named.values() if p.grad is not None), total])
         return float(total)
+
+    def _documents(self, inputs: Tensor) -> Tensor | None:
+        return own_documents(inputs) if self.recipe.eval.document_mask else None
 
     def _told(self, event: Event) -> str:
         return f"targets {event.targets[0]} to {event.targets[1] - 1}"

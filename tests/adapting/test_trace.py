@@ -182,7 +182,7 @@ def test_a_trace_by_documents_says_what_was_scored_under_which_adapters(artifact
     assert (found.score.windows, found.score.stride) == (len(windows), 5) and found.nats.sum() == found.score.nats
     lasting = 0
     for event, (is_update, first, end, before, after) in zip(events, found.rows.tolist(), strict=True):
-        assert (first, end) == event.targets and after == before + is_update or after > before
+        assert (first, end) == event.targets and (after > before) is bool(is_update)
         if isinstance(event, trace.UpdateEvent):
             lasting = after if event.for_all else lasting
         elif event.anew:

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pgolf_core.adapting.documents import DOCUMENT_START
 from pgolf_core.adapting.plan import Event, ScoreEvent, UpdateEvent, places_of, targets_done
 from pgolf_core.adapting.tilt import hints_of, tilted
 from pgolf_core.adapting.trace import learner_of, nats_of, order_of_targets, plan_of, weights_sha256
 from pgolf_core.base.parallel import ALONE
 from pgolf_core.lab.verify.evidence.measure import Tell, arrays_of
 from pgolf_core.recipes.recipe import Recipe
+from pgolf_core.text.tokenizer import BOS
 
 PLACES = 8
 """About so many events are scored once more with everything after a place inside them replaced, too."""
@@ -113,8 +113,8 @@ def veil(true: Tensor, vocabulary: int, keeps_starts: bool) -> Tensor:
     other = (true + 1) % vocabulary
     if not keeps_starts:
         return other
-    other[other == DOCUMENT_START] = (DOCUMENT_START + 1) % vocabulary
-    return torch.where(true == DOCUMENT_START, true, other)
+    other[other == BOS] = (BOS + 1) % vocabulary
+    return torch.where(true == BOS, true, other)
 
 
 def changed_hints(
