@@ -92,7 +92,11 @@ def plan_documents(tokens: np.ndarray, evaluation: Eval, adapt: Adapt) -> list[E
     A phase follows the group by which phase_documents * (p + 1) // phases documents have been scored. Of these it takes
     as many, those of the groups with shorter documents first; nothing is learned after the last group.
     """
-    documents = documents_in(tokens)
+    return plan_lengths(documents_in(tokens), evaluation, adapt)
+
+
+def plan_lengths(documents: np.ndarray, evaluation: Eval, adapt: Adapt) -> list[Event]:
+    """The plan for documents that lie at rows (first target, end), int64 [documents, 2]."""
     groups = groups_in(documents, adapt)
     longest = [int((documents[group, 1] - documents[group, 0]).max()) for group in groups]
     events, done, phase, scored = list[Event](), list[int](), 0, 0
