@@ -49,6 +49,8 @@ class Adapted:
     """`event_rows` of the plan."""
     nats: np.ndarray
     """float64 [windows]: of each window of the plan, in its order."""
+    pieces: np.ndarray
+    """`pieces_of` the plan."""
     event_seconds: list[float]
     """Wall time of each event."""
     earlier_seconds: float
@@ -91,21 +93,22 @@ def learner_of(path: Path | str, tokens: np.ndarray, events: Sequence[Event], re
     """What carries the plan out, from a packed file's weights on: a ChunkSGD or a DocumentLoRA."""
     learner: Any = (DocumentLoRA if recipe.adapt.kind == "lora" else ChunkSGD)(load_model(path), recipe, world)
     if recipe.adapt.tilt != "off":
-        order = order_of_targets(tokens, events)
+        order = np.concatenate([np.arange(first, end) for first, end in pieces_of(tokens, events).tolist()])
         hints = np.empty(len(order), np.int64)
         hints[order] = hints_of(tokens[1:][order], recipe.adapt)
         learner.hints = torch.from_numpy(hints).to(next(iter(learner.named.values())).device)
     return learner
 
 
-def order_of_targets(tokens: np.ndarray, events: Sequence[Event]) -> np.ndarray:
-    """The order in which targets count as scored, int64 [targets]: of documents side by side one after another, since
-    none of a group learns from another."""
-    begins = [event.windows[:, 1] for event in events if isinstance(event, ScoreEvent) and event.anew]
-    if not begins:
-        return np.arange(len(tokens) - 1)
+def pieces_of(tokens: np.ndarray, events: Sequence[Event]) -> np.ndarray:
+    """Rows (first target, end), int64 [pieces, 2], in the order in which they count as scored: chunks of the text, or
+    documents, those side by side one after another, since none of a group learns from another."""
+    scores = [event for event in events if isinstance(event, ScoreEvent)]
+    if not scores[0].anew:
+        return np.array([event.targets for event in scores])
     ends = dict(documents_in(tokens).tolist())
-    return np.concatenate([np.arange(begin, ends[begin]) for begin in np.concatenate(begins).tolist()])
+    begins = np.concatenate([event.windows[:, 1] for event in scores if event.anew])
+    return np.stack((begins, [ends[begin] for begin in begins.tolist()]), axis=1)
 
 
 def event_rows(events: Sequence[Event]) -> np.ndarray:
@@ -195,7 +198,7 @@ def adapt_artifact(
     per_token, windows = losses.cpu().numpy(), scored_windows(events)
     score = _scored(frozen, per_token, sum(seconds), windows)
     nats = nats_of(windows, per_token[places_of(windows)])
-    return Adapted(score, states, event_rows(events), nats, seconds, earlier_seconds)
+    return Adapted(score, states, event_rows(events), nats, pieces_of(tokens, events), seconds, earlier_seconds)
 
 
 def _scored(frozen: Score, per_token: np.ndarray, seconds: float, windows: np.ndarray) -> Score:

@@ -217,7 +217,8 @@ def test_an_ended_adaptation_by_documents_goes_on_from_a_group_or_phase_to_the_s
 
 def test_hints_are_made_in_the_order_in_which_documents_count_as_scored() -> None:
     events = trace.plan_of(DOCUMENTS, LORA)
-    order = trace.order_of_targets(DOCUMENTS, events)
+    pieces = trace.pieces_of(DOCUMENTS, events).tolist()
+    order = np.concatenate([np.arange(first, end) for first, end in pieces])
     assert sorted(order.tolist()) == list(range(300)) and order[0] == 194, "of the group with the longest, its shortest"
     reached = {int(target): place for place, target in enumerate(order)}
     groups: list[int] = []

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pgolf_core.adapting.plan import Event, ScoreEvent, UpdateEvent, places_of, targets_done
 from pgolf_core.adapting.tilt import hints_of, tilted
-from pgolf_core.adapting.trace import learner_of, nats_of, order_of_targets, plan_of, weights_sha256
+from pgolf_core.adapting.trace import learner_of, nats_of, pieces_of, plan_of, weights_sha256
 from pgolf_core.base.parallel import ALONE
 from pgolf_core.lab.verify.evidence.measure import Tell, arrays_of
 from pgolf_core.recipes.recipe import Recipe
@@ -124,7 +124,8 @@ def changed_hints(
     on, in the order of the scores, are others. {} where nothing is tilted."""
     if recipe.adapt.tilt == "off":
         return {}
-    text = np.asarray(tokens)[1:][order_of_targets(tokens, events)].astype(np.int64)
+    pieces = pieces_of(tokens, events).tolist()
+    text = np.concatenate([tokens[first + 1 : end + 1] for first, end in pieces]).astype(np.int64)
     hints, found = hints_of(text, recipe.adapt), {"hints_compared": 0, "hints_changed": 0}
     for place in draw.integers(1, len(text), HINT_PLACES).tolist():
         other = np.concatenate((text[:place], (text[place:] + 1) % recipe.model.vocab_size))
