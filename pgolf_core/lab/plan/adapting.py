@@ -12,7 +12,7 @@ import numpy as np
 
 from pgolf_core.adapting.documents import DocumentScore, DocumentUpdate, documents_in, plan_lengths
 from pgolf_core.adapting.lora import adapter_shapes
-from pgolf_core.adapting.plan import ScoreEvent, plan_chunks
+from pgolf_core.adapting.plan import ScoreEvent, UpdateEvent, plan_chunks
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.data.dataset import open_dataset
 from pgolf_core.recipes.recipe import Recipe
@@ -65,7 +65,7 @@ def adapting_work(recipe: Recipe, text: ValidationText, forward: int) -> tuple[i
     if adapt.kind != "lora":
         events = plan_chunks(text.targets, evaluation, adapt)
         read = sum(int((e.windows[:, 2] - e.windows[:, 0]).sum()) for e in events if isinstance(e, ScoreEvent))
-        trained = sum(int(np.diff(e.sequences).sum()) for e in events if not isinstance(e, ScoreEvent)) * adapt.epochs
+        trained = sum(int(np.diff(e.sequences).sum()) for e in events if isinstance(e, UpdateEvent)) * adapt.epochs
         return read * forward, 3 * trained * forward, f"{read:,} tokens read, {trained:,} learned from"
     shapes = adapter_shapes(model, adapt.lora_targets)
     sizes = {kind: 2 * count * adapt.lora_rank * (a + b) for kind, (count, a, b) in shapes.items()}

@@ -203,18 +203,26 @@ def _adapting_rows(recipe: Recipe, step_ms: float | None, record: Published | No
     if recipe.adapt.kind == "off":
         return
     text, forward = validation_text(recipe), forward_flops_per_token(recipe.model, recipe.eval.seq_len)
-    score, learn, told = (None, None, "") if text is None else adapting_work(recipe, text, forward)
-    missing = "the dataset is neither prepared here nor a known one"
-    yield "targets of the text", text and text.targets, "targets", text.source if text else missing
-    yield "scoring while adapting", score, "FLOP", told if text else missing
-    yield "learning while adapting", learn, "FLOP", f"adapt.kind = {recipe.adapt.kind}" if text else missing
+    published = ""
+    if record and record.eval_seconds:
+        published = f"; {record.name}'s whole evaluation took {record.eval_seconds:g} s"
+    if text is None:
+        missing = "the dataset is neither prepared here nor a known one"
+        yield "targets of the text", None, "targets", missing
+        yield "scoring while adapting", None, "FLOP", missing
+        yield "learning while adapting", None, "FLOP", missing
+        yield "adapting", None, "s", f"{missing}{published}"
+        return
+    score, learn, told = adapting_work(recipe, text, forward)
+    yield "targets of the text", text.targets, "targets", text.source
+    yield "scoring while adapting", score, "FLOP", told
+    yield "learning while adapting", learn, "FLOP", f"adapt.kind = {recipe.adapt.kind}"
+    if step_ms is None:
+        yield "adapting", None, "s", f"needs --step-ms{published}"
+        return
     step = (1 + BACKWARD) * forward * recipe.data.batch_tokens + muon_flops_per_step(recipe)
-    seconds = None if text is None or step_ms is None else (score + learn) / step * step_ms / 1000
-    published = (
-        f"; {record.name}'s whole evaluation took {record.eval_seconds:g} s" if record and record.eval_seconds else ""
-    )
-    note = f"at a step's own speed, of {EVALUATION_SECONDS:g} s for all scores{published}"
-    yield "adapting", seconds and float(f"{seconds:.4g}"), "s", note if seconds else f"needs --step-ms{published}"
+    seconds = float(f"{(score + learn) / step * step_ms / 1000:.4g}")
+    yield "adapting", seconds, "s", f"at a step's own speed, of {EVALUATION_SECONDS:g} s for all scores{published}"
 
 
 # ---------------------------------------------------------------------- for a terminal
