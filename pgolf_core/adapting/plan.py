@@ -22,11 +22,20 @@ class ScoreEvent:
 
     windows: np.ndarray
     """Rows (start, first scored, end) of `plan_windows`, int64 [windows, 3]; neighbours."""
+    rests: bool = False
+    """Whether a run that is ended after it may go on from there."""
+    anew: bool = False
+    """Whether what was learned for other targets alone is laid aside before it."""
 
     @property
     def targets(self) -> tuple[int, int]:
         """The first target that is scored, and the end."""
-        return int(self.windows[0, 1]), int(self.windows[-1, 2])
+        return int(self.windows[:, 1].min()), int(self.windows[:, 2].max())
+
+    @property
+    def stretch(self) -> tuple[int, int]:
+        """A first target and an end, all between scored by this event."""
+        return self.targets
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +46,20 @@ class UpdateEvent:
     """Rows (start, end), int64 [sequences, 2]: inputs start..end-1, and the target of each."""
     rate: float
     """Learning rate."""
+    rests: bool = True
+    """As of a ScoreEvent."""
+    for_all: bool = True
+    """Whether all targets that are scored later are scored by what it changes."""
 
     @property
     def targets(self) -> tuple[int, int]:
         """The first target that is learned from, and the end."""
-        return int(self.sequences[0, 0]), int(self.sequences[-1, 1])
+        return int(self.sequences[:, 0].min()), int(self.sequences[:, 1].max())
+
+    @property
+    def known(self) -> np.ndarray:
+        """Rows (first, end) of targets that must have been scored, int64: token i is known once target i-1 is."""
+        return np.maximum(self.sequences - [1, 0], 0)
 
 
 Event = ScoreEvent | UpdateEvent
@@ -61,24 +79,45 @@ def plan_chunks(num_targets: int, evaluation: Eval, adapt: Adapt) -> list[Event]
         if borders[chunk] == borders[chunk + 1]:
             continue
         events.append(ScoreEvent(windows[borders[chunk] : borders[chunk + 1]]))
-        if chunk < last:
-            starts = chunk * size + np.arange(size // length) * length
-            rate = adapt.lr * (1 + math.cos(math.pi * chunk / last)) / 2
-            events.append(UpdateEvent(np.stack((starts, starts + length), axis=1), rate))
+        if chunk < last and adapt.kind != "frozen":
+            events.append(UpdateEvent(sequences_of(chunk, size, length), rate_of(chunk, last, adapt)))
     return events
+
+
+def sequences_of(chunk: int, size: int, length: int) -> np.ndarray:
+    """Rows (start, end) of the whole sequences in a chunk of `size` targets, int64 [sequences, 2]."""
+    starts = chunk * size + np.arange(size // length) * length
+    return np.stack((starts, starts + length), axis=1)
+
+
+def rate_of(chunk: int, last: int, adapt: Adapt) -> float:
+    """Learning rate of a chunk of which there are `last` + 1."""
+    return adapt.lr * (1 + math.cos(math.pi * chunk / last)) / 2
+
+
+def places_of(windows: np.ndarray) -> np.ndarray:
+    """The targets that windows score, window after window: int64 [targets]."""
+    counts = windows[:, 2] - windows[:, 1]
+    return np.repeat(windows[:, 1] - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
+
+
+def targets_done(events: Sequence[Event]) -> np.ndarray:
+    """How many targets have been scored by the end of each event, int64 [events]."""
+    scored = [np.diff(event.windows[:, 1:]).sum() if isinstance(event, ScoreEvent) else 0 for event in events]
+    return np.cumsum(scored, dtype=np.int64)
 
 
 def unlawful(events: Sequence[Event], num_targets: int) -> str:
     """Why a plan is none: a target that is not scored exactly once, or learned from before it is; empty if it is one.
 
-    What is learned from must have been scored whole, inputs too: token i is known once target i-1 is.
+    What is learned from must have been scored whole, inputs too.
     """
     scored = np.zeros(num_targets, bool)
     for number, event in enumerate(events):
         if isinstance(event, UpdateEvent):
-            for start, end in event.sequences.tolist():
-                if end > num_targets or not scored[max(start - 1, 0) : end].all():
-                    return f"event {number} learns from targets {start} to {end - 1}, not all of them scored before"
+            for first, end in event.known.tolist():
+                if end > num_targets or not scored[first:end].all():
+                    return f"event {number} learns from targets {first} to {end - 1}, not all of them scored before"
             continue
         for start, first, end in event.windows.tolist():
             if not 0 <= start <= first < end <= num_targets or scored[first:end].any():

@@ -80,10 +80,16 @@ def rooms_of(recipe: Recipe) -> list[str]:
         left_out.add("training.polar")
     if not recipe.model.gated:
         left_out.add("network.gates")
-    if not recipe.eval.document_mask and recipe.data.order != "packed":
+    adapt = recipe.adapt
+    in_phases = adapt.kind == "lora" and adapt.phases > 0
+    if not recipe.eval.document_mask and recipe.data.order != "packed" and not in_phases:
         left_out.add("network.documents")
-    if recipe.adapt.kind == "off":
+    if adapt.kind == "off":
         left_out |= {room for room in pgolf_core.ROOMS if room.startswith("adapting.")}
+    elif adapt.kind != "lora":
+        left_out |= {"adapting.documents", "adapting.lora"}
+    if adapt.tilt == "off":
+        left_out.add("adapting.tilt")
     if recipe.quant.correction == "off":
         left_out.add("packing.correction")
     if recipe.quant.compressor != "brotli":

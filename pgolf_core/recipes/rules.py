@@ -9,6 +9,7 @@ from pgolf_core.recipes.recipe import GRID_NAMES, RULES, TRACK_CAP_BYTES, Model,
 
 QAT_ONLY_GRIDS = ("int6_fake_pr194", "int6_fake_pr534")
 """Grids that training may use and an artifact cannot hold."""
+LORA_TARGETS = ("q", "k", "v", "o", "mlp", "lm_head")
 MOST_LOOPS = 64
 """Of model.num_loops: an artifact names it, and its reader runs that many blocks."""
 GRADIENTS_BELOW = 0.1
@@ -40,20 +41,22 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "quant.correction": ("off", "hessian"),
     "quant.correction_order": ("natural", "activation"),
     "quant.compressor": ("zstd", "brotli"),
-    "adapt.kind": ("off", "sgd"),
+    "adapt.kind": ("off", "sgd", "lora", "frozen"),
+    "adapt.tilt": ("off", "ngram"),
     **{f"quant.{part}": GRID_NAMES for part in ("attention", "mlp", "tok_emb", "other")},
 }
 AT_LEAST: dict[str, float] = {
     "model.vocab_size": 2, "model.model_dim": 2, "model.rope_dims": 2, "model.rope_base": 1.0,
     "model.logit_softcap": 1e-3, "model.attn_gate_scale": 1e-3, "quant.correction_damping": 1e-6,
-    "quant.clip_sigmas": 0.1, "quant.embed_clip_sigmas": 0.1,
+    "quant.clip_sigmas": 0.1, "quant.embed_clip_sigmas": 0.1, "adapt.tilt_order": 2,
     **dict.fromkeys((
         "model.num_layers", "model.num_heads", "model.num_kv_heads", "model.mlp_hidden", "model.bigram_dim",
         "model.gate_window", "model.lanes",
         "data.seq_len", "data.batch_tokens", "data.spans_per_step", "data.micro_batch_seqs",
         "optim.newton_schulz_steps", "schedule.iterations", "schedule.log_every_steps", "average.swa_every_steps",
         "quant.zstd_level", "quant.correction_tokens", "eval.seq_len", "eval.stride", "eval.batch_seqs",
-        "adapt.epochs", "adapt.chunk_tokens", "adapt.batch_seqs",
+        "adapt.epochs", "adapt.chunk_tokens", "adapt.batch_seqs", "adapt.lora_rank", "adapt.lora_tokens",
+        "adapt.batch_documents", "adapt.phase_documents", "adapt.phase_rows",
     ), 1),
     **dict.fromkeys((
         "data.final_seq_len", "model.rope_reference_tokens", "model.qk_gain_init", "model.embed_init_std",
@@ -62,14 +65,15 @@ AT_LEAST: dict[str, float] = {
         "optim.adam_eps", "optim.adam_wd", "optim.muon_wd", "optim.muon_momentum_warmup_steps", "optim.grad_clip_norm",
         "schedule.max_seconds", "schedule.warmup_steps", "schedule.warmdown_iters", "schedule.val_every_steps",
         "schedule.val_tokens", "schedule.checkpoint_every_seconds", "quant.small_tensor_elements",
-        "quant.target_bytes", "adapt.lr", "adapt.grad_clip_norm",
+        "quant.target_bytes", "adapt.lr", "adapt.grad_clip_norm", "adapt.lora_alpha", "adapt.lora_lr", "adapt.lora_wd",
+        "adapt.lora_window", "adapt.phases", "adapt.tilt_boost",
     ), 0),
 }  # fmt: skip
 IN_UNIT_INTERVAL = (
     "optim.muon_momentum", "optim.muon_momentum_start", "optim.smear_beta2", "average.ema_decay",
     "average.swa_start", "qat.threshold", "qat.lr_factor", "schedule.warmdown_fraction",
     "data.final_fraction", "model.negative_slope", "schedule.loop_at", "schedule.min_lr",
-    "adapt.momentum",
+    "adapt.momentum", "adapt.tilt_threshold",
 )  # fmt: skip
 
 
@@ -149,13 +153,10 @@ def _impossible_training(recipe: Recipe) -> Iterator[str]:
             break
     if evaluation.stride > evaluation.seq_len:
         yield f"eval.stride = {evaluation.stride} exceeds eval.seq_len = {evaluation.seq_len} and would skip targets"
-    if recipe.adapt.kind != "off" and recipe.adapt.chunk_tokens < evaluation.seq_len:
-        yield (
-            f"adapt.chunk_tokens = {recipe.adapt.chunk_tokens} is less than eval.seq_len = {evaluation.seq_len}: a "
-            "chunk would hold no sequence to train on"
-        )
-    if not all(0.0 <= beta < 1.0 for beta in optim.adam_betas):
-        yield f"optim.adam_betas = {list(optim.adam_betas)} must lie in [0, 1)"
+    yield from _impossible_adapting(recipe)
+    for key, betas in (("optim.adam_betas", optim.adam_betas), ("adapt.lora_betas", recipe.adapt.lora_betas)):
+        if not all(0.0 <= beta < 1.0 for beta in betas):
+            yield f"{key} = {list(betas)} must lie in [0, 1)"
     if data.order in ("ranked", "packed") and data.final_seq_len not in (0, data.seq_len):
         yield (
             f"data.final_seq_len = {data.final_seq_len} needs another data.order than {data.order}, of one window "
@@ -187,6 +188,33 @@ def _impossible_training(recipe: Recipe) -> Iterator[str]:
             yield f"schedule.min_lr = {schedule.min_lr} must lie below {key} = {below}, or that is never reached"
     if qat.lr_factor != 1.0 and qat.kind != "late":
         yield f"qat.lr_factor = {qat.lr_factor} needs qat.kind = late, not {qat.kind}"
+
+
+def _impossible_adapting(recipe: Recipe) -> Iterator[str]:
+    """Every combination that cannot be adapted by."""
+    adapt, length = recipe.adapt, recipe.eval.seq_len
+    learns = adapt.kind == "sgd" or (adapt.kind == "lora" and adapt.phases > 0)
+    if learns and adapt.chunk_tokens < length:
+        yield (
+            f"adapt.chunk_tokens = {adapt.chunk_tokens} is less than eval.seq_len = {length}: a "
+            "chunk would hold no sequence to train on"
+        )
+    if adapt.kind == "off" and adapt.tilt != "off":
+        yield f"adapt.tilt = {adapt.tilt} tilts an adapted score; take adapt.kind = frozen to learn nothing else"
+    if adapt.kind == "frozen" and adapt.tilt == "off":
+        yield "adapt.kind = frozen changes nothing without a tilt; take adapt.tilt = ngram, or adapt.kind = off"
+    for number, target in enumerate(adapt.lora_targets):
+        if target not in LORA_TARGETS or target in adapt.lora_targets[:number]:
+            yield f"adapt.lora_targets has {target!r}; must be some of {', '.join(LORA_TARGETS)}, each once"
+            break
+    if adapt.kind == "lora" and (adapt.lora_window or length) < adapt.lora_tokens:
+        key = "lora_window" if adapt.lora_window else "lora_tokens"
+        yield (
+            f"adapt.{key} = {getattr(adapt, key)}: a window of {adapt.lora_window or length} tokens must hold the "
+            f"{adapt.lora_tokens} targets that are scored between two steps"
+        )
+    if adapt.kind == "lora" and adapt.phases > adapt.phase_documents:
+        yield f"adapt.phases = {adapt.phases} exceeds adapt.phase_documents = {adapt.phase_documents}"
 
 
 def _impossible_files(recipe: Recipe) -> Iterator[str]:

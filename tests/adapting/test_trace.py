@@ -151,3 +151,80 @@ def test_an_unlawful_plan_is_not_carried_out(artifact: Path, monkeypatch: pytest
     monkeypatch.setattr(trace, "plan_chunks", lambda *a: [*plan(*a)[1:2], *plan(*a)[:1], *plan(*a)[2:]])
     with pytest.raises(AssertionError, match=re.escape("event 0 learns from targets 0 to 15, not all of them scored")):
         adapted(artifact)
+
+
+LORA = small_recipe(
+    adapt={"kind": "lora", "lr": 0.05, "epochs": 1, "chunk_tokens": 32, "batch_seqs": 2, "phase_rows": 2,
+           "lora_rank": 3, "lora_lr": 0.02, "lora_tokens": 5, "batch_documents": 4, "phases": 2, "phase_documents": 9,
+           "tilt": "ngram", "tilt_order": 4},
+    schedule={"autocast": "off"},
+)  # fmt: skip
+DOCUMENTS = TOKENS.copy()
+DOCUMENTS[DOCUMENTS == 1] = 2
+DOCUMENTS[[0, 9, 50, 56, 79, 81, 98, 128, 140, 145, 171, 186, 194, 227, 246]] = 1
+DOCUMENTS[201:224] = DOCUMENTS[101:124]
+
+
+def by_documents(path: Path, **options) -> Adapted:
+    frozen = score_artifact(path, DOCUMENTS, flat_bytes(64), 16, 4, 8, autocast="off")
+    return adapt_artifact(path, LORA, DOCUMENTS, frozen, **options)
+
+
+def test_a_trace_by_documents_says_what_was_scored_under_which_adapters(artifact: Path, tmp_path: Path) -> None:
+    told: list[int] = []
+    found = by_documents(artifact, progress=lambda done, total: told.append(done))
+    events = trace.plan_of(DOCUMENTS, LORA)
+    assert told == sorted(set(told)) and told[-1] == 300 and len(set(found.states)) == len(found.states)
+    assert found.states[0] == adapted(artifact).states[0], "the file's own weights"
+    windows, per_token = trace.scored_windows(events), found.score.per_token_nats
+    own = [per_token[first:end].sum(dtype=np.float64) for _, first, end in windows.tolist()]
+    np.testing.assert_allclose(found.nats, own, rtol=1e-12)
+    assert (found.score.windows, found.score.stride) == (len(windows), 5) and found.nats.sum() == found.score.nats
+    lasting = 0
+    for event, (is_update, first, end, before, after) in zip(events, found.rows.tolist(), strict=True):
+        assert (first, end) == event.targets and (after > before) is bool(is_update)
+        if isinstance(event, trace.UpdateEvent):
+            lasting = after if event.for_all else lasting
+        elif event.anew:
+            assert before == lasting, "fresh adapters add nothing"
+    assert found.rows[:, 4].max() == len(found.states) - 1
+    assert found.write(tmp_path)["adapted_bpb"] == found.score.bpb
+
+
+class Ended(Exception):
+    """What ends an adaptation in a test."""
+
+
+@pytest.mark.parametrize("at", [60, 200, 280])
+def test_an_ended_adaptation_by_documents_goes_on_from_a_group_or_phase_to_the_same_bits(
+    artifact: Path, tmp_path: Path, at: int
+) -> None:
+    begun: list[int] = []
+
+    def end(done: int, total: int) -> None:
+        if done >= at:
+            raise Ended
+
+    with pytest.raises(Ended):
+        by_documents(artifact, checkpoint=saved(tmp_path), progress=end)
+    found = by_documents(artifact, checkpoint=saved(tmp_path), progress=lambda done, total: begun.append(done))
+    whole = by_documents(artifact)
+    assert (begun[0] == 15) is (at == 60), "the first chunk of the first group again, where no group was whole"
+    assert found.states == whole.states and np.array_equal(found.rows, whole.rows)
+    assert np.array_equal(found.score.per_token_nats, whole.score.per_token_nats)
+    assert len(found.event_seconds) == len(whole.event_seconds)
+
+
+def test_hints_are_made_in_the_order_in_which_documents_count_as_scored() -> None:
+    events = trace.plan_of(DOCUMENTS, LORA)
+    pieces = trace.pieces_of(DOCUMENTS, events).tolist()
+    order = np.concatenate([np.arange(first, end) for first, end in pieces])
+    assert sorted(order.tolist()) == list(range(300)) and order[0] == 194, "of the group with the longest, its shortest"
+    reached = {int(target): place for place, target in enumerate(order)}
+    groups: list[int] = []
+    for event in events:
+        if isinstance(event, trace.ScoreEvent):
+            if event.anew:
+                groups = [*groups[-1:], max(reached[t] for t in event.windows[:, 1].tolist())]
+            places = [reached[t] for t in trace.places_of(event.windows).tolist()]
+            assert min(places) > groups[0] or len(groups) == 1, "no target counts before an earlier group's"

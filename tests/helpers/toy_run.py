@@ -26,6 +26,12 @@ eval = {seq_len = 32, stride = 8, batch_seqs = 64}
 
 ADAPTING = ("adapt.kind=sgd", "adapt.lr=0.05", "adapt.epochs=2", "adapt.chunk_tokens=160", "adapt.batch_seqs=3")
 """The toy with adaptation of the packed file: five chunks."""
+BY_DOCUMENTS = (
+    "adapt.kind=lora", "adapt.lr=0.05", "adapt.epochs=1", "adapt.chunk_tokens=64", "adapt.batch_seqs=2",
+    "adapt.lora_rank=3", "adapt.lora_lr=0.02", "adapt.lora_tokens=12", "adapt.batch_documents=2", "adapt.phases=1",
+    "adapt.phase_documents=2", "adapt.tilt=ngram", "adapt.tilt_order=3",
+)  # fmt: skip
+"""The toy whose documents have adapters of their own, with a phase and a tilt."""
 
 
 def finished_run(root: Path, seeds: tuple[int, ...] = (1, 2), overrides: tuple[str, ...] = ()) -> Path:

@@ -69,6 +69,11 @@ VARIANTS = {
     "adapting": small_recipe(
         model=SMALL, adapt={"kind": "sgd", "lr": 0.05, "epochs": 1, "chunk_tokens": 400, "batch_seqs": 7},
     ),
+    "documents with adapters, a phase, a tilt": small_recipe(
+        model=SMALL,
+        adapt={"kind": "lora", "lr": 0.05, "chunk_tokens": 64, "lora_rank": 2, "lora_tokens": 16, "lora_lr": 0.02,
+               "batch_documents": 4, "phases": 1, "phase_documents": 4, "tilt": "ngram", "tilt_order": 3},
+    ),
     "grids by deviations, rounding corrected by activation, the head too": small_recipe(
         model=SMALL,
         quant={"attention": "int6_sigma", "mlp": "int6_sigma", "tok_emb": "int8_sigma", "correction": "hessian",

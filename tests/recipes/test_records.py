@@ -179,7 +179,7 @@ def test_the_local_recipe_is_the_record_at_another_size_and_nothing_else(name: s
         "schedule": "iterations max_seconds reserve_seconds warmup_steps warmdown_iters val_every_steps val_tokens "
                     "log_every_steps compile",
         "quant": "small_tensor_elements exceptions correction_tokens compressor", "eval": "seq_len batch_seqs",
-        "adapt": "chunk_tokens",
+        "adapt": "chunk_tokens lora_rank lora_alpha lora_tokens batch_documents phase_documents",
     }  # fmt: skip
     allowed = {"track", *(f"{section}.{key}" for section, keys in sizes.items() for key in keys.split())}
     assert set(changed(load_recipe(f"local-{name}"), load_recipe(name))) <= allowed

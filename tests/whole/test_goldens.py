@@ -20,8 +20,12 @@ import torch
 from record_counts import RECORDS
 from small import column, flat_bytes
 
+from pgolf_core.adapting import lora
+from pgolf_core.adapting.documents import DocumentScore, groups_in, plan_documents
+from pgolf_core.adapting.lora import DocumentLoRA, segment_starts
 from pgolf_core.adapting.plan import ScoreEvent, plan_chunks
 from pgolf_core.adapting.sgd import ChunkSGD
+from pgolf_core.adapting.tilt import hints_of, tilted
 from pgolf_core.base.names import TRAIN_LOG
 from pgolf_core.base.parallel import ALONE
 from pgolf_core.base.squeeze import shuffled, squeeze, unshuffled, unsqueeze
@@ -35,6 +39,7 @@ from pgolf_core.packing.sensitivity import allocate_bits
 from pgolf_core.packing.unpack import unpack
 from pgolf_core.recipes import recipe
 from pgolf_core.recipes.reading import load_recipe
+from pgolf_core.recipes.rules import LORA_TARGETS
 from pgolf_core.text.ranked import RankedStream
 from pgolf_core.text.tokenizer import TokenBytes, Tokenizer
 from pgolf_core.training.loop import TrainData, Trainer
@@ -60,7 +65,7 @@ def model_config(config: dict) -> recipe.Model:
     if record == "pr1855":
         return recipe.from_dict({"model": {
             **{key: config[key] for key in (*same, *new, "rope_dims", "xsa_last_n", "ln_scale") if key in config},
-            "negative_slope": 0.5, "smear": "window", "skip_gates": config["skip_gates_enabled"], "lanes": 2,
+            "negative_slope": 0.5, "smear": "window", "skip_gates": config.get("skip_gates_enabled", True), "lanes": 2,
             "parallel_start": config["parallel_start_layer"], "attn_gate": "sparse",
             "attn_gate_scale": config["sparse_attn_gate_scale"],
         }}).model  # fmt: skip
@@ -299,6 +304,90 @@ def test_chunks_are_scored_and_learned_from_as_the_record_does(goldens: Path, mo
             assert pair == pytest.approx(theirs, abs=tolerance), (case, kind)
         for name, weight in section(arrays, f"{case}/{mode}final/").items():
             assert (learner.named[name] - weight).norm() <= 1e-4 * weight.norm(), (case, name)
+
+
+def test_documents_are_scored_and_learned_from_as_the_record_does(goldens: Path, monkeypatch) -> None:
+    """Every event of PR 1855's: nats, norms of the adapters, steps and weights of each phase, the totals."""
+    arrays, config = load(goldens / "ttt_pr1855.npz")
+    theirs = {"lr": "global_ttt_lr", "epochs": "global_ttt_epochs", "momentum": "global_ttt_momentum",
+              "chunk_tokens": "global_ttt_chunk_tokens", "batch_seqs": "global_ttt_batch_seqs",
+              "grad_clip_norm": "global_ttt_grad_clip", "lora_rank": "ttt_lora_rank", "lora_alpha": "lora_alpha",
+              "lora_lr": "ttt_lora_lr", "lora_wd": "ttt_weight_decay", "lora_tokens": "ttt_chunk_size",
+              "lora_window": "ttt_eval_seq_len", "batch_documents": "ttt_batch_size",
+              "phases": "phased_ttt_num_phases", "phase_documents": "phased_ttt_prefix_docs"}  # fmt: skip
+    adapt = {ours: config[key] for ours, key in theirs.items()} | {"kind": "lora", "phase_rows": 1}
+    kinds = [kind for kind in LORA_TARGETS if f"lora0/{kind}/A" in arrays]
+    adapt |= {"lora_targets": kinds, "lora_betas": [config["ttt_beta1"], config["ttt_beta2"]]}
+    length = config["eval_seq_len"]
+    one = recipe.from_dict({
+        "model": vars(model_config(config)), "schedule": {"autocast": "off"}, "adapt": adapt,
+        "eval": {"seq_len": length, "stride": length},
+    })  # fmt: skip
+    monkeypatch.setattr(lora, "drawn_factors", lambda shapes, rank, documents, number: {
+        kind: torch.from_numpy(arrays[f"lora{number}/{kind}/A"]) for kind in shapes})  # fmt: skip
+    learner, tokens, phases = DocumentLoRA(golden_model(arrays, config).eval(), one), arrays["tokens"], 0
+    stream, losses = torch.from_numpy(tokens.astype(np.int64)), torch.zeros(len(tokens) - 1)
+    expected = iter(e for e in json.loads(str(arrays["events"])) if e["kind"] in ("score", "update", "sgd"))
+    for event in plan_documents(tokens, one.eval, one.adapt):
+        if isinstance(event, DocumentScore):
+            windows = zip(event.rows.tolist(), event.windows.tolist(), strict=True)
+            rows = [[row, first + 1, end - first, first - start] for row, (start, first, end) in windows]
+            assert next(expected) == {"kind": "score", "chunk": event.chunk, "context": event.width, "rows": rows}
+            learner.score(event, stream, losses)
+            continue
+        for _, norm in (steps := learner.update(event, stream)):
+            told = next(expected)
+            assert (event.rate, norm) == (pytest.approx(told["lr"], 1e-12), pytest.approx(told["grad_norm"], 1e-3))
+        if not steps:
+            for kind, norms in next(expected)["norms"].items():
+                found = [float(side[kind].detach().norm()) for side in (learner.current.down, learner.current.up)]
+                assert found == pytest.approx(norms, rel=1e-3), kind
+        elif event.rests:
+            assert np.array_equal(learner.text, arrays[f"phase{phases}/tokens"])
+            for name, weight in section(arrays, f"phase{phases}/param/").items():
+                assert (learner.named[name] - weight).norm() <= 1e-5 * weight.norm(), (phases, name)
+            phases += 1
+    assert next(expected, None) is None and phases == config["phased_ttt_num_phases"]
+    np.testing.assert_allclose(losses, arrays["nats"][1:], atol=1e-3)
+    nats, num_bytes = float(losses.double().sum()), int(arrays["bytes"][1:].sum())
+    assert nats / len(losses) == pytest.approx(float(arrays["val_loss"]), abs=1e-5)
+    assert nats / math.log(2) / num_bytes == pytest.approx(float(arrays["val_bpb"]), abs=1e-5)
+
+
+def test_documents_are_grouped_cut_and_packed_as_the_record_does(goldens: Path) -> None:
+    facts = json.loads((goldens / "misc_pr1855.json").read_text(encoding="utf-8"))
+    batches, cases = facts["ttt_batches"], facts["chunk_windows"]
+    assert batches and cases and facts["cu_seqlens"]
+    documents = np.array([[0, length - 1] for length in batches["doc_lens"]])
+    groups = groups_in(documents, recipe.Adapt(batch_documents=batches["batch"]))
+    assert [{"sorted_index": i, "docs": groups[i].tolist()} for i in reversed(range(len(groups)))] == batches["order"]
+    for case in cases:
+        adapt = recipe.Adapt("lora", lora_tokens=case["chunk"], lora_window=case["context"], phases=0)
+        tokens = np.array([1, *[2] * case["pred_len"]])
+        scores = [event for event in plan_documents(tokens, recipe.Eval(), adapt) if isinstance(event, DocumentScore)]
+        rows = [[start, end - start, first - start, end - first] for start, first, end in
+                np.concatenate([event.windows for event in scores]).tolist()]  # fmt: skip
+        assert rows == case["windows"]
+    for case in facts["cu_seqlens"]:
+        ids = np.full(case["total"], 2)
+        ids[case["bos"]] = 1
+        assert segment_starts(ids, case["limit"]).tolist() == case["boundaries"]
+
+
+def test_hints_and_tilted_nats_are_those_of_pr_2135(goldens: Path) -> None:
+    cases = json.loads((goldens / "tilt_pr2135.json").read_text(encoding="utf-8"))
+    assert cases
+    for case in cases:
+        adapt = recipe.Adapt(tilt_order=case["order"], tilt_threshold=case["threshold"], tilt_boost=case["boost"])
+        text, gate = np.array(case["tokens"])[1:], np.array(case["gate"], bool)
+        hints = torch.from_numpy(hints_of(text, adapt))
+        assert np.array_equal(hints >= 0, gate) and gate.sum() == case["gated"]
+        assert np.array_equal(hints[gate], np.array(case["hint"])[gate])
+        is_hint = hints == torch.from_numpy(text)
+        assert int((is_hint & torch.from_numpy(gate)).sum()) == case["hits"]
+        nats, hint_nats = torch.tensor(case["nats"]), -torch.tensor(case["log_q_hint"])
+        found = torch.where(hints >= 0, tilted(nats, hint_nats, is_hint, adapt.tilt_boost), nats)
+        np.testing.assert_allclose(found, case["tilted"], atol=1e-5)
 
 
 def test_scores_equal_the_records(goldens: Path) -> None:

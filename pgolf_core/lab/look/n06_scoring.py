@@ -71,13 +71,17 @@ def bpb_by_context(nats: np.ndarray, target_bytes: np.ndarray, contexts: np.ndar
 
 
 def by_chunk(frozen: Score, adapted: Adapted, target_bytes: np.ndarray) -> pd.DataFrame:
-    """Of every chunk that was scored before it was learned from: first, end (targets), frozen and adapted (bpb), gain
-    (adapted less frozen), and so_far: the gain over all targets up to its end."""
-    chunks = adapted.rows[adapted.rows[:, 0] == 0][:, 1:3]
+    """Of every chunk of the text, or document, in the order in which they were scored before they were learned from:
+    first, end (targets), done (targets scored by its end), frozen and adapted (bpb), gain (adapted less frozen), and
+    so_far: the gain over all targets scored by its end."""
+    first, end = adapted.pieces.T
+    places = np.concatenate([np.arange(a, b) for a, b in adapted.pieces.tolist()])
+    done = (end - first).cumsum()
     nats = {"frozen": frozen.per_token_nats, "adapted": adapted.score.per_token_nats}
-    sums = {name: np.add.reduceat(values, chunks[:, 0], dtype=np.float64) for name, values in nats.items()}
-    bits = math.log(2) * np.add.reduceat(target_bytes, chunks[:, 0], dtype=np.int64)
-    table = pd.DataFrame({"first": chunks[:, 0], "end": chunks[:, 1], **{name: sums[name] / bits for name in sums}})
+    starts = done - (end - first)
+    sums = {name: np.add.reduceat(values[places], starts, dtype=np.float64) for name, values in nats.items()}
+    bits = math.log(2) * np.add.reduceat(target_bytes[places], starts, dtype=np.int64)
+    table = pd.DataFrame({"first": first, "end": end, "done": done, **{name: sums[name] / bits for name in sums}})
     table["gain"] = table["adapted"] - table["frozen"]
     table["so_far"] = (sums["adapted"] - sums["frozen"]).cumsum() / bits.cumsum()
     return table

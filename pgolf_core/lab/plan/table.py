@@ -12,10 +12,12 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from pgolf_core.adapting.trace import EVALUATION_SECONDS
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.compare.records import RECORD_DIR, Published, load_published, record_of, seeds_table
 from pgolf_core.lab.export import code_bytes_of
 from pgolf_core.lab.look.n02_network import parameter_budget
+from pgolf_core.lab.plan.adapting import adapting_work, validation_text
 from pgolf_core.lab.plan.bytes import ERROR, predicted_bytes
 from pgolf_core.lab.plan.memory import RECORD_RANKS, RECORD_TRACK, Row, matrix_passes, memory_rows, ranks_of, runs
 from pgolf_core.lab.shared.places import SCRIPT
@@ -45,6 +47,7 @@ def plan_table(recipe: Recipe, step_ms: float | None = None, ranks: int | None =
     rows = [("parameters", *row) for row in _parameter_rows(recipe.model)]
     rows += [("artifact, predicted", *row) for row in _byte_rows(recipe, steps, record)]
     rows += _work_rows(recipe, steps, why)
+    rows += [("evaluation", *row) for row in _adapting_rows(recipe, _step_ms(recipe, step_ms, ranks, record), record)]
     beside = record if ranks == RECORD_RANKS else None
     rows += [("memory of a rank", *row) for row in memory_rows(recipe, ranks, beside)]
     return pd.DataFrame(rows, columns=["group", "quantity", "value", "unit", "note"], dtype=object).fillna(math.nan)
@@ -73,8 +76,8 @@ def planned_steps(
     seconds = schedule.max_seconds - schedule.reserve_seconds
     if schedule.max_seconds <= 0:
         return schedule.iterations, "schedule.iterations; no clock"
-    if step_ms is None and record is not None and ranks == RECORD_RANKS:
-        step_ms = float(seeds_table(record)["ms_per_step"].mean())
+    known, step_ms = step_ms, _step_ms(recipe, step_ms, ranks, record)
+    if known is None and record is not None and ranks == RECORD_RANKS:
         made = _published(record, "steps")
         source = f", the step published with {record.name} on {record.hardware}, where runs made {made} steps"
     if step_ms is None:
@@ -84,6 +87,12 @@ def planned_steps(
     if by_clock < schedule.iterations:
         return by_clock, f"{seconds:g} s at {step_ms:.4g} ms{source}"
     return schedule.iterations, f"schedule.iterations; the clock would allow {by_clock:,}"
+
+
+def _step_ms(recipe: Recipe, step_ms: float | None, ranks: int, record: Published | None) -> float | None:
+    """Milliseconds of a step: those that are given, or a record's own mean."""
+    is_like = step_ms is None and record is not None and ranks == RECORD_RANKS
+    return float(seeds_table(record)["ms_per_step"].mean()) if record is not None and is_like else step_ms
 
 
 def _published(record: Published, column: str) -> str:
@@ -187,6 +196,33 @@ def _work_rows(recipe: Recipe, steps: int | None, why: str) -> Iterator[tuple[st
     yield all_of_them, "steps in the budget", steps, "steps", why
     yield all_of_them, "tokens in the budget", steps and steps * tokens, "tokens", missing
     yield all_of_them, "work in the budget", steps and steps * round(mean + muon), "FLOP", missing
+
+
+def _adapting_rows(recipe: Recipe, step_ms: float | None, record: Published | None) -> Iterator[Row]:
+    """What a recipe that adapts its packed weights will do for that, and how long; nothing of any other."""
+    if recipe.adapt.kind == "off":
+        return
+    text, forward = validation_text(recipe), forward_flops_per_token(recipe.model, recipe.eval.seq_len)
+    published = ""
+    if record and record.eval_seconds:
+        published = f"; {record.name}'s whole evaluation took {record.eval_seconds:g} s"
+    if text is None:
+        missing = "the dataset is neither prepared here nor a known one"
+        yield "targets of the text", None, "targets", missing
+        yield "scoring while adapting", None, "FLOP", missing
+        yield "learning while adapting", None, "FLOP", missing
+        yield "adapting", None, "s", f"{missing}{published}"
+        return
+    score, learn, told = adapting_work(recipe, text, forward)
+    yield "targets of the text", text.targets, "targets", text.source
+    yield "scoring while adapting", score, "FLOP", told
+    yield "learning while adapting", learn, "FLOP", f"adapt.kind = {recipe.adapt.kind}"
+    if step_ms is None:
+        yield "adapting", None, "s", f"needs --step-ms{published}"
+        return
+    step = (1 + BACKWARD) * forward * recipe.data.batch_tokens + muon_flops_per_step(recipe)
+    seconds = float(f"{(score + learn) / step * step_ms / 1000:.4g}")
+    yield "adapting", seconds, "s", f"at a step's own speed, of {EVALUATION_SECONDS:g} s for all scores{published}"
 
 
 # ---------------------------------------------------------------------- for a terminal

@@ -63,6 +63,21 @@ def _rules(recipe: Recipe) -> Iterator[tuple[Any, str, str]]:
         yield not on_sigma, "no grid is by standard deviations", f"quant.{key}"
     uncorrected = " ".join(f"quant.{key}" for key in vars(quant) if key.startswith(("correction_", "correct_")))
     yield quant.correction == "off", "quant.correction = off", uncorrected
+    yield from _idle_adapting(recipe)
+
+
+def _idle_adapting(recipe: Recipe) -> Iterator[tuple[Any, str, str]]:
+    """As _rules, of what adapts."""
+    adapt = recipe.adapt
+    by_kind = {"lora": ("lora_", "batch_documents", "phase"), "tilt": ("tilt_",)}
+    keys = {name: [key for key in vars(adapt) if key.startswith(starts)] for name, starts in by_kind.items()}
+    learns = adapt.kind == "sgd" or (adapt.kind == "lora" and adapt.phases)
+    reason = f"adapt.kind = {adapt.kind}" if adapt.kind != "lora" else "adapt.phases = 0"
+    yield not learns, reason, "adapt.lr adapt.epochs adapt.momentum adapt.batch_seqs adapt.grad_clip_norm"
+    yield not learns and adapt.kind != "frozen", reason, "adapt.chunk_tokens"
+    yield adapt.kind != "lora", f"adapt.kind = {adapt.kind}", " ".join(f"adapt.{key}" for key in keys["lora"])
+    yield adapt.tilt == "off", "adapt.tilt = off", " ".join(f"adapt.{key}" for key in keys["tilt"])
+    yield adapt.kind == "lora" and not adapt.phases, "adapt.phases = 0", "adapt.phase_documents adapt.phase_rows"
 
 
 def idle_note(name: str, overrides: Sequence[str], recipe: Recipe) -> str:

@@ -37,6 +37,10 @@ CASES = {
     ("quant.kind=steps", "qat.kind=off"): "quant.attention quant.mlp quant.tok_emb quant.other",
     ("quant.correction=off",): "quant.correction_damping quant.correction_tokens quant.correction_order "
     "quant.correct_tok_emb",
+    ("adapt.kind=sgd",): "adapt.lora_rank adapt.lora_window adapt.batch_documents adapt.phases adapt.phase_rows",
+    ("adapt.kind=frozen",): "adapt.lr adapt.epochs adapt.batch_seqs adapt.lora_lr",
+    ("adapt.kind=off", "adapt.tilt=off"): "adapt.lr adapt.chunk_tokens adapt.phases adapt.tilt_order adapt.tilt_boost",
+    ("adapt.phases=0",): "adapt.lr adapt.momentum adapt.chunk_tokens adapt.phase_documents adapt.phase_rows",
     ("quant.mlp=int6_row",): "quant.clip_sigmas",
     ("quant.tok_emb=int6_row",): "quant.embed_clip_sigmas",
 }
@@ -48,7 +52,8 @@ def test_a_key_that_nothing_reads_is_idle_and_is_read_without_the_change(changes
         "average.kind=swa", "qat.kind=late", "model.bigram_rows=64", "model.ve_dim=8", "model.ve_layers=[1]",
         "model.rope_reference_tokens=256", "data.final_seq_len=1024", "schedule.warmdown_fraction=0",
         "quant.correction=hessian", "quant.kind=grid", "quant.allocation=fixed",
-        "quant.mlp=int6_sigma", "quant.tok_emb=int8_sigma", "model.attn_gate=sparse",
+        "quant.mlp=int6_sigma", "quant.tok_emb=int8_sigma", "model.attn_gate=sparse", "adapt.kind=lora",
+        "adapt.tilt=ngram",
     ]  # fmt: skip
     before = idle_keys(load_recipe("local-smoke", used))
     after = idle_keys(load_recipe("local-smoke", [*used, *changes]))

@@ -6,13 +6,13 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from pgolf_core.adapting.plan import plan_chunks, unlawful
-from pgolf_core.adapting.trace import event_rows
+from pgolf_core.adapting.plan import unlawful
+from pgolf_core.adapting.trace import event_rows, plan_of
 from pgolf_core.base.files import sha256_file
 from pgolf_core.base.names import ADAPT_TRACE
 from pgolf_core.lab.verify.evidence.checks import Broken, OnlySampled, hold, needed, quietly, require
 from pgolf_core.lab.verify.evidence.replay import trace_of
-from pgolf_core.lab.verify.evidence.score import OTHER_MACHINE
+from pgolf_core.lab.verify.evidence.score import OTHER_MACHINE, PROBABILITY_TOLERANCE
 from pgolf_core.lab.verify.reading.untrusted import is_number
 from pgolf_core.network.score import bits_per_byte
 from pgolf_core.recipes.recipe import Recipe
@@ -34,7 +34,7 @@ def whole_trace(one: Any) -> str:
     digest = sha256_file(path)
     said = one.said("adapt_sha256")
     hold(digest == said, f"{ADAPT_TRACE} has the hash {digest:.12}…, {said!s:.12}… is claimed")
-    events = plan_chunks(targets, recipe.eval, recipe.adapt)
+    events = plan_of(one.text.tokens, recipe)
     hold(not (fault := unlawful(events, targets)), fault)
     trace, rows = trace_of(path, events), event_rows(events)
     wrong = [number for number in range(len(rows)) if (trace["events"][number] != rows[number]).any()]
@@ -50,9 +50,10 @@ def whole_trace(one: Any) -> str:
     is_timed = trace["seconds"].min() >= 0 and is_number(seconds) and math.isclose(spent, seconds, rel_tol=1e-6)
     hold(is_timed, f"its events took {spent:.3f} s, {seconds} s are claimed")
     updates = int(rows[:, 0].sum())
+    none = "none on a document's last chunk" if recipe.adapt.kind == "lora" else "none on the last"
     return (
-        f"{len(rows) - updates} chunks, each scored before the weights learn from it ({updates} updates, none on the "
-        f"last); {targets:,} targets once each; sums are the claimed ones"
+        f"{len(rows) - updates} chunks, each scored before the weights learn from it ({updates} updates, {none}); "
+        f"{targets:,} targets once each; sums are the claimed ones"
     )
 
 
@@ -82,6 +83,12 @@ def blindfold(found: dict[str, Any]) -> str:
         f"for each of {found['events']} events all later tokens were replaced: {seen or 0} scores or states differ "
         f"from {source}; in them {found['changed']} of {found['compared']:,} targets before a replaced token change"
     )
+    if "hints" in found:
+        evidence += (
+            f"; {found['hints_changed']} of {found['hints_compared']:,} hints of the tilt up to a token change when it "
+            f"and all later ones are others ({found['hints']:,} targets have one)"
+        )
+        hold(not found["hints_changed"], evidence)
     hold(not found["changed"], evidence)
     require(not found["unsteady"], f"{evidence}, and this machine's own arithmetic is not the same twice")
     hold(not seen, evidence)
@@ -91,10 +98,22 @@ def blindfold(found: dict[str, Any]) -> str:
     return evidence
 
 
+def summed(found: dict[str, Any]) -> str:
+    """That the probabilities of all tokens sum to one where a target was scored, tilted ones too."""
+    require(bool(found["sums"]), "no place was drawn; give more time")
+    worst = max(found["sums"], key=lambda total: abs(total - 1))
+    evidence = (
+        f"{worst:.8f} at worst, in {len(found['sums'])} places; a target's own is within {found['beside']:.1e} nats of "
+        "its score"
+    )
+    return hold(abs(worst - 1) <= PROBABILITY_TOLERANCE and found["beside"] <= OTHER_MACHINE, evidence)
+
+
 ADAPT_CHECKS: dict[str, Callable[[Any], str]] = {
     "adaptation scores first, and its trace is whole": lambda one: one.trace,
     "adapted score from the file alone": lambda one: replayed(_replay(one)),
     "no adapted score sees a later token": lambda one: blindfold(_replay(one)),
+    "adapted probabilities sum to one": lambda one: summed(_replay(one)),
 }
 
 

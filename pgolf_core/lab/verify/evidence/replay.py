@@ -2,6 +2,7 @@
 
 Before each event every token that it has no business with, each one after its last target, is replaced by another.
 Numbers that then equal those of the run, which read the true text, to the last bit cannot depend on later tokens.
+Where documents begin stays in sight: a plan by documents is made of that.
 Updates cannot be left out, since each makes the next state; scores can, and are where time is short.
 """
 
@@ -16,15 +17,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pgolf_core.adapting.plan import Event, ScoreEvent, UpdateEvent, plan_chunks
-from pgolf_core.adapting.sgd import ChunkSGD
-from pgolf_core.adapting.trace import weights_sha256
+from pgolf_core.adapting.plan import Event, ScoreEvent, UpdateEvent, places_of, targets_done
+from pgolf_core.adapting.tilt import hints_of, tilted
+from pgolf_core.adapting.trace import learner_of, nats_of, pieces_of, plan_of, weights_sha256
+from pgolf_core.base.parallel import ALONE
 from pgolf_core.lab.verify.evidence.measure import Tell, arrays_of
-from pgolf_core.packing.unpack import load_model
 from pgolf_core.recipes.recipe import Recipe
+from pgolf_core.text.tokenizer import BOS
 
 PLACES = 8
 """About so many events are scored once more with everything after a place inside them replaced, too."""
+HINT_PLACES = 2
+"""So many times the hints of a tilt are made again, with all tokens from some place on replaced."""
 SHORT_OF_TIME = 4
 """With a budget one score event of so many is replayed."""
 
@@ -32,26 +36,46 @@ SHORT_OF_TIME = 4
 class Replay:
     """One pass over the plan from the file; afterwards `nats` {event: float64 [windows]} and `states`."""
 
-    def __init__(self, path: Path | str, tokens: np.ndarray, recipe: Recipe, veiled: bool):
-        self.learner = ChunkSGD(load_model(path), recipe)
+    def __init__(self, path: Path | str, tokens: np.ndarray, events: Sequence[Event], recipe: Recipe, veiled: bool):
+        self.learner, self.recipe = learner_of(path, tokens, events, recipe, ALONE), recipe
         weight = next(iter(self.learner.named.values()))
         self.true = torch.from_numpy(np.asarray(tokens).astype(np.int64)).to(weight.device)
-        self.stream = (self.true + 1) % self.learner.model.config.vocab_size if veiled else self.true.clone()
+        self.stream = self.true.clone()
+        if veiled:
+            self.stream = veil(self.true, self.learner.model.config.vocab_size, recipe.adapt.kind == "lora")
+        self.sums: list[float] = []
+        self.beside = 0.0
         self.losses = torch.zeros(len(tokens) - 1, device=weight.device)
         self.nats: dict[int, np.ndarray] = {}
         self.states = [self._state()]
         self.changed = self.compared = self.later_changed = 0
 
     def _state(self) -> str:
-        return weights_sha256({name: p.detach().cpu() for name, p in self.learner.named.items()})
+        return weights_sha256(self.learner.snapshot())
 
-    def _show(self, last_token: int) -> None:
-        """Let the text be known up to a token."""
-        self.stream[: last_token + 1] = self.true[: last_token + 1]
+    def _show(self, first: int, end: int) -> None:
+        """Let some targets be known, and what they follow."""
+        self.stream[first : end + 1] = self.true[first : end + 1]
 
     def _score(self, event: ScoreEvent) -> Tensor:
         self.learner.score(event, self.stream, self.losses)
-        return self.losses[slice(*event.targets)].clone()
+        return self.losses[slice(*event.stretch)].clone()
+
+    def _sum_up(self, event: ScoreEvent) -> None:
+        """Sum the probabilities of all tokens in the place of one target, one with a hint if there is any, and note how
+        far its own is from its score."""
+        hints, target = self.learner.hints, event.stretch[0]
+        if hints is not None:
+            places = places_of(event.windows)
+            hinted = places[(hints[places] >= 0).cpu().numpy()]
+            target = int(hinted[0]) if len(hinted) else target
+        nats = -self.learner.log_probabilities(event, self.stream, target)
+        if hints is not None and (hint := int(hints[target])) >= 0:
+            is_hint = torch.arange(len(nats), device=nats.device) == hint
+            nats = tilted(nats, nats[hint], is_hint, self.recipe.adapt.tilt_boost)
+        self.sums.append(float(nats.neg().exp().sum()))
+        scored = float(self.losses[target])
+        self.beside = max(self.beside, abs(float(nats[self.true[target + 1]]) - scored))
 
     def carry_out(self, number: int, event: Event, is_drawn: bool, place: int | None) -> None:
         """One event; all after token `place`, inside it, are replaced for a score before the one that counts."""
@@ -59,27 +83,55 @@ class Replay:
             self.learner.update(event, self.stream)
             self.states.append(self._state())
             return
-        first, end = event.targets
-        early = None
+        self.learner.enter(event)
+        first, early = event.stretch[0], None
         if place is not None and is_drawn:
-            self._show(place)
+            self._show(first, place)
             early = self._score(event)
-        self._show(end)  # a chunk is known once its turn has come, whether its score is replayed or not
+        for _, begin, end in event.windows.tolist():  # known once its turn has come, whether its score is replayed
+            self._show(begin, end)
         if not is_drawn:
             return
         found = self._score(event)
+        if place is not None:
+            self._sum_up(event)
         if early is not None and place is not None:  # target i is token i+1
             same = early.view(torch.int32) == found.view(torch.int32)
             self.changed += int((~same[: place - first]).sum())
             self.later_changed += int((~same[place - first :]).sum())
             self.compared += place - first
-        begins = event.windows[:, 1] - first
-        self.nats[number] = np.add.reduceat(found.cpu().numpy(), begins, dtype=np.float64)
+        self.nats[number] = nats_of(event.windows, self.losses[places_of(event.windows)].cpu().numpy())
 
     def differing(self, other: Replay) -> int:
         """How many scores of events, and states, are not the same bits in both."""
         scores = sum(not np.array_equal(nats, other.nats[number]) for number, nats in self.nats.items())
         return scores + sum(here != there for here, there in zip(self.states, other.states, strict=True))
+
+
+def veil(true: Tensor, vocabulary: int, keeps_starts: bool) -> Tensor:
+    """Another token for each; where documents begin only if these need not stay in sight. int64 [tokens]."""
+    other = (true + 1) % vocabulary
+    if not keeps_starts:
+        return other
+    other[other == BOS] = (BOS + 1) % vocabulary
+    return torch.where(true == BOS, true, other)
+
+
+def changed_hints(
+    tokens: np.ndarray, events: Sequence[Event], recipe: Recipe, draw: np.random.Generator
+) -> dict[str, int]:
+    """{"hints": how many there are, "hints_compared", "hints_changed"}: up to some targets, when all tokens from each
+    on, in the order of the scores, are others. {} where nothing is tilted."""
+    if recipe.adapt.tilt == "off":
+        return {}
+    pieces = pieces_of(tokens, events).tolist()
+    text = np.concatenate([tokens[first + 1 : end + 1] for first, end in pieces]).astype(np.int64)
+    hints, found = hints_of(text, recipe.adapt), {"hints_compared": 0, "hints_changed": 0}
+    for place in draw.integers(1, len(text), HINT_PLACES).tolist():
+        other = np.concatenate((text[:place], (text[place:] + 1) % recipe.model.vocab_size))
+        found["hints_changed"] += int((hints_of(other, recipe.adapt) != hints)[: place + 1].sum())
+        found["hints_compared"] += place + 1
+    return {"hints": int((hints >= 0).sum()), **found}
 
 
 def trace_of(path: Path | str, events: Sequence[Event]) -> dict[str, np.ndarray]:
@@ -104,23 +156,24 @@ def replay(
     likewise, "file_differs" of the file's own. {"compared", "changed", "later_changed"}: targets before a replaced
     token inside an event, and how many before and after it change. {"leaks"}: where the trace cannot show it, how many
     scores and states differ between this pass and one with the true text, else None; {"unsteady"}: and between two
-    such, where any did. {"seconds"}.
+    such, where any did. {"sums"} of probabilities over the vocabulary in some places, and by how many nats a target's
+    own is {"beside"} its score at most. `changed_hints`. {"seconds"}.
     """
     t_start = time.monotonic()
-    events = plan_chunks(len(tokens) - 1, recipe.eval, recipe.adapt)
+    events = plan_of(tokens, recipe)
     kept = trace_of(trace_path, events)
     draw = np.random.default_rng(sample_seed)
-    scores = [number for number, event in enumerate(events) if isinstance(event, ScoreEvent)]
+    scores = {number: event for number, event in enumerate(events) if isinstance(event, ScoreEvent)}
     drawn = set(scores) if budget_seconds is None else {0, *(n for n in scores if draw.random() < 1 / SHORT_OF_TIME)}
-    inside = {n: (events[n].targets[0] + 1, events[n].targets[1]) for n in scores}
+    inside = {n: (event.stretch[0] + 1, event.stretch[1]) for n, event in scores.items()}
     places = {n: int(draw.integers(*inside[n])) for n in scores
               if inside[n][0] < inside[n][1] and (n == 0 or draw.random() < PLACES / len(scores))}  # fmt: skip
-    blind = Replay(path, tokens, recipe, veiled=True)
+    blind, done = Replay(path, tokens, events, recipe, veiled=True), targets_done(events)
     reached = 0
     while reached < len(events):
         blind.carry_out(reached, events[reached], reached in drawn, places.get(reached))
         reached += 1
-        tell(events[reached - 1].targets[1], len(tokens) - 1)
+        tell(int(done[reached - 1]), len(tokens) - 1)
         if budget_seconds is not None and time.monotonic() - t_start > budget_seconds:
             break
     sizes = [len(event.windows) if isinstance(event, ScoreEvent) else 0 for event in events]
@@ -133,7 +186,7 @@ def replay(
     if apart.any() or wrong:
 
         def with_true_text() -> Replay:
-            one = Replay(path, tokens, recipe, veiled=False)
+            one = Replay(path, tokens, events, recipe, veiled=False)
             for number in range(reached):
                 one.carry_out(number, events[number], number in blind.nats, None)
             return one
@@ -146,6 +199,7 @@ def replay(
         "apart": float(apart.max()), "mean_nats": float(kept["nats"].mean()), "mean_apart": float(apart.mean()),
         "file_differs": blind.states[0] != states[0], "states": len(states) - 1, "states_differ": wrong,
         "compared": blind.compared, "changed": blind.changed, "later_changed": blind.later_changed,
-        "leaks": leaks, "unsteady": unsteady,
+        "leaks": leaks, "unsteady": unsteady, "sums": blind.sums, "beside": blind.beside,
+        **changed_hints(tokens, events, recipe, draw),
         "sample_seed": sample_seed, "seconds": time.monotonic() - t_start, "whole": budget_seconds is None,
     }  # fmt: skip

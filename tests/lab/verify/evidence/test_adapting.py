@@ -14,19 +14,20 @@ import numpy as np
 import pytest
 from reviewing import ask_here, judged, the_toy_is_the_track, with_verdict
 from run_folder import change
-from toy_run import ADAPTING, finished_run
+from toy_run import ADAPTING, BY_DOCUMENTS, finished_run
 
+from pgolf_core.adapting.lora import DocumentLoRA
 from pgolf_core.adapting.sgd import ChunkSGD
 from pgolf_core.base.files import read_json, sha256_file, write_json
 from pgolf_core.base.names import ADAPT_TRACE, SEED_RESULT, TRAIN_LOG
 from pgolf_core.lab.shared.places import SUBMISSION_FILE
 from pgolf_core.lab.submission.folder import write_submission
-from pgolf_core.lab.verify.evidence import score
-from pgolf_core.lab.verify.evidence.adapting import ADAPT_CHECKS, blindfold, replayed
+from pgolf_core.lab.verify.evidence import replay, score
+from pgolf_core.lab.verify.evidence.adapting import ADAPT_CHECKS, blindfold, replayed, summed
 from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, SAMPLED, UNKNOWN, Broken, CannotCheck, OnlySampled
 from pgolf_core.network.model import GPT
 
-WHOLE, REPLAYED, BLIND = ADAPT_CHECKS
+WHOLE, REPLAYED, BLIND, SUMMED = ADAPT_CHECKS
 
 
 @pytest.fixture(scope="module")
@@ -239,3 +240,62 @@ def test_an_unsteady_learner_is_told_from_one_that_looks_ahead(adapted: Path, ca
     monkeypatch.setattr(ChunkSGD, "update", update)
     row = judged(adapted / "seed1", cache)[BLIND]
     assert row.verdict == UNKNOWN and "not the same twice" in row.evidence
+
+
+@pytest.fixture(scope="module")
+def by_documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The recipe's folder of a toy seed whose documents had adapters of their own."""
+    return finished_run(tmp_path_factory.mktemp("documents"), (1,), BY_DOCUMENTS)
+
+
+@pytest.fixture
+def own_cache(by_documents: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(score, "ask", ask_here)
+    the_toy_is_the_track(monkeypatch, by_documents.parents[2])
+    return by_documents.parents[2]
+
+
+def test_an_honest_adaptation_by_documents_holds_to_the_last_bit(by_documents: Path, own_cache: Path) -> None:
+    found = judged(by_documents / "seed1", own_cache)
+    assert with_verdict(found, FAILS) == set() and set(ADAPT_CHECKS) <= with_verdict(found, HOLDS)
+    assert "none on a document's last chunk" in found[WHOLE].evidence
+    assert " 0 of " in found[REPLAYED].evidence and "0 scores or states differ from the run's" in found[BLIND].evidence
+    assert "hints of the tilt up to a token change" in found[BLIND].evidence and "1.0000" in found[SUMMED].evidence
+
+
+def test_exchanged_events_of_documents_fail_and_so_do_exchanged_states(by_documents, own_cache, tmp_path: Path) -> None:
+    for array, check in (("events", WHOLE), ("states", REPLAYED)):
+        copy = shutil.copytree(by_documents, tmp_path / array / by_documents.name) / "seed1"
+        rewritten(copy, lambda arrays, name=array: exchanged(arrays, name, 1, 2))
+        assert check in with_verdict(judged(copy, own_cache), FAILS)
+
+
+def test_adapters_that_look_ahead_are_caught(by_documents: Path, own_cache: Path, monkeypatch) -> None:
+    plain = DocumentLoRA.update
+
+    def update(self, event, stream):
+        told = plain(self, event, stream)
+        for up in self.current.up.values():
+            up.data += 1e-3 * float(stream[-1])  # of a document whose turn may be still to come
+        return told
+
+    monkeypatch.setattr(DocumentLoRA, "update", update)
+    assert BLIND in with_verdict(judged(by_documents / "seed1", own_cache), FAILS)
+
+
+@pytest.mark.parametrize(
+    ("change_of", "verdict"),
+    [({"sums": [1.0, 1.1]}, Broken), ({"beside": 0.1}, Broken), ({"sums": []}, CannotCheck)],
+)
+def test_probabilities_that_do_not_sum_to_one_or_are_not_the_scored_ones_fail(change_of: dict, verdict) -> None:
+    honest = {"sums": [1.0, 1.0000001], "beside": 1e-6}
+    assert "in 2 places" in summed(honest)
+    with pytest.raises(verdict):
+        summed(honest | change_of)
+
+
+def test_hints_that_read_later_tokens_fail(by_documents: Path, own_cache: Path, monkeypatch) -> None:
+    plain = replay.hints_of
+    monkeypatch.setattr(replay, "hints_of", lambda text, adapt: plain(text, adapt) + int(text[-1]))
+    row = judged(by_documents / "seed1", own_cache)[BLIND]
+    assert row.verdict == FAILS and "hints of the tilt" in row.evidence

@@ -9,14 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from small import flat_bytes, noisy_model, small_recipe
 
-from pgolf_core.adapting.plan import plan_chunks
+from pgolf_core.adapting.plan import plan_chunks, targets_done
 from pgolf_core.adapting.trace import adapt_artifact
 from pgolf_core.base.files import UserError
 from pgolf_core.base.names import ADAPT_TRACE
 from pgolf_core.lab.verify.evidence import replay as room
-from pgolf_core.lab.verify.evidence.replay import replay, trace_of
+from pgolf_core.lab.verify.evidence.replay import replay, trace_of, veil
 from pgolf_core.packing.pack import pack
 from pgolf_core.packing.unpack import score_artifact
 
@@ -41,7 +42,7 @@ def found(artifact: Path, budget: float | None = None, seed: int = 5) -> dict:
     values = replay(
         artifact, TOKENS, RECIPE, artifact.parent / ADAPT_TRACE, budget, seed, lambda *at: told.append(at[0])
     )
-    assert told == [event.targets[1] for event in EVENTS[: values["events"]]]
+    assert told == targets_done(EVENTS)[: values["events"]].tolist()
     return values
 
 
@@ -98,3 +99,9 @@ def test_a_file_that_is_no_trace_of_the_plan_is_refused(tmp_path: Path, change: 
         np.savez(path, **honest | change)
     with pytest.raises(UserError, match=words):
         trace_of(path, EVENTS)
+
+
+def test_a_veil_hides_all_tokens_but_may_leave_documents_where_they_are() -> None:
+    true = torch.tensor([1, 0, 63, 5, 1, 62])
+    assert veil(true, 64, False).tolist() == [2, 1, 0, 6, 2, 63]
+    assert veil(true, 64, True).tolist() == [1, 2, 0, 6, 1, 63]
