@@ -95,7 +95,7 @@ def check_told(told: Mapping[str, Told], shapes: Mapping[str, Sequence[int]]) ->
 
 
 def read_factors(data: bytes, told: Mapping[str, Told], shapes: Mapping[str, Sequence[int]]) -> dict[str, Factors]:
-    """What `factor_bytes` was given; `data` is as long as check_told says. Refused for codes or scales that are none."""
+    """What `factor_bytes` was given; `data` is as long as check_told says. Refused for codes or scales not ours."""
     counts = {name: (rank * shapes[name][0], rank * shapes[name][1]) for name, (rank, _) in told.items()}
     codes_bytes = sum(map(sum, counts.values()))
     planes = np.frombuffer(data, np.uint8, offset=codes_bytes).reshape(2, -1)

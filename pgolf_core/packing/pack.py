@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +91,8 @@ def pack(
     """
     if quant.kind == "steps" and quant.compressor == "brotli":
         raise UserError("quant.compressor = brotli is for grids; quant.kind = steps takes zstd beside it")
+    if quant.kind == "steps" and (quant.low_rank or quant.grouping != "off"):
+        raise UserError("quant.low_rank and quant.grouping are for grids; quant.kind = steps takes neither")
     if quant.allocation == "gradient" and bits is None:
         raise UserError("quant.allocation = gradient needs the run's sensitivities; train with this recipe first")
     if quant.kind == "steps" and sensitivity is None:
@@ -190,7 +193,8 @@ def _plain_streams(
             [*map(len, blocks)],
         )
     if orders:  # pieces are kinds': each tensor has its share of all
-        sizes = [round(len(streams[0]) * weight / (sum(weights) or 1)) for weight in weights]
+        ends = [round(len(streams[0]) * part / (sum(weights) or 1)) for part in itertools.accumulate(weights)]
+        sizes = [end - start for start, end in itertools.pairwise([0, *ends])]
     for row, size in zip(gridded, sizes, strict=False):
         row["compressed_bytes"] = size
     factors = {}

@@ -175,7 +175,8 @@ def order_bytes(recipe: Recipe) -> float:
 
 
 def predicted_bytes(recipe: Recipe, steps: int) -> pd.DataFrame:
-    """One row per grid, then low-rank corrections, orders of rows, scales and header: index part; columns bytes, weights, bits (per weight), std (text)."""
+    """One row per grid, then low-rank corrections, orders of rows, scales and header: index part; columns bytes,
+    weights, bits (per weight), std (text)."""
     shapes, stds = parameter_shapes(recipe.model), predicted_std(recipe, steps)
     parts: dict[str, dict[str, Any]] = {}
     scales = 0.0
