@@ -12,14 +12,15 @@ import pytest
 import torch
 import torch.distributed as dist
 from ranks import free_port
-from record_counts import RECORDS
+from record_counts import COUNTS
 from small import column, interrupt_at, noisy_model, small_data, small_recipe
 
 from pgolf_core.base import device as machine
 from pgolf_core.base.parallel import PATIENCE
-from pgolf_core.network import attention
+from pgolf_core.network import attention, documents
 from pgolf_core.network.attention import _flash_fault, _sdpa, causal_attention, kernel_name
 from pgolf_core.network.choice import qat_grids
+from pgolf_core.network.documents import document_attention
 from pgolf_core.network.model import build_model, parameter_shapes
 from pgolf_core.network.score import score
 from pgolf_core.recipes.reading import load_recipe
@@ -54,7 +55,7 @@ def test_each_kernel_equals_float32_sdpa_forward_and_backward(monkeypatch, name:
         assert (a - b).norm() < 2e-2 * b.norm()
 
 
-@pytest.mark.parametrize("record", RECORDS)
+@pytest.mark.parametrize("record", COUNTS)
 def test_a_full_size_step_compiles_to_one_graph_and_lowers_the_loss(record: str) -> None:
     recipe, device = load_recipe(record), machine.pick_device()
     model = build_model(recipe.model, 0).to(device)
@@ -73,6 +74,20 @@ def test_a_full_size_step_compiles_to_one_graph_and_lowers_the_loss(record: str)
         optimizers.step(1.0, 0.9)
         losses.append(loss.item())
     assert abs(losses[0] - math.log(1024)) < 0.1 and losses[-1] < losses[0]
+
+
+def test_torchs_varlen_kernel_equals_documents_one_by_one_in_float32_forward_and_backward(monkeypatch) -> None:
+    monkeypatch.setattr(documents, "choose_kernel", lambda *_: ("SDPA", ""))
+    generator = torch.Generator("cuda").manual_seed(0)
+    shapes = [(2, 300, heads, 64) for heads in (8, 4, 4)]
+    q, k, v = (torch.randn(shape, generator=generator, device="cuda").bfloat16().requires_grad_() for shape in shapes)
+    weight = torch.randn(shapes[0], generator=generator, device="cuda")
+    starts = torch.tensor([0, 1, 130, 300, 555, 600, 600], dtype=torch.int32, device="cuda")
+    full = [x.detach().float().requires_grad_() for x in (q, k, v)]
+    expected, found = (document_attention(*x, starts, 300) for x in (full, (q, k, v)))
+    torch.testing.assert_close(found.float(), expected, atol=2e-2, rtol=2e-2)
+    for a, b in zip(gradients(found, weight, q, k, v), gradients(expected, weight, *full), strict=True):
+        assert (a - b).norm() < 2e-2 * b.norm()
 
 
 def test_compiled_and_eager_bfloat16_agree_with_float32() -> None:

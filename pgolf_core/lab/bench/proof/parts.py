@@ -160,7 +160,7 @@ def pieces(arm: StepArm, device: torch.device, effort: Effort) -> Values:
     rows, length, width = data.micro_batch_seqs, data.seq_len, config.model_dim // config.num_heads
     random = functools.partial(torch.randn, device=device, dtype=autocast_dtype(device, autocast), requires_grad=True)
     model, x = build_model(config, SEED).to(device), random(rows, length, config.model_dim)
-    model.trunk = lambda ids, stop=None: (x, x)  # type: ignore[method-assign]
+    model.trunk = lambda ids, stop=None, documents=None: (x, x)  # type: ignore[method-assign]
     compiled = arm.trainer.loss_of is not arm.trainer.model
     loss_of = torch.compile(model, dynamic=False, fullgraph=True) if compiled else model
     ids = torch.randint(config.vocab_size, (rows, length), device=device)
