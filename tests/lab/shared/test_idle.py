@@ -34,7 +34,7 @@ CASES = {
     ("model.rope_reference_tokens=9999",): "model.rope_reference_tokens",
     ("model.rope_reference_tokens=0", "model.rope_dims=2"): "model.rope_base",
     ("quant.allocation=gradient",): "quant.attention quant.mlp",
-    ("quant.kind=steps", "qat.kind=off"): "quant.attention quant.mlp quant.tok_emb quant.other",
+    ("quant.kind=steps", "qat.kind=off", "quant.low_rank=0"): "quant.attention quant.mlp quant.tok_emb quant.other",
     ("quant.correction=off",): "quant.correction_damping quant.correction_tokens quant.correction_order "
     "quant.correct_tok_emb",
     ("quant.mlp=int6_row",): "quant.clip_sigmas quant.mlp_clip_sigmas",
