@@ -178,7 +178,8 @@ def _plain_streams(
         [codes.tobytes() for codes in parts["codes"]],
         [_byte_planes(parts[key]) for key in ("fp16", "scales")],
     )
-    told, orders = {}, []
+    told: dict[str, Any] = {}
+    orders: list[np.ndarray] = []
     if quant.grouping != "off":
         told["grouping"] = quant.grouping
         by_kind, orders = grouped(matrices, quant.grouping)
