@@ -94,6 +94,10 @@ def rooms_of(recipe: Recipe) -> list[str]:
         left_out.add("packing.correction")
     if recipe.quant.compressor != "brotli":
         left_out.add("base.squeeze")
+    if recipe.quant.grouping == "off":
+        left_out.add("base.grouping")
+    if not recipe.quant.low_rank:
+        left_out.add("network.low_rank")
     return [room for room in pgolf_core.ROOMS if room not in left_out]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
 from pgolf_core.base.files import UserError
-from pgolf_core.network.grid import Grid, grid_of
+from pgolf_core.network.grid import Grid, grid_of, part_of
 from pgolf_core.recipes.recipe import GRID_NAMES, QAT, Quant
 
 STEPS = "steps"
@@ -49,7 +49,9 @@ def qat_grids(shapes: Mapping[str, tuple[int, ...]], quant: Quant, qat: QAT) -> 
 
 
 def _grid_by_rule(name: str, shape: tuple[int, ...], quant: Quant, bits: Mapping[str, int]) -> str:
-    part = next((part for part in ("attn", "mlp") if f".{part}." in name), name.split(".")[0])
+    part = part_of(name)
+    if quant.gates == "int8_row" and name.endswith(".attn_gate_w") and 32 <= math.prod(shape) <= 8192:
+        return quant.gates
     if math.prod(shape) <= quant.small_tensor_elements or len(shape) != 2:
         return "fp16"
     if quant.kind == "steps":

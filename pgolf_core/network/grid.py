@@ -84,6 +84,7 @@ GRIDS: dict[str, Grid] = {
         Grid("int8_clip_search", -127, 127, 127, 1 / 127, _SEARCH_8, True, "after"),  # PR 534, outer blocks
         Grid("int8_clip_search_step4", -127, 127, 127, 1 / 127, _SEARCH_8, True, "after", step=4),  # PR 534, blocks 1-9
         *(_sigma(bits) for bits in SIGMA_BITS),  # PR 1493: six, and eight for the embedding
+        Grid("int8_row", -127, 127, 127, 1e-10 / 127),  # PR 1855, attention's gates
         Grid("int6_fake_pr194", -31, 31, 31, 1 / 31, scale_rounding="never"),  # what PR 194 trained with
         Grid("int6_fake_pr534", -31, 31, 31, 1e-8 / 31, scale_rounding="never"),  # what PR 534's one QAT step used
     )
@@ -174,13 +175,18 @@ def quantise_tensor(w: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     return quantise(w, scale, grid), scale.stored.to(torch.float16)
 
 
+def part_of(tensor: str) -> str:
+    """The part of the network that a tensor belongs to: attn, mlp, or the first word of its name."""
+    return next((part for part in ("attn", "mlp") if f".{part}." in tensor), tensor.split(".")[0])
+
+
 def grid_of(tensor: str, grid_name: str, quant: Quant) -> Grid:
     """The Grid of a tensor from its grid's name: with the recipe's own clip where that is in standard deviations."""
     grid = GRIDS[grid_name]
     if not grid.clip_sigmas:
         return grid
-    sigmas = quant.embed_clip_sigmas if tensor == "tok_emb.weight" else quant.clip_sigmas
-    return replace(grid, clip_sigmas=sigmas)
+    own = {"tok_emb": quant.embed_clip_sigmas, "mlp": quant.mlp_clip_sigmas, "attn": quant.attention_clip_sigmas}
+    return replace(grid, clip_sigmas=own.get(part_of(tensor)) or quant.clip_sigmas)
 
 
 def _rank_from_top(quantile: float, cols: int) -> tuple[int, float]:

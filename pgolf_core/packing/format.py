@@ -1,7 +1,8 @@
 """The artifact file: its layout, and what a table of tensors must be before anything is believed or written.
 
-Layout (little-endian), format version 1, 3 where matrices are on steps (2, an older layout of them, is refused), or 4:
-    8 bytes magic | u16 version | u32 length of the header | header | codes | fp16 | scales [| steps]
+Layout (little-endian), format version 1, 3 where matrices are on steps (2, an older layout of them, is refused), 4, 5:
+    8 bytes magic | u16 version | u32 length of the header | header | codes | fp16 | scales
+    [| steps] [| factors | order]
 The header is canonical JSON (sorted keys, no spaces) in one zstd frame: the model's configuration, [name, grid, shape]
 of each tensor in name order, the length of each stream, and a SHA-256 over the version, the rest of the header and all
 streams. Each stream is one zstd frame: `codes` int8 of every gridded tensor, each in blocks of its own; `fp16` the
@@ -9,6 +10,10 @@ tensors kept at half precision and `scales` the float16 row scales, both with al
 `steps` (version 3) is no frame but the entropy coder's own words: see pgolf_core/packing/steps.py.
 Version 4 says "compressor": "brotli" in its header: its three streams are brotli streams, and of the codes, too, all
 even-numbered bytes come before all odd ones.
+Version 5 has one or both of these keys in its header, and two more streams. "low_rank" gives [rank, group] by matrix:
+`factors` holds these corrections (pgolf_core/network/low_rank.py). "grouping" is the recipe's: the codes then come by
+kind, transposed (pgolf_core/base/grouping.py), in a brotli stream without shuffling, and `order` has the uint16 orders
+of sorted rows in turn, in byte planes.
 No time, path or commit is inside.
 """
 
@@ -26,10 +31,13 @@ from pgolf_core.recipes.recipe import Model
 
 MAGIC = b"\x89PGOLF\r\n"
 """Eight bytes that no text file begins with and that any newline conversion spoils, as in PNG."""
-VERSION, STEPS_VERSION, BROTLI_VERSION = 1, 3, 4
+VERSION, STEPS_VERSION, BROTLI_VERSION, RECORD_VERSION = 1, 3, 4, 5
 PREAMBLE = struct.Struct("<8sHI")
 STEPS_STREAMS = ("codes", "fp16", "scales", "steps")
-STREAMS_OF = {VERSION: STEPS_STREAMS[:3], STEPS_VERSION: STEPS_STREAMS, BROTLI_VERSION: STEPS_STREAMS[:3]}
+STREAMS_OF = {
+    VERSION: STEPS_STREAMS[:3], STEPS_VERSION: STEPS_STREAMS, BROTLI_VERSION: STEPS_STREAMS[:3],
+    RECORD_VERSION: (*STEPS_STREAMS[:3], "factors", "order"),
+}  # fmt: skip
 """By version, in the order of the file."""
 MAX_ELEMENTS = 2**27
 """Weights in one artifact: one bit each fills the 16 MB track. It bounds what a hostile header can make us allocate."""
@@ -39,6 +47,8 @@ _NAME = re.compile(r"[A-Za-z0-9_.]{1,200}")
 
 def version_of(header: dict[str, Any]) -> int:
     streams = header.get("streams")
+    if "low_rank" in header or "grouping" in header:
+        return RECORD_VERSION
     if header.get("compressor") == "brotli":
         return BROTLI_VERSION
     return STEPS_VERSION if isinstance(streams, dict) and "steps" in streams else VERSION

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,14 @@ import zstandard
 from torch import Tensor
 
 from pgolf_core.base.files import Refused, UserError, canonical_json, explain_os_errors, write_bytes
-from pgolf_core.base.squeeze import squeezed
+from pgolf_core.base.grouping import grouped
+from pgolf_core.base.squeeze import squeeze, squeezed
 from pgolf_core.network.choice import STEPS, grid_names_for
-from pgolf_core.network.grid import grid_of, quantise_tensor
+from pgolf_core.network.grid import dequantise, grid_of, quantise_tensor
+from pgolf_core.network.low_rank import corrections_of, factor_bytes
 from pgolf_core.packing.allocation import spend
 from pgolf_core.packing.correction import Correction, Hessians, all_in_turn, corrections
-from pgolf_core.packing.format import MAGIC, PREAMBLE, STEPS_STREAMS, check_tensors, checksum, version_of
+from pgolf_core.packing.format import MAGIC, PREAMBLE, STREAMS_OF, check_tensors, checksum, version_of
 from pgolf_core.packing.ledger import CapExceeded, Ledger, entropy_bytes
 from pgolf_core.packing.sensitivity import Groups, allocate_bits, groups_of
 from pgolf_core.recipes.recipe import Model, Quant, Recipe, recorded
@@ -88,6 +91,8 @@ def pack(
     """
     if quant.kind == "steps" and quant.compressor == "brotli":
         raise UserError("quant.compressor = brotli is for grids; quant.kind = steps takes zstd beside it")
+    if quant.kind == "steps" and (quant.low_rank or quant.grouping != "off"):
+        raise UserError("quant.low_rank and quant.grouping are for grids; quant.kind = steps takes neither")
     if quant.allocation == "gradient" and bits is None:
         raise UserError("quant.allocation = gradient needs the run's sensitivities; train with this recipe first")
     if quant.kind == "steps" and sensitivity is None:
@@ -95,17 +100,17 @@ def pack(
     table = _table(state, model, quant, bits)
     correction = _correction(table, quant, hessians)
     plain, on_steps = ([row for row in table if (row[1] == STEPS) is kind] for kind in (False, True))
-    streams, rows = _plain_streams(state, plain, quant, correction)
+    streams, rows, told = _plain_streams(state, plain, quant, correction)
     spent = None
     if on_steps and sensitivity is not None:
         target = quant.target_bytes or cap_bytes - cap_bytes // 1000
-        others = len(_head(model, table, [*streams, b""], quant)) + sum(map(len, streams)) + _HEAD_SLACK
+        others = len(_head(model, table, [*streams, b""], quant, told)) + sum(map(len, streams)) + _HEAD_SLACK
         stepped = {name: _finite(name, state[name]).numpy() for name, _, _ in on_steps}
         payload, shares, spent = spend(stepped, sensitivity, target - code_bytes - others, correction=correction)
         streams.append(payload)
         rows = sorted(rows + shares, key=lambda row: str(row["name"]))
         spent["target_bytes"] = target
-    head = _head(model, table, streams, quant)
+    head = _head(model, table, streams, quant, told)
     file_bytes = len(head) + sum(map(len, streams))
     ledger = Ledger(
         weights_bytes=sum(map(len, streams)) - len(streams[2]), fp16_bytes=len(streams[1]),
@@ -147,11 +152,11 @@ def _correction(table: list[Entry], quant: Quant, hessians: Hessians | None) -> 
 
 def _plain_streams(
     state: dict[str, Tensor], table: list[Entry], quant: Quant, correction: Correction | None
-) -> tuple[list[bytes], list[dict[str, Any]]]:
-    """The three streams of what is not on steps, and the ledger's row of each tensor."""
+) -> tuple[list[bytes], list[dict[str, Any]], dict[str, Any]]:
+    """The streams of what is not on steps, the ledger's row of each tensor, and what the header says of the streams."""
     parts: dict[str, list[np.ndarray]] = {"codes": [], "fp16": [], "scales": []}
     rows: list[dict[str, Any]] = []
-    in_turn = {}
+    in_turn, matrices, errors = {}, {}, {}
     if correction is not None:
         grids = {name: grid_of(name, grid, quant) for name, grid, _ in table if name in correction.feedback}
         in_turn = all_in_turn({name: _finite(name, state[name]) for name in grids}, grids, correction.feedback)
@@ -159,6 +164,11 @@ def _plain_streams(
         symbols, scales = _encode(name, state[name], grid, quant, in_turn.get(name))
         parts["fp16" if grid == "fp16" else "codes"].append(symbols)
         parts["scales"].append(scales)
+        if grid != "fp16":
+            matrices[name] = symbols.reshape(shape)
+        if quant.low_rank and grid not in ("fp16", quant.gates):
+            codes_, stored = torch.from_numpy(matrices[name]), torch.from_numpy(scales)
+            errors[name] = _finite(name, state[name]) - dequantise(codes_, stored)
         rows.append({
             "name": name, "grid": grid, "shape": shape, "elements": symbols.size, "raw_bytes": symbols.nbytes,
             "scales_raw_bytes": scales.nbytes, "compressed_bytes": None, "entropy_bytes": entropy_bytes(symbols),
@@ -168,17 +178,35 @@ def _plain_streams(
         [codes.tobytes() for codes in parts["codes"]],
         [_byte_planes(parts[key]) for key in ("fp16", "scales")],
     )
+    told: dict[str, Any] = {}
+    orders: list[np.ndarray] = []
+    if quant.grouping != "off":
+        told["grouping"] = quant.grouping
+        by_kind, orders = grouped(matrices, quant.grouping)
+        codes = [*by_kind.values()]
+    weights = [row["entropy_bytes"] for row in gridded]
     if quant.compressor == "brotli":
-        streams, sizes = squeezed(codes, rest, [row["entropy_bytes"] for row in gridded])
+        streams, sizes = squeezed(codes, rest, weights, "grouping" in told)
     else:
         blocks = _compress(codes, quant.zstd_level, min_match=7)
         streams, sizes = (
             [b"".join(blocks), *(_compress([part], quant.zstd_level)[0] for part in rest)],
             [*map(len, blocks)],
         )
+    if orders:  # pieces are kinds': each tensor has its share of all
+        ends = [round(len(streams[0]) * part / (sum(weights) or 1)) for part in itertools.accumulate(weights)]
+        sizes = [end - start for start, end in itertools.pairwise([0, *ends])]
     for row, size in zip(gridded, sizes, strict=False):
         row["compressed_bytes"] = size
-    return streams, rows
+    factors = {}
+    if quant.low_rank:
+        factors = corrections_of(errors, quant.low_rank, quant.low_rank_top, quant.low_rank_group)
+        told["low_rank"] = {name: [quant.low_rank, quant.low_rank_group] for name in factors}
+    if told:
+        more = [factor_bytes(factors) if factors else b"", _byte_planes(orders)]
+        brotli = quant.compressor == "brotli"
+        streams += [squeeze(part) if brotli else _compress([part], quant.zstd_level)[0] for part in more]
+    return streams, rows, told
 
 
 def _encode(
@@ -206,8 +234,9 @@ def _finite(name: str, tensor: Tensor) -> Tensor:
 
 
 def _byte_planes(arrays: list[np.ndarray]) -> bytes:
-    """Low bytes of all float16 values, then their high bytes: the high ones are alike, the low ones noise."""
-    halves = np.concatenate([np.empty(0, np.float16), *arrays]).astype("<f2")
+    """Low bytes of all float16 or uint16 values, then the high ones: those are alike, the low ones noise."""
+    halves = np.concatenate(arrays or [np.empty(0, np.float16)])
+    halves = halves.astype(halves.dtype.newbyteorder("<"))
     return halves.view(np.uint8).reshape(-1, 2).T.tobytes()
 
 
@@ -228,14 +257,13 @@ def _compress(parts: list[bytes], level: int, **options: int) -> list[bytes]:
     return pieces
 
 
-def _head(model: Model, table: list[Entry], streams: list[bytes], quant: Quant) -> bytes:
-    header: dict[str, Any] = {
-        "model": recorded(model),
-        "streams": {stream: len(payload) for stream, payload in zip(STEPS_STREAMS, streams, strict=False)},
-        "tensors": table,
-    }
+def _head(model: Model, table: list[Entry], streams: list[bytes], quant: Quant, told: dict[str, Any]) -> bytes:
+    header: dict[str, Any] = {"model": recorded(model), "tensors": table, **told}
     if quant.compressor == "brotli":
         header["compressor"] = "brotli"
+    header["streams"] = {"steps": 0} if len(streams) == 4 else {}
+    names = STREAMS_OF[version_of(header)]
+    header["streams"] = {stream: len(payload) for stream, payload in zip(names, streams, strict=True)}
     header["sha256"] = checksum(header, b"".join(streams))
     (packed,) = _compress([canonical_json(header).encode("ascii")], quant.zstd_level)
     return PREAMBLE.pack(MAGIC, version_of(header), len(packed)) + packed

@@ -16,7 +16,7 @@ SIGMA_BITS = range(4, 9)
 GRID_NAMES = (
     "fp16", "int6_row", "int8_row_clip", "int5_row_clip", "int6_row_clip", "int7_row_clip", "int5_row_nofloor",
     "int6_clip_search", "int8_clip_search", "int8_clip_search_step4",
-    *(f"int{bits}_sigma" for bits in SIGMA_BITS),
+    *(f"int{bits}_sigma" for bits in SIGMA_BITS), "int8_row",
 )  # fmt: skip
 LATER_KEYS = frozenset((
     "negative_slope", "skip_gates", "num_loops", "loop_start", "loop_end", "parallel_start", "muon_row_normalise",
@@ -25,6 +25,7 @@ LATER_KEYS = frozenset((
     "gate_window", "smear_bos_mask", "attn_gate", "attn_gate_scale", "lanes", "softcaps", "document_mask",
     "muon_coefficients", "muon_dtype", "clip_each_rank",
     "batch_documents",
+    "mlp_clip_sigmas", "attention_clip_sigmas", "low_rank", "low_rank_top", "low_rank_group", "gates", "grouping",
 ))  # fmt: skip
 LATER_BEGINNINGS = ("lora_", "phase", "tilt")
 """Keys and sections (and beginnings of keys) that came after runs were recorded: at their defaults they enter no
@@ -275,6 +276,21 @@ class Quant:
     inputs were always zero become zero (GPTQ's act-order, PR 1493)."""
     correct_tok_emb: bool = False
     """Correct the token embedding too, as the head: by what the last norm gives it (PR 1493)."""
+    mlp_clip_sigmas: float = 0.0
+    """clip_sigmas of the MLP's matrices (PR 1855: 11.5); 0: clip_sigmas."""
+    attention_clip_sigmas: float = 0.0
+    """The same of attention's (PR 1855: 13.0)."""
+    low_rank: int = 0
+    """Rank of a correction that the file holds beside the codes of some matrices (PR 1855: LQER, 4); 0: none."""
+    low_rank_top: int = 3
+    """How many matrices get one: those with the largest error in sum of squares."""
+    low_rank_group: int = 64
+    """Numbers of the correction's right factor under one scale (PR 2135: 32)."""
+    gates: str = "float16"
+    """float16, or int8_row: sparse gates of attention (attn_gate_w) as int8 rows (PR 1855)."""
+    grouping: str = "off"
+    """off, or similarity: codes by kind of matrix, transposed, rows sorted by similarity where PR 1855 sorts them;
+    similarity_all: in every matrix (PR 2135)."""
 
 
 @dataclass(frozen=True)

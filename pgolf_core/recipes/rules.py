@@ -41,6 +41,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "quant.correction": ("off", "hessian"),
     "quant.correction_order": ("natural", "activation"),
     "quant.compressor": ("zstd", "brotli"),
+    "quant.gates": ("float16", "int8_row"),
+    "quant.grouping": ("off", "similarity", "similarity_all"),
     "adapt.kind": ("off", "sgd", "lora", "frozen"),
     "adapt.tilt": ("off", "ngram"),
     **{f"quant.{part}": GRID_NAMES for part in ("attention", "mlp", "tok_emb", "other")},
@@ -54,7 +56,8 @@ AT_LEAST: dict[str, float] = {
         "model.gate_window", "model.lanes",
         "data.seq_len", "data.batch_tokens", "data.spans_per_step", "data.micro_batch_seqs",
         "optim.newton_schulz_steps", "schedule.iterations", "schedule.log_every_steps", "average.swa_every_steps",
-        "quant.zstd_level", "quant.correction_tokens", "eval.seq_len", "eval.stride", "eval.batch_seqs",
+        "quant.zstd_level", "quant.correction_tokens", "quant.low_rank_top", "quant.low_rank_group",
+        "eval.seq_len", "eval.stride", "eval.batch_seqs",
         "adapt.epochs", "adapt.chunk_tokens", "adapt.batch_seqs", "adapt.lora_rank", "adapt.lora_tokens",
         "adapt.batch_documents", "adapt.phase_documents", "adapt.phase_rows",
     ), 1),
@@ -65,6 +68,7 @@ AT_LEAST: dict[str, float] = {
         "optim.adam_eps", "optim.adam_wd", "optim.muon_wd", "optim.muon_momentum_warmup_steps", "optim.grad_clip_norm",
         "schedule.max_seconds", "schedule.warmup_steps", "schedule.warmdown_iters", "schedule.val_every_steps",
         "schedule.val_tokens", "schedule.checkpoint_every_seconds", "quant.small_tensor_elements",
+        "quant.low_rank", "quant.mlp_clip_sigmas", "quant.attention_clip_sigmas",
         "quant.target_bytes", "adapt.lr", "adapt.grad_clip_norm", "adapt.lora_alpha", "adapt.lora_lr", "adapt.lora_wd",
         "adapt.lora_window", "adapt.phases", "adapt.tilt_boost",
     ), 0),
@@ -237,6 +241,23 @@ def _impossible_files(recipe: Recipe) -> Iterator[str]:
         yield "qat.grid = packed has no grid to train on with quant.kind = steps; name one, or qat.kind = off"
     if quant.kind == "steps" and quant.compressor == "brotli":
         yield "quant.compressor = brotli is for grids: quant.kind = steps has a coder of its own; take zstd beside it"
+    if quant.kind == "steps":
+        yield from (
+            f"quant.{key} = {value!r} is for grids; quant.kind = steps takes quant.{key} = {at_rest!r}"
+            for key, at_rest in (("low_rank", 0), ("gates", "float16"), ("grouping", "off"))
+            if (value := getattr(quant, key)) != at_rest
+        )
+    for key in ("mlp_clip_sigmas", "attention_clip_sigmas"):
+        if 0 < (value := getattr(quant, key)) < AT_LEAST["quant.clip_sigmas"]:
+            yield f"quant.{key} = {value}; must be 0 (quant.clip_sigmas) or at least {AT_LEAST['quant.clip_sigmas']}"
+    for key, width in (("model_dim", model.model_dim), ("mlp_hidden", model.mlp_hidden)):
+        if quant.low_rank > min(model.model_dim, model.mlp_hidden):
+            yield f"quant.low_rank = {quant.low_rank} is more than a matrix has: model.{key} = {width}"
+        elif quant.low_rank * width % quant.low_rank_group:
+            yield (
+                f"quant.low_rank_group = {quant.low_rank_group} must divide quant.low_rank x model.{key} = "
+                f"{quant.low_rank} x {width}"
+            )
     if quant.correct_tok_emb and quant.kind == "grid" and quant.tok_emb == "fp16":
         yield "quant.correct_tok_emb corrects rounding, and quant.tok_emb = fp16 rounds to no grid; name one, or false"
     narrow = [f"model.{k}_dim" for k, rows in (("bigram", model.bigram_rows), ("ve", model.ve_dim)) if rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -12,11 +13,21 @@ import zstandard
 
 from pgolf_core.base.files import canonical_json
 from pgolf_core.network.model import parameter_shapes
-from pgolf_core.packing.format import MAGIC, PREAMBLE, STEPS_STREAMS, checksum, version_of
+from pgolf_core.packing.format import MAGIC, PREAMBLE, STREAMS_OF, checksum, version_of
 from pgolf_core.recipes import recipe
 
 CAP = {"code_bytes": 1000, "cap_bytes": 1_000_000}
 ON_GRIDS = recipe.Quant(small_tensor_elements=100, mlp="int5_row_nofloor", attention="int6_clip_search")
+AS_RECORD = dataclasses.replace(
+    ON_GRIDS,
+    mlp="int6_sigma",
+    tok_emb="int7_sigma",
+    low_rank=2,
+    low_rank_top=3,
+    low_rank_group=8,
+    grouping="similarity",
+)
+"""What PR 1855 adds to a file."""
 
 MODEL = recipe.Model(
     vocab_size=32, num_layers=2, model_dim=16, num_heads=2, num_kv_heads=1, mlp_hidden=24, rope_dims=4, bigram_rows=9,
@@ -40,7 +51,7 @@ def contents(path: Path) -> tuple[dict[str, Any], list[bytes]]:
     length = PREAMBLE.unpack_from(payload)[2]
     header = json.loads(zstandard.ZstdDecompressor().decompress(payload[start : start + length]))
     streams, at = [], start + length
-    for stream in STEPS_STREAMS[: len(header["streams"])]:
+    for stream in STREAMS_OF[version_of(header)]:
         streams.append(payload[at : at + header["streams"][stream]])
         at += header["streams"][stream]
     return header, streams

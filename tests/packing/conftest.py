@@ -1,4 +1,4 @@
-"""One small file on grids and one on steps, and one by brotli, for all tests of packing."""
+"""One small file on grids, one on steps, one by brotli, one with what a record adds: for all tests of packing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import tiny_steps
-from tiny_artifact import CAP, MODEL, ON_GRIDS, tiny_state
+from tiny_artifact import AS_RECORD, CAP, MODEL, ON_GRIDS, tiny_state
 
 from pgolf_core.packing.pack import pack
 
@@ -25,6 +25,13 @@ def on_brotli(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("brotli", reason="brotli is not installed (extra `brotli`)")
     path = tmp_path_factory.mktemp("brotli") / "model.pgolf"
     pack(tiny_state(), MODEL, dataclasses.replace(ON_GRIDS, compressor="brotli"), path, **CAP)
+    return path
+
+
+@pytest.fixture(scope="session")
+def on_record(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("record") / "model.pgolf"
+    pack(tiny_state(), MODEL, AS_RECORD, path, **CAP)
     return path
 
 

@@ -1,4 +1,4 @@
-"""The layout of the file, pinned by golden bytes: format version 1 (grids), 3 (steps) and 4 (brotli)."""
+"""The layout of the file, pinned by golden bytes: format version 1 (grids), 3 (steps), 4 (brotli) and 5 (records)."""
 
 from __future__ import annotations
 
@@ -28,6 +28,11 @@ GOLDEN: dict[str, Any] = {
     "file": (2037, "8d4ea353b7b159e4c309d829fdf0b38dc55a9dcdc4ac0db513bb8e796866e0fd"),
 }
 """Of `tiny_state` packed with ON_GRIDS. Changing any of it is a new format version."""
+GOLDEN_RECORD: dict[str, Any] = {
+    "raw_lengths": [3712, 474, 448, 274, 224],
+    "contents": "792df57c33e53b3ddb63c7265be1c0207368283a03ceb84b0414227d93fd8e1e",
+}
+"""The same with AS_RECORD, without the low-rank factors. Changing any of it is a new format version."""
 GOLDEN_STEPS: dict[str, Any] = {
     "tables": "158d0a9d1cc80e5b167613c161fc8b9ecaa3fb4b13bb9b0c934f2fe95554033f",
     "stream": (108, "44b56bb72c362643903e6f614e6259dadd4bd2b8e2d38c6f8e8df18f1eef62fd"),
@@ -95,3 +100,13 @@ def test_version_3_is_pinned_by_golden_bytes(on_steps: Path):
     weights = steps.read_steps(payload, {name: item.codes.shape for name, item in items.items()})
     assert all((weights[name] == item.weights(2.0**-10)).all() for name, item in items.items())
     assert digest_of(b"".join(w.astype("<f4").tobytes() for w in weights.values())) == GOLDEN_STEPS["weights"]
+
+
+def test_version_5_is_pinned_by_golden_bytes(on_record: Path):
+    """But for the factors: linear algebra decides their last bits."""
+    assert on_record.read_bytes()[:10].hex() == "8950474f4c460d0a0500"
+    header, streams = contents(on_record)
+    raw = [zstandard.ZstdDecompressor().decompress(stream) for stream in streams]
+    inside = {key: value for key, value in header.items() if key not in ("sha256", "streams")}
+    assert [len(part) for part in raw] == GOLDEN_RECORD["raw_lengths"]
+    assert digest_of(canonical_json(inside).encode() + b"".join([*raw[:3], raw[4]])) == GOLDEN_RECORD["contents"]

@@ -29,7 +29,7 @@ from pgolf_core.network.grid import GRIDS, dequantise, grid_of, quantise_tensor
 from pgolf_core.network.model import parameter_shapes
 from pgolf_core.network.score import score
 from pgolf_core.packing import coder, steps
-from pgolf_core.packing.format import MAGIC, PREAMBLE, STEPS_STREAMS, VERSION
+from pgolf_core.packing.format import MAGIC, PREAMBLE, STREAMS_OF, VERSION, version_of
 from pgolf_core.packing.pack import pack
 from pgolf_core.packing.unpack import load_model, read_header, score_artifact, unpack
 from pgolf_core.recipes.recipe import GRID_NAMES, Quant
@@ -44,6 +44,7 @@ def refused(path: Path, why: str) -> None:
 
 
 QUANTS = [ON_GRIDS, *(dataclasses.replace(ON_GRIDS, zstd_level=level) for level in (1, 3, 19))]
+QUANTS += [dataclasses.replace(ON_GRIDS, grouping=grouping) for grouping in ("similarity", "similarity_all")]
 QUANTS += [Quant(attention=g, mlp=g, tok_emb=g, other=g, small_tensor_elements=0) for g in GRID_NAMES]
 
 
@@ -112,8 +113,8 @@ def changes_nothing(whole: Path, damaged: Path) -> None:
     assert all(torch.equal(state[name], expected[name]) for name in expected)
 
 
-def test_no_flipped_bit_or_truncation_changes_a_weight_silently(on_grids: Path, on_steps: Path, tmp_path: Path):
-    for whole in (on_grids, on_steps):
+def test_no_flipped_bit_or_truncation_changes_a_weight_silently(on_grids, on_steps, on_record, tmp_path: Path):
+    for whole in (on_grids, on_steps, on_record):
         payload = whole.read_bytes()
         for place in range(0, len(payload), 31):
             flipped = payload[:place] + bytes([payload[place] ^ 4]) + payload[place + 1 :]
@@ -122,9 +123,9 @@ def test_no_flipped_bit_or_truncation_changes_a_weight_silently(on_grids: Path, 
 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data(), steps=st.booleans())
-def test_no_damage_anywhere_changes_a_weight_silently(on_grids, on_steps, tmp_path, data: st.DataObject, steps: bool):
-    whole = on_steps if steps else on_grids
+@given(data=st.data(), kind=st.integers(0, 2))
+def test_no_damage_anywhere_changes_a_weight_silently(on_grids, on_steps, on_record, tmp_path, data, kind: int):
+    whole = (on_grids, on_steps, on_record)[kind]
     payload = bytearray(whole.read_bytes())
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, len(payload) - 1))
@@ -161,9 +162,14 @@ def lengths(**values: Any) -> Edit:
 def set_stream(index: int, payload: bytes) -> Edit:
     def edit(header: dict[str, Any], streams: list[bytes]) -> None:
         streams[index] = payload
-        header["streams"][STEPS_STREAMS[index]] = len(payload)
+        header["streams"][STREAMS_OF[version_of(header)][index]] = len(payload)
 
     return edit
+
+
+def in_low_rank(value: Any) -> Edit:
+    """Of the first corrected matrix."""
+    return lambda header, streams: header["low_rank"].update([(min(header["low_rank"]), value)])
 
 
 def edit_raw(index: int, change: Callable[[bytearray], None]) -> Edit:
@@ -241,6 +247,29 @@ HOSTILE: dict[str, dict[str, list[Edit]]] = {  # kind of file: what the refusal 
             lambda h, s: (h["streams"].pop("steps"), s.pop()),
         ],
         "cannot hold": [lambda h, s: next(t for t in h["tensors"] if len(t[2]) == 1).__setitem__(1, "steps")],
+    },
+    "record": {
+        "grouping or corrections": [
+            in_header(grouping="off"), in_header(grouping=["similarity"]), in_header(low_rank=[1]),
+            in_header(compressor="zstd"),
+        ],
+        "low-rank correction of": [
+            in_low_rank([2]), in_low_rank([0, 8]), in_low_rank([2, -8]), in_low_rank([True, 8]), in_low_rank("x"),
+            lambda h, s: h["low_rank"].update(skip_weights=[2, 8]), lambda h, s: h["low_rank"].update({"": [1, 1]}),
+        ],
+        "does not fit the matrix": [in_low_rank([2, 7]), in_low_rank([2**40, 8])],
+        "factors would unpack": [
+            in_low_rank([1, 8]), edit_raw(3, lambda raw: raw.append(0)), lambda h, s: h.pop("low_rank"),
+        ],
+        "order would unpack": [
+            in_header(grouping="similarity_all"), lambda h, s: h.pop("grouping"), edit_raw(4, lambda raw: raw.pop()),
+        ],
+        "names one twice, or none": [
+            edit_raw(4, lambda raw: raw.__setitem__(0, raw[1])), edit_raw(4, lambda raw: raw.__setitem__(-1, 9)),
+        ],
+        "outside their grid": [edit_raw(3, lambda raw: raw.__setitem__(0, 2))],
+        "low-rank scales": [edit_raw(3, lambda raw, v=v: raw.__setitem__(-1, v)) for v in (0x7C, 0x7E, 0xBC)],
+        "version": [lambda h, s: (h.pop("grouping"), h.pop("low_rank"))],
     },
     "brotli": {
         "version": [

@@ -103,6 +103,17 @@ from pgolf_core.recipes.rules import AT_LEAST, CHOICES, GRADIENTS_BELOW, IN_UNIT
         ({"quant": {"correction_order": "size"}}, "quant.correction_order = 'size'; allowed: natural, activation"),
         ({"quant": {"compressor": "lzma"}}, "quant.compressor = 'lzma'; allowed: zstd, brotli"),
         ({"quant": {"compressor": "brotli", "kind": "steps"}}, "has a coder of its own; take zstd beside it"),
+        *(
+            ({"quant": {key: value, "kind": "steps"}}, f"quant.{key} = {value!r} is for grids")
+            for key, value in (("low_rank", 4), ("gates", "int8_row"), ("grouping", "similarity"))
+        ),
+        ({"quant": {"low_rank": -1}}, "quant.low_rank = -1; must be at least 0"),
+        ({"quant": {"low_rank": 513}}, "more than a matrix has: model.model_dim = 512"),
+        ({"quant": {"low_rank": 3, "low_rank_group": 1024}}, "must divide quant.low_rank x model.model_dim = 3 x 512"),
+        ({"quant": {"low_rank_top": 0}}, "quant.low_rank_top = 0; must be at least 1"),
+        ({"quant": {"grouping": "kinds"}}, "allowed: off, similarity, similarity_all"),
+        ({"quant": {"gates": "int8"}}, "quant.gates = 'int8'; allowed: float16, int8_row"),
+        ({"quant": {"mlp_clip_sigmas": 0.01}}, "must be 0 (quant.clip_sigmas) or at least 0.1"),
         ({"quant": {"clip_sigmas": 0.0}}, "quant.clip_sigmas = 0.0; must be at least 0.1"),
         ({"quant": {"correct_tok_emb": True, "tok_emb": "fp16"}}, "rounds to no grid; name one"),
         ({"quant": {"other": "int8_sigma"}, "model": {"bigram_rows": 99, "bigram_dim": 1}}, "needs model.bigram_dim"),

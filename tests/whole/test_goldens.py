@@ -19,6 +19,7 @@ import pytest
 import torch
 from record_counts import RECORDS
 from small import column, flat_bytes
+from tiny_artifact import contents
 
 from pgolf_core.adapting import lora
 from pgolf_core.adapting.documents import DocumentScore, groups_in, plan_documents
@@ -26,14 +27,18 @@ from pgolf_core.adapting.lora import DocumentLoRA, segment_starts
 from pgolf_core.adapting.plan import ScoreEvent, plan_chunks
 from pgolf_core.adapting.sgd import ChunkSGD
 from pgolf_core.adapting.tilt import hints_of, tilted
+from pgolf_core.base.grouping import similarity_order
 from pgolf_core.base.names import TRAIN_LOG
 from pgolf_core.base.parallel import ALONE
 from pgolf_core.base.squeeze import shuffled, squeeze, unshuffled, unsqueeze
 from pgolf_core.lab.data.build import write_shard
 from pgolf_core.network.grid import GRIDS, Grid, dequantise, fake_quantise, quantise_tensor
+from pgolf_core.network.low_rank import coded_factors, leading_pairs
 from pgolf_core.network.model import GPT, layer_order
 from pgolf_core.network.score import score
-from pgolf_core.packing.correction import feedback_of, gather, quantise_in_turn
+from pgolf_core.packing import pack as pack_module
+from pgolf_core.packing import unpack as unpack_module
+from pgolf_core.packing.correction import Hessians, feedback_of, gather, quantise_in_turn
 from pgolf_core.packing.pack import pack
 from pgolf_core.packing.sensitivity import allocate_bits
 from pgolf_core.packing.unpack import unpack
@@ -555,3 +560,68 @@ def test_gradient_guided_allocation_gives_exactly_the_published_bits(goldens: Pa
     assert cases
     for case in cases:
         assert allocate_bits(case["sensitivity"]) == case["bits"], f"{len(case['bits'])} tensors"
+
+
+def test_the_packing_of_pr1855_has_the_published_codes_scales_and_corrections(goldens: Path) -> None:
+    """GPTQ by class, gates as rows, and the low-rank factors, whose signs the routine of the pairs decides."""
+    arrays, _ = load(goldens / "quant_pr1855.npz")
+    cases = json.loads(str(arrays["meta"]))["cases"]
+    assert cases
+    for how in cases:
+        w, hessian, q, scale = (torch.from_numpy(arrays[f"{how['name']}/{key}"]) for key in ("w", "H", "q", "scale"))
+        feedback, used = feedback_of(hessian, how["damp"], "activation")
+        ((found, scales),) = quantise_in_turn([w], sigma_grid(how), [feedback])
+        assert used == how["damp"] and torch.equal(scales, scale), how["name"]
+        assert (found != q).float().mean() <= 1e-4, how["name"]
+        error = dequantise(found, scales).double() - w.double()
+        weighted = float(((error @ hessian.double()) * error).sum())
+        assert weighted == pytest.approx(how["weighted_error"], rel=1e-4), how["name"]
+    q, scale = quantise_tensor(torch.from_numpy(arrays["gate/w"]), GRIDS["int8_row"])
+    assert np.array_equal(q.numpy(), arrays["gate/q"]) and np.array_equal(scale.numpy(), arrays["gate/scale"])
+    corrected = [key.partition("/")[0] for key in arrays if key.endswith("/E")]
+    assert corrected
+    for case in corrected:
+        error, a, b, wanted = (torch.from_numpy(arrays[f"{case}/{key}"]) for key in ("E", "A", "B", "correction"))
+        factors = coded_factors(a, b, 64)
+        for values, key in zip(factors, ("qA", "sA", "qB", "sB"), strict=True):
+            assert np.array_equal(values.numpy(), arrays[f"{case}/{key}"].reshape(values.shape)), (case, key)
+        torch.testing.assert_close(factors.product(), wanted, rtol=1e-5, atol=1e-7)
+        ours = leading_pairs(error, len(b))
+        torch.testing.assert_close(ours[0] @ ours[1], a @ b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_small_state_is_packed_as_pr1855_packs_it(goldens: Path, tmp_path: Path, monkeypatch) -> None:
+    """Through the file: which tensors are on which grid, which are corrected, and what comes back."""
+    arrays, _ = load(goldens / "quant_pr1855.npz")
+    weights, means, out = (section(arrays, f"whole/{part}/") for part in ("w", "H", "out"))
+    told = json.loads(str(arrays["meta"]))["whole"]
+    monkeypatch.setattr(pack_module, "check_tensors", lambda table, model: None)  # no whole model's tensors
+    published = dataclasses.replace(
+        load_recipe("pr1855").quant, low_rank=told["lqer_rank"], low_rank_top=told["lqer_top_k"],
+        low_rank_group=told["lqer_group"], compressor="zstd",
+    )  # fmt: skip
+    path, hessians = tmp_path / "m", Hessians(means, 1)
+    pack(weights, recipe.Model(), published, path, hessians=hessians, code_bytes=0, cap_bytes=10**6)
+    header, _ = contents(path)
+    grids = {name: grid for name, grid, _ in header["tensors"]}
+    assert header["low_rank"].keys() == {name for name, how in told["meta"].items() if how.endswith("lqer_asym")}
+    monkeypatch.setattr(unpack_module, "check_tensors", lambda table, model: None)
+    state = unpack(path)[1]
+    for name, how in told["meta"].items():
+        error = float((state[name] - weights[name]).norm())
+        assert error == pytest.approx(told["dequantised_error"][name], rel=1e-3, abs=1e-6), name
+        if how.startswith("passthrough"):
+            assert grids[name] == "fp16" and torch.equal(state[name], out[name].float()), name
+        elif how == "gate_int8_row":
+            assert grids[name] == "int8_row", name
+            assert torch.equal(state[name], dequantise(out[f"{name}.gq"], out[f"{name}.gs"])), name
+        else:
+            assert grids[name].removesuffix("_sigma") == how[6:10], name
+            rounded = dequantise(out[f"{name}.q"], out[f"{name}.scale"])
+            if name not in header["low_rank"]:
+                assert (rounded != state[name]).float().mean() <= 1e-4, name
+
+
+def test_rows_are_sorted_by_similarity_as_published(goldens: Path) -> None:
+    case = json.loads((goldens / "misc_pr1855.json").read_text())["similarity_sort"]
+    assert similarity_order(np.array(case["matrix"], np.int8)).tolist() == case["order"]

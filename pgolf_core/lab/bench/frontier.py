@@ -53,9 +53,25 @@ tells packings apart that differ by less than the loss of a few ten thousand tar
 INT6, BY_RULE, BY_MAXIMUM = "PR 315's int6", "PR 332's rule", "per-row maximum"
 OURS, CORRECTED = "steps by gradient", "corrected steps by gradient"
 AVERAGED = "steps by the averaged weights' gradient"
+RECORD = "PR 1855's packing"
+_RECORD_QUANT: dict[str, Any] = {
+    "attention": "int6_sigma", "mlp": "int6_sigma", "tok_emb": "int7_sigma", "other": "int6_sigma",
+    "mlp_clip_sigmas": 11.5, "attention_clip_sigmas": 13.0, "embed_clip_sigmas": 14.0, "correction": "hessian",
+    "correction_order": "activation", "low_rank": 4, "gates": "int8_row", "grouping": "similarity",
+    "compressor": "brotli",
+}  # fmt: skip
+_PLAIN: dict[str, Any] = {"correction": "off", "low_rank": 0, "gates": "float16", "grouping": "off"}
+"""What a run's own recipe may ask for beside its grids, and the methods here do only by name."""
+RECORDS: dict[str, dict[str, Any]] = {
+    RECORD: _RECORD_QUANT,
+    f"{RECORD} without LQER": {**_RECORD_QUANT, "low_rank": 0},
+    f"{RECORD} ungrouped": {**_RECORD_QUANT, "grouping": "off"},
+    f"{RECORD} by zstd": {**_RECORD_QUANT, "compressor": "zstd"},
+}
+"""With the compressors that we have, and where what the head reads was gathered, its Hessian."""
 METHODS = (
     "uniform bits", "clip search", INT6, BY_RULE, BY_MAXIMUM, OURS, CORRECTED, AVERAGED, "steps of whole tensors",
-    "one step", "random steps", "steps by magnitude",
+    "one step", "random steps", "steps by magnitude", *RECORDS,
 )  # fmt: skip
 Sensitivity = dict[str, Groups]
 Packed = tuple[dict[str, Any], dict[str, Tensor]]
@@ -133,7 +149,8 @@ class Packer:
         known, other = ({name: s[name] for name, grid in grids.items() if grid != "fp16"} for s in (live, other))
         self.agreement = agreement(known, other)
         self.bits = allocate_bits(read_json(folder / SENSITIVITY)["mean_squared_gradient"])
-        gathering = Gathering(recipe, torch.device("cpu"), ALONE)
+        with_head = dataclasses.replace(recipe, quant=dataclasses.replace(recipe.quant, correct_tok_emb=True))
+        gathering = Gathering(with_head, torch.device("cpu"), ALONE)
         self.hessians = (
             hessians_in(folder) if (folder / HESSIANS).exists() else gathering.gather(self.weights, stream, math.inf)
         )
@@ -145,7 +162,9 @@ class Packer:
 
     def files(self, shares: Sequence[float]) -> Iterator[Packed]:
         """The grids as they come, and the methods with a budget at these shares of the bytes of INT6."""
-        quant = dataclasses.replace(self.recipe.quant, kind="grid", allocation="fixed", exceptions=(), target_bytes=0)
+        quant = dataclasses.replace(
+            self.recipe.quant, kind="grid", allocation="fixed", exceptions=(), target_bytes=0, **_PLAIN
+        )
 
         def on_grid(name: str) -> Quant:
             return dataclasses.replace(quant, attention=name, mlp=name, other=name, tok_emb="int8_row_clip")
@@ -164,11 +183,16 @@ class Packer:
         for one in others:
             if one[0] in self.methods:
                 yield self._file(*one)
+        head = self.hessians.of("tok_emb.weight") is not None
+        for method, changed in RECORDS.items():
+            if method in self.methods:
+                published = dataclasses.replace(quant, correct_tok_emb=head, **changed)
+                yield self._file(method, published, hessians=self.hessians)
         for method, sensitivity in self.sensitivities.items():
             for share in shares if method in self.methods else ():
                 size, mode = round(share * int6[0]["file_bytes"]), "hessian" if method == CORRECTED else "off"
-                changed: dict[str, Any] = {"kind": "steps", "compressor": "zstd", "target_bytes": size}
-                steps = dataclasses.replace(quant, correction=mode, **changed)
+                ours: dict[str, Any] = {"kind": "steps", "compressor": "zstd", "target_bytes": size}
+                steps = dataclasses.replace(quant, correction=mode, **ours)
                 given: dict[str, Any] = {"sensitivity": sensitivity, "hessians": self.hessians}
                 yield self._file(method, steps, cap_bytes=size + 1, **given)
 
@@ -277,6 +301,7 @@ def run_frontier(
     table = pd.concat(tables, names=["seed"]).reset_index("seed").reset_index(drop=True)
     save_figure(figure(table), out, "frontier", table)
     saved = {"savings": savings(table), "savings_by_correction": savings(table, CORRECTED, OURS.__eq__)}
+    saved["savings_corrected"] = savings(table, CORRECTED)
     plain = {name: one.astype(object).where(one.notna(), None).to_dict("records") for name, one in saved.items()}
     write_json(out / "frontier.json", {"run": run.name, "targets": targets, "seeds": facts, **plain})
     for one in saved.values():

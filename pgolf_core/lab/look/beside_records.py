@@ -93,6 +93,9 @@ def technique_states(settings: Recipe) -> dict[str, tuple[str, str]]:
         "clip by standard deviations": ("sd-clip", _sigmas(quant)),
         "bits by gradient": ("gradient-guided-bits", quant.allocation == "gradient" and "5, 6 or 7 bits"),
         "rounding in turn": ("rounding-in-turn", _in_turn(quant)),
+        "low-rank correction": ("low-rank-correction", quant.low_rank and f"rank {quant.low_rank}"),
+        "gates as rows": ("gates-as-rows", quant.gates == "int8_row" and "int8"),
+        "grouping by similarity": ("grouping-by-similarity", quant.grouping != "off" and quant.grouping),
         "zstd on whole bytes": ("zstd-on-int-in-int8", not brotli and f"level {quant.zstd_level}"),
         "byte shuffle and brotli": ("byte-shuffle-and-brotli", brotli and "quality 11"),
         "sliding evaluation": ("sliding-evaluation", sliding),
@@ -115,7 +118,15 @@ def _inside_documents(settings: Recipe) -> str:
 
 def _sigmas(quant: Quant) -> str:
     parts = _parts_on(quant, lambda grid: grid.clip_sigmas > 0)
-    return parts and f"{quant.clip_sigmas:g}, {quant.embed_clip_sigmas:g} (token embedding)"
+    if not parts:
+        return ""
+    own = {
+        "MLP": quant.mlp_clip_sigmas,
+        "attention": quant.attention_clip_sigmas,
+        "token embedding": quant.embed_clip_sigmas,
+    }
+    said = ", ".join(f"{sigmas:g} ({part})" for part, sigmas in own.items() if sigmas)
+    return said if all(own.values()) else f"{quant.clip_sigmas:g}, {said}"
 
 
 def _in_turn(quant: Quant) -> str:

@@ -25,6 +25,7 @@ from pgolf_core.lab.look.n02_network import codes_of, on_grids, tensor_kind
 from pgolf_core.lab.report.figures import stored_and_scales
 from pgolf_core.network.choice import STEPS, grid_names_for
 from pgolf_core.network.grid import GRIDS, dequantise, grid_of, quantise_tensor
+from pgolf_core.network.low_rank import corrections_of
 from pgolf_core.network.model import parameter_shapes
 from pgolf_core.packing import allocation
 from pgolf_core.packing.correction import Hessians, all_in_turn, corrections
@@ -214,6 +215,11 @@ def expected_weights(
         else:
             plain = quantise_tensor(w, grid_of(name, grids[name], quant))
             expected[name] = dequantise(*rounded.get(name, plain))
+    if quant.low_rank:
+        on_grid = [name for name in sorted(weights) if grids[name] in GRIDS and grids[name] != quant.gates]
+        errors = {name: weights[name].float() - expected[name] for name in on_grid}
+        found = corrections_of(errors, quant.low_rank, quant.low_rank_top, quant.low_rank_group)
+        expected |= {name: expected[name] + factors.product() for name, factors in found.items()}
     return expected
 
 
@@ -248,11 +254,17 @@ def packing_choices(
     """
     fixed = dataclasses.replace(on_grids(quant), allocation="fixed", exceptions=())
     names = [*(f"int{bits}_row_clip" for bits in (5, 6, 7, 8)), "int5_row_nofloor"]
-    by_steps = dataclasses.replace(fixed, kind="steps", compressor="zstd", target_bytes=file_bytes)
+    by_steps = dataclasses.replace(
+        fixed, kind="steps", compressor="zstd", target_bytes=file_bytes, low_rank=0, gates="float16", grouping="off"
+    )
     own = dataclasses.replace(by_steps, exceptions=quant.exceptions) if quant.kind == "steps" else quant
     choices: dict[str, Choice] = {"this recipe": (own, bits)}
     if quant.correction != "off":
         choices["rounded plainly"] = (dataclasses.replace(own, correction="off"), bits)
+    if quant.low_rank:
+        choices["no low rank"] = (dataclasses.replace(own, low_rank=0), bits)
+    if quant.grouping != "off":
+        choices["ungrouped"] = (dataclasses.replace(own, grouping="off"), bits)
     if file_bytes and quant.kind != "steps":
         choices["steps, as many bytes"] = (by_steps, None)
     choices |= {name: (dataclasses.replace(fixed, attention=name, mlp=name), None) for name in names}

@@ -21,9 +21,11 @@ import numpy as np
 import pandas as pd
 from scipy.special import entr, ndtr, ndtri
 
+from pgolf_core.base.grouping import is_sorted, kinds_of
 from pgolf_core.lab.export import code_bytes_of
 from pgolf_core.network.choice import STEPS, grid_names_for
 from pgolf_core.network.grid import Grid, grid_of
+from pgolf_core.network.low_rank import LEFT, RIGHT
 from pgolf_core.network.model import parameter_shapes
 from pgolf_core.packing.sensitivity import MIN_ROWS, allocate_bits
 from pgolf_core.recipes.recipe import Model, Recipe
@@ -103,13 +105,23 @@ def bits_per_weight(std: float, cols: int, grid: Grid) -> tuple[float, bool]:
     """
     if std <= 0:
         return 0.0, True
-    clip = std * (grid.clip_sigmas or float(ndtri((1 + 0.5 ** (1 / cols)) / 2)))
+    clip = std * (grid.clip_sigmas or _largest(cols))
     scale = max(clip / grid.levels, grid.scale_floor)
-    codes = np.arange(grid.qmin, grid.qmax + 1)
-    borders = np.concatenate(([-np.inf], (codes[:-1] + 0.5) * scale / std, [np.inf]))
-    _, kept = np.unique(np.clip(np.round(codes / grid.step) * grid.step, grid.qmin, grid.qmax), return_inverse=True)
-    shares = np.bincount(kept, np.diff(ndtr(borders)))  # rounded twice, as the grid does it: to a code, then its step
-    return float(entr(shares[shares > 0]).sum()) / math.log(2), scale == grid.scale_floor
+    return _gaussian_bits(scale / std, grid.qmin, grid.qmax, grid.step), scale == grid.scale_floor
+
+
+def _gaussian_bits(scale: float, qmin: int, qmax: int, step: int = 1) -> float:
+    """Entropy of a Gaussian's codes, its deviation 1: rounded twice, as a grid does it, to a code, then its step."""
+    codes = np.arange(qmin, qmax + 1)
+    borders = np.concatenate(([-np.inf], (codes[:-1] + 0.5) * scale, [np.inf]))
+    _, kept = np.unique(np.clip(np.round(codes / step) * step, qmin, qmax), return_inverse=True)
+    shares = np.bincount(kept, np.diff(ndtr(borders)))
+    return float(entr(shares[shares > 0]).sum()) / math.log(2)
+
+
+def _largest(count: int) -> float:
+    """Median of the largest magnitude among so many Gaussian numbers, in deviations."""
+    return float(ndtri((1 + 0.5 ** (1 / count)) / 2))
 
 
 def grid_shares(recipe: Recipe) -> dict[str, dict[str, float]]:
@@ -128,8 +140,43 @@ def grid_shares(recipe: Recipe) -> dict[str, dict[str, float]]:
     return {name: {grid: n / grids.total() for grid, n in grids.items()} for name, grids in found.items()}
 
 
+def low_rank_bytes(recipe: Recipe, stds: dict[str, float]) -> tuple[float, int]:
+    """(bytes, numbers) of the low-rank corrections, their factors taken as Gaussian and coded at their entropy.
+
+    They go to the matrices whose rounding errors, evenly spread over a step, have the largest norms.
+    """
+    shapes, quant = parameter_shapes(recipe.model), recipe.quant
+    norms = {}
+    for name, chances in grid_shares(recipe).items():
+        if quant.low_rank and stds.get(name) and chances.keys().isdisjoint(("fp16", STEPS, quant.gates)):
+            grid = grid_of(name, max(chances, key=lambda grid: chances[grid]), quant)
+            clip = stds[name] * (grid.clip_sigmas or _largest(shapes[name][1]))
+            norms[name] = max(clip / grid.levels, grid.scale_floor) * math.sqrt(math.prod(shapes[name]))
+    found, numbers = 0.0, 0
+    for name in sorted(norms, key=lambda name: -norms[name])[: quant.low_rank_top]:
+        for size, count, (qmin, qmax, divisor) in (
+            (shapes[name][0] * quant.low_rank, shapes[name][0] * quant.low_rank, LEFT),
+            (quant.low_rank_group, shapes[name][1] * quant.low_rank, RIGHT),
+        ):
+            found += count * _gaussian_bits(_largest(size) / divisor, qmin, qmax) / 8 + 2 * count / size
+            numbers += count
+    return found, numbers
+
+
+def order_bytes(recipe: Recipe) -> float:
+    """Bytes of the orders of sorted rows, where each is as likely as any other."""
+    if recipe.quant.grouping == "off":
+        return 0.0
+    shapes = parameter_shapes(recipe.model)
+    gridded = [name for name, grids in grid_shares(recipe).items() if grids.keys().isdisjoint(("fp16", STEPS))]
+    kinds = kinds_of(gridded).items()
+    sorted_ = [name for kind, names in kinds for name in names if is_sorted(kind, recipe.quant.grouping)]
+    return sum(math.lgamma(shapes[name][0] + 1) for name in sorted_) / math.log(2) / 8
+
+
 def predicted_bytes(recipe: Recipe, steps: int) -> pd.DataFrame:
-    """One row per grid, then scales and header: index part; columns bytes, weights, bits (per weight), std (text)."""
+    """One row per grid, then low-rank corrections, orders of rows, scales and header: index part; columns bytes,
+    weights, bits (per weight), std (text)."""
     shapes, stds = parameter_shapes(recipe.model), predicted_std(recipe, steps)
     parts: dict[str, dict[str, Any]] = {}
     scales = 0.0
@@ -154,6 +201,11 @@ def predicted_bytes(recipe: Recipe, steps: int) -> pd.DataFrame:
         grid: (math.ceil(part["bits"] / 8), part["weights"], part["bits"] / part["weights"], _span(part["stds"]))
         for grid, part in sorted(parts.items())
     }
+    low_rank, numbers = low_rank_bytes(recipe, stds)
+    if low_rank:
+        rows["low rank"] = (math.ceil(low_rank), numbers, 8 * low_rank / numbers, "")
+    if orders := order_bytes(recipe):
+        rows["orders of rows"] = (math.ceil(orders), 0, math.nan, "")
     rows |= {"scales": (math.ceil(scales), 0, math.nan, ""), "header": (HEADER_BYTES, 0, math.nan, "")}
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["bytes", "weights", "bits", "std"])
     return table.rename_axis("part")

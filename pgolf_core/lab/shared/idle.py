@@ -57,10 +57,17 @@ def _rules(recipe: Recipe) -> Iterator[tuple[Any, str, str]]:
     others = model.bigram_rows or model.ve_dim
     yield small and not others, "there is neither bigram nor value embedding", "quant.other"
     by_parts = {"clip_sigmas": [quant.attention, quant.mlp, quant.other], "embed_clip_sigmas": [quant.tok_emb]}
+    if quant.kind == "grid":  # where each part has its own, nothing is left for the common one
+        by_parts["clip_sigmas"] = [quant.other]
+        by_parts["clip_sigmas"] += [] if quant.mlp_clip_sigmas else [quant.mlp]
+        by_parts["clip_sigmas"] += [] if quant.attention_clip_sigmas else [quant.attention]
+    by_parts |= {"mlp_clip_sigmas": [quant.mlp], "attention_clip_sigmas": [quant.attention]}
     named = f"{quant.exceptions} {qat.grid if qat.kind != 'off' else ''}"
     for key, parts in by_parts.items():
         on_sigma = any("_sigma" in grid for grid in (*(parts if quant.kind == "grid" else ()), named))
         yield not on_sigma, "no grid is by standard deviations", f"quant.{key}"
+    yield not quant.low_rank, "quant.low_rank = 0", "quant.low_rank_top quant.low_rank_group"
+    yield model.attn_gate == "off", "model.attn_gate = off", "quant.gates"
     uncorrected = " ".join(f"quant.{key}" for key in vars(quant) if key.startswith(("correction_", "correct_")))
     yield quant.correction == "off", "quant.correction = off", uncorrected
     yield from _idle_adapting(recipe)

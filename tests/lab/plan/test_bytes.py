@@ -82,3 +82,24 @@ def test_bits_that_gradients_will_choose_are_counted_in_the_shares_of_the_rule()
     expected = {"int5_row_clip": 16 / 75, "int6_row_clip": 51 / 75, "int7_row_clip": 8 / 75}  # papers/records/pr332.md
     assert shares["blocks.3.mlp.fc.weight"] == shares["bigram.embed.weight"] == pytest.approx(expected)
     assert shares["tok_emb.weight"] == {"int8_row_clip": 1.0} and shares["bigram.proj.weight"] == {"fp16": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "files"),
+    [("pr1855", 4950, (15_865_260, 15_875_551)), ("pr2135", 4994, (15_905_667, 15_910_335))],
+)
+def test_files_of_another_compressor_are_predicted_as_near(name: str, steps: int, files: tuple[int, int]):
+    """The records' is ZPAQ, ours brotli: the prediction lies above, by no more than its error."""
+    total = predicted_bytes(load_recipe(name), steps)["bytes"].sum()
+    assert files[1] < total < (1 + ERROR) * files[0]
+
+
+def test_what_a_records_file_adds_is_counted():
+    whole = load_recipe("pr1855")
+    table = predicted_bytes(whole, 500)
+    assert table.loc["low rank", "weights"] == 4 * (8192 + 512 + 2 * (2048 + 512))  # the embedding and two MLPs
+    assert 0 < table.loc["low rank", "bytes"] <= 49_152 / 4 + 6144 / 2 + 2 * (3 + 96)  # two and four bits, scales
+    orders = sum(math.log2(math.factorial(rows)) for rows in (8192, *[2048] * 11, *[512] * 11)) / 8
+    assert table.loc["orders of rows", "bytes"] == math.ceil(orders)
+    plain = load_recipe("pr1855", ["quant.low_rank=0", "quant.grouping=off", "quant.gates=float16"])
+    assert {"low rank", "orders of rows", "int8_row"}.isdisjoint(predicted_bytes(plain, 500).index)

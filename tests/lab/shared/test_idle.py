@@ -23,7 +23,8 @@ CASES = {
     ("model.ve_dim=0", "model.ve_layers=[]"): "optim.ve_frozen",
     ("model.smear=off",): "optim.smear_beta2",
     ("model.smear=window",): "optim.smear_beta2",
-    ("model.attn_gate=off",): "model.attn_gate_scale model.gate_window",
+    ("model.attn_gate=off",): "model.attn_gate_scale model.gate_window quant.gates",
+    ("quant.low_rank=0",): "quant.low_rank_top quant.low_rank_group",
     ("data.final_seq_len=0",): "data.final_fraction",
     ("data.final_seq_len=256", "data.final_fraction=0"): "data.final_seq_len",
     ("schedule.warmdown_fraction=0.5",): "schedule.warmdown_iters",
@@ -34,14 +35,15 @@ CASES = {
     ("model.rope_reference_tokens=9999",): "model.rope_reference_tokens",
     ("model.rope_reference_tokens=0", "model.rope_dims=2"): "model.rope_base",
     ("quant.allocation=gradient",): "quant.attention quant.mlp",
-    ("quant.kind=steps", "qat.kind=off"): "quant.attention quant.mlp quant.tok_emb quant.other",
+    ("quant.kind=steps", "qat.kind=off", "quant.low_rank=0"): "quant.attention quant.mlp quant.tok_emb quant.other",
     ("quant.correction=off",): "quant.correction_damping quant.correction_tokens quant.correction_order "
     "quant.correct_tok_emb",
     ("adapt.kind=sgd",): "adapt.lora_rank adapt.lora_window adapt.batch_documents adapt.phases adapt.phase_rows",
     ("adapt.kind=frozen",): "adapt.lr adapt.epochs adapt.batch_seqs adapt.lora_lr",
     ("adapt.kind=off", "adapt.tilt=off"): "adapt.lr adapt.chunk_tokens adapt.phases adapt.tilt_order adapt.tilt_boost",
     ("adapt.phases=0",): "adapt.lr adapt.momentum adapt.chunk_tokens adapt.phase_documents adapt.phase_rows",
-    ("quant.mlp=int6_row",): "quant.clip_sigmas",
+    ("quant.mlp=int6_row",): "quant.clip_sigmas quant.mlp_clip_sigmas",
+    ("quant.mlp_clip_sigmas=11.5",): "quant.clip_sigmas",
     ("quant.tok_emb=int6_row",): "quant.embed_clip_sigmas",
 }
 
@@ -53,7 +55,7 @@ def test_a_key_that_nothing_reads_is_idle_and_is_read_without_the_change(changes
         "model.rope_reference_tokens=256", "data.final_seq_len=1024", "schedule.warmdown_fraction=0",
         "quant.correction=hessian", "quant.kind=grid", "quant.allocation=fixed",
         "quant.mlp=int6_sigma", "quant.tok_emb=int8_sigma", "model.attn_gate=sparse", "adapt.kind=lora",
-        "adapt.tilt=ngram",
+        "adapt.tilt=ngram", "quant.low_rank=2",
     ]  # fmt: skip
     before = idle_keys(load_recipe("local-smoke", used))
     after = idle_keys(load_recipe("local-smoke", [*used, *changes]))
