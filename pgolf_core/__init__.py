@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 ROOMS = (
     "base.names", "base.files", "base.strict", "base.device", "base.parallel", "base.stop", "base.squeeze",
     "recipes.recipe", "recipes.rules", "recipes.reading",
-    "text.tokenizer", "text.shards", "text.ranked",
+    "text.tokenizer", "text.shards", "text.ranked", "text.caseops", "text.sidecar",
     "network.grid", "network.choice", "network.attention", "network.model", "network.score",
     "packing.sensitivity", "packing.correction", "packing.ledger", "packing.coder", "packing.steps",
     "packing.allocation", "packing.format", "packing.pack", "packing.unpack",
