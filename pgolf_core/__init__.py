@@ -9,8 +9,9 @@ __version__ = "0.1.0"
 ROOMS = (
     "base.names", "base.files", "base.strict", "base.device", "base.parallel", "base.stop", "base.squeeze",
     "recipes.recipe", "recipes.rules", "recipes.reading",
-    "text.tokenizer", "text.shards", "text.ranked", "text.caseops", "text.sidecar",
-    "network.grid", "network.choice", "network.attention", "network.model", "network.score",
+    "text.tokenizer", "text.shards", "text.ranked", "text.sidecar", "text.caseops",
+    "network.grid", "network.choice", "network.attention", "network.documents", "network.gates",
+    "network.model", "network.score",
     "packing.sensitivity", "packing.correction", "packing.ledger", "packing.coder", "packing.steps",
     "packing.allocation", "packing.format", "packing.pack", "packing.unpack",
     "training.optim", "training.average", "training.checkpoint", "training.runlog", "training.clock", "training.loop",

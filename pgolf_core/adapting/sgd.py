@@ -37,7 +37,7 @@ class ChunkSGD:
         evaluation, schedule = self.recipe.eval, self.recipe.schedule
         found = losses[slice(*event.targets)].fill_(math.nan)
         batches = batches_of(event.windows, evaluation.batch_seqs)[self.world.rank :: self.world.size]
-        for places, nats in nats_in_parts(self.model, stream, batches, schedule.autocast):
+        for places, nats in nats_in_parts(self.model, stream, batches, schedule.autocast, evaluation.document_mask):
             losses[places] = nats
         self.world.fill_(found)
         if not math.isfinite(float(found.sum())):

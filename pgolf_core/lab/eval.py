@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
     with score_bar("scoring", enabled=sys.stderr.isatty()) as progress:
         score = score_artifact(
             artifact, tokens, tokenizer.bytes, seq_len, stride, recipe.eval.batch_seqs,
-            autocast=recipe.schedule.autocast, progress=progress,
+            autocast=recipe.schedule.autocast, document_mask=recipe.eval.document_mask, progress=progress,
         )  # fmt: skip
     values = {"artifact": str(artifact), "dataset": dataset.name, **score.to_dict()}
     lines = (f"{key}: {value}" for key, value in values.items())

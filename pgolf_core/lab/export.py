@@ -67,13 +67,19 @@ def run(options: argparse.Namespace) -> int:
 
 def rooms_of(recipe: Recipe) -> list[str]:
     """The files of the core that a script of this recipe holds, in their order."""
-    left_out = {"recipes.rules", "recipes.reading"}
+    left_out = {"recipes.rules", "recipes.reading", "text.caseops"}
     if recipe.quant.kind != "steps":
         left_out |= {"packing.coder", "packing.steps", "packing.allocation"}
     elif recipe.qat == QAT() and not recipe.quant.exceptions:
         left_out.add("network.grid")  # no grid is left: what is too small for steps is fp16
     if recipe.data.order != "ranked":
         left_out.add("text.ranked")
+    if recipe.data.bytes == "table":
+        left_out.add("text.sidecar")
+    if not recipe.model.gated:
+        left_out.add("network.gates")
+    if not recipe.eval.document_mask and recipe.data.order != "packed":
+        left_out.add("network.documents")
     if recipe.adapt.kind == "off":
         left_out |= {room for room in pgolf_core.ROOMS if room.startswith("adapting.")}
     if recipe.quant.correction == "off":

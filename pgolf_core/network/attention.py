@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
@@ -84,14 +84,16 @@ FLASH = (
 )
 """Name, module, namespace of its operators, GPUs by major compute capability (9 is Hopper): the fastest first."""
 FLASH_MAX_HEAD_WIDTH = 256
-_flash_functions: dict[str, Callable[..., Tensor | tuple[Tensor, ...]]] = {}
+flash_modules: dict[str, ModuleType] = {}
+"""Those that were imported, by name."""
 
 
 @functools.cache
 def _flash_fault(name: str, module: str, namespace: str) -> str | None:
     """Import one FlashAttention. None: it can be called; empty: it is not installed; else what is wrong with it."""
     try:
-        _flash_functions[name] = importlib.import_module(module).flash_attn_func
+        flash_modules[name] = found = importlib.import_module(module)
+        assert found.flash_attn_func
     except (ImportError, OSError, RuntimeError, AttributeError) as error:  # built for another torch, CUDA or Python
         absent = isinstance(error, ModuleNotFoundError) and error.name == module
         return "" if absent else f"{module} does not import: {str(error).partition(chr(10))[0]}"
@@ -137,7 +139,7 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     q [B, T, H, D], k and v [B, T, K, D], one dtype -> [B, T, H, D].
     """
     name, _ = choose_kernel(q.device.type, q.dtype is torch.bfloat16, q.size(-1))
-    if name in _flash_functions:
-        output = _flash_functions[name](q, k, v, causal=True)
+    if name in flash_modules:
+        output = flash_modules[name].flash_attn_func(q, k, v, causal=True)
         return output[0] if isinstance(output, tuple) else output  # some FlashAttention-3 builds return (out, lse)
     return (_blocked if name == "query blocks" else _sdpa)(q, k, v)

@@ -13,12 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pgolf_core.base.device import compute_dtype
+from pgolf_core.base.device import compute_dtype, one_thread
 from pgolf_core.network.attention import causal_attention, exclude_self, rotary_tables, rotate
+from pgolf_core.network.documents import document_attention
+from pgolf_core.network.gates import add_gates, gated_heads, in_lanes, smear_window, soft_capped
 from pgolf_core.network.grid import Grid, fake_quantise
 from pgolf_core.recipes.recipe import Model
 
 BIGRAM_HASH = (36313, 27191)
+Documents = tuple[Tensor, int] | None
+"""Where documents start in the flattened batch, and the longest one's tokens at most; None: each row is one."""
 
 
 def rms_norm(x: Tensor, eps: float) -> Tensor:
@@ -97,6 +101,8 @@ class Attention(nn.Module):
         self.c_v = Linear(config.num_kv_heads * head_dim, config.model_dim)
         self.proj = Linear(config.model_dim, config.model_dim)
         self.q_gain = nn.Parameter(torch.full((config.num_heads,), config.qk_gain_init))
+        self.attn_gate_w: Tensor | None = None
+        self.gate_scale = config.attn_gate_scale
 
     def queries_and_keys(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
         """x [B, T, C] -> q [B, T, H, D], k [B, T, K, D]: normalised, rotated, q scaled by its gain."""
@@ -105,14 +111,16 @@ class Attention(nn.Module):
         q = rotate(rms_norm(q, self.eps), cos, sin) * self.q_gain.to(x.dtype)[:, None]
         return q, rotate(rms_norm(k, self.eps), cos, sin)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, value: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, value: Tensor | None, documents: Documents = None) -> Tensor:
         """x [B, T, C], optional value embedding [B, T, K*D] added to v -> [B, T, C]."""
         q, k = self.queries_and_keys(x, cos, sin)
         v = self.c_v(x)
         v = (v if value is None else v + value).unflatten(-1, (self.kv_heads, -1))
-        y = causal_attention(q, k, v)
+        y = causal_attention(q, k, v) if documents is None else document_attention(q, k, v, *documents)
         if self.exclusive:
             y = exclude_self(y, v)
+        if self.attn_gate_w is not None:
+            y = gated_heads(y, x, self.attn_gate_w, self.gate_scale)
         return self.proj(y.flatten(2))
 
 
@@ -156,11 +164,22 @@ class Block(nn.Module):
         """Normalised, layer-scaled input of a sub-layer (LN scale, PR 315)."""
         return rms_norm(x, self.eps) * self.input_scale
 
-    def forward(self, x: Tensor, x0: Tensor, cos: Tensor, sin: Tensor, value: Tensor | None) -> Tensor:
-        """x, x0 [B, T, C] -> [B, T, C]; a parallel block's MLP reads what its attention read (PR 1493)."""
+    def attended(self, mixed: Tensor, *where: Tensor | Documents) -> Tensor:
+        """What attention adds to a stream [B, T, C] that it reads `mixed`."""
+        return self.attn_scale.to(mixed.dtype) * self.attn(self.normed(mixed), *where)
+
+    def thought(self, x: Tensor) -> Tensor:
+        """What the MLP adds to a stream [B, T, C] that it reads."""
+        return self.mlp_scale.to(x.dtype) * self.mlp(self.normed(x))
+
+    def forward(self, x: Tensor, x0: Tensor, *where: Tensor | Documents) -> Tensor:
+        """x, x0 [B, T, C] -> [B, T, C]; a parallel block's MLP reads what its attention read (PR 1493).
+
+        `where` is what attention takes further: rotary tables, value embedding, documents.
+        """
         mixed = self.mix(x, x0)
-        x = mixed + self.attn_scale.to(x.dtype) * self.attn(self.normed(mixed), cos, sin, value)
-        return x + self.mlp_scale.to(x.dtype) * self.mlp(self.normed(mixed if self.parallel else x))
+        x = mixed + self.attended(mixed, *where)
+        return x + self.thought(mixed if self.parallel else x)
 
 
 class ValueEmbedding(nn.Module):
@@ -201,12 +220,14 @@ class GPT(nn.Module):
         dim, layers = config.model_dim, config.num_layers
         self.tok_emb = Table(config.vocab_size, dim)
         self.bigram = BigramEmbedding(config.bigram_rows, config.bigram_dim, dim) if config.bigram_rows else None
-        self.smear = SmearGate(dim) if config.smear != "off" else None
+        self.smear = SmearGate(dim) if config.smear in ("before", "after") else None
         rows = len(layer_order(config)[0])
         self.skip_weights = nn.Parameter(torch.ones(rows, dim))
         if config.skip_gates:
             self.skip_gates = nn.Parameter(torch.zeros(rows, dim))
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(layers))
+        if config.gated:
+            add_gates(self, config)
         self.ve: ValueEmbedding | None = None
         if config.ve_dim:
             self.ve = ValueEmbedding(config.vocab_size, config.ve_dim, config.num_kv_heads * (dim // config.num_heads))
@@ -218,6 +239,8 @@ class GPT(nn.Module):
         x = x.to(compute_dtype(x))
         if self.bigram is not None:
             x = x + self.bigram(ids, x.dtype)
+        if self.config.smear == "window":
+            x = smear_window(self, x, ids)
         if self.smear is None:
             return rms_norm(x, self.config.norm_eps)
         if self.config.smear == "before":
@@ -229,47 +252,62 @@ class GPT(nn.Module):
         config = self.config
         return rotary_tables(num_tokens, config.rope_dims, config.rope_base, config.rope_reference_tokens, device)
 
-    def trunk(self, ids: Tensor, stop: int | None = None) -> tuple[Tensor, Tensor]:
+    def trunk(self, ids: Tensor, stop: int | None = None, documents: Documents = None) -> tuple[Tensor, Tensor]:
         """Run the first `stop` blocks of the order (all by default): the stream after them, the next one's skip added.
 
-        Returns (x, x0), both [B, T, C].
+        Returns (x, x0), both [B, T, C]. Of two lanes x is attention's, and after all blocks the mean of both.
         """
         x = x0 = self.embed(ids)
         cos, sin = self.rotary(ids.size(1), ids.device)
         value = self.ve(ids, x.dtype) if self.ve is not None else None
         encoder, decoder = layer_order(self.config, self.looping)
         skips: list[Tensor] = []
+        second: Tensor | None = None
         for place, layer in enumerate(encoder + decoder):
             row = place - len(encoder)
+            if self.config.lanes == 2 and layer == self.config.parallel_start:
+                second = x  # the MLP's lane
             if row >= 0 and skips:
                 skip = self.skip_weights[row].to(x.dtype) * skips.pop()
                 gated = self.config.skip_gates  # a gate of 1 leaves x alone
                 x = torch.lerp(skip, x, self.skip_gates[row].sigmoid().to(x.dtype)) if gated else x + skip
             if place == stop:
-                break
+                return x, x0
             added = None
             if value is not None and layer in self.config.ve_layers:
                 added = self.ve_scales[layer].to(x.dtype) * value
-            x = self.blocks[layer](x, x0, cos, sin, added)
+            if second is None:
+                x = self.blocks[layer](x, x0, cos, sin, added, documents)
+            else:
+                x, second = in_lanes(self, layer, (x, second), x0, cos, sin, added, documents)
             if row < 0:
                 skips.append(x)
-        return x, x0
+        return x if second is None else (x + second) / 2, x0
 
-    def logits(self, ids: Tensor, first: int = 0) -> Tensor:
-        """Soft-capped float32 logits [B, T-first, V] of positions `first`.. ; earlier ones cost no head."""
-        x, _ = self.trunk(ids)
+    def logits(self, ids: Tensor, first: int = 0, segments: Tensor | None = None, longest: int = 0) -> Tensor:
+        """Soft-capped float32 logits [B, T-first, V] of positions `first`.. ; earlier ones cost no head.
+
+        With `segments` attention stays inside documents: where each starts in the flattened batch, and `longest`, as
+        network.documents takes them; each row's start is one of them.
+        """
+        x, _ = self.trunk(ids, documents=None if segments is None else (segments, longest))
         z = rms_norm(x[:, first:], self.config.norm_eps)
+        logits = F.linear(z, self.tok_emb.weight.to(z.dtype)).float()
+        if self.config.softcaps == "two":
+            return soft_capped(self, logits)
         cap = self.config.logit_softcap
-        return cap * torch.tanh(F.linear(z, self.tok_emb.weight.to(z.dtype)).float() / cap)
+        return cap * torch.tanh(logits / cap)
 
-    def token_losses(self, ids: Tensor, targets: Tensor, first: int = 0) -> Tensor:
+    def token_losses(
+        self, ids: Tensor, targets: Tensor, first: int = 0, segments: Tensor | None = None, longest: int = 0
+    ) -> Tensor:
         """Nats of each target from position `first` on, float32 [B, T-first]; targets [B, T-first]."""
-        logits = self.logits(ids, first)
+        logits = self.logits(ids, first, segments, longest)
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
 
-    def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy in nats (0-d float32) of targets [B, T]."""
-        return F.cross_entropy(self.logits(ids).flatten(0, 1), targets.flatten())
+    def forward(self, ids: Tensor, targets: Tensor, segments: Tensor | None = None, longest: int = 0) -> Tensor:
+        """Mean cross-entropy in nats (0-d float32) of targets [B, T]; documents as `logits` takes them."""
+        return F.cross_entropy(self.logits(ids, 0, segments, longest).flatten(0, 1), targets.flatten())
 
     def set_fake_grids(self, grids: dict[str, Grid]) -> int:
         """Put each named weight's grid into the training forward pass (QAT); returns how many tensors it covers."""
@@ -333,13 +371,8 @@ def build_model(config: Model, seed: int) -> GPT:
 
     One thread fills it: with two, a matrix made orthogonal has other last bits (and takes longer).
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.random.fork_rng(devices=()):
-            torch.manual_seed(seed)
-            model = GPT(config)
-            initialise(model)
-    finally:
-        torch.set_num_threads(threads)
+    with one_thread(), torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        model = GPT(config)
+        initialise(model)
     return model

@@ -19,6 +19,7 @@ import torch
 from pgolf_core.base.device import autocasting
 from pgolf_core.base.files import UserError
 from pgolf_core.base.parallel import ALONE, World
+from pgolf_core.network.documents import own_documents
 from pgolf_core.network.model import GPT
 from pgolf_core.text.tokenizer import TokenBytes
 
@@ -88,9 +89,10 @@ Scored = tuple[torch.Tensor, torch.Tensor]
 
 
 def nats_in_parts(
-    model: GPT, stream: torch.Tensor, batches: list[np.ndarray], autocast: str
+    model: GPT, stream: torch.Tensor, batches: list[np.ndarray], autocast: str, document_mask: bool = False
 ) -> Generator[Scored, None, None]:
-    """What is scored, in order. On a CPU threads share each batch out, each with its share of torch's own threads.
+    """What is scored, in order. With `document_mask` a position sees its own document alone, as far as the window has
+    it. On a CPU threads share each batch out, each with its share of torch's own threads.
 
     They need not wait for each other after every small operation, as torch's own do.
     """
@@ -102,8 +104,9 @@ def nats_in_parts(
         length, scored = int(windows[0, 2] - windows[0, 0]), int(windows[0, 2] - windows[0, 1])
         inputs = stream[start[:, None] + torch.arange(length, device=device)]
         places = first[:, None] + torch.arange(scored, device=device)
+        documents = own_documents(inputs) if document_mask else None
         with autocasting(device, autocast):
-            return places, model.token_losses(inputs, stream[places + 1], first=length - scored)
+            return places, model.token_losses(inputs, stream[places + 1], length - scored, documents)
 
     workers = min(threads, max(map(len, batches), default=1)) if device.type == "cpu" else 1
     if workers == 1:
@@ -128,6 +131,7 @@ def score(
     batch_seqs: int,
     *,
     autocast: str = "auto",
+    document_mask: bool = False,
     max_targets: int = 0,
     progress: Progress | None = None,
     world: World = ALONE,
@@ -151,7 +155,7 @@ def score(
     losses = torch.full((num_targets,), math.nan, dtype=torch.float32, device=device)
     batches = batches_of(windows, batch_seqs)[world.rank :: world.size]
     done = 0
-    with contextlib.closing(nats_in_parts(model, stream, batches, autocast)) as found:
+    with contextlib.closing(nats_in_parts(model, stream, batches, autocast, document_mask)) as found:
         for places, nats in found:
             losses[places] = nats
             done += nats.numel()

@@ -8,11 +8,10 @@ The head is such a map too, by the token embedding.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pgolf_core.base.device import autocasting, to_device
+from pgolf_core.base.device import autocasting, one_thread, to_device
 from pgolf_core.base.files import UserError
 from pgolf_core.base.parallel import World
 from pgolf_core.network.grid import Grid, Scale, choose_scale, dequantise, quantise
@@ -145,18 +144,7 @@ class Feedback:
     """bool [in]: columns that are not taken as zero."""
 
 
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Torch on one thread: several wait for each other longer than they work, for a column or a matrix at a time."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-@_one_thread()
+@one_thread()
 def feedback_of(
     hessian: Tensor, damping: float, order: str = "natural", unseen: float = 1.0
 ) -> tuple[Feedback, float] | None:
@@ -243,7 +231,7 @@ def in_words(told: Mapping[str, Any]) -> str:
     )
 
 
-@_one_thread()
+@one_thread()
 def round_in_turn(
     values: Sequence[Tensor], feedback: Sequence[Feedback], rounded: Callable[[Tensor, int], Tensor]
 ) -> Tensor:
@@ -292,7 +280,7 @@ def quantise_in_turn(
     return results
 
 
-@_one_thread()
+@one_thread()
 def all_in_turn(
     weights: Mapping[str, Tensor], grids: Mapping[str, Grid], feedback: Mapping[str, Feedback]
 ) -> dict[str, tuple[Tensor, Tensor]]:

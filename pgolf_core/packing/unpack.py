@@ -147,13 +147,12 @@ def _parse_header(frame: memoryview) -> dict[str, Any]:
 
 
 def _parse_model(values: Any) -> Model:
-    strange = "its model configuration has other keys than this version of pgolf writes"
     try:
         model = from_dict({"model": values}, source="its header").model
     except UserError as error:
-        raise Refused(f"{strange}: {error}" if "unknown key" in str(error) else str(error)) from None
+        raise Refused(f"its model configuration is none, or has other keys than this version writes: {error}") from None
     if set(values) != set(recorded(model)):
-        raise Refused(strange)
+        raise Refused("its model configuration has other keys than this version of pgolf writes")
     return model
 
 

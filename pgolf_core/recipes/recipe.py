@@ -22,6 +22,7 @@ LATER_KEYS = frozenset((
     "negative_slope", "skip_gates", "num_loops", "loop_start", "loop_end", "parallel_start", "muon_row_normalise",
     "embed_wd", "loop_at", "min_lr", "reserve_seconds", "adapt",
     "clip_sigmas", "embed_clip_sigmas", "correction_order", "correct_tok_emb", "compressor",
+    "gate_window", "smear_bos_mask", "attn_gate", "attn_gate_scale", "lanes", "softcaps", "document_mask", "bytes",
 ))  # fmt: skip
 """Keys and sections that came after runs were recorded: at their defaults they enter no fingerprint and no artifact's
 header, so that what was recorded stays what it was."""
@@ -55,7 +56,7 @@ class Model:
     norm_eps: float = 2.0**-23
     """Epsilon of every RMS norm; float32's machine epsilon, as torch uses since 2.7 (torch 2.4 with bfloat16: 2^-7)."""
     smear: str = "after"
-    """Smear gate before or after the first norm, or off."""
+    """Smear gate before or after the first norm, a window of channels that gates all of them (PR 1855), or off."""
     bigram_rows: int = 0
     """Rows of the hashed bigram table; 0 means none."""
     bigram_dim: int = 128
@@ -81,6 +82,25 @@ class Model:
     """0-based last block of the loop, which includes it."""
     parallel_start: int = -1
     """0-based first of the last blocks whose attention and MLP read the same input (PR 1493: 7); negative: none."""
+    gate_window: int = 12
+    """Channels that the window smear and the attention's gates read (PR 1855: 12)."""
+    smear_bos_mask: bool = True
+    """A document's first token (id 1) takes nothing from the token before it in the window smear (PR 2135: false)."""
+    attn_gate: str = "off"
+    """sparse: each head's output times a sigmoid of the attention input's first gate_window channels (PR 1855)."""
+    attn_gate_scale: float = 1.0
+    """Multiplies what is inside that sigmoid (PR 1855: 0.5)."""
+    lanes: int = 1
+    """2: from parallel_start on attention and MLP have a residual stream each, mixed by learned scalars, and the mean
+    of both goes on to the head (PR 1855)."""
+    softcaps: str = "one"
+    """one: logit_softcap for all logits; two: a learned cap for positive ones and one for negative, both starting
+    there; two_inert: these stand in the file and nothing reads them (what PR 2135's training did)."""
+
+    @property
+    def gated(self) -> bool:
+        """Whether the network has anything that network.gates makes."""
+        return self.smear == "window" or self.attn_gate != "off" or self.lanes == 2 or self.softcaps != "one"
 
 
 @dataclass(frozen=True)
@@ -102,6 +122,9 @@ class Data:
     final_seq_len: int = 0
     """Sequence length of the last `final_fraction` of the budget, tokens of a step unchanged; 0: seq_len to the end."""
     final_fraction: float = 0.25
+    bytes: str = "table"
+    """What a score divides by. table: the tokenizer's count; sidecar: the original bytes beside the validation shards,
+    of text that was changed, as CaseOps text (PR 1855)."""
 
 
 @dataclass(frozen=True)
@@ -252,6 +275,8 @@ class Eval:
     seq_len: int = 2048
     stride: int = 64
     batch_seqs: int = 32
+    document_mask: bool = False
+    """Attention stays inside a target's own document (a token of id 1 begins one): what its window has of it."""
 
 
 @dataclass(frozen=True)

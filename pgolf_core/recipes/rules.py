@@ -20,9 +20,12 @@ MOST_CORRECTION_TOKENS = 2**24
 CHOICES: dict[str, tuple[str, ...]] = {
     "track": tuple(TRACK_CAP_BYTES),
     "script": ("readable", "packed"),
-    "model.smear": ("before", "after", "off"),
+    "model.smear": ("before", "after", "window", "off"),
+    "model.attn_gate": ("off", "sparse"),
+    "model.softcaps": ("one", "two", "two_inert"),
     "model.init": ("orthogonal", "uniform"),
     "data.order": ("sequential", "shuffled", "ranked"),
+    "data.bytes": ("table", "sidecar"),
     "optim.muon_wd_order": ("before", "after"),
     "optim.newton_schulz_dtype": ("bfloat16", "float32"),
     "optim.bigram_optimizer": ("split", "scalar"),
@@ -41,10 +44,11 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 AT_LEAST: dict[str, float] = {
     "model.vocab_size": 2, "model.model_dim": 2, "model.rope_dims": 2, "model.rope_base": 1.0,
-    "model.logit_softcap": 1e-3, "quant.correction_damping": 1e-6,
+    "model.logit_softcap": 1e-3, "model.attn_gate_scale": 1e-3, "quant.correction_damping": 1e-6,
     "quant.clip_sigmas": 0.1, "quant.embed_clip_sigmas": 0.1,
     **dict.fromkeys((
         "model.num_layers", "model.num_heads", "model.num_kv_heads", "model.mlp_hidden", "model.bigram_dim",
+        "model.gate_window", "model.lanes",
         "data.seq_len", "data.batch_tokens", "data.spans_per_step", "data.micro_batch_seqs",
         "optim.newton_schulz_steps", "schedule.iterations", "schedule.log_every_steps", "average.swa_every_steps",
         "quant.zstd_level", "quant.correction_tokens", "eval.seq_len", "eval.stride", "eval.batch_seqs",
@@ -106,6 +110,22 @@ def _impossible_networks(model: Model) -> Iterator[str]:
         )
     if model.num_loops > MOST_LOOPS:
         yield f"model.num_loops = {model.num_loops}; must be at most {MOST_LOOPS}"
+    if model.lanes > 2:
+        yield f"model.lanes = {model.lanes}; must be 1 or 2: attention's, and the MLP's"
+    if model.lanes == 2 and not model.num_layers // 2 <= model.parallel_start:
+        yield (
+            f"model.lanes = 2 needs model.parallel_start of at least {model.num_layers // 2}, in the second half of "
+            f"the blocks, not {model.parallel_start}"
+        )
+    if model.lanes == 2 and model.num_loops and model.loop_end >= model.parallel_start:
+        yield (
+            f"model.loop_end = {model.loop_end} must lie below model.parallel_start = {model.parallel_start}: with "
+            "model.lanes = 2 nothing returns to one stream"
+        )
+    gated = [key for key, on in (("smear = window", model.smear == "window"),
+                                 ("attn_gate = sparse", model.attn_gate == "sparse")) if on]  # fmt: skip
+    if gated and model.gate_window > model.model_dim:
+        yield f"model.{gated[0]} reads model.gate_window = {model.gate_window} of only {model.model_dim} channels"
     if model.bigram_rows == 1:
         yield "model.bigram_rows = 1 leaves no row for a pair; use 0 (off) or at least 2"
     if bool(model.ve_dim) != bool(model.ve_layers):

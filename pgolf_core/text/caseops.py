@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from pgolf_core.base.files import UserError
-from pgolf_core.text.shards import CASE_MARKS, has_case_marks
+from pgolf_core.text.shards import CASE_MARKS
+from pgolf_core.text.sidecar import has_case_marks
 from pgolf_core.text.tokenizer import TokenBytes, Tokenizer
 
 CASEOPS = "caseops"

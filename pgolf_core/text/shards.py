@@ -32,8 +32,8 @@ _PROSE = (".md", ".txt", ".json", ".py", ".sh", ".ipynb", ".html", ".csv", ".log
 CASE_MARKS = "\ue001\ue002\ue003\ue004"
 """What such a changed text marks its capitals with."""
 NEEDS_SIDECAR = (
-    "this text was changed (marks for capitals), and its original bytes are not counted here; use unchanged text, or "
-    "CaseOps text with a sidecar and data.bytes = sidecar"
+    "this text was changed (marks for capitals), and original bytes are not counted here; use unchanged text, or "
+    "set data.bytes=sidecar"
 )
 _WINDOW = 2**16
 """Tokens of a shard's beginning, middle and end that a sample is drawn from."""
@@ -42,11 +42,6 @@ _WINDOW = 2**16
 def is_sidecar(path: str) -> bool:
     """Whether a relative path says that the file holds each token's original bytes: of a text that was changed."""
     return any(map(_SIDECAR.search, path.split("/"))) and not path.lower().endswith(_PROSE)
-
-
-def has_case_marks(tokenizer: Tokenizer) -> bool:
-    """Whether the pieces are of text whose capitals are marks: each mark has one."""
-    return {*CASE_MARKS} <= {*map(tokenizer.piece, range(tokenizer.vocab_size))}
 
 
 def shard_tokens(path: Path | str, sidecar: bool = False) -> int:

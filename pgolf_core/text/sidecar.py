@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from pgolf_core.base.files import UserError
-from pgolf_core.text.shards import has_case_marks, load_tokens, read_shard, shard_tokens
+from pgolf_core.text.shards import CASE_MARKS, load_tokens, read_shard, shard_tokens
 from pgolf_core.text.tokenizer import TokenBytes, Tokenizer
 
 
@@ -32,6 +32,11 @@ class SidecarBytes(TokenBytes):
         if not (np.array_equal(self.stream[:n], previous) and np.array_equal(self.stream[1 : n + 1], targets)):
             raise UserError("bytes by a sidecar are known for its whole stream, from the start; these are other tokens")
         return self.sizes[1 : n + 1].astype(np.int64)
+
+
+def has_case_marks(tokenizer: Tokenizer) -> bool:
+    """Whether the pieces are of text whose capitals are marks: each mark has one."""
+    return {*CASE_MARKS} <= {*map(tokenizer.piece, range(tokenizer.vocab_size))}
 
 
 def sidecar_of(shard: Path) -> Path:

@@ -23,6 +23,8 @@ from pgolf_core.base.files import UserError, told_by
 SPACE_MARK = "▁"
 """U+2581, which SentencePiece writes for a space: text that holds the character itself cannot be told from a space."""
 NUM_BYTE_PIECES = 256
+BOS = 1
+"""Id of the token that begins a document, in every tokenizer made or fetched here."""
 
 
 @dataclass(frozen=True)

@@ -255,8 +255,8 @@ class Trainer:
         recipe, limit = self.recipe, self.recipe.schedule.val_tokens
         result = score(
             self.model, self.val_tokens, self.data.token_bytes, recipe.eval.seq_len, recipe.eval.seq_len,
-            recipe.eval.batch_seqs, autocast=recipe.schedule.autocast, max_targets=limit, world=self.world,
-            progress=lambda *done: self._save_in_validation(),
+            recipe.eval.batch_seqs, autocast=recipe.schedule.autocast, document_mask=recipe.eval.document_mask,
+            max_targets=limit, world=self.world, progress=lambda *done: self._save_in_validation(),
         )  # fmt: skip
         self.val_step, clock = self.step, self.ledger.seconds["train"]
         self.log.metric(

@@ -66,8 +66,7 @@ def parameter_groups(names: Iterable[str], optim: Optim) -> list[Group]:
         ("value projection", r"ve\.proj\.weight", frozen if optim.ve_frozen else muon),
         ("smear gate", r"smear\.gate", {**scalar, "betas": (betas[0], optim.smear_beta2)}),
         ("block matrices", r"blocks\.\d+\.(attn|mlp)\.\w+\.weight", muon),
-        ("scalars", r"blocks\.\d+\.(attn_scale|mlp_scale|resid_mix|attn\.q_gain)|skip_(weights|gates)|bigram\.scale|"
-         r"ve_scales", scalar),
+        ("scalars", r"(blocks\.\d+\.(attn\.)?)?\w+|bigram\.scale|smear_gate\.weight", scalar),
     ]  # fmt: skip
     members: dict[str, list[str]] = {name: [] for name, _, _ in table}
     for parameter in names:

@@ -15,6 +15,7 @@ from record_counts import RECORDS
 from small import small_data, small_recipe
 
 from pgolf_core.base import device as machine
+from pgolf_core.base.device import one_thread
 from pgolf_core.base.names import TRAIN_LOG
 from pgolf_core.network.attention import rotary_tables
 from pgolf_core.network.model import rms_norm
@@ -134,3 +135,15 @@ def test_rotary_angles_are_float32_and_exact_at_every_position_under_autocast_to
     angles = torch.arange(2048, dtype=torch.float64)[:, None] * rates
     assert max((cos[:, 0] - angles.cos()).abs().max(), (sin[:, 0] - angles.sin()).abs().max()) < 5e-4
     assert len({tuple(row) for row in torch.cat((cos, sin), -1)[:, 0].tolist()}) == 2048, "two positions look alike"
+
+
+def test_one_thread_ends_with_as_many_as_before_even_after_an_error():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(ZeroDivisionError), one_thread():
+            assert torch.get_num_threads() == 1
+            raise ZeroDivisionError
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

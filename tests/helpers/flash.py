@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sys
 import types
 from collections.abc import Iterator
@@ -48,14 +49,28 @@ def _checked(namespace: str, returns_tuple: bool):
         output = getattr(torch.ops, namespace)._flash_attn_forward(q, k, v, causal)
         return output if returns_tuple else output[0]
 
-    return flash_attn_func
+    def flash_attn_varlen_func(q, k, v, starts_q, starts_k, longest_q: int, longest_k: int, causal: bool = False):
+        """Likewise: layout [tokens, heads, D], int32 bounds from 0 to the number of tokens, the longest as promised."""
+        assert q.ndim == 3 and starts_q.dtype is starts_k.dtype is torch.int32
+        bounds = starts_q.tolist()
+        assert bounds == starts_k.tolist() == sorted(bounds) and (bounds[0], bounds[-1]) == (0, len(q))
+        assert longest_q == longest_k >= max(b - a for a, b in itertools.pairwise(bounds))
+        parts = [
+            flash_attn_func(*(x[None, a:b] for x in (q, k, v)), causal=causal)
+            for a, b in itertools.pairwise(bounds)
+            if b > a
+        ]
+        outputs = torch.cat([part[0] if returns_tuple else part for part in parts], dim=1)[0]
+        return (outputs, None) if returns_tuple else outputs
+
+    return flash_attn_func, flash_attn_varlen_func
 
 
 @contextlib.contextmanager
 def installed(monkeypatch: pytest.MonkeyPatch, *names: str, returns_tuple: bool = False) -> Iterator[None]:
     """These kernels by name (FlashAttention-3, -2) as modules that can be imported, and no other."""
     attention._flash_fault.cache_clear()
-    monkeypatch.setattr(attention, "_flash_functions", {})
+    attention.flash_modules.clear()
     with contextlib.ExitStack() as stack:
         for name, (module, namespace) in MODULES.items():
             monkeypatch.setitem(sys.modules, module, None)  # as if it were not there
@@ -67,10 +82,11 @@ def installed(monkeypatch: pytest.MonkeyPatch, *names: str, returns_tuple: bool 
                 torch.library.register_fake(operator, _shapes, lib=library)
                 torch.library.register_autograd(operator, _backward, setup_context=_remember, lib=library)
                 stand_in = types.ModuleType(module)
-                stand_in.flash_attn_func = _checked(namespace, returns_tuple)
+                stand_in.flash_attn_func, stand_in.flash_attn_varlen_func = _checked(namespace, returns_tuple)
                 monkeypatch.setitem(sys.modules, module, stand_in)
         yield
     attention._flash_fault.cache_clear()
+    attention.flash_modules.clear()
 
 
 def pretend_gpu(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int] = (9, 0)) -> None:

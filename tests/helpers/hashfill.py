@@ -31,6 +31,8 @@ FILLS = {  # parameter, in the blocks' without their number: scale, tag, offset
     "attn.c_q.weight": (0.1, 10), "attn.c_k.weight": (0.1, 11), "attn.c_v.weight": (0.1, 12),
     "skip_gates": (2.0, 7), "attn.proj.weight": (0.1, 13), "attn.q_gain": (0.2, 14), "mlp.fc.weight": (0.1, 15),
     "mlp.proj.weight": (0.1, 16), "attn_scale": (0.2, 17, 1.0), "mlp_scale": (0.2, 18, 1.0), "resid_mix": (0.2, 19),
+    "smear_gate.weight": (2.0, 3), "smear_lambda": (0.0, 0, 0.5), "parallel_post_lambdas": (0.4, 7, 1.0),
+    "parallel_resid_lambdas": (0.2, 8, 1.1), "attn.attn_gate_w": (2.0, 20),
 }  # fmt: skip
 
 
@@ -46,11 +48,13 @@ def filled_model(config: recipe.Model) -> GPT:
             filled = 0.1 + 0.01 * torch.arange(len(parameter), dtype=torch.float32)
         else:
             scale, tag, *offset = FILLS[inner if base else name]
+            if name == "skip_gates" and config.lanes == 2:
+                tag = 5
             filled = fill(tuple(parameter.shape), scale, base + tag, *offset)
         if inner == "resid_mix":
             filled[0] += 1
         if inner == "attn.q_gain":
-            filled += config.qk_gain_init
+            filled += 1.5 if config.lanes == 2 else config.qk_gain_init
         parameter.data.copy_(filled)
     return model
 

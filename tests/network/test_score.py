@@ -55,6 +55,26 @@ def test_scores_equal_the_plain_way(setting, seq_len: int, stride: int) -> None:
     assert abs(found.bpb - sum(expected) / (math.log(2) * num_bytes)) < 1e-5
 
 
+@pytest.mark.parametrize(("seq_len", "stride"), [(16, 4), (32, 32), (250, 3)])
+def test_under_the_document_mask_a_target_has_what_its_window_has_of_its_own_document(setting, seq_len, stride) -> None:
+    """Against each document's part of each window as a row of its own; a mask without documents changes nothing."""
+    _, tokens, table = setting
+    model = noisy_model(smear="window", bigram_rows=0, smear_bos_mask=True)
+    tokens = np.where(tokens == 1, 2, tokens).astype(np.uint16)
+    whole = score(model, tokens, table, seq_len, stride, 3, autocast="off")
+    same = score(model, tokens, table, seq_len, stride, 3, autocast="off", document_mask=True)
+    np.testing.assert_allclose(same.per_token_nats, whole.per_token_nats, atol=2e-5)
+    tokens[[0, 20, 21, 90, 180]] = 1
+    found = score(model, tokens, table, seq_len, stride, 3, autocast="off", document_mask=True).per_token_nats
+    stream = torch.from_numpy(tokens.astype(np.int64))
+    for start, first, end in plan_windows(len(tokens) - 1, seq_len, stride):
+        for target in range(first, end):
+            begins = max(start, *(place if place <= target else 0 for place in (0, 20, 21, 90, 180)))
+            with torch.no_grad():
+                alone = model.logits(stream[None, begins : target + 1])[0, -1].log_softmax(-1)
+            assert abs(found[target] + alone[stream[target + 1]].item()) < 2e-5, target
+
+
 def test_batching_does_not_change_scores_and_the_mode_is_restored(setting) -> None:
     model, tokens, table = setting
     model.train()

@@ -207,7 +207,7 @@ HOSTILE: dict[str, dict[str, list[Edit]]] = {  # kind of file: what the refusal 
         ],
         "num_heads": [*in_model(num_heads=3), *in_model(num_heads=0)],
         "num_layers|model_dim|smear": in_model(num_layers=True, model_dim="16", smear="x" * 500_000),
-        "other keys|model must be a table": [
+        "other keys": [
             *in_model(backdoor=1), lambda h, s: h["model"].pop("rope_base"), in_header(model=[1]),
         ],
         "not one that pgolf writes": [in_header(note="hello"), lambda h, s: h.pop("tensors")],

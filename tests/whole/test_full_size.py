@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hashfill import fill, filled_model, tokens
-from record_counts import COUNTS, RECORDS
+from record_counts import COUNTS
 
 from pgolf_core.network.model import BigramEmbedding, num_parameters
 from pgolf_core.recipes.reading import load_recipe
@@ -31,7 +33,13 @@ def test_hash_fill_matches_its_spot_checks() -> None:
     assert tokens(2, 64, 8192)[:, :5].tolist() == [[4325, 6931, 4278, 3487, 7703], [3339, 1611, 1207, 1255, 5199]]
 
 
-@pytest.mark.parametrize("record", RECORDS)
+PACKED = {  # documents of a row cut at so many tokens: loss with the loop off, and on
+    2048: (18.730839, 18.680527),
+    32: (18.729912, 18.679876),
+}
+
+
+@pytest.mark.parametrize("record", COUNTS)
 def test_parameter_count_is_the_published_one(record: str) -> None:
     assert num_parameters(load_recipe(record).model) == COUNTS[record]
 
@@ -48,6 +56,25 @@ def test_hash_filled_loss_is_the_published_codes(record: str, batch: int, length
     with torch.no_grad():
         loss = model(ids[:, :-1], ids[:, 1:]).item()
     assert abs(loss - LOSSES[record, batch, length]) < 1e-5
+
+
+def test_hash_filled_losses_of_packed_documents_are_the_published_codes() -> None:
+    """PR 1855: one row of five documents, one of them a single token."""
+    config = load_recipe("pr1855").model
+    model, ids = filled_model(config), tokens(1, 96, config.vocab_size)
+    ids[0, [10, 11, 40, 90]] = 1
+    assert sum(p.numel() for p in model.parameters()) == COUNTS["pr1855"]
+    corners = {False: (-0.89070, -0.03100), True: (-0.82610, -0.17767)}
+    for cut, losses in PACKED.items():
+        bounds = [0, 10, 11, 40, 90, 96]
+        starts = [place for a, b in itertools.pairwise(bounds) for place in range(a, b, cut)]
+        segments = torch.tensor([*starts, 96], dtype=torch.int32)
+        for model.looping, expected in zip((False, True), losses, strict=True):
+            with torch.no_grad():
+                loss, logits = model(ids[:, :-1], ids[:, 1:], segments), model.logits(ids[:, :-1], 0, segments)[0]
+            assert abs(loss.item() - expected) < 1e-5, (cut, model.looping)
+            if cut == 2048:
+                assert (logits[0, 5].item(), logits[95, 100].item()) == pytest.approx(corners[model.looping], abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,14 @@ def model_config(config: dict) -> recipe.Model:
     record, layers = config["record"], config["num_layers"]
     same = ("vocab_size", "num_layers", "model_dim", "num_heads", "num_kv_heads", "mlp_hidden", "rope_base",
             "logit_softcap", "qk_gain_init")  # fmt: skip
-    new = ("rope_reference_tokens", "negative_slope", "num_loops", "loop_start", "loop_end")
+    new = ("rope_reference_tokens", "negative_slope", "num_loops", "loop_start", "loop_end", "gate_window")
+    if record == "pr1855":
+        return recipe.from_dict({"model": {
+            **{key: config[key] for key in (*same, *new, "rope_dims", "xsa_last_n", "ln_scale") if key in config},
+            "negative_slope": 0.5, "smear": "window", "skip_gates": config["skip_gates_enabled"], "lanes": 2,
+            "parallel_start": config["parallel_start_layer"], "attn_gate": "sparse",
+            "attn_gate_scale": config["sparse_attn_gate_scale"],
+        }}).model  # fmt: skip
     return recipe.from_dict({"model": {
         **{key: config[key] for key in same},
         "rope_dims": config.get("rope_dims", 0) or config["model_dim"] // config["num_heads"],
@@ -90,14 +97,21 @@ def modes(model: GPT, config: dict) -> Iterator[str]:
         yield "loop_"
 
 
-@pytest.mark.parametrize("record", RECORDS)
+@pytest.mark.parametrize("record", [*RECORDS, "pr1855"])
 def test_logits_loss_and_gradients_equal_the_records(goldens: Path, record: str) -> None:
+    """Also of documents packed in one row, and of rows beside it in which nothing is masked."""
     arrays, config = load(goldens / f"model_{record}.npz")
     model = golden_model(arrays, config)
     x, y = (torch.from_numpy(arrays[name]).long() for name in "xy")
+    packed = [torch.from_numpy(arrays["cu_seqlens"]), int(arrays["max_seqlen"])] if "cu_seqlens" in arrays else []
     for mode in modes(model, config):
-        np.testing.assert_allclose(model.logits(x).detach().numpy(), arrays[f"{mode}logits"], atol=2e-4, rtol=0)
-        loss = model(x, y)
+        mode = {"": "off/", "loop_": "on/"}[mode] if packed else mode
+        logits = model.logits(x, 0, *packed)
+        np.testing.assert_allclose(logits.detach().numpy(), arrays[f"{mode}logits"], atol=2e-4, rtol=0)
+        if packed:
+            rows = model.logits(torch.from_numpy(arrays["rows/x"]).long())
+            np.testing.assert_allclose(rows.detach().numpy(), arrays[f"rows/{mode}logits"], atol=2e-4, rtol=0)
+        loss = model(x, y, *packed)
         assert abs(loss.item() - float(arrays[f"{mode}loss"])) < 2e-5
         model.zero_grad()
         loss.backward()

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pgolf_core.base.device import autocast_dtype, pick_device
+from pgolf_core.base.device import autocast_dtype, one_thread, pick_device
 from pgolf_core.base.names import ARTIFACT
 from pgolf_core.lab.bench.clock import Effort, Seconds, counted, in_turns, peak_during, seconds_and_ratios
 from pgolf_core.lab.bench.goals import RECORD_TRACK
@@ -191,15 +191,14 @@ class RoundingArm:
         feedback = corrections(self.inputs, shapes, self.quant).feedback
         return all_in_turn({name: self.weights[name] for name in feedback}, self.grids, feedback)
 
+    @one_thread()
     def _plain(self) -> dict[str, tuple[Tensor, Tensor]]:
-        threads, rounded = torch.get_num_threads(), {}
-        torch.set_num_threads(1)
+        rounded = {}
         for name, w in self.weights.items():
             if (hessian := self.inputs.of(name)) is not None:
                 scale, top = quantise_tensor(w, self.grids[name])[1], self.grids[name].levels
                 codes = plain_rounding_in_turn(w, hessian, scale, top, self.quant.correction_damping)
                 rounded[name] = codes, scale
-        torch.set_num_threads(threads)
         return rounded
 
 

@@ -11,6 +11,7 @@ Legend: B sequences, T positions, C model width, H query heads, K kv heads, D he
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,10 +33,20 @@ def _norm(x: Tensor, eps: float) -> Tensor:
     return F.rms_norm(x, (x.size(-1),), eps=eps).to(x.dtype)
 
 
+def _before(x: Tensor) -> Tensor:
+    """Each position's predecessor in x [B, T, C], zero for the first."""
+    return torch.cat((torch.zeros_like(x[:, :1]), x[:, :-1]), dim=1)
+
+
 def _smear(x: Tensor, gate: Tensor) -> Tensor:
     g = torch.sigmoid(gate).to(x.dtype)
-    before = torch.cat((torch.zeros_like(x[:, :1]), x[:, :-1]), dim=1)
-    return (1 - g) * x + g * before
+    return (1 - g) * x + g * _before(x)
+
+
+def _gate(w: Weights, name: str, x: Tensor) -> Tensor:
+    """What a gate's sigmoid is of: x [B, T, C] -> [B, T, gates], by its first channels."""
+    weight = w[name].to(x.dtype)
+    return F.linear(x[:, :, : weight.size(1)], weight)
 
 
 def _first_stream(w: Weights, config: Model, ids: Tensor) -> Tensor:
@@ -48,6 +59,10 @@ def _first_stream(w: Weights, config: Model, ids: Tensor) -> Tensor:
         rows[:, 1:] = ((36313 * ids[:, 1:]) ^ (27191 * ids[:, :-1])) % (config.bigram_rows - 1)
         pairs = F.linear(F.embedding(rows, w["bigram.embed.weight"]).to(dtype), w["bigram.proj.weight"].to(dtype))
         x = x + w["bigram.scale"].to(dtype) * pairs
+    if config.smear == "window":
+        gate = w["smear_lambda"].to(dtype) * torch.sigmoid(_gate(w, "smear_gate.weight", x))
+        gate = torch.where((ids == 1)[:, :, None] & config.smear_bos_mask, 0.0, gate)
+        x = x + gate * _before(x)
     if config.smear == "before":
         return _norm(_smear(x, w["smear.gate"]), config.norm_eps)
     x = _norm(x, config.norm_eps)
@@ -66,8 +81,21 @@ def _rotated(x: Tensor, config: Model) -> Tensor:
     return torch.cat((x1 * cos + x2 * sin, -x1 * sin + x2 * cos, rest), dim=-1)
 
 
-def _attention(w: Weights, config: Model, layer: int, x: Tensor, value: Tensor | None) -> Tensor:
-    """x [B, T, C] -> [B, T, C], every query against every key, the future masked."""
+def _hidden(ids: Tensor, starts: Tensor | None) -> Tensor:
+    """What a position of ids [B, T] may not see, [B, 1, T, T]: what comes later, and what lies in another document.
+
+    `starts` as network.documents takes them; None: each row is one document.
+    """
+    documents = torch.zeros_like(ids).flatten()
+    for start in [] if starts is None else starts.tolist():
+        documents[start:] += 1
+    documents = documents.view_as(ids)
+    others = documents[:, :, None] != documents[:, None, :]
+    return (others | torch.ones_like(others).triu(1))[:, None]
+
+
+def _attention(w: Weights, config: Model, layer: int, x: Tensor, value: Tensor | None, hidden: Tensor) -> Tensor:
+    """x [B, T, C] -> [B, T, C], every query against every key, what it may not see masked."""
     own, heads, kv_heads = f"blocks.{layer}.attn.", config.num_heads, config.num_kv_heads
     q, k, v = (F.linear(x, w[f"{own}{name}.weight"].to(x.dtype)) for name in ("c_q", "c_k", "c_v"))
     if value is not None:
@@ -78,40 +106,57 @@ def _attention(w: Weights, config: Model, layer: int, x: Tensor, value: Tensor |
     k, v = (tensor.repeat_interleave(heads // kv_heads, dim=2) for tensor in (k, v))
     q, k, heads_first_v = (tensor.transpose(1, 2) for tensor in (q, k, v))  # [B, H, T, D]
     scores = q @ k.mT / math.sqrt(q.size(-1))
-    future = torch.ones(x.size(1), x.size(1), dtype=torch.bool, device=x.device).triu(1)
-    weights = scores.masked_fill(future, -math.inf).softmax(-1).to(x.dtype)
+    weights = scores.masked_fill(hidden, -math.inf).softmax(-1).to(x.dtype)
     y = (weights @ heads_first_v).transpose(1, 2)
     if layer >= config.num_layers - config.xsa_last_n:
         unit = v.float() / v.float().norm(dim=-1, keepdim=True).clamp_min(1e-12)
         y = (y.float() - (y.float() * unit).sum(-1, keepdim=True) * unit).to(x.dtype)
+    if config.attn_gate == "sparse":
+        y = y * torch.sigmoid(config.attn_gate_scale * _gate(w, f"{own}attn_gate_w", x))[..., None]
     return F.linear(y.flatten(2), w[f"{own}proj.weight"].to(x.dtype))
 
 
-def _block(w: Weights, config: Model, layer: int, x: Tensor, x0: Tensor, value: Tensor | None) -> Tensor:
-    own = f"blocks.{layer}."
+def _mlp(w: Weights, config: Model, layer: int, x: Tensor) -> Tensor:
+    own, shrink = f"blocks.{layer}.", 1 / math.sqrt(layer + 1) if config.ln_scale else 1.0
+    units = F.linear(shrink * _norm(x, config.norm_eps), w[f"{own}mlp.fc.weight"].to(x.dtype))
+    units = torch.where(units < 0, config.negative_slope * units, units)
+    return w[f"{own}mlp_scale"].to(x.dtype) * F.linear(units**2, w[f"{own}mlp.proj.weight"].to(x.dtype))
+
+
+def _block(w: Weights, config: Model, layer: int, lanes: list[Tensor], x0: Tensor, *where: Any) -> list[Tensor]:
+    """One residual stream, or two, after a block; `where`: what attention takes further."""
+    own, x = f"blocks.{layer}.", lanes[0]
     shrink = 1 / math.sqrt(layer + 1) if config.ln_scale else 1.0
-    mix, attn_scale, mlp_scale = (w[own + name].to(x.dtype) for name in ("resid_mix", "attn_scale", "mlp_scale"))
-    x = mixed = mix[0] * x + mix[1] * x0
-    x = x + attn_scale * _attention(w, config, layer, shrink * _norm(x, config.norm_eps), value)
-    read = mixed if 0 <= config.parallel_start <= layer else x
-    hidden = F.linear(shrink * _norm(read, config.norm_eps), w[f"{own}mlp.fc.weight"].to(x.dtype))
-    hidden = torch.where(hidden < 0, config.negative_slope * hidden, hidden)
-    return x + mlp_scale * F.linear(hidden**2, w[f"{own}mlp.proj.weight"].to(x.dtype))
+    mix = w[f"{own}resid_mix"].to(x.dtype)
+    mixed = mix[0] * x + mix[1] * x0
+    heads = w[f"{own}attn_scale"].to(x.dtype) * _attention(
+        w, config, layer, shrink * _norm(mixed, config.norm_eps), *where
+    )
+    if len(lanes) == 2:
+        post, resid = w["parallel_post_lambdas"][layer].to(x.dtype), w["parallel_resid_lambdas"][layer].to(x.dtype)
+        added = torch.stack((heads, _mlp(w, config, layer, lanes[1])))
+        return [resid[lane] * lanes[lane] + torch.einsum("s,sbtc->btc", post[:, lane], added) for lane in (0, 1)]
+    x = mixed + heads
+    return [x + _mlp(w, config, layer, mixed if 0 <= config.parallel_start <= layer else x)]
 
 
-def plain_logits(w: Weights, config: Model, ids: Tensor) -> Tensor:
+def plain_logits(w: Weights, config: Model, ids: Tensor, starts: Tensor | None = None) -> Tensor:
     """Soft-capped float32 logits [B, T, V] of int64 ids [B, T]; `w` as GPT.named_parameters() names them.
 
-    A loop is on.
+    A loop is on. `starts` of documents, in which attention then stays, as network.documents takes them.
     """
-    x = x0 = _first_stream(w, config, ids)
+    x0 = _first_stream(w, config, ids)
+    lanes, hidden = [x0], _hidden(ids, starts)
     value = None
     if config.ve_dim:
-        value = F.linear(F.embedding(ids, w["ve.embed.weight"]).to(x.dtype), w["ve.proj.weight"].to(x.dtype))
+        value = F.linear(F.embedding(ids, w["ve.embed.weight"]).to(x0.dtype), w["ve.proj.weight"].to(x0.dtype))
     looped = range(config.loop_start, config.loop_end + 1)
     order = [*range(looped.stop), *(list(looped) * config.num_loops), *range(looped.stop, config.num_layers)]
     encoder, kept = len(order) // 2, list[Tensor]()
     for place, layer in enumerate(order):
+        if config.lanes == 2 and layer == config.parallel_start:
+            lanes = [*lanes, *lanes]
+        x = lanes[0]
         if place >= encoder and kept:
             skip = w["skip_weights"][place - encoder].to(x.dtype) * kept.pop()
             if config.skip_gates:
@@ -122,11 +167,15 @@ def plain_logits(w: Weights, config: Model, ids: Tensor) -> Tensor:
         added = None
         if value is not None and layer in config.ve_layers:
             added = w["ve_scales"][layer].to(x.dtype) * value
-        x = _block(w, config, layer, x, x0, added)
+        lanes = _block(w, config, layer, [x, *lanes[1:]], x0, added, hidden)
         if place < encoder:
-            kept.append(x)
+            kept.append(lanes[0])
+    x = torch.stack(lanes).mean(0)
     logits = F.linear(_norm(x, config.norm_eps), w["tok_emb.weight"].to(x.dtype)).float()
-    return config.logit_softcap * torch.tanh(logits / config.logit_softcap)
+    cap = torch.tensor(config.logit_softcap)
+    if config.softcaps == "two":
+        cap = torch.where(logits < 0, w["softcap_neg"], w["softcap_pos"])
+    return cap * torch.tanh(logits / cap)
 
 
 # ---------------------------------------------------------------------- rounding

@@ -25,7 +25,9 @@ from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.recipe import TRACK_CAP_BYTES, to_dict
 from pgolf_core.result import Result
 
-PUBLISHED_AS = {"sliding": "sliding", "roundtrip": "standard", "raw": "raw", "averaged": "averaged"}
+PUBLISHED_AS = {
+    "sliding": "sliding", "roundtrip": "standard", "raw": "raw", "averaged": "averaged", "adapted": "adapted",
+}  # fmt: skip
 """Our scores by what the published logs call them, best known first; one record alone scored averaged weights."""
 
 
@@ -94,14 +96,17 @@ def _run_arm(folder: Path, score: str, seeds: Sequence[int] | None) -> Arm:
     one = next(iter(results.values()))
     settings = _settings(finished.read_object(folder / RECIPE_FILE))
     notes = [f"seed {seed} is not finished and was left out" for seed in unfinished]
+    if score == "sliding" and all(result.adapted_bpb is not None for result in results.values()):
+        mean = math.fsum(result.adapted_bpb or 0.0 for result in results.values()) / len(results)
+        notes.append(f"its weights also adapted to what was scored: mean {mean:.4f} (--score adapted, or final)")
     if not settings:
         notes.append("no recipe.json: its settings were not compared")
     return Arm(
         folder.resolve().name, _seeds({seed: _row(result, score, folder) for seed, result in results.items()}),
         track=one.track, cap_bytes=one.cap_bytes, text_bytes=one.val_bytes, text_targets=one.val_targets,
-        scored_targets=one.val_targets if score in finished.PACKED else one.raw_targets or one.val_targets,
+        scored_targets=one.val_targets if score in finished.JUDGED else one.raw_targets or one.val_targets,
         vocab_size=settings.get("model.vocab_size"), window=one.window,
-        stride=one.sliding_stride if score == "sliding" else None,
+        stride=one.sliding_stride if score in finished.WHOLE_WINDOWS else None,
         data=f"{settings.get('data.dataset', 'dataset')} {one.data_sha256:.12}", data_sha256=one.data_sha256,
         core=f"{one.core_sha256:.12}", settings=settings, machine=_machine(folder, results), notes=tuple(notes),
     )  # fmt: skip
@@ -126,9 +131,10 @@ def _finished_results(folder: Path) -> tuple[dict[int, Result], list[int]]:
 
 
 def _row(result: Result, score: str, folder: Path) -> tuple[float | None, ...]:
+    score = finished.final_score(result) if score == "final" else score
     bpb, loss = getattr(result, f"{score}_bpb"), getattr(result, f"{score}_loss")
     if bpb is None or loss is None:
-        label = finished.SCORE_LABELS[score]
+        label = finished.COMPARED[score]
         raise UserError(f"{folder}: seed {result.seed} has no {label} score; choose one with --score")
     return bpb, loss, result.total_bytes, result.seconds["train"], finished.whole_seconds(result)
 
@@ -158,8 +164,10 @@ def _machine(folder: Path, seeds: Iterable[int]) -> dict[str, str]:
 
 def _published_arm(name: str, score: str) -> Arm:
     record, known = load_published(name), record_scores(name)
+    if score == "final":
+        score = "adapted" if "adapted" in known else "sliding"
     if score not in known:
-        label = finished.SCORE_LABELS[score]
+        label = finished.COMPARED[score]
         raise UserError(f"{name} has no {label} score; published are: {', '.join(known)}; choose one with --score")
     kind, rows = PUBLISHED_AS[score], {}
     for seed in record.seeds:
@@ -171,7 +179,7 @@ def _published_arm(name: str, score: str) -> Arm:
     return Arm(
         name, _seeds(rows), track=FINEWEB_TRACK, cap_bytes=TRACK_CAP_BYTES[FINEWEB_TRACK], text_bytes=record.val_bytes,
         text_targets=record.val_targets, scored_targets=record.val_targets, vocab_size=record.vocab_size,
-        window=record.window_tokens, stride=64 if score == "sliding" else None,
+        window=record.window_tokens, stride=64 if score in finished.WHOLE_WINDOWS else None,
         data="FineWeb as published", data_sha256="published",
         core=f"the published script of {record.script_bytes:,} bytes",
         settings=_settings(to_dict(load_recipe(recipe))), machine={"device": record.hardware, "torch": record.torch},

@@ -16,8 +16,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, or a published record, as pr315")
     about = "the baseline (default: a record, else the first)"
     parser.add_argument("--against", default="", metavar="RUN", help=about)
-    about = "default: sliding, or roundtrip where a record has no sliding score"
-    parser.add_argument("--score", default="", choices=("sliding", "roundtrip", "averaged", "raw"), help=about)
+    about = "default: sliding, or roundtrip where a record has no sliding score; final: adapted where a recipe adapts"
+    scores = ("sliding", "roundtrip", "averaged", "raw", "adapted", "final")
+    parser.add_argument("--score", default="", choices=scores, help=about)
     parser.add_argument("--csv", metavar="FILE.csv", help="write the table there, and FILE-seeds.csv beside it")
     add_json(parser)
 

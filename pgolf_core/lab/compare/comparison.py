@@ -20,7 +20,7 @@ import pandas as pd
 from pgolf_core.base.files import UserError, write_text
 from pgolf_core.lab.compare import inference
 from pgolf_core.lab.compare.arms import Arm, is_record, read_arm, record_scores, same_text, same_tokenizer, what_differs
-from pgolf_core.lab.compare.results import PACKED, SCORE_LABELS
+from pgolf_core.lab.compare.results import COMPARED, JUDGED, PACKED
 
 OF_TEST = {
     "difference": "bpb.difference", "difference_low": "bpb.low", "difference_high": "bpb.high",
@@ -68,7 +68,7 @@ class Compared:
     """A whole comparison; the baseline comes first everywhere."""
 
     score: str
-    """raw, averaged, roundtrip or sliding."""
+    """A name of COMPARED."""
     arms: list[Arm]
     against: list[Against]
     """One for every arm but the baseline, in order."""
@@ -81,7 +81,7 @@ def compare_arms(
 ) -> Compared:
     """Read the arms and test each against the baseline.
 
-    The baseline is `against`, else the first published record, else the first arm. `score` is one of SCORE_NAMES; left
+    The baseline is `against`, else the first published record, else the first arm. `score` is one of COMPARED; left
     empty it is sliding, or round-trip where a record has no sliding score. `seeds` are those of run folders that count
     (default: all that are finished). UserError for arms that cannot be read and for an arm named twice.
     """
@@ -92,7 +92,7 @@ def compare_arms(
     if not score:
         score = _common_score([str(name) for name in ordered if is_record(name)])
         if score != PACKED[0]:
-            notes.append(f"{SCORE_LABELS[score]} scores, since not every record here has a sliding one")
+            notes.append(f"{COMPARED[score]} scores, since not every record here has a sliding one")
     arms = _with_names_apart([read_arm(name, score, seeds) for name in ordered], ordered)
     compared = [_against(arm, arms[0], score) for arm in arms[1:]]
     return Compared(score, arms, compared, [*notes, *_own_notes(arms[0])])
@@ -143,7 +143,7 @@ def _against(arm: Arm, baseline: Arm, score: str) -> Against:
     bpb, nats = (inference.compare_runs(baseline.values(of), arm.values(of)) for of in ("bpb", f"nats_per_{unit}"))
     tokens_per_unit = 1.0 if unit == "token" else baseline.text_targets / baseline.text_bytes
     margin = inference.RULE_MARGIN_NATS * tokens_per_unit
-    rule = inference.challenge_rule(nats, margin) if score in PACKED else None
+    rule = inference.challenge_rule(nats, margin) if score in JUDGED else None
     said = [*_warnings(arm, baseline, unit), *filter(None, [bpb.note]), *notes]
     return Against(arm, baseline, bpb, nats, unit, rule, differs, said)
 

@@ -15,7 +15,20 @@ from pgolf_core.result import Result
 SCORE_LABELS = {"raw": "raw", "averaged": "averaged", "roundtrip": "round-trip", "sliding": "sliding"}
 """The four scores in the order of the stages, and what figures and tables call them."""
 PACKED = ("sliding", "roundtrip")
-"""Scores of the packed file, which is what the challenge judges; the first is the headline."""
+"""Scores of the packed file as it is, which every seed has."""
+COMPARED = SCORE_LABELS | {"adapted": "adapted", "final": "final (adapted, or sliding where nothing adapts)"}
+"""What `pgolf compare` can compare, and its name: also the score of weights that learn from what has been scored."""
+JUDGED = (*PACKED, "adapted", "final")
+"""Scores that the challenge's rule can be asked of."""
+WHOLE_WINDOWS = ("sliding", "adapted", "final")
+"""Scores taken at the recipe's stride; the others have windows side by side."""
+
+
+def final_score(result: Result) -> str:
+    """Which score a seed is known by: adapted where its recipe adapts, else sliding."""
+    return "sliding" if result.adapted_bpb is None else "adapted"
+
+
 TEXTS = tuple(field.name for field in fields(Result) if field.type == "str" and field.name != "stopped_by")
 SHARED = (*TEXTS, "cap_bytes", "val_targets", "val_bytes", "raw_targets", "sliding_stride", "window")
 """Fields of Result that are equal in every seed, or the seeds are not one experiment."""
@@ -55,7 +68,8 @@ def _contradictions(result: Result, seed: int) -> Iterator[str]:
         return
     if result.total_bytes != result.artifact_bytes + result.code_bytes:
         yield "total_bytes is not artifact_bytes + code_bytes"
-    for name in PACKED:  # both cover all targets, so the bytes tie the loss to the bpb
+    adapted = ("adapted",) if result.adapted_bpb is not None and result.adapted_loss is not None else ()
+    for name in (*PACKED, *adapted):  # all cover all targets, so the bytes tie the loss to the bpb
         bpb = getattr(result, f"{name}_loss") * result.val_targets / (math.log(2) * result.val_bytes)
         if not math.isclose(bpb, getattr(result, f"{name}_bpb"), rel_tol=1e-6):
             yield f"{name}_bpb does not follow from {name}_loss, val_targets and val_bytes"

@@ -10,7 +10,7 @@ import pandas as pd
 
 from pgolf_core.lab.compare.comparison import Against, Compared, arms_table, difference_lines, seeds_long
 from pgolf_core.lab.compare.inference import CONFIDENCE, POWER, RULE_LEVEL, RULE_MARGIN_NATS
-from pgolf_core.lab.compare.results import SCORE_LABELS
+from pgolf_core.lab.compare.results import COMPARED
 from pgolf_core.lab.shared.tables import table_text, width
 
 LONG_NAME = 15
@@ -20,7 +20,7 @@ INTERVAL = f"{CONFIDENCE:.0%} interval"
 
 def comparison_text(compared: Compared) -> str:
     """All of a comparison in blocks of lines that fit the terminal, without a line end."""
-    label, base = SCORE_LABELS[compared.score], compared.arms[0].name
+    label, base = COMPARED[compared.score], compared.arms[0].name
     title = f"{label} score, bits per byte (lower is better); the baseline is {base}"
     blocks = ["\n".join(map(_wrapped, [title, *compared.notes])), *_runs(arms_table(compared), base)]
     blocks += _seeds(compared)

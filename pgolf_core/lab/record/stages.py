@@ -105,8 +105,8 @@ def score_weights(
     with score_bar(label, enabled=progress) as update:
         return score(
             model_with(run, weights), validation_tokens(run), dataset_tokenizer(run).bytes, settings.seq_len,
-            settings.seq_len, settings.batch_seqs, autocast=run.recipe.schedule.autocast, max_targets=max_targets,
-            progress=update,
+            settings.seq_len, settings.batch_seqs, autocast=run.recipe.schedule.autocast,
+            document_mask=settings.document_mask, max_targets=max_targets, progress=update,
         )  # fmt: skip
 
 
@@ -183,7 +183,8 @@ def score_packed(run: Run, stride: int, max_targets: int = 0, progress: bool = T
     with score_bar(f"stride {stride}", enabled=progress) as update:
         return score_artifact(
             run.folder / ARTIFACT, tokens, dataset_tokenizer(run).bytes, settings.seq_len, stride,
-            settings.batch_seqs, autocast=run.recipe.schedule.autocast, progress=update,
+            settings.batch_seqs, autocast=run.recipe.schedule.autocast, document_mask=settings.document_mask,
+            progress=update,
         )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from pgolf_core.lab.report.beside_records import beside_records
 from pgolf_core.lab.report.figures import SKIPPED_SHARE, draw_figures, grid_rows
 from pgolf_core.lab.report.page import fenced, html_page, quoted, render, table
 from pgolf_core.lab.report.reading import SeedRun, command_of, read_seed
-from pgolf_core.lab.report.seeds import over_cap, seeds_table, summarise_seeds
+from pgolf_core.lab.report.seeds import headline, over_cap, seeds_table, summarise_seeds
 from pgolf_core.lab.shared.places import DATA_FILE, RECIPE_FILE, SCRIPT, SUMMARY_FILE
 from pgolf_core.lab.shared.settings import flatten
 from pgolf_core.lab.shared.texts import FINEWEB_TRACK
@@ -79,7 +79,7 @@ def write_report(
 
 def scored(summary: Mapping[str, Any]) -> str:
     """`1.1250 ± 0.0002 bits per byte`: the headline; one seed claims no spread."""
-    entry = summary["sliding_bpb"]
+    entry = summary[f"{headline(summary)}_bpb"]
     spread = f" ± {entry['std']:.4f}" if entry["std"] is not None else ""
     return f"{entry['mean']:.4f}{spread} bits per byte"
 
@@ -103,6 +103,8 @@ def run_context(runs: Mapping[int, SeedRun], summary: dict[str, Any], figures: M
     return {
         "summary": summary,
         "scored": scored(summary),
+        "headline": headline(summary),
+        "interval": summary[f"{headline(summary)}_bpb"],
         "n": len(runs),
         "confidence": f"{CONFIDENCE:.0%}",
         "cap": one.result.cap_bytes,

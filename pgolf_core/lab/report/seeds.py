@@ -74,6 +74,11 @@ def seeds_table(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]
     return ["seed", *(name for name, *_ in columns)], [list(row) for row in zip(names, *cells, strict=True)]
 
 
+def headline(summary: Mapping[str, Any]) -> str:
+    """The score that a run is known by: adapted where its weights learn from what was scored, else sliding."""
+    return "adapted" if "adapted_bpb" in summary else "sliding"
+
+
 def _score_labels(summary: Mapping[str, Any]) -> dict[str, str]:
     """SCORE_LABELS, and the adapted score where there is one."""
     return SCORE_LABELS | ({"adapted": "adapted"} if "adapted_bpb" in summary else {})

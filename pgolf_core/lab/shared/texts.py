@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 SOTU_NAME, SOTU_PREFIX = "sotu-sp1024", "sotu-sp"
 """That corpus in 1,024 pieces; in any number of them its name begins so."""
 SOTU_EXPECTED = {"train": (230, 11_330_866), "val": (19, 854_885)}
@@ -13,3 +15,9 @@ FINEWEB_TARGETS, FINEWEB_BYTES = FINEWEB_TOKENS["SP1024"], 151_080_363
 """What a published score of 1,024 pieces covers: tokens, and the bytes of their text (papers/records)."""
 SAME_BYTES, SAME_TARGETS = 1e-3, 1e-4
 """FineWeb only: tokenizers that normalise count its bytes a little differently, published scores drop the tail."""
+
+
+def fineweb_tokens(vocabularies: Iterable[int]) -> tuple[int, str] | None:
+    """(predictions of the split, name) of the one published tokenizer whose number of pieces is named; else None."""
+    named = {f"SP{size}" for size in vocabularies} & set(FINEWEB_TOKENS)
+    return (FINEWEB_TOKENS[name], name) if len(named) == 1 and (name := min(named)) else None

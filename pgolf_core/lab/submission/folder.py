@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pgolf_core.base.files import UserError, explain_os_errors, sha256_file, write_json, write_text
-from pgolf_core.base.names import ARTIFACT, SCORES, TRAIN_LOG
+from pgolf_core.base.names import ADAPT_TRACE, ARTIFACT, SCORES, TRAIN_LOG
 from pgolf_core.lab.compare.results import read_object, seed_folders
 from pgolf_core.lab.export import readable_of
 from pgolf_core.lab.record.folder import recorded_recipe
@@ -29,7 +29,7 @@ from pgolf_core.lab.report.figures import draw_figures
 from pgolf_core.lab.report.page import fenced, render, table
 from pgolf_core.lab.report.reading import SeedRun, command_of, read_seed
 from pgolf_core.lab.report.report import run_context, scored
-from pgolf_core.lab.report.seeds import summarise_seeds
+from pgolf_core.lab.report.seeds import headline, summarise_seeds
 from pgolf_core.lab.shared.places import DATA_FILE, ENV_FILE, SCRIPT, SUBMISSION_FILE, SUMMARY_FILE
 from pgolf_core.lab.shared.settings import differences, flatten
 from pgolf_core.packing.unpack import read_header
@@ -123,7 +123,8 @@ def _fill(made: Path, folder: Path, runs: dict[int, SeedRun], who: dict[str, str
     summary, recipe, first = summarise_seeds(results), recorded_recipe(folder), next(iter(runs))
     for seed in runs:
         shutil.copyfile(folder / f"seed{seed}" / TRAIN_LOG, made / f"train_seed{seed}.log")
-    for name in (ARTIFACT, *([SCORES] if results[first].scores_sha256 else [])):
+    traces = {SCORES: results[first].scores_sha256, ADAPT_TRACE: results[first].adapt_sha256}
+    for name in (ARTIFACT, *(name for name, digest in traces.items() if digest)):
         shutil.copyfile(folder / f"seed{first}" / name, made / name)
     shutil.copyfile(folder / SCRIPT, made / SCRIPT)
     write_text(made / "requirements.txt", _requirements(made / SCRIPT, runs[first], folder / f"seed{first}"))
@@ -160,15 +161,19 @@ def imports_of(script: str) -> set[str]:
 def _numbers(
     summary: Mapping[str, Any], runs: Mapping[int, SeedRun], recipe: Recipe, who: Mapping[str, str]
 ) -> dict[str, Any]:
-    """submission.json: the keys of PR 315's, then every seed's values."""
+    """submission.json: the keys of PR 315's, then every seed's values. `val` is the headline; where that is adapted,
+    `frozen_val` is the sliding score of the weights as they are."""
     first = next(iter(runs.values())).result
-    scores = {"val": "sliding", "pre_quant_val": "averaged", "int6_zstd_val": "roundtrip"}
+    seeds = f"{len(runs)} seeds" if len(runs) > 1 else "one seed"
+    scores = {"val": headline(summary), "pre_quant_val": "averaged", "int6_zstd_val": "roundtrip"}
+    adapts = headline(summary) != "sliding"
+    scores |= {"frozen_val": "sliding"} if adapts else {}
     means = {
         f"{theirs}_{of}": summary[f"{ours}_{of}"]["mean"] for theirs, ours in scores.items() for of in ("loss", "bpb")
     }
-    seeds = {
+    rows = {
         str(seed): {
-            "val_loss": run.result.sliding_loss,
+            "val_loss": getattr(run.result, f"{headline(summary)}_loss"),
             **{f"{theirs}_bpb": getattr(run.result, f"{ours}_bpb") for theirs, ours in scores.items()},
             "steps": run.result.steps,
             "train_seconds": run.result.seconds["train"],
@@ -176,23 +181,32 @@ def _numbers(
             "bytes_model_int6_zstd": run.result.artifact_bytes,
             "artifact_sha256": run.artifact_sha256,
             **({"scores_sha256": run.result.scores_sha256} if run.result.scores_sha256 else {}),
+            **(
+                {
+                    "frozen_val_loss": run.result.sliding_loss,
+                    "adapt_sha256": run.result.adapt_sha256,
+                    "adapting_seconds": run.result.seconds["adapting"],
+                }
+                if adapts
+                else {}
+            ),
         }
         for seed, run in runs.items()
     }
     return {
         **{key: who[key] for key in ("author", "github_id", "name")},
-        "blurb": f"{recipe.title}. Sliding {scored(summary)}, {len(runs)} seed(s).",
+        "blurb": f"{recipe.title}. {headline(summary).capitalize()} {scored(summary)}, {seeds}.",
         "date": who["date"],
         **means,
         "bytes_total": first.total_bytes,
         "bytes_model_int6_zstd": first.artifact_bytes,
         "bytes_code": first.code_bytes,
-        "val_bpb_std": summary["sliding_bpb"]["std"],
+        "val_bpb_std": summary[f"{headline(summary)}_bpb"]["std"],
         "track": recipe.track,
         "val_targets": first.val_targets,
         "pre_quant_val_targets": first.raw_targets or first.val_targets,
         "seeds": list(runs),
-        "seed_results": seeds,
+        "seed_results": rows,
     }
 
 

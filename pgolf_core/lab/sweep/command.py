@@ -141,6 +141,7 @@ def _finish(sweep: Sweep, worth: float | None, failed: list[str]) -> int:
     """The reports, the comparison and what is missing; returns the exit status."""
     from pgolf_core.lab.compare.comparison import compare_arms
     from pgolf_core.lab.compare.text import comparison_text
+    from pgolf_core.lab.record.folder import recorded_recipe
     from pgolf_core.lab.record.notebooks import PARTS, finished_seeds, record
     from pgolf_core.lab.sweep.corrected import corrected_text
     from pgolf_core.lab.sweep.stopping import why_stopped
@@ -163,7 +164,8 @@ def _finish(sweep: Sweep, worth: float | None, failed: list[str]) -> int:
         raise UserError(
             f"the baseline has no finished seed ({'; '.join(missing + failed)}); there is nothing to compare"
         )
-    compared = compare_arms(ready, against=baseline)
+    adapts = any(recorded_recipe(folder).adapt.kind != "off" for folder in ready)
+    compared = compare_arms(ready, "final" if adapts else "", baseline)
     blocks = [comparison_text(compared), corrected_text(compared, len(folders) - 1, worth)]
     text = "\n\n".join([*blocks, *(["\n".join(notes + missing)] if notes or missing else [])])
     write_text(baseline / TABLE, text + "\n")

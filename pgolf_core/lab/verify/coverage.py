@@ -6,7 +6,7 @@ import functools
 
 from pgolf_core.lab.shared.places import SUBMISSION_FILE
 from pgolf_core.lab.shared.tables import some
-from pgolf_core.lab.shared.texts import FINEWEB_BYTES, FINEWEB_TOKENS, FINEWEB_TRACK
+from pgolf_core.lab.shared.texts import FINEWEB_BYTES, FINEWEB_TRACK, fineweb_tokens
 from pgolf_core.lab.verify.evidence.checks import hold, quietly, require
 from pgolf_core.lab.verify.evidence.text import implied_bytes
 from pgolf_core.lab.verify.reading.claims import Judged
@@ -58,8 +58,8 @@ def _claims(folder: Judged) -> list[str]:
 
 def _known(log: Log) -> int | None:
     """Predictions of the split by the one tokenizer that a log names."""
-    named = {f"SP{size}" for size in log.vocabularies} & set(FINEWEB_TOKENS)
-    return FINEWEB_TOKENS[min(named)] if len(named) == 1 else None
+    found = fineweb_tokens(log.vocabularies)
+    return found and found[0]
 
 
 def _cut(log: Log) -> list[str]:

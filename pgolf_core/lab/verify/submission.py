@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from pgolf_core.lab.shared.places import SUBMISSION_FILE
 from pgolf_core.lab.shared.tables import some
-from pgolf_core.lab.shared.texts import FINEWEB_BYTES, FINEWEB_TOKENS, FINEWEB_TRACK, SAME_BYTES
+from pgolf_core.lab.shared.texts import FINEWEB_BYTES, FINEWEB_TOKENS, FINEWEB_TRACK, SAME_BYTES, fineweb_tokens
 from pgolf_core.lab.verify.alike import same_recipe
 from pgolf_core.lab.verify.code.bytetable import judge_tables
 from pgolf_core.lab.verify.code.literal import cap, code_bytes
@@ -49,7 +49,7 @@ UNTIMED = "start, warm-up, validation while training, packing"
 def submission_rows(folder: Path, how: How) -> list[Row]:
     """All checks of one folder."""
     one = Judged(folder, how)
-    rows, found = judge_all(BEFORE, one), quietly(lambda: one.artifacts)
+    rows, found, after = judge_all(BEFORE, one), quietly(lambda: one.artifacts), AFTER
     if not found:
         rows.append(judge("artifact opens and is whole", lambda: str(one.artifact)))
     for path in found or ():
@@ -57,8 +57,12 @@ def submission_rows(folder: Path, how: How) -> list[Row]:
 
         name = plain(path.relative_to(folder).as_posix())
         rows += [row._replace(check=f"{name}: {row.check}") for row in artifact_rows(path)]
+    if found:
+        from pgolf_core.lab.verify.evidence.adapting import adapt_checks  # with torch
+
+        after = AFTER | adapt_checks(one)
     files = quietly(lambda: one.files) or {}
-    return [explained(row, files) for row in rows + judge_all(AFTER, one)]
+    return [explained(row, files) for row in rows + judge_all(after, one)]
 
 
 # ---------------------------------------------------------------------- files, seeds, code
@@ -266,9 +270,8 @@ def _predictions(folder: Judged, pairs: list[Pair]) -> tuple[int, str]:
     counts = {log.val_tokens for log in logs if log.val_tokens}
     if len(counts) == 1:
         return counts.pop(), "tokens of val_loader"
-    named = {f"SP{size}" for log in logs for size in log.vocabularies} & set(FINEWEB_TOKENS)
-    if len(named) == 1:
-        return FINEWEB_TOKENS[min(named)], min(named)
+    if named := fineweb_tokens(size for log in logs for size in log.vocabularies):
+        return named
     fits = [
         (count, f"as of {name}, which no file names") for name, count in FINEWEB_TOKENS.items()
         if all(abs(pair.implied(count) / FINEWEB_BYTES - 1) < SAME_BYTES for pair in pairs)

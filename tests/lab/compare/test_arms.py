@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
-from run_folder import change, write_run
+from run_folder import BYTES, TARGETS, change, write_run
 
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.compare.arms import read_arm
@@ -42,6 +44,28 @@ def test_a_score_that_was_not_taken_is_not_made_up(tmp_path):
     change(run / "seed1" / "result.json", averaged_bpb=None, averaged_loss=None)
     with pytest.raises(UserError, match="seed 1 has no averaged score; choose one with --score"):
         read_arm(run, "averaged")
+
+
+def test_the_final_score_is_adapted_where_a_recipe_adapts_and_else_sliding(tmp_path):
+    run = write_run(tmp_path / "adapting", {1: 2.0, 2: 2.1})
+    with pytest.raises(UserError, match="seed 1 has no adapted score"):
+        read_arm(run, "adapted")
+    assert read_arm(run, "final").values("bpb") == read_arm(run, "sliding").values("bpb")
+    assert read_arm(run, "sliding").notes == ()
+    for seed, bpb in {1: 1.75, 2: 2.0}.items():
+        loss = bpb * math.log(2) * BYTES / TARGETS
+        change(run / f"seed{seed}" / "result.json", adapted_bpb=bpb, adapted_loss=loss)
+    assert read_arm(run, "final").values("bpb") == read_arm(run, "adapted").values("bpb") == {1: 1.75, 2: 2.0}
+    assert read_arm(run, "final").stride == read_arm(run, "sliding").stride == 64
+    assert "mean 1.8750 (--score adapted, or final)" in read_arm(run, "sliding").notes[0]
+    change(run / "seed2" / "result.json", adapted_bpb=1.9)
+    with pytest.raises(UserError, match="adapted_bpb does not follow from adapted_loss"):
+        read_arm(run, "sliding")
+
+
+def test_the_final_score_of_a_record_is_the_adapted_one_where_it_published_one():
+    assert read_arm("pr1493", "final").values("bpb")[42] == 1.08079352
+    assert read_arm("pr315", "final").values("bpb") == read_arm("pr315", "sliding").values("bpb")
 
 
 @pytest.mark.parametrize("kind, message", [

@@ -54,7 +54,9 @@ def test_frozen_and_adapted_scores_stand_side_by_side(run, spent: float, is_over
         path = run / f"seed{seed}" / "result.json"
         before = Result.read(path)
         seconds = before.seconds | {"adapting": spent}
-        change(path, adapted_bpb=before.sliding_bpb - 0.0125, adapted_loss=1.0, adapt_sha256="0" * 64, seconds=seconds)
+        bpb = before.sliding_bpb - 0.0125
+        scores = {"adapted_bpb": bpb, "adapted_loss": before.sliding_loss * bpb / before.sliding_bpb}
+        change(path, **scores, adapt_sha256="0" * 64, seconds=seconds)
     note = write_report(run, RUN_SEEDS).markdown.read_text()
     assert " sliding bpb | adapted bpb |" in note and "\N{MINUS SIGN}0.0125 bpb on average" in note
     assert "each is scored whole before the weights are trained on it" in note

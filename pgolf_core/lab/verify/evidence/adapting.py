@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from pgolf_core.adapting.plan import plan_chunks, unlawful
 from pgolf_core.adapting.trace import event_rows
 from pgolf_core.base.files import sha256_file
-from pgolf_core.base.names import ADAPT_TRACE, SEED_RESULT
+from pgolf_core.base.names import ADAPT_TRACE
 from pgolf_core.lab.verify.evidence.checks import Broken, OnlySampled, hold, needed, quietly, require
 from pgolf_core.lab.verify.evidence.replay import trace_of
 from pgolf_core.lab.verify.evidence.score import OTHER_MACHINE
+from pgolf_core.lab.verify.reading.untrusted import is_number
 from pgolf_core.network.score import bits_per_byte
 from pgolf_core.recipes.recipe import Recipe
-from pgolf_core.result import Result
 
 SUM_TOLERANCE = 1e-12
 """Relative difference of a claimed score and the sum of its windows, both of the same float64 numbers."""
@@ -24,12 +23,16 @@ FAR = 30
 """Where machines round differently one window may lie so many times as far off as all may on average."""
 
 
-def whole_trace(folder: Path, recipe: Recipe, result: Result) -> str:
-    """adapt.npz has the claimed hash, its events are the plan's, which is lawful, and its sums are result.json's."""
-    path, targets = folder / ADAPT_TRACE, result.val_targets
+def whole_trace(one: Any) -> str:
+    """adapt.npz has the claimed hash, its events are the plan's, which is lawful, and its sums are the claimed ones.
+
+    `one`: a Seed or a Submission, whose recipe adapts.
+    """
+    recipe: Recipe = one.recipe
+    path, targets = one.artifact.parent / ADAPT_TRACE, one.text.targets
     hold(path.is_file(), f"there is no {ADAPT_TRACE}, and the recipe adapts")
     digest = sha256_file(path)
-    said = result.adapt_sha256
+    said = one.said("adapt_sha256")
     hold(digest == said, f"{ADAPT_TRACE} has the hash {digest:.12}…, {said!s:.12}… is claimed")
     events = plan_chunks(targets, recipe.eval, recipe.adapt)
     hold(not (fault := unlawful(events, targets)), fault)
@@ -37,18 +40,19 @@ def whole_trace(folder: Path, recipe: Recipe, result: Result) -> str:
     wrong = [number for number in range(len(rows)) if (trace["events"][number] != rows[number]).any()]
     if wrong:
         raise Broken(f"event {wrong[0]} is {trace['events'][wrong[0]].tolist()}, the plan's {rows[wrong[0]].tolist()}")
-    nats, seconds = float(trace["nats"].sum()), result.seconds.get("adapting", -1.0)
-    sums = {"loss": nats / targets, "bpb": bits_per_byte(nats, result.val_bytes)}
+    nats, seconds = float(trace["nats"].sum()), one.said("adapting_seconds")
+    sums = {"loss": nats / targets, "bpb": bits_per_byte(nats, one.text.total_bytes)}
     for key, value in sums.items():
-        claimed = getattr(result, f"adapted_{key}")
+        claimed = one.said(f"adapted_{key}")
         same = claimed is not None and math.isclose(value, claimed, rel_tol=SUM_TOLERANCE)
         hold(same, f"its windows sum to {key} {value:.12f}, and {claimed} is claimed")
-    is_timed = trace["seconds"].min() >= 0 and math.isclose(trace["seconds"].sum(), seconds, rel_tol=1e-6)
-    hold(is_timed, f"its events took {trace['seconds'].sum():.3f} s, {seconds:.3f} s by {SEED_RESULT}")
+    spent = float(trace["seconds"].sum())
+    is_timed = trace["seconds"].min() >= 0 and is_number(seconds) and math.isclose(spent, seconds, rel_tol=1e-6)
+    hold(is_timed, f"its events took {spent:.3f} s, {seconds} s are claimed")
     updates = int(rows[:, 0].sum())
     return (
         f"{len(rows) - updates} chunks, each scored before the weights learn from it ({updates} updates, none on the "
-        f"last); {targets:,} targets once each; sums are those of {SEED_RESULT}"
+        f"last); {targets:,} targets once each; sums are the claimed ones"
     )
 
 
@@ -95,8 +99,8 @@ ADAPT_CHECKS: dict[str, Callable[[Any], str]] = {
 
 
 def adapt_checks(seed: Any) -> dict[str, Callable[[Any], str]]:
-    """ADAPT_CHECKS, where the recipe adapts or the result says that it did."""
-    adapts = quietly(lambda: seed.recipe.adapt.kind != "off" or seed.result.adapt_sha256 is not None)
+    """ADAPT_CHECKS, where the recipe adapts or the claims say that it did."""
+    adapts = quietly(lambda: seed.recipe.adapt.kind != "off") or quietly(lambda: seed.said("adapt_sha256"))
     return ADAPT_CHECKS if adapts else {}
 
 

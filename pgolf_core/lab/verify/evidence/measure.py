@@ -19,6 +19,7 @@ import torch
 from pgolf_core.base.device import autocasting
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.verify.evidence.way import NOISE_WINDOWS, Way
+from pgolf_core.network.documents import own_documents
 from pgolf_core.network.model import GPT
 from pgolf_core.network.score import bits_per_byte, plan_windows, score
 from pgolf_core.text.tokenizer import TokenBytes
@@ -137,7 +138,7 @@ def score_or_sample(
         if sampled is not None:
             return sampled | {"seconds": time.monotonic() - t_start}
     whole = score(model, tokens, token_bytes, way.seq_len, way.stride, way.batch_seqs, autocast=way.autocast,
-                  progress=tell)  # fmt: skip
+                  document_mask=way.document_mask, progress=tell)  # fmt: skip
     about = whole.to_dict() | {"loss": whole.loss_nats_per_token}
     if kept is None:
         return about
@@ -159,8 +160,8 @@ def against_kept(
     `noise`, `bias`: by how many they differ, on `some` of the windows that are alike in shape, from float64.
     """
     with autocasting(ids.device, way.autocast):
-        here = window_nats(model, ids, some)
-    exact = window_nats(copy.deepcopy(model).double(), ids, some)
+        here = window_nats(model, ids, some, way.document_mask)
+    exact = window_nats(copy.deepcopy(model).double(), ids, some, way.document_mask)
     apart, noise = found - kept[windows[:, 0] // way.stride], (here - exact).numpy()
     return {
         "apart": float(np.abs(apart).max()), "shift": abs(float(apart.mean())), "noise": float(np.abs(noise).max()),
@@ -188,7 +189,7 @@ def _sample(
                 if elapsed + rate * len(windows) <= budget_seconds:
                     return None
             drawn = common[order[len(found) : len(found) + min(SAMPLE_BATCH, way.batch_seqs)]]
-            found += window_nats(model, ids, drawn).tolist()
+            found += window_nats(model, ids, drawn, way.document_mask).tolist()
             if len(found) <= SAMPLE_BATCH:
                 t_first = time.monotonic()
             tell(len(found) * way.stride, num_targets)
@@ -197,7 +198,7 @@ def _sample(
                 f"{len(found)} of {len(windows):,} windows fit into the budget of {budget_seconds:g} s, and {least} "
                 "are needed; give a larger --budget-seconds"
             )
-        rest = sum(float(window_nats(model, ids, row[None]).sum()) for row in odd)
+        rest = sum(float(window_nats(model, ids, row[None], way.document_mask).sum()) for row in odd)
     num_bytes = token_bytes.total(tokens)
     about = {"tokens": num_targets, "bytes": num_bytes, "windows": len(windows), "n": len(found), "of": len(common),
              "sample_seed": sample_seed}  # fmt: skip
@@ -221,13 +222,14 @@ def split_by_shape(windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @torch.inference_mode()
-def window_nats(model: GPT, ids: torch.Tensor, windows: np.ndarray) -> torch.Tensor:
+def window_nats(model: GPT, ids: torch.Tensor, windows: np.ndarray, document_mask: bool = False) -> torch.Tensor:
     """Nats of the scored targets of each window of a stream, float64 [windows]; the windows are alike in shape."""
     start, first = (torch.from_numpy(windows[:, column].copy()).to(ids.device) for column in (0, 1))
     length, scored = int(windows[0, 2] - windows[0, 0]), int(windows[0, 2] - windows[0, 1])
     inputs = ids[start[:, None] + torch.arange(length, device=ids.device)]
     places = first[:, None] + torch.arange(scored, device=ids.device)
-    return model.token_losses(inputs, ids[places + 1], first=length - scored).double().sum(1).cpu()
+    documents = own_documents(inputs) if document_mask else None
+    return model.token_losses(inputs, ids[places + 1], length - scored, documents).double().sum(1).cpu()
 
 
 def total_with_interval(drawn: np.ndarray, population: int) -> tuple[float, float, float]:

@@ -177,7 +177,7 @@ def run_script(job: dict[str, Any], watch: Watch | None) -> dict[str, Any]:
     tokens = module.load_tokens([Path(shard) for shard in job["shards"]], tokenizer.vocab_size)
     score = module.score_artifact(
         Path(job["artifact"]), tokens, tokenizer.bytes, way["seq_len"], way["stride"], way["batch_seqs"],
-        autocast=way["autocast"],
+        autocast=way["autocast"], **({"document_mask": True} if way["document_mask"] else {}),
     )  # fmt: skip
     return {"bpb": float(score.bpb), "loss": float(score.loss_nats_per_token), "tokens": int(score.tokens)}
 

@@ -18,3 +18,4 @@ class Way:
     """Of the sliding score; the round-trip score has stride = window."""
     batch_seqs: int = 32
     autocast: str = "auto"
+    document_mask: bool = False

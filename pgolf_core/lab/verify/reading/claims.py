@@ -17,7 +17,7 @@ from pgolf_core.lab.shared.tables import some
 from pgolf_core.lab.verify.evidence.checks import hold, once, quietly, require
 from pgolf_core.lab.verify.evidence.score import OTHER_MACHINE, TOLERANCE
 from pgolf_core.lab.verify.reading.folder import KEYS, Submission, claimed, every_claim, quoted
-from pgolf_core.lab.verify.reading.logs import BEFORE, Log, Score
+from pgolf_core.lab.verify.reading.logs import BEFORE, SLIDING, Log, Score
 from pgolf_core.lab.verify.reading.untrusted import (
     agrees,
     is_number,
@@ -32,7 +32,9 @@ from pgolf_core.lab.verify.reading.untrusted import (
 UNNAMED = -1
 """The seed of a log that names none, where no log names one."""
 ANEW, LOGGED, CLAIMED = "taken anew", "logged", "in submission.json"
-OF_A_SEED = ("bpb", "loss", "roundtrip_bpb", "steps", "train_seconds", "total_bytes", "model_bytes")
+OF_A_SEED = (
+    "bpb", "loss", "roundtrip_bpb", "frozen_bpb", "frozen_loss", "steps", "train_seconds", "total_bytes", "model_bytes",
+)  # fmt: skip
 SPREADS = ("val_bpb_std", "std_val_bpb", "std_bpb", "bpb_std")
 ALSO = {"model_bytes": ("total_bytes", "artifact_bytes"), "total_bytes": ("artifact_bytes",)}
 """What else a claimed size may be: many folders call the total the artifact, and logs do too."""
@@ -95,7 +97,8 @@ class Judged(Submission):
         packed = [line for line in lines if line.kind > BEFORE]
         # what was scored before packing is no submission's score, but where no log has another and it is claimed
         packed = packed or [line for line in before if said and is_score(said, read_number(line.bpb))]
-        for start, kept in (("", packed), ("before_", before)):
+        frozen = [line for line in lines if line.kind == SLIDING]
+        for start, kept in (("", packed), ("before_", before), ("frozen_", frozen)):
             every[f"{start}bpb"] = [Fact(line.bpb, LOGGED, line.label) for line in kept]
             every[f"{start}loss"] = [Fact(line.loss, LOGGED, line.label) for line in kept if line.loss]
         return {name: replace(facts[0], others=tuple(facts[1:])) for name, facts in every.items() if facts}
@@ -104,7 +107,8 @@ class Judged(Submission):
         """Scores that confirm or refute what is claimed: not those that another machine may find a little otherwise."""
         claims = quietly(lambda: every_claim(self.seed_claims.get(seed) or self.claims)) or {}
         kept = {}
-        for kind, start in (("sliding", ""), ("roundtrip", "roundtrip_")):
+        frozen = "frozen_" if "frozen_bpb" in claims else ""
+        for kind, start in (("sliding", frozen), ("roundtrip", "roundtrip_")):
             score = self.scoring.score(kind)
             for name in ("bpb", "loss") if "n" not in score else ():
                 said, value = claims.get(f"{start}{name}"), score[name]

@@ -34,7 +34,7 @@ from pgolf_core.lab.verify.reading.untrusted import (
     read_text,
     written,
 )
-from pgolf_core.recipes.recipe import TRACK_CAP_BYTES
+from pgolf_core.recipes.recipe import TRACK_CAP_BYTES, Recipe, from_dict
 
 if TYPE_CHECKING:
     from pgolf_core.lab.data.dataset import Dataset
@@ -59,9 +59,14 @@ KEYS = {
     "total_bytes": ("bytes_total", "total_bytes"), "code_bytes": ("bytes_code", "code_bytes"),
     "model_bytes": ("bytes_model", "bytes_model_int6_zstd", "model_bytes", "artifact_bytes"),
     "mean_bpb": ("mean_val_bpb", "val_bpb_mean", "mean_bpb", "bpb_mean"), "roundtrip_bpb": ("int6_zstd_val_bpb",),
-    "averaged_bpb": ("pre_quant_val_bpb",),
+    "averaged_bpb": ("pre_quant_val_bpb",), "frozen_bpb": ("frozen_val_bpb",), "frozen_loss": ("frozen_val_loss",),
 }  # fmt: skip
 """What submission.json, ours and the merged records', calls each number."""
+OF_THE_SEED = {
+    "scores_sha256": "scores_sha256", "adapt_sha256": "adapt_sha256", "adapting_seconds": "adapting_seconds",
+    "adapted_bpb": "val_bpb", "adapted_loss": "val_loss",
+}  # fmt: skip
+"""What is claimed of the seed whose artifact lies in the folder, and its key in the table of seeds."""
 _QUOTED = r"\s*[~≈]?\s*(\d{1,3}(?:,\d{3}){1,4}|\d{1,15}(?:\.\d{1,15})?)\s*(?:bytes|bpb|s|seconds)?\s*"
 _NO_RECORD = re.compile(r"non.?record|unlimited", re.I)
 _TIMED = re.compile(r"10.?min", re.I)
@@ -274,9 +279,15 @@ class Submission(Reviewed):
         return seeds[0]
 
     def said(self, name: str) -> Any:
-        if name != "scores_sha256":
+        if name not in OF_THE_SEED:
             return self.claims.get(name)
-        return None if self.artifact_seed is None else self.seed_claims.get(self.artifact_seed, {}).get(name)
+        row = {} if self.artifact_seed is None else self.seed_claims.get(self.artifact_seed, {})
+        return row.get(OF_THE_SEED[name])
+
+    @once
+    def recipe(self) -> Recipe:
+        """As the script of `pgolf export` has it."""
+        return needed("a recipe in the script", lambda: from_dict(recipe_of(self.source)))
 
     @once
     def dataset(self) -> Dataset:
@@ -318,7 +329,8 @@ class Submission(Reviewed):
         if seed is None:
             raise CannotCheck(f"no file says of which seed the artifact is; it scores {about}")
         values = self.seed_claims.get(seed) or (self.claims if len(self.seeds) < 2 else {})
-        names = {"bpb": "bpb", "loss": "loss"} if kind == "sliding" else {"bpb": "roundtrip_bpb"}
+        frozen = "frozen_" if claimed(values, "frozen_bpb") else ""
+        names = {"bpb": f"{frozen}bpb", "loss": f"{frozen}loss"} if kind == "sliding" else {"bpb": "roundtrip_bpb"}
         said = {key: text for key, name in names.items() if (text := claimed(values, name))}
         require("bpb" in said, f"{SUBMISSION_FILE} names no such score of seed {seed}; it is {about}")
         if "n" not in found and all(is_score(text, found[key]) for key, text in said.items()):

@@ -48,8 +48,7 @@ class Reviewed:
     dataset: Dataset
     track: str
     way: Way
-    adapting: Recipe | None = None
-    """The recipe, where its weights learn from what has been scored and a trace of that can be replayed."""
+    recipe: Recipe
 
     def __init__(self, folder: Path, how: How, texts: dict[str, Text] | None = None):
         self.folder, self.how, self.texts = folder, how, {} if texts is None else texts
@@ -57,6 +56,21 @@ class Reviewed:
     def said(self, name: str) -> Any:
         """What the files claim, by its key in result.json and submission.json; None where they do not."""
         raise NotImplementedError
+
+    @once
+    def adapting(self) -> Recipe | None:
+        """The recipe, where its weights learn from what has been scored and the trace of that is whole."""
+        found = quietly(lambda: (self.recipe, self.trace))
+        return found[0] if found else None
+
+    @once
+    def trace(self) -> str:
+        """What makes the trace of adaptation whole."""
+        hold(self.recipe.adapt.kind != "off", "an adapted score is claimed, and the recipe adapts nothing")
+        hold(self.said("val_targets") == self.text.targets, "its targets are not the stream's")
+        from pgolf_core.lab.verify.evidence import adapting  # with torch
+
+        return adapting.whole_trace(self)
 
     def judge_score(self, kind: str) -> str:
         """The claimed `roundtrip` or `sliding` score against one that is taken anew."""
@@ -129,21 +143,6 @@ class Seed(Reviewed):
     track = once(lambda self: self.recipe.track)
 
     @once
-    def adapting(self) -> Recipe | None:
-        """The recipe, where it adapts and the trace is whole."""
-        found = quietly(lambda: (self.recipe, self.trace))
-        return found[0] if found else None
-
-    @once
-    def trace(self) -> str:
-        """What makes the trace of adaptation whole."""
-        hold(self.recipe.adapt.kind != "off", f"{SEED_RESULT} tells of adapting, and the recipe adapts nothing")
-        hold(self.result.val_targets == self.text.targets, "its targets are not the stream's")
-        from pgolf_core.lab.verify.evidence import adapting  # with torch
-
-        return adapting.whole_trace(self.folder, self.recipe, self.result)
-
-    @once
     def dataset(self) -> Dataset:
         """The dataset of the run, and no other of its name."""
         dataset, there = self.opened(self.recipe.data.dataset), self.result.data_sha256
@@ -153,11 +152,11 @@ class Seed(Reviewed):
 
     @once
     def way(self) -> Way:
-        settings = self.recipe.eval
-        return Way(settings.seq_len, settings.stride, settings.batch_seqs, self.recipe.schedule.autocast)
+        settings, autocast = self.recipe.eval, self.recipe.schedule.autocast
+        return Way(settings.seq_len, settings.stride, settings.batch_seqs, autocast, settings.document_mask)
 
     def said(self, name: str) -> Any:
-        return getattr(self.result, name)
+        return self.result.seconds.get("adapting") if name == "adapting_seconds" else getattr(self.result, name)
 
     def judge_score(self, kind: str) -> str:
         claims = {key: self.said(f"{kind}_{key}") for key in ("bpb", "loss")}

@@ -19,6 +19,8 @@ from toy_run import ADAPTING, finished_run
 from pgolf_core.adapting.sgd import ChunkSGD
 from pgolf_core.base.files import read_json, sha256_file, write_json
 from pgolf_core.base.names import ADAPT_TRACE, SEED_RESULT, TRAIN_LOG
+from pgolf_core.lab.shared.places import SUBMISSION_FILE
+from pgolf_core.lab.submission.folder import write_submission
 from pgolf_core.lab.verify.evidence import score
 from pgolf_core.lab.verify.evidence.adapting import ADAPT_CHECKS, blindfold, replayed
 from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, SAMPLED, UNKNOWN, Broken, CannotCheck, OnlySampled
@@ -116,6 +118,48 @@ def test_a_claim_that_is_not_the_traces_fails(seed: Path, cache: Path, change_of
     values = {key: value for key, value in {**read_json(path), **change_of}.items() if value is not None}
     write_json(path, values)
     assert checks <= with_verdict(judged(seed, cache), FAILS)
+
+
+@pytest.fixture
+def submitted(adapted: Path, tmp_path: Path) -> Path:
+    """A submission of the run."""
+    return write_submission(adapted, "A toy that learns", "Ann", "ann", tmp_path / "submission")
+
+
+def test_a_submission_is_known_by_its_adapted_score_and_ships_the_trace(
+    adapted: Path, submitted: Path, cache: Path
+) -> None:
+    said, result = read_json(submitted / SUBMISSION_FILE), read_json(adapted / "seed1" / SEED_RESULT)
+    assert (said["val_bpb"], said["frozen_val_bpb"]) == (result["adapted_bpb"], result["sliding_bpb"])
+    assert f"**{result['adapted_bpb']:.4f} bits per byte, 1 seed**" in (submitted / "README.md").read_text()
+    found = judged(submitted, cache)
+    assert with_verdict(found, FAILS) == set()
+    assert {*ADAPT_CHECKS, "sliding score from the file alone", "the headline is the seeds' score"} <= with_verdict(
+        found, HOLDS
+    )
+
+
+@pytest.mark.parametrize(
+    ("lie", "check"),
+    [
+        (lambda folder: (folder / ADAPT_TRACE).unlink(), WHOLE),
+        (lambda folder: change_seed(folder, val_bpb=1.0), WHOLE),
+        (lambda folder: change_seed(folder, adapting_seconds=None), WHOLE),
+        (lambda folder: change_seed(folder, frozen_val_bpb=1.0), "sliding score from the file alone"),
+    ],
+    ids=["no trace", "another score", "no seconds", "another frozen score"],
+)
+def test_what_a_submission_claims_of_adapting_is_the_traces(submitted: Path, cache: Path, lie: Callable, check: str):
+    lie(submitted)
+    assert check in with_verdict(judged(submitted, cache), FAILS)
+
+
+def change_seed(folder: Path, **values: float | None) -> None:
+    """Other claims of the one seed of submission.json."""
+    path = folder / SUBMISSION_FILE
+    said = read_json(path)
+    said["seed_results"]["1"] |= values
+    write_json(path, said)
 
 
 def peeks(plain: Callable) -> Callable:
