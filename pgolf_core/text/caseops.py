@@ -97,7 +97,7 @@ class CaseBytes(TokenBytes):
 
 
 class CaseTokenizer(Tokenizer):
-    """A SentencePiece model of changed text, for texts as they are: `encode` puts the marks in, `decode` takes them out.
+    """A SentencePiece model of changed text, for texts as they are: `encode` puts the marks in, `decode` out again.
 
     `bytes` are of what `decode` gives; what the text had before a normalising model is known to the sidecar alone.
     UserError for a model without a piece for each mark.
