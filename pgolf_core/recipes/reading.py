@@ -56,6 +56,8 @@ def _read_chain(name: str, folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     while True:
         path = _path_of(name, folder)
         if not path.is_file():
+            if name.endswith(".toml"):
+                raise UserError(f"{name} does not exist; name a recipe's file, or one of ours (`pgolf recipes`)")
             raise UserError(f"unknown recipe '{name}'; known: {', '.join(available_recipes(folder))}")
         if name in names:
             raise UserError(f"{path.name}: extends itself through {' -> '.join((*names, name))}; break the circle")

@@ -74,6 +74,10 @@ VARIANTS = {
         quant={"attention": "int6_sigma", "mlp": "int6_sigma", "tok_emb": "int8_sigma", "correction": "hessian",
                "correction_tokens": 200, "correction_order": "activation", "correct_tok_emb": True},
     ),
+    "window gates, lanes, two caps, scored inside documents": small_recipe(
+        model={**SMALL, "smear": "window", "attn_gate": "sparse", "lanes": 2, "parallel_start": 2, "softcaps": "two"},
+        eval={"document_mask": True},
+    ),
     "by the clock, clip search, no average, exceptions": small_recipe(
         model={**SMALL, "smear": "off"},
         schedule={"max_seconds": 1e6, "warmdown_iters": 0},
@@ -235,7 +239,8 @@ def run_package(world: World, recipe: Recipe, data: TrainData, folder: Path) -> 
     tokens = load_tokens(data.val_paths, data.vocab_size)
     for name, stride in (("roundtrip", recipe.eval.seq_len), ("sliding", recipe.eval.stride)):
         how = (recipe.eval.seq_len, stride, recipe.eval.batch_seqs)
-        found = score_artifact(path, tokens, data.token_bytes, *how, autocast=recipe.schedule.autocast, world=world)
+        more = {"autocast": recipe.schedule.autocast, "document_mask": recipe.eval.document_mask, "world": world}
+        found = score_artifact(path, tokens, data.token_bytes, *how, **more)
         scores[f"{name}_bpb"] = found.bpb
     if recipe.adapt.kind != "off":
         scores["adapted_bpb"] = adapt_artifact(path, recipe, tokens, found, world=world).score.bpb

@@ -33,6 +33,7 @@ def test_a_recipe_in_a_folder_of_its_own_may_extend_one_of_ours_and_begin_with_a
     [
         ('extends = "b"\n', r"a\.toml: extends itself through a -> b -> a"),
         ("extends = 3\n", r"a\.toml: extends must be a recipe's name, not 3"),
+        ('extends = "nowhere/own.toml"\n', r"nowhere/own\.toml does not exist; name a recipe's file"),
         ('extends = "pr999"\n', r"unknown recipe 'pr999'; known: .*pr315"),
         ("title = \n", r"a\.toml: not valid TOML"),
     ],

@@ -258,3 +258,30 @@ def test_a_real_recipe_that_is_stopped_in_training_ends_with_the_bytes_of_one_th
     results = [json.loads((folder / "result.json").read_text()) for folder in (stopped, whole)]
     assert 60 <= results[0]["resumed_at_steps"][0] < 300 and not results[1]["resumed_at_steps"], logs
     assert results[0]["sliding_bpb"] == results[1]["sliding_bpb"]
+
+
+def test_a_sweep_is_one_array_whose_runs_and_table_are_those_of_one_machine(
+    cluster: Cluster, sotu, tmp_path: Path
+) -> None:
+    place = ("--runs", tmp_path, "--cache", sotu.folder.parent.parent)
+    command = [sys.executable, "-m", "pgolf_core.lab.cli"]
+    arms = ("--arm", "base", "--arm", "fast:optim.matrix_lr=0.03", "--seeds", "1,2")
+    said = cluster.call(*command, "sweep", TINY, *place, *arms, "--on", "slurm", seconds=300)
+    (base,), (fast,) = tmp_path.glob("*/tiny.base"), tmp_path.glob("*/tiny.fast")
+    jobs = [json.loads((folder / "slurm-jobs.json").read_text()) for folder in (base, fast)]
+    assert jobs[0]["job"] == jobs[1]["job"] and f"submitted: job {jobs[0]['job']} for 4 seeds" in said
+    cluster.wait_for_end(jobs[0]["job"], jobs[0]["last"], seconds=900)
+    logs = "\n".join(path.read_text() for path in sorted(base.glob("slurm/*.log")))
+    assert set(cluster.states(jobs[0]["last"]).values()) == {"COMPLETED"}, logs
+    first = [json.loads((folder / "stages" / "01_data_and_metric.json").read_text()) for folder in (base, fast)]
+    assert "made_in" not in first[0] and first[1]["made_in"].endswith("tiny.base"), "the data's notebook ran once"
+    assert all((folder / "report.html").is_file() for folder in (base, fast))
+    table = (base / "sweep.txt").read_text()
+    cluster.call(*command, "sweep", TINY, *place, *arms, "--finish", seconds=300)
+    assert (base / "sweep.txt").read_text() == table and "tiny.fast against tiny.base" in table
+
+    change = ("--set", "optim.matrix_lr=0.03", "--seeds", "2", "--name", "alone", "--no-report")
+    cluster.call(*command, "record", TINY, *place, *change, seconds=600)
+    there, here = fast / "seed2", fast.parent / "alone" / "seed2"
+    for name in ("model.pgolf", "scores.npz"):
+        assert (there / name).read_bytes() == (here / name).read_bytes()

@@ -6,6 +6,7 @@ other is for their test. A figure that was never published is a key left out, No
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -188,7 +189,8 @@ def record_of(recipe_name: str) -> str | None:
     at_hand = recipe_name in available_recipes() or (recipe_name.endswith(".toml") and Path(recipe_name).is_file())
     stems = [path.stem for path in lineage(recipe_name)] if at_hand else []  # of a run from elsewhere the name is
     parts = Path(recipe_name).stem.split("-")
-    return next((name for name in [*stems, *parts] if name in RECORDS), None)
+    record = next((name for name in [*stems, *parts] if re.fullmatch(r"pr\d+", name)), None)
+    return record if record in RECORDS else None  # one without figures here is none, and not the one that it extends
 
 
 def seeds_table(published: Published) -> pd.DataFrame:

@@ -74,7 +74,7 @@ def technique_states(settings: Recipe) -> dict[str, tuple[str, str]]:
     sliding = score.stride < score.seq_len and f"{score.stride} of {score.seq_len:,}"
     brotli = quant.compressor == "brotli"
     states = {
-        "smear gate": ("smear-gate", m.smear != "off" and f"{m.smear} the norm"),
+        "smear gate": ("smear-gate" if m.smear != "window" else "window-gates", _smear(m)),
         "bigram hash": ("bigram-hash", m.bigram_rows and f"{m.bigram_rows:,} × {m.bigram_dim}"),
         "partial rotary": ("partial-rope", (m.rope_dims < head or stretch != 1) and rotary),
         "LN scale": ("ln-scale", m.ln_scale and "1/sqrt(l+1)"),
@@ -96,8 +96,21 @@ def technique_states(settings: Recipe) -> dict[str, tuple[str, str]]:
         "zstd on whole bytes": ("zstd-on-int-in-int8", not brotli and f"level {quant.zstd_level}"),
         "byte shuffle and brotli": ("byte-shuffle-and-brotli", brotli and "quality 11"),
         "sliding evaluation": ("sliding-evaluation", sliding),
+        "gated heads": ("window-gates", m.attn_gate != "off" and f"by {m.gate_window} channels"),
+        "two lanes": ("two-lanes", m.lanes == 2 and f"from layer {m.parallel_start} on"),
+        "attention inside documents": ("attention-inside-documents", _inside_documents(settings)),
     }
     return {name: (note, state or "") for name, (note, state) in states.items()}
+
+
+def _smear(config: Model) -> str:
+    window = f"by {config.gate_window} channels, before the norm"
+    return {"off": "", "window": window}.get(config.smear, f"{config.smear} the norm")
+
+
+def _inside_documents(settings: Recipe) -> str:
+    told = {"trained": settings.data.order == "packed", "scored": settings.eval.document_mask}
+    return ", ".join(what for what, on in told.items() if on)
 
 
 def _sigmas(quant: Quant) -> str:
@@ -178,7 +191,7 @@ def formula_table(config: Model, num_tokens: int) -> pd.DataFrame:
     turned = f"base {base:,.0f}, {stretched}"
     rows = [
         ("bigram hash", config.bigram_rows, f"N = {config.bigram_rows:,}, width {config.bigram_dim}", "e = E[x]"),
-        ("smear gate", config.smear != "off", f"{config.smear} the norm", "the first stream is norm(e)"),
+        ("smear gate", config.smear != "off", _smear(config), "the first stream is norm(e)"),
         ("LN scale", config.ln_scale, f"1 down to {layers**-0.5:.3f} in layer {layers - 1}", "1 in every layer"),
         ("U-Net skips", layers > 1, f"{layers // 2} of them", "one layer has none"),
         ("value embedding", config.ve_dim, f"width {config.ve_dim}, added in layers {_span(config.ve_layers)}",
@@ -186,6 +199,8 @@ def formula_table(config: Model, num_tokens: int) -> pd.DataFrame:
         ("partial rotary", config.rope_dims < head, f"R = {config.rope_dims} of D = {head} dims turn, {turned}",
          f"the whole head turns (R = D = {head}), {turned}"),
         ("exclusive self-attention", config.xsa_last_n, f"layers {_exclusive_layers(config)}", "z = y in every layer"),
+        ("gated heads", config.attn_gate != "off", f"by {config.gate_window} channels", "no head has a gate"),
+        ("two lanes", config.lanes == 2, f"from layer {config.parallel_start} on", "there is one stream"),
     ]  # fmt: skip
     said = [(term, bool(on), there if on else f"off: {otherwise}") for term, on, there, otherwise in rows]
     return pd.DataFrame(said, columns=["term", "on", "here"])

@@ -54,11 +54,13 @@ def parameter_formula(config: recipe.Model) -> int:
     width, layers = config.model_dim, config.num_layers
     kv_width = config.num_kv_heads * (width // config.num_heads)
     block = 2 * width**2 + 2 * width * kv_width + 2 * width * config.mlp_hidden + 4 * width + config.num_heads
-    smear = width if config.smear != "off" else 0
+    smear = {"off": 0, "window": config.gate_window + 1}.get(config.smear, width)
+    gates = layers * config.num_heads * config.gate_window * (config.attn_gate != "off")
+    gates += 6 * layers * (config.lanes == 2) + 2 * (config.softcaps != "one")
     bigram = (config.bigram_rows + width) * config.bigram_dim + 1 if config.bigram_rows else 0
     values = (config.vocab_size + kv_width) * config.ve_dim + layers if config.ve_dim else 0
     skips = len(layer_order(config)[0]) * width * (2 if config.skip_gates else 1)
-    return config.vocab_size * width + skips + layers * block + smear + bigram + values
+    return config.vocab_size * width + skips + layers * block + smear + gates + bigram + values
 
 
 def shape_of(config: recipe.Model, num_tokens: int) -> dict[str, str]:
@@ -82,6 +84,8 @@ def shape_of(config: recipe.Model, num_tokens: int) -> dict[str, str]:
         "rotary base in force at T": f"{base_in_force(config, num_tokens):,.0f}",
         "bigram rows × width": f"{config.bigram_rows} × {config.bigram_dim}" if config.bigram_rows else "none",
         "smear gate": config.smear,
+        "gate of each head": config.attn_gate,
+        "residual lanes": f"2 from block {config.parallel_start} on" if config.lanes == 2 else "1",
         "LN scale": "1/sqrt(l+1)" if config.ln_scale else "1",
         "layers with XSA": ", ".join(map(str, range(layers - config.xsa_last_n, layers))) or "none",
         "value embedding": f"{config.ve_dim} in {list(config.ve_layers)}" if config.ve_dim else "none",
@@ -163,7 +167,7 @@ def expected_initial_loss(config: recipe.Model) -> float:
     before in equal parts. Its root mean square f is one but for the norm's epsilon (`initial_sizes`). Those tokens'
     tied rows get the logit a = f s C / sqrt(2) (or f s C), s the embedding's standard deviation; all others are N(0,
     f^2 s^2 C). Holds for s^2 C << 1."""
-    mixed = 1 if config.smear == "off" else 2
+    mixed = 2 if config.smear in ("before", "after") else 1  # the window's lambda starts at zero
     spread = initial_sizes(config)["last state"] * config.embed_init_std
     own = spread * config.model_dim / math.sqrt(mixed)
     own = config.logit_softcap * math.tanh(own / config.logit_softcap)
@@ -300,13 +304,17 @@ def exclusion_table(y: Tensor, v: Tensor) -> pd.DataFrame:
 @torch.no_grad()
 def residual_profile(model: GPT, ids: Tensor) -> pd.DataFrame:
     """Root mean squares on ids [B, T], by place in the order in which blocks run (a loop's more than once): the stream
-    that enters (skip added), what attention and MLP add to it, and the stream that leaves."""
+    that enters (skip added), what attention and MLP add to it, and the stream that leaves. Of two lanes attention's
+    enters, and the mean of both leaves the last block; NaN leaves the others."""
     seen: dict[nn.Module, list[tuple[Any, Any]]] = defaultdict(list)
     with register_module_forward_hook(lambda module, inputs, output: seen[module].append((inputs, output))):
-        model.trunk(ids)
+        last, _ = model.trunk(ids)
     rows, (first, second) = [], layer_order(model.config, model.looping)
-    for block in (blocks_of(model)[layer] for layer in first + second):
-        (enters, *_), leaves = seen[block].pop(0)
+    for place, layer in enumerate(first + second):
+        block, enters = blocks_of(model)[layer], model.trunk(ids, stop=place)[0]
+        leaves = (
+            seen[block].pop(0)[1] if seen[block] else last if block is model.blocks[-1] else enters.new_tensor(math.nan)
+        )
         added = block.attn_scale * seen[block.attn].pop(0)[1], block.mlp_scale * seen[block.mlp].pop(0)[1]
         rows.append([x.float().square().mean().sqrt().item() for x in (enters, *added, leaves)])
     table = pd.DataFrame(rows, columns=["enters", "attention adds", "MLP adds", "leaves"])

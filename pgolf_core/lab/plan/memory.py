@@ -91,6 +91,7 @@ def kept_bytes_per_token(model: Model, seq_len: int, how: Execution) -> float:
     multiply), 3 of the key/value width (keys before their norm and after rotation, values) and 2 of the MLP's. A block
     in a loop keeps them in every pass. An eager leaky ReLU keeps its input besides; a gated skip keeps what it blends,
     the first of them what is there anyway; a parallel block's MLP norm finds its input there, and compiled its output.
+    Two lanes keep what each of them adds up, gated heads what their gates multiply.
     """
     order = runs(model)
     layers, heads, kv_heads = len(order), model.num_heads, model.num_kv_heads
@@ -103,9 +104,16 @@ def kept_bytes_per_token(model: Model, seq_len: int, how: Execution) -> float:
         blocks = [(min(QUERY_BLOCK, seq_len - start), start) for start in range(0, seq_len, QUERY_BLOCK)]
         ends = sum(start + rows for rows, start in blocks) / seq_len
         scores = sum((start + rows) * rows for rows, start in blocks) / seq_len
-    outside = (1 if how.compiled else 4) + 2 * (model.smear != "off") + bigram
+    outside = (1 if how.compiled else 4) + {"off": 0, "window": 1}.get(model.smear, 2) + bigram
     of_width = size * (11 * layers + outside + exclusive)
     of_width += size * (max(gated - 1, 0) + (-2 * parallel if how.compiled else gated))
+    if model.lanes == 2:
+        first = model.skip_gates or layer_order(model)[1][0] == model.parallel_start  # has its stream kept anyway
+        of_width += size * ((3 + how.compiled) * parallel - first)
+    gates = (model.gate_window + 2) * (model.smear == "window")
+    if model.attn_gate != "off":  # compiled, the exclusion and the gate are computed anew together
+        of_width += size * (layers - how.compiled * exclusive)
+        gates += layers * heads
     of_kv_width = size * (layers + 2 * layers * ends + bool(model.ve_layers)) + 4 * exclusive
     if not how.bfloat16 and not how.compiled:
         of_width -= size * parallel
@@ -118,6 +126,7 @@ def kept_bytes_per_token(model: Model, seq_len: int, how: Execution) -> float:
     kv_width = kv_heads * (model.model_dim // heads)
     of_mlp = 3 if model.negative_slope and not how.compiled else 2
     others = model.mlp_hidden * of_mlp * layers + model.bigram_dim * bigram + model.ve_dim + layers * heads * scores
+    others += gates
     indices = 8 * (2 + bigram)  # tokens, targets, rows of the bigram table
     return of_width * model.model_dim + of_kv_width * kv_width + size * others + 4 * numbers + indices
 
@@ -133,10 +142,12 @@ def head_bytes_per_token(model: Model, how: Execution) -> tuple[int, int]:
     """(kept for the backward pass, needed besides while the loss's gradient is formed): V logits a token.
 
     Compiled, the logits are kept as they come and one float32 gradient is formed; eager, the soft-capped logits and
-    their log-softmax are kept, and as much again is formed.
+    their log-softmax are kept, and as much again is formed; with two caps also the logits before, caps and their signs.
     """
     vocab = model.vocab_size
-    return ((2 if how.bfloat16 else 4) * vocab + 8, 4 * vocab) if how.compiled else (8 * vocab, 8 * vocab)
+    if how.compiled:
+        return (2 if how.bfloat16 else 4) * vocab + 8, 4 * vocab
+    return (17 if model.softcaps == "two" else 8) * vocab, 8 * vocab
 
 
 def weight_copy_bytes(recipe: Recipe, how: Execution) -> int:

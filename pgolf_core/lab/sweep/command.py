@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,9 +32,20 @@ def add(parser: argparse.ArgumentParser) -> None:
     option("--stop-at", type=count, default=0, metavar="STEP", help=about)
     about = "a difference that would matter: the table says how many seeds show it (default: the challenge's margin)"
     option("--worth", type=float, default=None, metavar="BPB", help=about)
+    about = "with --on: so many seeds one after another in a job, where starting one costs more than a seed (default 1)"
+    option("--per-job", type=count, default=1, metavar="N", help=about)
     option = parser.add_mutually_exclusive_group().add_argument
-    option("--task", type=int, default=None, metavar="N", help="one seed of one arm, by its place: a job's task")
+    about = "seeds of arms by their places, comma-separated: what a job does"
+    option("--task", type=_places, default=(), metavar="N,…", help=about)
     option("--finish", action="store_true", help="train nothing: the reports and the comparison of what is finished")
+
+
+def _places(text: str) -> tuple[int, ...]:
+    """Whole numbers between commas; argparse.ArgumentTypeError for anything else."""
+    words = text.split(",")
+    if not all(word.isascii() and word.isdecimal() for word in words):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a list of whole numbers, as 0,1,2")
+    return tuple(map(int, words))
 
 
 def run(options: argparse.Namespace) -> int:
@@ -49,11 +61,12 @@ def run(options: argparse.Namespace) -> int:
     except argparse.ArgumentTypeError as error:
         raise UsageError(f"--arm {error}") from None
     sweep = arms.sweep_of(request, given, options.seeds, options.stop_at)
-    if options.task is not None:
-        if not 0 <= options.task < len(sweep.tasks):
-            raise UsageError(f"--task {options.task}: there are {len(sweep.tasks)}, from 0")
-        _run_task(sweep, *sweep.tasks[options.task])
-        return 0
+    if beyond := [place for place in options.task if place >= len(sweep.tasks)]:
+        raise UsageError(f"--task {beyond[0]}: there are {len(sweep.tasks)}, from 0")
+    if options.per_job > 1 and not asked:
+        raise UsageError("--per-job goes with --on slurm")
+    if options.task:
+        return 1 if _run_tasks(sweep, [sweep.tasks[place] for place in options.task]) else 0
     if asked:
         return _submit(sweep, options, asked)
     failed: list[str] = []
@@ -83,16 +96,24 @@ def _run_task(sweep: Sweep, name: str, seed: int) -> None:
 
 
 def _run_all(sweep: Sweep) -> list[str]:
-    """All tasks, one after the other; what failed, in words. Seeds that others are at work on are left to them."""
+    """What the arms have in common, then all tasks; what failed, in words."""
+    from pgolf_core.lab.record.kernels import prepared
+    from pgolf_core.lab.sweep.arms import prepare
+
+    with prepared():
+        prepare(sweep)
+        return _run_tasks(sweep, sweep.tasks)
+
+
+def _run_tasks(sweep: Sweep, tasks: Sequence[tuple[str, int]]) -> list[str]:
+    """(arm, seed) one after the other; what failed, in words. Seeds that others are at work on are left to them."""
     from pgolf_core.lab.record.kernels import prepared
     from pgolf_core.lab.record.lock import Busy
     from pgolf_core.lab.record.notebooks import RunFailed
-    from pgolf_core.lab.sweep.arms import prepare
 
     failed, left = [], 0
     with prepared():
-        prepare(sweep)
-        for name, seed in sweep.tasks:
+        for name, seed in tasks:
             try:
                 _run_task(sweep, name, seed)
             except Busy as error:
@@ -110,13 +131,15 @@ def _submit(sweep: Sweep, options: argparse.Namespace, asked: slurm.Asked) -> in
     """Submit a job of all arms and seeds, one of all reports, and one that compares."""
     from pgolf_core.lab.sweep.arms import prepare
 
+    places, each = range(len(sweep.tasks)), options.per_job
+    jobs = [",".join(map(str, places[first : first + each])) for first in places[::each]]
     base = request_of(options)
     words = ["sweep", *words_of(base, sweep.seeds)[1:], *(word for text in options.arm for word in ("--arm", text))]
     words += ["--stop-at", str(sweep.stop_at)] if sweep.stop_at else []
     worth = ["--worth", str(options.worth)] if options.worth else []
     reports = [[*words_of(request, sweep.seeds), "--report-only"] for request in sweep.requests.values()]
     steps = {
-        "seeds": [[*words, "--task", str(number)] for number in range(len(sweep.tasks))],
+        "seeds": [[*words, "--task", job] for job in jobs],
         "reports": reports,
         "compare": [[*words, *worth, "--finish"]],
     }
@@ -129,7 +152,7 @@ def _submit(sweep: Sweep, options: argparse.Namespace, asked: slurm.Asked) -> in
     prepare(sweep)
     ids = slurm.chain(label, steps, asked)
     for name, folder in folders.items():
-        tasks = {seed: place for place, (arm, seed) in enumerate(sweep.tasks) if arm == name}
+        tasks = {seed: place // each for place, (arm, seed) in enumerate(sweep.tasks) if arm == name}
         note_jobs(folder, ids[0], tasks, ids[-1])
     print(f"submitted: job {ids[0]} for {len(sweep.tasks)} seeds, {ids[1]} for their reports, {ids[2]} to compare")
     print(f"scripts and logs: {short_path(label / slurm.FOLDER)}/; the table will be {short_path(label / TABLE)}")

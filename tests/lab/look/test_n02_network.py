@@ -40,7 +40,8 @@ SHAPES = {
     "uniform start, no smear": dataclasses.replace(TINY, init="uniform", smear="off", norm_eps=1e-3),
 }
 SMALL = list(SHAPES)
-SHAPES |= {name: load_recipe(name).model for name in ("local-smoke", *RECORDS, "pr1493")}
+SHAPES |= {name: load_recipe(name).model for name in ("local-smoke", *RECORDS, "pr1493", "pr1855", "pr2135")}
+SHAPES["lanes"] = dataclasses.replace(TINY, lanes=2, parallel_start=3, smear="window", attn_gate="sparse")
 
 
 def tokens_of(config: recipe.Model, batch: int = 2, length: int = 24) -> torch.Tensor:
@@ -65,7 +66,9 @@ def test_budget_and_formula_both_give_the_exact_number_of_parameters_and_only_ve
     assert budget["parameters"].sum() == analysis.parameter_formula(config) == num_parameters(config)
     assert budget["tensors"].sum() == len(shapes) and budget["share"].sum() == pytest.approx(1)
     for tensor, shape in shapes.items():
-        is_matrix = len(shape) == 2 and not tensor.endswith(("resid_mix", "skip_weights", "skip_gates"))
+        is_matrix = len(shape) == 2 and not tensor.endswith(
+            ("resid_mix", "skip_weights", "skip_gates", "attn_gate_w", "resid_lambdas", "smear_gate.weight")
+        )
         assert (analysis.tensor_kind(tensor) != "gains, gates, scales") == is_matrix, tensor
 
 

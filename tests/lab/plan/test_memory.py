@@ -36,6 +36,17 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "a ragged query block": {"seq_len": 300, "xsa_last_n": 1},
     "leaky, gated, parallel": {"negative_slope": 0.5, "skip_gates": True, "parallel_start": 2},
     "a loop": {"num_loops": 2, "loop_start": 1, "loop_end": 2, "xsa_last_n": 2, "ve_dim": 20, "ve_layers": [1, 3]},
+    "window smear, gated heads, lanes": {
+        "smear": "window",
+        "bigram_rows": 0,
+        "attn_gate": "sparse",
+        "xsa_last_n": 3,
+        "lanes": 2,
+        "parallel_start": 2,
+        "skip_gates": True,
+    },
+    "two caps, one block in lanes": {"softcaps": "two", "lanes": 2, "parallel_start": 3},
+    "lanes in blocks with skips": {"num_layers": 6, "lanes": 2, "parallel_start": 4, "skip_gates": True},
 }
 SEQUENCES = 3
 FLOAT32 = Execution(compiled=False, bfloat16=False, blocked=False)
@@ -100,7 +111,7 @@ def test_the_count_of_an_eager_pass_is_what_autograd_saves(how, changes, loss):
     assert counted_bytes(recipe, how) == pytest.approx(saved_bytes(loss, recipe, how), rel=0.01)
 
 
-@pytest.mark.parametrize("name", dict.fromkeys((*RECORDS, "pr1493")))
+@pytest.mark.parametrize("name", dict.fromkeys((*RECORDS, "pr1493", "pr1855")))
 def test_the_count_of_a_record_at_full_size_is_what_autograd_saves(name, loss):
     recipe = load_recipe(name)
     assert counted_bytes(recipe, BFLOAT16, 48) == pytest.approx(saved_bytes(loss, recipe, BFLOAT16, 48), rel=0.001)
@@ -111,6 +122,7 @@ def test_the_count_of_a_record_at_full_size_is_what_autograd_saves(name, loss):
     (COMPILED, {"bigram_rows": 0, "ve_dim": 20, "ve_layers": [1]}),
     (Execution(compiled=True, bfloat16=False, blocked=False), {}),
     (COMPILED, {"num_loops": 1, "loop_end": 1, "skip_gates": True, "negative_slope": 0.5, "parallel_start": 1}),
+    (COMPILED, {"smear": "window", "attn_gate": "sparse", "xsa_last_n": 1, "lanes": 2, "parallel_start": 1}),
     pytest.param(COMPILED, None, marks=pytest.mark.slow),  # PR 315 at full size, ten seconds
 ])  # fmt: skip
 def test_the_count_of_a_compiled_pass_is_what_the_partitioner_keeps(how, changes, loss):

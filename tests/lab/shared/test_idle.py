@@ -22,6 +22,8 @@ CASES = {
     ("model.bigram_rows=0",): "model.bigram_dim optim.bigram_optimizer",
     ("model.ve_dim=0", "model.ve_layers=[]"): "optim.ve_frozen",
     ("model.smear=off",): "optim.smear_beta2",
+    ("model.smear=window",): "optim.smear_beta2",
+    ("model.attn_gate=off",): "model.attn_gate_scale model.gate_window",
     ("data.final_seq_len=0",): "data.final_fraction",
     ("data.final_seq_len=256", "data.final_fraction=0"): "data.final_seq_len",
     ("schedule.warmdown_fraction=0.5",): "schedule.warmdown_iters",
@@ -45,7 +47,7 @@ def test_a_key_that_nothing_reads_is_idle_and_is_read_without_the_change(changes
         "average.kind=swa", "qat.kind=late", "model.bigram_rows=64", "model.ve_dim=8", "model.ve_layers=[1]",
         "model.rope_reference_tokens=256", "data.final_seq_len=1024", "schedule.warmdown_fraction=0",
         "quant.correction=hessian", "quant.kind=grid", "quant.allocation=fixed",
-        "quant.mlp=int6_sigma", "quant.tok_emb=int8_sigma",
+        "quant.mlp=int6_sigma", "quant.tok_emb=int8_sigma", "model.attn_gate=sparse",
     ]  # fmt: skip
     before = idle_keys(load_recipe("local-smoke", used))
     after = idle_keys(load_recipe("local-smoke", [*used, *changes]))

@@ -102,18 +102,21 @@ def test_seeds_that_another_machine_has_are_left_to_it(toy, capsys) -> None:
     assert [line for line in toy.executed if line.endswith("03")] == ["toy.deep 1 03"]
 
 
-def test_on_slurm_there_is_a_task_for_each_seed_of_each_arm(toy, capsys, monkeypatch) -> None:
+@pytest.mark.parametrize("per_job, count, places", [(1, 6, {"1": 1, "2": 4}), (4, 2, {"1": 0, "2": 1})])
+def test_on_slurm_a_task_has_one_seed_of_one_arm_or_as_many_as_asked(
+    toy, capsys, monkeypatch, per_job: int, count: int, places: dict[str, int]
+) -> None:
     given = []
     monkeypatch.setattr(slurm, "check", lambda asked: None)
     monkeypatch.setattr(slurm.shutil, "which", lambda name: "/bin/true")
     monkeypatch.setattr(slurm, "chain", lambda folder, steps, asked: given.append((folder, steps)) or ["5", "6", "7"])
     words = (*ARMS, "--seeds", "1,2", "--worth", "0.01", "--on", "slurm", "--slurm", "--partition=gpu")
-    assert toy.sweep(*words) == 0
+    assert toy.sweep(*words, "--per-job", str(per_job)) == 0
     assert "submitted: job 5 for 6 seeds, 6 for their reports, 7 to compare" in capsys.readouterr().out
     (folder, steps), *_ = given
-    assert folder == toy.folder / "toy.base" and [len(step) for step in steps.values()] == [6, 3, 1]
+    assert folder == toy.folder / "toy.base" and [len(step) for step in steps.values()] == [count, 3, 1]
     jobs = json.loads((toy.folder / "toy.deep" / "slurm-jobs.json").read_text())
-    assert jobs == {"job": "5", "tasks": {"1": 1, "2": 4}, "last": "7"}
+    assert jobs == {"job": "5", "tasks": places, "last": "7"}
     toy.executed.clear()
     for command in [*steps["seeds"], *steps["reports"], *steps["compare"]]:
         monkeypatch.setattr("pgolf_core.lab.report.seeds.seeds_table_text", lambda summary: "the table")
@@ -129,6 +132,8 @@ def test_on_slurm_there_is_a_task_for_each_seed_of_each_arm(toy, capsys, monkeyp
         (["--arm", "a b", "--arm", "c"], "--arm 'a b' is not NAME:key=value"),
         ([*ARMS, "--worth", "-1"], "--worth -1.0: give a difference in bits per byte"),
         ([*ARMS, "--task", "9", "--seeds", "1"], "--task 9: there are 3, from 0"),
+        ([*ARMS, "--task", "1,x"], "'1,x' is not a list of whole numbers"),
+        ([*ARMS, "--per-job", "2"], "--per-job goes with --on slurm"),
         ([*ARMS, "--stop-at", "10"], "--stop-at 10: base validates every"),
         ([*ARMS, "--task", "1", "--finish"], "not allowed with argument"),
     ],

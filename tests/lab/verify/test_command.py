@@ -45,12 +45,15 @@ def test_an_artifact_alone_is_checked_without_any_run_and_scored_on_a_dataset_th
     assert "is not prepared" in judged(path, cache, data="other")["score from the file alone"].evidence
 
 
-def test_a_path_that_does_not_exist_is_an_error_and_an_empty_one_holds_nothing(cache: Path, tmp_path: Path):
+def test_a_path_of_nothing_is_an_error_and_an_empty_file_holds_nothing(cache: Path, tmp_path: Path):
     with pytest.raises(UserError, match="does not exist"):
         verify(tmp_path / "nosuch", How())
     (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "notes.txt").write_text("of something else")
+    with pytest.raises(UserError, match="folder is no run's or submission's folder: no file in it ends in "):
+        verify(tmp_path / "folder", How())
     (tmp_path / "file").touch()
-    assert not holding(tmp_path / "folder", cache) and not holding(tmp_path / "file", cache)
+    assert not holding(tmp_path / "file", cache)
     row = judged(tmp_path / "file", cache, data="toy-sp1024")["score from the file alone"]
     assert "it needs an artifact that opens" in row.evidence
 
