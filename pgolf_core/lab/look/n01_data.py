@@ -149,7 +149,7 @@ def case_table(
     """What CaseOps does at an equal vocabulary: tokenizers trained on the training texts, without it and with it.
 
     One row each: tokens and bytes per token of the validation texts (BOS left out), the share of tokens that are marks,
-    and the bigram's bits per byte, both learned on the first `limit_bytes` of training. Bytes are the original text's in both.
+    and the bigram's bits per byte, both learned on the first `limit_bytes` of training. Bytes are the original's.
     """
     enough = itertools.accumulate(len(text.encode("utf-8")) for text in train)
     few = [text for text, size in zip(train, enough, strict=True) if size <= limit_bytes]
