@@ -10,7 +10,7 @@ ROOMS = (
     "base.names", "base.files", "base.strict", "base.device", "base.parallel", "base.stop", "base.squeeze",
     "base.grouping",
     "recipes.recipe", "recipes.rules", "recipes.reading",
-    "text.tokenizer", "text.shards", "text.ranked", "text.packed", "text.batches",
+    "text.tokenizer", "text.shards", "text.ranked", "text.packed", "text.batches", "text.sidecar", "text.caseops",
     "network.grid", "network.low_rank", "network.choice", "network.attention", "network.documents", "network.gates",
     "network.model", "network.score",
     "packing.sensitivity", "packing.correction", "packing.ledger", "packing.coder", "packing.steps",

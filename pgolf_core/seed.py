@@ -26,7 +26,8 @@ from pgolf_core.packing.pack import pack_averaged
 from pgolf_core.packing.unpack import score_artifact
 from pgolf_core.recipes.recipe import Recipe
 from pgolf_core.result import Result
-from pgolf_core.text.shards import load_tokens, prove
+from pgolf_core.text.shards import is_sidecar, load_tokens, prove
+from pgolf_core.text.sidecar import sidecar_bytes
 from pgolf_core.text.tokenizer import Tokenizer
 from pgolf_core.training.loop import TrainData, Trainer
 from pgolf_core.training.runlog import NoLog, RunLog, TrainResult
@@ -114,8 +115,11 @@ def run_seed(
                 (folder / name).unlink(missing_ok=True)
     tokenizer = Tokenizer(tokenizer_path)
     train_paths, val_paths = _shards(data_path, "train"), _shards(data_path, "val")
-    prove([*train_paths, *val_paths], tokenizer)
-    data = TrainData(train_paths, val_paths, tokenizer.bytes, tokenizer.vocab_size, sha256="")
+    is_changed, table = recipe.data.bytes == "sidecar", tokenizer.bytes
+    prove([*train_paths, *val_paths], tokenizer, is_changed)
+    if is_changed:
+        table = sidecar_bytes(val_paths, tokenizer)
+    data = TrainData(train_paths, val_paths, table, tokenizer.vocab_size, sha256="")
     trainer = Trainer(recipe, seed, data, folder, say=_say, world=world, keep=False)
     log = RunLog(folder, _say) if world.first else NoLog(folder)
     with log:
@@ -133,7 +137,7 @@ def run_seed(
         tokens, settings = load_tokens(val_paths, tokenizer.vocab_size), recipe.eval
         roundtrip, sliding = (
             score_artifact(
-                folder / SCRIPT_ARTIFACT, tokens, tokenizer.bytes, settings.seq_len, stride, settings.batch_seqs,
+                folder / SCRIPT_ARTIFACT, tokens, table, settings.seq_len, stride, settings.batch_seqs,
                 autocast=recipe.schedule.autocast, document_mask=settings.document_mask, world=world,
             )
             for stride in (settings.seq_len, settings.stride)
@@ -154,7 +158,7 @@ def run_seed(
 
 
 def _shards(folder: Path, split: str) -> list[Path]:
-    paths = sorted(folder.glob(f"*_{split}_*.bin"))
+    paths = sorted(path for path in folder.glob(f"*_{split}_*.bin") if not is_sidecar(path.name))
     if not paths:
         raise UserError(f"no *_{split}_*.bin in {folder}; set DATA_PATH to the folder of the shards")
     return paths

@@ -64,11 +64,10 @@ def run(options: argparse.Namespace) -> int:
     if there not in ("", dataset.manifest_sha256) and not options.data:
         was = f"manifest {there:.8}, {dataset.manifest_sha256:.8} here"
         print(f"pgolf: {dataset.name} is not what the run was scored on ({was}): not its score", file=sys.stderr)
-    tokenizer = dataset.tokenizer()
-    tokens = load_tokens(dataset.val_paths, tokenizer.vocab_size)
+    tokens = load_tokens(dataset.val_paths, dataset.tokenizer().vocab_size)
     with score_bar("scoring", enabled=sys.stderr.isatty()) as progress:
         score = score_artifact(
-            artifact, tokens, tokenizer.bytes, seq_len, stride, recipe.eval.batch_seqs,
+            artifact, tokens, dataset.token_bytes(), seq_len, stride, recipe.eval.batch_seqs,
             autocast=recipe.schedule.autocast, document_mask=recipe.eval.document_mask, progress=progress,
         )  # fmt: skip
     values = {"artifact": str(artifact), "dataset": dataset.name, **score.to_dict()}

@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
 
 def rooms_of(recipe: Recipe) -> list[str]:
     """The files of the core that a script of this recipe holds, in their order."""
-    left_out = {"recipes.rules", "recipes.reading"}
+    left_out = {"recipes.rules", "recipes.reading", "text.caseops"}
     if recipe.quant.kind != "steps":
         left_out |= {"packing.coder", "packing.steps", "packing.allocation"}
     elif recipe.qat == QAT() and not recipe.quant.exceptions:
@@ -78,6 +78,8 @@ def rooms_of(recipe: Recipe) -> list[str]:
         left_out.add("text.packed")
     if recipe.optim.muon_coefficients != "polar_express":
         left_out.add("training.polar")
+    if recipe.data.bytes == "table":
+        left_out.add("text.sidecar")
     if not recipe.model.gated:
         left_out.add("network.gates")
     adapt = recipe.adapt

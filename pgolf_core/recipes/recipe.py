@@ -23,6 +23,7 @@ LATER_KEYS = frozenset((
     "embed_wd", "loop_at", "min_lr", "reserve_seconds", "adapt",
     "clip_sigmas", "embed_clip_sigmas", "correction_order", "correct_tok_emb", "compressor",
     "gate_window", "smear_bos_mask", "attn_gate", "attn_gate_scale", "lanes", "softcaps", "document_mask",
+    "bytes",
     "muon_coefficients", "muon_dtype", "clip_each_rank",
     "batch_documents",
     "mlp_clip_sigmas", "attention_clip_sigmas", "low_rank", "low_rank_top", "low_rank_group", "gates", "grouping",
@@ -128,6 +129,9 @@ class Data:
     final_seq_len: int = 0
     """Sequence length of the last `final_fraction` of the budget, tokens of a step unchanged; 0: seq_len to the end."""
     final_fraction: float = 0.25
+    bytes: str = "table"
+    """What a score divides by. table: the tokenizer's count; sidecar: the original bytes beside the validation shards,
+    of text that was changed, as CaseOps text (PR 1855)."""
 
 
 @dataclass(frozen=True)

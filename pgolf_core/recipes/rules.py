@@ -26,6 +26,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.softcaps": ("one", "two", "two_inert"),
     "model.init": ("orthogonal", "uniform"),
     "data.order": ("sequential", "shuffled", "ranked", "packed"),
+    "data.bytes": ("table", "sidecar"),
     "optim.muon_wd_order": ("before", "after"),
     "optim.newton_schulz_dtype": ("bfloat16", "float32"),
     "optim.muon_coefficients": ("quintic", "polar_express"),

@@ -32,7 +32,8 @@ _PROSE = (".md", ".txt", ".json", ".py", ".sh", ".ipynb", ".html", ".csv", ".log
 CASE_MARKS = "\ue001\ue002\ue003\ue004"
 """What such a changed text marks its capitals with."""
 NEEDS_SIDECAR = (
-    "this text was changed (marks for capitals), and original bytes are not counted here; use unchanged text"
+    "this text was changed (marks for capitals), and original bytes are not counted here; use unchanged text, or "
+    "set data.bytes=sidecar"
 )
 _WINDOW = 2**16
 """Tokens of a shard's beginning, middle and end that a sample is drawn from."""
@@ -43,14 +44,14 @@ def is_sidecar(path: str) -> bool:
     return any(map(_SIDECAR.search, path.split("/"))) and not path.lower().endswith(_PROSE)
 
 
-def shard_tokens(path: Path | str) -> int:
-    """Number of tokens a shard declares, its header and size checked and its tokens left unread.
+def shard_tokens(path: Path | str, sidecar: bool = False) -> int:
+    """Number of tokens a shard declares, its header and size checked and its tokens left unread; or a sidecar's.
 
     Raises UserError for a file that is missing, foreign, of another version, truncated or too long.
     """
     path = Path(path)
     remedy = "delete its dataset and prepare it again"
-    if is_sidecar(path.name):
+    if is_sidecar(path.name) and not sidecar:
         raise UserError(f"{path} is a byte sidecar, no shard: {NEEDS_SIDECAR}")
     if not path.is_file():
         raise UserError(f"shard {path} does not exist; {remedy}")
@@ -75,9 +76,12 @@ def shard_tokens(path: Path | str) -> int:
     return int(words[2])
 
 
-def read_shard(path: Path | str, vocab_size: int | None = None) -> np.ndarray:
-    """Tokens [n] uint16 of a shard, mapped from the file. With `vocab_size`, every token is checked to lie below it."""
-    if shard_tokens(path) == 0:
+def read_shard(path: Path | str, vocab_size: int | None = None, sidecar: bool = False) -> np.ndarray:
+    """Tokens [n] uint16 of a shard, mapped from the file. With `vocab_size`, every token is checked to lie below it.
+
+    With `sidecar` the bytes of tokens, of a file of such.
+    """
+    if shard_tokens(path, sidecar) == 0:
         return np.zeros(0, dtype=np.uint16)  # an empty range of a file cannot be mapped
     tokens = np.memmap(path, dtype=TOKEN_TYPE, mode="r", offset=HEADER_BYTES)
     if vocab_size is not None:
@@ -90,17 +94,17 @@ def load_tokens(paths: Sequence[Path | str], vocab_size: int | None = None) -> n
     return np.concatenate([read_shard(path, vocab_size) for path in _sorted(paths)])
 
 
-def prove(paths: Sequence[Path | str], tokenizer: Tokenizer) -> int:
+def prove(paths: Sequence[Path | str], tokenizer: Tokenizer, sidecar: bool = False) -> int:
     """How many documents of a sample, some of every shard, were decoded and encoded again: they give their own tokens.
 
     UserError where more than one in twenty do not, or one in four of a shard: they are of another tokenizer, even one
-    of the same size, or damaged; and for a tokenizer whose pieces mark capitals.
+    of the same size, or damaged; and without `sidecar` for a tokenizer whose pieces mark capitals.
     """
     marks = [piece for piece in map(tokenizer.piece, range(tokenizer.vocab_size)) if piece and piece in CASE_MARKS]
-    if marks:
+    if marks and not sidecar:
         raise UserError(f"{tokenizer.path} has pieces for case marks (U+{ord(marks[0]):04X}): {NEEDS_SIDECAR}")
     for folder in sorted({Path(path).parent for path in paths}):
-        if beside := sorted(name for name in os.listdir(folder) if is_sidecar(name)):
+        if not sidecar and (beside := sorted(name for name in os.listdir(folder) if is_sidecar(name))):
             raise UserError(f"{folder / beside[0]} is a byte sidecar: {NEEDS_SIDECAR}")
     sampled = 0
     failed: list[str] = []

@@ -12,6 +12,8 @@ import sentencepiece
 from pgolf_core.lab.data.build import write_shard
 from pgolf_core.lab.data.dataset import Dataset
 from pgolf_core.lab.data.fineweb import FinewebRequest, fetch_fineweb
+from pgolf_core.text.caseops import CaseTokenizer, to_cases
+from pgolf_core.text.shards import CASE_MARKS
 
 VOCAB = 320
 VARIANT = f"sp{VOCAB}"
@@ -46,25 +48,34 @@ def published_model(documents: list[str], vocab_size: int = VOCAB, **more: list[
     return model.getvalue()
 
 
-def make_hub(folder: Path, vocab: int = VOCAB) -> Path:
+def make_hub(folder: Path, vocab: int = VOCAB, caseops: bool = False) -> Path:
     """A repository of three training shards and one for validation; the first validation text stands in training too.
 
-    Documents go on from one shard to the next, as in the published ones.
+    Documents go on from one shard to the next, as in the published ones. With `caseops` the text has capitals, the
+    shards are of text with marks for them, and validation has its sidecar.
     """
     val, train = (texts(6, seed=1), texts(40, seed=2)) if vocab == VOCAB else (rich_texts(6, 1), rich_texts(60, 2))
     train.insert(5, val[0])
-    model, published = published_model(train, vocab), f"fineweb10B_sp{vocab}"
+    published, more = f"fineweb10B_sp{vocab}", {"user_defined_symbols": list(CASE_MARKS)} if caseops else {}
+    if caseops:
+        val, train = ([text.title() + " NASA ﬁ" for text in documents] for documents in (val, train))
+    model = published_model([to_cases(text) for text in train] if caseops else train, vocab, **more)
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     outer = folder / "datasets"
     (outer / "tokenizers").mkdir(parents=True)
     (outer / f"tokenizers/fineweb_{vocab}_bpe.model").write_bytes(model)
     for split, documents in (("train", train), ("val", val)):
-        stream = np.concatenate([[1, *processor.encode(text)] for text in documents])
+        changed = [to_cases(text) if caseops else text for text in documents]
+        stream = np.concatenate([[1, *processor.encode(text)] for text in changed])
         size = SHARD_TOKENS if split == "train" else len(stream)
         parts = [stream[start : start + size] for start in range(0, len(stream), size)]
         assert split == "val" or len(parts) >= TRAIN_SHARDS
         for number, part in enumerate(parts[:TRAIN_SHARDS]):
             write_shard(outer / f"datasets/{published}/fineweb_{split}_{number:06d}.bin", part)
+    if caseops:
+        cut = CaseTokenizer(outer / f"tokenizers/fineweb_{vocab}_bpe.model")
+        sizes = np.concatenate([[0, *cut.encode_with_bytes(text)[1]] for text in val])
+        write_shard(outer / f"datasets/{published}/fineweb_val_bytes_000000.bin", sizes)
     names = {"name": published, "tokenizer_name": f"sp_bpe_{vocab}"}
     entry = names | {"stats": {"files_train": TRAIN_SHARDS, "files_val": 1}}
     bytes_only = {"name": "fineweb10B_byte260", "tokenizer_name": "byte", "stats": {"files_train": 1, "files_val": 1}}

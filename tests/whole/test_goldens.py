@@ -45,6 +45,7 @@ from pgolf_core.packing.unpack import unpack
 from pgolf_core.recipes import recipe
 from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.rules import LORA_TARGETS
+from pgolf_core.text.caseops import CaseTokenizer, from_cases, to_cases
 from pgolf_core.text.ranked import RankedStream
 from pgolf_core.text.tokenizer import TokenBytes, Tokenizer
 from pgolf_core.training.loop import TrainData, Trainer
@@ -433,6 +434,22 @@ def published_sliding(model: GPT, tokens: np.ndarray, table: TokenBytes, seq_len
         count += len(windows) * (length - first)
         num_bytes += int(table.count(ids[:, first:-1], ids[:, 1 + first :]).sum())
     return nats / count, nats / (math.log(2) * num_bytes)
+
+
+def test_case_marks_tokens_and_sidecar_are_the_records_own(goldens: Path) -> None:
+    told = json.loads((goldens / "caseops.json").read_text(encoding="utf-8"))
+    tokenizer = CaseTokenizer(goldens / "caseops_v1.model")
+    stream, sidecar = [], []
+    for case in told["cases"]:
+        assert to_cases(case["text"]) == case["transformed"] and from_cases(case["transformed"]) == case["text"]
+        ids, sizes = tokenizer.encode_with_bytes(case["text"])
+        assert [tokenizer.bos_id, *ids] == case["ids"]
+        assert [tokenizer.piece(token) for token in ids] == case["pieces"]
+        # of an empty document the record counts no bytes for BOS either, one entry too few
+        assert [0, *sizes] == (case["token_bytes"] or [0]) and sum(sizes) == case["sidecar_bytes"]
+        stream += case["ids"]
+        sidecar += case["token_bytes"]
+    assert stream == told["stream"] and sidecar == told["sidecar"]
 
 
 def test_bytes_of_the_published_tokenizer_are_those_of_the_decoded_text(goldens: Path) -> None:

@@ -223,7 +223,7 @@ def seed_frontier(
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """A row for each file (method, target, bytes, bpb lost) of one seed; its unrounded bpb, agreement of gradients."""
     dataset, window = open_dataset(recipe.data.dataset, cache), recipe.eval.seq_len
-    validation, token_bytes = load_tokens(tuple(dataset.val_paths), recipe.model.vocab_size), dataset.tokenizer().bytes
+    validation, token_bytes = load_tokens(tuple(dataset.val_paths), recipe.model.vocab_size), dataset.token_bytes()
     packer = Packer(recipe, folder, TokenStream(dataset.train_paths[:1]), methods)
 
     def judged(state: Mapping[str, Tensor]):

@@ -170,15 +170,16 @@ def _published_arm(name: str, score: str) -> Arm:
         label = finished.COMPARED[score]
         raise UserError(f"{name} has no {label} score; published are: {', '.join(known)}; choose one with --score")
     kind, rows = PUBLISHED_AS[score], {}
+    scored, scored_bytes = record.covered(kind)
     for seed in record.seeds:
         bpb, loss = getattr(seed, f"{kind}_bpb"), getattr(seed, f"{kind}_loss")
-        derived = bpb * math.log(2) * record.val_bytes / record.val_targets
+        derived = bpb * math.log(2) * scored_bytes / scored
         train_seconds = record.budget_seconds if seed.train_seconds is None else seed.train_seconds
         rows[seed.seed] = (bpb, derived if loss is None else loss, seed.total_bytes, train_seconds, None)
     recipe = f"{name}-as-run"
     return Arm(
         name, _seeds(rows), track=FINEWEB_TRACK, cap_bytes=TRACK_CAP_BYTES[FINEWEB_TRACK], text_bytes=record.val_bytes,
-        text_targets=record.val_targets, scored_targets=record.val_targets, vocab_size=record.vocab_size,
+        text_targets=record.val_targets, scored_targets=scored, vocab_size=record.vocab_size,
         window=record.window_tokens, stride=64 if score in finished.WHOLE_WINDOWS else None,
         data="FineWeb as published", data_sha256="published",
         core=f"the published script of {record.script_bytes:,} bytes",

@@ -20,7 +20,7 @@ from pgolf_core.lab.shared.places import CORE_DIR
 from pgolf_core.lab.shared.texts import FINEWEB_BYTES, FINEWEB_TARGETS
 from pgolf_core.recipes.reading import available_recipes, lineage
 
-RECORDS = ("pr194", "pr315", "pr332", "pr531", "pr534", "pr1493")
+RECORDS = ("pr194", "pr315", "pr332", "pr531", "pr534", "pr1493", "pr1855", "pr2135")
 RECORD_DIR = CORE_DIR.parent / "papers" / "records"
 UNITS = {"train loss": "nats per token", "val bpb": "bits per byte"}
 """What a curve may hold, and its unit."""
@@ -87,11 +87,11 @@ class Artifact:
     container: str
     """Format tag inside it, or the shape of the object where it has none."""
     compressor: str
-    payload_bytes: int
-    """Codes, scales and stored tensors before compression."""
     state_bytes: int
     """The state dict before quantisation, in its own mix of bfloat16 and float32."""
     state_tensors: int
+    payload_bytes: int | None = None
+    """Codes, scales and stored tensors before compression."""
     raw_object_bytes: int | None = None
     """The saved object before compression, container included."""
 
@@ -153,6 +153,16 @@ class Published:
     """Tokens that its standard score covers."""
     val_bytes: int = FINEWEB_BYTES
     """Bytes of their text."""
+    part_targets: int | None = None
+    """Tokens that its raw, averaged and standard scores cover, where those are fewer (PR 1855, PR 2135)."""
+    part_bytes: int | None = None
+    """Bytes of their text."""
+
+    def covered(self, kind: str) -> tuple[int, int]:
+        """(tokens, bytes) that its score of this kind is of: raw, averaged, standard, sliding or adapted."""
+        if self.part_targets and self.part_bytes and kind in ("raw", "averaged", "standard"):
+            return self.part_targets, self.part_bytes
+        return self.val_targets, self.val_bytes
 
 
 def load_published(name: str, folder: Path = RECORD_DIR) -> Published:

@@ -23,7 +23,8 @@ import sentencepiece
 from pgolf_core.base.files import UserError, write_bytes
 from pgolf_core.lab.data.dataset import refuse_normalising, refuse_shared_documents
 from pgolf_core.lab.data.survey import LISTED_TRAIN_DOCUMENTS, SPLITS, TOKENIZER_FILE, Split, long_bar, survey
-from pgolf_core.text.shards import HEADER_WORDS, SHARD_MAGIC, SHARD_VERSION, TOKEN_TYPE
+from pgolf_core.text.caseops import CASEOPS, CaseTokenizer, to_cases
+from pgolf_core.text.shards import CASE_MARKS, HEADER_WORDS, SHARD_MAGIC, SHARD_VERSION, TOKEN_TYPE
 from pgolf_core.text.tokenizer import Tokenizer
 
 SHARD_TOKENS = 100_000_000
@@ -57,6 +58,11 @@ TOKENIZER_SETTINGS: dict[str, Any] = {
     # The thread count is written into the model file: fixed, so that the file is the same on every machine.
     "num_threads": 1,
 }
+
+
+def tokenizer_settings(caseops: bool) -> dict[str, Any]:
+    """How a tokenizer is trained: of text with case marks, each mark is a piece of its own and part of no other."""
+    return TOKENIZER_SETTINGS | ({"user_defined_symbols": list(CASE_MARKS)} if caseops else {})
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,11 @@ class Corpus:
     shard_prefix: str = ""
     """Beginning of the shards' names; the dataset's name where it is empty."""
 
+    @property
+    def caseops(self) -> bool:
+        """Whether the text's capitals become marks."""
+        return self.about.get("transform") == CASEOPS
+
 
 @dataclass(frozen=True)
 class Scan:
@@ -128,10 +139,14 @@ def fill_dataset(folder: Path, corpus: Corpus, scan: Scan, progress: bool) -> di
         write_bytes(path, corpus.tokenizer.path.read_bytes())
     else:
         sample = {"documents": 0, "utf8_bytes": 0}
-        write_bytes(path, train_tokenizer(_sample(corpus, scan, sample, progress), corpus.vocab_size))
-        details = {"settings": TOKENIZER_SETTINGS, "sentencepiece": sentencepiece.__version__, "trained_on": sample}
+        write_bytes(path, train_tokenizer(_sample(corpus, scan, sample, progress), corpus.vocab_size, corpus.caseops))
+        details = {
+            "settings": tokenizer_settings(corpus.caseops),
+            "sentencepiece": sentencepiece.__version__,
+            "trained_on": sample,
+        }
         refuse_normalising(Tokenizer(path))
-    tokenizer = Tokenizer(path)
+    tokenizer = (CaseTokenizer if corpus.caseops else Tokenizer)(path)
     shards, names = _encode(folder, corpus, scan, tokenizer, progress)
     splits = [Split(split, paths, tokenizer, progress) for split, paths in shards.items()]
     manifest = survey(corpus.about, details, splits, lambda split, index: names[split][index])
@@ -153,17 +168,24 @@ def check_pieces(vocab_size: int, what: str = "--vocab-size") -> None:
         raise UserError(f"{what} {vocab_size}: pieces must be between 1 and 65,536, since tokens are stored in 16 bits")
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> bytes:
+def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024, caseops: bool = False) -> bytes:
     """A lossless SentencePiece BPE model file trained on `texts`: the same texts give the same bytes.
+
+    With `caseops` on the texts with marks for their capitals.
 
     Raises UserError where the texts have too little in them for that many pieces.
     """
     model = io.BytesIO()
     # The trainer skips a text that holds U+2585, its mark for the unknown; cut there, only that character is skipped.
-    parts = (part for text in texts for part in text.split("\u2585") if part)
+    changed = map(to_cases, texts) if caseops else texts
+    parts = (part for text in changed for part in text.split("\u2585") if part)
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=parts, model_writer=model, vocab_size=vocab_size, minloglevel=2, **TOKENIZER_SETTINGS
+            sentence_iterator=parts,
+            model_writer=model,
+            vocab_size=vocab_size,
+            minloglevel=2,
+            **tokenizer_settings(caseops),
         )
     except RuntimeError as error:
         reason = _in_our_words(str(error).rpartition("] ")[2])
@@ -207,10 +229,20 @@ def _encode(
     rows = {split: tuple(array.array("Q") for _ in range(3)) for split in SPLITS}  # hash of the name, start, length
     names: dict[str, list[tuple[int, str]]] = {split: [] for split in SPLITS}
     share = {"train": 2 * LISTED_TRAIN_DOCUMENTS / max(scan.documents["train"], 1), "val": 1.0}  # to be named, and more
-    whole, at, path = hashlib.sha256(), 0, folder / ".tokens"
-    with open(path, "wb") as file, long_bar(sum(scan.utf8_bytes.values()), "encoding", progress, "B") as bar:
+    whole, at, path, sizes_path = hashlib.sha256(), 0, folder / ".tokens", folder / ".bytes"
+    with (
+        open(path, "wb") as file,
+        open(sizes_path, "wb") as sizes_file,
+        long_bar(sum(scan.utf8_bytes.values()), "encoding", progress, "B") as bar,
+    ):
         for document in corpus.documents():
-            ids = np.array([tokenizer.bos_id, *tokenizer.encode(document.text, document.name)], dtype=TOKEN_TYPE)
+            if isinstance(tokenizer, CaseTokenizer) and document.split == "val":
+                plain, sizes = tokenizer.encode_with_bytes(document.text, document.name)
+                sizes_file.seek(at * TOKEN_TYPE.itemsize)  # where its tokens are in the other file
+                sizes_file.write(np.array([0, *sizes], dtype=TOKEN_TYPE).tobytes())
+            else:
+                plain = tokenizer.encode(document.text, document.name)
+            ids = np.array([tokenizer.bos_id, *plain], dtype=TOKEN_TYPE)
             if tokenizer.bytes.total(ids) != (size := len(document.payload)):
                 fault = f"the tokens of {document.name} do not stand for its {size} bytes"
                 raise UserError(f"{fault}; use another --tokenizer")
@@ -226,14 +258,17 @@ def _encode(
             bar.update(size)
     if whole.hexdigest() != scan.sha256:
         raise UserError("the files changed while they were read; run the command again when nothing writes to them")
-    tokens, shards = np.memmap(path, dtype=TOKEN_TYPE, mode="r"), {}
+    shards = {}
     for split in SPLITS:
         keys, starts, lengths = (np.array(column, dtype=np.uint64) for column in rows[split])
         order = np.argsort(keys, kind="stable")
-        spans = zip(starts[order].tolist(), lengths[order].tolist(), strict=True)
+        spans = list(zip(starts[order].tolist(), lengths[order].tolist(), strict=True))
         prefix = folder / f"{corpus.shard_prefix or corpus.about['name']}_{split}"
-        shards[split] = list(_write_shards(prefix, (tokens[start : start + length] for start, length in spans)))
+        shards[split] = list(_write_shards(prefix, path, spans))
+        if isinstance(tokenizer, CaseTokenizer) and split == "val":
+            list(_write_shards(prefix.with_name(f"{prefix.name}_bytes"), sizes_path, spans))
     path.unlink()
+    sizes_path.unlink()
     return shards, {split: [name for _, name in sorted(names[split])] for split in SPLITS}
 
 
@@ -247,8 +282,10 @@ def write_shard(path: Path | str, tokens: np.ndarray) -> None:
     write_bytes(path, header.tobytes() + tokens.astype(TOKEN_TYPE).tobytes())
 
 
-def _write_shards(prefix: Path, documents: Iterable[np.ndarray]) -> Iterator[Path]:
-    """The documents one after another, in shards of SHARD_TOKENS."""
+def _write_shards(prefix: Path, source: Path, spans: Iterable[tuple[int, int]]) -> Iterator[Path]:
+    """The documents one after another, (start, length) in the source's tokens, in shards of SHARD_TOKENS."""
+    whole = np.memmap(source, dtype=TOKEN_TYPE, mode="r")
+    documents = (whole[start : start + length] for start, length in spans)
     for number, tokens in enumerate(_stretches(documents, SHARD_TOKENS)):
         path = prefix.with_name(f"{prefix.name}_{number:06d}.bin")
         write_shard(path, tokens)

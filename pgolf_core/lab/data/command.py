@@ -76,6 +76,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "how text files become documents: at blank-lines, at lines, or whole (none, the default for more than one file)"
     )
     option("--cut", choices=("blank-lines", "lines", "none"), help=about)
+    option("--caseops", action="store_true", help="marks for capitals, exactly undone; bytes stay the original text's")
     about = "leave out documents that cannot be used (empty, null, with U+2581, ...); the manifest counts them"
     option("--skip-faulty", action="store_true", help=about)
     option("--val-share", type=_share, metavar="X", help="share of validation documents (default: 0.1)")

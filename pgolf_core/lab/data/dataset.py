@@ -23,12 +23,16 @@ from pgolf_core.base.files import UserError, explain_os_errors, read_json, sha25
 from pgolf_core.base.names import MANIFEST
 from pgolf_core.lab.data.survey import MANIFEST_FORMAT, SPLITS, Split, count_shared, long_bar
 from pgolf_core.lab.shared.texts import SOTU_NAME, SOTU_PREFIX
+from pgolf_core.text.caseops import CASEOPS, CaseTokenizer
 from pgolf_core.text.shards import shard_tokens
-from pgolf_core.text.tokenizer import Tokenizer
+from pgolf_core.text.sidecar import sidecar_of, split_bytes
+from pgolf_core.text.tokenizer import TokenBytes, Tokenizer
 
 DOCUMENT_KEYS = {"name", "group", "split", "sha256", "utf8_bytes", "tokens"}
 PARTIAL = ".partial-"
 """Prefix of the folders that datasets are made in; of a killed preparation they are swept by the next one."""
+CASEOPS_REPOSITORY = "romeerp/parameter-golf-caseops-v1"
+"""Where PR 2135 says that the CaseOps shards lie; PR 1855 names their folder alone."""
 HASHED_ON_OPENING = 2**25
 """Files up to this many bytes are hashed whenever a dataset is opened, larger ones by `verify` and where newer."""
 
@@ -61,13 +65,37 @@ class Dataset:
         return "listed_train_documents" not in self.manifest
 
     def tokenizer(self) -> Tokenizer:
-        """The dataset's tokenizer; one that claims to be lossless and is not is a UserError."""
-        tokenizer = Tokenizer(self.tokenizer_path)
+        """The dataset's tokenizer; one that claims to be lossless and is not is a UserError.
+
+        Of a text that was changed it takes and gives the original one.
+        """
+        tokenizer = (CaseTokenizer if self.is_changed else Tokenizer)(self.tokenizer_path)
         if self.manifest["tokenizer"]["lossless"]:
             refuse_normalising(tokenizer)
         if tokenizer.vocab_size != self.vocab_size:
             raise damaged(self.folder, f"its tokenizer has {tokenizer.vocab_size} pieces, not {self.vocab_size}")
         return tokenizer
+
+    @property
+    def is_changed(self) -> bool:
+        """The tokens are of text with marks for its capitals, and a sidecar has the original's bytes."""
+        return self.manifest.get("transform") == CASEOPS
+
+    @property
+    def sidecar_paths(self) -> list[Path]:
+        """The files of original bytes, where the text was changed."""
+        return [self.folder / entry["file"] for entry in self.manifest.get("sidecars", ())]
+
+    def check_bytes(self, said: str) -> None:
+        """UserError where a recipe's data.bytes is not how this dataset's bytes are counted."""
+        has = "sidecar" if self.is_changed else "table"
+        if said != has:
+            fault = f"data.bytes = {said}, and dataset {self.name} counts bytes by its {has}"
+            raise UserError(f"{fault}; pass --set data.bytes={has} or another --data")
+
+    def token_bytes(self) -> TokenBytes:
+        """What the bytes of validation are counted by."""
+        return split_bytes(self.val_paths, self.tokenizer())
 
     def verify(self, progress: bool = False) -> str:
         """Read everything again and hold it against the manifest: file hashes, totals, every listed document's text,
@@ -75,7 +103,7 @@ class Dataset:
 
         Returns what was checked, in words. Raises UserError with the first thing that does not hold.
         """
-        files = [self.manifest["tokenizer"], *self.manifest["shards"]]
+        files = [self.manifest["tokenizer"], *self.manifest["shards"], *self.manifest.get("sidecars", ())]
         with long_bar(sum(entry["bytes"] for entry in files), "hashing files", progress, "byte") as bar:
             for entry in files:
                 if sha256_file(self.folder / entry["file"]) != entry["sha256"]:
@@ -183,7 +211,7 @@ def load_dataset(folder: Path) -> Dataset:
     try:
         if manifest["format"] != MANIFEST_FORMAT:
             raise damaged(folder, f"its manifest has format {manifest['format']!r}, not {MANIFEST_FORMAT}")
-        entries = (manifest["tokenizer"], *manifest["shards"])
+        entries = (manifest["tokenizer"], *manifest["shards"], *manifest.get("sidecars", ()))
         sizes = {entry["file"]: int(entry["bytes"]) for entry in entries}
         digests = {entry["file"]: entry["sha256"] for entry in entries}
         paths = {split: [folder / s["file"] for s in manifest["shards"] if s["split"] == split] for split in SPLITS}
@@ -193,6 +221,9 @@ def load_dataset(folder: Path) -> Dataset:
         known &= {"vocab_size", "lossless"} <= set(manifest["tokenizer"])
         known &= all(set(entry) == DOCUMENT_KEYS for entry in manifest["documents"])
         known &= "listed_train_documents" not in manifest or "val_texts_in_train" in manifest["disjointness"]
+        beside = [sidecar_of(path).name for path in sorted(paths["val"])] if "transform" in manifest else []
+        known &= manifest.get("transform", CASEOPS) == CASEOPS
+        known &= beside == [entry["file"] for entry in manifest.get("sidecars", ())]
         known &= manifest["name"] == folder.name and all(Path(file).name == file for file in sizes)
     except (KeyError, TypeError, ValueError, AttributeError):
         known = False
@@ -225,6 +256,8 @@ def damaged(folder: Path, fault: str) -> UserError:
 
 def _command(name: str) -> str:
     """The command that makes a dataset of this name."""
+    if name.startswith("fineweb") and CASEOPS in name:
+        return f"pgolf data fineweb --variant {name.replace('-', '_')} --repository {CASEOPS_REPOSITORY}"
     if name.startswith("fineweb"):
         variant = name.rpartition("-")[2]
         return f"pgolf data fineweb --variant {variant if variant[:2] == 'sp' else 'sp1024'}"

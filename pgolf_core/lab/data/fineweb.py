@@ -42,7 +42,9 @@ from pgolf_core.lab.data.hub import (
 )
 from pgolf_core.lab.data.survey import SPLITS, TOKENIZER_FILE, Split, long_bar, survey
 from pgolf_core.lab.shared.usage import note
-from pgolf_core.text.shards import prove, shard_tokens
+from pgolf_core.text.caseops import CASEOPS, CaseTokenizer
+from pgolf_core.text.shards import NEEDS_SIDECAR, is_sidecar, prove, shard_tokens
+from pgolf_core.text.sidecar import has_case_marks
 from pgolf_core.text.tokenizer import Tokenizer
 
 FETCHED = "fetched.json"
@@ -124,7 +126,7 @@ def _is_unchanged(dataset: Dataset, request: FinewebRequest, files: dict[str, Re
 
     UserError where it was made of another source's files.
     """
-    entries = [*dataset.manifest["shards"], dataset.manifest["tokenizer"]]
+    entries = [*dataset.manifest["shards"], *dataset.manifest.get("sidecars", ()), dataset.manifest["tokenizer"]]
     known = {entry["file"]: entry["sha256"] for entry in entries}
     wanted = {name: files[path].sha256 for path, name in promised.files.items()}
     if request.tokenizer:
@@ -146,8 +148,13 @@ def _manifest(folder: Path, name: str, request: FinewebRequest, promised: Promis
         with explain_os_errors(f"cannot read --tokenizer {request.tokenizer}"):
             write_bytes(folder / TOKENIZER_FILE, Path(request.tokenizer).expanduser().read_bytes())
     tokenizer = Tokenizer(folder / TOKENIZER_FILE)
-    splits = [Split(split, sorted(folder.glob(f"*_{split}_*.bin")), tokenizer, progress) for split in SPLITS]
-    proved = prove([path for split in splits for path in split.paths], tokenizer)
+    sidecars = [path for path in sorted(folder.glob("*.bin")) if is_sidecar(path.name)]
+    if sidecars and not has_case_marks(tokenizer):
+        raise UserError(f"{sidecars[0]} beside shards without CaseOps' marks is a byte sidecar: {NEEDS_SIDECAR}")
+    paths = {split: sorted({*folder.glob(f"*_{split}_*.bin")} - {*sidecars}) for split in SPLITS}
+    proved = prove([path for split in SPLITS for path in paths[split]], tokenizer, bool(sidecars))
+    tokenizer = CaseTokenizer(tokenizer.path) if sidecars else tokenizer
+    splits = [Split(split, paths[split], tokenizer, progress) for split in SPLITS]
     source = {"repository": request.repository, "dataset": request.published_name}
     rule = PUBLISHED_SPLIT_RULE
     if promised.stats is None:
@@ -157,6 +164,7 @@ def _manifest(folder: Path, name: str, request: FinewebRequest, promised: Promis
     else:
         source["citation"] = FINEWEB_CITATION.format(repository=request.repository)
     about = {"name": name, "source": source, "split_rule": rule, "published_split": True}
+    about |= {"transform": CASEOPS} if sidecars else {}
     about_tokenizer = {"kind": "sentencepiece-bpe", "published_as": promised.tokenizer_name}
     manifest = survey(about, about_tokenizer, splits, "{}-{:06d}".format)
     if promised.stats is not None:
@@ -252,7 +260,7 @@ def _fault(path: Path, file: RemoteFile) -> str:
         return "has not the hash that git knows it by: it changed on the way"
     if path.suffix == ".bin":
         try:
-            shard_tokens(path)
+            shard_tokens(path, is_sidecar(path.name))
         except UserError as error:
             return f"is no whole shard ({str(error).partition(';')[0].replace(str(path), path.name)})"
     return ""

@@ -25,6 +25,7 @@ from pgolf_core.lab.data.survey import SPLITS, TOKENIZER_FILE
 from pgolf_core.lab.shared.tables import some
 from pgolf_core.lab.shared.usage import note
 from pgolf_core.text.shards import NEEDS_SIDECAR, is_sidecar
+from pgolf_core.text.sidecar import sidecar_of
 
 DEFAULT_VARIANT = "sp1024"
 DEFAULT_TRAIN_SHARDS = 80
@@ -232,9 +233,13 @@ def find_dataset(hub: Hub, request: FinewebRequest, wanted: int | None) -> Promi
     else:
         folder, paths = _shards_by_name(hub, request, str(folder) if stats else manifest)
         model = "" if request.tokenizer else _only_model(hub, request, folder)
-    _refuse_sidecars(hub, folder)
+    beside = {path: str(sidecar_of(PurePosixPath(path))) for path in paths["val"]}
+    beside = beside if {*beside.values()} & {*there} else {}
+    if lone := next((path for path, sidecar in beside.items() if sidecar not in there), None):
+        raise UserError(f"{hub.label} holds no {beside[lone]}, the byte sidecar of {lone}, and others': get it")
+    _refuse_sidecars(hub, folder, set(beside.values()))
     inside = [path for path in map(PurePosixPath, there) if folder in path.parents and path.suffix.lower() == ".bin"]
-    if unnamed := sorted({*map(str, inside)} - {*paths["train"], *paths["val"]}):
+    if unnamed := sorted({*map(str, inside)} - {*paths["train"], *paths["val"], *beside.values()}):
         note(f"not used, since neither manifest nor name makes it a shard of a split: {some(unnamed)}")
     most = len(paths["train"])
     if wanted is not None and wanted > most:
@@ -247,13 +252,14 @@ def find_dataset(hub: Hub, request: FinewebRequest, wanted: int | None) -> Promi
         note(f"no manifest there: the names tell the splits ({told} shards), tokenizer {request.tokenizer or model}")
         note("a sample is encoded again to prove that they belong together; whether shards are missing nothing says")
     files = {path: shard_name(split, number) for split in SPLITS for number, path in enumerate(paths[split])}
+    files |= {beside[path]: sidecar_of(Path(files[path])).name for path in beside}
     tokenizer_name = tokenizer_name or Path(request.tokenizer or model).stem
     return Promised(files if request.tokenizer else files | {model: TOKENIZER_FILE}, tokenizer_name, stats)
 
 
-def _refuse_sidecars(hub: Hub, folder: PurePosixPath) -> None:
-    """UserError for byte counts in the dataset's folder, or in one that is of no other dataset."""
-    paths = [PurePosixPath(path) for path in hub.files()]
+def _refuse_sidecars(hub: Hub, folder: PurePosixPath, of_val: set[str]) -> None:
+    """UserError for other byte counts than `of_val` in the dataset's folder, or in one that is of no other dataset."""
+    paths = [PurePosixPath(path) for path in hub.files() if path not in of_val]
     of_splits = [{path.parent for path in paths if f"_{split}_" in path.name} for split in SPLITS]
     others = {one for one in set.intersection(*of_splits) - {folder, *folder.parents} if not is_sidecar(str(one))}
     for path in paths:

@@ -18,7 +18,9 @@ import numpy as np
 from tqdm import tqdm
 
 from pgolf_core.base.files import UserError, sha256_bytes, sha256_file
+from pgolf_core.text.caseops import CaseTokenizer
 from pgolf_core.text.shards import read_shard, shard_tokens
+from pgolf_core.text.sidecar import sidecar_bytes, sidecar_of
 from pgolf_core.text.tokenizer import Tokenizer
 
 MANIFEST_FORMAT = 1
@@ -27,6 +29,9 @@ SPLITS = ("train", "val")
 LISTED_TRAIN_DOCUMENTS = 20_000
 """Training documents that a large dataset's manifest names; enough for every table and figure about documents."""
 CHUNK_TOKENS = 2**22
+NORMALISED_SHARE = 0.01
+"""How far a sidecar's bytes may be from those of the text that a normalising tokenizer gives back: they count what
+stood there before it, and on PR 1855's validation text the two agree to 0.01 %."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,33 @@ class Split:
                     found["utf8_bytes"] += self.tokenizer.bytes.total(chunk)
                     previous = int(chunk[-1])
                     bar.update(len(chunk) - 1)
+        if isinstance(self.tokenizer, CaseTokenizer):  # whose bytes are known of whole documents
+            table = self.tokenizer.bytes
+            found["utf8_bytes"] = self._sidecar_total() if self.sidecars() else sum(map(table.total, self.documents()))
         return found
+
+    def sidecars(self) -> list[Path]:
+        """The files of original bytes beside these shards, if their text was changed and they are of validation."""
+        is_changed = isinstance(self.tokenizer, CaseTokenizer) and self.name == "val"
+        return [sidecar_of(path) for path in sorted(self.paths)] if is_changed else []
+
+    def _sidecar_total(self) -> int:
+        """Bytes by the sidecars; UserError where they are not the text's: exactly, of a normalising tokenizer about."""
+        found = sidecar_bytes(self.paths, self.tokenizer)
+        place, stream, sizes = self.sidecars()[0], found.stream, found.sizes.astype(np.int64)
+        counted = np.append(0, self.tokenizer.bytes.count(stream[:-1], stream[1:]))
+        starts = np.append(0, np.flatnonzero(stream[1:] == self.tokenizer.bos_id) + 1)
+        said, own = np.add.reduceat(sizes, starts), np.add.reduceat(counted, starts)
+        marks = np.isin(stream, np.flatnonzero(self.tokenizer.bytes.base == 0)) & (counted == 0)
+        if sizes[marks].any():
+            raise UserError(f"{place} gives bytes of text to BOS or to a case mark: it is no sidecar of its shards")
+        if self.tokenizer.lossless and (said != own).any():
+            at = int(np.argmax(said != own))
+            raise UserError(f"{place} counts {said[at]:,} bytes of document {at}, whose text has {own[at]:,}")
+        if abs(int(sizes.sum()) - int(counted.sum())) > NORMALISED_SHARE * counted.sum():
+            fault = f"counts {sizes.sum():,} bytes, and the tokens' text has {counted.sum():,}"
+            raise UserError(f"{place} {fault}: no normalising makes that much of a difference")
+        return int(sizes.sum())
 
     def listed(self, limit: int) -> Iterator[tuple[dict[str, Any], str]]:
         """For the first `limit` documents: sha256 and utf8_bytes of the decoded text, and tokens; and that text.
@@ -119,7 +150,7 @@ def survey(
     `splits` are train and val; `name_of(split, index)` names a document by its place. Text and bytes are of the decoded
     tokens. Raises UserError for shards that no score could be trusted on (see Split.listed).
     """
-    shards, documents, totals = [], [], {}
+    shards, documents, totals, sidecars = [], [], {}, []
     for split in splits:
         totals[split.name] = split.totals()
         if not totals[split.name]["documents"]:
@@ -127,6 +158,7 @@ def survey(
             raise UserError(f"the {split.name} shards hold no document: BOS (id {bos}) stands nowhere in them")
         for path in sorted(split.paths):
             shards.append(_file_entry(path) | {"split": split.name, "tokens": shard_tokens(path)})
+        sidecars += map(_file_entry, split.sidecars())
         limit = LISTED_TRAIN_DOCUMENTS if split.name == "train" else totals[split.name]["documents"]
         for index, (entry, _) in enumerate(split.listed(limit)):
             name = name_of(split.name, index)
@@ -139,6 +171,7 @@ def survey(
         **about,
         "tokenizer": _file_entry(tokenizer.path) | known | about_tokenizer,
         "shards": shards,
+        **({"sidecars": sidecars} if sidecars else {}),
         "totals": totals,
         "disjointness": {"val_texts_in_train": count_shared(*splits)},
         **({} if all_listed else {"listed_train_documents": LISTED_TRAIN_DOCUMENTS}),

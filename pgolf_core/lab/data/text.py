@@ -14,13 +14,13 @@ from typing import Any
 
 from pgolf_core.base.files import UserError, sha256_file
 from pgolf_core.lab.data.build import (
-    TOKENIZER_SETTINGS,
     Corpus,
     Document,
     check_pieces,
     fill_dataset,
     hash_share,
     scan_documents,
+    tokenizer_settings,
 )
 from pgolf_core.lab.data.dataset import (
     Dataset,
@@ -34,6 +34,8 @@ from pgolf_core.lab.data.survey import SPLITS
 from pgolf_core.lab.data.textfiles import TEXTS, Faults, InputFile, counted, cut_of, endings, find_files, read_documents
 from pgolf_core.lab.shared.tables import some
 from pgolf_core.lab.shared.usage import note
+from pgolf_core.text.caseops import CASEOPS, CaseTokenizer
+from pgolf_core.text.sidecar import has_case_marks
 from pgolf_core.text.tokenizer import SPACE_MARK, Tokenizer
 
 SPLIT_RULE = (
@@ -67,6 +69,8 @@ class TextRequest:
     """A document is validation if its text's SHA-256, read as a number from 0 to 1, lies below this."""
     cut: str = ""
     """How text files become documents, one of textfiles.CUTS; by default a file is one, unless it is the only one."""
+    caseops: bool = False
+    """Put marks for the text's capitals, exactly undone (text.caseops); bytes are of the text as it was."""
     skip_faulty: bool = False
     """Leave out documents that cannot be used instead of refusing them; the manifest counts them."""
 
@@ -85,7 +89,7 @@ def prepare_text(request: TextRequest, cache_dir: Path | str | None = None, prog
     vocab_size = given.vocab_size if given else request.vocab_size
     check_pieces(vocab_size, f"{request.tokenizer} of" if given else "--vocab-size")
     stem = re.sub(r"[^\w.+-]+", "-", Path(os.path.abspath((request.paths or request.train)[0])).stem).strip(".-")
-    name = request.name or f"{stem}-sp{vocab_size}"
+    name = request.name or f"{stem}{f'-{CASEOPS}' if request.caseops else ''}-sp{vocab_size}"
     if not is_dataset_name(name) or is_sotu_name(name) or name.startswith("fineweb"):
         raise UserError(f"--name '{name}' is not free for a dataset of your own; choose letters, digits and . _ + -")
     scan = scan_documents(reading.documents(), progress)
@@ -98,6 +102,7 @@ def prepare_text(request: TextRequest, cache_dir: Path | str | None = None, prog
     reading.refuse_empty_splits(scan.documents)
     rule = OWN_SPLIT_RULE if request.train else SPLIT_RULE.format(request.val_share)
     about = {"name": name, "source": reading.source(scan.sha256), "split_rule": rule}
+    about |= {"transform": CASEOPS} if request.caseops else {}
     corpus = Corpus(about, reading.documents, vocab_size, given)
     root = datasets_root(cache_dir)
     if not (root / name).is_dir():
@@ -107,7 +112,9 @@ def prepare_text(request: TextRequest, cache_dir: Path | str | None = None, prog
     if given:
         same = tokenizer["sha256"] == sha256_file(given.path)
     else:
-        same = tokenizer.get("settings") == TOKENIZER_SETTINGS and tokenizer["vocab_size"] == vocab_size
+        same = (
+            tokenizer.get("settings") == tokenizer_settings(request.caseops) and tokenizer["vocab_size"] == vocab_size
+        )
     if not same or any(found.manifest.get(key) != value for key, value in about.items()):
         remedy = f"choose another --name, or delete {found.folder}"
         raise UserError(f"dataset {name} is there already, of other text or settings; {remedy}")
@@ -130,7 +137,10 @@ class _Reading:
 
     def __post_init__(self) -> None:
         request = self.request
-        self.given = Tokenizer(Path(request.tokenizer).expanduser()) if request.tokenizer else None
+        kind = CaseTokenizer if request.caseops else Tokenizer
+        self.given = kind(Path(request.tokenizer).expanduser()) if request.tokenizer else None
+        if self.given and not request.caseops and has_case_marks(self.given):
+            raise UserError(f"--tokenizer {request.tokenizer} is of text with marks for capitals; give --caseops too")
         for split, paths in (("val", request.val), ("train", request.train), ("", request.paths)):
             self.files += find_files(paths, self.left_out, split) if paths else []
         read = Counter("".join(endings(file.path)) for file in self.files)

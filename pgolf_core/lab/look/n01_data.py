@@ -5,7 +5,11 @@ A stream's targets are its tokens 1..n-1, as everywhere: the first token is neve
 
 from __future__ import annotations
 
+import itertools
 import lzma
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +17,9 @@ import pandas as pd
 import zstandard
 
 from pgolf_core.base.files import sha256_bytes
+from pgolf_core.lab.data.build import train_tokenizer
+from pgolf_core.text.caseops import CaseTokenizer, to_cases
+from pgolf_core.text.shards import CASE_MARKS
 from pgolf_core.text.tokenizer import SPACE_MARK, TokenBytes, Tokenizer
 
 SPLIT_NAMES = {"train": "train", "val": "validation"}
@@ -124,6 +131,49 @@ def compressed_bits_per_byte(payload: bytes) -> dict[str, float]:
     strongest = lzma.compress(payload, preset=9 | lzma.PRESET_EXTREME)
     packed = {"zstd -22": zstandard.ZstdCompressor(level=22).compress(payload), "xz -9e": strongest}
     return {name: 8 * len(one) / len(payload) for name, one in packed.items()}
+
+
+CASE_SIGNS = str.maketrans(dict(zip(CASE_MARKS, ("⟨T⟩", "⟨A⟩", "⟨C⟩", "⟨E⟩"), strict=True)))
+CASE_BYTES = 2_000_000
+"""Of training text at most, that two tokenizers are trained on for a comparison: seconds."""
+
+
+def shown_cases(text: str) -> str:
+    """The text as CaseOps changes it, its marks made visible."""
+    return to_cases(text).translate(CASE_SIGNS)
+
+
+def case_table(
+    train: Sequence[str], val: Sequence[str], vocab_size: int, limit_bytes: int = CASE_BYTES
+) -> pd.DataFrame:
+    """What CaseOps does at an equal vocabulary: tokenizers trained on the training texts, without it and with it.
+
+    One row each: tokens and bytes per token of the validation texts (BOS left out), the share of tokens that are marks,
+    and the bigram's bits per byte, both learned on the first `limit_bytes` of training. Bytes are the original's.
+    """
+    enough = itertools.accumulate(len(text.encode("utf-8")) for text in train)
+    few = [text for text, size in zip(train, enough, strict=True) if size <= limit_bytes]
+    train = few or train[:1]
+    num_bytes = sum(len(text.encode("utf-8")) for text in val)
+    rows = {}
+    for name, is_changed in (("as it is", False), ("with case marks", True)):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "tokenizer.model"
+            path.write_bytes(train_tokenizer(train, vocab_size, is_changed))
+            tokenizer = (CaseTokenizer if is_changed else Tokenizer)(path)
+        streams = [
+            np.concatenate([[tokenizer.bos_id, *tokenizer.encode(text)] for text in texts]) for texts in (train, val)
+        ]
+        bits = bigram_bits(streams[0], streams[1][:-1], streams[1][1:], vocab_size).sum()
+        pieces = len(streams[1]) - len(val)
+        marks = [token for token in range(vocab_size) if is_changed and tokenizer.piece(token) in CASE_MARKS]
+        rows[name] = {
+            "tokens": pieces,
+            "bytes per token": num_bytes / pieces,
+            "marks": np.isin(streams[1], marks).sum() / pieces,
+            "bigram bpb": bits / num_bytes,
+        }
+    return pd.DataFrame(rows).T.rename_axis("text")
 
 
 def wrong_denominators(tokenizer: Tokenizer, tokens: np.ndarray, text: str) -> dict[str, int]:

@@ -88,7 +88,9 @@ def spread_sample(tokens: np.ndarray, token_bytes: TokenBytes, num_targets: int,
     whole = num_targets // length
     windows = np.unique(np.linspace(0, whole - 1, max(round(share * whole), 1)).round().astype(np.int64))
     rows = np.stack([tokens[start : start + length + 1] for start in windows * length]).astype(np.int64)
-    return Sample(windows, torch.from_numpy(rows), sum(token_bytes.total(row) for row in rows))
+    sizes = token_bytes.count(tokens[:-1], tokens[1:])
+    num_bytes = sum(int(sizes[start : start + length].sum()) for start in windows * length)
+    return Sample(windows, torch.from_numpy(rows), num_bytes)
 
 
 def paired_difference(one: Score, other: Score) -> tuple[float, float]:

@@ -129,7 +129,8 @@ class _Meaning:
         for rule in (self._shape, self._embeddings, self._data, self._average, self._quantisation, self._schedule):
             rule(self.values)
         if "NUM_LOOPS" in script.reads:
-            self._of_pr1493(self.values)
+            self._looped(self.values)
+            (self._of_pr1493 if "TTT_ENABLED" in script.reads else self._of_pr1855)(self.values)
 
     def _tell(self, name: str, kind: str, reason: str) -> None:
         """Report on a name, but only if the command sets it."""
@@ -169,11 +170,11 @@ class _Meaning:
     def _data(self, v: dict[str, Any]) -> None:
         path = v.get("DATA_PATH", f"fineweb10B_sp{v['VOCAB_SIZE']}")  # PR 1493 makes the path of the pieces
         named = re.fullmatch(r"fineweb10B_(\w+)", PurePath(path).name)
-        dataset = self.keys["data.dataset"] = f"fineweb10B-{named[1] if named else 'sp1024'}"
+        dataset = self.keys["data.dataset"] = f"fineweb10B-{named[1] if named else 'sp1024'}".replace("_", "-")
         self._tell("DATA_DIR", OUTSIDE, "prepare the data with `pgolf data` and name it by --data")
         if not named:
             self._tell("DATA_PATH", OUTSIDE, "prepare the data with `pgolf data` and name it by --data")
-        if not re.search(rf"\D{v['VOCAB_SIZE']}\Z", dataset):
+        if not re.search(rf"\D{v['VOCAB_SIZE']}(-.*)?\Z", dataset):
             name = "VOCAB_SIZE" if "VOCAB_SIZE" in self.given else "DATA_PATH"
             why = f"the dataset is {dataset}, not one of {v['VOCAB_SIZE']:,} pieces; name such a one by --data"
             self._tell(name, NOT_EXPRESSED, why)
@@ -225,29 +226,43 @@ class _Meaning:
         if self.script.record == "PR 315" and stride != 64:
             self._tell("EVAL_STRIDE", NOT_EXPRESSED, "the script also scores with stride 64; a recipe has one")
 
+    def _looped(self, v: dict[str, Any]) -> None:
+        """What PR 1493 and 1855 read: loop, warm-down, grids and the tokens of their Hessians."""
+        self._forget(v["NUM_LOOPS"] <= 0, "NUM_LOOPS=0 runs every block once",
+                     ("LOOP_START", "LOOP_END", "ENABLE_LOOPING_AT"))  # fmt: skip
+        self._forget(v["MAX_WALLCLOCK_SECONDS"] <= 0, "without a clock nothing is kept back", ("GPTQ_RESERVE_SECONDS",))
+        if v["WARMDOWN_FRAC"] <= 0:
+            self.keys |= {"schedule.warmdown_fraction": 0.0, "schedule.warmdown_iters": 0}
+        self.keys["quant.correction_tokens"] = v["GPTQ_CALIBRATION_BATCHES"] * (v["TRAIN_BATCH_TOKENS"] // RANKS)
+        self.keys["quant.attention"] = self.keys["quant.mlp"] = f"int{v['MATRIX_BITS']}_sigma"
+        self.keys["quant.tok_emb"] = f"int{v['EMBED_BITS']}_sigma"
+
+    def _forget(self, is_idle: bool, why: str, names: tuple[str, ...]) -> None:
+        """Names that another one makes idle: their keys keep the usual value."""
+        for name in names if is_idle else ():
+            del self.keys[KEYS[name]]
+            self._tell(name, NO_EFFECT, why)
+
+    def _of_pr1855(self, v: dict[str, Any]) -> None:
+        """What PR 1855 alone reads: gates, and whether its text has marks for capitals."""
+        gate, scale = v["SPARSE_ATTN_GATE_ENABLED"], ("SPARSE_ATTN_GATE_SCALE",)
+        self._forget(not gate, "SPARSE_ATTN_GATE_ENABLED is 0", scale)
+        self._forget(not (gate or v["SMEAR_GATE_ENABLED"]), "no gate reads it", ("GATE_WINDOW",))
+        self.keys["model.attn_gate"] = "sparse" if gate else "off"
+        self.keys["model.smear"] = "window" if v["SMEAR_GATE_ENABLED"] else "off"
+        self.keys["data.bytes"] = "sidecar" if v["CASEOPS_ENABLED"] else "table"
+
     def _of_pr1493(self, v: dict[str, Any]) -> None:
-        """What PR 1493 alone reads: its loop, warm-down and grids, and whether the packed file learns as it scores."""
+        """What PR 1493 alone reads: whether the packed file learns as it scores."""
         self.keys["model.rope_reference_tokens"] = v["TRAIN_SEQ_LEN"]
         if v["EMBEDDING_DIM"] != v["MODEL_DIM"]:
             why = "this core has no projection between an embedding and a network of other widths"
             self.reports.append(Report("EMBEDDING_DIM", str(v["EMBEDDING_DIM"]), NOT_EXPRESSED, why))
-        idle: list[tuple[bool, str, tuple[str, ...]]] = [
-            (v["NUM_LOOPS"] <= 0, "NUM_LOOPS=0 runs every block once", ("LOOP_START", "LOOP_END", "ENABLE_LOOPING_AT")),
-            (v["MAX_WALLCLOCK_SECONDS"] <= 0, "without a clock nothing is kept back", ("GPTQ_RESERVE_SECONDS",)),
-            (not v["TTT_ENABLED"], "TTT_ENABLED is 0", ("TTT_LR", "TTT_EPOCHS", "TTT_MOMENTUM", "TTT_CHUNK_TOKENS")),
-        ]
-        for is_idle, why, names in idle:
-            for name in names if is_idle else ():
-                del self.keys[KEYS[name]]
-                self._tell(name, NO_EFFECT, why)
-        if v["WARMDOWN_FRAC"] <= 0:
-            self.keys |= {"schedule.warmdown_fraction": 0.0, "schedule.warmdown_iters": 0}
+        learning = ("TTT_LR", "TTT_EPOCHS", "TTT_MOMENTUM", "TTT_CHUNK_TOKENS")
+        self._forget(not v["TTT_ENABLED"], "TTT_ENABLED is 0", learning)
         self.keys["adapt.kind"] = "sgd" if v["TTT_ENABLED"] else "off"
         if not (v["SLIDING_WINDOW_ENABLED"] or v["TTT_ENABLED"]):  # what learns while it scores slides anyway
             self.keys["eval.stride"] = self.keys["eval.seq_len"]
-        self.keys["quant.correction_tokens"] = v["GPTQ_CALIBRATION_BATCHES"] * (v["TRAIN_BATCH_TOKENS"] // RANKS)
-        self.keys["quant.attention"] = self.keys["quant.mlp"] = f"int{v['MATRIX_BITS']}_sigma"
-        self.keys["quant.tok_emb"] = f"int{v['EMBED_BITS']}_sigma"
 
 
 def _idle_reports(script: Script, given: Mapping[str, str]) -> Iterator[Report]:

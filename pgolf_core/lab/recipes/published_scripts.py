@@ -34,6 +34,8 @@ KEYS = {
     "WARMDOWN_FRAC": "schedule.warmdown_fraction", "MIN_LR": "schedule.min_lr", "EMBED_WD": "optim.embed_wd",
     "MUON_ROW_NORMALIZE": "optim.muon_row_normalise", "TTT_LR": "adapt.lr", "TTT_EPOCHS": "adapt.epochs",
     "TTT_MOMENTUM": "adapt.momentum", "TTT_CHUNK_TOKENS": "adapt.chunk_tokens",
+    "GATE_WINDOW": "model.gate_window", "SPARSE_ATTN_GATE_SCALE": "model.attn_gate_scale",
+    "PARALLEL_START_LAYER": "model.parallel_start", "ATTN_CLIP_SIGMAS": "quant.clip_sigmas",
     "MATRIX_CLIP_SIGMAS": "quant.clip_sigmas", "EMBED_CLIP_SIGMAS": "quant.embed_clip_sigmas",
 }  # fmt: skip
 """The recipe's key that a name sets alone; what is not here is read by a rule of published_command, with others."""
@@ -214,3 +216,52 @@ SCRIPTS: dict[str, Script] = {
         lacks=("DATA_PATH", "WARMDOWN_ITERS", "VAL_BATCH_SIZE", "INT8_KEEP_FLOAT_FP32_NAME_PATTERNS"),
     ),
 }  # fmt: skip
+
+_OF_PR1493 = SCRIPTS["pr1493"]
+_LOW_RANK, _ADAPTERS = (
+    "a low-rank correction of rounding",
+    "low-rank adapters for each document, and phases for the base",
+)
+SCRIPTS["pr1855"] = Script(
+    "PR 1855",
+    {
+        name: value for name, value in _OF_PR1493.reads.items()
+        if not name.startswith(("TTT_", "SLIDING_")) and name not in (
+            "EMBEDDING_DIM", "PARALLEL_RESIDUAL_START", "MATRIX_CLIP_SIGMAS")
+    } | {
+        "DATA_PATH": "", "CASEOPS_ENABLED": False, "PARALLEL_START_LAYER": 8, "SMEAR_GATE_ENABLED": False,
+        "GATE_WINDOW": 12, "SPARSE_ATTN_GATE_ENABLED": False, "SPARSE_ATTN_GATE_SCALE": 1.0, "MATRIX_LR": 0.026,
+        "MUON_MOMENTUM": 0.97, "WARMDOWN_FRAC": 0.75, "GPTQ_RESERVE_SECONDS": 4.0, "ATTN_CLIP_SIGMAS": 13.0,
+        "GPTQ_CALIBRATION_BATCHES": 16,
+    },
+    _OF_PR1493.fixed | {"model.lanes": 2, "optim.smear_beta2": 0.95},
+    idle={
+        "MATRIX_CLIP_SIGMAS": (12.85, "every matrix is attention's or the MLP's, and those have clips of their own"),
+        "LQER_FACTOR_BITS": (4, "the form of the correction that is not used reads it"),
+        "PHASED_TTT_ENABLED": (True, "the script does not read it"),
+        "ROPE_TRAIN_SEQ_LEN": (2048, "the script reads it and never uses it"),
+        "VAL_BATCH_TOKENS": (524_288, "a matter of speed and memory, but for the targets that a part of a batch drops"),
+        "FUSED_CE_ENABLED": (False, "the same loss, computed in one kernel"),
+    },
+    only={
+        "ROPE_YARN": (False, "another rotary base for long texts"),
+        "PARALLEL_FINAL_LANE": ("mean", "another reading of the two lanes"),
+        "COMPRESSOR": ("brotli", "codes in groups, packed by lrzip"),
+        "MLP_CLIP_SIGMAS": (10.0, "quant.mlp_clip_sigmas, a clip for the MLP alone"),
+        "GATED_ATTN_QUANT_GATE": (False, "quant.gates, rows of int8 for the gates"),
+        "LQER_ENABLED": (False, f"quant.low_rank, {_LOW_RANK}"),
+        "LQER_ASYM_ENABLED": (False, _LOW_RANK),
+        "LQER_RANK": (0, f"quant.low_rank, {_LOW_RANK}"),
+        "LQER_TOP_K": (0, f"quant.low_rank_top, {_LOW_RANK}"),
+        "LQER_ASYM_GROUP": (0, f"quant.low_rank_group, {_LOW_RANK}"),
+        **dict.fromkeys((
+            "TTT_LORA_RANK", "TTT_CHUNK_SIZE", "TTT_BATCH_SIZE", "PHASED_TTT_PREFIX_DOCS", "PHASED_TTT_NUM_PHASES",
+            "TTT_GRAD_STEPS",
+        ), (0, _ADAPTERS)),
+        **dict.fromkeys((
+            "TTT_LORA_ALPHA", "TTT_LORA_LR", "TTT_BETA1", "TTT_BETA2", "TTT_WEIGHT_DECAY", "GLOBAL_TTT_LR",
+            "GLOBAL_TTT_MOMENTUM",
+        ), (-1.0, _ADAPTERS)),
+    },
+    lacks=("WARMDOWN_ITERS", "VAL_BATCH_SIZE", "INT8_KEEP_FLOAT_FP32_NAME_PATTERNS"),
+)  # fmt: skip

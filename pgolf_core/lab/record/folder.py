@@ -169,6 +169,7 @@ def locate_run(request: RunRequest) -> Run:
     folder_name = name or (f"{base.name}+{recipe.fingerprint[:8]}" if changed else base.name)
     dataset = open_dataset(recipe.data.dataset, cache_dir=request.cache_dir or None)
     check_vocab(dataset.manifest["tokenizer"]["vocab_size"], recipe.model.vocab_size, f"dataset {dataset.name}")
+    dataset.check_bytes(recipe.data.bytes)
     recipe_folder = find_root() / Path(request.runs_dir).expanduser() / recipe.track / folder_name
     folder = recipe_folder if seed is None else recipe_folder / f"seed{seed}"
     run = Run(recipe, seed, dataset, folder, recipe_folder)

@@ -31,6 +31,7 @@ from pgolf_core.lab.shared.places import RECIPE_FILE
 from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.recipe import Recipe
 from pgolf_core.text.shards import prove, shard_tokens
+from pgolf_core.text.sidecar import split_bytes
 from pgolf_core.text.tokenizer import Tokenizer
 from pgolf_core.training.loop import TrainData, train
 
@@ -143,7 +144,9 @@ def _train(options: argparse.Namespace, world: World) -> None:
     train_paths, val_paths = _files(options.train), _files(options.val)
     if not options.data_sha256:
         options.data_sha256 = identify(train_paths, val_paths, tokenizer)
-    data = TrainData(train_paths, val_paths, tokenizer.bytes, tokenizer.vocab_size, options.data_sha256)
+    data = TrainData(
+        train_paths, val_paths, split_bytes(val_paths, tokenizer), tokenizer.vocab_size, options.data_sha256
+    )
     recipe = read_recipe(options.recipe)
     _check_agreement(world, recipe.fingerprint, options)
     say = (lambda line: print(line, flush=True)) if world.first else None

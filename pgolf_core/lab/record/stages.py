@@ -37,8 +37,9 @@ from pgolf_core.packing.sensitivity import Groups, groups_of
 from pgolf_core.packing.unpack import score_artifact
 from pgolf_core.result import Result
 from pgolf_core.seed import result_of, score_lines, size_lines, write_scores
+from pgolf_core.text.caseops import CaseTokenizer
 from pgolf_core.text.shards import load_tokens
-from pgolf_core.text.tokenizer import Tokenizer, check_vocab
+from pgolf_core.text.tokenizer import TokenBytes, Tokenizer, check_vocab
 from pgolf_core.training.checkpoint import Checkpoint, load_tensors
 from pgolf_core.training.loop import TrainData, train
 from pgolf_core.training.runlog import TrainResult, read_result
@@ -54,6 +55,11 @@ def dataset_tokenizer(run: Run) -> Tokenizer:
     tokenizer = run.dataset.tokenizer()
     check_vocab(tokenizer.vocab_size, run.recipe.model.vocab_size, run.dataset.name)
     return tokenizer
+
+
+def token_bytes(run: Run) -> TokenBytes:
+    """What the bytes of validation are counted by: the tokenizer's table, or the sidecar of a text that was changed."""
+    return run.dataset.token_bytes()
 
 
 def validation_tokens(run: Run) -> np.ndarray:
@@ -75,11 +81,11 @@ def train_seed(run: Run, progress: bool = True) -> TrainResult:
         done = read_result(run.folder)
         is_earlier = time.time() - (run.folder / TRAIN_RESULT).stat().st_mtime > run.elapsed_seconds()
         return dataclasses.replace(done, earlier_seconds=sum(done.seconds.values())) if is_earlier else done
-    data, tokenizer, processes = run.dataset, dataset_tokenizer(run), processes_of(run)
+    data, processes = run.dataset, processes_of(run)
     with training_bar(run.recipe, enabled=progress) as update:
         if processes > 1 or hosts() > 1:
             return train_with_torchrun(run, processes, update)
-        table = (tokenizer.bytes, tokenizer.vocab_size)
+        table = (token_bytes(run), run.dataset.vocab_size)
         given = TrainData(data.train_paths, data.val_paths, *table, data.manifest_sha256)
         return train(run.recipe, run.seed, given, run.folder, progress=update)
 
@@ -104,7 +110,7 @@ def score_weights(
     settings = run.recipe.eval
     with score_bar(label, enabled=progress) as update:
         return score(
-            model_with(run, weights), validation_tokens(run), dataset_tokenizer(run).bytes, settings.seq_len,
+            model_with(run, weights), validation_tokens(run), token_bytes(run), settings.seq_len,
             settings.seq_len, settings.batch_seqs, autocast=run.recipe.schedule.autocast,
             document_mask=settings.document_mask, max_targets=max_targets, progress=update,
         )  # fmt: skip
@@ -182,7 +188,7 @@ def score_packed(run: Run, stride: int, max_targets: int = 0, progress: bool = T
     tokens = tokens[: max_targets + 1] if max_targets else tokens
     with score_bar(f"stride {stride}", enabled=progress) as update:
         return score_artifact(
-            run.folder / ARTIFACT, tokens, dataset_tokenizer(run).bytes, settings.seq_len, stride,
+            run.folder / ARTIFACT, tokens, token_bytes(run), settings.seq_len, stride,
             settings.batch_seqs, autocast=run.recipe.schedule.autocast, document_mask=settings.document_mask,
             progress=update,
         )  # fmt: skip
@@ -287,7 +293,7 @@ def sample_text(
     """
     generator = torch.Generator().manual_seed(seed)
     ids = [tokenizer.bos_id, *tokenizer.encode(opening)]
-    silent = torch.from_numpy((tokenizer.bytes.base == 0) & ~tokenizer.bytes.leading_space)
+    silent = torch.from_numpy(tokenizer.bytes.boundary)
     start = len(ids)
     device = next(model.parameters()).device
     for _ in range(num_tokens):
@@ -295,5 +301,6 @@ def sample_text(
         logits = model.logits(context, first=context.size(1) - 1)[0, -1].cpu() / temperature
         logits[silent] = -torch.inf
         ids.append(int(torch.multinomial(logits.softmax(-1), 1, generator=generator)))
-    whole, head = tokenizer.decode(ids), tokenizer.decode(ids[:start])
+    decode = tokenizer.shown if isinstance(tokenizer, CaseTokenizer) else tokenizer.decode
+    whole, head = decode(ids), decode(ids[:start])
     return whole[len(head) :]

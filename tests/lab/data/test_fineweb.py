@@ -23,6 +23,7 @@ from tiny_hub import (
     VARIANT,
     VOCAB,
     fetch,
+    make_hub,
     published_model,
     texts,
 )
@@ -30,7 +31,7 @@ from tiny_hub import (
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.data import fineweb, survey
 from pgolf_core.lab.data.build import write_shard
-from pgolf_core.lab.data.dataset import locked, open_dataset, prepared_datasets
+from pgolf_core.lab.data.dataset import locked, open_dataset, prepared_datasets, validation_documents
 from pgolf_core.text.shards import load_tokens
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -304,6 +305,61 @@ def test_a_fault_of_the_source_is_one_line_leaves_no_dataset_and_the_command_wor
     shutil.rmtree(own_hub)
     shutil.copytree(hub, own_hub)
     assert len(fetch(own_hub, tmp_path).train_paths) == TRAIN_SHARDS
+
+
+def texts_of_caseops() -> list[str]:
+    return [text.title() + " NASA ﬁ" for text in texts(6, seed=1)]
+
+
+def test_caseops_shards_are_taken_with_their_sidecar_and_give_the_text_as_it_was(tmp_path: Path):
+    hub = make_hub(tmp_path / "hub", caseops=True)
+    made = fetch(hub, tmp_path)
+    assert made.manifest["transform"] == "caseops" and made.is_changed
+    assert [path.read_bytes() for path in made.sidecar_paths] == [shard(hub, "val_bytes").read_bytes()]
+    original = texts_of_caseops()
+    whole = sum(len(text.encode()) for text in original)
+    assert made.manifest["totals"]["val"]["utf8_bytes"] == whole
+    assert made.token_bytes().total(load_tokens(made.val_paths)) == whole
+    back = [text for _, text in validation_documents(made)]
+    assert back == [text.replace("ﬁ", "fi").replace("\n", " ") for text in original]  # NFKC stays, capitals are back
+    assert len(back[0].encode()) == len(original[0].encode()) - 1, "the sidecar counts the text before NFKC"
+    assert made.verify() and fetch(hub, tmp_path) == made
+    assert len(fetch(hub, tmp_path / "named", name="mine").sidecar_paths) == 1
+    (hub / "datasets/manifest.json").unlink()  # the names alone tell
+    assert fetch(hub, tmp_path / "bare").manifest["shards"] == made.manifest["shards"]
+
+
+def resized(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Path], None]:
+    """The sidecar with other sizes."""
+
+    def damage(hub: Path) -> None:
+        sizes = np.fromfile(shard(hub, "val_bytes"), "<u2", offset=1024).astype(int)
+        write_shard(shard(hub, "val_bytes"), change(sizes))
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (resized(lambda sizes: sizes[:-1]), r"val_bytes_000000.bin holds the bytes of [\d,]+ tokens, its shard has"),
+        (resized(lambda sizes: np.append(sizes, 1)), r"val_bytes_000000.bin holds the bytes of [\d,]+ tokens"),
+        (resized(lambda sizes: sizes * 2), "counts [0-9,]+ bytes, and the tokens' text has"),
+        (resized(lambda sizes: sizes + 1), "gives BOS bytes of text"),
+        (resized(lambda sizes: np.where(np.arange(len(sizes)), sizes[::-1], 0)), "gives (BOS )?bytes of text"),
+        (lambda hub: shard(hub, "val_bytes").unlink(), r"has pieces for case marks \(U\+E001\)"),
+        (lambda hub: shutil.copy(shard(hub, "val"), shard(hub, "val", 1)), "holds no .*val_bytes_000001.bin, the byte"),
+    ],
+)
+def test_a_sidecar_that_is_not_the_validation_texts_is_refused(
+    tmp_path: Path, damage: Callable[[Path], object], message: str
+):
+    hub = make_hub(tmp_path / "hub", caseops=True)
+    (hub / "datasets/manifest.json").unlink()
+    damage(hub)
+    with pytest.raises(UserError, match=message):
+        fetch(hub, tmp_path)
+    assert prepared_datasets(tmp_path) == []
 
 
 def test_of_a_part_of_the_shards_none_may_be_shorter_than_the_manifest_promises(own_hub: Path, tmp_path: Path, capsys):

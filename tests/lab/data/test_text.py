@@ -12,16 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_data import die, run_until_killed
+from tiny_data import die, edit, run_until_killed
 from tiny_hub import published_model, rich_texts, texts
 
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.data import build, survey
-from pgolf_core.lab.data.dataset import Dataset, prepared_datasets, validation_documents
+from pgolf_core.lab.data.dataset import Dataset, open_dataset, prepared_datasets, validation_documents
 from pgolf_core.lab.data.text import TextRequest, prepare_text
 from pgolf_core.lab.data.textfiles import Faults, find_files, read_documents
 from pgolf_core.lab.look import n01_data
-from pgolf_core.text.shards import load_tokens
+from pgolf_core.text.caseops import to_cases
+from pgolf_core.text.shards import CASE_MARKS, load_tokens
 
 
 def prepare(folder: Path, cache: Path, **wanted) -> Dataset:
@@ -59,6 +60,78 @@ def test_every_document_comes_back_byte_for_byte_in_the_split_that_its_hash_says
         assert total["utf8_bytes"] == sum(len(documents[name].encode()) for name in expected)
     assert made.verify() == "tokenizer, shards and documents; own split, 0 validation texts stand in training"
     assert str(tmp_path) not in (made.folder / "manifest.json").read_text()
+
+
+def capitals(folder: Path) -> Path:
+    """Texts with capitals of every kind, and marks that are text."""
+    (folder / "capitals").mkdir()
+    for number, text in enumerate(texts(24, seed=6)):
+        odd = "\ue004\ue004\ue001The NASA iPhone é" if number % 3 else ""
+        (folder / f"capitals/{number}.txt").write_text(text.title() + " U.S.A. " + odd)
+    return folder / "capitals"
+
+
+def test_with_case_marks_each_text_comes_back_and_the_sidecar_has_its_bytes(tmp_path: Path):
+    folder = capitals(tmp_path)
+    plain, made = (prepare(folder, tmp_path, caseops=changed) for changed in (False, True))
+    assert made.name == "capitals-caseops-sp320" and made.is_changed and made.tokenizer().lossless
+    assert validation_documents(made) == validation_documents(plain)
+    assert made.manifest["totals"]["train"]["utf8_bytes"] == plain.manifest["totals"]["train"]["utf8_bytes"]
+    total = plain.manifest["totals"]["val"]["utf8_bytes"]
+    tokens = load_tokens(made.val_paths)
+    assert made.manifest["totals"]["val"]["utf8_bytes"] == made.token_bytes().total(tokens) == total
+    starts = np.flatnonzero(tokens == made.tokenizer().bos_id)
+    sizes = np.append(0, made.token_bytes().count(tokens[:-1], tokens[1:]))
+    by_document = np.add.reduceat(sizes, starts).tolist()
+    assert by_document == [len(text.encode()) for _, text in validation_documents(plain)]
+    assert made.verify() and prepare(folder, tmp_path, caseops=True) == made
+    with pytest.raises(UserError, match="is there already, of other text or settings"):
+        prepare(folder, tmp_path, name=made.name)
+
+
+def test_a_given_tokenizer_and_its_case_marks_belong_together(tmp_path: Path):
+    folder = capitals(tmp_path)
+    model = tmp_path / "cases.model"
+    model.write_bytes(
+        published_model([to_cases(text.title()) for text in texts(40)], user_defined_symbols=[*CASE_MARKS])
+    )
+    with pytest.raises(UserError, match="is of text with marks for capitals; give --caseops too"):
+        prepare(folder, tmp_path, tokenizer=model)
+    made = prepare(folder, tmp_path, tokenizer=model, caseops=True)
+    assert made.manifest["totals"]["val"]["utf8_bytes"] == made.token_bytes().total(load_tokens(made.val_paths))
+    model.write_bytes(published_model(texts(40)))
+    with pytest.raises(UserError, match="has no pieces for case marks"):
+        prepare(folder, tmp_path, tokenizer=model, caseops=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sidecars": []}, "its manifest is not of the form"),
+        ({"transform": "rot13"}, "its manifest is not of the form"),
+    ],
+)
+def test_a_manifest_whose_transform_and_sidecars_do_not_fit_is_refused(tmp_path: Path, change: dict, message: str):
+    made = prepare(capitals(tmp_path), tmp_path, caseops=True)
+    edit(made.folder / "manifest.json", lambda manifest: manifest.update(change))
+    with pytest.raises(UserError, match=message):
+        open_dataset(made.name, tmp_path)
+
+
+def test_a_sidecar_that_is_not_the_texts_is_found_by_verify(tmp_path: Path):
+    made = prepare(capitals(tmp_path), tmp_path, caseops=True)
+    path = made.sidecar_paths[0]
+    sizes = np.fromfile(path, "<u2", offset=1024)
+    first = int(np.argmax(sizes > 1))
+    sizes[first] += 1  # the sum stays, those of two documents do not
+    sizes[np.flatnonzero(sizes)[-1]] -= 1
+    build.write_shard(path, sizes)
+    edit(
+        made.folder / "manifest.json",
+        lambda manifest: manifest["sidecars"][0].update(sha256=hashlib.sha256(path.read_bytes()).hexdigest()),
+    )
+    with pytest.raises(UserError, match=r"counts [0-9,]+ bytes of document 0, whose text has"):
+        open_dataset(made.name, tmp_path).verify()
 
 
 def test_copies_of_a_text_stand_in_one_split_and_more_documents_move_none(mine: Path, tmp_path: Path):

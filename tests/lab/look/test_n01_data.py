@@ -142,3 +142,18 @@ def test_every_wrong_denominator_is_wrong_in_its_own_direction(tokenizer: Tokeni
     assert wrong["characters instead of bytes"] == len(TEXT) < right
     assert wrong["leading spaces counted twice"] == right + sum(piece[0] == "▁" for piece in pieces) > right
     assert wrong["pieces as the model file writes them"] == sum(len(p.encode("utf-8")) for p in pieces) > right
+
+
+def test_the_case_table_counts_original_bytes_in_both_rows_and_only_marks_of_changed_text():
+    train, val = [f"The {word} said NASA. " * 9 for word in ("man", "king", "McDonald")] * 9, ["The King said É."]
+    table = data.case_table(train, val, 290)
+    assert table.index.tolist() == ["as it is", "with case marks"]
+    assert (table["tokens"] * table["bytes per token"]).tolist() == pytest.approx([len(val[0].encode())] * 2)
+    assert table.loc["as it is", "marks"] == 0
+    marks = table.loc["with case marks", "marks"] * table.loc["with case marks", "tokens"]
+    assert marks == pytest.approx(2) and (table["bigram bpb"] > 0).all()
+    assert len(data.case_table(train, val, 280, limit_bytes=1)) == 2, "one document at least"
+
+
+def test_case_marks_are_shown():
+    assert data.shown_cases("The NASA iPhone \ue001") == "⟨T⟩the ⟨A⟩nasa i⟨C⟩phone ⟨E⟩⟨T⟩"

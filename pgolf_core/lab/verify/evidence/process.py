@@ -121,10 +121,12 @@ def _score(job: dict[str, Any], watch: Watch | None, tell: Tell) -> dict[str, An
     from pgolf_core.packing.unpack import load_model
     from pgolf_core.recipes.recipe import from_dict
     from pgolf_core.text.shards import load_tokens
+    from pgolf_core.text.sidecar import split_bytes
     from pgolf_core.text.tokenizer import Tokenizer
 
     tokenizer, way = Tokenizer(job["tokenizer"]), measure.Way(**job["way"])
-    tokens = load_tokens(job["shards"], tokenizer.vocab_size)
+    shards = [Path(shard) for shard in job["shards"]]
+    tokens, table = load_tokens(shards, tokenizer.vocab_size), split_bytes(shards, tokenizer)
     model = load_model(job["artifact"])
     if watch is not None:
         watch.is_scoring = True
@@ -142,7 +144,7 @@ def _score(job: dict[str, Any], watch: Watch | None, tell: Tell) -> dict[str, An
             parts[f"stride {stride}"] = functools.partial(dict, broken=str(error))
             continue
         parts[f"stride {stride}"] = functools.partial(
-            measure.score_or_sample, model, tokens, tokenizer.bytes, dataclasses.replace(way, stride=stride),
+            measure.score_or_sample, model, tokens, table, dataclasses.replace(way, stride=stride),
             job["budget_seconds"], job["sample_seed"], functools.partial(tell, f"stride {stride}"), kept,
         )  # fmt: skip
     if job["trace"]:
@@ -174,9 +176,12 @@ def run_script(job: dict[str, Any], watch: Watch | None) -> dict[str, Any]:
             return {"missing": f"it has no {name} to call"}
     way = job["way"]
     tokenizer = module.Tokenizer(Path(job["tokenizer"]))
-    tokens = module.load_tokens([Path(shard) for shard in job["shards"]], tokenizer.vocab_size)
+    shards = [Path(shard) for shard in job["shards"]]
+    tokens = module.load_tokens(shards, tokenizer.vocab_size)
+    by_place = getattr(module, "sidecar_bytes", None)  # in the scripts of data.bytes = sidecar
+    table = by_place(shards, tokenizer) if by_place else tokenizer.bytes
     score = module.score_artifact(
-        Path(job["artifact"]), tokens, tokenizer.bytes, way["seq_len"], way["stride"], way["batch_seqs"],
+        Path(job["artifact"]), tokens, table, way["seq_len"], way["stride"], way["batch_seqs"],
         autocast=way["autocast"], **({"document_mask": True} if way["document_mask"] else {}),
     )  # fmt: skip
     return {"bpb": float(score.bpb), "loss": float(score.loss_nats_per_token), "tokens": int(score.tokens)}

@@ -83,7 +83,17 @@ class Scoring:
             "shards": _texts(dataset.val_paths),
             "tokenizer": str(dataset.tokenizer_path.resolve()),
             "forbidden": _texts(dataset.train_paths),
-            "expected": _texts([self.path, dataset.tokenizer_path, *dataset.val_paths, *script, *scores, *traces]),
+            "expected": _texts(
+                [
+                    self.path,
+                    dataset.tokenizer_path,
+                    *dataset.val_paths,
+                    *dataset.sidecar_paths,
+                    *script,
+                    *scores,
+                    *traces,
+                ]
+            ),
             "program": str(CORE_DIR),
             "script": "".join(_texts(script)),
             "scores": "".join(_texts(scores)),
