@@ -9,10 +9,10 @@ __version__ = "0.1.0"
 ROOMS = (
     "base.names", "base.files", "base.strict", "base.device", "base.parallel", "base.stop", "base.squeeze",
     "base.grouping",
-    "recipes.recipe", "recipes.rules", "recipes.reading",
+    "recipes.adapt", "recipes.recipe", "recipes.rules", "recipes.reading",
     "text.tokenizer", "text.shards", "text.ranked", "text.packed", "text.batches", "text.sidecar", "text.caseops",
-    "network.grid", "network.low_rank", "network.choice", "network.attention", "network.documents", "network.gates",
-    "network.model", "network.score",
+    "network.grid", "network.low_rank", "network.extras", "network.choice", "network.attention", "network.documents",
+    "network.gates", "network.model", "network.score",
     "packing.sensitivity", "packing.correction", "packing.ledger", "packing.coder", "packing.steps",
     "packing.allocation", "packing.format", "packing.pack", "packing.unpack",
     "training.polar", "training.optim", "training.average", "training.checkpoint", "training.runlog", "training.clock",

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pgolf_core.adapting.plan import Event, ScoreEvent, UpdateEvent, rate_of, sequences_of
-from pgolf_core.recipes.recipe import Adapt, Eval
+from pgolf_core.recipes.adapt import Adapt
+from pgolf_core.recipes.recipe import Eval
 from pgolf_core.text.tokenizer import BOS
 
 

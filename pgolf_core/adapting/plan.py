@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pgolf_core.network.score import plan_windows
-from pgolf_core.recipes.recipe import Adapt, Eval
+from pgolf_core.recipes.adapt import Adapt
+from pgolf_core.recipes.recipe import Eval
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pgolf_core.recipes.recipe import Adapt
+from pgolf_core.recipes.adapt import Adapt
 
 
 def hints_of(text: np.ndarray, adapt: Adapt) -> np.ndarray:

@@ -100,6 +100,8 @@ def rooms_of(recipe: Recipe) -> list[str]:
         left_out.add("base.grouping")
     if not recipe.quant.low_rank:
         left_out.add("network.low_rank")
+    if not recipe.quant.low_rank and recipe.quant.grouping == "off":
+        left_out.add("network.extras")
     return [room for room in pgolf_core.ROOMS if room not in left_out]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +13,13 @@ import zstandard
 from torch import Tensor
 
 from pgolf_core.base.files import Refused, UserError, canonical_json, explain_os_errors, write_bytes
-from pgolf_core.base.grouping import grouped
 from pgolf_core.base.squeeze import squeeze, squeezed
 from pgolf_core.network.choice import STEPS, grid_names_for
-from pgolf_core.network.grid import dequantise, grid_of, quantise_tensor
-from pgolf_core.network.low_rank import corrections_of, factor_bytes
+from pgolf_core.network.extras import shares, with_extras
+from pgolf_core.network.grid import grid_of, quantise_tensor
 from pgolf_core.packing.allocation import spend
 from pgolf_core.packing.correction import Correction, Hessians, all_in_turn, corrections
-from pgolf_core.packing.format import MAGIC, PREAMBLE, STREAMS_OF, check_tensors, checksum, version_of
+from pgolf_core.packing.format import MAGIC, PREAMBLE, STEPS_STREAMS, check_tensors, checksum, version_of
 from pgolf_core.packing.ledger import CapExceeded, Ledger, entropy_bytes
 from pgolf_core.packing.sensitivity import Groups, allocate_bits, groups_of
 from pgolf_core.recipes.recipe import Model, Quant, Recipe, recorded
@@ -89,14 +87,11 @@ def pack(
     weights that are not finite or do not fit float16, and CapExceeded, removing what an earlier packing left at `path`,
     when file and code together exceed `cap_bytes`.
     """
-    if quant.kind == "steps" and quant.compressor == "brotli":
-        raise UserError("quant.compressor = brotli is for grids; quant.kind = steps takes zstd beside it")
-    if quant.kind == "steps" and (quant.low_rank or quant.grouping != "off"):
-        raise UserError("quant.low_rank and quant.grouping are for grids; quant.kind = steps takes neither")
-    if quant.allocation == "gradient" and bits is None:
-        raise UserError("quant.allocation = gradient needs the run's sensitivities; train with this recipe first")
-    if quant.kind == "steps" and sensitivity is None:
-        raise UserError("quant.kind = steps needs the run's sensitivities; train with this recipe first")
+    steps = quant.kind == "steps"
+    if steps and (quant.compressor == "brotli" or quant.low_rank or quant.grouping != "off"):
+        raise UserError("quant.kind = steps: quant.compressor = brotli, low_rank and grouping are for grids")
+    if (bits is None and quant.allocation == "gradient") or (sensitivity is None and steps):
+        raise UserError("packing by gradients needs the run's sensitivities; train with this recipe first")
     table = _table(state, model, quant, bits)
     correction = _correction(table, quant, hessians)
     plain, on_steps = ([row for row in table if (row[1] == STEPS) is kind] for kind in (False, True))
@@ -156,7 +151,7 @@ def _plain_streams(
     """The streams of what is not on steps, the ledger's row of each tensor, and what the header says of the streams."""
     parts: dict[str, list[np.ndarray]] = {"codes": [], "fp16": [], "scales": []}
     rows: list[dict[str, Any]] = []
-    in_turn, matrices, errors = {}, {}, {}
+    in_turn, coded = {}, {}
     if correction is not None:
         grids = {name: grid_of(name, grid, quant) for name, grid, _ in table if name in correction.feedback}
         in_turn = all_in_turn({name: _finite(name, state[name]) for name in grids}, grids, correction.feedback)
@@ -165,10 +160,7 @@ def _plain_streams(
         parts["fp16" if grid == "fp16" else "codes"].append(symbols)
         parts["scales"].append(scales)
         if grid != "fp16":
-            matrices[name] = symbols.reshape(shape)
-        if quant.low_rank and grid not in ("fp16", quant.gates):
-            codes_, stored = torch.from_numpy(matrices[name]), torch.from_numpy(scales)
-            errors[name] = _finite(name, state[name]) - dequantise(codes_, stored)
+            coded[name] = symbols.reshape(shape), scales
         rows.append({
             "name": name, "grid": grid, "shape": shape, "elements": symbols.size, "raw_bytes": symbols.nbytes,
             "scales_raw_bytes": scales.nbytes, "compressed_bytes": None, "entropy_bytes": entropy_bytes(symbols),
@@ -178,12 +170,11 @@ def _plain_streams(
         [codes.tobytes() for codes in parts["codes"]],
         [_byte_planes(parts[key]) for key in ("fp16", "scales")],
     )
+    more: list[bytes] = []
     told: dict[str, Any] = {}
-    orders: list[np.ndarray] = []
-    if quant.grouping != "off":
-        told["grouping"] = quant.grouping
-        by_kind, orders = grouped(matrices, quant.grouping)
-        codes = [*by_kind.values()]
+    if quant.grouping != "off" or quant.low_rank:
+        gates = [name for name, grid, _ in table if grid == quant.gates]
+        codes, more, told = with_extras(state, coded, gates, quant)
     weights = [row["entropy_bytes"] for row in gridded]
     if quant.compressor == "brotli":
         streams, sizes = squeezed(codes, rest, weights, "grouping" in told)
@@ -193,19 +184,12 @@ def _plain_streams(
             [b"".join(blocks), *(_compress([part], quant.zstd_level)[0] for part in rest)],
             [*map(len, blocks)],
         )
-    if orders:  # pieces are kinds': each tensor has its share of all
-        ends = [round(len(streams[0]) * part / (sum(weights) or 1)) for part in itertools.accumulate(weights)]
-        sizes = [end - start for start, end in itertools.pairwise([0, *ends])]
+    if "grouping" in told:
+        sizes = shares(len(streams[0]), weights)
     for row, size in zip(gridded, sizes, strict=False):
         row["compressed_bytes"] = size
-    factors = {}
-    if quant.low_rank:
-        factors = corrections_of(errors, quant.low_rank, quant.low_rank_top, quant.low_rank_group)
-        told["low_rank"] = {name: [quant.low_rank, quant.low_rank_group] for name in factors}
-    if told:
-        more = [factor_bytes(factors) if factors else b"", _byte_planes(orders)]
-        brotli = quant.compressor == "brotli"
-        streams += [squeeze(part) if brotli else _compress([part], quant.zstd_level)[0] for part in more]
+    for part in more:
+        streams.append(squeeze(part) if quant.compressor == "brotli" else _compress([part], quant.zstd_level)[0])
     return streams, rows, told
 
 
@@ -234,9 +218,8 @@ def _finite(name: str, tensor: Tensor) -> Tensor:
 
 
 def _byte_planes(arrays: list[np.ndarray]) -> bytes:
-    """Low bytes of all float16 or uint16 values, then the high ones: those are alike, the low ones noise."""
-    halves = np.concatenate(arrays or [np.empty(0, np.float16)])
-    halves = halves.astype(halves.dtype.newbyteorder("<"))
+    """Low bytes of all float16 values, then their high bytes: the high ones are alike, the low ones noise."""
+    halves = np.concatenate([np.empty(0, np.float16), *arrays]).astype("<f2")
     return halves.view(np.uint8).reshape(-1, 2).T.tobytes()
 
 
@@ -258,12 +241,15 @@ def _compress(parts: list[bytes], level: int, **options: int) -> list[bytes]:
 
 
 def _head(model: Model, table: list[Entry], streams: list[bytes], quant: Quant, told: dict[str, Any]) -> bytes:
-    header: dict[str, Any] = {"model": recorded(model), "tensors": table, **told}
+    names = (*STEPS_STREAMS[:3], "factors", "order") if told else STEPS_STREAMS
+    header: dict[str, Any] = {
+        "model": recorded(model),
+        "streams": {stream: len(payload) for stream, payload in zip(names, streams, strict=False)},
+        "tensors": table,
+        **told,
+    }
     if quant.compressor == "brotli":
         header["compressor"] = "brotli"
-    header["streams"] = {"steps": 0} if len(streams) == 4 else {}
-    names = STREAMS_OF[version_of(header)]
-    header["streams"] = {stream: len(payload) for stream, payload in zip(names, streams, strict=True)}
     header["sha256"] = checksum(header, b"".join(streams))
     (packed,) = _compress([canonical_json(header).encode("ascii")], quant.zstd_level)
     return PREAMBLE.pack(MAGIC, version_of(header), len(packed)) + packed

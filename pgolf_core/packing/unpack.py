@@ -19,11 +19,10 @@ from torch import Tensor
 
 from pgolf_core.base.device import pick_device
 from pgolf_core.base.files import Refused, UserError, canonical_json
-from pgolf_core.base.grouping import order_rows, ungrouped
 from pgolf_core.base.squeeze import unsqueezed
 from pgolf_core.network.choice import STEPS
+from pgolf_core.network.extras import extra_sizes, read_extras
 from pgolf_core.network.grid import GRIDS, dequantise
-from pgolf_core.network.low_rank import check_told, read_factors
 from pgolf_core.network.model import GPT, network_with, parameter_shapes
 from pgolf_core.network.score import Score, score
 from pgolf_core.packing.format import (
@@ -146,12 +145,8 @@ def _parse_header(frame: memoryview) -> dict[str, Any]:
     known = isinstance(lengths, dict) and set(lengths) in map(set, STREAMS_OF.values())
     if not known or not all(map(is_size, lengths.values())):
         raise Refused("its stream lengths make no sense")
-    if (
-        header.get("compressor", "brotli") != "brotli"
-        or header.get("grouping", "similarity") not in ("similarity", "similarity_all")
-        or not isinstance(header.get("low_rank", {}), dict)
-    ):
-        raise Refused("its header names a compressor, a grouping or corrections that no version has")
+    if header.get("compressor", "brotli") != "brotli":
+        raise Refused("its header names a compressor that no version has")
     return header
 
 
@@ -174,18 +169,13 @@ def _decode(header: dict[str, Any], streams: dict[str, memoryview]) -> dict[str,
         sizes["scales"] += 0 if grid == "fp16" else shape[0]
     frames, in_bytes = list(streams.values()), [sizes["codes"], 2 * sizes["fp16"], 2 * sizes["scales"]]
     gridded = {name: shape for name, grid, shape in tensors if grid not in ("fp16", STEPS)}
-    low_rank, grouping = header.get("low_rank", {}), header.get("grouping")
-    if "factors" in streams:
-        in_bytes.append(check_told(low_rank, gridded))
-        in_bytes.append(2 * order_rows(gridded, grouping) if grouping else 0)
+    in_bytes += extra_sizes(header, gridded) if "factors" in streams else []
     if "compressor" in header:
-        codes, *planes = unsqueezed(frames, in_bytes, bool(grouping))
+        codes, *planes = unsqueezed(frames, in_bytes, "grouping" in header)
     else:
         codes, *planes = map(_decompress, frames, ("codes", "fp16 values", "scales", "factors", "order"), in_bytes)
     halves, scales = map(_halves, planes[:2])
-    if grouping:
-        codes = ungrouped(codes, _halves(planes[3], "u2"), gridded, grouping)
-    factors = read_factors(planes[2], low_rank, gridded) if low_rank else {}
+    codes, added = read_extras(header, codes, planes[2:], gridded) if "factors" in streams else (codes, {})
     if not np.isfinite(halves).all() or not np.isfinite(scales).all() or (scales < 0).any():
         raise Refused("it holds values that are not finite, or negative scales")
     state: dict[str, Tensor] = {}
@@ -207,15 +197,15 @@ def _decode(header: dict[str, Any], streams: dict[str, memoryview]) -> dict[str,
             raise Refused(f"{name} has codes outside grid {grid}")
         values = torch.from_numpy(q.astype(np.float32)).reshape(shape)
         state[name] = dequantise(values, torch.from_numpy(scales[row_at : row_at + shape[0]]))
-        if name in factors:
-            state[name] += factors[name].product()
+        if name in added:
+            state[name] += added[name]
         code_at, row_at = code_at + count, row_at + shape[0]
     return {name: state[name] for name, _, _ in tensors}
 
 
-def _halves(planes: bytes, dtype: str = "f2") -> np.ndarray:
+def _halves(planes: bytes) -> np.ndarray:
     low_high = np.frombuffer(planes, np.uint8).reshape(2, -1)
-    return np.ascontiguousarray(low_high.T).view(f"<{dtype}").reshape(-1).astype(dtype, copy=False)
+    return np.ascontiguousarray(low_high.T).view("<f2").reshape(-1).astype(np.float16, copy=False)
 
 
 def load_model(path: Path | str, device: torch.device | None = None) -> GPT:

@@ -22,7 +22,7 @@ from pgolf_core.text.tokenizer import TokenBytes, Tokenizer
 
 CASEOPS = "caseops"
 """The manifest's word for a text that was changed so."""
-TITLE, ALL_CAPS, CAP_NEXT, ESCAPE = CASE_MARKS
+TITLE, ALL_CAPS, CAP_NEXT, ESCAPE = list(CASE_MARKS)
 MARK_BYTES = 3
 """UTF-8 bytes of a mark that is text, after ESCAPE."""
 _CHANGED = re.compile(f"[{CASE_MARKS}]|[A-Za-z]+")

@@ -19,7 +19,8 @@ from pgolf_core.adapting.documents import (
     plan_documents,
 )
 from pgolf_core.adapting.plan import places_of, targets_done, unlawful
-from pgolf_core.recipes.recipe import Adapt, Eval
+from pgolf_core.recipes.adapt import Adapt
+from pgolf_core.recipes.recipe import Eval
 
 
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)

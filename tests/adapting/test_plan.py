@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from pgolf_core.adapting.plan import ScoreEvent, UpdateEvent, plan_chunks, unlawful
 from pgolf_core.network.score import plan_windows
-from pgolf_core.recipes.recipe import Adapt, Eval
+from pgolf_core.recipes.adapt import Adapt
+from pgolf_core.recipes.recipe import Eval
 
 
 @settings(max_examples=300, deadline=None, derandomize=True, database=None)

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pgolf_core.adapting.tilt import hints_of, tilted
-from pgolf_core.recipes.recipe import Adapt
+from pgolf_core.recipes.adapt import Adapt
 
 
 def plain_hints(text: list[int], order: int, threshold: float) -> list[int]:

@@ -103,9 +103,9 @@ def test_on_steps_the_file_fills_the_target_and_comes_back_as_it_was_rounded(tmp
     [
         ({"num_layers": 3}, {}, "3 layers"),
         ({}, {"attention": "int6_fake_pr194"}, "int6_fake_pr194"),
-        ({}, {"allocation": "gradient"}, "gradient needs the run's sensitivities; train"),
-        ({}, {"kind": "steps"}, "steps needs the run's sensitivities; train"),
-        ({}, {"kind": "steps", "compressor": "brotli"}, "brotli is for grids"),
+        ({}, {"allocation": "gradient"}, "by gradients needs the run's sensitivities; train"),
+        ({}, {"kind": "steps"}, "by gradients needs the run's sensitivities; train"),
+        ({}, {"kind": "steps", "compressor": "brotli"}, "brotli, low_rank and grouping are for grids"),
         ({}, {"correction": "hessian"}, "needs the run's inputs; train"),
     ],
 )

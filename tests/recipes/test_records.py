@@ -172,7 +172,7 @@ def test_qat_trains_every_block_matrix_that_is_rounded_on_its_grid(name: str, gr
 @pytest.mark.parametrize("name", [*RECORDS, "pr1855"])
 def test_the_local_recipe_is_the_record_at_another_size_and_nothing_else(name: str) -> None:
     sizes = {
-        "data": "dataset seq_len batch_tokens spans_per_step micro_batch_seqs",
+        "data": "dataset bytes seq_len batch_tokens spans_per_step micro_batch_seqs",
         "model": "vocab_size num_layers model_dim num_heads num_kv_heads mlp_hidden rope_dims rope_reference_tokens "
                  "bigram_rows bigram_dim xsa_last_n ve_dim ve_layers loop_start loop_end parallel_start",
         "optim": "muon_momentum_warmup_steps", "average": "ema_decay swa_every_steps",

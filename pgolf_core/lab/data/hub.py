@@ -233,7 +233,7 @@ def find_dataset(hub: Hub, request: FinewebRequest, wanted: int | None) -> Promi
     else:
         folder, paths = _shards_by_name(hub, request, str(folder) if stats else manifest)
         model = "" if request.tokenizer else _only_model(hub, request, folder)
-    beside = {path: str(sidecar_of(PurePosixPath(path))) for path in paths["val"]}
+    beside = {path: sidecar_of(Path(path)).as_posix() for path in paths["val"]}
     beside = beside if {*beside.values()} & {*there} else {}
     if lone := next((path for path, sidecar in beside.items() if sidecar not in there), None):
         raise UserError(f"{hub.label} holds no {beside[lone]}, the byte sidecar of {lone}, and others': get it")

@@ -150,7 +150,8 @@ def survey(
     `splits` are train and val; `name_of(split, index)` names a document by its place. Text and bytes are of the decoded
     tokens. Raises UserError for shards that no score could be trusted on (see Split.listed).
     """
-    shards, documents, totals, sidecars = [], [], {}, []
+    shards, documents, totals = [], [], {}
+    sidecars: list[dict[str, Any]] = []
     for split in splits:
         totals[split.name] = split.totals()
         if not totals[split.name]["documents"]:

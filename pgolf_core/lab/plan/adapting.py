@@ -80,7 +80,7 @@ def adapting_work(recipe: Recipe, text: ValidationText, forward: int) -> tuple[i
         elif isinstance(event, DocumentUpdate):
             tokens, targets = len(event.scored.rows) * event.scored.width, int(event.learns.sum()) * adapt.lora_tokens
             learn += tokens * (forward - head + 2 * (added - of_head)) + targets * (head + 2 * of_head)
-        else:
+        elif isinstance(event, UpdateEvent):
             tokens = int(np.diff(event.sequences).sum()) * adapt.epochs
             trained += tokens
             learn += 3 * tokens * forward

@@ -23,7 +23,8 @@ from pgolf_core.lab.shared.progress import score_bar
 from pgolf_core.lab.verify.evidence.checks import CannotCheck, OnlySampled, hold, once, require
 from pgolf_core.lab.verify.evidence.process import Tell
 from pgolf_core.lab.verify.evidence.way import NOISE_ERRORS, NOISE_TIMES, Way
-from pgolf_core.recipes.recipe import Adapt, Recipe, to_dict
+from pgolf_core.recipes.adapt import Adapt
+from pgolf_core.recipes.recipe import Recipe, to_dict
 
 if TYPE_CHECKING:
     from pgolf_core.lab.data.dataset import Dataset
