@@ -33,6 +33,11 @@ def rotary_tables(
     return angles.cos()[:, None, :], angles.sin()[:, None, :]
 
 
+def later(x: Tensor, first: int, dim: int = 1) -> Tensor:
+    """Positions `first`.. of x, along `dim`; from 0 on x itself, so that a training graph has no slice to keep."""
+    return x.narrow(dim, first, x.size(dim) - first) if first else x
+
+
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate the first R dims of each head, half-split, and pass the rest (partial RoPE, PR 315); keeps x's dtype."""
     half = cos.size(-1)

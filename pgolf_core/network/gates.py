@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pgolf_core.network.attention import later
 from pgolf_core.recipes.recipe import Model
 from pgolf_core.text.tokenizer import BOS
 
@@ -67,7 +68,7 @@ def in_lanes(
     block, dtype = network.blocks[layer], x0.dtype
     post, resid = network.parallel_post_lambdas[layer].to(dtype), network.parallel_resid_lambdas[layer].to(dtype)
     heads = block.attended(block.mix(lanes[0], x0), *where, first=first)
-    lanes = (lanes[0][:, first:], lanes[1][:, first:])
+    lanes = (later(lanes[0], first), later(lanes[1], first))
     mlp = block.thought(lanes[1])
     return [resid[i] * lanes[i] + post[0, i] * heads + post[1, i] * mlp for i in (0, 1)]
 

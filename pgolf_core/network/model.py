@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pgolf_core.base.device import compute_dtype, one_thread
-from pgolf_core.network.attention import causal_attention, exclude_self, rotary_tables, rotate
+from pgolf_core.network.attention import causal_attention, exclude_self, later, rotary_tables, rotate
 from pgolf_core.network.documents import document_attention
 from pgolf_core.network.gates import add_gates, gated_heads, in_lanes, smear_window, soft_capped
 from pgolf_core.network.grid import Grid, fake_quantise
@@ -106,9 +106,9 @@ class Attention(nn.Module):
 
     def queries_and_keys(self, x: Tensor, cos: Tensor, sin: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
         """x [B, T, C] -> q [B, T-first, H, D], k [B, T, K, D]: normalised, rotated, q scaled by its gain."""
-        q = self.c_q(x[:, first:]).unflatten(-1, (self.heads, -1))
+        q = self.c_q(later(x, first)).unflatten(-1, (self.heads, -1))
         k = self.c_k(x).unflatten(-1, (self.kv_heads, -1))
-        q = rotate(rms_norm(q, self.eps), cos[first:], sin[first:]) * self.q_gain.to(x.dtype)[:, None]
+        q = rotate(rms_norm(q, self.eps), later(cos, first, 0), later(sin, first, 0)) * self.q_gain.to(x.dtype)[:, None]
         return q, rotate(rms_norm(k, self.eps), cos, sin)
 
     def forward(
@@ -120,9 +120,9 @@ class Attention(nn.Module):
         v = (v if value is None else v + value).unflatten(-1, (self.kv_heads, -1))
         y = causal_attention(q, k, v) if documents is None else document_attention(q, k, v, *documents)
         if self.exclusive:
-            y = exclude_self(y, v[:, first:])
+            y = exclude_self(y, later(v, first))
         if self.attn_gate_w is not None:
-            y = gated_heads(y, x[:, first:], self.attn_gate_w, self.gate_scale)
+            y = gated_heads(y, later(x, first), self.attn_gate_w, self.gate_scale)
         return self.proj(y.flatten(2))
 
 
@@ -181,7 +181,7 @@ class Block(nn.Module):
         """
         mixed = self.mix(x, x0)
         attended = self.attended(mixed, *where, first=first)
-        mixed = mixed[:, first:]
+        mixed = later(mixed, first)
         x = mixed + attended
         return x + self.thought(mixed if self.parallel else x)
 
@@ -291,7 +291,7 @@ class GPT(nn.Module):
             if row < 0:
                 skips.append(x)
         x = x if second is None else (x + second) / 2
-        return x[:, x.size(1) - ids.size(1) + first :], x0
+        return later(x, x.size(1) - ids.size(1) + first), x0
 
     def logits(self, ids: Tensor, first: int = 0, segments: Tensor | None = None, longest: int = 0) -> Tensor:
         """Soft-capped float32 logits [B, T-first, V] of positions `first`.. ; earlier ones cost no head or last block.

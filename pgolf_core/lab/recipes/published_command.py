@@ -244,13 +244,26 @@ class _Meaning:
             self._tell(name, NO_EFFECT, why)
 
     def _of_pr1855(self, v: dict[str, Any]) -> None:
-        """What PR 1855 alone reads: gates, and whether its text has marks for capitals."""
+        """What PR 1855 alone reads: gates, marks for capitals, the correction beside the codes, adapters."""
         gate, scale = v["SPARSE_ATTN_GATE_ENABLED"], ("SPARSE_ATTN_GATE_SCALE",)
         self._forget(not gate, "SPARSE_ATTN_GATE_ENABLED is 0", scale)
         self._forget(not (gate or v["SMEAR_GATE_ENABLED"]), "no gate reads it", ("GATE_WINDOW",))
         self.keys["model.attn_gate"] = "sparse" if gate else "off"
         self.keys["model.smear"] = "window" if v["SMEAR_GATE_ENABLED"] else "off"
         self.keys["data.bytes"] = "sidecar" if v["CASEOPS_ENABLED"] else "table"
+        self._forget(not v["LQER_ENABLED"], "LQER_ENABLED is 0", ("LQER_RANK", "LQER_TOP_K", "LQER_ASYM_GROUP"))
+        self.keys["quant.gates"] = "int8_row" if v["GATED_ATTN_QUANT_GATE"] else "float16"
+        self.keys["quant.grouping"] = "similarity" if v["COMPRESSOR"] == "pergroup" else "off"
+        if v["COMPRESSOR"] not in ("pergroup", "brotli"):
+            self._tell(
+                "COMPRESSOR", NOT_EXPRESSED, "another compressor: this core has brotli, taken as COMPRESSOR=brotli"
+            )
+        self.keys["adapt.lora_betas"] = (v["TTT_BETA1"], v["TTT_BETA2"])
+        flags = {"k": "TTT_K_LORA", "o": "TTT_O_LORA", "mlp": "TTT_MLP_LORA"}
+        adapters = ("q", "k", "v", "o", "mlp", "lm_head")
+        self.keys["adapt.lora_targets"] = tuple(one for one in adapters if v.get(flags.get(one, ""), True))
+        window = v["TTT_EVAL_SEQ_LEN"]
+        self.keys["adapt.lora_window"] = 0 if window == self.keys["eval.seq_len"] else window
 
     def _of_pr1493(self, v: dict[str, Any]) -> None:
         """What PR 1493 alone reads: whether the packed file learns as it scores."""

@@ -35,7 +35,14 @@ KEYS = {
     "MUON_ROW_NORMALIZE": "optim.muon_row_normalise", "TTT_LR": "adapt.lr", "TTT_EPOCHS": "adapt.epochs",
     "TTT_MOMENTUM": "adapt.momentum", "TTT_CHUNK_TOKENS": "adapt.chunk_tokens",
     "GATE_WINDOW": "model.gate_window", "SPARSE_ATTN_GATE_SCALE": "model.attn_gate_scale",
-    "PARALLEL_START_LAYER": "model.parallel_start", "ATTN_CLIP_SIGMAS": "quant.clip_sigmas",
+    "PARALLEL_START_LAYER": "model.parallel_start", "ATTN_CLIP_SIGMAS": "quant.attention_clip_sigmas",
+    "MLP_CLIP_SIGMAS": "quant.mlp_clip_sigmas", "LQER_RANK": "quant.low_rank", "LQER_TOP_K": "quant.low_rank_top",
+    "LQER_ASYM_GROUP": "quant.low_rank_group", "TTT_LORA_RANK": "adapt.lora_rank", "TTT_LORA_ALPHA": "adapt.lora_alpha",
+    "TTT_LORA_LR": "adapt.lora_lr", "TTT_WEIGHT_DECAY": "adapt.lora_wd", "TTT_CHUNK_SIZE": "adapt.lora_tokens",
+    "TTT_BATCH_SIZE": "adapt.batch_documents", "PHASED_TTT_PREFIX_DOCS": "adapt.phase_documents",
+    "PHASED_TTT_NUM_PHASES": "adapt.phases", "GLOBAL_TTT_LR": "adapt.lr", "GLOBAL_TTT_MOMENTUM": "adapt.momentum",
+    "GLOBAL_TTT_EPOCHS": "adapt.epochs", "GLOBAL_TTT_CHUNK_TOKENS": "adapt.chunk_tokens",
+    "GLOBAL_TTT_BATCH_SEQS": "adapt.batch_seqs", "GLOBAL_TTT_GRAD_CLIP": "adapt.grad_clip_norm",
     "MATRIX_CLIP_SIGMAS": "quant.clip_sigmas", "EMBED_CLIP_SIGMAS": "quant.embed_clip_sigmas",
 }  # fmt: skip
 """The recipe's key that a name sets alone; what is not here is read by a rule of published_command, with others."""
@@ -218,10 +225,6 @@ SCRIPTS: dict[str, Script] = {
 }  # fmt: skip
 
 _OF_PR1493 = SCRIPTS["pr1493"]
-_LOW_RANK, _ADAPTERS = (
-    "a low-rank correction of rounding",
-    "low-rank adapters for each document, and phases for the base",
-)
 SCRIPTS["pr1855"] = Script(
     "PR 1855",
     {
@@ -232,9 +235,18 @@ SCRIPTS["pr1855"] = Script(
         "DATA_PATH": "", "CASEOPS_ENABLED": False, "PARALLEL_START_LAYER": 8, "SMEAR_GATE_ENABLED": False,
         "GATE_WINDOW": 12, "SPARSE_ATTN_GATE_ENABLED": False, "SPARSE_ATTN_GATE_SCALE": 1.0, "MATRIX_LR": 0.026,
         "MUON_MOMENTUM": 0.97, "WARMDOWN_FRAC": 0.75, "GPTQ_RESERVE_SECONDS": 4.0, "ATTN_CLIP_SIGMAS": 13.0,
-        "GPTQ_CALIBRATION_BATCHES": 16,
+        "GPTQ_CALIBRATION_BATCHES": 16, "MLP_CLIP_SIGMAS": 10.0, "GATED_ATTN_QUANT_GATE": False, "COMPRESSOR": "brotli",
+        "LQER_ENABLED": True, "LQER_RANK": 4, "LQER_TOP_K": 3, "LQER_ASYM_GROUP": 64,
+        "TTT_LORA_RANK": 96, "TTT_LORA_ALPHA": 144.0, "TTT_LORA_LR": 1e-4, "TTT_BETA1": 0.0, "TTT_BETA2": 0.999,
+        "TTT_WEIGHT_DECAY": 1.0, "TTT_CHUNK_SIZE": 48, "TTT_EVAL_SEQ_LEN": 2048, "TTT_BATCH_SIZE": 64,
+        "TTT_K_LORA": True, "TTT_MLP_LORA": True, "TTT_O_LORA": True, "PHASED_TTT_PREFIX_DOCS": 2000,
+        "PHASED_TTT_NUM_PHASES": 1, "GLOBAL_TTT_LR": 0.001, "GLOBAL_TTT_MOMENTUM": 0.9, "GLOBAL_TTT_EPOCHS": 1,
+        "GLOBAL_TTT_CHUNK_TOKENS": 32_768, "GLOBAL_TTT_BATCH_SEQS": 32, "GLOBAL_TTT_GRAD_CLIP": 1.0,
     },
-    _OF_PR1493.fixed | {"model.lanes": 2, "optim.smear_beta2": 0.95},
+    _OF_PR1493.fixed | {
+        "model.lanes": 2, "optim.smear_beta2": 0.95, "data.order": "packed", "optim.muon_coefficients": "polar_express",
+        "optim.muon_dtype": "bfloat16", "optim.clip_each_rank": True, "adapt.kind": "lora",
+    },
     idle={
         "MATRIX_CLIP_SIGMAS": (12.85, "every matrix is attention's or the MLP's, and those have clips of their own"),
         "LQER_FACTOR_BITS": (4, "the form of the correction that is not used reads it"),
@@ -246,22 +258,12 @@ SCRIPTS["pr1855"] = Script(
     only={
         "ROPE_YARN": (False, "another rotary base for long texts"),
         "PARALLEL_FINAL_LANE": ("mean", "another reading of the two lanes"),
-        "COMPRESSOR": ("brotli", "codes in groups, packed by lrzip"),
-        "MLP_CLIP_SIGMAS": (10.0, "quant.mlp_clip_sigmas, a clip for the MLP alone"),
-        "GATED_ATTN_QUANT_GATE": (False, "quant.gates, rows of int8 for the gates"),
-        "LQER_ENABLED": (False, f"quant.low_rank, {_LOW_RANK}"),
-        "LQER_ASYM_ENABLED": (False, _LOW_RANK),
-        "LQER_RANK": (0, f"quant.low_rank, {_LOW_RANK}"),
-        "LQER_TOP_K": (0, f"quant.low_rank_top, {_LOW_RANK}"),
-        "LQER_ASYM_GROUP": (0, f"quant.low_rank_group, {_LOW_RANK}"),
-        **dict.fromkeys((
-            "TTT_LORA_RANK", "TTT_CHUNK_SIZE", "TTT_BATCH_SIZE", "PHASED_TTT_PREFIX_DOCS", "PHASED_TTT_NUM_PHASES",
-            "TTT_GRAD_STEPS",
-        ), (0, _ADAPTERS)),
-        **dict.fromkeys((
-            "TTT_LORA_ALPHA", "TTT_LORA_LR", "TTT_BETA1", "TTT_BETA2", "TTT_WEIGHT_DECAY", "GLOBAL_TTT_LR",
-            "GLOBAL_TTT_MOMENTUM",
-        ), (-1.0, _ADAPTERS)),
+        "LQER_ASYM_ENABLED": (True, "another form of the low-rank correction"),
+        "TTT_GRAD_STEPS": (1, "several steps on the targets just scored"),
+        "TTT_OPTIMIZER": ("adam", "another optimiser of the adapters"),
+        "TTT_WARM_START_A": (True, "adapters that begin anew with each batch of documents"),
+        "GLOBAL_TTT_WARMUP_CHUNKS": (0, "a warm-up of a phase's rate"),
+        "GLOBAL_TTT_RESPECT_DOC_BOUNDARIES": (True, "phases that cut documents elsewhere"),
     },
     lacks=("WARMDOWN_ITERS", "VAL_BATCH_SIZE", "INT8_KEEP_FLOAT_FP32_NAME_PATTERNS"),
 )  # fmt: skip

@@ -20,8 +20,10 @@ ROOT = Path(__file__).resolve().parents[3]
 RECORD_RECIPES = {name: load_recipe(name) for name in RECORDS}
 TINY = str(ROOT / "tests" / "helpers" / "tiny.toml")
 PUBLISHED = {name: load_published(name) for name in RECORDS}
-LATER = "clip by standard deviations", "rounding in turn, byte shuffle and brotli"
-"""What PR 1493 has and none before."""
+PACKED_LATER = "low-rank correction, gates as rows, grouping by similarity"
+"""What PR 1855 has and none before."""
+LATER = "clip by standard deviations", f"rounding in turn, {PACKED_LATER}, byte shuffle and brotli"
+"""What PR 1493 and 1855 have and none before."""
 OFF = {
     "pr194": "bigram hash, partial rotary, LN scale, exclusive self-attention, value embedding, EMA, clip search, "
              f"{LATER[0]}, bits by gradient, {LATER[1]}",
@@ -33,7 +35,9 @@ OFF = {
     "pr1493": "smear gate, bigram hash, value embedding, SWA, quantisation-aware training, clip search, "
               "bits by gradient, zstd on whole bytes",
 }  # fmt: skip
-OFF |= dict.fromkeys(("pr1855", "pr2135"), OFF["pr1493"].removeprefix("smear gate, "))
+OFF["pr1855"] = OFF["pr1493"].removeprefix("smear gate, ")
+OFF["pr2135"] = OFF["pr1855"].replace("bits by gradient", "bits by gradient, gates as rows")
+OFF["pr1493"] = OFF["pr1493"].replace("bits by gradient", f"bits by gradient, {PACKED_LATER}")
 LOCAL = [name for name in RECORDS if f"local-{name}" in available_recipes()]
 """Records with a recipe for two cores: all but PR 2135, which differs from PR 1855 in values."""
 """What each record's document does not have."""
