@@ -53,8 +53,9 @@ def shares(total: int, weights: Sequence[float]) -> list[int]:
 def extra_sizes(header: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> list[int]:
     """Bytes of `factors` and `order`, of matrices of these shapes; Refused for a header that no version has."""
     low_rank, grouping = header.get("low_rank", {}), header.get("grouping")
-    if grouping not in (None, "similarity", "similarity_all") or not isinstance(low_rank, dict):
-        raise Refused("its header names a grouping or corrections that no version has")
+    kinds, compressor = (None, "similarity", "similarity_all"), header.get("compressor", "brotli")
+    if grouping not in kinds or not isinstance(low_rank, dict) or compressor != "brotli":
+        raise Refused("its header names a compressor, a grouping or corrections that no version has")
     return [check_told(low_rank, shapes), 2 * order_rows(shapes, grouping) if grouping else 0]
 
 

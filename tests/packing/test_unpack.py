@@ -249,7 +249,7 @@ HOSTILE: dict[str, dict[str, list[Edit]]] = {  # kind of file: what the refusal 
         "cannot hold": [lambda h, s: next(t for t in h["tensors"] if len(t[2]) == 1).__setitem__(1, "steps")],
     },
     "record": {
-        "grouping or corrections|names a compressor": [
+        "grouping or corrections": [
             in_header(grouping="off"), in_header(grouping=["similarity"]), in_header(low_rank=[1]),
             in_header(compressor="zstd"),
         ],
