@@ -14,6 +14,6 @@ ROOMS = (
     "packing.sensitivity", "packing.correction", "packing.ledger", "packing.coder", "packing.steps",
     "packing.allocation", "packing.format", "packing.pack", "packing.unpack",
     "training.optim", "training.average", "training.checkpoint", "training.runlog", "training.clock", "training.loop",
-    "adapting.plan", "adapting.sgd", "adapting.trace",
+    "adapting.mixture", "adapting.plan", "adapting.sgd", "adapting.trace",
     "result", "seed",
 )  # fmt: skip

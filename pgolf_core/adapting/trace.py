@@ -19,18 +19,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pgolf_core.adapting.mixture import Mixed, mix_score
 from pgolf_core.adapting.plan import Event, ScoreEvent, UpdateEvent, plan_chunks, unlawful
 from pgolf_core.adapting.sgd import ChunkSGD
 from pgolf_core.base.files import sha256_file, write_bytes
 from pgolf_core.base.names import ADAPT_TRACE
 from pgolf_core.base.parallel import ALONE, World
-from pgolf_core.network.score import Progress, Score, bits_per_byte
+from pgolf_core.network.score import EVALUATION_SECONDS, Progress, Score, bits_per_byte
 from pgolf_core.packing.unpack import load_model
 from pgolf_core.recipes.recipe import Recipe
 from pgolf_core.training.checkpoint import Checkpoint
-
-EVALUATION_SECONDS = 600.0
-"""What all scores and the adapting may take together, on every track."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +157,9 @@ def adapt_seed(
 ) -> dict[str, Any]:  # fmt: skip
     """What a script does after its sliding score, `frozen`: adapts the file, adds to the log's `lines` and to the
     `seconds` by part, writes the trace beside the file; returns what result.json says of it."""
-    adapted = adapt_artifact(path, recipe, tokens, frozen, world=world)
+    adapted: Adapted | Mixed = adapt_artifact(path, recipe, tokens, frozen, world=world)
+    if recipe.adapt.mix != "off" and world.first:
+        adapted = mix_score(recipe, tokens, adapted.score, adapted)
     lines += adapted.lines(seconds["scoring"])
     seconds["adapting"] = adapted.score.seconds
     return adapted.write(path.parent) if world.first else {}

@@ -75,7 +75,9 @@ def rooms_of(recipe: Recipe) -> list[str]:
     if recipe.data.order != "ranked":
         left_out.add("text.ranked")
     if recipe.adapt.kind == "off":
-        left_out |= {room for room in pgolf_core.ROOMS if room.startswith("adapting.")}
+        left_out |= {"adapting.plan", "adapting.sgd", "adapting.trace"}
+    if recipe.adapt.mix == "off":
+        left_out.add("adapting.mixture")
     if recipe.quant.correction == "off":
         left_out.add("packing.correction")
     if recipe.quant.compressor != "brotli":

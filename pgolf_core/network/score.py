@@ -24,6 +24,8 @@ from pgolf_core.text.tokenizer import TokenBytes
 
 Progress = Callable[[int, int], None]
 """Called with (targets scored, targets in all)."""
+EVALUATION_SECONDS = 600.0
+"""What all scores of a file may take together, adapting included, on every track."""
 
 
 def plan_windows(num_targets: int, seq_len: int, stride: int) -> np.ndarray:

@@ -22,6 +22,7 @@ LATER_KEYS = frozenset((
     "negative_slope", "skip_gates", "num_loops", "loop_start", "loop_end", "parallel_start", "muon_row_normalise",
     "embed_wd", "loop_at", "min_lr", "reserve_seconds", "adapt",
     "clip_sigmas", "embed_clip_sigmas", "correction_order", "correct_tok_emb", "compressor",
+    "mix", "mix_order", "mix_discount",
 ))  # fmt: skip
 """Keys and sections that came after runs were recorded: at their defaults they enter no fingerprint and no artifact's
 header, so that what was recorded stays what it was."""
@@ -271,6 +272,12 @@ class Adapt:
     """Sequences of eval.seq_len in a step, over all ranks."""
     grad_clip_norm: float = 1.0
     """As optim.grad_clip_norm."""
+    mix: str = "off"
+    """off, or ngram: each target's score is mixed with that of n-grams of the targets before it, whatever `kind` is."""
+    mix_order: int = 8
+    """Tokens of the longest n-gram, the target the last of them."""
+    mix_discount: float = 0.4
+    """What a count gives up to shorter contexts, in times seen (absolute discounting, Ney, Essen and Kneser)."""
 
 
 @dataclass(frozen=True)

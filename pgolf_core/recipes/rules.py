@@ -11,6 +11,8 @@ QAT_ONLY_GRIDS = ("int6_fake_pr194", "int6_fake_pr534")
 """Grids that training may use and an artifact cannot hold."""
 MOST_LOOPS = 64
 """Of model.num_loops: an artifact names it, and its reader runs that many blocks."""
+MOST_ORDERS = 32
+"""Of adapt.mix_order: each takes a second or two of evaluation for a few hundred thousand targets."""
 GRADIENTS_BELOW = 0.1
 """Learning-rate multiplier below which gradients are gathered for packing: packing.sensitivity's own."""
 MOST_CORRECTED_INPUTS = 8192
@@ -37,10 +39,11 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "quant.correction_order": ("natural", "activation"),
     "quant.compressor": ("zstd", "brotli"),
     "adapt.kind": ("off", "sgd"),
+    "adapt.mix": ("off", "ngram"),
     **{f"quant.{part}": GRID_NAMES for part in ("attention", "mlp", "tok_emb", "other")},
 }
 AT_LEAST: dict[str, float] = {
-    "model.vocab_size": 2, "model.model_dim": 2, "model.rope_dims": 2, "model.rope_base": 1.0,
+    "model.vocab_size": 2, "adapt.mix_order": 2, "model.model_dim": 2, "model.rope_dims": 2, "model.rope_base": 1.0,
     "model.logit_softcap": 1e-3, "quant.correction_damping": 1e-6,
     "quant.clip_sigmas": 0.1, "quant.embed_clip_sigmas": 0.1,
     **dict.fromkeys((
@@ -64,7 +67,7 @@ IN_UNIT_INTERVAL = (
     "optim.muon_momentum", "optim.muon_momentum_start", "optim.smear_beta2", "average.ema_decay",
     "average.swa_start", "qat.threshold", "qat.lr_factor", "schedule.warmdown_fraction",
     "data.final_fraction", "model.negative_slope", "schedule.loop_at", "schedule.min_lr",
-    "adapt.momentum",
+    "adapt.momentum", "adapt.mix_discount",
 )  # fmt: skip
 
 
@@ -133,6 +136,8 @@ def _impossible_training(recipe: Recipe) -> Iterator[str]:
             f"adapt.chunk_tokens = {recipe.adapt.chunk_tokens} is less than eval.seq_len = {evaluation.seq_len}: a "
             "chunk would hold no sequence to train on"
         )
+    if recipe.adapt.mix_order > MOST_ORDERS:
+        yield f"adapt.mix_order = {recipe.adapt.mix_order}; must be at most {MOST_ORDERS}"
     if not all(0.0 <= beta < 1.0 for beta in optim.adam_betas):
         yield f"optim.adam_betas = {list(optim.adam_betas)} must lie in [0, 1)"
     if data.order == "ranked" and data.final_seq_len not in (0, data.seq_len):

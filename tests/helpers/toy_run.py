@@ -26,6 +26,8 @@ eval = {seq_len = 32, stride = 8, batch_seqs = 64}
 
 ADAPTING = ("adapt.kind=sgd", "adapt.lr=0.05", "adapt.epochs=2", "adapt.chunk_tokens=160", "adapt.batch_seqs=3")
 """The toy with adaptation of the packed file: five chunks."""
+MIXING = ("adapt.mix=ngram",)
+"""The toy with its score mixed with n-grams'."""
 
 
 def finished_run(root: Path, seeds: tuple[int, ...] = (1, 2), overrides: tuple[str, ...] = ()) -> Path:

@@ -22,6 +22,7 @@ from ranks import on_ranks
 from small import small_recipe, word_shards
 
 from pgolf_core import ROOMS
+from pgolf_core.adapting.mixture import mix_score
 from pgolf_core.adapting.trace import adapt_artifact
 from pgolf_core.base.device import why_not_compile
 from pgolf_core.base.files import UserError
@@ -68,6 +69,10 @@ VARIANTS = {
     ),
     "adapting": small_recipe(
         model=SMALL, adapt={"kind": "sgd", "lr": 0.05, "epochs": 1, "chunk_tokens": 400, "batch_seqs": 7},
+    ),
+    "mixing": small_recipe(model=SMALL, adapt={"mix": "ngram"}),
+    "adapting and mixing": small_recipe(
+        model=SMALL, adapt={"kind": "sgd", "lr": 0.05, "epochs": 1, "chunk_tokens": 400, "mix": "ngram"},
     ),
     "grids by deviations, rounding corrected by activation, the head too": small_recipe(
         model=SMALL,
@@ -238,7 +243,11 @@ def run_package(world: World, recipe: Recipe, data: TrainData, folder: Path) -> 
         found = score_artifact(path, tokens, data.token_bytes, *how, autocast=recipe.schedule.autocast, world=world)
         scores[f"{name}_bpb"] = found.bpb
     if recipe.adapt.kind != "off":
-        scores["adapted_bpb"] = adapt_artifact(path, recipe, tokens, found, world=world).score.bpb
+        found = adapt_artifact(path, recipe, tokens, found, world=world).score
+    if recipe.adapt.mix != "off":
+        found = mix_score(recipe, tokens, found).score
+    if {recipe.adapt.kind, recipe.adapt.mix} != {"off"}:
+        scores["adapted_bpb"] = found.bpb
     (folder / f"scores{world.rank}.json").write_text(json.dumps(scores))
     return scores
 

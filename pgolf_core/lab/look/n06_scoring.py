@@ -14,12 +14,15 @@ import pandas as pd
 import torch
 from scipy.special import stdtrit
 
+from pgolf_core.adapting.mixture import Mixed
 from pgolf_core.adapting.trace import Adapted
 from pgolf_core.base import device as machine
 from pgolf_core.lab.look.n01_data import sums_by_document
 from pgolf_core.network.model import GPT
 from pgolf_core.network.score import Score, bits_per_byte, plan_windows
 from pgolf_core.text.tokenizer import TokenBytes
+
+MIXED_STRETCHES = 32
 
 
 def window_map(num_targets: int, seq_len: int, stride: int) -> np.ndarray:
@@ -70,10 +73,16 @@ def bpb_by_context(nats: np.ndarray, target_bytes: np.ndarray, contexts: np.ndar
     return pd.DataFrame(rows)
 
 
-def by_chunk(frozen: Score, adapted: Adapted, target_bytes: np.ndarray) -> pd.DataFrame:
+def by_chunk(frozen: Score, adapted: Adapted | Mixed, target_bytes: np.ndarray) -> pd.DataFrame:
     """Of every chunk that was scored before it was learned from: first, end (targets), frozen and adapted (bpb), gain
-    (adapted less frozen), and so_far: the gain over all targets up to its end."""
-    chunks = adapted.rows[adapted.rows[:, 0] == 0][:, 1:3]
+    (adapted less frozen), and so_far: the gain over all targets up to its end.
+
+    A mixture alone has no chunks: then of MIXED_STRETCHES equal stretches."""
+    learned = adapted.adapted if isinstance(adapted, Mixed) else adapted
+    borders = np.unique(np.linspace(0, frozen.tokens, MIXED_STRETCHES + 1).astype(np.int64))
+    chunks = np.stack((borders[:-1], borders[1:]), axis=1)
+    if learned is not None:
+        chunks = learned.rows[learned.rows[:, 0] == 0][:, 1:3]
     nats = {"frozen": frozen.per_token_nats, "adapted": adapted.score.per_token_nats}
     sums = {name: np.add.reduceat(values, chunks[:, 0], dtype=np.float64) for name, values in nats.items()}
     bits = math.log(2) * np.add.reduceat(target_bytes, chunks[:, 0], dtype=np.int64)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pgolf_core.adapting.trace import EVALUATION_SECONDS
 from pgolf_core.base.files import UserError, write_json, write_text
 from pgolf_core.lab.compare.inference import CONFIDENCE
 from pgolf_core.lab.compare.results import read_object
@@ -24,6 +23,7 @@ from pgolf_core.lab.report.seeds import headline, over_cap, seeds_table, summari
 from pgolf_core.lab.shared.places import DATA_FILE, RECIPE_FILE, SCRIPT, SUMMARY_FILE
 from pgolf_core.lab.shared.settings import flatten
 from pgolf_core.lab.shared.texts import FINEWEB_TRACK
+from pgolf_core.network.score import EVALUATION_SECONDS
 
 DATA_KEYS = (
     "dataset", "citation", "lossless", "train_documents", "train_bytes", "train_tokens", "val_documents", "val_bytes",
@@ -153,6 +153,8 @@ def _own_context(
         "data": data,
         "sample": shown,
         "script": settings.get("script", ""),
+        "mixes": settings.get("adapt.mix", "off") != "off",
+        "learns": settings.get("adapt.kind", "off") != "off" or settings.get("adapt.mix", "off") == "off",
         "clock_seconds": float(settings.get("schedule.max_seconds", 0)),
         "hashes": table(["of", "SHA-256"], hashes, text_columns=2),
         "settings": table(["key", "value"], [[key, _text(value)] for key, value in settings.items()], text_columns=2),

@@ -56,6 +56,7 @@ def _rules(recipe: Recipe) -> Iterator[tuple[Any, str, str]]:
     for key, parts in by_parts.items():
         on_sigma = any("_sigma" in grid for grid in (*(parts if quant.kind == "grid" else ()), named))
         yield not on_sigma, "no grid is by standard deviations", f"quant.{key}"
+    yield recipe.adapt.mix == "off", "adapt.mix = off", "adapt.mix_order adapt.mix_discount"
     uncorrected = " ".join(f"quant.{key}" for key in vars(quant) if key.startswith(("correction_", "correct_")))
     yield quant.correction == "off", "quant.correction = off", uncorrected
 

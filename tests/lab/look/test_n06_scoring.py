@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+from pgolf_core.adapting.mixture import Mixed
 from pgolf_core.adapting.trace import Adapted
 from pgolf_core.lab.look import n06_scoring as analysis
 from pgolf_core.lab.look.n02_network import woken
@@ -73,6 +74,12 @@ def test_a_chunks_scores_and_the_gain_up_to_its_end_are_sums_over_its_targets(mo
         assert found.frozen == pytest.approx(expected, rel=1e-6) and found.adapted == pytest.approx(0.9 * expected)
         assert found.gain == pytest.approx(-0.1 * expected, rel=1e-5)
     assert table["so_far"].iloc[-1] == pytest.approx(-0.1 * frozen.bpb, rel=1e-5)
+    mixed = Mixed(lower, 1.0, Adapted(lower, ["a", "b"], rows, [], 0.0))
+    pd.testing.assert_frame_equal(analysis.by_chunk(frozen, mixed, sizes), table)
+    alone = analysis.by_chunk(frozen, Mixed(lower, 1.0), sizes)
+    assert len(alone) == 32 and alone["end"].tolist()[:-1] == alone["first"].tolist()[1:]
+    assert (alone["first"].iloc[0], alone["end"].iloc[-1]) == (0, 40)
+    assert alone["so_far"].iloc[-1] == pytest.approx(-0.1 * frozen.bpb, rel=1e-5)
 
 
 def test_documents_share_the_score_without_rest_and_a_bos_belongs_to_what_it_opens() -> None:

@@ -104,7 +104,7 @@ def replay(
     likewise, "file_differs" of the file's own. {"compared", "changed", "later_changed"}: targets before a replaced
     token inside an event, and how many before and after it change. {"leaks"}: where the trace cannot show it, how many
     scores and states differ between this pass and one with the true text, else None; {"unsteady"}: and between two
-    such, where any did. {"seconds"}.
+    such, where any did. {"seconds"}. {"per_token"}: nats of all targets, float32, or None.
     """
     t_start = time.monotonic()
     events = plan_chunks(len(tokens) - 1, recipe.eval, recipe.adapt)
@@ -148,4 +148,5 @@ def replay(
         "compared": blind.compared, "changed": blind.changed, "later_changed": blind.later_changed,
         "leaks": leaks, "unsteady": unsteady,
         "sample_seed": sample_seed, "seconds": time.monotonic() - t_start, "whole": budget_seconds is None,
+        "per_token": blind.losses.cpu().numpy() if len(apart) == len(kept["nats"]) else None,
     }  # fmt: skip
