@@ -310,7 +310,7 @@ def test_a_packed_script_that_torch_compiles_makes_the_packages_bytes(data: Trai
 
 @pytest.mark.slow
 def test_under_torchrun_the_script_makes_what_the_package_makes_with_as_many_ranks(data: TrainData, tmp_path: Path):
-    recipe, package = VARIANTS["ema"], tmp_path / "package"
+    recipe, package = VARIANTS["mixing"], tmp_path / "package"
     on_ranks(2, run_package, recipe, data, package)
     assert len({(package / f"scores{rank}.json").read_text() for rank in (0, 1)}) == 1
     run_script_of(recipe, data, package, tmp_path / "packed", *TORCHRUN, ranks=2)
