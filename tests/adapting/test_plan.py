@@ -78,7 +78,7 @@ def test_what_is_unlawful_is_named() -> None:
     later = UpdateEvent(np.array([[20, 31]]), 0.1)
     for events, words in (
         ([update, score, second], "event 0 learns from targets 0 to 9, not all of them scored before"),
-        ([score, later, second], "event 1 learns from targets 20 to 30"),
+        ([score, later, second], "event 1 learns from targets 19 to 30"),
         ([score, score, second], "event 1 scores targets 0 to 9, which are no targets or were scored before"),
         ([score, update], "20 targets are never scored, the first of them 20"),
         ([score, second, ScoreEvent(np.array([[38, 40, 41]]))], "event 2 scores targets 40 to 40, which are no"),
