@@ -17,6 +17,7 @@ ROOMS = (
     "packing.allocation", "packing.format", "packing.pack", "packing.unpack",
     "training.polar", "training.optim", "training.average", "training.checkpoint", "training.runlog", "training.clock",
     "training.loop",
-    "adapting.plan", "adapting.documents", "adapting.tilt", "adapting.sgd", "adapting.lora", "adapting.trace",
+    "adapting.told", "adapting.mixture", "adapting.plan", "adapting.documents", "adapting.tilt", "adapting.sgd",
+    "adapting.lora", "adapting.trace",
     "result", "seed",
 )  # fmt: skip

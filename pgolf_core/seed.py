@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from pgolf_core.adapting.mixture import mix_seed
 from pgolf_core.adapting.trace import adapt_seed
 from pgolf_core.base.files import UserError, explain_os_errors, sha256_file, write_bytes
 from pgolf_core.base.names import METRICS, SCORES, SCRIPT_ARTIFACT, SEED_RESULT, TRAIN_LOG
@@ -146,6 +147,8 @@ def run_seed(
         further = {}
         if recipe.adapt.kind != "off":
             further = adapt_seed(folder / SCRIPT_ARTIFACT, recipe, tokens, sliding, seconds, lines, world)
+        elif recipe.adapt.mix != "off":
+            further = mix_seed(folder / SCRIPT_ARTIFACT, recipe, tokens, sliding, seconds, lines, world)
         for line in lines:
             log.line(line)
     if world.first:

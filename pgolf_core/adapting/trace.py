@@ -22,9 +22,11 @@ from torch import Tensor
 
 from pgolf_core.adapting.documents import documents_in, plan_documents
 from pgolf_core.adapting.lora import DocumentLoRA
+from pgolf_core.adapting.mixture import Mixed, mix_score
 from pgolf_core.adapting.plan import Event, ScoreEvent, UpdateEvent, places_of, plan_chunks, targets_done, unlawful
 from pgolf_core.adapting.sgd import ChunkSGD
 from pgolf_core.adapting.tilt import hints_of
+from pgolf_core.adapting.told import adapted_lines
 from pgolf_core.base.files import sha256_file, write_bytes
 from pgolf_core.base.names import ADAPT_TRACE
 from pgolf_core.base.parallel import ALONE, World
@@ -32,9 +34,6 @@ from pgolf_core.network.score import Progress, Score, bits_per_byte
 from pgolf_core.packing.unpack import load_model
 from pgolf_core.recipes.recipe import Recipe
 from pgolf_core.training.checkpoint import Checkpoint
-
-EVALUATION_SECONDS = 600.0
-"""What all scores and the adapting may take together, on every track."""
 
 
 @dataclass(frozen=True)
@@ -71,15 +70,7 @@ class Adapted:
 
     def lines(self, scoring_seconds: float) -> list[str]:
         """How train.log tells it; `scoring_seconds` is what the scores of the file's own weights took."""
-        score, spent = self.score, scoring_seconds + self.score.seconds
-        loss, bpb = score.loss_nats_per_token, score.bpb
-        window = f"stride:{score.stride} seq_len:{score.seq_len} eval_time:{score.seconds * 1000:.0f}ms"
-        if spent > EVALUATION_SECONDS:
-            window += f" over_the_cap:{spent * 1000:.0f}ms of {EVALUATION_SECONDS * 1000:.0f}ms does not count"
-        return [
-            f"final_adapted val_loss:{loss:.4f} val_bpb:{bpb:.4f} updates:{len(self.states) - 1} {window}",
-            f"final_adapted_exact val_loss:{loss:.8f} val_bpb:{bpb:.8f}",
-        ]
+        return adapted_lines(self.score, scoring_seconds, f"updates:{len(self.states) - 1}")
 
 
 def plan_of(tokens: np.ndarray, recipe: Recipe) -> list[Event]:
@@ -217,7 +208,9 @@ def adapt_seed(
 ) -> dict[str, Any]:  # fmt: skip
     """What a script does after its sliding score, `frozen`: adapts the file, adds to the log's `lines` and to the
     `seconds` by part, writes the trace beside the file; returns what result.json says of it."""
-    adapted = adapt_artifact(path, recipe, tokens, frozen, world=world)
+    adapted: Adapted | Mixed = adapt_artifact(path, recipe, tokens, frozen, world=world)
+    if recipe.adapt.mix != "off" and world.first:
+        adapted = mix_score(recipe, tokens, adapted.score, adapted)
     lines += adapted.lines(seconds["scoring"])
     seconds["adapting"] = adapted.score.seconds
     return adapted.write(path.parent) if world.first else {}

@@ -92,6 +92,10 @@ def rooms_of(recipe: Recipe) -> list[str]:
         left_out |= {"adapting.documents", "adapting.lora"}
     if adapt.tilt == "off":
         left_out.add("adapting.tilt")
+    if adapt.mix != "off":
+        left_out -= {"adapting.told", "adapting.mixture"}
+    else:
+        left_out.add("adapting.mixture")
     if recipe.quant.correction == "off":
         left_out.add("packing.correction")
     if recipe.quant.compressor != "brotli":

@@ -55,3 +55,9 @@ class Adapt:
     """Least share of the context's occurrences in which the successor was that token."""
     tilt_boost: float = 2.625
     """Natural logarithm of what the token's odds are multiplied by."""
+    mix: str = "off"
+    """ngram: mix each target's score with that of n-grams of the targets before it, alone or after SGD."""
+    mix_order: int = 8
+    """Tokens of the longest n-gram, the target the last of them."""
+    mix_discount: float = 0.4
+    """What a count gives up to shorter contexts, in times seen (absolute discounting, Ney, Essen and Kneser)."""

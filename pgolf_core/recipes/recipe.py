@@ -29,7 +29,7 @@ LATER_KEYS = frozenset((
     "batch_documents",
     "mlp_clip_sigmas", "attention_clip_sigmas", "low_rank", "low_rank_top", "low_rank_group", "gates", "grouping",
 ))  # fmt: skip
-LATER_BEGINNINGS = ("lora_", "phase", "tilt")
+LATER_BEGINNINGS = ("lora_", "phase", "tilt", "mix")
 """Keys and sections (and beginnings of keys) that came after runs were recorded: at their defaults they enter no
 fingerprint and no artifact's header, so that what was recorded stays what it was."""
 RULES: list[Callable[[Any], Iterable[str]]] = []

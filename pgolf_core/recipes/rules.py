@@ -12,6 +12,8 @@ QAT_ONLY_GRIDS = ("int6_fake_pr194", "int6_fake_pr534")
 LORA_TARGETS = ("q", "k", "v", "o", "mlp", "lm_head")
 MOST_LOOPS = 64
 """Of model.num_loops: an artifact names it, and its reader runs that many blocks."""
+MOST_ORDERS = 32
+"""Of adapt.mix_order: each takes a second or two of evaluation for a few hundred thousand targets."""
 GRADIENTS_BELOW = 0.1
 """Learning-rate multiplier below which gradients are gathered for packing: packing.sensitivity's own."""
 MOST_CORRECTED_INPUTS = 8192
@@ -46,12 +48,13 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "quant.grouping": ("off", "similarity", "similarity_all"),
     "adapt.kind": ("off", "sgd", "lora", "frozen"),
     "adapt.tilt": ("off", "ngram"),
+    "adapt.mix": ("off", "ngram"),
     **{f"quant.{part}": GRID_NAMES for part in ("attention", "mlp", "tok_emb", "other")},
 }
 AT_LEAST: dict[str, float] = {
     "model.vocab_size": 2, "model.model_dim": 2, "model.rope_dims": 2, "model.rope_base": 1.0,
     "model.logit_softcap": 1e-3, "model.attn_gate_scale": 1e-3, "quant.correction_damping": 1e-6,
-    "quant.clip_sigmas": 0.1, "quant.embed_clip_sigmas": 0.1, "adapt.tilt_order": 2,
+    "quant.clip_sigmas": 0.1, "quant.embed_clip_sigmas": 0.1, "adapt.tilt_order": 2, "adapt.mix_order": 2,
     **dict.fromkeys((
         "model.num_layers", "model.num_heads", "model.num_kv_heads", "model.mlp_hidden", "model.bigram_dim",
         "model.gate_window", "model.lanes",
@@ -78,7 +81,7 @@ IN_UNIT_INTERVAL = (
     "optim.muon_momentum", "optim.muon_momentum_start", "optim.smear_beta2", "average.ema_decay",
     "average.swa_start", "qat.threshold", "qat.lr_factor", "schedule.warmdown_fraction",
     "data.final_fraction", "model.negative_slope", "schedule.loop_at", "schedule.min_lr",
-    "adapt.momentum", "adapt.tilt_threshold",
+    "adapt.momentum", "adapt.tilt_threshold", "adapt.mix_discount",
 )  # fmt: skip
 
 
@@ -208,6 +211,13 @@ def _impossible_adapting(recipe: Recipe) -> Iterator[str]:
         yield f"adapt.tilt = {adapt.tilt} tilts an adapted score; take adapt.kind = frozen to learn nothing else"
     if adapt.kind == "frozen" and adapt.tilt == "off":
         yield "adapt.kind = frozen changes nothing without a tilt; take adapt.tilt = ngram, or adapt.kind = off"
+    if adapt.mix != "off" and (adapt.kind in ("lora", "frozen") or adapt.tilt != "off"):
+        yield (
+            f"adapt.mix = {adapt.mix} cannot go with adapt.kind = {adapt.kind}, adapt.tilt = {adapt.tilt}; take "
+            "adapt.kind = off or sgd and adapt.tilt = off"
+        )
+    if adapt.mix_order > MOST_ORDERS:
+        yield f"adapt.mix_order = {adapt.mix_order}; must be at most {MOST_ORDERS}"
     for number, target in enumerate(adapt.lora_targets):
         if target not in LORA_TARGETS or target in adapt.lora_targets[:number]:
             yield f"adapt.lora_targets has {target!r}; must be some of {', '.join(LORA_TARGETS)}, each once"

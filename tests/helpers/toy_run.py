@@ -32,6 +32,8 @@ BY_DOCUMENTS = (
     "adapt.phase_documents=2", "adapt.tilt=ngram", "adapt.tilt_order=3",
 )  # fmt: skip
 """The toy whose documents have adapters of their own, with a phase and a tilt."""
+MIXING = ("adapt.mix=ngram",)
+"""The toy with its score mixed with n-grams'."""
 
 
 def finished_run(root: Path, seeds: tuple[int, ...] = (1, 2), overrides: tuple[str, ...] = ()) -> Path:

@@ -22,6 +22,7 @@ from ranks import on_ranks
 from small import small_recipe, word_shards
 
 from pgolf_core import ROOMS
+from pgolf_core.adapting.mixture import mix_score
 from pgolf_core.adapting.trace import adapt_artifact
 from pgolf_core.base.device import why_not_compile
 from pgolf_core.base.files import UserError
@@ -73,6 +74,10 @@ VARIANTS = {
         model=SMALL,
         adapt={"kind": "lora", "lr": 0.05, "chunk_tokens": 64, "lora_rank": 2, "lora_tokens": 16, "lora_lr": 0.02,
                "batch_documents": 4, "phases": 1, "phase_documents": 4, "tilt": "ngram", "tilt_order": 3},
+    ),
+    "mixing": small_recipe(model=SMALL, adapt={"mix": "ngram"}),
+    "adapting and mixing": small_recipe(
+        model=SMALL, adapt={"kind": "sgd", "lr": 0.05, "epochs": 1, "chunk_tokens": 400, "mix": "ngram"},
     ),
     "grids by deviations, rounding corrected by activation, the head too": small_recipe(
         model=SMALL,
@@ -248,7 +253,11 @@ def run_package(world: World, recipe: Recipe, data: TrainData, folder: Path) -> 
         found = score_artifact(path, tokens, data.token_bytes, *how, **more)
         scores[f"{name}_bpb"] = found.bpb
     if recipe.adapt.kind != "off":
-        scores["adapted_bpb"] = adapt_artifact(path, recipe, tokens, found, world=world).score.bpb
+        found = adapt_artifact(path, recipe, tokens, found, world=world).score
+    if recipe.adapt.mix != "off":
+        found = mix_score(recipe, tokens, found).score
+    if {recipe.adapt.kind, recipe.adapt.mix} != {"off"}:
+        scores["adapted_bpb"] = found.bpb
     (folder / f"scores{world.rank}.json").write_text(json.dumps(scores))
     return scores
 
@@ -311,7 +320,7 @@ def test_a_packed_script_that_torch_compiles_makes_the_packages_bytes(data: Trai
 
 @pytest.mark.slow
 def test_under_torchrun_the_script_makes_what_the_package_makes_with_as_many_ranks(data: TrainData, tmp_path: Path):
-    recipe, package = VARIANTS["ema"], tmp_path / "package"
+    recipe, package = VARIANTS["mixing"], tmp_path / "package"
     on_ranks(2, run_package, recipe, data, package)
     assert len({(package / f"scores{rank}.json").read_text() for rank in (0, 1)}) == 1
     run_script_of(recipe, data, package, tmp_path / "packed", *TORCHRUN, ranks=2)

@@ -42,9 +42,9 @@ def test_a_section_that_came_later_is_recorded_with_the_keys_that_it_then_had_or
     off, on = load_recipe("pr315"), load_recipe("pr315", ["adapt.kind=sgd"])
     first = ["kind", "lr", "epochs", "momentum", "chunk_tokens", "batch_seqs", "grad_clip_norm"]
     assert "adapt" not in recorded(off) and list(recorded(on)["adapt"]) == first
-    assert set(to_dict(on)["adapt"]) - set(first) >= {"lora_rank", "batch_documents", "phases", "tilt", "tilt_order"}
-    changes = ("adapt.lr=0.01", "adapt.phases=2", "adapt.batch_documents=2", "adapt.tilt=ngram", "adapt.lora_rank=4")
-    others = [load_recipe("pr315", ["adapt.kind=sgd", change]).fingerprint for change in changes]
+    assert set(to_dict(on)["adapt"]) - set(first) >= {"lora_rank", "batch_documents", "phases", "tilt_order", "mix"}
+    changes = ("lr=0.01", "phases=2", "batch_documents=2", "tilt=ngram", "lora_rank=4", "mix=ngram", "mix_order=5")
+    others = [load_recipe("pr315", ["adapt.kind=sgd", f"adapt.{change}"]).fingerprint for change in changes]
     assert len({off.fingerprint, on.fingerprint, *others}) == 2 + len(changes)
 
 

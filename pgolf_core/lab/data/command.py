@@ -83,6 +83,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     either = made["text"].add_mutually_exclusive_group()
     about = "pieces of the lossless tokenizer that is trained on the training split (default: 1024)"
     made["sotu"].add_argument("--vocab-size", type=count, default=1024, metavar="N", help=about)
+    dev = "some training documents as its validation split, for choosing settings by; that of the track is left out"
+    made["sotu"].add_argument("--development", action="store_true", help=dev)
     either.add_argument("--vocab-size", type=count, metavar="N", help=about)
     about = "a SentencePiece .model to use instead of training one"
     either.add_argument("--tokenizer", metavar="FILE", help=about)
@@ -102,7 +104,7 @@ def run(options: argparse.Namespace) -> int:
     elif options.corpus == "sotu":
         from pgolf_core.lab.data.sotu import prepare_sotu
 
-        datasets = [prepare_sotu(**how, vocab_size=options.vocab_size)]
+        datasets = [prepare_sotu(**how, vocab_size=options.vocab_size, development=options.development)]
     elif options.corpus == "fineweb":
         from pgolf_core.lab.data.fineweb import FinewebRequest, fetch_fineweb
 

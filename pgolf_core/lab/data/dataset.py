@@ -22,7 +22,7 @@ import platformdirs
 from pgolf_core.base.files import UserError, explain_os_errors, read_json, sha256_file, write_json
 from pgolf_core.base.names import MANIFEST
 from pgolf_core.lab.data.survey import MANIFEST_FORMAT, SPLITS, Split, count_shared, long_bar
-from pgolf_core.lab.shared.texts import SOTU_NAME, SOTU_PREFIX
+from pgolf_core.lab.shared.texts import SOTU_DEV_PREFIX, SOTU_NAME, SOTU_PREFIX
 from pgolf_core.text.caseops import CASEOPS, CaseTokenizer
 from pgolf_core.text.shards import shard_tokens
 from pgolf_core.text.sidecar import sidecar_of, split_bytes
@@ -149,8 +149,8 @@ def is_dataset_name(name: str) -> bool:
 
 
 def is_sotu_name(name: str) -> bool:
-    """Whether `name` is the State of the Union corpus with a tokenizer of some size."""
-    return re.fullmatch(rf"{SOTU_PREFIX}[1-9]\d*", name) is not None
+    """Whether `name` is the State of the Union corpus, or its development split, with a tokenizer of some size."""
+    return re.fullmatch(rf"({SOTU_PREFIX}|{SOTU_DEV_PREFIX})[1-9]\d*", name) is not None
 
 
 @explain_os_errors("cannot read the prepared datasets")
@@ -263,7 +263,9 @@ def _command(name: str) -> str:
         return f"pgolf data fineweb --variant {variant if variant[:2] == 'sp' else 'sp1024'}"
     if not is_sotu_name(name):
         return "pgolf data text"
-    return "pgolf data sotu" if name == SOTU_NAME else f"pgolf data sotu --vocab-size {name.removeprefix(SOTU_PREFIX)}"
+    pieces = name.rpartition("-sp")[2]
+    split = " --development" if name.startswith(SOTU_DEV_PREFIX) else ""
+    return f"pgolf data sotu{split}" + ("" if pieces == "1024" else f" --vocab-size {pieces}")
 
 
 # ---------------------------------------------------------------------- making one

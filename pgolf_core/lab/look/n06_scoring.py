@@ -14,12 +14,15 @@ import pandas as pd
 import torch
 from scipy.special import stdtrit
 
+from pgolf_core.adapting.mixture import Mixed
 from pgolf_core.adapting.trace import Adapted
 from pgolf_core.base import device as machine
 from pgolf_core.lab.look.n01_data import sums_by_document
 from pgolf_core.network.model import GPT
 from pgolf_core.network.score import Score, bits_per_byte, plan_windows
 from pgolf_core.text.tokenizer import TokenBytes
+
+MIXED_STRETCHES = 32
 
 
 def window_map(num_targets: int, seq_len: int, stride: int) -> np.ndarray:
@@ -70,12 +73,17 @@ def bpb_by_context(nats: np.ndarray, target_bytes: np.ndarray, contexts: np.ndar
     return pd.DataFrame(rows)
 
 
-def by_chunk(frozen: Score, adapted: Adapted, target_bytes: np.ndarray) -> pd.DataFrame:
+def by_chunk(frozen: Score, adapted: Adapted | Mixed, target_bytes: np.ndarray) -> pd.DataFrame:
     """Of every chunk of the text, or document, in the order in which they were scored before they were learned from:
     first, end (targets), done (targets scored by its end), frozen and adapted (bpb), gain (adapted less frozen), and
-    so_far: the gain over all targets scored by its end."""
-    first, end = adapted.pieces.T
-    places = np.concatenate([np.arange(a, b) for a, b in adapted.pieces.tolist()])
+    so_far: the gain over all targets scored by its end.
+
+    A mixture alone has no chunks: then of MIXED_STRETCHES equal stretches."""
+    learned = adapted.adapted if isinstance(adapted, Mixed) else adapted
+    borders = np.unique(np.linspace(0, frozen.tokens, MIXED_STRETCHES + 1).astype(np.int64))
+    pieces = np.stack((borders[:-1], borders[1:]), axis=1) if learned is None else learned.pieces
+    first, end = pieces.T
+    places = np.concatenate([np.arange(a, b) for a, b in pieces.tolist()])
     done = (end - first).cumsum()
     nats = {"frozen": frozen.per_token_nats, "adapted": adapted.score.per_token_nats}
     starts = done - (end - first)

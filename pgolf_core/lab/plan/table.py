@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from pgolf_core.adapting.trace import EVALUATION_SECONDS
+from pgolf_core.adapting.told import EVALUATION_SECONDS
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.compare.records import RECORD_DIR, Published, load_published, record_of, seeds_table
 from pgolf_core.lab.export import code_bytes_of

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pgolf_core.adapting.mixture import Mixed, mix_score
 from pgolf_core.adapting.trace import Adapted, adapt_artifact
 from pgolf_core.base.device import pick_device
 from pgolf_core.base.files import UserError, read_json, sha256_file, write_json, write_text
@@ -194,13 +195,22 @@ def score_packed(run: Run, stride: int, max_targets: int = 0, progress: bool = T
         )  # fmt: skip
 
 
-def adapt_packed(run: Run, frozen: Score, progress: bool = True) -> Adapted | None:
-    """Score the packed file while it learns from what was scored, where the recipe asks for it, else None.
+def adapt_packed(run: Run, frozen: Score, progress: bool = True) -> Adapted | Mixed | None:
+    """Score the packed file while it learns from what was scored, or mix its score, where the recipe asks for it.
 
-    `frozen` is its sliding score. An attempt that was ended goes on from its last checkpoint.
+    `frozen` is its sliding score.
     """
-    if run.recipe.adapt.kind == "off":
-        return None
+    recipe, tokens = run.recipe, validation_tokens(run)
+    adapted = _adapt_weights(run, frozen, progress) if recipe.adapt.kind != "off" else None
+    return (
+        adapted
+        if recipe.adapt.mix == "off"
+        else mix_score(recipe, tokens, adapted.score if adapted else frozen, adapted)
+    )
+
+
+def _adapt_weights(run: Run, frozen: Score, progress: bool) -> Adapted:
+    """An attempt that was ended goes on from its last checkpoint."""
     made_of = {"artifact": sha256_file(run.folder / ARTIFACT), **run_hashes(run)}
     cadence = run.recipe.schedule.checkpoint_every_seconds
     checkpoint = Checkpoint(run.folder / ADAPTING, made_of, cadence, ALONE)
@@ -214,14 +224,17 @@ def adapt_packed(run: Run, frozen: Score, progress: bool = True) -> Adapted | No
         )
 
 
-def write_result(run: Run, roundtrip: Score, sliding: Score, adapted: Adapted | None = None) -> Result:
+def write_result(run: Run, roundtrip: Score, sliding: Score, adapted: Adapted | Mixed | None = None) -> Result:
     """Collect the seed's numbers from its files and the scores of the artifact; result.json is written last.
 
     UserError where the recipe adapts and nothing was adapted.
     """
     assert run.seed is not None
-    if (adapted is None) is (run.recipe.adapt.kind != "off"):
-        raise UserError(f"adapt.kind = {run.recipe.adapt.kind} and the result do not agree; run 06_sliding_eval again")
+    kind, mix = run.recipe.adapt.kind, run.recipe.adapt.mix
+    if (adapted is None) is ({kind, mix} != {"off"}) or isinstance(adapted, Mixed) is (mix == "off"):
+        raise UserError(
+            f"adapt.kind = {kind}, adapt.mix = {mix} and the result do not agree; run 06_sliding_eval again"
+        )
     averaging, script = read_json(run.folder / AVERAGING_FILE), run_script(run)
     path = run.folder / LEDGER_FILE
     ledger = build(Ledger, read_json(path), str(path))
@@ -247,7 +260,7 @@ def write_result(run: Run, roundtrip: Score, sliding: Score, adapted: Adapted | 
     return result
 
 
-def _ledger_of_seconds(run: Run, averaging: float, scoring: float, adapted: Adapted | None) -> dict[str, float]:
+def _ledger_of_seconds(run: Run, averaging: float, scoring: float, adapted: Adapted | Mixed | None) -> dict[str, float]:
     """Wall time of this seed by part, all attempts together, and in `total`, which they add up to.
 
     Training keeps its own ledger, over its own attempts. `notebooks` is what no other part has: kernels, processes,

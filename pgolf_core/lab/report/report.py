@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pgolf_core.adapting.trace import EVALUATION_SECONDS
+from pgolf_core.adapting.told import EVALUATION_SECONDS
 from pgolf_core.base.files import UserError, write_json, write_text
 from pgolf_core.lab.compare.inference import CONFIDENCE
 from pgolf_core.lab.compare.results import read_object
@@ -65,7 +65,8 @@ def write_report(
     results = {seed: run.result for seed, run in runs.items()}
     summary, figures = summarise_seeds(results), draw_figures(folder / "figures", runs, folder)
     published, beside = beside_records(folder, results)
-    context = run_context(runs, summary, figures) | beside | _own_context(runs, recipe, data, sample)
+    adapt = recipe.get("adapt", {})
+    context = run_context(runs, summary, figures, adapt) | beside | _own_context(runs, recipe, data, sample)
     context["command"] = fenced(command_of(folder, seeds))
     if not published.empty:
         write_text(folder / "figures" / "published.csv", published.to_csv(index=False, lineterminator="\n"))
@@ -95,8 +96,12 @@ def _read(path: Path, keys: Sequence[str], remedy: str) -> dict[str, Any]:
 # ---------------------------------------------------------------------- what the templates show
 
 
-def run_context(runs: Mapping[int, SeedRun], summary: dict[str, Any], figures: Mapping[str, Path]) -> dict[str, Any]:
-    """What a report and a submission's README both show of these seeds; numbers are for the template to format."""
+def run_context(
+    runs: Mapping[int, SeedRun], summary: dict[str, Any], figures: Mapping[str, Path], adapt: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a report and a submission's README both show of these seeds; numbers are for the template to format.
+
+    `adapt` is that section of the recipe."""
     one = next(iter(runs.values()))
     largest = max(run.result.total_bytes for run in runs.values())
     grid_names = ["grid", "tensors", "values", "raw bytes", "order-0 entropy, bytes", "entropy, bits per value"]
@@ -118,7 +123,7 @@ def run_context(runs: Mapping[int, SeedRun], summary: dict[str, Any], figures: M
         "stored_bytes": one.ledger.weights_bytes + one.ledger.scales_bytes,
         "seeds": table(*seeds_table(summary), totals=2 if len(runs) == 1 else 3),
         "over_cap": over_cap(summary),
-        "adapted": _adapted_context(summary),
+        "adapted": _adapted_context(summary, adapt),
         "ledgers": {seed: vars(run.ledger) | {"tensors": []} for seed, run in runs.items()},
         "grids": table(grid_names, grid_rows(one.ledger)),
         "resumed": {seed: run.result.resumed_at_steps for seed, run in runs.items() if run.result.resumed_at_steps},
@@ -126,15 +131,18 @@ def run_context(runs: Mapping[int, SeedRun], summary: dict[str, Any], figures: M
     }
 
 
-def _adapted_context(summary: dict[str, Any]) -> dict[str, Any] | None:
-    """Of an adapted score: what it gained on the sliding one, and the seconds of the slowest seed's evaluation."""
+def _adapted_context(summary: dict[str, Any], adapt: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Of an adapted score: whether weights learn and scores are mixed, what it gained on the sliding one, and the
+    seconds of the slowest seed's evaluation."""
     if "adapted_bpb" not in summary:
         return None
     frozen, adapted = (summary[f"{kind}_bpb"]["seeds"] for kind in ("sliding", "adapted"))
     gains = [adapted[seed] - frozen[seed] for seed in adapted]
     seconds = (summary["seconds"][part]["seeds"] for part in ("scoring", "adapting"))
     spent = max(sum(both) for both in zip(*(part.values() for part in seconds), strict=True))
-    return {"gain": sum(gains) / len(gains), "seconds": spent, "cap": EVALUATION_SECONDS}
+    mixes = adapt.get("mix", "off") != "off"
+    told = {"mixes": mixes, "learns": adapt.get("kind", "off") != "off" or not mixes}
+    return {**told, "gain": sum(gains) / len(gains), "seconds": spent, "cap": EVALUATION_SECONDS}
 
 
 def _own_context(

@@ -84,6 +84,7 @@ def _idle_adapting(recipe: Recipe) -> Iterator[tuple[Any, str, str]]:
     yield not learns and adapt.kind != "frozen", reason, "adapt.chunk_tokens"
     yield adapt.kind != "lora", f"adapt.kind = {adapt.kind}", " ".join(f"adapt.{key}" for key in keys["lora"])
     yield adapt.tilt == "off", "adapt.tilt = off", " ".join(f"adapt.{key}" for key in keys["tilt"])
+    yield adapt.mix == "off", "adapt.mix = off", "adapt.mix_order adapt.mix_discount"
     yield adapt.kind == "lora" and not adapt.phases, "adapt.phases = 0", "adapt.phase_documents adapt.phase_rows"
 
 

@@ -8,6 +8,9 @@ SOTU_NAME, SOTU_PREFIX = "sotu-sp1024", "sotu-sp"
 """That corpus in 1,024 pieces; in any number of them its name begins so."""
 SOTU_EXPECTED = {"train": (230, 11_330_866), "val": (19, 854_885)}
 """Documents and UTF-8 bytes of each split: scores compare only on exactly this text."""
+SOTU_DEV_PREFIX = "sotu-dev-sp"
+"""The same corpus for choosing by: its validation documents left out, and some of training held out in their place."""
+SOTU_DEV_EXPECTED = {"train": (212, 10_583_906), "val": (18, 746_960)}
 FINEWEB_TRACK = "10min_16mb"
 FINEWEB_TOKENS = {"SP1024": 62_021_632, "SP4096": 45_508_608, "SP8192": 40_540_160, "case-op SP8192": 47_851_520}
 """Predictions in the validation split by the published tokenizers (papers/machinery.md, "Score and windows")."""

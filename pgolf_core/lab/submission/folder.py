@@ -130,7 +130,7 @@ def _fill(made: Path, folder: Path, runs: dict[int, SeedRun], who: dict[str, str
     write_text(made / "requirements.txt", _requirements(made / SCRIPT, runs[first], folder / f"seed{first}"))
     write_json(made / SUBMISSION_FILE, _numbers(summary, runs, recipe, who))
     figures = draw_figures(made / "figures", runs, folder)
-    context = run_context(runs, summary, figures) | beside_records(folder, results)[1]
+    context = run_context(runs, summary, figures, vars(recipe.adapt)) | beside_records(folder, results)[1]
     context["citation"] = str(read_object(folder / DATA_FILE).get("citation", ""))
     processes = read_object(folder / f"seed{first}" / SETTINGS).get("nproc")
     processes = processes if type(processes) is int and processes > 0 else 1

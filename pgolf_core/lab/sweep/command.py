@@ -187,7 +187,7 @@ def _finish(sweep: Sweep, worth: float | None, failed: list[str]) -> int:
         raise UserError(
             f"the baseline has no finished seed ({'; '.join(missing + failed)}); there is nothing to compare"
         )
-    adapts = any(recorded_recipe(folder).adapt.kind != "off" for folder in ready)
+    adapts = any({(adapt := recorded_recipe(folder).adapt).kind, adapt.mix} != {"off"} for folder in ready)
     compared = compare_arms(ready, "final" if adapts else "", baseline)
     blocks = [comparison_text(compared), corrected_text(compared, len(folders) - 1, worth)]
     text = "\n\n".join([*blocks, *(["\n".join(notes + missing)] if notes or missing else [])])

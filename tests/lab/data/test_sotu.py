@@ -101,6 +101,30 @@ def test_more_pieces_are_the_same_text_split_and_proofs_in_fewer_tokens(
     assert made == prepare_sotu(tmp_path, progress=False, vocab_size=pieces)
 
 
+def test_the_development_split_is_of_training_documents_alone_with_a_tokenizer_of_the_rest(
+    sotu: Dataset, speeches: dict[str, bytes], tmp_path: Path
+):
+    assert cli.main(["data", "sotu", "--development", "--cache", str(tmp_path)]) == 0
+    made = open_dataset("sotu-dev-sp1024", tmp_path)
+    split_of = {entry["name"]: entry["split"] for entry in made.manifest["documents"]}
+    assert list(split_of) == [entry["name"] for entry in sotu.manifest["documents"] if entry["split"] == "train"]
+    val = [name for name in split_of if digest(name[: name.rindex("-")]) % 10 == 5]
+    assert [name for name, split in split_of.items() if split == "val"] == val
+    totals = {split: (total["documents"], total["utf8_bytes"]) for split, total in made.manifest["totals"].items()}
+    assert totals == {"train": (212, 10_583_906), "val": (18, 746_960)}
+    by_remainder = [0] * 10
+    for name, payload in speeches.items():
+        by_remainder[digest(name[: name.rindex("-")]) % 10] += len(payload)
+    assert min(range(1, 10), key=lambda k: abs(by_remainder[k] - by_remainder[0])) == 5
+    assert validation_documents(made) == [(name, speeches[name].decode()) for name in val]
+    train = [speeches[name].decode() for name, split in split_of.items() if split == "train"]
+    assert train_tokenizer(train) == made.tokenizer_path.read_bytes() != sotu.tokenizer_path.read_bytes()
+    made.verify()
+    assert made == prepare_sotu(tmp_path, progress=False, development=True)
+    with pytest.raises(UserError, match=r"run `pgolf data sotu --development --vocab-size 4096 --cache [^`]+`$"):
+        open_dataset("sotu-dev-sp4096", tmp_path)
+
+
 def test_numbers_of_pieces_that_cannot_be_are_refused_and_absent_ones_name_their_command(tmp_path: Path):
     for pieces, message in ((300, "bytes and different characters alone are 312"), (70_000, "between 1 and 65,536")):
         with pytest.raises(UserError, match=message):

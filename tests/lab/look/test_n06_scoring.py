@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+from pgolf_core.adapting.mixture import Mixed
 from pgolf_core.adapting.trace import Adapted
 from pgolf_core.lab.look import n06_scoring as analysis
 from pgolf_core.lab.look.n02_network import woken
@@ -79,6 +80,12 @@ def test_a_chunks_scores_and_the_gain_up_to_its_end_are_sums_over_its_targets(mo
         assert found.gain == pytest.approx(-0.1 * expected if number == 0 else 0, rel=1e-5, abs=1e-9)
     gained = 0.1 * frozen.per_token_nats[slice(*pieces[0])].sum() / (math.log(2) * frozen.bytes)
     assert table["so_far"].iloc[-1] == pytest.approx(-gained, rel=1e-5)
+    learned = Adapted(lower, [], none, none, np.array(pieces), [], 0.0)
+    pd.testing.assert_frame_equal(analysis.by_chunk(frozen, Mixed(lower, 1.0, learned), sizes), table)
+    alone = analysis.by_chunk(frozen, Mixed(lower, 1.0), sizes)
+    assert len(alone) == 32 and alone["end"].tolist()[:-1] == alone["first"].tolist()[1:]
+    assert (alone["first"].iloc[0], alone["end"].iloc[-1]) == (0, 40)
+    assert alone["so_far"].iloc[-1] == pytest.approx(-gained, rel=1e-5)
 
 
 def test_documents_share_the_score_without_rest_and_a_bos_belongs_to_what_it_opens() -> None:

@@ -60,7 +60,23 @@ def test_frozen_and_adapted_scores_stand_side_by_side(run, spent: float, is_over
     note = write_report(run, RUN_SEEDS).markdown.read_text()
     assert " sliding bpb | adapted bpb |" in note and "\N{MINUS SIGN}0.0125 bpb on average" in note
     assert "each is scored whole before the weights are trained on it" in note
+    assert "n-grams" not in note
     assert f"took {30.5 + spent} s at most, of 600 s" in note and ("Over the cap on evaluation" in note) is is_over
+
+
+@pytest.mark.parametrize(("kind", "learns"), [("off", False), ("sgd", True)])
+def test_a_mixture_is_told_as_one(run, kind: str, learns: bool):
+    values = json.loads((run / "recipe.json").read_text())
+    (run / "recipe.json").write_text(json.dumps(values | {"adapt": {"kind": kind, "mix": "ngram"}}))
+    for seed in RUN_SEEDS:
+        path = run / f"seed{seed}" / "result.json"
+        before = Result.read(path)
+        scores = {"adapted_bpb": before.sliding_bpb, "adapted_loss": before.sliding_loss}
+        change(path, **scores, adapt_sha256="0" * 64, seconds=before.seconds | {"adapting": 1.0})
+    note = write_report(run, RUN_SEEDS).markdown.read_text()
+    assert "n-grams that were counted in the targets before it" in note and "the mixed nats of every window" in note
+    assert ("before the weights are trained on it" in note) is ("under which state of the weights" in note) is learns
+    assert "Each score was mixed with that of n-grams of the text before its target. Frozen" in note
 
 
 def test_one_seed_is_reported_without_spread(run):

@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from pgolf_core.adapting.plan import unlawful
 from pgolf_core.adapting.trace import event_rows, plan_of
 from pgolf_core.base.files import sha256_file
 from pgolf_core.base.names import ADAPT_TRACE
 from pgolf_core.lab.verify.evidence.checks import Broken, OnlySampled, hold, needed, quietly, require
+from pgolf_core.lab.verify.evidence.mixing import mixed_windows
 from pgolf_core.lab.verify.evidence.replay import trace_of
 from pgolf_core.lab.verify.evidence.score import OTHER_MACHINE, PROBABILITY_TOLERANCE
 from pgolf_core.lab.verify.reading.untrusted import is_number
-from pgolf_core.network.score import bits_per_byte
-from pgolf_core.recipes.recipe import Recipe
+from pgolf_core.network.score import bits_per_byte, plan_windows
+from pgolf_core.recipes.recipe import Adapt, Recipe
 
 SUM_TOLERANCE = 1e-12
 """Relative difference of a claimed score and the sum of its windows, both of the same float64 numbers."""
 FAR = 30
 """Where machines round differently one window may lie so many times as far off as all may on average."""
+DEFINITION_TOLERANCE = 1e-9
+"""Relative difference of a probability and its definition, both in float64."""
 
 
 def whole_trace(one: Any) -> str:
     """adapt.npz has the claimed hash, its events are the plan's, which is lawful, and its sums are the claimed ones.
+
+    Where scores are mixed, the mixed ones are the claimed ones.
 
     `one`: a Seed or a Submission, whose recipe adapts.
     """
@@ -34,26 +42,39 @@ def whole_trace(one: Any) -> str:
     digest = sha256_file(path)
     said = one.said("adapt_sha256")
     hold(digest == said, f"{ADAPT_TRACE} has the hash {digest:.12}…, {said!s:.12}… is claimed")
-    events = plan_of(one.text.tokens, recipe)
+    parts, nats, spent = [], np.zeros(0), 0.0
+    if recipe.adapt.kind != "off":
+        trace, said = _whole_events(path, one.text.tokens, recipe)
+        parts, nats, spent = [said], trace["nats"], float(trace["seconds"].sum())
+    if recipe.adapt.mix != "off":
+        mixed = mixed_windows(path, len(plan_windows(targets, recipe.eval.seq_len, recipe.eval.stride)))
+        nats, spent = mixed["mixed"], spent + float(mixed["mix_seconds"][0])
+        parts.append(f"each score mixed with that of n-grams of earlier targets, of {recipe.adapt.mix_order} at most")
+    seconds = one.said("adapting_seconds")
+    total = float(nats.sum())
+    sums = {"loss": total / targets, "bpb": bits_per_byte(total, one.text.total_bytes)}
+    for key, value in sums.items():
+        claimed = one.said(f"adapted_{key}")
+        same = claimed is not None and math.isclose(value, claimed, rel_tol=SUM_TOLERANCE)
+        hold(same, f"its windows sum to {key} {value:.12f}, and {claimed} is claimed")
+    is_timed = is_number(seconds) and math.isclose(spent, seconds, rel_tol=1e-6)
+    hold(is_timed, f"its events took {spent:.3f} s, {seconds} s are claimed")
+    return "; ".join([*parts, f"{targets:,} targets once each; sums are the claimed ones"])
+
+
+def _whole_events(path: Path, tokens: np.ndarray, recipe: Recipe) -> tuple[dict[str, np.ndarray], str]:
+    """The trace of weights that learned, its events held against the plan, and what they are in words."""
+    events, targets = plan_of(tokens, recipe), len(tokens) - 1
     hold(not (fault := unlawful(events, targets)), fault)
     trace, rows = trace_of(path, events), event_rows(events)
     wrong = [number for number in range(len(rows)) if (trace["events"][number] != rows[number]).any()]
     if wrong:
         raise Broken(f"event {wrong[0]} is {trace['events'][wrong[0]].tolist()}, the plan's {rows[wrong[0]].tolist()}")
-    nats, seconds = float(trace["nats"].sum()), one.said("adapting_seconds")
-    sums = {"loss": nats / targets, "bpb": bits_per_byte(nats, one.text.total_bytes)}
-    for key, value in sums.items():
-        claimed = one.said(f"adapted_{key}")
-        same = claimed is not None and math.isclose(value, claimed, rel_tol=SUM_TOLERANCE)
-        hold(same, f"its windows sum to {key} {value:.12f}, and {claimed} is claimed")
-    spent = float(trace["seconds"].sum())
-    is_timed = trace["seconds"].min() >= 0 and is_number(seconds) and math.isclose(spent, seconds, rel_tol=1e-6)
-    hold(is_timed, f"its events took {spent:.3f} s, {seconds} s are claimed")
+    hold(trace["seconds"].min() >= 0, f"its events took {trace['seconds'].min():.3f} s, one of them")
     updates = int(rows[:, 0].sum())
     none = "none on a document's last chunk" if recipe.adapt.kind == "lora" else "none on the last"
-    return (
-        f"{len(rows) - updates} chunks, each scored before the weights learn from it ({updates} updates, {none}); "
-        f"{targets:,} targets once each; sums are the claimed ones"
+    return trace, (
+        f"{len(rows) - updates} chunks, each scored before the weights learn from it ({updates} updates, {none})"
     )
 
 
@@ -109,6 +130,37 @@ def summed(found: dict[str, Any]) -> str:
     return hold(abs(worst - 1) <= PROBABILITY_TOLERANCE and found["beside"] <= OTHER_MACHINE, evidence)
 
 
+def remixed(found: dict[str, Any]) -> str:
+    """Nats of the trace against the mixture carried out anew."""
+    if not found["whole"]:
+        raise OnlySampled("the mixture needs the model's score of every target, and only a sample of them was taken")
+    evidence = (
+        f"the model's score taken anew from the file and mixed anew: {found['differ']} of {found['windows']:,} windows "
+        f"differ in a bit, by {found['apart']:.1e} nats at most"
+    )
+    close = OTHER_MACHINE * found["mean_nats"]
+    is_close = found["differ"] == found["windows"] and found["apart"] <= close
+    require(not is_close, f"{evidence}: close, as from a machine that rounds otherwise, which proves no bits")
+    hold(not found["differ"], evidence)
+    return evidence
+
+
+def normalised(found: dict[str, Any]) -> str:
+    """That the mixture is a distribution, that of its definition, and that no later token or score changes it."""
+    if not found["whole"]:
+        raise OnlySampled("not looked at: the mixture needs the model's score of every target")
+    far = max(abs(total - 1) for total in found["sums"])
+    evidence = (
+        f"probabilities of all next tokens sum to 1 within {far:.1e} at {len(found['sums'])} drawn targets, and "
+        f"are their definition's within {found['definition']:.1e}; with all later tokens and scores replaced "
+        f"{found['changed']} of {found['compared']:,} earlier targets change (seed {found['sample_seed']})"
+    )
+    hold(far <= PROBABILITY_TOLERANCE and found["definition"] <= DEFINITION_TOLERANCE, evidence)
+    hold(not found["changed"], evidence)
+    require(found["later_changed"] > 0 or not found["compared"], f"{evidence}, and none later does")
+    return evidence
+
+
 ADAPT_CHECKS: dict[str, Callable[[Any], str]] = {
     "adaptation scores first, and its trace is whole": lambda one: one.trace,
     "adapted score from the file alone": lambda one: replayed(_replay(one)),
@@ -116,13 +168,23 @@ ADAPT_CHECKS: dict[str, Callable[[Any], str]] = {
     "adapted probabilities sum to one": lambda one: summed(_replay(one)),
 }
 
+MIX_CHECKS: dict[str, Callable[[Any], str]] = {
+    "mixed score from the file alone": lambda one: remixed(_replay(one, "mixing")),
+    "the mixture sums to one and sees no later token": lambda one: normalised(_replay(one, "mixing")),
+}
+
 
 def adapt_checks(seed: Any) -> dict[str, Callable[[Any], str]]:
-    """ADAPT_CHECKS, where the recipe adapts or the claims say that it did."""
-    adapts = quietly(lambda: seed.recipe.adapt.kind != "off") or quietly(lambda: seed.said("adapt_sha256"))
-    return ADAPT_CHECKS if adapts else {}
+    """ADAPT_CHECKS and MIX_CHECKS, where the recipe adapts and mixes or the claims say that it did."""
+    adapt = quietly(lambda: seed.recipe.adapt) or Adapt()
+    claimed = quietly(lambda: seed.said("adapt_sha256"))
+    mixes = MIX_CHECKS if adapt.mix != "off" else {}
+    if adapt.kind == "off" and mixes:
+        whole = next(iter(ADAPT_CHECKS))
+        return {whole: ADAPT_CHECKS[whole], **mixes}
+    return {**ADAPT_CHECKS, **mixes} if adapt.kind != "off" or claimed else {}
 
 
-def _replay(seed: Any) -> dict[str, Any]:
+def _replay(seed: Any, part: str = "adapting") -> dict[str, Any]:
     needed("a whole trace", lambda: seed.trace)
-    return seed.scoring.part("adapting")
+    return seed.scoring.part(part)

@@ -139,7 +139,7 @@ def score_or_sample(
             return sampled | {"seconds": time.monotonic() - t_start}
     whole = score(model, tokens, token_bytes, way.seq_len, way.stride, way.batch_seqs, autocast=way.autocast,
                   document_mask=way.document_mask, progress=tell)  # fmt: skip
-    about = whole.to_dict() | {"loss": whole.loss_nats_per_token}
+    about = whole.to_dict() | {"loss": whole.loss_nats_per_token, "per_token": whole.per_token_nats}
     if kept is None:
         return about
     windows = plan_windows(whole.tokens, way.seq_len, way.stride)

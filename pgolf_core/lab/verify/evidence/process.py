@@ -116,10 +116,10 @@ def answer_to(job: dict[str, Any], watch: Watch | None, tell: Tell) -> dict[str,
 
 def _score(job: dict[str, Any], watch: Watch | None, tell: Tell) -> dict[str, Any]:
     from pgolf_core.base.files import UserError
-    from pgolf_core.lab.verify.evidence import measure, replay
+    from pgolf_core.lab.verify.evidence import measure, mixing, replay
     from pgolf_core.network.score import plan_windows
     from pgolf_core.packing.unpack import load_model
-    from pgolf_core.recipes.recipe import from_dict
+    from pgolf_core.recipes.recipe import Recipe, from_dict
     from pgolf_core.text.shards import load_tokens
     from pgolf_core.text.sidecar import split_bytes
     from pgolf_core.text.tokenizer import Tokenizer
@@ -147,12 +147,18 @@ def _score(job: dict[str, Any], watch: Watch | None, tell: Tell) -> dict[str, An
             measure.score_or_sample, model, tokens, table, dataclasses.replace(way, stride=stride),
             job["budget_seconds"], job["sample_seed"], functools.partial(tell, f"stride {stride}"), kept,
         )  # fmt: skip
-    if job["trace"]:
+    recipe = from_dict(job["recipe"]) if job["trace"] else Recipe()
+    if recipe.adapt.kind != "off":
         parts["adapting"] = functools.partial(
-            replay.replay, job["artifact"], tokens, from_dict(job["recipe"]), job["trace"], job["budget_seconds"],
+            replay.replay, job["artifact"], tokens, recipe, job["trace"], job["budget_seconds"],
             job["sample_seed"], functools.partial(tell, "adapting"),
         )  # fmt: skip
-    return {name: _guarded(work, UserError) for name, work in parts.items()}
+    found = {name: _guarded(work, UserError) for name, work in parts.items()}
+    nats = [one.pop("per_token", None) for one in found.values()][-1]  # of the sliding or the adapted score
+    if recipe.adapt.mix != "off":
+        mix = functools.partial(mixing.remix, model, tokens, recipe, job["trace"], nats, job["sample_seed"])
+        found["mixing"] = _guarded(mix, UserError)
+    return found
 
 
 def run_script(job: dict[str, Any], watch: Watch | None) -> dict[str, Any]:

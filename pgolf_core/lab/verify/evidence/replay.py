@@ -157,7 +157,8 @@ def replay(
     token inside an event, and how many before and after it change. {"leaks"}: where the trace cannot show it, how many
     scores and states differ between this pass and one with the true text, else None; {"unsteady"}: and between two
     such, where any did. {"sums"} of probabilities over the vocabulary in some places, and by how many nats a target's
-    own is {"beside"} its score at most. `changed_hints`. {"seconds"}.
+    own is {"beside"} its score at most. `changed_hints`. {"seconds"}. {"per_token"}: nats of all targets, float32, or
+    None.
     """
     t_start = time.monotonic()
     events = plan_of(tokens, recipe)
@@ -202,4 +203,5 @@ def replay(
         "leaks": leaks, "unsteady": unsteady, "sums": blind.sums, "beside": blind.beside,
         **changed_hints(tokens, events, recipe, draw),
         "sample_seed": sample_seed, "seconds": time.monotonic() - t_start, "whole": budget_seconds is None,
+        "per_token": blind.losses.cpu().numpy() if len(apart) == len(kept["nats"]) else None,
     }  # fmt: skip

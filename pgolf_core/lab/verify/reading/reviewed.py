@@ -66,7 +66,8 @@ class Reviewed:
     @once
     def trace(self) -> str:
         """What makes the trace of adaptation whole."""
-        hold(self.recipe.adapt.kind != "off", "an adapted score is claimed, and the recipe adapts nothing")
+        adapt = self.recipe.adapt
+        hold({adapt.kind, adapt.mix} != {"off"}, "an adapted score is claimed, and the recipe adapts nothing")
         hold(self.said("val_targets") == self.text.targets, "its targets are not the stream's")
         from pgolf_core.lab.verify.evidence import adapting  # with torch
 

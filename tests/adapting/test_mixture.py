@@ -1,0 +1,147 @@
+"""The mixture with n-grams against a plain one, token by token; what it may not see; what is kept of it.
+
+pytest tests/adapting/test_mixture.py
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small import small_recipe
+
+from pgolf_core.adapting.mixture import MOST_DOUBLINGS, MOST_KINDS, SHARES, Mixed, mix_score, mix_seed, mixed_nats
+from pgolf_core.base.files import sha256_file
+from pgolf_core.base.names import ADAPT_TRACE
+from pgolf_core.base.parallel import ALONE
+from pgolf_core.network.score import Score
+from pgolf_core.recipes.recipe import Recipe
+
+VOCAB = 6
+
+
+def recipe_of(order: int, discount: float) -> Recipe:
+    adapt = {"mix": "ngram", "mix_order": order, "mix_discount": discount}
+    return small_recipe(model={"vocab_size": VOCAB}, adapt=adapt)
+
+
+def a_text(length: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens that repeat themselves, uint16 [length + 1], and a model's probabilities of all, float32 [length, V]."""
+    draw = np.random.default_rng(seed)
+    phrases = [draw.integers(0, VOCAB, n) for n in (3, 5, 8)]
+    tokens = np.concatenate([phrases[n] for n in draw.integers(0, 3, length)])[: length + 1].astype(np.uint16)
+    model = draw.dirichlet(np.ones(VOCAB), length)
+    return tokens, model
+
+
+def mixed_plainly(tokens: list[int], model: np.ndarray, order: int, discount: float) -> tuple[list[float], list[float]]:
+    """(-log p of each target, sum of p over the vocabulary), by counting again for every target."""
+    credit: dict[tuple[int, ...], list[float]] = defaultdict(lambda: [0.0] * len(SHARES))
+    nats, sums = [], []
+    for target, p in enumerate(model.tolist()):
+        y, lessons = tokens[target + 1], []
+        for length in range(1, min(order - 1, target + 1) + 1):
+            context = tokens[target + 1 - length : target + 1]
+            followed = [tokens[at] for at in range(length, target + 1) if tokens[at - length : at] == context]
+            counts = Counter(followed)
+            if not followed:
+                continue
+            bucket = (length, min(int(math.log2(len(followed))), MOST_DOUBLINGS), min(len(counts), MOST_KINDS))
+            weights = [math.exp(one - max(credit[bucket])) for one in credit[bucket]]
+            share = sum(w * s for w, s in zip(weights, SHARES, strict=True)) / sum(weights)
+            spared = discount * len(counts)
+            ngram_p = [(max(counts[v] - discount, 0) + spared * p[v]) / len(followed) for v in range(VOCAB)]
+            lessons.append((bucket, p[y], ngram_p[y]))
+            p = [(1 - share) * one + share * other for one, other in zip(p, ngram_p, strict=True)]
+        sums.append(sum(p))
+        nats.append(-math.log(p[y]))
+        for bucket, one, other in lessons:
+            credit[bucket] = [
+                c + math.log((1 - s) * one + s * other) for c, s in zip(credit[bucket], SHARES, strict=True)
+            ]
+    return nats, sums
+
+
+@pytest.mark.parametrize(("order", "discount"), [(2, 0.5), (3, 1.0), (4, 0.0), (5, 0.4), (9, 0.75)])
+def test_the_mixture_is_the_plain_one_and_sums_to_one_at_every_target(order: int, discount: float) -> None:
+    tokens, model = a_text(400)
+    of_targets = model[np.arange(400), tokens[1:]]
+    plain, sums = mixed_plainly(tokens.tolist(), model, order, discount)
+    found = mixed_nats(tokens, -np.log(of_targets), recipe_of(order, discount))
+    assert found.dtype == np.float32 and found.shape == (400,)
+    np.testing.assert_allclose(found, plain, rtol=1e-6)
+    np.testing.assert_allclose(sums, 1, atol=1e-12)
+    if order > 2:
+        assert found[200:].sum() < -np.log(of_targets[200:]).sum() * 0.6, "what repeats itself is learned"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_later_token_or_score_changes_an_earlier_target_in_any_bit(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    length = int(draw.integers(1, 3000))
+    tokens, nats = a_text(length, seed)[0], draw.exponential(2.0, length).astype(np.float32)
+    recipe = recipe_of(int(draw.integers(2, 9)), float(draw.uniform(0, 1)))
+    place = int(draw.integers(0, length))
+    others, other_nats = tokens.copy(), nats.copy()
+    others[place + 1 :] = draw.integers(0, VOCAB, length - place)
+    other_nats[place:] = draw.exponential(1.0, length - place)
+    found, changed, short = (
+        mixed_nats(*text, recipe).view(np.int32)
+        for text in ((tokens, nats), (others, other_nats), (tokens[: place + 2], nats[: place + 1]))
+    )
+    assert np.array_equal(found[:place], changed[:place]) and np.array_equal(found[: place + 1], short)
+
+
+def a_score(nats: np.ndarray, seconds: float = 2.0) -> Score:
+    total = float(nats.sum(dtype=np.float64))
+    sizes = {"tokens": len(nats), "bytes": 2 * len(nats), "windows": 0, "seq_len": 16, "stride": 4}
+    return Score(total / math.log(2) / sizes["bytes"], total / len(nats), total, **sizes, seconds=seconds,
+                 per_token_nats=nats)  # fmt: skip
+
+
+@dataclasses.dataclass
+class Learned:
+    """What an adaptation of the weights leaves."""
+
+    earlier_seconds: float = 0.5
+
+    def write(self, folder: Path) -> None:
+        np.savez(folder / ADAPT_TRACE, events=np.arange(3))
+
+
+@pytest.mark.parametrize("adapted", [None, Learned()])
+def test_what_is_kept_and_said_of_it(adapted: Learned | None, tmp_path: Path) -> None:
+    (tokens, _), recipe = a_text(400), recipe_of(4, 0.8)
+    nats = np.full(400, 1.5, np.float32)
+    mixed = mix_score(recipe, tokens, a_score(nats), adapted)
+    expected = mixed_nats(tokens, nats, recipe)
+    assert np.array_equal(mixed.score.per_token_nats, expected) and mixed.score.bpb < a_score(nats).bpb
+    assert mixed.score.nats == expected.sum(dtype=np.float64) == pytest.approx(400 * mixed.score.loss_nats_per_token)
+    assert mixed.score.seconds == mixed.seconds + (2.0 if adapted else 0.0) and mixed.seconds > 0
+    assert mixed.earlier_seconds == (0.5 if adapted else 0.0)
+    said = mixed.write(tmp_path)
+    assert said == {"adapted_bpb": mixed.score.bpb, "adapted_loss": mixed.score.loss_nats_per_token,
+                    "adapt_sha256": sha256_file(tmp_path / ADAPT_TRACE)}  # fmt: skip
+    with np.load(tmp_path / ADAPT_TRACE, allow_pickle=False) as file:
+        arrays = dict(file)
+    assert set(arrays) == {"mixed", "mix_seconds"} | ({"events"} if adapted else set())
+    assert np.array_equal(arrays["mixed"], mixed.score.window_nats) and arrays["mix_seconds"] == [mixed.seconds]
+
+
+def test_the_lines_of_a_log_and_what_a_script_does(tmp_path: Path) -> None:
+    one = Mixed(dataclasses.replace(a_score(np.ones(400, np.float32), 0.25), bpb=1.25, loss_nats_per_token=2.5), 0.25)
+    lines = one.lines(599.74)
+    assert lines == [
+        "final_adapted val_loss:2.5000 val_bpb:1.2500 mixed stride:4 seq_len:16 eval_time:250ms",
+        "final_adapted_exact val_loss:2.50000000 val_bpb:1.25000000",
+    ]
+    assert one.lines(599.76) == [f"{lines[0]} over_the_cap:600010ms of 600000ms does not count", lines[1]]
+    tokens, recipe, seconds, log = a_text(400)[0], recipe_of(4, 0.8), {"scoring": 1.0}, ["earlier"]
+    said = mix_seed(tmp_path / "file", recipe, tokens, a_score(np.ones(400, np.float32)), seconds, log, ALONE)
+    assert said["adapt_sha256"] == sha256_file(tmp_path / ADAPT_TRACE) and seconds["adapting"] > 0
+    assert [line.split()[0] for line in log[1:]] == ["final_adapted", "final_adapted_exact"]
+    assert f"val_bpb:{said['adapted_bpb']:.8f}" in log[2]
