@@ -19,7 +19,16 @@ from pgolf_core.network.extras import shares, with_extras
 from pgolf_core.network.grid import grid_of, quantise_tensor
 from pgolf_core.packing.allocation import spend
 from pgolf_core.packing.correction import Correction, Hessians, all_in_turn, corrections
-from pgolf_core.packing.format import MAGIC, PREAMBLE, STEPS_STREAMS, check_tensors, checksum, version_of
+from pgolf_core.packing.format import (
+    MAGIC,
+    PREAMBLE,
+    RECORD_VERSION,
+    STEPS_VERSION,
+    STREAMS_OF,
+    check_tensors,
+    checksum,
+    version_of,
+)
 from pgolf_core.packing.ledger import CapExceeded, Ledger, entropy_bytes
 from pgolf_core.packing.sensitivity import Groups, allocate_bits, groups_of
 from pgolf_core.recipes.recipe import Model, Quant, Recipe, recorded
@@ -89,7 +98,7 @@ def pack(
     """
     steps = quant.kind == "steps"
     if steps and (quant.compressor == "brotli" or quant.low_rank or quant.grouping != "off"):
-        raise UserError("quant.kind = steps: quant.compressor = brotli, low_rank and grouping are for grids")
+        raise UserError("quant.kind = steps: brotli, low_rank and grouping are for grids")
     if (bits is None and quant.allocation == "gradient") or (sensitivity is None and steps):
         raise UserError("packing by gradients needs the run's sensitivities; train with this recipe first")
     table = _table(state, model, quant, bits)
@@ -241,7 +250,7 @@ def _compress(parts: list[bytes], level: int, **options: int) -> list[bytes]:
 
 
 def _head(model: Model, table: list[Entry], streams: list[bytes], quant: Quant, told: dict[str, Any]) -> bytes:
-    names = (*STEPS_STREAMS[:3], "factors", "order") if told else STEPS_STREAMS
+    names = STREAMS_OF[RECORD_VERSION if told else STEPS_VERSION]
     header: dict[str, Any] = {
         "model": recorded(model),
         "streams": {stream: len(payload) for stream, payload in zip(names, streams, strict=False)},

@@ -20,16 +20,12 @@ GRID_NAMES = (
     *(f"int{bits}_sigma" for bits in SIGMA_BITS), "int8_row",
 )  # fmt: skip
 LATER_KEYS = frozenset((
-    "negative_slope", "skip_gates", "num_loops", "loop_start", "loop_end", "parallel_start", "muon_row_normalise",
-    "embed_wd", "loop_at", "min_lr", "reserve_seconds", "adapt",
-    "clip_sigmas", "embed_clip_sigmas", "correction_order", "correct_tok_emb", "compressor",
-    "gate_window", "smear_bos_mask", "attn_gate", "attn_gate_scale", "lanes", "softcaps", "document_mask",
-    "bytes",
-    "muon_coefficients", "muon_dtype", "clip_each_rank",
-    "batch_documents",
-    "mlp_clip_sigmas", "attention_clip_sigmas", "low_rank", "low_rank_top", "low_rank_group", "gates", "grouping",
+    "negative_slope", "skip_gates", "num_loops", "parallel_start", "muon_row_normalise", "embed_wd", "min_lr",
+    "reserve_seconds", "adapt", "embed_clip_sigmas", "correction_order", "correct_tok_emb",
+    "compressor", "smear_bos_mask", "lanes", "softcaps", "document_mask", "bytes", "muon_coefficients", "muon_dtype",
+    "batch_documents", "mlp_clip_sigmas", "attention_clip_sigmas", "grouping",
 ))  # fmt: skip
-LATER_BEGINNINGS = ("lora_", "phase", "tilt", "mix")
+LATER_BEGINNINGS = ("lora_", "phase", "tilt", "mix", "low_rank", "attn_gate", "loop_", "gate", "clip_")
 """Keys and sections (and beginnings of keys) that came after runs were recorded: at their defaults they enter no
 fingerprint and no artifact's header, so that what was recorded stays what it was."""
 RULES: list[Callable[[Any], Iterable[str]]] = []

@@ -345,7 +345,7 @@ class Trainer:
 
     def _announce(self) -> None:
         parameters = sum(p.numel() for p in self.named.values())
-        for line in (self.path_line, *opening_lines(self.recipe, self.seed, parameters, self.world)):
+        for line in (self.path_line, *opening_lines(self.recipe, self.seed, parameters, self.world.size)):
             self.log.line(line)
 
     def _log_step(self, record: dict[str, float]) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 from pgolf_core.base.files import UserError, explain_os_errors, read_json, write_text
 from pgolf_core.base.names import METRICS, TRAIN_LOG, TRAIN_RESULT
-from pgolf_core.base.parallel import World
 from pgolf_core.base.strict import build
 from pgolf_core.recipes.recipe import Recipe
 
@@ -74,13 +73,13 @@ class NoLog(RunLog):
     def line(self, text: str, quiet: bool = False) -> None: ...
 
 
-def opening_lines(recipe: Recipe, seed: int, parameters: int, world: World) -> list[str]:
+def opening_lines(recipe: Recipe, seed: int, parameters: int, ranks: int) -> list[str]:
     """What train.log says before the first step, in the words of the field's scripts."""
     data, schedule, optim = recipe.data, recipe.schedule, recipe.optim
-    micro_steps = math.ceil(data.batch_tokens // data.seq_len // world.size / data.micro_batch_seqs)
+    micro_steps = math.ceil(data.batch_tokens // data.seq_len // ranks / data.micro_batch_seqs)
     return [
         f"model_params:{parameters}",
-        f"world_size:{world.size} grad_accum_steps:{micro_steps}",
+        f"world_size:{ranks} grad_accum_steps:{micro_steps}",
         f"attention_mode:gqa num_heads:{recipe.model.num_heads} num_kv_heads:{recipe.model.num_kv_heads}",
         f"tie_embeddings:True embed_lr:{optim.embed_lr} matrix_lr:{optim.matrix_lr} scalar_lr:{optim.scalar_lr}",
         f"train_batch_tokens:{data.batch_tokens} train_seq_len:{data.seq_len} iterations:{schedule.iterations} "
