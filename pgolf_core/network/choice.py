@@ -49,13 +49,14 @@ def qat_grids(shapes: Mapping[str, tuple[int, ...]], quant: Quant, qat: QAT) -> 
 
 
 def _grid_by_rule(name: str, shape: tuple[int, ...], quant: Quant, bits: Mapping[str, int]) -> str:
-    part = part_of(name)
-    if quant.gates == "int8_row" and name.endswith(".attn_gate_w") and 32 <= math.prod(shape) <= 8192:
+    size = math.prod(shape)
+    if quant.gates == "int8_row" and name.endswith(".attn_gate_w") and 32 <= size <= 8192:
         return quant.gates
-    if math.prod(shape) <= quant.small_tensor_elements or len(shape) != 2:
+    if size <= quant.small_tensor_elements or len(shape) != 2:
         return "fp16"
     if quant.kind == "steps":
         return STEPS
+    part = part_of(name)  # of a grid: a script on steps has no grids, and does not come here
     if quant.allocation == "gradient" and part in ("attn", "mlp", "bigram"):
         return f"int{bits.get(name, 6)}_row_clip"
     return {"attn": quant.attention, "mlp": quant.mlp, "tok_emb": quant.tok_emb}.get(part, quant.other)
