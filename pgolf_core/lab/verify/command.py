@@ -20,14 +20,12 @@ from pgolf_core.base.files import UserError
 from pgolf_core.lab.shared.places import SUBMISSION_FILE
 from pgolf_core.lab.shared.tables import entries_text, width
 from pgolf_core.lab.shared.usage import add_data, add_json, place
-from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, SAMPLED, UNKNOWN, VERDICTS, Row, plain, quietly
-from pgolf_core.lab.verify.reading.untrusted import is_own_run, list_files
+from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, SAMPLED, UNKNOWN, VERDICTS, Row, plain
+from pgolf_core.lab.verify.reading.untrusted import is_own_run
 
 if TYPE_CHECKING:
     from pgolf_core.lab.verify.evidence.score import How
 
-OF_A_SUBMISSION = (SUBMISSION_FILE, ".py", ".log", ".pgolf", ".ipynb")
-"""A folder without any such file is none, whatever else it holds."""
 VERDICTS_IN_WORDS = """\
 One row for each claim, with what its verdict rests on:
   holds                   found to be so, here and now
@@ -111,10 +109,6 @@ def verify(path: Path, how: How) -> list[Row]:
         return seed_rows(Seed(path, how))
     from pgolf_core.lab.verify.submission import submission_rows
 
-    names = quietly(lambda: list_files(path))
-    if names is not None and not any(name.endswith(OF_A_SUBMISSION) for name in names):
-        kinds = ", ".join(OF_A_SUBMISSION)
-        raise UserError(f"{path} is no run's or submission's folder: no file in it ends in {kinds}; name one that is")
     return submission_rows(path, how)
 
 

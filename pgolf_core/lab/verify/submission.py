@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pgolf_core.base.files import UserError
 from pgolf_core.lab.shared.places import SUBMISSION_FILE
 from pgolf_core.lab.shared.tables import some
 from pgolf_core.lab.shared.texts import FINEWEB_BYTES, FINEWEB_TOKENS, FINEWEB_TRACK, SAME_BYTES, fineweb_tokens
@@ -40,6 +41,8 @@ from pgolf_core.lab.verify.reading.reviewed import BUDGET_SECONDS, MODEL_CHECKS,
 from pgolf_core.lab.verify.reading.untrusted import is_number, json_object, last_digit, read_number, written
 from pgolf_core.lab.verify.remedies import explained
 
+OF_A_SUBMISSION = (SUBMISSION_FILE, ".py", ".log", ".pgolf", ".ipynb")
+"""A folder without any such file is none, whatever else it holds."""
 NAMED = ("name", "author", "date")
 OTHER_CLOCK_SECONDS = 1.0
 """By so much may work that is timed beside the training clock pass the budget: two timers do not add to the tenth."""
@@ -47,8 +50,12 @@ UNTIMED = "start, warm-up, validation while training, packing"
 
 
 def submission_rows(folder: Path, how: How) -> list[Row]:
-    """All checks of one folder."""
+    """All checks of one folder; UserError for one that holds nothing of a submission."""
     one = Judged(folder, how)
+    files = quietly(lambda: one.files)
+    if files is not None and not any(name.endswith(OF_A_SUBMISSION) for name in files):
+        kinds = ", ".join(OF_A_SUBMISSION)
+        raise UserError(f"{folder} is no run's or submission's folder: no file in it ends in {kinds}; name one that is")
     rows, found, after = judge_all(BEFORE, one), quietly(lambda: one.artifacts), AFTER
     if not found:
         rows.append(judge("artifact opens and is whole", lambda: str(one.artifact)))
@@ -61,8 +68,7 @@ def submission_rows(folder: Path, how: How) -> list[Row]:
         from pgolf_core.lab.verify.evidence.adapting import adapt_checks  # with torch
 
         after = AFTER | adapt_checks(one)
-    files = quietly(lambda: one.files) or {}
-    return [explained(row, files) for row in rows + judge_all(after, one)]
+    return [explained(row, files or {}) for row in rows + judge_all(after, one)]
 
 
 # ---------------------------------------------------------------------- files, seeds, code
