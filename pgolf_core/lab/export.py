@@ -67,46 +67,25 @@ def run(options: argparse.Namespace) -> int:
 
 def rooms_of(recipe: Recipe) -> list[str]:
     """The files of the core that a script of this recipe holds, in their order."""
-    left_out = {"recipes.rules", "recipes.reading", "text.caseops"}
-    if recipe.quant.kind != "steps":
-        left_out |= {"packing.coder", "packing.steps", "packing.allocation"}
-    elif recipe.qat == QAT() and not recipe.quant.exceptions:
-        left_out.add("network.grid")  # no grid is left: what is too small for steps is fp16
-    if recipe.data.order != "ranked":
-        left_out.add("text.ranked")
-    if recipe.data.order != "packed":
-        left_out.add("text.packed")
-    if recipe.optim.muon_coefficients != "polar_express":
-        left_out.add("training.polar")
-    if recipe.data.bytes == "table":
-        left_out.add("text.sidecar")
-    if not recipe.model.gated:
-        left_out.add("network.gates")
-    adapt = recipe.adapt
-    in_phases = adapt.kind == "lora" and adapt.phases > 0
-    if not recipe.eval.document_mask and recipe.data.order != "packed" and not in_phases:
-        left_out.add("network.documents")
-    if adapt.kind == "off":
-        left_out |= {room for room in pgolf_core.ROOMS if room.startswith("adapting.")}
-    elif adapt.kind != "lora":
-        left_out |= {"adapting.documents", "adapting.lora"}
-    if adapt.tilt == "off":
-        left_out.add("adapting.tilt")
-    if adapt.mix != "off":
-        left_out -= {"adapting.told", "adapting.mixture"}
-    else:
-        left_out.add("adapting.mixture")
-    if recipe.quant.correction == "off":
-        left_out.add("packing.correction")
-    if recipe.quant.compressor != "brotli":
-        left_out.add("base.squeeze")
-    if recipe.quant.grouping == "off":
-        left_out.add("base.grouping")
-    if not recipe.quant.low_rank:
-        left_out.add("network.low_rank")
-    if not recipe.quant.low_rank and recipe.quant.grouping == "off":
-        left_out.add("network.extras")
-    return [room for room in pgolf_core.ROOMS if room not in left_out]
+    data, quant, adapt, gridless = recipe.data, recipe.quant, recipe.adapt, recipe.quant.kind == "steps"
+    in_phases, mixes, learns = adapt.kind == "lora" and adapt.phases > 0, adapt.mix != "off", adapt.kind != "off"
+    packs = data.order == "packed"
+    used = {
+        "recipes.rules": False, "recipes.reading": False, "text.caseops": False,
+        "packing.coder": gridless, "packing.steps": gridless, "packing.allocation": gridless,
+        # on steps no grid is left: what is too small for them is fp16
+        "network.grid": not gridless or recipe.qat != QAT() or bool(quant.exceptions),
+        "text.ranked": data.order == "ranked", "text.packed": packs or in_phases, "text.sidecar": data.bytes != "table",
+        "training.polar": recipe.optim.muon_coefficients == "polar_express", "network.gates": recipe.model.gated,
+        "network.documents": recipe.eval.document_mask or packs or in_phases,
+        "adapting.plan": learns, "adapting.sgd": learns, "adapting.trace": learns, "adapting.told": learns or mixes,
+        "adapting.documents": adapt.kind == "lora", "adapting.lora": adapt.kind == "lora",
+        "adapting.tilt": learns and adapt.tilt != "off", "adapting.mixture": mixes,
+        "packing.correction": quant.correction != "off", "base.squeeze": quant.compressor == "brotli",
+        "base.grouping": quant.grouping != "off", "network.low_rank": quant.low_rank > 0,
+        "network.extras": quant.low_rank > 0 or quant.grouping != "off",
+    }  # fmt: skip
+    return [room for room in pgolf_core.ROOMS if used.get(room, True)]
 
 
 @functools.lru_cache(maxsize=64)
