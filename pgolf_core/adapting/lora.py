@@ -27,7 +27,7 @@ from pgolf_core.base.parallel import ALONE, World
 from pgolf_core.network.gates import soft_capped
 from pgolf_core.network.model import GPT, Block, layer_order, rms_norm
 from pgolf_core.recipes.recipe import Model, Recipe
-from pgolf_core.text.tokenizer import BOS
+from pgolf_core.text.packed import document_starts
 
 LORA_EPS = 1e-10
 """Of the adapters' AdamW."""
@@ -111,8 +111,7 @@ class PhaseSGD(ChunkSGD):
         total = torch.zeros((), device=stream.device)
         for row in packed[self.world.rank :: self.world.size]:
             start, end = int(row[0, 0]), int(row[-1, 1])
-            starts = segment_starts(stream[start:end].cpu().numpy(), length)
-            segments = torch.from_numpy(starts).to(stream.device)
+            segments = document_starts(stream[None, start:end], length, multiple=1).to(stream.device)
             with autocasting(stream.device, self.recipe.schedule.autocast):
                 loss = self.model(stream[None, start:end], stream[None, start + 1 : end + 1], segments, length)
             share = self.world.size / len(packed)
@@ -120,13 +119,6 @@ class PhaseSGD(ChunkSGD):
             total += loss.detach() * share
         self.world.mean_([*(p.grad for p in self.named.values() if p.grad is not None), total])
         return float(total)
-
-
-def segment_starts(ids: np.ndarray, limit: int) -> np.ndarray:
-    """Where attention begins anew in a row, and its end, int32: at 0, at a BOS, `limit` tokens after such a start."""
-    begins = np.union1d(np.flatnonzero(ids == BOS), [0, len(ids)])
-    parts = [np.arange(a, b, limit) for a, b in itertools.pairwise(begins)]
-    return np.append(np.concatenate(parts), len(ids)).astype(np.int32)
 
 
 class DocumentLoRA:

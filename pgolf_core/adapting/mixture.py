@@ -11,8 +11,6 @@ its share is of learns, after it has been scored.
 
 from __future__ import annotations
 
-import dataclasses
-import io
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from pgolf_core.adapting.told import adapted_lines
-from pgolf_core.base.files import sha256_file, write_bytes
-from pgolf_core.base.names import ADAPT_TRACE
+from pgolf_core.adapting.told import adapted_lines, rescored, write_trace
 from pgolf_core.base.parallel import World
-from pgolf_core.network.score import Score, bits_per_byte
+from pgolf_core.network.score import Score
 from pgolf_core.recipes.recipe import Recipe
 
 SHARES = np.array([0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.4, 0.7, 0.9])
@@ -76,9 +72,14 @@ def _shares(p: np.ndarray, ngram_p: np.ndarray, buckets: np.ndarray) -> np.ndarr
     return found
 
 
+def in_nats(p: np.ndarray) -> np.ndarray:
+    """-log p as a score keeps it, float32."""
+    return -np.log(p).astype(np.float32)
+
+
 def mixed_nats(tokens: np.ndarray, nats: np.ndarray, recipe: Recipe) -> np.ndarray:
     """-log of p as `mix` makes it, float32 [targets]."""
-    return -np.log(mix(tokens, nats, recipe)[0]).astype(np.float32)
+    return in_nats(mix(tokens, nats, recipe)[0])
 
 
 @dataclass(frozen=True)
@@ -103,15 +104,8 @@ class Mixed:
         Arrays: `mixed` (float64 [windows], as the sliding score's plan has them) and `mix_seconds` (float64 [1]), after
         those of the adapted weights, where there are any.
         """
-        file, score, arrays = io.BytesIO(), self.score, {}
-        if self.adapted:
-            self.adapted.write(folder)
-            with np.load(folder / ADAPT_TRACE) as kept:
-                arrays = dict(kept)
-        np.savez(file, **arrays, mixed=score.window_nats, mix_seconds=np.array([self.seconds]))
-        write_bytes(folder / ADAPT_TRACE, file.getvalue())
-        digest = sha256_file(folder / ADAPT_TRACE)
-        return {"adapted_bpb": score.bpb, "adapted_loss": score.loss_nats_per_token, "adapt_sha256": digest}
+        own = {"mixed": self.score.window_nats, "mix_seconds": np.array([self.seconds])}
+        return write_trace(folder, self.score, (self.adapted.arrays if self.adapted else {}) | own)
 
     def lines(self, scoring_seconds: float) -> list[str]:
         """How train.log tells it; `scoring_seconds` is what the scores of the file's own weights took."""
@@ -125,12 +119,8 @@ def mix_score(recipe: Recipe, tokens: np.ndarray, score: Score, adapted: Any = N
     """
     t_start = time.perf_counter()
     per_token = mixed_nats(tokens, score.per_token_nats, recipe)
-    nats = float(per_token.sum(dtype=np.float64))
     seconds = time.perf_counter() - t_start
-    mixed = dataclasses.replace(
-        score, bpb=bits_per_byte(nats, score.bytes), loss_nats_per_token=nats / score.tokens, nats=nats,
-        seconds=seconds + (score.seconds if adapted else 0.0), per_token_nats=per_token,
-    )  # fmt: skip
+    mixed = rescored(score, per_token, seconds + (score.seconds if adapted else 0.0))
     return Mixed(mixed, seconds, adapted)
 
 

@@ -6,9 +6,7 @@ file's own; each update makes the next.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import io
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,11 +24,9 @@ from pgolf_core.adapting.mixture import Mixed, mix_score
 from pgolf_core.adapting.plan import Event, ScoreEvent, UpdateEvent, places_of, plan_chunks, targets_done, unlawful
 from pgolf_core.adapting.sgd import ChunkSGD
 from pgolf_core.adapting.tilt import hints_of
-from pgolf_core.adapting.told import adapted_lines
-from pgolf_core.base.files import sha256_file, write_bytes
-from pgolf_core.base.names import ADAPT_TRACE
+from pgolf_core.adapting.told import adapted_lines, rescored, write_trace
 from pgolf_core.base.parallel import ALONE, World
-from pgolf_core.network.score import Progress, Score, bits_per_byte
+from pgolf_core.network.score import Progress, Score
 from pgolf_core.packing.unpack import load_model
 from pgolf_core.recipes.recipe import Recipe
 from pgolf_core.training.checkpoint import Checkpoint
@@ -55,18 +51,16 @@ class Adapted:
     earlier_seconds: float
     """How many of them belong to attempts that ended early."""
 
-    def write(self, folder: Path) -> dict[str, Any]:
-        """Write adapt.npz, and return what result.json says of it.
-
-        Arrays: `events` (`event_rows`), `states` (uint8 [states, 32]), `nats` (float64 [windows]) and `seconds`
-        (float64 [events]).
-        """
-        file, score = io.BytesIO(), self.score
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What adapt.npz holds: `events` (`event_rows`), `states` (uint8 [states, 32]), `nats` (float64 [windows]) and
+        `seconds` (float64 [events])."""
         states = np.array([list(bytes.fromhex(state)) for state in self.states], np.uint8)
-        np.savez(file, events=self.rows, states=states, nats=self.nats, seconds=np.array(self.event_seconds))
-        write_bytes(folder / ADAPT_TRACE, file.getvalue())
-        digest = sha256_file(folder / ADAPT_TRACE)
-        return {"adapted_bpb": score.bpb, "adapted_loss": score.loss_nats_per_token, "adapt_sha256": digest}
+        return {"events": self.rows, "states": states, "nats": self.nats, "seconds": np.array(self.event_seconds)}
+
+    def write(self, folder: Path) -> dict[str, Any]:
+        """Write adapt.npz, and return what result.json says of it."""
+        return write_trace(folder, self.score, self.arrays)
 
     def lines(self, scoring_seconds: float) -> list[str]:
         """How train.log tells it; `scoring_seconds` is what the scores of the file's own weights took."""
@@ -187,19 +181,12 @@ def adapt_artifact(
             t_start = time.perf_counter()
         states.extend(one.result() for one in pending)
     per_token, windows = losses.cpu().numpy(), scored_windows(events)
-    score = _scored(frozen, per_token, sum(seconds), windows)
+    score = rescored(
+        frozen, per_token, sum(seconds), windows=len(windows), seq_len=int((windows[:, 2] - windows[:, 0]).max()),
+        stride=int(np.median(windows[:, 2] - windows[:, 1])),
+    )  # fmt: skip
     nats = nats_of(windows, per_token[places_of(windows)])
     return Adapted(score, states, event_rows(events), nats, pieces_of(tokens, events), seconds, earlier_seconds)
-
-
-def _scored(frozen: Score, per_token: np.ndarray, seconds: float, windows: np.ndarray) -> Score:
-    """The same targets with other nats, in these windows."""
-    nats = float(per_token.sum(dtype=np.float64))
-    return dataclasses.replace(
-        frozen, bpb=bits_per_byte(nats, frozen.bytes), loss_nats_per_token=nats / frozen.tokens, nats=nats,
-        seconds=seconds, per_token_nats=per_token, windows=len(windows),
-        seq_len=int((windows[:, 2] - windows[:, 0]).max()), stride=int(np.median(windows[:, 2] - windows[:, 1])),
-    )  # fmt: skip
 
 
 def adapt_seed(

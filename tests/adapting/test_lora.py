@@ -16,12 +16,13 @@ from small import noisy_model, plain_nats, small_recipe
 
 from pgolf_core.adapting import lora
 from pgolf_core.adapting.documents import DocumentScore, DocumentUpdate, PhaseUpdate, documents_in, plan_documents
-from pgolf_core.adapting.lora import Adapters, DocumentLoRA, adapter_shapes, drawn_factors, segment_starts
+from pgolf_core.adapting.lora import Adapters, DocumentLoRA, adapter_shapes, drawn_factors
 from pgolf_core.adapting.plan import ScoreEvent
 from pgolf_core.base.files import UserError
 from pgolf_core.base.parallel import ALONE, World
 from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.recipe import Recipe
+from pgolf_core.text.packed import document_starts
 
 LORA = {"kind": "lora", "lr": 0.05, "epochs": 1, "chunk_tokens": 32, "batch_seqs": 2, "phase_rows": 2, "lora_rank": 3,
         "lora_lr": 0.02, "lora_tokens": 5, "batch_documents": 4, "phases": 2, "phase_documents": 9}  # fmt: skip
@@ -128,8 +129,8 @@ def test_sums_see_every_bit_and_place_and_do_not_depend_on_ranks(monkeypatch: py
 
 def test_attention_in_a_phase_begins_anew_at_documents_and_after_a_sequence() -> None:
     ids = np.array([5, 5, 1, 5, 5, 5, 5, 5, 1, 1])
-    assert segment_starts(ids, 3).tolist() == [0, 2, 5, 8, 9, 10]
-    assert segment_starts(ids, 99).tolist() == [0, 2, 8, 9, 10]
+    assert document_starts(torch.from_numpy(ids)[None], 3, 1).tolist() == [0, 2, 5, 8, 9, 10]
+    assert document_starts(torch.from_numpy(ids)[None], 99, 1).tolist() == [0, 2, 8, 9, 10]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import os
 import pickle
@@ -10,14 +11,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from run_folder import change
 
-from pgolf_core.base.files import read_json
+from pgolf_core.base.files import read_json, sha256_file
+from pgolf_core.base.names import ADAPT_TRACE, SEED_RESULT
 from pgolf_core.lab.verify import run
 from pgolf_core.lab.verify.command import verify
-from pgolf_core.lab.verify.evidence import checks, process, text
+from pgolf_core.lab.verify.evidence import checks, process, score, text
 from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, UNKNOWN, VERDICTS, Row
 from pgolf_core.lab.verify.evidence.score import How
 
@@ -61,6 +65,27 @@ def unknown(path: Path, cache: Path) -> set[str]:
 def ask_here(job: dict, tell: Callable[[str, int, int], None]) -> dict:
     """What the fresh process answers, without starting one."""
     return process.answer_to(job, None, tell) | {"seen": {"refused": [], "read": ["model.pgolf"], "other": []}}
+
+
+def reviewed_here(monkeypatch: pytest.MonkeyPatch, run_folder: Path) -> Path:
+    """Let a finished toy run be reviewed in this process, as the track's; returns its cache."""
+    monkeypatch.setattr(score, "ask", ask_here)
+    the_toy_is_the_track(monkeypatch, run_folder.parents[2])
+    return run_folder.parents[2]
+
+
+def rewritten_trace(seed: Path, edit: Callable[[dict[str, np.ndarray]], object], claimed: str) -> None:
+    """Another adapt.npz, with all that result.json says of it: its hash, and the sums of the array `claimed`."""
+    with np.load(seed / ADAPT_TRACE) as file:
+        arrays = dict(file)
+    edit(arrays)
+    payload = io.BytesIO()
+    np.savez(payload, **arrays)
+    (seed / ADAPT_TRACE).write_bytes(payload.getvalue())
+    result, nats = read_json(seed / SEED_RESULT), float(arrays[claimed].sum())
+    said = {"adapted_loss": nats / result["val_targets"]}
+    said["adapted_bpb"] = nats / (np.log(2) * result["val_bytes"])
+    change(seed / SEED_RESULT, adapt_sha256=sha256_file(seed / ADAPT_TRACE), **said)
 
 
 def the_toy_is_the_track(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:

@@ -23,7 +23,7 @@ from tiny_artifact import contents
 
 from pgolf_core.adapting import lora
 from pgolf_core.adapting.documents import DocumentScore, groups_in, plan_documents
-from pgolf_core.adapting.lora import DocumentLoRA, segment_starts
+from pgolf_core.adapting.lora import DocumentLoRA
 from pgolf_core.adapting.plan import ScoreEvent, plan_chunks
 from pgolf_core.adapting.sgd import ChunkSGD
 from pgolf_core.adapting.tilt import hints_of, tilted
@@ -46,6 +46,7 @@ from pgolf_core.recipes import recipe
 from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.rules import LORA_TARGETS
 from pgolf_core.text.caseops import CaseTokenizer, from_cases, to_cases
+from pgolf_core.text.packed import document_starts
 from pgolf_core.text.ranked import RankedStream
 from pgolf_core.text.tokenizer import TokenBytes, Tokenizer
 from pgolf_core.training.loop import TrainData, Trainer
@@ -377,7 +378,7 @@ def test_documents_are_grouped_cut_and_packed_as_the_record_does(goldens: Path) 
     for case in facts["cu_seqlens"]:
         ids = np.full(case["total"], 2)
         ids[case["bos"]] = 1
-        assert segment_starts(ids, case["limit"]).tolist() == case["boundaries"]
+        assert document_starts(torch.from_numpy(ids)[None], case["limit"], 1).tolist() == case["boundaries"]
 
 
 def test_hints_and_tilted_nats_are_those_of_pr_2135(goldens: Path) -> None:

@@ -200,13 +200,11 @@ def adapt_packed(run: Run, frozen: Score, progress: bool = True) -> Adapted | Mi
 
     `frozen` is its sliding score.
     """
-    recipe, tokens = run.recipe, validation_tokens(run)
+    recipe = run.recipe
     adapted = _adapt_weights(run, frozen, progress) if recipe.adapt.kind != "off" else None
-    return (
-        adapted
-        if recipe.adapt.mix == "off"
-        else mix_score(recipe, tokens, adapted.score if adapted else frozen, adapted)
-    )
+    if recipe.adapt.mix == "off":
+        return adapted
+    return mix_score(recipe, validation_tokens(run), adapted.score if adapted else frozen, adapted)
 
 
 def _adapt_weights(run: Run, frozen: Score, progress: bool) -> Adapted:

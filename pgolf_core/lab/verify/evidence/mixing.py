@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pgolf_core.adapting.mixture import mix, mixed_nats
+from pgolf_core.adapting.mixture import in_nats, mix, mixed_nats
 from pgolf_core.lab.verify.evidence.measure import arrays_of
 from pgolf_core.network.documents import own_documents
 from pgolf_core.network.model import GPT
@@ -75,10 +75,10 @@ def remix(
         return {"whole": False}
     windows = plan_windows(len(nats), recipe.eval.seq_len, recipe.eval.stride)
     kept = mixed_windows(trace_path, len(windows))["mixed"]
-    found = mixed_nats(tokens, nats, recipe)
+    p, shares = mix(tokens, nats, recipe)
+    found = in_nats(p)
     apart = np.abs(np.add.reduceat(found, windows[:, 1], dtype=np.float64) - kept)
     vocab_size, draw, sums, wrong = recipe.model.vocab_size, np.random.default_rng(sample_seed), [], []
-    p, shares = mix(tokens, nats, recipe)
     for target in draw.choice(len(nats), min(PLACES, len(nats)), replace=False).tolist():
         model_p, y = model_distribution(model, tokens, target, recipe), int(tokens[target + 1])
         sums.append(float(whole_distribution(model_p, tokens, target, shares[:, target], recipe).sum()))

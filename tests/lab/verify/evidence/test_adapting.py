@@ -5,24 +5,22 @@ pytest tests/lab/verify/evidence/test_adapting.py
 
 from __future__ import annotations
 
-import io
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from reviewing import ask_here, judged, the_toy_is_the_track, with_verdict
-from run_folder import change
+from reviewing import judged, reviewed_here, rewritten_trace, with_verdict
 from toy_run import ADAPTING, BY_DOCUMENTS, finished_run
 
 from pgolf_core.adapting.lora import DocumentLoRA
 from pgolf_core.adapting.sgd import ChunkSGD
-from pgolf_core.base.files import read_json, sha256_file, write_json
+from pgolf_core.base.files import read_json, write_json
 from pgolf_core.base.names import ADAPT_TRACE, SEED_RESULT, TRAIN_LOG
 from pgolf_core.lab.shared.places import SUBMISSION_FILE
 from pgolf_core.lab.submission.folder import write_submission
-from pgolf_core.lab.verify.evidence import replay, score
+from pgolf_core.lab.verify.evidence import replay
 from pgolf_core.lab.verify.evidence.adapting import ADAPT_CHECKS, blindfold, replayed, summed
 from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, SAMPLED, UNKNOWN, Broken, CannotCheck, OnlySampled
 from pgolf_core.network.model import GPT
@@ -44,9 +42,7 @@ def seed(adapted: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def cache(adapted: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(score, "ask", ask_here)
-    the_toy_is_the_track(monkeypatch, adapted.parents[2])
-    return adapted.parents[2]
+    return reviewed_here(monkeypatch, adapted)
 
 
 def test_an_honest_adaptation_holds_to_the_last_bit(seed: Path, cache: Path) -> None:
@@ -68,20 +64,6 @@ def test_with_a_budget_a_seeded_sample_of_events_is_replayed(seed: Path, cache: 
     assert "9 of 9 events" in judged(seed, cache, budget_seconds=1e3)[REPLAYED].evidence
 
 
-def rewritten(seed: Path, edit: Callable[[dict[str, np.ndarray]], None]) -> None:
-    """Another trace, with all that result.json says of it: its hash, the sums, the seconds."""
-    with np.load(seed / ADAPT_TRACE) as file:
-        arrays = dict(file)
-    edit(arrays)
-    payload = io.BytesIO()
-    np.savez(payload, **arrays)
-    (seed / ADAPT_TRACE).write_bytes(payload.getvalue())
-    result, nats = read_json(seed / SEED_RESULT), float(arrays["nats"].sum())
-    said = {"adapted_loss": nats / result["val_targets"]}
-    said["adapted_bpb"] = nats / (np.log(2) * result["val_bytes"])
-    change(seed / SEED_RESULT, adapt_sha256=sha256_file(seed / ADAPT_TRACE), **said)
-
-
 def exchanged(arrays: dict[str, np.ndarray], name: str, one: int, other: int) -> None:
     arrays[name][[one, other]] = arrays[name][[other, one]]
 
@@ -101,7 +83,7 @@ LIES: dict[str, tuple[Callable[[dict[str, np.ndarray]], None], str, str]] = {
 @pytest.mark.parametrize("lie", LIES)
 def test_a_false_trace_fails_though_its_hash_and_sums_agree(seed: Path, cache: Path, lie: str) -> None:
     edit, check, words = LIES[lie]
-    rewritten(seed, edit)
+    rewritten_trace(seed, edit, "nats")
     row = judged(seed, cache)[check]
     assert row.verdict == FAILS and words in row.evidence
 
@@ -250,9 +232,7 @@ def by_documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def own_cache(by_documents: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(score, "ask", ask_here)
-    the_toy_is_the_track(monkeypatch, by_documents.parents[2])
-    return by_documents.parents[2]
+    return reviewed_here(monkeypatch, by_documents)
 
 
 def test_an_honest_adaptation_by_documents_holds_to_the_last_bit(by_documents: Path, own_cache: Path) -> None:
@@ -266,7 +246,7 @@ def test_an_honest_adaptation_by_documents_holds_to_the_last_bit(by_documents: P
 def test_exchanged_events_of_documents_fail_and_so_do_exchanged_states(by_documents, own_cache, tmp_path: Path) -> None:
     for array, check in (("events", WHOLE), ("states", REPLAYED)):
         copy = shutil.copytree(by_documents, tmp_path / array / by_documents.name) / "seed1"
-        rewritten(copy, lambda arrays, name=array: exchanged(arrays, name, 1, 2))
+        rewritten_trace(copy, lambda arrays, name=array: exchanged(arrays, name, 1, 2), "nats")
         assert check in with_verdict(judged(copy, own_cache), FAILS)
 
 

@@ -5,23 +5,21 @@ pytest tests/lab/verify/evidence/test_mixing.py
 
 from __future__ import annotations
 
-import io
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from reviewing import ask_here, judged, the_toy_is_the_track, with_verdict
-from run_folder import change
+from reviewing import judged, reviewed_here, rewritten_trace, with_verdict
 from toy_run import ADAPTING, MIXING, finished_run
 
 from pgolf_core.adapting import mixture
-from pgolf_core.base.files import read_json, sha256_file
-from pgolf_core.base.names import ADAPT_TRACE, SEED_RESULT, TRAIN_LOG
+from pgolf_core.base.files import read_json
+from pgolf_core.base.names import SEED_RESULT, TRAIN_LOG
 from pgolf_core.lab.shared.places import SUBMISSION_FILE
 from pgolf_core.lab.submission.folder import write_submission
-from pgolf_core.lab.verify.evidence import mixing, score
+from pgolf_core.lab.verify.evidence import mixing
 from pgolf_core.lab.verify.evidence.adapting import ADAPT_CHECKS, MIX_CHECKS, normalised, remixed
 from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, SAMPLED, Broken, CannotCheck, OnlySampled
 
@@ -43,9 +41,7 @@ def seed(finished: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def cache(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(score, "ask", ask_here)
-    the_toy_is_the_track(monkeypatch, finished.parents[2])
-    return finished.parents[2]
+    return reviewed_here(monkeypatch, finished)
 
 
 def learns(seed: Path) -> bool:
@@ -70,20 +66,6 @@ def test_a_sample_of_scores_cannot_be_mixed(seed: Path, cache: Path) -> None:
     assert {found[name].verdict for name in MIX_CHECKS} == {SAMPLED} and found[WHOLE].verdict == HOLDS
 
 
-def rewritten(seed: Path, edit: Callable[[dict[str, np.ndarray]], object]) -> None:
-    """Another trace, with all that result.json says of it: its hash and the sums."""
-    with np.load(seed / ADAPT_TRACE) as file:
-        arrays = dict(file)
-    edit(arrays)
-    payload = io.BytesIO()
-    np.savez(payload, **arrays)
-    (seed / ADAPT_TRACE).write_bytes(payload.getvalue())
-    result, nats = read_json(seed / SEED_RESULT), float(arrays["mixed"].sum())
-    said = {"adapted_loss": nats / result["val_targets"]}
-    said["adapted_bpb"] = nats / (np.log(2) * result["val_bytes"])
-    change(seed / SEED_RESULT, adapt_sha256=sha256_file(seed / ADAPT_TRACE), **said)
-
-
 LIES: dict[str, tuple[Callable[[dict[str, np.ndarray]], object], str, str]] = {
     "better nats": (lambda a: a["mixed"].__imul__(0.99), MIXED, "93 of 93 windows"),
     "one nat altered": (lambda a: a["mixed"].put(70, np.nextafter(a["mixed"][70], 0)), MIXED, "1 of 93 windows"),
@@ -96,7 +78,7 @@ LIES: dict[str, tuple[Callable[[dict[str, np.ndarray]], object], str, str]] = {
 @pytest.mark.parametrize("lie", LIES)
 def test_a_false_trace_fails_though_its_hash_and_sums_agree(seed: Path, cache: Path, lie: str) -> None:
     edit, check, words = LIES[lie]
-    rewritten(seed, edit)
+    rewritten_trace(seed, edit, "mixed")
     row = judged(seed, cache)[check]
     assert row.verdict == FAILS and words in row.evidence
 
