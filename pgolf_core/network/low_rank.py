@@ -6,6 +6,7 @@ B [rank, cols] in four bits under a scale for each group (Zhang et al. 2024, arX
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -32,10 +33,14 @@ class Factors(NamedTuple):
     right_scales: Tensor
 
     def product(self) -> Tensor:
-        """What is added to the rounded weights, float32 [rows, cols]."""
+        """What is added to the rounded weights, float32 [rows, cols]: the same bits on every machine.
+
+        A matrix product would sum in an order that the machine chooses; here one pair is added after the other.
+        """
         size = self.right.numel() // len(self.right_scales)
         right = self.right.float().reshape(-1, size) * self.right_scales.float()[:, None]
-        return (self.left.float() * self.left_scale.float()) @ right.reshape(self.right.shape)
+        left = self.left.float() * self.left_scale.float()
+        return functools.reduce(torch.add, map(torch.outer, left.T, right.reshape(self.right.shape)))
 
 
 def _coded(values: Tensor, grid: tuple[int, int, float]) -> tuple[Tensor, Tensor]:

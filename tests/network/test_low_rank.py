@@ -5,6 +5,7 @@ pytest tests/network/test_low_rank.py
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -43,6 +44,16 @@ def test_what_is_written_is_read_back_and_as_long_as_was_told():
     assert len(data) == check_told(told, shapes)
     back = read_factors(data, told, shapes)
     assert all(torch.equal(back[n].product(), f.product()) for n, f in found.items()) and back.keys() == found.keys()
+
+
+def test_a_product_is_its_pairs_added_in_order_to_the_last_bit():
+    for factors in corrections_of(errors(), 4, 2, 8).values():
+        left = factors.left.numpy().astype(np.float32) * factors.left_scale.float().numpy()
+        scales = factors.right_scales.float().numpy().repeat(8).reshape(factors.right.shape)
+        right, wanted = factors.right.numpy().astype(np.float32) * scales, np.zeros(1, np.float32)
+        for k in range(4):
+            wanted = wanted + left[:, k : k + 1] * right[k]
+        assert wanted.dtype == np.float32 and np.array_equal(factors.product().numpy(), wanted)
 
 
 def test_a_group_of_zeros_stays_zero():

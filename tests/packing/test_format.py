@@ -103,7 +103,7 @@ def test_version_3_is_pinned_by_golden_bytes(on_steps: Path):
 
 
 def test_version_5_is_pinned_by_golden_bytes(on_record: Path):
-    """But for the factors: linear algebra decides their last bits."""
+    """But for the factors: when a file is made, linear algebra decides their last bits."""
     assert on_record.read_bytes()[:10].hex() == "8950474f4c460d0a0500"
     header, streams = contents(on_record)
     raw = [zstandard.ZstdDecompressor().decompress(stream) for stream in streams]
