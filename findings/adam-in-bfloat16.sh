@@ -8,8 +8,8 @@
 # whoever goes back to 0.999 there stops Adam from adapting. Float32 weights under autocast do not have it.
 #
 # Seen on 2026-11-29 with torch 2.13.0: 50 steps of normal gradients, then 3,000 steps of zeros; second moment, after / before:
-#   bfloat16   0.999: 1.0        0.998: 1.0 (0.9996 or more)   0.99: 4e-13
-#   float32    0.999: 0.0497     0.998: 0.0025               0.99: 8e-14      (0.999^3000 = 0.0497)
+#   bfloat16   0.999: 1.0        0.998: 1.00     0.99: 4e-13
+#   float32    0.999: 0.0497     0.998: 0.0025   0.99: 8e-14      (0.999^3000 = 0.0497)
 set -euo pipefail
 python=${1:-python3.11}
 folder=$(mktemp -d)

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# zlib: on the codes of quantised weights the strategy "Huffman only" is smaller than level 9, and than zstd's level 22.
+# zlib: on the codes of quantised weights the strategy "Huffman only" writes less than level 9, and zstd's level 1 less than 15.
 #
-# Codes in whole bytes have no repeats, only a skewed distribution. zlib's search takes chance matches of three bytes for
+# Codes in whole bytes have few repeats, only a skewed distribution. zlib's search takes chance matches of three bytes for
 # repeats and pays more for them than for the bytes alone. Told not to search (`zlib.compressobj(9, zlib.DEFLATED, 15, 9,
-# zlib.Z_HUFFMAN_ONLY)`; `zlib.decompress` reads it as ever) it wrote a tenth less for narrow codes, 0.4 % for int8's. zstd's
-# levels are not in order either: level 1 was no larger than 15 or 22, and 15 the worst on narrow codes. So "int8+zlib at level 9" is no measure of what a
-# code costs; try the strategies before another format.
+# zlib.Z_HUFFMAN_ONLY)`; `zlib.decompress` reads it as ever) it writes a tenth less for narrow codes, 0.4 % for int8's. zstd's
+# levels are not in order for the same reason. So "int8+zlib at level 9" is no measure of what a code costs. On int6 codes of
+# weights trained for ten minutes: zlib-9 588,077 bytes, Huffman only 534,257, zstd-1 536,058, -15 562,544, -22 528,211
+# (another run 1,193,381, 1,134,227, 1,127,080, 1,154,342, 1,125,151). It does not hold for hardly trained weights, whose
+# codes are nearly all small: there the search pays (213,981 against 224,782).
 #
 # Seen on 2026-11-29 with zlib 1.2.13 and zstandard 0.25.0: 400,000 normal draws, rounded; bytes of
 #   std 4, +-15    zlib-9 231,090   Huffman only 205,052   zstd-1 204,885   zstd-15 215,894   zstd-22 205,180
@@ -37,7 +39,7 @@ for std, top in ((4, 15), (6, 31), (32, 127)):
     searched, huffman = len(zlib.compress(data, 9)), len(huffman_only(data))
     one, middle, most = (len(zstandard.ZstdCompressor(level=level).compress(data)) for level in (1, 15, 22))
     print(f"std {std}: zlib-9 {searched}, Huffman only {huffman}, zstd-1 {one}, zstd-15 {middle}, zstd-22 {most}")
-    as_seen.append(huffman < min(searched, most) and one < most)
+    as_seen.append(huffman < searched and one <= middle)
 raise SystemExit(0 if all(as_seen) else "CHANGED")
 PY
 venv/bin/python sizes.py
