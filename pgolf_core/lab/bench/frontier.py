@@ -24,6 +24,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pgolf_core.base.bits import allocate_bits
 from pgolf_core.base.files import UserError, read_json, write_json
 from pgolf_core.base.names import ARTIFACT, AVERAGED_WEIGHTS, GROUP_SENSITIVITY, HESSIANS, SENSITIVITY
 from pgolf_core.base.parallel import ALONE
@@ -38,7 +39,7 @@ from pgolf_core.network.model import network_with, parameter_shapes
 from pgolf_core.network.score import score
 from pgolf_core.packing.correction import Gathering
 from pgolf_core.packing.pack import pack
-from pgolf_core.packing.sensitivity import GroupMeter, Groups, allocate_bits, groups_of
+from pgolf_core.packing.sensitivity import GroupMeter, Groups, groups_of
 from pgolf_core.packing.unpack import unpack
 from pgolf_core.recipes.recipe import Quant, Recipe
 from pgolf_core.text.shards import TokenStream, load_tokens
