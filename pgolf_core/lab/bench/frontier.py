@@ -43,6 +43,7 @@ from pgolf_core.packing.sensitivity import GroupMeter, Groups, groups_of
 from pgolf_core.packing.unpack import unpack
 from pgolf_core.recipes.recipe import Quant, Recipe
 from pgolf_core.text.shards import TokenStream, load_tokens
+from pgolf_core.text.tokenizer import need_bos
 from pgolf_core.training.checkpoint import load_tensors
 
 UNCAPPED_BYTES = 2**40
@@ -224,6 +225,7 @@ def seed_frontier(
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """A row for each file (method, target, bytes, bpb lost) of one seed; its unrounded bpb, agreement of gradients."""
     dataset, window = open_dataset(recipe.data.dataset, cache), recipe.eval.seq_len
+    need_bos(recipe, dataset.tokenizer().bos_id)
     validation, token_bytes = load_tokens(tuple(dataset.val_paths), recipe.model.vocab_size), dataset.token_bytes()
     packer = Packer(recipe, folder, TokenStream(dataset.train_paths[:1]), methods)
 

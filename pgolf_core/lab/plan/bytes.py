@@ -196,8 +196,8 @@ def predicted_bytes(recipe: Recipe, steps: int) -> pd.DataFrame:
             )  # equal scales compress to almost nothing
     if STEPS in parts:  # as fine as the target allows: the rest of it
         target = recipe.quant.target_bytes or recipe.cap_bytes - recipe.cap_bytes // 1000
-        bits = [part["bits"] for part in parts.values()]
-        others = sum(math.ceil(part / 8) for part in [*bits, 8 * scales]) + HEADER_BYTES + code_bytes_of(recipe)
+        taken = [*(part["bits"] for part in parts.values()), 8 * scales]
+        others = sum(math.ceil(size / 8) for size in taken) + HEADER_BYTES + code_bytes_of(recipe)
         parts[STEPS]["bits"] = 8.0 * max(0, target - others)
     rows = {
         grid: (math.ceil(part["bits"] / 8), part["weights"], part["bits"] / part["weights"], _span(part["stds"]))

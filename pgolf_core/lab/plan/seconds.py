@@ -22,7 +22,8 @@ KEPT = 1.25
 """What training leaves the calibration, over what its rehearsal took (packing.correction)."""
 SLOWER = 5.0
 """How many times as long scores and adapting take as their work does at a step's own speed. Published ones took 3.2 to
-4.9 times: PR 1493's 318 to 368 s, PR 1855's 455 to 509 s, PR 2135's 342 to 369 s without its hints (their test)."""
+4.9 times: PR 1493's 318 to 368 s, PR 1855's 455 to 509 s, PR 2135's 342 to 369 s without its hints (their test).
+They were compiled, which nothing is here: 5 is a guess too."""
 CALLS_OF_A_BLOCK, CALL_SECONDS = 320, 8e-6
 """Operations that a block, run once, takes in a score of documents and the step after it (counted: 5,400 for 17), and
 what starting one takes where nothing is compiled (a guess)."""
@@ -62,7 +63,7 @@ def evaluation_rows(recipe: Recipe, work: AdaptingWork, targets: int, forward: i
     frozen, learning = (SLOWER * flop / flops for flop in (read * forward, work.score + work.learn))
     starting = work.pairs * CALLS_OF_A_BLOCK * len(runs(recipe.model)) * CALL_SECONDS
     hints = HINT_SECONDS * targets if adapt.tilt != "off" else 0.0
-    slower = f"{SLOWER:g} times a step's own speed, no less than any published evaluation took"
+    slower = f"{SLOWER:g} times a step's own speed; published ones, compiled, took 3.2 to 4.9 times"
     starts = f"; {work.pairs:,} scores with their steps are started in {starting:.0f} s or more"
     yield "reading the file", round(reading, 1), "s", f"{READINGS} times, by one core's time for steps"
     yield "scores before adapting", round(frozen, 1), "s", f"{read:,.0f} tokens read; {slower}"
