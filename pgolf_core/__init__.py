@@ -8,7 +8,7 @@ __version__ = "0.1.0"
 
 ROOMS = (
     "base.names", "base.files", "base.strict", "base.device", "base.parallel", "base.stop", "base.squeeze",
-    "base.grouping",
+    "base.grouping", "base.bits",
     "recipes.adapt", "recipes.recipe", "recipes.rules", "recipes.reading",
     "text.tokenizer", "text.shards", "text.ranked", "text.packed", "text.batches", "text.sidecar", "text.caseops",
     "network.grid", "network.low_rank", "network.extras", "network.choice", "network.attention", "network.documents",

@@ -29,7 +29,7 @@ from pgolf_core.recipes.recipe import Recipe
 from pgolf_core.result import Result
 from pgolf_core.text.shards import is_sidecar, load_tokens, prove
 from pgolf_core.text.sidecar import sidecar_bytes
-from pgolf_core.text.tokenizer import Tokenizer
+from pgolf_core.text.tokenizer import Tokenizer, need_bos
 from pgolf_core.training.loop import TrainData, Trainer
 from pgolf_core.training.runlog import NoLog, RunLog, TrainResult
 
@@ -115,6 +115,7 @@ def run_seed(
             for name in (TRAIN_LOG, METRICS, SCORES, SCRIPT_ARTIFACT, SEED_RESULT):
                 (folder / name).unlink(missing_ok=True)
     tokenizer = Tokenizer(tokenizer_path)
+    need_bos(recipe, tokenizer.bos_id)
     train_paths, val_paths = _shards(data_path, "train"), _shards(data_path, "val")
     is_changed, table = recipe.data.bytes == "sidecar", tokenizer.bytes
     prove([*train_paths, *val_paths], tokenizer, is_changed)

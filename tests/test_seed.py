@@ -102,6 +102,14 @@ def test_a_script_trains_packs_and_scores_as_the_package_does(data, told: Path, 
     assert {path.name for path in folder.iterdir()} == left, "weights and statistics stay in memory"
 
 
+def test_a_script_that_finds_documents_refuses_a_tokenizer_of_another_bos(told, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("pgolf_core.text.tokenizer.BOS", 3)
+    with pytest.raises(SystemExit) as end:
+        run_script(small_recipe(model={"vocab_size": PIECES}, data={"order": "packed"}), __file__)
+    line = "error: unnamed finds documents by BOS = 3, but the tokenizer has 1; choose another\n"
+    assert (end.value.code, capsys.readouterr().err) == (1, line) and not told.exists()
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "words"),
     [

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from pathlib import Path
 
 from pgolf_core.base.files import UserError
 from pgolf_core.base.names import SEED_RESULT
+from pgolf_core.base.strict import build
 from pgolf_core.lab.shared.places import RECIPE_FILE
 from pgolf_core.lab.shared.usage import UsageError, add_data, add_json, checked_recipe, place
+from pgolf_core.recipes.recipe import Model
 
 STANDARD = "local-smoke"
 """Recipe whose window, stride, dataset and autocast are assumed of an artifact that lies beside nothing."""
@@ -31,9 +34,10 @@ def run(options: argparse.Namespace) -> int:
     from pgolf_core.lab.data.dataset import open_dataset
     from pgolf_core.lab.record.folder import recorded_recipe
     from pgolf_core.lab.shared.progress import score_bar
-    from pgolf_core.packing.unpack import score_artifact
+    from pgolf_core.packing.unpack import read_header, score_artifact
     from pgolf_core.result import Result
     from pgolf_core.text.shards import load_tokens
+    from pgolf_core.text.tokenizer import need_bos
 
     artifact = Path(options.artifact)
     if not artifact.is_file():
@@ -64,7 +68,10 @@ def run(options: argparse.Namespace) -> int:
     if there not in ("", dataset.manifest_sha256) and not options.data:
         was = f"manifest {there:.8}, {dataset.manifest_sha256:.8} here"
         print(f"pgolf: {dataset.name} is not what the run was scored on ({was}): not its score", file=sys.stderr)
-    tokens = load_tokens(dataset.val_paths, dataset.tokenizer().vocab_size)
+    network = build(Model, read_header(artifact)["model"], str(artifact))
+    tokenizer = dataset.tokenizer()
+    need_bos(dataclasses.replace(recipe, name=artifact.name, model=network), tokenizer.bos_id)
+    tokens = load_tokens(dataset.val_paths, tokenizer.vocab_size)
     with score_bar("scoring", enabled=sys.stderr.isatty()) as progress:
         score = score_artifact(
             artifact, tokens, dataset.token_bytes(), seq_len, stride, recipe.eval.batch_seqs,

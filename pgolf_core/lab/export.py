@@ -72,6 +72,7 @@ def rooms_of(recipe: Recipe) -> list[str]:
     packs = data.order == "packed"
     used = {
         "recipes.rules": False, "recipes.reading": False, "text.caseops": False,
+        "base.bits": quant.allocation == "gradient",
         "packing.coder": gridless, "packing.steps": gridless, "packing.allocation": gridless,
         # on steps no grid is left: what is too small for them is fp16
         "network.grid": not gridless or recipe.qat != QAT() or bool(quant.exceptions),

@@ -21,7 +21,7 @@ def grid_names_for(
 ) -> dict[str, str]:
     """Grid of every tensor, or 'fp16': quant.exceptions, then size, then the part of the network.
 
-    Where quant.allocation is gradient, `bits` (5 to 7 a tensor, from sensitivity.allocate_bits) rules attention, MLP
+    Where quant.allocation is gradient, `bits` (5 to 7 a tensor, from base.bits) rules attention, MLP
     and bigram; a matrix it does not name gets 6 (PR 332), and without `bits` all do. Raises UserError for an
     exception that no tensor matches, and for a grid that cannot hold its tensor.
     """

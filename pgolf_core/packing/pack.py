@@ -12,6 +12,7 @@ import torch
 import zstandard
 from torch import Tensor
 
+from pgolf_core.base.bits import gathered_bits
 from pgolf_core.base.files import Refused, UserError, canonical_json, explain_os_errors, write_bytes
 from pgolf_core.base.squeeze import squeeze, squeezed
 from pgolf_core.network.choice import STEPS, grid_names_for
@@ -30,7 +31,7 @@ from pgolf_core.packing.format import (
     version_of,
 )
 from pgolf_core.packing.ledger import CapExceeded, Ledger, entropy_bytes
-from pgolf_core.packing.sensitivity import Groups, allocate_bits, groups_of
+from pgolf_core.packing.sensitivity import Groups, groups_of
 from pgolf_core.recipes.recipe import Model, Quant, Recipe, recorded
 
 _HEAD_SLACK = 32
@@ -52,14 +53,7 @@ class Statistics:
 
 def bits_of(quant: Quant, statistics: Statistics) -> dict[str, int] | None:
     """PR 332's bits by squared gradient where the recipe asks for them, else None; UserError if none were gathered."""
-    if quant.allocation != "gradient":
-        return None
-    if not statistics.steps:
-        raise UserError(
-            "no gradient statistics: training ended before the last tenth of its warm-down; train longer or set "
-            "quant.allocation=fixed"
-        )
-    return allocate_bits(statistics.mean_squares)
+    return gathered_bits(statistics.mean_squares, statistics.steps) if quant.allocation == "gradient" else None
 
 
 def pack_averaged(

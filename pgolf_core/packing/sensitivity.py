@@ -1,8 +1,7 @@
-"""How much the loss cares about each matrix, row and column, from gradients; and PR 332's bits for that."""
+"""How much the loss cares about each matrix, row and column, from gradients."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,8 +15,6 @@ SENSITIVITY_BELOW = 0.1
 """Gradient statistics are gathered while 0 < multiplier < this: the last tenth of the warm-down (PR 332)."""
 MIN_ROWS = 64
 """Matrices with fewer rows are not ranked; at the published width those are the gates and scales alone."""
-FEWEST_RANKED = 5
-"""Below this many tensors there is no fifth to take: only a sensitivity of exactly zero loses a bit."""
 
 
 @dataclass(frozen=True)
@@ -86,18 +83,3 @@ def groups_of(sums: Mapping[str, Tensor]) -> dict[str, Groups]:
         )
     names = [key.removeprefix("rows/") for key in arrays if key.startswith("rows/")]
     return {name: Groups(arrays[f"rows/{name}"], arrays[f"cols/{name}"]) for name in names}
-
-
-def allocate_bits(sensitivity: dict[str, float]) -> dict[str, int]:
-    """Bits of each tensor by PR 332's rule: about the top tenth gets 7, the bottom fifth 5, the rest 6.
-
-    With the n values ascending, a tensor gets 7 from v[9n//10] up, else 5 up to and including v[n//5]; fewer than five
-    tensors give 6 (5 for a zero). Raises UserError for a value that is not a finite, non-negative number.
-    """
-    for name, value in sensitivity.items():
-        if not (math.isfinite(value) and value >= 0):
-            raise UserError(f"sensitivity of {name} is {value}; gradients must be finite: train again at a lower rate")
-    ascending = sorted(sensitivity.values())
-    n = len(ascending)
-    low, high = (ascending[n // 5], ascending[9 * n // 10]) if n >= FEWEST_RANKED else (0.0, math.inf)
-    return {name: 7 if value >= high else 5 if value <= low else 6 for name, value in sensitivity.items()}

@@ -19,12 +19,13 @@ import numpy as np
 import sentencepiece
 
 from pgolf_core.base.files import UserError, told_by
+from pgolf_core.recipes.recipe import Recipe
 
 SPACE_MARK = "▁"
 """U+2581, which SentencePiece writes for a space: text that holds the character itself cannot be told from a space."""
 NUM_BYTE_PIECES = 256
 BOS = 1
-"""Id of the token that begins a document, in every tokenizer made or fetched here."""
+"""Id of the token that begins a document, in every tokenizer made or fetched here; `need_bos` refuses another."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,14 @@ def check_vocab(tokenizer_vocab: int, recipe_vocab: int, dataset: str = "the dat
             f"model.vocab_size = {recipe_vocab}, but the tokenizer of {dataset} has {tokenizer_vocab} pieces; "
             f"pass --set model.vocab_size={tokenizer_vocab} or another --data"
         )
+
+
+def need_bos(recipe: Recipe, bos: int) -> None:
+    """UserError where a recipe finds documents in the tokens and `bos`, the tokenizer's, is not what it looks for."""
+    model, tells = recipe.model, recipe.data.order == "packed" or recipe.adapt.kind == "lora"
+    masks = recipe.eval.document_mask or (model.smear == "window" and model.smear_bos_mask)
+    if bos != BOS and (tells or masks):
+        raise UserError(f"{recipe.name} finds documents by BOS = {BOS}, but the tokenizer has {bos}; choose another")
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:

@@ -25,8 +25,9 @@ seq_len = 16
 batch_tokens = 128
 """
 DATASET = SimpleNamespace(
-    name="toy-data", manifest={"tokenizer": {"vocab_size": 64}}, manifest_sha256="d" * 64, check_bytes=lambda said: None
-)
+    name="toy-data", manifest={"tokenizer": {"vocab_size": 64}}, manifest_sha256="d" * 64,
+    check_bytes=lambda said: None, tokenizer=lambda: SimpleNamespace(bos_id=1),
+)  # fmt: skip
 STAND_IN = '''
 import sys
 import types
@@ -34,7 +35,11 @@ import types
 def open_dataset(name="toy-data", cache_dir=None):
     """A dataset of 64 pieces that needs no files."""
     manifest = {"tokenizer": {"vocab_size": 64}}
-    return types.SimpleNamespace(name=name, manifest=manifest, manifest_sha256="d" * 64, check_bytes=lambda said: None)
+    tokenizer = types.SimpleNamespace(bos_id=1)
+    return types.SimpleNamespace(
+        name=name, manifest=manifest, manifest_sha256="d" * 64, check_bytes=lambda said: None,
+        tokenizer=lambda: tokenizer,
+    )
 
 dataset = types.ModuleType("pgolf_core.lab.data.dataset")
 dataset.Dataset, dataset.open_dataset = object, open_dataset

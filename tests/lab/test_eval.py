@@ -8,10 +8,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from tiny_artifact import CAP, MODEL
 from toy_run import finished_run
 
 from pgolf_core.base.names import ARTIFACT, SEED_RESULT
 from pgolf_core.lab import cli
+from pgolf_core.network.model import parameter_shapes
+from pgolf_core.packing.pack import pack
+from pgolf_core.recipes.recipe import Quant
 from pgolf_core.result import Result
 
 
@@ -55,6 +60,19 @@ def test_away_from_its_run_what_is_assumed_is_said_and_what_is_given_or_beside_i
             result.write(tmp_path)  # as an exported script leaves it, for the last case
     assert cli.main(["eval", away, *cache]) == 1
     assert "assumed dataset sotu-sp1024, autocast auto, as" in capsys.readouterr().err, "which is not prepared here"
+
+
+def test_an_artifact_that_finds_documents_is_refused_with_a_tokenizer_of_another_bos(
+    seed_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    model = dataclasses.replace(MODEL, smear="window", bigram_rows=0)
+    state = {name: torch.zeros(shape) for name, shape in parameter_shapes(model).items()}
+    pack(state, model, Quant(small_tensor_elements=10**6), tmp_path / "gated.pgolf", **CAP)
+    monkeypatch.setattr("pgolf_core.text.tokenizer.BOS", 3)
+    arguments = ["eval", str(tmp_path / "gated.pgolf"), "--cache", str(seed_folder.parents[3]), "--data", "toy-sp1024"]
+    assert cli.main(arguments) == 1
+    assert "gated.pgolf finds documents by BOS = 3, but the tokenizer has 1" in capsys.readouterr().err
+    assert cli.main(["eval", str(seed_folder / ARTIFACT), "--cache", str(seed_folder.parents[3])]) == 0, "finds none"
 
 
 def test_a_stride_beyond_the_window_and_a_missing_file_are_refused(

@@ -75,6 +75,17 @@ VARIANTS = {
         adapt={"kind": "lora", "lr": 0.05, "chunk_tokens": 64, "lora_rank": 2, "lora_tokens": 16, "lora_lr": 0.02,
                "batch_documents": 4, "phases": 1, "phase_documents": 4, "tilt": "ngram", "tilt_order": 3},
     ),
+    "frontier, shrunk": load_recipe("frontier", [
+        "model.vocab_size=300", "model.num_layers=4", "model.model_dim=64", "model.num_heads=2", "model.num_kv_heads=1",
+        "model.mlp_hidden=64", "model.rope_dims=8", "model.xsa_last_n=4", "model.loop_start=1", "model.loop_end=1",
+        "model.parallel_start=2", "data.bytes=table", "data.seq_len=16", "data.batch_tokens=128",
+        "data.spans_per_step=2", "data.micro_batch_seqs=4", "optim.newton_schulz_dtype=float32",
+        "schedule.iterations=24", "schedule.max_seconds=0", "schedule.warmup_steps=1", "schedule.log_every_steps=8",
+        "schedule.autocast=off", "schedule.compile=off", "quant.small_tensor_elements=100",
+        "quant.correction_tokens=200", "eval.seq_len=16", "eval.stride=16", "eval.batch_seqs=8", "adapt.lora_rank=2",
+        "adapt.lora_tokens=16", "adapt.batch_documents=4", "adapt.phase_documents=4", "adapt.chunk_tokens=64",
+        "adapt.tilt_order=3",
+    ]),
     "mixing": small_recipe(model=SMALL, adapt={"mix": "ngram"}),
     "adapting and mixing": small_recipe(
         model=SMALL, adapt={"kind": "sgd", "lr": 0.05, "epochs": 1, "chunk_tokens": 400, "mix": "ngram"},

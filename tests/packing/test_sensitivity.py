@@ -1,9 +1,8 @@
-"""Gradient statistics against a direct computation, and PR 332's allocation rule row by row."""
+"""Gradient statistics against a direct computation."""
 
 from __future__ import annotations
 
 import math
-import random
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ import torch
 from torch import nn
 
 from pgolf_core.base.files import UserError
-from pgolf_core.packing.sensitivity import GroupMeter, Groups, allocate_bits, groups_of
+from pgolf_core.packing.sensitivity import GroupMeter, Groups, groups_of
 
 SHAPES = {"a": (64, 8), "b": (70, 64), "short": (63, 70), "gain": (70,), "idle": (64, 4)}  # "idle" never has a gradient
 
@@ -83,35 +82,3 @@ def test_sums_that_say_nothing_are_refused_and_even_ones_count_all_weights_the_s
         groups_of({"rows/w": torch.zeros(2), "cols/w": torch.zeros(3)})
     even = Groups.even((2, 3), 0.5)
     assert (even.rows.tolist(), even.cols.tolist(), even.mean) == ([0.5] * 2, [0.5] * 3, 0.5)
-
-
-@pytest.mark.parametrize(
-    ("values", "bits"),
-    [
-        ([1, 2, 3, 4], [6, 6, 6, 6]),  # fewer than five: no fifth to take
-        ([0, 2, 3, 4], [5, 6, 6, 6]),
-        ([1, 2, 3, 4, 5], [5, 5, 6, 6, 7]),
-        ([5, 4, 3, 2, 1], [7, 6, 6, 5, 5]),
-        (list(range(1, 11)), [5, 5, 5, 6, 6, 6, 6, 6, 6, 7]),
-        ([1, 1, 1, 1, 1, 9], [5, 5, 5, 5, 5, 7]),  # a tie with the threshold shares its bits
-        ([3, 3, 3, 3, 3], [7, 7, 7, 7, 7]),  # seven is asked first
-        ([], []),
-    ],
-)
-def test_the_rule_gives_these_bits(values: list[float], bits: list[int]):
-    names = [f"t{i}" for i in range(len(values))]
-    assert list(allocate_bits(dict(zip(names, values, strict=True))).values()) == bits
-
-
-def test_the_full_size_record_gets_eight_sevens_and_sixteen_fives_of_75():
-    """Bits never fall with sensitivity and do not depend on order."""
-    sensitivity = {f"t{i}": random.Random(i).lognormvariate(0, 2) for i in range(75)}
-    bits = allocate_bits(sensitivity)
-    assert [bits[name] for name in sorted(sensitivity, key=sensitivity.get)] == [5] * 16 + [6] * 51 + [7] * 8
-    assert allocate_bits(dict(random.Random(0).sample(list(sensitivity.items()), 75))) == bits
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
-def test_a_sensitivity_that_is_no_finite_number_is_refused_by_name(value: float):
-    with pytest.raises(UserError, match=r"blocks\.3"):
-        allocate_bits({"blocks.3": value, "b": 1.0})

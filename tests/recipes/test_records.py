@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 
 import pytest
@@ -169,7 +170,7 @@ def test_qat_trains_every_block_matrix_that_is_rounded_on_its_grid(name: str, gr
     assert len(blocks) == matrices and set(blocks) == grids
 
 
-@pytest.mark.parametrize("name", [*RECORDS, "pr1855"])
+@pytest.mark.parametrize("name", [*RECORDS, "pr1855", "pr2135"])
 def test_the_local_recipe_is_the_record_at_another_size_and_nothing_else(name: str) -> None:
     sizes = {
         "data": "dataset bytes seq_len batch_tokens spans_per_step micro_batch_seqs",
@@ -185,7 +186,7 @@ def test_the_local_recipe_is_the_record_at_another_size_and_nothing_else(name: s
     assert set(changed(load_recipe(f"local-{name}"), load_recipe(name))) <= allowed
 
 
-@pytest.mark.parametrize("name", [*RECORDS, "pr1855"])
+@pytest.mark.parametrize("name", [*RECORDS, "pr1855", "pr2135"])
 def test_the_local_shape_has_the_records_ratios_and_what_is_counted_in_steps_is_scaled_by_one_factor(name) -> None:
     big, small = load_recipe(name), load_recipe(f"local-{name}")
     width = big.model.model_dim / small.model.model_dim
@@ -212,7 +213,8 @@ def test_the_local_shape_has_the_records_ratios_and_what_is_counted_in_steps_is_
     assert num_parameters(small.model) < num_parameters(big.model) / 20
     same = (small.track, small.data.dataset, small.data.seq_len, small.schedule.max_seconds)
     assert same == ("local_10min_1mb", "sotu-sp1024", 512, 200.0)
-    assert (small.eval.seq_len, small.eval.stride) == (512, 64) and small.eval == load_recipe("local-pr315").eval
+    assert (4 * small.eval.seq_len, small.eval.stride) == (big.eval.seq_len, 64)
+    assert dataclasses.replace(small.eval, seq_len=512) == load_recipe("local-pr315").eval
     factor = small.schedule.warmdown_iters / big.schedule.warmdown_iters
     if big.schedule.warmdown_fraction:  # then the warm-down is not counted in steps
         factor = small.optim.muon_momentum_warmup_steps / big.optim.muon_momentum_warmup_steps

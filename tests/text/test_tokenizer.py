@@ -13,11 +13,12 @@ import pytest
 import sentencepiece
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from small import small_recipe
 
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.data.build import TOKENIZER_SETTINGS, train_tokenizer
 from pgolf_core.lab.data.dataset import refuse_normalising
-from pgolf_core.text.tokenizer import NUM_BYTE_PIECES, SPACE_MARK, Tokenizer, check_vocab
+from pgolf_core.text.tokenizer import NUM_BYTE_PIECES, SPACE_MARK, Tokenizer, check_vocab, need_bos
 
 TEXTS = [
     "Fellow-citizens of the Senate and House of Representatives:\n\nIn 1790 we paid $12,345.67 of the debt.\n\n" * 4,
@@ -170,3 +171,24 @@ def test_a_vocabulary_that_differs_from_the_recipes_is_refused_with_both_numbers
     check_vocab(1024, 1024)
     with pytest.raises(UserError, match=r"model\.vocab_size = 512, .*sotu-sp1024 has 1024 pieces"):
         check_vocab(1024, 512, "sotu-sp1024")
+
+
+@pytest.mark.parametrize(
+    ("sections", "finds"),
+    [
+        ({}, False),
+        ({"data": {"order": "shuffled"}, "adapt": {"kind": "sgd", "chunk_tokens": 64}}, False),
+        ({"model": {"smear": "window", "smear_bos_mask": False}}, False),
+        ({"model": {"smear": "window"}}, True),
+        ({"data": {"order": "packed"}}, True),
+        ({"eval": {"document_mask": True}}, True),
+        ({"adapt": {"kind": "lora", "chunk_tokens": 64, "lora_tokens": 8}}, True),
+    ],
+)
+def test_a_recipe_that_finds_documents_by_their_bos_refuses_a_tokenizer_of_another(sections, finds, tmp_path: Path):
+    recipe, other = small_recipe(**sections), tokenizer_of(tmp_path / "other.model", train(bos_id=2, unk_id=1))
+    need_bos(recipe, 1)
+    if not finds:
+        return need_bos(recipe, other.bos_id)
+    with pytest.raises(UserError, match=rf"^{recipe.name} finds documents by BOS = 1, but the tokenizer has 2; choose"):
+        need_bos(recipe, other.bos_id)

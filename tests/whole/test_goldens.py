@@ -27,6 +27,7 @@ from pgolf_core.adapting.lora import DocumentLoRA
 from pgolf_core.adapting.plan import ScoreEvent, plan_chunks
 from pgolf_core.adapting.sgd import ChunkSGD
 from pgolf_core.adapting.tilt import hints_of, tilted
+from pgolf_core.base.bits import allocate_bits
 from pgolf_core.base.grouping import similarity_order
 from pgolf_core.base.names import TRAIN_LOG
 from pgolf_core.base.parallel import ALONE
@@ -40,7 +41,6 @@ from pgolf_core.packing import pack as pack_module
 from pgolf_core.packing import unpack as unpack_module
 from pgolf_core.packing.correction import Hessians, feedback_of, gather, quantise_in_turn
 from pgolf_core.packing.pack import pack
-from pgolf_core.packing.sensitivity import allocate_bits
 from pgolf_core.packing.unpack import unpack
 from pgolf_core.recipes import recipe
 from pgolf_core.recipes.reading import load_recipe

@@ -24,6 +24,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pgolf_core.base.bits import allocate_bits
 from pgolf_core.base.files import UserError, read_json, write_json
 from pgolf_core.base.names import ARTIFACT, AVERAGED_WEIGHTS, GROUP_SENSITIVITY, HESSIANS, SENSITIVITY
 from pgolf_core.base.parallel import ALONE
@@ -38,10 +39,11 @@ from pgolf_core.network.model import network_with, parameter_shapes
 from pgolf_core.network.score import score
 from pgolf_core.packing.correction import Gathering
 from pgolf_core.packing.pack import pack
-from pgolf_core.packing.sensitivity import GroupMeter, Groups, allocate_bits, groups_of
+from pgolf_core.packing.sensitivity import GroupMeter, Groups, groups_of
 from pgolf_core.packing.unpack import unpack
 from pgolf_core.recipes.recipe import Quant, Recipe
 from pgolf_core.text.shards import TokenStream, load_tokens
+from pgolf_core.text.tokenizer import need_bos
 from pgolf_core.training.checkpoint import load_tensors
 
 UNCAPPED_BYTES = 2**40
@@ -223,6 +225,7 @@ def seed_frontier(
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """A row for each file (method, target, bytes, bpb lost) of one seed; its unrounded bpb, agreement of gradients."""
     dataset, window = open_dataset(recipe.data.dataset, cache), recipe.eval.seq_len
+    need_bos(recipe, dataset.tokenizer().bos_id)
     validation, token_bytes = load_tokens(tuple(dataset.val_paths), recipe.model.vocab_size), dataset.token_bytes()
     packer = Packer(recipe, folder, TokenStream(dataset.train_paths[:1]), methods)
 

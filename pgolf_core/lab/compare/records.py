@@ -182,14 +182,14 @@ def load_published(name: str, folder: Path = RECORD_DIR) -> Published:
 
 
 def record_of(recipe_name: str) -> str | None:
-    """The record that a recipe descends from: by its name and its `extends`, else by its name's parts; else None.
+    """The record that a recipe descends from, by its name's parts and those of the files that it extends; else None.
 
     `recipe_name` may end in .toml and is then a file, as for `load_recipe`, and a faulty file raises UserError.
     """
     at_hand = recipe_name in available_recipes() or (recipe_name.endswith(".toml") and Path(recipe_name).is_file())
-    stems = [path.stem for path in lineage(recipe_name)] if at_hand else []  # of a run from elsewhere the name is
-    parts = Path(recipe_name).stem.split("-")
-    record = next((name for name in [*stems, *parts] if re.fullmatch(r"pr\d+", name)), None)
+    files = lineage(recipe_name) if at_hand else [Path(recipe_name)]  # of a run from elsewhere its name is all
+    parts = [part for file in files for part in file.stem.split("-")]
+    record = next((part for part in parts if re.fullmatch(r"pr\d+", part)), None)
     return record if record in RECORDS else None  # one without figures here is none, and not the one that it extends
 
 

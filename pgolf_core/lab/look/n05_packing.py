@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from pgolf_core.base.bits import allocate_bits
 from pgolf_core.base.names import ARTIFACT
 from pgolf_core.lab.look.n01_data import entropy_bits
 from pgolf_core.lab.look.n02_network import codes_of, on_grids, tensor_kind
@@ -31,7 +32,7 @@ from pgolf_core.packing import allocation
 from pgolf_core.packing.correction import Hessians, all_in_turn, corrections
 from pgolf_core.packing.ledger import Ledger
 from pgolf_core.packing.pack import pack
-from pgolf_core.packing.sensitivity import Groups, allocate_bits
+from pgolf_core.packing.sensitivity import Groups
 from pgolf_core.packing.unpack import unpack
 from pgolf_core.recipes import recipe
 

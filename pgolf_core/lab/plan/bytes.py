@@ -21,13 +21,14 @@ import numpy as np
 import pandas as pd
 from scipy.special import entr, ndtr, ndtri
 
+from pgolf_core.base.bits import allocate_bits
 from pgolf_core.base.grouping import is_sorted, kinds_of
 from pgolf_core.lab.export import code_bytes_of
 from pgolf_core.network.choice import STEPS, grid_names_for
 from pgolf_core.network.grid import Grid, grid_of
 from pgolf_core.network.low_rank import LEFT, RIGHT
 from pgolf_core.network.model import parameter_shapes
-from pgolf_core.packing.sensitivity import MIN_ROWS, allocate_bits
+from pgolf_core.packing.sensitivity import MIN_ROWS
 from pgolf_core.recipes.recipe import Model, Recipe
 from pgolf_core.training.optim import Group, muon_momentum, parameter_groups, rate_multiplier
 
@@ -195,8 +196,9 @@ def predicted_bytes(recipe: Recipe, steps: int) -> pd.DataFrame:
             )  # equal scales compress to almost nothing
     if STEPS in parts:  # as fine as the target allows: the rest of it
         target = recipe.quant.target_bytes or recipe.cap_bytes - recipe.cap_bytes // 1000
-        others = sum(part["bits"] for part in parts.values()) / 8 + scales + HEADER_BYTES + code_bytes_of(recipe)
-        parts[STEPS]["bits"] = 8 * max(0.0, target - others)
+        taken = [*(part["bits"] for part in parts.values()), 8 * scales]
+        others = sum(math.ceil(size / 8) for size in taken) + HEADER_BYTES + code_bytes_of(recipe)
+        parts[STEPS]["bits"] = 8.0 * max(0, target - others)
     rows = {
         grid: (math.ceil(part["bits"] / 8), part["weights"], part["bits"] / part["weights"], _span(part["stds"]))
         for grid, part in sorted(parts.items())

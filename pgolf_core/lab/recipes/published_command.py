@@ -244,7 +244,7 @@ class _Meaning:
             self._tell(name, NO_EFFECT, why)
 
     def _of_pr1855(self, v: dict[str, Any]) -> None:
-        """What PR 1855 alone reads: gates, marks for capitals, the correction beside the codes, adapters."""
+        """What PR 1855 and 2135 read: gates, marks for capitals, the correction beside the codes, adapters."""
         gate, scale = v["SPARSE_ATTN_GATE_ENABLED"], ("SPARSE_ATTN_GATE_SCALE",)
         self._forget(not gate, "SPARSE_ATTN_GATE_ENABLED is 0", scale)
         self._forget(not (gate or v["SMEAR_GATE_ENABLED"]), "no gate reads it", ("GATE_WINDOW",))
@@ -253,7 +253,8 @@ class _Meaning:
         self.keys["data.bytes"] = "sidecar" if v["CASEOPS_ENABLED"] else "table"
         self._forget(not v["LQER_ENABLED"], "LQER_ENABLED is 0", ("LQER_RANK", "LQER_TOP_K", "LQER_ASYM_GROUP"))
         self.keys["quant.gates"] = "int8_row" if v["GATED_ATTN_QUANT_GATE"] else "float16"
-        self.keys["quant.grouping"] = "similarity" if v["COMPRESSOR"] == "pergroup" else "off"
+        grouped = "similarity_all" if "NGRAM_TILT_ENABLED" in v else "similarity"
+        self.keys["quant.grouping"] = grouped if v["COMPRESSOR"] == "pergroup" else "off"
         if v["COMPRESSOR"] not in ("pergroup", "brotli"):
             self._tell(
                 "COMPRESSOR", NOT_EXPRESSED, "another compressor: this core has brotli, taken as COMPRESSOR=brotli"
@@ -262,6 +263,12 @@ class _Meaning:
         flags = {"k": "TTT_K_LORA", "o": "TTT_O_LORA", "mlp": "TTT_MLP_LORA"}
         adapters = ("q", "k", "v", "o", "mlp", "lm_head")
         self.keys["adapt.lora_targets"] = tuple(one for one in adapters if v.get(flags.get(one, ""), True))
+        if "NGRAM_TILT_ENABLED" in v:  # PR 2135
+            self.keys["model.softcaps"] = "two_inert" if v["ASYM_LOGIT_RESCALE"] else "one"
+            self.keys["adapt.tilt"] = "ngram" if v["NGRAM_TILT_ENABLED"] else "off"
+            tilt = ("TOKEN_ORDER", "TOKEN_THRESHOLD", "TOKEN_BOOST")
+            self._forget(not v["NGRAM_TILT_ENABLED"], "NGRAM_TILT_ENABLED is 0", tilt)
+            self._forget(not v["SMEAR_GATE_ENABLED"], "SMEAR_GATE_ENABLED is 0", ("SMEAR_GATE_BOS_FIX",))
         window = v["TTT_EVAL_SEQ_LEN"]
         self.keys["adapt.lora_window"] = 0 if window == self.keys["eval.seq_len"] else window
 

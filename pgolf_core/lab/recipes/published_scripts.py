@@ -44,6 +44,8 @@ KEYS = {
     "GLOBAL_TTT_EPOCHS": "adapt.epochs", "GLOBAL_TTT_CHUNK_TOKENS": "adapt.chunk_tokens",
     "GLOBAL_TTT_BATCH_SEQS": "adapt.batch_seqs", "GLOBAL_TTT_GRAD_CLIP": "adapt.grad_clip_norm",
     "MATRIX_CLIP_SIGMAS": "quant.clip_sigmas", "EMBED_CLIP_SIGMAS": "quant.embed_clip_sigmas",
+    "SMEAR_GATE_BOS_FIX": "model.smear_bos_mask", "TOKEN_ORDER": "adapt.tilt_order",
+    "TOKEN_THRESHOLD": "adapt.tilt_threshold", "TOKEN_BOOST": "adapt.tilt_boost",
 }  # fmt: skip
 """The recipe's key that a name sets alone; what is not here is read by a rule of published_command, with others."""
 READS: dict[str, Value] = {
@@ -266,4 +268,25 @@ SCRIPTS["pr1855"] = Script(
         "GLOBAL_TTT_RESPECT_DOC_BOUNDARIES": (True, "phases that cut documents elsewhere"),
     },
     lacks=("WARMDOWN_ITERS", "VAL_BATCH_SIZE", "INT8_KEEP_FLOAT_FP32_NAME_PATTERNS"),
+)  # fmt: skip
+_OF_PR1855, _ONE_EXPERT = SCRIPTS["pr1855"], "another expert of the tilt"
+SCRIPTS["pr2135"] = Script(  # of what its command sets the script's own default is in no log: PR 1855's, or off
+    "PR 2135",
+    _OF_PR1855.reads | {
+        "SMEAR_GATE_BOS_FIX": False, "ASYM_LOGIT_RESCALE": False, "NGRAM_TILT_ENABLED": False, "TOKEN_ORDER": 16,
+        "TOKEN_THRESHOLD": 0.8, "TOKEN_BOOST": 2.625,
+    },
+    _OF_PR1855.fixed,
+    idle=_OF_PR1855.idle | {
+        "NGRAM_HINT_PRECOMPUTE_OUTSIDE": (False, "whether its clock counts the hints: no score depends on it"),
+        "MUON_HUBER_DELTA": (0.1, "MUON_HUBER_WD is 0"),
+    },
+    only=_OF_PR1855.only | {
+        "WITHIN_TAU": (99.0, _ONE_EXPERT), "WITHIN_BOOST": (0.0, _ONE_EXPERT), "WORD_TAU": (99.0, _ONE_EXPERT),
+        "WORD_BOOST": (0.0, _ONE_EXPERT), "AGREE_ADD_BOOST": (0.0, _ONE_EXPERT),
+        "TTT_LORA_EMA_DECAY": (0.0, "averaged adapters"), "TTT_UPDATE_EVERY": (1, "fewer steps of the adapters"),
+        "MUON_HUBER_WD": (False, "another weight decay"), "OPTROT_ENABLED": (False, "a rotation before rounding"),
+        "GLOBAL_TTT_OPTIMIZER": ("sgd", "another optimiser of the phases"),
+    },
+    lacks=_OF_PR1855.lacks,
 )  # fmt: skip

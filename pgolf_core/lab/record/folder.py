@@ -35,7 +35,7 @@ from pgolf_core.lab.shared.places import (
 from pgolf_core.lab.shared.settings import flatten, given_overrides
 from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.recipe import Recipe, from_dict, to_dict
-from pgolf_core.text.tokenizer import check_vocab
+from pgolf_core.text.tokenizer import check_vocab, need_bos
 from pgolf_core.training import clock
 
 ATTEMPT = "stages/attempt.json"
@@ -170,6 +170,7 @@ def locate_run(request: RunRequest) -> Run:
     dataset = open_dataset(recipe.data.dataset, cache_dir=request.cache_dir or None)
     check_vocab(dataset.manifest["tokenizer"]["vocab_size"], recipe.model.vocab_size, f"dataset {dataset.name}")
     dataset.check_bytes(recipe.data.bytes)
+    need_bos(recipe, dataset.tokenizer().bos_id)
     recipe_folder = find_root() / Path(request.runs_dir).expanduser() / recipe.track / folder_name
     folder = recipe_folder if seed is None else recipe_folder / f"seed{seed}"
     run = Run(recipe, seed, dataset, folder, recipe_folder)

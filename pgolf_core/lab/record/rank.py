@@ -32,7 +32,7 @@ from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.recipe import Recipe
 from pgolf_core.text.shards import prove, shard_tokens
 from pgolf_core.text.sidecar import split_bytes
-from pgolf_core.text.tokenizer import Tokenizer
+from pgolf_core.text.tokenizer import Tokenizer, need_bos
 from pgolf_core.training.loop import TrainData, train
 
 LOCK = ".training.lock"
@@ -148,6 +148,7 @@ def _train(options: argparse.Namespace, world: World) -> None:
         train_paths, val_paths, split_bytes(val_paths, tokenizer), tokenizer.vocab_size, options.data_sha256
     )
     recipe = read_recipe(options.recipe)
+    need_bos(recipe, tokenizer.bos_id)
     _check_agreement(world, recipe.fingerprint, options)
     say = (lambda line: print(line, flush=True)) if world.first else None
     with _alone_in(options.out) if world.first else contextlib.nullcontext():

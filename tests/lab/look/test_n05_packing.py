@@ -12,6 +12,7 @@ import tiny_steps
 import torch
 from tiny_artifact import CAP, MODEL
 
+from pgolf_core.base.bits import allocate_bits
 from pgolf_core.lab.export import code_bytes_of
 from pgolf_core.lab.look import n05_packing as analysis
 from pgolf_core.lab.look.beside_records import records_with_rule, rule_table
@@ -22,7 +23,7 @@ from pgolf_core.network.grid import GRIDS, grid_of, quantise_tensor
 from pgolf_core.network.model import parameter_shapes
 from pgolf_core.packing.correction import Hessians
 from pgolf_core.packing.pack import pack
-from pgolf_core.packing.sensitivity import Groups, allocate_bits
+from pgolf_core.packing.sensitivity import Groups
 from pgolf_core.packing.unpack import unpack
 from pgolf_core.recipes import recipe
 from pgolf_core.recipes.reading import load_recipe

@@ -33,7 +33,7 @@ def no_export(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_chunks_read_every_window_and_learn_from_whole_sequences() -> None:
     recipe = small_recipe(adapt={"kind": "sgd", "epochs": 2, "chunk_tokens": 16})  # windows of 16 at every 4th target
-    score, learn, told = adapting.adapting_work(recipe, TEXT, FORWARD)
+    score, learn, told, _ = adapting.adapting_work(recipe, TEXT, FORWARD)
     read = 16 * 4 + 14  # from 0, 4, 8, 12, and 16 to 30
     assert (score, learn) == (read * FORWARD, 3 * 2 * 16 * FORWARD) and told.startswith(f"{read} tokens read, 32 ")
     frozen = small_recipe(adapt={"kind": "frozen", "tilt": "ngram", "chunk_tokens": 16})
@@ -43,10 +43,11 @@ def test_chunks_read_every_window_and_learn_from_whole_sequences() -> None:
 def test_documents_read_their_windows_and_learn_but_for_the_last_chunk() -> None:
     """17 targets alone: widths 5, 10, 10, 10; then 4 and 9: two rows of 5, and one of 10."""
     recipe = small_recipe(adapt={**SMALL_LORA, "phases": 0})
-    score, learn, _ = adapting.adapting_work(recipe, TEXT, FORWARD)
+    score, learn, _, pairs = adapting.adapting_work(recipe, TEXT, FORWARD)
     head, q, of_head = 2 * 64 * 32, 2 * 3 * 2 * (32 + 32), 2 * 2 * (32 + 64)
     read, learned = 5 + 10 + 10 + 10 + 2 * 5 + 10, 5 + 10 + 10 + 2 * 5
     assert score == read * (FORWARD - head + q) + 30 * (head + of_head)
+    assert pairs == 4 + 2, "one after another: 4 chunks of 17 targets, then 2 of two documents"
     assert learn == learned * (FORWARD - head + 2 * q) + 4 * 5 * (head + 2 * of_head)
     phased = small_recipe(adapt={**SMALL_LORA, "phases": 1, "phase_documents": 1, "epochs": 2})
     assert (
@@ -62,9 +63,15 @@ def test_a_text_is_the_prepared_one_or_a_known_one_or_none(monkeypatch: pytest.M
     assert found is not None and found.source == "toy-sp1024, prepared here" and len(found.documents) > 1
     rows = evaluation(toy, 100.0)
     assert rows["targets of the text"] == found.targets and rows["adapting"] > 0
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(UserError, match="finds documents by BOS = 3, but the tokenizer"),
+    ):
+        patch.setattr("pgolf_core.text.tokenizer.BOS", 3)
+        adapting.validation_text(toy)
     known = adapting.validation_text(load_recipe("pr1855", ["data.dataset=fineweb10B-sp8192-caseops"]))
     assert known is not None and known.targets == 47_851_520 and 49_000 < len(known.documents) <= 50_000
-    assert "exponentially" in known.source and (known.documents[1:, 0] == known.documents[:-1, 1]).all()
+    assert "log-normal" in known.source and (known.documents[1:, 0] == known.documents[:-1, 1]).all()
     unknown = dataclasses.replace(toy, data=dataclasses.replace(toy.data, dataset="another"))
     assert adapting.validation_text(unknown) is None
     assert all(value != value for value in evaluation(unknown, 100.0).values()), "nothing is known of it"

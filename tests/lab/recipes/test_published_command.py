@@ -49,6 +49,17 @@ COMMANDS = {
     "VAL_LOSS_EVERY=0 GATED_ATTN_QUANT_GATE=1 SPARSE_ATTN_GATE_ENABLED=1 GATE_WINDOW=12 SMEAR_GATE_ENABLED=1 "
     "LQER_ENABLED=1 LQER_ASYM_ENABLED=1 LQER_RANK=4 LQER_FACTOR_BITS=4 LQER_ASYM_GROUP=64 LQER_TOP_K=3 "
     "FUSED_CE_ENABLED=1 COMPRESSOR=pergroup NCCL_NET=Socket SEED=42",
+    "pr2135": "DATA_PATH=d/fineweb10B_sp8192_lossless_caps_caseops_v1_reserved CASEOPS_ENABLED=1 VOCAB_SIZE=8192 "
+    "ASYM_LOGIT_RESCALE=1 NGRAM_TILT_ENABLED=1 NGRAM_HINT_PRECOMPUTE_OUTSIDE=0 TOKEN_ORDER=16 TOKEN_THRESHOLD=0.800 "
+    "TOKEN_BOOST=2.625 WITHIN_TAU=99.0 WITHIN_BOOST=0.0 WORD_TAU=99.0 WORD_BOOST=0.0 AGREE_ADD_BOOST=0.0 "
+    "SMEAR_GATE_BOS_FIX=0 TTT_LORA_EMA_DECAY=0.0 TTT_UPDATE_EVERY=1 PHASED_TTT_PREFIX_DOCS=2500 "
+    "PHASED_TTT_NUM_PHASES=1 EVAL_SEQ_LEN=2560 TTT_EVAL_SEQ_LEN=2560 COMPRESSOR=pergroup MATRIX_CLIP_SIGMAS=12.85 "
+    "ATTN_CLIP_SIGMAS=13.0 MLP_CLIP_SIGMAS=11.5 EMBED_BITS=7 EMBED_CLIP_SIGMAS=14.0 MATRIX_LR=0.028 MIN_LR=0.1 "
+    "WARMDOWN_FRAC=0.85 BETA2=0.99 FUSED_CE_ENABLED=1 SPARSE_ATTN_GATE_ENABLED=1 SPARSE_ATTN_GATE_SCALE=0.5 "
+    "SMEAR_GATE_ENABLED=1 GATE_WINDOW=12 LQER_ENABLED=1 LQER_RANK=4 LQER_TOP_K=3 LQER_FACTOR_BITS=4 "
+    "LQER_ASYM_ENABLED=1 LQER_ASYM_GROUP=32 TTT_WARM_START_A=1 TTT_LORA_RANK=80 TTT_BETA2=0.99 "
+    "TTT_WEIGHT_DECAY=2.0 TTT_LORA_LR=8e-5 GPTQ_RESERVE_SECONDS=0.5 GPTQ_CALIBRATION_BATCHES=32 TTT_K_LORA=0 "
+    "TTT_O_LORA=1 TTT_MLP_LORA=1 EMA_DECAY=0.9965",
 }  # fmt: skip
 
 
@@ -193,6 +204,12 @@ def test_a_name_not_given_takes_that_scripts_default_and_not_our_recipes(script,
           "quant.clip_sigmas": 10.0, "quant.embed_clip_sigmas": 15.0}),
         ("pr1493", "TTT_LR=0.01 TTT_EPOCHS=5 TTT_MOMENTUM=0.8 TTT_CHUNK_TOKENS=65536",
          {"adapt.lr": 0.01, "adapt.epochs": 5, "adapt.momentum": 0.8, "adapt.chunk_tokens": 65_536}),
+        ("pr2135", "SMEAR_GATE_BOS_FIX=1 ASYM_LOGIT_RESCALE=0",
+         {"model.smear_bos_mask": True, "model.softcaps": "one"}),
+        ("pr2135", "TOKEN_ORDER=8 TOKEN_THRESHOLD=0.9 TOKEN_BOOST=2",
+         {"adapt.tilt_order": 8, "adapt.tilt_threshold": 0.9, "adapt.tilt_boost": 2.0}),
+        ("pr2135", "NGRAM_TILT_ENABLED=0", {"adapt.tilt": "off"}),
+        ("pr2135", "COMPRESSOR=brotli TTT_EVAL_SEQ_LEN=2048", {"quant.grouping": "off", "adapt.lora_window": 2048}),
         ("pr1493", "GPTQ_CALIBRATION_BATCHES=16 EMA_DECAY=0.99",
          {"quant.correction_tokens": 1_572_864, "average.ema_decay": 0.99}),
     ],
@@ -241,6 +258,9 @@ def test_a_changed_value_changes_its_own_keys_and_no_other(script, change, keys)
         ("pr1493", "NUM_LOOPS=0 LOOP_END=4", "LOOP_END", "no effect", "NUM_LOOPS=0"),
         ("pr1493", "TTT_ENABLED=0", "TTT_LR", "no effect", "TTT_ENABLED is 0"),
         ("pr1493", "COMPRESSOR=lzma", "COMPRESSOR", "not expressed", "brotli"),
+        ("pr2135", "WORD_BOOST=0.5", "WORD_BOOST", "not expressed", "another expert"),
+        ("pr2135", "NGRAM_TILT_ENABLED=0", "TOKEN_BOOST", "no effect", "NGRAM_TILT_ENABLED is 0"),
+        ("pr2135", "NGRAM_HINT_PRECOMPUTE_OUTSIDE=1", "NGRAM_HINT_PRECOMPUTE_OUTSIDE", "no effect", "no score"),
     ],
 )
 def test_a_name_that_is_not_simply_taken_over_is_reported_with_its_reason(script, change, name, kind, words):

@@ -25,7 +25,10 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     path = tmp_path / "toy.toml"
     path.write_text(TOY)
     tokenizer = {"tokenizer": {"vocab_size": 64}}
-    data = SimpleNamespace(manifest=tokenizer, manifest_sha256="d" * 64, check_bytes=lambda said: None)
+    data = SimpleNamespace(
+        manifest=tokenizer, manifest_sha256="d" * 64, check_bytes=lambda said: None,
+        tokenizer=lambda: SimpleNamespace(bos_id=2),
+    )  # fmt: skip
 
     def open_dataset(name, cache_dir=None):
         return SimpleNamespace(**vars(data), name=name)
@@ -90,6 +93,7 @@ def test_a_relative_runs_folder_is_the_repositorys_whatever_the_working_folder(t
         ({"name": ".hidden"}, "--name '.hidden'"),
         ({"overrides": ["model.num_layer=3"]}, "unknown key 'model.num_layer'"),
         ({"overrides": ["model.vocab_size=100"]}, "toy-data has 64 pieces"),
+        ({"overrides": ["eval.document_mask=true"]}, "toy finds documents by BOS = 1, but the tokenizer has 2"),
     ],
 )
 def test_bad_input_is_refused_in_one_line_and_leaves_no_folder(toy, tmp_path, options, message):

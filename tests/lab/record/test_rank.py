@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from small import word_shards
 from pgolf_core.base.files import UserError, sha256_file, write_json
 from pgolf_core.base.parallel import World
 from pgolf_core.lab.record import rank as entry
+from pgolf_core.recipes.recipe import to_dict
 from pgolf_core.text.shards import shard_tokens
 from pgolf_core.text.tokenizer import Tokenizer
 from pgolf_core.training.checkpoint import load_tensors
@@ -42,6 +44,17 @@ def test_the_entry_point_trains_alone_and_a_mistake_is_a_line_that_torchrun_can_
     assert capsys.readouterr().err == f"pgolf: {line}\n"
     said = json.loads((tmp_path / "error.json").read_text())["message"]
     assert said["message"] == said["extraInfo"]["py_callstack"] == line
+
+
+def test_ranks_refuse_a_recipe_that_finds_documents_with_a_tokenizer_of_another_bos(tmp_path, monkeypatch, capsys):
+    run = small_run(tmp_path)
+    masked = dataclasses.replace(run.recipe, eval=dataclasses.replace(run.recipe.eval, document_mask=True))
+    (run.folder / "recipe.json").write_text(json.dumps({**to_dict(masked), "fingerprint": masked.fingerprint}))
+    monkeypatch.setattr("pgolf_core.text.tokenizer.BOS", 3)
+    monkeypatch.setattr("sys.argv", ["main", *core_arguments(run)])
+    with pytest.raises(SystemExit):
+        entry.main()
+    assert "finds documents by BOS = 3, but the tokenizer has 1" in capsys.readouterr().err
 
 
 def test_a_manifest_beside_the_shards_names_each_of_them_and_the_tokenizer(tmp_path: Path):

@@ -122,7 +122,7 @@ def _score(job: dict[str, Any], watch: Watch | None, tell: Tell) -> dict[str, An
     from pgolf_core.recipes.recipe import Recipe, from_dict
     from pgolf_core.text.shards import load_tokens
     from pgolf_core.text.sidecar import split_bytes
-    from pgolf_core.text.tokenizer import Tokenizer
+    from pgolf_core.text.tokenizer import Tokenizer, need_bos
 
     tokenizer, way = Tokenizer(job["tokenizer"]), measure.Way(**job["way"])
     shards = [Path(shard) for shard in job["shards"]]
@@ -132,6 +132,10 @@ def _score(job: dict[str, Any], watch: Watch | None, tell: Tell) -> dict[str, An
         watch.is_scoring = True
     if model.config.vocab_size != tokenizer.vocab_size:
         raise UserError(f"the artifact's vocabulary is {model.config.vocab_size}, the dataset's {tokenizer.vocab_size}")
+    recipe = from_dict(job["recipe"]) if job["trace"] else Recipe()
+    masked = dataclasses.replace(recipe.eval, document_mask=way.document_mask)
+    scored = dataclasses.replace(recipe, name="the artifact", model=model.config, eval=masked)
+    need_bos(scored, tokenizer.bos_id)
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "probabilities": lambda: measure.probabilities(model, tokens, way),
         "causality": lambda: measure.causality(model, tokens, way),
@@ -147,7 +151,6 @@ def _score(job: dict[str, Any], watch: Watch | None, tell: Tell) -> dict[str, An
             measure.score_or_sample, model, tokens, table, dataclasses.replace(way, stride=stride),
             job["budget_seconds"], job["sample_seed"], functools.partial(tell, f"stride {stride}"), kept,
         )  # fmt: skip
-    recipe = from_dict(job["recipe"]) if job["trace"] else Recipe()
     if recipe.adapt.kind != "off":
         parts["adapting"] = functools.partial(
             replay.replay, job["artifact"], tokens, recipe, job["trace"], job["budget_seconds"],

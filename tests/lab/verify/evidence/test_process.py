@@ -5,6 +5,7 @@ pytest tests/lab/verify/evidence/test_process.py (starts three processes)
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import py_compile
@@ -14,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from pgolf_core.base.files import write_text
+from pgolf_core.base.files import UserError, write_text
 from pgolf_core.lab.data.dataset import Dataset, open_dataset
 from pgolf_core.lab.shared.places import child_environment
-from pgolf_core.lab.verify.evidence import score
+from pgolf_core.lab.verify.evidence import process, score
 from pgolf_core.lab.verify.evidence.checks import Broken
 from pgolf_core.lab.verify.evidence.score import How, Scoring, isolation
 from pgolf_core.lab.verify.evidence.way import Way
@@ -45,6 +46,17 @@ def test_a_fresh_process_finds_the_recorded_scores_and_opens_nothing_but_the_sco
         "refused": [], "read": ["model.pgolf", "tokenizer.model", dataset.val_paths[0].name], "other": []
     }  # fmt: skip
     assert "0 attempts to reach a network or to open any of 1 training shards" in isolation(scoring)
+
+
+def test_a_score_inside_documents_is_refused_with_a_tokenizer_of_another_bos(honest: Path, dataset, monkeypatch):
+    job = {
+        "tokenizer": str(dataset.tokenizer_path), "shards": list(map(str, dataset.val_paths)), "trace": "",
+        "artifact": str(honest / "seed1" / "model.pgolf"), "scores": "", "budget_seconds": 0.0, "sample_seed": 0,
+        "way": dataclasses.asdict(dataclasses.replace(WAY, document_mask=True)),
+    }  # fmt: skip
+    monkeypatch.setattr("pgolf_core.text.tokenizer.BOS", 3)
+    with pytest.raises(UserError, match="the artifact finds documents by BOS = 3, but the tokenizer has 1"):
+        process._score(job, None, lambda *told: None)
 
 
 SCRIPT = """
