@@ -1,7 +1,5 @@
 """Record folders of the forms that others use: logs of the later kind, and whatever claims a test names."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Submission folders of the published form, made from the figures of the merged and open records; nothing is copied."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Small folders of the forms that published records have, by their public figures alone; nothing of them is copied."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Every measure runs in a process of its own, and each of its arms once more alone
 stay inside the calls.
 """
 
-from __future__ import annotations
-
 import argparse
 import datetime
 import functools

@@ -5,8 +5,6 @@ in a hidden folder beside its place and renamed at the end, so it is there whole
 of two processes that prepare the same dataset at once, the second waits and takes what the first has made.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

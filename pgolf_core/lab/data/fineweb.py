@@ -7,8 +7,6 @@ fetched.json beside it says where they were fetched, and of which commit. The la
 papers/machinery.md, Shards; where it has no manifest, names tell the splits and a sample proves the tokenizer.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os

@@ -4,8 +4,6 @@ Each has a `label` for messages, a `revision` (a commit, or None), `files`, `des
 repository is in papers/machinery.md, Shards; where there is no manifest, the names tell splits and tokenizer.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import re

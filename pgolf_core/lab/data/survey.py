@@ -4,8 +4,6 @@ Shards are mapped and read piece by piece, so a corpus may be far larger than th
 documents are not listed one by one: a manifest names every validation document and the first training documents.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import sys

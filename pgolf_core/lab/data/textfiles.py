@@ -4,8 +4,6 @@ Files are read piece by piece and never changed: what stands in them is the text
 counted by kind, so that one reading tells every fault.
 """
 
-from __future__ import annotations
-
 import bz2
 import gzip
 import io

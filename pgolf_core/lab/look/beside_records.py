@@ -4,8 +4,6 @@ The run's own recipe is always the column OWN, the others have their record's na
 another size and other machines: what stands side by side here is compared in shape, never as a race.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -3,8 +3,6 @@
 Shapes: B sequences, T positions, C model width, H query heads, K kv heads, D head width, R rotary dimensions.
 """
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import math

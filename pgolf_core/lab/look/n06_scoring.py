@@ -3,8 +3,6 @@
 Target i of a stream is its token i+1; nats and bytes are arrays [targets]. Windows are rows (start, first scored, end).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any

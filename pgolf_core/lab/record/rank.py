@@ -6,8 +6,6 @@
 The host of rank 0 writes the files. A failure says so in a line, or with the traceback of the rank that failed first.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import glob

@@ -1,7 +1,5 @@
 """One recipe over all seeds: what the logs say of settings and code, against each other and the shipped script."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 

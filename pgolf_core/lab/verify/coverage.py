@@ -1,7 +1,5 @@
 """How much of the validation split a claimed score is of, by what logs and submission.json say was scored."""
 
-from __future__ import annotations
-
 import functools
 
 from pgolf_core.lab.shared.places import SUBMISSION_FILE

@@ -1,7 +1,5 @@
 """Whether a token was scored before the model was adapted to it, where a log or a trace of events shows the order."""
 
-from __future__ import annotations
-
 import functools
 import json
 import re

@@ -1,7 +1,5 @@
 """What a failing check of a submission would take to be right, and where in its files the evidence stands."""
 
-from __future__ import annotations
-
 import functools
 import re
 from collections.abc import Mapping

@@ -5,8 +5,6 @@ its scores rest on is its logs, whose numbers bind one another: tokens x nats / 
 FineWeb's validation text is 151,080,363 bytes whatever the tokenizer (papers/machinery.md, "Score and windows").
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from pathlib import Path

@@ -1,9 +1,4 @@
-"""The command: what a benchmark and a profile write and print, and what they refuse.
-
-pytest tests/lab/bench/test_command.py
-"""
-
-from __future__ import annotations
+"""The command: what a benchmark and a profile write and print, and what they refuse."""
 
 import json
 from pathlib import Path

@@ -1,9 +1,4 @@
-"""The plain arm is right: its losses, updates and scores are those of the core's own code.
-
-pytest tests/lab/bench/test_plain.py
-"""
-
-from __future__ import annotations
+"""The plain arm is right: its losses, updates and scores are those of the core's own code."""
 
 import dataclasses
 

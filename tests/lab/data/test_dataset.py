@@ -1,9 +1,4 @@
-"""Datasets whole or absent, one preparation at a time, and every damage named with its remedy.
-
-pytest tests/lab/data/test_dataset.py
-"""
-
-from __future__ import annotations
+"""Datasets whole or absent, one preparation at a time, and every damage named with its remedy."""
 
 import hashlib
 import os

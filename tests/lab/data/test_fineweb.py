@@ -3,8 +3,6 @@
 pytest tests/lab/data/test_fineweb.py (no network; tests/lab/data/test_hub.py has the hub's client)
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

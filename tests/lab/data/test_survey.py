@@ -1,9 +1,4 @@
-"""What is said of finished shards, against plain counts: the published ones of a tiny hub, fetched.
-
-pytest tests/lab/data/test_survey.py
-"""
-
-from __future__ import annotations
+"""What is said of finished shards, against plain counts: the published ones of a tiny hub, fetched."""
 
 import hashlib
 from pathlib import Path

@@ -1,9 +1,4 @@
-"""Files of one's own are read as they stand, and every fault of them is one line.
-
-pytest tests/lab/data/test_textfiles.py
-"""
-
-from __future__ import annotations
+"""Files of one's own are read as they stand, and every fault of them is one line."""
 
 import bz2
 import gzip

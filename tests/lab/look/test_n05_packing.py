@@ -1,7 +1,5 @@
 """What notebook 05 computes, against the packer itself, slow loops and cases worked out by hand."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from pathlib import Path

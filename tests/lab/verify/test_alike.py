@@ -1,9 +1,4 @@
-"""One recipe over all seeds, by settings, code sizes and the shipped script.
-
-pytest tests/lab/verify/test_alike.py
-"""
-
-from __future__ import annotations
+"""One recipe over all seeds, by settings, code sizes and the shipped script."""
 
 from pathlib import Path
 

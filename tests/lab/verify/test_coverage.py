@@ -1,9 +1,4 @@
-"""How much of the split a claimed score is of, in the wordings of logs and of submission.json.
-
-pytest tests/lab/verify/test_coverage.py
-"""
-
-from __future__ import annotations
+"""How much of the split a claimed score is of, in the wordings of logs and of submission.json."""
 
 import math
 from pathlib import Path

@@ -1,9 +1,4 @@
-"""Whether the text was scored before the model learned from it, where logs or a trace of events show it.
-
-pytest tests/lab/verify/test_order.py
-"""
-
-from __future__ import annotations
+"""Whether the text was scored before the model learned from it, where logs or a trace of events show it."""
 
 import json
 from pathlib import Path

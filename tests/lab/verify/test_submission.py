@@ -1,9 +1,4 @@
-"""The verifier on submission folders: this project's own, and folders of the published form that it did not write.
-
-pytest tests/lab/verify/test_submission.py
-"""
-
-from __future__ import annotations
+"""The verifier on submission folders: this project's own, and folders of the published form that it did not write."""
 
 import dataclasses
 import math

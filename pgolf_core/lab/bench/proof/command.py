@@ -7,8 +7,6 @@ others go on. Parts that are timed run alone, the rest side by side after them. 
 every part; papers/cuda-proof.md says what is measured.
 """
 
-from __future__ import annotations
-
 import argparse
 import datetime
 import functools

@@ -4,8 +4,6 @@ A part gets an empty folder and returns plain values for JSON; one with a `fault
 each a process.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import datetime

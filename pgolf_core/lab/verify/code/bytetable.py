@@ -9,8 +9,6 @@ The loop that fills the table is followed statement by statement, with a piece i
 conditions and a few methods of strings. Whatever else stands there has no value, and a table that needs it is not read.
 """
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import itertools

@@ -4,8 +4,6 @@ A packed script is a few lines that decode a literal and hand it to `exec`. The 
 library, of literals alone, within MAX_UNPACKED bytes for each layer and MAX_LAYERS layers: so time is bounded too.
 """
 
-from __future__ import annotations
-
 import ast
 import base64
 import binascii

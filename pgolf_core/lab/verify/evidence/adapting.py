@@ -1,7 +1,5 @@
 """Verdicts of `pgolf verify` on a score whose weights learned from what was scored before."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from pathlib import Path

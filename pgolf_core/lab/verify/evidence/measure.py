@@ -3,8 +3,6 @@
 Legend: a window is a row (start, first scored, end) of `plan_windows`; target i is token i+1 of the stream.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 import time

@@ -1,7 +1,5 @@
 """A mixture with n-grams under review: carried out anew, held against its definition, and blindfold."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

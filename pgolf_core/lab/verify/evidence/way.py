@@ -1,7 +1,5 @@
 """How a score is taken and judged: what the fresh process and the one that asks it must agree on, without torch."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 NOISE_WINDOWS, NOISE_TIMES, NOISE_ERRORS = 16, 30, 10

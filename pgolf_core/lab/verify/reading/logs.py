@@ -3,8 +3,6 @@
 Only lines of known forms are read, each cut to a bounded length; whatever else a log holds is passed over.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field

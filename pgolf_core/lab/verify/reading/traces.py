@@ -3,8 +3,6 @@
 Lines keep their numbers in the file, so that a row can name them. Only lines of known wording are read.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, field
 from pathlib import Path

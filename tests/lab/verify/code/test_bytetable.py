@@ -1,9 +1,4 @@
-"""How a script counts the bytes of a token, read off its text: the right rule in many forms, and the known wrong ones.
-
-pytest tests/lab/verify/evidence/test_bytetable.py
-"""
-
-from __future__ import annotations
+"""How a script counts the bytes of a token, read off its text: the right rule in many forms, and the known wrong ones."""
 
 import pytest
 

@@ -1,9 +1,4 @@
-"""Literal bytes: the packed file and all code that runs, whatever a log adds up.
-
-pytest tests/lab/verify/test_literal.py
-"""
-
-from __future__ import annotations
+"""Literal bytes: the packed file and all code that runs, whatever a log adds up."""
 
 from pathlib import Path
 

@@ -1,9 +1,4 @@
-"""Adapted scores under review: an honest run holds, and every lie about it fails.
-
-pytest tests/lab/verify/evidence/test_adapting.py
-"""
-
-from __future__ import annotations
+"""Adapted scores under review: an honest run holds, and every lie about it fails."""
 
 import shutil
 from collections.abc import Callable

@@ -1,9 +1,4 @@
-"""When a score becomes a sample, and that a sample's interval holds the truth.
-
-pytest tests/lab/verify/evidence/test_measure.py
-"""
-
-from __future__ import annotations
+"""When a score becomes a sample, and that a sample's interval holds the truth."""
 
 from dataclasses import replace
 from pathlib import Path

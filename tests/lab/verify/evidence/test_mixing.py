@@ -1,9 +1,4 @@
-"""Mixed scores under review: an honest run holds, with frozen weights and with adapted ones, and every lie fails.
-
-pytest tests/lab/verify/evidence/test_mixing.py
-"""
-
-from __future__ import annotations
+"""Mixed scores under review: an honest run holds, with frozen weights and with adapted ones, and every lie fails."""
 
 import shutil
 from collections.abc import Callable

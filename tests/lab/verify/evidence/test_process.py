@@ -3,8 +3,6 @@
 pytest tests/lab/verify/evidence/test_process.py (starts three processes)
 """
 
-from __future__ import annotations
-
 import json
 import os
 import py_compile

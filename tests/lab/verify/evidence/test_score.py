@@ -1,9 +1,4 @@
-"""Scores taken anew: when a process is started, and what is concluded from what it found.
-
-pytest tests/lab/verify/evidence/test_score.py
-"""
-
-from __future__ import annotations
+"""Scores taken anew: when a process is started, and what is concluded from what it found."""
 
 import math
 import sys

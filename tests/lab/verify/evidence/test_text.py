@@ -1,9 +1,4 @@
-"""The scored text: every target once, the bytes of the decoded documents, and which text it is.
-
-pytest tests/lab/verify/evidence/test_text.py
-"""
-
-from __future__ import annotations
+"""The scored text: every target once, the bytes of the decoded documents, and which text it is."""
 
 import math
 from dataclasses import replace

@@ -1,9 +1,4 @@
-"""How a score is taken: as JSON carries it to the fresh process, and without what is slow to import.
-
-pytest tests/lab/verify/evidence/test_way.py
-"""
-
-from __future__ import annotations
+"""How a score is taken: as JSON carries it to the fresh process, and without what is slow to import."""
 
 import dataclasses
 import json

@@ -1,9 +1,4 @@
-"""Numbers of submission.json and README.md against what is logged or taken anew, compared as they are written.
-
-pytest tests/lab/verify/reading/test_claims.py
-"""
-
-from __future__ import annotations
+"""Numbers of submission.json and README.md against what is logged or taken anew, compared as they are written."""
 
 import json
 from collections.abc import Callable

@@ -3,8 +3,6 @@
 pytest tests/lab/verify/reading/test_logs.py (-m slow for a thousand hostile texts in place of dozens)
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

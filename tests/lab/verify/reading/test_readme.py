@@ -1,9 +1,4 @@
-"""README: any score of a seed's logs is its own, means are of the cells above them, and the rest is wrong.
-
-pytest tests/lab/verify/reading/test_readme.py
-"""
-
-from __future__ import annotations
+"""README: any score of a seed's logs is its own, means are of the cells above them, and the rest is wrong."""
 
 from pathlib import Path
 

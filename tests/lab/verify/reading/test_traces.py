@@ -1,9 +1,4 @@
-"""Settings, counts and events of a log, with the lines that they stand in.
-
-pytest tests/lab/verify/reading/test_traces.py
-"""
-
-from __future__ import annotations
+"""Settings, counts and events of a log, with the lines that they stand in."""
 
 from pathlib import Path
 
