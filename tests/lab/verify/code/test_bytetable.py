@@ -1,4 +1,4 @@
-"""How a script counts the bytes of a token, read off its text: the right rule in many forms, and the known wrong ones."""
+"""How a script counts the bytes of a token, read off its text: the right rule in many forms, and known wrong ones."""
 
 import pytest
 
