@@ -13,12 +13,6 @@ RULE = (
     "    base[i] = len(piece.encode('utf-8'))\n"
 )
 """The published rule for the bytes of a token."""
-PR1493 = {  # seed: (steps, loss, bpb, model bytes, total bytes, code size as logged)
-    42: (4550, "2.79022446", "1.08079352", 15_975_300, 15_991_930, 16_630),
-    314: (4550, "2.79104000", "1.08110941", 15_976_325, 15_992_919, 16_594),
-    999: (4550, "2.79094000", "1.08107067", 15_976_638, 15_993_232, 16_594),
-}
-HASH_EMBED = {"ttt_hash_embed": "True", "ttt_hash_buckets": "16384"}
 SETTINGS = {"num_layers": "11", "model_dim": "512", "matrix_lr": "0.022", "ttt_epochs": "3", "train_seq_len": "2048"}
 
 
@@ -53,19 +47,3 @@ def claim(folder: Path, **values: object) -> None:
     """Change submission.json; None takes a key out."""
     found = read_json(folder / "submission.json") | values
     write_json(folder / "submission.json", {key: value for key, value in found.items() if value is not None})
-
-
-def pr1493(folder: Path) -> Path:
-    """One seed of the three ran a script of another size with two settings that the shipped script lacks."""
-    published(folder, {seed: row[:5] for seed, row in PR1493.items()}, say_tokens=False)
-    script = sized_script(16_594, *SETTINGS)
-    (folder / "train_gpt.py").write_text(script)
-    for seed, row in PR1493.items():
-        log = folder / f"train_seed{seed}.log"
-        lines = log.read_text().splitlines()
-        lines = lines[lines.index("=" * 100) :]  # these logs do not begin with their script
-        text = "\n".join(line if not line.startswith("Code size") else f"Code size: {row[5]} bytes" for line in lines)
-        log.write_text(text.replace("fineweb_1024_bpe", "fineweb_8192_bpe") + "\n")
-    add_lines(folder, {seed: block(SETTINGS | (HASH_EMBED if seed == 42 else {})) for seed in PR1493}, "model_params")
-    claim(folder, bytes_code=None, bytes_total=None)
-    return folder

@@ -16,7 +16,7 @@ import torch
 
 from pgolf_core.base.device import autocasting
 from pgolf_core.base.files import UserError
-from pgolf_core.lab.verify.evidence.way import NOISE_WINDOWS, Way
+from pgolf_core.lab.verify.evidence.score import NOISE_WINDOWS, Way
 from pgolf_core.network.documents import own_documents
 from pgolf_core.network.model import GPT
 from pgolf_core.network.score import bits_per_byte, plan_windows, score

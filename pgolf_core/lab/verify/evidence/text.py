@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pgolf_core.lab.shared.texts import FINEWEB_BYTES, FINEWEB_TRACK, SAME_BYTES, SOTU_EXPECTED, SOTU_PREFIX
 from pgolf_core.lab.verify.evidence.checks import hold, once, require
-from pgolf_core.lab.verify.evidence.way import Way
+from pgolf_core.lab.verify.evidence.score import Way
 from pgolf_core.lab.verify.reading.untrusted import number
 
 if TYPE_CHECKING:

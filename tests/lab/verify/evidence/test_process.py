@@ -17,8 +17,7 @@ from pgolf_core.lab.data.dataset import Dataset, open_dataset
 from pgolf_core.lab.shared.places import child_environment
 from pgolf_core.lab.verify.evidence import score
 from pgolf_core.lab.verify.evidence.checks import Broken
-from pgolf_core.lab.verify.evidence.score import How, Scoring, isolation
-from pgolf_core.lab.verify.evidence.way import Way
+from pgolf_core.lab.verify.evidence.score import How, Scoring, Way, isolation
 
 WAY = Way(32, 8, 64, "off")
 
