@@ -5,8 +5,7 @@ import math
 from pathlib import Path
 
 import pytest
-from published import PR315, edit, edit_logs, published
-from record_forms import RULE, SETTINGS, add_lines, block, claim, one_run, sized_script
+from published import PR315, RULE, SETTINGS, add_lines, block, claim, edit, edit_logs, one_run, published, sized_script
 from reviewing import failing, judged
 
 from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, UNKNOWN

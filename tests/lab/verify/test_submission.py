@@ -9,8 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from forms import foreign, late_log, table
-from published import PR194, PR315, PR531, edit, edit_logs, number, published
+from published import PR194, PR315, PR531, edit, edit_logs, foreign, late_log, number, published, table
 from reviewing import Bomb, failing, holding, judged, unknown, with_verdict
 
 from pgolf_core.lab.export import write_script

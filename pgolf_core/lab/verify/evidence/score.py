@@ -22,6 +22,7 @@ from pgolf_core.lab.shared.places import CORE_DIR, child_environment
 from pgolf_core.lab.shared.progress import score_bar
 from pgolf_core.lab.verify.evidence.checks import CannotCheck, OnlySampled, hold, once, require
 from pgolf_core.lab.verify.evidence.process import Tell
+from pgolf_core.lab.verify.evidence.text import Way
 from pgolf_core.recipes.adapt import Adapt
 from pgolf_core.recipes.recipe import Recipe, to_dict
 
@@ -38,21 +39,9 @@ PROBABILITY_TOLERANCE = 1e-5
 MAX_TOKENS_AT_ONCE = 2**20
 """Window x windows at once; a recipe.json that asks for more is not scored, since it could exhaust the memory."""
 
-NOISE_WINDOWS, NOISE_TIMES, NOISE_ERRORS = 16, 30, 10
-"""On so many windows this arithmetic is held against float64; what was kept of a window may lie so many times as far
-off as the worst, and the mean of n windows so many times the worst / sqrt(n), besides twice the arithmetic's bias."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Way:
-    """How a score is taken."""
-
-    seq_len: int
-    stride: int
-    """Of the sliding score; the round-trip score has stride = window."""
-    batch_seqs: int = 32
-    autocast: str = "auto"
-    document_mask: bool = False
+NOISE_TIMES, NOISE_ERRORS = 30, 10
+"""What was kept of a window may lie so many times as far off as the worst of a few windows in this arithmetic is from
+float64, and the mean of n windows so many times the worst / sqrt(n), besides twice the arithmetic's bias."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,8 +18,8 @@ from pgolf_core.lab.shared.places import SCRIPT, SUBMISSION_FILE
 from pgolf_core.lab.shared.texts import FINEWEB_TRACK
 from pgolf_core.lab.verify.code.shipped import Code, imports_of, parsed, running
 from pgolf_core.lab.verify.evidence.checks import CannotCheck, hold, needed, once, quietly, require
-from pgolf_core.lab.verify.evidence.score import Way, computing_path, judge_score
-from pgolf_core.lab.verify.evidence.text import TEXT_OF_TRACK
+from pgolf_core.lab.verify.evidence.score import computing_path, judge_score
+from pgolf_core.lab.verify.evidence.text import TEXT_OF_TRACK, Way
 from pgolf_core.lab.verify.reading.logs import Log, read_log
 from pgolf_core.lab.verify.reading.reviewed import Reviewed, header_of
 from pgolf_core.lab.verify.reading.untrusted import (

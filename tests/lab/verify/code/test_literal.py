@@ -3,8 +3,7 @@
 from pathlib import Path
 
 import pytest
-from published import edit_logs
-from record_forms import claim, one_run, sized_script
+from published import claim, edit_logs, one_run, sized_script
 from reviewing import judged
 
 from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, UNKNOWN

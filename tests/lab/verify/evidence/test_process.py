@@ -17,7 +17,8 @@ from pgolf_core.lab.data.dataset import Dataset, open_dataset
 from pgolf_core.lab.shared.places import child_environment
 from pgolf_core.lab.verify.evidence import score
 from pgolf_core.lab.verify.evidence.checks import Broken
-from pgolf_core.lab.verify.evidence.score import How, Scoring, Way, isolation
+from pgolf_core.lab.verify.evidence.score import How, Scoring, isolation
+from pgolf_core.lab.verify.evidence.text import Way
 
 WAY = Way(32, 8, 64, "off")
 

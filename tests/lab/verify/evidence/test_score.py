@@ -14,7 +14,8 @@ from reviewing import ask_here
 from pgolf_core.lab.data.dataset import Dataset, open_dataset
 from pgolf_core.lab.verify.evidence import score
 from pgolf_core.lab.verify.evidence.checks import Broken, CannotCheck, OnlySampled
-from pgolf_core.lab.verify.evidence.score import How, Scoring, Way, causality, judge_score, probabilities
+from pgolf_core.lab.verify.evidence.score import How, Scoring, causality, judge_score, probabilities
+from pgolf_core.lab.verify.evidence.text import Way
 from pgolf_core.network.model import build_model
 from pgolf_core.packing.pack import pack
 from pgolf_core.recipes.recipe import Model, Quant

@@ -5,8 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from forms import foreign, late_log
-from published import PR315, edit, published
+from published import PR315, edit, foreign, late_log, published
 
 from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, UNKNOWN, judge
 from pgolf_core.lab.verify.evidence.score import How

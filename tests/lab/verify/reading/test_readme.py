@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from forms import foreign, late_log, table
+from published import foreign, late_log, table
 
 from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, UNKNOWN, judge
 from pgolf_core.lab.verify.evidence.score import How
