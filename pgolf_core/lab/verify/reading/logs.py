@@ -191,11 +191,13 @@ def read_log(path: Path, name: str) -> Log:
     else:
         start = 0
     seeds: set[int] = set()
-    is_block, pending = False, (-STILL_OF_IT - 1, None, None)
+    is_block = False
+    pending: Counted = (-STILL_OF_IT - 1, None, None)
     for at, text in enumerate(lines, start + 1):
         line = text[:MAX_LINE].rstrip("\r")
-        found = _SETTING.match(line) if is_block else None
-        is_block = line.rstrip().endswith("Hyperparameters:") or found is not None
+        is_head = line.rstrip().endswith("Hyperparameters:")
+        found = _SETTING.match(line) if is_block and not is_head else None
+        is_block = is_head or found is not None
         if found:
             log.block[found[1]] = found[2].strip(), at
         elif not is_block and (":" in line or "=" in line):
