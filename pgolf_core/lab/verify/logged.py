@@ -44,6 +44,7 @@ OF_EVENTS = re.compile(r"(?:trace|event|ttt|order|audit|score.?first)[^/]*\.json
 """Names of files of events; a file of metrics trains and scores other texts."""
 SCORES = re.compile(r"score|eval", re.I)
 LEARNS = re.compile(r"train|update|adapt|learn|step|fit", re.I)
+ON_THE_WAY = re.compile(r"epoch|running|chunk", re.I)
 MAX_EVENTS = 200_000
 Block = Mapping[str, tuple[str, int]]
 """{setting: (value, line)} of one log."""
@@ -216,17 +217,14 @@ def _epochs_first(log: Log) -> list[str]:
     for name, epochs in by_name.items():
         numbers = [epoch.number for epoch in epochs]
         is_whole = numbers == sorted(numbers) and len(set(numbers)) > 1 and max(numbers) == epochs[-1].of
-        after = next((line for line, text in log.scored_lines if line > epochs[-1].line and not _is_before(text)), None)
+        scored = [line for line, text in log.scored_lines if not ON_THE_WAY.search(text)]
+        after = [line for line in scored if line > epochs[-1].line]
         if is_whole and after:
             found.append(
                 f"{log.name}:{epochs[0].line} to {epochs[-1].line}: {name} ran {max(numbers)} epochs over the text, "
-                f"and its score follows in line {after}"
+                f"and its score follows in line {after[0]}"
             )
     return found
-
-
-def _is_before(text: str) -> bool:
-    return bool(re.search(r"epoch|running|chunk", text, re.I))
 
 
 def _named(logs: list[Log]) -> list[str]:
