@@ -183,7 +183,7 @@ def _hold_to(stats: dict[str, Any], manifest: dict[str, Any]) -> None:
     """UserError where the shards have another number of tokens than the source's manifest promises."""
     for split in SPLITS:
         tokens = [shard["tokens"] for shard in manifest["shards"] if shard["split"] == split]
-        files, promised = int(stats[f"files_{split}"]), stats.get(f"tokens_{split}")
+        files, promised = stats[f"files_{split}"], stats.get(f"tokens_{split}")
         if split == "val" and len(tokens) != files:
             raise UserError(f"there are {len(tokens)} val shards, and their manifest promises {files}")
         if type(promised) is not int:
