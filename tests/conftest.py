@@ -1,7 +1,5 @@
 """Shared options and fixtures: where the goldens are, a count of those that ran, and small helpers."""
 
-from __future__ import annotations
-
 import signal
 from pathlib import Path
 

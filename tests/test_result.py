@@ -1,7 +1,5 @@
 """result.json: there and back, refused by file and key, and read without torch."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

@@ -1,7 +1,5 @@
 """One seed whole: its result there and back, its lines of the log, and a script's run in this process."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

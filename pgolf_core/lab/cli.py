@@ -5,8 +5,6 @@ imported. Exit status: 0 done, 1 a run or check failed, 2 wrong usage, 75 anothe
 (128 + the signal's number).
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import io

@@ -1,7 +1,5 @@
 """`pgolf eval`: the score of an artifact, from its file alone."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import json

@@ -6,8 +6,6 @@ minified (python-minifier) and wrapped with LZMA, as the field does. `--readable
 running it.
 """
 
-from __future__ import annotations
-
 import argparse
 import ast
 import builtins

@@ -1,7 +1,5 @@
 """`pgolf lab`: JupyterLab on the notebooks."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

@@ -4,8 +4,6 @@ A command can be ended and given again, so a job is a command and Slurm's requeu
 squeue, scancel and scontrol is called; no accounting is needed. papers/many-machines.md tells how it behaves.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import shlex

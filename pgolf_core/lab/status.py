@@ -3,8 +3,6 @@
 Nothing but these files is read, and nothing is written, so it may look at any run at any time, on any machine.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import math

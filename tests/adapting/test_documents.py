@@ -1,9 +1,4 @@
-"""The plan by documents: every target scored once, before anything is learned from it, and phases on scored documents.
-
-pytest tests/adapting/test_documents.py
-"""
-
-from __future__ import annotations
+"""The plan by documents: every target scored once, before it is learned from, and phases on scored documents."""
 
 import numpy as np
 import pytest

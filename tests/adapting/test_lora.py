@@ -1,9 +1,4 @@
-"""Adapters of documents: what they add, what stays apart, and ranks. The record's own numbers: tests/whole.
-
-pytest tests/adapting/test_lora.py
-"""
-
-from __future__ import annotations
+"""Adapters of documents: what they add, what stays apart, and ranks. The record's own numbers: tests/whole."""
 
 import math
 from pathlib import Path

@@ -1,9 +1,4 @@
-"""The mixture with n-grams against a plain one, token by token; what it may not see; what is kept of it.
-
-pytest tests/adapting/test_mixture.py
-"""
-
-from __future__ import annotations
+"""The mixture with n-grams against a plain one, token by token; what it may not see; what is kept of it."""
 
 import dataclasses
 import math

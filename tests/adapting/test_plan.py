@@ -1,9 +1,4 @@
-"""The plan of score-first adaptation: every target scored once, before anything is learned from it.
-
-pytest tests/adapting/test_plan.py
-"""
-
-from __future__ import annotations
+"""The plan of score-first adaptation: every target scored once, before anything is learned from it."""
 
 import math
 

@@ -1,9 +1,4 @@
-"""What an event does to the weights: the plainest SGD beside it, ranks, and what is refused.
-
-pytest tests/adapting/test_sgd.py
-"""
-
-from __future__ import annotations
+"""What an event does to the weights: the plainest SGD beside it, ranks, and what is refused."""
 
 from pathlib import Path
 

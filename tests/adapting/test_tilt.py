@@ -1,9 +1,4 @@
-"""Hints: a dictionary of counts beside them, tokens to come, and the distribution that they tilt.
-
-pytest tests/adapting/test_tilt.py
-"""
-
-from __future__ import annotations
+"""Hints: a dictionary of counts beside them, tokens to come, and the distribution that they tilt."""
 
 import math
 from collections import Counter, defaultdict

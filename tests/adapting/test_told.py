@@ -1,7 +1,5 @@
 """How train.log tells an adapted score."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

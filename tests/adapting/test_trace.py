@@ -1,9 +1,4 @@
-"""Adaptation of a packed file: the score, its trace, its lines, and going on after a kill.
-
-pytest tests/adapting/test_trace.py
-"""
-
-from __future__ import annotations
+"""Adaptation of a packed file: the score, its trace, its lines, and going on after a kill."""
 
 import dataclasses
 import hashlib

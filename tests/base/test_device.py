@@ -1,7 +1,5 @@
 """Every choice that depends on the machine, with a pretended GPU; and the traps of library versions."""
 
-from __future__ import annotations
-
 import ctypes
 import resource
 from pathlib import Path

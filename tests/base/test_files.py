@@ -1,7 +1,5 @@
 """Files whole or absent, and errors in a line."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import os

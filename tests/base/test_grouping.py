@@ -1,9 +1,4 @@
-"""Grouping: kinds, the order of rows against a plain search, and the way back.
-
-pytest tests/base/test_grouping.py
-"""
-
-from __future__ import annotations
+"""Grouping: kinds, the order of rows against a plain search, and the way back."""
 
 import numpy as np
 import pytest

@@ -1,7 +1,5 @@
 """Names of a seed's files."""
 
-from __future__ import annotations
-
 import re
 
 from pgolf_core.base import names

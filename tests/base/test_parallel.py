@@ -1,7 +1,5 @@
 """Training on 1, 2 and 4 real gloo ranks: equal curves, weights, clocks and scores; stopping and going on."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import os

@@ -1,7 +1,5 @@
 """Byte shuffle and brotli: there and back, and nothing else passes."""
 
-from __future__ import annotations
-
 import importlib.util
 
 import pytest

@@ -1,7 +1,5 @@
 """Asked to end: by a signal, or by a launcher that is gone."""
 
-from __future__ import annotations
-
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor

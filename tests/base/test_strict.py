@@ -1,7 +1,5 @@
 """Building dataclasses from plain values: what is taken, and what is refused by its key."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

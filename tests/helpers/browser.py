@@ -3,8 +3,6 @@
 No driver and no further package: the protocol is JSON over a web socket, and JupyterLab brings a client for those.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import json

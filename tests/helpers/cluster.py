@@ -1,7 +1,5 @@
 """A real Slurm of two nodes on this machine: a folder of its own, loopback alone, ended by its own pid files."""
 
-from __future__ import annotations
-
 import contextlib
 import getpass
 import os

@@ -1,7 +1,5 @@
 """Stand-ins for what this machine lacks: FlashAttention's modules, and a CUDA device to choose kernels for."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import sys

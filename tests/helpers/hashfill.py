@@ -1,7 +1,5 @@
 """Weights and tokens from an integer hash: full-size parity cases that need no files (papers/machinery.md)."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

@@ -1,7 +1,5 @@
 """A small run that several processes can train, and a program with a fault in its second rank."""
 
-from __future__ import annotations
-
 import functools
 from pathlib import Path
 from types import SimpleNamespace

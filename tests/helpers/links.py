@@ -1,7 +1,5 @@
 """Relative links of a page in markdown."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,9 +1,8 @@
-"""Submission folders of the published form, made from the figures of the merged and open records; nothing is copied."""
-
-from __future__ import annotations
+"""Submission folders of the forms that others use: of the merged records, of logs of the later kind, and of whatever
+claims a test names. They are made from public figures alone; nothing is copied."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pgolf_core.base.files import read_json, write_json
@@ -17,6 +16,15 @@ PR531 = {1337: (5722, "1.91652743", "1.13507850", 17_442_081, 17_498_720),
          42: (6824, "1.90756996", "1.12977337", 16_924_417, 16_981_056)}  # fmt: skip
 PR194 = {1337: (8052, "1.93386993", "1.14534973", 15_992_249, 16_076_737),
          7: (8040, "1.93996931", "1.14896214", 15_776_980, 15_861_468)}  # fmt: skip
+SP8192 = 40_540_160
+"""Predictions of the validation split by that tokenizer."""
+RULE = (
+    "for i in range(n):\n    if sp.is_byte(i):\n        base[i] = 1\n        continue\n    piece = sp.id_to_piece(i)\n"
+    "    if piece.startswith('\\u2581'):\n        space[i] = True\n        piece = piece[1:]\n"
+    "    base[i] = len(piece.encode('utf-8'))\n"
+)
+"""The published rule for the bytes of a token."""
+SETTINGS = {"num_layers": "11", "model_dim": "512", "matrix_lr": "0.022", "ttt_epochs": "3", "train_seq_len": "2048"}
 
 
 def published(
@@ -78,3 +86,78 @@ def number(key: str, factor: float) -> Callable[[Path], None]:
         write_json(folder / "submission.json", values)
 
     return lie
+
+
+# ---------------------------------------------------------------------- lines and claims of such a folder
+
+
+def sized_script(size: int, *words: str) -> str:
+    """A script of that many bytes that knows these names, its rest a comment."""
+    text = "import os\n" + "".join(f"{word} = 1\n" for word in words) + RULE
+    return text + "# " + "x" * (size - len(text) - 3) + "\n"
+
+
+def add_lines(folder: Path, lines: Mapping[int | str, list[str]], before: str = "step:0/") -> None:
+    """Put lines into the logs of seeds ("all": of every seed) before the first line that begins so; "" for the end."""
+    for log in folder.glob("*.log"):
+        seed = int(log.stem.removeprefix("train_seed"))
+        new = [*lines.get("all", []), *lines.get(seed, [])]
+        text = log.read_text().splitlines()
+        at = next((at for at, line in enumerate(text) if before and line.startswith(before)), len(text))
+        log.write_text("\n".join([*text[:at], *new, *text[at:]]) + "\n")
+
+
+def block(settings: Mapping[str, str]) -> list[str]:
+    """The lines of a log's settings."""
+    return ["Hyperparameters:", *(f"  {key}: {value}" for key, value in sorted(settings.items())), "=" * 100]
+
+
+def one_run(folder: Path, claims: dict | None = None, **seeds: tuple) -> Path:
+    """A folder of one seed, 1337, that holds: its figures are PR 315's first."""
+    row = seeds.get("row", (7063, "1.89996173", "1.12526734", 15_571_723, 15_639_340))
+    return published(folder, {1337: row}, claims={"val_bpb": float(row[2]), "val_loss": float(row[1])} | (claims or {}))
+
+
+def claim(folder: Path, **values: object) -> None:
+    """Change submission.json; None takes a key out."""
+    found = read_json(folder / "submission.json") | values
+    write_json(folder / "submission.json", {key: value for key, value in found.items() if value is not None})
+
+
+# ---------------------------------------------------------------------- the later kind
+
+
+def late_log(
+    seed: int | None, finals: Mapping[str, tuple[str, str]], steps: int = 4550, train_ms: int = 588_050,
+    code: int = 100, model: int = 15_975_300, tokens: int = SP8192, more: tuple[str, ...] = (),
+) -> str:  # fmt: skip
+    """A log that lists its settings, with `finals` {label: (loss, bpb)} and `more` lines before its end."""
+    lines = [
+        "Hyperparameters:", *([f"  seed: {seed}"] if seed is not None else []), "  vocab_size: 8192",
+        f"val_tokens: {tokens}", "model_params:35944536", "0/20000 val_loss: 9.0090 val_bpb: 3.4877",
+        f"{steps}/20000 train_loss: 2.85 train_time: {train_ms / 6e4:.1f}m tok/s: 6814024",
+        f"stopping_early: wallclock_cap train_time: {train_ms}ms step: {steps}/20000",
+        "Serialized model: 135431033 bytes", f"Code size: {code} bytes",
+        f"Serialized model quantized+brotli: {model} bytes",
+        f"Total submission size quantized+brotli: {model + code} bytes",
+        *(f"{label} val_loss:{loss} val_bpb:{bpb} eval_time:121000ms" for label, (loss, bpb) in finals.items()), *more,
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def foreign(
+    folder: Path, logs: Mapping[str, str], claims: Mapping[str, object], readme: str = "# A record\n", code: int = 100
+) -> Path:
+    """A folder of these logs, claims and write-up, with a script of so many bytes."""
+    folder.mkdir(parents=True)
+    (folder / "train_gpt.py").write_text("import os\n".ljust(code - 1, "#") + "\n")
+    (folder / "README.md").write_text(readme, encoding="utf-8")
+    write_json(folder / "submission.json", {"name": "A record", "author": "a", "date": "2026-04-09", **claims})
+    for name, text in logs.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder
+
+
+def table(header: str, *rows: str) -> str:
+    """A Markdown table of cells that are separated by bars."""
+    return "\n".join((header, "|---" * (header.count("|") + 1), *rows)) + "\n"

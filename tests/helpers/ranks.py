@@ -1,7 +1,5 @@
 """Real ranks for tests: a function run in several gloo processes on this machine."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import socket

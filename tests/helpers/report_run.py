@@ -1,7 +1,5 @@
 """A run folder with all that a report reads, of three seeds that were never trained."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What the verifier's tests share: judging a path, scoring in this process, and damaging files of every kind."""
 
-from __future__ import annotations
-
 import copy
 import io
 import json

@@ -1,7 +1,5 @@
 """Run folders of finished seeds that were never trained: results that agree with themselves."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Small real things that several tests need: a recipe of a few thousand weights, data for it, and what a run leaves."""
 
-from __future__ import annotations
-
 import os
 import random
 import signal

@@ -1,7 +1,5 @@
 """A model of a few hundred weights, and artifacts made of it by hand."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

@@ -1,7 +1,5 @@
 """A dataset of a few texts, and a change of what stands in a JSON file."""
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """A folder laid out as the hub's repository, a few kilobytes large, with a tokenizer like the published ones."""
 
-from __future__ import annotations
-
 import io
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Matrices and statistics for packing on steps."""
 
-from __future__ import annotations
-
 import numpy as np
 from tiny_artifact import tiny_state
 

@@ -1,7 +1,5 @@
 """Seven toy notebooks on a toy recipe and a dataset that needs no files: what the runner is tried on."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 

@@ -4,8 +4,6 @@ Its jobs call this program again. A file training.txt in FOLDER says what stage 
 `go` lies in the run's folder), `dies` (kills this process) or `fails` (for every seed but 1).
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import json

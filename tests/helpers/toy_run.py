@@ -1,7 +1,5 @@
 """A toy corpus and two trained seeds on it, made once: what verifier, submission and figures are tried on."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

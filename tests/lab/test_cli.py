@@ -1,7 +1,5 @@
 """The command line: exit statuses, one-line errors, and what is printed."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`pgolf eval`: the score of a finished seed's file is the run's own; what cannot be scored is one line."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import shutil

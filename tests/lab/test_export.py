@@ -1,7 +1,5 @@
 """The single script: complete, alone, deterministic, and byte for byte the same artifact as the package's."""
 
-from __future__ import annotations
-
 import ast
 import builtins
 import dataclasses

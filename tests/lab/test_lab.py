@@ -1,7 +1,5 @@
 """`pgolf lab`: JupyterLab on the notebooks, in this Python. tests/whole/test_jupyterlab.py starts it."""
 
-from __future__ import annotations
-
 import os
 import sys
 

@@ -1,9 +1,4 @@
-"""Batch scripts, their options and what squeue says; tests/whole/test_slurm.py runs them on a real Slurm.
-
-pytest tests/lab/test_slurm.py
-"""
-
-from __future__ import annotations
+"""Batch scripts, their options and what squeue says; tests/whole/test_slurm.py runs them on a real Slurm."""
 
 import os
 import shlex

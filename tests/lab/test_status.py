@@ -1,9 +1,4 @@
-"""`pgolf status`: every state of a seed, from files alone, and quickly.
-
-pytest tests/lab/test_status.py
-"""
-
-from __future__ import annotations
+"""`pgolf status`: every state of a seed, from files alone, and quickly."""
 
 import json
 import os

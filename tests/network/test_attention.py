@@ -1,7 +1,5 @@
 """Attention's arithmetic; which kernel is chosen, and what it is given: FlashAttention-3, 2 or SDPA, with stand-ins."""
 
-from __future__ import annotations
-
 import math
 import sys
 from types import SimpleNamespace

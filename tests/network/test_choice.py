@@ -1,7 +1,5 @@
 """Which grid each tensor goes on: by name, by size, by the part of the network, by gradient, and in training."""
 
-from __future__ import annotations
-
 import pytest
 
 from pgolf_core.base.files import UserError

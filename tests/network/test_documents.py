@@ -1,7 +1,5 @@
 """Attention inside documents: every way of computing it against one masked matrix, and whole networks packed."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 import torch.nn.functional as F

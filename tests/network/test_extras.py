@@ -1,7 +1,5 @@
 """What format version 5 adds to a file comes back from it, and what no version has is refused."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Gates, lanes and caps that some networks have: how they start, what they mask, and where they are nothing new."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

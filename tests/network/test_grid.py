@@ -4,8 +4,6 @@ The table is of the published quantisers, each on two hash-filled matrices, A wi
 rules) and B with rows up to eight times larger.
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

@@ -1,9 +1,4 @@
-"""The low-rank correction: what it takes away of an error, its grids, its bytes and their way back.
-
-pytest tests/network/test_low_rank.py
-"""
-
-from __future__ import annotations
+"""The low-rank correction: what it takes away of an error, its grids, its bytes and their way back."""
 
 import numpy as np
 import pytest

@@ -1,7 +1,5 @@
 """The network: causality, normalisation, each switch against a plain version, initialisation, QAT in the forward."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 

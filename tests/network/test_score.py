@@ -1,7 +1,5 @@
 """Scores: each target once, promised context, and plain evaluation as the reference."""
 
-from __future__ import annotations
-
 import itertools
 import math
 

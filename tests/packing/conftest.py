@@ -1,7 +1,5 @@
 """One small file on grids, one on steps, one by brotli, one with what a record adds: for all tests of packing."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Steps from sensitivities, and the multiplier that fills a budget."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Tables of whole numbers, and numbers that come back in the bits that the tables promise."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy.stats import norm

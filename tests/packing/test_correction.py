@@ -1,7 +1,5 @@
 """Correction of rounding: against sequential least squares, its edges, its clock, and what a run keeps of it."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from pathlib import Path

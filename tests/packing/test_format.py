@@ -1,7 +1,5 @@
 """The layout of the file, pinned by golden bytes: format version 1 (grids), 3 (steps), 4 (brotli) and 5 (records)."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 from importlib.metadata import version

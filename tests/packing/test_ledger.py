@@ -1,7 +1,5 @@
 """Where bytes went, and what an ideal coder would need."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

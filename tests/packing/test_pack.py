@@ -1,7 +1,5 @@
 """Packing: the ledger adds up, the bytes depend on the weights alone, the cap and the target hold, what is refused."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import os

@@ -1,7 +1,5 @@
 """Gradient statistics against a direct computation."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Matrices on steps: the multiplier's sixteenths, vectors that tell of each other, the stream there and back."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -3,8 +3,6 @@
 Hostile files are made by editing a good one's header or streams and signing it anew, so that the checksum is no help.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

@@ -1,7 +1,5 @@
 """The section `adapt`: its defaults change nothing, and are the records' own values."""
 
-from __future__ import annotations
-
 import dataclasses
 
 from pgolf_core.recipes.adapt import Adapt

@@ -1,7 +1,5 @@
 """Recipes on disk: what extends what, overrides in words, and what is refused."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

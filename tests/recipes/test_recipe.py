@@ -1,7 +1,5 @@
 """Recipes as values: there and back, and the fingerprint."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import pytest

@@ -1,7 +1,5 @@
 """The records as recipes: optimiser groups as published, what as-run changes, how local-prN is scaled."""
 
-from __future__ import annotations
-
 import dataclasses
 import fnmatch
 

@@ -1,7 +1,5 @@
 """What a recipe may ask for: choices, bounds, and combinations that cannot be built, trained or packed."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

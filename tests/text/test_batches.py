@@ -1,7 +1,5 @@
 """Which stream a recipe's order opens, and how a step falls into micro-batches."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

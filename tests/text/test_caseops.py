@@ -1,9 +1,4 @@
-"""CaseOps: any text comes back exactly, marks that no text gives are refused, and bytes are those of the original.
-
-pytest tests/text/test_caseops.py
-"""
-
-from __future__ import annotations
+"""CaseOps: any text comes back exactly, marks that no text gives are refused, and bytes are those of the original."""
 
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The loader of PR 1855: rows against a slow version, going on, refusals; where attention begins anew."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

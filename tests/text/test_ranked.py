@@ -1,7 +1,5 @@
 """The loader of PR 1493: each rank's windows against a slow version, going on, what depends on what, refusals."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

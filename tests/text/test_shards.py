@@ -1,7 +1,5 @@
 """Shards, the stream over them, and the partition of a step into spans."""
 
-from __future__ import annotations
-
 import struct
 from pathlib import Path
 from typing import Any

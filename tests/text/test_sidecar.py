@@ -1,9 +1,4 @@
-"""Bytes by a sidecar: of its own stream alone, in any beginning; and every sidecar that is not its shards' is refused.
-
-pytest tests/text/test_sidecar.py
-"""
-
-from __future__ import annotations
+"""Bytes by a sidecar: of its own stream alone, in any beginning; and one that is not its shards' is refused."""
 
 from collections.abc import Callable
 from pathlib import Path

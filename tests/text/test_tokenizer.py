@@ -1,7 +1,5 @@
 """The bytes of tokens against the bytes of text, and which tokenizers are refused."""
 
-from __future__ import annotations
-
 import functools
 import io
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Averages of weights: EMA and SWA against their definitions (test_loop.py has runs that go on with theirs)."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

@@ -1,7 +1,5 @@
 """Files of tensors, and the checkpoint that a run goes on from."""
 
-from __future__ import annotations
-
 import math
 import time
 from pathlib import Path

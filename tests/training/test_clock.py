@@ -1,7 +1,5 @@
 """Where the seconds of a run go, and how far along it is."""
 
-from __future__ import annotations
-
 import math
 import os
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """The training loop on small real runs: learning, determinism, resuming, stopping, refusing, reporting."""
 
-from __future__ import annotations
-
 import json
 import math
 import time

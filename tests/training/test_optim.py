@@ -1,7 +1,5 @@
 """Optimisers and schedules: Muon against a plain loop, AdamW against its formula, schedules row by row."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """The coefficients of PR 1855: what five steps make of singular values, and that the order matters."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from pgolf_core.training.optim import NEWTON_SCHULZ_COEFFICIENTS

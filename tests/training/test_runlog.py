@@ -1,7 +1,5 @@
 """A run's two logs and its result."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from pathlib import Path

@@ -3,8 +3,6 @@
 Each is skipped, with the reason, where there is no CUDA device or no FlashAttention.
 """
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

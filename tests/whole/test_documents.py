@@ -1,7 +1,5 @@
 """README, CONTRIBUTING and the scripts of findings: what they link to exists, what they say to type is understood."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

@@ -1,7 +1,5 @@
 """Full-size parity with the records, without files: counts, losses on weights from a hash, bigram rows."""
 
-from __future__ import annotations
-
 import itertools
 
 import pytest

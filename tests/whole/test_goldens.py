@@ -3,8 +3,6 @@
 Shapes, schedules and cases come from the files alone, so that any other folder of this form can be tested.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import importlib.metadata

@@ -3,8 +3,6 @@
 Shapes, schedules and cases come from the goldens alone, as in test_goldens.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import json

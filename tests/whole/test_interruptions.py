@@ -1,7 +1,5 @@
 """Runs that are killed, stopped or go wrong: what is kept, what is lost, what is refused, and where the seconds go."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import os

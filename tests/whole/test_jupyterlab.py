@@ -4,8 +4,6 @@ A copy of the repository is served, in which `local-smoke`, the notebooks' defau
 the notebooks themselves are run as they are.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

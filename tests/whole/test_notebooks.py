@@ -1,7 +1,5 @@
 """The seven notebooks, run by the real runner on a tiny recipe and the real corpus: one seed, start to report."""
 
-from __future__ import annotations
-
 import dataclasses
 import time
 from pathlib import Path

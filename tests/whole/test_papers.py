@@ -1,7 +1,5 @@
 """The papers hold together: links, citations, names of code, tests and recipes, recipe values, and numbers quoted."""
 
-from __future__ import annotations
-
 import ast
 import doctest
 import json

@@ -3,8 +3,6 @@
 pytest tests/whole/test_slurm.py -m slow (with --need-slurm a Slurm that cannot start is a failure, else a skip)
 """
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """The shape of the repository: the core's import order and size, and what a committed notebook may hold."""
 
-from __future__ import annotations
-
 import ast
 import functools
 import graphlib

@@ -3,8 +3,6 @@
 torch's fake process group answers every exchange at once; its fake tensors know what each operation returns.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections import Counter

@@ -3,8 +3,6 @@
 A machine's speed drifts by more than what is measured, so the ways take turns and each turn gives one ratio.
 """
 
-from __future__ import annotations
-
 import gc
 import multiprocessing
 import re

@@ -4,8 +4,6 @@ Every measure runs in a process of its own, and each of its arms once more alone
 stay inside the calls.
 """
 
-from __future__ import annotations
-
 import argparse
 import datetime
 import functools
@@ -51,7 +49,10 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise argparse.ArgumentTypeError(f"'{text}' names none; leave the option out for the default")
+    return names
 
 
 def _measures(text: str) -> list[str]:

@@ -6,8 +6,6 @@ does it for every seed of a run and writes OUT/frontier.csv (a row for each seed
 each goal of the budgeted grid comes to), and frontier.png. All bytes are of whole files, code apart.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import math

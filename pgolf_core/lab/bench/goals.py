@@ -1,7 +1,5 @@
 """What the fast code should reach: each goal is a number of one measure, a bound, and what it is for."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 

@@ -4,8 +4,6 @@ packing.
 Each measure has arms: things whose `run()` does the work once and gives the seconds of its parts.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import tempfile

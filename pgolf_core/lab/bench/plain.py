@@ -8,8 +8,6 @@ groups, which tokens come next.
 Legend: B sequences, T positions, C model width, H query heads, K kv heads, D head width, V vocabulary.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Where the time of one training step goes: torch.profiler's table of its operators."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Iterable
 from typing import Any

@@ -1,7 +1,5 @@
 """The whole training step, fast against plain: both arms of the benchmark, and what their seconds mean."""
 
-from __future__ import annotations
-
 import dataclasses
 import tempfile
 from pathlib import Path

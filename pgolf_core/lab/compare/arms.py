@@ -3,8 +3,6 @@
 A published sliding score counts the last 64 targets 32 times, which moves it by about 0.00001 bpb (papers/records).
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence

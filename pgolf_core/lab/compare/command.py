@@ -1,7 +1,5 @@
 """`pgolf compare`: runs and published records, paired by seed."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

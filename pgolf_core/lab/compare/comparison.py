@@ -4,8 +4,6 @@ Bits per byte are compared where the validation text is one. Where the tokenizer
 nats per token, else in nats per byte. What is not comparable keeps its own row and gets no difference.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

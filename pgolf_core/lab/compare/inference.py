@@ -4,8 +4,6 @@ Intervals are Student's t. Two arms are compared by a paired t test where they s
 (B. L. Welch, Biometrika 34, 1947). One seed never gets a p-value. Everything here is arithmetic on {seed: value}.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ An unknown or missing key or a wrong type is an error that names the file and th
 other is for their test. A figure that was never published is a key left out, None here and NaN in a table.
 """
 
-from __future__ import annotations
-
 import re
 import tomllib
 from dataclasses import asdict, dataclass

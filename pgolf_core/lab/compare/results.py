@@ -1,7 +1,5 @@
 """A run's finished seeds: their folders, each result.json read and checked, and what makes them one experiment."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import fields

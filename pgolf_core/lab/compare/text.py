@@ -1,7 +1,5 @@
 """A comparison as text for a terminal: runs, seeds side by side, differences, the challenge's rule, changes."""
 
-from __future__ import annotations
-
 import math
 import textwrap
 from collections.abc import Iterator, Sequence

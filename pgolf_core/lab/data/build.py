@@ -5,8 +5,6 @@ what is held is some 24 bytes a document. Documents are put in the order of the 
 neighbours in a file, alike as they often are, are no neighbours in training.
 """
 
-from __future__ import annotations
-
 import array
 import hashlib
 import io

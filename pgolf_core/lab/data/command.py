@@ -1,7 +1,5 @@
 """`pgolf data CORPUS …`: its options, what they call, and what is printed. Heavy imports stay inside the calls."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

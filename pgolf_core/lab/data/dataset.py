@@ -5,8 +5,6 @@ in a hidden folder beside its place and renamed at the end, so it is there whole
 of two processes that prepare the same dataset at once, the second waits and takes what the first has made.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re
@@ -225,7 +223,7 @@ def load_dataset(folder: Path) -> Dataset:
         known &= manifest.get("transform", CASEOPS) == CASEOPS
         known &= beside == [entry["file"] for entry in manifest.get("sidecars", ())]
         known &= manifest["name"] == folder.name and all(Path(file).name == file for file in sizes)
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         known = False
     if not known:
         raise damaged(folder, "its manifest is not of the form this program writes")

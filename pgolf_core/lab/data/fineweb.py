@@ -7,8 +7,6 @@ fetched.json beside it says where they were fetched, and of which commit. The la
 papers/machinery.md, Shards; where it has no manifest, names tell the splits and a sample proves the tokenizer.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os
@@ -185,7 +183,7 @@ def _hold_to(stats: dict[str, Any], manifest: dict[str, Any]) -> None:
     """UserError where the shards have another number of tokens than the source's manifest promises."""
     for split in SPLITS:
         tokens = [shard["tokens"] for shard in manifest["shards"] if shard["split"] == split]
-        files, promised = int(stats[f"files_{split}"]), stats.get(f"tokens_{split}")
+        files, promised = stats[f"files_{split}"], stats.get(f"tokens_{split}")
         if split == "val" and len(tokens) != files:
             raise UserError(f"there are {len(tokens)} val shards, and their manifest promises {files}")
         if type(promised) is not int:

@@ -4,9 +4,8 @@ Each has a `label` for messages, a `revision` (a commit, or None), `files`, `des
 repository is in papers/machinery.md, Shards; where there is no manifest, the names tell splits and tokenizer.
 """
 
-from __future__ import annotations
-
 import errno
+import itertools
 import json
 import re
 import shutil
@@ -29,6 +28,8 @@ from pgolf_core.text.sidecar import sidecar_of
 
 DEFAULT_VARIANT = "sp1024"
 DEFAULT_TRAIN_SHARDS = 80
+MOST_SHARDS = 1_000_000
+"""Of a split: a manifest that promises more is damaged, and its names alone would fill the memory."""
 
 
 @dataclass(frozen=True)
@@ -289,12 +290,13 @@ def _published(hub: Hub, request: FinewebRequest, path: str) -> tuple[str, str, 
         tokenizers = {str(entry["name"]): entry for entry in values["tokenizers"]}
         if name not in found:
             raise UserError(f"{hub.label} has no dataset {name}; it has {', '.join(sorted(found)) or 'none'}")
-        stats = found[name]["stats"] | {
-            f"files_{split}": int(found[name]["stats"][f"files_{split}"]) for split in SPLITS
-        }
+        stats = found[name]["stats"]
+        stats |= {f"files_{split}": int(stats[f"files_{split}"]) for split in SPLITS}
+        if max(stats[f"files_{split}"] for split in SPLITS) > MOST_SHARDS:
+            raise ValueError
         tokenizer_name = str(found[name]["tokenizer_name"])
         model = tokenizers[tokenizer_name].get("model_path")
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         if isinstance(values, dict) and "shards" in values:
             remedy = "copy that folder beside those that `pgolf data list` shows, under the name in it"
             raise UserError(f"{hub.label} is a dataset that was prepared already; {remedy}") from None
@@ -332,8 +334,8 @@ def _shards_by_name(hub: Hub, request: FinewebRequest, missing: str) -> tuple[Pu
         if len(kinds) > 1:
             fault = f"{' and '.join(list(kinds.values())[:2])} are named unlike, as of two sources"
             raise UserError(f"{hub.label}: {fault}; keep one of them, or name them alike")
-        if gaps := {*range(min(shards), max(shards))} - {*shards}:
-            raise UserError(f"{hub.label}: shard {min(gaps)} is missing among {some(shards.values())}; get it")
+        if gaps := [one + 1 for one, following in itertools.pairwise(sorted(shards)) if following > one + 1]:
+            raise UserError(f"{hub.label}: shard {gaps[0]} is missing among {some(shards.values())}; get it")
     return meant[0], {split: [shards[n] for n in sorted(shards)] for split, shards in whole[meant[0]].items()}
 
 

@@ -1,7 +1,5 @@
 """The State of the Union corpus: the addresses that scores of the local track are of, prepared once and kept."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import importlib.resources
 from pathlib import Path

@@ -4,8 +4,6 @@ Shards are mapped and read piece by piece, so a corpus may be far larger than th
 documents are not listed one by one: a manifest names every validation document and the first training documents.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import sys
@@ -74,7 +72,7 @@ class Split:
                 for start in range(0, len(shard), CHUNK_TOKENS):
                     chunk = np.append(previous, shard[start : start + CHUNK_TOKENS])
                     zeros = np.flatnonzero(chunk == 0)  # no text gives so many of them in a row
-                    if (zeros[63:] - zeros[: len(zeros) - 63] == 63).any():
+                    if (zeros[63:] - zeros[:-63] == 63).any():
                         raise UserError(f"{path} holds zeros in place of tokens: it came broken off; get it again")
                     found["documents"] += int(np.count_nonzero(chunk[1:] == self.tokenizer.bos_id))
                     found["utf8_bytes"] += self.tokenizer.bytes.total(chunk)

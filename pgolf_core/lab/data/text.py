@@ -1,7 +1,5 @@
 """A dataset of one's own files, split by the hash of each text or as the user says."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import os

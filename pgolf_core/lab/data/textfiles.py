@@ -4,8 +4,6 @@ Files are read piece by piece and never changed: what stands in them is the text
 counted by kind, so that one reading tells every fault.
 """
 
-from __future__ import annotations
-
 import bz2
 import gzip
 import io
@@ -318,17 +316,14 @@ def _read_json(file: InputFile, field: str, cut: str, faults: Faults) -> Read:
             raise UserError(f"{file.path} is not JSON ({error}); mend it, or name lines of JSON .jsonl") from None
         yield from _read_lines(file, field, cut, faults)
         return
-    if isinstance(values, dict) and field not in values:
+    if isinstance(values, dict):
         arrays = [value for value in values.values() if isinstance(value, list)]
-        values = arrays[0] if len(arrays) == 1 else values
-    elif isinstance(values, dict) and any(_is_array_of(field, value) for value in values.values()):
-        raise UserError(f"{file.path} has a '{field}' and an array of them too; keep one of the two")
+        if field not in values:
+            values = arrays[0] if len(arrays) == 1 else values
+        elif any(isinstance(one, dict) and field in one for array in arrays for one in array):
+            raise UserError(f"{file.path} has a '{field}' and an array of them too; keep one of the two")
     for number, value in enumerate(values if isinstance(values, list) else [values], 1):
         yield f":{number}", _value(value, field, faults)
-
-
-def _is_array_of(field: str, value: Any) -> bool:
-    return isinstance(value, list) and any(isinstance(one, dict) and field in one for one in value)
 
 
 def _read_parquet(file: InputFile, field: str, cut: str, faults: Faults) -> Read:

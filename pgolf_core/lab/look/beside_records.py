@@ -4,8 +4,6 @@ The run's own recipe is always the column OWN, the others have their record's na
 another size and other machines: what stands side by side here is compared in shape, never as a race.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +23,7 @@ OWN = "this recipe"
 MOST_POINTS = 40
 """Points of a run's own curve beside a published one, which has few."""
 NOTES = "papers/techniques"
+SKIPPED_SHARE, FIRST_STEPS = 0.1, 6
 
 
 @dataclass(frozen=True)
@@ -248,12 +247,10 @@ def steps_table(label: str, own: Mapping[str, float], published: Published | Non
     })  # fmt: skip
 
 
-def curve_panels(
-    published: Published, train: pd.DataFrame, val: pd.DataFrame, skip_share: float = 0.1
-) -> dict[str, Series]:
+def curve_panels(published: Published, train: pd.DataFrame, val: pd.DataFrame) -> dict[str, Series]:
     """Panels for `plots.curves`, over the share of the run's own steps: a record's curves, and the run's of that kind.
 
-    Left out is the first `skip_share` of the steps, whose fall would flatten the rest, and a published curve that has
+    Left out are the first steps (SKIPPED_SHARE), whose fall would flatten the rest, and a published curve that has
     fewer than two points after it; the run's own is thinned. `train` and `val` are those of `n03_training`.
     """
     panels: dict[str, Series] = {}
@@ -263,12 +260,12 @@ def curve_panels(
         lines: dict[str, tuple[Any, Any]] = {}
         for curve in published.curves:
             end = max(*last.values(), curve.steps[-1]) if curve.seed is None else last[curve.seed]
-            late = np.array(curve.steps) > skip_share * end
+            late = np.array(curve.steps) > SKIPPED_SHARE * end
             if curve.what == what and late.sum() > 1:
                 lines[curve.label] = np.array(curve.steps)[late] / end, np.array(curve.values)[late]
         if lines:
             rows = table.assign(share=table["step"] / train["step"].iloc[-1])
-            rows = rows[rows["share"] > skip_share]
+            rows = rows[rows["share"] > SKIPPED_SHARE]
             rows = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MOST_POINTS)).astype(int))]
             panels[f"{published.name}: {words} ({UNITS[what]})"] = lines
             own_line = rows["share"].to_numpy(), rows[column].to_numpy()
@@ -276,11 +273,11 @@ def curve_panels(
     return panels
 
 
-def first_losses(published: Published, train: pd.DataFrame, steps: int = 6) -> pd.DataFrame:
+def first_losses(published: Published, train: pd.DataFrame) -> pd.DataFrame:
     """Training loss (nats per token) of the first steps, the run's own and the published ones: rows are runs."""
     rows = {"this run": train.set_index("step")["loss"]}
     rows |= {one.label: pd.Series(one.values, one.steps) for one in published.curves if one.what == "train loss"}
-    table = pd.DataFrame(rows).T.reindex(columns=range(1, steps + 1)).add_prefix("step ")
+    table = pd.DataFrame(rows).T.reindex(columns=range(1, FIRST_STEPS + 1)).add_prefix("step ")
     return table.dropna(how="all").rename_axis("run")
 
 

@@ -6,8 +6,6 @@ Without one no widget is made, and an executed notebook holds an ordinary image.
 default as an image, for exports to HTML: widgets do not outlive their kernel.
 """
 
-from __future__ import annotations
-
 import html
 from collections.abc import Sequence
 from pathlib import Path

@@ -4,8 +4,6 @@ Each class is made once in a notebook, holds what is costly, and draws in well u
 figure are UserErrors. Nothing here knows of widgets: those are in `pgolf_core/lab/look/controls.py`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import re

@@ -3,8 +3,6 @@
 A stream's targets are its tokens 1..n-1, as everywhere: the first token is never predicted.
 """
 
-from __future__ import annotations
-
 import itertools
 import lzma
 import tempfile

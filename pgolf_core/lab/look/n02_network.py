@@ -3,8 +3,6 @@
 Shapes: B sequences, T positions, C model width, H query heads, K kv heads, D head width, R rotary dimensions.
 """
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import math
@@ -176,10 +174,10 @@ def expected_initial_loss(config: recipe.Model) -> float:
 
 
 @torch.no_grad()
-def woken(model: GPT, seed: int = 0) -> GPT:
+def woken(model: GPT) -> GPT:
     """A copy whose zero matrices are filled, so that attention and MLP reach the output: output projections orthogonal,
     the bigram table with N(0, 1)."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     model = copy.deepcopy(model)
     for block in blocks_of(model):
         for weight in (block.attn.proj.weight, block.mlp.proj.weight):

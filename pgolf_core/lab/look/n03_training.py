@@ -3,8 +3,6 @@
 Singular values are those of the matrix divided by its Frobenius norm, as the iteration begins, the largest first.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import math

@@ -3,8 +3,6 @@
 `weights` are the parameters of a network by name, float32 tensors on the CPU. Nothing here changes a run.
 """
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import math

@@ -3,8 +3,6 @@
 Pure functions over weights by name (float32 [rows, cols] matrices and smaller tensors) and the packer's ledger.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import fnmatch
 import math

@@ -3,8 +3,6 @@
 Target i of a stream is its token i+1; nats and bytes are arrays [targets]. Windows are rows (start, first scored, end).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -184,10 +182,10 @@ def opening_of(text: str, num_bytes: int) -> str:
     return head[:cut] if cut > 0 else head
 
 
-def half_widths(std: float, counts: Iterable[int], confidence: float = 0.95) -> pd.DataFrame:
-    """Half the t interval of a mean over n seeds, would they spread by `std`: columns seeds, t, half_width."""
+def half_widths(std: float, counts: Iterable[int]) -> pd.DataFrame:
+    """Half the 95 % t interval of a mean over n seeds, would they spread by `std`: columns seeds, t, half_width."""
     n = np.array(list(counts))
-    t = stdtrit(n - 1, (1 + confidence) / 2)
+    t = stdtrit(n - 1, 0.975)
     return pd.DataFrame({"seeds": n, "t": t, "half_width": t * std / np.sqrt(n)})
 
 

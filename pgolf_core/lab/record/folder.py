@@ -1,7 +1,5 @@
 """Run folders: where a run's files lie, which recipe, data and core made them, and which stages are finished."""
 
-from __future__ import annotations
-
 import datetime
 import json
 import os

@@ -3,8 +3,6 @@
 Started anew, as where forking is not safe (not on Linux), a kernel spends 3 to 4 seconds of a core on these imports.
 """
 
-from __future__ import annotations
-
 import contextlib
 import multiprocessing
 import os

@@ -19,7 +19,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
 
 from pgolf_core.base.files import UserError, explain_os_errors, read_json, write_json
 from pgolf_core.base.strict import build
@@ -104,7 +103,7 @@ def hold(folder: Path, wait: bool = False) -> Iterator[None]:
 def _prove_alone(folder: Path) -> None:
     """UserError if the lock that this process has just got keeps nobody out."""
     with open(folder / LOCK_NAME) as second, contextlib.suppress(BlockingIOError):
-        _try_lock(second)
+        fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
         raise UserError(f"{short_path(folder)}: {NO_LOCKS.format('it was given twice')}")
     before = holder_of(folder)
     if before is None or before.host == socket.gethostname():
@@ -115,11 +114,6 @@ def _prove_alone(folder: Path) -> None:
     if now is not None and now != before:
         who = f"{now.node}, process {now.pid}, writes in it while this process has the lock"
         raise UserError(f"{short_path(folder)}: {NO_LOCKS.format(who)}")
-
-
-def _try_lock(file: IO[str]) -> None:
-    """BlockingIOError where another open file has the lock."""
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @contextlib.contextmanager

@@ -6,8 +6,6 @@
 The host of rank 0 writes the files. A failure says so in a line, or with the traceback of the rank that failed first.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import glob
@@ -15,6 +13,7 @@ import json
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -56,12 +55,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--train", required=True, nargs="+", metavar="GLOB", help="training shards")
     parser.add_argument("--val", required=True, nargs="+", metavar="GLOB", help="validation shards")
     parser.add_argument("--tokenizer", required=True, metavar="FILE", help="SentencePiece model of the shards")
-    parser.add_argument(
-        "--data-sha256",
-        default="",
-        metavar="HEX",
-        help="hash of the dataset's manifest (default: of the one beside the shards)",
-    )
+    about = "hash of the dataset's manifest (default: of the one beside the shards)"
+    parser.add_argument("--data-sha256", default="", metavar="HEX", help=about)
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="where logs and weights are written")
     return parser.parse_args()
 
@@ -84,7 +79,7 @@ def identify(train_paths: Sequence[Path], val_paths: Sequence[Path], tokenizer: 
     not those of the manifest, each in its split and unchanged.
     """
     paths = sorted([*train_paths, *val_paths])
-    if twice := {one.resolve() for one in paths if sum(one.resolve() == other.resolve() for other in paths) > 1}:
+    if twice := [path for path, times in Counter(path.resolve() for path in paths).items() if times > 1]:
         raise UserError(f"{min(twice)} is given twice by --train and --val; each shard belongs in one of them, once")
     prove(paths, tokenizer)
     manifest = paths[0].with_name(MANIFEST)

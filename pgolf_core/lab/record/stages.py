@@ -3,8 +3,6 @@
 The notebooks explain; these functions act. Each takes an open Run (`pgolf_core.lab.record.folder.open_run`).
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import functools

@@ -1,7 +1,5 @@
 """Keys of a recipe that have no effect in it, and why: a value that somebody set and nothing reads."""
 
-from __future__ import annotations
-
 import tomllib
 from collections.abc import Iterator, Sequence
 from typing import Any

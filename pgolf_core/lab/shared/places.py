@@ -1,7 +1,5 @@
 """Where things are: the repository, the package, and what a child process must know of them."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -5,8 +5,6 @@ behind and figures are freed with their last reference. The palette is Okabe and
 which stays distinct in the common forms of colour blindness.
 """
 
-from __future__ import annotations
-
 import functools
 import io
 import re

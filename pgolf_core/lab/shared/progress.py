@@ -1,7 +1,5 @@
 """Progress: bars for terminals and notebooks over the core's plain callbacks, and the step that a log has reached."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

@@ -1,7 +1,5 @@
 """Recipes as flat settings, keyed as `--set` takes them, where two of them differ, and settings given as one text."""
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import json

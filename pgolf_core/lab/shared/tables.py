@@ -1,7 +1,5 @@
 """Tables that people read: within the terminal's width, in plain characters without colour, never a crash."""
 
-from __future__ import annotations
-
 import codecs
 import io
 import os

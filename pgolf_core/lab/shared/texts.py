@@ -1,7 +1,5 @@
 """The texts that the tracks compare scores on, by name and size; known without opening a dataset."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 SOTU_NAME, SOTU_PREFIX = "sotu-sp1024", "sotu-sp"

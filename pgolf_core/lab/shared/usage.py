@@ -1,7 +1,5 @@
 """What commands share: wrong usage, and numbers and recipes as the command line names them."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

@@ -1,7 +1,5 @@
 """`pgolf submission`: a finished run as the folder of a pull request."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -5,8 +5,6 @@ of the one artifact in the folder, the first seed's. The write-up is a report's 
 files and the credits.
 """
 
-from __future__ import annotations
-
 import ast
 import datetime
 import json

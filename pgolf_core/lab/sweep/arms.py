@@ -1,7 +1,5 @@
 """The arms of a sweep: variants of one recipe, each a run in a folder of its own, with the same seeds."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import re

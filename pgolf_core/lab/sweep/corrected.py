@@ -5,8 +5,6 @@ against the baseline each interval has the confidence 1 - 0.05 / k, and then all
 repetitions.
 """
 
-from __future__ import annotations
-
 import math
 import textwrap
 from collections.abc import Sequence

@@ -3,8 +3,6 @@
 Only files of the runs are read. What is found out is noted in the arm's folder, and holds until that file is deleted.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Mapping
 from pathlib import Path

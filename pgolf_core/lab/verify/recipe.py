@@ -1,7 +1,5 @@
 """Checks of `pgolf verify` on all seeds of a recipe together."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from pgolf_core.base.names import ARTIFACT, SEED_RESULT

@@ -1,7 +1,5 @@
 """What a failing check of a submission would take to be right, and where in its files the evidence stands."""
 
-from __future__ import annotations
-
 import functools
 import re
 from collections.abc import Mapping
@@ -50,19 +48,13 @@ def places(evidence: str, files: Mapping[str, Path]) -> list[str]:
     wanted = {form for text in numbers for form in (text, text.replace(",", ""))}
     found = []
     for name, path in files.items():
-        if (
-            name not in evidence
-            or re.search(rf"{re.escape(name)}:\d", evidence)
-            or not name.endswith((".json", ".md", ".log", ".txt"))
-        ):
+        is_located = re.search(rf"{re.escape(name)}:\d", evidence)
+        if name not in evidence or is_located or not name.endswith((".json", ".md", ".log", ".txt")):
             continue
-        lines = (quietly(functools.partial(read_text, path)) or "").split("\n")
-        at = next((at for at, line in enumerate(lines, 1) if wanted & set(map(_bare, _NUMBER.findall(line)))), None)
-        found += [f"{name}:{at}"] if at else []
+        for at, line in enumerate((quietly(functools.partial(read_text, path)) or "").split("\n"), 1):
+            if wanted.intersection(text.strip(",") for text in _NUMBER.findall(line)):
+                found.append(f"{name}:{at}")
+                break
         if len(found) == PLACES:
             break
     return found
-
-
-def _bare(text: str) -> str:
-    return text.strip(",")

@@ -1,7 +1,5 @@
 """Checks of `pgolf verify` on an artifact alone, and on one seed's files and artifact."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import re

@@ -5,8 +5,6 @@ its scores rest on is its logs, whose numbers bind one another: tokens x nats / 
 FineWeb's validation text is 151,080,363 bytes whatever the tokenizer (papers/machinery.md, "Score and windows").
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +14,8 @@ from pgolf_core.base.files import UserError
 from pgolf_core.lab.shared.places import SUBMISSION_FILE
 from pgolf_core.lab.shared.tables import some
 from pgolf_core.lab.shared.texts import FINEWEB_BYTES, FINEWEB_TOKENS, FINEWEB_TRACK, SAME_BYTES, fineweb_tokens
-from pgolf_core.lab.verify.alike import same_recipe
 from pgolf_core.lab.verify.code.bytetable import judge_tables
 from pgolf_core.lab.verify.code.literal import cap, code_bytes
-from pgolf_core.lab.verify.coverage import whole_split
 from pgolf_core.lab.verify.evidence.checks import (
     CannotCheck,
     OnlySampled,
@@ -33,7 +29,7 @@ from pgolf_core.lab.verify.evidence.checks import (
 )
 from pgolf_core.lab.verify.evidence.score import TOLERANCE, How, Scoring, isolation
 from pgolf_core.lab.verify.evidence.text import TEXT_OF_TRACK, implied_bytes
-from pgolf_core.lab.verify.order import score_first
+from pgolf_core.lab.verify.logged import same_recipe, score_first, whole_split
 from pgolf_core.lab.verify.reading.claims import Judged, before_packing, headline, json_numbers
 from pgolf_core.lab.verify.reading.folder import LOG_ENDINGS, claimed
 from pgolf_core.lab.verify.reading.readme import readme_numbers, readme_prose

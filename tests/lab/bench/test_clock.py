@@ -1,9 +1,4 @@
-"""Turns, seconds of calls, what neighbours take, peak memory, and a process that dies.
-
-pytest tests/lab/bench/test_clock.py
-"""
-
-from __future__ import annotations
+"""Turns, seconds of calls, what neighbours take, peak memory, and a process that dies."""
 
 import os
 import time

@@ -1,9 +1,4 @@
-"""The command: what a benchmark and a profile write and print, and what they refuse.
-
-pytest tests/lab/bench/test_command.py
-"""
-
-from __future__ import annotations
+"""The command: what a benchmark and a profile write and print, and what they refuse."""
 
 import json
 from pathlib import Path
@@ -92,6 +87,7 @@ def test_a_profile_names_the_operators_that_a_step_spends_its_time_in(
         (["--recipes", "nosuch"], "unknown recipe 'nosuch'"),
         (["--recipes", "pr315", "--set", "model.heads=3"], "unknown key 'model.heads'"),
         (["--measures", "speed"], "unknown measure 'speed'; known: step, newton_schulz, sliding, rounding, packing"),
+        (["--recipes", " ,"], "' ,' names none"),
         (["--threads", "0"], "'0' is not a whole number of at least 1"),
         (["--out", "numbers.txt"], "the numbers' file ends in .json"),
     ],

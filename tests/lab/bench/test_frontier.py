@@ -1,9 +1,4 @@
-"""Bytes against loss: other allocations are what they say, and bytes at a loss are those worked out by hand.
-
-pytest tests/lab/bench/test_frontier.py
-"""
-
-from __future__ import annotations
+"""Bytes against loss: other allocations are what they say, and bytes at a loss are those worked out by hand."""
 
 import math
 

@@ -1,9 +1,4 @@
-"""Goals are judged by the measure and the tracks that they are for.
-
-pytest tests/lab/bench/test_goals.py
-"""
-
-from __future__ import annotations
+"""Goals are judged by the measure and the tracks that they are for."""
 
 import pytest
 

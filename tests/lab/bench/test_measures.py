@@ -1,9 +1,4 @@
-"""A budget is packed to as for a real file; rounding in turn finds what the record's own way does.
-
-pytest tests/lab/bench/test_measures.py
-"""
-
-from __future__ import annotations
+"""A budget is packed to as for a real file; rounding in turn finds what the record's own way does."""
 
 import pytest
 from small import small_recipe

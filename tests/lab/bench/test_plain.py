@@ -1,9 +1,4 @@
-"""The plain arm is right: its losses, updates and scores are those of the core's own code.
-
-pytest tests/lab/bench/test_plain.py
-"""
-
-from __future__ import annotations
+"""The plain arm is right: its losses, updates and scores are those of the core's own code."""
 
 import dataclasses
 
@@ -17,28 +12,19 @@ from pgolf_core.lab.bench.step import StepArm, one_micro_batch
 from pgolf_core.network.score import score
 
 CPU = torch.device("cpu")
+LOOPED = {
+    "negative_slope": 0.5, "skip_gates": True, "parallel_start": 2, "num_loops": 2, "loop_start": 1, "loop_end": 2,
+}  # fmt: skip
+NORMALISED = {
+    "muon_row_normalise": True, "embed_wd": 0.3, "muon_coefficients": "polar_express", "muon_dtype": "bfloat16",
+    "newton_schulz_steps": 6,
+}  # fmt: skip
 SWITCHES = [
     {},
     {"model": {"ve_dim": 8, "ve_layers": [1, 2]}, "optim": {"muon_wd_order": "after", "bigram_optimizer": "scalar"}},
     {"model": {"ve_dim": 8, "ve_layers": [0]}, "optim": {"ve_frozen": True, "grad_clip_norm": 0.0}},
     {"model": {"smear": "before", "bigram_rows": 0, "rope_reference_tokens": 8, "num_kv_heads": 2}},
-    {
-        "model": {
-            "negative_slope": 0.5,
-            "skip_gates": True,
-            "parallel_start": 2,
-            "num_loops": 2,
-            "loop_start": 1,
-            "loop_end": 2,
-        },
-        "optim": {
-            "muon_row_normalise": True,
-            "embed_wd": 0.3,
-            "muon_coefficients": "polar_express",
-            "muon_dtype": "bfloat16",
-            "newton_schulz_steps": 6,
-        },
-    },
+    {"model": LOOPED, "optim": NORMALISED},
     {"model": {"smear": "off", "num_layers": 4, "xsa_last_n": 4, "ln_scale": False}, "average": {"kind": "swa"}},
 ]
 

@@ -1,9 +1,4 @@
-"""A profile: whose time counts, and a table of operators that fits 80 columns.
-
-pytest tests/lab/bench/test_profile.py
-"""
-
-from __future__ import annotations
+"""A profile: whose time counts, and a table of operators that fits 80 columns."""
 
 from types import SimpleNamespace
 

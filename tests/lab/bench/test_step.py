@@ -1,9 +1,4 @@
-"""What is left of a recipe's step where it is timed.
-
-pytest tests/lab/bench/test_step.py
-"""
-
-from __future__ import annotations
+"""What is left of a recipe's step where it is timed."""
 
 import pytest
 import torch

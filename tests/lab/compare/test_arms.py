@@ -1,7 +1,5 @@
 """The arms of a comparison: what is read of a run folder or a record, and what cannot be read, in one line."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

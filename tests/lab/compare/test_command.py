@@ -1,7 +1,5 @@
 """`pgolf compare`: what it prints and writes, and how it fails."""
 
-from __future__ import annotations
-
 import json
 
 import pandas as pd

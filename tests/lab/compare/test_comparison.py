@@ -1,7 +1,5 @@
 """What is tested against what, in which unit, and what is not compared. Run folders are made here."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

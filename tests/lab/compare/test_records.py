@@ -1,7 +1,5 @@
 """The published figures of the records: read strictly, consistent with one another and with the recipes."""
 
-from __future__ import annotations
-
 import math
 import re
 import tomllib

@@ -1,7 +1,5 @@
 """One seed's result.json: read strictly, held against itself, and against the other seeds of its experiment."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 

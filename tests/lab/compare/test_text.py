@@ -1,7 +1,5 @@
 """A comparison as printed: every line fits 80 columns, every run and seed is there, and changes are named."""
 
-from __future__ import annotations
-
 import pytest
 from run_folder import write_run
 

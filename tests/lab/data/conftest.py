@@ -1,7 +1,5 @@
 """Toy datasets and sources of the tests on data, made once and copied for those that change them."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -3,8 +3,6 @@
 pytest tests/lab/data/test_build.py (test_text.py and test_sotu.py hold what is made against the texts)
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,9 +1,4 @@
-"""`pgolf data`: what it makes, as text and as JSON, and wrong usage.
-
-pytest tests/lab/data/test_command.py
-"""
-
-from __future__ import annotations
+"""`pgolf data`: what it makes, as text and as JSON, and wrong usage."""
 
 import json
 from pathlib import Path

@@ -1,9 +1,4 @@
-"""Datasets whole or absent, one preparation at a time, and every damage named with its remedy.
-
-pytest tests/lab/data/test_dataset.py
-"""
-
-from __future__ import annotations
+"""Datasets whole or absent, one preparation at a time, and every damage named with its remedy."""
 
 import hashlib
 import os
@@ -140,6 +135,7 @@ SEEN_ON_OPENING: dict[str, Callable[[Dataset], object]] = {
     "another name": manifest(lambda values: values.update(name="other")),
     "a path out of the folder": manifest(lambda values: values["tokenizer"].update(file="../tokenizer.model")),
     "wrong count": manifest(lambda values: values["shards"][0].update(tokens=5)),
+    "endless": manifest(lambda values: values["shards"][0].update(bytes=float("inf"))),
     "documents a number": manifest(lambda values: values.update(documents=3)),
     "a document without a name": manifest(lambda values: values["documents"][0].pop("name")),
     "shard cut": lambda dataset: os.truncate(dataset.train_paths[0], 2000),

@@ -3,8 +3,6 @@
 pytest tests/lab/data/test_fineweb.py (no network; tests/lab/data/test_hub.py has the hub's client)
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -180,8 +178,11 @@ def test_without_a_manifest_one_folder_and_one_tokenizer_must_be_meant(own_hub: 
     with pytest.raises(UserError, match="the tokenizer has 320 pieces, not those of sp99; give --variant sp320"):
         fetch(other, tmp_path / "b", variant="sp99", tokenizer=str(model))
     (other / "datasets/fineweb10B_sp99/train_1.bin").unlink()
-    with pytest.raises(UserError, match="shard 1 is missing among"):
-        fetch(other / "datasets/fineweb10B_sp99", tmp_path / "b", tokenizer=str(model))
+    last = other / "datasets/fineweb10B_sp99/train_2.bin"
+    for name in ("train_99999999999.bin", "train_2.bin"):  # numbers between which nobody counts
+        last = last.rename(last.with_name(name))
+        with pytest.raises(UserError, match="shard 1 is missing among"):
+            fetch(last.parent, tmp_path / "b", tokenizer=str(model))
     shutil.copy(other / "datasets/fineweb10B_sp99/train_0.bin", other / "datasets/fineweb10B_sp99/edu_train_1.bin")
     with pytest.raises(UserError, match=r"edu_train_1.bin and .*train_2.bin are named unlike, as of two sources"):
         fetch(other / "datasets/fineweb10B_sp99", tmp_path / "b", tokenizer=str(model))
@@ -286,6 +287,8 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "manifest a list": (lambda hub: (hub / "datasets/manifest.json").write_text("[]"), "not of the published form"),
     "no counts": (manifest(lambda values: values["datasets"][0].pop("stats")), "not of the published form"),
     "no tokenizer": (manifest(lambda values: values.update(tokenizers=[])), "not of the published form"),
+    "countless shards": (stats(files_train=10**12), "not of the published form"),
+    "infinitely many": (stats(files_val=float("inf")), "not of the published form"),
     "no validation": (stats(files_val=0), "0 validation shards"),
     "way out": (manifest(lambda m: m["tokenizers"][0].update(model_path="../../x")), "leads out of the repository"),
     "tokenizer foreign": (lambda hub: model_of(hub).write_bytes(b"no model"), "is not a SentencePiece model"),

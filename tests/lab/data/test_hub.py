@@ -3,8 +3,6 @@
 pytest tests/lab/data/test_hub.py (skipped where huggingface_hub is not installed)
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import json

@@ -3,8 +3,6 @@
 pytest tests/lab/data/test_sotu.py (prepares the real corpus once, in seconds)
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib.metadata
 import importlib.resources

@@ -1,9 +1,4 @@
-"""What is said of finished shards, against plain counts: the published ones of a tiny hub, fetched.
-
-pytest tests/lab/data/test_survey.py
-"""
-
-from __future__ import annotations
+"""What is said of finished shards, against plain counts: the published ones of a tiny hub, fetched."""
 
 import hashlib
 from pathlib import Path
@@ -48,11 +43,11 @@ def test_totals_and_documents_are_those_of_a_plain_count_whatever_the_pieces_tha
 
 def test_a_hole_of_zeros_is_no_text(whole: Dataset, tmp_path: Path):
     tokens = load_tokens(whole.val_paths)
-    for hole, size in ((tokens[50:113], 63), (tokens[50:114], 64)):
-        hole[:] = 0
+    for size in (40, 63, 64):
+        tokens[50 : 50 + size] = 0
         write_shard(tmp_path / "x.bin", tokens)
         split = survey.Split("val", [tmp_path / "x.bin"], whole.tokenizer())
-        if size == 63:
+        if size < 64:
             assert split.totals()["tokens"] == len(tokens)
     with pytest.raises(UserError, match=r"x\.bin holds zeros in place of tokens"):
         split.totals()

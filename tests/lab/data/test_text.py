@@ -1,9 +1,4 @@
-"""A dataset of one's own files: exact text, a split by hash, wrong settings in one line, whole or absent.
-
-pytest tests/lab/data/test_text.py
-"""
-
-from __future__ import annotations
+"""A dataset of one's own files: exact text, a split by hash, wrong settings in one line, whole or absent."""
 
 import dataclasses
 import hashlib

@@ -1,9 +1,4 @@
-"""Files of one's own are read as they stand, and every fault of them is one line.
-
-pytest tests/lab/data/test_textfiles.py
-"""
-
-from __future__ import annotations
+"""Files of one's own are read as they stand, and every fault of them is one line."""
 
 import bz2
 import gzip
@@ -46,14 +41,8 @@ def test_what_a_folder_holds_beside_is_counted_by_ending(mine: Path):
     (mine / "gone.txt").symlink_to(mine / "nowhere")
     left_out: Counter[str] = Counter()
     assert len(find_files([mine], left_out)) == 6
-    assert left_out == {
-        ".png": 1,
-        "hidden": 1,
-        ".tar.gz": 1,
-        "without ending": 1,
-        "link to a folder": 1,
-        "link to nothing": 1,
-    }
+    beside = (".png", "hidden", ".tar.gz", "without ending", "link to a folder", "link to nothing")
+    assert left_out == dict.fromkeys(beside, 1)
 
 
 # ---------------------------------------------------------------------- Parquet

@@ -1,7 +1,5 @@
 """What the notebooks set beside a run: techniques, settings, curves and figures of the published records."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Controls over a figure: each redraws it, refuses in words, follows the others, and is a plain image elsewhere."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

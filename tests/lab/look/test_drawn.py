@@ -1,7 +1,5 @@
 """What the controls of notebooks 02, 05 and 06 draw, against the core and against counting one by one."""
 
-from __future__ import annotations
-
 import dataclasses
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What notebook 01 computes, against slow versions that are plainly right."""
 
-from __future__ import annotations
-
 import lzma
 import math
 from collections import Counter

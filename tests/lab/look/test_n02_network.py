@@ -1,7 +1,5 @@
 """What notebook 02 computes, against the core itself and against slow loops."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import math

@@ -1,7 +1,5 @@
 """What notebook 03 computes, against the core and against numbers worked out by hand."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What notebook 04 computes, against the core, the packed file and slow loops."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import re

@@ -1,7 +1,5 @@
 """What notebook 05 computes, against the packer itself, slow loops and cases worked out by hand."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from pathlib import Path
@@ -46,30 +44,17 @@ WEIGHTS = some_weights()
 WIDTHS = {name: w.shape[1] for name, w in WEIGHTS.items() if name.startswith("blocks.") and w.ndim == 2}
 INPUTS = {name: np.random.default_rng(1).normal(size=(50, width)) for name, width in WIDTHS.items()}
 HESSIANS = Hessians({name: torch.from_numpy(x.T @ x / 50).float() for name, x in INPUTS.items()}, 50)
+BY_DEVIATIONS = dataclasses.replace(
+    QUANT, attention="int6_sigma", mlp="int4_sigma", tok_emb="int8_sigma", clip_sigmas=3.0, embed_clip_sigmas=4.0,
+    correction="hessian", correction_order="activation", compressor="brotli",
+)  # fmt: skip
+CORRECTED, CORRECTED_STEPS = (dataclasses.replace(one, correction="hessian") for one in (QUANT, tiny_steps.QUANT))
 WAYS = {
     "grids": (QUANT, None, None),
-    "corrected": (dataclasses.replace(QUANT, correction="hessian"), HESSIANS, None),
-    "by deviations, corrected by activation, brotli": (
-        dataclasses.replace(
-            QUANT,
-            attention="int6_sigma",
-            mlp="int4_sigma",
-            tok_emb="int8_sigma",
-            clip_sigmas=3.0,
-            embed_clip_sigmas=4.0,
-            correction="hessian",
-            correction_order="activation",
-            compressor="brotli",
-        ),
-        HESSIANS,
-        None,
-    ),
+    "corrected": (CORRECTED, HESSIANS, None),
+    "by deviations, corrected by activation, brotli": (BY_DEVIATIONS, HESSIANS, None),
     "steps": (tiny_steps.QUANT, None, tiny_steps.tiny_groups()),
-    "corrected steps": (
-        dataclasses.replace(tiny_steps.QUANT, correction="hessian"),
-        HESSIANS,
-        tiny_steps.tiny_groups(),
-    ),
+    "corrected steps": (CORRECTED_STEPS, HESSIANS, tiny_steps.tiny_groups()),
 }
 
 

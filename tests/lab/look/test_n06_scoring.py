@@ -1,7 +1,5 @@
 """What notebooks 06 and 07 compute, against slow loops, hand-worked cases and the score itself."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 

@@ -1,9 +1,4 @@
-"""`pgolf record` as a user starts it: its options, how it is stopped and goes on, and two ranks that are killed.
-
-pytest tests/lab/record/test_command.py
-"""
-
-from __future__ import annotations
+"""`pgolf record` as a user starts it: its options, how it is stopped and goes on, and two ranks that are killed."""
 
 import contextlib
 import json

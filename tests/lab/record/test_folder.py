@@ -1,9 +1,4 @@
-"""Run folders: which folder a run gets, when it is refused, and when a stage counts as finished.
-
-pytest tests/lab/record/test_folder.py
-"""
-
-from __future__ import annotations
+"""Run folders: which folder a run gets, when it is refused, and when a stage counts as finished."""
 
 import json
 import os

@@ -3,8 +3,6 @@
 pytest tests/lab/record/test_kernels.py (test_command.py has what becomes of one whose runner is killed)
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,9 +1,4 @@
-"""How the training stage starts several processes, follows them and ends them.
-
-pytest tests/lab/record/test_launch.py
-"""
-
-from __future__ import annotations
+"""How the training stage starts several processes, follows them and ends them."""
 
 import os
 import signal

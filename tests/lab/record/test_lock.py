@@ -1,9 +1,4 @@
-"""Held folders: one holder at a time, a note that says who and beats, and disks whose locks keep nobody out.
-
-pytest tests/lab/record/test_lock.py
-"""
-
-from __future__ import annotations
+"""Held folders: one holder at a time, a note that says who and beats, and disks whose locks keep nobody out."""
 
 import dataclasses
 import errno

@@ -3,8 +3,6 @@
 pytest tests/lab/record/test_notebooks.py (tests/lab/record/test_command.py has how a run is stopped)
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import multiprocessing

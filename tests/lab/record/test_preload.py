@@ -1,7 +1,5 @@
 """What is imported before the fork leaves one thread of Python's, and none of torch's."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

@@ -1,7 +1,5 @@
 """Training from the command line: alone, as plain torchrun starts it, what it refuses, and ranks without a launcher."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import json

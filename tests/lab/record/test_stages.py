@@ -1,7 +1,5 @@
 """What the notebooks call beyond the core: here sampling from the model; tests/helpers/toy_run.py calls the rest."""
 
-from __future__ import annotations
-
 import dataclasses
 import shutil
 from pathlib import Path

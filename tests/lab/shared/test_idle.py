@@ -1,9 +1,4 @@
-"""Keys without effect: every rule against what the recipe does with the key, and when a key is named.
-
-pytest tests/lab/shared/test_idle.py
-"""
-
-from __future__ import annotations
+"""Keys without effect: every rule against what the recipe does with the key, and when a key is named."""
 
 from pathlib import Path
 

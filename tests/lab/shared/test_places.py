@@ -1,7 +1,5 @@
 """Where the repository is, and how paths inside it are shown."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The two bars: what they show, and that they can be off; the last step of a log."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

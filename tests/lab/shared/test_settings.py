@@ -1,9 +1,4 @@
-"""Recipes as flat settings.
-
-pytest tests/lab/shared/test_settings.py
-"""
-
-from __future__ import annotations
+"""Recipes as flat settings."""
 
 import pytest
 

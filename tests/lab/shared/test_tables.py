@@ -1,7 +1,5 @@
 """Tables for people: how wide they are, what is in them, and that no output makes them fail."""
 
-from __future__ import annotations
-
 import io
 
 import pytest

@@ -1,9 +1,4 @@
-"""The known texts: what they are called and how large they are, in one place.
-
-pytest tests/lab/shared/test_texts.py
-"""
-
-from __future__ import annotations
+"""The known texts: what they are called and how large they are, in one place."""
 
 from pgolf_core.lab.shared.texts import FINEWEB_BYTES, FINEWEB_TARGETS, FINEWEB_TRACK, SOTU_EXPECTED, SOTU_PREFIX
 from pgolf_core.lab.verify.evidence.text import TEXT_OF_TRACK

@@ -1,7 +1,5 @@
 """What the commands share: numbers, recipes and folders as people type them."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Two trained toy seeds, the submission of them, and a copy to damage."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`pgolf submission`: it prints where the folder is, and what cannot be made is one line."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The submission folder: complete, counted to the byte, checkable by its reader, and whole or absent."""
 
-from __future__ import annotations
-
 import html
 import json
 import math

@@ -1,9 +1,4 @@
-"""The arms of a sweep: how they are named, refused and ordered, and the first stage that they share.
-
-pytest tests/lab/sweep/test_arms.py
-"""
-
-from __future__ import annotations
+"""The arms of a sweep: how they are named, refused and ordered, and the first stage that they share."""
 
 import argparse
 import json

@@ -1,9 +1,4 @@
-"""`pgolf sweep` on a toy recipe whose stages take no time: what is run, skipped, left out, compared and submitted.
-
-pytest tests/lab/sweep/test_command.py
-"""
-
-from __future__ import annotations
+"""`pgolf sweep` on a toy recipe whose stages take no time: what is run, skipped, left out, compared and submitted."""
 
 import contextlib
 import json

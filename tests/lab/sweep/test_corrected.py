@@ -1,9 +1,4 @@
-"""Holm's p-values, intervals that hold together, and seeds needed, against statsmodels 0.15.0's numbers.
-
-pytest tests/lab/sweep/test_corrected.py
-"""
-
-from __future__ import annotations
+"""Holm's p-values, intervals that hold together, and seeds needed, against statsmodels 0.15.0's numbers."""
 
 import math
 from pathlib import Path

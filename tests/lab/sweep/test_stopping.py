@@ -1,9 +1,4 @@
-"""Arms that are given up: which, on what ground, and that this lies in the run's folder alone.
-
-pytest tests/lab/sweep/test_stopping.py
-"""
-
-from __future__ import annotations
+"""Arms that are given up: which, on what ground, and that this lies in the run's folder alone."""
 
 import json
 from pathlib import Path

@@ -4,8 +4,6 @@ Scores are taken in this process, once for each artifact: starting a fresh one t
 in evidence/test_process.py.
 """
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Any

@@ -1,9 +1,4 @@
-"""`pgolf verify`: which checks a path gets, and how they are printed.
-
-pytest tests/lab/verify/test_command.py
-"""
-
-from __future__ import annotations
+"""`pgolf verify`: which checks a path gets, and how they are printed."""
 
 import json
 import os

@@ -1,7 +1,5 @@
 """The verifier on a recipe's folder: what does not fit over its seeds is named."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from pathlib import Path

@@ -1,9 +1,4 @@
-"""What a failing row says beside its evidence: where it stands, and what would be right.
-
-pytest tests/lab/verify/test_remedies.py
-"""
-
-from __future__ import annotations
+"""What a failing row says beside its evidence: where it stands, and what would be right."""
 
 from pathlib import Path
 

@@ -1,9 +1,4 @@
-"""The verifier on run folders: a false claim fails the checks that it contradicts, and what is unknown is said so.
-
-pytest tests/lab/verify/test_run.py
-"""
-
-from __future__ import annotations
+"""The verifier on run folders: a false claim fails the checks that it contradicts, and what is unknown is said so."""
 
 import re
 from collections.abc import Callable

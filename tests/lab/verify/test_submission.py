@@ -1,9 +1,4 @@
-"""The verifier on submission folders: this project's own, and folders of the published form that it did not write.
-
-pytest tests/lab/verify/test_submission.py
-"""
-
-from __future__ import annotations
+"""The verifier on submission folders: this project's own, and folders of the published form that it did not write."""
 
 import dataclasses
 import math
@@ -14,8 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from forms import foreign, late_log, table
-from published import PR194, PR315, PR531, edit, edit_logs, number, published
+from published import PR194, PR315, PR531, edit, edit_logs, foreign, late_log, number, published, table
 from reviewing import Bomb, failing, holding, judged, unknown, with_verdict
 
 from pgolf_core.lab.export import write_script

@@ -7,8 +7,6 @@ others go on. Parts that are timed run alone, the rest side by side after them. 
 every part; papers/cuda-proof.md says what is measured.
 """
 
-from __future__ import annotations
-
 import argparse
 import datetime
 import functools
@@ -141,11 +139,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     option = parser.add_argument
     option("--out", type=Path, metavar="FILE.json", help="where the result goes (default: runs/cuda-proof/<time>.json)")
     option("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="only these (default: all)")
-    option(
-        "--seconds",
-        type=float,
-        help=f"for everything (default {TOTAL_SECONDS:g}, {REHEARSAL_SECONDS:g} in a rehearsal)",
-    )
+    about = f"for everything (default {TOTAL_SECONDS:g}, {REHEARSAL_SECONDS:g} in a rehearsal)"
+    option("--seconds", type=float, help=about)
     option("--small", action="store_true", help="small shapes, as where there is no GPU")
     option("--part", choices=PARTS, help=argparse.SUPPRESS)
     option("--into", type=Path, help=argparse.SUPPRESS)
@@ -154,10 +149,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.part:
         show_part(options.part, SMALL if small else Shape(), options.into)
         return 0
-    begun, seconds = (
-        datetime.datetime.now(datetime.UTC),
-        options.seconds or (REHEARSAL_SECONDS if small else TOTAL_SECONDS),
-    )
+    begun = datetime.datetime.now(datetime.UTC)
+    seconds = options.seconds or (REHEARSAL_SECONDS if small else TOTAL_SECONDS)
     path = options.out or find_root() / "runs" / "cuda-proof" / f"{begun:%Y%m%dT%H%M%SZ}.json"
     result: Values = {"format": 1, "begun": begun.isoformat(timespec="seconds"), "rehearsal": small}
     result |= {"env": environment(), "parts": []}

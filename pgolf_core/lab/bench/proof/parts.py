@@ -4,8 +4,6 @@ A part gets an empty folder and returns plain values for JSON; one with a `fault
 each a process.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import datetime
@@ -320,18 +318,9 @@ def smoke(shape: Shape, folder: Path) -> Values:
 
 def tests(shape: Shape, folder: Path) -> Values:
     """The tests marked cuda: pytest's words on them."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-rfEs",
-        "-m",
-        "cuda",
-        "-n",
-        str(min((os.cpu_count() or 1) // 4, 4)),
-    ]
-    command += ["-p", "no:cacheprovider", "tests/whole/test_cuda.py"]
+    workers = min((os.cpu_count() or 1) // 4, 4)
+    words = f"-m pytest -q -rfEs -m cuda -n {workers} -p no:cacheprovider tests/whole/test_cuda.py"
+    command = [sys.executable, *words.split()]
     found = subprocess.run(command, cwd=find_root(), env=child_environment(), capture_output=True, text=True)
     lines = [line for line in found.stdout.splitlines() if re.match(r"(FAILED|ERROR|SKIPPED|\d+ \w+.* in )", line)]
     fault = f"pytest ended with {found.returncode}: {(lines or [found.stderr[-200:]])[-1]}" if found.returncode else ""

@@ -9,8 +9,6 @@ The loop that fills the table is followed statement by statement, with a piece i
 conditions and a few methods of strings. Whatever else stands there has no value, and a table that needs it is not read.
 """
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import itertools
@@ -19,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from pgolf_core.lab.verify.code.shipped import Code, nodes_of, tree_of
+from pgolf_core.lab.verify.code.shipped import Code, last_name, nodes_of, tree_of
 from pgolf_core.lab.verify.evidence.checks import hold, require
 
 SPACE_MARK = "\u2581"
@@ -108,7 +106,7 @@ class _Follow:
             elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
                 called = node.value.func
                 if isinstance(called, ast.Attribute) and called.attr == "append" and node.value.args:
-                    self.written[_last(called.value)] = self.value(node.value.args[0], depth + 1)
+                    self.written[last_name(called.value)] = self.value(node.value.args[0], depth + 1)
 
     def branch(self, node: ast.If, depth: int) -> None:
         """A condition without a value is a guard where it leads out of the loop, and else taken to hold."""
@@ -191,7 +189,7 @@ class _Follow:
         return of[at : at + 1] if type(at) is int and at >= 0 else NOTHING
 
     def _call(self, node: ast.Call, depth: int) -> Any:
-        name = _last(node.func)
+        name = last_name(node.func)
         if IS_SPECIAL.fullmatch(name):
             return False
         if IS_BYTE.fullmatch(name):
@@ -225,12 +223,8 @@ class _Follow:
         return NOTHING
 
 
-def _last(node: ast.expr) -> str:
-    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
-
-
 def _table(node: ast.expr) -> str:
-    return _last(node.value) if isinstance(node, ast.Subscript) else ""
+    return last_name(node.value) if isinstance(node, ast.Subscript) else ""
 
 
 def _sum(way: ast.operator, left: Any, right: Any) -> Any:
@@ -271,7 +265,7 @@ def tables_in(codes: Iterable[Code]) -> list[Table]:
     known = list(codes)
     nodes = [node for code in known for node in nodes_of(code.source)]
     functions = {node.name: node for node in nodes if isinstance(node, ast.FunctionDef)}
-    constants = {_last(node.targets[0]): node.value.value for code in known for node in tree_of(code.source).body
+    constants = {last_name(node.targets[0]): node.value.value for code in known for node in tree_of(code.source).body
                  if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)}  # fmt: skip
     used = set(_looked_up(nodes))
     used -= {name for node in nodes for name in _taken_off(node)}
@@ -312,7 +306,7 @@ def _loops(nodes: Iterable[ast.AST]) -> Iterator[tuple[int, list[ast.stmt]]]:
 
 
 def _sees_pieces(node: ast.AST) -> bool:
-    names = {_last(part.func) for part in ast.walk(node) if isinstance(part, ast.Call)}
+    names = {last_name(part.func) for part in ast.walk(node) if isinstance(part, ast.Call)}
     return bool(names & set(PIECE)) or any("piece" in name.lower() for name in names)
 
 

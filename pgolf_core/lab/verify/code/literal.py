@@ -1,7 +1,5 @@
 """Literal bytes of a submission: the packed file and every code file that runs, as they lie in the folder."""
 
-from __future__ import annotations
-
 from pgolf_core.lab.shared.places import SUBMISSION_FILE
 from pgolf_core.lab.shared.tables import some
 from pgolf_core.lab.verify.evidence.checks import hold, quietly, require

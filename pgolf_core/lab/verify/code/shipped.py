@@ -4,8 +4,6 @@ A packed script is a few lines that decode a literal and hand it to `exec`. The 
 library, of literals alone, within MAX_UNPACKED bytes for each layer and MAX_LAYERS layers: so time is bounded too.
 """
 
-from __future__ import annotations
-
 import ast
 import base64
 import binascii
@@ -142,7 +140,7 @@ def _inner(nodes: tuple[ast.AST, ...]) -> str | None:
             hold(bool(tree_of(text).body), "what the script unpacks and executes is no Python")
             return text
     for node in nodes:  # unpacked into a file that is run
-        if isinstance(node, ast.Call) and _name(node.func) == "decompress":
+        if isinstance(node, ast.Call) and last_name(node.func) == "decompress":
             found = quietly(functools.partial(literals.value, node))
             text = found.decode("utf-8", errors="replace") if isinstance(found, bytes) else ""
             if "import " in text and tree_of(text).body:
@@ -150,14 +148,15 @@ def _inner(nodes: tuple[ast.AST, ...]) -> str | None:
     return None
 
 
-def _name(node: ast.expr) -> str:
+def last_name(node: ast.expr) -> str:
+    """A name, or what comes after the last dot; empty for anything else."""
     return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
 
 
 def _unpacks(node: ast.expr, values: Mapping[str, ast.expr], seen: set[str]) -> bool:
     """Whether an expression, through the names in it, decompresses or decodes something."""
     for part in ast.walk(node):
-        if isinstance(part, ast.Call) and _name(part.func) in (*UNPACKING, *TEXT_CODECS):
+        if isinstance(part, ast.Call) and last_name(part.func) in (*UNPACKING, *TEXT_CODECS):
             return True
         name = part.id if isinstance(part, ast.Name) else ""
         if name in values and name not in seen:
@@ -190,7 +189,7 @@ class _Literals:
                 if sum(map(len, sides)) <= MAX_UNPACKED and type(sides[0]) is type(sides[1]):
                     return sides[0] + sides[1]
             if isinstance(node, ast.Call):
-                return self.called(node, _name(node.func), depth + 1)
+                return self.called(node, last_name(node.func), depth + 1)
         raise CannotCheck("the script is packed in a way that is not known here")
 
     def called(self, node: ast.Call, name: str, depth: int) -> bytes | str:

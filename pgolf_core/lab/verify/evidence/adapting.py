@@ -1,7 +1,5 @@
 """Verdicts of `pgolf verify` on a score whose weights learned from what was scored before."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +12,7 @@ from pgolf_core.adapting.trace import event_rows, plan_of
 from pgolf_core.base.files import sha256_file
 from pgolf_core.base.names import ADAPT_TRACE
 from pgolf_core.lab.verify.evidence.checks import Broken, OnlySampled, hold, needed, quietly, require
-from pgolf_core.lab.verify.evidence.mixing import mixed_windows
-from pgolf_core.lab.verify.evidence.replay import trace_of
+from pgolf_core.lab.verify.evidence.replay import mixed_windows, trace_of
 from pgolf_core.lab.verify.evidence.score import OTHER_MACHINE, PROBABILITY_TOLERANCE
 from pgolf_core.lab.verify.reading.untrusted import is_number
 from pgolf_core.network.score import bits_per_byte, plan_windows

@@ -1,7 +1,5 @@
 """What every check of `pgolf verify` is made of: it returns its evidence or raises, and a verdict comes of it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 

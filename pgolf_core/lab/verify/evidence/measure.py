@@ -3,8 +3,6 @@
 Legend: a window is a row (start, first scored, end) of `plan_windows`; target i is token i+1 of the stream.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 import time
@@ -18,12 +16,14 @@ import torch
 
 from pgolf_core.base.device import autocasting
 from pgolf_core.base.files import UserError
-from pgolf_core.lab.verify.evidence.way import NOISE_WINDOWS, Way
+from pgolf_core.lab.verify.evidence.text import Way
 from pgolf_core.network.documents import own_documents
 from pgolf_core.network.model import GPT
 from pgolf_core.network.score import bits_per_byte, plan_windows, score
 from pgolf_core.text.tokenizer import TokenBytes
 
+NOISE_WINDOWS = 16
+"""On so many windows this arithmetic is held against float64."""
 LEAST_WINDOWS = 30
 """A t interval of fewer drawn windows is not given."""
 SAMPLE_BATCH = 8

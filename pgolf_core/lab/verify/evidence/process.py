@@ -116,7 +116,7 @@ def answer_to(job: dict[str, Any], watch: Watch | None, tell: Tell) -> dict[str,
 
 def _score(job: dict[str, Any], watch: Watch | None, tell: Tell) -> dict[str, Any]:
     from pgolf_core.base.files import UserError
-    from pgolf_core.lab.verify.evidence import measure, mixing, replay
+    from pgolf_core.lab.verify.evidence import measure, replay
     from pgolf_core.network.score import plan_windows
     from pgolf_core.packing.unpack import load_model
     from pgolf_core.recipes.recipe import Recipe, from_dict
@@ -159,7 +159,7 @@ def _score(job: dict[str, Any], watch: Watch | None, tell: Tell) -> dict[str, An
     found = {name: _guarded(work, UserError) for name, work in parts.items()}
     nats = [one.pop("per_token", None) for one in found.values()][-1]  # of the sliding or the adapted score
     if recipe.adapt.mix != "off":
-        mix = functools.partial(mixing.remix, model, tokens, recipe, job["trace"], nats, job["sample_seed"])
+        mix = functools.partial(replay.remix, model, tokens, recipe, job["trace"], nats, job["sample_seed"])
         found["mixing"] = _guarded(mix, UserError)
     return found
 

@@ -22,7 +22,7 @@ from pgolf_core.lab.shared.places import CORE_DIR, child_environment
 from pgolf_core.lab.shared.progress import score_bar
 from pgolf_core.lab.verify.evidence.checks import CannotCheck, OnlySampled, hold, once, require
 from pgolf_core.lab.verify.evidence.process import Tell
-from pgolf_core.lab.verify.evidence.way import NOISE_ERRORS, NOISE_TIMES, Way
+from pgolf_core.lab.verify.evidence.text import Way
 from pgolf_core.recipes.adapt import Adapt
 from pgolf_core.recipes.recipe import Recipe, to_dict
 
@@ -38,6 +38,10 @@ SUM_TOLERANCE = 1e-8
 PROBABILITY_TOLERANCE = 1e-5
 MAX_TOKENS_AT_ONCE = 2**20
 """Window x windows at once; a recipe.json that asks for more is not scored, since it could exhaust the memory."""
+
+NOISE_TIMES, NOISE_ERRORS = 30, 10
+"""What was kept of a window may lie so many times as far off as the worst of a few windows in this arithmetic is from
+float64, and the mean of n windows so many times the worst / sqrt(n), besides twice the arithmetic's bias."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,22 +83,13 @@ class Scoring:
         require(is_small, f"window x windows at once is more than {MAX_TOKENS_AT_ONCE:,} tokens")
         trace = self.path.parent / ADAPT_TRACE if self.adapting else None
         script, scores, traces = ([path] if path else [] for path in (self.script, self.scores, trace))
+        texts = [*dataset.val_paths, *dataset.sidecar_paths]
         job = {
             "artifact": str(self.path.resolve()),
             "shards": _texts(dataset.val_paths),
             "tokenizer": str(dataset.tokenizer_path.resolve()),
             "forbidden": _texts(dataset.train_paths),
-            "expected": _texts(
-                [
-                    self.path,
-                    dataset.tokenizer_path,
-                    *dataset.val_paths,
-                    *dataset.sidecar_paths,
-                    *script,
-                    *scores,
-                    *traces,
-                ]
-            ),
+            "expected": _texts([self.path, dataset.tokenizer_path, *texts, *script, *scores, *traces]),
             "program": str(CORE_DIR),
             "script": "".join(_texts(script)),
             "scores": "".join(_texts(scores)),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pgolf_core.lab.shared.texts import FINEWEB_BYTES, FINEWEB_TRACK, SAME_BYTES, SOTU_EXPECTED, SOTU_PREFIX
 from pgolf_core.lab.verify.evidence.checks import hold, once, require
-from pgolf_core.lab.verify.evidence.way import Way
 from pgolf_core.lab.verify.reading.untrusted import number
 
 if TYPE_CHECKING:
@@ -22,6 +22,18 @@ TEXT_OF_TRACK = {FINEWEB_TRACK: ("fineweb", FINEWEB_BYTES, SAME_BYTES),
 differ (FineWeb's tokenizers normalise, each in its way)."""
 MAX_WINDOWS = 4_000_000
 TRIPLE_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a score is taken."""
+
+    seq_len: int
+    stride: int
+    """Of the sliding score; the round-trip score has stride = window."""
+    batch_seqs: int = 32
+    autocast: str = "auto"
+    document_mask: bool = False
 
 
 class Text:

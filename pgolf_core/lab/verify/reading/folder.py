@@ -19,11 +19,9 @@ from pgolf_core.lab.shared.texts import FINEWEB_TRACK
 from pgolf_core.lab.verify.code.shipped import Code, imports_of, parsed, running
 from pgolf_core.lab.verify.evidence.checks import CannotCheck, hold, needed, once, quietly, require
 from pgolf_core.lab.verify.evidence.score import computing_path, judge_score
-from pgolf_core.lab.verify.evidence.text import TEXT_OF_TRACK
-from pgolf_core.lab.verify.evidence.way import Way
+from pgolf_core.lab.verify.evidence.text import TEXT_OF_TRACK, Way
 from pgolf_core.lab.verify.reading.logs import Log, read_log
 from pgolf_core.lab.verify.reading.reviewed import Reviewed, header_of
-from pgolf_core.lab.verify.reading.traces import read_trace
 from pgolf_core.lab.verify.reading.untrusted import (
     is_number,
     is_score,
@@ -161,8 +159,6 @@ class Submission(Reviewed):
         """Of every seed the log of its training, and the one of its claimed score where that is another."""
         scored = [next((log for log in logs if self.is_backed(seed, log)), None) for seed, logs in self.logs_of.items()]
         return list({log.name: log for log in (*self.runs.values(), *scored) if log}.values())
-
-    traces = once(lambda self: {log.name: read_trace(self.files[log.name], log.name) for log in self.logs})
 
     @once
     def script_path(self) -> Path:

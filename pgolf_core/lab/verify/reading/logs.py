@@ -1,9 +1,8 @@
 """Training logs as `pgolf verify` reads them, ours and the published ones (papers/machinery.md, "Log lines").
 
-Only lines of known forms are read, each cut to a bounded length; whatever else a log holds is passed over.
+Only lines of known forms are read, each cut to a bounded length; whatever else a log holds is passed over. Settings,
+events, and scores with what they are of keep the number of their line, so that a row can name it.
 """
-
-from __future__ import annotations
 
 import re
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 from pgolf_core.lab.verify.evidence.checks import hold
 from pgolf_core.lab.verify.reading.untrusted import agrees, read_number, read_text
 
-MAX_LINES = 300_000
+MAX_LINES, MAX_EVENTS = 300_000, 100_000
 ALWAYS_LOGGED = 10
 """Training steps up to this one have their line, as has every validation."""
 MAX_LINE = 2_000
@@ -69,6 +68,18 @@ _RULER = re.compile(r"^={60,}$")
 SETTINGS = ("model_params:", "world_size:", "attention_mode:", "tie_embeddings:", "train_batch_tokens:",
             "mtp_num_heads:", "sdp_backends:", "xsa_active_layers:")  # fmt: skip
 """Lines of a log's head that are one recipe's, and so equal over its seeds."""
+STILL_OF_IT = 4
+"""Lines after which a count of tokens belongs to no score any more."""
+_SETTING = re.compile(r"(?:^|.{0,60}?\s)\s([A-Za-z_]\w{0,60}): ?(.{0,300})$")
+_COUNT = r"\s*[=:]\s*(\d[\d,]{3,18})(?![\d.])"
+_OF = r"(?<![A-Za-z_])(?:(?:scored|total|eval|val|num|n)_)?"
+_TOKENS_OF = re.compile(rf"{_OF}(?:subset|tokens|positions)(?:_tokens)?{_COUNT}", re.I)
+_BYTES_OF = re.compile(rf"{_OF}bytes{_COUNT}", re.I)
+_NAMED_BPB = re.compile(r"(?:bpb|bits_per_byte)\w{0,20}\s*[=:]\s*(\d\.\d{2,12})", re.I)
+_OF_A_STEP = re.compile(r"^\W{0,4}(?:step\W{0,3})?\d{1,12}\s*/\s*\d{1,12}\b|^\W{0,4}step\b", re.I)
+_FINAL = re.compile(r"bpb\w{0,20}\s*[=:]\s*\d\.\d{4,}", re.I)
+_EPOCH = re.compile(r"\b(?=\w{0,40}ttt)(\w{1,40})[_: ]epoch[: =]{1,2}(\d{1,6})\s*/\s*(\d{1,6})\b", re.I)
+_PHASE = re.compile(r"\bphase:\s*(\d{1,6})/\d{1,6}\s+pd:\s*(\d{1,12})\s+gd:\s*(\d{1,12})\b")
 TIMERS = ("train", "rounded", "eval", "total_eval")
 MILLISECONDS = {"ms": 1.0, "s": 1e3, "m": 6e4}
 
@@ -85,6 +96,36 @@ class Score(NamedTuple):
         """BEFORE, PACKED, SLIDING or ADAPTED, by the label's words; a later kind outranks an earlier one."""
         words = _UNADAPTED.sub("", self.label).lower()
         return next((kind for kind, pattern in KINDS if re.search(pattern, words)), PACKED)
+
+
+class Mention(NamedTuple):
+    """A line with scores, and the tokens or bytes that it says they are of."""
+
+    line: int
+    bpb: tuple[str, ...]
+    tokens: int | None
+    bytes: int | None
+
+
+class Epoch(NamedTuple):
+    """A line that tells of an epoch of an adaptation to the text that is scored."""
+
+    line: int
+    name: str
+    number: int
+    of: int
+
+
+class Phase(NamedTuple):
+    """A line that tells after which documents were scored the model was adapted to which."""
+
+    line: int
+    scored: int
+    adapted: int
+
+
+Counted = tuple[int, int | None, int | None]
+"""A line, and the tokens and bytes that it counts."""
 
 
 @dataclass
@@ -111,6 +152,13 @@ class Log:
     """This project's line of device, threads, dtype and kernel; empty in other logs."""
     script: str = ""
     """The script that the log begins with, empty where it has none."""
+    block: dict[str, tuple[str, int]] = field(default_factory=dict)
+    """{setting: (value, line)} of the lines after `Hyperparameters:`."""
+    mentions: list[Mention] = field(default_factory=list)
+    epochs: list[Epoch] = field(default_factory=list)
+    phases: list[Phase] = field(default_factory=list)
+    scored_lines: list[tuple[int, str]] = field(default_factory=list)
+    """(line, text) of every line with a score of four digits or more, but those of steps and epochs."""
 
     train_ms = property(lambda self: max(self.times["train"] or self.times["rounded"], default=None))
     eval_ms = property(lambda self: max(self.times["total_eval"] or self.times["eval"], default=None))
@@ -137,13 +185,25 @@ def read_log(path: Path, name: str) -> Log:
     hold(len(lines) <= MAX_LINES, f"{name} has more than {MAX_LINES:,} lines")
     named = _SEED_IN_NAME.search(Path(name).stem)
     log = Log(name)
-    ruler = next((index for index, line in enumerate(lines) if _RULER.match(line.strip())), None)
-    if ruler is not None and any(line.startswith(("import ", "from ")) for line in lines[:ruler]):
-        log.script, lines = "\n".join(lines[:ruler]), lines[ruler:]
+    start = next((index for index, line in enumerate(lines) if _RULER.match(line.strip())), 0)
+    if any(line.startswith(("import ", "from ")) for line in lines[:start]):
+        log.script, lines = "\n".join(lines[:start]), lines[start:]
+    else:
+        start = 0
     seeds: set[int] = set()
-    for line in lines:
+    is_block = False
+    pending: Counted = (-STILL_OF_IT - 1, None, None)
+    for at, text in enumerate(lines, start + 1):
+        line = text[:MAX_LINE].rstrip("\r")
+        is_head = line.rstrip().endswith("Hyperparameters:")
+        found = _SETTING.match(line) if is_block and not is_head else None
+        is_block = is_head or found is not None
+        if found:
+            log.block[found[1]] = found[2].strip(), at
+        elif not is_block and (":" in line or "=" in line):
+            pending = _read_events(log, line, at, pending)
         if ":" in line or "=" in line or "|" in line:
-            line = line[:MAX_LINE].strip()
+            line = line.strip()
             line = line[found.end() :] if (found := _PREFIX.match(line)) else line
             seeds |= {int(found[1])} if (found := _SEED.match(line)) else set()
             _read_line(log, line, line.lower())
@@ -193,6 +253,27 @@ def _read_scores(log: Log, line: str, step: int | None) -> None:
                 log.step_scores.append((step, loss[2] if loss else "", found[2]))
         elif not _PASSING.search(label):
             log.finals.append(Score(label, loss[2] if loss else "", found[2]))
+
+
+def _read_events(log: Log, line: str, at: int, pending: Counted) -> Counted:
+    """What a line tells of scores and of an adaptation; returns the last line with a count, for a score after it."""
+    if found := _EPOCH.search(line):
+        log.epochs.append(Epoch(at, found[1], int(found[2]), int(found[3])))
+        return pending
+    if found := _PHASE.search(line):
+        log.phases.append(Phase(at, int(found[2]), int(found[3])))
+        return pending
+    if _OF_A_STEP.match(line) or len(log.mentions) + len(log.scored_lines) > MAX_EVENTS:
+        return pending
+    if _FINAL.search(line):
+        log.scored_lines.append((at, line.strip()))
+    tokens, size = (_whole(found[1]) if found else None for found in (_TOKENS_OF.search(line), _BYTES_OF.search(line)))
+    named = tuple(_NAMED_BPB.findall(line)) if "b" in line else ()
+    if named and tokens is None and size is None and at - pending[0] <= STILL_OF_IT:
+        _, tokens, size = pending
+    if named and (tokens or size):
+        log.mentions.append(Mention(at, named, tokens, size))
+    return (at, tokens, size) if not named and (tokens or size) else pending
 
 
 def _whole(text: str) -> int:

@@ -3,8 +3,6 @@
 A cell may be any score of its seed's logs, since tables show several; a mean or a spread is that of the cells above it.
 """
 
-from __future__ import annotations
-
 import itertools
 import re
 import statistics

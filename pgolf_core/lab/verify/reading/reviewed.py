@@ -16,8 +16,7 @@ from pgolf_core.lab.shared.places import RECIPE_FILE
 from pgolf_core.lab.verify.evidence import score
 from pgolf_core.lab.verify.evidence.checks import CannotCheck, hold, needed, once, quietly, require
 from pgolf_core.lab.verify.evidence.score import How, Scoring
-from pgolf_core.lab.verify.evidence.text import Text
-from pgolf_core.lab.verify.evidence.way import Way
+from pgolf_core.lab.verify.evidence.text import Text, Way
 from pgolf_core.lab.verify.reading.untrusted import json_lines, json_object, strictly
 from pgolf_core.result import Result
 from pgolf_core.training.runlog import TrainResult

@@ -4,8 +4,6 @@ Nothing here executes, unpickles or unpacks. A path is followed only inside the 
 after its size has been found small enough.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

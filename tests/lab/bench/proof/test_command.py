@@ -1,9 +1,4 @@
-"""The command: each part within its time, a failure in a line, the JSON file and the tables.
-
-pytest tests/lab/bench/proof/test_command.py
-"""
-
-from __future__ import annotations
+"""The command: each part within its time, a failure in a line, the JSON file and the tables."""
 
 import json
 from pathlib import Path

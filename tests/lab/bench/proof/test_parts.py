@@ -1,9 +1,4 @@
-"""Every part of the proof rehearsed on this machine, and what a CPU cannot do with stand-ins.
-
-pytest tests/lab/bench/proof/test_parts.py
-"""
-
-from __future__ import annotations
+"""Every part of the proof rehearsed on this machine, and what a CPU cannot do with stand-ins."""
 
 import dataclasses
 import warnings

@@ -1,9 +1,4 @@
-"""How a script counts the bytes of a token, read off its text: the right rule in many forms, and the known wrong ones.
-
-pytest tests/lab/verify/evidence/test_bytetable.py
-"""
-
-from __future__ import annotations
+"""How a script counts the bytes of a token, read off its text: the right rule in many forms, and known wrong ones."""
 
 import pytest
 
@@ -20,63 +15,50 @@ LOOP = "for i in range(n):\n"
 ADDS = "def score(t, p):\n    n = base_lut[t]\n    n += (has_leading_space_lut[t] & ~boundary[p]).to(n.dtype)\n"
 SUBTRACTS = "def score(t, p):\n    return base_bytes[t] - (space[t] & boundary[p])\n"
 IN_TABLE = "    base_bytes[i] = len(piece.replace('\\u2581', ' ').encode())\n"
-RIGHT = {
-    "the published rule": LOOP + SPECIAL + "    edge[i] = False\n" + BYTE + PIECE + LEAD + COUNT + ADDS,
-    "in a function": "def luts(sp, n):\n"
-    + "".join(f"    {line}\n" for line in (LOOP + SPECIAL + BYTE + PIECE + LEAD + COUNT).splitlines())
-    + ADDS,
-    "else instead of continue": LOOP
-    + "    if sp.is_byte(i):\n        base_bytes[i] = 1\n    else:\n"
-    + "".join(f"    {line}\n" for line in (PIECE + LEAD + COUNT).splitlines())
-    + ADDS,
-    "bytes by their spelling": LOOP
-    + PIECE
-    + BYTE.replace("sp.is_byte(i)", "piece.startswith('<0x')")
-    + LEAD
-    + COUNT
-    + ADDS,
-    "the space in the table alone": LOOP + BYTE + PIECE + IN_TABLE,
-    "the space in the table, and taken off at boundaries": LOOP
-    + BYTE
-    + PIECE
-    + "    space[i] = piece[0] == '\\u2581'\n"
-    + IN_TABLE
-    + SUBTRACTS,
-    "by a function": "MARK = '\\u2581'\ndef size(sp, i):\n    p = sp.IdToPiece(i)\n"
-    "    if sp.IsByte(i):\n        return 1\n"
-    "    return len((p[1:] if p.startswith(MARK) else p).encode())\n"
-    + LOOP
-    + "    if i in special:\n        continue\n    base_bytes[i] = size(sp, i)\n"
-    "    space[i] = sp.IdToPiece(i).startswith(MARK)\n" + ADDS,
-    "lists": LOOP
-    + "    if sp.is_control(i):\n        base_bytes.append(0)\n        continue\n"
-    + PIECE
-    + "    lead = piece.startswith('\\u2581')\n"
-    "    count = 1 if sp.is_byte(i) else len(piece.lstrip('\\u2581').encode())\n"
-    "    base_bytes.append(min(count, 65535))\n    space.append(lead)\n" + ADDS,
-}
+
+
+def nested(*parts: str) -> str:
+    """The same lines inside something."""
+    return "".join(f"    {line}\n" for line in "".join(parts).splitlines())
+
+
+FOR_BYTES = BYTE.replace("sp.is_byte(i)", "piece.startswith('<0x')")
+MARKED = "    space[i] = piece.startswith('\\u2581')\n"
+RIGHT = {name: "".join(parts) for name, parts in {
+    "the published rule": (LOOP, SPECIAL, "    edge[i] = False\n", BYTE, PIECE, LEAD, COUNT, ADDS),
+    "in a function": ("def luts(sp, n):\n", nested(LOOP, SPECIAL, BYTE, PIECE, LEAD, COUNT), ADDS),
+    "else instead of continue": (
+        LOOP, "    if sp.is_byte(i):\n        base_bytes[i] = 1\n    else:\n", nested(PIECE, LEAD, COUNT), ADDS),
+    "bytes by their spelling": (LOOP, PIECE, FOR_BYTES, LEAD, COUNT, ADDS),
+    "the space in the table alone": (LOOP, BYTE, PIECE, IN_TABLE),
+    "the space in the table, and taken off at boundaries": (
+        LOOP, BYTE, PIECE, "    space[i] = piece[0] == '\\u2581'\n", IN_TABLE, SUBTRACTS),
+    "by a function": (
+        "MARK = '\\u2581'\ndef size(sp, i):\n    p = sp.IdToPiece(i)\n    if sp.IsByte(i):\n        return 1\n"
+        "    return len((p[1:] if p.startswith(MARK) else p).encode())\n",
+        LOOP, "    if i in special:\n        continue\n    base_bytes[i] = size(sp, i)\n"
+        "    space[i] = sp.IdToPiece(i).startswith(MARK)\n", ADDS),
+    "lists": (
+        LOOP, "    if sp.is_control(i):\n        base_bytes.append(0)\n        continue\n", PIECE,
+        "    lead = piece.startswith('\\u2581')\n"
+        "    count = 1 if sp.is_byte(i) else len(piece.lstrip('\\u2581').encode())\n"
+        "    base_bytes.append(min(count, 65535))\n    space.append(lead)\n", ADDS),
+}.items()}  # fmt: skip
 TWICE, SIX, THREE = "a leading space counts 2 bytes", "a byte piece counts 6 bytes", "a byte piece counts 3 bytes"
-WRONG = {
-    "one more in the table": (
-        RIGHT["the published rule"].replace(COUNT, COUNT.rstrip() + " + 1\n"),
-        "any piece counts 1 byte more",
-    ),
-    "one more where there is a space": (
-        LOOP + BYTE + PIECE + COUNT + "    if piece.startswith('\\u2581'):\n"
-        "        space[i] = True\n        base_bytes[i] = len(piece[1:].encode('utf-8')) + 1\n" + ADDS,
-        TWICE,
-    ),
-    "written as a space, and added": (
-        LOOP + BYTE + PIECE + "    space[i] = piece.startswith('\\u2581')\n" + IN_TABLE + ADDS,
-        TWICE,
-    ),
-    "the mark's own three bytes": (LOOP + BYTE + PIECE + COUNT, "a leading space counts 3 bytes"),
-    "no rule for byte pieces": (LOOP + SPECIAL + PIECE + LEAD + COUNT + ADDS, SIX),
-    "decoded byte pieces": (
-        "base_bytes = torch.tensor([len(sp.decode([i]).encode('utf-8')) for i in range(n)])\n",
-        THREE,
-    ),
-}
+ONE_MORE = (
+    "    if piece.startswith('\\u2581'):\n        space[i] = True\n"
+    "        base_bytes[i] = len(piece[1:].encode('utf-8')) + 1\n"
+)
+DECODED = "base_bytes = torch.tensor([len(sp.decode([i]).encode('utf-8')) for i in range(n)])\n"
+WRONG = {name: ("".join(parts), why) for name, (why, *parts) in {
+    "one more in the table": ("any piece counts 1 byte more", RIGHT["the published rule"].replace(
+        COUNT, COUNT.rstrip() + " + 1\n")),
+    "one more where there is a space": (TWICE, LOOP, BYTE, PIECE, COUNT, ONE_MORE, ADDS),
+    "written as a space, and added": (TWICE, LOOP, BYTE, PIECE, MARKED, IN_TABLE, ADDS),
+    "the mark's own three bytes": ("a leading space counts 3 bytes", LOOP, BYTE, PIECE, COUNT),
+    "no rule for byte pieces": (SIX, LOOP, SPECIAL, PIECE, LEAD, COUNT, ADDS),
+    "decoded byte pieces": (THREE, DECODED),
+}.items()}  # fmt: skip
 OPEN = {
     "no table": "x = 1\n",
     "bytes by a pattern": RIGHT["bytes by their spelling"].replace("piece.startswith('<0x')", "re.match('<0x', piece)"),

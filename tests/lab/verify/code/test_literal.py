@@ -1,15 +1,9 @@
-"""Literal bytes: the packed file and all code that runs, whatever a log adds up.
-
-pytest tests/lab/verify/test_literal.py
-"""
-
-from __future__ import annotations
+"""Literal bytes: the packed file and all code that runs, whatever a log adds up."""
 
 from pathlib import Path
 
 import pytest
-from published import edit_logs
-from record_forms import claim, one_run, sized_script
+from published import claim, edit_logs, one_run, sized_script
 from reviewing import judged
 
 from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, UNKNOWN

@@ -1,9 +1,4 @@
-"""The code that runs: found through imports and stubs, unwrapped within bounds, and never executed.
-
-pytest tests/lab/verify/evidence/test_shipped.py
-"""
-
-from __future__ import annotations
+"""The code that runs: found through imports and stubs, unwrapped within bounds, and never executed."""
 
 import base64
 import bz2

@@ -1,9 +1,4 @@
-"""Adapted scores under review: an honest run holds, and every lie about it fails.
-
-pytest tests/lab/verify/evidence/test_adapting.py
-"""
-
-from __future__ import annotations
+"""Adapted and mixed scores under review: an honest run holds, with frozen weights and adapted ones; every lie fails."""
 
 import shutil
 from collections.abc import Callable
@@ -12,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from reviewing import judged, reviewed_here, rewritten_trace, with_verdict
-from toy_run import ADAPTING, BY_DOCUMENTS, finished_run
+from toy_run import ADAPTING, BY_DOCUMENTS, MIXING, finished_run
 
+from pgolf_core.adapting import mixture
 from pgolf_core.adapting.lora import DocumentLoRA
 from pgolf_core.adapting.sgd import ChunkSGD
 from pgolf_core.base.files import read_json, write_json
@@ -21,11 +17,21 @@ from pgolf_core.base.names import ADAPT_TRACE, SEED_RESULT, TRAIN_LOG
 from pgolf_core.lab.shared.places import SUBMISSION_FILE
 from pgolf_core.lab.submission.folder import write_submission
 from pgolf_core.lab.verify.evidence import replay
-from pgolf_core.lab.verify.evidence.adapting import ADAPT_CHECKS, blindfold, replayed, summed
+from pgolf_core.lab.verify.evidence.adapting import (
+    ADAPT_CHECKS,
+    MIX_CHECKS,
+    blindfold,
+    normalised,
+    remixed,
+    replayed,
+    summed,
+)
 from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, SAMPLED, UNKNOWN, Broken, CannotCheck, OnlySampled
 from pgolf_core.network.model import GPT
 
 WHOLE, REPLAYED, BLIND, SUMMED = ADAPT_CHECKS
+_, *REPLAYS = ADAPT_CHECKS
+MIXED, LAWFUL = MIX_CHECKS
 
 
 @pytest.fixture(scope="module")
@@ -170,47 +176,6 @@ def test_a_network_that_looks_ahead_is_caught(adapted: Path, cache: Path, monkey
     assert BLIND in with_verdict(judged(adapted / "seed1", cache), FAILS)
 
 
-FOUND = {
-    "events": 9, "of": 9, "windows": 90, "differ": 80, "apart": 1e-3, "mean_nats": 50.0, "mean_apart": 1e-4,
-    "file_differs": False, "states": 4, "states_differ": 4, "seconds": 1.0, "whole": True, "sample_seed": 5,
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("change_of", "verdict"),
-    [
-        ({}, CannotCheck),  # another machine's arithmetic
-        ({"apart": 5.0}, Broken),
-        ({"mean_apart": 0.1}, Broken),
-        ({"states_differ": 3}, Broken),  # one state is equal, so the arithmetic is the same
-        ({"differ": 0, "apart": 0.0}, Broken),  # and so it is where all nats are
-        ({"states": 0, "states_differ": 0}, CannotCheck),
-        ({"file_differs": True}, Broken),
-        ({"differ": 0, "states_differ": 0, "whole": False}, OnlySampled),
-    ],
-)
-def test_only_another_machines_rounding_is_left_open(change_of: dict, verdict: type[Exception]) -> None:
-    with pytest.raises(verdict):
-        replayed(FOUND | change_of)
-
-
-@pytest.mark.parametrize(
-    ("change_of", "verdict"),
-    [
-        ({"leaks": 2, "unsteady": 0}, Broken),
-        ({"leaks": 2, "unsteady": 2}, CannotCheck),  # attention's gradient on a GPU may add up in any order
-        ({"leaks": 2, "unsteady": 2, "changed": 1}, Broken),
-        ({"later_changed": 0}, CannotCheck),  # a test that sees nothing
-        ({"whole": False}, OnlySampled),
-    ],
-)
-def test_a_machine_that_does_not_repeat_itself_is_not_held_against_a_run(change_of: dict, verdict) -> None:
-    seen = {"compared": 9, "changed": 0, "later_changed": 3, "leaks": 0, "unsteady": 0}
-    assert "0 scores or states differ" in blindfold(FOUND | seen)
-    with pytest.raises(verdict):
-        blindfold(FOUND | seen | change_of)
-
-
 def test_an_unsteady_learner_is_told_from_one_that_looks_ahead(adapted: Path, cache: Path, monkeypatch) -> None:
     plain, draw = ChunkSGD.update, np.random.default_rng(0)
 
@@ -263,19 +228,154 @@ def test_adapters_that_look_ahead_are_caught(by_documents: Path, own_cache: Path
     assert BLIND in with_verdict(judged(by_documents / "seed1", own_cache), FAILS)
 
 
-@pytest.mark.parametrize(
-    ("change_of", "verdict"),
-    [({"sums": [1.0, 1.1]}, Broken), ({"beside": 0.1}, Broken), ({"sums": []}, CannotCheck)],
-)
-def test_probabilities_that_do_not_sum_to_one_or_are_not_the_scored_ones_fail(change_of: dict, verdict) -> None:
-    honest = {"sums": [1.0, 1.0000001], "beside": 1e-6}
-    assert "in 2 places" in summed(honest)
-    with pytest.raises(verdict):
-        summed(honest | change_of)
-
-
 def test_hints_that_read_later_tokens_fail(by_documents: Path, own_cache: Path, monkeypatch) -> None:
     plain = replay.hints_of
     monkeypatch.setattr(replay, "hints_of", lambda text, adapt: plain(text, adapt) + int(text[-1]))
     row = judged(by_documents / "seed1", own_cache)[BLIND]
     assert row.verdict == FAILS and "hints of the tilt" in row.evidence
+
+
+# ---------------------------------------------------------------------- mixed scores
+
+
+@pytest.fixture(scope="module", params=[MIXING, ADAPTING + MIXING], ids=["frozen", "adapted"])
+def mixed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The recipe's folder of a toy seed whose score was mixed."""
+    return finished_run(tmp_path_factory.mktemp("mixed"), (1,), request.param)
+
+
+@pytest.fixture
+def mixed_seed(mixed: Path, tmp_path: Path) -> Path:
+    """A copy of the seed that a test may damage."""
+    return shutil.copytree(mixed, tmp_path / mixed.name) / "seed1"
+
+
+@pytest.fixture
+def mixed_cache(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return reviewed_here(monkeypatch, mixed)
+
+
+def learns(seed: Path) -> bool:
+    """Whether the weights of this run were adapted as well."""
+    return bool(read_json(seed / "recipe.json")["adapt"]["kind"] != "off")
+
+
+def test_an_honest_mixture_holds_to_the_last_bit(mixed_seed: Path, mixed_cache: Path) -> None:
+    found = judged(mixed_seed, mixed_cache)
+    assert with_verdict(found, FAILS) == set()
+    assert {WHOLE, *MIX_CHECKS, *(REPLAYS if learns(mixed_seed) else ())} <= with_verdict(found, HOLDS)
+    assert set(REPLAYS) & set(found) == (set(REPLAYS) if learns(mixed_seed) else set())
+    assert "0 of 93 windows" in found[MIXED].evidence and "at 16 drawn targets" in found[LAWFUL].evidence
+    assert "0 of " in found[LAWFUL].evidence and "n-grams of earlier targets, of 8 at most" in found[WHOLE].evidence
+    result = read_json(mixed_seed / SEED_RESULT)
+    assert result["adapted_bpb"] < result["sliding_bpb"] and result["seconds"]["adapting"] > 0
+    assert f"final_adapted_exact val_loss:{result['adapted_loss']:.8f}" in (mixed_seed / TRAIN_LOG).read_text()
+
+
+def test_a_sample_of_scores_cannot_be_mixed(mixed_seed: Path, mixed_cache: Path) -> None:
+    found = judged(mixed_seed, mixed_cache, budget_seconds=1e-9)
+    assert {found[name].verdict for name in MIX_CHECKS} == {SAMPLED} and found[WHOLE].verdict == HOLDS
+
+
+MIXED_LIES: dict[str, tuple[Callable[[dict[str, np.ndarray]], object], str, str]] = {
+    "better nats": (lambda a: a["mixed"].__imul__(0.99), MIXED, "93 of 93 windows"),
+    "one nat altered": (lambda a: a["mixed"].put(70, np.nextafter(a["mixed"][70], 0)), MIXED, "1 of 93 windows"),
+    "two exchanged": (lambda a: a["mixed"].put([30, 60], a["mixed"][[60, 30]]), MIXED, "2 of 93 windows"),
+    "seconds of others": (lambda a: a["mix_seconds"].__iadd__(9.0), WHOLE, "its events took"),
+    "a window too few": (lambda a: a.update(mixed=a["mixed"][1:]), WHOLE, "mixed has float64"),
+}
+
+
+@pytest.mark.parametrize("lie", MIXED_LIES)
+def test_a_false_mixture_fails_though_its_hash_and_sums_agree(mixed_seed: Path, mixed_cache: Path, lie: str) -> None:
+    edit, check, words = MIXED_LIES[lie]
+    rewritten_trace(mixed_seed, edit, "mixed")
+    row = judged(mixed_seed, mixed_cache)[check]
+    assert row.verdict == FAILS and words in row.evidence
+
+
+def test_a_mixture_that_knows_the_target_is_caught(
+    mixed_seed: Path, mixed_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own numbers would be the run's; they are no distribution, and counts of later targets move earlier ones."""
+    plain = mixture._so_far
+    monkeypatch.setattr(mixture, "_so_far", lambda groups, counted: plain(groups, counted) + counted)
+    assert LAWFUL in with_verdict(judged(mixed_seed, mixed_cache), FAILS)
+    monkeypatch.setattr(mixture, "_so_far", lambda groups, counted: np.bincount(groups, counted)[groups].astype(int))
+    row = judged(mixed_seed, mixed_cache)[LAWFUL]
+    assert row.verdict == FAILS and " 0 of " not in row.evidence
+
+
+def test_shares_that_know_later_scores_are_caught(
+    mixed_seed: Path, mixed_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mixture, "_shares", lambda p, q, buckets: np.full(len(p), (q > p).sum() / max(len(p), 1)))
+    row = judged(mixed_seed, mixed_cache)[LAWFUL]
+    assert row.verdict == FAILS and " 0 of " not in row.evidence
+
+
+def test_a_submission_ships_the_trace_and_is_known_by_the_mixed_score(
+    mixed: Path, mixed_cache: Path, tmp_path: Path
+) -> None:
+    folder = write_submission(mixed, "A toy that mixes", "Ann", "ann", tmp_path / "submission")
+    said, result = read_json(folder / SUBMISSION_FILE), read_json(mixed / "seed1" / SEED_RESULT)
+    assert (said["val_bpb"], said["frozen_val_bpb"]) == (result["adapted_bpb"], result["sliding_bpb"])
+    found = judged(folder, mixed_cache)
+    assert with_verdict(found, FAILS) == set() and {WHOLE, *MIX_CHECKS} <= with_verdict(found, HOLDS)
+
+
+def test_a_distribution_reads_nothing_after_its_target() -> None:
+    recipe = replay.Recipe()
+    tokens, start = np.array([3, 1, 2, 3, 1, 2, 3, 1, 0], np.uint16), np.full(5, 0.2)
+    shares = np.array([0.5, *[0.0] * (recipe.adapt.mix_order - 2)])
+    found = replay.whole_distribution(start, tokens, 7, shares, recipe)  # after 1 came 2, twice; 0 is the target
+    spared = 0.4 * 0.2 / 2
+    np.testing.assert_allclose(found, 0.1 + 0.5 * np.array([spared, spared, 0.8 + spared, spared, spared]))
+    assert np.array_equal(found, replay.whole_distribution(start, tokens[:8], 7, shares, recipe))
+
+
+# ---------------------------------------------------------------------- verdicts on what was found
+
+FOUND = {
+    "events": 9, "of": 9, "windows": 90, "differ": 80, "apart": 1e-3, "mean_nats": 50.0, "mean_apart": 1e-4,
+    "file_differs": False, "states": 4, "states_differ": 4, "seconds": 1.0, "whole": True, "sample_seed": 5,
+    "compared": 9, "changed": 0, "later_changed": 3, "leaks": 0, "unsteady": 0,
+    "sums": [1.0, 1 + 1e-7], "beside": 1e-6, "definition": 1e-12,
+}  # fmt: skip
+SAME = FOUND | {"differ": 0, "apart": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("verdict_of", "found", "change_of", "verdict"),
+    [
+        (replayed, FOUND, {}, CannotCheck),  # another machine's arithmetic
+        (replayed, FOUND, {"apart": 5.0}, Broken),
+        (replayed, FOUND, {"mean_apart": 0.1}, Broken),
+        (replayed, FOUND, {"states_differ": 3}, Broken),  # one state is equal, so the arithmetic is the same
+        (replayed, FOUND, {"differ": 0, "apart": 0.0}, Broken),  # and so it is where all nats are
+        (replayed, FOUND, {"states": 0, "states_differ": 0}, CannotCheck),
+        (replayed, FOUND, {"file_differs": True}, Broken),
+        (replayed, FOUND, {"differ": 0, "states_differ": 0, "whole": False}, OnlySampled),
+        (blindfold, FOUND, {"leaks": 2, "unsteady": 0}, Broken),
+        (blindfold, FOUND, {"leaks": 2, "unsteady": 2}, CannotCheck),  # a GPU may add up in any order
+        (blindfold, FOUND, {"leaks": 2, "unsteady": 2, "changed": 1}, Broken),
+        (blindfold, FOUND, {"later_changed": 0}, CannotCheck),  # a test that sees nothing
+        (blindfold, FOUND, {"whole": False}, OnlySampled),
+        (summed, FOUND, {"sums": [1.0, 1.1]}, Broken),
+        (summed, FOUND, {"beside": 0.1}, Broken),
+        (summed, FOUND, {"sums": []}, CannotCheck),
+        (remixed, SAME, {"differ": 90, "apart": 1e-3}, CannotCheck),  # another machine's arithmetic
+        (remixed, SAME, {"differ": 90, "apart": 1.0}, Broken),
+        (remixed, SAME, {"differ": 1, "apart": 1e-9}, Broken),
+        (remixed, SAME, {"whole": False}, OnlySampled),
+        (normalised, SAME, {"sums": [1.0, 0.99]}, Broken),
+        (normalised, SAME, {"definition": 1e-6}, Broken),
+        (normalised, SAME, {"changed": 1}, Broken),
+        (normalised, SAME, {"later_changed": 0}, CannotCheck),
+        (normalised, SAME, {"whole": False}, OnlySampled),
+    ],
+)
+def test_a_lie_is_told_from_another_machines_rounding_and_from_a_sample(verdict_of, found, change_of, verdict) -> None:
+    assert verdict_of is replayed or verdict_of(found)
+    with pytest.raises(verdict):
+        verdict_of(found | change_of)

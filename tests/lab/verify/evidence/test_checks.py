@@ -1,9 +1,4 @@
-"""What a check is made of: verdicts of what it returns or raises, plain evidence, and properties that are read once.
-
-pytest tests/lab/verify/evidence/test_checks.py
-"""
-
-from __future__ import annotations
+"""What a check is made of: verdicts of what it returns or raises, plain evidence, and properties that are read once."""
 
 from typing import Any
 

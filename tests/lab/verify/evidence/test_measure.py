@@ -1,9 +1,4 @@
-"""When a score becomes a sample, and that a sample's interval holds the truth.
-
-pytest tests/lab/verify/evidence/test_measure.py
-"""
-
-from __future__ import annotations
+"""When a score becomes a sample, and that a sample's interval holds the truth."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +19,8 @@ from pgolf_core.lab.verify.evidence.measure import (
     split_by_shape,
     total_with_interval,
 )  # fmt: skip
-from pgolf_core.lab.verify.evidence.way import NOISE_ERRORS, NOISE_TIMES, Way
+from pgolf_core.lab.verify.evidence.score import NOISE_ERRORS, NOISE_TIMES
+from pgolf_core.lab.verify.evidence.text import Way
 from pgolf_core.network.score import plan_windows, score
 from pgolf_core.packing.unpack import load_model
 from pgolf_core.text.shards import load_tokens

@@ -3,8 +3,6 @@
 pytest tests/lab/verify/evidence/test_process.py (starts three processes)
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os
@@ -21,7 +19,7 @@ from pgolf_core.lab.shared.places import child_environment
 from pgolf_core.lab.verify.evidence import process, score
 from pgolf_core.lab.verify.evidence.checks import Broken
 from pgolf_core.lab.verify.evidence.score import How, Scoring, isolation
-from pgolf_core.lab.verify.evidence.way import Way
+from pgolf_core.lab.verify.evidence.text import Way
 
 WAY = Way(32, 8, 64, "off")
 

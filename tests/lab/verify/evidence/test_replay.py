@@ -1,9 +1,4 @@
-"""The replay of an adaptation: what it finds, how far a budget reaches, and files that are no trace.
-
-pytest tests/lab/verify/evidence/test_replay.py
-"""
-
-from __future__ import annotations
+"""The replay of an adaptation: what it finds, how far a budget reaches, and files that are no trace."""
 
 from pathlib import Path
 

@@ -1,22 +1,21 @@
-"""Scores taken anew: when a process is started, and what is concluded from what it found.
+"""Scores taken anew: when a process is started, and what is concluded from what it found."""
 
-pytest tests/lab/verify/evidence/test_score.py
-"""
-
-from __future__ import annotations
-
+import dataclasses
+import json
 import math
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from published import PR315, published
 from reviewing import ask_here
 
 from pgolf_core.lab.data.dataset import Dataset, open_dataset
 from pgolf_core.lab.verify.evidence import score
 from pgolf_core.lab.verify.evidence.checks import Broken, CannotCheck, OnlySampled
-from pgolf_core.lab.verify.evidence.measure import Way
 from pgolf_core.lab.verify.evidence.score import How, Scoring, causality, judge_score, probabilities
+from pgolf_core.lab.verify.evidence.text import Way
 from pgolf_core.network.model import build_model
 from pgolf_core.packing.pack import pack
 from pgolf_core.recipes.recipe import Model, Quant
@@ -138,3 +137,19 @@ def test_sums_of_one_and_no_changed_bit_hold(monkeypatch: pytest.MonkeyPatch, da
         with pytest.raises(error):
             probabilities(scoring)
             causality(scoring)
+
+
+def test_a_way_of_scoring_comes_back_from_json_as_it_was():
+    way = Way(2048, 64, 8, "off")
+    assert Way(**json.loads(json.dumps(dataclasses.asdict(way)))) == way != Way(2048, 64)
+
+
+def test_a_folder_without_an_artifact_is_judged_without_the_libraries_that_only_scores_need(tmp_path: Path):
+    folder = published(tmp_path / "track_10min_16mb" / "one", PR315)
+    program = (
+        f"import sys\nfrom pgolf_core.lab.cli import main\nmain(['verify', {str(folder)!r}])\n"
+        "print(sorted({'torch', 'pandas', 'scipy', 'numpy', 'matplotlib'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    lines = found.stdout.splitlines()
+    assert lines[-1] == "[]" and "checks hold" in lines[0]

@@ -1,9 +1,4 @@
-"""The scored text: every target once, the bytes of the decoded documents, and which text it is.
-
-pytest tests/lab/verify/evidence/test_text.py
-"""
-
-from __future__ import annotations
+"""The scored text: every target once, the bytes of the decoded documents, and which text it is."""
 
 import math
 from dataclasses import replace
@@ -15,8 +10,7 @@ import pytest
 from pgolf_core.lab.data.dataset import open_dataset
 from pgolf_core.lab.verify.evidence import text
 from pgolf_core.lab.verify.evidence.checks import Broken, CannotCheck
-from pgolf_core.lab.verify.evidence.text import TEXT_OF_TRACK, Text, implied_bytes
-from pgolf_core.lab.verify.evidence.way import Way
+from pgolf_core.lab.verify.evidence.text import TEXT_OF_TRACK, Text, Way, implied_bytes
 from pgolf_core.text import shards
 
 LOCAL = "local_10min_1mb"

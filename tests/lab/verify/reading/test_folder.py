@@ -3,8 +3,6 @@
 pytest tests/lab/verify/reading/test_folder.py (-m slow for thousands of mutations in place of dozens)
 """
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

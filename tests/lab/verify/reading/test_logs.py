@@ -3,8 +3,6 @@
 pytest tests/lab/verify/reading/test_logs.py (-m slow for a thousand hostile texts in place of dozens)
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,18 @@ from reviewing import both
 
 from pgolf_core.lab.verify.evidence.checks import Broken
 from pgolf_core.lab.verify.reading import logs
-from pgolf_core.lab.verify.reading.logs import ADAPTED, BEFORE, PACKED, SLIDING, Log, agreed_steps, read_log
+from pgolf_core.lab.verify.reading.logs import (
+    ADAPTED,
+    BEFORE,
+    PACKED,
+    SLIDING,
+    Epoch,
+    Log,
+    Mention,
+    Phase,
+    agreed_steps,
+    read_log,
+)
 from pgolf_core.lab.verify.reading.readme import tables
 
 WORDS = st.sampled_from(
@@ -224,3 +233,27 @@ def test_lines_of_a_resumed_log_may_be_of_steps_that_were_trained_again():
             agreed_steps(text, rows, {}, was_resumed=False)
     with pytest.raises(Broken, match=r"200 ms in train.log, 0.3 s in metrics.jsonl"):
         agreed_steps(text, train | {2: {"loss": 6.1, "seconds": 0.3}}, {}, was_resumed=False)
+
+
+EVENTS = """import os
+  fake: 1
+{ruler}
+2026-04-01 10:00:00 INFO Hyperparameters:
+2026-04-01 10:00:00 INFO   model_dim: 512
+2026-04-01 10:00:00 INFO   datafiles: a, b
+{ruler}
+1/20 val_loss: 6.9 val_bpb: 4.1 tokens=5000
+ttt_epoch:2/3 loss:1.9
+ttpp: phase:1/3 pd:600 gd:500 t:1.0s
+mix bytes=151078222 tokens=62,021,632 mix_bpb=0.9512 nn_bpb=1.0870
+final_exact val_loss:1.9 val_bpb:1.12345678
+""".format(ruler="=" * 100)
+
+
+def test_what_a_log_tells_is_read_with_its_lines_and_its_script_is_passed_over(tmp_path: Path):
+    (tmp_path / "a.log").write_text(EVENTS)
+    log = read_log(tmp_path / "a.log", "a.log")
+    assert log.block == {"model_dim": ("512", 5), "datafiles": ("a, b", 6)}
+    assert log.mentions == [Mention(11, ("0.9512", "1.0870"), 62_021_632, 151_078_222)]
+    assert log.epochs == [Epoch(9, "ttt", 2, 3)] and log.phases == [Phase(10, 600, 500)]
+    assert [line for line, _ in log.scored_lines] == [11, 12]

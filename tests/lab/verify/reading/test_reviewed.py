@@ -3,8 +3,6 @@
 pytest tests/lab/verify/reading/test_reviewed.py (-m slow for thousands of mutations in place of dozens)
 """
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,9 +1,4 @@
-"""Untrusted files: bombs, pipes and links are refused at once, reading is bounded, and numbers are read as written.
-
-pytest tests/lab/verify/reading/test_untrusted.py
-"""
-
-from __future__ import annotations
+"""Untrusted files: bombs, pipes and links are refused at once, reading is bounded, and numbers are read as written."""
 
 import os
 from pathlib import Path

@@ -1,0 +1,270 @@
+"""What the logs of a submission show beside their numbers: one recipe over all seeds, how much of the split a claimed
+score is of, and whether the text was scored before the model learned from it."""
+
+import functools
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pgolf_core.base.files import sha256_bytes
+from pgolf_core.lab.shared.places import SUBMISSION_FILE
+from pgolf_core.lab.shared.tables import some
+from pgolf_core.lab.shared.texts import FINEWEB_BYTES, FINEWEB_TRACK, fineweb_tokens
+from pgolf_core.lab.verify.evidence.checks import hold, quietly, require
+from pgolf_core.lab.verify.evidence.text import implied_bytes
+from pgolf_core.lab.verify.reading.claims import Judged
+from pgolf_core.lab.verify.reading.folder import claimed
+from pgolf_core.lab.verify.reading.logs import Epoch, Log
+from pgolf_core.lab.verify.reading.reviewed import scored_once
+from pgolf_core.lab.verify.reading.untrusted import last_digit, read_number, read_text, same_number
+
+OF_ONE_RUN = re.compile(
+    r"seed|run_?id|log|path|file|dir|rank|device|time_?stamp|date|host|port|pid|wandb|name|prefix|commit|sha|resume|"
+    r"ckpt|checkpoint|^load|^save|main|master|is_dist|notes?$", re.I)  # fmt: skip
+"""Settings that differ between runs of one recipe."""
+LEAST_SETTINGS = 5
+WHOLE = 0.98
+"""From this share on a split is whole: rows of windows drop its end, and tokenizers count its bytes otherwise."""
+LEAST_SCORED = 100_000
+"""Fewer tokens on a line with a score are of a window or a chunk."""
+LEAST_DIGITS = 1e-3
+"""A score with fewer digits than these names no line of a log."""
+SCORED_KEY = re.compile(
+    r"(?!.*(?:chunk|batch|window|seq|context|prefix|train|target|step))(?=.*(?:eval|val|scored|subset))"
+    r"(?=.*(?:token|byte)).*(?:count|scored|tokens|subset).*", re.I)  # fmt: skip
+"""Keys of submission.json that count what was scored."""
+ADAPTED = re.compile(r"ttt|test.?time|n.?gram|slot|lora|ppm|adapt", re.I)
+"""Words of labels and settings that tell of an adaptation while scoring."""
+OFF = re.compile(r"^(?:0|false|none|off|)$", re.I)
+SWITCH = re.compile(r"(?:ttt|ngram|slot|ppm|tent)\w*_?enabled?$|^(?:use_)?(?:ttt|ngram|slot|ppm)$", re.I)
+KIND_KEYS, SPAN_KEYS = ("event", "kind", "op", "phase", "type"), ("chunk", "chunk_id", "ci", "doc")
+OF_EVENTS = re.compile(r"(?:trace|event|ttt|order|audit|score.?first)[^/]*\.jsonl$", re.I)
+"""Names of files of events; a file of metrics trains and scores other texts."""
+SCORES = re.compile(r"score|eval", re.I)
+LEARNS = re.compile(r"train|update|adapt|learn|step|fit", re.I)
+ON_THE_WAY = re.compile(r"epoch|running|chunk", re.I)
+MAX_EVENTS = 200_000
+Block = Mapping[str, tuple[str, int]]
+"""{setting: (value, line)} of one log."""
+
+
+# ---------------------------------------------------------------------- one recipe
+
+
+def same_recipe(folder: Judged) -> str:
+    """Settings, code sizes and embedded scripts of the logs are equal, and every setting is one of the script's."""
+    logs = [log for log in folder.runs.values() if log.steps is not None] or list(folder.runs.values())
+    blocks = {log.name: log.block for log in logs if len(log.block) >= LEAST_SETTINGS}
+    keys = sorted({key for log in logs for key in log.settings})
+    wrong = []
+    for key in keys:
+        found = {log.settings.get(key) for log in logs}
+        wrong += [f"logs differ: {' / '.join(sorted(map(str, found)))}"] if len(found) > 1 else []
+    wrong += _unlike_settings(blocks)
+    sizes = {log.name: tuple(dict.fromkeys(log.sizes["code_bytes"])) for log in logs if log.sizes["code_bytes"]}
+    if len(set(sizes.values())) > 1:
+        wrong.append(f"code sizes differ: {some(f'{name} {values[-1]:,}' for name, values in sizes.items())}")
+    scripts = {sha256_bytes(log.script.encode()) for log in logs if log.script}
+    wrong += ["the logs begin with different scripts"] if len(scripts) > 1 else []
+    wrong += _unknown_to_the_script(folder, blocks)
+    hold(not wrong, "; ".join(wrong))
+    count = len(keys) + (min(map(len, blocks.values())) if blocks else 0)
+    require(len(logs) > 1, f"there is the log of one seed only ({count} settings in it)")
+    hold(count > 0, "no log names a setting")
+    also = [what for what, is_so in (("code size", len(sizes) > 1), ("the scripts in the logs", scripts)) if is_so]
+    return f"{len(logs)} seeds, equal in {', '.join([f'{count} settings', *also])}"
+
+
+def _unlike_settings(blocks: Mapping[str, Block]) -> list[str]:
+    """Settings that some logs have and others have otherwise, or not at all."""
+    found = []
+    for key in sorted({key for block in blocks.values() for key in block if not OF_ONE_RUN.search(key)}):
+        values = {name: block.get(key, ("none", 0)) for name, block in blocks.items()}
+        if len({value for value, _ in values.values()}) > 1:
+            places = [f"{name}{f':{line}' if line else ''} {value:.40}" for name, (value, line) in values.items()]
+            found.append(f"{key} differs: {some(places)}")
+    return [*found[:8], *([f"and {len(found) - 8} more settings"] if len(found) > 8 else [])]
+
+
+def _unknown_to_the_script(folder: Judged, blocks: Mapping[str, Block]) -> list[str]:
+    """Settings of a log that stand nowhere in the shipped code, which so is not what ran; nothing if it is unread."""
+    code = quietly(lambda: folder.code) or {}
+    if not blocks or not code or any(one.unread for one in code.values()):
+        return []
+    words = {word.lower() for one in code.values() for word in re.findall(r"[A-Za-z_]\w*", one.source)}
+    found = []
+    for name, block in blocks.items():
+        unknown = [f"{key} (line {line})" for key, (_, line) in block.items() if key.lower() not in words]
+        if len(unknown) > len(block) / 2:
+            return []  # the settings are made otherwise, or another file holds them
+        found += [f"{name} has settings that the shipped code lacks: {some(unknown)}"] if unknown else []
+    return found
+
+
+# ---------------------------------------------------------------------- the whole split
+
+
+def whole_split(folder: Judged) -> str:
+    """No claimed score is of a part of the split, and its bytes are not more than the split's."""
+    if folder.artifacts:
+        return scored_once(folder)
+    require(folder.track == FINEWEB_TRACK, "of another text than FineWeb's only an artifact tells")
+    claims = _claims(folder)
+    wrong, said = _by_json(folder), []
+    for log in folder.logs:
+        tokens = log.val_tokens or _known(log)
+        wrong += _cut(log)
+        for line, bpb, scored, size in log.mentions:
+            place = f"{log.name}:{line}"
+            its = [one for one in bpb if any(same_number(one, text) for text in claims)]
+            if size and its and not WHOLE <= size / FINEWEB_BYTES <= 2 - WHOLE:
+                wrong.append(f"{place}: {its[0]} bpb is of {size:,} bytes, the split has {FINEWEB_BYTES:,}")
+            elif scored and its and tokens and LEAST_SCORED < scored < WHOLE * tokens:
+                wrong.append(f"{place}: {its[0]} bpb is of {scored:,} tokens, the split has {tokens:,}")
+            elif its:
+                said.append(place)
+        said += [f"{log.name} ({log.val_tokens:,} tokens loaded)"] if log.val_tokens else []
+    hold(not wrong, some(wrong))
+    require(bool(said), "no file says how many tokens or bytes were scored")
+    return f"the whole split by {some(dict.fromkeys(said))}; no line with a claimed score names fewer"
+
+
+def _claims(folder: Judged) -> list[str]:
+    """Every claimed bpb with digits enough to be told from others."""
+    rows = [*folder.seed_claims.values(), quietly(lambda: folder.claims) or {}]
+    found = [quietly(functools.partial(claimed, row, name)) for row in rows for name in ("bpb", "mean_bpb")]
+    return [text for text in found if text and last_digit(text) <= LEAST_DIGITS]
+
+
+def _known(log: Log) -> int | None:
+    """Predictions of the split by the one tokenizer that a log names."""
+    found = fineweb_tokens(log.vocabularies)
+    return found and found[0]
+
+
+def _cut(log: Log) -> list[str]:
+    """A validation split that was short when it was loaded: by its tokenizer's count, or by the bytes of a score."""
+    loaded, whole = log.val_tokens, _known(log)
+    if not loaded:
+        return []
+    sizes = [implied_bytes(read_number(one.loss), read_number(one.bpb), loaded) for one in log.finals
+             if one.loss and read_number(one.loss) > 0 and read_number(one.bpb) > 0]  # fmt: skip
+    if any(WHOLE <= size / FINEWEB_BYTES <= 2 - WHOLE for size in sizes):
+        return []  # another tokenizer of that size, by the bytes of the text
+    if whole and loaded < WHOLE * whole:
+        return [f"{log.name} loads {loaded:,} validation tokens, the split has {whole:,}"]
+    if sizes and max(sizes) < WHOLE / 2 * FINEWEB_BYTES and not whole:
+        return [f"{log.name} loads {loaded:,} validation tokens, by its scores {max(sizes):,.0f} bytes of the split's "
+                f"{FINEWEB_BYTES:,}"]  # fmt: skip
+    return []
+
+
+def _by_json(folder: Judged) -> list[str]:
+    """Counts of submission.json that are less than the split, or more bytes than it has."""
+    found = []
+    known = {one for log in quietly(lambda: folder.logs) or () if (one := _known(log) or log.val_tokens)}
+    for key, count in counted_in(quietly(lambda: folder.claims) or {}).items():
+        whole = FINEWEB_BYTES if "byte" in key.lower() else max(known, default=0)
+        high = 2 - WHOLE if "byte" in key.lower() else 10
+        if whole and not WHOLE <= count / whole <= high:
+            found.append(f"{SUBMISSION_FILE} {key} {count:,}, the split has {whole:,}")
+    return found
+
+
+def counted_in(claims: Mapping[str, Any]) -> dict[str, int]:
+    """{key: count} of the tokens and bytes that submission.json says were scored."""
+    return {
+        key: value for key, value in claims.items() if SCORED_KEY.fullmatch(key) and type(value) is int and value > 0
+    }
+
+
+# ---------------------------------------------------------------------- scored first
+
+
+def score_first(folder: Judged) -> str:
+    """An adaptation comes after the score of what it learns from, by a trace, or by a log's phases and epochs."""
+    wrong, shown = [], []
+    for name, path in folder.files.items():
+        if OF_EVENTS.search(name):
+            found = _events(name, path)
+            wrong += (found or [])[:1]
+            shown += [name] if found is not None and not found else []
+    for log in folder.logs:
+        wrong += _epochs_first(log)
+        early = [phase for phase in log.phases if phase.adapted > phase.scored]
+        wrong += [f"{log.name}:{phase.line}: adapted to {phase.adapted:,} documents when {phase.scored:,} were scored"
+                  for phase in early[:2]]  # fmt: skip
+        shown += [f"{log.name} ({len(log.phases)} phases)"] if log.phases and not early else []
+    hold(not wrong, some(wrong))
+    if shown:
+        return f"scored before it was learned from: {some(shown)}"
+    names = _named(folder.logs)
+    require(not names, f"the logs tell of an adaptation ({some(names)}) and not of its order")
+    return f"no score, setting or line of {len(folder.logs)} log(s) tells of an adaptation while scoring"
+
+
+def _epochs_first(log: Log) -> list[str]:
+    """Whole epochs over the text before its only score: the second began when all of it had been learned from.
+
+    An adaptation chunk by chunk begins its epochs again with every chunk; one that never does has no chunks.
+    """
+    by_name: dict[str, list[Epoch]] = {}
+    for epoch in log.epochs:
+        by_name.setdefault(epoch.name, []).append(epoch)
+    found = []
+    for name, epochs in by_name.items():
+        numbers = [epoch.number for epoch in epochs]
+        is_whole = numbers == sorted(numbers) and len(set(numbers)) > 1 and max(numbers) == epochs[-1].of
+        scored = [line for line, text in log.scored_lines if not ON_THE_WAY.search(text)]
+        after = [line for line in scored if line > epochs[-1].line]
+        if is_whole and after:
+            found.append(
+                f"{log.name}:{epochs[0].line} to {epochs[-1].line}: {name} ran {max(numbers)} epochs over the text, "
+                f"and its score follows in line {after[0]}"
+            )
+    return found
+
+
+def _named(logs: list[Log]) -> list[str]:
+    """Where logs tell of an adaptation: labels of scores, and switches that are on."""
+    found = [f"{log.name}: {one.label}" for log in logs for one in log.finals if ADAPTED.search(
+        re.sub(r"(?:no|pre|without|before)[ _-]?(?:ttt|slot|n-?gram)", "", one.label, flags=re.I))]  # fmt: skip
+    for log in logs:
+        found += [f"{log.name}:{line} {key}: {value:.20}" for key, (value, line) in log.block.items()
+                  if SWITCH.search(key) and not OFF.match(value)]  # fmt: skip
+        found += [f"{log.name}:{epoch.line} {epoch.name}" for epoch in log.epochs[:1]]
+    return list(dict.fromkeys(found))
+
+
+def _events(name: str, path: Path) -> list[str] | None:
+    """What a file of events shows out of order; None for a file that is no such trace."""
+    scored: set[Any] = set()
+    last, wrong, kinds = -1.0, [], set()
+    for at, line in enumerate((quietly(lambda: read_text(path)) or "").splitlines()[:MAX_EVENTS], 1):
+        row = quietly(functools.partial(json.loads, line))
+        kind = next((str(row[key]) for key in KIND_KEYS if key in row), "") if isinstance(row, dict) else ""
+        span = _span(row) if kind and isinstance(row, dict) else None
+        if span is None:
+            continue
+        end, key = span
+        if SCORES.search(kind):
+            kinds.add("score")
+            scored.add(key)
+            last = max(last, end)  # of spans that end somewhere, the text up to the last end is scored
+        elif LEARNS.search(kind):
+            kinds.add("learn")
+            if end > last if key == "end" else key not in scored:
+                what = key if key != "end" else f"tokens up to {end:g}"
+                wrong.append(f"{name}:{at}: {kind} of {what} before its score")
+    return wrong if kinds == {"score", "learn"} else None
+
+
+def _span(row: Mapping[str, Any]) -> tuple[float, Any] | None:
+    """(where it ends, what it is) of one event: a numbered chunk, or tokens up to an end."""
+    for key in SPAN_KEYS:
+        if type(row.get(key)) in (int, str):
+            return -1.0, f"{key} {row[key]}"
+    end = row.get("end", row.get("tokens_end"))
+    return (float(end), "end") if type(end) is int else None

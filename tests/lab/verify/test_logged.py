@@ -1,0 +1,189 @@
+"""What logs show beside their numbers: one recipe over all seeds, the whole split, scores before learning."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from published import PR315, RULE, SETTINGS, add_lines, block, claim, edit, edit_logs, one_run, published, sized_script
+from reviewing import failing, judged
+
+from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, UNKNOWN
+from pgolf_core.lab.verify.logged import counted_in
+
+ONE, BYTES = "one recipe over all seeds", "a byte is counted once"
+WHOLE, IMPLIED = "the whole split is scored", "each score implies the split's bytes"
+FIRST = "what is learned from was scored before"
+BPB = "1.12526734"
+QUANT = [f"prequant_ttt:epoch {at}/21 val_bpb=1.06" for at in range(1, 22)]
+EPOCHS = [f"ttt_epoch:{at}/3 loss:1.9{at} time:14.5s" for at in (1, 2, 3)]
+SOME = {f"key_{at}": "1" for at in range(6)}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    return tmp_path / "track_10min_16mb" / "one"
+
+
+@pytest.fixture
+def folder(place: Path) -> Path:
+    return one_run(place)
+
+
+# ---------------------------------------------------------------------- one recipe
+
+
+def with_blocks(place: Path, change: dict) -> Path:
+    """Three seeds whose logs name settings, one of them others."""
+    folder = published(place, PR315)
+    code = sized_script((folder / "train_gpt.py").stat().st_size, *SETTINGS, "seed", "run_id", "logfile", "local_rank")
+    for path in (folder / "train_gpt.py", *folder.glob("*.log")):
+        start = path.read_text().find("=" * 100)
+        path.write_text(code.rstrip("\n") + "\n" + (path.read_text()[start:] if start >= 0 else ""))
+    own = {seed: SETTINGS | {"seed": str(seed), "run_id": f"run{seed}"} for seed in PR315}
+    own[42] |= change
+    add_lines(folder, {seed: block(settings) for seed, settings in own.items()}, "model_params")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict", "why"),
+    [
+        ({}, HOLDS, "3 seeds, equal in 9 settings, code size, the scripts in the logs"),
+        ({"logfile": "x.log", "local_rank": "3"}, HOLDS, "3 seeds, equal"),
+        ({"matrix_lr": "0.03"}, FAILS, "matrix_lr differs: train_seed1337.log:"),
+        ({"ttt_hash_buckets": "16384"}, FAILS, "has settings that the shipped code lacks: ttt_hash_buckets (line "),
+        ({f"key_{at}": "1" for at in range(3)}, FAILS, "key_0 differs: "),
+    ],
+)
+def test_settings_of_all_seeds_agree_but_for_those_of_one_run(place: Path, change: dict, verdict: str, why: str):
+    folder = with_blocks(place, change)
+    row = judged(folder, place)[ONE]
+    assert row.verdict == verdict and why in row.evidence
+
+
+def test_a_seed_that_ran_code_of_another_size_is_named(place: Path):
+    folder = published(place, PR315)
+    edit("train_seed42.log", r"Code size: \d+", "Code size: 67000")(folder)
+    row = judged(folder, place)[ONE]
+    assert row.verdict == FAILS and "code sizes differ: " in row.evidence and "train_seed42.log 67,000" in row.evidence
+
+
+# ---------------------------------------------------------------------- the whole split, scored first
+
+
+@pytest.mark.parametrize(
+    ("check", "lines", "before", "verdict", "why"),
+    [(FIRST, *row) for row in (
+        ([], "final", HOLDS, "tells of an adaptation while scoring"),
+        (EPOCHS, "final", FAILS, "ran 3 epochs over the text, and its score follows"),
+        (QUANT, "final", FAILS, "prequant_ttt ran 21 epochs"),
+        (EPOCHS[:1], "final", UNKNOWN, "and not of its order"),
+        (EPOCHS, "", UNKNOWN, "and not of its order"),
+        (EPOCHS * 2, "final", UNKNOWN, "and not of its order"),
+        (["legal_ttt_exact val_loss:1.89 val_bpb:1.12000000"], "", UNKNOWN, "tell of an adaptation (train_seed"),
+        (block(SOME | {"ttt_enabled": "True"}), "model_params", UNKNOWN, "ttt_enabled: True"),
+        (block(SOME | {"ttt_enabled": "False"}), "model_params", HOLDS, "tells of an adaptation"),
+        ([f"ttpp: phase:{at}/3 pd:{700 * at} gd:{600 * at} t:9.0s" for at in (1, 2, 3)], "final", HOLDS, "(3 phases)"),
+        (["ttpp: phase:1/3 pd:600 gd:700 t:9.0s"], "final", FAILS, "adapted to 700 documents when 600 were scored"),
+    )] + [(WHOLE, *row) for row in (
+        ([], "", HOLDS, "(62,021,632 tokens loaded)"),
+        ([f"ppm mix_bpb={BPB} subset=8000000 tokens"], "", FAILS, "is of 8,000,000 tokens, the split has 62,021,632"),
+        ([f"ppm: tokens=62021632 bytes=151078222 mix_bpb={BPB}"], "", HOLDS, "train_seed1337.log:"),
+        ([f"cond_ppm tokens=62021632 bytes=164594398 mix_bpb={BPB}"], "", FAILS, "is of 164,594,398 bytes"),
+        (["ppm: subset=8000000 tokens", f"mix_bpb={BPB}"], "", FAILS, "is of 8,000,000 tokens"),
+        (["ppm: subset=8000000 tokens mix_bpb=0.99460000"], "", HOLDS, "no line with a claimed score names fewer"),
+        (["ppm: subset=8000000 tokens", "a", "b", "c", "d", f"mix_bpb={BPB}"], "", HOLDS, "names fewer"),
+        ([f"window tokens=2048 mix_bpb={BPB}"], "", HOLDS, "names fewer"),
+        ([f"train_batch_tokens:524288 mix_bpb={BPB}"], "", HOLDS, "names fewer"),
+    )],
+)  # fmt: skip
+def test_the_order_and_a_claimed_score_of_a_part_are_found_in_any_wording(folder, check, lines, before, verdict, why):
+    add_lines(folder, {"all": lines}, before)
+    row = judged(folder, folder.parent)[check]
+    assert row.verdict == verdict and why in row.evidence
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [
+        ({"eval_token_count_per_seed": 62_021_632, "eval_canonical_byte_count_per_seed": 151_080_363}, HOLDS),
+        ({"eval_token_count_per_seed": 9_662_464}, FAILS),
+        ({"ttt_eval_chunk_tokens": 32_768}, HOLDS), ({"eval_byte_count": 164_594_398}, FAILS),
+    ],
+)  # fmt: skip
+def test_counts_of_submission_json_are_held_against_the_split(folder: Path, values: dict, verdict: str):
+    claim(folder, **values)
+    assert judged(folder, folder.parent)[WHOLE].verdict == verdict
+
+
+def test_a_split_that_was_cut_when_it_was_prepared_is_found(place: Path):
+    """As PR 1854: 9,662,464 tokens of 10,000 documents, and no val_bpb in submission.json."""
+    folder = one_run(place)
+    bpb = 9_662_464 * 2.4 / (math.log(2) * 32_756_252)
+    edit_logs(folder, r"tokens:62021632", "tokens:9662464")
+    edit_logs(folder, r"fineweb_1024", "fineweb_8192")
+    edit_logs(folder, r"(?<=window_exact ).*", f"val_loss:2.4 val_bpb:{bpb:.8f}")
+    claim(folder, val_bpb=None, val_loss=None)
+    row = judged(folder, place)[WHOLE]
+    assert row.verdict == FAILS and "loads 9,662,464 validation tokens, the split has 40,540,160" in row.evidence
+
+
+def test_bytes_that_a_wrong_table_adds_are_implied_by_loss_and_bpb(place: Path):
+    """As PR 1865: 45,514,752 tokens x 2.5686 / (ln 2 x 0.8758) = 192.58 MB."""
+    folder = one_run(place, row=(5000, "2.56860000", "0.87580000", 15_571_723, 15_639_340))
+    edit_logs(folder, r"tokens:62021632", "tokens:45514752")
+    edit_logs(folder, r"fineweb_1024", "fineweb_4096")
+    assert IMPLIED in failing(folder, place)
+    assert "192,58" in judged(folder, place)[IMPLIED].evidence
+
+
+def test_a_space_counted_twice_is_found_in_the_table_and_in_the_bytes_that_the_scores_imply(place: Path):
+    """As PR 1370: 177,827,958 bytes implied, and a log of `step N | val_loss x | val_bpb y`."""
+    bpb = 62_021_632 * 2.0 / (math.log(2) * 177_827_958)
+    folder = one_run(place, row=(5000, "2.00000000", f"{bpb:.8f}", 15_571_723, 15_639_340))
+    edit_logs(folder, r"step:5000.*", f"step 5000 | val_loss 2.0000 | val_bpb {bpb:.4f}")
+    rule = RULE.replace("        piece = piece[1:]\n", "").replace(
+        "piece.encode", "piece.replace('\\u2581', ' ').encode"
+    )
+    (folder / "core.py").write_text(rule + "def score(t, p):\n    return base[t] + (space[t] & ~edge[p])\n")
+    (folder / "train_gpt.py").write_text("exec(open('core.py').read())\n")
+    found = judged(folder, place)
+    assert found[IMPLIED].verdict == found[BYTES].verdict == FAILS
+    assert "177,82" in found[IMPLIED].evidence and "core.py, line 1: a leading space counts 2" in found[BYTES].evidence
+
+
+def test_where_nothing_says_how_much_was_scored_it_is_not_known(place: Path):
+    folder = one_run(place)
+    edit_logs(folder, r"val_loader.*\n", "")
+    assert judged(folder, place)[WHOLE].verdict == UNKNOWN
+
+
+def test_counts_are_those_of_what_was_scored():
+    claims = {"eval_token_count": 5, "val_tokens": 6, "bytes_total": 7, "eval_byte_count": "x", "scored_bytes_count": 8}
+    assert counted_in(claims) == {"eval_token_count": 5, "val_tokens": 6, "scored_bytes_count": 8}
+
+
+SCORE, LEARN = {"event": "score"}, {"event": "train"}
+
+
+@pytest.mark.parametrize(
+    ("events", "verdict", "why"),
+    [
+        ([SCORE | {"chunk": 0}, LEARN | {"chunk": 0}, SCORE | {"chunk": 1}], HOLDS, "trace.jsonl"),
+        ([LEARN | {"chunk": 0}, SCORE | {"chunk": 0}], FAILS, "trace.jsonl:1: train of chunk 0 before its score"),
+        ([SCORE | {"end": 100}, LEARN | {"end": 100}, LEARN | {"end": 99}], HOLDS, "trace.jsonl"),
+        ([SCORE | {"end": 100}, LEARN | {"end": 101}], FAILS, "trace.jsonl:2: train of tokens up to 101"),
+        ([SCORE | {"chunk": 0}], HOLDS, "tells of an adaptation"),
+        ([{"event": "score"}, 7, "x", None], HOLDS, "tells of an adaptation"),
+    ],
+)
+def test_a_trace_of_events_shows_the_order(folder: Path, events: list, verdict: str, why: str):
+    (folder / "trace.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    row = judged(folder, folder.parent)[FIRST]
+    assert row.verdict == verdict and why in row.evidence
+
+
+def test_metrics_of_the_training_are_no_trace(folder: Path):
+    (folder / "metrics.jsonl").write_text(json.dumps(LEARN | {"chunk": 0}) + "\n" + json.dumps(SCORE | {"chunk": 9}))
+    assert judged(folder, folder.parent)[FIRST].verdict == HOLDS
