@@ -4,6 +4,6 @@ ROOMS is the one list of the order: a room imports only rooms above it, and the 
 """
 
 ROOMS = (
-    "shared", "recipes", "export", "data", "compare", "report", "slurm", "record", "sweep", "status", "look", "plan",
-    "submission", "bench", "verify", "eval", "lab", "cli",
+    "shared", "recipes", "export", "data", "compare", "report", "slurm", "record", "sweep", "status", "gallery", "look",
+    "plan", "submission", "bench", "verify", "eval", "lab", "cli",
 )  # fmt: skip

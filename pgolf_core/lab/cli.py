@@ -30,6 +30,7 @@ COMMANDS = {
     "compare": "compare runs and published records over their seeds, each with the baseline",
     "verify": "check what an artifact, a run or a submission folder claims",
     "submission": "write a finished run as a submission folder",
+    "gallery": "show a finished run's notebooks and report as pages with pictures, in papers/gallery",
     "export": "write a recipe as one script, train_gpt.py, that needs nothing of pgolf",
     "bench": "time the fast code against the plainest correct code, or profile a step",
     "lab": "open JupyterLab on the notebooks; further options are JupyterLab's",

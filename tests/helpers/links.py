@@ -10,9 +10,14 @@ def anchors(path: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def outside_code(path: Path) -> str:
+    """A page without its blocks of code."""
+    return re.sub(r"^(`{3,}).*?^\1$", "", path.read_text(encoding="utf-8"), flags=re.M | re.S)
+
+
 def broken_links(path: Path) -> list[str]:
     """Links and pictures of a page that lead to no file, or to no heading of it."""
-    text, broken = path.read_text(encoding="utf-8"), []
+    text, broken = outside_code(path), []
     for target in [*re.findall(r"\]\(([^)\s]+)\)", text), *re.findall(r'src="([^"]+)"', text)]:
         file, _, anchor = target.partition("#")
         found = (path.parent / file).resolve() if file else path

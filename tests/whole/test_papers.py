@@ -9,9 +9,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
-from links import broken_links
+from links import broken_links, outside_code
 
+from pgolf_core.lab.gallery.pages import MADE_FROM, MOST_BYTES, sources_sha256
 from pgolf_core.network.grid import GRIDS
 from pgolf_core.recipes.reading import available_recipes, load_recipe
 from pgolf_core.recipes.recipe import to_dict
@@ -21,6 +23,8 @@ PAPERS = ROOT / "papers"
 NOTES = sorted((PAPERS / "techniques").glob("*.md"))
 MACHINERY = PAPERS / "machinery.md"
 MARKDOWN = sorted(PAPERS.rglob("*.md"))
+GALLERY = PAPERS / "gallery"
+SHOW_AGAIN = "run `pgolf record local --seeds 1337 --fresh`, then `pgolf gallery runs/local_10min_1mb/local`"
 CITATION = re.compile(r"\[@([\w-]+)\]")
 ARXIV = re.compile(r"arXiv[: ](\d{4}\.\d{4,5})")
 MOST_LINES = 55  # a note is a page
@@ -117,7 +121,8 @@ def test_a_technique_note_is_a_page_that_names_code_and_tests_that_exist_its_sou
 def test_the_index_lists_every_note_record_and_finding_once() -> None:
     lines = text_of(PAPERS / "README.md").partition("\n## ")[0].splitlines()
     listed = [target for line in lines for target in re.findall(r"\]\(([^)]+)\)", line.partition(" | ")[0])]
-    wanted = {name_of(path) for path in MARKDOWN} - {"README.md", "LOG.md"}
+    wanted = {name_of(path) for path in MARKDOWN if path.parent != GALLERY} - {"README.md", "LOG.md"}
+    wanted |= {"gallery/README.md"}
     wanted |= {name_of(path) for path in (PAPERS / "records").glob("*.toml")}
     assert len(listed) == len(set(listed)) and wanted <= set(listed)
 
@@ -161,3 +166,20 @@ def test_the_numbers_of_a_note_come_out_when_its_lines_are_run(note: Path) -> No
     said: list[str] = []
     result = doctest.DocTestRunner(verbose=False).run(example, out=said.append)
     assert result.attempted and not result.failed, "".join(said)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_the_gallery_shows_a_notebook_as_it_is(path: Path) -> None:
+    assert (GALLERY / MADE_FROM).is_file(), f"there is no papers/gallery yet; {SHOW_AGAIN}"
+    shown = json.loads(text_of(GALLERY / MADE_FROM))["notebooks"]
+    same = shown.get(path.stem) == sources_sha256(nbformat.read(path, as_version=4))
+    assert same, f"notebooks/{path.name} has changed since papers/gallery was made; {SHOW_AGAIN}"
+    page = text_of(GALLERY / f"{path.stem}.md")
+    assert page.count("<details>") >= 10 and f"]({path.stem}.md)" in text_of(GALLERY / "README.md")
+
+
+def test_the_gallery_is_small_and_fetches_nothing() -> None:
+    files = [path for path in GALLERY.rglob("*") if path.is_file()]
+    assert 0 < sum(path.stat().st_size for path in files) <= MOST_BYTES, f"papers/gallery; {SHOW_AGAIN}"
+    for path in GALLERY.glob("*.md"):
+        assert not re.findall(r"<(?:script|link|style|iframe)|src=\"http|\]\(http", outside_code(path)), path.name

@@ -20,6 +20,7 @@ from pgolf_core.base.files import UserError
 from pgolf_core.lab.compare.records import RECORD_DIR, RECORDS, load_published
 from pgolf_core.lab.compare.results import SCORE_LABELS
 from pgolf_core.lab.report.reading import SeedRun
+from pgolf_core.lab.report.seeds import BESIDE_ADAPTED
 from pgolf_core.lab.shared import plots
 from pgolf_core.lab.shared.texts import FINEWEB_TRACK
 from pgolf_core.packing.ledger import Ledger
@@ -59,11 +60,12 @@ def draw_figures(folder: Path, runs: Mapping[int, SeedRun], seeds_folder: Path) 
 
 
 def _strip(results: Mapping[int, Result]) -> Drawn:
+    first = next(iter(results.values()))
+    labels = SCORE_LABELS if first.adapted_bpb is None else SCORE_LABELS | BESIDE_ADAPTED
     scores = pd.DataFrame(
-        {label: [getattr(one, f"{score}_bpb") for one in results.values()] for score, label in SCORE_LABELS.items()},
+        {label: [getattr(one, f"{score}_bpb") for one in results.values()] for score, label in labels.items()},
         index=pd.Index(list(results), name="seed"),
     )
-    first = next(iter(results.values()))
     share = (first.raw_targets or first.val_targets) / first.val_targets
     in_part = {} if share >= 1 else {name: f"{name}\n(first {share:.0%})" for name in ("raw", "averaged")}
     return plots.seed_strip(scores.rename(columns=in_part), y_label="bits per byte"), scores

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import html
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,18 +41,24 @@ def quoted(text: str) -> Markdown:
     return Markdown("\n".join(lines))
 
 
-def fenced(text: str) -> Markdown:
+def fenced(text: str, language: str = "") -> Markdown:
     """A block of code that no backticks in the text can end."""
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-    return Markdown(f"{fence}\n{text}\n{fence}")
+    return Markdown(f"{fence}{language}\n{text}\n{fence}")
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[Any]], text_columns: int = 1, totals: int = 0) -> Markdown:
-    """A table whose first `text_columns` columns are text, the others numbers; the last `totals` rows sum it up."""
+def table(
+    header: Sequence[str], rows: Sequence[Sequence[Any]], text_columns: int | Container[int] = 1, totals: int = 0
+) -> Markdown:
+    """A table of text columns, the first so many or those at the given places, and of numbers, which are set right.
+
+    The last `totals` rows sum it up.
+    """
+    texts = range(text_columns) if isinstance(text_columns, int) else text_columns
     cells = [[str(plain(cell)) for cell in row] for row in rows]
     for row in cells[len(cells) - totals :]:
         row[0] = f"**{row[0]}**"
-    rule = [":--" if place < text_columns else "--:" for place in range(len(header))]
+    rule = [":--" if place in texts else "--:" for place in range(len(header))]
     lines = [[str(plain(name)) for name in header], rule, *cells]
     return Markdown("\n".join(f"| {' | '.join(line)} |" for line in lines))
 

@@ -59,7 +59,14 @@ def entries_text(entries: Iterable[tuple[str, str, str]], columns: int = 0) -> s
 
 def _drawn(table: Table, columns: int) -> str:
     out = io.StringIO()
-    Console(file=out, width=columns or width(), force_terminal=False, color_system=None, highlight=False).print(table)
+    Console(
+        file=out,
+        width=columns or width(),
+        force_terminal=False,
+        force_jupyter=False,
+        color_system=None,
+        highlight=False,
+    ).print(table)
     return "\n".join(line.rstrip() for line in out.getvalue().rstrip("\n").split("\n"))
 
 

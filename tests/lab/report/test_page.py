@@ -36,11 +36,13 @@ def test_a_quotation_keeps_lines_and_leading_blanks_and_makes_no_list_or_heading
 
 def test_no_backticks_end_a_block_of_code_early():
     assert fenced("a ``` b ```` c").splitlines() == ["`````", "a ``` b ```` c", "`````"]
+    assert fenced("a", "python") == "```python\na\n```"
 
 
 def test_text_columns_of_a_table_stand_to_the_left_and_totals_are_bold(tmp_path):
     markdown = table(["run", "score", "bpb"], [["a", "sliding", "1.0"], ["mean", "–", "1.0"]], 2, totals=1)
     assert markdown.splitlines()[1] == "| :-- | :-- | --: |" and "| **mean** |" in markdown
+    assert table(["a", "b", "c"], [], {1}).splitlines()[1] == "| --: | :-- | --: |"
     page = html_page(f"# A\n\n{markdown}\n\n## B\n\n{markdown}", "a < b", tmp_path)
     assert '<th scope="row" style="text-align:left">a</th>' in page and '<td style="text-align:right">1.0</td>' in page
     assert "<title>a &lt; b</title>" in page and page.index("</header>") < page.index("<h2>B")

@@ -58,8 +58,13 @@ def test_frozen_and_adapted_scores_stand_side_by_side(run, spent: float, is_over
         scores = {"adapted_bpb": bpb, "adapted_loss": before.sliding_loss * bpb / before.sliding_bpb}
         change(path, **scores, adapt_sha256="0" * 64, seconds=seconds)
     note = write_report(run, RUN_SEEDS).markdown.read_text()
-    assert " sliding bpb | adapted bpb |" in note and "\N{MINUS SIGN}0.0125 bpb on average" in note
+    assert (
+        " sliding (frozen) bpb | adapted bpb |" in note
+        and "(n = 3) | bits per byte, frozen | bytes" in note
+        and "\N{MINUS SIGN}0.0125 bpb on average" in note
+    )
     assert "each is scored whole before the weights are trained on it" in note
+    assert "nothing is learned from what has no score yet" in note and "by adapting. Lines" in note
     assert "n-grams" not in note
     assert f"took {30.5 + spent} s at most, of 600 s" in note and ("Over the cap on evaluation" in note) is is_over
 

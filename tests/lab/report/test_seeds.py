@@ -49,6 +49,15 @@ def test_a_seed_that_trained_beyond_its_recipes_cap_is_named_below_the_table():
     assert "cap" not in seeds_table_text(summarise_seeds(results))
 
 
+def test_frozen_and_adapted_scores_stand_side_by_side_and_what_adapting_is_stands_below():
+    adapted = {"adapted_bpb": 1.9, "adapted_loss": 1.9 * seed_result(1, 2.0).sliding_loss / 2}
+    text = seeds_table_text(summarise_seeds({seed: seed_result(seed, 2.0, **adapted) for seed in (1, 2)}))
+    header, _, row, *_ = text.splitlines()
+    assert header.endswith("sliding (frozen)  adapted") and row.split()[-2:] == ["2.0000", "1.9000"]
+    assert "text is scored first" in text and "nothing is learned from what has no score" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
 def test_seeds_may_be_one_number_or_text_as_papermill_gives_them():
     for given in ("7,8", "7 8", "[7, 8]", (7, 8)):
         assert given_seeds(given) == [7, 8]

@@ -38,6 +38,11 @@ def test_what_is_piped_is_80_columns_wide_without_colour(monkeypatch: pytest.Mon
     assert "\x1b" not in table_text(["a"], [["b"]])
 
 
+def test_a_notebook_gets_text_like_any_other(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)  # it would display the table, and return nothing
+    assert table_text(["a"], [["b"]], columns=80).splitlines() == ["a", "-", "b"]
+
+
 def test_markup_in_a_cell_is_shown_as_it_is():
     assert "[red]x[/red]" in table_text(["a"], [["[red]x[/red]"]])
 

@@ -1,0 +1,198 @@
+"""The gallery: an executed notebook as a page, the report as a page, and the index of both.
+
+Pages are Markdown with pictures, since that is what a site that hosts a repository shows; an editor or JupyterLab shows
+them too. Nothing in them is fetched from elsewhere, and the same run gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import re
+import shutil
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from bs4 import BeautifulSoup, Tag
+from nbconvert.filters import strip_ansi
+
+from pgolf_core.base.files import UserError, canonical_json, read_json, sha256_bytes, write_bytes, write_json
+from pgolf_core.base.names import SEED_RESULT
+from pgolf_core.lab.compare.results import seed_folders
+from pgolf_core.lab.gallery.pictures import FOLDER, Pictures
+from pgolf_core.lab.record.folder import STAGES, Stage
+from pgolf_core.lab.report.page import UNPRINTABLE, Markdown, fenced, plain, table
+from pgolf_core.lab.report.reading import command_of
+from pgolf_core.lab.report.report import scored
+from pgolf_core.lab.shared.places import SUMMARY_FILE, find_root, short_path
+
+GALLERY = "papers/gallery"
+MADE_FROM = "made-from.json"
+"""In the gallery: the run's folder, seed, and the hash of every notebook that it shows."""
+MOST_BYTES = 3_000_000
+WIDTH = 110
+"""Characters of a line of output; what is longer goes on below."""
+INJECTED = "injected-parameters"
+"""papermill's tag of the cell that it adds."""
+NUMBER = re.compile(r"[-+−±]? ?[\d.,]*\d%?(?:e[-+]?\d+)?")
+NO_VALUE = ("", "-", "–", "nan", "NaN", "None", "NA", "<NA>")
+OF_MACHINE = re.compile(r"(?<![\w/.:~])~?/(?:[\w.@+-]+/)+")
+"""The folders of an absolute path, or of one in somebody's home."""
+
+
+def sources_sha256(book: nbformat.NotebookNode) -> str:
+    """SHA-256 of kinds and sources of a notebook's cells, equal before and after it was executed by the runner."""
+    own = [cell for cell in book.cells if INJECTED not in cell.metadata.get("tags", [])]
+    return sha256_bytes(canonical_json([[cell.cell_type, cell.source] for cell in own]).encode())
+
+
+def make_gallery(run_folder: Path, seed: int | None = None, out: Path | None = None) -> tuple[Path, int]:
+    """Write pages of the run's report and of its notebooks, those of `seed` among them; the index and all bytes.
+
+    `out` (papers/gallery) is replaced. UserError, with nothing written, where a notebook is missing, is not the
+    repository's, or the whole would be larger than MOST_BYTES.
+    """
+    run_folder, out = run_folder.resolve(), (out or find_root() / GALLERY).resolve()
+    if out.exists() and not (out / MADE_FROM).is_file():
+        raise UserError(f"{short_path(out)} exists and is no gallery; give another --out, or take it away")
+    finished = [one for one, place in seed_folders(run_folder).items() if (place / SEED_RESULT).is_file()]
+    if not finished or (seed is not None and seed not in finished):
+        which = "no finished seed" if seed is None else f"no finished seed {seed}"
+        raise UserError(f"{short_path(run_folder)} has {which}; `pgolf status {short_path(run_folder)}` looks")
+    seed, pictures = finished[0] if seed is None else seed, Pictures()
+    books = {stage.name: _executed(run_folder, seed, stage) for stage in STAGES}
+    made_from: dict[str, Any] = {"run": run_folder.name, "seed": seed}
+    made_from["notebooks"] = {name: sources_sha256(book) for name, book in books.items()}
+    names = [*books, "report"]
+    pages = {name: _notebook_page(name, book, pictures) for name, book in books.items()}
+    pages["report"] = _report_page(run_folder, pictures)
+    files = {f"{FOLDER}/{name}": payload for name, payload in pictures.files.items()}
+    for place, name in enumerate(names):
+        text = f"{_steps(names, place)}\n\n{pages[name]}\n\n{_steps(names, place)}\n"
+        files[f"{name}.md"] = UNPRINTABLE.sub("\ufffd", text).encode()
+    files["README.md"] = _index(run_folder, seed, finished, pages).encode()
+    size = sum(map(len, files.values()))
+    if size > MOST_BYTES:
+        raise UserError(f"the gallery would take {size:,} bytes of {MOST_BYTES:,}; take another run, of fewer seeds")
+    shutil.rmtree(out, ignore_errors=True)
+    for name, payload in files.items():
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(out / name, payload)
+    write_json(out / MADE_FROM, made_from)
+    return out / "README.md", size + (out / MADE_FROM).stat().st_size
+
+
+def _executed(run_folder: Path, seed: int, stage: Stage) -> nbformat.NotebookNode:
+    place = run_folder / (f"seed{seed}" if stage.per == "seed" else "")
+    path, command = place / "notebooks" / f"{stage.name}.ipynb", command_of(run_folder, [seed])
+    if not path.is_file():
+        raise UserError(f"{short_path(path)} does not exist; run `{command}`")
+    book, source = (nbformat.read(one, as_version=4) for one in (path, find_root() / "notebooks" / path.name))
+    if sources_sha256(book) != sources_sha256(source):
+        raise UserError(f"notebooks/{path.name} is not what was run in {short_path(place)}; run `{command} --fresh`")
+    return book
+
+
+# ---------------------------------------------------------------------- pages
+
+
+def _steps(names: list[str], place: int) -> str:
+    """Links to the page before, the index and the page after."""
+    before = [f"[← {names[place - 1]}]({names[place - 1]}.md)"] if place else []
+    after = [f"[{names[place + 1]} →]({names[place + 1]}.md)"] if place + 1 < len(names) else []
+    return " · ".join([*before, "[gallery](README.md)", *after])
+
+
+def _notebook_page(stage: str, book: nbformat.NotebookNode, pictures: Pictures) -> str:
+    parts = []
+    for cell in book.cells:
+        if cell.cell_type == "markdown":
+            parts.append(pictures.with_formulas(cell.source))
+        elif cell.cell_type == "code":
+            code, own = fenced(_anywhere(cell.source), "python"), INJECTED in cell.metadata.get("tags", [])
+            name = "this run's parameters" if own else cell.id
+            parts.append(f"<details><summary>code: {name}</summary>\n\n{code}\n\n</details>")
+            parts += _outputs(cell, f"{stage[:2]}-{cell.id}", pictures)
+    return "\n\n".join(parts)
+
+
+def _outputs(cell: nbformat.NotebookNode, name: str, pictures: Pictures) -> Iterator[str]:
+    """Markdown of each output: figures, tables, or what a terminal would show."""
+    for number, output in enumerate(cell.outputs):
+        data = output.get("data", {})
+        if "image/png" in data:
+            own = name if not number else f"{name}-{number + 1}"
+            yield pictures.figure(base64.b64decode(data["image/png"]), own, f"Figure: {cell.id.replace('-', ' ')}")
+        elif "<table" in (page := data.get("text/html", "")):
+            yield from filter(None, map(_table, BeautifulSoup(page, "html.parser").find_all("table")))
+        else:
+            text = output.get("text") or data.get("text/plain") or "\n".join(output.get("traceback", []))
+            lines = [line.rpartition("\r")[2].rstrip() for line in strip_ansi(text).split("\n")]  # a bar's last state
+            if shown := "\n".join(map(_wrapped, lines)).strip("\n"):
+                yield fenced(_anywhere(shown), "text")
+
+
+_wrapped = functools.partial(textwrap.fill, width=WIDTH, subsequent_indent="    ", break_on_hyphens=False)
+
+
+def _anywhere(text: str) -> str:
+    return OF_MACHINE.sub("…/", text)
+
+
+def _table(page: Tag) -> Markdown:
+    """An HTML table of pandas in Markdown, empty without rows: columns of numbers are set right, all others left."""
+    grid: dict[tuple[int, int], str] = {}
+    for y, row in enumerate(page.find_all("tr")):
+        for cell in row.find_all(["th", "td"]):
+            x = next(x for x in range(len(grid) + 1) if (y, x) not in grid)
+            down, across = (range(int(str(cell.get(name, "1")))) for name in ("rowspan", "colspan"))
+            text = " ".join(cell.get_text().split())
+            grid |= {(y + dy, x + dx): text for dy in down for dx in across}
+    width = 1 + max((x for _, x in grid), default=0)
+    rows = [[grid.get((y, x), "") for x in range(width)] for y in range(len(page.find_all("tr")))]
+    head = len(page.thead.find_all("tr")) if page.thead else 0
+    header = [" · ".join(dict.fromkeys(filter(None, names))) for names in zip(*rows[:head], strict=True)]
+    columns = list(zip(*rows[head:], strict=True))
+    texts = {
+        x for x, cells in enumerate(columns) if not all(cell in NO_VALUE or NUMBER.fullmatch(cell) for cell in cells)
+    }
+    return table(header or [""] * width, rows[head:], text_columns=texts) if columns else Markdown()
+
+
+def _report_page(run_folder: Path, pictures: Pictures) -> str:
+    path = run_folder / "report.md"
+    if not path.is_file():
+        raise UserError(f"{short_path(path)} does not exist; `pgolf record … --report-only` writes it")
+
+    def small(found: re.Match[str]) -> str:
+        about, file = found.groups()
+        return pictures.figure((run_folder / file).read_bytes(), f"report-{Path(file).stem}", about)
+
+    text = re.sub(r" ?\[Numbers\]\([^)]*\)", "", path.read_text(encoding="utf-8"))
+    return re.sub(r"!\[([^\]]*)\]\(([^)]*)\)", small, text).strip()
+
+
+def _index(run_folder: Path, seed: int, seeds: list[int], pages: dict[str, str]) -> str:
+    summary: dict[str, Any] = read_json(run_folder / SUMMARY_FILE)
+    rows = []
+    for name, page in pages.items():
+        title = next(line for line in page.splitlines() if line.startswith("# "))[2:]
+        first = re.search(rf'src="({FOLDER}/(?!formula)[^"]+)"', page)
+        look = f'<img src="{first[1]}" alt="" width="200">' if first else ""
+        rows.append(f"| [{name}]({name}.md) | {title.rpartition(' · ')[2]} | {look} |")
+    result = scored(summary) + ("" if len(seeds) == 1 else f" over {len(seeds)} seeds")
+    return f"""# Gallery: a run to look at
+
+Recipe {plain(summary["recipe"])} on {plain(summary["track"])}: {result}. The notebooks as they were executed for
+seed {seed}, their code folded away, and the report. Formulas are pictures; nothing is fetched.
+
+| page | question | first figure |
+| :-- | :-- | :-- |
+{chr(10).join(rows)}
+
+Made by `pgolf gallery`, after `{command_of(run_folder, seeds)}`.
+A test says when a notebook has changed since.
+"""
