@@ -18,9 +18,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.compare.records import RECORD_DIR, RECORDS, load_published
-from pgolf_core.lab.compare.results import SCORE_LABELS
 from pgolf_core.lab.report.reading import SeedRun
-from pgolf_core.lab.report.seeds import BESIDE_ADAPTED
+from pgolf_core.lab.report.seeds import score_labels
 from pgolf_core.lab.shared import plots
 from pgolf_core.lab.shared.texts import FINEWEB_TRACK
 from pgolf_core.packing.ledger import Ledger
@@ -61,7 +60,7 @@ def draw_figures(folder: Path, runs: Mapping[int, SeedRun], seeds_folder: Path) 
 
 def _strip(results: Mapping[int, Result]) -> Drawn:
     first = next(iter(results.values()))
-    labels = SCORE_LABELS if first.adapted_bpb is None else SCORE_LABELS | BESIDE_ADAPTED
+    labels = score_labels(first.adapted_bpb is not None)
     scores = pd.DataFrame(
         {label: [getattr(one, f"{score}_bpb") for one in results.values()] for score, label in labels.items()},
         index=pd.Index(list(results), name="seed"),

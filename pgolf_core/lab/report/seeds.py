@@ -67,7 +67,10 @@ def _entries(values: Mapping[int, Mapping[str, float | None]]) -> dict[str, dict
 def seeds_table(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of text: every seed, then mean, std (a dash where one seed has none) and half the interval."""
     columns = [("steps", summary["steps"], 0, 1)]  # name, entry, digits of a seed, digits of mean and std
-    columns += [(f"{label} bpb", summary[f"{score}_bpb"], 4, 4) for score, label in score_labels(summary).items()]
+    columns += [
+        (f"{label} bpb", summary[f"{score}_bpb"], 4, 4)
+        for score, label in score_labels("adapted_bpb" in summary).items()
+    ]
     columns += [(f"{part} bytes", summary[f"{part}_bytes"], 0, 0) for part in ("artifact", "code", "total")]
     columns += [("train s", summary["seconds"]["train"], 1, 1), ("whole s", summary["whole_seconds"], 1, 1)]
     names = [*map(str, summary["seeds"]), "mean", "std", *([f"± {CONFIDENCE:.0%}"] if summary["n"] > 1 else [])]
@@ -86,9 +89,9 @@ def headline(summary: Mapping[str, Any]) -> str:
     return "adapted" if "adapted_bpb" in summary else "sliding"
 
 
-def score_labels(summary: Mapping[str, Any]) -> dict[str, str]:
+def score_labels(is_adapted: bool) -> dict[str, str]:
     """SCORE_LABELS, and the adapted score where there is one, beside that of the frozen weights."""
-    return SCORE_LABELS | (BESIDE_ADAPTED if "adapted_bpb" in summary else {})
+    return SCORE_LABELS | (BESIDE_ADAPTED if is_adapted else {})
 
 
 def over_cap(summary: Mapping[str, Any]) -> str:
@@ -102,7 +105,7 @@ def seeds_table_text(summary: Mapping[str, Any]) -> str:
     """The table of seeds for a terminal, in two that fit 80 columns: steps and scores, bytes and seconds; and what
     adapting is, where a score is adapted."""
     header, rows = seeds_table(summary)
-    names, scores = [name.removesuffix(" bpb") for name in header], 2 + len(score_labels(summary))
+    names, scores = [name.removesuffix(" bpb") for name in header], 2 + len(score_labels("adapted_bpb" in summary))
     texts = (
         table_text(names[:scores], [row[:scores] for row in rows]),
         table_text([names[0], *names[scores:]], [[row[0], *row[scores:]] for row in rows]),
