@@ -24,7 +24,6 @@ from pgolf_core.adapting.tilt import tilted
 from pgolf_core.base.device import autocasting
 from pgolf_core.base.files import UserError
 from pgolf_core.base.parallel import ALONE, World
-from pgolf_core.network.gates import soft_capped
 from pgolf_core.network.model import GPT, Block, layer_order, rms_norm
 from pgolf_core.recipes.recipe import Model, Recipe
 from pgolf_core.text.packed import document_starts
@@ -184,10 +183,7 @@ class DocumentLoRA:
             logits = F.linear(z, self.model.tok_emb.weight.to(z.dtype))
             if "lm_head" in self.shapes:
                 logits = logits + self.current.added("lm_head", 0, z, self._rows)
-        logits = logits.float()
-        if config.softcaps == "two":
-            return soft_capped(self.model, logits), places, places < end
-        return config.logit_softcap * torch.tanh(logits / config.logit_softcap), places, places < end
+        return self.model.capped(logits.float()), places, places < end
 
     def _nats(self, event: DocumentScore, stream: Tensor, mine: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
         """Of this rank's documents, all [documents, chunk]: nats that the adapters learn from, those that count, and

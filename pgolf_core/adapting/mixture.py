@@ -1,6 +1,7 @@
 """A mixture of the model's probability of each target with those of n-grams of the targets before it.
 
-From the context of one token to the longest, wherever a context has been seen before:
+Contexts are counted in the target's document first, then in all of the text, from one token to the longest. Wherever
+one has been seen before:
 
     p(y)  <-  (1 - s) p(y) + s (max(c(y) - D, 0) + D kinds p(y)) / n
 
@@ -12,6 +13,7 @@ its share is of learns, after it has been scored.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,42 +24,69 @@ from pgolf_core.adapting.told import adapted_lines, rescored, write_trace
 from pgolf_core.base.parallel import World
 from pgolf_core.network.score import Score
 from pgolf_core.recipes.recipe import Recipe
+from pgolf_core.text.tokenizer import BOS
 
 SHARES = np.array([0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.4, 0.7, 0.9])
 """What a bucket's share is a mean of, each weighted by how likely it has made the bucket's targets so far."""
-MOST_DOUBLINGS = MOST_KINDS = 8
-"""A bucket is a context's n by doublings and its kinds, each up to so many."""
+MOST = 4
+"""A bucket is a context's n by doublings and its kinds, each up to so many, and its age by factors of 16."""
 
 
 def mix(tokens: np.ndarray, nats: np.ndarray, recipe: Recipe) -> tuple[np.ndarray, np.ndarray]:
-    """(p of every target, float64 [targets]; shares of the contexts of 1, 2, ... tokens, 0 where one is new, float64
-    [mix_order - 1, targets]), from tokens, uint16 [targets + 1], and the model's -log p of the targets."""
-    size, discount = recipe.model.vocab_size + 1, recipe.adapt.mix_discount
-    targets, before = tokens[1:].astype(np.int64), tokens[:-1].astype(np.int64)
-    context, p = np.zeros_like(targets), np.exp(-nats.astype(np.float64))
-    shares = np.zeros((recipe.adapt.mix_order - 1, len(p)))
-    for length, share in enumerate(shares, 1):
-        context = np.unique(context * size + before, return_inverse=True)[1]
-        before = np.roll(before, 1)
-        before[:length] = size - 1  # before the text
-        count = _so_far(np.unique(context * size + targets, return_inverse=True)[1], np.ones_like(targets))
-        total, kinds = _so_far(context, np.ones_like(targets)), _so_far(context, (count == 0).astype(np.int64))
+    """(p of every target, float64 [targets]; shares of the contexts in their order, 0 where one is new, float64
+    [contexts, targets]), from tokens, uint16 [targets + 1], and the model's -log p of the targets."""
+    discount, size = recipe.adapt.mix_discount, recipe.model.vocab_size + 1
+    before, targets = tokens[:-1].astype(np.int64), tokens[1:].astype(np.int64)
+    p, found = np.exp(-nats.astype(np.float64)), []
+    for context in contexts(before, size, recipe):
+        count = _so_far(context * size + targets, np.ones_like(targets))[0]
+        total, last = _so_far(context, np.ones_like(targets))
+        kinds = _so_far(context, (count == 0).astype(np.int64))[0]
         at = np.flatnonzero(total)
         ngram_p = (np.maximum(count[at] - discount, 0) + discount * kinds[at] * p[at]) / total[at]
-        doublings = np.minimum(np.log2(total[at]).astype(np.int64), MOST_DOUBLINGS)
-        share[at] = _shares(p[at], ngram_p, doublings * (MOST_KINDS + 1) + np.minimum(kinds[at], MOST_KINDS))
+        doublings = np.minimum(_doublings(total[at]), MOST)
+        age = _doublings(at - last[at]) // 4
+        share = np.zeros(len(p))
+        share[at] = _shares(p[at], ngram_p, (age * (MOST + 1) + doublings) * (MOST + 1) + np.minimum(kinds[at], MOST))
         p[at] += share[at] * (ngram_p - p[at])
-    return p, shares
+        found.append(share)
+    return p, np.array(found).reshape(-1, len(p))
 
 
-def _so_far(groups: np.ndarray, counted: np.ndarray) -> np.ndarray:
-    """The sum of `counted` over the earlier members of each one's group: all int64 [n]."""
+def contexts(before: np.ndarray, size: int, recipe: Recipe) -> Iterator[np.ndarray]:
+    """Every target's context by number, int64 [targets], for each kind of context in the order of mixing.
+
+    Those of 1, 2, ... tokens in the target's document, then those in all of the text. `before` holds the token before
+    each target, int64 [targets], all below `size` - 1.
+    """
+    adapt = recipe.adapt
+    for start, order in (
+        (np.cumsum(before == BOS), adapt.mix_document_order),
+        (np.zeros_like(before), adapt.mix_order),
+    ):
+        context = start
+        for back in range(order - 1):
+            past = np.roll(before, back)
+            past[:back] = size - 1  # before the text
+            context = np.unique(context * size + past, return_inverse=True)[1]
+            yield context
+
+
+def _doublings(counts: np.ndarray) -> np.ndarray:
+    """How often 1 can be doubled within each count from 1 on: int64, exact on every machine."""
+    return np.frexp(counts)[1].astype(np.int64) - 1
+
+
+def _so_far(groups: np.ndarray, counted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(The sum of `counted` over the earlier members of each one's group; the last of them, any where there is none):
+    all int64 [n]."""
     order = np.argsort(groups, kind="stable")
     sums = np.cumsum(counted[order]) - counted[order]
     begins = np.diff(groups[order], prepend=-1) != 0
-    found = np.empty_like(sums)
+    found, last = np.empty_like(sums), np.empty_like(order)
     found[order] = sums - np.maximum.accumulate(np.where(begins, sums, 0))
-    return found
+    last[order] = np.roll(order, 1)
+    return found, last
 
 
 def _shares(p: np.ndarray, ngram_p: np.ndarray, buckets: np.ndarray) -> np.ndarray:

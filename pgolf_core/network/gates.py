@@ -73,7 +73,6 @@ def in_lanes(
     return [resid[i] * lanes[i] + post[0, i] * heads + post[1, i] * mlp for i in (0, 1)]
 
 
-def soft_capped(network: Any, logits: Tensor) -> Tensor:
-    """c tanh(logits / c), the learned c another one for each sign; float32 of any shape (PR 2135)."""
-    cap = torch.where(logits > 0, network.softcap_pos, network.softcap_neg)
-    return cap * torch.tanh(logits / cap)
+def signed_caps(network: Any, logits: Tensor) -> Tensor:
+    """The learned soft cap of each logit, another one for each sign; float32 of any shape (PR 2135)."""
+    return torch.where(logits > 0, network.softcap_pos, network.softcap_neg)

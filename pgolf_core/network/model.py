@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pgolf_core.base.device import compute_dtype, one_thread
 from pgolf_core.network.attention import causal_attention, exclude_self, later, rotary_tables, rotate
 from pgolf_core.network.documents import document_attention
-from pgolf_core.network.gates import add_gates, gated_heads, in_lanes, smear_window, soft_capped
+from pgolf_core.network.gates import add_gates, gated_heads, in_lanes, signed_caps, smear_window
 from pgolf_core.network.grid import Grid, fake_quantise
 from pgolf_core.recipes.recipe import Model
 
@@ -301,11 +301,12 @@ class GPT(nn.Module):
         """
         x, _ = self.trunk(ids, documents=None if segments is None else (segments, longest), first=first)
         z = rms_norm(x, self.config.norm_eps)
-        logits = F.linear(z, self.tok_emb.weight.to(z.dtype)).float()
-        if self.config.softcaps == "two":
-            return soft_capped(self, logits)
-        cap = self.config.logit_softcap
-        return cap * torch.tanh(logits / cap)
+        return self.capped(F.linear(z, self.tok_emb.weight.to(z.dtype)).float())
+
+    def capped(self, logits: Tensor) -> Tensor:
+        """c tanh(logits / c), float32 of any shape; by the sigmoid, for which compilers have shorter code on CPUs."""
+        c = signed_caps(self, logits) if self.config.softcaps == "two" else self.config.logit_softcap
+        return c * (2 * torch.sigmoid(2 / c * logits) - 1)
 
     def token_losses(
         self, ids: Tensor, targets: Tensor, first: int = 0, segments: Tensor | None = None, longest: int = 0

@@ -59,5 +59,7 @@ class Adapt:
     """ngram: mix each target's score with that of n-grams of the targets before it, alone or after SGD."""
     mix_order: int = 8
     """Tokens of the longest n-gram, the target the last of them."""
-    mix_discount: float = 0.4
+    mix_document_order: int = 3
+    """The same of the n-grams that are counted in the target's document alone, before the others; 1: none."""
+    mix_discount: float = 0.5
     """What a count gives up to shorter contexts, in times seen (absolute discounting, Ney, Essen and Kneser)."""

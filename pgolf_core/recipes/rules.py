@@ -13,7 +13,7 @@ LORA_TARGETS = ("q", "k", "v", "o", "mlp", "lm_head")
 MOST_LOOPS = 64
 """Of model.num_loops: an artifact names it, and its reader runs that many blocks."""
 MOST_ORDERS = 32
-"""Of adapt.mix_order: each takes a second or two of evaluation for a few hundred thousand targets."""
+"""Of adapt.mix_order and mix_document_order: each takes a second of evaluation for a few hundred thousand targets."""
 GRADIENTS_BELOW = 0.1
 """Learning-rate multiplier below which gradients are gathered for packing: packing.sensitivity's own."""
 MOST_CORRECTED_INPUTS = 8192
@@ -63,7 +63,7 @@ AT_LEAST: dict[str, float] = {
         "quant.zstd_level", "quant.correction_tokens", "quant.low_rank_top", "quant.low_rank_group",
         "eval.seq_len", "eval.stride", "eval.batch_seqs",
         "adapt.epochs", "adapt.chunk_tokens", "adapt.batch_seqs", "adapt.lora_rank", "adapt.lora_tokens",
-        "adapt.batch_documents", "adapt.phase_documents", "adapt.phase_rows",
+        "adapt.batch_documents", "adapt.phase_documents", "adapt.phase_rows", "adapt.mix_document_order",
     ), 1),
     **dict.fromkeys((
         "data.final_seq_len", "model.rope_reference_tokens", "model.qk_gain_init", "model.embed_init_std",
@@ -216,8 +216,9 @@ def _impossible_adapting(recipe: Recipe) -> Iterator[str]:
             f"adapt.mix = {adapt.mix} cannot go with adapt.kind = {adapt.kind}, adapt.tilt = {adapt.tilt}; take "
             "adapt.kind = off or sgd and adapt.tilt = off"
         )
-    if adapt.mix_order > MOST_ORDERS:
-        yield f"adapt.mix_order = {adapt.mix_order}; must be at most {MOST_ORDERS}"
+    for key in ("mix_order", "mix_document_order"):
+        if (order := getattr(adapt, key)) > MOST_ORDERS:
+            yield f"adapt.{key} = {order}; must be at most {MOST_ORDERS}"
     for number, target in enumerate(adapt.lora_targets):
         if target not in LORA_TARGETS or target in adapt.lora_targets[:number]:
             yield f"adapt.lora_targets has {target!r}; must be some of {', '.join(LORA_TARGETS)}, each once"

@@ -9,18 +9,19 @@ import numpy as np
 import pytest
 from small import small_recipe
 
-from pgolf_core.adapting.mixture import MOST_DOUBLINGS, MOST_KINDS, SHARES, Mixed, mix_score, mix_seed, mixed_nats
+from pgolf_core.adapting.mixture import MOST, SHARES, Mixed, mix_score, mix_seed, mixed_nats
 from pgolf_core.base.files import sha256_file
 from pgolf_core.base.names import ADAPT_TRACE
 from pgolf_core.base.parallel import ALONE
 from pgolf_core.network.score import Score
 from pgolf_core.recipes.recipe import Recipe
+from pgolf_core.text.tokenizer import BOS
 
 VOCAB = 6
 
 
-def recipe_of(order: int, discount: float) -> Recipe:
-    adapt = {"mix": "ngram", "mix_order": order, "mix_discount": discount}
+def recipe_of(order: int, discount: float, document_order: int = 3) -> Recipe:
+    adapt = {"mix": "ngram", "mix_order": order, "mix_discount": discount, "mix_document_order": document_order}
     return small_recipe(model={"vocab_size": VOCAB}, adapt=adapt)
 
 
@@ -33,23 +34,29 @@ def a_text(length: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return tokens, model
 
 
-def mixed_plainly(tokens: list[int], model: np.ndarray, order: int, discount: float) -> tuple[list[float], list[float]]:
+def mixed_plainly(tokens: list[int], model: np.ndarray, recipe: Recipe) -> tuple[list[float], list[float]]:
     """(-log p of each target, sum of p over the vocabulary), by counting again for every target."""
-    credit: dict[tuple[int, ...], list[float]] = defaultdict(lambda: [0.0] * len(SHARES))
-    nats, sums = [], []
+    credit: dict[tuple[int | bool, ...], list[float]] = defaultdict(lambda: [0.0] * len(SHARES))
+    adapt, nats, sums = recipe.adapt, [], []
     for target, p in enumerate(model.tolist()):
         y, lessons = tokens[target + 1], []
-        for length in range(1, min(order - 1, target + 1) + 1):
-            context = tokens[target + 1 - length : target + 1]
-            followed = [tokens[at] for at in range(length, target + 1) if tokens[at - length : at] == context]
-            counts = Counter(followed)
-            if not followed:
+        begin = max((at for at in range(target + 1) if tokens[at] == BOS), default=0)
+        kinds = [(True, length) for length in range(1, adapt.mix_document_order)]
+        for within, length in kinds + [(False, length) for length in range(1, adapt.mix_order)]:
+            if length > target + 1:
                 continue
-            bucket = (length, min(int(math.log2(len(followed))), MOST_DOUBLINGS), min(len(counts), MOST_KINDS))
+            context = tokens[target + 1 - length : target + 1]
+            after = range(max(length, begin + 1 if within else 0), target + 1)
+            places = [at for at in after if tokens[at - length : at] == context]
+            counts = Counter(tokens[at] for at in places)
+            if not places:
+                continue
+            n, age = len(places), target + 1 - places[-1]
+            bucket = (within, length, min(int(math.log2(n)), MOST), min(len(counts), MOST), int(math.log2(age) / 4))
             weights = [math.exp(one - max(credit[bucket])) for one in credit[bucket]]
             share = sum(w * s for w, s in zip(weights, SHARES, strict=True)) / sum(weights)
-            spared = discount * len(counts)
-            ngram_p = [(max(counts[v] - discount, 0) + spared * p[v]) / len(followed) for v in range(VOCAB)]
+            spared = adapt.mix_discount * len(counts)
+            ngram_p = [(max(counts[v] - adapt.mix_discount, 0) + spared * p[v]) / n for v in range(VOCAB)]
             lessons.append((bucket, p[y], ngram_p[y]))
             p = [(1 - share) * one + share * other for one, other in zip(p, ngram_p, strict=True)]
         sums.append(sum(p))
@@ -61,12 +68,17 @@ def mixed_plainly(tokens: list[int], model: np.ndarray, order: int, discount: fl
     return nats, sums
 
 
-@pytest.mark.parametrize(("order", "discount"), [(2, 0.5), (3, 1.0), (4, 0.0), (5, 0.4), (9, 0.75)])
-def test_the_mixture_is_the_plain_one_and_sums_to_one_at_every_target(order: int, discount: float) -> None:
-    tokens, model = a_text(400)
+@pytest.mark.parametrize(
+    ("order", "discount", "document_order"),
+    [(2, 0.5, 1), (3, 1.0, 3), (4, 0.0, 2), (5, 0.4, 3), (9, 0.75, 1), (5, 0.4, 6)],
+)
+def test_the_mixture_is_the_plain_one_and_sums_to_one_at_every_target(
+    order: int, discount: float, document_order: int
+) -> None:
+    (tokens, model), recipe = a_text(400), recipe_of(order, discount, document_order)
     of_targets = model[np.arange(400), tokens[1:]]
-    plain, sums = mixed_plainly(tokens.tolist(), model, order, discount)
-    found = mixed_nats(tokens, -np.log(of_targets), recipe_of(order, discount))
+    plain, sums = mixed_plainly(tokens.tolist(), model, recipe)
+    found = mixed_nats(tokens, -np.log(of_targets), recipe)
     assert found.dtype == np.float32 and found.shape == (400,)
     np.testing.assert_allclose(found, plain, rtol=1e-6)
     np.testing.assert_allclose(sums, 1, atol=1e-12)
@@ -79,7 +91,7 @@ def test_no_later_token_or_score_changes_an_earlier_target_in_any_bit(seed: int)
     draw = np.random.default_rng(seed)
     length = int(draw.integers(1, 3000))
     tokens, nats = a_text(length, seed)[0], draw.exponential(2.0, length).astype(np.float32)
-    recipe = recipe_of(int(draw.integers(2, 9)), float(draw.uniform(0, 1)))
+    recipe = recipe_of(int(draw.integers(2, 9)), float(draw.uniform(0, 1)), int(draw.integers(1, 5)))
     place = int(draw.integers(0, length))
     others, other_nats = tokens.copy(), nats.copy()
     others[place + 1 :] = draw.integers(0, VOCAB, length - place)

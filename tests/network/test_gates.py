@@ -7,7 +7,6 @@ import torch
 from small import noisy_model, small_recipe
 
 from pgolf_core.network.documents import own_documents
-from pgolf_core.network.gates import soft_capped
 from pgolf_core.network.model import GPT, build_model, parameter_shapes
 
 ALL = {"smear": "window", "gate_window": 6, "attn_gate": "sparse", "attn_gate_scale": 0.5, "lanes": 2,
@@ -75,17 +74,18 @@ def test_two_lanes_of_equal_parts_are_one_stream_with_a_parallel_block() -> None
 
 
 def test_a_cap_for_each_sign_bounds_its_own_side_and_equal_caps_are_one_cap() -> None:
-    class Caps(torch.nn.Module):
-        softcap_pos, softcap_neg = torch.tensor(2.0), torch.tensor(5.0)
-
-    logits = torch.linspace(-100.0, 100.0, 401, requires_grad=True)
-    capped = soft_capped(Caps(), logits)
+    model, logits = network(softcaps="two"), torch.linspace(-100.0, 100.0, 401, requires_grad=True)
+    model.softcap_pos.data.fill_(2.0)
+    model.softcap_neg.data.fill_(5.0)
+    capped = model.capped(logits)
     assert (capped.min().item(), capped.max().item()) == (pytest.approx(-5.0), pytest.approx(2.0))
     assert (capped.diff() >= 0).all()
     (slope,) = torch.autograd.grad(capped[200], logits)
     assert slope[200] == 1.0
-    Caps.softcap_neg = Caps.softcap_pos
-    torch.testing.assert_close(soft_capped(Caps(), logits), 2 * torch.tanh(logits / 2))
+    model.softcap_neg.data.fill_(2.0)
+    one = network(softcaps="one", logit_softcap=2.0)
+    torch.testing.assert_close(model.capped(logits), one.capped(logits))
+    torch.testing.assert_close(one.capped(logits), 2 * torch.tanh(logits / 2))
 
 
 def test_inert_caps_change_nothing_and_get_no_gradient() -> None:

@@ -79,11 +79,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     option("--skip-faulty", action="store_true", help=about)
     option("--val-share", type=_share, metavar="X", help="share of validation documents (default: 0.1)")
     either = made["text"].add_mutually_exclusive_group()
-    about = "pieces of the lossless tokenizer that is trained on the training split (default: 1024)"
-    made["sotu"].add_argument("--vocab-size", type=count, default=1024, metavar="N", help=about)
+    about = "pieces of the lossless tokenizer that is trained on the training split (default: {})"
+    made["sotu"].add_argument("--vocab-size", type=count, default=1024, metavar="N", help=about.format(1024))
     dev = "some training documents as its validation split, for choosing settings by; that of the track is left out"
     made["sotu"].add_argument("--development", action="store_true", help=dev)
-    either.add_argument("--vocab-size", type=count, metavar="N", help=about)
+    usual = "4096 for 4 MB of training text or more, else 1024"
+    either.add_argument("--vocab-size", type=count, metavar="N", help=about.format(usual))
     about = "a SentencePiece .model to use instead of training one"
     either.add_argument("--tokenizer", metavar="FILE", help=about)
     option("--name", help="name of the dataset (default: the first path's, and -sp with the vocabulary)")

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import importlib.resources
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,12 @@ def prepare_sotu(
         return manifest
 
     return make_dataset(root, name, fill)
+
+
+def prepare_named(name: str, cache_dir: Path | str | None = None) -> Dataset:
+    """The State of the Union dataset of that name, its pieces and its split as the name says."""
+    pieces, is_development = int(name.rpartition("-sp")[2]), name.startswith(SOTU_DEV_PREFIX)
+    return prepare_sotu(cache_dir, sys.stderr.isatty(), pieces, is_development)
 
 
 def sotu_documents() -> list[Document]:

@@ -40,6 +40,8 @@ SPLIT_RULE = (
     "A document is validation if the SHA-256 of its text, read as a number from 0 to 1, lies below {}; equal texts so "
     "stay in one split. Each split is in the order of its documents' hashed names."
 )
+MANY_BYTES = 4_000_000
+"""From so much training text on, 4,096 pieces are usual (papers/findings/2026-11-29-local-pieces.md)."""
 OWN_SPLIT_RULE = (
     "The files of each split are as given; no text stands in both. Each split is in the order of its documents' hashed "
     "names."
@@ -59,8 +61,9 @@ class TextRequest:
     """Of the dataset; by default the first path's, and -sp with the vocabulary."""
     field: str = "text"
     """Key in JSON, column in .parquet that holds the text."""
-    vocab_size: int = 1024
-    """Pieces of the lossless tokenizer that is trained on the training split."""
+    vocab_size: int | None = None
+    """Pieces of the lossless tokenizer that is trained on the training split; None: as many as the text is enough for
+    (see `usual_pieces`)."""
     tokenizer: Path | str | None = None
     """A SentencePiece model to use instead; with one that normalises, text and bytes are of the normalised text."""
     val_share: float = 0.1
@@ -84,10 +87,12 @@ def prepare_text(request: TextRequest, cache_dir: Path | str | None = None, prog
         raise UserError(f"--val-share {request.val_share} must lie between 0 and 1, as 0.1")
     reading = _Reading(request)
     given = reading.given
-    vocab_size = given.vocab_size if given else request.vocab_size
-    check_pieces(vocab_size, f"{request.tokenizer} of" if given else "--vocab-size")
+    chosen = given.vocab_size if given else request.vocab_size
+    if chosen is not None:
+        check_pieces(chosen, f"{request.tokenizer} of" if given else "--vocab-size")
     stem = re.sub(r"[^\w.+-]+", "-", Path(os.path.abspath((request.paths or request.train)[0])).stem).strip(".-")
-    name = request.name or f"{stem}{f'-{CASEOPS}' if request.caseops else ''}-sp{vocab_size}"
+    beginning = f"{stem}{f'-{CASEOPS}' if request.caseops else ''}-sp"
+    name = request.name or f"{beginning}{chosen}"
     if not is_dataset_name(name) or is_sotu_name(name) or name.startswith("fineweb"):
         raise UserError(f"--name '{name}' is not free for a dataset of your own; choose letters, digits and . _ + -")
     scan = scan_documents(reading.documents(), progress)
@@ -98,6 +103,8 @@ def prepare_text(request: TextRequest, cache_dir: Path | str | None = None, prog
     if faulty:
         note(f"left out {faulty.total():,} document(s): {reading.faults}")
     reading.refuse_empty_splits(scan.documents)
+    vocab_size = chosen or usual_pieces(scan.utf8_bytes["train"])
+    name = request.name or f"{beginning}{vocab_size}"
     rule = OWN_SPLIT_RULE if request.train else SPLIT_RULE.format(request.val_share)
     about = {"name": name, "source": reading.source(scan.sha256), "split_rule": rule}
     about |= {"transform": CASEOPS} if request.caseops else {}
@@ -117,6 +124,11 @@ def prepare_text(request: TextRequest, cache_dir: Path | str | None = None, prog
         remedy = f"choose another --name, or delete {found.folder}"
         raise UserError(f"dataset {name} is there already, of other text or settings; {remedy}")
     return found
+
+
+def usual_pieces(train_bytes: int) -> int:
+    """Pieces of a tokenizer where none are named: those of `local` for text about as long as its own, else 1,024."""
+    return 4096 if train_bytes >= MANY_BYTES else 1024
 
 
 @dataclass

@@ -18,7 +18,7 @@ from typing import Any
 from pgolf_core.base.files import UserError, explain_os_errors, read_json, write_json
 from pgolf_core.base.names import AVERAGED_WEIGHTS, CHECKPOINT, SEED_RESULT, TRAIN_RESULT
 from pgolf_core.base.strict import build
-from pgolf_core.lab.data.dataset import Dataset, open_dataset
+from pgolf_core.lab.data.dataset import Dataset, open_or_prepare
 from pgolf_core.lab.record.lock import HOLDER_NAME, LOCK_NAME
 from pgolf_core.lab.shared.places import (
     AVERAGING_FILE,
@@ -153,11 +153,16 @@ def locate_run(request: RunRequest) -> Run:
     """Resolve a run without writing anything.
 
     A run whose values differ from its recipe file's (overrides, another dataset) goes to
-    `<recipe>+<8 hex of its fingerprint>`, or to the request's name. Raises UserError for a bad recipe, seed, name or
-    dataset, and, unless fresh, for a folder that was made with another recipe, other data or another core.
+    `<recipe>+<8 hex of its fingerprint>`, or to the request's name. A dataset that is named brings its number of pieces,
+    unless an override says another. UserError for bad input, and for a folder of another recipe, data or core.
     """
     base, seed, name = load_recipe(request.recipe), request.seed, request.name
-    changes = [*request.overrides, *([f"data.dataset={json.dumps(request.data)}"] if request.data else [])]
+    changes = list(request.overrides)
+    if request.data:
+        changes.append(f"data.dataset={json.dumps(request.data)}")
+        if not any(change.partition("=")[0].strip() == "model.vocab_size" for change in changes):
+            brought = open_or_prepare(request.data, request.cache_dir).manifest["tokenizer"]["vocab_size"]
+            changes.append(f"model.vocab_size={brought}")
     recipe = load_recipe(request.recipe, changes) if changes else base
     if seed is not None and (type(seed) is not int or not 0 <= seed < 2**63):
         raise UserError(f"seed {seed!r} must be a whole number from 0 to 2^63 - 1")
@@ -165,7 +170,7 @@ def locate_run(request: RunRequest) -> Run:
         raise UserError(f"--name '{name}' must be one folder's name of letters, digits and . _ + -")
     changed = recipe.fingerprint != base.fingerprint
     folder_name = name or (f"{base.name}+{recipe.fingerprint[:8]}" if changed else base.name)
-    dataset = open_dataset(recipe.data.dataset, cache_dir=request.cache_dir or None)
+    dataset = open_or_prepare(recipe.data.dataset, request.cache_dir)
     check_vocab(dataset.manifest["tokenizer"]["vocab_size"], recipe.model.vocab_size, f"dataset {dataset.name}")
     dataset.check_bytes(recipe.data.bytes)
     need_bos(recipe, dataset.tokenizer().bos_id)

@@ -74,7 +74,7 @@ def _rules(recipe: Recipe) -> Iterator[tuple[Any, str, str]]:
 def _idle_adapting(recipe: Recipe) -> Iterator[tuple[Any, str, str]]:
     """As _rules, of what adapts."""
     adapt = recipe.adapt
-    by_kind = {"lora": ("lora_", "batch_documents", "phase"), "tilt": ("tilt_",)}
+    by_kind = {"lora": ("lora_", "batch_documents", "phase"), "tilt": ("tilt_",), "mix": ("mix_",)}
     keys = {name: [key for key in vars(adapt) if key.startswith(starts)] for name, starts in by_kind.items()}
     learns = adapt.kind == "sgd" or (adapt.kind == "lora" and adapt.phases)
     reason = f"adapt.kind = {adapt.kind}" if adapt.kind != "lora" else "adapt.phases = 0"
@@ -82,7 +82,7 @@ def _idle_adapting(recipe: Recipe) -> Iterator[tuple[Any, str, str]]:
     yield not learns and adapt.kind != "frozen", reason, "adapt.chunk_tokens"
     yield adapt.kind != "lora", f"adapt.kind = {adapt.kind}", " ".join(f"adapt.{key}" for key in keys["lora"])
     yield adapt.tilt == "off", "adapt.tilt = off", " ".join(f"adapt.{key}" for key in keys["tilt"])
-    yield adapt.mix == "off", "adapt.mix = off", "adapt.mix_order adapt.mix_discount"
+    yield adapt.mix == "off", "adapt.mix = off", " ".join(f"adapt.{key}" for key in keys["mix"])
     yield adapt.kind == "lora" and not adapt.phases, "adapt.phases = 0", "adapt.phase_documents adapt.phase_rows"
 
 

@@ -28,7 +28,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     def open_dataset(name, cache_dir=None):
         return SimpleNamespace(**vars(data), name=name)
 
-    monkeypatch.setattr(runs, "open_dataset", open_dataset)
+    monkeypatch.setattr(runs, "open_or_prepare", open_dataset)
 
     def open_(**options):
         return runs.open_run(str(path), runs_dir=str(tmp_path / "runs"), **options)
@@ -96,6 +96,16 @@ def test_bad_input_is_refused_in_one_line_and_leaves_no_folder(toy, tmp_path, op
         toy.open(**options)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_dataset_that_is_named_brings_its_number_of_pieces_unless_an_override_says_another(toy):
+    assert toy.open(data="toy-data").recipe.fingerprint == toy.open().recipe.fingerprint
+    toy.path.write_text(TOY.replace("vocab_size = 64", "vocab_size = 32"))
+    run = toy.open(data="toy-data", name="brought")
+    assert (run.recipe.model.vocab_size, run.recipe.data.dataset) == (64, "toy-data")
+    for options in ({}, {"data": "toy-data", "overrides": ["model.vocab_size=32"]}):
+        with pytest.raises(UserError, match=r"model\.vocab_size = 32, .* has 64 pieces"):
+            toy.open(name="refused", **options)
 
 
 def test_a_folder_of_another_recipe_is_refused_and_the_key_named(toy):

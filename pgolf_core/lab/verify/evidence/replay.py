@@ -232,15 +232,20 @@ def whole_distribution(
 ) -> np.ndarray:
     """The mixture's probability of every token as a target, float64 [vocab_size], by the definition, slowly.
 
-    Only tokens 0..target are read. `shares` [mix_order - 1] are the target's.
+    Only tokens 0..target are read. `shares` [contexts] are the target's: of the document's n-grams, then of all.
     """
     known, discount, p = tokens[: target + 1].astype(np.int64), recipe.adapt.mix_discount, model_p
-    for length, share in enumerate(shares.tolist(), 1):
+    document = np.cumsum(known == BOS)
+    lengths = [(length, True) for length in range(1, recipe.adapt.mix_document_order)]
+    lengths += [(length, False) for length in range(1, recipe.adapt.mix_order)]
+    for (length, within), share in zip(lengths, shares.tolist(), strict=True):
         if length > target + 1:
-            break
+            continue
         same = np.ones(len(known) - length, bool)  # whether the tokens before token length, length + 1, ... are these
         for back in range(1, length + 1):
             same &= known[length - back : len(known) - back] == known[-back]
+        if within:
+            same &= document[length - 1 : -1] == document[-1]
         counts = np.bincount(known[length:][same], minlength=len(p))
         if counts.any():
             spared = discount * np.count_nonzero(counts)

@@ -324,14 +324,21 @@ def test_a_submission_ships_the_trace_and_is_known_by_the_mixed_score(
     assert with_verdict(found, FAILS) == set() and {WHOLE, *MIX_CHECKS} <= with_verdict(found, HOLDS)
 
 
-def test_a_distribution_reads_nothing_after_its_target() -> None:
+@pytest.mark.parametrize(("row", "followers"), [(0, [2]), (1, [2]), (2, [2, 0, 2]), (3, [2, 2])])
+def test_a_distribution_counts_what_each_context_has_seen_and_nothing_after_its_target(
+    row: int, followers: list[int]
+) -> None:
+    """Contexts 4 and 3 4 before the target, in the document that the 1 begins and in all of the text."""
     recipe = replay.Recipe()
-    tokens, start = np.array([3, 1, 2, 3, 1, 2, 3, 1, 0], np.uint16), np.full(5, 0.2)
-    shares = np.array([0.5, *[0.0] * (recipe.adapt.mix_order - 2)])
-    found = replay.whole_distribution(start, tokens, 7, shares, recipe)  # after 1 came 2, twice; 0 is the target
-    spared = 0.4 * 0.2 / 2
-    np.testing.assert_allclose(found, 0.1 + 0.5 * np.array([spared, spared, 0.8 + spared, spared, spared]))
-    assert np.array_equal(found, replay.whole_distribution(start, tokens[:8], 7, shares, recipe))
+    tokens, start = np.array([3, 4, 2, 4, 0, 1, 3, 4, 2, 3, 4, 0], np.uint16), np.full(5, 0.2)
+    shares = np.zeros(recipe.adapt.mix_document_order + recipe.adapt.mix_order - 2)
+    shares[row] = 0.5
+    found = replay.whole_distribution(start, tokens, 10, shares, recipe)
+    counts, discount = np.bincount(followers, minlength=5), recipe.adapt.mix_discount
+    spared = discount * len(set(followers)) * 0.2
+    expected = (np.maximum(counts - discount, 0) + spared) / len(followers)
+    np.testing.assert_allclose(found, 0.1 + 0.5 * expected)
+    assert np.array_equal(found, replay.whole_distribution(start, tokens[:11], 10, shares, recipe))
 
 
 # ---------------------------------------------------------------------- verdicts on what was found
