@@ -83,7 +83,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     made["sotu"].add_argument("--vocab-size", type=count, default=1024, metavar="N", help=about.format(1024))
     dev = "some training documents as its validation split, for choosing settings by; that of the track is left out"
     made["sotu"].add_argument("--development", action="store_true", help=dev)
-    usual = "4096 for 4 MB of training text or more, else 1024"
+    usual = "8192 for 4 MB of training text or more, else 1024"
     either.add_argument("--vocab-size", type=count, metavar="N", help=about.format(usual))
     about = "a SentencePiece .model to use instead of training one"
     either.add_argument("--tokenizer", metavar="FILE", help=about)

@@ -41,7 +41,7 @@ SPLIT_RULE = (
     "stay in one split. Each split is in the order of its documents' hashed names."
 )
 MANY_BYTES = 4_000_000
-"""From so much training text on, 4,096 pieces are usual (papers/findings/2026-11-29-local-pieces.md)."""
+"""From so much training text on, as many pieces are usual as `local` has (papers/findings/2026-11-29-pieces-of-local.md)."""
 OWN_SPLIT_RULE = (
     "The files of each split are as given; no text stands in both. Each split is in the order of its documents' hashed "
     "names."
@@ -128,7 +128,7 @@ def prepare_text(request: TextRequest, cache_dir: Path | str | None = None, prog
 
 def usual_pieces(train_bytes: int) -> int:
     """Pieces of a tokenizer where none are named: those of `local` for text about as long as its own, else 1,024."""
-    return 4096 if train_bytes >= MANY_BYTES else 1024
+    return 8192 if train_bytes >= MANY_BYTES else 1024
 
 
 @dataclass
