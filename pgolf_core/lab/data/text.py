@@ -41,7 +41,7 @@ SPLIT_RULE = (
     "stay in one split. Each split is in the order of its documents' hashed names."
 )
 MANY_BYTES = 4_000_000
-"""From so much training text on, as many pieces are usual as `local` has (papers/findings/2026-11-29-pieces-of-local.md)."""
+"""From so much training text on as many pieces are usual as `local` has (findings/2026-11-29-pieces-of-local.md)."""
 OWN_SPLIT_RULE = (
     "The files of each split are as given; no text stands in both. Each split is in the order of its documents' hashed "
     "names."

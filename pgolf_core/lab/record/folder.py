@@ -153,7 +153,7 @@ def locate_run(request: RunRequest) -> Run:
     """Resolve a run without writing anything.
 
     A run whose values differ from its recipe file's (overrides, another dataset) goes to
-    `<recipe>+<8 hex of its fingerprint>`, or to the request's name. A dataset that is named brings its number of pieces,
+    `<recipe>+<8 hex of its fingerprint>`, or to the request's name. A dataset that is named brings its pieces with it,
     unless an override says another. UserError for bad input, and for a folder of another recipe, data or core.
     """
     base, seed, name = load_recipe(request.recipe), request.seed, request.name
