@@ -306,7 +306,7 @@ class GPT(nn.Module):
     def capped(self, logits: Tensor) -> Tensor:
         """c tanh(logits / c), float32 of any shape; by the sigmoid, for which compilers have shorter code on CPUs."""
         c = signed_caps(self, logits) if self.config.softcaps == "two" else self.config.logit_softcap
-        return c * (2 * torch.sigmoid(2 / c * logits) - 1)
+        return 2 * c * torch.sigmoid(2 / c * logits) - c
 
     def token_losses(
         self, ids: Tensor, targets: Tensor, first: int = 0, segments: Tensor | None = None, longest: int = 0
