@@ -4,28 +4,41 @@ Nothing but these files is read, and nothing is written, so it may look at any r
 """
 
 import argparse
+import contextlib
 import json
 import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pgolf_core.base.files import UserError, read_json
 from pgolf_core.base.names import METRICS, SEED_RESULT
+from pgolf_core.base.strict import build
 from pgolf_core.lab import slurm
+from pgolf_core.lab.compare.results import final_score, read_object, seed_folders
 from pgolf_core.lab.record.lock import holder_of
 from pgolf_core.lab.shared.places import RECIPE_FILE
 from pgolf_core.lab.shared.progress import last_step
 from pgolf_core.lab.shared.tables import table_text
 from pgolf_core.lab.shared.usage import add_json, note
 from pgolf_core.recipes.recipe import Recipe, from_dict
+from pgolf_core.result import Result
 
 WATCH_SECONDS = 2.0
-OVER = ("finished", "stopped", "not begun")
+OVER = ("finished", "damaged", "stopped", "not begun")
 """States that nothing will change by itself."""
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """What a run's folder keeps of the job that it was submitted as."""
+
+    job: str = ""
+    tasks: dict[str, int] = field(default_factory=dict)
+    """{seed: its task}."""
+    last: str = ""
 
 
 @dataclass(frozen=True)
@@ -40,7 +53,7 @@ class SeedStatus:
     """Machine, or why Slurm lets it wait."""
     step: int | None
     bpb: float | None
-    """The result; before there is one, the last validation's."""
+    """The score that the seed is known by; before there is a result, the last validation's."""
     seconds_left: float | None
     """Of training, by the recipe's limit that is nearer."""
 
@@ -96,15 +109,21 @@ def statuses(folder: Path, queued: Mapping[tuple[str, str], slurm.Queued]) -> It
     """Every seed that a run's folder or its jobs know, by seed; UserError for what is no run's folder."""
     if not (folder / RECIPE_FILE).is_file():
         raise UserError(f"{folder} is no run's folder: it has no {RECIPE_FILE}; name one, as runs/TRACK/RECIPE")
-    values = read_json(folder / RECIPE_FILE)
+    values = read_object(folder / RECIPE_FILE)
     recipe = from_dict({key: value for key, value in values.items() if key != "fingerprint"}, str(folder / RECIPE_FILE))
-    jobs: dict[str, Any] = {"job": "", "tasks": {}}
-    if (folder / slurm.JOBS).is_file():
-        jobs = read_json(folder / slurm.JOBS)
-    seeds = {int(path.name[4:]) for path in folder.glob("seed*") if path.is_dir() and path.name[4:].isdecimal()}
-    for seed in sorted(seeds | {int(seed) for seed in jobs["tasks"]}):
-        task = queued.get((jobs["job"], str(jobs["tasks"].get(str(seed), ""))))
+    jobs = _jobs(folder / slurm.JOBS)
+    for seed in sorted({*seed_folders(folder), *(int(seed) for seed in jobs.tasks if seed.isdecimal())}):
+        task = queued.get((jobs.job, str(jobs.tasks.get(str(seed), ""))))
         yield _status(folder, seed, recipe, task)
+
+
+def _jobs(path: Path) -> Jobs:
+    """The note of the jobs; a damaged one is told, and is none."""
+    try:
+        return build(Jobs, read_json(path), str(path)) if path.is_file() else Jobs()
+    except UserError as error:
+        note(f"which jobs were submitted is not known: {error}")
+        return Jobs()
 
 
 def _status(folder: Path, seed: int, recipe: Recipe, task: slurm.Queued | None) -> SeedStatus:
@@ -113,8 +132,12 @@ def _status(folder: Path, seed: int, recipe: Recipe, task: slurm.Queued | None) 
     now = last_step(metrics, recipe)
     step, bpb = now.step if now else None, _last_bpb(metrics)
     if (place / SEED_RESULT).is_file():
-        result = read_json(place / SEED_RESULT)
-        return SeedStatus(name, seed, "finished", "", result.get("steps"), result.get("sliding_bpb"), None)
+        try:
+            result = Result.read(place / SEED_RESULT)
+        except UserError as error:
+            note(str(error))
+            return SeedStatus(name, seed, "damaged", "", step, None, None)
+        return SeedStatus(name, seed, "finished", "", result.steps, getattr(result, f"{final_score(result)}_bpb"), None)
     if holder and holder.is_alive():
         stage = max((path.stem for path in place.glob("notebooks/*.ipynb")), default="begins")
         is_training = now and stage.startswith("03") and math.isfinite(now.seconds_left)
@@ -129,10 +152,10 @@ def _status(folder: Path, seed: int, recipe: Recipe, task: slurm.Queued | None) 
 
 
 def _last_bpb(path: Path) -> float | None:
-    """The last validation's score in a metrics file."""
+    """The last validation's score in a metrics file; damaged lines are passed over."""
     lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
     for line in reversed(lines):
         if b'"kind": "val"' in line:
-            said: dict[str, Any] = json.loads(line)
-            return said["bpb"]
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                return float(json.loads(line)["bpb"])
     return None

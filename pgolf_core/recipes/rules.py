@@ -14,6 +14,8 @@ MOST_LOOPS = 64
 """Of model.num_loops: an artifact names it, and its reader runs that many blocks."""
 MOST_ORDERS = 32
 """Of adapt.mix_order and mix_document_order: each takes a second of evaluation for a few hundred thousand targets."""
+MOST_MIXED_SOFTCAP = 300.0
+"""Of model.logit_softcap with a mixture: -log p, at most twice it and a little, must leave p above 0 in float64."""
 GRADIENTS_BELOW = 0.1
 """Learning-rate multiplier below which gradients are gathered for packing: packing.sensitivity's own."""
 MOST_CORRECTED_INPUTS = 8192
@@ -219,6 +221,11 @@ def _impossible_adapting(recipe: Recipe) -> Iterator[str]:
     for key in ("mix_order", "mix_document_order"):
         if (order := getattr(adapt, key)) > MOST_ORDERS:
             yield f"adapt.{key} = {order}; must be at most {MOST_ORDERS}"
+    if adapt.mix != "off" and recipe.model.logit_softcap > MOST_MIXED_SOFTCAP:
+        yield (
+            f"adapt.mix = {adapt.mix} needs model.logit_softcap of at most {MOST_MIXED_SOFTCAP:g}, not "
+            f"{recipe.model.logit_softcap:g}: a probability could become 0, and no share of it can be learned"
+        )
     for number, target in enumerate(adapt.lora_targets):
         if target not in LORA_TARGETS or target in adapt.lora_targets[:number]:
             yield f"adapt.lora_targets has {target!r}; must be some of {', '.join(LORA_TARGETS)}, each once"

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from run_folder import write_run
+from run_folder import change, write_run
 
 from pgolf_core.lab import cli, slurm, status
 from pgolf_core.lab.record.lock import HOLDER_NAME, Holder
@@ -83,6 +83,41 @@ def test_what_is_no_run_and_a_queue_that_does_not_answer_are_lines(run: Path, ca
     said = capsys.readouterr()
     assert said.err == "note: what waits in Slurm's queue is not known: squeue: no controller\n"
     assert "6 seeds" in said.out
+
+
+@pytest.mark.parametrize(
+    ("file", "payload", "told"),
+    [
+        ("seed1/result.json", '{"steps": 4, "sliding', "is not valid JSON"),
+        ("seed1/result.json", "[1]", "must be a table"),
+        ("seed1/result.json", '{"steps": 4}', "key 'recipe' is missing"),
+        (slurm.JOBS, "[1]", "which jobs were submitted is not known"),
+        (slurm.JOBS, '{"job": "12", "tasks": {"2": "x"}}', "tasks.2 must be of type int"),
+        ("seed2/metrics.jsonl", '{"kind": "val"}\n[1]\n', ""),
+        ("seed2/metrics.jsonl", '{"kind": "val", "bpb": "low"}\n{"kind": "train", "step": "x"}\n', ""),
+        ("seed2/metrics.jsonl", '{"kind": "val", cut\n', ""),
+    ],
+)
+def test_a_damaged_file_is_a_note_and_hides_no_other_seed(run: Path, capsys, monkeypatch, file, payload, told) -> None:
+    monkeypatch.setattr(slurm, "queue", dict)
+    (run / file).write_text(payload)
+    assert cli.main(["status", str(run), "--json"]) == 0
+    said = capsys.readouterr()
+    found = {one["seed"]: one for one in json.loads(said.out)}
+    assert set(found) >= {1, 2, 3, 4} and found[3]["bpb"] == 1.75 and told in said.err
+    assert said.err.count("\n") == bool(told)
+    damaged = found[1 if "seed1" in file else 2]
+    assert damaged["bpb"] is None or "seed" not in file
+    assert (damaged["state"] == "damaged") is ("seed1" in file)
+
+
+def test_a_recipe_that_is_no_object_is_one_line_and_an_adapted_seed_is_known_by_its_adapted_score(run: Path, capsys):
+    change(run / "seed1" / "result.json", adapted_bpb=1.4)
+    assert next(iter(status.statuses(run, {}))).bpb == 1.4
+    (run / "recipe.json").write_text("[1]")
+    assert cli.main(["status", str(run)]) == 1
+    said = capsys.readouterr().err
+    assert "recipe.json does not hold a JSON object" in said and said.splitlines()[-1].startswith("pgolf: error: ")
 
 
 def test_a_hundred_seeds_take_less_than_a_second_of_work_and_no_torch(tmp_path: Path) -> None:

@@ -83,6 +83,10 @@ from pgolf_core.recipes.rules import AT_LEAST, CHOICES, GRADIENTS_BELOW, IN_UNIT
         ({"adapt": {"mix": "ngram", "kind": "lora"}}, "adapt.mix = ngram cannot go with adapt.kind = lora"),
         ({"adapt": {"mix": "ngram", "kind": "frozen", "tilt": "ngram"}}, "cannot go with adapt.kind = frozen"),
         ({"adapt": {"mix": "ngram", "kind": "sgd", "tilt": "ngram"}}, "take adapt.kind = off or sgd and adapt.tilt"),
+        (
+            {"adapt": {"mix": "ngram"}, "model": {"logit_softcap": 301.0}},
+            "needs model.logit_softcap of at most 300, not",
+        ),
         ({"adapt": {"mix_order": 1}}, "adapt.mix_order = 1; must be at least 2"),
         ({"adapt": {"mix_order": 33}}, "adapt.mix_order = 33; must be at most 32"),
         ({"adapt": {"mix_discount": 1.5}}, "adapt.mix_discount = 1.5; must lie in [0, 1]"),

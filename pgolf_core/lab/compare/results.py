@@ -67,6 +67,8 @@ def _contradictions(result: Result, seed: int) -> Iterator[str]:
     if result.total_bytes != result.artifact_bytes + result.code_bytes:
         yield "total_bytes is not artifact_bytes + code_bytes"
     adapted = ("adapted",) if result.adapted_bpb is not None and result.adapted_loss is not None else ()
+    if not adapted and (result.adapted_bpb, result.adapted_loss) != (None, None):
+        yield "adapted_bpb and adapted_loss go together, and one is not there"
     for name in (*PACKED, *adapted):  # all cover all targets, so the bytes tie the loss to the bpb
         bpb = getattr(result, f"{name}_loss") * result.val_targets / (math.log(2) * result.val_bytes)
         if not math.isclose(bpb, getattr(result, f"{name}_bpb"), rel_tol=1e-6):
@@ -87,6 +89,10 @@ def refuse_unlike(results: Mapping[int, Result], where: str = "") -> None:
     """UserError for seeds of another recipe, code, text or window than the first: they describe no one experiment."""
     (first, one), *others = results.items()
     for seed, other in others:
+        if (one.adapted_bpb is None) != (other.adapted_bpb is None):
+            has, lacks = (first, seed) if other.adapted_bpb is None else (seed, first)
+            what = f"seed {has} has an adapted score and seed {lacks} has none"
+            raise UserError(f"{where}{what}: they are not one experiment; run them again with --fresh")
         for key in SHARED:
             if (mine := getattr(one, key)) != (its := getattr(other, key)):
                 what = f"seeds {first} and {seed} differ in {key} ({mine!s:.12}, {its!s:.12})"

@@ -7,9 +7,11 @@ them too. Nothing in them is fetched from elsewhere, and the same run gives the 
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import re
 import shutil
+import tempfile
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +21,15 @@ import nbformat
 from bs4 import BeautifulSoup, Tag
 from nbconvert.filters import strip_ansi
 
-from pgolf_core.base.files import UserError, canonical_json, read_json, sha256_bytes, write_bytes, write_json
+from pgolf_core.base.files import (
+    UserError,
+    canonical_json,
+    explain_os_errors,
+    read_json,
+    sha256_bytes,
+    write_bytes,
+    write_json,
+)
 from pgolf_core.base.names import SEED_RESULT
 from pgolf_core.lab.compare.results import seed_folders
 from pgolf_core.lab.gallery.pictures import FOLDER, Pictures
@@ -32,6 +42,8 @@ from pgolf_core.lab.shared.places import SUMMARY_FILE, find_root, short_path
 GALLERY = "papers/gallery"
 MADE_FROM = "made-from.json"
 """In the gallery: the run's folder, seed, and the hash of every notebook that it shows."""
+OWN = re.compile(rf"README\.md|report\.md|\d\d_\w+\.md|{re.escape(MADE_FROM)}|{FOLDER}/[^/]+\.png")
+"""Paths of a gallery's files in it; a folder with others is not replaced."""
 MOST_BYTES = 3_000_000
 WIDTH = 110
 """Characters of a line of output; what is longer goes on below."""
@@ -52,12 +64,11 @@ def sources_sha256(book: nbformat.NotebookNode) -> str:
 def make_gallery(run_folder: Path, seed: int | None = None, out: Path | None = None) -> tuple[Path, int]:
     """Write pages of the run's report and of its notebooks, those of `seed` among them; the index and all bytes.
 
-    `out` (papers/gallery) is replaced. UserError, with nothing written, where a notebook is missing, is not the
-    repository's, or the whole would be larger than MOST_BYTES.
+    `out` (papers/gallery) is replaced. UserError, with nothing changed, where a notebook is missing, damaged or not the
+    repository's, `out` holds what is no gallery's, or the whole would be larger than MOST_BYTES.
     """
     run_folder, out = run_folder.resolve(), (out or find_root() / GALLERY).resolve()
-    if out.exists() and not (out / MADE_FROM).is_file():
-        raise UserError(f"{short_path(out)} exists and is no gallery; give another --out, or take it away")
+    _refuse_other(out)
     finished = [one for one, place in seed_folders(run_folder).items() if (place / SEED_RESULT).is_file()]
     if not finished or (seed is not None and seed not in finished):
         which = "no finished seed" if seed is None else f"no finished seed {seed}"
@@ -67,32 +78,77 @@ def make_gallery(run_folder: Path, seed: int | None = None, out: Path | None = N
     made_from: dict[str, Any] = {"run": run_folder.name, "seed": seed}
     made_from["notebooks"] = {name: sources_sha256(book) for name, book in books.items()}
     names = [*books, "report"]
-    pages = {name: _notebook_page(name, book, pictures) for name, book in books.items()}
-    pages["report"] = _report_page(run_folder, pictures)
+    pages = {}
+    for stage in STAGES:
+        with _shown(*_place_of(run_folder, seed, stage)):
+            pages[stage.name] = _notebook_page(stage.name, books[stage.name], pictures)
+    with _shown(run_folder / "report.md", "`pgolf record … --report-only` writes it again"):
+        pages["report"] = _report_page(run_folder, pictures)
     files = {f"{FOLDER}/{name}": payload for name, payload in pictures.files.items()}
     for place, name in enumerate(names):
         text = f"{_steps(names, place)}\n\n{pages[name]}\n\n{_steps(names, place)}\n"
         files[f"{name}.md"] = UNPRINTABLE.sub("\ufffd", text).encode()
-    files["README.md"] = _index(run_folder, seed, finished, pages).encode()
+    with _shown(run_folder / SUMMARY_FILE, "`pgolf record … --report-only` writes it again"):
+        files["README.md"] = _index(run_folder, seed, finished, pages).encode()
     size = sum(map(len, files.values()))
     if size > MOST_BYTES:
         raise UserError(f"the gallery would take {size:,} bytes of {MOST_BYTES:,}; take another run, of fewer seeds")
-    shutil.rmtree(out, ignore_errors=True)
-    for name, payload in files.items():
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(out / name, payload)
-    write_json(out / MADE_FROM, made_from)
+    with explain_os_errors(f"cannot write {short_path(out)}"):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        try:
+            for name, payload in files.items():
+                write_bytes(made / name, payload)
+            write_json(made / MADE_FROM, made_from)
+            made.chmod(0o755)
+            if out.exists():
+                shutil.rmtree(out)
+            made.rename(out)
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
     return out / "README.md", size + (out / MADE_FROM).stat().st_size
 
 
+def _refuse_other(out: Path) -> None:
+    """UserError for a place where something else than a gallery is."""
+    remedy = "give another --out, or take it away"
+    if out.exists() and not (out / MADE_FROM).is_file():
+        raise UserError(f"{short_path(out)} exists and is no gallery; {remedy}")
+    there = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir())
+    if other := next((name for name in there if not OWN.fullmatch(name)), ""):
+        raise UserError(f"{short_path(out / other)} is no file of a gallery, and would be lost; {remedy}")
+
+
+@contextlib.contextmanager
+def _shown(path: Path, remedy: str) -> Iterator[None]:
+    """Turn whatever a damaged file breaks inside into a UserError that names the file and the remedy."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # damaged files break things in ways nobody lists
+        why = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise UserError(f"{short_path(path)} cannot be shown ({why:.120}); {remedy}") from None
+
+
+def _place_of(run_folder: Path, seed: int, stage: Stage) -> tuple[Path, str]:
+    """Where a stage's executed notebook lies, and what makes it again."""
+    place = run_folder / (f"seed{seed}" if stage.per == "seed" else "") / "notebooks" / f"{stage.name}.ipynb"
+    return place, f"run `{command_of(run_folder, [seed])} --fresh`"
+
+
 def _executed(run_folder: Path, seed: int, stage: Stage) -> nbformat.NotebookNode:
-    place = run_folder / (f"seed{seed}" if stage.per == "seed" else "")
-    path, command = place / "notebooks" / f"{stage.name}.ipynb", command_of(run_folder, [seed])
+    path, remedy = _place_of(run_folder, seed, stage)
+    own = find_root() / "notebooks" / path.name
     if not path.is_file():
-        raise UserError(f"{short_path(path)} does not exist; run `{command}`")
-    book, source = (nbformat.read(one, as_version=4) for one in (path, find_root() / "notebooks" / path.name))
-    if sources_sha256(book) != sources_sha256(source):
-        raise UserError(f"notebooks/{path.name} is not what was run in {short_path(place)}; run `{command} --fresh`")
+        raise UserError(f"{short_path(path)} does not exist; {remedy.replace(' --fresh', '')}")
+    with _shown(own, "take it from the repository again"):
+        source = nbformat.read(own, as_version=4)
+    with _shown(path, remedy):
+        book = nbformat.read(path, as_version=4)
+        is_same = sources_sha256(book) == sources_sha256(source)
+    if not is_same:
+        raise UserError(f"notebooks/{path.name} is not what was run in {short_path(path.parents[1])}; {remedy}")
     return book
 
 
@@ -179,7 +235,7 @@ def _index(run_folder: Path, seed: int, seeds: list[int], pages: dict[str, str])
     summary: dict[str, Any] = read_json(run_folder / SUMMARY_FILE)
     rows = []
     for name, page in pages.items():
-        title = next(line for line in page.splitlines() if line.startswith("# "))[2:]
+        title = next((line[2:] for line in page.splitlines() if line.startswith("# ")), name)
         first = re.search(rf'src="({FOLDER}/(?!formula)[^"]+)"', page)
         look = f'<img src="{first[1]}" alt="" width="200">' if first else ""
         rows.append(f"| [{name}]({name}.md) | {title.rpartition(' · ')[2]} | {look} |")

@@ -15,14 +15,14 @@ from scipy.special import ndtri
 from pgolf_core.adapting.documents import DocumentScore, DocumentUpdate, documents_in, plan_lengths
 from pgolf_core.adapting.lora import adapter_shapes
 from pgolf_core.adapting.plan import ScoreEvent, UpdateEvent, plan_chunks
-from pgolf_core.base.files import UserError
-from pgolf_core.lab.data.dataset import open_dataset
+from pgolf_core.lab.data.dataset import datasets_root, open_dataset
 from pgolf_core.recipes.recipe import Recipe
 from pgolf_core.text.shards import load_tokens
 from pgolf_core.text.tokenizer import need_bos
 
-KNOWN_TEXTS = {"caseops": (47_851_520, 50_000), "fineweb10B-sp8192": (40_540_160, 50_000)}
-"""Targets and documents of validation splits, by a part of the dataset's name: as PR 1855's and 1493's logs count."""
+KNOWN_TEXTS = {"caseops": (47_851_520, 50_000), "": (40_540_160, 50_000)}
+"""Targets and documents of validation splits of FineWeb in 8,192 pieces, by a part of the dataset's name: as PR 1855's
+and 1493's logs count."""
 
 
 class AdaptingWork(NamedTuple):
@@ -53,23 +53,20 @@ class ValidationText:
 
 
 def validation_text(recipe: Recipe) -> ValidationText | None:
-    """The validation split where its dataset is prepared, a known one's size, or None.
+    """The validation split where its dataset is prepared, a known one's size, or None; UserError for a damaged one.
 
     The logarithms of a known one's lengths are taken as Gaussian of deviation 1. Groups of documents that PR 2135's log
     shows have 4,032, 568, 294 and 186 tokens where that makes 4,058, 581, 299 and 170; its longest are longer.
     """
     name = recipe.data.dataset
-    try:
+    if (datasets_root() / name).is_dir():
         dataset = open_dataset(name)
-        tokens, bos = load_tokens(dataset.val_paths, recipe.model.vocab_size), dataset.tokenizer().bos_id
-    except UserError:
-        found = next((size for part, size in KNOWN_TEXTS.items() if part in name), None)
-    else:
-        need_bos(recipe, bos)
+        tokens = load_tokens(dataset.val_paths, recipe.model.vocab_size)
+        need_bos(recipe, dataset.tokenizer().bos_id)
         return ValidationText(documents_in(tokens), f"{name}, prepared here")
-    if found is None:
+    if not (name.startswith("fineweb") and "-sp8192" in name):
         return None
-    targets, number = found
+    targets, number = next(size for part, size in KNOWN_TEXTS.items() if part in name)
     lengths = np.exp(ndtri((np.arange(number) + 0.5) / number))
     ends = np.rint(np.cumsum(lengths) * targets / lengths.sum()).astype(np.int64)
     documents = np.stack((np.append([0], ends[:-1]), ends), axis=1)
@@ -78,8 +75,10 @@ def validation_text(recipe: Recipe) -> ValidationText | None:
 
 
 def adapting_work(recipe: Recipe, text: ValidationText, forward: int) -> AdaptingWork:
-    """The work of a recipe's plan; `forward` is that of a token in a whole window."""
+    """The work of a recipe's plan, none where it learns nothing; `forward` is that of a token in a whole window."""
     adapt, evaluation, model = recipe.adapt, recipe.eval, recipe.model
+    if adapt.kind == "off":
+        return AdaptingWork(0, 0, "")
     if adapt.kind != "lora":
         events = plan_chunks(text.targets, evaluation, adapt)
         read = sum(int((e.windows[:, 2] - e.windows[:, 0]).sum()) for e in events if isinstance(e, ScoreEvent))

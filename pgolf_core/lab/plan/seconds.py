@@ -31,6 +31,9 @@ READINGS, WEIGHT_SECONDS = 3, 5e-8
 """A file is read for each of three scores; the second is of a weight on steps (4.2 million took 0.20 s of a core)."""
 HINT_SECONDS = 3e-6
 """Of a tilt, for each target (1 and 4 million took 1.0 and 6.0 s of one core; it grows a little faster than they)."""
+MIX_SECONDS = 1.1e-6
+"""Of a mixture, for each target and context (1 and 4 million with seven took 4.9 and 30 s of one core; it grows a
+little faster than they)."""
 
 
 def calibration_rows(recipe: Recipe, step_seconds: float, ranks: int) -> Iterator[Row]:
@@ -63,6 +66,7 @@ def evaluation_rows(recipe: Recipe, work: AdaptingWork, targets: int, forward: i
     frozen, learning = (SLOWER * flop / flops for flop in (read * forward, work.score + work.learn))
     starting = work.pairs * CALLS_OF_A_BLOCK * len(runs(recipe.model)) * CALL_SECONDS
     hints = HINT_SECONDS * targets if adapt.tilt != "off" else 0.0
+    mixing = MIX_SECONDS * targets * (adapt.mix_order - 1) if adapt.mix != "off" else 0.0
     slower = f"{SLOWER:g} times a step's own speed; published ones, compiled, took 3.2 to 4.9 times"
     starts = f"; {work.pairs:,} scores with their steps are started in {starting:.0f} s or more"
     yield "reading the file", round(reading, 1), "s", f"{READINGS} times, by one core's time for steps"
@@ -70,8 +74,11 @@ def evaluation_rows(recipe: Recipe, work: AdaptingWork, targets: int, forward: i
     if hints:
         yield "hints of the tilt", round(hints, 1), "s", f"{HINT_SECONDS * 1e6:g} µs a target, by one core's time"
     adapting = max(learning, starting)
-    yield "adapting, slower", round(adapting, 1), "s", slower + (starts if work.pairs else "")
+    if adapt.kind != "off":
+        yield "adapting, slower", round(adapting, 1), "s", slower + (starts if work.pairs else "")
+    if mixing:
+        yield "mixing with n-grams", round(mixing, 1), "s", f"{MIX_SECONDS * 1e6:g} µs a target and context, one core's"
     yield "compilation", 0.0, "s", "none: a packed file's network runs as it is"
-    total = reading + frozen + hints + adapting
+    total = reading + frozen + hints + adapting + mixing
     verdict = "fits" if total <= EVALUATION_SECONDS else f"OVER by {total - EVALUATION_SECONDS:,.0f} s"
     yield "evaluation together", round(total, 1), "s", f"of {EVALUATION_SECONDS:g} s: {verdict}, by these assumptions"

@@ -207,8 +207,12 @@ def _work_rows(recipe: Recipe, steps: int | None, why: str) -> Iterator[tuple[st
 
 
 def _adapting_rows(recipe: Recipe, step_ms: float | None, record: Published | None) -> Iterator[Row]:
-    """What a recipe that adapts its packed weights will do for that, and how long; nothing of any other."""
-    if recipe.adapt.kind == "off":
+    """What a recipe that adapts its packed weights, or mixes, will do for that, and how long; nothing of any other.
+
+    Of mixing alone, whose seconds are few off the record track, nothing is said there.
+    """
+    learns = recipe.adapt.kind != "off"
+    if not learns and (recipe.adapt.mix == "off" or recipe.track != RECORD_TRACK):
         return
     text, forward = validation_text(recipe), forward_flops_per_token(recipe.model, recipe.eval.seq_len)
     published = ""
@@ -217,20 +221,23 @@ def _adapting_rows(recipe: Recipe, step_ms: float | None, record: Published | No
     if text is None:
         missing = "the dataset is neither prepared here nor a known one"
         yield "targets of the text", None, "targets", missing
-        yield "scoring while adapting", None, "FLOP", missing
-        yield "learning while adapting", None, "FLOP", missing
+        if learns:
+            yield "scoring while adapting", None, "FLOP", missing
+            yield "learning while adapting", None, "FLOP", missing
         yield "adapting", None, "s", f"{missing}{published}"
         return
     work = adapting_work(recipe, text, forward)
     yield "targets of the text", text.targets, "targets", text.source
-    yield "scoring while adapting", work.score, "FLOP", work.told
-    yield "learning while adapting", work.learn, "FLOP", f"adapt.kind = {recipe.adapt.kind}"
+    if learns:
+        yield "scoring while adapting", work.score, "FLOP", work.told
+        yield "learning while adapting", work.learn, "FLOP", f"adapt.kind = {recipe.adapt.kind}"
     if step_ms is None:
         yield "adapting", None, "s", f"needs --step-ms{published}"
         return
     step = (1 + BACKWARD) * forward * recipe.data.batch_tokens + muon_flops_per_step(recipe)
-    seconds = float(f"{(work.score + work.learn) / step * step_ms / 1000:.4g}")
-    yield "adapting", seconds, "s", f"at a step's own speed, of {EVALUATION_SECONDS:g} s for all scores{published}"
+    if learns:
+        seconds = float(f"{(work.score + work.learn) / step * step_ms / 1000:.4g}")
+        yield "adapting", seconds, "s", f"at a step's own speed, of {EVALUATION_SECONDS:g} s for all scores{published}"
     yield from evaluation_rows(recipe, work, text.targets, forward, step / (step_ms / 1000))
 
 

@@ -57,8 +57,8 @@ def last_step(path: Path, recipe: Recipe, since: float = 0.0) -> TrainProgress |
     for line in reversed(lines):
         try:
             values = json.loads(line)
-        except ValueError:
-            return None  # the first line of what was read, cut
-        if values["kind"] == "train":
-            return progress_at(recipe, *(values[key] for key in ("step", "loss", "seconds", "tokens_per_second")))
+            if values["kind"] == "train":
+                return progress_at(recipe, *(values[key] for key in ("step", "loss", "seconds", "tokens_per_second")))
+        except (ValueError, KeyError, TypeError):
+            return None  # the first line of what was read, cut, or a damaged one
     return None

@@ -39,6 +39,7 @@ def test_what_was_written_is_what_is_read_and_a_missing_number_is_not_zero(folde
     ({"core_sha256": ""}, "there is no 'core_sha256'"),
     ({"val_targets": 0}, "nothing was scored: 0 targets of 900000 bytes"),
     ({"seed": 5}, "seed 5 is not 2"),
+    ({"adapted_bpb": 1.4}, "adapted_bpb and adapted_loss go together, and one is not there"),
 ])  # fmt: skip
 def test_a_broken_or_contradictory_result_is_one_line_with_file_key_and_remedy(folder, changes, message):
     change(folder / "result.json", **changes)
@@ -52,6 +53,14 @@ def test_seeds_of_another_code_recipe_data_or_window_are_no_one_experiment():
         with pytest.raises(UserError, match=f"here: seeds 1 and 2 differ in {next(iter(changes))}"):
             refuse_unlike({1: seed_result(1, 2.0), 2: seed_result(2, 2.0, **changes)}, "here: ")
     refuse_unlike({1: seed_result(1, 2.0), 2: seed_result(2, 1.0)})
+
+
+@pytest.mark.parametrize("having", [1, 2])
+def test_a_mean_is_never_of_adapted_and_other_scores(having):
+    results = {seed: seed_result(seed, 2.0) for seed in (1, 2)}
+    results[having] = dataclasses.replace(results[having], adapted_bpb=1.9, adapted_loss=3.9)
+    with pytest.raises(UserError, match=f"seed {having} has an adapted score and seed {3 - having} has none"):
+        refuse_unlike(results)
 
 
 def test_whole_seconds_are_the_sum_of_the_parts_unless_a_total_is_given():

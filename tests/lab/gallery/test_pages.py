@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
+import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import nbformat
 import pandas as pd
@@ -116,6 +118,62 @@ def test_a_notebooks_hash_is_of_its_own_cells_alone():
     assert sources_sha256(book) == sources_sha256(executed("03_train"))
     book.cells[2].source += " "
     assert sources_sha256(book) != sources_sha256(executed("03_train"))
+
+
+NOTEBOOK = "seed1337/notebooks/03_train.ipynb"
+
+
+def another_picture(path: Path, value: object) -> None:
+    """Put something else in the place of a notebook's picture."""
+    book = json.loads(path.read_text())
+    book["cells"][3]["outputs"][3]["data"]["image/png"] = value
+    path.write_text(json.dumps(book))
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        *((NOTEBOOK, payload) for payload in (b"", b"[1]", b"{}", b"\x00\xff", b'{"cells": [{"cell_type": "mark')),
+        *((NOTEBOOK, lambda path, value=value: another_picture(path, value)) for value in ("%%%", "aGVsbG8=", 5)),
+        *(("summary.json", payload) for payload in (b"", b"[1]", b"{}", b"\x00\xff")),
+        ("report.md", b"\x00\xff"),
+        ("report.md", b"![gone](figures/gone.png)"),
+        ("figures/curves.png", b"no picture"),
+    ],
+)
+def test_a_damaged_file_is_one_line_with_a_remedy_and_leaves_the_gallery_as_it_was(made, tmp_path, name, damage):
+    index, _ = make_gallery(made)
+    before = index.read_bytes()
+    run = shutil.copytree(made, tmp_path / "damaged" / made.name)
+    damage(run / name) if callable(damage) else (run / name).write_bytes(damage)
+    with pytest.raises(UserError, match=r"[\w]+\.(ipynb|json|md) .*; .+") as caught:
+        make_gallery(run)
+    assert "\n" not in str(caught.value) and index.read_bytes() == before
+
+
+def test_files_of_somebody_else_in_the_gallery_are_not_lost_and_nor_is_one_that_cannot_be_replaced(made, monkeypatch):
+    index, _ = make_gallery(made)
+    before = index.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(pages, "write_json", Mock(side_effect=OSError(28, "No space left on device")))
+        with pytest.raises(UserError, match=r"cannot write .*gallery: No space left on device"):
+            make_gallery(made)
+    assert index.read_bytes() == before and [path.name for path in index.parents[1].iterdir()] == ["gallery"]
+    (index.parent / "pictures" / "mine.txt").write_text("my own")
+    with pytest.raises(UserError, match=r"mine\.txt is no file of a gallery, and would be lost; give another --out"):
+        make_gallery(made)
+
+
+def test_a_report_without_a_title_is_listed_by_its_name(made, tmp_path):
+    run = shutil.copytree(made, tmp_path / "untitled" / made.name)
+    (run / "report.md").write_text("no title")
+    assert "| [report](report.md) | report |" in make_gallery(run)[0].read_text()
+
+
+def test_a_repository_without_a_notebook_is_told(made, root):
+    (root / "notebooks" / "05_quantize.ipynb").unlink()
+    with pytest.raises(UserError, match=r"05_quantize\.ipynb cannot be shown .*; take it from the repository again"):
+        make_gallery(made)
 
 
 def test_what_cannot_be_shown_is_told_with_a_remedy_and_nothing_is_written(made, root, tmp_path, monkeypatch):

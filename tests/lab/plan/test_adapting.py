@@ -72,9 +72,14 @@ def test_a_text_is_the_prepared_one_or_a_known_one_or_none(monkeypatch: pytest.M
     known = adapting.validation_text(load_recipe("pr1855", ["data.dataset=fineweb10B-sp8192-caseops"]))
     assert known is not None and known.targets == 47_851_520 and 49_000 < len(known.documents) <= 50_000
     assert "log-normal" in known.source and (known.documents[1:, 0] == known.documents[:-1, 1]).all()
+    for name in ("fineweb10B-sp1024-caseops", "my-caseops-sp8192", "my-fineweb10B-sp8192"):
+        assert adapting.validation_text(load_recipe("pr1855", [f"data.dataset={name}"])) is None, "another text"
     unknown = dataclasses.replace(toy, data=dataclasses.replace(toy.data, dataset="another"))
     assert adapting.validation_text(unknown) is None
     assert all(value != value for value in evaluation(unknown, 100.0).values()), "nothing is known of it"
+    next((tmp_path / "datasets" / "toy-sp1024").glob("*_val_*.bin")).unlink()
+    with pytest.raises(UserError, match="toy-sp1024"):
+        adapting.validation_text(toy)
 
 
 def evaluation(recipe: Recipe, step_ms: float | None) -> dict[str, float]:

@@ -11,7 +11,7 @@ from pgolf_core.adapting.plan import unlawful
 from pgolf_core.adapting.trace import event_rows, plan_of
 from pgolf_core.base.files import sha256_file
 from pgolf_core.base.names import ADAPT_TRACE
-from pgolf_core.lab.verify.evidence.checks import Broken, OnlySampled, hold, needed, quietly, require
+from pgolf_core.lab.verify.evidence.checks import Broken, CannotCheck, OnlySampled, hold, needed, quietly, require
 from pgolf_core.lab.verify.evidence.replay import mixed_windows, trace_of
 from pgolf_core.lab.verify.evidence.score import OTHER_MACHINE, PROBABILITY_TOLERANCE
 from pgolf_core.lab.verify.reading.untrusted import is_number
@@ -128,16 +128,16 @@ def summed(found: dict[str, Any]) -> str:
 
 
 def remixed(found: dict[str, Any]) -> str:
-    """Nats of the trace against the mixture carried out anew."""
+    """Nats of the trace against the mixture carried out anew: equal bits where the nats that are mixed are equal."""
     if not found["whole"]:
         raise OnlySampled("the mixture needs the model's score of every target, and only a sample of them was taken")
     evidence = (
         f"the model's score taken anew from the file and mixed anew: {found['differ']} of {found['windows']:,} windows "
         f"differ in a bit, by {found['apart']:.1e} nats at most"
     )
-    close = OTHER_MACHINE * found["mean_nats"]
-    is_close = found["differ"] == found["windows"] and found["apart"] <= close
-    require(not is_close, f"{evidence}: close, as from a machine that rounds otherwise, which proves no bits")
+    is_same_machine, is_close = found["nats_apart"] == 0, found["apart"] <= OTHER_MACHINE * found["mean_nats"]
+    if found["differ"] and is_close and not is_same_machine:
+        raise CannotCheck(f"{evidence}: close, as from a machine that rounds otherwise, which proves no bits")
     hold(not found["differ"], evidence)
     return evidence
 
@@ -174,7 +174,7 @@ MIX_CHECKS: dict[str, Callable[[Any], str]] = {
 def adapt_checks(seed: Any) -> dict[str, Callable[[Any], str]]:
     """ADAPT_CHECKS and MIX_CHECKS, where the recipe adapts and mixes or the claims say that it did."""
     adapt = quietly(lambda: seed.recipe.adapt) or Adapt()
-    claimed = quietly(lambda: seed.said("adapt_sha256"))
+    claimed = quietly(seed.claims_adapting)
     mixes = MIX_CHECKS if adapt.mix != "off" else {}
     if adapt.kind == "off" and mixes:
         whole = next(iter(ADAPT_CHECKS))

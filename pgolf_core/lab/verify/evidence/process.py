@@ -158,9 +158,10 @@ def _score(job: dict[str, Any], watch: Watch | None, tell: Tell) -> dict[str, An
         )  # fmt: skip
     found = {name: _guarded(work, UserError) for name, work in parts.items()}
     nats = [one.pop("per_token", None) for one in found.values()][-1]  # of the sliding or the adapted score
+    apart = list(found.values())[-1].get("apart")
     if recipe.adapt.mix != "off":
         mix = functools.partial(replay.remix, model, tokens, recipe, job["trace"], nats, job["sample_seed"])
-        found["mixing"] = _guarded(mix, UserError)
+        found["mixing"] = _guarded(mix, UserError) | {"nats_apart": apart}
     return found
 
 

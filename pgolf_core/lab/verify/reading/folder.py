@@ -280,6 +280,11 @@ class Submission(Reviewed):
         row = {} if self.artifact_seed is None else self.seed_claims.get(self.artifact_seed, {})
         return row.get(OF_THE_SEED[name])
 
+    def claims_adapting(self) -> bool:
+        tables = [self.claims, *self.seed_claims.values()]
+        names = ("adapt_sha256", "adapting_seconds", *KEYS["frozen_bpb"])
+        return any(table.get(name) is not None for table in tables for name in names)
+
     @once
     def recipe(self) -> Recipe:
         """As the script of `pgolf export` has it."""

@@ -56,6 +56,10 @@ class Reviewed:
         """What the files claim, by its key in result.json and submission.json; None where they do not."""
         raise NotImplementedError
 
+    def claims_adapting(self) -> bool:
+        """Whether the files claim an adapted score, or a trace of one, whatever the recipe does."""
+        return False
+
     @once
     def adapting(self) -> Recipe | None:
         """The recipe, where its weights learn from what has been scored and the trace of that is whole."""
@@ -157,6 +161,10 @@ class Seed(Reviewed):
 
     def said(self, name: str) -> Any:
         return self.result.seconds.get("adapting") if name == "adapting_seconds" else getattr(self.result, name)
+
+    def claims_adapting(self) -> bool:
+        names = ("adapt_sha256", "adapted_bpb", "adapted_loss", "adapting_seconds")
+        return any(self.said(name) is not None for name in names)
 
     def judge_score(self, kind: str) -> str:
         claims = {key: self.said(f"{kind}_{key}") for key in ("bpb", "loss")}

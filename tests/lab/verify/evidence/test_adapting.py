@@ -151,6 +151,23 @@ def change_seed(folder: Path, **values: float | None) -> None:
     write_json(path, said)
 
 
+@pytest.mark.parametrize("forged", [{"adapted_bpb": 0.5}, {"adapt_sha256": "0" * 64}], ids=["scores", "trace"])
+def test_an_adapted_score_of_a_recipe_that_adapts_nothing_fails(honest, run: Path, monkeypatch, forged: dict) -> None:
+    result = read_json(run / "seed1" / SEED_RESULT)
+    scale = forged.get("adapted_bpb", 0.0) / result["sliding_bpb"]
+    loss = {"adapted_loss": result["sliding_loss"] * scale} if scale else {}
+    write_json(run / "seed1" / SEED_RESULT, result | forged | loss)
+    row = judged(run / "seed1", reviewed_here(monkeypatch, honest))[WHOLE]
+    assert row.verdict == FAILS and "the recipe adapts nothing" in row.evidence
+
+
+def test_a_submission_cannot_call_its_score_frozen_and_claim_another(honest, submission: Path, monkeypatch) -> None:
+    said = read_json(submission / SUBMISSION_FILE)["seed_results"]["1"]
+    change_seed(submission, frozen_val_bpb=said["val_bpb"], frozen_val_loss=said["val_loss"], val_bpb=0.5)
+    row = judged(submission, reviewed_here(monkeypatch, honest))[WHOLE]
+    assert row.verdict == FAILS and "the recipe adapts nothing" in row.evidence
+
+
 def peeks(plain: Callable) -> Callable:
     """An update that also learns from the stream's last sequence, which no event has scored yet."""
 
@@ -347,7 +364,7 @@ FOUND = {
     "events": 9, "of": 9, "windows": 90, "differ": 80, "apart": 1e-3, "mean_nats": 50.0, "mean_apart": 1e-4,
     "file_differs": False, "states": 4, "states_differ": 4, "seconds": 1.0, "whole": True, "sample_seed": 5,
     "compared": 9, "changed": 0, "later_changed": 3, "leaks": 0, "unsteady": 0,
-    "sums": [1.0, 1 + 1e-7], "beside": 1e-6, "definition": 1e-12,
+    "sums": [1.0, 1 + 1e-7], "beside": 1e-6, "definition": 1e-12, "nats_apart": 0.0,
 }  # fmt: skip
 SAME = FOUND | {"differ": 0, "apart": 0.0}
 
@@ -371,8 +388,10 @@ SAME = FOUND | {"differ": 0, "apart": 0.0}
         (summed, FOUND, {"sums": [1.0, 1.1]}, Broken),
         (summed, FOUND, {"beside": 0.1}, Broken),
         (summed, FOUND, {"sums": []}, CannotCheck),
-        (remixed, SAME, {"differ": 90, "apart": 1e-3}, CannotCheck),  # another machine's arithmetic
-        (remixed, SAME, {"differ": 90, "apart": 1.0}, Broken),
+        (remixed, SAME, {"differ": 89, "apart": 1e-3, "nats_apart": 1e-5}, CannotCheck),  # another machine's arithmetic
+        (remixed, SAME, {"differ": 89, "apart": 1e-3, "nats_apart": None}, CannotCheck),  # or it is not known
+        (remixed, SAME, {"differ": 89, "apart": 1.0, "nats_apart": 1e-5}, Broken),
+        (remixed, SAME, {"differ": 90, "apart": 1e-3}, Broken),  # the nats that were mixed are equal to the last bit
         (remixed, SAME, {"differ": 1, "apart": 1e-9}, Broken),
         (remixed, SAME, {"whole": False}, OnlySampled),
         (normalised, SAME, {"sums": [1.0, 0.99]}, Broken),
