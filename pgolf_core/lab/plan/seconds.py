@@ -4,8 +4,6 @@ Nothing here was timed on a GPU by this project. Every constant is an assumption
 and its row of the plan says so.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 

@@ -3,8 +3,6 @@
 pytest tests/lab/plan/test_adapting.py
 """
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

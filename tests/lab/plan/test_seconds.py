@@ -3,8 +3,6 @@
 pytest tests/lab/plan/test_seconds.py
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

@@ -3,8 +3,6 @@
 pytest tests/lab/recipes/test_command.py
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

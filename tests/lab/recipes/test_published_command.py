@@ -5,8 +5,6 @@ The commands are those of the pull requests (papers/records). Held against: the 
 pytest tests/lab/recipes/test_published_command.py
 """
 
-from __future__ import annotations
-
 import shlex
 
 import pytest

@@ -3,8 +3,6 @@
 pytest tests/lab/recipes/test_published_scripts.py (test_published_command.py holds them against the recipes as run)
 """
 
-from __future__ import annotations
-
 import pytest
 
 from pgolf_core.lab.recipes.published_scripts import KEYS, SCRIPTS
