@@ -15,7 +15,9 @@ from typing import Any
 
 from pgolf_core.base.files import UserError, read_json
 from pgolf_core.base.names import METRICS, SEED_RESULT
+from pgolf_core.base.strict import build
 from pgolf_core.lab import slurm
+from pgolf_core.lab.compare.results import seed_folders
 from pgolf_core.lab.record.lock import holder_of
 from pgolf_core.lab.shared.places import RECIPE_FILE
 from pgolf_core.lab.shared.progress import last_step
@@ -98,12 +100,10 @@ def statuses(folder: Path, queued: Mapping[tuple[str, str], slurm.Queued]) -> It
         raise UserError(f"{folder} is no run's folder: it has no {RECIPE_FILE}; name one, as runs/TRACK/RECIPE")
     values = read_json(folder / RECIPE_FILE)
     recipe = from_dict({key: value for key, value in values.items() if key != "fingerprint"}, str(folder / RECIPE_FILE))
-    jobs: dict[str, Any] = {"job": "", "tasks": {}}
-    if (folder / slurm.JOBS).is_file():
-        jobs = read_json(folder / slurm.JOBS)
-    seeds = {int(path.name[4:]) for path in folder.glob("seed*") if path.is_dir() and path.name[4:].isdecimal()}
-    for seed in sorted(seeds | {int(seed) for seed in jobs["tasks"]}):
-        task = queued.get((jobs["job"], str(jobs["tasks"].get(str(seed), ""))))
+    path = folder / slurm.JOBS
+    jobs = build(slurm.Jobs, read_json(path), str(path)) if path.is_file() else slurm.Jobs()
+    for seed in sorted({*seed_folders(folder), *(int(seed) for seed in jobs.tasks if seed.isdecimal())}):
+        task = queued.get((jobs.job, str(jobs.tasks.get(str(seed), ""))))
         yield _status(folder, seed, recipe, task)
 
 

@@ -54,9 +54,6 @@ class RunFailed(UserError):
 class Stopped(KeyboardInterrupt):
     """The run was asked to end (Ctrl-C, SIGTERM, SIGHUP) and did."""
 
-    told = False
-    """Whether the user has been told."""
-
     def __init__(self, signum: int):
         super().__init__(signal.Signals(signum).name)
         self.signum = signum
