@@ -3,8 +3,6 @@
 Under torchrun every rank trains and scores its share; the first alone packs, writes and speaks.
 """
 
-from __future__ import annotations
-
 import functools
 import io
 import os

@@ -4,8 +4,6 @@ Documents of about one length form a group, whose groups run one after another, 
 documents are scored chunk by chunk side by side. The plan reads where documents begin, and nothing else of the text.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -4,8 +4,6 @@ With several ranks each has the adapters of every so-manyth document of a group.
 other's, so they are those of one rank but for what a kernel rounds otherwise in a smaller batch.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 import math

@@ -4,8 +4,6 @@ A plan is a pure function of lengths and settings. An event is all that a state 
 score, or sequences to be trained on by what follows. Target i of a stream is its token i+1.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Adaptation by plain SGD of all weights (PR 1493): what an event of the plan does to them."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

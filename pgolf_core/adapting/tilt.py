@@ -4,8 +4,6 @@ p'(y) = p(y) e^(b [y = h]) / (1 + p(h) (e^b - 1)) for a hint h and a boost b: it
 from the text that comes before, in the order in which the targets are scored.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What an adapted or mixed score is told by: the score with other nats, the lines of train.log, the trace's file."""
 
-from __future__ import annotations
-
 import dataclasses
 import io
 from collections.abc import Mapping

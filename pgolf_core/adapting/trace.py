@@ -4,8 +4,6 @@ A state is the SHA-256 of what an update leaves: of all weights, or of the adapt
 file's own; each update makes the next.
 """
 
-from __future__ import annotations
-
 import hashlib
 import time
 from collections.abc import Mapping, Sequence

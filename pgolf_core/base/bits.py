@@ -1,7 +1,5 @@
 """PR 332's bits of each matrix from how much the loss cares about it."""
 
-from __future__ import annotations
-
 import math
 
 from pgolf_core.base.files import UserError

@@ -1,7 +1,5 @@
 """Every choice that depends on the machine: device, autocast, compilation, threads. One line says what is active."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import importlib.util

@@ -1,7 +1,5 @@
 """Atomic files, hashes, and the one error type that is meant for the reader's eyes."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

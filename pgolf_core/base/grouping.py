@@ -3,8 +3,6 @@
 PR 1855 gives such groups to an external compressor; here they go to those that the project has.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 

@@ -1,7 +1,5 @@
 """What the files of a seed's folder are called."""
 
-from __future__ import annotations
-
 TRAIN_LOG = "train.log"
 """For people, in the field's line formats."""
 METRICS = "metrics.jsonl"

@@ -4,8 +4,6 @@ Every rank holds all weights, moments and averages. What is shared out is a step
 Newton-Schulz works on, and the windows that are scored; what travels is gradients, updates and a few numbers.
 """
 
-from __future__ import annotations
-
 import contextlib
 import datetime
 import os

@@ -3,8 +3,6 @@
 The package brotli is asked for only where a recipe or a file needs it.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import itertools
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Ending early: signals are noted so that a step is never cut in half, and a launcher that is gone counts as one."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import select

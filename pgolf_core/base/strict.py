@@ -1,7 +1,5 @@
 """A frozen dataclass from what a file holds, or one line on what does not fit."""
 
-from __future__ import annotations
-
 import dataclasses
 import types
 import typing

@@ -61,9 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"pgolf: error: {said}", file=sys.stderr)
         return getattr(error, "status", 1)
     except KeyboardInterrupt as stop:
-        if not getattr(stop, "told", False):
-            print("pgolf: stopped", file=sys.stderr)
-        return 128 + getattr(stop, "signum", signal.SIGINT)
+        signum = getattr(stop, "signum", 0)  # of a run, which has ended in order
+        without = " without --fresh" if signum and options.fresh else ""
+        how = f" ({stop}); the same command{without} goes on from here" if signum else ""
+        print(f"pgolf: stopped{how}", file=sys.stderr)
+        return 128 + (signum or signal.SIGINT)
     except OSError as error:
         if error.filename is None:  # a stream's, most likely; else Python would complain once more at its exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

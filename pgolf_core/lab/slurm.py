@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pgolf_core.base.files import UserError, explain_os_errors, write_text
@@ -21,7 +21,7 @@ from pgolf_core.lab.shared.usage import UsageError, count
 FOLDER = "slurm"
 """In a run's folder: scripts, logs and JOBS."""
 JOBS = "slurm-jobs.json"
-"""In a run's folder: the job that was submitted last, and which of its tasks has which seed."""
+"""In a run's folder, Jobs: the job that was submitted last, and which of its tasks has which seed."""
 WARNING_SECONDS = 90
 """How long before its time limit a job is told to save: a step, the 20 s of grace of a notebook, a busy disk."""
 LEAST_MINUTES = 5
@@ -67,6 +67,17 @@ class Asked:
     options: str
     """sbatch's own, as they would be typed."""
     dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """What JOBS holds."""
+
+    job: str = ""
+    tasks: dict[str, int] = field(default_factory=dict)
+    """{seed: task}"""
+    last: str = ""
+    """The job that the others end with."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from pgolf_core.base.files import UserError, read_json
@@ -29,16 +29,6 @@ from pgolf_core.result import Result
 WATCH_SECONDS = 2.0
 OVER = ("finished", "damaged", "stopped", "not begun")
 """States that nothing will change by itself."""
-
-
-@dataclass(frozen=True)
-class Jobs:
-    """What a run's folder keeps of the job that it was submitted as."""
-
-    job: str = ""
-    tasks: dict[str, int] = field(default_factory=dict)
-    """{seed: its task}."""
-    last: str = ""
 
 
 @dataclass(frozen=True)
@@ -117,13 +107,13 @@ def statuses(folder: Path, queued: Mapping[tuple[str, str], slurm.Queued]) -> It
         yield _status(folder, seed, recipe, task)
 
 
-def _jobs(path: Path) -> Jobs:
+def _jobs(path: Path) -> slurm.Jobs:
     """The note of the jobs; a damaged one is told, and is none."""
     try:
-        return build(Jobs, read_json(path), str(path)) if path.is_file() else Jobs()
+        return build(slurm.Jobs, read_json(path), str(path)) if path.is_file() else slurm.Jobs()
     except UserError as error:
         note(f"which jobs were submitted is not known: {error}")
-        return Jobs()
+        return slurm.Jobs()
 
 
 def _status(folder: Path, seed: int, recipe: Recipe, task: slurm.Queued | None) -> SeedStatus:

@@ -4,8 +4,6 @@ Shapes: B sequences, T positions, H query heads, K key/value heads, D head width
 Tensors are [B, T, heads, D] throughout, the layout FlashAttention takes.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib
 from types import ModuleType

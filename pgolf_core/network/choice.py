@@ -1,7 +1,5 @@
 """Which grid each tensor is packed on, and trained on. Sources: papers/records, papers/techniques."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from fnmatch import fnmatchcase

@@ -1,7 +1,5 @@
 """Attention that stays inside documents, which lie packed in rows or share a window: papers/techniques."""
 
-from __future__ import annotations
-
 import itertools
 
 import torch

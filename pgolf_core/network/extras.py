@@ -1,7 +1,5 @@
 """What format version 5 adds to a file: codes grouped by kind, and low-rank corrections beside them (PR 1855)."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -4,8 +4,6 @@ A network of network/model that `Model.gated` says has any of it gets its parame
 calls what it has. Legend as there; sources: papers/techniques.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -4,8 +4,6 @@ Shapes: w [rows, cols] float32, q [rows, cols] int8, scales and clips [rows]. Ev
 device, never waits for it, and compiles without graph breaks. Sources: papers/records, papers/techniques.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 

@@ -4,8 +4,6 @@ The largest singular pairs of the error E = W - q s become A [rows, rank] in two
 B [rank, cols] in four bits under a scale for each group (Zhang et al. 2024, arXiv 2402.02446, without its weights).
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Mapping, Sequence

@@ -4,8 +4,6 @@ Legend: B sequences, T positions, C model width, H query heads, K kv heads, D he
 State-dict keys are canonical: `tok_emb.weight`, `blocks.<l>.attn.c_q.weight`, and so on (papers/machinery.md).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

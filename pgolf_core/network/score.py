@@ -3,8 +3,6 @@
 bpb = nats / (ln 2 x bytes). Every target is scored exactly once, by the first window that reaches it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import math

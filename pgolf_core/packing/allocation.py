@@ -5,8 +5,6 @@ common factor, and h - log2 D bits. The loss of all weights is least for a given
 all: D = multiplier / sqrt(s). The sensitivity of a weight is taken as its row's times its column's over its matrix's.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Mapping

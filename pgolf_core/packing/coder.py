@@ -10,8 +10,6 @@ what constriction takes as floats are whole numbers whose sums stay below 2^24: 
 exactly, its own scale factor is 1, and no rounding is left that a machine could do differently.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable, Sequence

@@ -6,8 +6,6 @@ arXiv 2210.17323, by the inverse's factor). Only whole numbers come out otherwis
 The head is such a map too, by the token embedding.
 """
 
-from __future__ import annotations
-
 import math
 import re
 import time

@@ -17,8 +17,6 @@ of sorted rows in turn, in byte planes.
 No time, path or commit is inside.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 import re

@@ -1,7 +1,5 @@
 """The ledger of a packed file: where its bytes went, and what an ideal coder would have needed."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Writing the artifact: weights into one small file, with an account of each byte."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

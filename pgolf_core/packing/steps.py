@@ -5,8 +5,6 @@ an exponent for itself, each row and each column. A second set says how far the 
 class of each. Vectors that do not pay for their bytes are zero, and zeros cost nothing.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import struct

@@ -3,8 +3,6 @@
 Nothing is allocated before its size has been checked, and nothing is believed before the checksum.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -1,7 +1,5 @@
 """The section `adapt` of a recipe: learning from what has been scored, while the score is taken."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

@@ -1,7 +1,5 @@
 """Recipes on disk: TOML files that extend one another (`extends = "pr315"`), and overrides in words."""
 
-from __future__ import annotations
-
 import tomllib
 import typing
 from pathlib import Path

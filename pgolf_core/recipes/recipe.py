@@ -1,7 +1,5 @@
 """Recipes: everything that decides a run, as frozen dataclasses."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Callable, Iterable

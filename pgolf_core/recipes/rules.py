@@ -1,7 +1,5 @@
 """What a recipe's values may be: choices, bounds, and combinations that cannot be built or trained."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from operator import attrgetter
 

@@ -1,7 +1,5 @@
 """The stream in the recipe's order, and the micro-batches of one step."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 

@@ -6,8 +6,6 @@ are no text, bytes are counted in the original (`surface_bytes`) and kept beside
 No script holds this file: it makes datasets, and reads them.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass

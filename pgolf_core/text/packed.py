@@ -1,7 +1,5 @@
 """The loader of PR 1855: long rows of whole documents, one after another, and where attention may not look back."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The loader of PR 1493: every rank draws windows of its own shards, in an order that follows from the rank alone."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from pgolf_core.base.files import UserError

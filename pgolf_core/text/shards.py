@@ -4,8 +4,6 @@ Shard format: 256 little-endian int32 words (magic, version, number of tokens, z
 little-endian uint16 tokens and nothing else. Every document begins with BOS.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Sequence

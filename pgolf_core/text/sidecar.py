@@ -4,8 +4,6 @@ A text that was changed (text.caseops) comes with a sidecar: beside x_val_000000
 the same form, with the bytes of every token in place of it; of BOS none.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -9,8 +9,6 @@ tokenizer are told apart by what their model file says, never by their name:
   leading space counts unless the token before it is a boundary such as BOS (papers/machinery.md).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Averages of the weights along training: EMA and SWA, both in float32 whatever the weights are."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """Checkpoints and weight files: safetensors, written atomically, never pickled."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import time

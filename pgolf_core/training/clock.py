@@ -1,7 +1,5 @@
 """Where the seconds of a run go: a ledger that adds up to the wall time of all attempts, and how far along a run is."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 import time

@@ -1,7 +1,5 @@
 """The training loop: clock, warm-up with rollback, steps, validation, averages, checkpoints, logs."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import math

@@ -1,7 +1,5 @@
 """Muon for matrices, AdamW for the rest: groups, updates, and the schedules as pure functions."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """Coefficients of an orthogonalisation that change from step to step (papers/techniques/polar-express.md)."""
 
-from __future__ import annotations
-
 POLAR_EXPRESS = (
     (8.156554524902461, -22.48329292557795, 15.878769915207462),
     (4.042929935166739, -2.808917465908714, 0.5000178451051316),

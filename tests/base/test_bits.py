@@ -1,7 +1,5 @@
 """PR 332's allocation rule row by row."""
 
-from __future__ import annotations
-
 import math
 import random
 

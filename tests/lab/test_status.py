@@ -76,6 +76,11 @@ def test_watching_redraws_until_nothing_is_at_work(run: Path, capsys, monkeypatc
 def test_what_is_no_run_and_a_queue_that_does_not_answer_are_lines(run: Path, capsys, monkeypatch) -> None:
     assert cli.main(["status", str(run.parent)]) == 1
     assert "is no run's folder: it has no recipe.json" in capsys.readouterr().err
+    noted = (run / slurm.JOBS).read_text()
+    (run / slurm.JOBS).write_text('{"job": "12", "tasks": [1]}')
+    assert cli.main(["status", str(run)]) == 1
+    assert capsys.readouterr().err.endswith("slurm-jobs.json: tasks must be a table, not [1]\n")
+    (run / slurm.JOBS).write_text(noted)
     monkeypatch.setattr(slurm.shutil, "which", lambda name: "/bin/false")
     failed = subprocess.CompletedProcess([], 1, "", "no controller")
     monkeypatch.setattr(slurm.subprocess, "run", lambda *arguments, **options: failed)

@@ -1,7 +1,5 @@
 """`pgolf gallery`: the seven notebooks of a finished seed and the report of its run, as pages to look at."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Pages are Markdown with pictures, since that is what a site that hosts a reposit
 them too. Nothing in them is fetched from elsewhere, and the same run gives the same bytes.
 """
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import functools

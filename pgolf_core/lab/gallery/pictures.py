@@ -1,7 +1,5 @@
 """Small pictures for pages: figures in few colours, and formulas drawn by matplotlib: no page needs a script."""
 
-from __future__ import annotations
-
 import html
 import io
 import re

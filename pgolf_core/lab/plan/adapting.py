@@ -4,8 +4,6 @@ Counted are matrix products and attention of the tokens that events read. A step
 that stay as they are: once their forward pass, and twice the adapters' own; a step of all weights twice.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import NamedTuple
 

@@ -10,8 +10,6 @@ files of the five other records within ERROR, and three local runs of 150 to 580
 choose grids and widths by, not the ledger.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections import Counter

@@ -1,7 +1,5 @@
 """`pgolf plan`: what a recipe takes, before anything runs."""
 
-from __future__ import annotations
-
 import argparse
 
 from pgolf_core.lab.shared.usage import add_json, add_set, checked_recipe, count, recipe_argument

@@ -8,8 +8,6 @@ Against the published peaks: 3 to 6 % above PR 315, 332 and 534; 19 % below PR 1
 its key/value heads by hand.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ Nothing here was timed on a GPU by this project. Every constant is an assumption
 and its row of the plan says so.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 
@@ -66,7 +64,8 @@ def evaluation_rows(recipe: Recipe, work: AdaptingWork, targets: int, forward: i
     frozen, learning = (SLOWER * flop / flops for flop in (read * forward, work.score + work.learn))
     starting = work.pairs * CALLS_OF_A_BLOCK * len(runs(recipe.model)) * CALL_SECONDS
     hints = HINT_SECONDS * targets if adapt.tilt != "off" else 0.0
-    mixing = MIX_SECONDS * targets * (adapt.mix_order - 1) if adapt.mix != "off" else 0.0
+    contexts = adapt.mix_document_order + adapt.mix_order - 2
+    mixing = MIX_SECONDS * targets * contexts if adapt.mix != "off" else 0.0
     slower = f"{SLOWER:g} times a step's own speed; published ones, compiled, took 3.2 to 4.9 times"
     starts = f"; {work.pairs:,} scores with their steps are started in {starting:.0f} s or more"
     yield "reading the file", round(reading, 1), "s", f"{READINGS} times, by one core's time for steps"

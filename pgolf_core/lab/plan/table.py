@@ -4,8 +4,6 @@ Where a recipe has the network and the step of one of the five records, its publ
 beside the prediction.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """`pgolf recipes`: the list, one recipe resolved, or a recipe made of a published run command."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -9,8 +9,6 @@ fingerprints. The cadences of validation and logging, where not given, are those
 them, and the logs of PR 194 and 315 differ from their scripts' defaults. They change no weight, and a report says so.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -4,8 +4,6 @@ Sources: the pull requests' scripts; papers/records has a page for each. The swi
 GRAD_QUANT, LATE_QAT, SMEAR_GATE and BIGRAM_HASH, SWA_FRAC and SWA_EVERY are as the family of scripts has them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,7 +1,5 @@
 """The training command of a pasted block of shell lines, and what is set for it; nothing is run."""
 
-from __future__ import annotations
-
 import itertools
 import re
 import shlex

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING
 from pgolf_core.base.files import UserError, read_json, write_json
 from pgolf_core.lab import slurm
 from pgolf_core.lab.shared.places import short_path
-from pgolf_core.lab.shared.usage import UsageError, add_data, add_set, checked_recipe, count, place, recipe_argument
+from pgolf_core.lab.shared.usage import (
+    UsageError,
+    add_data,
+    add_set,
+    checked_recipe,
+    count,
+    place,
+    recipe_argument,
+    whole_numbers,
+)
 
 if TYPE_CHECKING:
     from pgolf_core.lab.record.folder import RunRequest
@@ -79,13 +88,7 @@ def run(options: argparse.Namespace) -> int:
             raise UserError(f"none of the seeds {_listed(options.seeds)} is finished; there is nothing to report")
     elif options.no_report:
         parts = parts[:2]
-    try:
-        summary = notebooks.record(request, seeds, parts=parts)
-    except notebooks.Stopped as stop:
-        without = " without --fresh" if options.fresh else ""
-        print(f"pgolf: stopped ({stop}); the same command{without} goes on from here", file=sys.stderr)
-        stop.told = True
-        raise
+    summary = notebooks.record(request, seeds, parts=parts)
     if "report" in parts:
         print(seeds_table_text(read_json(summary)))
         print(f"report: {short_path(summary.with_name('report.html'))}")
@@ -105,7 +108,8 @@ def words_of(request: RunRequest, seeds: Sequence[int]) -> list[str]:
 
 def note_jobs(folder: Path, job: str, tasks: dict[int, int], last: str) -> None:
     """Keep in a run's folder which of the job's tasks has which seed, for `pgolf status`."""
-    write_json(folder / slurm.JOBS, {"job": job, "tasks": {str(s): k for s, k in tasks.items()}, "last": last})
+    jobs = slurm.Jobs(job, {str(seed): task for seed, task in tasks.items()}, last)
+    write_json(folder / slurm.JOBS, dataclasses.asdict(jobs))
 
 
 def _submit(request: RunRequest, seeds: Sequence[int], asked: slurm.Asked) -> int:
@@ -135,10 +139,7 @@ def _listed(seeds: Sequence[int]) -> str:
 
 
 def _seeds(text: str) -> list[int]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdecimal() for part in parts):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a list of whole numbers, as 1337,1338,1339")
-    seeds = [int(part) for part in parts]
+    seeds = whole_numbers(text)
     if len(set(seeds)) < len(seeds):
         raise argparse.ArgumentTypeError(f"'{text}' has a seed twice")
     return seeds

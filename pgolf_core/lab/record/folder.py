@@ -326,7 +326,8 @@ def note_restart(folder: Path) -> None:
     stages = [mark.name for mark in folder.glob("stages/*.json") if mark.name[:2].isdecimal()]
     now = {"job": job, "stages": len(stages), "step": step}
     before = _json_object(path) if path.is_file() else {}
-    last = before.pop("restart", 0)
+    if type(last := before.pop("restart", 0)) is not int:
+        raise UserError(f"{path}: restart = {last!r:.40} is no number of a restart; delete it and submit the job again")
     if before == now and 0 < last < restart:
         said = f"{len(stages)} stages finished, step {step} saved"
         raise UserError(

@@ -6,8 +6,6 @@ note every few seconds. Whoever gets a lock whose note is still rewritten by som
 locks, and refuses it; so does a holder that finds another's note in the place of its own.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os
@@ -52,12 +50,12 @@ class Holder:
     """When the note was written, in seconds by the holder's clock."""
 
     @classmethod
-    def here(cls) -> Holder:
+    def here(cls) -> "Holder":
         """This process, now."""
         host, said = socket.gethostname(), os.environ
         return cls(host, said.get("SLURMD_NODENAME", host), os.getpid(), said.get("SLURM_JOB_ID", ""), time.time())
 
-    def is_same(self, other: Holder) -> bool:
+    def is_same(self, other: "Holder") -> bool:
         """Whether both are one process."""
         return (self.host, self.pid) == (other.host, other.pid)
 

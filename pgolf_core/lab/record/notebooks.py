@@ -1,7 +1,5 @@
 """The runner: notebooks executed by papermill, stage after stage and seed after seed, so that a run can be trusted."""
 
-from __future__ import annotations
-
 import ast
 import asyncio
 import contextlib
@@ -56,9 +54,6 @@ class RunFailed(UserError):
 class Stopped(KeyboardInterrupt):
     """The run was asked to end (Ctrl-C, SIGTERM, SIGHUP) and did."""
 
-    told = False
-    """Whether the user has been told."""
-
     def __init__(self, signum: int):
         super().__init__(signal.Signals(signum).name)
         self.signum = signum
@@ -77,7 +72,7 @@ class StopRequest:
         """` in cell 'train' (number 7)`: the cell that was begun last, for messages."""
 
     @contextlib.contextmanager
-    def watching(self) -> Iterator[StopRequest]:
+    def watching(self) -> Iterator["StopRequest"]:
         """Take the signals over while inside; ignored ones stay ignored (nohup, &): then SIGTERM stops in the same way.
 
         Other threads than the first have none to take.

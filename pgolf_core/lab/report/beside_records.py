@@ -1,8 +1,6 @@
 """A run beside the published records: what happens within a run on any text, and, where `comparison` allows it,
 differences and the rule."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

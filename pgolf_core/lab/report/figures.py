@@ -4,8 +4,6 @@ Two come from tables that the notebooks of a seed leave in its figures folder (0
 has a report without these figures.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path

@@ -3,8 +3,6 @@
 Whatever comes from a file or from the model is escaped before a template sees it, but for what is Markdown already.
 """
 
-from __future__ import annotations
-
 import base64
 import html
 import re

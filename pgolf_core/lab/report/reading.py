@@ -1,7 +1,5 @@
 """One finished seed's files, read and held against each other, and the command that makes it again."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import shlex

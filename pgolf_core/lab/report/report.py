@@ -4,8 +4,6 @@ Every number is read from the run's own files; one that is missing or that contr
 sentences are in templates/report.md.j2; a submission's README is made of the same blocks.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A recipe's seeds as one summary and one table."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields

@@ -26,6 +26,14 @@ def count(text: str) -> int:
     return int(text)
 
 
+def whole_numbers(text: str) -> list[int]:
+    """Whole numbers between commas; argparse.ArgumentTypeError for anything else."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a list of whole numbers, as 1337,1338,1339")
+    return list(map(int, parts))
+
+
 def recipe_argument(name: str) -> str:
     """A recipe's name as given; a path to a .toml made absolute, since notebooks run in another folder."""
     return os.path.abspath(os.path.expanduser(name)) if name.endswith(".toml") else name

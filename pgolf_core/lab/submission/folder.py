@@ -166,6 +166,7 @@ def _numbers(
     scores = {"val": headline(summary), "pre_quant_val": "averaged", "int6_zstd_val": "roundtrip"}
     adapts = headline(summary) != "sliding"
     scores |= {"frozen_val": "sliding"} if adapts else {}
+    only_adapted = {"frozen_val_loss": "sliding_loss", "adapt_sha256": "adapt_sha256"} if adapts else {}
     means = {
         f"{theirs}_{of}": summary[f"{ours}_{of}"]["mean"] for theirs, ours in scores.items() for of in ("loss", "bpb")
     }
@@ -179,15 +180,8 @@ def _numbers(
             "bytes_model_int6_zstd": run.result.artifact_bytes,
             "artifact_sha256": run.artifact_sha256,
             **({"scores_sha256": run.result.scores_sha256} if run.result.scores_sha256 else {}),
-            **(
-                {
-                    "frozen_val_loss": run.result.sliding_loss,
-                    "adapt_sha256": run.result.adapt_sha256,
-                    "adapting_seconds": run.result.seconds["adapting"],
-                }
-                if adapts
-                else {}
-            ),
+            **{theirs: getattr(run.result, ours) for theirs, ours in only_adapted.items()},
+            **({"adapting_seconds": run.result.seconds["adapting"]} if adapts else {}),
         }
         for seed, run in runs.items()
     }

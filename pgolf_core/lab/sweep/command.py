@@ -13,7 +13,7 @@ from pgolf_core.base.files import UserError, write_text
 from pgolf_core.lab import slurm
 from pgolf_core.lab.record.command import add_run, note_jobs, request_of, words_of
 from pgolf_core.lab.shared.places import short_path
-from pgolf_core.lab.shared.usage import UsageError, count
+from pgolf_core.lab.shared.usage import UsageError, count, whole_numbers
 
 if TYPE_CHECKING:
     from pgolf_core.lab.sweep.arms import Sweep
@@ -36,16 +36,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     option("--per-job", type=count, default=1, metavar="N", help=about)
     option = parser.add_mutually_exclusive_group().add_argument
     about = "seeds of arms by their places, comma-separated: what a job does"
-    option("--task", type=_places, default=(), metavar="N,…", help=about)
+    option("--task", type=whole_numbers, default=(), metavar="N,…", help=about)
     option("--finish", action="store_true", help="train nothing: the reports and the comparison of what is finished")
-
-
-def _places(text: str) -> tuple[int, ...]:
-    """Whole numbers between commas; argparse.ArgumentTypeError for anything else."""
-    words = text.split(",")
-    if not all(word.isascii() and word.isdecimal() for word in words):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a list of whole numbers, as 0,1,2")
-    return tuple(map(int, words))
 
 
 def run(options: argparse.Namespace) -> int:
@@ -53,7 +45,6 @@ def run(options: argparse.Namespace) -> int:
     asked, request = slurm.asked(options), request_of(options)
     if options.worth is not None and not 0 < options.worth < 10:
         raise UsageError(f"--worth {options.worth}: give a difference in bits per byte, as 0.005")
-    from pgolf_core.lab.record.notebooks import Stopped
     from pgolf_core.lab.sweep import arms
 
     try:
@@ -69,16 +60,7 @@ def run(options: argparse.Namespace) -> int:
         return 1 if _run_tasks(sweep, [sweep.tasks[place] for place in options.task]) else 0
     if asked:
         return _submit(sweep, options, asked)
-    failed: list[str] = []
-    try:
-        if not options.finish:
-            failed = _run_all(sweep)
-        return _finish(sweep, options.worth, failed)
-    except Stopped as stop:
-        without = " without --fresh" if options.fresh else ""
-        print(f"pgolf: stopped ({stop}); the same command{without} goes on from here", file=sys.stderr)
-        stop.told = True
-        raise
+    return _finish(sweep, options.worth, [] if options.finish else _run_all(sweep))
 
 
 def _run_task(sweep: Sweep, name: str, seed: int) -> None:

@@ -1,7 +1,4 @@
-"""Documents become a dataset: the same one each time, with passages counted exactly.
-
-pytest tests/lab/data/test_build.py (test_text.py and test_sotu.py hold what is made against the texts)
-"""
+"""Documents become a dataset: the same one each time, with passages counted exactly."""
 
 from pathlib import Path
 

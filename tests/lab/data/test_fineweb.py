@@ -1,7 +1,4 @@
-"""Published shards as a prepared dataset, from a local folder laid out as the hub's: whole or absent, and checked.
-
-pytest tests/lab/data/test_fineweb.py (no network; tests/lab/data/test_hub.py has the hub's client)
-"""
+"""Published shards as a prepared dataset, from a local folder laid out as the hub's: whole or absent, and checked."""
 
 import json
 import os

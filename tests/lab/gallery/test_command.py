@@ -1,7 +1,5 @@
 """`pgolf gallery`: it prints where the index is and how large the whole, and what cannot be made is one line."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The gallery: what was executed is shown, small, the same each time, and bound to no machine."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json

@@ -1,7 +1,5 @@
 """Formulas as pictures: every notebook's can be drawn, whole, on the line of the text around them."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 

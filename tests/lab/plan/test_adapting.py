@@ -1,9 +1,4 @@
-"""Work of adapting: tokens counted by hand, texts that are known, and what is said where none is.
-
-pytest tests/lab/plan/test_adapting.py
-"""
-
-from __future__ import annotations
+"""Work of adapting: tokens counted by hand, texts that are known, and what is said where none is."""
 
 import dataclasses
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The plan's bytes: the walk against simulation, bits against rounded weights, the sum against published files."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """`pgolf plan`: JSON with gaps, and its options."""
 
-from __future__ import annotations
-
 import json
 
 from pgolf_core.lab import cli

@@ -1,7 +1,5 @@
 """The plan's memory: its counts against what autograd saves, against a profiled step, against published peaks."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

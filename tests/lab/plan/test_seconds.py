@@ -1,9 +1,4 @@
-"""Seconds beside the steps: by hand, against published evaluations, and what `frontier` says of itself.
-
-pytest tests/lab/plan/test_seconds.py
-"""
-
-from __future__ import annotations
+"""Seconds beside the steps: by hand, against published evaluations, and what `frontier` says of itself."""
 
 from collections.abc import Iterator
 

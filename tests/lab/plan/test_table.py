@@ -1,7 +1,5 @@
 """The plan: parameters, work and memory by hand, steps from clocks, what is said of the cap, the printed text."""
 
-from __future__ import annotations
-
 import math
 
 import pandas as pd

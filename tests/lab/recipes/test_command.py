@@ -1,9 +1,4 @@
-"""`pgolf recipes`: the list, one recipe, and a recipe of a run command.
-
-pytest tests/lab/recipes/test_command.py
-"""
-
-from __future__ import annotations
+"""`pgolf recipes`: the list, one recipe, and a recipe of a run command."""
 
 import json
 import subprocess

@@ -1,11 +1,7 @@
 """A published run command becomes the recipe of what that script does with it, and nothing is dropped in silence.
 
 The commands are those of the pull requests (papers/records). Held against: the recipes prN-as-run on disk.
-
-pytest tests/lab/recipes/test_published_command.py
 """
-
-from __future__ import annotations
 
 import shlex
 

@@ -1,9 +1,4 @@
-"""The tables of the published scripts decide no name twice.
-
-pytest tests/lab/recipes/test_published_scripts.py (test_published_command.py holds them against the recipes as run)
-"""
-
-from __future__ import annotations
+"""The tables of the published scripts decide no name twice."""
 
 import pytest
 

@@ -1,7 +1,5 @@
 """The words of a pasted block as a shell reads them; what they mean is test_published_command's."""
 
-from __future__ import annotations
-
 import pytest
 
 from pgolf_core.lab.recipes.shell_block import read_block

@@ -253,6 +253,13 @@ def test_a_restart_is_refused_if_the_one_before_it_moved_nothing(tmp_path, resta
         restarted("8", 4)
 
 
+@pytest.mark.parametrize("value", ["1", None, 1.5, True, [2]])
+def test_a_note_of_a_restart_that_is_damaged_is_a_line_with_the_remedy(tmp_path, restarted, value):
+    (tmp_path / runs.RESTART).write_text(json.dumps({"job": "7", "stages": 0, "step": 0, "restart": value}))
+    with pytest.raises(UserError, match=r"slurm-restart\.json: restart = .* is no number of a restart; delete it"):
+        restarted("7", 3)
+
+
 def test_outside_slurm_a_run_may_be_started_as_often_as_one_likes(tmp_path, monkeypatch):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     runs.note_restart(tmp_path)

@@ -1,7 +1,4 @@
-"""Kernels that are forked: what they find imported, where and in which environment they run, how they end.
-
-pytest tests/lab/record/test_kernels.py (test_command.py has what becomes of one whose runner is killed)
-"""
+"""Kernels that are forked: what they find imported, where and in which environment they run, how they end."""
 
 import os
 import subprocess

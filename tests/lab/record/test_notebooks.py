@@ -1,7 +1,4 @@
-"""The runner: what it refuses, skips and reports, and how its kernels run. Few tests start real ones.
-
-pytest tests/lab/record/test_notebooks.py (tests/lab/record/test_command.py has how a run is stopped)
-"""
+"""The runner: what it refuses, skips and reports, and how its kernels run. Few tests start real ones."""
 
 import contextlib
 import json

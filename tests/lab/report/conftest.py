@@ -1,7 +1,5 @@
 """A complete run folder to change, and the files of one that nobody changes."""
 
-from __future__ import annotations
-
 import pytest
 from report_run import RUN_SEEDS, report_run
 

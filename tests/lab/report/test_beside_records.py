@@ -1,7 +1,5 @@
 """A run beside the published records: no difference on another text, differences and the rule on theirs."""
 
-from __future__ import annotations
-
 import math
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """The figures of a report: each with its numbers, those of the notebooks' tables too, and what a tensor stores."""
 
-from __future__ import annotations
-
 import math
 
 import pandas as pd

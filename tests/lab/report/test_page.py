@@ -1,7 +1,5 @@
 """Text from files and models as Markdown, and the page made of it: shown, and not obeyed."""
 
-from __future__ import annotations
-
 import html
 import re
 

@@ -1,7 +1,5 @@
 """One seed's files: whatever is missing or contradicts another file is named with the command that makes it."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 

@@ -1,7 +1,5 @@
 """The report: its numbers are result.json's, nothing missing is papered over, nothing hostile gets through."""
 
-from __future__ import annotations
-
 import json
 import re
 from html.parser import HTMLParser

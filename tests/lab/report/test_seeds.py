@@ -1,7 +1,5 @@
 """The summary and the table of a recipe's seeds."""
 
-from __future__ import annotations
-
 import json
 import statistics
 

@@ -7,8 +7,6 @@ notes every file that is opened. A hook sees what Python does; a library's own C
 calls Python.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import json

@@ -7,8 +7,6 @@ Where documents begin stays in sight: a plan by documents is made of that.
 Updates cannot be left out, since each makes the next state; scores can, and are where time is short.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -111,7 +109,7 @@ class Replay:
             self.compared += place - first
         self.nats[number] = nats_of(event.windows, self.losses[places_of(event.windows)].cpu().numpy())
 
-    def differing(self, other: Replay) -> int:
+    def differing(self, other: "Replay") -> int:
         """How many scores of events, and states, are not the same bits in both."""
         scores = sum(not np.array_equal(nats, other.nats[number]) for number, nats in self.nats.items())
         return scores + sum(here != there for here, there in zip(self.states, other.states, strict=True))

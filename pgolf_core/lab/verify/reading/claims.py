@@ -4,8 +4,6 @@ A number is compared as it is written: `1.1248` agrees with 1.12484502, since it
 A number that nothing here can confirm makes a row `cannot be checked here`, never `holds`.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Mapping
@@ -49,7 +47,7 @@ class Fact:
     source: str
     label: str = ""
     """What the log's line calls it."""
-    others: tuple[Fact, ...] = ()
+    others: tuple["Fact", ...] = ()
     """What the logs say of it in other lines, which a claim may be just as well."""
 
     value = property(lambda self: read_number(self.text))

@@ -1,5 +1,6 @@
 """Adapted and mixed scores under review: an honest run holds, with frozen weights and adapted ones; every lie fails."""
 
+import functools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from pgolf_core.adapting.lora import DocumentLoRA
 from pgolf_core.adapting.sgd import ChunkSGD
 from pgolf_core.base.files import read_json, write_json
 from pgolf_core.base.names import ADAPT_TRACE, SEED_RESULT, TRAIN_LOG
-from pgolf_core.lab.shared.places import SUBMISSION_FILE
+from pgolf_core.lab.shared.places import RECIPE_FILE, SUBMISSION_FILE
 from pgolf_core.lab.submission.folder import write_submission
 from pgolf_core.lab.verify.evidence import replay
 from pgolf_core.lab.verify.evidence.adapting import (
@@ -30,25 +31,40 @@ from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, SAMPLED, UNKNOWN
 from pgolf_core.network.model import GPT
 
 WHOLE, REPLAYED, BLIND, SUMMED = ADAPT_CHECKS
-_, *REPLAYS = ADAPT_CHECKS
 MIXED, LAWFUL = MIX_CHECKS
 
 
+of_run = functools.partial(pytest.mark.parametrize, "run", indirect=True)
+of_mixed = of_run([MIXING, ADAPTING + MIXING], ids=["frozen", "adapted"])
+
+
 @pytest.fixture(scope="module")
-def adapted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The recipe's folder of a toy seed whose packed weights were adapted."""
-    return finished_run(tmp_path_factory.mktemp("adapted"), (1,), ADAPTING)
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[tuple[str, ...]], Path]:
+    """The recipe's folder of a toy seed with these overrides, each made once."""
+    return functools.cache(lambda overrides: finished_run(tmp_path_factory.mktemp("toy"), (1,), overrides))
 
 
 @pytest.fixture
-def seed(adapted: Path, tmp_path: Path) -> Path:
-    """A copy of the seed that a test may damage."""
-    return shutil.copytree(adapted, tmp_path / adapted.name) / "seed1"
+def run(made: Callable[[tuple[str, ...]], Path], request: pytest.FixtureRequest) -> Path:
+    """One that nobody changes, its packed weights adapted where `of_run` gives no other overrides."""
+    return made(getattr(request, "param", ADAPTING))
 
 
 @pytest.fixture
-def cache(adapted: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return reviewed_here(monkeypatch, adapted)
+def seed(run: Path, tmp_path: Path) -> Path:
+    """A copy of its seed that a test may damage."""
+    return shutil.copytree(run, tmp_path / run.name) / "seed1"
+
+
+@pytest.fixture
+def cache(run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return reviewed_here(monkeypatch, run)
+
+
+def checks_of(seed: Path) -> set[str]:
+    """What there is to be checked of a seed that learns, mixes or does both."""
+    adapt = read_json(seed / RECIPE_FILE)["adapt"]
+    return {WHOLE, *(ADAPT_CHECKS if adapt["kind"] != "off" else ()), *(MIX_CHECKS if adapt["mix"] != "off" else ())}
 
 
 def test_an_honest_adaptation_holds_to_the_last_bit(seed: Path, cache: Path) -> None:
@@ -74,7 +90,7 @@ def exchanged(arrays: dict[str, np.ndarray], name: str, one: int, other: int) ->
     arrays[name][[one, other]] = arrays[name][[other, one]]
 
 
-LIES: dict[str, tuple[Callable[[dict[str, np.ndarray]], None], str, str]] = {
+LIES: dict[str, tuple[Callable[[dict[str, np.ndarray]], object], str, str]] = {
     "two events exchanged": (lambda a: exchanged(a, "events", 1, 2), WHOLE, "event 1 is [0, "),
     "two states exchanged": (lambda a: exchanged(a, "states", 1, 2), REPLAYED, "2 of 4 states"),
     "two chunks' nats exchanged": (lambda a: exchanged(a, "nats", 30, 60), REPLAYED, "2 of 93 windows"),
@@ -83,13 +99,19 @@ LIES: dict[str, tuple[Callable[[dict[str, np.ndarray]], None], str, str]] = {
     "another file's weights": (lambda a: a["states"].__setitem__(0, 7), REPLAYED, "not this file's weights"),
     "seconds of others": (lambda a: a["seconds"].__imul__(2.0), WHOLE, "its events took"),
     "a state too few": (lambda a: a.update(states=a["states"][1:]), WHOLE, "states has uint8"),
+    "better mixed nats": (lambda a: a["mixed"].__imul__(0.99), MIXED, "93 of 93 windows"),
+    "one mixed nat altered": (lambda a: a["mixed"].put(70, np.nextafter(a["mixed"][70], 0)), MIXED, "1 of 93 windows"),
+    "two mixed nats exchanged": (lambda a: exchanged(a, "mixed", 30, 60), MIXED, "2 of 93 windows"),
+    "mixing seconds of others": (lambda a: a["mix_seconds"].__iadd__(9.0), WHOLE, "its events took"),
+    "a mixed window too few": (lambda a: a.update(mixed=a["mixed"][1:]), WHOLE, "mixed has float64"),
 }
+LIES_OF_RUNS = [(run, lie) for lie in LIES for run in ((MIXING, ADAPTING + MIXING) if "mix" in lie else (ADAPTING,))]
 
 
-@pytest.mark.parametrize("lie", LIES)
+@pytest.mark.parametrize(("run", "lie"), LIES_OF_RUNS, indirect=["run"], ids=[lie for _, lie in LIES_OF_RUNS])
 def test_a_false_trace_fails_though_its_hash_and_sums_agree(seed: Path, cache: Path, lie: str) -> None:
     edit, check, words = LIES[lie]
-    rewritten_trace(seed, edit, "nats")
+    rewritten_trace(seed, edit, "mixed" if "mix" in lie else "nats")
     row = judged(seed, cache)[check]
     assert row.verdict == FAILS and words in row.evidence
 
@@ -110,22 +132,22 @@ def test_a_claim_that_is_not_the_traces_fails(seed: Path, cache: Path, change_of
 
 
 @pytest.fixture
-def submitted(adapted: Path, tmp_path: Path) -> Path:
+def submitted(run: Path, tmp_path: Path) -> Path:
     """A submission of the run."""
-    return write_submission(adapted, "A toy that learns", "Ann", "ann", tmp_path / "submission")
+    return write_submission(run, "A toy that learns", "Ann", "ann", tmp_path / "submission")
 
 
+@of_run([ADAPTING, MIXING, ADAPTING + MIXING], ids=["adapted", "mixed", "both"])
 def test_a_submission_is_known_by_its_adapted_score_and_ships_the_trace(
-    adapted: Path, submitted: Path, cache: Path
+    run: Path, submitted: Path, cache: Path
 ) -> None:
-    said, result = read_json(submitted / SUBMISSION_FILE), read_json(adapted / "seed1" / SEED_RESULT)
+    said, result = read_json(submitted / SUBMISSION_FILE), read_json(run / "seed1" / SEED_RESULT)
     assert (said["val_bpb"], said["frozen_val_bpb"]) == (result["adapted_bpb"], result["sliding_bpb"])
     assert f"**{result['adapted_bpb']:.4f} bits per byte, 1 seed**" in (submitted / "README.md").read_text()
     found = judged(submitted, cache)
     assert with_verdict(found, FAILS) == set()
-    assert {*ADAPT_CHECKS, "sliding score from the file alone", "the headline is the seeds' score"} <= with_verdict(
-        found, HOLDS
-    )
+    expected = {*checks_of(run / "seed1"), "sliding score from the file alone", "the headline is the seeds' score"}
+    assert expected <= with_verdict(found, HOLDS)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +174,8 @@ def change_seed(folder: Path, **values: float | None) -> None:
 
 
 @pytest.mark.parametrize("forged", [{"adapted_bpb": 0.5}, {"adapt_sha256": "0" * 64}], ids=["scores", "trace"])
-def test_an_adapted_score_of_a_recipe_that_adapts_nothing_fails(honest, run: Path, monkeypatch, forged: dict) -> None:
+def test_an_adapted_score_of_a_recipe_that_adapts_nothing_fails(honest, tmp_path, monkeypatch, forged: dict) -> None:
+    run = shutil.copytree(honest, tmp_path / honest.name)
     result = read_json(run / "seed1" / SEED_RESULT)
     scale = forged.get("adapted_bpb", 0.0) / result["sliding_bpb"]
     loss = {"adapted_loss": result["sliding_loss"] * scale} if scale else {}
@@ -178,22 +201,22 @@ def peeks(plain: Callable) -> Callable:
     return update
 
 
-def test_a_learner_that_looks_ahead_is_caught(adapted: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_learner_that_looks_ahead_is_caught(run: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run's own numbers come of honest events, so they differ; and so do a blindfold and an open pass."""
     monkeypatch.setattr(ChunkSGD, "update", peeks(ChunkSGD.update))
-    found = judged(adapted / "seed1", cache)
+    found = judged(run / "seed1", cache)
     assert {REPLAYED, BLIND} <= with_verdict(found, FAILS)
     assert "a replay's, which read the true text" in found[BLIND].evidence
 
 
-def test_a_network_that_looks_ahead_is_caught(adapted: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_that_looks_ahead_is_caught(run: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = GPT.token_losses
     monkeypatch.setattr(GPT, "token_losses", lambda self, ids, targets, first=0: (
         plain(self, ids, targets, first) + 1e-3 * (targets[:, -1:] % 2)))  # fmt: skip
-    assert BLIND in with_verdict(judged(adapted / "seed1", cache), FAILS)
+    assert BLIND in with_verdict(judged(run / "seed1", cache), FAILS)
 
 
-def test_an_unsteady_learner_is_told_from_one_that_looks_ahead(adapted: Path, cache: Path, monkeypatch) -> None:
+def test_an_unsteady_learner_is_told_from_one_that_looks_ahead(run: Path, cache: Path, monkeypatch) -> None:
     plain, draw = ChunkSGD.update, np.random.default_rng(0)
 
     def update(self, event, stream):
@@ -202,37 +225,29 @@ def test_an_unsteady_learner_is_told_from_one_that_looks_ahead(adapted: Path, ca
         return told
 
     monkeypatch.setattr(ChunkSGD, "update", update)
-    row = judged(adapted / "seed1", cache)[BLIND]
+    row = judged(run / "seed1", cache)[BLIND]
     assert row.verdict == UNKNOWN and "not the same twice" in row.evidence
 
 
-@pytest.fixture(scope="module")
-def by_documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The recipe's folder of a toy seed whose documents had adapters of their own."""
-    return finished_run(tmp_path_factory.mktemp("documents"), (1,), BY_DOCUMENTS)
-
-
-@pytest.fixture
-def own_cache(by_documents: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return reviewed_here(monkeypatch, by_documents)
-
-
-def test_an_honest_adaptation_by_documents_holds_to_the_last_bit(by_documents: Path, own_cache: Path) -> None:
-    found = judged(by_documents / "seed1", own_cache)
+@of_run([BY_DOCUMENTS], ids=["documents"])
+def test_an_honest_adaptation_by_documents_holds_to_the_last_bit(run: Path, cache: Path) -> None:
+    found = judged(run / "seed1", cache)
     assert with_verdict(found, FAILS) == set() and set(ADAPT_CHECKS) <= with_verdict(found, HOLDS)
     assert "none on a document's last chunk" in found[WHOLE].evidence
     assert " 0 of " in found[REPLAYED].evidence and "0 scores or states differ from the run's" in found[BLIND].evidence
     assert "hints of the tilt up to a token change" in found[BLIND].evidence and "1.0000" in found[SUMMED].evidence
 
 
-def test_exchanged_events_of_documents_fail_and_so_do_exchanged_states(by_documents, own_cache, tmp_path: Path) -> None:
+@of_run([BY_DOCUMENTS], ids=["documents"])
+def test_exchanged_events_of_documents_fail_and_so_do_exchanged_states(run: Path, cache: Path, tmp_path: Path) -> None:
     for array, check in (("events", WHOLE), ("states", REPLAYED)):
-        copy = shutil.copytree(by_documents, tmp_path / array / by_documents.name) / "seed1"
+        copy = shutil.copytree(run, tmp_path / array / run.name) / "seed1"
         rewritten_trace(copy, lambda arrays, name=array: exchanged(arrays, name, 1, 2), "nats")
-        assert check in with_verdict(judged(copy, own_cache), FAILS)
+        assert check in with_verdict(judged(copy, cache), FAILS)
 
 
-def test_adapters_that_look_ahead_are_caught(by_documents: Path, own_cache: Path, monkeypatch) -> None:
+@of_run([BY_DOCUMENTS], ids=["documents"])
+def test_adapters_that_look_ahead_are_caught(run: Path, cache: Path, monkeypatch) -> None:
     plain = DocumentLoRA.update
 
     def update(self, event, stream):
@@ -242,103 +257,55 @@ def test_adapters_that_look_ahead_are_caught(by_documents: Path, own_cache: Path
         return told
 
     monkeypatch.setattr(DocumentLoRA, "update", update)
-    assert BLIND in with_verdict(judged(by_documents / "seed1", own_cache), FAILS)
+    assert BLIND in with_verdict(judged(run / "seed1", cache), FAILS)
 
 
-def test_hints_that_read_later_tokens_fail(by_documents: Path, own_cache: Path, monkeypatch) -> None:
+@of_run([BY_DOCUMENTS], ids=["documents"])
+def test_hints_that_read_later_tokens_fail(run: Path, cache: Path, monkeypatch) -> None:
     plain = replay.hints_of
     monkeypatch.setattr(replay, "hints_of", lambda text, adapt: plain(text, adapt) + int(text[-1]))
-    row = judged(by_documents / "seed1", own_cache)[BLIND]
+    row = judged(run / "seed1", cache)[BLIND]
     assert row.verdict == FAILS and "hints of the tilt" in row.evidence
 
 
 # ---------------------------------------------------------------------- mixed scores
 
 
-@pytest.fixture(scope="module", params=[MIXING, ADAPTING + MIXING], ids=["frozen", "adapted"])
-def mixed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The recipe's folder of a toy seed whose score was mixed."""
-    return finished_run(tmp_path_factory.mktemp("mixed"), (1,), request.param)
-
-
-@pytest.fixture
-def mixed_seed(mixed: Path, tmp_path: Path) -> Path:
-    """A copy of the seed that a test may damage."""
-    return shutil.copytree(mixed, tmp_path / mixed.name) / "seed1"
-
-
-@pytest.fixture
-def mixed_cache(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return reviewed_here(monkeypatch, mixed)
-
-
-def learns(seed: Path) -> bool:
-    """Whether the weights of this run were adapted as well."""
-    return bool(read_json(seed / "recipe.json")["adapt"]["kind"] != "off")
-
-
-def test_an_honest_mixture_holds_to_the_last_bit(mixed_seed: Path, mixed_cache: Path) -> None:
-    found = judged(mixed_seed, mixed_cache)
+@of_mixed
+def test_an_honest_mixture_holds_to_the_last_bit(seed: Path, cache: Path) -> None:
+    found = judged(seed, cache)
     assert with_verdict(found, FAILS) == set()
-    assert {WHOLE, *MIX_CHECKS, *(REPLAYS if learns(mixed_seed) else ())} <= with_verdict(found, HOLDS)
-    assert set(REPLAYS) & set(found) == (set(REPLAYS) if learns(mixed_seed) else set())
+    assert checks_of(seed) <= with_verdict(found, HOLDS)
+    assert checks_of(seed) == {*ADAPT_CHECKS, *MIX_CHECKS} & set(found)
     assert "0 of 93 windows" in found[MIXED].evidence and "at 16 drawn targets" in found[LAWFUL].evidence
     assert "0 of " in found[LAWFUL].evidence and "n-grams of earlier targets, of 8 at most" in found[WHOLE].evidence
-    result = read_json(mixed_seed / SEED_RESULT)
+    result = read_json(seed / SEED_RESULT)
     assert result["adapted_bpb"] < result["sliding_bpb"] and result["seconds"]["adapting"] > 0
-    assert f"final_adapted_exact val_loss:{result['adapted_loss']:.8f}" in (mixed_seed / TRAIN_LOG).read_text()
+    assert f"final_adapted_exact val_loss:{result['adapted_loss']:.8f}" in (seed / TRAIN_LOG).read_text()
 
 
-def test_a_sample_of_scores_cannot_be_mixed(mixed_seed: Path, mixed_cache: Path) -> None:
-    found = judged(mixed_seed, mixed_cache, budget_seconds=1e-9)
+@of_mixed
+def test_a_sample_of_scores_cannot_be_mixed(seed: Path, cache: Path) -> None:
+    found = judged(seed, cache, budget_seconds=1e-9)
     assert {found[name].verdict for name in MIX_CHECKS} == {SAMPLED} and found[WHOLE].verdict == HOLDS
 
 
-MIXED_LIES: dict[str, tuple[Callable[[dict[str, np.ndarray]], object], str, str]] = {
-    "better nats": (lambda a: a["mixed"].__imul__(0.99), MIXED, "93 of 93 windows"),
-    "one nat altered": (lambda a: a["mixed"].put(70, np.nextafter(a["mixed"][70], 0)), MIXED, "1 of 93 windows"),
-    "two exchanged": (lambda a: a["mixed"].put([30, 60], a["mixed"][[60, 30]]), MIXED, "2 of 93 windows"),
-    "seconds of others": (lambda a: a["mix_seconds"].__iadd__(9.0), WHOLE, "its events took"),
-    "a window too few": (lambda a: a.update(mixed=a["mixed"][1:]), WHOLE, "mixed has float64"),
-}
-
-
-@pytest.mark.parametrize("lie", MIXED_LIES)
-def test_a_false_mixture_fails_though_its_hash_and_sums_agree(mixed_seed: Path, mixed_cache: Path, lie: str) -> None:
-    edit, check, words = MIXED_LIES[lie]
-    rewritten_trace(mixed_seed, edit, "mixed")
-    row = judged(mixed_seed, mixed_cache)[check]
-    assert row.verdict == FAILS and words in row.evidence
-
-
-def test_a_mixture_that_knows_the_target_is_caught(
-    mixed_seed: Path, mixed_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@of_mixed
+def test_a_mixture_that_knows_the_target_is_caught(seed: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own numbers would be the run's; they are no distribution, and counts of later targets move earlier ones."""
     plain = mixture._so_far
     monkeypatch.setattr(mixture, "_so_far", lambda groups, counted: plain(groups, counted) + counted)
-    assert LAWFUL in with_verdict(judged(mixed_seed, mixed_cache), FAILS)
+    assert LAWFUL in with_verdict(judged(seed, cache), FAILS)
     monkeypatch.setattr(mixture, "_so_far", lambda groups, counted: np.bincount(groups, counted)[groups].astype(int))
-    row = judged(mixed_seed, mixed_cache)[LAWFUL]
+    row = judged(seed, cache)[LAWFUL]
     assert row.verdict == FAILS and " 0 of " not in row.evidence
 
 
-def test_shares_that_know_later_scores_are_caught(
-    mixed_seed: Path, mixed_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@of_mixed
+def test_shares_that_know_later_scores_are_caught(seed: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mixture, "_shares", lambda p, q, buckets: np.full(len(p), (q > p).sum() / max(len(p), 1)))
-    row = judged(mixed_seed, mixed_cache)[LAWFUL]
+    row = judged(seed, cache)[LAWFUL]
     assert row.verdict == FAILS and " 0 of " not in row.evidence
-
-
-def test_a_submission_ships_the_trace_and_is_known_by_the_mixed_score(
-    mixed: Path, mixed_cache: Path, tmp_path: Path
-) -> None:
-    folder = write_submission(mixed, "A toy that mixes", "Ann", "ann", tmp_path / "submission")
-    said, result = read_json(folder / SUBMISSION_FILE), read_json(mixed / "seed1" / SEED_RESULT)
-    assert (said["val_bpb"], said["frozen_val_bpb"]) == (result["adapted_bpb"], result["sliding_bpb"])
-    found = judged(folder, mixed_cache)
-    assert with_verdict(found, FAILS) == set() and {WHOLE, *MIX_CHECKS} <= with_verdict(found, HOLDS)
 
 
 @pytest.mark.parametrize(("row", "followers"), [(0, [2]), (1, [2]), (2, [2, 0, 2]), (3, [2, 2])])

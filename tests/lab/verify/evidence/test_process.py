@@ -1,7 +1,4 @@
-"""The fresh process of the verifier: what it opens, what it may not do, and how it runs a folder's own script.
-
-pytest tests/lab/verify/evidence/test_process.py (starts three processes)
-"""
+"""The fresh process of the verifier: what it opens, what it may not do, and how it runs a folder's own script."""
 
 import dataclasses
 import json

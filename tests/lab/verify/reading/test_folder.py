@@ -1,7 +1,4 @@
-"""A submission folder's files: window and stride by its script, counted code, seed tables, weights of other formats.
-
-pytest tests/lab/verify/reading/test_folder.py (-m slow for thousands of mutations in place of dozens)
-"""
+"""A submission folder's files: window and stride by its script, counted code, seed tables, weights of other formats."""
 
 import dataclasses
 from pathlib import Path

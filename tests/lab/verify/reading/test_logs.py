@@ -1,7 +1,4 @@
-"""Training logs: ours, the published ones and the later line format are read; anything else is refused in words.
-
-pytest tests/lab/verify/reading/test_logs.py (-m slow for a thousand hostile texts in place of dozens)
-"""
+"""Training logs: ours, the published ones and the later line format are read; anything else is refused in words."""
 
 from pathlib import Path
 

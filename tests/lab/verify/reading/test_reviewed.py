@@ -1,7 +1,4 @@
-"""What is reviewed: damaged files are rows that say so, no changed claim goes unnoticed, what is shared is proved once.
-
-pytest tests/lab/verify/reading/test_reviewed.py (-m slow for thousands of mutations in place of dozens)
-"""
+"""What is reviewed: damaged files are rows that say so, no changed claim goes unnoticed, shared work is done once."""
 
 import shutil
 from pathlib import Path
