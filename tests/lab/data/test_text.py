@@ -13,9 +13,10 @@ from tiny_hub import published_model, rich_texts, texts
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.data import build, survey
 from pgolf_core.lab.data.dataset import Dataset, open_dataset, prepared_datasets, validation_documents
-from pgolf_core.lab.data.text import TextRequest, prepare_text
+from pgolf_core.lab.data.text import MANY_BYTES, TextRequest, prepare_text, usual_pieces
 from pgolf_core.lab.data.textfiles import Faults, find_files, read_documents
 from pgolf_core.lab.look import n01_data
+from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.text.caseops import to_cases
 from pgolf_core.text.shards import CASE_MARKS, load_tokens
 
@@ -223,6 +224,17 @@ def test_a_rich_text_is_cut_into_as_many_pieces_as_are_asked_for_and_comes_back(
     back = [tokenizer.decode(ids).strip() for split in made.splits() for ids in split.documents()]
     assert sorted(back) == sorted(documents)
     made.verify()
+
+
+def test_pieces_that_nobody_names_are_few_for_a_short_text_and_those_of_local_for_a_long_one(tmp_path, monkeypatch):
+    assert load_recipe("local").model.vocab_size == usual_pieces(MANY_BYTES) == 8192 and usual_pieces(0) == 1024
+    (tmp_path / "rich.txt").write_text("\n".join(rich_texts(30)))
+    made = prepare(tmp_path / "rich.txt", tmp_path, vocab_size=None, cut="lines")
+    assert (made.name, made.vocab_size) == ("rich-sp1024", 1024)
+    monkeypatch.setattr("pgolf_core.lab.data.text.MANY_BYTES", made.manifest["totals"]["train"]["utf8_bytes"])
+    (tmp_path / "rich.txt").write_text("\n".join(rich_texts(90)))
+    longer = prepare(tmp_path / "rich.txt", tmp_path, vocab_size=None, cut="lines")
+    assert (longer.name, longer.vocab_size) == ("rich-sp8192", 8192)
 
 
 def test_too_many_pieces_name_the_number_that_the_text_is_enough_for(mine: Path, tmp_path: Path):
