@@ -1,7 +1,5 @@
 """What a finished seed says of itself: result.json, one dataclass, read without waiting for torch to be imported."""
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +70,7 @@ class Result:
         return {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
 
     @classmethod
-    def read(cls, path: Path | str) -> Result:
+    def read(cls, path: Path | str) -> "Result":
         """A result.json; UserError names the file, the key and what is wrong with it."""
         values = read_json(path)
         try:

@@ -10,8 +10,6 @@ one over the vocabulary. Counts and the share s are of earlier targets alone: a 
 its share is of learns, after it has been scored.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass

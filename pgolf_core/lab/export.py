@@ -32,9 +32,9 @@ CALLED = ("Tokenizer", "load_tokens", "score_artifact")
 WIDTH = 120
 MAX_UNWRAPPED_BYTES = 2**23
 UNPACKING = [{"id": lzma.FILTER_LZMA2, "pb": 0}]
-PACKING = [
-    UNPACKING[0] | {"preset": 9 | lzma.PRESET_EXTREME, "dict_size": MAX_UNWRAPPED_BYTES, "nice_len": 273, "depth": 1000}
-]
+PACKING = UNPACKING[0] | {"preset": 9 | lzma.PRESET_EXTREME, "dict_size": MAX_UNWRAPPED_BYTES, "depth": 1000}
+NICE_LENGTHS = (24, 32, 40, 48, 64, 96, 128, 273)
+"""A match so long is taken without a look at others: the length that packs best depends on the text."""
 DIGITS = bytes(c for c in range(33, 127) if c not in b'"\\')
 """Every printable character that needs no escape in a literal: 92, where base85 has 85 and so takes 2 % more bytes."""
 MAX_DIGITS = 2**20
@@ -99,7 +99,7 @@ def joined(recipe: Recipe) -> str:
     bodies = [_body(room, imports) for room in rooms_of(recipe)]
     values = pprint.pformat(_differing(to_dict(recipe), to_dict(Recipe())), width=WIDTH, sort_dicts=False)
     end = 'if __name__ == "__main__":\n    run_script(from_dict(RECIPE), __file__)\n'
-    head = f'"""{_about(recipe)}\n"""\n\nfrom __future__ import annotations\n\n{_import_block(imports)}\n'
+    head = f'"""{_about(recipe)}\n"""\n\n{_import_block(imports)}\n'
     return "\n".join(
         [head, *bodies, f"# {'-' * 70} the recipe, where it is not the defaults above\n\nRECIPE = {values}\n\n", end]
     )
@@ -149,7 +149,7 @@ def _body(room: str, imports: set[str]) -> str:
 def _import_block(lines: set[str]) -> str:
     """Sorted, the standard library first."""
     groups: tuple[list[str], list[str]] = ([], [])
-    foreign = (line for line in lines if not line.startswith(("from pgolf_core", "from __future__")))
+    foreign = (line for line in lines if not line.startswith("from pgolf_core"))
     for line in sorted(foreign, key=lambda line: (line.startswith("from"), line)):
         groups[line.split()[1].split(".")[0] not in sys.stdlib_module_names].append(line)
     return "\n\n".join("\n".join(group) for group in groups if group) + "\n"
@@ -224,7 +224,9 @@ def minified(text: str) -> str:
 
 def packed(text: str) -> str:
     """The minified text, compressed, as a number in DIGITS, in what runs it; `readable_of` is its inverse."""
-    payload = lzma.compress(minified(text).encode("utf-8"), lzma.FORMAT_RAW, filters=PACKING)
+    written = minified(text).encode("utf-8")
+    ways = ([PACKING | {"nice_len": length}] for length in NICE_LENGTHS)
+    payload = min((lzma.compress(written, lzma.FORMAT_RAW, filters=way) for way in ways), key=len)
     number, digits = int.from_bytes(payload), bytearray()
     while number:
         number, digit = divmod(number, len(DIGITS))

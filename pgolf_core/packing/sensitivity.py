@@ -1,7 +1,5 @@
 """How much the loss cares about each matrix, row and column, from gradients."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -30,7 +28,7 @@ class Groups:
         return float(self.rows.mean(dtype=np.float64))
 
     @classmethod
-    def even(cls, shape: tuple[int, ...], value: float) -> Groups:
+    def even(cls, shape: tuple[int, ...], value: float) -> "Groups":
         """A matrix whose weights all count the same."""
         return cls(*(np.full(size, value, np.float32) for size in shape))
 

@@ -152,7 +152,7 @@ def _parse_model(values: Any) -> Model:
     except UserError as error:
         raise Refused(f"its model configuration is none, or has other keys than this version writes: {error}") from None
     if set(values) != set(recorded(model)):
-        raise Refused("its model configuration has other keys than this version of pgolf writes")
+        raise Refused("its model configuration has other keys than this version writes")
     return model
 
 

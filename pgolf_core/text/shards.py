@@ -30,8 +30,8 @@ _PROSE = (".md", ".txt", ".json", ".py", ".sh", ".ipynb", ".html", ".csv", ".log
 CASE_MARKS = "\ue001\ue002\ue003\ue004"
 """What such a changed text marks its capitals with."""
 NEEDS_SIDECAR = (
-    "this text was changed (marks for capitals), and original bytes are not counted here; use unchanged text, or "
-    "set data.bytes=sidecar"
+    "this text was changed (marks for capitals) and original bytes are not counted here; use unchanged text or "
+    "data.bytes=sidecar"
 )
 _WINDOW = 2**16
 """Tokens of a shard's beginning, middle and end that a sample is drawn from."""
@@ -129,7 +129,7 @@ def prove(paths: Sequence[Path | str], tokenizer: Tokenizer, sidecar: bool = Fal
         if len(failed) - before[1] > (sampled - before[0]) / 4 or len(failed) > sampled / 20:
             raise UserError(
                 f"{len(failed)} of {sampled} documents do not encode to their own tokens (first: {failed[0]}): the "
-                f"tokenizer {tokenizer.path} did not make them, or they are damaged; name the one that made them"
+                f"tokenizer {tokenizer.path} did not make them; name the one that did"
             )
     return sampled
 

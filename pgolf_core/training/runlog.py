@@ -1,7 +1,5 @@
 """A run's logs: train.log for people (the field's line formats, papers/machinery.md), metrics.jsonl for programs."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math
@@ -22,7 +20,7 @@ class RunLog:
     def __init__(self, folder: Path, say: Callable[[str], None] | None = None):
         self.folder, self.say = folder, say
 
-    def __enter__(self) -> RunLog:
+    def __enter__(self) -> "RunLog":
         with explain_os_errors(f"cannot write logs in {self.folder}"):
             self.folder.mkdir(parents=True, exist_ok=True)
             self.text = open(self.folder / TRAIN_LOG, "a", encoding="utf-8", buffering=1)
@@ -61,7 +59,7 @@ class RunLog:
 class NoLog(RunLog):
     """Writes and says nothing: the log of every rank but the first."""
 
-    def __enter__(self) -> NoLog:
+    def __enter__(self) -> "NoLog":
         return self
 
     def __exit__(self, *exception: object) -> None: ...

@@ -27,7 +27,7 @@ def final_score(result: Result) -> str:
     return "sliding" if result.adapted_bpb is None else "adapted"
 
 
-TEXTS = tuple(field.name for field in fields(Result) if field.type == "str" and field.name != "stopped_by")
+TEXTS = tuple(field.name for field in fields(Result) if field.type is str and field.name != "stopped_by")
 SHARED = (*TEXTS, "cap_bytes", "val_targets", "val_bytes", "raw_targets", "sliding_stride", "window")
 """Fields of Result that are equal in every seed, or the seeds are not one experiment."""
 

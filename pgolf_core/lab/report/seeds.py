@@ -14,7 +14,7 @@ from pgolf_core.result import Result
 
 NUMBERS = tuple(
     field.name for field in fields(Result)
-    if str(field.type).removesuffix(" | None") in ("int", "float") and field.name != "seed"
+    if field.type in (int, float, int | None, float | None) and field.name != "seed"
 )  # fmt: skip
 """Numbers of result.json that summary.json sums up."""
 BESIDE_ADAPTED = {"sliding": "sliding (frozen)", "adapted": "adapted"}
