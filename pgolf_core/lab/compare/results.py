@@ -38,12 +38,17 @@ def seed_folders(recipe_folder: Path) -> dict[int, Path]:
     return dict(sorted((int(path.name[4:]), path) for path in found))
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """What a JSON file of a run folder holds, empty where there is none; UserError if that is no object."""
-    values = read_json(path) if path.is_file() else {}
+def json_object(path: Path) -> dict[str, Any]:
+    """What a JSON file of a run folder holds; UserError if that is no object."""
+    values = read_json(path)
     if not isinstance(values, dict):
-        raise UserError(f"{path} does not hold a JSON object; delete it and run the run's first notebook again")
+        raise UserError(f"{path} does not hold a JSON object; delete it and run its stage again")
     return values
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The same, empty where there is no file."""
+    return json_object(path) if path.is_file() else {}
 
 
 def read_seed_result(folder: Path, seed: int) -> Result:

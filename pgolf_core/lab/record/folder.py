@@ -18,6 +18,7 @@ from typing import Any
 from pgolf_core.base.files import UserError, explain_os_errors, read_json, write_json
 from pgolf_core.base.names import AVERAGED_WEIGHTS, CHECKPOINT, SEED_RESULT, TRAIN_RESULT
 from pgolf_core.base.strict import build
+from pgolf_core.lab.compare.results import json_object, read_object
 from pgolf_core.lab.data.dataset import Dataset, open_or_prepare
 from pgolf_core.lab.record.lock import HOLDER_NAME, LOCK_NAME
 from pgolf_core.lab.shared.places import (
@@ -218,7 +219,7 @@ def recorded_recipe(folder: Path | str, *, as_it_stands: bool = False) -> Recipe
     fingerprint, unless it is to be taken `as_it_stands`.
     """
     path = Path(folder) / RECIPE_FILE
-    values = _json_object(path)
+    values = json_object(path)
     said = values.pop("fingerprint", None)
     recipe = from_dict(values, str(path))
     if not as_it_stands and said != recipe.fingerprint:
@@ -255,7 +256,7 @@ def run_hashes(run: Run) -> dict[str, str]:
 def _check_owner(run: Run, folder: Path) -> None:
     """UserError if `folder` was begun with another recipe, other data or another core."""
     if (folder / RECIPE_FILE).exists():
-        recorded = _json_object(folder / RECIPE_FILE)
+        recorded = json_object(folder / RECIPE_FILE)
         if recorded.get("fingerprint") != run.recipe.fingerprint:
             before, now = flatten(recorded), flatten(to_dict(run.recipe))
             changed = [key for key in now if before.get(key) != now[key] and key not in ("name", "title")]
@@ -263,7 +264,7 @@ def _check_owner(run: Run, folder: Path) -> None:
             what = [*words, "its recipe.json was edited"][0]
             raise UserError(f"{short_path(folder)} belongs to another recipe ({what}); {REMEDY}")
     if (folder / ENV_FILE).exists():
-        reason = _what_changed(_json_object(folder / ENV_FILE).get("hashes"), run)
+        reason = _what_changed(json_object(folder / ENV_FILE).get("hashes"), run)
         if reason:
             raise UserError(f"{short_path(folder)}: {reason} since it was begun; {REMEDY}")
 
@@ -274,13 +275,6 @@ def _what_changed(recorded: Any, run: Run) -> str:
     recorded = recorded if isinstance(recorded, dict) else {}
     changed = [words[key] for key, value in run_hashes(run).items() if recorded.get(key) != value]
     return f"{' and '.join(changed)} changed" if changed else ""
-
-
-def _json_object(path: Path) -> dict[str, Any]:
-    values = read_json(path)
-    if not isinstance(values, dict):
-        raise UserError(f"{path} does not hold a JSON object; delete it and run its stage again")
-    return values
 
 
 # ---------------------------------------------------------------------- stages
@@ -325,7 +319,7 @@ def note_restart(folder: Path) -> None:
     step = load_tensors(checkpoint, only_about=True)[1].get("step", 0) if checkpoint.is_file() else 0
     stages = [mark.name for mark in folder.glob("stages/*.json") if mark.name[:2].isdecimal()]
     now = {"job": job, "stages": len(stages), "step": step}
-    before = _json_object(path) if path.is_file() else {}
+    before = read_object(path)
     if type(last := before.pop("restart", 0)) is not int:
         raise UserError(f"{path}: restart = {last!r:.40} is no number of a restart; delete it and submit the job again")
     if before == now and 0 < last < restart:
@@ -385,7 +379,7 @@ def stage_is_done(run: Run, stage_name: str) -> bool:
     path = stage_file(run, stage_name)
     if not path.is_file() or not (run.folder / stage_named(stage_name).result).is_file():
         return False
-    if reason := _what_changed(_json_object(path).get("hashes"), run):
+    if reason := _what_changed(json_object(path).get("hashes"), run):
         raise UserError(f"{run.label}: {reason} since {stage_name} was run; {REMEDY}")
     return True
 

@@ -78,6 +78,12 @@ def cache(honest: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """Where a folder of the record track may be made."""
+    return tmp_path / "track_10min_16mb" / "one"
+
+
+@pytest.fixture
 def scored_anew(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For a test that changes the model's own code."""
     monkeypatch.setattr(score, "ask", ask_here)

@@ -21,11 +21,6 @@ SOME = {f"key_{at}": "1" for at in range(6)}
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
-    return tmp_path / "track_10min_16mb" / "one"
-
-
-@pytest.fixture
 def folder(place: Path) -> Path:
     return one_run(place)
 

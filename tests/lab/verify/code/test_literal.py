@@ -12,11 +12,6 @@ CAP, CODE = "file and code fit under the cap", "the code has the claimed bytes"
 MODEL = 15_571_723
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    return tmp_path / "track_10min_16mb" / "one"
-
-
 def test_the_sum_is_of_the_packed_file_and_the_shipped_code_though_the_log_says_otherwise(place: Path):
     """As PR 1756: 15,986,579 by the log, with the code compressed; 16,092,212 as shipped."""
     folder = one_run(place, row=(7063, "1.89996173", "1.12526734", 15_950_000, 15_986_579))

@@ -1,4 +1,4 @@
-"""What is reviewed: damaged files are rows that say so, no changed claim goes unnoticed, shared work is done once."""
+"""What is reviewed: damage is a row that says so, no changed claim goes unnoticed, what is shared is proved once."""
 
 import shutil
 from pathlib import Path
