@@ -49,7 +49,7 @@ setup-cuda: $(READY)
 	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt --no-build-isolation -e '.[cuda]'
 
 record: $(READY)
-	$(BIN)/pgolf data sotu
+	$(BIN)/pgolf data sotu --vocab-size 4096
 	$(BIN)/pgolf record local-smoke --seeds 1337,1338,1339 $(ARGS)
 
 test: lint

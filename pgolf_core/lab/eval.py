@@ -10,6 +10,7 @@ from pgolf_core.base.files import UserError
 from pgolf_core.base.names import SEED_RESULT
 from pgolf_core.base.strict import build
 from pgolf_core.lab.shared.places import RECIPE_FILE
+from pgolf_core.lab.shared.texts import SOTU_PREFIX
 from pgolf_core.lab.shared.usage import UsageError, add_data, add_json, checked_recipe, place
 from pgolf_core.recipes.recipe import Model
 
@@ -48,7 +49,9 @@ def run(options: argparse.Namespace) -> int:
     is_script = not is_run and result is not None  # an exported one, which leaves no recipe
     if is_script and result:
         window, step = result.window, result.sliding_stride
-    seq_len, stride, name = options.seq_len or window, options.stride or step, options.data or recipe.data.dataset
+    network = build(Model, read_header(artifact)["model"], str(artifact))
+    seq_len, stride = options.seq_len or window, options.stride or step
+    name = options.data or (recipe.data.dataset if is_run else f"{SOTU_PREFIX}{network.vocab_size}")
     used = {"seq_len": seq_len, "stride": stride, "dataset": name, "autocast": recipe.schedule.autocast}
     known = (is_script or options.seq_len, is_script or options.stride, options.data, False)
     assumed = {key: used[key] for key, is_known in zip(used, known, strict=True) if not (is_run or is_known)}
@@ -58,6 +61,7 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(f"--stride {stride} must lie in 1..{seq_len}, the window's length")
     if assumed:
         said = f"assumed {', '.join(f'{key} {value}' for key, value in assumed.items())}, as {STANDARD} has them"
+        said += " in as many pieces" if "dataset" in assumed else ""
         given = [f"--{'data' if key == 'dataset' else key.replace('_', '-')}" for key in assumed if key != "autocast"]
         remedy = f"{', '.join(given)} to say otherwise" if given else "only a run's folder says otherwise"
         print(f"pgolf: no {RECIPE_FILE} beside {artifact}: {said}; {remedy}", file=sys.stderr)
@@ -66,7 +70,6 @@ def run(options: argparse.Namespace) -> int:
     if there not in ("", dataset.manifest_sha256) and not options.data:
         was = f"manifest {there:.8}, {dataset.manifest_sha256:.8} here"
         print(f"pgolf: {dataset.name} is not what the run was scored on ({was}): not its score", file=sys.stderr)
-    network = build(Model, read_header(artifact)["model"], str(artifact))
     tokenizer = dataset.tokenizer()
     need_bos(dataclasses.replace(recipe, name=artifact.name, model=network), tokenizer.bos_id)
     tokens = load_tokens(dataset.val_paths, tokenizer.vocab_size)

@@ -38,7 +38,7 @@ def test_wrong_usage_is_one_line_with_status_2(capsys, arguments, message):
 
 def test_a_failed_command_is_one_line_with_status_1(capsys, tmp_path):
     for arguments, message in [
-        (["record", "local-smoke", "--cache", str(tmp_path)], "is not prepared in"),
+        (["record", "pr315", "--cache", str(tmp_path)], "is not prepared in"),
         (["eval", str(tmp_path / "model.pgolf")], "model.pgolf does not exist"),
         (["compare", str(tmp_path)], "holds no seed<k>/result.json"),
     ]:
