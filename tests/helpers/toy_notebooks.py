@@ -30,7 +30,7 @@ STAND_IN = '''
 import sys
 import types
 
-def open_or_prepare(name="toy-data", cache_dir=None):
+def open_dataset(name="toy-data", cache_dir=None):
     """A dataset of 64 pieces that needs no files."""
     manifest = {"tokenizer": {"vocab_size": 64}}
     tokenizer = types.SimpleNamespace(bos_id=1)
@@ -40,7 +40,7 @@ def open_or_prepare(name="toy-data", cache_dir=None):
     )
 
 dataset = types.ModuleType("pgolf_core.lab.data.dataset")
-dataset.Dataset, dataset.open_or_prepare = object, open_or_prepare
+dataset.Dataset, dataset.open_dataset, dataset.is_sotu_name = object, open_dataset, lambda name: False
 sys.modules["pgolf_core.lab.data.dataset"] = dataset
 '''
 """Run first in a process, this replaces the datasets; it spares the tests a tokenizer and torch's import."""

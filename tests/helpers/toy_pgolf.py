@@ -66,7 +66,7 @@ def _train(run: folder.Run, stop: Any) -> None:
 
 def main(place: str, *arguments: str) -> int:
     """One command; returns its exit status."""
-    folder.open_or_prepare = lambda name, cache_dir=None: DATASET
+    folder.open_dataset = lambda name, cache_dir=None: DATASET
     folder.describe_environment = dict
     seeds.seeds_table_text = lambda summary: "the table"
     notebooks.prepared = contextlib.nullcontext

@@ -168,15 +168,6 @@ def open_dataset(name: str = SOTU_NAME, cache_dir: Path | str | None = None) -> 
     return load_dataset(root / name)
 
 
-def open_or_prepare(name: str, cache_dir: Path | str | None = None) -> Dataset:
-    """As `open_dataset`; the State of the Union, in any number of pieces, is prepared where it is not there yet."""
-    if is_sotu_name(name) and not (datasets_root(cache_dir) / name).is_dir():
-        from pgolf_core.lab.data.sotu import prepare_named  # above this file, and it needs a tokenizer's trainer
-
-        return prepare_named(name, cache_dir)
-    return open_dataset(name, cache_dir)
-
-
 @explain_os_errors("cannot read the prepared datasets")
 def prepared_datasets(cache_dir: Path | str | None = None, tell: Callable[[str], object] = str) -> list[Dataset]:
     """Every whole dataset in the cache folder, by name; `tell` is given the fault of each that is not."""

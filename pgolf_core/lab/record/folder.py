@@ -19,7 +19,7 @@ from pgolf_core.base.files import UserError, explain_os_errors, read_json, write
 from pgolf_core.base.names import AVERAGED_WEIGHTS, CHECKPOINT, SEED_RESULT, TRAIN_RESULT
 from pgolf_core.base.strict import build
 from pgolf_core.lab.compare.results import json_object, read_object
-from pgolf_core.lab.data.dataset import Dataset, open_or_prepare
+from pgolf_core.lab.data.dataset import Dataset, is_sotu_name, open_dataset
 from pgolf_core.lab.record.lock import HOLDER_NAME, LOCK_NAME
 from pgolf_core.lab.shared.places import (
     AVERAGING_FILE,
@@ -160,10 +160,8 @@ def locate_run(request: RunRequest) -> Run:
     base, seed, name = load_recipe(request.recipe), request.seed, request.name
     changes = list(request.overrides)
     if request.data:
-        changes.append(f"data.dataset={json.dumps(request.data)}")
-        if not any(change.partition("=")[0].strip() == "model.vocab_size" for change in changes):
-            brought = open_or_prepare(request.data, request.cache_dir).manifest["tokenizer"]["vocab_size"]
-            changes.append(f"model.vocab_size={brought}")
+        pieces = _dataset(request.data, request.cache_dir).manifest["tokenizer"]["vocab_size"]
+        changes = [f"model.vocab_size={pieces}", *changes, f"data.dataset={json.dumps(request.data)}"]
     recipe = load_recipe(request.recipe, changes) if changes else base
     if seed is not None and (type(seed) is not int or not 0 <= seed < 2**63):
         raise UserError(f"seed {seed!r} must be a whole number from 0 to 2^63 - 1")
@@ -171,7 +169,7 @@ def locate_run(request: RunRequest) -> Run:
         raise UserError(f"--name '{name}' must be one folder's name of letters, digits and . _ + -")
     changed = recipe.fingerprint != base.fingerprint
     folder_name = name or (f"{base.name}+{recipe.fingerprint[:8]}" if changed else base.name)
-    dataset = open_or_prepare(recipe.data.dataset, request.cache_dir)
+    dataset = _dataset(recipe.data.dataset, request.cache_dir)
     check_vocab(dataset.manifest["tokenizer"]["vocab_size"], recipe.model.vocab_size, f"dataset {dataset.name}")
     dataset.check_bytes(recipe.data.bytes)
     need_bos(recipe, dataset.tokenizer().bos_id)
@@ -182,6 +180,15 @@ def locate_run(request: RunRequest) -> Run:
         for place in run.folders:
             _check_owner(run, place)
     return run
+
+
+def _dataset(name: str, cache_dir: Path | str) -> Dataset:
+    """A dataset by name; the State of the Union, in any number of pieces, is prepared where it is not there yet."""
+    if not is_sotu_name(name):
+        return open_dataset(name, cache_dir or None)
+    from pgolf_core.lab.data.sotu import prepare_named  # with a tokenizer's trainer, which no other run waits for
+
+    return prepare_named(name, cache_dir)
 
 
 def open_run(recipe: str, overrides: Sequence[str] | str = (), **further: Any) -> Run:
@@ -263,17 +270,15 @@ def _check_owner(run: Run, folder: Path) -> None:
             words = [f"{key} was {before.get(key)!r}, now {now[key]!r}" for key in changed]
             what = [*words, "its recipe.json was edited"][0]
             raise UserError(f"{short_path(folder)} belongs to another recipe ({what}); {REMEDY}")
-    if (folder / ENV_FILE).exists():
-        reason = _what_changed(json_object(folder / ENV_FILE).get("hashes"), run)
-        if reason:
-            raise UserError(f"{short_path(folder)}: {reason} since it was begun; {REMEDY}")
+    if (folder / ENV_FILE).exists() and (reason := _what_changed(folder / ENV_FILE, run)):
+        raise UserError(f"{short_path(folder)}: {reason} since it was begun; {REMEDY}")
 
 
-def _what_changed(recorded: Any, run: Run) -> str:
-    """Empty if the recorded hashes agree with the run's, else what differs, in words."""
+def _what_changed(path: Path, run: Run) -> str:
+    """Empty if the hashes recorded there agree with the run's, else what differs, in words."""
     words = {"recipe": "the recipe", "data": f"dataset {run.dataset.name}", "core": "the core (pgolf_core/*.py)"}
-    recorded = recorded if isinstance(recorded, dict) else {}
-    changed = [words[key] for key, value in run_hashes(run).items() if recorded.get(key) != value]
+    told = json_object(path).get("hashes")
+    changed = [words[key] for key, now in run_hashes(run).items() if not isinstance(told, dict) or told.get(key) != now]
     return f"{' and '.join(changed)} changed" if changed else ""
 
 
@@ -379,7 +384,7 @@ def stage_is_done(run: Run, stage_name: str) -> bool:
     path = stage_file(run, stage_name)
     if not path.is_file() or not (run.folder / stage_named(stage_name).result).is_file():
         return False
-    if reason := _what_changed(json_object(path).get("hashes"), run):
+    if reason := _what_changed(path, run):
         raise UserError(f"{run.label}: {reason} since {stage_name} was run; {REMEDY}")
     return True
 

@@ -13,7 +13,7 @@ from pgolf_core.base.files import UserError
 from pgolf_core.lab import cli
 from pgolf_core.lab.data import sotu as corpus
 from pgolf_core.lab.data.build import TOKENIZER_SETTINGS, train_tokenizer
-from pgolf_core.lab.data.dataset import Dataset, open_dataset, open_or_prepare, validation_documents
+from pgolf_core.lab.data.dataset import Dataset, open_dataset, validation_documents
 from pgolf_core.lab.data.sotu import prepare_sotu
 from pgolf_core.text.shards import load_tokens
 
@@ -151,18 +151,6 @@ def test_no_validation_text_or_address_is_in_training(sotu: Dataset):
     proof = sotu.manifest["disjointness"]
     assert proof["val_texts_in_train"] == proof["val_groups_in_train"] == 0
     assert 0 < proof["val_windows_in_train"] < 0.01 * proof["val_windows"]
-
-
-def test_a_run_prepares_the_addresses_in_the_pieces_and_the_split_that_its_dataset_is_named_by(sotu, monkeypatch):
-    made = []
-    monkeypatch.setattr(corpus, "prepare_sotu", lambda *how: made.append(how))
-    cache = sotu.folder.parent.parent
-    assert open_or_prepare(sotu.name, cache) == open_dataset(sotu.name, cache) and not made
-    for name in ("sotu-sp4096", "sotu-dev-sp300"):
-        open_or_prepare(name, cache)
-    assert [(how[0], *how[2:]) for how in made] == [(cache, 4096, False), (cache, 300, True)]
-    with pytest.raises(UserError, match="`pgolf data text` on your own"):
-        open_or_prepare("own-sp4096", cache)
 
 
 def test_a_prepared_dataset_is_reused_and_nothing_else_is_left_beside_it(sotu: Dataset):

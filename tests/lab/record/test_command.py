@@ -61,7 +61,7 @@ def test_the_report_can_be_left_out_or_be_all_and_names_what_is_missing(capsys, 
 
 def test_a_dry_run_prints_both_scripts_and_leaves_nothing(capsys, monkeypatch, tmp_path) -> None:
     write_toys(tmp_path)
-    monkeypatch.setattr("pgolf_core.lab.record.folder.open_or_prepare", lambda name, cache_dir=None: DATASET)
+    monkeypatch.setattr("pgolf_core.lab.record.folder.open_dataset", lambda name, cache_dir=None: DATASET)
     words = ["record", str(tmp_path / "toy.toml"), "--seeds", "1,2", "--runs", str(tmp_path / "runs"), "--name", "a"]
     changes = ["--set", "model.num_layers=3", "--cache", str(tmp_path / "c"), "--nproc", "2", "--fresh"]
     assert cli.main([*words, *changes, "--on", "slurm", "--dry-run", "--slurm", "--gres=gpu:8"]) == 0
@@ -160,7 +160,7 @@ def test_a_stopped_run_writes_its_checkpoint_says_how_to_go_on_and_does(tmp_path
     said = [line for line in errors.splitlines() if line.startswith("pgolf:")]
     assert said == ["pgolf: stopped (SIGINT); the same command without --fresh goes on from here"]
     assert "Traceback" not in errors and not kernels_of(tmp_path)
-    monkeypatch.setattr("pgolf_core.lab.record.folder.open_or_prepare", lambda name, cache_dir=None: DATASET)
+    monkeypatch.setattr("pgolf_core.lab.record.folder.open_dataset", lambda name, cache_dir=None: DATASET)
     monkeypatch.setattr(notebooks, "STAGES", [*notebooks.STAGES[:1], notebooks.STAGES[-1]])
     request = RunRequest(str(tmp_path / "toy.toml"), runs_dir=tmp_path / "runs")
     notebooks.record(request, [1], notebooks_dir=tmp_path / "notebooks")

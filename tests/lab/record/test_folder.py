@@ -28,7 +28,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     def open_dataset(name, cache_dir=None):
         return SimpleNamespace(**vars(data), name=name)
 
-    monkeypatch.setattr(runs, "open_or_prepare", open_dataset)
+    monkeypatch.setattr(runs, "open_dataset", open_dataset)
 
     def open_(**options):
         return runs.open_run(str(path), runs_dir=str(tmp_path / "runs"), **options)
@@ -96,6 +96,19 @@ def test_bad_input_is_refused_in_one_line_and_leaves_no_folder(toy, tmp_path, op
         toy.open(**options)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_prepares_the_addresses_in_the_pieces_and_the_split_that_its_dataset_is_named_by(toy, monkeypatch):
+    made = []
+
+    def prepare_sotu(cache_dir, progress, pieces, is_development):
+        made.append((cache_dir, pieces, is_development))
+        return runs.open_dataset("sotu")
+
+    monkeypatch.setattr("pgolf_core.lab.data.sotu.prepare_sotu", prepare_sotu)
+    for name in ("sotu-sp64", "sotu-dev-sp64", "own-sp64"):
+        toy.open(overrides=[f"data.dataset={name}"], cache_dir="where")
+    assert made == [("where", 64, False), ("where", 64, True)]
 
 
 def test_a_dataset_that_is_named_brings_its_number_of_pieces_unless_an_override_says_another(toy):

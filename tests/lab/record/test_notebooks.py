@@ -28,7 +28,7 @@ FIRST, LAST = ["toy 01_data_and_metric", "toy 02_architecture"], "toy 07_report"
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Toy notebooks and recipe in tmp_path; `record` runs them; `executed` lists what has been executed so far."""
     write_toys(tmp_path)
-    monkeypatch.setattr(runs, "open_or_prepare", lambda name, cache_dir=None: DATASET)
+    monkeypatch.setattr(runs, "open_dataset", lambda name, cache_dir=None: DATASET)
     monkeypatch.setattr(runs, "describe_environment", dict)
     request = RunRequest(str(tmp_path / "toy.toml"), runs_dir=tmp_path / "runs")
     folder = tmp_path / "runs" / "local_10min_1mb" / "toy"

@@ -16,7 +16,7 @@ from pgolf_core.lab.sweep import arms
 @pytest.fixture
 def request_(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunRequest:
     write_toys(tmp_path)
-    monkeypatch.setattr(runs, "open_or_prepare", lambda name, cache_dir=None: DATASET)
+    monkeypatch.setattr(runs, "open_dataset", lambda name, cache_dir=None: DATASET)
     monkeypatch.setattr(runs, "describe_environment", dict)
     return RunRequest(str(tmp_path / "toy.toml"), ("optim.muon_wd=0.5",), runs_dir=tmp_path / "runs")
 

@@ -43,7 +43,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
             seed_result(run.seed, 1.5 + BETTER[layers] + NOISE[run.seed] * (1 + layers / 50), **same).write(run.folder)
         runs.finish_stage(run, stage, **({"seeds": parameters["seeds"]} if run.seed is None else {}))
 
-    monkeypatch.setattr(runs, "open_or_prepare", lambda name, cache_dir=None: DATASET)
+    monkeypatch.setattr(runs, "open_dataset", lambda name, cache_dir=None: DATASET)
     monkeypatch.setattr(runs, "describe_environment", dict)
     monkeypatch.setattr(notebooks, "run_notebook", run_notebook)
     monkeypatch.setattr(notebooks, "prepared", contextlib.nullcontext)

@@ -37,7 +37,7 @@ from pgolf_core.lab.bench.goals import MUON_TOKENS, Values
 from pgolf_core.lab.bench.measures import PackingArm, SlidingArm, Task, measure, timed
 from pgolf_core.lab.bench.profile import operators_of
 from pgolf_core.lab.bench.step import SEED, StepArm, random_data
-from pgolf_core.lab.data.dataset import open_or_prepare
+from pgolf_core.lab.data.sotu import prepare_named
 from pgolf_core.lab.shared.places import child_environment, find_root
 from pgolf_core.lab.shared.texts import FINEWEB_TARGETS
 from pgolf_core.network.attention import causal_attention
@@ -311,7 +311,7 @@ def two_ranks(shape: Shape, folder: Path) -> Values:
 def smoke(shape: Shape, folder: Path) -> Values:
     """One seed of local-smoke on real text, whole: its result."""
     recipe = load_recipe("local-smoke", shape.smoke)
-    dataset = open_or_prepare(recipe.data.dataset, folder / "cache")
+    dataset = prepare_named(recipe.data.dataset, folder / "cache")
     run_seed(recipe, SEED, dataset.folder, dataset.tokenizer_path, folder / "seed", ALONE, Path(__file__))
     return read_json(folder / "seed" / SEED_RESULT)
 
