@@ -214,7 +214,7 @@ def _encode(
 def _finite(name: str, tensor: Tensor) -> Tensor:
     w = tensor.detach().to("cpu", torch.float32)
     if not torch.isfinite(w).all():
-        raise UserError(f"{name} holds values that are not finite; the training diverged: lower the learning rates")
+        raise UserError(f"{name} is not finite: training diverged; lower the rates")
     return w
 
 

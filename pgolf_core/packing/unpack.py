@@ -150,7 +150,7 @@ def _parse_model(values: Any) -> Model:
     try:
         model = from_dict({"model": values}, source="its header").model
     except UserError as error:
-        raise Refused(f"its model configuration is none, or has other keys than this version writes: {error}") from None
+        raise Refused(f"its model configuration is none or has other keys than this version writes: {error}") from None
     if set(values) != set(recorded(model)):
         raise Refused("its model configuration has other keys than this version writes")
     return model

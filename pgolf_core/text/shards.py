@@ -30,7 +30,7 @@ _PROSE = (".md", ".txt", ".json", ".py", ".sh", ".ipynb", ".html", ".csv", ".log
 CASE_MARKS = "\ue001\ue002\ue003\ue004"
 """What such a changed text marks its capitals with."""
 NEEDS_SIDECAR = (
-    "this text was changed (marks for capitals) and original bytes are not counted here; use unchanged text or "
+    "this text was changed (marks for capitals) and original bytes are not counted; use unchanged text or "
     "data.bytes=sidecar"
 )
 _WINDOW = 2**16

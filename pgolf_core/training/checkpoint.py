@@ -80,7 +80,7 @@ class Checkpoint:
         bad = [name for name, is_finite in zip(finite, told, strict=True) if not is_finite]
         if bad:
             raise UserError(
-                f"step {about['step']} left {bad[0]} (and {len(bad) - 1} more) not finite, so it was not saved; "
+                f"step {about['step']} left {bad[0]} (and {len(bad) - 1} more) not finite and was not saved; "
                 "lower optim.matrix_lr, optim.embed_lr or optim.scalar_lr"
             )
         if self.world.first:

@@ -138,7 +138,7 @@ class Trainer:
         if not self.step and self._is_over():
             raise UserError(
                 f"schedule.max_seconds = {schedule.max_seconds:g} leaves no time for a step before what follows "
-                "training (schedule.reserve_seconds, quant.correction_tokens); raise it or lower these"
+                "(schedule.reserve_seconds, quant.correction_tokens); raise it or lower these"
             )
         meeting = 0.0
         while True:

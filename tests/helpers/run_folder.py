@@ -33,8 +33,8 @@ def seed_result(seed: int, bpb: float, targets: int = TARGETS, text_bytes: int =
 def write_run(
     folder: Path, scores: Mapping[int, float], overrides: Sequence[str] = (), device: str = "cpu", **changes
 ) -> Path:
-    """A run folder of finished seeds {seed: sliding bpb}: result.json, env.json, and the recipe of local-smoke."""
-    recipe = load_recipe("local-smoke", overrides)
+    """A run folder of finished seeds {seed: sliding bpb}: result.json, env.json, and local-smoke in 1,024 pieces."""
+    recipe = load_recipe("local-smoke", ["model.vocab_size=1024", "data.dataset=sotu-sp1024", *overrides])
     same = {"recipe": recipe.name, "track": recipe.track, "recipe_sha256": recipe.fingerprint}
     environment = {"device": device, "threads": 2, "versions": {"torch": "2.13.0"}}
     folder.mkdir(parents=True)

@@ -69,7 +69,7 @@ def test_what_is_not_finite_never_replaces_a_good_checkpoint_and_only_the_first_
     assert not list(tmp_path.iterdir())
     checkpoint = Checkpoint(tmp_path, MADE_OF, 0.0, ALONE)
     checkpoint.save(state(), {"step": 5})
-    with pytest.raises(UserError, match=r"step 6 left w \(and 0 more\) not finite, so it was not saved; lower"):
+    with pytest.raises(UserError, match=r"step 6 left w \(and 0 more\) not finite and was not saved; lower"):
         checkpoint.save({**state(), "w": torch.tensor(math.nan)}, {"step": 6})
     assert checkpoint.read_about()["step"] == 5
 

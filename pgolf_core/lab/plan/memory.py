@@ -145,7 +145,7 @@ def head_bytes_per_token(model: Model, how: Execution) -> tuple[int, int]:
     vocab = model.vocab_size
     if how.compiled:
         return (2 if how.bfloat16 else 4) * vocab + 8, 4 * vocab
-    return (17 if model.softcaps == "two" else 8) * vocab, 8 * vocab
+    return (25 if model.softcaps == "two" else 8) * vocab, 8 * vocab
 
 
 def weight_copy_bytes(recipe: Recipe, how: Execution) -> int:

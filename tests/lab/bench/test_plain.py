@@ -61,7 +61,7 @@ def test_both_arms_have_the_same_losses_and_make_the_same_updates(changes: dict)
     rounded = changes.get("optim", {}).get("muon_dtype") == "bfloat16"
     for name in set(fast) - frozen:
         moved, apart = (fast[name] - start[name]).norm(), (fast[name] - plain[name]).norm()
-        assert apart < (1e-2 if rounded else 2e-3) * moved, (name, float(apart / moved))
+        assert apart < (2e-2 if rounded else 2e-3) * moved, (name, float(apart / moved))
 
 
 def test_both_arms_agree_in_bfloat16_as_far_as_its_rounding_goes() -> None:

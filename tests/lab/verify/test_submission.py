@@ -148,7 +148,8 @@ def test_the_script_that_a_submission_ships_scores_its_artifact_alike_when_it_is
     (submission / "train_gpt.py").unlink()
     write_script(dataclasses.replace(recorded_recipe(honest), script=form), submission)
     (submission / "README.md").unlink()  # which names window and stride too; the script itself does
-    assert judged(submission, cache, run_code=True)[OWN].verdict == HOLDS
+    row = judged(submission, cache, run_code=True)[OWN]
+    assert row.verdict == HOLDS, row.evidence
 
 
 def test_nothing_of_a_submission_is_run_or_unpickled(

@@ -157,15 +157,17 @@ def against_kept(
 ) -> dict[str, float]:
     """`apart`, `shift`: by how many nats the `found` ones of these windows differ from the kept, at most and in mean.
 
-    `noise`, `bias`: by how many they differ, on `some` of the windows that are alike in shape, from float64.
+    `noise`, `bias`: by how many they differ, on `some` of the windows that are alike in shape, from float64; `noise` is
+    at least what float32 rounds a soft-capped logit by, which both have in common.
     """
     with autocasting(ids.device, way.autocast):
         here = window_nats(model, ids, some, way.document_mask)
     exact = window_nats(copy.deepcopy(model).double(), ids, some, way.document_mask)
     apart, noise = found - kept[windows[:, 0] // way.stride], (here - exact).numpy()
+    least = model.config.logit_softcap * float(np.finfo(np.float32).eps)
     return {
-        "apart": float(np.abs(apart).max()), "shift": abs(float(apart.mean())), "noise": float(np.abs(noise).max()),
-        "bias": abs(float(noise.mean())), "kept_nats": float(kept.sum()),
+        "apart": float(np.abs(apart).max()), "shift": abs(float(apart.mean())), "bias": abs(float(noise.mean())),
+        "noise": max(float(np.abs(noise).max()), least), "kept_nats": float(kept.sum()),
     }  # fmt: skip
 
 
