@@ -177,7 +177,8 @@ def test_a_repository_without_a_notebook_is_told(made, root):
 def test_what_cannot_be_shown_is_told_with_a_remedy_and_nothing_is_written(made, root, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"no finished seed 7; `pgolf status .*` looks"):
         make_gallery(made, 7)
-    with pytest.raises(UserError, match=r"03_train.ipynb does not exist; run `pgolf record local-smoke --seeds 1338 --set .*`"):
+    told = r"03_train.ipynb does not exist; run `pgolf record local-smoke --seeds 1338 --set .*`"
+    with pytest.raises(UserError, match=told):
         make_gallery(made, 1338)
     with pytest.raises(UserError, match="no finished seed;"):
         make_gallery(tmp_path / "nosuch")
