@@ -239,8 +239,9 @@ def short_run(shape: Shape, folder: Path) -> tuple[Recipe, TrainData]:
     return recipe, random_data(recipe, folder)
 
 
-def run_to_the_kill(shape: Shape, folder: Path) -> None:
-    """A training that is killed in its step KILLED_AT."""
+def run_to_the_kill(shape: Shape, folder: Path, threads: int) -> None:
+    """A training that is killed in its step KILLED_AT, with as many threads: long sums differ by them in last bits."""
+    torch.set_num_threads(threads)
     recipe, data = short_run(shape, folder / "data")
 
     def kill(told: TrainProgress) -> None:
@@ -262,7 +263,7 @@ def resume(shape: Shape, folder: Path) -> Values:
     for run in ("whole", "again"):
         train(recipe, SEED, data, folder / run)
     with contextlib.suppress(UserError):  # it says that the process ended
-        in_child(run_to_the_kill, shape, folder)
+        in_child(run_to_the_kill, shape, folder, torch.get_num_threads())
     resumed = train(recipe, SEED, data, folder / "killed").resumed_at_steps
     again, killed = (farthest(folder, "whole", run) for run in ("again", "killed"))
     promised = "the same bits" if again == 0 else "as near as two whole runs are: this device does not repeat itself"
