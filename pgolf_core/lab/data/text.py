@@ -40,7 +40,7 @@ SPLIT_RULE = (
     "A document is validation if the SHA-256 of its text, read as a number from 0 to 1, lies below {}; equal texts so "
     "stay in one split. Each split is in the order of its documents' hashed names."
 )
-MANY_BYTES = 4_000_000
+FEW_PIECES, MANY_PIECES, MANY_BYTES = 1024, 8192, 4_000_000
 """From so much training text on as many pieces are usual as `local` has (findings/2026-11-29-pieces-of-local.md)."""
 OWN_SPLIT_RULE = (
     "The files of each split are as given; no text stands in both. Each split is in the order of its documents' hashed "
@@ -92,7 +92,7 @@ def prepare_text(request: TextRequest, cache_dir: Path | str | None = None, prog
         check_pieces(chosen, f"{request.tokenizer} of" if given else "--vocab-size")
     stem = re.sub(r"[^\w.+-]+", "-", Path(os.path.abspath((request.paths or request.train)[0])).stem).strip(".-")
     beginning = f"{stem}{f'-{CASEOPS}' if request.caseops else ''}-sp"
-    name = request.name or f"{beginning}{chosen}"
+    name = request.name or f"{beginning}{chosen or FEW_PIECES}"  # whatever number it will be
     if not is_dataset_name(name) or is_sotu_name(name) or name.startswith("fineweb"):
         raise UserError(f"--name '{name}' is not free for a dataset of your own; choose letters, digits and . _ + -")
     scan = scan_documents(reading.documents(), progress)
@@ -128,7 +128,7 @@ def prepare_text(request: TextRequest, cache_dir: Path | str | None = None, prog
 
 def usual_pieces(train_bytes: int) -> int:
     """Pieces of a tokenizer where none are named: those of `local` for text about as long as its own, else 1,024."""
-    return 8192 if train_bytes >= MANY_BYTES else 1024
+    return MANY_PIECES if train_bytes >= MANY_BYTES else FEW_PIECES
 
 
 @dataclass

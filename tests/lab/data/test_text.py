@@ -237,6 +237,14 @@ def test_pieces_that_nobody_names_are_few_for_a_short_text_and_those_of_local_fo
     assert (longer.name, longer.vocab_size) == ("rich-sp8192", 8192)
 
 
+@pytest.mark.parametrize("file", ["sotu.txt", "sotu-dev.txt", "fineweb.txt"])
+def test_a_file_named_like_a_known_corpus_is_no_dataset_of_that_name_whatever_its_pieces(tmp_path: Path, file: str):
+    (tmp_path / file).write_text("\n".join(rich_texts(30)))
+    with pytest.raises(UserError, match=rf"--name '{file[:-4]}-sp1024' is not free for a dataset of your own"):
+        prepare(tmp_path / file, tmp_path, vocab_size=None, cut="lines")
+    assert not (tmp_path / "datasets").exists()
+
+
 def test_too_many_pieces_name_the_number_that_the_text_is_enough_for(mine: Path, tmp_path: Path):
     with pytest.raises(UserError, match="cannot train a tokenizer of 8192 pieces") as caught:
         prepare(mine, tmp_path, vocab_size=8192)
