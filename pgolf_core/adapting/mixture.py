@@ -35,11 +35,10 @@ def mix(tokens: np.ndarray, nats: np.ndarray, recipe: Recipe) -> tuple[np.ndarra
     [contexts, targets]), from tokens, uint16 [targets + 1], and the model's -log p of the targets."""
     discount, size = recipe.adapt.mix_discount, recipe.model.vocab_size + 1
     before, targets = tokens[:-1].astype(np.int64), tokens[1:].astype(np.int64)
-    p, found = np.exp(-nats.astype(np.float64)), []
+    p, ones, found = np.exp(-nats.astype(np.float64)), np.ones_like(targets), []
     for context in contexts(before, size, recipe):
-        count = _so_far(context * size + targets, np.ones_like(targets))[0]
-        total, last = _so_far(context, np.ones_like(targets))
-        kinds = _so_far(context, (count == 0).astype(np.int64))[0]
+        _, count = _so_far(context * size + targets, ones)
+        last, total, kinds = _so_far(context, ones, (count == 0).astype(np.int64))
         at = np.flatnonzero(total)
         ngram_p = (np.maximum(count[at] - discount, 0) + discount * kinds[at] * p[at]) / total[at]
         doublings = np.minimum(_doublings(total[at]), MOST)
@@ -75,16 +74,17 @@ def _doublings(counts: np.ndarray) -> np.ndarray:
     return np.frexp(counts)[1].astype(np.int64) - 1
 
 
-def _so_far(groups: np.ndarray, counted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(The sum of `counted` over the earlier members of each one's group; the last of them, any where there is none):
-    all int64 [n]."""
+def _so_far(groups: np.ndarray, *counted: np.ndarray) -> np.ndarray:
+    """The last of the earlier members of each one's group, any where there is none, then the sum of each `counted` over
+    them: int64 [1 + counted, n]."""
     order = np.argsort(groups, kind="stable")
-    sums = np.cumsum(counted[order]) - counted[order]
     begins = np.diff(groups[order], prepend=-1) != 0
-    found, last = np.empty_like(sums), np.empty_like(order)
-    found[order] = sums - np.maximum.accumulate(np.where(begins, sums, 0))
-    last[order] = np.roll(order, 1)
-    return found, last
+    found = np.empty((1 + len(counted), len(groups)), np.int64)
+    found[0, order] = np.roll(order, 1)
+    for row, values in enumerate(counted, 1):
+        sums = np.cumsum(values[order]) - values[order]
+        found[row, order] = sums - np.maximum.accumulate(np.where(begins, sums, 0))
+    return found
 
 
 def _shares(p: np.ndarray, ngram_p: np.ndarray, buckets: np.ndarray) -> np.ndarray:

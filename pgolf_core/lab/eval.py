@@ -15,7 +15,7 @@ from pgolf_core.lab.shared.usage import UsageError, add_data, add_json, checked_
 from pgolf_core.recipes.recipe import Model
 
 STANDARD = "local-smoke"
-"""Recipe whose window, stride, dataset and autocast are assumed of an artifact that lies beside nothing."""
+"""Recipe whose window, stride, autocast and text, in its own number of pieces, are assumed of a file beside nothing."""
 
 
 def add(parser: argparse.ArgumentParser) -> None:

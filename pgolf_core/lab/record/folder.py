@@ -158,9 +158,9 @@ def locate_run(request: RunRequest) -> Run:
     unless an override says another. UserError for bad input, and for a folder of another recipe, data or core.
     """
     base, seed, name = load_recipe(request.recipe), request.seed, request.name
-    changes = list(request.overrides)
-    if request.data:
-        pieces = _dataset(request.data, request.cache_dir).manifest["tokenizer"]["vocab_size"]
+    brought, changes = _dataset(request.data, request.cache_dir) if request.data else None, list(request.overrides)
+    if brought:
+        pieces = brought.manifest["tokenizer"]["vocab_size"]
         changes = [f"model.vocab_size={pieces}", *changes, f"data.dataset={json.dumps(request.data)}"]
     recipe = load_recipe(request.recipe, changes) if changes else base
     if seed is not None and (type(seed) is not int or not 0 <= seed < 2**63):
@@ -169,7 +169,7 @@ def locate_run(request: RunRequest) -> Run:
         raise UserError(f"--name '{name}' must be one folder's name of letters, digits and . _ + -")
     changed = recipe.fingerprint != base.fingerprint
     folder_name = name or (f"{base.name}+{recipe.fingerprint[:8]}" if changed else base.name)
-    dataset = _dataset(recipe.data.dataset, request.cache_dir)
+    dataset = brought or _dataset(recipe.data.dataset, request.cache_dir)
     check_vocab(dataset.manifest["tokenizer"]["vocab_size"], recipe.model.vocab_size, f"dataset {dataset.name}")
     dataset.check_bytes(recipe.data.bytes)
     need_bos(recipe, dataset.tokenizer().bos_id)
