@@ -75,14 +75,14 @@ def rooms_of(recipe: Recipe) -> list[str]:
         # on steps no grid is left: what is too small for them is fp16
         "network.grid": not gridless or recipe.qat != QAT() or bool(quant.exceptions),
         "text.ranked": data.order == "ranked", "text.packed": packs or in_phases, "text.sidecar": data.bytes != "table",
+        "training.progress": False, "training.checkpoint": False,  # a script keeps nothing
         "training.polar": recipe.optim.muon_coefficients == "polar_express", "network.gates": recipe.model.gated,
         "network.documents": recipe.eval.document_mask or packs or in_phases,
         "adapting.plan": learns, "adapting.sgd": learns, "adapting.trace": learns, "adapting.told": learns or mixes,
         "adapting.documents": adapt.kind == "lora", "adapting.lora": adapt.kind == "lora",
         "adapting.tilt": learns and adapt.tilt != "off", "adapting.mixture": mixes,
         "packing.correction": quant.correction != "off", "base.squeeze": quant.compressor == "brotli",
-        "base.grouping": quant.grouping != "off", "network.low_rank": quant.low_rank > 0,
-        "network.extras": quant.low_rank > 0 or quant.grouping != "off",
+        "base.grouping": quant.grouping != "off", "network.extras": quant.low_rank > 0 or quant.grouping != "off",
     }  # fmt: skip
     return [room for room in pgolf_core.ROOMS if used.get(room, True)]
 

@@ -16,6 +16,7 @@ from pgolf_core.network.attention import causal_attention, exclude_self, later, 
 from pgolf_core.network.documents import document_attention
 from pgolf_core.network.gates import add_gates, gated_heads, in_lanes, signed_caps, smear_window
 from pgolf_core.network.grid import Grid, fake_quantise
+from pgolf_core.network.head import LARGEST_CAP, CappedLoss
 from pgolf_core.recipes.recipe import Model
 
 BIGRAM_HASH = (36313, 27191)
@@ -297,9 +298,13 @@ class GPT(nn.Module):
         With `segments` attention stays inside documents: where each starts in the flattened batch, and `longest`, as
         network.documents takes them; each row's start is one of them.
         """
-        x, _ = self.trunk(ids, documents=None if segments is None else (segments, longest), first=first)
-        z = rms_norm(x, self.config.norm_eps)
+        z = self.normed(ids, first, segments, longest)
         return self.capped(F.linear(z, self.tok_emb.weight.to(z.dtype)).float())
+
+    def normed(self, ids: Tensor, first: int = 0, segments: Tensor | None = None, longest: int = 0) -> Tensor:
+        """What the head reads, [B, T-first, C], of positions and documents as `logits` takes them."""
+        x, _ = self.trunk(ids, documents=None if segments is None else (segments, longest), first=first)
+        return rms_norm(x, self.config.norm_eps)
 
     def capped(self, logits: Tensor) -> Tensor:
         """c tanh(logits / c), float32 of any shape; by the sigmoid, for which compilers have shorter code on CPUs."""
@@ -315,7 +320,11 @@ class GPT(nn.Module):
 
     def forward(self, ids: Tensor, targets: Tensor, segments: Tensor | None = None, longest: int = 0) -> Tensor:
         """Mean cross-entropy in nats (0-d float32) of targets [B, T]; documents as `logits` takes them."""
-        return F.cross_entropy(self.logits(ids, 0, segments, longest).flatten(0, 1), targets.flatten())
+        z, cap = self.normed(ids, 0, segments, longest), self.config.logit_softcap
+        if z.device.type == "cpu" and self.config.softcaps == "one" and cap <= LARGEST_CAP:
+            loss: Tensor = CappedLoss.apply(z.flatten(0, 1), self.tok_emb.weight, targets.flatten(), cap)
+            return loss
+        return self.token_losses(ids, targets, 0, segments, longest).mean()
 
     def set_fake_grids(self, grids: dict[str, Grid]) -> int:
         """Put each named weight's grid into the training forward pass (QAT); returns how many tensors it covers."""

@@ -11,7 +11,7 @@ tensors kept at half precision and `scales` the float16 row scales, both with al
 Version 4 says "compressor": "brotli" in its header: its three streams are brotli streams, and of the codes, too, all
 even-numbered bytes come before all odd ones.
 Version 5 has one or both of these keys in its header, and two more streams. "low_rank" gives [rank, group] by matrix:
-`factors` holds these corrections (pgolf_core/network/low_rank.py). "grouping" is the recipe's: the codes then come by
+`factors` holds these corrections (pgolf_core/network/extras.py). "grouping" is the recipe's: the codes then come by
 kind, transposed (pgolf_core/base/grouping.py), in a brotli stream without shuffling, and `order` has the uint16 orders
 of sorted rows in turn, in byte planes.
 No time, path or commit is inside.

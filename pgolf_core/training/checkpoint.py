@@ -1,4 +1,4 @@
-"""Checkpoints and weight files: safetensors, written atomically, never pickled."""
+"""Checkpoints and weight files: safetensors, written atomically, never pickled. A submission's script keeps neither."""
 
 import contextlib
 import json
@@ -9,14 +9,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgolf_core.base.files import UserError, write_bytes
-from pgolf_core.base.names import CHECKPOINT
+from pgolf_core.base.files import UserError, write_bytes, write_json, write_text
+from pgolf_core.base.names import (
+    AVERAGED_WEIGHTS,
+    CHECKPOINT,
+    GROUP_SENSITIVITY,
+    HESSIANS,
+    METRICS,
+    RAW_WEIGHTS,
+    SENSITIVITY,
+)
 from pgolf_core.base.parallel import World
+from pgolf_core.packing.pack import Statistics
+from pgolf_core.training.runlog import RunLog
 
 
 def save_tensors(path: Path | str, tensors: dict[str, Tensor], about: dict[str, Any] | None = None) -> None:
     """Write named tensors and a JSON-able dictionary into one safetensors file, atomically."""
-    import safetensors.torch  # here, so that a script, which keeps nothing, runs where it is not installed
+    import safetensors.torch
 
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     write_bytes(path, safetensors.torch.save(plain, metadata={"about": json.dumps(about or {}, sort_keys=True)}))
@@ -35,6 +45,19 @@ def load_tensors(path: Path | str, only_about: bool = False) -> tuple[dict[str, 
             return tensors, json.loads((file.metadata() or {}).get("about", "{}"))
     except (safetensors.SafetensorError, ValueError, OSError) as error:
         raise UserError(f"{path} is not a readable safetensors file ({error}); delete it and train again") from None
+
+
+def write_weights(
+    folder: Path, step: int, raw: dict[str, Tensor], averaged: dict[str, Tensor], gathered: Statistics
+) -> None:
+    """What a finished training leaves for packing: both weight files, and what it gathered."""
+    save_tensors(folder / RAW_WEIGHTS, raw, {"step": step})
+    save_tensors(folder / AVERAGED_WEIGHTS, averaged, {"step": step})
+    told = {"mean_squared_gradient": gathered.mean_squares, "steps": gathered.steps, "weights": "live"}
+    write_json(folder / SENSITIVITY, told)
+    save_tensors(folder / GROUP_SENSITIVITY, gathered.sums, {"steps": gathered.steps})
+    if gathered.hessians is not None:
+        save_tensors(folder / HESSIANS, gathered.hessians.means, {"tokens": gathered.hessians.tokens})
 
 
 @torch.no_grad()
@@ -103,3 +126,52 @@ class Checkpoint:
         self.world.copy_first_(state.values())
         self.saved_step = about["step"]
         return about
+
+
+# ---------------------------------------------------------------------- of a Trainer (training/loop.py)
+
+
+def _state_of(trainer: Any) -> dict[str, Tensor]:
+    parts = {"model": trainer.named, "optim": trainer.optimizers.tensors(), "average": trainer.average.tensors()}
+    parts["groups"] = trainer.meter.sums
+    return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+
+
+def save_trainer(checkpoint: Checkpoint, trainer: Any) -> None:
+    """Write all that `resume_trainer` needs."""
+    about = {
+        "step": trainer.step, "val_step": trainer.val_step, "position": trainer.stream.position,
+        "resumed_at": trainer.resumed_at, "qat_on": trainer.qat_on, "sensitivity_steps": trainer.meter.steps,
+        "looping": trainer.model.looping, "seconds": trainer.ledger.settled(),
+    }  # fmt: skip
+    checkpoint.save(_state_of(trainer), about)
+
+
+def keep_until(log: RunLog, step: int, val_step: int) -> None:
+    """Drop from a log what will be done again after a kill: steps after `step`, validations after `val_step`, and
+    lines that were cut."""
+    kept = []
+    for line in (log.folder / METRICS).read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(ValueError, KeyError):
+            values = json.loads(line)
+            if values["step"] <= {"train": step, "val": val_step}.get(values["kind"], -1):
+                kept.append(line + "\n")
+    log.metrics.close()
+    write_text(log.folder / METRICS, "".join(kept))
+    log.metrics = open(log.folder / METRICS, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+
+
+def resume_trainer(checkpoint: Checkpoint, trainer: Any) -> None:
+    """Go on from the checkpoint that the first rank finds, if any; its logs lose what will be done again."""
+    about = checkpoint.load(_state_of(trainer))
+    if checkpoint.world.first:
+        keep_until(trainer.log, *((about["step"], about["val_step"]) if about else (-1, -1)))
+    if about is None:
+        return
+    trainer.meter.steps, trainer.qat_on = about["sensitivity_steps"], about["qat_on"]
+    trainer.model.looping = about.get("looping", True)  # an older checkpoint knows of none
+    trainer.model.set_fake_grids(trainer.qat_grids if trainer.qat_on else {})
+    trainer.step, trainer.val_step, trainer.stream.position = about["step"], about["val_step"], about["position"]
+    trainer.ledger.seconds["train"] = about["seconds"]["train"]
+    trainer.resumed_at = [*about["resumed_at"], trainer.step]
+    trainer.log.line(f"resumed step:{trainer.step} train_time:{about['seconds']['train'] * 1000:.0f}ms")

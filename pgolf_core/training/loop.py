@@ -23,7 +23,7 @@ from pgolf_core.base.device import (
     why_not_compile,
 )
 from pgolf_core.base.files import UserError, write_json
-from pgolf_core.base.names import AVERAGED_WEIGHTS, GROUP_SENSITIVITY, HESSIANS, RAW_WEIGHTS, SENSITIVITY, TRAIN_RESULT
+from pgolf_core.base.names import TRAIN_RESULT
 from pgolf_core.base.parallel import ALONE, World
 from pgolf_core.base.squeeze import need_brotli
 from pgolf_core.base.stop import Stop
@@ -40,10 +40,10 @@ from pgolf_core.text.batches import micro_batches, open_stream
 from pgolf_core.text.shards import check_enough, check_ranks, load_tokens, seq_len_at, step_batch
 from pgolf_core.text.tokenizer import TokenBytes, check_vocab
 from pgolf_core.training.average import build_average
-from pgolf_core.training.checkpoint import Checkpoint, restore, save_tensors
-from pgolf_core.training.clock import ATTEMPT, SecondsLedger, TrainProgress, progress_at
+from pgolf_core.training.checkpoint import Checkpoint, resume_trainer, save_trainer, write_weights
 from pgolf_core.training.optim import Optimizers, check_finite, clip_gradients, muon_momentum, rate_multiplier
-from pgolf_core.training.runlog import NoLog, RunLog, TrainResult, opening_lines
+from pgolf_core.training.progress import ATTEMPT, TrainProgress, go_on, progress_at
+from pgolf_core.training.runlog import NoLog, RunLog, SecondsLedger, TrainResult, opening_lines
 
 LOOK_BACK_STEPS = 8
 """No step is begun that would end after the cap if it took as long as the longest of so many before it."""
@@ -84,7 +84,7 @@ class Trainer:
         if recipe.quant.compressor == "brotli":
             need_brotli()
         self.recipe, self.seed, self.data, self.folder = recipe, seed, data, Path(folder)
-        self.world, self.ledger, self.keep = world, SecondsLedger(), keep
+        self.world, self.ledger = world, SecondsLedger()
         self.stop = Stop(launched=world.size > 1)
         self.progress = progress if world.first else None
         self.log = RunLog(self.folder, say) if world.first else NoLog(self.folder)
@@ -106,9 +106,10 @@ class Trainer:
         self.model.looping = not recipe.model.num_loops  # on from the start where there is nothing to be switched
         self.step, self.val_step = 0, -1
         self.step_seconds: deque[float] = deque(maxlen=LOOK_BACK_STEPS)
-        made_of = {"recipe": recipe.fingerprint, "seed": seed, "data": data.sha256}
-        every_seconds = recipe.schedule.checkpoint_every_seconds if keep else 0.0
-        self.checkpoint = Checkpoint(self.folder, made_of, every_seconds, world)
+        self.checkpoint: Checkpoint | None = None
+        if keep:
+            made_of = {"recipe": recipe.fingerprint, "seed": seed, "data": data.sha256}
+            self.checkpoint = Checkpoint(self.folder, made_of, recipe.schedule.checkpoint_every_seconds, world)
         self.resumed_at: list[int] = []
         half = autocast_dtype(self.device, recipe.schedule.autocast) is torch.bfloat16
         kernel = kernel_name(self.device.type, half, recipe.model.model_dim // recipe.model.num_heads)
@@ -127,7 +128,9 @@ class Trainer:
             with self.ledger.spend("warmup"):
                 self._warm_up()
             self.average = build_average(self.model, self.recipe.average)
-            self._resume()
+            if self.checkpoint is not None:
+                with self.ledger.spend("checkpoints"):
+                    resume_trainer(self.checkpoint, self)
             self._loop()
             if self.gathering is not None:
                 self._gather(self.gathering)
@@ -143,17 +146,17 @@ class Trainer:
         meeting = 0.0
         while True:
             last = self._is_over()
-            is_due = schedule.val_every_steps and self.step % schedule.val_every_steps == 0
-            if (last or is_due) and self.val_step != self.step:
+            is_time = schedule.val_every_steps and self.step % schedule.val_every_steps == 0
+            if (last or is_time) and self.val_step != self.step:
                 with self.ledger.spend("validation"):
                     self._validate(last)
             if last:
                 return
             t_start, before = time.perf_counter(), seconds["train"]
             record = self._step()
-            now = time.perf_counter()
+            now, is_due = time.perf_counter(), self.checkpoint is not None and self.checkpoint.is_due()
             clock = before + (now - t_start) + meeting
-            seconds["train"], asked, due = self.world.largest(clock, self.stop.asked(), self.checkpoint.is_due())
+            seconds["train"], asked, due = self.world.largest(clock, self.stop.asked(), is_due)
             meeting = time.perf_counter() - now  # belongs to training too: counted with the next step
             self.step_seconds.append(seconds["train"] - before)
             self._log_step(record)
@@ -250,7 +253,8 @@ class Trainer:
         self.model.looping = loops[0]
         if self.gathering is not None:
             self.gathering.rehearse(self.named, generator)
-        restore(self.named, before, "warm-up")
+        with torch.no_grad():
+            torch._foreach_copy_(list(self.named.values()), list(before.values()))
         self.optimizers.reset()
 
     def _validate(self, last: bool) -> None:
@@ -276,28 +280,19 @@ class Trainer:
         """Find a checkpoint that does not belong here before anything is done; count what earlier attempts took."""
         if self.world.first:
             (self.folder / TRAIN_RESULT).unlink(missing_ok=True)
-            about = (self.checkpoint.read_about() if self.keep else None) or {"seconds": {}}
-            self.ledger.go_on(about["seconds"], self.folder)
-
-    def _state(self) -> dict[str, Tensor]:
-        parts = {"model": self.named, "optim": self.optimizers.tensors(), "average": self.average.tensors()}
-        parts["groups"] = self.meter.sums
-        return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+            if self.checkpoint is not None:
+                about = self.checkpoint.read_about() or {"seconds": {}}
+                go_on(self.ledger, about["seconds"], self.folder)
 
     def _save_checkpoint(self) -> None:
-        with self.ledger.spend("checkpoints"):
-            about = {
-                "step": self.step, "val_step": self.val_step, "position": self.stream.position,
-                "resumed_at": self.resumed_at, "qat_on": self.qat_on, "sensitivity_steps": self.meter.steps,
-                "looping": self.model.looping, "seconds": self.ledger.settled(),
-            }  # fmt: skip
-            self.checkpoint.save(self._state(), about)
+        if self.checkpoint is not None:
+            with self.ledger.spend("checkpoints"):
+                save_trainer(self.checkpoint, self)
 
     def _save_if(self, asked: bool | float, due: bool | float) -> None:
         """After a step: save and leave if any rank was asked to, else save if the cadence says so."""
         if asked or (self.world.size == 1 and self.stop.asked()):  # alone, a signal in the last moment counts at once
-            if self.keep:
-                self._save_checkpoint()
+            self._save_checkpoint()
             raise self._stopped()
         if due:
             self._save_checkpoint()
@@ -306,7 +301,7 @@ class Trainer:
 
     def _save_in_validation(self) -> None:
         """Save at once when asked to; alone, leave too. Ranks leave together after the next step."""
-        if self.keep and self.stop.asked() and self.world.first and self.checkpoint.saved_step != self.step:
+        if self.stop.asked() and self.world.first and self.checkpoint and self.checkpoint.saved_step != self.step:
             self._save_checkpoint()
         if self.stop.asked() and self.world.size == 1:
             raise self._stopped()
@@ -318,24 +313,8 @@ class Trainer:
             raise KeyboardInterrupt("training stopped in its warm-up; the same command begins it again")
 
     def _stopped(self) -> KeyboardInterrupt:
-        onward = f"; the same command goes on from {self.checkpoint.path}" if self.keep else ""
+        onward = f"; the same command goes on from {self.checkpoint.path}" if self.checkpoint else ""
         return KeyboardInterrupt(f"training stopped at step {self.step}{onward}")
-
-    def _resume(self) -> None:
-        """Go on from the checkpoint that the first rank finds in the folder, if any."""
-        with self.ledger.spend("checkpoints"):
-            about = self.checkpoint.load(self._state()) if self.keep else None
-        if about is None:
-            self.log.keep_until(-1, -1)
-            return
-        self.meter.steps, self.qat_on = about["sensitivity_steps"], about["qat_on"]
-        self.model.looping = about.get("looping", True)  # an older checkpoint knows of none
-        self.model.set_fake_grids(self.qat_grids if self.qat_on else {})
-        self.step, self.val_step, self.stream.position = about["step"], about["val_step"], about["position"]
-        self.ledger.seconds["train"] = about["seconds"]["train"]
-        self.resumed_at = [*about["resumed_at"], self.step]
-        self.log.keep_until(self.step, self.val_step)
-        self.log.line(f"resumed step:{self.step} train_time:{about['seconds']['train'] * 1000:.0f}ms")
 
     def _timing(self) -> str:
         milliseconds = self.ledger.seconds["train"] * 1000
@@ -364,8 +343,10 @@ class Trainer:
             self.log.line(memory)
         with self.ledger.spend("averaging"):
             self.averaged = self.average.result(self.model)
-        if self.world.first and self.keep:
-            self._write_weights()
+        if self.world.first and self.checkpoint is not None:
+            gathered = self.statistics()
+            with self.ledger.spend("checkpoints"):
+                write_weights(self.folder, self.step, dict(self.named), self.averaged, gathered)
         result = TrainResult(
             steps=self.step,
             tokens=self.step * self.recipe.data.batch_tokens,
@@ -383,22 +364,10 @@ class Trainer:
             self.log.line(f"over_the_cap: train_time:{trained * 1000:.0f}ms cap:{cap * 1000:.0f}ms does not count")
         if self.world.first:  # only with its result written the training is done, and its checkpoint goes
             write_json(self.folder / TRAIN_RESULT, dataclasses.asdict(result))
-            self.checkpoint.path.unlink(missing_ok=True)
-            (self.folder / ATTEMPT).unlink(missing_ok=True)
+            if self.checkpoint is not None:
+                self.checkpoint.path.unlink(missing_ok=True)
+                (self.folder / ATTEMPT).unlink(missing_ok=True)
         return result
-
-    def _write_weights(self) -> None:
-        gathered = self.statistics()
-        with self.ledger.spend("checkpoints"):
-            about = {"step": self.step}
-            save_tensors(self.folder / RAW_WEIGHTS, dict(self.named), about)
-            save_tensors(self.folder / AVERAGED_WEIGHTS, self.averaged, about)
-            told = {"mean_squared_gradient": gathered.mean_squares, "steps": gathered.steps, "weights": "live"}
-            write_json(self.folder / SENSITIVITY, told)
-            save_tensors(self.folder / GROUP_SENSITIVITY, gathered.sums, {"steps": gathered.steps})
-            if gathered.hessians is not None:
-                about = {"tokens": gathered.hessians.tokens}
-                save_tensors(self.folder / HESSIANS, gathered.hessians.means, about)
 
     def statistics(self) -> Statistics:
         """What this training gathered for packing."""

@@ -1,17 +1,50 @@
-"""A run's logs: train.log for people (the field's line formats, papers/machinery.md), metrics.jsonl for programs."""
+"""A run's logs, and where its seconds go: a ledger that adds up to the wall time of all attempts.
+
+train.log is for people (the field's line formats, papers/machinery.md), metrics.jsonl for programs.
+"""
 
 import contextlib
 import json
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pgolf_core.base.files import UserError, explain_os_errors, read_json, write_text
-from pgolf_core.base.names import METRICS, TRAIN_LOG, TRAIN_RESULT
-from pgolf_core.base.strict import build
+from pgolf_core.base.files import explain_os_errors
+from pgolf_core.base.names import METRICS, TRAIN_LOG
 from pgolf_core.recipes.recipe import Recipe
+
+PARTS = ("data", "warmup", "train", "validation", "averaging", "checkpoints", "lost", "rest")
+"""data: reading shards. warmup: the network's making, compilation, warm-up (rolled back). train: steps, the only part
+on the clock. averaging: the final average. checkpoints: writing and reading them and the weights. lost: what earlier
+attempts did after their last checkpoint. rest: logs, progress bars and what lies between the others."""
+
+
+class SecondsLedger:
+    """Seconds by part, from now on and from earlier attempts."""
+
+    def __init__(self) -> None:
+        self.began, self.t_start = time.time(), time.perf_counter()
+        self.seconds = dict.fromkeys(PARTS, 0.0)
+        self.earlier = 0.0
+        """How many of the seconds are earlier attempts'."""
+
+    @contextlib.contextmanager
+    def spend(self, part: str) -> Iterator[None]:
+        """Count the time inside under `part`."""
+        t_start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[part] += time.perf_counter() - t_start
+
+    def settled(self) -> dict[str, float]:
+        """The parts as they stand: what none of them has had goes to `rest`, so that they add up to the wall time."""
+        wall = self.earlier + time.perf_counter() - self.t_start
+        self.seconds["rest"] += wall - sum(self.seconds.values())
+        return dict(self.seconds)
 
 
 class RunLog:
@@ -30,18 +63,6 @@ class RunLog:
     def __exit__(self, *exception: object) -> None:
         self.text.close()
         self.metrics.close()
-
-    def keep_until(self, step: int, val_step: int) -> None:
-        """Drop what will be done again after a kill: steps after `step`, validations after `val_step`, cut lines."""
-        kept = []
-        for line in (self.folder / METRICS).read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError, KeyError):
-                values = json.loads(line)
-                if values["step"] <= {"train": step, "val": val_step}.get(values["kind"], -1):
-                    kept.append(line + "\n")
-        self.metrics.close()
-        write_text(self.folder / METRICS, "".join(kept))
-        self.metrics = open(self.folder / METRICS, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
 
     def metric(self, **values: Any) -> None:
         """One JSON object a line."""
@@ -64,8 +85,6 @@ class NoLog(RunLog):
 
     def __exit__(self, *exception: object) -> None: ...
 
-    def keep_until(self, step: int, val_step: int) -> None: ...
-
     def metric(self, **values: Any) -> None: ...
 
     def line(self, text: str, quiet: bool = False) -> None: ...
@@ -86,14 +105,6 @@ def opening_lines(recipe: Recipe, seed: int, parameters: int, ranks: int) -> lis
     ]
 
 
-def training_curve(folder: Path | str) -> list[dict[str, Any]]:
-    """The parsed lines of a run's metrics.jsonl, in order; UserError if there is none."""
-    path = Path(folder) / METRICS
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; run the training stage first")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
-
-
 @dataclass(frozen=True)
 class TrainResult:
     """What training says about itself; weights and metrics are in the run folder."""
@@ -103,16 +114,10 @@ class TrainResult:
     parameters: int
     stopped_by: str
     seconds: dict[str, float]
-    """Wall time of all attempts by part (clock.PARTS), of which `train` alone is inside the cap."""
+    """Wall time of all attempts by part (PARTS), of which `train` alone is inside the cap."""
     earlier_seconds: float
     """How many of them belong to attempts before the one that came to the end."""
     resumed_at_steps: list[int]
     sensitivity_steps: int
     path: str
     """The line that says which device, dtype, graph and attention kernel ran."""
-
-
-def read_result(folder: Path | str) -> TrainResult:
-    """What a finished training wrote about itself; UserError if there is none."""
-    path = Path(folder) / TRAIN_RESULT
-    return build(TrainResult, read_json(path), str(path))

@@ -17,7 +17,7 @@ from pgolf_core.recipes import recipe
 from pgolf_core.text.tokenizer import TokenBytes, Tokenizer
 from pgolf_core.training.checkpoint import load_tensors
 from pgolf_core.training.loop import TrainData
-from pgolf_core.training.runlog import training_curve
+from pgolf_core.training.progress import training_curve
 
 VALUES: dict[str, dict[str, Any]] = {
     "model": {"vocab_size": 64, "num_layers": 3, "model_dim": 32, "num_heads": 2, "num_kv_heads": 1, "mlp_hidden": 64,

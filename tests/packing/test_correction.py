@@ -26,7 +26,7 @@ from pgolf_core.packing.steps import read_steps
 from pgolf_core.packing.unpack import unpack
 from pgolf_core.training.checkpoint import load_tensors, save_tensors
 from pgolf_core.training.loop import train
-from pgolf_core.training.runlog import training_curve
+from pgolf_core.training.progress import training_curve
 
 DAMPING = 0.01
 ON = {"correction": "hessian", "correction_tokens": 200}

@@ -10,7 +10,9 @@ import torch
 from pgolf_core.base.files import UserError
 from pgolf_core.base.names import CHECKPOINT
 from pgolf_core.base.parallel import ALONE, World
-from pgolf_core.training.checkpoint import Checkpoint, load_tensors, restore, save_tensors
+from pgolf_core.training.checkpoint import Checkpoint, keep_until, load_tensors, restore, save_tensors
+from pgolf_core.training.progress import training_curve
+from pgolf_core.training.runlog import RunLog
 
 MADE_OF = {"recipe": "r", "seed": 3, "data": "d"}
 
@@ -78,3 +80,17 @@ def test_a_checkpoint_is_due_when_the_last_is_older_than_the_cadence(tmp_path: P
     often, never = (Checkpoint(tmp_path, MADE_OF, seconds, ALONE) for seconds in (1e-9, 0.0))
     time.sleep(0.001)
     assert often.is_due() and not never.is_due() and not Checkpoint(tmp_path, MADE_OF, 60.0, ALONE).is_due()
+
+
+def test_what_will_be_done_again_is_dropped_and_so_are_cut_lines(tmp_path: Path) -> None:
+    with RunLog(tmp_path) as log:
+        for step in range(4):
+            log.metric(kind="val", step=step)
+            log.metric(kind="train", step=step + 1)
+        log.metric(kind="correction", step=4)
+        log.metrics.write('{"kind": "tra')
+        log.metrics.flush()
+        keep_until(log, step=3, val_step=1)
+        log.metric(kind="train", step=4)
+    kept = [(line["kind"], line["step"]) for line in training_curve(tmp_path)]
+    assert kept == [("val", 0), ("train", 1), ("val", 1), ("train", 2), ("train", 3), ("train", 4)]

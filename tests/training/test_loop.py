@@ -14,7 +14,7 @@ from pgolf_core.base.files import UserError
 from pgolf_core.base.parallel import World
 from pgolf_core.packing import correction
 from pgolf_core.training.loop import Trainer, train
-from pgolf_core.training.runlog import training_curve
+from pgolf_core.training.progress import training_curve
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ import pytest
 
 from pgolf_core.base.files import UserError, write_json
 from pgolf_core.base.names import TRAIN_LOG, TRAIN_RESULT
-from pgolf_core.training.runlog import NoLog, RunLog, TrainResult, read_result, training_curve
+from pgolf_core.training.progress import read_result, training_curve
+from pgolf_core.training.runlog import NoLog, RunLog, TrainResult
 
 
 def test_lines_are_appended_flushed_and_said_aloud_unless_quiet(tmp_path: Path) -> None:
@@ -23,25 +24,10 @@ def test_lines_are_appended_flushed_and_said_aloud_unless_quiet(tmp_path: Path) 
     assert training_curve(tmp_path / "run") == [{"kind": "train", "step": n, "loss": 0.5} for n in (1, 2)]
 
 
-def test_what_will_be_done_again_is_dropped_and_so_are_cut_lines(tmp_path: Path) -> None:
-    with RunLog(tmp_path) as log:
-        for step in range(4):
-            log.metric(kind="val", step=step)
-            log.metric(kind="train", step=step + 1)
-        log.metric(kind="correction", step=4)
-        log.metrics.write('{"kind": "tra')
-        log.metrics.flush()
-        log.keep_until(step=3, val_step=1)
-        log.metric(kind="train", step=4)
-    kept = [(line["kind"], line["step"]) for line in training_curve(tmp_path)]
-    assert kept == [("val", 0), ("train", 1), ("val", 1), ("train", 2), ("train", 3), ("train", 4)]
-
-
 def test_the_log_of_every_rank_but_the_first_writes_and_says_nothing(tmp_path: Path) -> None:
     with NoLog(tmp_path / "run", lambda text: pytest.fail(text)) as log:
         log.line("a")
         log.metric(step=1)
-        log.keep_until(1, 1)
     assert not (tmp_path / "run").exists()
 
 

@@ -31,8 +31,8 @@ from pgolf_core.base.names import TRAIN_LOG
 from pgolf_core.base.parallel import ALONE
 from pgolf_core.base.squeeze import shuffled, squeeze, unshuffled, unsqueeze
 from pgolf_core.lab.data.build import write_shard
+from pgolf_core.network.extras import coded_factors, leading_pairs
 from pgolf_core.network.grid import GRIDS, Grid, dequantise, fake_quantise, quantise_tensor
-from pgolf_core.network.low_rank import coded_factors, leading_pairs
 from pgolf_core.network.model import GPT, layer_order
 from pgolf_core.network.score import score
 from pgolf_core.packing import pack as pack_module

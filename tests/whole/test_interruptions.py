@@ -19,9 +19,9 @@ from pgolf_core.base.parallel import World
 from pgolf_core.network.score import score
 from pgolf_core.training import loop
 from pgolf_core.training.checkpoint import load_tensors
-from pgolf_core.training.clock import ATTEMPT, PARTS
 from pgolf_core.training.loop import LOOK_BACK_STEPS, Trainer, train
-from pgolf_core.training.runlog import training_curve
+from pgolf_core.training.progress import ATTEMPT, training_curve
+from pgolf_core.training.runlog import PARTS
 
 
 @pytest.fixture

@@ -238,7 +238,7 @@ def run_numbers(train: pd.DataFrame, parameters: int, corpus_tokens: int, clip_n
 
 
 def seconds_table(seconds: Mapping[str, float], notebook_seconds: float, earlier_seconds: float) -> pd.DataFrame:
-    """Where the wall time went, training's own ledger of all attempts (`clock.PARTS`); the last row is what this
+    """Where the wall time went, training's own ledger of all attempts (`runlog.PARTS`); the last row is what this
     notebook has spent outside training. `earlier_seconds` of the ledger were spent in other notebooks than this."""
     words = {
         "train": "training steps", "data": "reading shards", "warmup": "compilation and warm-up, rolled back",

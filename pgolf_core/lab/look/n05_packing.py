@@ -23,8 +23,8 @@ from pgolf_core.lab.look.n01_data import entropy_bits
 from pgolf_core.lab.look.n02_network import codes_of, on_grids, tensor_kind
 from pgolf_core.lab.report.figures import stored_and_scales
 from pgolf_core.network.choice import STEPS, grid_names_for
+from pgolf_core.network.extras import corrections_of
 from pgolf_core.network.grid import GRIDS, dequantise, grid_of, quantise_tensor
-from pgolf_core.network.low_rank import corrections_of
 from pgolf_core.network.model import parameter_shapes
 from pgolf_core.packing import allocation
 from pgolf_core.packing.correction import Hessians, all_in_turn, corrections

@@ -23,8 +23,8 @@ from pgolf_core.base.bits import allocate_bits
 from pgolf_core.base.grouping import is_sorted, kinds_of
 from pgolf_core.lab.export import code_bytes_of
 from pgolf_core.network.choice import STEPS, grid_names_for
+from pgolf_core.network.extras import LEFT, RIGHT
 from pgolf_core.network.grid import Grid, grid_of
-from pgolf_core.network.low_rank import LEFT, RIGHT
 from pgolf_core.network.model import parameter_shapes
 from pgolf_core.packing.sensitivity import MIN_ROWS
 from pgolf_core.recipes.recipe import Model, Recipe

@@ -35,7 +35,7 @@ from pgolf_core.lab.shared.settings import flatten, given_overrides
 from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.recipe import Recipe, from_dict, to_dict
 from pgolf_core.text.tokenizer import check_vocab, need_bos
-from pgolf_core.training import clock
+from pgolf_core.training import progress
 
 ATTEMPT = "stages/attempt.json"
 """When the stage that is being tried began; a stage that finishes takes it away. One that is still there speaks of an
@@ -301,11 +301,11 @@ def stage_file(run: Run, stage_name: str) -> Path:
 def begin_attempt(run: Run) -> float:
     """Note that a stage of the run begins now; returns now, by the clock that nobody sets (time.monotonic)."""
     note = run.folder / ATTEMPT
-    for one in (note, run.folder / clock.ATTEMPT):
+    for one in (note, run.folder / progress.ATTEMPT):
         _attempt(one)  # or it refuses, before anything is computed
-    patterns = ("notebooks/*.ipynb", "figures/*", *clock.SIGNS_OF_LIFE)
+    patterns = ("notebooks/*.ipynb", "figures/*", *progress.SIGNS_OF_LIFE)
     signs = [path for pattern in patterns for path in run.folder.glob(pattern)]
-    write_json(note, {"began": time.time(), "kept": 0.0, "lost": clock.lost_seconds(note, signs)})
+    write_json(note, {"began": time.time(), "kept": 0.0, "lost": progress.lost_seconds(note, signs)})
     return time.monotonic()
 
 

@@ -26,8 +26,8 @@ from pgolf_core.base.stop import PIPE
 from pgolf_core.lab.record.folder import Run
 from pgolf_core.lab.shared.places import RECIPE_FILE, child_environment, short_path
 from pgolf_core.lab.shared.progress import last_step
-from pgolf_core.training.clock import TrainProgress
-from pgolf_core.training.runlog import TrainResult, read_result
+from pgolf_core.training.progress import TrainProgress, read_result
+from pgolf_core.training.runlog import TrainResult
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure

@@ -41,7 +41,8 @@ from pgolf_core.text.shards import load_tokens
 from pgolf_core.text.tokenizer import TokenBytes, Tokenizer, check_vocab
 from pgolf_core.training.checkpoint import Checkpoint, load_tensors
 from pgolf_core.training.loop import TrainData, train
-from pgolf_core.training.runlog import TrainResult, read_result
+from pgolf_core.training.progress import read_result
+from pgolf_core.training.runlog import TrainResult
 
 ADAPTING = "adapting"
 """Folder of the checkpoint that an adaptation goes on from; gone once its result is written."""

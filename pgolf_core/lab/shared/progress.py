@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from pgolf_core.recipes.recipe import Recipe
-from pgolf_core.training.clock import TrainProgress, progress_at
+from pgolf_core.training.progress import TrainProgress, progress_at
 
 
 def _bar(enabled: bool, **look: Any) -> tqdm:

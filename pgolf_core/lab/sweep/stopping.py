@@ -12,7 +12,7 @@ from pgolf_core.base.files import UserError, read_json, write_json
 from pgolf_core.lab.compare.inference import compare_runs
 from pgolf_core.lab.compare.results import seed_folders
 from pgolf_core.lab.sweep.corrected import interval
-from pgolf_core.training.runlog import training_curve
+from pgolf_core.training.progress import training_curve
 
 STOPPED = "stopped.json"
 

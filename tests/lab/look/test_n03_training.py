@@ -15,10 +15,10 @@ from pgolf_core.network.model import parameter_shapes
 from pgolf_core.recipes import recipe
 from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.rules import CHOICES
-from pgolf_core.training.clock import PARTS
 from pgolf_core.training.loop import train
 from pgolf_core.training.optim import newton_schulz
-from pgolf_core.training.runlog import training_curve
+from pgolf_core.training.progress import training_curve
+from pgolf_core.training.runlog import PARTS
 
 WITH_VALUES = {"model": {"ve_dim": 8, "ve_layers": [1]}}
 RECIPES = {

@@ -16,7 +16,7 @@ from pgolf_core.base.files import UserError
 from pgolf_core.lab.record import launch
 from pgolf_core.lab.record.launch import processes_of, set_processes, torchrun_command, train_with_torchrun
 from pgolf_core.training.checkpoint import load_tensors
-from pgolf_core.training.runlog import training_curve
+from pgolf_core.training.progress import training_curve
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -8,7 +8,7 @@ import pytest
 from small import small_recipe
 
 from pgolf_core.lab.shared.progress import last_step, score_bar, training_bar
-from pgolf_core.training.clock import TrainProgress
+from pgolf_core.training.progress import TrainProgress
 
 
 @pytest.fixture(autouse=True)

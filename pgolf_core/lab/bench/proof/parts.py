@@ -47,8 +47,8 @@ from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.recipe import Recipe
 from pgolf_core.seed import run_seed
 from pgolf_core.training.checkpoint import load_tensors
-from pgolf_core.training.clock import TrainProgress
 from pgolf_core.training.loop import TrainData, train
+from pgolf_core.training.progress import TrainProgress
 
 RANKS = 8
 NOT_HERE = "not on this device"

@@ -1,4 +1,4 @@
-"""Where the seconds of a run go, and how far along it is."""
+"""How far along a run is, and what its earlier attempts lost."""
 
 import math
 import os
@@ -7,17 +7,18 @@ from types import SimpleNamespace
 import pytest
 from small import small_recipe
 
-from pgolf_core.training import clock
-from pgolf_core.training.clock import ATTEMPT, PARTS, SecondsLedger, lost_seconds, progress_at
+from pgolf_core.training import runlog
+from pgolf_core.training.progress import ATTEMPT, go_on, lost_seconds, progress_at
+from pgolf_core.training.runlog import PARTS, SecondsLedger
 
 
 def test_the_ledger_gives_the_rest_to_rest_and_counts_lost_seconds_over_several_kills(tmp_path, monkeypatch) -> None:
     now = SimpleNamespace(value=1000.0)
-    monkeypatch.setattr(clock, "time", SimpleNamespace(time=lambda: now.value, perf_counter=lambda: now.value))
+    monkeypatch.setattr(runlog, "time", SimpleNamespace(time=lambda: now.value, perf_counter=lambda: now.value))
 
     def attempt(saved: dict[str, float]) -> SecondsLedger:
         ledger = SecondsLedger()
-        ledger.go_on(saved, tmp_path)
+        go_on(ledger, saved, tmp_path)
         return ledger
 
     def lives_on_and_is_killed(seconds: float) -> None:
@@ -42,7 +43,7 @@ def test_the_ledger_gives_the_rest_to_rest_and_counts_lost_seconds_over_several_
 
 def test_an_attempt_without_any_sign_of_life_has_lost_nothing(tmp_path) -> None:
     assert lost_seconds(tmp_path / ATTEMPT, [], 0.0) == 0.0
-    SecondsLedger().go_on({}, tmp_path)
+    go_on(SecondsLedger(), {}, tmp_path)
     assert (tmp_path / ATTEMPT).exists() and lost_seconds(tmp_path / ATTEMPT, [tmp_path / "none"], 0.0) == 0.0
 
 

@@ -1,0 +1,44 @@
+"""The head's loss and its gradient in one pass over the logits, for training on CPUs (papers/machinery.md).
+
+Legend: N targets, C model width, V vocabulary.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LARGEST_CAP = 30.0
+"""Of the soft cap: exp of twice it, and the sum over any vocabulary, are far inside float32 and bfloat16."""
+
+
+class CappedLoss(torch.autograd.Function):
+    """Mean cross-entropy, in nats, of soft-capped logits cap tanh(z table^T / cap); linear in the incoming gradient.
+
+    z [N, C], table float32 [V, C], targets int64 [N]. Gradients for z, in its dtype, and for the table are computed
+    with the loss. With s = sigmoid(2 l / cap) of a logit l the loss is log sum exp(2 cap (s - s_target)), no exponent
+    of which can overflow, and its gradient is 4 s (1 - s) (p - 1 at the target). A row's sum is known after its last
+    logit, so 1 / sum goes to the rows of z and of its gradient, and no logit is looked at again. The target's part is
+    added apart, in float32: where p is near 1, p - 1 would be rounding.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, table: Tensor, targets: Tensor, cap: float) -> Tensor:
+        """The loss, 0-d float32."""
+        weight, places = table.to(z.dtype), targets[:, None]
+        s = torch.sigmoid(2 / cap * F.linear(z, weight).float())
+        s_target = s.gather(1, places)
+        powers = torch.exp(2 * cap * (s - s_target))
+        total = powers.sum(1, keepdim=True)
+        slopes = (powers * s * (1 - s)).to(z.dtype).scatter(1, places, 0)
+        share, of_target = 4 / len(z) / total, 4 / len(z) * s_target * (1 - s_target) * (1 / total - 1)
+        dz = share * (slopes @ weight).float() + of_target * weight[targets].float()
+        ctx.save_for_backward(dz, slopes.T @ (share * z.float()).to(z.dtype), targets, of_target * z.float())
+        return total.log().mean()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients for z and table."""
+        (by,), (dz, others, targets, at_targets) = gradients, ctx.saved_tensors
+        return (by * dz).to(others.dtype), (by * others.float()).index_add_(0, targets, by * at_targets), None, None
