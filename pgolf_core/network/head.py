@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+CHUNK_LOGITS = 2**21
+"""Logits that are held at a time, of as many targets as have so many: most of them stay in the caches."""
 LARGEST_CAP = 30.0
 """Of the soft cap: exp of twice it, and the sum over any vocabulary, are far inside float32 and bfloat16."""
 
@@ -26,19 +28,25 @@ class CappedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, table: Tensor, targets: Tensor, cap: float) -> Tensor:
         """The loss, 0-d float32."""
-        weight, places = table.to(z.dtype), targets[:, None]
-        s = torch.sigmoid(2 / cap * F.linear(z, weight).float())
-        s_target = s.gather(1, places)
-        powers = torch.exp(2 * cap * (s - s_target))
-        total = powers.sum(1, keepdim=True)
-        slopes = (powers * s * (1 - s)).to(z.dtype).scatter(1, places, 0)
-        share, of_target = 4 / len(z) / total, 4 / len(z) * s_target * (1 - s_target) * (1 / total - 1)
-        dz = share * (slopes @ weight).float() + of_target * weight[targets].float()
-        ctx.save_for_backward(dz, slopes.T @ (share * z.float()).to(z.dtype), targets, of_target * z.float())
-        return total.log().mean()
+        weight, rows, by = table.to(z.dtype), max(CHUNK_LOGITS // len(table), 1), 4 / len(z)
+        dtable, parts = torch.zeros(()), []
+        for some, wanted in zip(z.split(rows), targets.split(rows), strict=True):
+            places = wanted[:, None]
+            s = torch.sigmoid(2 / cap * F.linear(some, weight).float())
+            s_target = s.gather(1, places)
+            powers = torch.exp(2 * cap * (s - s_target))
+            total = powers.sum(1, keepdim=True)
+            slopes = (powers * s * (1 - s)).to(z.dtype).scatter(1, places, 0)
+            of_target = by * s_target * (1 - s_target) * (1 / total - 1)
+            dz = by / total * (slopes @ weight).float() + of_target * weight[wanted].float()
+            dtable = dtable + (slopes.T @ (by / total * some.float()).to(z.dtype)).float()
+            parts.append((total.log(), dz, of_target * some.float()))
+        losses, dz, at_targets = (torch.cat(part) for part in zip(*parts, strict=True))
+        ctx.save_for_backward(dz.to(z.dtype), dtable, targets, at_targets)
+        return losses.mean()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients for z and table."""
-        (by,), (dz, others, targets, at_targets) = gradients, ctx.saved_tensors
-        return (by * dz).to(others.dtype), (by * others.float()).index_add_(0, targets, by * at_targets), None, None
+        (by,), (dz, dtable, targets, at_targets) = gradients, ctx.saved_tensors
+        return (by * dz).to(dz.dtype), (by * dtable).index_add_(0, targets, by * at_targets), None, None

@@ -21,7 +21,8 @@ from pgolf_core.base.names import (
 )
 from pgolf_core.base.parallel import World
 from pgolf_core.packing.pack import Statistics
-from pgolf_core.training.runlog import RunLog
+from pgolf_core.training.progress import ATTEMPT, go_on
+from pgolf_core.training.runlog import RunLog, SecondsLedger
 
 
 def save_tensors(path: Path | str, tensors: dict[str, Tensor], about: dict[str, Any] | None = None) -> None:
@@ -78,6 +79,16 @@ class Checkpoint:
         self.made_of, self.every_seconds, self.world = made_of, every_seconds, world
         self.t_saved = time.perf_counter()
         self.saved_step = -1
+        self.onward = f"; the same command goes on from {self.path}"
+
+    def begin(self, ledger: SecondsLedger) -> None:
+        """Find a file that does not belong here before anything is done; count what earlier attempts took."""
+        go_on(ledger, (self.read_about() or {"seconds": {}})["seconds"], self.path.parent)
+
+    def end(self) -> None:
+        """Training is done: nothing is left to go on from."""
+        self.path.unlink(missing_ok=True)
+        (self.path.parent / ATTEMPT).unlink(missing_ok=True)
 
     def is_due(self) -> bool:
         """Whether the last one is older than the cadence."""

@@ -42,7 +42,7 @@ from pgolf_core.text.tokenizer import TokenBytes, check_vocab
 from pgolf_core.training.average import build_average
 from pgolf_core.training.checkpoint import Checkpoint, resume_trainer, save_trainer, write_weights
 from pgolf_core.training.optim import Optimizers, check_finite, clip_gradients, muon_momentum, rate_multiplier
-from pgolf_core.training.progress import ATTEMPT, TrainProgress, go_on, progress_at
+from pgolf_core.training.progress import TrainProgress, progress_at
 from pgolf_core.training.runlog import NoLog, RunLog, SecondsLedger, TrainResult, opening_lines
 
 LOOK_BACK_STEPS = 8
@@ -281,8 +281,7 @@ class Trainer:
         if self.world.first:
             (self.folder / TRAIN_RESULT).unlink(missing_ok=True)
             if self.checkpoint is not None:
-                about = self.checkpoint.read_about() or {"seconds": {}}
-                go_on(self.ledger, about["seconds"], self.folder)
+                self.checkpoint.begin(self.ledger)
 
     def _save_checkpoint(self) -> None:
         if self.checkpoint is not None:
@@ -313,7 +312,7 @@ class Trainer:
             raise KeyboardInterrupt("training stopped in its warm-up; the same command begins it again")
 
     def _stopped(self) -> KeyboardInterrupt:
-        onward = f"; the same command goes on from {self.checkpoint.path}" if self.checkpoint else ""
+        onward = self.checkpoint.onward if self.checkpoint else ""
         return KeyboardInterrupt(f"training stopped at step {self.step}{onward}")
 
     def _timing(self) -> str:
@@ -365,8 +364,7 @@ class Trainer:
         if self.world.first:  # only with its result written the training is done, and its checkpoint goes
             write_json(self.folder / TRAIN_RESULT, dataclasses.asdict(result))
             if self.checkpoint is not None:
-                self.checkpoint.path.unlink(missing_ok=True)
-                (self.folder / ATTEMPT).unlink(missing_ok=True)
+                self.checkpoint.end()
         return result
 
     def statistics(self) -> Statistics:
