@@ -107,14 +107,6 @@ class World:
                 dist.broadcast(whole, src=0)
                 tensor.copy_(whole)
 
-    def text_of_first(self, text: str) -> str:
-        """The first rank's text, on every rank."""
-        if self.size == 1:
-            return text
-        told = [text]
-        dist.broadcast_object_list(told, src=0, device=torch.device("cpu"))
-        return told[0]
-
 
 ALONE = World()
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHUNK_LOGITS = 2**21
-"""Logits that are held at a time, of as many targets as have so many: most of them stay in the caches."""
+CHUNKS = 8
+"""Logits are held of an eighth of the targets at a time: at `local`'s shape most of them stay in the caches."""
 LARGEST_CAP = 30.0
 """Of the soft cap: exp of twice it, and the sum over any vocabulary, are far inside float32 and bfloat16."""
 
@@ -28,9 +28,9 @@ class CappedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, table: Tensor, targets: Tensor, cap: float) -> Tensor:
         """The loss, 0-d float32."""
-        weight, rows, by = table.to(z.dtype), max(CHUNK_LOGITS // len(table), 1), 4 / len(z)
+        weight, by = table.to(z.dtype), 4 / len(z)
         dtable, parts = torch.zeros(()), []
-        for some, wanted in zip(z.split(rows), targets.split(rows), strict=True):
+        for some, wanted in zip(z.chunk(CHUNKS), targets.chunk(CHUNKS), strict=True):
             places = wanted[:, None]
             s = torch.sigmoid(2 / cap * F.linear(some, weight).float())
             s_target = s.gather(1, places)

@@ -20,6 +20,8 @@ from pgolf_core.network.head import LARGEST_CAP, CappedLoss
 from pgolf_core.recipes.recipe import Model
 
 BIGRAM_HASH = (36313, 27191)
+CACHED_TARGETS = 64
+"""Of so many targets the logits, in float32, stay in a CPU core's own caches while they become losses."""
 Documents = tuple[Tensor, int] | None
 """Where documents start in the flattened batch, and the longest one's tokens at most; None: each row is one."""
 
@@ -298,11 +300,14 @@ class GPT(nn.Module):
         With `segments` attention stays inside documents: where each starts in the flattened batch, and `longest`, as
         network.documents takes them; each row's start is one of them.
         """
-        z = self.normed(ids, first, segments, longest)
-        return self.capped(F.linear(z, self.tok_emb.weight.to(z.dtype)).float())
+        return self.read(self.head_input(ids, first, segments, longest), self.tok_emb.weight)
 
-    def normed(self, ids: Tensor, first: int = 0, segments: Tensor | None = None, longest: int = 0) -> Tensor:
-        """What the head reads, [B, T-first, C], of positions and documents as `logits` takes them."""
+    def read(self, z: Tensor, table: Tensor) -> Tensor:
+        """Soft-capped float32 logits [..., V] of normed rows z [..., C]."""
+        return self.capped(F.linear(z, table.to(z.dtype)).float())
+
+    def head_input(self, ids: Tensor, first: int = 0, segments: Tensor | None = None, longest: int = 0) -> Tensor:
+        """What the head reads, normed [B, T-first, C], of positions and documents as `logits` takes them."""
         x, _ = self.trunk(ids, documents=None if segments is None else (segments, longest), first=first)
         return rms_norm(x, self.config.norm_eps)
 
@@ -315,16 +320,19 @@ class GPT(nn.Module):
         self, ids: Tensor, targets: Tensor, first: int = 0, segments: Tensor | None = None, longest: int = 0
     ) -> Tensor:
         """Nats of each target from position `first` on, float32 [B, T-first]; targets [B, T-first]."""
-        logits = self.logits(ids, first, segments, longest)
-        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
+        z = self.head_input(ids, first, segments, longest).flatten(0, 1)
+        rows = CACHED_TARGETS if z.device.type == "cpu" else len(z)
+        table, parts = self.tok_emb.weight.to(z.dtype), zip(z.split(rows), targets.flatten().split(rows), strict=True)
+        losses = [F.cross_entropy(self.read(some, table), wanted, reduction="none") for some, wanted in parts]
+        return torch.cat(losses).view(targets.shape)
 
     def forward(self, ids: Tensor, targets: Tensor, segments: Tensor | None = None, longest: int = 0) -> Tensor:
         """Mean cross-entropy in nats (0-d float32) of targets [B, T]; documents as `logits` takes them."""
-        z, cap = self.normed(ids, 0, segments, longest), self.config.logit_softcap
-        if z.device.type == "cpu" and self.config.softcaps == "one" and cap <= LARGEST_CAP:
-            loss: Tensor = CappedLoss.apply(z.flatten(0, 1), self.tok_emb.weight, targets.flatten(), cap)
-            return loss
-        return self.token_losses(ids, targets, 0, segments, longest).mean()
+        if not in_one_pass(self.config, ids.device.type):
+            return F.cross_entropy(self.logits(ids, 0, segments, longest).flatten(0, 1), targets.flatten())
+        z = self.head_input(ids, 0, segments, longest).flatten(0, 1)
+        loss: Tensor = CappedLoss.apply(z, self.tok_emb.weight, targets.flatten(), self.config.logit_softcap)
+        return loss
 
     def set_fake_grids(self, grids: dict[str, Grid]) -> int:
         """Put each named weight's grid into the training forward pass (QAT); returns how many tensors it covers."""
@@ -334,6 +342,11 @@ class GPT(nn.Module):
                 module.grid = grids.get(f"{name}.weight")
                 covered += module.grid is not None
         return covered
+
+
+def in_one_pass(config: Model, device_type: str) -> bool:
+    """Whether a training loss computes its gradient in the same pass over the logits (network/head.py)."""
+    return device_type == "cpu" and config.softcaps == "one" and config.logit_softcap <= LARGEST_CAP
 
 
 def num_parameters(config: Model) -> int:

@@ -48,19 +48,6 @@ def load_tensors(path: Path | str, only_about: bool = False) -> tuple[dict[str, 
         raise UserError(f"{path} is not a readable safetensors file ({error}); delete it and train again") from None
 
 
-def write_weights(
-    folder: Path, step: int, raw: dict[str, Tensor], averaged: dict[str, Tensor], gathered: Statistics
-) -> None:
-    """What a finished training leaves for packing: both weight files, and what it gathered."""
-    save_tensors(folder / RAW_WEIGHTS, raw, {"step": step})
-    save_tensors(folder / AVERAGED_WEIGHTS, averaged, {"step": step})
-    told = {"mean_squared_gradient": gathered.mean_squares, "steps": gathered.steps, "weights": "live"}
-    write_json(folder / SENSITIVITY, told)
-    save_tensors(folder / GROUP_SENSITIVITY, gathered.sums, {"steps": gathered.steps})
-    if gathered.hessians is not None:
-        save_tensors(folder / HESSIANS, gathered.hessians.means, {"tokens": gathered.hessians.tokens})
-
-
 @torch.no_grad()
 def restore(live: dict[str, Tensor], saved: dict[str, Tensor], path: Path | str) -> None:
     """Copy saved tensors into live ones of the same names and shapes; UserError names the first that differs."""
@@ -68,6 +55,15 @@ def restore(live: dict[str, Tensor], saved: dict[str, Tensor], path: Path | str)
         if name not in live or name not in saved or live[name].shape != saved[name].shape:
             raise UserError(f"{path}: tensor '{name}' does not fit this recipe; delete the checkpoint or use --fresh")
         live[name].copy_(saved[name])
+
+
+def text_of_first(world: World, text: str) -> str:
+    """The first rank's text, on every rank."""
+    if world.size == 1:
+        return text
+    told = [text]
+    torch.distributed.broadcast_object_list(told, src=0, device=torch.device("cpu"))
+    return told[0]
 
 
 class Checkpoint:
@@ -128,7 +124,7 @@ class Checkpoint:
         """
         found = self.world.first and self.path.exists()
         tensors, about = load_tensors(self.path) if found else ({}, None)
-        about = json.loads(self.world.text_of_first(json.dumps(about)))
+        about = json.loads(text_of_first(self.world, json.dumps(about)))
         self.t_saved = time.perf_counter()
         if about is None:
             return None
@@ -150,12 +146,26 @@ def _state_of(trainer: Any) -> dict[str, Tensor]:
 
 def save_trainer(checkpoint: Checkpoint, trainer: Any) -> None:
     """Write all that `resume_trainer` needs."""
-    about = {
-        "step": trainer.step, "val_step": trainer.val_step, "position": trainer.stream.position,
-        "resumed_at": trainer.resumed_at, "qat_on": trainer.qat_on, "sensitivity_steps": trainer.meter.steps,
-        "looping": trainer.model.looping, "seconds": trainer.ledger.settled(),
-    }  # fmt: skip
-    checkpoint.save(_state_of(trainer), about)
+    with trainer.ledger.spend("checkpoints"):
+        about = {
+            "step": trainer.step, "val_step": trainer.val_step, "position": trainer.stream.position,
+            "resumed_at": trainer.resumed_at, "qat_on": trainer.qat_on, "sensitivity_steps": trainer.meter.steps,
+            "looping": trainer.model.looping, "seconds": trainer.ledger.settled(),
+        }  # fmt: skip
+        checkpoint.save(_state_of(trainer), about)
+
+
+def write_weights(trainer: Any, gathered: Statistics) -> None:
+    """What a finished training leaves for packing: both weight files, and what it gathered."""
+    folder, about = trainer.folder, {"step": trainer.step}
+    with trainer.ledger.spend("checkpoints"):
+        save_tensors(folder / RAW_WEIGHTS, trainer.named, about)
+        save_tensors(folder / AVERAGED_WEIGHTS, trainer.averaged, about)
+        told = {"mean_squared_gradient": gathered.mean_squares, "steps": gathered.steps, "weights": "live"}
+        write_json(folder / SENSITIVITY, told)
+        save_tensors(folder / GROUP_SENSITIVITY, gathered.sums, {"steps": gathered.steps})
+        if gathered.hessians is not None:
+            save_tensors(folder / HESSIANS, gathered.hessians.means, {"tokens": gathered.hessians.tokens})
 
 
 def keep_until(log: RunLog, step: int, val_step: int) -> None:
@@ -174,7 +184,8 @@ def keep_until(log: RunLog, step: int, val_step: int) -> None:
 
 def resume_trainer(checkpoint: Checkpoint, trainer: Any) -> None:
     """Go on from the checkpoint that the first rank finds, if any; its logs lose what will be done again."""
-    about = checkpoint.load(_state_of(trainer))
+    with trainer.ledger.spend("checkpoints"):
+        about = checkpoint.load(_state_of(trainer))
     if checkpoint.world.first:
         keep_until(trainer.log, *((about["step"], about["val_step"]) if about else (-1, -1)))
     if about is None:

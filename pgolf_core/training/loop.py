@@ -129,8 +129,7 @@ class Trainer:
                 self._warm_up()
             self.average = build_average(self.model, self.recipe.average)
             if self.checkpoint is not None:
-                with self.ledger.spend("checkpoints"):
-                    resume_trainer(self.checkpoint, self)
+                resume_trainer(self.checkpoint, self)
             self._loop()
             if self.gathering is not None:
                 self._gather(self.gathering)
@@ -285,8 +284,7 @@ class Trainer:
 
     def _save_checkpoint(self) -> None:
         if self.checkpoint is not None:
-            with self.ledger.spend("checkpoints"):
-                save_trainer(self.checkpoint, self)
+            save_trainer(self.checkpoint, self)
 
     def _save_if(self, asked: bool | float, due: bool | float) -> None:
         """After a step: save and leave if any rank was asked to, else save if the cadence says so."""
@@ -309,7 +307,7 @@ class Trainer:
         """In the warm-up: there is nothing to save yet, a checkpoint that is there stays."""
         (asked,) = self.world.largest(self.stop.asked())
         if asked:
-            raise KeyboardInterrupt("training stopped in its warm-up; the same command begins it again")
+            raise KeyboardInterrupt("training stopped in its warm-up")
 
     def _stopped(self) -> KeyboardInterrupt:
         onward = self.checkpoint.onward if self.checkpoint else ""
@@ -343,9 +341,7 @@ class Trainer:
         with self.ledger.spend("averaging"):
             self.averaged = self.average.result(self.model)
         if self.world.first and self.checkpoint is not None:
-            gathered = self.statistics()
-            with self.ledger.spend("checkpoints"):
-                write_weights(self.folder, self.step, dict(self.named), self.averaged, gathered)
+            write_weights(self, self.statistics())
         result = TrainResult(
             steps=self.step,
             tokens=self.step * self.recipe.data.batch_tokens,

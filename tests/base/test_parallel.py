@@ -24,7 +24,7 @@ from pgolf_core.recipes.recipe import Recipe
 from pgolf_core.text.batches import micro_batches, open_stream
 from pgolf_core.text.shards import load_tokens, step_batch
 from pgolf_core.training.average import build_average
-from pgolf_core.training.checkpoint import load_tensors
+from pgolf_core.training.checkpoint import load_tensors, text_of_first
 from pgolf_core.training.loop import Trainer
 from pgolf_core.training.optim import Optimizers, clip_gradients, muon_momentum, newton_schulz
 
@@ -64,7 +64,7 @@ def exchange(world: World, lacks: str = "") -> None:
     assert all((tensor == (size - 1) / 2 + index).all() for index, tensor in enumerate(tensors))
     assert world.largest(float(rank), -rank, rank == 1) == (size - 1, 0.0, 1.0)
     world.meet()
-    assert world.text_of_first(f"é from {rank}") == "é from 0" and world.text_of_first("") == ""
+    assert text_of_first(world, f"é from {rank}") == "é from 0" and text_of_first(world, "") == ""
     copied = [torch.full((3,), float(rank)), torch.tensor(rank), torch.full((2, 3), float(rank)).T]
     world.copy_first_(copied)
     assert not any(tensor.any() for tensor in copied)
@@ -93,7 +93,7 @@ def test_alone_nothing_is_copied_joined_or_changed(monkeypatch) -> None:
     for change in (world.mean_, world.copy_first_):
         change([tensor])
     world.fill_(tensor)
-    assert tensor.isnan().all() and world.largest(*values) == values and world.text_of_first("a") == "a"
+    assert tensor.isnan().all() and world.largest(*values) == values and text_of_first(world, "a") == "a"
     finish = world.shared_out(lambda stack: stack, tensor)
     assert finish() is tensor
     parallel.leave(world)  # alone it does nothing

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from small import small_recipe
 from torch import Tensor
 
+from pgolf_core.network import head
 from pgolf_core.network.head import LARGEST_CAP, CappedLoss
 from pgolf_core.network.model import GPT, build_model
 
@@ -31,9 +32,11 @@ def inputs(scale: float, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Te
     return torch.randn(50, 16, generator=random).to(dtype), table, torch.randint(37, (50,), generator=random)
 
 
+@pytest.mark.parametrize("chunks", [1, 8, 50])
 @pytest.mark.parametrize("cap", [2.0, 15.0, LARGEST_CAP])
 @pytest.mark.parametrize("scale", [0.0, 0.1, 3.0, 300.0])
-def test_loss_and_gradients_are_those_of_float64(cap: float, scale: float) -> None:
+def test_loss_and_gradients_are_those_of_float64(cap: float, scale: float, chunks: int, monkeypatch) -> None:
+    monkeypatch.setattr(head, "CHUNKS", chunks)
     z, table, targets = inputs(scale)
     found = answers(CappedLoss.apply, z, table, targets, cap, by=0.25)
     wanted = answers(plain, z.double(), table.double(), targets, cap, by=0.25)

@@ -19,7 +19,8 @@ from pgolf_core.base.device import autocast_dtype, why_not_compile
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.compare.records import Published
 from pgolf_core.network.attention import kernel_name
-from pgolf_core.network.model import layer_order, parameter_shapes
+from pgolf_core.network.head import CHUNKS
+from pgolf_core.network.model import in_one_pass, layer_order, parameter_shapes
 from pgolf_core.recipes.recipe import Model, Recipe
 from pgolf_core.training.optim import parameter_groups
 
@@ -40,11 +41,13 @@ class Execution:
     bfloat16: bool
     blocked: bool
     """Attention in query blocks, which keeps its weights; fused kernels keep one number a query and head."""
+    one_pass: bool = False
+    """The head's gradient is computed with its loss (network/head.py), as on CPUs."""
 
     def __str__(self) -> str:
         attention = "attention in query blocks" if self.blocked else "fused attention"
         how, dtype = "compiled" if self.compiled else "eager", "bfloat16" if self.bfloat16 else "float32"
-        return f"{how}, {dtype}, {attention}"
+        return f"{how}, {dtype}, {attention}" + (", head in one pass" if self.one_pass else "")
 
 
 def assumed_execution(recipe: Recipe) -> Execution:
@@ -55,7 +58,9 @@ def assumed_execution(recipe: Recipe) -> Execution:
     cpu = torch.device("cpu")
     bfloat16 = autocast_dtype(cpu, schedule.autocast) is torch.bfloat16
     compiled = schedule.compile == "auto" and not why_not_compile(cpu)
-    return Execution(compiled, bfloat16, kernel_name("cpu", bfloat16) == "query blocks")
+    return Execution(
+        compiled, bfloat16, kernel_name("cpu", bfloat16) == "query blocks", in_one_pass(recipe.model, "cpu")
+    )
 
 
 def ranks_of(recipe: Recipe, ranks: int | None) -> int:
@@ -136,16 +141,24 @@ def matrix_passes(model: Model) -> tuple[dict[str, int], dict[str, int]]:
     return sizes, {name: times[".".join(name.split(".")[:2])] or 1 for name in sizes}
 
 
-def head_bytes_per_token(model: Model, how: Execution) -> tuple[int, int]:
+def head_bytes(model: Model, how: Execution, tokens: int) -> tuple[int, int]:
     """(kept for the backward pass, needed besides while the loss's gradient is formed): V logits a token.
 
     Compiled, the logits are kept as they come and one float32 gradient is formed; eager, the soft-capped logits and
     their log-softmax are kept, and as much again is formed; with two caps also the logits before, caps and their signs.
+    In one pass the table's gradient is kept, with a float32 row for each target or, compiled, one number; logits are
+    held a chunk at a time. Eager, the table's gradient stands twice in float32 and once in bfloat16 as it is added up.
     """
-    vocab = model.vocab_size
+    vocab, size = model.vocab_size, 2 if how.bfloat16 else 4
+    if how.one_pass:
+        table = model.vocab_size * model.model_dim
+        logits = math.ceil(tokens / CHUNKS) * vocab
+        kept = 4 * (1 if how.compiled else model.model_dim) * tokens
+        kept += (4 - 2 * how.bfloat16) * table  # in place of the bfloat16 copy that the head's product keeps
+        return kept, 2 * size * logits if how.compiled else (16 + 2 * size) * logits + 12 * table
     if how.compiled:
-        return (2 if how.bfloat16 else 4) * vocab + 8, 4 * vocab
-    return (25 if model.softcaps == "two" else 8) * vocab, 8 * vocab
+        return (size * vocab + 8) * tokens, 4 * vocab * tokens
+    return (25 if model.softcaps == "two" else 8) * vocab * tokens, 8 * vocab * tokens
 
 
 def weight_copy_bytes(recipe: Recipe, how: Execution) -> int:
@@ -168,7 +181,7 @@ def memory_parts(recipe: Recipe, ranks: int) -> dict[str, tuple[int, str]]:
         counts[group.optimizer] += sum(math.prod(shapes[name]) for name in group.parameters)
     weights, average = 4 * counts.total(), recipe.average.kind
     tokens = micro_batch(recipe, ranks)[0] * recipe.data.seq_len
-    kept, head = kept_bytes_per_token(model, recipe.data.seq_len, how), sum(head_bytes_per_token(model, how))
+    kept, head = kept_bytes_per_token(model, recipe.data.seq_len, how), sum(head_bytes(model, how, tokens))
     copies = weight_copy_bytes(recipe, how)
     fake = "matrices fake-quantised in float32" if copies else "none in float32 without QAT"
     return {
@@ -178,7 +191,7 @@ def memory_parts(recipe: Recipe, ranks: int) -> dict[str, tuple[int, str]]:
         "average": (0 if average == "none" else weights, f"float32, average.kind = {average}"),
         "weight copies": (copies, "matrices in bfloat16, kept for the backward pass" if how.bfloat16 else fake),
         "activations": (math.ceil(kept * tokens), f"{kept / 1000:,.1f} kB a token of the micro-batch; {how}"),
-        "logits": (head * tokens, f"{head / 1000:,.1f} kB a token, gradient included"),
+        "logits": (head, f"{head / tokens / 1000:,.1f} kB a token, gradient included"),
     }
 
 

@@ -32,6 +32,7 @@ from pgolf_core.recipes.recipe import Recipe
 from pgolf_core.text.shards import prove, shard_tokens
 from pgolf_core.text.sidecar import split_bytes
 from pgolf_core.text.tokenizer import Tokenizer, need_bos
+from pgolf_core.training.checkpoint import text_of_first
 from pgolf_core.training.loop import TrainData, train
 
 LOCK = ".training.lock"
@@ -111,7 +112,7 @@ def identify(train_paths: Sequence[Path], val_paths: Sequence[Path], tokenizer: 
 def _check_agreement(world: World, fingerprint: str, options: argparse.Namespace) -> None:
     """UserError on every rank if one's host was given another recipe, seed or dataset than the first rank's."""
     mine = {"recipe": fingerprint, "seed": options.seed, "dataset (--data-sha256)": options.data_sha256}
-    theirs = json.loads(world.text_of_first(json.dumps(mine)))
+    theirs = json.loads(text_of_first(world, json.dumps(mine)))
     other = [
         f"{key} is {value} here and {theirs[key]} at rank 0" for key, value in mine.items() if value != theirs[key]
     ]
