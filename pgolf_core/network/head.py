@@ -1,4 +1,4 @@
-"""The head's loss and its gradient in one pass over the logits, for training on CPUs (papers/machinery.md).
+"""The head's loss and its gradient in one pass over the logits, for compiled training on CPUs (papers/techniques).
 
 Legend: N targets, C model width, V vocabulary.
 """
@@ -11,8 +11,6 @@ from torch import Tensor
 
 CHUNKS = 8
 """Logits are held of an eighth of the targets at a time: at `local`'s shape most of them stay in the caches."""
-LARGEST_CAP = 30.0
-"""Of the soft cap: exp of twice it, and the sum over any vocabulary, are far inside float32 and bfloat16."""
 
 
 class CappedLoss(torch.autograd.Function):

@@ -16,12 +16,10 @@ from pgolf_core.network.attention import causal_attention, exclude_self, later, 
 from pgolf_core.network.documents import document_attention
 from pgolf_core.network.gates import add_gates, gated_heads, in_lanes, signed_caps, smear_window
 from pgolf_core.network.grid import Grid, fake_quantise
-from pgolf_core.network.head import LARGEST_CAP, CappedLoss
+from pgolf_core.network.head import CappedLoss
 from pgolf_core.recipes.recipe import Model
 
 BIGRAM_HASH = (36313, 27191)
-CACHED_TARGETS = 64
-"""Of so many targets the logits, in float32, stay in a CPU core's own caches while they become losses."""
 Documents = tuple[Tensor, int] | None
 """Where documents start in the flattened batch, and the longest one's tokens at most; None: each row is one."""
 
@@ -321,14 +319,14 @@ class GPT(nn.Module):
     ) -> Tensor:
         """Nats of each target from position `first` on, float32 [B, T-first]; targets [B, T-first]."""
         z = self.head_input(ids, first, segments, longest).flatten(0, 1)
-        rows = CACHED_TARGETS if z.device.type == "cpu" else len(z)
+        rows = 64 if z.device.type == "cpu" else len(z)  # float32 logits that stay in a core's own caches
         table, parts = self.tok_emb.weight.to(z.dtype), zip(z.split(rows), targets.flatten().split(rows), strict=True)
         losses = [F.cross_entropy(self.read(some, table), wanted, reduction="none") for some, wanted in parts]
         return torch.cat(losses).view(targets.shape)
 
     def forward(self, ids: Tensor, targets: Tensor, segments: Tensor | None = None, longest: int = 0) -> Tensor:
         """Mean cross-entropy in nats (0-d float32) of targets [B, T]; documents as `logits` takes them."""
-        if not in_one_pass(self.config, ids.device.type):
+        if not (torch.compiler.is_compiling() and in_one_pass(self.config, ids.device.type)):
             return F.cross_entropy(self.logits(ids, 0, segments, longest).flatten(0, 1), targets.flatten())
         z = self.head_input(ids, 0, segments, longest).flatten(0, 1)
         loss: Tensor = CappedLoss.apply(z, self.tok_emb.weight, targets.flatten(), self.config.logit_softcap)
@@ -345,8 +343,11 @@ class GPT(nn.Module):
 
 
 def in_one_pass(config: Model, device_type: str) -> bool:
-    """Whether a training loss computes its gradient in the same pass over the logits (network/head.py)."""
-    return device_type == "cpu" and config.softcaps == "one" and config.logit_softcap <= LARGEST_CAP
+    """Whether a compiled training loss computes its gradient in the same pass over the logits (network/head.py).
+
+    Up to a cap of 30 exp of twice it, and the sum over any vocabulary, are far inside float32 and bfloat16.
+    """
+    return device_type == "cpu" and config.softcaps == "one" and config.logit_softcap <= 30
 
 
 def num_parameters(config: Model) -> int:

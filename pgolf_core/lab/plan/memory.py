@@ -42,7 +42,7 @@ class Execution:
     blocked: bool
     """Attention in query blocks, which keeps its weights; fused kernels keep one number a query and head."""
     one_pass: bool = False
-    """The head's gradient is computed with its loss (network/head.py), as on CPUs."""
+    """The head's gradient is computed with its loss (network/head.py): compiled on CPUs."""
 
     def __str__(self) -> str:
         attention = "attention in query blocks" if self.blocked else "fused attention"
@@ -59,7 +59,10 @@ def assumed_execution(recipe: Recipe) -> Execution:
     bfloat16 = autocast_dtype(cpu, schedule.autocast) is torch.bfloat16
     compiled = schedule.compile == "auto" and not why_not_compile(cpu)
     return Execution(
-        compiled, bfloat16, kernel_name("cpu", bfloat16) == "query blocks", in_one_pass(recipe.model, "cpu")
+        compiled,
+        bfloat16,
+        kernel_name("cpu", bfloat16) == "query blocks",
+        compiled and in_one_pass(recipe.model, "cpu"),
     )
 
 
@@ -146,16 +149,14 @@ def head_bytes(model: Model, how: Execution, tokens: int) -> tuple[int, int]:
 
     Compiled, the logits are kept as they come and one float32 gradient is formed; eager, the soft-capped logits and
     their log-softmax are kept, and as much again is formed; with two caps also the logits before, caps and their signs.
-    In one pass the table's gradient is kept, with a float32 row for each target or, compiled, one number; logits are
-    held a chunk at a time. Eager, the table's gradient stands twice in float32 and once in bfloat16 as it is added up.
+    In one pass the table's gradient is kept, with one number for each target; logits are held a chunk at a time.
     """
     vocab, size = model.vocab_size, 2 if how.bfloat16 else 4
     if how.one_pass:
         table = model.vocab_size * model.model_dim
         logits = math.ceil(tokens / CHUNKS) * vocab
-        kept = 4 * (1 if how.compiled else model.model_dim) * tokens
-        kept += (4 - 2 * how.bfloat16) * table  # in place of the bfloat16 copy that the head's product keeps
-        return kept, 2 * size * logits if how.compiled else (16 + 2 * size) * logits + 12 * table
+        kept = 4 * tokens + (4 - 2 * how.bfloat16) * table  # in place of the copy that the head's product keeps
+        return kept, 2 * size * logits
     if how.compiled:
         return (size * vocab + 8) * tokens, 4 * vocab * tokens
     return (25 if model.softcaps == "two" else 8) * vocab * tokens, 8 * vocab * tokens
