@@ -75,11 +75,15 @@ class Checkpoint:
         self.made_of, self.every_seconds, self.world = made_of, every_seconds, world
         self.t_saved = time.perf_counter()
         self.saved_step = -1
-        self.onward = f"; the same command goes on from {self.path}"
 
     def begin(self, ledger: SecondsLedger) -> None:
         """Find a file that does not belong here before anything is done; count what earlier attempts took."""
         go_on(ledger, (self.read_about() or {"seconds": {}})["seconds"], self.path.parent)
+
+    @property
+    def onward(self) -> str:
+        """What the same command does after a stop, for its message."""
+        return f"; the same command {f'goes on from {self.path}' if self.path.exists() else 'begins it again'}"
 
     def end(self) -> None:
         """Training is done: nothing is left to go on from."""

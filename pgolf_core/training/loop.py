@@ -128,7 +128,7 @@ class Trainer:
             with self.ledger.spend("warmup"):
                 self._warm_up()
             self.average = build_average(self.model, self.recipe.average)
-            if self.checkpoint is not None:
+            if self.checkpoint:
                 resume_trainer(self.checkpoint, self)
             self._loop()
             if self.gathering is not None:
@@ -153,7 +153,7 @@ class Trainer:
                 return
             t_start, before = time.perf_counter(), seconds["train"]
             record = self._step()
-            now, is_due = time.perf_counter(), self.checkpoint is not None and self.checkpoint.is_due()
+            now, is_due = time.perf_counter(), bool(self.checkpoint and self.checkpoint.is_due())
             clock = before + (now - t_start) + meeting
             seconds["train"], asked, due = self.world.largest(clock, self.stop.asked(), is_due)
             meeting = time.perf_counter() - now  # belongs to training too: counted with the next step
@@ -279,18 +279,18 @@ class Trainer:
         """Find a checkpoint that does not belong here before anything is done; count what earlier attempts took."""
         if self.world.first:
             (self.folder / TRAIN_RESULT).unlink(missing_ok=True)
-            if self.checkpoint is not None:
+            if self.checkpoint:
                 self.checkpoint.begin(self.ledger)
 
     def _save_checkpoint(self) -> None:
-        if self.checkpoint is not None:
+        if self.checkpoint:
             save_trainer(self.checkpoint, self)
 
     def _save_if(self, asked: bool | float, due: bool | float) -> None:
         """After a step: save and leave if any rank was asked to, else save if the cadence says so."""
         if asked or (self.world.size == 1 and self.stop.asked()):  # alone, a signal in the last moment counts at once
             self._save_checkpoint()
-            raise self._stopped()
+            raise self._stopped(f"at step {self.step}")
         if due:
             self._save_checkpoint()
             with self.ledger.spend("checkpoints"):
@@ -301,17 +301,17 @@ class Trainer:
         if self.stop.asked() and self.world.first and self.checkpoint and self.checkpoint.saved_step != self.step:
             self._save_checkpoint()
         if self.stop.asked() and self.world.size == 1:
-            raise self._stopped()
+            raise self._stopped(f"at step {self.step}")
 
     def _leave_if_asked(self) -> None:
         """In the warm-up: there is nothing to save yet, a checkpoint that is there stays."""
         (asked,) = self.world.largest(self.stop.asked())
         if asked:
-            raise KeyboardInterrupt("training stopped in its warm-up")
+            raise self._stopped("in its warm-up")
 
-    def _stopped(self) -> KeyboardInterrupt:
+    def _stopped(self, where: str) -> KeyboardInterrupt:
         onward = self.checkpoint.onward if self.checkpoint else ""
-        return KeyboardInterrupt(f"training stopped at step {self.step}{onward}")
+        return KeyboardInterrupt(f"training stopped {where}{onward}")
 
     def _timing(self) -> str:
         milliseconds = self.ledger.seconds["train"] * 1000
@@ -340,7 +340,7 @@ class Trainer:
             self.log.line(memory)
         with self.ledger.spend("averaging"):
             self.averaged = self.average.result(self.model)
-        if self.world.first and self.checkpoint is not None:
+        if self.world.first and self.checkpoint:
             write_weights(self, self.statistics())
         result = TrainResult(
             steps=self.step,
@@ -359,7 +359,7 @@ class Trainer:
             self.log.line(f"over_the_cap: train_time:{trained * 1000:.0f}ms cap:{cap * 1000:.0f}ms does not count")
         if self.world.first:  # only with its result written the training is done, and its checkpoint goes
             write_json(self.folder / TRAIN_RESULT, dataclasses.asdict(result))
-            if self.checkpoint is not None:
+            if self.checkpoint:
                 self.checkpoint.end()
         return result
 
