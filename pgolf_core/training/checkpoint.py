@@ -82,8 +82,9 @@ class Checkpoint:
 
     @property
     def onward(self) -> str:
-        """What the same command does after a stop, for its message."""
-        return f"; the same command {f'goes on from {self.path}' if self.path.exists() else 'begins it again'}"
+        """What the same command does after a stop, for its message; other ranks' hosts need not see the file."""
+        is_there = self.saved_step >= 0 or self.path.exists()
+        return f"; the same command {f'goes on from {self.path}' if is_there else 'begins it again'}"
 
     def end(self) -> None:
         """Training is done: nothing is left to go on from."""
