@@ -19,8 +19,8 @@ from typing import Any
 from tqdm import tqdm
 
 from pgolf_core.base.files import UserError, explain_os_errors, sha256_file, told_by
-from pgolf_core.base.names import MANIFEST
 from pgolf_core.lab.data.survey import SPLITS, TOKENIZER_FILE
+from pgolf_core.lab.shared.places import MANIFEST
 from pgolf_core.lab.shared.tables import some
 from pgolf_core.lab.shared.usage import note
 from pgolf_core.text.shards import NEEDS_SIDECAR, is_sidecar

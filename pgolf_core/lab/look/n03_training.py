@@ -69,6 +69,7 @@ def probe_gradients(
     matrices = {name: p for members in optimizers.muon.shapes.values() for name, p in members.items()}
     stream = open_stream(data, train_paths, settings.model.vocab_size, seed)
     losses, silent = [], []
+    torch.manual_seed(seed)  # for what table_dropout draws
     for step in range(PROBE_STEPS + 1):
         losses.append(0.0)
         for batch in micro_batches(*step_batch(stream, data), data):

@@ -12,6 +12,7 @@ import torch
 from pgolf_core.base.files import UserError, sha256_file
 from pgolf_core.base.names import ADAPT_TRACE, METRICS, SCORES, SEED_RESULT, TRAIN_LOG
 from pgolf_core.base.strict import build
+from pgolf_core.lab.compare.results import SCORE_LABELS
 from pgolf_core.lab.export import code_bytes_of
 from pgolf_core.lab.shared import places
 from pgolf_core.lab.shared.places import AVERAGING_FILE, ENV_FILE, LEDGER_FILE, RECIPE_FILE, core_sha256
@@ -35,7 +36,7 @@ from pgolf_core.packing.format import PREAMBLE
 from pgolf_core.packing.ledger import Ledger
 from pgolf_core.packing.unpack import load_model, read_header
 from pgolf_core.recipes.recipe import Recipe, recorded
-from pgolf_core.result import SCORE_NAMES, Result
+from pgolf_core.result import Result
 
 HASHES = ("recipe", "data", "core")
 LOGS, MAX_STAGES = (TRAIN_LOG, METRICS), 100
@@ -326,7 +327,7 @@ def _parts(value: Any, place: str) -> dict[str, Any]:
 def _result_implies(seed: Seed) -> str:
     """Every score of result.json implies the bytes of its targets, the stream's first."""
     result, evidence = seed.result, []
-    for kind in (*SCORE_NAMES, *(["adapted"] if result.adapted_bpb is not None else [])):
+    for kind in (*SCORE_LABELS, *(["adapted"] if result.adapted_bpb is not None else [])):
         pair = {key: getattr(result, f"{kind}_{key}") for key in ("loss", "bpb")}
         targets = result.raw_targets if kind in ("raw", "averaged") else result.val_targets
         evidence.append(seed.text.implied(kind, pair, targets))
