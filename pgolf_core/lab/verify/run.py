@@ -156,8 +156,7 @@ def _logs(seed: Seed) -> str:
 
 def _closing_lines(log: Log, result: Result) -> None:
     """Sizes, scores and scoring time at the end of train.log, where they are there, are the result's."""
-    said = {name.replace("model", "artifact"): values[-1] for name, values in log.sizes.items() if values}
-    hold_equal(result, TRAIN_LOG, **said)
+    hold_equal(result, TRAIN_LOG, **{name.replace("model", "artifact"): size for name, size in log.last_sizes.items()})
     for label, *texts in log.finals:
         for key, text in zip(("loss", "bpb"), texts, strict=True):
             kind = next((kind for kind in ("sliding", "adapted") if kind in label), "roundtrip")

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+import zstandard
+
 from pgolf_core.lab.verify.evidence.checks import Broken, CannotCheck, hold, quietly
 
 MAX_UNPACKED = 2**21
@@ -229,7 +231,7 @@ def decompressed(payload: bytes) -> bytes:
         lambda: zlib.decompressobj(47).decompress(payload, MAX_UNPACKED + 1),
         lambda: zlib.decompressobj(-15).decompress(payload, MAX_UNPACKED + 1),
         lambda: bz2.BZ2Decompressor().decompress(payload, MAX_UNPACKED + 1),
-        lambda: _zstd(payload),
+        lambda: zstandard.ZstdDecompressor(max_window_size=2**23).stream_reader(payload).read(MAX_UNPACKED + 1),
         lambda: _brotli(payload),
         lambda: lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=raw).decompress(payload, MAX_UNPACKED + 1),
     )
@@ -245,13 +247,6 @@ def decompressed(payload: bytes) -> bytes:
 def _is_text(payload: bytes) -> bool:
     """Whether it may be a script, or one more literal layer; a wrong decompressor gives noise, if anything."""
     return b"\0" not in payload[:4096] and quietly(lambda: payload.decode("utf-8")) is not None
-
-
-def _zstd(payload: bytes) -> bytes:
-    import zstandard
-
-    with zstandard.ZstdDecompressor(max_window_size=2**23).stream_reader(payload) as reader:
-        return reader.read(MAX_UNPACKED + 1)
 
 
 def _brotli(payload: bytes) -> bytes:
