@@ -224,14 +224,12 @@ class Submission(Reviewed):
         What is not for the record has none, by submission.json or by the folder's path.
         """
         claims = quietly(lambda: self.claims) or {}
-        said = [str(claims.get("track") or ""), *self.folder.resolve().parts[::-1]]
-        if _NO_RECORD.search(said[0]):
+        track, parts = str(claims.get("track") or ""), self.folder.resolve().parts[::-1]
+        place = next((part for part in parts if _NO_RECORD.search(part) or _TIMED.search(part)), "")
+        if _NO_RECORD.search(track) or _NO_RECORD.search(place):
             return ""
-        place = next((part for part in said[1:] if _NO_RECORD.search(part) or _TIMED.search(part)), "")
-        if _NO_RECORD.search(place):
-            return ""
-        named = [text for text in (said[0], place) if _TIMED.search(text)]
-        return named[0] if named else "" if "16mb" in said[0].lower() else None
+        named = [text for text in (track, place) if _TIMED.search(text)]
+        return named[0] if named else "" if "16mb" in track.lower() else None
 
     @once
     def seed_claims(self) -> dict[int, dict[str, Any]]:
