@@ -17,8 +17,9 @@ from pgolf_core.lab.verify.evidence.text import implied_bytes
 from pgolf_core.lab.verify.reading.claims import Judged
 from pgolf_core.lab.verify.reading.folder import claimed
 from pgolf_core.lab.verify.reading.logs import Epoch, Log
+from pgolf_core.lab.verify.reading.numbers import last_digit, read_number, same_number
 from pgolf_core.lab.verify.reading.reviewed import scored_once
-from pgolf_core.lab.verify.reading.untrusted import last_digit, read_number, read_text, same_number
+from pgolf_core.lab.verify.reading.untrusted import read_text
 
 OF_ONE_RUN = re.compile(
     r"seed|run_?id|log|path|file|dir|rank|device|time_?stamp|date|host|port|pid|wandb|name|prefix|commit|sha|resume|"

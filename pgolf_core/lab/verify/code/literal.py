@@ -5,7 +5,7 @@ from pgolf_core.lab.shared.tables import some
 from pgolf_core.lab.verify.evidence.checks import hold, quietly, require
 from pgolf_core.lab.verify.reading.claims import Judged
 from pgolf_core.lab.verify.reading.folder import KEYS, claimed
-from pgolf_core.lab.verify.reading.untrusted import is_number
+from pgolf_core.lab.verify.reading.numbers import is_number
 from pgolf_core.recipes.recipe import TRACK_CAP_BYTES
 
 OF_THE_FILE = ("bytes_model", "bytes_model_int6_zstd", "model_bytes")

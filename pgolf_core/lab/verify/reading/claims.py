@@ -16,16 +16,8 @@ from pgolf_core.lab.verify.evidence.checks import hold, once, quietly, require
 from pgolf_core.lab.verify.evidence.score import OTHER_MACHINE, TOLERANCE
 from pgolf_core.lab.verify.reading.folder import KEYS, Submission, claimed, every_claim, quoted
 from pgolf_core.lab.verify.reading.logs import BEFORE, SLIDING, Log, Score
-from pgolf_core.lab.verify.reading.untrusted import (
-    agrees,
-    is_number,
-    is_score,
-    near,
-    number,
-    read_number,
-    same_number,
-    written,
-)
+from pgolf_core.lab.verify.reading.numbers import agrees, is_number, is_score, near, read_number, same_number, written
+from pgolf_core.lab.verify.reading.untrusted import number
 
 UNNAMED = -1
 """The seed of a log that names none, where no log names one."""

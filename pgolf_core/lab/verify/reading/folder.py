@@ -21,17 +21,9 @@ from pgolf_core.lab.verify.evidence.checks import CannotCheck, hold, needed, onc
 from pgolf_core.lab.verify.evidence.score import computing_path, judge_score
 from pgolf_core.lab.verify.evidence.text import TEXT_OF_TRACK, Way
 from pgolf_core.lab.verify.reading.logs import Log, read_log
+from pgolf_core.lab.verify.reading.numbers import is_number, is_score, read_number, written
 from pgolf_core.lab.verify.reading.reviewed import Reviewed, header_of
-from pgolf_core.lab.verify.reading.untrusted import (
-    is_number,
-    is_score,
-    json_object,
-    list_files,
-    number,
-    read_number,
-    read_text,
-    written,
-)
+from pgolf_core.lab.verify.reading.untrusted import json_object, list_files, number, read_text
 from pgolf_core.recipes.recipe import TRACK_CAP_BYTES, Recipe, from_dict
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pgolf_core.lab.verify.evidence.checks import hold
-from pgolf_core.lab.verify.reading.untrusted import agrees, read_number, read_text
+from pgolf_core.lab.verify.reading.numbers import agrees, read_number
+from pgolf_core.lab.verify.reading.untrusted import read_text
 
 MAX_LINES, MAX_EVENTS = 300_000, 100_000
 ALWAYS_LOGGED = 10

@@ -12,7 +12,7 @@ from pgolf_core.lab.shared.places import SUBMISSION_FILE
 from pgolf_core.lab.shared.tables import some
 from pgolf_core.lab.verify.evidence.checks import hold, require
 from pgolf_core.lab.verify.reading.claims import ANEW, CLAIMED, LOGGED, Fact, Judged, agreeing, every_text, spreads
-from pgolf_core.lab.verify.reading.untrusted import agrees, is_number, last_digit, read_number
+from pgolf_core.lab.verify.reading.numbers import agrees, is_number, last_digit, read_number
 
 COLUMNS = (
     ("", r"delta|Δ|gain|\bvs\b|diff|improv|baseline|sota|prior|merged|previous|target"),
