@@ -71,7 +71,7 @@ def fetch_fineweb(request: FinewebRequest, cache_dir: Path | str | None = None, 
     target = datasets_root(cache_dir) / name
     dataset = load_dataset(target) if target.is_dir() else None
     local = LocalHub(request.source) if request.source else None
-    if dataset and _is_asked_for(dataset, request) and (not local or not local.files()):
+    if dataset and _is_asked_for(dataset, request) and (not local or not local.files):
         return dataset
     with locked(target.parent, name, wait_seconds=0):
         hub = local or HuggingFaceHub(request.repository, request.revision)

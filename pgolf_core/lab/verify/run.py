@@ -15,21 +15,14 @@ from pgolf_core.base.strict import build
 from pgolf_core.lab.compare.results import SCORE_LABELS
 from pgolf_core.lab.export import code_bytes_of
 from pgolf_core.lab.shared import places
-from pgolf_core.lab.shared.places import AVERAGING_FILE, ENV_FILE, LEDGER_FILE, RECIPE_FILE, core_sha256
+from pgolf_core.lab.shared.places import AVERAGING_FILE, ENV_FILE, LEDGER_FILE, RECIPE_FILE, TRAINING, core_sha256
 from pgolf_core.lab.verify.evidence.adapting import adapt_checks
 from pgolf_core.lab.verify.evidence.checks import CannotCheck, Row, hold, judge_all, require
 from pgolf_core.lab.verify.evidence.score import How
 from pgolf_core.lab.verify.reading.logs import Log, agreed_steps, read_log
-from pgolf_core.lab.verify.reading.reviewed import (
-    BUDGET_SECONDS,
-    MODEL_CHECKS,
-    TEXT_CHECKS,
-    TRAINING,
-    Artifact,
-    Seed,
-    header_of,
-)  # fmt: skip
-from pgolf_core.lab.verify.reading.untrusted import agrees, is_number, json_lines, json_object, number, read_text
+from pgolf_core.lab.verify.reading.numbers import agrees, is_number
+from pgolf_core.lab.verify.reading.reviewed import BUDGET_SECONDS, MODEL_CHECKS, TEXT_CHECKS, Artifact, Seed, header_of
+from pgolf_core.lab.verify.reading.untrusted import json_lines, json_object, number, read_text
 from pgolf_core.network.choice import STEPS, grid_names_for
 from pgolf_core.network.model import parameter_shapes
 from pgolf_core.packing.format import PREAMBLE
@@ -157,8 +150,7 @@ def _logs(seed: Seed) -> str:
 
 def _closing_lines(log: Log, result: Result) -> None:
     """Sizes, scores and scoring time at the end of train.log, where they are there, are the result's."""
-    said = {name.replace("model", "artifact"): values[-1] for name, values in log.sizes.items() if values}
-    hold_equal(result, TRAIN_LOG, **said)
+    hold_equal(result, TRAIN_LOG, **{name.replace("model", "artifact"): size for name, size in log.last_sizes.items()})
     for label, *texts in log.finals:
         for key, text in zip(("loss", "bpb"), texts, strict=True):
             kind = next((kind for kind in ("sliding", "adapted") if kind in label), "roundtrip")

@@ -8,16 +8,8 @@ from reviewing import DAMAGE, holding, judged, spoil
 
 from pgolf_core.lab.verify.evidence.checks import Broken, CannotCheck
 from pgolf_core.lab.verify.reading import untrusted
-from pgolf_core.lab.verify.reading.untrusted import (
-    agrees,
-    is_number,
-    is_own_run,
-    is_score,
-    list_files,
-    near,
-    same_number,
-    written,
-)
+from pgolf_core.lab.verify.reading.numbers import agrees, is_number, is_score, near, same_number, written
+from pgolf_core.lab.verify.reading.untrusted import is_own_run, list_files
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
