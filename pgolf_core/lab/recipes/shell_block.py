@@ -25,8 +25,8 @@ _WRAPPERS = {*_EXPORTS, "env", "time", "nohup", "exec", "sudo", "$", ">", "do", 
 _DROPS = re.compile(r"(?<!\S)(env (.* )?(-i|--ignore-environment|-)(?!\S)|sudo(?!.* (-E|--preserve-env)))")
 """Wrappers, joined by spaces, that keep from a program what is set before them."""
 _LAUNCHERS = re.compile(r"(torchrun|srun|mpirun|mpiexec|deepspeed|accelerate)\Z")
-_RUNNERS = {"timeout", "nice", "ionice", "stdbuf", "setsid", "numactl", "taskset", "uv", "uvx", "poetry", "pixi", "hatch",
-            "pdm", "conda", "mamba", "micromamba", "apptainer", "singularity", "nsys", "ncu", "systemd-run"}  # fmt: skip
+_RUNNERS = {"timeout", "nice", "ionice", "stdbuf", "setsid", "numactl", "taskset", "uv", "poetry", "pixi", "pdm",
+            "conda", "mamba", "micromamba", "apptainer", "singularity", "nsys", "ncu"}  # fmt: skip
 """Programs that start the one named after their own words, with what is set before them."""
 _TRAINS = re.compile(r"(.*/)?train\w*\.py\Z|torch\.distributed\.\w+\Z")
 _KNOWN = {name for script in SCRIPTS.values() for name in (*script.reads, *script.idle, *script.only)}

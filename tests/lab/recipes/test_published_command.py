@@ -319,7 +319,7 @@ def test_other_commands_of_a_block_are_left_out_and_named(block, left_out):
         ("pr315", "NUM_LAYERS = 9 torchrun train_gpt.py", "NUM_LAYERS in 'NUM_LAYERS = 9"),
         ("pr315", "export NUM_LAYERS=9; unset NUM_LAYERS; torchrun train_gpt.py", "NUM_LAYERS in 'unset"),
         ("pr315", "env -u NUM_LAYERS torchrun train_gpt.py", "NUM_LAYERS in 'env -u"),
-        ("pr315", "export NUM_LAYERS=9\nenv -i ITERATIONS=3 torchrun train_gpt.py", "NUM_LAYERS does not reach the program"),
+        ("pr315", "export NUM_LAYERS=9\nenv -i WARMUP_STEPS=3 torchrun train_gpt.py", "NUM_LAYERS does not reach"),
         ("pr315", "NUM_LAYERS=9 sudo torchrun train_gpt.py", "through 'sudo'; write it after that"),
         ("pr315", "cat train_gpt.py", "'cat' is not NAME=value"),
         ("pr315", "echo NUM_LAYERS=9 torchrun train_gpt.py", "'echo' is not NAME=value"),
