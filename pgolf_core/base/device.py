@@ -2,12 +2,8 @@
 
 import contextlib
 import ctypes
-import importlib.util
-import os
-import shutil
-import sysconfig
+import functools
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 
@@ -75,16 +71,13 @@ def compute_dtype(x: torch.Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
 
 
+@functools.cache
 def why_not_compile(device: torch.device) -> str:
-    """Empty if torch.compile can work on this machine, else the reason in a few words."""
-    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
-        return "Triton not installed"
-    triton = (os.environ.get("CC"), "gcc", "clang")  # it compiles the code that launches its kernels
-    compilers = triton if device.type == "cuda" else torch._inductor.config.cpp.cxx
-    if not any(name and shutil.which(name) for name in compilers):
-        return f"no {'C' if device.type == 'cuda' else 'C++'} compiler found"
-    if not (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
-        return "Python's C headers not found"
+    """Empty if torch.compile works on this machine, which is tried, else torch's reason."""
+    try:
+        torch.compile(lambda x: x + 1)(torch.ones(1, device=device))
+    except Exception as error:
+        return " ".join(str(error).split())[:99]
     return ""
 
 

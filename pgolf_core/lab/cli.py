@@ -9,6 +9,7 @@ import argparse
 import importlib
 import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -91,11 +92,22 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     while TAKES_OPTIONS in words[:-1]:  # argparse takes a value with leading dashes for an option of its own
         place = words.index(TAKES_OPTIONS)
         words[place : place + 2] = [f"{TAKES_OPTIONS}={words[place + 1]}"]
+    if called != "lab":
+        _refuse_empty(words, parser)
     options, further = parser.parse_known_args(words)
     if further and called != "lab":
         parser.error(f"unrecognized arguments: {' '.join(further)}")
     options.further = further
     return options
+
+
+def _refuse_empty(words: Sequence[str], parser: argparse.ArgumentParser) -> None:
+    """UsageError for a value that is empty, as of a variable that is not set: the default would be taken in silence."""
+    for before, word in zip(["", *words], words, strict=False):
+        empty = word[:-1] if re.fullmatch(r"--[a-z-]+=", word) and word != f"{TAKES_OPTIONS}=" else ""
+        if empty or not word.strip():
+            what = empty or (before if before.startswith("--") else "an argument")
+            parser.error(f"{what} is empty; give it a value, or leave it out")
 
 
 if __name__ == "__main__":

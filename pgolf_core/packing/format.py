@@ -25,7 +25,7 @@ from typing import Any
 
 from pgolf_core.base.files import Refused, canonical_json
 from pgolf_core.network.choice import PACKABLE
-from pgolf_core.recipes.recipe import Model
+from pgolf_core.recipes.recipe import MAX_ELEMENTS, Model, least_elements
 
 MAGIC = b"\x89PGOLF\r\n"
 """Eight bytes that no text file begins with and that any newline conversion spoils, as in PNG."""
@@ -37,8 +37,6 @@ STREAMS_OF = {
     RECORD_VERSION: (*STEPS_STREAMS[:3], "factors", "order"),
 }  # fmt: skip
 """By version, in the order of the file."""
-MAX_ELEMENTS = 2**27
-"""Weights in one artifact: one bit each fills the 16 MB track. It bounds what a hostile header can make us allocate."""
 _MATRICES_PER_LAYER = 6
 _NAME = re.compile(r"[A-Za-z0-9_.]{1,200}")
 
@@ -82,18 +80,9 @@ def check_tensors(tensors: Any, model: Model) -> None:
     elements = sum(math.prod(shape) for _, _, shape in tensors)
     if elements > MAX_ELEMENTS:
         raise Refused(f"{elements} weights are more than the {MAX_ELEMENTS} that an artifact may hold")
-    least = _least_elements(model)
+    least = least_elements(model)
     if elements < least or len(tensors) < _MATRICES_PER_LAYER * model.num_layers:
         raise Refused(
             f"a model of {model.num_layers} layers with at least {least} weights does not come out of"
             f" {len(tensors)} tensors with {elements}"
         )
-
-
-def _least_elements(model: Model) -> int:
-    """Weights in the model's matrices: a lower bound of all its weights, and of the memory that building it takes."""
-    width, kv_width = model.model_dim, model.model_dim // model.num_heads * model.num_kv_heads
-    layer = 2 * width * width + 2 * width * kv_width + 2 * width * model.mlp_hidden
-    bigram = model.bigram_rows and model.bigram_dim * (model.bigram_rows + width)
-    value_embedding = model.ve_dim * (model.vocab_size + kv_width)
-    return model.vocab_size * width + model.num_layers * layer + bigram + value_embedding

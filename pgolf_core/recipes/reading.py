@@ -54,9 +54,11 @@ def _read_chain(name: str, folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     while True:
         path = _path_of(name, folder)
         if not path.is_file():
+            by = f"{chain[-1][0].name}: extends: " if chain else ""
             if name.endswith(".toml"):
-                raise UserError(f"{name} does not exist; name a recipe's file, or one of ours (`pgolf recipes`)")
-            raise UserError(f"unknown recipe '{name}'; known: {', '.join(available_recipes(folder))}")
+                fault = "is a folder" if path.is_dir() else "does not exist"
+                raise UserError(f"{by}{name} {fault}; name a recipe's file, or one of ours (`pgolf recipes`)")
+            raise UserError(f"{by}unknown recipe '{name}'; known: {', '.join(available_recipes(folder))}")
         if name in names:
             raise UserError(f"{path.name}: extends itself through {' -> '.join((*names, name))}; break the circle")
         try:

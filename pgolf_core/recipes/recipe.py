@@ -26,6 +26,8 @@ LATER_KEYS = frozenset((
 LATER_BEGINNINGS = ("lora_", "phase", "tilt", "mix", "low_rank", "attn_gate", "loop_", "gate", "clip_")
 """Keys and sections (and beginnings of keys) that came after runs were recorded: at their defaults they enter no
 fingerprint and no artifact's header, so that what was recorded stays what it was."""
+MAX_ELEMENTS = 2**27
+"""Weights in one artifact: one bit each fills the 16 MB track. It bounds what a hostile header can make us allocate."""
 RULES: list[Callable[[Any], Iterable[str]]] = []
 """What `from_dict` holds a recipe against: `recipes.rules` puts itself here. A script does without: its recipe was
 checked when the script was made."""
@@ -341,6 +343,15 @@ class Recipe:
         if self.quant.correction == "off":  # as before there were these keys, for the same reason
             values["quant"] = {k: value for k, value in values["quant"].items() if not k.startswith("correction")}
         return sha256_bytes(canonical_json(values).encode())
+
+
+def least_elements(model: Model) -> int:
+    """Weights in the model's matrices: a lower bound of all its weights, and of the memory that building it takes."""
+    width, kv_width = model.model_dim, model.model_dim // model.num_heads * model.num_kv_heads
+    layer = 2 * width * width + 2 * width * kv_width + 2 * width * model.mlp_hidden
+    bigram = model.bigram_rows and model.bigram_dim * (model.bigram_rows + width)
+    value_embedding = model.ve_dim * (model.vocab_size + kv_width)
+    return model.vocab_size * width + model.num_layers * layer + bigram + value_embedding
 
 
 def to_dict(part: Any) -> dict[str, Any]:

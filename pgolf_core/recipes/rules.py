@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from operator import attrgetter
 
-from pgolf_core.recipes.recipe import GRID_NAMES, RULES, TRACK_CAP_BYTES, Model, Recipe
+from pgolf_core.recipes.recipe import GRID_NAMES, MAX_ELEMENTS, RULES, TRACK_CAP_BYTES, Model, Recipe, least_elements
 
 QAT_ONLY_GRIDS = ("int6_fake_pr194", "int6_fake_pr534")
 """Grids that training may use and an artifact cannot hold."""
@@ -141,6 +141,8 @@ def _impossible_networks(model: Model) -> Iterator[str]:
                                  ("attn_gate = sparse", model.attn_gate == "sparse")) if on]  # fmt: skip
     if gated and model.gate_window > model.model_dim:
         yield f"model.{gated[0]} reads model.gate_window = {model.gate_window} of only {model.model_dim} channels"
+    if (weights := least_elements(model)) > MAX_ELEMENTS:
+        yield f"model has {weights:,} weights or more, and a file holds {MAX_ELEMENTS:,} at most; make it smaller"
     if model.bigram_rows == 1:
         yield "model.bigram_rows = 1 leaves no row for a pair; use 0 (off) or at least 2"
     if bool(model.ve_dim) != bool(model.ve_layers):

@@ -58,13 +58,13 @@ class Tokenizer:
     def __init__(self, model_path: Path | str):
         self.path = Path(model_path)
         if not self.path.is_file():
-            raise UserError(f"tokenizer {self.path} does not exist; prepare its dataset again")
+            raise UserError(f"tokenizer {self.path} does not exist; prepare its dataset again, or name a .model file")
         try:
             payload = self.path.read_bytes()
         except OSError as error:
             raise UserError(f"cannot read tokenizer {self.path}: {error.strerror}") from None
         instead = told_by(self.path) or "is not a SentencePiece model"
-        foreign = UserError(f"{self.path} {instead}; prepare its dataset again")
+        foreign = UserError(f"{self.path} {instead}; prepare its dataset again, or name a .model file")
         if not payload:
             raise foreign
         try:

@@ -80,17 +80,18 @@ def test_a_batch_goes_to_cuda_from_pinned_memory_without_a_wait_and_stays_as_it_
     assert machine.to_device(real, CPU) is real
 
 
-@pytest.mark.parametrize(
-    ("triton", "tools", "why"),
-    [(True, ("gcc",), ""), (True, ("clang",), ""), (True, (), "no C compiler found"),
-     (False, ("gcc",), "Triton not installed")],
-)  # fmt: skip
-def test_compiling_for_cuda_needs_triton_and_a_c_compiler(monkeypatch, triton: bool, tools: tuple, why: str) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: triton or None)
-    monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}" if name in tools else None)
-    monkeypatch.setattr("pathlib.Path.is_file", lambda _: True)
-    monkeypatch.delenv("CC", raising=False)
-    assert machine.why_not_compile(CUDA) == why
+@pytest.mark.parametrize("device", [CPU, CUDA])
+@pytest.mark.parametrize("said", ["", "no working\n  compiler", "x" * 500])
+def test_whether_torch_compiles_is_tried_once_a_device_and_a_failure_is_a_few_words(monkeypatch, device, said) -> None:
+    graph, ones = Mock(side_effect=RuntimeError(said) if said else None), Mock()
+    monkeypatch.setattr(torch, "compile", lambda _: graph)
+    monkeypatch.setattr(torch, "ones", ones)
+    machine.why_not_compile.cache_clear()
+    try:
+        assert machine.why_not_compile(device) == machine.why_not_compile(device) == " ".join(said.split())[:99]
+        ones.assert_called_once_with(1, device=device)
+    finally:
+        machine.why_not_compile.cache_clear()
 
 
 def test_one_line_names_gpu_dtype_graph_and_kernel(monkeypatch) -> None:

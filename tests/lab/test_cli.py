@@ -28,6 +28,11 @@ ROOT = Path(__file__).resolve().parents[2]
     (["recipes", "--from-command", "NUM_LAYERS=9", "--script", "pr315", "--out", "a"], "a recipe's file ends in .toml"),
     (["plan", "local-smoke", "--nproc", "0"], "'0' is not a whole number of at least 1"),
     (["submission", "runs/x"], "required: --name, --author, --github-id"),
+    (["record", "local-smoke", "--data", ""], "--data is empty; give it a value, or leave it out"),
+    (["data", "list", "--cache="], "--cache is empty"),
+    (["compare", "pr315", "--against", " "], "--against is empty"),
+    (["verify", ""], "an argument is empty"),
+    (["record", "local-smoke", "--slurm", "", "--seeds", ""], "--seeds is empty"),
 ])  # fmt: skip
 def test_wrong_usage_is_one_line_with_status_2(capsys, arguments, message):
     assert cli.main(arguments) == 2

@@ -206,6 +206,10 @@ HOSTILE: dict[str, dict[str, list[Edit]]] = {  # kind of file: what the refusal 
         "malformed": [in_header(tensors={"a": 1}), lambda h, s: h["tensors"][0].pop()],
         "does not come out of": [
             lambda h, s: h["tensors"].pop(), in_header(tensors=[]),
+            lambda h, s: h["model"].update(ve_dim=2**10, ve_layers=[0]),
+            *in_model(num_layers=10**3, vocab_size=2**20, model_dim=2**9, bigram_rows=2**20),
+        ],
+        "a file holds 134,217,728 at most": [
             lambda h, s: h["model"].update(ve_dim=2**40, ve_layers=[0]),
             *in_model(num_layers=10**6, vocab_size=2**50, model_dim=2**40, bigram_rows=2**40),
         ],

@@ -31,13 +31,16 @@ def test_a_recipe_in_a_folder_of_its_own_may_extend_one_of_ours_and_begin_with_a
     [
         ('extends = "b"\n', r"a\.toml: extends itself through a -> b -> a"),
         ("extends = 3\n", r"a\.toml: extends must be a recipe's name, not 3"),
-        ('extends = "nowhere/own.toml"\n', r"nowhere/own\.toml does not exist; name a recipe's file"),
-        ('extends = "pr999"\n', r"unknown recipe 'pr999'; known: .*pr315"),
+        ('extends = "nowhere/own.toml"\n', r"a\.toml: extends: nowhere/own\.toml does not exist; name a recipe's file"),
+        ('extends = "/folder.toml"\n', r"/folder\.toml is a folder; name a recipe's file"),
+        ('extends = ""\n', r"a\.toml: extends: unknown recipe ''; known: "),
+        ('extends = "pr999"\n', r"a\.toml: extends: unknown recipe 'pr999'; known: .*pr315"),
         ("title = \n", r"a\.toml: not valid TOML"),
     ],
 )
 def test_a_file_that_cannot_be_followed_is_refused_by_name(tmp_path: Path, text: str, words: str) -> None:
-    (tmp_path / "a.toml").write_text(text)
+    (tmp_path / "a.toml").write_text(text.replace("/folder", str(tmp_path / "folder")))
+    (tmp_path / "folder.toml").mkdir()
     (tmp_path / "b.toml").write_text('extends = "a"\n')
     with pytest.raises(UserError, match=words):
         load_recipe("a", folder=tmp_path)

@@ -17,6 +17,8 @@ from pgolf_core.recipes.rules import AT_LEAST, CHOICES, GRADIENTS_BELOW, IN_UNIT
         ({"track": "marathon"}, "track = 'marathon'; allowed: 10min_16mb, local"),
         ({"model": {"smear": "sideways"}}, "model.smear = 'sideways'; allowed: before, after, window, off"),
         ({"model": {"num_layers": 0}}, "must be at least 1"),
+        ({"model": {"num_layers": 10**9}}, "a file holds 134,217,728 at most; make it smaller"),
+        ({"model": {"model_dim": 2**50}}, "weights or more, and a file holds 134,217,728 at most"),
         ({"average": {"ema_decay": 1.5}}, "must lie in [0, 1]"),
         ({"model": {"num_heads": 7}}, "must divide model.model_dim"),
         ({"model": {"num_kv_heads": 3}}, "must divide model.num_heads"),

@@ -10,6 +10,7 @@ import torch
 from small import assert_same_bits, column, interrupt_at, small_data, small_recipe, weights_of
 
 from pgolf_core.base import names
+from pgolf_core.base.device import why_not_compile
 from pgolf_core.base.files import UserError
 from pgolf_core.base.parallel import World
 from pgolf_core.packing import correction
@@ -225,10 +226,16 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(tmp_path, 
     assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
 
 
-def test_without_a_compiler_training_runs_eagerly_and_says_so(data, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("shutil.which", lambda name: None)
-    result = train(small_recipe(schedule={"compile": "auto"}), 0, data, tmp_path)
-    assert "graph: eager (no C++ compiler found)" in result.path and result.path in log_of(tmp_path).splitlines()
+@pytest.mark.parametrize("compiler", ["false", "/nowhere/g++"])
+def test_with_a_compiler_that_does_not_work_training_runs_eagerly_and_says_so(
+    data, tmp_path: Path, compiler: str
+) -> None:
+    why_not_compile.cache_clear()
+    with torch._inductor.config.patch({"cpp.cxx": (compiler,)}):
+        result = train(small_recipe(schedule={"compile": "auto"}), 0, data, tmp_path)
+    why_not_compile.cache_clear()
+    why = "graph: eager (InvalidCxxCompiler: No working C++ compiler found"
+    assert why in result.path and result.path in log_of(tmp_path).splitlines()
 
 
 @pytest.mark.slow  # a C++ compiler at work

@@ -95,11 +95,13 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Prepare or list, and print; returns the exit status."""
-    from pgolf_core.lab.data.dataset import prepared_datasets
+    from pgolf_core.lab.data.dataset import datasets_root, prepared_datasets
 
     how: dict[str, Any] = {"cache_dir": place(options.cache) or None, "progress": sys.stderr.isatty()}
     if options.corpus == "list":
         datasets = prepared_datasets(how["cache_dir"], note)
+        if not datasets:
+            note(f"looked in {datasets_root(how['cache_dir'])} (PGOLF_CACHE or --cache)")
     elif options.corpus == "sotu":
         from pgolf_core.lab.data.sotu import prepare_sotu
 

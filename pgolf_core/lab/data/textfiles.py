@@ -90,6 +90,7 @@ class Faults:
         self.places: dict[str, list[str]] = {}
         self.counts: Counter[str] = Counter()
         self.fields = ""
+        """Those that hold texts, where the one that was asked for has none."""
 
     def add(self, kind: str, place: str) -> None:
         """Count one more."""
@@ -277,7 +278,7 @@ def _value(value: Any, field: str, faults: Faults) -> str | Fault:
         return found
     if field in value and value[field] is None:
         return Fault("without text")
-    faults.fields = faults.fields or ", ".join((_texts_in(value) or list(value))[:8]) or "none"
+    faults.fields = faults.fields or ", ".join(_texts_in(value)[:8])
     return Fault(f"with no text in '{field}'" if field in value else f"without a field '{field}'")
 
 
@@ -303,7 +304,7 @@ def _read_lines(file: InputFile, field: str, cut: str, faults: Faults) -> Read:
 
 
 def _read_json(file: InputFile, field: str, cut: str, faults: Faults) -> Read:
-    """An array of texts or objects, an object that holds one such array, one object, or lines of JSON after all."""
+    """An array of texts or objects, an object that holds one such array, one object, columns, or lines after all."""
     with _opened(file) as source:
         payload = source.read().removeprefix(BYTE_ORDER_MARK)
     try:
@@ -315,7 +316,9 @@ def _read_json(file: InputFile, field: str, cut: str, faults: Faults) -> Read:
         return
     if isinstance(values, dict):
         arrays = [value for value in values.values() if isinstance(value, list)]
-        if field not in values:
+        if isinstance(values.get(field), list):
+            values = values[field]
+        elif field not in values:
             values = arrays[0] if len(arrays) == 1 else values
         elif any(isinstance(one, dict) and field in one for array in arrays for one in array):
             raise UserError(f"{file.path} has a '{field}' and an array of them too; keep one of the two")

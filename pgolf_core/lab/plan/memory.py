@@ -9,13 +9,14 @@ its key/value heads by hand.
 """
 
 import math
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
-from pgolf_core.base.device import autocast_dtype, why_not_compile
+from pgolf_core.base.device import autocast_dtype
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.compare.records import Published
 from pgolf_core.network.attention import kernel_name
@@ -51,13 +52,16 @@ class Execution:
 
 
 def assumed_execution(recipe: Recipe) -> Execution:
-    """On the record track a CUDA device with bfloat16 and a compiler, on any other this machine's CPU."""
+    """On the record track a CUDA device with bfloat16 and a compiler, on any other this machine's CPU.
+
+    A compiler that is there is believed to work: to try it takes longer than all of a plan.
+    """
     schedule = recipe.schedule
     if recipe.track == RECORD_TRACK:
         return Execution(schedule.compile == "auto", schedule.autocast == "auto", blocked=False)
     cpu = torch.device("cpu")
     bfloat16 = autocast_dtype(cpu, schedule.autocast) is torch.bfloat16
-    compiled = schedule.compile == "auto" and not why_not_compile(cpu)
+    compiled = schedule.compile == "auto" and any(map(shutil.which, filter(None, torch._inductor.config.cpp.cxx)))
     return Execution(
         compiled,
         bfloat16,

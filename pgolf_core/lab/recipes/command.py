@@ -55,8 +55,6 @@ def _recipe_from_command(options: argparse.Namespace) -> int:
 
     if not options.script or options.recipe:
         raise UsageError(f"--from-command needs --script ({', '.join(SCRIPTS)}) and no recipe's name")
-    if not options.from_command.strip():
-        raise UsageError("--from-command is empty; give the command, as 'NUM_LAYERS=11 torchrun train_gpt.py'")
     out = Path(os.path.expanduser(options.out)) if options.out else None
     if out and out.suffix != ".toml":
         raise UsageError(f"--out {out}: a recipe's file ends in .toml")

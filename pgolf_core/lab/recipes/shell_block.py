@@ -22,7 +22,12 @@ OF_LIBRARIES = re.compile(
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _EXPORTS = {"export", "declare", "typeset", "readonly", "set"}
 _WRAPPERS = {*_EXPORTS, "env", "time", "nohup", "exec", "sudo", "$", ">", "do", "then", "{"}
-_LAUNCHERS = re.compile(r"(torchrun|srun|accelerate)\Z")
+_DROPS = re.compile(r"(?<!\S)(env (.* )?(-i|--ignore-environment|-)(?!\S)|sudo(?!.* (-E|--preserve-env)))")
+"""Wrappers, joined by spaces, that keep from a program what is set before them."""
+_LAUNCHERS = re.compile(r"(torchrun|srun|mpirun|mpiexec|deepspeed|accelerate)\Z")
+_RUNNERS = {"timeout", "nice", "ionice", "stdbuf", "setsid", "numactl", "taskset", "uv", "poetry", "pixi", "pdm",
+            "conda", "mamba", "micromamba", "apptainer", "singularity", "nsys", "ncu"}  # fmt: skip
+"""Programs that start the one named after their own words, with what is set before them."""
 _TRAINS = re.compile(r"(.*/)?train\w*\.py\Z|torch\.distributed\.\w+\Z")
 _KNOWN = {name for script in SCRIPTS.values() for name in (*script.reads, *script.idle, *script.only)}
 _SHELL = re.compile(
@@ -71,7 +76,7 @@ def read_block(text: str) -> Block:
                 _set(set_before, name, value)
             continue
         _refuse_unread_names(words, command)
-        launched = bool(_LAUNCHERS.match(PurePath(words[0]).name)) or any(map(_TRAINS.match, words))
+        launched = _trains(words)
         if launched or (own and PurePath(words[0]).name.startswith("python")):
             trainings[launched].append((command.strip(), set_before | own, _arguments(words)))
             if "*" not in exported:
@@ -96,21 +101,41 @@ def read_block(text: str) -> Block:
 def _words(command: str, known: Mapping[str, str]) -> tuple[list[str], dict[str, str], set[str]]:
     """The program's words without wrappers, what is set in front of them, and the names exported; `*` is every name."""
     try:
-        words = all_words = shlex.split(command)
+        words = shlex.split(command)
     except ValueError as error:
         raise UserError(f"--from-command: {str(error).lower()}; quote values as in a shell") from None
-    while words and (words[0] in _WRAPPERS or (words is not all_words and words[0].startswith("-"))):
-        words = words[1:]
-    wrappers = all_words[: len(all_words) - len(words)]
+    wrappers: list[str] = []
     own: dict[str, str] = {}
-    while words and _NAME.match((parts := words[0].removeprefix("$env:").partition("="))[0]) and parts[1]:
-        _set(own, parts[0], _filled(parts[0], parts[2], known))
+    before: dict[str, str] = {}
+    while words:
+        name, equals, value = words[0].removeprefix("$env:").partition("=")
+        if words[0] in _WRAPPERS or (wrappers and words[0].startswith("-")):
+            wrappers.append(words[0])
+            before = {**known, **own} if words[0] in ("env", "sudo") else before
+        elif equals and _NAME.match(name):
+            _set(own, name, _filled(name, value, known))
+        else:
+            break
         words = words[1:]
+    said = printable(" ".join(wrappers))
+    if _DROPS.search(said) and (lost := next((name for name in before if name in _KNOWN), "")):
+        raise UserError(f"--from-command: {lost} does not reach the program through '{said}'; write it after that")
     if _EXPORTS.isdisjoint(wrappers):
         return words, own, set()
     exported = {*own, *words, *(["*"] if "-a" in wrappers else ())}
     is_export = all(map(_NAME.match, words)) and "-n" not in wrappers
     return [] if is_export else words, own, exported
+
+
+def _trains(words: list[str]) -> bool:
+    """Whether this is a launcher, python with a training script, or such a script itself; not `cp train_gpt.py`."""
+    program, what = PurePath(words[0]).name, words[0]
+    if program in _RUNNERS:
+        return any(_trains(words[at:]) for at in range(1, len(words)))
+    if re.match(r"i?python[\d.]*\Z", program):
+        at = next((at for at, word in enumerate(words) if word in ("-m", "-c") or word.endswith(".py")), 0)
+        what = words[min(at + (words[at] == "-m"), len(words) - 1)]
+    return bool(_LAUNCHERS.match(program) or _TRAINS.match(what))
 
 
 def _refuse_unread_names(words: list[str], command: str) -> None:

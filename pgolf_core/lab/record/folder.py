@@ -315,9 +315,11 @@ def note_restart(folder: Path) -> None:
     UserError if the restart before this one began at the very same place: it moved nothing, and so it might go on for
     ever. Slurm says by its own variables which job this is, and how often it was started anew.
     """
-    job, restart = os.environ.get("SLURM_JOB_ID", ""), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    job, told = os.environ.get("SLURM_JOB_ID", ""), os.environ.get("SLURM_RESTART_COUNT") or "0"
     if not job:
         return
+    if not re.fullmatch(r"[0-9]{1,9}", told):
+        raise UserError(f"SLURM_RESTART_COUNT={told[:40]} is no number of a restart; unset it and submit the job again")
     from pgolf_core.training.checkpoint import load_tensors  # here: it imports torch
 
     path, checkpoint = folder / RESTART, folder / CHECKPOINT
@@ -327,13 +329,11 @@ def note_restart(folder: Path) -> None:
     before = read_object(path)
     if type(last := before.pop("restart", 0)) is not int:
         raise UserError(f"{path}: restart = {last!r:.40} is no number of a restart; delete it and submit the job again")
-    if before == now and 0 < last < restart:
-        said = f"{len(stages)} stages finished, step {step} saved"
-        raise UserError(
-            f"{short_path(folder)}: restart {last} of job {job} moved nothing ({said}), so restart {restart} is "
-            "refused; look into its log, then submit it again"
-        )
-    write_json(path, now | {"restart": restart})
+    if before == now and 0 < last < int(told):
+        said = f"({len(stages)} stages finished, step {step} saved), so restart {int(told)} is refused"
+        said = f"restart {last} of job {job} moved nothing {said}; look into its log, then submit it again"
+        raise UserError(f"{short_path(folder)}: {said}")
+    write_json(path, now | {"restart": int(told)})
 
 
 def _attempt(path: Path) -> Attempt | None:

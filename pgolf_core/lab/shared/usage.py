@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 
 from pgolf_core.base.files import UserError
@@ -40,11 +41,17 @@ def recipe_argument(name: str) -> str:
 
 
 def checked_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe of that name with `--set` applied, keys without effect noted; UsageError for one that cannot be."""
+    """The recipe of that name with `--set` applied; keys without effect, or set twice, are noted.
+
+    UsageError for one that cannot be.
+    """
     try:
         recipe = load_recipe(name, overrides)
     except UserError as error:
         raise UsageError(str(error)) from None
+    times = Counter(text.partition("=")[0].strip() for text in overrides)
+    for key in (key for key, number in times.items() if number > 1):
+        note(f"--set {key} is given {times[key]} times; the last counts")
     if idle := idle_note(name, overrides, recipe):
         note(idle)
     return recipe

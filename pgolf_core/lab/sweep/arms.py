@@ -59,6 +59,9 @@ def arm(text: str) -> tuple[str, tuple[str, ...]]:
     if not NAME.fullmatch(name) or not all("=" in part for part in parts):
         form = "NAME:key=value,key=value, as wide:model.model_dim=96, or a NAME alone for the recipe as it is"
         raise argparse.ArgumentTypeError(f"'{text}' is not {form}")
+    keys = [part.partition("=")[0].strip() for part in parts]
+    if twice := [key for key in keys if keys.count(key) > 1]:
+        raise argparse.ArgumentTypeError(f"'{text}' gives {twice[0]} twice; keep one")
     return name, parts
 
 

@@ -226,8 +226,7 @@ def _epochs_first(log: Log) -> list[str]:
 
 def _named(logs: list[Log]) -> list[str]:
     """Where logs tell of an adaptation: labels of scores, and switches that are on."""
-    found = [f"{log.name}: {one.label}" for log in logs for one in log.finals if ADAPTED.search(
-        re.sub(r"(?:no|pre|without|before)[ _-]?(?:ttt|slot|n-?gram)", "", one.label, flags=re.I))]  # fmt: skip
+    found = [f"{log.name}: {one.label}" for log in logs for one in log.finals if ADAPTED.search(one.words)]
     for log in logs:
         found += [f"{log.name}:{line} {key}: {value:.20}" for key, (value, line) in log.block.items()
                   if SWITCH.search(key) and not OFF.match(value)]  # fmt: skip

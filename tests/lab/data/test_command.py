@@ -54,7 +54,8 @@ def test_a_damaged_dataset_is_named_by_the_list(copied: Dataset, tmp_path: Path,
 
 def test_nothing_prepared_says_what_prepares_something(tmp_path: Path, capsys):
     assert cli.main(["data", "list", "--cache", str(tmp_path)]) == 0
-    assert "nothing is prepared yet; `pgolf data sotu`" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "nothing is prepared yet; `pgolf data sotu`" in said.out and f"looked in {tmp_path}/datasets (" in said.err
     assert cli.main(["data", "list", "--cache", str(tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == []
 

@@ -163,6 +163,7 @@ FAULTS = {
         r"\(fields there: body; --field names one\)",
     ),
     "no JSON": (lines('{"text": "a"}', "{", "[" * 100_000), r"2 that are not JSON \(mine/x\.jsonl:2, .*:3\)"),
+    "no text anywhere": (lines('{"text": 3}', '{"n": [4]}'), r"1 without a field 'text' \(mine/x\.jsonl:2\)$"),
     "inner field": (lines('{"text": {"body": "a"}, "n": 1}'), r"fields there: text\.body; --field names one"),
     "an archive": (raw("x.txt.gz", gzip.compress(b"ustar\0" * 9)), r"1 with NUL bytes, so no text \(an archive"),
     "no object": (lines("[1]", "3"), r"2 not a JSON object or text"),
@@ -194,9 +195,14 @@ def test_packed_files_are_read_and_one_that_is_cut_short_is_named(tmp_path: Path
 
 @pytest.mark.parametrize(
     "content",
-    ['["a", {"text": "b"}]', '{"data": [{"text": "a"}, "b"], "n": 2}', '\ufeff{"text": "a"}\n\n "b"\n'],
+    [
+        '["a", {"text": "b"}]',
+        '{"text": ["a", "b"], "n": [1]}',
+        '{"data": [{"text": "a"}, "b"], "n": 2}',
+        '\ufeff{"text": "a"}\n\n "b"\n',
+    ],
 )
-def test_json_is_an_array_an_object_that_holds_one_or_lines(tmp_path: Path, content: str):
+def test_json_is_an_array_an_object_that_holds_one_columns_or_lines(tmp_path: Path, content: str):
     (tmp_path / "x.json").write_text(content)
     found, faults = read(tmp_path / "x.json")
     assert [text for _, text in found] == ["a", "b"] and not faults

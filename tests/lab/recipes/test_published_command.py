@@ -291,6 +291,13 @@ def test_the_comparison_names_what_is_equal_and_every_key_that_is_not():
         ("for SEED in 1 2; do SEED=$SEED RUN_ID=r_$(date +%s) A=1 torchrun train_gpt.py; done",
          ["for SEED in 1 2", "done"]),
         ("V=1 python3 data/fetch.py\nA=1 torchrun train_gpt.py", ["V=1 python3 data/fetch.py"]),
+        *(
+            (f"{other}\nA=1 torchrun train_gpt.py", [other])
+            for other in (
+                "wget https://x.org/train_gpt.py", "cp ../train_gpt.py .", "wc -c train_gpt.py", "git add train_gpt.py",
+                "python -m py_compile train_gpt.py", "python count.py train_gpt.py", "echo A=2 torchrun train_gpt.py",
+            )
+        ),
     ],
 )  # fmt: skip
 def test_other_commands_of_a_block_are_left_out_and_named(block, left_out):
@@ -312,6 +319,10 @@ def test_other_commands_of_a_block_are_left_out_and_named(block, left_out):
         ("pr315", "NUM_LAYERS = 9 torchrun train_gpt.py", "NUM_LAYERS in 'NUM_LAYERS = 9"),
         ("pr315", "export NUM_LAYERS=9; unset NUM_LAYERS; torchrun train_gpt.py", "NUM_LAYERS in 'unset"),
         ("pr315", "env -u NUM_LAYERS torchrun train_gpt.py", "NUM_LAYERS in 'env -u"),
+        ("pr315", "export NUM_LAYERS=9\nenv -i WARMUP_STEPS=3 torchrun train_gpt.py", "NUM_LAYERS does not reach"),
+        ("pr315", "NUM_LAYERS=9 sudo torchrun train_gpt.py", "through 'sudo'; write it after that"),
+        ("pr315", "cat train_gpt.py", "'cat' is not NAME=value"),
+        ("pr315", "echo NUM_LAYERS=9 torchrun train_gpt.py", "'echo' is not NAME=value"),
         ("pr315", "root@pod:~# NUM_LAYERS=9 torchrun train_gpt.py", "NUM_LAYERS in 'root@pod"),
         ("pr315", "if x; then NUM_LAYERS=9; else NUM_LAYERS=8; fi; torchrun train_gpt.py", "branches at 'else'"),
         ("pr315", "NUM_LAYERS=9 torchrun train_gpt.py & NUM_LAYERS=8 torchrun train_gpt.py", "2 training commands"),

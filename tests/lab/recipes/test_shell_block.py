@@ -22,6 +22,10 @@ from pgolf_core.lab.recipes.shell_block import read_block
         "(export A=1; B=\u2018x,y\u2019 torchrun train_gpt.py)",
         "set -e\nA=1 \\\n# B=z \\\nB=x,y torchrun train_gpt.py\nexport C=3",
         "env -i A=1 B=x,y torchrun train_gpt.py 2>&1 | tee log.txt",
+        "A=1 nohup env B=x,y python -u train_gpt.py &",
+        "A=1 B=x,y numactl -N 0 timeout 700 ./train_gpt.py",
+        "A=1; sudo -E B=x,y torchrun train_gpt.py",
+        "sudo A=1 B=x,y python3.12 -X dev records/one/train_gpt.py",
         "#\n$env:A=1; declare -x B=x,y; python train_gpt.py",
     ],
 )

@@ -241,7 +241,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(toy, tmp_path):
 def restarted(tmp_path, monkeypatch):
     """A call that is one start of a Slurm job, with the step that the seed has saved by then."""
 
-    def start(job: str, restart: int, step: int = 0) -> None:
+    def start(job: str, restart: int | str, step: int = 0) -> None:
         monkeypatch.setenv("SLURM_JOB_ID", job)
         monkeypatch.setenv("SLURM_RESTART_COUNT", str(restart))
         if step:
@@ -271,6 +271,15 @@ def test_a_note_of_a_restart_that_is_damaged_is_a_line_with_the_remedy(tmp_path,
     (tmp_path / runs.RESTART).write_text(json.dumps({"job": "7", "stages": 0, "step": 0, "restart": value}))
     with pytest.raises(UserError, match=r"slurm-restart\.json: restart = .* is no number of a restart; delete it"):
         restarted("7", 3)
+
+
+@pytest.mark.parametrize("told", ["", "0"])
+@pytest.mark.parametrize("odd", ["x", "1.5", "-1", "²", "9" * 30])
+def test_a_count_of_restarts_that_is_no_number_is_a_line_and_an_empty_one_is_none(tmp_path, restarted, odd, told):
+    with pytest.raises(UserError, match=r"^SLURM_RESTART_COUNT=.* is no number of a restart; unset it[^\n]*$"):
+        restarted("7", odd)
+    restarted("7", told)
+    assert json.loads((tmp_path / runs.RESTART).read_text())["restart"] == 0
 
 
 def test_outside_slurm_a_run_may_be_started_as_often_as_one_likes(tmp_path, monkeypatch):

@@ -22,6 +22,12 @@ def test_a_recipe_that_cannot_be_is_wrong_usage() -> None:
         checked_recipe("nosuch")
 
 
+def test_a_key_that_is_set_twice_is_said_to_take_the_last_value(capsys: pytest.CaptureFixture) -> None:
+    twice = ["model.num_layers=3", "eval.stride=8", "model.num_layers =4"]
+    assert checked_recipe("local-smoke", twice).model.num_layers == 4
+    assert capsys.readouterr().err == "note: --set model.num_layers is given 2 times; the last counts\n"
+
+
 def test_names_stay_and_files_are_those_of_the_working_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     assert recipe_argument("pr315") == "pr315" and recipe_argument("mine.toml") == str(tmp_path / "mine.toml")

@@ -39,6 +39,11 @@ def test_what_is_no_arm_is_refused(text: str) -> None:
         arms.arm(text)
 
 
+def test_an_arm_that_gives_a_key_twice_is_refused() -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=r"gives model\.num_layers twice; keep one"):
+        arms.arm("deep:model.num_layers=3,eval.stride=8,model.num_layers=4")
+
+
 def test_each_arm_is_a_run_of_its_own_and_tasks_take_all_arms_before_the_next_seed(request_: RunRequest) -> None:
     sweep = arms.sweep_of(request_, [("base", ()), ("deep", ("model.num_layers=3",))], [1, 2])
     assert sweep.tasks == [("base", 1), ("deep", 1), ("base", 2), ("deep", 2)]

@@ -173,6 +173,12 @@ def test_a_trace_of_events_shows_the_order(folder: Path, events: list, verdict: 
     shows(judged(folder, folder.parent)[FIRST], verdict, why)
 
 
+@pytest.mark.parametrize(("label", "verdict"), [("pre_ttt", HOLDS), ("no-slot", HOLDS), ("domino_ttt", UNKNOWN)])
+def test_only_a_word_of_its_own_says_that_nothing_was_adapted(folder: Path, label: str, verdict: str):
+    add_lines(folder, {"all": [f"{label} val_loss:2.0 val_bpb:1.2"]}, "")
+    assert judged(folder, folder.parent)[FIRST].verdict == verdict
+
+
 def test_metrics_of_the_training_are_no_trace(folder: Path):
     (folder / "metrics.jsonl").write_text(json.dumps(LEARN | {"chunk": 0}) + "\n" + json.dumps(SCORE | {"chunk": 9}))
     assert judged(folder, folder.parent)[FIRST].verdict == HOLDS

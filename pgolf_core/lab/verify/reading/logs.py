@@ -93,10 +93,14 @@ class Score(NamedTuple):
     bpb: str
 
     @property
+    def words(self) -> str:
+        """The label in small letters, without what says that nothing was adapted."""
+        return _UNADAPTED.sub("", self.label).lower()
+
+    @property
     def kind(self) -> int:
         """BEFORE, PACKED, SLIDING or ADAPTED, by the label's words; a later kind outranks an earlier one."""
-        words = _UNADAPTED.sub("", self.label).lower()
-        return next((kind for kind, pattern in KINDS if re.search(pattern, words)), PACKED)
+        return next((kind for kind, pattern in KINDS if re.search(pattern, self.words)), PACKED)
 
 
 class Mention(NamedTuple):

@@ -84,11 +84,23 @@ def strictly(path: Path, read: Callable[[Path], Found]) -> Found:
 def json_object(path: Path) -> dict[str, Any]:
     """A JSON object; Broken for whatever else the file holds and where it is missing."""
     try:
-        values = strictly(path, lambda path: json.loads(_decoded(path.read_bytes(), "strict")))
+        values = strictly(path, lambda path: _parsed(_decoded(path.read_bytes(), "strict"), path.name))
     except (ValueError, RecursionError) as error:
         raise Broken(f"{path.name} is not valid JSON ({error})") from None
     hold(isinstance(values, dict), f"{path.name} is not a JSON object")
     return values
+
+
+def _parsed(text: str, place: str) -> Any:
+    """What a JSON text holds; Broken for a key with two values, of which other readers might take the first."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(pairs)
+        for key, value in pairs:
+            hold(repr(value) == repr(values[key]), f"{place} has {key!r:.40} twice, with two values")
+        return values
+
+    return json.loads(text, object_pairs_hook=once)
 
 
 def is_own_run(folder: Path) -> bool:
@@ -112,7 +124,7 @@ def json_lines(path: Path) -> list[dict[str, Any]]:
     found = []
     for count, line in enumerate(read_text(path).splitlines(), 1):
         try:
-            values = json.loads(line)
+            values = _parsed(line, f"{path.name}, line {count},")
         except (ValueError, RecursionError):
             values = None
         hold(isinstance(values, dict), f"{path.name}, line {count}, is no JSON object")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from reviewing import DAMAGE, holding, judged, spoil
 
-from pgolf_core.lab.verify.evidence.checks import Broken, CannotCheck
+from pgolf_core.lab.verify.evidence.checks import FAILS, Broken, CannotCheck
 from pgolf_core.lab.verify.reading import untrusted
 from pgolf_core.lab.verify.reading.numbers import agrees, is_number, is_score, near, same_number, written
 from pgolf_core.lab.verify.reading.untrusted import is_own_run, list_files
@@ -43,6 +43,17 @@ def test_files_are_listed_in_order_to_a_depth_without_links(tmp_path: Path):
         path.touch()
     (tmp_path / "link").symlink_to(tmp_path / "z")
     assert list(list_files(tmp_path)) == ["a/b/c/d/e/f/g/h/x", "z"]
+
+
+def test_a_key_with_two_values_is_refused_wherever_it_stands(submission: Path, cache: Path, tmp_path: Path):
+    claims, rows = submission / "submission.json", tmp_path / "rows.jsonl"
+    text = claims.read_text()
+    claims.write_text(text.replace('"val_bpb"', '"val_bpb": 0.5, "val_bpb"', 1))
+    whole = judged(submission, cache)["submission.json is whole"]
+    assert whole.verdict == FAILS and "submission.json has 'val_bpb' twice, with two values" in whole.evidence
+    rows.write_text('{"a": {"b": 1, "b": 1}}\n{"a": {"b": 1, "b": 2}}\n')
+    with pytest.raises(Broken, match=r"rows\.jsonl, line 2, has 'b' twice"):
+        untrusted.json_lines(rows)
 
 
 def test_a_file_is_read_to_its_limit_and_objects_are_told_from_other_json(tmp_path: Path):
