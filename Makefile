@@ -6,6 +6,8 @@ PIP_ARGS ?=
 ARGS ?=
 BIN := .venv/bin
 READY := .venv/ready
+DEV := .venv/ready-dev
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-compile $(PIP_ARGS) -c constraints.txt
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 CUDA_PYTHON ?= 3.12
 WHEELS := .cuda-wheels
@@ -29,19 +31,26 @@ help:
 	@echo "make setup-cuda FlashAttention on top, for a CUDA device (not tried)"
 	@echo "make clean      delete .venv, wheels and caches; runs and prepared data stay"
 
-setup: $(READY)
+setup: $(DEV)
 
 # `ready` is written last and taken away first, and without it .venv is built anew: an interrupted set-up never counts.
-# pip compiles bytecode on one core; compileall does it on all of them. (Some files are for other Pythons: no error.)
+# The pip that comes with Python may be years old, and twice as slow as the pinned one. It compiles bytecode on one core;
+# compileall does it on all of them. (Some files are for other Pythons: no error.)
 $(READY): pyproject.toml constraints.txt
 	@if [ -z '$(PYTHON)' ]; then \
 		echo "Python 3.11 or newer is needed, found: $$(python3 --version 2>&1 || true)." \
 			"Install it, or name it: make PYTHON=/path/to/python3.11"; exit 1; fi
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; PYTHON=$(PYTHON) is " + sys.version.split()[0])'
 	@if [ -e $(READY) ]; then rm -f $(READY); else $(PYTHON) -m venv --clear .venv; fi
-	$(BIN)/python -m pip install --disable-pip-version-check --no-compile $(PIP_ARGS) -c constraints.txt -e '.[lab,dev]'
+	$(PIP) -q pip
+	$(PIP) -e '.[lab]'
 	@$(BIN)/python -m compileall -qq -j 0 -x '/tests/' .venv/lib || true
 	@touch $(READY)
+
+# What lint and tests need besides: a record does not wait for it.
+$(DEV): $(READY)
+	$(PIP) -e '.[lab,dev]'
+	@touch $(DEV)
 
 # FlashAttention is built against the torch that is there, so pip may not give the build a torch of its own. Not tried.
 setup-cuda: $(READY)
@@ -55,14 +64,14 @@ record: $(READY)
 test: lint
 	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow and not cuda' $(ARGS)
 
-test-slow: $(READY)
+test-slow: $(DEV)
 	@CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -n auto --dist loadfile -m 'slow and not cuda' $(ARGS); status=$$?; \
 		if [ $$status -eq 5 ]; then echo 'no test is marked slow'; else exit $$status; fi
 
 bench: $(READY)
 	$(BIN)/pgolf bench $(ARGS)
 
-test-cuda: $(READY)
+test-cuda: $(DEV)
 	$(BIN)/python -m pytest -m cuda -rs $(ARGS)
 
 # For x86-64 Linux. torch and numpy stay the ones that are installed there.
@@ -81,7 +90,7 @@ cuda-proof:
 		--no-compile --target $(SITE) $(WHEELS)/*.whl; fi
 	PYTHONPATH=$(if $(wildcard $(WHEELS)),$(CURDIR)/$(SITE):)$(CURDIR) $(or $(wildcard $(BIN)/python),$(PYTHON)) -m pgolf_core.lab.bench.proof.command $(ARGS)
 
-lint: $(READY)
+lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -9,9 +9,6 @@ from pgolf_core.base.files import UserError, read_json, write_json
 from pgolf_core.base.names import SEED_RESULT
 from pgolf_core.base.strict import build
 
-SCORE_NAMES = ("raw", "averaged", "roundtrip", "sliding")
-"""raw and averaged weights from memory with stride = window, and the packed file with stride = window and sliding."""
-
 
 @dataclass(frozen=True)
 class Result:

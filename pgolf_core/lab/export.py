@@ -9,6 +9,7 @@ running it.
 import argparse
 import ast
 import builtins
+import dataclasses
 import functools
 import lzma
 import os
@@ -97,7 +98,8 @@ def joined(recipe: Recipe) -> str:
     """The core's files that this recipe enters as one text, and the recipe."""
     imports: set[str] = set()
     bodies = [_body(room, imports) for room in rooms_of(recipe)]
-    values = pprint.pformat(_differing(to_dict(recipe), to_dict(Recipe())), width=WIDTH, sort_dicts=False)
+    told = dataclasses.replace(recipe, title="")  # the first lines say it, and no line of the program reads it
+    values = pprint.pformat(_differing(to_dict(told), to_dict(Recipe())), width=WIDTH, sort_dicts=False)
     end = 'if __name__ == "__main__":\n    run_script(from_dict(RECIPE), __file__)\n'
     head = f'"""{_about(recipe)}\n"""\n\nfrom __future__ import annotations\n\n{_import_block(imports)}\n'
     return "\n".join(

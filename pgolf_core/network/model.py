@@ -241,7 +241,7 @@ class GPT(nn.Module):
         x = self.tok_emb(ids)
         x = x.to(compute_dtype(x))
         if self.bigram is not None:
-            x = x + self.bigram(ids, x.dtype)
+            x = x + self.dropped(self.bigram(ids, x.dtype))
         if self.config.smear == "window":
             x = smear_window(self, x, ids)
         if self.smear is None:
@@ -249,6 +249,11 @@ class GPT(nn.Module):
         if self.config.smear == "before":
             return rms_norm(self.smear(x), self.config.norm_eps)
         return self.smear(rms_norm(x, self.config.norm_eps))
+
+    def dropped(self, x: Tensor) -> Tensor:
+        """A table's part of the stream [B, T, C]: in training table_dropout of the positions get nothing of it."""
+        share = self.config.table_dropout
+        return F.dropout1d(x, share, self.training) if share else x
 
     def rotary(self, num_tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Rotary tables for sequences of this length."""
@@ -265,7 +270,7 @@ class GPT(nn.Module):
         """
         x = x0 = self.embed(ids)
         cos, sin = self.rotary(ids.size(1), ids.device)
-        value = self.ve(ids, x.dtype) if self.ve is not None else None
+        value = self.dropped(self.ve(ids, x.dtype)) if self.ve is not None else None
         encoder, decoder = layer_order(self.config, self.looping)
         skips: list[Tensor] = []
         second: Tensor | None = None

@@ -21,7 +21,7 @@ LATER_KEYS = frozenset((
     "negative_slope", "skip_gates", "num_loops", "parallel_start", "muon_row_normalise", "embed_wd", "min_lr",
     "reserve_seconds", "adapt", "embed_clip_sigmas", "correction_order", "correct_tok_emb",
     "compressor", "smear_bos_mask", "lanes", "softcaps", "document_mask", "bytes", "muon_coefficients", "muon_dtype",
-    "batch_documents", "mlp_clip_sigmas", "attention_clip_sigmas", "grouping",
+    "batch_documents", "mlp_clip_sigmas", "attention_clip_sigmas", "grouping", "table_dropout",
 ))  # fmt: skip
 LATER_BEGINNINGS = ("lora_", "phase", "tilt", "mix", "low_rank", "attn_gate", "loop_", "gate", "clip_")
 """Keys and sections (and beginnings of keys) that came after runs were recorded: at their defaults they enter no
@@ -70,6 +70,9 @@ class Model:
     """Width of the shared value embedding (PR 534); 0 means none."""
     ve_layers: tuple[int, ...] = ()
     """0-based layers that add the value embedding."""
+    table_dropout: float = 0.0
+    """Share of positions that training gives nothing of the bigram table, and by another draw nothing of the value
+    embedding; the others get 1 / (1 - share) times as much."""
     init: str = "orthogonal"
     """Initialisation of the matrices that are not zero: orthogonal, or torch's uniform default."""
     negative_slope: float = 0.0
@@ -351,14 +354,14 @@ def least_elements(model: Model) -> int:
     return model.vocab_size * width + model.num_layers * layer + bigram + value_embedding
 
 
-def to_dict(recipe: Recipe) -> dict[str, Any]:
-    """Plain nested dictionary, as JSON holds it: tuples are lists."""
-    return json.loads(json.dumps(dataclasses.asdict(recipe)))
+def to_dict(part: Any) -> dict[str, Any]:
+    """A Recipe, or one of its sections, as plain nested dictionary, as JSON holds it: tuples are lists."""
+    return json.loads(json.dumps(dataclasses.asdict(part)))
 
 
 def recorded(part: Any) -> dict[str, Any]:
     """The values of a Recipe, or of one of its sections, that a fingerprint or a file keeps (see LATER_KEYS)."""
-    values = json.loads(json.dumps(dataclasses.asdict(part)))
+    values = to_dict(part)
     for key in list(values):
         value = getattr(part, key)
         if (key in LATER_KEYS or key.startswith(LATER_BEGINNINGS)) and value == getattr(type(part)(), key):

@@ -80,7 +80,7 @@ AT_LEAST: dict[str, float] = {
 IN_UNIT_INTERVAL = (
     "optim.muon_momentum", "optim.muon_momentum_start", "optim.smear_beta2", "average.ema_decay",
     "average.swa_start", "qat.threshold", "qat.lr_factor", "schedule.warmdown_fraction",
-    "data.final_fraction", "model.negative_slope", "schedule.loop_at", "schedule.min_lr",
+    "data.final_fraction", "model.table_dropout", "model.negative_slope", "schedule.loop_at", "schedule.min_lr",
     "adapt.momentum", "adapt.tilt_threshold", "adapt.mix_discount",
 )  # fmt: skip
 
@@ -112,6 +112,8 @@ def _impossible_networks(model: Model) -> Iterator[str]:
         yield f"model.rope_dims = {model.rope_dims} must be even and at most the head width {head_dim}"
     if model.rope_reference_tokens and model.rope_dims == 2:
         yield "model.rope_reference_tokens needs model.rope_dims of at least 4"
+    if model.table_dropout == 1:
+        yield "model.table_dropout = 1 leaves the tables out everywhere; it must be below 1 (or take them away)"
     if model.xsa_last_n > model.num_layers:
         yield f"model.xsa_last_n = {model.xsa_last_n} exceeds model.num_layers = {model.num_layers}"
     if model.parallel_start >= model.num_layers:

@@ -139,8 +139,8 @@ class Trainer:
         schedule, seconds = self.recipe.schedule, self.ledger.seconds
         if not self.step and self._is_over():
             raise UserError(
-                f"schedule.max_seconds = {schedule.max_seconds:g} leaves no time for a step before what follows "
-                "(schedule.reserve_seconds, quant.correction_tokens); raise it or lower these"
+                f"schedule.max_seconds = {schedule.max_seconds:g} leaves no time for a step; raise it, "
+                "or lower schedule.reserve_seconds and quant.correction_tokens"
             )
         meeting = 0.0
         while True:
@@ -180,6 +180,7 @@ class Trainer:
             self.model.looping = True
             self.log.line(f"loop:enabled step:{self.step} used:{used:.4f}")
         length = seq_len_at(data, used)
+        torch.manual_seed(self.seed + self.step * world.size + world.rank)  # a step draws the same, resumed or not
         loss, norm = self._forward_backward(*step_batch(self.stream, data, world.rank, world.size, length))
         if 0 < multiplier < SENSITIVITY_BELOW:
             self.meter.add(self.named)

@@ -44,6 +44,10 @@ def judged(path: Path, cache: Path, **how: Any) -> dict[str, Row]:
     return found
 
 
+def shows(row: Row, verdict: str, *words: str) -> None:
+    assert row.verdict == verdict and all(word in row.evidence for word in words), row
+
+
 def with_verdict(found: dict[str, Row], verdict: str) -> set[str]:
     return {name for name, row in found.items() if row.verdict == verdict}
 

@@ -179,6 +179,32 @@ def test_smear_of_the_first_position_has_no_predecessor() -> None:
     torch.testing.assert_close(smear(x)[:, 2], 0.5 * (x[:, 2] + x[:, 1]))
 
 
+@pytest.mark.parametrize("table", ["bigram", "ve"])
+def test_table_dropout_takes_a_table_from_a_share_of_positions_in_training_and_scales_the_rest_up(table: str) -> None:
+    model, plain = (noisy_model(0.2, 1, ve_dim=8, ve_layers=[1], table_dropout=share) for share in (0.25, 0.0))
+    ids = torch.randint(64, (16, 250), generator=torch.Generator().manual_seed(2))
+    whole = getattr(plain, table)(ids, torch.float32)
+    torch.manual_seed(7)
+    left = model.dropped(whole)
+    is_left = left.abs().sum(-1) > 0
+    assert 0.22 < 1 - is_left.float().mean() < 0.28, "4,000 positions, each by itself"
+    torch.testing.assert_close(left[is_left], whole[is_left] / 0.75)
+    assert model.eval().dropped(whole) is not None and torch.equal(model.dropped(whole), whole), "scores have it all"
+    assert plain.train().dropped(whole) is whole
+
+
+def test_table_dropout_draws_for_each_table_by_itself_and_by_the_seed_alone() -> None:
+    model = noisy_model(0.2, 1, ve_dim=8, ve_layers=[1], table_dropout=0.5).train()
+    ids = torch.randint(64, (4, 33), generator=torch.Generator().manual_seed(2))
+    drawn, inner, losses = [], model.dropped, []
+    model.dropped = lambda x: drawn.append(one := inner(x)) or one
+    for seed in (3, 3, 4):
+        torch.manual_seed(seed)
+        losses.append(model(ids[:, :-1], ids[:, 1:]).item())
+    bigram, value = (one.abs().sum(-1) > 0 for one in drawn[:2])
+    assert not torch.equal(bigram, value) and losses[0] == losses[1] != losses[2]
+
+
 def test_qat_is_live_in_training_eager_and_compiled_and_gradients_pass_through() -> None:
     model = noisy_model(0.2, 1, num_layers=1)
     ids = torch.randint(64, (2, 17), generator=torch.Generator().manual_seed(3))

@@ -128,6 +128,8 @@ from pgolf_core.recipes.rules import AT_LEAST, CHOICES, GRADIENTS_BELOW, IN_UNIT
         ({"quant": {"clip_sigmas": 0.0}}, "quant.clip_sigmas = 0.0; must be at least 0.1"),
         ({"quant": {"correct_tok_emb": True, "tok_emb": "fp16"}}, "rounds to no grid; name one"),
         ({"quant": {"other": "int8_sigma"}, "model": {"bigram_rows": 99, "bigram_dim": 1}}, "needs model.bigram_dim"),
+        ({"model": {"table_dropout": 1.0}}, "leaves the tables out everywhere; it must be below 1"),
+        ({"model": {"table_dropout": 1.5}}, "model.table_dropout = 1.5; must lie in [0, 1]"),
         ({"model": {"mlp_hidden": 9000}, "quant": {"correction": "hessian"}}, "or take quant.correction = off"),
     ],
 )

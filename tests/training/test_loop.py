@@ -62,6 +62,7 @@ def test_a_run_is_decided_by_seed_and_recipe_not_by_warm_up_micro_batches_or_kee
 
 GOING_ON = {
     "ema": {},
+    "tables dropped": {"model": {"table_dropout": 0.4, "ve_dim": 8, "ve_layers": [1]}},
     "swa, shuffled, late QAT": {
         "data": {"order": "shuffled", "final_seq_len": 32, "final_fraction": 0.4},
         "average": {"kind": "swa", "swa_start": 0.9, "swa_every_steps": 1},
@@ -187,7 +188,9 @@ def test_seconds_in_reserve_are_left_for_what_follows(data, tmp_path: Path) -> N
 def test_a_budget_that_leaves_no_step_before_what_follows_is_refused(data, tmp_path: Path) -> None:
     """It would pack a network that was never trained."""
     schedule = {"max_seconds": 1e-4}
-    with pytest.raises(UserError, match=r"max_seconds = 0.0001 leaves no time for a step .*correction_tokens.*raise"):
+    with pytest.raises(
+        UserError, match=r"max_seconds = 0.0001 leaves no time for a step; raise it, or lower .*correction_tokens"
+    ):
         train(small_recipe(schedule=schedule, quant={"correction": "hessian"}), 0, data, tmp_path)
 
 

@@ -28,8 +28,8 @@ MICRO_BATCH_TOKENS = {"cpu": 4096, "cuda": 16_384}
 
 
 def one_micro_batch(recipe: Recipe, device: torch.device, seqs: int = 0) -> Recipe:
-    """The recipe with steps of one micro-batch of `seqs` sequences, no QAT, no end or warm-down, read in order, a
-    loop on.
+    """The recipe with steps of one micro-batch of `seqs` sequences, no QAT or dropout, no end or warm-down, read in
+    order, a loop on.
 
     Without `seqs` it is the recipe's own, a record's cut to what both arms hold.
     """
@@ -39,6 +39,7 @@ def one_micro_batch(recipe: Recipe, device: torch.device, seqs: int = 0) -> Reci
         size = min(size, max(MICRO_BATCH_TOKENS[device.type] // data.seq_len, 1))
     return dataclasses.replace(
         recipe,
+        model=dataclasses.replace(recipe.model, table_dropout=0.0),  # both arms compute the same numbers
         data=dataclasses.replace(
             data, batch_tokens=size * data.seq_len, spans_per_step=1, micro_batch_seqs=size, order="sequential"
         ),

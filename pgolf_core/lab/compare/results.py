@@ -11,7 +11,8 @@ from pgolf_core.base.names import SEED_RESULT
 from pgolf_core.result import Result
 
 SCORE_LABELS = {"raw": "raw", "averaged": "averaged", "roundtrip": "round-trip", "sliding": "sliding"}
-"""The four scores in the order of the stages, and what figures and tables call them."""
+"""The four scores in the order of the stages, and what figures and tables call them: raw and averaged weights from
+memory with stride = window, and the packed file with stride = window and sliding."""
 PACKED = ("sliding", "roundtrip")
 """Scores of the packed file as it is, which every seed has."""
 COMPARED = SCORE_LABELS | {"adapted": "adapted", "final": "final (adapted, or sliding where nothing adapts)"}

@@ -18,8 +18,8 @@ import filelock
 import platformdirs
 
 from pgolf_core.base.files import UserError, explain_os_errors, read_json, sha256_file, write_json
-from pgolf_core.base.names import MANIFEST
 from pgolf_core.lab.data.survey import MANIFEST_FORMAT, SPLITS, Split, count_shared, long_bar
+from pgolf_core.lab.shared.places import MANIFEST
 from pgolf_core.lab.shared.texts import SOTU_DEV_PREFIX, SOTU_NAME, SOTU_PREFIX
 from pgolf_core.text.caseops import CASEOPS, CaseTokenizer
 from pgolf_core.text.shards import shard_tokens

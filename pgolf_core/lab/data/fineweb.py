@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from pgolf_core.base.files import UserError, explain_os_errors, read_json, sha256_file, told_by, write_bytes, write_json
-from pgolf_core.base.names import MANIFEST
 from pgolf_core.lab.data.dataset import (
     PARTIAL,
     Dataset,
@@ -39,6 +38,7 @@ from pgolf_core.lab.data.hub import (
     shard_name,
 )
 from pgolf_core.lab.data.survey import SPLITS, TOKENIZER_FILE, Split, long_bar, survey
+from pgolf_core.lab.shared.places import MANIFEST
 from pgolf_core.lab.shared.usage import note
 from pgolf_core.text.caseops import CASEOPS, CaseTokenizer
 from pgolf_core.text.shards import NEEDS_SIDECAR, is_sidecar, prove, shard_tokens
@@ -71,7 +71,7 @@ def fetch_fineweb(request: FinewebRequest, cache_dir: Path | str | None = None, 
     target = datasets_root(cache_dir) / name
     dataset = load_dataset(target) if target.is_dir() else None
     local = LocalHub(request.source) if request.source else None
-    if dataset and _is_asked_for(dataset, request) and (not local or not local.files()):
+    if dataset and _is_asked_for(dataset, request) and (not local or not local.files):
         return dataset
     with locked(target.parent, name, wait_seconds=0):
         hub = local or HuggingFaceHub(request.repository, request.revision)

@@ -19,8 +19,8 @@ from typing import Any
 from tqdm import tqdm
 
 from pgolf_core.base.files import UserError, explain_os_errors, sha256_file, told_by
-from pgolf_core.base.names import MANIFEST
 from pgolf_core.lab.data.survey import SPLITS, TOKENIZER_FILE
+from pgolf_core.lab.shared.places import MANIFEST
 from pgolf_core.lab.shared.tables import some
 from pgolf_core.lab.shared.usage import note
 from pgolf_core.text.shards import NEEDS_SIDECAR, is_sidecar
@@ -92,11 +92,8 @@ class LocalHub:
             raise UserError(f"--source {folder} is no folder; name one that holds shards and their tokenizer")
         files = (path for path in self.folder.rglob("*") if path.is_file() or not path.exists())
         found = (path.relative_to(self.folder) for path in files)
-        self._files = sorted(path.as_posix() for path in found if not any(part[0] == "." for part in path.parts))
-
-    def files(self) -> list[str]:
+        self.files = sorted(path.as_posix() for path in found if not any(part[0] == "." for part in path.parts))
         """Every file's path inside, with forward slashes, hidden ones left out, links to nothing not."""
-        return self._files
 
     def describe(self, paths: Sequence[str]) -> dict[str, RemoteFile]:
         """Size and hash of each file; UserError naming the first that is not there."""
@@ -128,12 +125,8 @@ class HuggingFaceHub:
         self.repository, self.revision, self.label = repository, revision, f"dataset repository {repository}"
         with self._explained("its description"):
             info = self._api.dataset_info(repository, revision=revision)
-        self.revision, self._files = info.sha, sorted(file.rfilename for file in info.siblings or ())
+        self.revision, self.files = info.sha, sorted(file.rfilename for file in info.siblings or ())
         self._where: dict[str, Any] = {"repo_id": repository, "repo_type": "dataset", "revision": self.revision}
-
-    def files(self) -> list[str]:
-        """Every file's path in the repository."""
-        return self._files
 
     def describe(self, paths: Sequence[str]) -> dict[str, RemoteFile]:
         """Size and hash of each file; UserError naming the first that is not there."""
@@ -221,7 +214,7 @@ Hub = LocalHub | HuggingFaceHub
 
 def find_dataset(hub: Hub, request: FinewebRequest, wanted: int | None) -> Promised:
     """The files of a dataset: what the source's manifest says of it, or its shards' names; every path checked."""
-    name, root, there = request.published_name, request.root.strip("/"), hub.files()
+    name, root, there = request.published_name, request.root.strip("/"), hub.files
     if isinstance(hub, LocalHub) and _join(root, MANIFEST) not in there and MANIFEST in there:
         root = ""  # the published scripts download into a folder without the outer one
     manifest, folder = _join(root, MANIFEST), PurePosixPath(_join(root, f"datasets/{name}"))
@@ -260,7 +253,7 @@ def find_dataset(hub: Hub, request: FinewebRequest, wanted: int | None) -> Promi
 
 def _refuse_sidecars(hub: Hub, folder: PurePosixPath, of_val: set[str]) -> None:
     """UserError for other byte counts than `of_val` in the dataset's folder, or in one that is of no other dataset."""
-    paths = [PurePosixPath(path) for path in hub.files() if path not in of_val]
+    paths = [PurePosixPath(path) for path in hub.files if path not in of_val]
     of_splits = [{path.parent for path in paths if f"_{split}_" in path.name} for split in SPLITS]
     others = {one for one in set.intersection(*of_splits) - {folder, *folder.parents} if not is_sidecar(str(one))}
     for path in paths:
@@ -312,7 +305,7 @@ def _shards_by_name(hub: Hub, request: FinewebRequest, missing: str) -> tuple[Pu
     if request.root != FinewebRequest.root:
         raise UserError(f"{hub.label} holds no {missing}; check --root")
     folders: dict[PurePosixPath, dict[str, dict[int, str]]] = {}
-    for path in map(PurePosixPath, hub.files()):
+    for path in map(PurePosixPath, hub.files):
         for name, folder in ((path.stem, path.parent), (path.parent.name, path.parent.parent)):
             split = re.search(r"(?<![a-z])(train|val)(?:id|idation|ing)?(?![a-z])", name.lower())
             if split and path.suffix.lower() == ".bin" and not is_sidecar(path.name):
@@ -347,7 +340,7 @@ def _unnumbered(path: PurePosixPath, mark: str) -> str:
 
 def _only_model(hub: Hub, request: FinewebRequest, folder: PurePosixPath) -> str:
     """The one .model file that is meant: beside the shards, of the variant's size, or alone."""
-    models = [path for path in map(PurePosixPath, hub.files()) if path.suffix == ".model"]
+    models = [path for path in map(PurePosixPath, hub.files) if path.suffix == ".model"]
     beside = [model for model in models if model.parent == folder]
     of_size = [model for model in models if re.sub(r"\D", "", request.variant) in re.findall(r"\d+", model.stem)]
     for found in (beside, of_size, models):

@@ -7,14 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pgolf_core.base.files import UserError, sha256_bytes
-from pgolf_core.lab.data.build import (
-    TOKENIZER_SETTINGS,
-    Corpus,
-    Document,
-    check_pieces,
-    fill_dataset,
-    scan_documents,
-)
+from pgolf_core.lab.data.build import TOKENIZER_SETTINGS, Corpus, Document, check_pieces, fill_dataset, scan_documents
 from pgolf_core.lab.data.dataset import (
     Dataset,
     damaged,

@@ -5,6 +5,7 @@ counted by kind, so that one reading tells every fault.
 """
 
 import bz2
+import functools
 import gzip
 import io
 import json
@@ -207,11 +208,7 @@ Read = Iterator[tuple[str, Any]]
 
 def _opened(file: InputFile) -> IO[bytes]:
     """The file's bytes, unpacked, a byte order mark of JSON still there."""
-    return OPENERS.get(endings(file.path)[1], _plain)(file.path)
-
-
-def _plain(path: Path) -> IO[bytes]:
-    return open(path, "rb")
+    return OPENERS.get(endings(file.path)[1], functools.partial(open, mode="rb"))(file.path)
 
 
 def _decoded(payload: bytes) -> str | Fault:

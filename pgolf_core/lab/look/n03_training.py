@@ -60,8 +60,8 @@ def probe_gradients(
     the first of the training stream, cut to `max_tokens` (at least one sequence). Nothing is kept."""
     rows = max(1, min(settings.data.batch_tokens, max_tokens) // settings.data.seq_len)
     data = dataclasses.replace(
-        settings.data, batch_tokens=rows * settings.data.seq_len, spans_per_step=1, micro_batch_seqs=rows
-    )
+        settings.data, batch_tokens=rows * settings.data.seq_len, spans_per_step=1, micro_batch_seqs=1
+    )  # one sequence at a time: eager, a large vocabulary's logits of all would be the most memory of a record
     device = machine.pick_device()
     model = build_model(settings.model, seed).to(device)
     model.looping = settings.schedule.loop_at <= 0
@@ -69,13 +69,16 @@ def probe_gradients(
     matrices = {name: p for members in optimizers.muon.shapes.values() for name, p in members.items()}
     stream = open_stream(data, train_paths, settings.model.vocab_size, seed)
     losses, silent = [], []
+    torch.manual_seed(seed)  # for what table_dropout draws
     for step in range(PROBE_STEPS + 1):
-        (batch,) = micro_batches(*step_batch(stream, data), data)
-        inputs, targets, *starts = (part.to(device) for part in batch)
-        with machine.autocasting(device, settings.schedule.autocast):
-            loss = model(inputs, targets, *starts, *(data.seq_len for _ in starts))
-        loss.backward()
-        losses.append(loss.item())
+        losses.append(0.0)
+        for batch in micro_batches(*step_batch(stream, data), data):
+            inputs, targets, *starts = (part.to(device) for part in batch)
+            share = inputs.numel() / data.batch_tokens
+            with machine.autocasting(device, settings.schedule.autocast):
+                loss = model(inputs, targets, *starts, *(data.seq_len for _ in starts)) * share
+            loss.backward()
+            losses[-1] += loss.item()
         gradients = {name: p.grad for name, p in matrices.items() if p.grad is not None}
         if step == 0:
             silent = [name for name, gradient in gradients.items() if not gradient.any()]

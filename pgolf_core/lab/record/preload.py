@@ -15,8 +15,10 @@ os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
 import ipykernel.ipkernel
 import ipykernel.kernelapp
 import IPython.display
+import ipywidgets
 import pandas
 import scipy.special
+import scipy.stats
 import sentencepiece
 import torch
 import torch._dynamo  # optimisers do

@@ -13,13 +13,13 @@ import pandas as pd
 from pgolf_core.base.files import UserError, read_json, sha256_file
 from pgolf_core.base.names import ARTIFACT, METRICS, SEED_RESULT
 from pgolf_core.base.strict import build
-from pgolf_core.lab.compare.results import read_object, read_seed_result
+from pgolf_core.lab.compare.results import SCORE_LABELS, read_object, read_seed_result
 from pgolf_core.lab.shared.places import ENV_FILE, LEDGER_FILE, RECIPE_FILE
 from pgolf_core.lab.shared.settings import flatten
 from pgolf_core.packing.ledger import Ledger
 from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.recipe import to_dict
-from pgolf_core.result import SCORE_NAMES, Result
+from pgolf_core.result import Result
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def read_seed(recipe_folder: Path, seed: int) -> SeedRun:
 
 
 def _contradictions(result: Result, ledger: Ledger) -> Iterator[str]:
-    for key in (f"{name}_{what}" for name in SCORE_NAMES for what in ("bpb", "loss")):
+    for key in (f"{name}_{what}" for name in SCORE_LABELS for what in ("bpb", "loss")):
         if getattr(result, key) is None:
             yield f"there is no '{key}'"
     for ours, theirs in {"artifact": "file", "code": "code", "total": "total", "cap": "cap"}.items():

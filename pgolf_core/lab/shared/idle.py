@@ -23,6 +23,7 @@ def _rules(recipe: Recipe) -> Iterator[tuple[Any, str, str]]:
     yield longest <= model.rope_reference_tokens, f"no sequence is over {longest} tokens", "model.rope_reference_tokens"
     yield not model.bigram_rows, "model.bigram_rows = 0", "model.bigram_dim optim.bigram_optimizer"
     yield not model.num_loops, "model.num_loops = 0", "model.loop_start model.loop_end schedule.loop_at"
+    yield not model.bigram_rows and not model.ve_dim, "there is neither table", "model.table_dropout"
     yield not model.ve_dim, "model.ve_dim = 0", "optim.ve_frozen"
     yield model.smear in ("off", "window"), f"model.smear = {model.smear}", "optim.smear_beta2"
     yield model.smear != "window", f"model.smear = {model.smear}", "model.smear_bos_mask"

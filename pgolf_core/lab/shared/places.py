@@ -14,7 +14,10 @@ DATA_FILE = "data.json"
 AVERAGING_FILE = "averaging.json"
 LEDGER_FILE = "ledger.json"
 SUMMARY_FILE = "summary.json"
+TRAINING = "stages/03_train.json"
 SUBMISSION_FILE = "submission.json"
+MANIFEST = "manifest.json"
+"""Beside the shards of a prepared dataset: it names them."""
 
 CORE_DIR = Path(__file__).resolve().parents[2]
 

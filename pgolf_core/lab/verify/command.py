@@ -6,25 +6,20 @@ interval. Files are parsed, never unpickled or executed (but with `run_code`), a
 bounded. Scores are taken anew from the artifact alone, in a fresh process.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.shared.places import SUBMISSION_FILE
 from pgolf_core.lab.shared.tables import entries_text, width
 from pgolf_core.lab.shared.usage import add_data, add_json, place
 from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, SAMPLED, UNKNOWN, VERDICTS, Row, plain
+from pgolf_core.lab.verify.evidence.score import How
 from pgolf_core.lab.verify.reading.untrusted import is_own_run
-
-if TYPE_CHECKING:
-    from pgolf_core.lab.verify.evidence.score import How
 
 VERDICTS_IN_WORDS = """\
 One row for each claim, with what its verdict rests on:
@@ -54,8 +49,6 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Check and print; returns 1 if a check fails, or one of several paths cannot be read."""
-    from pgolf_core.lab.verify.evidence.score import How
-
     how = How(place(options.cache), options.budget_seconds, sys.stderr.isatty(), options.data, options.run_code)
     if len(options.path) > 1:
         return max([_line(path, how, options.json) for path in options.path])
@@ -126,12 +119,10 @@ def as_text(rows: Sequence[Row]) -> str:
     """The verdict in one sentence, then every check with its evidence below it, what fails first."""
     blocks = [textwrap.fill(verdict_of(rows), width())]
     for verdict in VERDICTS:
-        some = [("-", row.check, "\n".join(_details(row))) for row in rows if row.verdict == verdict]
+        some = []
+        for row in (row for row in rows if row.verdict == verdict):
+            more = {"where": row.where, "to be right": row.right}  # of what fails
+            details = [row.evidence, *(f"{what}: {text}" for what, text in more.items() if text)]
+            some.append(("-", row.check, "\n".join(details)))
         blocks += [f"{verdict}:\n{entries_text(some)}"] if some else []
     return "\n\n".join(blocks)
-
-
-def _details(row: Row) -> list[str]:
-    """The evidence; of what fails also where it stands and what would be right."""
-    more = (("where", row.where), ("to be right", row.right))
-    return [row.evidence, *(f"{what}: {text}" for what, text in more if text)]

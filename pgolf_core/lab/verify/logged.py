@@ -17,8 +17,9 @@ from pgolf_core.lab.verify.evidence.text import implied_bytes
 from pgolf_core.lab.verify.reading.claims import Judged
 from pgolf_core.lab.verify.reading.folder import claimed
 from pgolf_core.lab.verify.reading.logs import Epoch, Log
+from pgolf_core.lab.verify.reading.numbers import last_digit, read_number, same_number
 from pgolf_core.lab.verify.reading.reviewed import scored_once
-from pgolf_core.lab.verify.reading.untrusted import last_digit, read_number, read_text, same_number
+from pgolf_core.lab.verify.reading.untrusted import read_text
 
 OF_ONE_RUN = re.compile(
     r"seed|run_?id|log|path|file|dir|rank|device|time_?stamp|date|host|port|pid|wandb|name|prefix|commit|sha|resume|"
@@ -58,10 +59,8 @@ def same_recipe(folder: Judged) -> str:
     logs = [log for log in folder.runs.values() if log.steps is not None] or list(folder.runs.values())
     blocks = {log.name: log.block for log in logs if len(log.block) >= LEAST_SETTINGS}
     keys = sorted({key for log in logs for key in log.settings})
-    wrong = []
-    for key in keys:
-        found = {log.settings.get(key) for log in logs}
-        wrong += [f"logs differ: {' / '.join(sorted(map(str, found)))}"] if len(found) > 1 else []
+    found = ({log.settings.get(key) for log in logs} for key in keys)
+    wrong = [f"logs differ: {' / '.join(sorted(map(str, lines)))}" for lines in found if len(lines) > 1]
     wrong += _unlike_settings(blocks)
     sizes = {log.name: tuple(dict.fromkeys(log.sizes["code_bytes"])) for log in logs if log.sizes["code_bytes"]}
     if len(set(sizes.values())) > 1:
@@ -166,8 +165,7 @@ def _by_json(folder: Judged) -> list[str]:
     found = []
     known = {one for log in quietly(lambda: folder.logs) or () if (one := _known(log) or log.val_tokens)}
     for key, count in counted_in(quietly(lambda: folder.claims) or {}).items():
-        whole = FINEWEB_BYTES if "byte" in key.lower() else max(known, default=0)
-        high = 2 - WHOLE if "byte" in key.lower() else 10
+        whole, high = (FINEWEB_BYTES, 2 - WHOLE) if "byte" in key.lower() else (max(known, default=0), 10)
         if whole and not WHOLE <= count / whole <= high:
             found.append(f"{SUBMISSION_FILE} {key} {count:,}, the split has {whole:,}")
     return found
@@ -217,8 +215,7 @@ def _epochs_first(log: Log) -> list[str]:
     for name, epochs in by_name.items():
         numbers = [epoch.number for epoch in epochs]
         is_whole = numbers == sorted(numbers) and len(set(numbers)) > 1 and max(numbers) == epochs[-1].of
-        scored = [line for line, text in log.scored_lines if not ON_THE_WAY.search(text)]
-        after = [line for line in scored if line > epochs[-1].line]
+        after = [line for line, text in log.scored_lines if line > epochs[-1].line and not ON_THE_WAY.search(text)]
         if is_whole and after:
             found.append(
                 f"{log.name}:{epochs[0].line} to {epochs[-1].line}: {name} ran {max(numbers)} epochs over the text, "
@@ -243,27 +240,20 @@ def _events(name: str, path: Path) -> list[str] | None:
     last, wrong, kinds = -1.0, [], set()
     for at, line in enumerate((quietly(lambda: read_text(path)) or "").splitlines()[:MAX_EVENTS], 1):
         row = quietly(functools.partial(json.loads, line))
-        kind = next((str(row[key]) for key in KIND_KEYS if key in row), "") if isinstance(row, dict) else ""
-        span = _span(row) if kind and isinstance(row, dict) else None
-        if span is None:
+        if not isinstance(row, dict):
             continue
-        end, key = span
+        kind = next((str(row[key]) for key in KIND_KEYS if key in row), "")
+        chunk = next((f"{key} {row[key]}" for key in SPAN_KEYS if type(row.get(key)) in (int, str)), "")
+        end: Any = row.get("end", row.get("tokens_end"))
+        if not chunk and type(end) is not int:
+            continue  # neither a numbered chunk nor tokens up to an end
         if SCORES.search(kind):
             kinds.add("score")
-            scored.add(key)
-            last = max(last, end)  # of spans that end somewhere, the text up to the last end is scored
+            scored.add(chunk)
+            last = last if chunk else max(last, float(end))  # the text up to the last end is scored
         elif LEARNS.search(kind):
             kinds.add("learn")
-            if end > last if key == "end" else key not in scored:
-                what = key if key != "end" else f"tokens up to {end:g}"
+            if chunk not in scored if chunk else float(end) > last:
+                what = chunk or f"tokens up to {end:g}"
                 wrong.append(f"{name}:{at}: {kind} of {what} before its score")
     return wrong if kinds == {"score", "learn"} else None
-
-
-def _span(row: Mapping[str, Any]) -> tuple[float, Any] | None:
-    """(where it ends, what it is) of one event: a numbered chunk, or tokens up to an end."""
-    for key in SPAN_KEYS:
-        if type(row.get(key)) in (int, str):
-            return -1.0, f"{key} {row[key]}"
-    end = row.get("end", row.get("tokens_end"))
-    return (float(end), "end") if type(end) is int else None

@@ -24,7 +24,7 @@ def recipe_rows(folder: Path, how: How) -> list[Row]:
     }  # fmt: skip
     rows = judge_all(checks, folder, seeds)
     for name, seed in seeds.items():
-        rows += [row._replace(check=f"seed {name}: {row.check}") for row in seed_rows(seed)]
+        rows += [row.under(f"seed {name}") for row in seed_rows(seed)]
     return rows
 
 

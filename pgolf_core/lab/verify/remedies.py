@@ -44,17 +44,19 @@ def explained(row: Row, files: Mapping[str, Path]) -> Row:
 
 def places(evidence: str, files: Mapping[str, Path]) -> list[str]:
     """`file:line` of the first line, in each file that the evidence names, that holds one of its numbers."""
-    numbers = {text.strip(",") for text in _NUMBER.findall(evidence)}
-    wanted = {form for text in numbers for form in (text, text.replace(",", ""))}
-    found = []
+    wanted = {form for text in _numbers(evidence) for form in (text, text.replace(",", ""))}
+    found: list[str] = []
     for name, path in files.items():
         is_located = re.search(rf"{re.escape(name)}:\d", evidence)
         if name not in evidence or is_located or not name.endswith((".json", ".md", ".log", ".txt")):
             continue
-        for at, line in enumerate((quietly(functools.partial(read_text, path)) or "").split("\n"), 1):
-            if wanted.intersection(text.strip(",") for text in _NUMBER.findall(line)):
-                found.append(f"{name}:{at}")
-                break
+        lines = (quietly(functools.partial(read_text, path)) or "").split("\n")
+        first = next((at for at, line in enumerate(lines, 1) if wanted & _numbers(line)), None)
+        found += [f"{name}:{first}"] if first else []
         if len(found) == PLACES:
             break
     return found
+
+
+def _numbers(text: str) -> set[str]:
+    return {number.strip(",") for number in _NUMBER.findall(text)}

@@ -12,30 +12,24 @@ import torch
 from pgolf_core.base.files import UserError, sha256_file
 from pgolf_core.base.names import ADAPT_TRACE, METRICS, SCORES, SEED_RESULT, TRAIN_LOG
 from pgolf_core.base.strict import build
+from pgolf_core.lab.compare.results import SCORE_LABELS
 from pgolf_core.lab.export import code_bytes_of
 from pgolf_core.lab.shared import places
-from pgolf_core.lab.shared.places import AVERAGING_FILE, ENV_FILE, LEDGER_FILE, RECIPE_FILE, core_sha256
+from pgolf_core.lab.shared.places import AVERAGING_FILE, ENV_FILE, LEDGER_FILE, RECIPE_FILE, TRAINING, core_sha256
 from pgolf_core.lab.verify.evidence.adapting import adapt_checks
 from pgolf_core.lab.verify.evidence.checks import CannotCheck, Row, hold, judge_all, require
 from pgolf_core.lab.verify.evidence.score import How
 from pgolf_core.lab.verify.reading.logs import Log, agreed_steps, read_log
-from pgolf_core.lab.verify.reading.reviewed import (
-    BUDGET_SECONDS,
-    MODEL_CHECKS,
-    TEXT_CHECKS,
-    TRAINING,
-    Artifact,
-    Seed,
-    header_of,
-)  # fmt: skip
-from pgolf_core.lab.verify.reading.untrusted import agrees, is_number, json_lines, json_object, number, read_text
+from pgolf_core.lab.verify.reading.numbers import agrees, is_number
+from pgolf_core.lab.verify.reading.reviewed import BUDGET_SECONDS, MODEL_CHECKS, TEXT_CHECKS, Artifact, Seed, header_of
+from pgolf_core.lab.verify.reading.untrusted import json_lines, json_object, number, read_text
 from pgolf_core.network.choice import STEPS, grid_names_for
 from pgolf_core.network.model import parameter_shapes
 from pgolf_core.packing.format import PREAMBLE
 from pgolf_core.packing.ledger import Ledger
 from pgolf_core.packing.unpack import load_model, read_header
 from pgolf_core.recipes.recipe import Recipe, recorded
-from pgolf_core.result import SCORE_NAMES, Result
+from pgolf_core.result import Result
 
 HASHES = ("recipe", "data", "core")
 LOGS, MAX_STAGES = (TRAIN_LOG, METRICS), 100
@@ -156,8 +150,7 @@ def _logs(seed: Seed) -> str:
 
 def _closing_lines(log: Log, result: Result) -> None:
     """Sizes, scores and scoring time at the end of train.log, where they are there, are the result's."""
-    said = {name.replace("model", "artifact"): values[-1] for name, values in log.sizes.items() if values}
-    hold_equal(result, TRAIN_LOG, **said)
+    hold_equal(result, TRAIN_LOG, **{name.replace("model", "artifact"): size for name, size in log.last_sizes.items()})
     for label, *texts in log.finals:
         for key, text in zip(("loss", "bpb"), texts, strict=True):
             kind = next((kind for kind in ("sliding", "adapted") if kind in label), "roundtrip")
@@ -326,7 +319,7 @@ def _parts(value: Any, place: str) -> dict[str, Any]:
 def _result_implies(seed: Seed) -> str:
     """Every score of result.json implies the bytes of its targets, the stream's first."""
     result, evidence = seed.result, []
-    for kind in (*SCORE_NAMES, *(["adapted"] if result.adapted_bpb is not None else [])):
+    for kind in (*SCORE_LABELS, *(["adapted"] if result.adapted_bpb is not None else [])):
         pair = {key: getattr(result, f"{kind}_{key}") for key in ("loss", "bpb")}
         targets = result.raw_targets if kind in ("raw", "averaged") else result.val_targets
         evidence.append(seed.text.implied(kind, pair, targets))

@@ -16,25 +16,16 @@ from pgolf_core.lab.shared.tables import some
 from pgolf_core.lab.shared.texts import FINEWEB_BYTES, FINEWEB_TOKENS, FINEWEB_TRACK, SAME_BYTES, fineweb_tokens
 from pgolf_core.lab.verify.code.bytetable import judge_tables
 from pgolf_core.lab.verify.code.literal import cap, code_bytes
-from pgolf_core.lab.verify.evidence.checks import (
-    CannotCheck,
-    OnlySampled,
-    Row,
-    hold,
-    judge,
-    judge_all,
-    plain,
-    quietly,
-    require,
-)
+from pgolf_core.lab.verify.evidence.checks import CannotCheck, OnlySampled, Row, hold, judge_all, quietly, require
 from pgolf_core.lab.verify.evidence.score import TOLERANCE, How, Scoring, isolation
 from pgolf_core.lab.verify.evidence.text import TEXT_OF_TRACK, implied_bytes
 from pgolf_core.lab.verify.logged import same_recipe, score_first, whole_split
 from pgolf_core.lab.verify.reading.claims import Judged, before_packing, headline, json_numbers
 from pgolf_core.lab.verify.reading.folder import LOG_ENDINGS, claimed
+from pgolf_core.lab.verify.reading.numbers import is_number, last_digit, read_number, written
 from pgolf_core.lab.verify.reading.readme import readme_numbers, readme_prose
 from pgolf_core.lab.verify.reading.reviewed import BUDGET_SECONDS, MODEL_CHECKS, TEXT_CHECKS
-from pgolf_core.lab.verify.reading.untrusted import is_number, json_object, last_digit, read_number, written
+from pgolf_core.lab.verify.reading.untrusted import json_object
 from pgolf_core.lab.verify.remedies import explained
 
 OF_A_SUBMISSION = (SUBMISSION_FILE, ".py", ".log", ".pgolf", ".ipynb")
@@ -54,12 +45,11 @@ def submission_rows(folder: Path, how: How) -> list[Row]:
         raise UserError(f"{folder} is no run's or submission's folder: no file in it ends in {kinds}; name one that is")
     rows, found, after = judge_all(BEFORE, one), quietly(lambda: one.artifacts), AFTER
     if not found:
-        rows.append(judge("artifact opens and is whole", lambda: str(one.artifact)))
+        rows += judge_all({"artifact opens and is whole": lambda one: str(one.artifact)}, one)
     for path in found or ():
         from pgolf_core.lab.verify.run import artifact_rows  # with torch
 
-        name = plain(path.relative_to(folder).as_posix())
-        rows += [row._replace(check=f"{name}: {row.check}") for row in artifact_rows(path)]
+        rows += [row.under(path.relative_to(folder).as_posix()) for row in artifact_rows(path)]
     if found:
         from pgolf_core.lab.verify.evidence.adapting import adapt_checks  # with torch
 
@@ -229,10 +219,8 @@ def _implied(folder: Judged) -> str:
 
 def _first_targets(folder: Judged) -> str:
     """The pair before quantisation where it covers only the first targets, if the dataset is here to count them."""
-    targets, pair = (
-        folder.said("pre_quant_val_targets"),
-        {k: folder.said(f"pre_quant_val_{k}") for k in ("loss", "bpb")},
-    )
+    targets = folder.said("pre_quant_val_targets")
+    pair = {key: folder.said(f"pre_quant_val_{key}") for key in ("loss", "bpb")}
     if targets in (None, folder.said("val_targets")) or list(pair.values()) == [None, None]:
         return ""
     hold(all(map(is_number, pair.values())), "pre_quant_val_loss and pre_quant_val_bpb are no score")

@@ -8,7 +8,7 @@ from run_folder import write_run
 
 from pgolf_core.lab import cli
 from pgolf_core.lab.compare.comparison import COLUMNS, arms_table, compare_arms
-from pgolf_core.result import SCORE_NAMES
+from pgolf_core.lab.compare.results import SCORE_LABELS
 
 
 def test_it_prints_blocks_and_writes_two_csv_files(tmp_path, capsys):
@@ -47,6 +47,6 @@ def test_wrong_use_is_status_2_and_a_missing_run_status_1(tmp_path, capsys):
     assert "a table's file ends in .csv" in capsys.readouterr().err
     assert cli.main(["compare", "pr315", "--score", "best"]) == 2
     said = capsys.readouterr().err
-    assert all(f"'{name}'" in said for name in SCORE_NAMES)
+    assert all(f"'{name}'" in said for name in SCORE_LABELS)
     assert cli.main(["compare", str(tmp_path / "gone")]) == 1
     assert capsys.readouterr().err.count("\n") == 1

@@ -12,15 +12,7 @@ from tiny_data import build_toy, die, edit, run_until_killed
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.data import build, dataset
 from pgolf_core.lab.data.build import write_shard
-from pgolf_core.lab.data.dataset import (
-    Dataset,
-    default_cache_dir,
-    locked,
-    make_dataset,
-    open_dataset,
-    prepared_datasets,
-    refuse_shared_documents,
-)
+from pgolf_core.lab.data.dataset import Dataset, locked, make_dataset, open_dataset, prepared_datasets
 from pgolf_core.lab.data.sotu import prepare_sotu
 from pgolf_core.lab.shared.texts import SOTU_NAME
 from pgolf_core.text.shards import load_tokens
@@ -29,11 +21,11 @@ from pgolf_core.text.shards import load_tokens
 def test_the_environment_variable_moves_the_cache_and_the_argument_wins(toy: Dataset, monkeypatch, tmp_path: Path):
     cache = toy.folder.parent.parent
     monkeypatch.setenv("PGOLF_CACHE", str(cache))
-    assert default_cache_dir() == cache and open_dataset() == open_dataset(SOTU_NAME, str(cache)) == toy
+    assert dataset.default_cache_dir() == cache and open_dataset() == open_dataset(SOTU_NAME, str(cache)) == toy
     with pytest.raises(UserError, match="not prepared"):
         open_dataset(SOTU_NAME, tmp_path)
     monkeypatch.setenv("PGOLF_CACHE", "")
-    assert default_cache_dir().name == "pgolf"
+    assert dataset.default_cache_dir().name == "pgolf"
 
 
 @pytest.mark.parametrize("name", ["tinystories", "../x", "", ".hidden", "a/b"])
@@ -203,8 +195,8 @@ def test_a_tokenizer_of_another_size_than_the_manifest_says_is_refused(copied: D
 @pytest.mark.parametrize(("key", "what"), [("sha256", "text"), ("group", "group")])
 def test_a_text_or_group_in_both_splits_is_refused_by_name(toy: Dataset, key: str, what: str):
     documents = [dict(entry) for entry in toy.manifest["documents"]]
-    assert refuse_shared_documents(documents) == {"val_texts_in_train": 0, "val_groups_in_train": 0}
+    assert dataset.refuse_shared_documents(documents) == {"val_texts_in_train": 0, "val_groups_in_train": 0}
     documents[-1][key] = documents[0][key]
     names = f"{documents[-1]['name']} and training document {documents[0]['name']}"
     with pytest.raises(UserError, match=f"validation document {names} have the same {what}"):
-        refuse_shared_documents(documents)
+        dataset.refuse_shared_documents(documents)

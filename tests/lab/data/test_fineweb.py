@@ -10,18 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tiny_data import build_toy, die, edit, run_until_killed
-from tiny_hub import (
-    NAME,
-    PUBLISHED,
-    SHARD_TOKENS,
-    TRAIN_SHARDS,
-    VARIANT,
-    VOCAB,
-    fetch,
-    make_hub,
-    published_model,
-    texts,
-)
+from tiny_hub import NAME, PUBLISHED, SHARD_TOKENS, TRAIN_SHARDS, VOCAB, fetch, make_hub, published_model, texts
 
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.data import fineweb, survey
@@ -451,7 +440,7 @@ def test_a_killed_fetch_leaves_no_dataset_and_goes_on_with_its_whole_files(
     hub: Path, tmp_path: Path, monkeypatch, where: Callable
 ):
     fetch_and_be_killed(where, hub, tmp_path)
-    with pytest.raises(UserError, match=f"run `pgolf data fineweb --variant {VARIANT}"):
+    with pytest.raises(UserError, match=f"run `pgolf data fineweb --variant sp{VOCAB}"):
         open_dataset(NAME, tmp_path)
     kept = {path.name for path in (tmp_path / f"datasets/.fetch-{NAME}").iterdir() if path.is_file()}
     assert {"fineweb_train_000000.bin"} <= kept

@@ -163,45 +163,35 @@ def test_a_connection_that_breaks_is_one_line_and_the_same_command_goes_on(serve
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("status", "options", "message"),
     [
-        ({"repository": "someone/nothing"}, "the hub has no dataset repository someone/nothing"),
-        ({"repository": "not a name"}, "'not a name' is no repository's name"),
-        ({"revision": "nosuch"}, "has no revision 'nosuch'; leave --revision out"),
-        ({"root": "elsewhere"}, "holds no elsewhere/manifest.json; check --root"),
+        (0, {"repository": "someone/nothing"}, "the hub has no dataset repository someone/nothing"),
+        (0, {"repository": "not a name"}, "'not a name' is no repository's name"),
+        (0, {"revision": "nosuch"}, "has no revision 'nosuch'; leave --revision out"),
+        (0, {"root": "elsewhere"}, "holds no elsewhere/manifest.json; check --root"),
+        (429, {}, "too many requests: wait 7 seconds, then give the same command again"),
+        (403, {}, "the hub refuses this user: run `hf auth login`"),
+        (418, {}, "check network and disk"),
     ],
 )
-def test_what_the_hub_does_not_have_is_one_line(server: type[Answers], tmp_path: Path, options: dict, message: str):
+def test_what_the_hub_does_not_have_or_refuses_is_one_line_that_names_what_helps(
+    server: type[Answers], tmp_path: Path, status: int, options: dict, message: str
+):
+    server.status = status
     with pytest.raises(UserError, match=message) as caught:
         ask(tmp_path, **options)
     assert "\n" not in str(caught.value) and prepared_datasets(tmp_path) == []
 
 
 @pytest.mark.parametrize(
-    ("status", "message"),
-    [
-        (429, "too many requests: wait 7 seconds, then give the same command again"),
-        (403, "the hub refuses this user: run `hf auth login`"),
-        (418, "check network and disk"),
-    ],
+    ("is_offline", "message"),
+    [(True, "HF_HUB_OFFLINE is set: unset it or name a local copy by --source"), (False, "cannot .* check network")],
 )
-def test_a_hub_that_refuses_names_what_helps(server: type[Answers], tmp_path: Path, status: int, message: str):
-    server.status = status
-    with pytest.raises(UserError, match=message) as caught:
-        ask(tmp_path)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_client_that_is_offline_says_so(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match="HF_HUB_OFFLINE is set: unset it or name a local copy by --source"):
-        ask(tmp_path)
-
-
-def test_a_hub_that_is_not_there_is_one_line(tmp_path: Path, monkeypatch):
+def test_a_client_that_is_offline_and_a_hub_that_is_not_there_are_one_line(tmp_path, monkeypatch, is_offline, message):
     client = functools.partial(huggingface_hub.HfApi, endpoint="http://127.0.0.1:9")
     monkeypatch.setattr(huggingface_hub, "HfApi", client)
-    with pytest.raises(UserError, match=r"cannot fetch .* check network") as caught:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", is_offline)
+    with pytest.raises(UserError, match=message) as caught:
         ask(tmp_path)
     assert "\n" not in str(caught.value)
 

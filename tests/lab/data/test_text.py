@@ -100,17 +100,11 @@ def test_a_given_tokenizer_and_its_case_marks_belong_together(tmp_path: Path):
         prepare(folder, tmp_path, tokenizer=model, caseops=True)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"sidecars": []}, "its manifest is not of the form"),
-        ({"transform": "rot13"}, "its manifest is not of the form"),
-    ],
-)
-def test_a_manifest_whose_transform_and_sidecars_do_not_fit_is_refused(tmp_path: Path, change: dict, message: str):
+@pytest.mark.parametrize("change", [{"sidecars": []}, {"transform": "rot13"}])
+def test_a_manifest_whose_transform_and_sidecars_do_not_fit_is_refused(tmp_path: Path, change: dict):
     made = prepare(capitals(tmp_path), tmp_path, caseops=True)
     edit(made.folder / "manifest.json", lambda manifest: manifest.update(change))
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match="its manifest is not of the form"):
         open_dataset(made.name, tmp_path)
 
 

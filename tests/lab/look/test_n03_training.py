@@ -11,10 +11,12 @@ import torch
 from small import small_data, small_recipe
 
 from pgolf_core.lab.look import n03_training as training
-from pgolf_core.network.model import parameter_shapes
+from pgolf_core.network.model import GPT, build_model, parameter_shapes
 from pgolf_core.recipes import recipe
 from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.rules import CHOICES
+from pgolf_core.text.batches import open_stream
+from pgolf_core.text.shards import step_batch
 from pgolf_core.training.loop import train
 from pgolf_core.training.optim import newton_schulz
 from pgolf_core.training.progress import training_curve
@@ -50,6 +52,22 @@ def test_after_the_probe_steps_every_matrix_of_muons_has_a_gradient_and_at_first
     one, other = (training.probe_gradients(settings, 3, paths, max_tokens=1) for _ in range(2))
     assert one.batch_tokens == 16 and one.losses == other.losses, "one sequence is the smallest batch"
     assert all(torch.equal(matrix, other.gradients[name]) for name, matrix in one.gradients.items())
+
+
+def test_the_probes_gradients_are_those_of_whole_batches_though_one_sequence_at_a_time_has_logits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    settings, rows, forward = RECIPES["small"], [], GPT.forward
+    data = dataclasses.replace(settings.data, batch_tokens=64, spans_per_step=1)
+    paths, whole = small_data(tmp_path).train_paths, build_model(settings.model, 7)
+    loss = whole(*step_batch(open_stream(data, paths, settings.model.vocab_size, 7), data))
+    loss.backward()
+    monkeypatch.setattr(GPT, "forward", lambda *given: rows.append(len(given[1])) or forward(*given))
+    monkeypatch.setattr(training, "PROBE_STEPS", 0)
+    probe = training.probe_gradients(settings, 7, paths, max_tokens=64)
+    assert rows == [1] * 4 and probe.losses == [pytest.approx(loss.item(), rel=1e-6)]
+    for name, gradient in probe.gradients.items():
+        torch.testing.assert_close(gradient, whole.get_parameter(name).grad, rtol=1e-4, atol=1e-7)
 
 
 def test_a_layers_matrices_are_its_own_and_those_of_no_layer():

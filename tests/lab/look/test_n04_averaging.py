@@ -263,3 +263,10 @@ def test_cosines_compare_the_gradients_of_the_plain_and_the_rounded_network():
         gradients.append(model.get_parameter(FC).grad.flatten().clone())
     expected = torch.nn.functional.cosine_similarity(*gradients, dim=0).item()
     assert probe.cosines.set_index("tensor").loc[FC, "cosine"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_qat_probe_never_has_the_logits_of_more_than_one_sequence(monkeypatch: pytest.MonkeyPatch):
+    forward, rows = GPT.forward, []
+    monkeypatch.setattr(GPT, "forward", lambda *given: rows.append(len(given[1])) or forward(*given))
+    probe_of(SMALL["small"], {})
+    assert rows == [1] * 12, "three passes over four"

@@ -16,6 +16,11 @@ CASES = {
     ("qat.kind=always",): "qat.threshold",
     ("model.bigram_rows=0",): "model.bigram_dim optim.bigram_optimizer",
     ("model.ve_dim=0", "model.ve_layers=[]"): "optim.ve_frozen",
+    (
+        "model.bigram_rows=0",
+        "model.ve_dim=0",
+        "model.ve_layers=[]",
+    ): "model.bigram_dim optim.bigram_optimizer optim.ve_frozen model.table_dropout",
     ("model.smear=off",): "optim.smear_beta2",
     ("model.smear=window",): "optim.smear_beta2",
     ("model.attn_gate=off",): "model.attn_gate_scale model.gate_window quant.gates",

@@ -14,6 +14,7 @@ from toy_run import finished_run
 
 from pgolf_core.base.files import sha256_file
 from pgolf_core.lab import export
+from pgolf_core.lab.data.dataset import Dataset, open_dataset
 from pgolf_core.lab.submission.folder import write_submission
 from pgolf_core.lab.verify.evidence import score
 from pgolf_core.lab.verify.reading import folder
@@ -43,6 +44,12 @@ def alone(honest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.rmtree(run / "seed2")
     (run / "summary.json").unlink()  # as if the other seed had never been reported
     return write_submission(run, "A toy", "Ann", "ann", tmp_path_factory.mktemp("submissions") / "one")
+
+
+@pytest.fixture
+def dataset(honest: Path) -> Dataset:
+    """What the run was trained and scored on."""
+    return open_dataset("toy-sp1024", honest.parents[2])
 
 
 @pytest.fixture

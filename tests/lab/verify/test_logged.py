@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from published import PR315, RULE, SETTINGS, add_lines, block, claim, edit, edit_logs, one_run, published, sized_script
-from reviewing import failing, judged
+from reviewing import judged, shows
 
 from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, UNKNOWN
 from pgolf_core.lab.verify.logged import counted_in
@@ -53,15 +53,13 @@ def with_blocks(place: Path, change: dict) -> Path:
 )
 def test_settings_of_all_seeds_agree_but_for_those_of_one_run(place: Path, change: dict, verdict: str, why: str):
     folder = with_blocks(place, change)
-    row = judged(folder, place)[ONE]
-    assert row.verdict == verdict and why in row.evidence
+    shows(judged(folder, place)[ONE], verdict, why)
 
 
 def test_a_seed_that_ran_code_of_another_size_is_named(place: Path):
     folder = published(place, PR315)
     edit("train_seed42.log", r"Code size: \d+", "Code size: 67000")(folder)
-    row = judged(folder, place)[ONE]
-    assert row.verdict == FAILS and "code sizes differ: " in row.evidence and "train_seed42.log 67,000" in row.evidence
+    shows(judged(folder, place)[ONE], FAILS, "code sizes differ: ", "train_seed42.log 67,000")
 
 
 # ---------------------------------------------------------------------- the whole split, scored first
@@ -95,8 +93,7 @@ def test_a_seed_that_ran_code_of_another_size_is_named(place: Path):
 )  # fmt: skip
 def test_the_order_and_a_claimed_score_of_a_part_are_found_in_any_wording(folder, check, lines, before, verdict, why):
     add_lines(folder, {"all": lines}, before)
-    row = judged(folder, folder.parent)[check]
-    assert row.verdict == verdict and why in row.evidence
+    shows(judged(folder, folder.parent)[check], verdict, why)
 
 
 @pytest.mark.parametrize(
@@ -120,8 +117,7 @@ def test_a_split_that_was_cut_when_it_was_prepared_is_found(place: Path):
     edit_logs(folder, r"fineweb_1024", "fineweb_8192")
     edit_logs(folder, r"(?<=window_exact ).*", f"val_loss:2.4 val_bpb:{bpb:.8f}")
     claim(folder, val_bpb=None, val_loss=None)
-    row = judged(folder, place)[WHOLE]
-    assert row.verdict == FAILS and "loads 9,662,464 validation tokens, the split has 40,540,160" in row.evidence
+    shows(judged(folder, place)[WHOLE], FAILS, "loads 9,662,464 validation tokens, the split has 40,540,160")
 
 
 def test_bytes_that_a_wrong_table_adds_are_implied_by_loss_and_bpb(place: Path):
@@ -129,8 +125,7 @@ def test_bytes_that_a_wrong_table_adds_are_implied_by_loss_and_bpb(place: Path):
     folder = one_run(place, row=(5000, "2.56860000", "0.87580000", 15_571_723, 15_639_340))
     edit_logs(folder, r"tokens:62021632", "tokens:45514752")
     edit_logs(folder, r"fineweb_1024", "fineweb_4096")
-    assert IMPLIED in failing(folder, place)
-    assert "192,58" in judged(folder, place)[IMPLIED].evidence
+    shows(judged(folder, place)[IMPLIED], FAILS, "192,58")
 
 
 def test_a_space_counted_twice_is_found_in_the_table_and_in_the_bytes_that_the_scores_imply(place: Path):
@@ -144,8 +139,8 @@ def test_a_space_counted_twice_is_found_in_the_table_and_in_the_bytes_that_the_s
     (folder / "core.py").write_text(rule + "def score(t, p):\n    return base[t] + (space[t] & ~edge[p])\n")
     (folder / "train_gpt.py").write_text("exec(open('core.py').read())\n")
     found = judged(folder, place)
-    assert found[IMPLIED].verdict == found[BYTES].verdict == FAILS
-    assert "177,82" in found[IMPLIED].evidence and "core.py, line 1: a leading space counts 2" in found[BYTES].evidence
+    shows(found[IMPLIED], FAILS, "177,82")
+    shows(found[BYTES], FAILS, "core.py, line 1: a leading space counts 2")
 
 
 def test_where_nothing_says_how_much_was_scored_it_is_not_known(place: Path):
@@ -175,8 +170,7 @@ SCORE, LEARN = {"event": "score"}, {"event": "train"}
 )
 def test_a_trace_of_events_shows_the_order(folder: Path, events: list, verdict: str, why: str):
     (folder / "trace.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
-    row = judged(folder, folder.parent)[FIRST]
-    assert row.verdict == verdict and why in row.evidence
+    shows(judged(folder, folder.parent)[FIRST], verdict, why)
 
 
 @pytest.mark.parametrize(("label", "verdict"), [("pre_ttt", HOLDS), ("no-slot", HOLDS), ("domino_ttt", UNKNOWN)])

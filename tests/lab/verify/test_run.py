@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from reviewing import ask_here, failing, judged, replaced
+from reviewing import ask_here, failing, judged, replaced, shows
 from run_folder import change
 from torch.nn.functional import cross_entropy
 from toy_run import RECIPE, finish_seed, toy_corpus
@@ -116,8 +116,7 @@ def test_a_rescoring_that_runs_out_of_its_budget_is_not_a_failure(honest: Path, 
 
 def test_a_run_over_its_own_recipes_cap_fails_though_the_track_would_allow_it(run: Path, cache: Path):
     change(run / "seed1" / "result.json", over_cap_seconds=0.5)
-    row = judged(run / "seed1", cache)["seconds are within the budgets"]
-    assert row.verdict == FAILS and "over the recipe's own cap" in row.evidence
+    shows(judged(run / "seed1", cache)["seconds are within the budgets"], FAILS, "over the recipe's own cap")
 
 
 def test_another_core_dataset_or_machine_is_unknown_not_false(run: Path, cache: Path):

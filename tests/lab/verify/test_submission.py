@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from published import PR194, PR315, PR531, edit, edit_logs, foreign, late_log, number, published, table
-from reviewing import Bomb, failing, holding, judged, unknown, with_verdict
+from reviewing import Bomb, failing, holding, judged, shows, unknown, with_verdict
 
 from pgolf_core.lab.export import write_script
 from pgolf_core.lab.record.folder import recorded_recipe
@@ -77,8 +77,7 @@ def test_a_false_claim_of_a_submission_fails_its_check(submission: Path, cache: 
 
 def test_a_score_that_the_prose_names_and_nothing_confirms_is_not_held(submission: Path, cache: Path):
     edit("README.md", r"\*\*4\.\d{4} bits per byte", "**4.1880 bits per byte")(submission)
-    row = judged(submission, cache)[PROSE]
-    assert row.verdict == UNKNOWN and "4.1880" in row.evidence
+    shows(judged(submission, cache)[PROSE], UNKNOWN, "4.1880")
 
 
 def test_the_missing_log_of_a_claimed_seed_and_seeds_of_two_recipes_are_found(
@@ -88,8 +87,7 @@ def test_the_missing_log_of_a_claimed_seed_and_seeds_of_two_recipes_are_found(
     edit("train_seed2.log", "matrix_lr:0.025", "matrix_lr:0.03")(folder)
     assert "one recipe over all seeds" in failing(folder, cache)
     (folder / "train_seed2.log").unlink()
-    row = judged(folder, cache)[NOT_MISSING]
-    assert row.verdict == FAILS and "seeds 2" in row.evidence
+    shows(judged(folder, cache)[NOT_MISSING], FAILS, "seeds 2")
 
 
 def test_an_artifact_of_another_seed_in_the_folder_is_scored_as_that_seed(
@@ -169,11 +167,6 @@ def test_nothing_of_a_submission_is_run_or_unpickled(
 # ---------------------------------------------------------------------- folders of the published form
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    return tmp_path / "records" / "track_10min_16mb" / "2026-03-20_A_record"
-
-
 def test_a_merged_record_holds_where_its_files_show_it_and_says_why_elsewhere(place: Path):
     found = judged(published(place, PR315), place.parent)
     assert {name for name, row in found.items() if row.verdict == HOLDS} == {
@@ -211,8 +204,7 @@ def test_false_claims_are_found_in_the_published_folders(place: Path):
 )
 def test_ten_minutes_are_held_against_folders_of_their_track_alone(tmp_path: Path, track, key, verdict, why):
     folder = published(tmp_path / track / "one", ONE, train_ms=1_211_130, claims={"track": key})
-    row = judged(folder, tmp_path)[SECONDS]
-    assert row.verdict == verdict and why in row.evidence
+    shows(judged(folder, tmp_path)[SECONDS], verdict, why)
 
 
 @pytest.mark.parametrize(
@@ -231,8 +223,7 @@ def test_weights_that_lie_in_the_folder_are_weighed_whatever_is_claimed_and_the_
     for index, (less, ending) in enumerate(zip(spare, names, strict=True)):
         with open(folder / f"model{index}{ending}", "wb") as file:
             file.truncate(16_000_000 - (folder / "train_gpt.py").stat().st_size - less)
-    row = judged(folder, place)[CAP]
-    assert row.verdict == verdict and why in row.evidence
+    shows(judged(folder, place)[CAP], verdict, why)
 
 
 def times_bpb(factor: float) -> dict[int, tuple]:
@@ -269,8 +260,7 @@ def test_pairs_of_loss_and_bpb_imply_the_bytes_of_the_known_text_whatever_the_to
     folder = published(place, seeds, claims=claims, say_tokens="fineweb_1024_bpe" not in edits)
     for old, new in edits.items():
         edit_logs(folder, re.escape(old), new)
-    row = judged(folder, place)[IMPLIED]
-    assert row.verdict == verdict and why in row.evidence
+    shows(judged(folder, place)[IMPLIED], verdict, why)
 
 
 # ---------------------------------------------------------------------- folders of later forms
@@ -300,15 +290,15 @@ WRITE_UP = table(
 )
 
 
-def later(folder: Path, readme: str = WRITE_UP, shipped: int = 16_594, **changes: object) -> Path:
-    """The form and the figures of #1493, with one script unless `shipped` is another's size."""
+def later(folder: Path, readme: str = WRITE_UP, **changes: object) -> Path:
+    """The form and the figures of #1493."""
     logs = {
         f"train_seed{seed}.log": late_log(
             seed, {"pre-quantization post-ema": early, "quantized_sliding_window": sliding, "quantized_ttt": ttt},
             train_ms=ms, code=code, model=model, more=HESSIANS)
         for seed, (early, sliding, ttt, code, model, ms) in PR1493.items()
     }  # fmt: skip
-    return foreign(folder, logs, CLAIMS | changes, readme, code=shipped)
+    return foreign(folder, logs, CLAIMS | changes, readme, code=16_594)
 
 
 def test_of_a_merged_record_of_the_later_kind_nothing_fails_but_what_is_wrong(place: Path):
@@ -349,83 +339,24 @@ def test_a_false_claim_of_such_a_record_fails_its_row_alone(place: Path, readme:
 def test_seconds_are_a_logs_own_total_and_work_on_the_weights_counts(tmp_path: Path, track, more, verdict, why):
     finals = {"quantized": ("2.80", "1.0836")}
     folder = foreign(tmp_path / track / "one", {"a.log": late_log(1, finals, more=more)}, {"val_bpb": 1.0836})
-    row = judged(folder, tmp_path)[SECONDS]
-    assert row.verdict == verdict and why in row.evidence, row
+    shows(judged(folder, tmp_path)[SECONDS], verdict, why)
 
 
 def test_a_loss_in_nats_per_byte_binds_no_bytes_and_dated_lines_are_read(place: Path):
     per_byte = {"quantized": (f"{1.0836 * math.log(2):.8f}", "1.08360000")}
-    row = judged(foreign(place, {"a.log": late_log(1, per_byte)}, {"val_bpb": 1.0836}), place.parent)[IMPLIED]
-    assert row.verdict == UNKNOWN and "nats per byte" in row.evidence
+    folder = foreign(place, {"a.log": late_log(1, per_byte)}, {"val_bpb": 1.0836})
+    shows(judged(folder, place)[IMPLIED], UNKNOWN, "nats per byte")
     text = late_log(1, {"quantized": ("2.79910000", "1.08360000")}, more=("artifact_bytes: 16,144,107",))
     dated = "".join(f"2026-03-22 10:11:12,345 INFO {line}\n" for line in text.splitlines())
     folder = foreign(place.parent / "dated", {"a.log": dated}, {"val_bpb": 1.0836, "artifact_bytes": 16_144_107})
     assert {JSON, HEADLINE, NOT_MISSING} <= holding(folder, place.parent)
 
 
-# ---------------------------------------------------------------------- figures of further records
-
-TOKENS, BYTES = 40_540_160, 151_078_222  # of the validation split in 8,192 pieces
-
-
-def scored(bpb: float) -> tuple[str, str]:
-    """(loss, bpb) as a log prints them, of FineWeb's whole split."""
-    return f"{bpb * math.log(2) * BYTES / TOKENS:.8f}", f"{bpb:.8f}"
-
-
-def one_log(finals: dict[str, float], **how) -> dict[str, str]:
-    return {"train.log": late_log(7, {label: scored(bpb) for label, bpb in finals.items()}, **how)}
-
-
-FIVE = {
-    seed: 1.0714 + away for seed, away in zip((1, 2, 3, 4, 5), (-7e-4, -4.4085e-4, 0, 4.4085e-4, 7e-4), strict=True)
-}
-"""Scores with the spread that #1720 claims: 0.0005232 by n, 0.000585 by n - 1."""
-TOTALS = {1: 15_989_432, 2: 15_989_430, 3: 15_989_434, 4: 15_989_400, 5: 15_989_464}
-FIVE_LOGS = {
-    f"s{seed}.log": late_log(seed, {"quantized_ttt_phased": scored(bpb)}, model=TOTALS[seed] - 100)
-    for seed, bpb in FIVE.items()
-}
-OF_TOTALS = table("| Seed | BPB | Artifact |", *(f"| {s} | {b:.5f} | {TOTALS[s]:,} |" for s, b in FIVE.items()),
-                  "| Mean | 1.07140 | 15,989,432 |")  # fmt: skip
-RAW_AND_PACKED = ("Total submission size: 87469373 bytes", "Total submission size int8+zlib: 15932249 bytes")
-
-
-@pytest.mark.parametrize(
-    ("logs", "claims", "readme", "fails"),
-    [
-        pytest.param(one_log({"final_int6_sliding_window_exact": 1.08397143, "legal_ttt_exact": 1.08209788}),
-                     {"val_bpb": 1.08209788}, "", set(), id="1413: the adapted score"),
-        *(pytest.param(FIVE_LOGS, {"val_bpb": 1.0714, "val_bpb_std": std}, OF_TOTALS, fails, id=f"1720: spread {std}")
-          for std, fails in ((0.0005232, set()), (0.000585, set()), (0.00065, {HEADLINE}))),
-        pytest.param(FIVE_LOGS, {"val_bpb": 1.0714}, OF_TOTALS.replace("15,989,432 |\n| 2", "15,989,332 |\n| 2"),
-                     {README}, id="1720: another total"),
-        pytest.param(one_log({"quantized": 1.2}, model=15_519_759), {"val_bpb": 1.2, "bytes_total": 15_558_319}, "",
-                     {JSON}, id="63: another run's bytes"),
-        pytest.param(one_log({"quantized": 1.2}, model=15_932_149, more=RAW_AND_PACKED),
-                     {"val_bpb": 1.2, "bytes_total": 15_932_249}, "", set(), id="480: the raw sum is not the total"),
-        pytest.param(one_log({"quantized": 1.2}), {"val_bpb": 1.2}, table("| Run | BPB |", "| Mean of three | 1.1 |"),
-                     set(), id="236: a mean without seeds"),
-    ],
-)  # fmt: skip
-def test_figures_of_merged_and_open_records_fail_where_they_are_wrong_and_nowhere_else(
-    place: Path, logs: dict, claims: dict, readme: str, fails: set[str]
-):
-    folder = foreign(place, logs, claims, readme or "# A record\n")
-    found = judged(folder, place.parent)
-    assert with_verdict(found, FAILS) == fails, [(row.check, row.evidence) for row in found.values()
-                                                 if row.verdict == FAILS]  # fmt: skip
-    assert HEADLINE in fails or found[HEADLINE].verdict == HOLDS
-
-
-def test_nothing_fails_in_a_sound_record_and_wrong_steps_of_a_write_up_are_its_only_fault(place: Path):
+def test_nothing_fails_in_a_sound_record_and_wrong_steps_of_a_write_up_are_its_only_fault(place: Path, monkeypatch):
     """As #1204 is sound, and as #414 and #1285 name steps that no log has."""
-    same_code = {seed: (*row[:3], 16_594, *row[4:]) for seed, row in PR1493.items()}
-    assert {row[3] for row in same_code.values()} == {16_594}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(PR1493, 42, same_code[42])
-        results = CLAIMS["seed_results"] | {"42": {"val_bpb": 1.08079, "artifact_bytes": 15_991_894}}
-        sound = later(place, WRITE_UP.replace("15,991,930", "15,991,894"), seed_results=results)
+    monkeypatch.setitem(PR1493, 42, (*PR1493[42][:3], 16_594, *PR1493[42][4:]))  # the others' code
+    results = CLAIMS["seed_results"] | {"42": {"val_bpb": 1.08079, "artifact_bytes": 15_991_894}}
+    sound = later(place, WRITE_UP.replace("15,991,930", "15,991,894"), seed_results=results)
     assert failing(sound, place.parent) == set()
     folder = published(place.parent / "2026-03-21_steps", PR315)
     edit("README.md", "7,051", "7,510")(folder)

@@ -12,6 +12,7 @@ conditions and a few methods of strings. Whatever else stands there has no value
 import ast
 import contextlib
 import itertools
+import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -34,6 +35,10 @@ OF_SPACE = re.compile(r"lead|space|hls", re.IGNORECASE)
 OF_STRINGS = ("startswith", "endswith", "replace", "encode", "lstrip", "rstrip", "strip", "removeprefix", "count")
 THROUGH = ("int", "float", "bool", "int16", "int32", "int64", "float32", "tensor", "as_tensor")
 """Calls that give their first argument back, as far as a count goes."""
+COMPARISONS: dict[type, Callable[[Any, Any], bool]] = {
+    ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Gt: operator.gt, ast.GtE: operator.ge, ast.Lt: operator.lt,
+    ast.In: lambda part, whole: part in whole, ast.NotIn: lambda part, whole: part not in whole,
+}  # fmt: skip
 
 
 class Piece(NamedTuple):
@@ -87,26 +92,26 @@ class _Follow:
             self.steps += 1
             if self.steps > MAX_STEPS or depth > MAX_DEPTH:
                 raise _Stop
-            if isinstance(node, ast.Continue | ast.Break):
-                raise _Stop
-            if isinstance(node, ast.Return):
-                raise _Return(self.value(node.value, depth + 1))
-            if isinstance(node, ast.Assign | ast.AnnAssign):
-                value = self.value(node.value, depth + 1)
-                for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
-                    self.write(target, value)
-            elif isinstance(node, ast.AugAssign):
-                before = self.names.get(node.target.id, NOTHING) if isinstance(node.target, ast.Name) else (
-                    self.written.get(_table(node.target), 0))  # fmt: skip
-                self.write(node.target, _sum(node.op, before, self.value(node.value, depth + 1)))
-            elif isinstance(node, ast.If):
-                self.branch(node, depth + 1)
-            elif isinstance(node, ast.With | ast.Try):
-                self.run(node.body, depth + 1)
-            elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-                called = node.value.func
-                if isinstance(called, ast.Attribute) and called.attr == "append" and node.value.args:
-                    self.written[last_name(called.value)] = self.value(node.value.args[0], depth + 1)
+            match node:
+                case ast.Continue() | ast.Break():
+                    raise _Stop
+                case ast.Return():
+                    raise _Return(self.value(node.value, depth + 1))
+                case ast.Assign() | ast.AnnAssign():
+                    value = self.value(node.value, depth + 1)
+                    for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                        self.write(target, value)
+                case ast.AugAssign():
+                    before = self.written.get(_table(node.target), 0)
+                    if isinstance(node.target, ast.Name):
+                        before = self.names.get(node.target.id, NOTHING)
+                    self.write(node.target, _sum(node.op, before, self.value(node.value, depth + 1)))
+                case ast.If():
+                    self.branch(node, depth + 1)
+                case ast.With() | ast.Try():
+                    self.run(node.body, depth + 1)
+                case ast.Expr(ast.Call(ast.Attribute(of, "append"), [item, *_])):
+                    self.written[last_name(of)] = self.value(item, depth + 1)
 
     def branch(self, node: ast.If, depth: int) -> None:
         """A condition without a value is a guard where it leads out of the loop, and else taken to hold."""
@@ -118,77 +123,62 @@ class _Follow:
         self.run(node.body if found else node.orelse, depth)
 
     def write(self, target: ast.expr, value: Any) -> None:
-        if isinstance(target, ast.Name):
-            self.names[target.id] = value
-        elif isinstance(target, ast.Subscript):
-            self.written[_table(target)] = value
-        elif isinstance(target, ast.Tuple):
-            values = (
-                value if isinstance(value, tuple) and len(value) == len(target.elts) else [NOTHING] * len(target.elts)
-            )
-            for part, one in zip(target.elts, values, strict=True):
-                self.write(part, one)
+        match target:
+            case ast.Name(name):
+                self.names[name] = value
+            case ast.Subscript():
+                self.written[_table(target)] = value
+            case ast.Tuple(parts):
+                is_split = isinstance(value, tuple) and len(value) == len(parts)
+                for part, one in zip(parts, value if is_split else [NOTHING] * len(parts), strict=True):
+                    self.write(part, one)
 
     def value(self, node: ast.expr | None, depth: int = 0) -> Any:
         self.steps += 1
-        if node is None or depth > MAX_DEPTH or self.steps > MAX_STEPS:
+        if depth > MAX_DEPTH or self.steps > MAX_STEPS:
             return NOTHING
-        way = getattr(self, f"_{type(node).__name__.lower()}", None)
-        return way(node, depth + 1) if way else NOTHING
+        depth += 1
+        match node:
+            case ast.Constant(str() | int() | float() as constant):
+                return constant
+            case ast.Name(name):
+                return self.names.get(name, NOTHING)
+            case ast.Tuple(parts):
+                return tuple(self.value(part, depth) for part in parts)
+            case ast.IfExp():
+                test = self.value(node.test, depth)
+                return NOTHING if test is NOTHING else self.value(node.body if test else node.orelse, depth)
+            case ast.UnaryOp(ast.Not(), operand):
+                value = self.value(operand, depth)
+                return NOTHING if value is NOTHING else not value
+            case ast.BoolOp():
+                ends, values = isinstance(node.op, ast.Or), [self.value(part, depth) for part in node.values]
+                if any(value is not NOTHING and bool(value) == ends for value in values):
+                    return ends
+                return NOTHING if any(value is NOTHING for value in values) else not ends
+            case ast.BinOp():
+                return _sum(node.op, self.value(node.left, depth), self.value(node.right, depth))
+            case ast.Compare():
+                left, right = self.value(node.left, depth), self.value(node.comparators[0], depth)
+                return NOTHING if NOTHING in (left, right) or len(node.ops) > 1 else _compared(node.ops[0], left, right)
+            case ast.Subscript():
+                return self.part_of(self.value(node.value, depth), node.slice, depth)
+            case ast.Call():
+                return self.call(node, depth)
+        return NOTHING
 
-    def _constant(self, node: ast.Constant, depth: int) -> Any:
-        return node.value if isinstance(node.value, str | int | float | bool) else NOTHING
-
-    def _name(self, node: ast.Name, depth: int) -> Any:
-        return self.names.get(node.id, NOTHING)
-
-    def _tuple(self, node: ast.Tuple, depth: int) -> Any:
-        return tuple(self.value(part, depth) for part in node.elts)
-
-    def _ifexp(self, node: ast.IfExp, depth: int) -> Any:
-        test = self.value(node.test, depth)
-        return NOTHING if test is NOTHING else self.value(node.body if test else node.orelse, depth)
-
-    def _unaryop(self, node: ast.UnaryOp, depth: int) -> Any:
-        value = self.value(node.operand, depth)
-        return NOTHING if value is NOTHING else not value if isinstance(node.op, ast.Not) else NOTHING
-
-    def _boolop(self, node: ast.BoolOp, depth: int) -> Any:
-        ends = isinstance(node.op, ast.Or)
-        values = [self.value(part, depth) for part in node.values]
-        if any(value is not NOTHING and bool(value) == ends for value in values):
-            return ends
-        return NOTHING if any(value is NOTHING for value in values) else not ends
-
-    def _binop(self, node: ast.BinOp, depth: int) -> Any:
-        return _sum(node.op, self.value(node.left, depth), self.value(node.right, depth))
-
-    def _compare(self, node: ast.Compare, depth: int) -> Any:
-        left, right = self.value(node.left, depth), self.value(node.comparators[0], depth)
-        if NOTHING in (left, right) or len(node.ops) > 1:
-            return NOTHING
-        ways: dict[type, Callable[[Any, Any], bool]] = {
-            ast.Eq: lambda a, b: a == b, ast.NotEq: lambda a, b: a != b, ast.Gt: lambda a, b: a > b,
-            ast.GtE: lambda a, b: a >= b, ast.Lt: lambda a, b: a < b, ast.In: lambda a, b: a in b,
-            ast.NotIn: lambda a, b: a not in b,
-        }  # fmt: skip
-        try:
-            return ways[type(node.ops[0])](left, right)
-        except (KeyError, TypeError):
-            return NOTHING
-
-    def _subscript(self, node: ast.Subscript, depth: int) -> Any:
-        of = self.value(node.value, depth)
+    def part_of(self, of: Any, place: ast.expr, depth: int) -> Any:
+        """A character or a slice of a text."""
         if not isinstance(of, str | bytes):
             return NOTHING
-        if isinstance(node.slice, ast.Slice):
-            ends = [None if end is None else self.value(end, depth) for end in (node.slice.lower, node.slice.upper)]
-            is_known = all(end is None or type(end) is int for end in ends) and node.slice.step is None
+        if isinstance(place, ast.Slice):
+            ends = [None if end is None else self.value(end, depth) for end in (place.lower, place.upper)]
+            is_known = all(end is None or type(end) is int for end in ends) and place.step is None
             return of[ends[0] : ends[1]] if is_known else NOTHING
-        at = self.value(node.slice, depth)
+        at = self.value(place, depth)
         return of[at : at + 1] if type(at) is int and at >= 0 else NOTHING
 
-    def _call(self, node: ast.Call, depth: int) -> Any:
+    def call(self, node: ast.Call, depth: int) -> Any:
         name = last_name(node.func)
         if IS_SPECIAL.fullmatch(name):
             return False
@@ -225,6 +215,13 @@ class _Follow:
 
 def _table(node: ast.expr) -> str:
     return last_name(node.value) if isinstance(node, ast.Subscript) else ""
+
+
+def _compared(way: ast.cmpop, left: Any, right: Any) -> Any:
+    try:
+        return COMPARISONS[type(way)](left, right)
+    except (KeyError, TypeError):
+        return NOTHING
 
 
 def _sum(way: ast.operator, left: Any, right: Any) -> Any:

@@ -5,7 +5,7 @@ from pgolf_core.lab.shared.tables import some
 from pgolf_core.lab.verify.evidence.checks import hold, quietly, require
 from pgolf_core.lab.verify.reading.claims import Judged
 from pgolf_core.lab.verify.reading.folder import KEYS, claimed
-from pgolf_core.lab.verify.reading.untrusted import is_number
+from pgolf_core.lab.verify.reading.numbers import is_number
 from pgolf_core.recipes.recipe import TRACK_CAP_BYTES
 
 OF_THE_FILE = ("bytes_model", "bytes_model_int6_zstd", "model_bytes")
@@ -17,8 +17,8 @@ def code_bytes(folder: Judged) -> str:
     size, names = folder.code_bytes, list(folder.code)
     said = {key: folder.claims[key] for key in KEYS["code_bytes"] if folder.claims.get(key) is not None}
     hold(all(map(is_number, said.values())), f"{SUBMISSION_FILE}: {' and '.join(said)} must be numbers")
-    sized = {log.name: log.sizes["code_bytes"] for log in quietly(lambda: folder.logs) or ()}
-    logged = {name: values for name, values in sized.items() if values}
+    logs = quietly(lambda: folder.logs) or ()
+    logged = {log.name: values for log in logs if (values := log.sizes["code_bytes"])}
     evidence = f"{some(names)}: {size:,} bytes"
     if len(names) > 1:
         evidence = f"{some(f'{name} {code.size:,}' for name, code in folder.code.items())}: {size:,} bytes in all"
@@ -37,8 +37,8 @@ def cap(folder: Judged) -> str:
     limit = TRACK_CAP_BYTES[folder.track]
     totals = [(f"{where} {key}", row[key]) for where, row in folder.tables.items() for key in (*KEYS["total_bytes"],
               "artifact_bytes") if is_number(row.get(key))]  # fmt: skip
-    totals += [(log.name, log.sizes["total_bytes"][-1]) for log in quietly(lambda: folder.logs) or ()
-               if log.sizes["total_bytes"]]  # fmt: skip
+    logged = {log.name: log.last_sizes.get("total_bytes") for log in quietly(lambda: folder.logs) or ()}
+    totals += [(name, total) for name, total in logged.items() if total is not None]
     over = [f"{what} {total:,}" for what, total in totals if total > limit]
     hold(not over, f"over the cap of {limit:,}: {some(over)}")
     code, weights = quietly(lambda: folder.code_bytes) or 0, folder.weights
@@ -56,8 +56,8 @@ def cap(folder: Judged) -> str:
     packed = [f"{where} {value:,}" for where, value in _unclear(folder).items() if value + code > limit]
     require(not packed, f"over the cap of {limit:,} with the code, {code:,} bytes, if it is without it: {some(packed)}")
     require(bool(literal), f"{folder.no_artifact}; within the cap of {limit:,} by its own words: {said}")
-    largest, total, logged = max(literal, key=lambda one: one[1])
-    other = f"; the log's sum is {logged:,}" if logged not in (None, total) else ""
+    largest, total, its_log = max(literal, key=lambda one: one[1])
+    other = f"; the log's sum is {its_log:,}" if its_log not in (None, total) else ""
     return f"{largest}{other}; cap {limit:,}, by {len(literal)} packed size(s) that the logs or {SUBMISSION_FILE} name"
 
 
@@ -65,9 +65,7 @@ def _literal(folder: Judged, code: int) -> list[tuple[str, int, int | None]]:
     """(sum in words, sum, the log's own sum) of every packed size that is named as one."""
     found: list[tuple[str, int, int | None]] = []
     for log in quietly(lambda: folder.used_logs) or ():
-        sizes, total = log.sizes, log.sizes["total_bytes"][-1] if log.sizes["total_bytes"] else None
-        own = sizes["code_bytes"][-1] if sizes["code_bytes"] else None
-        model = sizes["model_bytes"][-1] if sizes["model_bytes"] else None
+        total, own, model = map(log.last_sizes.get, ("total_bytes", "code_bytes", "model_bytes"))
         if model is None and total is not None and own is not None:
             model = total - own
         if model is not None and code:

@@ -9,12 +9,15 @@ import base64
 import binascii
 import bz2
 import functools
+import importlib
 import lzma
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
+
+import zstandard
 
 from pgolf_core.lab.verify.evidence.checks import Broken, CannotCheck, hold, quietly
 
@@ -223,38 +226,21 @@ def decompressed(payload: bytes) -> bytes:
 
     A raw LZMA2 stream carries no mark and needs a window only as wide as its output; so it comes last.
     """
+    brotli: Any = quietly(lambda: importlib.import_module("brotli"))
     raw = [{"id": lzma.FILTER_LZMA2, "dict_size": MAX_UNPACKED}]
     ways: tuple[Callable[[], Any], ...] = (
         lambda: lzma.LZMADecompressor(memlimit=2**27).decompress(payload, MAX_UNPACKED + 1),
         lambda: zlib.decompressobj(47).decompress(payload, MAX_UNPACKED + 1),
         lambda: zlib.decompressobj(-15).decompress(payload, MAX_UNPACKED + 1),
         lambda: bz2.BZ2Decompressor().decompress(payload, MAX_UNPACKED + 1),
-        lambda: _zstd(payload),
-        lambda: _brotli(payload),
+        lambda: zstandard.ZstdDecompressor(max_window_size=2**23).stream_reader(payload).read(MAX_UNPACKED + 1),
+        lambda: brotli.Decompressor().process(payload, output_buffer_limit=MAX_UNPACKED + 1),
         lambda: lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=raw).decompress(payload, MAX_UNPACKED + 1),
     )
     for way in ways:
         found = quietly(way)
-        if found and (len(found) > MAX_UNPACKED or _is_text(found)):
-            if len(found) > MAX_UNPACKED:
-                raise CannotCheck(f"the packed script is larger than the {MAX_UNPACKED:,} bytes that are unpacked")
-            return found
+        if found and len(found) > MAX_UNPACKED:
+            raise CannotCheck(f"the packed script is larger than the {MAX_UNPACKED:,} bytes that are unpacked")
+        if found and b"\0" not in found[:4096] and quietly(found.decode) is not None:
+            return found  # a script, or one more literal layer; a wrong decompressor gives noise, if anything
     raise CannotCheck("the script is packed with what is not read here (brotli needs the package brotli)")
-
-
-def _is_text(payload: bytes) -> bool:
-    """Whether it may be a script, or one more literal layer; a wrong decompressor gives noise, if anything."""
-    return b"\0" not in payload[:4096] and quietly(lambda: payload.decode("utf-8")) is not None
-
-
-def _zstd(payload: bytes) -> bytes:
-    import zstandard
-
-    with zstandard.ZstdDecompressor(max_window_size=2**23).stream_reader(payload) as reader:
-        return reader.read(MAX_UNPACKED + 1)
-
-
-def _brotli(payload: bytes) -> bytes:
-    import brotli
-
-    return brotli.Decompressor().process(payload, output_buffer_limit=MAX_UNPACKED + 1)

@@ -14,7 +14,7 @@ from pgolf_core.base.names import ADAPT_TRACE
 from pgolf_core.lab.verify.evidence.checks import Broken, CannotCheck, OnlySampled, hold, needed, quietly, require
 from pgolf_core.lab.verify.evidence.replay import mixed_windows, trace_of
 from pgolf_core.lab.verify.evidence.score import OTHER_MACHINE, PROBABILITY_TOLERANCE
-from pgolf_core.lab.verify.reading.untrusted import is_number
+from pgolf_core.lab.verify.reading.numbers import is_number
 from pgolf_core.network.score import bits_per_byte, plan_windows
 from pgolf_core.recipes.recipe import Adapt, Recipe
 

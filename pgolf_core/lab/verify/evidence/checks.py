@@ -22,6 +22,10 @@ class Row(NamedTuple):
     right: str = ""
     """Of a failing check of a submission, what it would take to be right."""
 
+    def under(self, what: str) -> "Row":
+        """The same row of one among several: its name begins with `what` it is of."""
+        return self._replace(check=f"{plain(what)}: {self.check}")
+
 
 class Broken(Exception):
     """The claim is false, with the evidence."""

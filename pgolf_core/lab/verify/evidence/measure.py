@@ -4,6 +4,7 @@ Legend: a window is a row (start, first scored, end) of `plan_windows`; target i
 """
 
 import copy
+import dataclasses
 import math
 import time
 import zipfile
@@ -17,9 +18,8 @@ import torch
 from pgolf_core.base.device import autocasting
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.verify.evidence.text import Way
-from pgolf_core.network.documents import own_documents
 from pgolf_core.network.model import GPT
-from pgolf_core.network.score import bits_per_byte, plan_windows, score
+from pgolf_core.network.score import batches_of, bits_per_byte, nats_in_parts, plan_windows, score
 from pgolf_core.text.tokenizer import TokenBytes
 
 NOISE_WINDOWS = 16
@@ -36,10 +36,14 @@ Tell = Callable[[int, int], None]
 """Called with (targets scored, targets in all)."""
 
 
+def _stream(model: GPT, tokens: np.ndarray) -> torch.Tensor:
+    """Tokens as int64 [T], on the model's device."""
+    return torch.from_numpy(np.asarray(tokens).astype(np.int64)).to(next(model.parameters()).device)
+
+
 def _first(model: GPT, tokens: np.ndarray, length: int) -> torch.Tensor:
-    """The beginning of the stream, int64 [1, T] with T at most `length`, on the model's device."""
-    ids = np.asarray(tokens[: min(length, len(tokens) - 1)]).astype(np.int64)
-    return torch.from_numpy(ids)[None].to(next(model.parameters()).device)
+    """The inputs at the beginning of the stream, int64 [1, T] with T at most `length`."""
+    return _stream(model, tokens[:-1][:length])[None]
 
 
 @torch.inference_mode()
@@ -147,11 +151,6 @@ def score_or_sample(
     return about | against_kept(model, _stream(model, tokens), way, windows, whole.window_nats, kept, some)
 
 
-def _stream(model: GPT, tokens: np.ndarray) -> torch.Tensor:
-    """The whole stream, int64 [T], on the model's device."""
-    return torch.from_numpy(np.asarray(tokens).astype(np.int64)).to(next(model.parameters()).device)
-
-
 def against_kept(
     model: GPT, ids: torch.Tensor, way: Way, windows: np.ndarray, found: np.ndarray, kept: np.ndarray, some: np.ndarray
 ) -> dict[str, float]:
@@ -160,9 +159,8 @@ def against_kept(
     `noise`, `bias`: by how many they differ, on `some` of the windows that are alike in shape, from float64; `noise` is
     at least what float32 rounds a soft-capped logit by, which both have in common.
     """
-    with autocasting(ids.device, way.autocast):
-        here = window_nats(model, ids, some, way.document_mask)
-    exact = window_nats(copy.deepcopy(model).double(), ids, some, way.document_mask)
+    here = window_nats(model, ids, some, way)
+    exact = window_nats(copy.deepcopy(model).double(), ids, some, dataclasses.replace(way, autocast="off"))
     apart, noise = found - kept[windows[:, 0] // way.stride], (here - exact).numpy()
     least = model.config.logit_softcap * float(np.finfo(np.float32).eps)
     return {
@@ -184,23 +182,22 @@ def _sample(
     common, odd = split_by_shape(windows)
     order = np.random.default_rng(sample_seed).permutation(len(common))
     found: list[float] = []
-    with autocasting(ids.device, way.autocast):
-        while len(found) < len(common) and (elapsed := time.monotonic() - t_start) < budget_seconds:
-            if len(found) >= 2 * SAMPLE_BATCH:  # the first batch is slow, and so is not what is gone by
-                rate = (time.monotonic() - t_first) / (len(found) - SAMPLE_BATCH)
-                if elapsed + rate * len(windows) <= budget_seconds:
-                    return None
-            drawn = common[order[len(found) : len(found) + min(SAMPLE_BATCH, way.batch_seqs)]]
-            found += window_nats(model, ids, drawn, way.document_mask).tolist()
-            if len(found) <= SAMPLE_BATCH:
-                t_first = time.monotonic()
-            tell(len(found) * way.stride, num_targets)
-        if len(found) < min(least := LEAST_WINDOWS if kept is None else 1, len(common)):
-            raise UserError(
-                f"{len(found)} of {len(windows):,} windows fit into the budget of {budget_seconds:g} s, and {least} "
-                "are needed; give a larger --budget-seconds"
-            )
-        rest = sum(float(window_nats(model, ids, row[None], way.document_mask).sum()) for row in odd)
+    while len(found) < len(common) and (elapsed := time.monotonic() - t_start) < budget_seconds:
+        if len(found) >= 2 * SAMPLE_BATCH:  # the first batch is slow, and so is not what is gone by
+            rate = (time.monotonic() - t_first) / (len(found) - SAMPLE_BATCH)
+            if elapsed + rate * len(windows) <= budget_seconds:
+                return None
+        drawn = common[order[len(found) : len(found) + min(SAMPLE_BATCH, way.batch_seqs)]]
+        found += window_nats(model, ids, drawn, way).tolist()
+        if len(found) <= SAMPLE_BATCH:
+            t_first = time.monotonic()
+        tell(len(found) * way.stride, num_targets)
+    if len(found) < min(least := LEAST_WINDOWS if kept is None else 1, len(common)):
+        raise UserError(
+            f"{len(found)} of {len(windows):,} windows fit into the budget of {budget_seconds:g} s, and {least} "
+            "are needed; give a larger --budget-seconds"
+        )
+    rest = sum(float(window_nats(model, ids, row[None], way).sum()) for row in odd)
     num_bytes = token_bytes.total(tokens)
     about = {"tokens": num_targets, "bytes": num_bytes, "windows": len(windows), "n": len(found), "of": len(common),
              "sample_seed": sample_seed}  # fmt: skip
@@ -217,21 +214,15 @@ def _sample(
 
 def split_by_shape(windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The windows of the most frequent length and scored length, which are drawn from, and the others, all taken."""
-    shape = np.stack((windows[:, 2] - windows[:, 0], windows[:, 2] - windows[:, 1]), axis=1)
-    _, inverse, counts = np.unique(shape, axis=0, return_inverse=True, return_counts=True)
-    is_common = inverse.reshape(-1) == int(counts.argmax())
-    return windows[is_common], windows[~is_common]
+    alike = batches_of(windows, len(windows))  # one of each shape, the shortest last
+    common = max(alike[::-1], key=len)
+    return common, np.concatenate([windows[:0], *(others for others in alike if others is not common)])
 
 
-@torch.inference_mode()
-def window_nats(model: GPT, ids: torch.Tensor, windows: np.ndarray, document_mask: bool = False) -> torch.Tensor:
+def window_nats(model: GPT, ids: torch.Tensor, windows: np.ndarray, way: Way) -> torch.Tensor:
     """Nats of the scored targets of each window of a stream, float64 [windows]; the windows are alike in shape."""
-    start, first = (torch.from_numpy(windows[:, column].copy()).to(ids.device) for column in (0, 1))
-    length, scored = int(windows[0, 2] - windows[0, 0]), int(windows[0, 2] - windows[0, 1])
-    inputs = ids[start[:, None] + torch.arange(length, device=ids.device)]
-    places = first[:, None] + torch.arange(scored, device=ids.device)
-    documents = own_documents(inputs) if document_mask else None
-    return model.token_losses(inputs, ids[places + 1], length - scored, documents).double().sum(1).cpu()
+    parts = nats_in_parts(model, ids, [windows], way.autocast, way.document_mask)
+    return torch.cat([nats.double().sum(1) for _, nats in parts]).cpu()
 
 
 def total_with_interval(drawn: np.ndarray, population: int) -> tuple[float, float, float]:

@@ -100,9 +100,8 @@ class Replay:
         if not is_drawn:
             return
         found = self._score(event)
-        if place is not None:
-            self._sum_up(event)
         if early is not None and place is not None:  # target i is token i+1
+            self._sum_up(event)
             same = early.view(torch.int32) == found.view(torch.int32)
             self.changed += int((~same[: place - first]).sum())
             self.later_changed += int((~same[place - first :]).sum())

@@ -59,16 +59,18 @@ class How:
     """Also run a submission's own script."""
 
 
+@dataclasses.dataclass
 class Scoring:
     """One artifact, one dataset, one way; `answer` starts the fresh process, once."""
 
-    def __init__(
-        self, path: Path, dataset: Dataset, way: Way, how: How, script: Path | None = None, scores: Path | None = None,
-        adapting: Recipe | None = None,
-    ):  # fmt: skip
-        """`adapting` is the recipe of a run that left a trace of adaptation beside the artifact."""
-        self.path, self.dataset, self.way, self.how, self.script = path, dataset, way, how, script
-        self.scores, self.adapting = scores, adapting
+    path: Path
+    dataset: Dataset
+    way: Way
+    how: How
+    script: Path | None = None
+    scores: Path | None = None
+    adapting: Recipe | None = None
+    """Of a run that left a trace of adaptation beside the artifact."""
 
     @once
     def answer(self) -> dict[str, Any]:
@@ -82,25 +84,26 @@ class Scoring:
         is_small = way.seq_len * max(way.batch_seqs, adapt.batch_seqs) <= MAX_TOKENS_AT_ONCE
         require(is_small, f"window x windows at once is more than {MAX_TOKENS_AT_ONCE:,} tokens")
         trace = self.path.parent / ADAPT_TRACE if self.adapting else None
-        script, scores, traces = ([path] if path else [] for path in (self.script, self.scores, trace))
-        texts = [*dataset.val_paths, *dataset.sidecar_paths]
-        job = {
-            "artifact": str(self.path.resolve()),
-            "shards": _texts(dataset.val_paths),
-            "tokenizer": str(dataset.tokenizer_path.resolve()),
-            "forbidden": _texts(dataset.train_paths),
-            "expected": _texts([self.path, dataset.tokenizer_path, *texts, *script, *scores, *traces]),
+        files = {"artifact": self.path, "tokenizer": dataset.tokenizer_path, "script": self.script,
+                 "scores": self.scores, "trace": trace}  # fmt: skip
+        named = {name: str(path.resolve()) if path else "" for name, path in files.items()}
+        shards, sidecars, forbidden = (
+            [str(path.resolve()) for path in paths]
+            for paths in (dataset.val_paths, dataset.sidecar_paths, dataset.train_paths)
+        )
+        job = named | {
+            "shards": shards,
+            "forbidden": forbidden,
+            "expected": [*filter(None, named.values()), *shards, *sidecars],
             "program": str(CORE_DIR),
-            "script": "".join(_texts(script)),
-            "scores": "".join(_texts(scores)),
-            "trace": "".join(_texts(traces)),
             "recipe": to_dict(self.adapting) if self.adapting else {},
             "way": dataclasses.asdict(way),
-            "budget_seconds": None if script else self.how.budget_seconds,
+            "budget_seconds": None if self.script else self.how.budget_seconds,
             "sample_seed": int(sha256_file(self.path)[:8], 16),
             "threads": torch.get_num_threads(),
         }
-        with score_bar(f"{self.path.parent.name}/{self.path.name}", enabled=self.how.progress and not script) as bar:
+        shown = self.how.progress and not self.script
+        with score_bar(f"{self.path.parent.name}/{self.path.name}", enabled=shown) as bar:
             found = ask(job, lambda part, done, total: bar(done, total))
         require("error" not in found, f"the fresh process could not score it: {found.get('error')}")
         return found
@@ -115,10 +118,6 @@ class Scoring:
     def score(self, kind: str) -> dict[str, Any]:
         """The `roundtrip` (stride = window) or `sliding` score, whole or sampled."""
         return self.part(f"stride {self.way.stride if kind == 'sliding' else self.way.seq_len}")
-
-
-def _texts(paths: list[Path]) -> list[str]:
-    return [str(path.resolve()) for path in paths]
 
 
 def ask(job: dict[str, Any], tell: Tell) -> dict[str, Any]:

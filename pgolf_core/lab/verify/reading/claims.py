@@ -16,16 +16,8 @@ from pgolf_core.lab.verify.evidence.checks import hold, once, quietly, require
 from pgolf_core.lab.verify.evidence.score import OTHER_MACHINE, TOLERANCE
 from pgolf_core.lab.verify.reading.folder import KEYS, Submission, claimed, every_claim, quoted
 from pgolf_core.lab.verify.reading.logs import BEFORE, SLIDING, Log, Score
-from pgolf_core.lab.verify.reading.untrusted import (
-    agrees,
-    is_number,
-    is_score,
-    near,
-    number,
-    read_number,
-    same_number,
-    written,
-)
+from pgolf_core.lab.verify.reading.numbers import agrees, is_number, is_score, near, read_number, same_number, written
+from pgolf_core.lab.verify.reading.untrusted import number
 
 UNNAMED = -1
 """The seed of a log that names none, where no log names one."""
@@ -124,6 +116,11 @@ class Judged(Submission):
             found[seed] = {name: Fact(text, CLAIMED) for name, text in said.items()} | self.known.get(seed, {})
         return found
 
+    def elsewhere(self, name: str, said: str) -> str:
+        """Which other seed of the folder has a claimed size; empty for none, and for what is no size."""
+        known = self.known if name.endswith("bytes") else {}
+        return next((f"{_of(seed)}'s" for seed, its in known.items() if agreeing(name, said, its)), "")
+
 
 def agreeing(name: str, said: str, known: Facts, least_digits: bool = True) -> Fact | None:
     """The fact of that name, or another of the same lines, that a number as written is, rounded; None if there is none.
@@ -160,7 +157,7 @@ def json_numbers(folder: Judged) -> str:
                 unknown.append(f"{name} of {_of(seed)}")
                 continue
             fact = agreeing(name, said, known)
-            if fact is None and (where := elsewhere(folder, name, said)):
+            if fact is None and (where := folder.elsewhere(name, said)):
                 strays.append(f"{name} {said} of {_of(seed)} is {where}")
             else:
                 hold(fact is not None, f"{_of(seed)}: {name} {said} in {SUBMISSION_FILE}, {every_text(name, known)}")
@@ -183,13 +180,6 @@ def every_text(name: str, known: Facts) -> str:
     facts = dict.fromkeys(map(str, (fact, *fact.others)))
     packed = f"{'; '.join(list(facts)[:6])}"
     return f"{packed}; before packing {early}" if early and str(early) not in facts else packed
-
-
-def elsewhere(folder: Judged, name: str, said: str) -> str:
-    """Which other seed of the folder has a claimed size; empty for none, and for what is no size."""
-    if not name.endswith("bytes"):
-        return ""
-    return next((f"{_of(seed)}'s" for seed, known in folder.known.items() if agreeing(name, said, known)), "")
 
 
 def before_packing(folder: Judged) -> str:

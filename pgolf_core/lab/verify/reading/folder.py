@@ -21,17 +21,9 @@ from pgolf_core.lab.verify.evidence.checks import CannotCheck, hold, needed, onc
 from pgolf_core.lab.verify.evidence.score import computing_path, judge_score
 from pgolf_core.lab.verify.evidence.text import TEXT_OF_TRACK, Way
 from pgolf_core.lab.verify.reading.logs import Log, read_log
+from pgolf_core.lab.verify.reading.numbers import is_number, is_score, read_number, written
 from pgolf_core.lab.verify.reading.reviewed import Reviewed, header_of
-from pgolf_core.lab.verify.reading.untrusted import (
-    is_number,
-    is_score,
-    json_object,
-    list_files,
-    number,
-    read_number,
-    read_text,
-    written,
-)
+from pgolf_core.lab.verify.reading.untrusted import json_object, list_files, number, read_text
 from pgolf_core.recipes.recipe import TRACK_CAP_BYTES, Recipe, from_dict
 
 if TYPE_CHECKING:
@@ -224,14 +216,12 @@ class Submission(Reviewed):
         What is not for the record has none, by submission.json or by the folder's path.
         """
         claims = quietly(lambda: self.claims) or {}
-        said = [str(claims.get("track") or ""), *self.folder.resolve().parts[::-1]]
-        if _NO_RECORD.search(said[0]):
+        track, parts = str(claims.get("track") or ""), self.folder.resolve().parts[::-1]
+        place = next((part for part in parts if _NO_RECORD.search(part) or _TIMED.search(part)), "")
+        if _NO_RECORD.search(track) or _NO_RECORD.search(place):
             return ""
-        place = next((part for part in said[1:] if _NO_RECORD.search(part) or _TIMED.search(part)), "")
-        if _NO_RECORD.search(place):
-            return ""
-        named = [text for text in (said[0], place) if _TIMED.search(text)]
-        return named[0] if named else "" if "16mb" in said[0].lower() else None
+        named = [text for text in (track, place) if _TIMED.search(text)]
+        return named[0] if named else "" if "16mb" in track.lower() else None
 
     @once
     def seed_claims(self) -> dict[int, dict[str, Any]]:

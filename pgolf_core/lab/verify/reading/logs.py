@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pgolf_core.lab.verify.evidence.checks import hold
-from pgolf_core.lab.verify.reading.untrusted import agrees, read_number, read_text
+from pgolf_core.lab.verify.reading.numbers import agrees, read_number
+from pgolf_core.lab.verify.reading.untrusted import read_text
 
 MAX_LINES, MAX_EVENTS = 300_000, 100_000
 ALWAYS_LOGGED = 10
@@ -169,6 +170,11 @@ class Log:
     """The log's own total of scoring, else its longest timer, since timers overlap."""
 
     @property
+    def last_sizes(self) -> dict[str, int]:
+        """Each of `sizes` that is told, as it is told last."""
+        return {name: values[-1] for name, values in self.sizes.items() if values}
+
+    @property
     def score(self) -> Score | None:
         """The final score that counts: of the kind that outranks the others the last with the most digits."""
         return max(self.finals, key=lambda one: (one.kind, len(one.bpb), self.finals.index(one)), default=None)
@@ -178,8 +184,7 @@ class Log:
         """{what it is: as written} of the run as a whole."""
         _, loss, bpb = self.score or ("", "", "")
         seconds = "" if self.train_ms is None else format(self.train_ms / 1000, ".3f")
-        found = {"steps": self.steps, "loss": loss, "bpb": bpb, "train_seconds": seconds}
-        found |= {name: values[-1] for name, values in self.sizes.items() if values}
+        found = {"steps": self.steps, "loss": loss, "bpb": bpb, "train_seconds": seconds} | self.last_sizes
         return {name: str(value) for name, value in found.items() if value}
 
 

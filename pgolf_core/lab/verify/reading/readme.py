@@ -6,24 +6,13 @@ A cell may be any score of its seed's logs, since tables show several; a mean or
 import itertools
 import re
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from pgolf_core.lab.shared.places import SUBMISSION_FILE
 from pgolf_core.lab.shared.tables import some
 from pgolf_core.lab.verify.evidence.checks import hold, require
-from pgolf_core.lab.verify.reading.claims import (
-    ANEW,
-    CLAIMED,
-    LOGGED,
-    Fact,
-    Facts,
-    Judged,
-    agreeing,
-    elsewhere,
-    every_text,
-    spreads,
-)
-from pgolf_core.lab.verify.reading.untrusted import agrees, is_number, last_digit, read_number
+from pgolf_core.lab.verify.reading.claims import ANEW, CLAIMED, LOGGED, Fact, Judged, agreeing, every_text, spreads
+from pgolf_core.lab.verify.reading.numbers import agrees, is_number, last_digit, read_number
 
 COLUMNS = (
     ("", r"delta|Δ|gain|\bvs\b|diff|improv|baseline|sota|prior|merged|previous|target"),
@@ -55,15 +44,18 @@ def readme_numbers(folder: Judged) -> str:
         above: list[list[tuple[str, Fact | None]]] = [[] for _ in names]
         for seed, (first, *cells) in zip(seeds, rows, strict=True):
             known, mean = folder.believed.get(seed) if seed is not None else None, _MEAN.fullmatch(first.lower())
-            for at, (name, cell) in enumerate(zip(names, cells, strict=False)):
+            for column, name, cell in zip(above, names, cells, strict=False):
                 found = _CELL.fullmatch(cell)
-                if not found or not (mean or known is not None):
+                if found and mean:
+                    fact, expected = _mean(bool(mean[1]), found[1], column)
+                elif found and known is not None:
+                    fact, expected = _known(name, found[1], known)
+                    column.append((found[1], fact))
+                else:
                     continue
-                fact, expected = _mean(bool(mean[1]), found[1], above[at]) if mean else _known(name, found[1], known)
-                above[at] += [(found[1], fact)] if not mean else []
                 if fact:
                     compared[fact.source] += 1
-                elif expected and not mean and (where := elsewhere(folder, name, found[1])):
+                elif expected and not mean and (where := folder.elsewhere(name, found[1])):
                     strays.append(f"{first}: {name} {found[1]} is {where}")
                 elif expected:
                     wrong.append(f"{first}: {name} {found[1]}, {expected}")
@@ -92,9 +84,8 @@ def _seed_of(head: str, first: str) -> int | None:
     return int(found[2]) if found and (found[1] or re.fullmatch(r".*\b(?:seeds?|run)\b.*|", head.lower())) else None
 
 
-def _known(name: str, said: str, known: Facts | None) -> tuple[Fact | None, str]:
+def _known(name: str, said: str, known: Mapping[str, Fact]) -> tuple[Fact | None, str]:
     """The fact that a cell is, or what it should be; neither where nothing is known of it."""
-    known = known or {}
     kind = name.rpartition("_")[2]
     names = (name, kind, f"before_{kind}") if kind in ("bpb", "loss") else (name,)
     facts = (agreeing(one, said, known, least_digits=False) for one in dict.fromkeys(names) if one in known)

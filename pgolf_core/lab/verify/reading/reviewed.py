@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pgolf_core.base.files import UserError, sha256_file
 from pgolf_core.base.names import ARTIFACT, METRICS, SCORES, SEED_RESULT
 from pgolf_core.base.strict import build
-from pgolf_core.lab.shared.places import RECIPE_FILE
+from pgolf_core.lab.shared.places import RECIPE_FILE, TRAINING
 from pgolf_core.lab.verify.evidence import score
 from pgolf_core.lab.verify.evidence.checks import CannotCheck, hold, needed, once, quietly, require
 from pgolf_core.lab.verify.evidence.score import How, Scoring
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 BUDGET_SECONDS = 600
 """Of training, and again of evaluation, on every track with a clock."""
-TRAINING = "stages/03_train.json"
 
 
 def header_of(artifact: Path) -> dict[str, Any]:

@@ -1,22 +1,22 @@
-"""Untrusted files: read within bounds, and their numbers as they are written.
+"""Untrusted files, read within bounds.
 
 Nothing here executes, unpickles or unpacks. A path is followed only inside the reviewed folder, and a file is read only
 after its size has been found small enough.
 """
 
 import json
-import math
 import os
 import stat
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 from pgolf_core.base.files import UserError
 from pgolf_core.base.names import SEED_RESULT
 from pgolf_core.lab.shared.places import RECIPE_FILE, SUBMISSION_FILE
 from pgolf_core.lab.verify.evidence.checks import Broken, CannotCheck, Found, hold
+from pgolf_core.lab.verify.reading.numbers import is_number
 
 MAX_TEXT_BYTES = 16 * 2**20
 """A log holds its whole script and some thousand lines; the published ones have well below a megabyte."""
@@ -132,60 +132,8 @@ def json_lines(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-# ---------------------------------------------------------------------- numbers
-
-
-def is_number(value: Any) -> TypeGuard[float]:
-    """Whether this is a finite number that a float can hold; a bool is none."""
-    try:
-        return type(value) in (int, float) and math.isfinite(value)
-    except OverflowError:
-        return False
-
-
 def number(values: Mapping[str, Any], key: str) -> float:
     """A finite number by its key; Broken where it is missing or none."""
     value: Any = values.get(key)
     hold(is_number(value), f"no number '{key}' ({str(value)[:40]!r})")
     return value
-
-
-def written(value: float) -> str:
-    """A number with all its digits, never in powers of ten."""
-    return str(value) if isinstance(value, int) else format(value, "f") if abs(value) < 1e-4 else repr(float(value))
-
-
-def read_number(text: str) -> float:
-    """A number as written, thousands separated or not."""
-    return float(text.replace(",", ""))
-
-
-def last_digit(text: str) -> float:
-    """What one in the last digit of a number as written is worth: half of it is what the digits leave open."""
-    decimals = text.strip().partition(".")[2]
-    return 10.0 ** -len(decimals) if decimals.isdecimal() else 1.0
-
-
-def agrees(said: str, value: float) -> bool:
-    """Whether a number as written is `value` rounded, or cut, to its own digits."""
-    unit, told = last_digit(said), read_number(said)
-    if not (math.isfinite(told) and math.isfinite(value)):
-        return False
-    slack = 1e-9 * max(unit, abs(value))
-    return abs(told - value) <= unit / 2 + slack or -slack <= abs(value) - abs(told) < unit
-
-
-def same_number(one: str, other: str) -> bool:
-    """Whether two written numbers can be one: either is the other rounded to its own digits."""
-    return agrees(one, read_number(other)) or agrees(other, read_number(one))
-
-
-def near(said: str, value: float) -> bool:
-    """Whether a mean or a spread as written is `value`, up to one in its last digit: it may be of rounded numbers."""
-    off, unit = abs(read_number(said) - value), last_digit(said) * (1 + 1e-9)
-    return agrees(said, value) or ("." in said and off <= min(unit, abs(value) / 2))
-
-
-def is_score(said: str, value: float) -> bool:
-    """Whether a score as written is `value`: rounded to its digits, and to three at least."""
-    return agrees(said, value) and abs(float(said) - value) < 1e-3

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from published import claim, edit_logs, one_run, sized_script
-from reviewing import judged
+from reviewing import judged, shows
 
 from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, UNKNOWN
 
@@ -28,8 +28,7 @@ def test_a_stub_and_what_it_executes_both_count_and_a_claim_of_one_of_them_is_sa
     (folder / "train_gpt.py").rename(folder / "core.py")
     (folder / "train_gpt.py").write_text("exec(open('core.py').read())\n")
     edit_logs(folder, r"^import os\n#.*\n", "")
-    row = judged(folder, place)[CODE]
-    assert row.verdict == HOLDS and f"{code:,} is claimed, which is one of these files alone" in row.evidence
+    shows(judged(folder, place)[CODE], HOLDS, f"{code:,} is claimed, which is one of these files alone")
     assert f"+ code {code + 29:,} =" in judged(folder, place)[CAP].evidence
     (folder / "core.py").write_text(sized_script(16_000_001 - MODEL - 29))
     assert "16,000,001" in judged(folder, place)[CAP].evidence
@@ -49,8 +48,7 @@ def test_without_a_logged_size_submission_json_counts_as_far_as_its_keys_are_cle
     folder = one_run(place)
     edit_logs(folder, r"Serialized.*\n|Total.*\n|Code size.*\n", "")
     claim(folder, bytes_total=None, **said)
-    row = judged(folder, place)[CAP]
-    assert row.verdict == verdict and why in row.evidence
+    shows(judged(folder, place)[CAP], verdict, why)
 
 
 def test_a_total_and_a_code_size_make_a_packed_size(place: Path):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reviewing import judged, reviewed_here, rewritten_trace, with_verdict
+from reviewing import judged, reviewed_here, rewritten_trace, shows, with_verdict
 from toy_run import ADAPTING, BY_DOCUMENTS, MIXING, finished_run
 
 from pgolf_core.adapting import mixture
@@ -67,14 +67,29 @@ def checks_of(seed: Path) -> set[str]:
     return {WHOLE, *(ADAPT_CHECKS if adapt["kind"] != "off" else ()), *(MIX_CHECKS if adapt["mix"] != "off" else ())}
 
 
-def test_an_honest_adaptation_holds_to_the_last_bit(seed: Path, cache: Path) -> None:
+SAME = "0 scores or states differ from the run's"
+MIXED_SAID = {WHOLE: ["n-grams of earlier targets, of 8 at most"], MIXED: ["0 of 93 windows"],
+              LAWFUL: ["at 16 drawn targets", " 0 of "]}  # fmt: skip
+HONEST: dict[str, tuple[tuple[str, ...], dict[str, list[str]]]] = {  # overrides, and words of the evidence
+    "adapted": (ADAPTING, {WHOLE: ["5 chunks, each scored before the weights learn from it (4 updates"],
+                           REPLAYED: ["9 of 9 events", "0 of 93 windows", "0 of 4 states"], BLIND: [SAME]}),
+    "documents": (BY_DOCUMENTS, {WHOLE: ["none on a document's last chunk"], REPLAYED: [" 0 of "],
+                                 BLIND: [SAME, "hints of the tilt up to a token change"], SUMMED: ["1.0000"]}),
+    "mixed": (MIXING, MIXED_SAID),
+    "both": (ADAPTING + MIXING, MIXED_SAID),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("run", "said"), HONEST.values(), indirect=["run"], ids=HONEST)
+def test_an_honest_adapted_score_holds_to_the_last_bit(seed: Path, cache: Path, said: dict[str, list[str]]) -> None:
     found = judged(seed, cache)
-    assert with_verdict(found, FAILS) == set() and set(ADAPT_CHECKS) <= with_verdict(found, HOLDS)
-    assert "5 chunks, each scored before the weights learn from it (4 updates" in found[WHOLE].evidence
-    assert "9 of 9 events" in found[REPLAYED].evidence and "0 of 93 windows" in found[REPLAYED].evidence
-    assert "0 of 4 states" in found[REPLAYED].evidence and "0 scores or states differ from the run's" in found[BLIND][2]
+    assert with_verdict(found, FAILS) == set()
+    assert checks_of(seed) == {*ADAPT_CHECKS, *MIX_CHECKS} & set(found) & with_verdict(found, HOLDS)
+    for check, words in said.items():
+        shows(found[check], HOLDS, *words)
     result = read_json(seed / SEED_RESULT)
-    assert result["adapted_bpb"] < result["sliding_bpb"] and result["seconds"]["adapting"] > 0
+    assert result["seconds"]["adapting"] > 0
+    assert result["adapted_bpb"] < result["sliding_bpb"] or SUMMED in said, "adapters make the toy worse"
     assert f"final_adapted_exact val_loss:{result['adapted_loss']:.8f}" in (seed / TRAIN_LOG).read_text()
     assert not (seed / "adapting").exists(), "its checkpoint is gone"
 
@@ -92,7 +107,7 @@ def exchanged(arrays: dict[str, np.ndarray], name: str, one: int, other: int) ->
 
 LIES: dict[str, tuple[Callable[[dict[str, np.ndarray]], object], str, str]] = {
     "two events exchanged": (lambda a: exchanged(a, "events", 1, 2), WHOLE, "event 1 is [0, "),
-    "two states exchanged": (lambda a: exchanged(a, "states", 1, 2), REPLAYED, "2 of 4 states"),
+    "two states exchanged": (lambda a: exchanged(a, "states", 1, 2), REPLAYED, "windows and 2 of "),
     "two chunks' nats exchanged": (lambda a: exchanged(a, "nats", 30, 60), REPLAYED, "2 of 93 windows"),
     "one nat altered": (lambda a: a["nats"].put(70, np.nextafter(a["nats"][70], 0)), REPLAYED, "1 of 93 windows"),
     "better nats": (lambda a: a["nats"].__imul__(0.99), REPLAYED, "93 of 93 windows"),
@@ -106,14 +121,14 @@ LIES: dict[str, tuple[Callable[[dict[str, np.ndarray]], object], str, str]] = {
     "a mixed window too few": (lambda a: a.update(mixed=a["mixed"][1:]), WHOLE, "mixed has float64"),
 }
 LIES_OF_RUNS = [(run, lie) for lie in LIES for run in ((MIXING, ADAPTING + MIXING) if "mix" in lie else (ADAPTING,))]
+LIES_OF_RUNS += [(BY_DOCUMENTS, lie) for lie in ("two events exchanged", "two states exchanged")]
 
 
 @pytest.mark.parametrize(("run", "lie"), LIES_OF_RUNS, indirect=["run"], ids=[lie for _, lie in LIES_OF_RUNS])
 def test_a_false_trace_fails_though_its_hash_and_sums_agree(seed: Path, cache: Path, lie: str) -> None:
     edit, check, words = LIES[lie]
     rewritten_trace(seed, edit, "mixed" if "mix" in lie else "nats")
-    row = judged(seed, cache)[check]
-    assert row.verdict == FAILS and words in row.evidence
+    shows(judged(seed, cache)[check], FAILS, words)
 
 
 @pytest.mark.parametrize(
@@ -180,15 +195,13 @@ def test_an_adapted_score_of_a_recipe_that_adapts_nothing_fails(honest, tmp_path
     scale = forged.get("adapted_bpb", 0.0) / result["sliding_bpb"]
     loss = {"adapted_loss": result["sliding_loss"] * scale} if scale else {}
     write_json(run / "seed1" / SEED_RESULT, result | forged | loss)
-    row = judged(run / "seed1", reviewed_here(monkeypatch, honest))[WHOLE]
-    assert row.verdict == FAILS and "the recipe adapts nothing" in row.evidence
+    shows(judged(run / "seed1", reviewed_here(monkeypatch, honest))[WHOLE], FAILS, "the recipe adapts nothing")
 
 
 def test_a_submission_cannot_call_its_score_frozen_and_claim_another(honest, submission: Path, monkeypatch) -> None:
     said = read_json(submission / SUBMISSION_FILE)["seed_results"]["1"]
     change_seed(submission, frozen_val_bpb=said["val_bpb"], frozen_val_loss=said["val_loss"], val_bpb=0.5)
-    row = judged(submission, reviewed_here(monkeypatch, honest))[WHOLE]
-    assert row.verdict == FAILS and "the recipe adapts nothing" in row.evidence
+    shows(judged(submission, reviewed_here(monkeypatch, honest))[WHOLE], FAILS, "the recipe adapts nothing")
 
 
 def peeks(plain: Callable) -> Callable:
@@ -201,87 +214,56 @@ def peeks(plain: Callable) -> Callable:
     return update
 
 
-def test_a_learner_that_looks_ahead_is_caught(run: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def moves(weights_of: Callable, by: Callable) -> Callable:
+    """An update that also adds a number, made of the stream, to some weights."""
+
+    def cheat(plain: Callable) -> Callable:
+        def update(self, event, stream):
+            told = plain(self, event, stream)
+            for weights in weights_of(self):
+                weights.data += by(stream)
+            return told
+
+        return update
+
+    return cheat
+
+
+def leaks(plain: Callable) -> Callable:
+    return lambda self, ids, targets, first=0: plain(self, ids, targets, first) + 1e-3 * (targets[:, -1:] % 2)
+
+
+def foresees(plain: Callable) -> Callable:
+    return lambda text, adapt: plain(text, adapt) + int(text[-1])
+
+
+adapters_of_another = moves(lambda self: self.current.up.values(), lambda stream: 1e-3 * float(stream[-1]))
+"""By what may stand in a document whose turn is still to come."""
+draw = np.random.default_rng(0)
+noise = moves(lambda self: [self.model.skip_weights], lambda stream: 1e-7 * draw.random())
+CHEATS: dict[str, tuple] = {
+    "a learner": (ADAPTING, ChunkSGD, "update", peeks, FAILS, "a replay's, which read the true text"),
+    "a network": (ADAPTING, GPT, "token_losses", leaks, FAILS, ""),
+    "adapters": (BY_DOCUMENTS, DocumentLoRA, "update", adapters_of_another, FAILS, ""),
+    "hints": (BY_DOCUMENTS, replay, "hints_of", foresees, FAILS, "hints of the tilt"),
+    "an unsteady learner": (ADAPTING, ChunkSGD, "update", noise, UNKNOWN, "not the same twice"),
+}
+
+
+@pytest.mark.parametrize(
+    ("run", "owner", "name", "cheat", "verdict", "words"), CHEATS.values(), indirect=["run"], ids=CHEATS
+)
+def test_what_looks_ahead_is_caught_and_told_from_what_is_unsteady(
+    run: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, owner, name, cheat, verdict, words
+) -> None:
     """The run's own numbers come of honest events, so they differ; and so do a blindfold and an open pass."""
-    monkeypatch.setattr(ChunkSGD, "update", peeks(ChunkSGD.update))
+    monkeypatch.setattr(owner, name, cheat(getattr(owner, name)))
     found = judged(run / "seed1", cache)
-    assert {REPLAYED, BLIND} <= with_verdict(found, FAILS)
-    assert "a replay's, which read the true text" in found[BLIND].evidence
-
-
-def test_a_network_that_looks_ahead_is_caught(run: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = GPT.token_losses
-    monkeypatch.setattr(GPT, "token_losses", lambda self, ids, targets, first=0: (
-        plain(self, ids, targets, first) + 1e-3 * (targets[:, -1:] % 2)))  # fmt: skip
-    assert BLIND in with_verdict(judged(run / "seed1", cache), FAILS)
-
-
-def test_an_unsteady_learner_is_told_from_one_that_looks_ahead(run: Path, cache: Path, monkeypatch) -> None:
-    plain, draw = ChunkSGD.update, np.random.default_rng(0)
-
-    def update(self, event, stream):
-        told = plain(self, event, stream)
-        self.model.skip_weights.data += 1e-7 * draw.random()
-        return told
-
-    monkeypatch.setattr(ChunkSGD, "update", update)
-    row = judged(run / "seed1", cache)[BLIND]
-    assert row.verdict == UNKNOWN and "not the same twice" in row.evidence
-
-
-@of_run([BY_DOCUMENTS], ids=["documents"])
-def test_an_honest_adaptation_by_documents_holds_to_the_last_bit(run: Path, cache: Path) -> None:
-    found = judged(run / "seed1", cache)
-    assert with_verdict(found, FAILS) == set() and set(ADAPT_CHECKS) <= with_verdict(found, HOLDS)
-    assert "none on a document's last chunk" in found[WHOLE].evidence
-    assert " 0 of " in found[REPLAYED].evidence and "0 scores or states differ from the run's" in found[BLIND].evidence
-    assert "hints of the tilt up to a token change" in found[BLIND].evidence and "1.0000" in found[SUMMED].evidence
-
-
-@of_run([BY_DOCUMENTS], ids=["documents"])
-def test_exchanged_events_of_documents_fail_and_so_do_exchanged_states(run: Path, cache: Path, tmp_path: Path) -> None:
-    for array, check in (("events", WHOLE), ("states", REPLAYED)):
-        copy = shutil.copytree(run, tmp_path / array / run.name) / "seed1"
-        rewritten_trace(copy, lambda arrays, name=array: exchanged(arrays, name, 1, 2), "nats")
-        assert check in with_verdict(judged(copy, cache), FAILS)
-
-
-@of_run([BY_DOCUMENTS], ids=["documents"])
-def test_adapters_that_look_ahead_are_caught(run: Path, cache: Path, monkeypatch) -> None:
-    plain = DocumentLoRA.update
-
-    def update(self, event, stream):
-        told = plain(self, event, stream)
-        for up in self.current.up.values():
-            up.data += 1e-3 * float(stream[-1])  # of a document whose turn may be still to come
-        return told
-
-    monkeypatch.setattr(DocumentLoRA, "update", update)
-    assert BLIND in with_verdict(judged(run / "seed1", cache), FAILS)
-
-
-@of_run([BY_DOCUMENTS], ids=["documents"])
-def test_hints_that_read_later_tokens_fail(run: Path, cache: Path, monkeypatch) -> None:
-    plain = replay.hints_of
-    monkeypatch.setattr(replay, "hints_of", lambda text, adapt: plain(text, adapt) + int(text[-1]))
-    row = judged(run / "seed1", cache)[BLIND]
-    assert row.verdict == FAILS and "hints of the tilt" in row.evidence
+    shows(found[BLIND], verdict, words)
+    assert cheat is not peeks or found[REPLAYED].verdict == FAILS
 
 
 # ---------------------------------------------------------------------- mixed scores
-
-
-@of_mixed
-def test_an_honest_mixture_holds_to_the_last_bit(seed: Path, cache: Path) -> None:
-    found = judged(seed, cache)
-    assert with_verdict(found, FAILS) == set()
-    assert checks_of(seed) <= with_verdict(found, HOLDS)
-    assert checks_of(seed) == {*ADAPT_CHECKS, *MIX_CHECKS} & set(found)
-    assert "0 of 93 windows" in found[MIXED].evidence and "at 16 drawn targets" in found[LAWFUL].evidence
-    assert "0 of " in found[LAWFUL].evidence and "n-grams of earlier targets, of 8 at most" in found[WHOLE].evidence
-    result = read_json(seed / SEED_RESULT)
-    assert result["adapted_bpb"] < result["sliding_bpb"] and result["seconds"]["adapting"] > 0
-    assert f"final_adapted_exact val_loss:{result['adapted_loss']:.8f}" in (seed / TRAIN_LOG).read_text()
 
 
 @of_mixed

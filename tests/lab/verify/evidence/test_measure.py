@@ -8,17 +8,9 @@ import pytest
 from small import flat_bytes, noisy_model
 
 from pgolf_core.base.files import UserError
-from pgolf_core.lab.data.dataset import open_dataset
+from pgolf_core.lab.data.dataset import Dataset
 from pgolf_core.lab.verify.evidence import measure
-from pgolf_core.lab.verify.evidence.measure import (
-    LEAST_WINDOWS,
-    causality,
-    kept_nats,
-    probabilities,
-    score_or_sample,
-    split_by_shape,
-    total_with_interval,
-)  # fmt: skip
+from pgolf_core.lab.verify.evidence.measure import causality, kept_nats, probabilities, score_or_sample
 from pgolf_core.lab.verify.evidence.score import NOISE_ERRORS, NOISE_TIMES
 from pgolf_core.lab.verify.evidence.text import Way
 from pgolf_core.network.score import plan_windows, score
@@ -27,9 +19,8 @@ from pgolf_core.text.shards import load_tokens
 
 
 @pytest.fixture
-def parts(honest: Path):
+def parts(honest: Path, dataset: Dataset):
     """model, tokens and token bytes, as the process loads them."""
-    dataset = open_dataset("toy-sp1024", honest.parents[2])
     tokenizer = dataset.tokenizer()
     tokens = load_tokens(dataset.val_paths, tokenizer.vocab_size)
     return load_model(honest / "seed1" / "model.pgolf"), tokens, tokenizer.bytes
@@ -92,7 +83,7 @@ def test_a_score_that_does_not_fit_becomes_a_sample_whose_interval_holds_the_tru
         inside += found["low"] <= truth.bpb <= found["high"]
         low, high = found["loss"] - found["loss_half"], found["loss"] + found["loss_half"]
         assert (low <= truth.loss_nats_per_token <= high) == (found["low"] <= truth.bpb <= found["high"])
-    assert inside >= 34 and min(sizes) >= LEAST_WINDOWS
+    assert inside >= 34 and min(sizes) >= measure.LEAST_WINDOWS
 
 
 def kept_by(parts, way: Way) -> np.ndarray:
@@ -158,15 +149,15 @@ def test_too_few_windows_give_no_interval(parts, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(("num_targets", "seq_len", "stride"), [(763, 32, 8), (763, 32, 32), (64, 32, 32), (9, 32, 8)])
 def test_common_and_odd_windows_are_all_windows(num_targets: int, seq_len: int, stride: int):
     windows = plan_windows(num_targets, seq_len, stride)
-    common, odd = split_by_shape(windows)
+    common, odd = measure.split_by_shape(windows)
     assert len(common) >= len(odd) - 1
     assert sorted(map(tuple, np.concatenate((common, odd)).tolist())) == sorted(map(tuple, windows.tolist()))
 
 
 def test_a_sample_of_all_is_exact_and_one_of_some_has_the_hand_computed_interval():
     values = np.array([1.0, 2.0, 3.0, 6.0])
-    assert total_with_interval(values, 4) == (12.0, 0.0, 0.0)
-    total, half, most = total_with_interval(values, 16)
+    assert measure.total_with_interval(values, 4) == (12.0, 0.0, 0.0)
+    total, half, most = measure.total_with_interval(values, 16)
     assert total == 48.0 and most > 20 * half
     # std 2.160247, / 2 = 1.080123, x sqrt(3/4) = 0.935414, x 16 = 14.96663, x t(3) = 3.182446
     assert half == pytest.approx(47.6305, abs=1e-3)

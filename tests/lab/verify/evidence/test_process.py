@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pgolf_core.base.files import UserError, write_text
-from pgolf_core.lab.data.dataset import Dataset, open_dataset
+from pgolf_core.lab.data.dataset import Dataset
 from pgolf_core.lab.shared.places import child_environment
 from pgolf_core.lab.verify.evidence import process, score
 from pgolf_core.lab.verify.evidence.checks import Broken
@@ -19,11 +19,6 @@ from pgolf_core.lab.verify.evidence.score import How, Scoring, isolation
 from pgolf_core.lab.verify.evidence.text import Way
 
 WAY = Way(32, 8, 64, "off")
-
-
-@pytest.fixture
-def dataset(honest: Path) -> Dataset:
-    return open_dataset("toy-sp1024", honest.parents[2])
 
 
 def test_a_fresh_process_finds_the_recorded_scores_and_opens_nothing_but_the_score_needs(

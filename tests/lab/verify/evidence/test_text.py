@@ -2,12 +2,11 @@
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pgolf_core.lab.data.dataset import open_dataset
+from pgolf_core.lab.data.dataset import Dataset
 from pgolf_core.lab.verify.evidence import text
 from pgolf_core.lab.verify.evidence.checks import Broken, CannotCheck
 from pgolf_core.lab.verify.evidence.text import TEXT_OF_TRACK, Text, Way, implied_bytes
@@ -17,8 +16,8 @@ LOCAL = "local_10min_1mb"
 
 
 @pytest.fixture
-def toy(honest: Path) -> Text:
-    return Text(open_dataset("toy-sp1024", honest.parents[2]), progress=False)
+def toy(dataset: Dataset) -> Text:
+    return Text(dataset, progress=False)
 
 
 def test_an_honest_text_is_whole_and_counted_in_three_ways(toy: Text):

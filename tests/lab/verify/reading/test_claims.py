@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from published import PR315, edit, foreign, late_log, published
+from reviewing import shows
 
 from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, UNKNOWN, judge
 from pgolf_core.lab.verify.evidence.score import How
@@ -68,8 +69,7 @@ def test_a_claim_is_held_against_the_logs(
     folder = published(tmp_path / "track_10min_16mb" / "one", PR315, claims=json.loads(json.dumps(claims)))
     if changed:
         edit("README.md", *IN_README[changed])(folder)
-    row = judge("it", check, Judged(folder, How()))
-    assert row.verdict == verdict and why in row.evidence
+    shows(judge("it", check, Judged(folder, How())), verdict, why)
 
 
 def test_how_far_a_written_number_may_be_from_a_fact():
@@ -138,5 +138,4 @@ def test_a_claim_is_held_against_every_final_line_of_a_foreign_log(
     tmp_path: Path, check: Callable, logs: dict, claims: dict, verdict: str, why: str
 ):
     folder = foreign(tmp_path / "track_10min_16mb" / "one", logs, json.loads(json.dumps(claims)))
-    row = judge("it", check, Judged(folder, How()))
-    assert row.verdict == verdict and why in row.evidence, row
+    shows(judge("it", check, Judged(folder, How())), verdict, why)

@@ -60,15 +60,6 @@ def test_without_a_recipe_submission_json_counts_then_the_write_up_and_two_numbe
             _ = Submission(place, How()).way
 
 
-def test_a_module_that_the_script_imports_from_the_folder_counts_as_code(place: Path):
-    script, before = place / "train_gpt.py", Submission(place, How()).code_bytes
-    for name in ("helper.py", "deeper.py", "other.py"):
-        (place / name).write_text("import deeper\n")
-    assert Submission(place, How()).code_bytes == before == script.stat().st_size, "nothing imports it"
-    script.write_text(script.read_text().replace("import os\n", "import helper\n"))
-    assert sorted(Submission(place, How()).code) == ["deeper.py", "helper.py", "train_gpt.py"]
-
-
 def test_weights_of_another_format_are_weighed_and_not_opened(place: Path):
     with pytest.raises(CannotCheck, match="the weight file is not in the folder"):
         _ = Submission(place, How()).artifact

@@ -10,18 +10,7 @@ from reviewing import both
 
 from pgolf_core.lab.verify.evidence.checks import Broken
 from pgolf_core.lab.verify.reading import logs
-from pgolf_core.lab.verify.reading.logs import (
-    ADAPTED,
-    BEFORE,
-    PACKED,
-    SLIDING,
-    Epoch,
-    Log,
-    Mention,
-    Phase,
-    agreed_steps,
-    read_log,
-)
+from pgolf_core.lab.verify.reading.logs import ADAPTED, BEFORE, PACKED, SLIDING, Epoch, Mention, agreed_steps, read_log
 from pgolf_core.lab.verify.reading.readme import tables
 
 WORDS = st.sampled_from(
@@ -113,7 +102,7 @@ NO_SCORES = (
 )  # fmt: skip
 
 
-def read(tmp_path: Path, text: str, name: str = "train.log", encoding: str = "utf-8") -> Log:
+def read(tmp_path: Path, text: str, name: str = "train.log", encoding: str = "utf-8") -> logs.Log:
     (tmp_path / name).write_bytes(text.encode(encoding))
     return read_log(tmp_path / name, name)
 
@@ -252,5 +241,5 @@ def test_what_a_log_tells_is_read_with_its_lines_and_its_script_is_passed_over(t
     log = read_log(tmp_path / "a.log", "a.log")
     assert log.block == {"model_dim": ("512", 5), "datafiles": ("a, b", 6)}
     assert log.mentions == [Mention(11, ("0.9512", "1.0870"), 62_021_632, 151_078_222)]
-    assert log.epochs == [Epoch(9, "ttt", 2, 3)] and log.phases == [Phase(10, 600, 500)]
+    assert log.epochs == [Epoch(9, "ttt", 2, 3)] and log.phases == [logs.Phase(10, 600, 500)]
     assert [line for line, _ in log.scored_lines] == [11, 12]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from published import foreign, late_log, table
+from reviewing import shows
 
 from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, UNKNOWN, judge
 from pgolf_core.lab.verify.evidence.score import How
@@ -59,8 +60,7 @@ def test_a_cell_is_any_score_of_its_seeds_logs_and_a_mean_is_of_the_cells_above_
     tmp_path: Path, readme: str, verdict: str, why: str
 ):
     folder = foreign(tmp_path / "track_10min_16mb" / "one", LOGS, {"val_bpb": 1.06108, "seeds": [42, 0, 1234]}, readme)
-    row = judge("it", readme_numbers, Judged(folder, How()))
-    assert row.verdict == verdict and why in row.evidence, row
+    shows(judge("it", readme_numbers, Judged(folder, How())), verdict, why)
 
 
 def test_a_cell_may_be_of_another_log_of_its_seed(tmp_path: Path):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from reviewing import DAMAGE, both, failing, judged, judged_with_damages, no_lie_goes_unnoticed, spoil
+from reviewing import DAMAGE, both, failing, judged, judged_with_damages, no_lie_goes_unnoticed, shows, spoil
 from run_folder import change
 
 from pgolf_core.base.files import UserError, write_json
@@ -38,8 +38,7 @@ def test_a_result_is_read_strictly_and_where_it_is_damaged_other_checks_cannot_b
     with pytest.raises(UserError, match="steps must be of type int"):
         _ = Seed(run / "seed1", How()).result_file
     assert failing(run / "seed1", cache) == {"result.json is whole"}
-    row = judged(run / "seed1", cache)["sliding score from the file alone"]
-    assert row.verdict == UNKNOWN and "it needs a whole result.json" in row.evidence
+    shows(judged(run / "seed1", cache)["sliding score from the file alone"], UNKNOWN, "it needs a whole result.json")
 
 
 def test_what_seeds_have_in_common_is_proved_once(honest: Path, cache: Path, monkeypatch: pytest.MonkeyPatch):
