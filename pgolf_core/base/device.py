@@ -73,11 +73,11 @@ def compute_dtype(x: torch.Tensor) -> torch.dtype:
 
 @functools.cache
 def why_not_compile(device: torch.device) -> str:
-    """Empty if torch.compile works on this machine, which is tried, else torch's reason."""
+    """Empty if torch.compile works on this machine, which is tried, else torch's reason without paths."""
     try:
         torch.compile(lambda x: x + 1)(torch.ones(1, device=device))
     except Exception as error:
-        return " ".join(str(error).split())[:99]
+        return " ".join(word for word in str(error).split() if "/" not in word)[:80]
     return ""
 
 
