@@ -54,8 +54,8 @@ $(DEV): $(READY)
 
 # FlashAttention is built against the torch that is there, so pip may not give the build a torch of its own. Not tried.
 setup-cuda: $(READY)
-	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt ninja packaging psutil setuptools wheel
-	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt --no-build-isolation -e '.[cuda]'
+	$(PIP) ninja packaging psutil setuptools wheel
+	$(PIP) --no-build-isolation -e '.[cuda]'
 
 record: $(READY)
 	$(BIN)/pgolf data sotu --vocab-size 4096

@@ -60,7 +60,9 @@ def write_json(path: Path | str, value: Any) -> None:
 def read_json(path: Path | str) -> Any:
     """Read a JSON file; a missing or broken one is a UserError that names it."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair could be printed and written nowhere
+        return value
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; run the stage that writes it first") from None
     except OSError as error:

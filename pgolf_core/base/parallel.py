@@ -131,10 +131,16 @@ def join() -> Iterator[World]:
 
     Each rank takes the CUDA device of its number on its machine; tensors on the CPU always travel by gloo.
     """
-    rank, size = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    variables = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+    try:
+        rank, size, local_rank = (int(os.environ.get(name, default)) for name, default in variables.items())
+    except ValueError as error:
+        raise UserError(
+            f"{', '.join(variables)}: {error}; unset them, or start with torchrun, which sets them"
+        ) from None
     device = None
     if torch.cuda.is_available():
-        local_rank, devices = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        devices = torch.cuda.device_count()
         if local_rank >= devices:
             raise UserError(
                 f"torchrun started more processes than this machine's {devices} CUDA devices; lower --nproc"
@@ -145,7 +151,10 @@ def join() -> Iterator[World]:
         yield ALONE
         return
     backend = "gloo" if device is None else "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend, timeout=PATIENCE, device_id=device)
+    try:
+        dist.init_process_group(backend, timeout=PATIENCE, device_id=device)
+    except ValueError as error:  # WORLD_SIZE left over from elsewhere: nothing says where the others are
+        raise UserError(f"WORLD_SIZE is {size}: {error}; unset it, or start with torchrun, which sets them") from None
     yield World(rank, size)
     dist.destroy_process_group()  # not after an error: with a rank missing it would wait
 

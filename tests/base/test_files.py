@@ -55,7 +55,7 @@ def test_json_is_read_as_written_and_numbers_that_no_reader_takes_are_refused(tm
     assert not (tmp_path / "b.json").exists()
 
 
-@pytest.mark.parametrize("payload", [None, b"", b"{", b"\xff", b"[" * 200_000])
+@pytest.mark.parametrize("payload", [None, b"", b"{", b"\xff", b"[" * 200_000, b'["\\ud800"]'])
 def test_json_that_is_missing_or_broken_is_one_line_that_names_it(tmp_path: Path, payload: bytes | None) -> None:
     path = tmp_path / "a.json"
     if payload is not None:

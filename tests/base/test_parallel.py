@@ -145,6 +145,24 @@ def test_joining_picks_the_backend_and_the_device_of_the_rank(monkeypatch, cuda:
             pass
 
 
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"RANK": "first"}, "'first'; unset them, or start with torchrun"),
+        ({"LOCAL_RANK": ""}, "''; unset them, or start with torchrun"),
+        ({"WORLD_SIZE": "8"}, r"WORLD_SIZE is 8: .*RANK|WORLD_SIZE is 8: .*MASTER_ADDR"),
+    ],
+)
+def test_variables_of_ranks_that_torchrun_did_not_set_are_told_in_a_line(monkeypatch, variables, message) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=message) as caught, parallel.join():
+        pass
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("bfloat16", 5e-3)])
 def test_one_two_and_four_ranks_give_one_loss_curve(tmp_path: Path, dtype: str, tolerance: float) -> None:
     schedule = {"iterations": 20, "warmdown_iters": 12, "val_every_steps": 10}

@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
     if csv and csv.suffix != ".csv":
         raise UsageError(f"--csv {csv}: a table's file ends in .csv")
     compared = comparison.compare_arms(options.runs, options.score, options.against)
-    as_json = options.json and json.dumps(comparison.to_json(compared), indent=2, ensure_ascii=False)
+    as_json = options.json and json.dumps(comparison.to_json(compared), indent=2)
     print(as_json or comparison_text(compared))
     for path in comparison.write_csv(compared, csv) if csv else ():
         print(f"wrote {path}", file=sys.stderr)

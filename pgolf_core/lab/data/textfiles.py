@@ -5,9 +5,11 @@ counted by kind, so that one reading tells every fault.
 """
 
 import bz2
+import contextlib
 import functools
 import gzip
 import io
+import itertools
 import json
 import lzma
 import os
@@ -218,7 +220,28 @@ def _decoded(payload: bytes) -> str | Fault:
         return Fault("not in UTF-8")
 
 
+class _Twice(ValueError):
+    """A JSON object that has a key twice: which of its values is the text, nothing says."""
+
+
+def _json(text: str | bytes) -> Any:
+    """What stands in it. ValueError where it is not JSON, _Twice where an object has a key twice."""
+    return json.loads(text, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(found := dict(pairs)) < len(pairs):
+        raise _Twice("an object has a key twice")
+    return found
+
+
 def _read_text(file: InputFile, field: str, cut: str, faults: Faults) -> Read:
+    with _opened(file) as source:
+        starts = [line for line in itertools.islice(source, 3) if line.strip()][:2]
+    with contextlib.suppress(ValueError, RecursionError):
+        if len(starts) == 2 and all(isinstance(_json(line), dict) for line in starts):
+            yield "", Fault("of JSON lines, no text (name it .jsonl)")
+            return
     with _opened(file) as source:
         if cut in ("", "none"):
             yield "", _without_nul(_decoded(source.read()))
@@ -298,7 +321,9 @@ def _read_lines(file: InputFile, field: str, cut: str, faults: Faults) -> Read:
             if isinstance(text, str) and not text.strip():
                 continue
             try:
-                yield f":{number}", _value(json.loads(text), field, faults) if isinstance(text, str) else text
+                yield f":{number}", _value(_json(text), field, faults) if isinstance(text, str) else text
+            except _Twice:
+                yield f":{number}", Fault("with a key twice")
             except (ValueError, RecursionError):
                 yield f":{number}", Fault("that are not JSON")
 
@@ -308,7 +333,7 @@ def _read_json(file: InputFile, field: str, cut: str, faults: Faults) -> Read:
     with _opened(file) as source:
         payload = source.read().removeprefix(BYTE_ORDER_MARK)
     try:
-        values = json.loads(payload)
+        values = _json(payload)
     except (ValueError, RecursionError) as error:
         if "Extra data" not in str(error):
             raise UserError(f"{file.path} is not JSON ({error}); mend it, or name lines of JSON .jsonl") from None

@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     if len(options.path) > 1:
         return max([_line(path, how, options.json) for path in options.path])
     rows = verify(Path(options.path[0]), how)
-    print(json.dumps([row._asdict() for row in rows], indent=2, ensure_ascii=False) if options.json else as_text(rows))
+    print(json.dumps([row._asdict() for row in rows], indent=2) if options.json else as_text(rows))
     return 1 if any(row.verdict == FAILS for row in rows) else 0
 
 
@@ -66,7 +66,7 @@ def _line(path: str, how: How, as_json: bool) -> int:
     verdict = f"cannot be read: {error}" if error else verdict_of(rows)
     if as_json:
         checks = [row._asdict() for row in rows]
-        print(json.dumps({"path": path, "verdict": verdict, "error": error, "checks": checks}, ensure_ascii=False))
+        print(json.dumps({"path": path, "verdict": verdict, "error": error, "checks": checks}))
     else:
         print(f"{plain(path)}: {verdict}")
     sys.stdout.flush()

@@ -166,6 +166,14 @@ FAULTS = {
     "no text anywhere": (lines('{"text": 3}', '{"n": [4]}'), r"1 without a field 'text' \(mine/x\.jsonl:2\)$"),
     "inner field": (lines('{"text": {"body": "a"}, "n": 1}'), r"fields there: text\.body; --field names one"),
     "an archive": (raw("x.txt.gz", gzip.compress(b"ustar\0" * 9)), r"1 with NUL bytes, so no text \(an archive"),
+    "JSON lines as text": (
+        raw("x.txt", b'{"text": "a"}\n\n{"text": "b"}\n'),
+        r"1 of JSON lines, no text \(name it \.jsonl\) \(mine/x\.txt\)",
+    ),
+    "a key twice": (
+        lines('{"text": "a", "text": "b"}', '{"text": "a", "n": {"m": 1, "m": 1}}'),
+        r"2 with a key twice \(mine/x\.jsonl:1, mine/x\.jsonl:2\)",
+    ),
     "no object": (lines("[1]", "3"), r"2 not a JSON object or text"),
 }  # fmt: skip
 
@@ -211,6 +219,9 @@ def test_json_is_an_array_an_object_that_holds_one_columns_or_lines(tmp_path: Pa
         read(tmp_path / "x.json")
     (tmp_path / "x.json").write_text('{"text": "about", "data": [{"text": "a"}]}')
     with pytest.raises(UserError, match=r"x\.json has a 'text' and an array of them too"):
+        read(tmp_path / "x.json")
+    (tmp_path / "x.json").write_text('{"text": ["a"], "text": ["b"]}')
+    with pytest.raises(UserError, match=r"x\.json is not JSON \(an object has a key twice\)"):
         read(tmp_path / "x.json")
     (tmp_path / "x.json").write_text('[{"data": {"text": "a"}}, {"data.text": "b"}]')
     assert [text for _, text in read(tmp_path / "x.json", "data.text")[0]] == ["a", "b"]
