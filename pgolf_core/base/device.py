@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import torch
 
-GLIBC_KEEPS = {-3: 2**30, -1: 2**31 - 1}
-"""mallopt's M_MMAP_THRESHOLD (blocks from here on are mapped) and M_TRIM_THRESHOLD (free bytes before any go back)."""
+GLIBC_KEEPS = {-3: 2**30, -1: 2**31 - 1, -8: 1}
+"""mallopt's M_MMAP_THRESHOLD (blocks from here on are mapped), M_TRIM_THRESHOLD (free bytes before any go back) and
+M_ARENA_MAX (one for all threads: what one has freed another can use)."""
 
 
 def pick_device() -> torch.device:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +29,17 @@ def explain_os_errors(what: str):
         raise UserError(f"{what}: {error.strerror or error}{place}; free space or choose a writable folder") from error
 
 
-def write_bytes(path: Path | str, payload: bytes) -> None:
-    """Write `payload` to a temporary file beside `path`, then rename: the file is whole or absent."""
+@contextlib.contextmanager
+def replacing(path: Path | str) -> Iterator[str]:
+    """The name of a temporary file beside `path`, to be written; renamed at the end: the file is whole or absent."""
     path = Path(path)
     with explain_os_errors(f"cannot write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(payload)
-                file.flush()
+            yield name
+            with open(name, "rb") as file:  # safetensors puts a file of its own there
                 os.fsync(file.fileno())
             os.chmod(name, 0o644)
             os.replace(name, path)
@@ -45,6 +47,12 @@ def write_bytes(path: Path | str, payload: bytes) -> None:
             with contextlib.suppress(OSError):
                 os.unlink(name)
             raise
+
+
+def write_bytes(path: Path | str, payload: bytes) -> None:
+    """Write `payload` atomically."""
+    with replacing(path) as name:
+        Path(name).write_bytes(payload)
 
 
 def write_text(path: Path | str, text: str) -> None:

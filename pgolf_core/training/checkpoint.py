@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgolf_core.base.files import UserError, write_bytes, write_json, write_text
+from pgolf_core.base.files import UserError, replacing, write_json, write_text
 from pgolf_core.base.names import (
     AVERAGED_WEIGHTS,
     CHECKPOINT,
@@ -29,8 +29,12 @@ def save_tensors(path: Path | str, tensors: dict[str, Tensor], about: dict[str, 
     """Write named tensors and a JSON-able dictionary into one safetensors file, atomically."""
     import safetensors.torch
 
-    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    write_bytes(path, safetensors.torch.save(plain, metadata={"about": json.dumps(about or {}, sort_keys=True)}))
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        with replacing(path) as part:  # straight from the tensors: no copy of them in memory
+            safetensors.torch.save_file(plain, part, metadata={"about": json.dumps(about or {}, sort_keys=True)})
+    except safetensors.SafetensorError as error:
+        raise UserError(f"cannot write {path}: {error}; free space or choose a writable folder") from None
 
 
 def load_tensors(path: Path | str, only_about: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -125,7 +129,7 @@ class Checkpoint:
     def load(self, state: dict[str, Tensor]) -> dict[str, Any] | None:
         """Fill `state` on every rank from the first one's file; returns what it says.
 
-        No step draws from torch's generators: what is random follows from the seed and the position alone.
+        No state of a generator is kept: what a step draws follows from the seed, the step and the rank.
         """
         found = self.world.first and self.path.exists()
         tensors, about = load_tensors(self.path) if found else ({}, None)

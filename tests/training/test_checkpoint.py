@@ -1,6 +1,9 @@
 """Files of tensors, and the checkpoint that a run goes on from."""
 
 import math
+import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,11 +17,35 @@ from pgolf_core.training.checkpoint import Checkpoint, keep_until, load_tensors,
 from pgolf_core.training.progress import training_curve
 from pgolf_core.training.runlog import RunLog
 
+SAVING = """
+import resource, sys, torch
+from pgolf_core.base.files import UserError
+from pgolf_core.training.checkpoint import save_tensors
+big = torch.ones(2, 2**24)
+save_tensors(sys.argv[1], {"small": big[0, :9]})
+before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+save_tensors(sys.argv[1], {"a": big[0], "b": big[1]})
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 32 * 1024)
+import signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    save_tensors(sys.argv[1], {"a": big[0] * 2})
+except UserError as error:
+    print(error)
+"""
 MADE_OF = {"recipe": "r", "seed": 3, "data": "d"}
 
 
 def state() -> dict[str, torch.Tensor]:
     return {"w": torch.tensor([[1.0, 2.0, 3.0]]).T, "n": torch.tensor(7), "half": torch.ones(2).bfloat16()}
+
+
+def test_saving_copies_no_tensor_in_memory_and_a_full_disk_is_one_line_that_leaves_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    done = subprocess.run([sys.executable, "-c", SAVING, str(path)], capture_output=True, text=True, check=True)
+    assert re.fullmatch(rf"True\ncannot write {path}: .*File too large.*; free space .*\n", done.stdout)
+    assert load_tensors(path)[0]["b"].sum() == 2**24 and list(tmp_path.iterdir()) == [path]
 
 
 def test_tensors_of_any_layout_and_dtype_come_back_with_what_is_told_of_them(tmp_path: Path) -> None:
