@@ -86,8 +86,8 @@ def describe(device: torch.device, autocast_mode: str, compile_mode: str, attent
     """One line naming the active path, for logs: device, threads, dtype, compiled or eager (and why), attention."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
     dtype = str(autocast_dtype(device, autocast_mode)).removeprefix("torch.")
-    reason = "" if compile_mode == "off" else why_not_compile(device)
-    graph = f"eager ({reason})" if reason else "eager" if compile_mode == "off" else "compiled"
+    reason = "off" if compile_mode == "off" else why_not_compile(device)
+    graph = f"eager ({reason})" if reason else "compiled"
     return f"device: {name} | compute: {dtype} | graph: {graph} | attention: {attention}"
 
 

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from pgolf_core.base.files import UserError
 
+ALONE_SAYS = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+"""The variables by which torchrun tells a rank its place, as they would be without it."""
 BUCKET_ELEMENTS = 2**22
 """Gradients travel together up to this many numbers (16 MiB of float32): small ones cost no trip of their own."""
 PATIENCE = datetime.timedelta(seconds=600)
@@ -131,13 +133,10 @@ def join() -> Iterator[World]:
 
     Each rank takes the CUDA device of its number on its machine; tensors on the CPU always travel by gloo.
     """
-    variables = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
     try:
-        rank, size, local_rank = (int(os.environ.get(name, default)) for name, default in variables.items())
+        rank, size, local_rank = (int(os.environ.get(name, default)) for name, default in ALONE_SAYS.items())
     except ValueError as error:
-        raise UserError(
-            f"{', '.join(variables)}: {error}; unset them, or start with torchrun, which sets them"
-        ) from None
+        raise UserError(f"{', '.join(ALONE_SAYS)}: {error}; unset what torchrun did not set") from None
     device = None
     if torch.cuda.is_available():
         devices = torch.cuda.device_count()
@@ -154,7 +153,7 @@ def join() -> Iterator[World]:
     try:
         dist.init_process_group(backend, timeout=PATIENCE, device_id=device)
     except ValueError as error:  # WORLD_SIZE left over from elsewhere: nothing says where the others are
-        raise UserError(f"WORLD_SIZE is {size}: {error}; unset it, or start with torchrun, which sets them") from None
+        raise UserError(f"WORLD_SIZE is {size}: {error}; unset what torchrun did not set") from None
     yield World(rank, size)
     dist.destroy_process_group()  # not after an error: with a rank missing it would wait
 

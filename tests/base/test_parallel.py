@@ -148,8 +148,8 @@ def test_joining_picks_the_backend_and_the_device_of_the_rank(monkeypatch, cuda:
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        ({"RANK": "first"}, "'first'; unset them, or start with torchrun"),
-        ({"LOCAL_RANK": ""}, "''; unset them, or start with torchrun"),
+        ({"RANK": "first"}, "RANK, WORLD_SIZE, LOCAL_RANK: .*'first'; unset what torchrun did not set"),
+        ({"LOCAL_RANK": ""}, "''; unset what torchrun did not set"),
         ({"WORLD_SIZE": "8"}, r"WORLD_SIZE is 8: .*RANK|WORLD_SIZE is 8: .*MASTER_ADDR"),
     ],
 )
