@@ -7,9 +7,8 @@ from collections.abc import Iterator
 
 import torch
 
-GLIBC_KEEPS = {-3: 2**30, -1: 2**31 - 1, -8: 1}
-"""mallopt's M_MMAP_THRESHOLD (blocks from here on are mapped), M_TRIM_THRESHOLD (free bytes before any go back) and
-M_ARENA_MAX (one for all threads: what one has freed another can use)."""
+GLIBC_KEEPS = {-3: 2**30, -1: 2**31 - 1}
+"""mallopt's M_MMAP_THRESHOLD (blocks from here on are mapped) and M_TRIM_THRESHOLD (free bytes before any go back)."""
 
 
 def pick_device() -> torch.device:
@@ -30,6 +29,12 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         return False
     return all(mallopt(option, at_least_bytes) for option, at_least_bytes in GLIBC_KEEPS.items())
+
+
+def give_back_freed_memory() -> None:
+    """Have glibc return what is kept after all: what needed much once, as a compiler, leaves its pages to others."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from pgolf_core.base.device import (
     autocast_dtype,
     autocasting,
     describe,
+    give_back_freed_memory,
     peak_memory,
     pick_device,
     to_device,
@@ -259,11 +260,13 @@ class Trainer:
 
     def _validate(self, last: bool) -> None:
         recipe, limit = self.recipe, self.recipe.schedule.val_tokens
+        give_back_freed_memory()  # what compiling and training needed, and below what threads did
         result = score(
             self.model, self.val_tokens, self.data.token_bytes, recipe.eval.seq_len, recipe.eval.seq_len,
             recipe.eval.batch_seqs, autocast=recipe.schedule.autocast, document_mask=recipe.eval.document_mask,
             max_targets=limit, world=self.world, progress=lambda *done: self._save_in_validation(),
         )  # fmt: skip
+        give_back_freed_memory()
         self.val_step, clock = self.step, self.ledger.seconds["train"]
         self.log.metric(
             kind="val", step=self.step, loss=result.loss_nats_per_token, bpb=result.bpb, targets=result.tokens,

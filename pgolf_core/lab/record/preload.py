@@ -6,12 +6,9 @@ threads would not survive the fork.
 
 # ruff: noqa: E402, F401
 
-import ctypes
 import io
 import os
 
-if glibc := getattr(ctypes.CDLL(None), "mallopt", None):
-    glibc(-8, 1)  # M_ARENA_MAX, before any thread has an arena: see base/device.py
 os.setsid()  # a closing terminal ends the runner and its kernel in their own way, and this process after them
 os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")  # else ipykernel would set it too late
 
