@@ -235,13 +235,19 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _read_text(file: InputFile, field: str, cut: str, faults: Faults) -> Read:
+def _holds_json_lines(file: InputFile) -> bool:
+    """Whether a text begins with two lines that are JSON objects, whatever their keys."""
     with _opened(file) as source:
         starts = [line for line in itertools.islice(source, 3) if line.strip()][:2]
     with contextlib.suppress(ValueError, RecursionError):
-        if len(starts) == 2 and all(isinstance(_json(line), dict) for line in starts):
-            yield "", Fault("of JSON lines, no text (name it .jsonl)")
-            return
+        return len(starts) == 2 and all(isinstance(json.loads(line), dict) for line in starts)
+    return False
+
+
+def _read_text(file: InputFile, field: str, cut: str, faults: Faults) -> Read:
+    if _holds_json_lines(file):
+        yield "", Fault("of JSON lines, no text (name it .jsonl)")
+        return
     with _opened(file) as source:
         if cut in ("", "none"):
             yield "", _without_nul(_decoded(source.read()))

@@ -170,6 +170,10 @@ FAULTS = {
         raw("x.txt", b'{"text": "a"}\n\n{"text": "b"}\n'),
         r"1 of JSON lines, no text \(name it \.jsonl\) \(mine/x\.txt\)",
     ),
+    "JSON lines with a key twice as text": (
+        raw("x.txt", b'{"text": "a", "text": "b"}\n{"text": "c"}\n'),
+        r"1 of JSON lines, no text \(name it \.jsonl\) \(mine/x\.txt\)",
+    ),
     "a key twice": (
         lines('{"text": "a", "text": "b"}', '{"text": "a", "n": {"m": 1, "m": 1}}'),
         r"2 with a key twice \(mine/x\.jsonl:1, mine/x\.jsonl:2\)",
