@@ -20,7 +20,7 @@ from toy_notebooks import DATASET
 from pgolf_core.base.files import write_text
 from pgolf_core.base.names import CHECKPOINT
 from pgolf_core.lab import cli, slurm
-from pgolf_core.lab.record import folder, notebooks
+from pgolf_core.lab.record import folder, kernels, notebooks
 from pgolf_core.lab.report import seeds
 from pgolf_core.training.checkpoint import load_tensors, save_tensors
 
@@ -69,7 +69,7 @@ def main(place: str, *arguments: str) -> int:
     folder.open_dataset = lambda name, cache_dir=None: DATASET
     folder.describe_environment = dict
     seeds.seeds_table_text = lambda summary: "the table"
-    notebooks.prepared = contextlib.nullcontext
+    kernels.prepared = contextlib.nullcontext
     notebooks.run_notebook = functools.partial(run_stage, Path(place))
     notebooks.record = functools.partial(notebooks.record, notebooks_dir=Path(place) / "notebooks")
     slurm.PROGRAM = (sys.executable, __file__, place)

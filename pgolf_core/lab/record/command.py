@@ -78,6 +78,13 @@ def run(options: argparse.Namespace) -> int:
     request = request_of(options)
     if asked:
         return _submit(request, options.seeds, asked)
+    from pgolf_core.lab.record.kernels import prepared
+
+    with prepared():  # before this process imports what it needs itself
+        return _record(request, options)
+
+
+def _record(request: RunRequest, options: argparse.Namespace) -> int:
     from pgolf_core.lab.record import notebooks
     from pgolf_core.lab.report.seeds import seeds_table_text
 
@@ -115,6 +122,7 @@ def note_jobs(folder: Path, job: str, tasks: dict[int, int], last: str) -> None:
 def _submit(request: RunRequest, seeds: Sequence[int], asked: slurm.Asked) -> int:
     """Run the stages that the seeds share, then submit a job for each seed and one for the report."""
     from pgolf_core.lab.record import folder, notebooks
+    from pgolf_core.lab.record.kernels import prepared
 
     if not asked.dry_run:
         slurm.check(asked)
@@ -126,7 +134,8 @@ def _submit(request: RunRequest, seeds: Sequence[int], asked: slurm.Asked) -> in
     if asked.dry_run:
         slurm.chain(label, steps, asked)
         return 0
-    notebooks.record(request, seeds, parts=notebooks.PARTS[:1])
+    with prepared():
+        notebooks.record(request, seeds, parts=notebooks.PARTS[:1])
     ids = slurm.chain(label, steps, asked)
     note_jobs(label, ids[0], {seed: task for task, seed in enumerate(seeds)}, ids[-1])
     print(f"submitted: job {ids[0]} for seeds {_listed(seeds)}, then job {ids[1]} for the report")

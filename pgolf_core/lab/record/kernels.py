@@ -6,6 +6,7 @@ Started anew, as where forking is not safe (not on Linux), a kernel spends 3 to 
 import contextlib
 import multiprocessing
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -25,8 +26,6 @@ from pgolf_core.base.files import UserError
 CAN_FORK = sys.platform == "linux"
 MAX_FOLDER = 70
 """Characters of a folder for temporary files: a socket's path may have 107, and names under it take up to 36."""
-_prepared: list[bool] = []
-"""Not empty inside `prepared`."""
 
 
 @contextlib.contextmanager
@@ -34,11 +33,8 @@ def prepared() -> Iterator[None]:
     """Start importing what kernels need, beside whatever is done before the first of them, and end it all afterwards.
 
     Where the folder for temporary files has too long a name for sockets, this process uses /tmp from now on; UserError
-    if that cannot be written. Inside another such block there is nothing to do.
+    if that cannot be written.
     """
-    if _prepared:
-        yield
-        return
     folder = tempfile.gettempdir()
     if len(os.fsencode(folder)) > MAX_FOLDER:
         if not os.access("/tmp", os.W_OK | os.X_OK):
@@ -51,12 +47,12 @@ def prepared() -> Iterator[None]:
         return
     forkserver.set_forkserver_preload(["pgolf_core.lab.record.preload"])
     forkserver.ensure_running()
-    _prepared.append(True)
     try:
         yield
     finally:  # of themselves these two would outlive this process by a second; Python's own tests end them so
-        _prepared.clear()
-        forkserver._forkserver._stop()  # type: ignore[attr-defined]
+        server = forkserver._forkserver  # type: ignore[attr-defined]
+        os.kill(server._forkserver_pid, signal.SIGTERM)  # it may still be importing
+        server._stop()
         resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]
 
 

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from pgolf_core.base.files import UserError, explain_os_errors, read_json, write_bytes
 from pgolf_core.lab.record import folder as runs
 from pgolf_core.lab.record.folder import STAGE_BEGAN, STAGES, Run, RunRequest, Stage, stage_file, stage_is_done
-from pgolf_core.lab.record.kernels import kernel_manager, prepared
+from pgolf_core.lab.record.kernels import kernel_manager
 from pgolf_core.lab.record.launch import set_processes
 from pgolf_core.lab.record.lock import Busy, hold
 from pgolf_core.lab.shared.places import SUMMARY_FILE, child_environment, find_root, short_path
@@ -276,7 +276,7 @@ def record(
     plan = [(part, located[seed], [stage for stage in STAGES if stage.per == part])
             for part in PARTS if part in parts for seed in (seeds if part == "seed" else [None])]  # fmt: skip
     busy: dict[int | None, Busy] = {}
-    with prepared(), StopRequest().watching() as stop:
+    with StopRequest().watching() as stop:
         for run in located.values():
             with _leaving(busy, run), hold(run.folder, wait=run.seed is None):
                 if request.fresh:

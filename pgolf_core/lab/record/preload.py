@@ -12,9 +12,14 @@ import os
 os.setsid()  # a closing terminal ends the runner and its kernel in their own way, and this process after them
 os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")  # else ipykernel would set it too late
 
+import ipykernel.debugger  # with debugpy: a kernel that is asked for no debugger imports it too
 import ipykernel.ipkernel
 import ipykernel.kernelapp
+import IPython.core.completerlib
+import IPython.core.debugger
+import IPython.core.oinspect
 import IPython.display
+import IPython.extensions.storemagic
 import ipywidgets
 import pandas
 import scipy.special

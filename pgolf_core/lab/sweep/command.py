@@ -56,11 +56,14 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(f"--task {beyond[0]}: there are {len(sweep.tasks)}, from 0")
     if options.per_job > 1 and not asked:
         raise UsageError("--per-job goes with --on slurm")
-    if options.task:
-        return 1 if _run_tasks(sweep, [sweep.tasks[place] for place in options.task]) else 0
-    if asked:
+    if asked and not options.task:
         return _submit(sweep, options, asked)
-    return _finish(sweep, options.worth, [] if options.finish else _run_all(sweep))
+    from pgolf_core.lab.record.kernels import prepared
+
+    with prepared():
+        if options.task:
+            return 1 if _run_tasks(sweep, [sweep.tasks[place] for place in options.task]) else 0
+        return _finish(sweep, options.worth, [] if options.finish else _run_all(sweep))
 
 
 def _run_task(sweep: Sweep, name: str, seed: int) -> None:
@@ -79,31 +82,27 @@ def _run_task(sweep: Sweep, name: str, seed: int) -> None:
 
 def _run_all(sweep: Sweep) -> list[str]:
     """What the arms have in common, then all tasks; what failed, in words."""
-    from pgolf_core.lab.record.kernels import prepared
     from pgolf_core.lab.sweep.arms import prepare
 
-    with prepared():
-        prepare(sweep)
-        return _run_tasks(sweep, sweep.tasks)
+    prepare(sweep)
+    return _run_tasks(sweep, sweep.tasks)
 
 
 def _run_tasks(sweep: Sweep, tasks: Sequence[tuple[str, int]]) -> list[str]:
     """(arm, seed) one after the other; what failed, in words. Seeds that others are at work on are left to them."""
-    from pgolf_core.lab.record.kernels import prepared
     from pgolf_core.lab.record.lock import Busy
     from pgolf_core.lab.record.notebooks import RunFailed
 
     failed, left = [], 0
-    with prepared():
-        for name, seed in tasks:
-            try:
-                _run_task(sweep, name, seed)
-            except Busy as error:
-                left += 1
-                print(f"{name}, seed {seed}: {error}", file=sys.stderr)
-            except RunFailed as error:
-                failed.append(f"{name}, seed {seed}: {error}")
-                print(failed[-1], file=sys.stderr)
+    for name, seed in tasks:
+        try:
+            _run_task(sweep, name, seed)
+        except Busy as error:
+            left += 1
+            print(f"{name}, seed {seed}: {error}", file=sys.stderr)
+        except RunFailed as error:
+            failed.append(f"{name}, seed {seed}: {error}")
+            print(failed[-1], file=sys.stderr)
     if left:
         raise Busy(f"{left} seeds were left to others; whoever ends last compares, or `pgolf sweep … --finish` does")
     return failed
@@ -111,6 +110,7 @@ def _run_tasks(sweep: Sweep, tasks: Sequence[tuple[str, int]]) -> list[str]:
 
 def _submit(sweep: Sweep, options: argparse.Namespace, asked: slurm.Asked) -> int:
     """Submit a job of all arms and seeds, one of all reports, and one that compares."""
+    from pgolf_core.lab.record.kernels import prepared
     from pgolf_core.lab.sweep.arms import prepare
 
     places, each = range(len(sweep.tasks)), options.per_job
@@ -131,7 +131,8 @@ def _submit(sweep: Sweep, options: argparse.Namespace, asked: slurm.Asked) -> in
         slurm.chain(label, steps, asked)
         return 0
     slurm.check(asked)
-    prepare(sweep)
+    with prepared():
+        prepare(sweep)
     ids = slurm.chain(label, steps, asked)
     for name, folder in folders.items():
         tasks = {seed: place // each for place, (arm, seed) in enumerate(sweep.tasks) if arm == name}

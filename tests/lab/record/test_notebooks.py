@@ -1,6 +1,5 @@
 """The runner: what it refuses, skips and reports, and how its kernels run. Few tests start real ones."""
 
-import contextlib
 import json
 import multiprocessing
 import sys
@@ -61,7 +60,6 @@ def in_no_time(toy: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> dict[st
         finish_stage(run, stage, **({"seeds": parameters["seeds"]} if stage == "07_report" else {}))
 
     monkeypatch.setattr(notebooks, "run_notebook", run_notebook)
-    monkeypatch.setattr(notebooks, "prepared", contextlib.nullcontext)
     return errors
 
 

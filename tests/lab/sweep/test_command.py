@@ -46,7 +46,6 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setattr(runs, "open_dataset", lambda name, cache_dir=None: DATASET)
     monkeypatch.setattr(runs, "describe_environment", dict)
     monkeypatch.setattr(notebooks, "run_notebook", run_notebook)
-    monkeypatch.setattr(notebooks, "prepared", contextlib.nullcontext)
     monkeypatch.setattr("pgolf_core.lab.record.kernels.prepared", contextlib.nullcontext)
     runs_dir = tmp_path / "runs"
     base = ["sweep", str(tmp_path / "toy.toml"), "--runs", str(runs_dir)]
