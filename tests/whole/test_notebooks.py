@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from pgolf_core.base.files import UserError, read_json
 from pgolf_core.lab.record import notebooks
 from pgolf_core.lab.record.folder import Run, RunRequest
+from pgolf_core.lab.record.kernels import prepared
 from pgolf_core.lab.record.notebooks import record
 
 TINY = Path(__file__).resolve().parents[1] / "helpers" / "tiny.toml"
@@ -25,7 +27,7 @@ def request_of(sotu, tmp_path_factory: pytest.TempPathFactory) -> RunRequest:
 
 
 @pytest.fixture(scope="module")
-def folder(request_of: RunRequest) -> Path:
+def folder(request_of: RunRequest) -> Iterator[Path]:
     """The recipe's run folder after `pgolf record` of one seed."""
     run_notebook = notebooks.run_notebook
 
@@ -35,8 +37,10 @@ def folder(request_of: RunRequest) -> Path:
         WALL[run.seed] = WALL.get(run.seed, 0.0) + time.monotonic() - t_start
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")  # in kernels too: a second thread waits for a core that others use
         patch.setattr(notebooks, "run_notebook", timed)
-        return record(request_of, [SEED]).parent
+        with prepared():
+            yield record(request_of, [SEED]).parent
 
 
 @pytest.mark.parametrize("number", ["01", "02", "03", "04", "05", "06", "07"])
