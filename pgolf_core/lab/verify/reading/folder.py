@@ -228,7 +228,7 @@ class Submission(Reviewed):
         """{seed: claimed values} of submission.json, empty where it has no such table."""
         for table in map(self.claims.get, SEED_TABLES):
             if isinstance(table, list):
-                table = {row.get("seed"): row for row in table if isinstance(row, dict)}
+                table = {str(row.get("seed")): row for row in table if isinstance(row, dict)}
             if isinstance(table, dict):
                 rows = {re.sub(r"^seed[ _-]?", "", str(name)): row for name, row in table.items()}
                 return {int(name): row for name, row in rows.items()
@@ -312,7 +312,8 @@ class Submission(Reviewed):
         mode = recipe["schedule"].get("autocast")
         if mode not in ("auto", "off"):
             mode = "off" if "| compute: float32" in self.computed_on else "auto"
-        return Way(window, stride, min(32, max(1, 2**15 // max(window, 1))), mode)
+        masked = found.get("document_mask") is True
+        return Way(window, stride, min(32, max(1, 2**15 // max(window, 1))), mode, masked)
 
     def judge_score(self, kind: str) -> str:
         found, seed = self.scoring.score(kind), self.artifact_seed

@@ -36,13 +36,17 @@ def test_bytes_changed_anywhere_in_a_submission_never_raise(submission: Path, ca
     judged_with_damages(submission, names, cache, how)
 
 
-@pytest.mark.parametrize("form", ["readable", "packed"])
-def test_window_and_stride_are_those_of_the_scripts_recipe_wrapped_or_not(submission: Path, honest: Path, form: str):
+@pytest.mark.parametrize(("form", "is_masked"), [("readable", False), ("packed", False), ("readable", True)])
+def test_the_way_of_scoring_is_that_of_the_scripts_recipe_wrapped_or_not(
+    submission: Path, honest: Path, form: str, is_masked: bool
+):
     recipe = recorded_recipe(honest)
-    (submission / "train_gpt.py").write_text(export_script(dataclasses.replace(recipe, script=form)))
+    evaluation = dataclasses.replace(recipe.eval, document_mask=is_masked)
+    script = export_script(dataclasses.replace(recipe, script=form, eval=evaluation))
+    (submission / "train_gpt.py").write_text(script)
     (submission / "README.md").write_text("window 9, stride 3")
     folder = Submission(submission, How())
-    assert folder.way == Way(32, 8, 32, "off")
+    assert folder.way == Way(32, 8, 32, "off", is_masked)
     assert list(folder.code) == ["train_gpt.py"] and "class GPT" in folder.source
 
 
@@ -71,7 +75,7 @@ def test_weights_of_another_format_are_weighed_and_not_opened(place: Path):
 @pytest.mark.parametrize(
     ("claims", "seeds"),
     [
-        ({"seed_results": {"1": {"a": 1}, "7": {}}}, [1, 7]), ({"per_seed": [{"seed": 3, "a": 1}, "x"]}, [3]),
+        ({"seed_results": {"1": {"a": 1}, "7": {}}}, [1, 7]), ({"per_seed": [{"seed": 3}, "x", {"seed": [1]}]}, [3]),
         ({"seeds": [5, 4], "seed_results": {"seed_5": {}, "seed 6": {}}}, [4, 5, 6]), ({"seeds": ["8"]}, [8]),
         ({"seed_results": {"٣": {}, "9" * 30: {}, "2": 1}}, []), ({}, []),
     ],
