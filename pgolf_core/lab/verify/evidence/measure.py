@@ -8,7 +8,7 @@ import dataclasses
 import math
 import time
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 
 from pgolf_core.base.device import autocasting
 from pgolf_core.base.files import UserError
+from pgolf_core.lab.verify.evidence.checks import Broken, hold
 from pgolf_core.lab.verify.evidence.text import Way
 from pgolf_core.network.model import GPT
 from pgolf_core.network.score import batches_of, bits_per_byte, nats_in_parts, plan_windows, score
@@ -36,14 +37,9 @@ Tell = Callable[[int, int], None]
 """Called with (targets scored, targets in all)."""
 
 
-def _stream(model: GPT, tokens: np.ndarray) -> torch.Tensor:
+def stream_of(model: GPT, tokens: np.ndarray) -> torch.Tensor:
     """Tokens as int64 [T], on the model's device."""
     return torch.from_numpy(np.asarray(tokens).astype(np.int64)).to(next(model.parameters()).device)
-
-
-def _first(model: GPT, tokens: np.ndarray, length: int) -> torch.Tensor:
-    """The inputs at the beginning of the stream, int64 [1, T] with T at most `length`."""
-    return _stream(model, tokens[:-1][:length])[None]
 
 
 @torch.inference_mode()
@@ -54,7 +50,7 @@ def probabilities(model: GPT, tokens: np.ndarray, way: Way) -> dict[str, Any]:
     """
     sums = []
     for length in sorted({2, min(8, way.seq_len), min(64, way.seq_len)}):
-        ids = _first(model, tokens, length)
+        ids = stream_of(model, tokens[:-1][:length])[None]
         every = torch.arange(model.config.vocab_size, device=ids.device)[:, None]
         with autocasting(ids.device, way.autocast):
             losses = [model.token_losses(ids.expand(len(t), -1), t, ids.size(1) - 1) for t in every.split(256)]
@@ -68,7 +64,7 @@ def causality(model: GPT, tokens: np.ndarray, way: Way) -> dict[str, Any]:
 
     {"places": […], "changed": n, "later_changed": n, "compared": n}; `later_changed` shows that the test can see.
     """
-    ids = _first(model, tokens, way.seq_len)
+    ids = stream_of(model, tokens[:-1][: way.seq_len])[None]
     length = ids.size(1)
     places = sorted({1, length // 3, length // 2, length - 1} - {0})
     targets = ids.roll(-1, 1)
@@ -93,34 +89,24 @@ def _bits(values: torch.Tensor) -> torch.Tensor:
 # ---------------------------------------------------------------------- whole or sampled
 
 
-def kept_nats(path: Path | str, kind: str, windows: int) -> np.ndarray:
-    """What a run's scores.npz says of the `roundtrip` or `sliding` score, float64 [windows].
-
-    UserError where it holds something else.
-    """
-    return arrays_of(path, {kind: (np.float64, (windows,))}, "nats", f"{windows:,} windows")[kind]
-
-
-def arrays_of(
-    path: Path | str, forms: Mapping[str, tuple[type, tuple[int, ...]]], what: str, plan: str
-) -> dict[str, np.ndarray]:
-    """Finite arrays of an .npz by name, each of its dtype and shape; UserError where the file holds something else.
+def arrays_of(path: Path | str, what: str, plan: str, **forms: tuple[Any, ...]) -> dict[str, np.ndarray]:
+    """Finite arrays of an .npz by name, each of its form (dtype, *shape); Broken where the file holds something else.
 
     Nothing larger than that is read, and nothing is unpickled. Errors say `what` it is of a `plan` ("4 windows").
     """
     name, found = Path(path).name, {}
-    for key, (dtype, shape) in forms.items():
+    for key, (dtype, *shape) in forms.items():
         try:
-            with zipfile.ZipFile(path) as file:
-                if file.getinfo(f"{key}.npy").file_size > np.dtype(dtype).itemsize * math.prod(shape) + 1024:
-                    raise UserError(f"{name}: {key} is larger than the {what} of {plan}")
-            with np.load(path, allow_pickle=False) as arrays:
-                found[key] = arrays[key]
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
-            raise UserError(f"{name} does not open as the {what} of {plan.split()[1]}: {error}") from None
-        array = found[key]
-        if array.dtype != dtype or array.shape != shape or not np.isfinite(array).all():
-            raise UserError(f"{name}: {key} has {array.dtype} {list(array.shape)}, and the plan {plan}")
+            with zipfile.ZipFile(path) as file, file.open(f"{key}.npy") as member:
+                size = file.getinfo(f"{key}.npy").file_size
+                is_small = size <= np.dtype(dtype).itemsize * math.prod(shape) + 1024
+                array = np.lib.format.read_array(member, allow_pickle=False) if is_small else np.zeros(0)
+        except Exception as error:  # a damaged archive breaks in ways that nobody lists
+            raise Broken(f"{name} does not open as the {what} of {plan.split()[1]}: {error}") from None
+        hold(is_small, f"{name}: {key} is larger than the {what} of {plan}")
+        is_of_form = array.dtype == dtype and list(array.shape) == shape and bool(np.isfinite(array).all())
+        hold(is_of_form, f"{name}: {key} has {array.dtype} {list(array.shape)}, and the plan {plan}")
+        found[key] = array
     return found
 
 
@@ -148,7 +134,7 @@ def score_or_sample(
         return about
     windows = plan_windows(whole.tokens, way.seq_len, way.stride)
     some = split_by_shape(windows)[0][:NOISE_WINDOWS]
-    return about | against_kept(model, _stream(model, tokens), way, windows, whole.window_nats, kept, some)
+    return about | against_kept(model, stream_of(model, tokens), way, windows, whole.window_nats, kept, some)
 
 
 def against_kept(
@@ -177,7 +163,7 @@ def _sample(
     """None as soon as the speed shows that the whole score fits into what is left of the budget."""
     t_start = t_first = time.monotonic()
     num_targets = len(tokens) - 1
-    ids = _stream(model, tokens)
+    ids = stream_of(model, tokens)
     windows = plan_windows(num_targets, way.seq_len, way.stride)
     common, odd = split_by_shape(windows)
     order = np.random.default_rng(sample_seed).permutation(len(common))
@@ -209,7 +195,7 @@ def _sample(
     estimate, half, most = total_with_interval(np.array(found), len(common))
     names = {"bpb": 0.0, "low": -half, "high": half, "lowest": -most, "highest": most}
     bpb = {name: bits_per_byte(rest + estimate + shift, num_bytes) for name, shift in names.items()}
-    return {**about, **bpb, "loss": (rest + estimate) / num_targets, "loss_half": half / num_targets}
+    return {**about, **bpb, "loss": (rest + estimate) / num_targets}
 
 
 def split_by_shape(windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

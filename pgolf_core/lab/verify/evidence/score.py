@@ -176,18 +176,14 @@ def _require_like_machines(evidence: str, paths: tuple[str, ...]) -> None:
 
 
 def _sample(found: dict[str, Any], claims: dict[str, float], text: str) -> str:
-    half = found["loss_half"]
-    ranges = {"bpb": (found["low"], found["high"]), "loss": (found["loss"] - half, found["loss"] + half)}
     evidence = (
         f"sampled: n = {found['n']:,} of {found['of']:,} windows (seed {found['sample_seed']}), "
         f"{found['bpb']:.6f} bpb, 95 % interval {found['low']:.6f} to {found['high']:.6f}; claimed {text}"
     )
-    wider = (found["highest"] - found["lowest"]) / max(found["high"] - found["low"], 1e-12)
-    for key, (low, high) in ranges.items():
-        said, middle = claims.get(key, low), (low + high) / 2
-        off = abs(said - middle) - TOLERANCE * middle
-        hold(off <= max(wider, 1) * (high - low) / 2, f"{evidence}, where one honest claim in a million lies")
-        require(off <= (high - low) / 2, f"{evidence}, outside it, as one honest claim in twenty: score more windows")
+    off = max(abs(value / found[key] - 1) for key, value in claims.items()) - TOLERANCE
+    half, most = (found[end] / found["bpb"] - 1 for end in ("high", "highest"))  # in shares, which are the loss's too
+    hold(off <= most, f"{evidence}, where one honest claim in a million lies")
+    require(off <= half, f"{evidence}, outside it, as one honest claim in twenty: score more windows")
     return evidence
 
 

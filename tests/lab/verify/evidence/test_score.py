@@ -49,8 +49,7 @@ def test_an_artifact_of_another_vocabulary_is_not_scored(
 
 
 SAMPLE = {
-    "bpb": 2.0, "low": 1.9, "high": 2.1, "lowest": 1.7, "highest": 2.3, "loss": 4.0, "loss_half": 0.2, "n": 50,
-    "of": 900, "sample_seed": 5,
+    "bpb": 2.0, "low": 1.9, "high": 2.1, "highest": 2.3, "loss": 4.0, "n": 50, "of": 900, "sample_seed": 5,
 }  # fmt: skip
 
 
@@ -62,6 +61,7 @@ SAMPLE = {
         ({"bpb": 2.0, "loss": 3.79}, CannotCheck, "outside it"),
         ({"bpb": 1.69}, Broken, "where one honest claim in a million lies"),
         ({"bpb": 2.0, "loss": 4.61}, Broken, "in a million"),
+        ({"bpb": 1.89, "loss": 4.61}, Broken, "in a million"),  # the one is doubtful, the other false
     ],
 )
 def test_a_claim_near_a_samples_interval_is_doubtful_and_one_far_outside_fails(claims, verdict, words) -> None:
