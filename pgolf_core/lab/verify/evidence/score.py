@@ -187,12 +187,17 @@ def _sample(found: dict[str, Any], claims: dict[str, float], text: str) -> str:
     return evidence
 
 
-def _kept_windows(found: dict[str, Any], claims: dict[str, float], paths: tuple[str, ...]) -> str:
-    """Windows, each against the nats that the run kept of it; all that it kept sum to the claim, or it is false."""
+def kept_sums(found: dict[str, Any]) -> dict[str, float]:
+    """The bpb and loss of all windows that the run kept; {} where it kept none."""
     from pgolf_core.network.score import bits_per_byte
 
-    kept = found["kept_nats"]
-    said = {"bpb": bits_per_byte(kept, found["bytes"]), "loss": kept / found["tokens"]}
+    kept = found.get("kept_nats")
+    return {"bpb": bits_per_byte(kept, found["bytes"]), "loss": kept / found["tokens"]} if kept else {}
+
+
+def _kept_windows(found: dict[str, Any], claims: dict[str, float], paths: tuple[str, ...]) -> str:
+    """Windows, each against the nats that the run kept of it; all that it kept sum to the claim, or it is false."""
+    said = kept_sums(found)
     for key, value in claims.items():
         same = abs(said[key] - value) <= SUM_TOLERANCE * abs(value)
         hold(same, f"the windows in {SCORES} sum to {key} {said[key]:.8f}, and {value:.8f} is claimed")
@@ -207,7 +212,7 @@ def _kept_windows(found: dict[str, Any], claims: dict[str, float], paths: tuple[
             f"were {1 - 0.05 ** (1 / n):.1%} of the windows false, 95 in 100 such samples would show it; all in "
             f"{SCORES} sum to the claimed {said['bpb']:.8f} bpb"
         )
-    if is_off and apart <= OTHER_MACHINE * kept / of:
+    if is_off and apart <= OTHER_MACHINE * found["kept_nats"] / of:
         _require_like_machines(evidence, paths)
     return hold(not is_off, evidence)
 

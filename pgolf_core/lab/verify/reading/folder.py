@@ -18,7 +18,7 @@ from pgolf_core.lab.shared.places import SCRIPT, SUBMISSION_FILE
 from pgolf_core.lab.shared.texts import FINEWEB_TRACK
 from pgolf_core.lab.verify.code.shipped import Code, imports_of, parsed, running
 from pgolf_core.lab.verify.evidence.checks import CannotCheck, hold, needed, once, quietly, require
-from pgolf_core.lab.verify.evidence.score import computing_path, judge_score
+from pgolf_core.lab.verify.evidence.score import computing_path, judge_score, kept_sums
 from pgolf_core.lab.verify.evidence.text import TEXT_OF_TRACK, Way
 from pgolf_core.lab.verify.reading.logs import Log, read_log
 from pgolf_core.lab.verify.reading.numbers import is_number, is_score, read_number, written
@@ -328,7 +328,9 @@ class Submission(Reviewed):
         if "n" not in found and all(is_score(text, found[key]) for key, text in said.items()):
             return f"{about} here over {found['tokens']:,} targets; seed {seed} claims {said['bpb']}"
         paths = computing_path(self.way.autocast, self.computed_on) if self.computed_on else ()
-        return judge_score(found, {key: float(text) for key, text in said.items()}, paths)
+        kept = kept_sums(found)  # which a claim is with as many digits as it is written with
+        claims = {key: kept[key] if kept and is_score(text, kept[key]) else float(text) for key, text in said.items()}
+        return judge_score(found, claims, paths)
 
     def judge_isolation(self) -> str:
         if not self.artifacts:

@@ -185,6 +185,12 @@ def test_what_a_submission_claims_of_adapting_is_the_traces(submitted: Path, cac
     assert check in with_verdict(judged(submitted, cache), FAILS)
 
 
+def test_an_adapted_score_may_be_claimed_in_four_digits(submitted: Path, cache: Path) -> None:
+    said = read_json(submitted / SUBMISSION_FILE)["seed_results"]["1"]
+    change_seed(submitted, **{key: round(said[key], 4) for key in ("val_bpb", "val_loss")})
+    shows(judged(submitted, cache)[WHOLE], HOLDS, "sums are the claimed ones")
+
+
 def change_seed(folder: Path, **values: float | None) -> None:
     """Other claims of the one seed of submission.json."""
     path = folder / SUBMISSION_FILE

@@ -1,19 +1,22 @@
 """A submission folder's files: window and stride by its script, counted code, seed tables, weights of other formats."""
 
 import dataclasses
+import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import settings
 from published import PR315, published
-from reviewing import both, judged_with_damages, no_lie_goes_unnoticed
+from reviewing import both, judged, judged_with_damages, no_lie_goes_unnoticed, shows
 
 from pgolf_core.base.files import read_json, write_json
 from pgolf_core.lab.export import export_script
 from pgolf_core.lab.record.folder import recorded_recipe
-from pgolf_core.lab.verify.evidence.checks import Broken, CannotCheck
-from pgolf_core.lab.verify.evidence.measure import Way
+from pgolf_core.lab.verify.evidence import measure
+from pgolf_core.lab.verify.evidence.checks import SAMPLED, Broken, CannotCheck
 from pgolf_core.lab.verify.evidence.score import How
+from pgolf_core.lab.verify.evidence.text import Way
 from pgolf_core.lab.verify.reading.folder import Submission
 
 NOT_CLAIMS = ("author", "github_id", "name", "blurb", "date", "track")
@@ -62,6 +65,16 @@ def test_without_a_recipe_submission_json_counts_then_the_write_up_and_two_numbe
         write_json(place / "submission.json", {"window": 512})
         with pytest.raises(CannotCheck, match="which window and stride"):
             _ = Submission(place, How()).way
+
+
+def test_a_rounded_claim_is_the_sum_of_the_windows_that_a_sample_is_drawn_from(submission, cache, monkeypatch):
+    values = read_json(submission / "submission.json")
+    row = values["seed_results"]["1"]
+    row |= {key: round(row[key], 4) for key in ("val_bpb", "val_loss")}
+    write_json(submission / "submission.json", values)
+    monkeypatch.setattr(measure, "time", SimpleNamespace(monotonic=itertools.count(0, 0.5).__next__))
+    found = judged(submission, cache, budget_seconds=9.0)
+    shows(found["sliding score from the file alone"], SAMPLED, "all in scores.npz sum to the claimed")
 
 
 def test_weights_of_another_format_are_weighed_and_not_opened(place: Path):
