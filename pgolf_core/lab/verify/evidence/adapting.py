@@ -10,7 +10,7 @@ import numpy as np
 from pgolf_core.adapting.plan import unlawful
 from pgolf_core.adapting.trace import event_rows, plan_of
 from pgolf_core.base.names import ADAPT_TRACE
-from pgolf_core.lab.verify.evidence.checks import Broken, OnlySampled, hold, needed, quietly, require
+from pgolf_core.lab.verify.evidence.checks import OnlySampled, hold, needed, quietly, require
 from pgolf_core.lab.verify.evidence.replay import mixed_windows, trace_of
 from pgolf_core.lab.verify.evidence.score import OTHER_MACHINE, PROBABILITY_TOLERANCE
 from pgolf_core.lab.verify.reading.numbers import is_number, is_score, written
@@ -63,15 +63,14 @@ def _whole_events(path: Path, tokens: np.ndarray, recipe: Recipe) -> tuple[dict[
     events, targets = plan_of(tokens, recipe), len(tokens) - 1
     hold(not (fault := unlawful(events, targets)), fault)
     trace, rows = trace_of(path, events), event_rows(events)
-    wrong = [number for number in range(len(rows)) if (trace["events"][number] != rows[number]).any()]
-    if wrong:
-        raise Broken(f"event {wrong[0]} is {trace['events'][wrong[0]].tolist()}, the plan's {rows[wrong[0]].tolist()}")
+    wrong = (trace["events"] != rows).any(axis=1)
+    at = int(wrong.argmax())
+    hold(not wrong.any(), f"event {at} is {trace['events'][at].tolist()}, the plan's {rows[at].tolist()}")
     hold(trace["seconds"].min() >= 0, f"its events took {trace['seconds'].min():.3f} s, one of them")
     updates = int(rows[:, 0].sum())
     none = "none on a document's last chunk" if recipe.adapt.kind == "lora" else "none on the last"
-    return trace, (
-        f"{len(rows) - updates} chunks, each scored before the weights learn from it ({updates} updates, {none})"
-    )
+    said = f"{len(rows) - updates} chunks, each scored before the weights learn from it ({updates} updates, {none})"
+    return trace, said
 
 
 def replayed(found: dict[str, Any]) -> str:

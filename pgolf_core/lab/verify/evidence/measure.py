@@ -117,7 +117,7 @@ def score_or_sample(
     """The score of the whole stream, or of windows drawn at random where the whole would not fit into the budget.
 
     Both have bpb, loss, tokens, bytes, windows, seconds. A sample has also n, of (windows that could be drawn), low and
-    high: a Student t interval of the bpb, with the finite population's correction, and the wider lowest and highest.
+    high: a Student t interval of the bpb, with the finite population's correction, and a wider one's end, highest.
     UserError where the budget allows too few windows for one. Where the run `kept` every window's nats (float64, by
     plan), the drawn ones are held against them one by one: `apart` is the largest difference in nats, `noise` the
     largest of the same windows' between this arithmetic and float64.
@@ -193,7 +193,7 @@ def _sample(
         nats = held["kept_nats"]
         return {**about, **held, "bpb": bits_per_byte(nats, num_bytes), "loss": nats / num_targets}
     estimate, half, most = total_with_interval(np.array(found), len(common))
-    names = {"bpb": 0.0, "low": -half, "high": half, "lowest": -most, "highest": most}
+    names = {"bpb": 0.0, "low": -half, "high": half, "highest": most}
     bpb = {name: bits_per_byte(rest + estimate + shift, num_bytes) for name, shift in names.items()}
     return {**about, **bpb, "loss": (rest + estimate) / num_targets}
 

@@ -178,7 +178,7 @@ def every_text(name: str, known: Facts) -> str:
     """What the logs have in place of a claim, in all their lines."""
     fact, early = known[name], known.get(f"before_{name}")
     facts = dict.fromkeys(map(str, (fact, *fact.others)))
-    packed = f"{'; '.join(list(facts)[:6])}"
+    packed = "; ".join(list(facts)[:6])
     return f"{packed}; before packing {early}" if early and str(early) not in facts else packed
 
 
@@ -270,7 +270,7 @@ def _scores(folder: Judged) -> tuple[dict[str, dict[int, float]], str]:
     else submission.json. The lines that the seeds' own claims name come first.
     """
     known = {seed: facts["bpb"] for seed, facts in folder.known.items() if "bpb" in facts}
-    seeds = [seed for seed in folder.seeds or list(known)]
+    seeds = folder.seeds or list(known)
     if not seeds or not set(seeds) <= set(known):
         table = {seed: claimed(values, "bpb") for seed, values in folder.seed_claims.items()}
         scores = {seed: float(text) for seed, text in table.items() if text}

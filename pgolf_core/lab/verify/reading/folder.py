@@ -132,13 +132,13 @@ class Submission(Reviewed):
         """Logs of every seed: first those that trained, then whose score is the claimed one, then that say most."""
 
         def weight(log: Log) -> tuple[bool, bool, int]:
-            is_backed = self.is_backed(log.seed, log)
-            return log.steps is not None, is_backed, len(log.finals) + len(log.sizes["total_bytes"])
+            said = len(log.finals) + len(log.sizes["total_bytes"])
+            return log.steps is not None, self.is_backed(log.seed, log), said
 
-        logs = sorted(self.logs, key=weight, reverse=True)
-        return {
-            seed: [log for log in logs if log.seed == seed] for seed in dict.fromkeys(log.seed for log in self.logs)
-        }
+        found: dict[int | None, list[Log]] = {log.seed: [] for log in self.logs}
+        for log in sorted(self.logs, key=weight, reverse=True):
+            found[log.seed].append(log)
+        return found
 
     @once
     def runs(self) -> dict[int | None, Log]:

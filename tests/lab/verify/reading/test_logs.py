@@ -1,5 +1,6 @@
 """Training logs: ours, the published ones and the later line format are read; anything else is refused in words."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -22,19 +23,20 @@ WORDS = st.sampled_from(
 )  # fmt: skip
 
 
+def read(tmp_path: Path, text: str, name: str = "train.log", encoding: str = "utf-8") -> logs.Log:
+    (tmp_path / name).write_bytes(text.encode(encoding))
+    return read_log(tmp_path / name, name)
+
+
 @both
 def test_any_log_and_any_table_is_read_or_refused_in_words(tmp_path: Path, how: settings):
-    path = tmp_path / "train.log"
 
     @how
     @given(text=st.lists(WORDS, max_size=60).map("".join))
     def check(text: str) -> None:
-        path.write_bytes(text.encode("utf-8"))
-        try:
-            log = read_log(path, "train.log")
-        except Broken:
-            return
-        assert log.seed is None or log.seed >= 0
+        with contextlib.suppress(Broken):
+            log = read(tmp_path, text)
+            assert log.seed is None or log.seed >= 0
         for header, rows in tables(text):
             assert header and all(rows)
 
@@ -53,14 +55,13 @@ def test_a_published_log_says_its_script_its_settings_and_its_exact_score(tmp_pa
 
 
 def test_the_later_line_format_is_read(tmp_path: Path):
-    path = tmp_path / "log.txt"
-    path.write_text(
+    log = read(
+        tmp_path,
         "====\nHyperparameters:\n  seed: 42\n  vocab_size: 1024\nval_tokens: 62021632\n"
         "5000/20000 val_loss: 1.8100 val_bpb: 1.0719 train_time: 9.8m\n"
         "quantized_sliding_window val_loss:1.80000000 val_bpb:1.06606000 eval_time:90000ms\n"
-        "Total submission size quantized+brotli: 15060000 bytes\n"
+        "Total submission size quantized+brotli: 15060000 bytes\n",
     )
-    log = read_log(path, "log.txt")
     assert (log.seed, log.steps, log.train_ms, log.times["eval"]) == (42, 5000, 588_000, [90_000])
     assert log.score and log.score[1:] == ("1.80000000", "1.06606000") and log.sizes["total_bytes"] == [15_060_000]
 
@@ -100,11 +101,6 @@ NO_SCORES = (
     "mean_val_loss:1.75 mean_val_bpb:1.05 worst_val_bpb:1.07", "# val_bpb: 1.05",
     "step:9/9 train_loss:2.1 train_time:1ms",
 )  # fmt: skip
-
-
-def read(tmp_path: Path, text: str, name: str = "train.log", encoding: str = "utf-8") -> logs.Log:
-    (tmp_path / name).write_bytes(text.encode(encoding))
-    return read_log(tmp_path / name, name)
 
 
 @pytest.mark.parametrize("line", LINES)
@@ -205,9 +201,8 @@ def test_sizes_of_any_form_are_read_but_not_those_of_the_weights_before_packing(
 
 def test_a_log_of_too_many_lines_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(logs, "MAX_LINES", 3)
-    (tmp_path / "x").write_text("a\nb\nc\nd")
     with pytest.raises(Broken, match="more than 3 lines"):
-        read_log(tmp_path / "x", "x")
+        read(tmp_path, "a\nb\nc\nd")
 
 
 def test_lines_of_a_resumed_log_may_be_of_steps_that_were_trained_again():
@@ -237,8 +232,7 @@ final_exact val_loss:1.9 val_bpb:1.12345678
 
 
 def test_what_a_log_tells_is_read_with_its_lines_and_its_script_is_passed_over(tmp_path: Path):
-    (tmp_path / "a.log").write_text(EVENTS)
-    log = read_log(tmp_path / "a.log", "a.log")
+    log = read(tmp_path, EVENTS)
     assert log.block == {"model_dim": ("512", 5), "datafiles": ("a, b", 6)}
     assert log.mentions == [Mention(11, ("0.9512", "1.0870"), 62_021_632, 151_078_222)]
     assert log.epochs == [Epoch(9, "ttt", 2, 3)] and log.phases == [logs.Phase(10, 600, 500)]
