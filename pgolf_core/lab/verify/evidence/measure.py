@@ -8,7 +8,6 @@ import dataclasses
 import math
 import time
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from pgolf_core.base.files import UserError
 from pgolf_core.lab.verify.evidence.checks import Broken, hold
 from pgolf_core.lab.verify.evidence.text import Way
 from pgolf_core.network.model import GPT
-from pgolf_core.network.score import batches_of, bits_per_byte, nats_in_parts, plan_windows, score
+from pgolf_core.network.score import Progress, batches_of, bits_per_byte, nats_in_parts, plan_windows, score
 from pgolf_core.text.tokenizer import TokenBytes
 
 NOISE_WINDOWS = 16
@@ -33,8 +32,6 @@ CONFIDENCE = 0.95
 """Of the interval in which a sampled score is believed."""
 DOUBT = 1 - 1e-6
 """Of the wider one, outside of which a claim is false; between the two it is doubtful."""
-Tell = Callable[[int, int], None]
-"""Called with (targets scored, targets in all)."""
 
 
 def stream_of(model: GPT, tokens: np.ndarray) -> torch.Tensor:
@@ -112,21 +109,20 @@ def arrays_of(path: Path | str, what: str, plan: str, **forms: tuple[Any, ...]) 
 
 def score_or_sample(
     model: GPT, tokens: np.ndarray, token_bytes: TokenBytes, way: Way, budget_seconds: float | None, sample_seed: int,
-    tell: Tell, kept: np.ndarray | None = None,
+    tell: Progress, kept: np.ndarray | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """The score of the whole stream, or of windows drawn at random where the whole would not fit into the budget.
 
-    Both have bpb, loss, tokens, bytes, windows, seconds. A sample has also n, of (windows that could be drawn), low and
-    high: a Student t interval of the bpb, with the finite population's correction, and a wider one's end, highest.
+    Both have bpb, loss, tokens, bytes, windows. A sample has also n, of (windows that could be drawn), low and high: a
+    Student t interval of the bpb, with the finite population's correction, and a wider one's end, highest.
     UserError where the budget allows too few windows for one. Where the run `kept` every window's nats (float64, by
     plan), the drawn ones are held against them one by one: `apart` is the largest difference in nats, `noise` the
     largest of the same windows' between this arithmetic and float64.
     """
     if budget_seconds is not None:
-        t_start = time.monotonic()
         sampled = _sample(model, tokens, token_bytes, way, budget_seconds, sample_seed, tell, kept)
         if sampled is not None:
-            return sampled | {"seconds": time.monotonic() - t_start}
+            return sampled
     whole = score(model, tokens, token_bytes, way.seq_len, way.stride, way.batch_seqs, autocast=way.autocast,
                   document_mask=way.document_mask, progress=tell)  # fmt: skip
     about = whole.to_dict() | {"loss": whole.loss_nats_per_token, "per_token": whole.per_token_nats}
@@ -158,7 +154,7 @@ def against_kept(
 @torch.inference_mode()
 def _sample(
     model: GPT, tokens: np.ndarray, token_bytes: TokenBytes, way: Way, budget_seconds: float, sample_seed: int,
-    tell: Tell, kept: np.ndarray | None,
+    tell: Progress, kept: np.ndarray | None,
 ) -> dict[str, Any] | None:  # fmt: skip
     """None as soon as the speed shows that the whole score fits into what is left of the budget."""
     t_start = t_first = time.monotonic()

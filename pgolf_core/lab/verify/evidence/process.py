@@ -116,8 +116,6 @@ def answer_to(job: dict[str, Any], watch: Watch | None, tell: Tell) -> dict[str,
 
 
 def _score(job: dict[str, Any], watch: Watch | None, tell: Tell) -> dict[str, Any]:
-    import numpy as np
-
     from pgolf_core.base.files import UserError
     from pgolf_core.lab.verify.evidence import measure, replay
     from pgolf_core.network.score import plan_windows
@@ -144,7 +142,7 @@ def _score(job: dict[str, Any], watch: Watch | None, tell: Tell) -> dict[str, An
     def score_at(stride: int, kind: str) -> dict[str, Any]:
         """The score at a stride, each of its windows held against what the run kept, where it kept any."""
         count = len(plan_windows(len(tokens) - 1, way.seq_len, stride))
-        form = {kind: (np.float64, count)}
+        form = {kind: ("float64", count)}
         kept = measure.arrays_of(job["scores"], "nats", f"{count:,} windows", **form)[kind] if job["scores"] else None
         strided, told = dataclasses.replace(way, stride=stride), functools.partial(tell, f"stride {stride}")
         return measure.score_or_sample(model, tokens, table, strided, budget, seed, told, kept)

@@ -22,10 +22,10 @@ from pgolf_core.adapting.tilt import hints_of, tilted
 from pgolf_core.adapting.trace import learner_of, nats_of, pieces_of, plan_of, weights_sha256
 from pgolf_core.base.files import UserError
 from pgolf_core.base.parallel import ALONE
-from pgolf_core.lab.verify.evidence.measure import Tell, arrays_of, stream_of
+from pgolf_core.lab.verify.evidence.measure import arrays_of, stream_of
 from pgolf_core.network.documents import own_documents
 from pgolf_core.network.model import GPT
-from pgolf_core.network.score import plan_windows
+from pgolf_core.network.score import Progress, plan_windows
 from pgolf_core.recipes.recipe import Recipe
 from pgolf_core.text.tokenizer import BOS
 
@@ -152,7 +152,7 @@ def trace_of(path: Path | str, events: Sequence[Event]) -> dict[str, np.ndarray]
 
 def replay(
     path: Path | str, tokens: np.ndarray, recipe: Recipe, trace_path: Path | str, budget_seconds: float | None,
-    sample_seed: int, tell: Tell,
+    sample_seed: int, tell: Progress,
 ) -> dict[str, Any]:  # fmt: skip
     """Hold a trace against the plan carried out anew from the file, whole or as far as a budget of seconds reaches.
 
@@ -259,10 +259,10 @@ def remix(
 ) -> dict[str, Any]:
     """Hold a trace's mixture against one of the model's `nats` taken anew (float32 [targets]), and that against itself.
 
-    {"windows", "differ", "apart", "mean_apart", "mean_nats"}: as of a replay. {"sums"}: of all next tokens' probability
-    at drawn targets. {"definition"}: by how much, relatively, the probability of a drawn target differs from its
-    definition, at most. {"compared", "changed", "later_changed"}: targets before and after a place from which on
-    tokens and the model's nats were others. UserError where there are no nats of all targets.
+    {"windows", "differ", "apart", "mean_nats"}: as of a replay. {"sums"}: of all next tokens' probability at drawn
+    targets. {"definition"}: by how much, relatively, the probability of a drawn target differs from its definition, at
+    most. {"compared", "changed", "later_changed"}: targets before and after a place from which on tokens and the
+    model's nats were others. UserError where there are no nats of all targets.
     """
     if nats is None:
         raise UserError("the mixture needs the model's score of every target; give more --budget-seconds, or none")
@@ -289,6 +289,5 @@ def remix(
         told["later_changed"] += int((~same[place:]).sum())
     return {
         "windows": len(windows), "differ": int((apart != 0).sum()), "apart": float(apart.max()),
-        "mean_apart": float(apart.mean()), "mean_nats": float(kept.mean()), "sums": sums, "definition": max(wrong),
-        "sample_seed": sample_seed, **told,
+        "mean_nats": float(kept.mean()), "sums": sums, "definition": max(wrong), "sample_seed": sample_seed, **told,
     }  # fmt: skip

@@ -218,7 +218,12 @@ def _kept_windows(found: dict[str, Any], claims: dict[str, float], paths: tuple[
 
 
 def computing_path(mode: str, there: str) -> tuple[str, ...]:
-    """What decides the last digits of a score, here and in the run: device, threads, dtype, attention kernel."""
+    """What decides the last digits of a score, here and in the run: device, threads, dtype, attention kernel.
+
+    () where nothing says it of the run.
+    """
+    if not there:
+        return ()
     import torch
 
     from pgolf_core.base.device import autocast_dtype, describe, pick_device

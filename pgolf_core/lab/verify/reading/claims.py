@@ -72,12 +72,12 @@ class Judged(Submission):
 
     def _logged(self, seed: int, logs: list[Log]) -> dict[str, Fact]:
         """What the logs of a seed say, in the order of their weight; of scores the claimed one, if a line has it."""
-        every: dict[str, list[Fact]] = {}
-        for log in logs:
-            for name, text in log.numbers.items():
-                every.setdefault(name, []).append(Fact(text, LOGGED))
-            for name, sizes in log.sizes.items():
-                every.setdefault(name, []).extend(Fact(str(size), LOGGED) for size in sizes[-2::-1])
+        every: dict[str, list[Fact]] = {
+            "steps": [Fact(str(log.steps), LOGGED) for log in logs if log.steps],
+            "train_seconds": [Fact(f"{log.train_ms / 1000:.3f}", LOGGED) for log in logs if log.train_ms is not None],
+        }
+        for name in logs[0].sizes:  # what is told last first
+            every[name] = [Fact(str(size), LOGGED) for log in logs for size in log.sizes[name][::-1]]
         said = quietly(lambda: claimed(self.seed_claims.get(seed) or self.claims, "bpb"))
         lines = [line._replace(label=line.label or "val_bpb") for log in logs for line in log.finals]
         lines.sort(key=lambda line: (-line.kind, -len(line.bpb)))

@@ -155,22 +155,19 @@ class Submission(Reviewed):
     @once
     def script_path(self) -> Path:
         scripts = [name for name in self.files if name.endswith(".py") and "/" not in name]
-        for wanted in (SCRIPT, *(name for name in scripts if "train" in name), *scripts):
-            if wanted in self.files:
-                return self.files[wanted]
-        raise CannotCheck("there is no script")
+        require(bool(scripts), "there is no script")
+        return self.files[min(scripts, key=lambda name: (name != SCRIPT, "train" not in name))]
 
     @once
     def code(self) -> dict[str, Code]:
         """The script and every file that it imports or names, and so on, as far as their texts show."""
-        start = self.script_path.relative_to(self.folder).as_posix()
-        return running(self.files, start, lambda path: read_text(path, MAX_SCRIPT_BYTES))
+        return running(self.files, self.script_path.name, lambda path: read_text(path, MAX_SCRIPT_BYTES))
 
     @once
     def source(self) -> str:
         """The script's text, unwrapped where it is packed."""
         own = quietly(lambda: readable_of(self.script_path)) if "exec" in self.script else None
-        return self.script and (own or self.code[self.script_path.relative_to(self.folder).as_posix()].source)
+        return own or self.code[self.script_path.name].source
 
     code_bytes = once(lambda self: sum(code.size for code in self.code.values()))
 
@@ -327,10 +324,9 @@ class Submission(Reviewed):
         require("bpb" in said, f"{SUBMISSION_FILE} names no such score of seed {seed}; it is {about}")
         if "n" not in found and all(is_score(text, found[key]) for key, text in said.items()):
             return f"{about} here over {found['tokens']:,} targets; seed {seed} claims {said['bpb']}"
-        paths = computing_path(self.way.autocast, self.computed_on) if self.computed_on else ()
         kept = kept_sums(found)  # which a claim is with as many digits as it is written with
         claims = {key: kept[key] if kept and is_score(text, kept[key]) else float(text) for key, text in said.items()}
-        return judge_score(found, claims, paths)
+        return judge_score(found, claims, computing_path(self.way.autocast, self.computed_on))
 
     def judge_isolation(self) -> str:
         if not self.artifacts:

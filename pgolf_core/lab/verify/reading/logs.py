@@ -172,19 +172,6 @@ class Log:
         """Each of `sizes` that is told, as it is told last."""
         return {name: values[-1] for name, values in self.sizes.items() if values}
 
-    @property
-    def score(self) -> Score | None:
-        """The final score that counts: of the kind that outranks the others the last with the most digits."""
-        return max(self.finals, key=lambda one: (one.kind, len(one.bpb), self.finals.index(one)), default=None)
-
-    @property
-    def numbers(self) -> dict[str, str]:
-        """{what it is: as written} of the run as a whole."""
-        _, loss, bpb = self.score or ("", "", "")
-        seconds = "" if self.train_ms is None else format(self.train_ms / 1000, ".3f")
-        found = {"steps": self.steps, "loss": loss, "bpb": bpb, "train_seconds": seconds} | self.last_sizes
-        return {name: str(value) for name, value in found.items() if value}
-
 
 def read_log(path: Path, name: str) -> Log:
     """One log; Broken for one that is too large or has too many lines."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from reviewing import judged, reviewed_here, rewritten_trace, shows, spoil, with_verdict
+from run_folder import change
 from toy_run import ADAPTING, BY_DOCUMENTS, MIXING, finished_run
 
 from pgolf_core.adapting import mixture
@@ -144,6 +145,18 @@ def test_a_claim_that_is_not_the_traces_fails(seed: Path, cache: Path, change_of
     values = {key: value for key, value in {**read_json(path), **change_of}.items() if value is not None}
     write_json(path, values)
     assert checks <= with_verdict(judged(seed, cache), FAILS)
+
+
+@pytest.mark.parametrize(
+    ("run", "part", "claimed"),
+    [(ADAPTING, "seconds", "nats"), (MIXING, "mix_seconds", "mixed"), (ADAPTING + MIXING, "mix_seconds", "mixed")],
+    indirect=["run"], ids=["adapted", "mixed", "both"],
+)  # fmt: skip
+def test_no_part_of_a_trace_takes_less_than_no_time(seed: Path, cache: Path, part: str, claimed: str) -> None:
+    rewritten_trace(seed, lambda arrays: arrays[part].__setitem__(0, arrays[part][0] - 9.0), claimed)
+    seconds = read_json(seed / SEED_RESULT)["seconds"]
+    change(seed / SEED_RESULT, seconds=seconds | {name: seconds[name] - 9.0 for name in ("adapting", "total")})
+    shows(judged(seed, cache)[WHOLE], FAILS, "its events took -", "one of them")
 
 
 def test_a_trace_of_any_size_is_refused_at_once(seed: Path, cache: Path) -> None:

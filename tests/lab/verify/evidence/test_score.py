@@ -99,6 +99,8 @@ def test_a_small_difference_refutes_only_on_the_same_kind_of_machine():
     assert "0.0e+00" in judge_score(found, {"bpb": 2.0, "loss": 4.0}, ("a", "b"))
     with pytest.raises(CannotCheck, match="the run computed on"):
         judge_score(found, {"bpb": 2.0001}, ("a", "b"))
+    with pytest.raises(CannotCheck, match="no log says on what"):
+        judge_score(found, {"bpb": 2.0001}, score.computing_path("off", ""))
     for paths, claim in ((("a", "a"), 2.0001), (("a", "b"), 2.01), ((), 2.01)):
         with pytest.raises(Broken):
             judge_score(found, {"bpb": claim}, paths)

@@ -47,11 +47,9 @@ def test_a_published_log_says_its_script_its_settings_and_its_exact_score(tmp_pa
     log = read_log(published(tmp_path / "a", PR315) / "train_seed42.log", "train_seed42.log")
     assert (log.seed, log.val_tokens, log.vocabularies, log.train_ms) == (42, 62_021_632, {1024}, 600_000)
     assert log.script.startswith("import os\n# xx") and set(log.settings) == {"model_params:", "world_size:"}
-    assert log.step_scores == [(7061, "1.9279", "1.1418")] and log.score == (log.finals[1])
-    assert log.numbers == {
-        "steps": "7061", "loss": "1.89948149", "bpb": "1.12498291", "train_seconds": "600.000",
-        "total_bytes": "15528666", "model_bytes": "15461049", "code_bytes": "67617",
-    }  # fmt: skip
+    assert log.step_scores == [(7061, "1.9279", "1.1418")] and log.steps == 7061
+    assert log.finals[1][1:] == ("1.89948149", "1.12498291")
+    assert log.last_sizes == {"total_bytes": 15_528_666, "model_bytes": 15_461_049, "code_bytes": 67_617}
 
 
 def test_the_later_line_format_is_read(tmp_path: Path):
@@ -63,7 +61,7 @@ def test_the_later_line_format_is_read(tmp_path: Path):
         "Total submission size quantized+brotli: 15060000 bytes\n",
     )
     assert (log.seed, log.steps, log.train_ms, log.times["eval"]) == (42, 5000, 588_000, [90_000])
-    assert log.score and log.score[1:] == ("1.80000000", "1.06606000") and log.sizes["total_bytes"] == [15_060_000]
+    assert log.finals[0][1:] == ("1.80000000", "1.06606000") and log.sizes["total_bytes"] == [15_060_000]
 
 
 LINES = {  # line: (label, kind, loss, bpb)
@@ -113,16 +111,6 @@ def test_a_final_line_of_any_form_is_a_score_with_its_label_and_kind(tmp_path: P
 def test_scores_on_the_way_and_differences_are_no_final_scores(tmp_path: Path, line: str):
     log = read(tmp_path, line)
     assert not log.finals and not log.step_scores
-
-
-def test_the_score_that_counts_is_the_last_of_the_kind_that_outranks_the_others(tmp_path: Path):
-    lines = [
-        "legal_ttt val_loss:2.7952 val_bpb:1.0821", "legal_ttt_exact val_loss:2.79517119 val_bpb:1.08209788",
-        "quantized_sliding_window val_loss:2.80 val_bpb:1.08397143", "EMA BPB: 1.0712",
-    ]  # fmt: skip
-    log = read(tmp_path, "\n".join(lines))
-    assert log.score == ("legal_ttt_exact", "2.79517119", "1.08209788")
-    assert read(tmp_path, "\n".join(lines[2:])).score == log.finals[2]
 
 
 @pytest.mark.parametrize(
