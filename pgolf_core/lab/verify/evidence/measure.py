@@ -119,18 +119,58 @@ def score_or_sample(
     plan), the drawn ones are held against them one by one: `apart` is the largest difference in nats, `noise` the
     largest of the same windows' between this arithmetic and float64.
     """
-    if budget_seconds is not None:
-        sampled = _sample(model, tokens, token_bytes, way, budget_seconds, sample_seed, tell, kept)
-        if sampled is not None:
-            return sampled
-    whole = score(model, tokens, token_bytes, way.seq_len, way.stride, way.batch_seqs, autocast=way.autocast,
-                  document_mask=way.document_mask, progress=tell)  # fmt: skip
-    about = whole.to_dict() | {"loss": whole.loss_nats_per_token, "per_token": whole.per_token_nats}
-    if kept is None:
-        return about
-    windows = plan_windows(whole.tokens, way.seq_len, way.stride)
-    some = split_by_shape(windows)[0][:NOISE_WINDOWS]
-    return about | against_kept(model, stream_of(model, tokens), way, windows, whole.window_nats, kept, some)
+    ids, windows = stream_of(model, tokens), plan_windows(len(tokens) - 1, way.seq_len, way.stride)
+    common, odd = split_by_shape(windows)
+    order = np.random.default_rng(sample_seed).permutation(len(common))
+    found = _drawn(model, ids, common[order], len(windows), way, budget_seconds, tell)
+    if found is None:
+        whole = score(model, tokens, token_bytes, way.seq_len, way.stride, way.batch_seqs, autocast=way.autocast,
+                      document_mask=way.document_mask, progress=tell)  # fmt: skip
+        about = whole.to_dict() | {"loss": whole.loss_nats_per_token, "per_token": whole.per_token_nats}
+        if kept is None:
+            return about
+        return about | against_kept(model, ids, way, windows, whole.window_nats, kept, common[:NOISE_WINDOWS])
+    if len(found) < min(least := LEAST_WINDOWS if kept is None else 1, len(common)):
+        raise UserError(
+            f"{len(found)} of {len(windows):,} windows fit into the budget of {budget_seconds:g} s, and {least} "
+            "are needed; give a larger --budget-seconds"
+        )
+    num_targets, num_bytes = len(tokens) - 1, token_bytes.total(tokens)
+    about = {"tokens": num_targets, "bytes": num_bytes, "windows": len(windows), "n": len(found), "of": len(common),
+             "sample_seed": sample_seed}  # fmt: skip
+    if kept is not None:
+        drawn = common[order[: len(found)]]
+        held = against_kept(model, ids, way, drawn, np.array(found), kept, drawn[:NOISE_WINDOWS])
+        nats = held["kept_nats"]
+        return {**about, **held, "bpb": bits_per_byte(nats, num_bytes), "loss": nats / num_targets}
+    estimate, half, most = total_with_interval(np.array(found), len(common))
+    estimate += sum(float(window_nats(model, ids, row[None], way).sum()) for row in odd)
+    names = {"bpb": 0.0, "low": -half, "high": half, "highest": most}
+    bpb = {name: bits_per_byte(estimate + shift, num_bytes) for name, shift in names.items()}
+    return {**about, **bpb, "loss": estimate / num_targets}
+
+
+def _drawn(
+    model: GPT, ids: torch.Tensor, windows: np.ndarray, count: int, way: Way, budget_seconds: float | None,
+    tell: Progress,
+) -> list[float] | None:  # fmt: skip
+    """Nats of the first windows, as many as fit into the budget; None where it is none, and as soon as the speed shows
+    that all `count` fit into what is left of it."""
+    if budget_seconds is None:
+        return None
+    t_start = t_first = time.monotonic()
+    found: list[float] = []
+    while len(found) < len(windows) and (elapsed := time.monotonic() - t_start) < budget_seconds:
+        if len(found) >= 2 * SAMPLE_BATCH:  # the first batch is slow, and so is not what is gone by
+            rate = (time.monotonic() - t_first) / (len(found) - SAMPLE_BATCH)
+            if elapsed + rate * count <= budget_seconds:
+                return None
+        batch = windows[len(found) : len(found) + min(SAMPLE_BATCH, way.batch_seqs)]
+        found += window_nats(model, ids, batch, way).tolist()
+        if len(found) <= SAMPLE_BATCH:
+            t_first = time.monotonic()
+        tell(len(found) * way.stride, len(ids) - 1)
+    return found
 
 
 def against_kept(
@@ -149,49 +189,6 @@ def against_kept(
         "apart": float(np.abs(apart).max()), "shift": abs(float(apart.mean())), "bias": abs(float(noise.mean())),
         "noise": max(float(np.abs(noise).max()), least), "kept_nats": float(kept.sum()),
     }  # fmt: skip
-
-
-@torch.inference_mode()
-def _sample(
-    model: GPT, tokens: np.ndarray, token_bytes: TokenBytes, way: Way, budget_seconds: float, sample_seed: int,
-    tell: Progress, kept: np.ndarray | None,
-) -> dict[str, Any] | None:  # fmt: skip
-    """None as soon as the speed shows that the whole score fits into what is left of the budget."""
-    t_start = t_first = time.monotonic()
-    num_targets = len(tokens) - 1
-    ids = stream_of(model, tokens)
-    windows = plan_windows(num_targets, way.seq_len, way.stride)
-    common, odd = split_by_shape(windows)
-    order = np.random.default_rng(sample_seed).permutation(len(common))
-    found: list[float] = []
-    while len(found) < len(common) and (elapsed := time.monotonic() - t_start) < budget_seconds:
-        if len(found) >= 2 * SAMPLE_BATCH:  # the first batch is slow, and so is not what is gone by
-            rate = (time.monotonic() - t_first) / (len(found) - SAMPLE_BATCH)
-            if elapsed + rate * len(windows) <= budget_seconds:
-                return None
-        drawn = common[order[len(found) : len(found) + min(SAMPLE_BATCH, way.batch_seqs)]]
-        found += window_nats(model, ids, drawn, way).tolist()
-        if len(found) <= SAMPLE_BATCH:
-            t_first = time.monotonic()
-        tell(len(found) * way.stride, num_targets)
-    if len(found) < min(least := LEAST_WINDOWS if kept is None else 1, len(common)):
-        raise UserError(
-            f"{len(found)} of {len(windows):,} windows fit into the budget of {budget_seconds:g} s, and {least} "
-            "are needed; give a larger --budget-seconds"
-        )
-    rest = sum(float(window_nats(model, ids, row[None], way).sum()) for row in odd)
-    num_bytes = token_bytes.total(tokens)
-    about = {"tokens": num_targets, "bytes": num_bytes, "windows": len(windows), "n": len(found), "of": len(common),
-             "sample_seed": sample_seed}  # fmt: skip
-    if kept is not None:
-        drawn = common[order[: len(found)]]
-        held = against_kept(model, ids, way, drawn, np.array(found), kept, drawn[:NOISE_WINDOWS])
-        nats = held["kept_nats"]
-        return {**about, **held, "bpb": bits_per_byte(nats, num_bytes), "loss": nats / num_targets}
-    estimate, half, most = total_with_interval(np.array(found), len(common))
-    names = {"bpb": 0.0, "low": -half, "high": half, "highest": most}
-    bpb = {name: bits_per_byte(rest + estimate + shift, num_bytes) for name, shift in names.items()}
-    return {**about, **bpb, "loss": (rest + estimate) / num_targets}
 
 
 def split_by_shape(windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
