@@ -16,7 +16,7 @@ from pgolf_core.lab.verify.evidence.checks import hold, once, quietly, require
 from pgolf_core.lab.verify.evidence.score import OTHER_MACHINE, TOLERANCE
 from pgolf_core.lab.verify.reading.folder import KEYS, Submission, claimed, every_claim, quoted
 from pgolf_core.lab.verify.reading.logs import BEFORE, SLIDING, Log, Score
-from pgolf_core.lab.verify.reading.numbers import agrees, is_number, is_score, near, read_number, same_number, written
+from pgolf_core.lab.verify.reading.numbers import agrees, is_number, near, read_number, same_number, same_score, written
 from pgolf_core.lab.verify.reading.untrusted import number
 
 UNNAMED = -1
@@ -80,13 +80,12 @@ class Judged(Submission):
             every[name] = [Fact(str(size), LOGGED) for log in logs for size in log.sizes[name][::-1]]
         said = quietly(lambda: claimed(self.seed_claims.get(seed) or self.claims, "bpb"))
         lines = [line._replace(label=line.label or "val_bpb") for log in logs for line in log.finals]
-        lines.sort(key=lambda line: (-line.kind, -len(line.bpb)))
-        lines.sort(key=lambda line: not (said and is_score(said, read_number(line.bpb))))
+        lines.sort(key=lambda line: (not (said and same_score(said, line.bpb)), -line.kind, -len(line.bpb)))
         before = [line for line in lines if line.kind == BEFORE]
         before += [Score(f"validation of step {step}", *text) for log in logs for step, *text in log.step_scores[-1:]]
         packed = [line for line in lines if line.kind > BEFORE]
         # what was scored before packing is no submission's score, but where no log has another and it is claimed
-        packed = packed or [line for line in before if said and is_score(said, read_number(line.bpb))]
+        packed = packed or [line for line in before if said and same_score(said, line.bpb)]
         frozen = [line for line in lines if line.kind == SLIDING]
         for start, kept in (("", packed), ("before_", before), ("frozen_", frozen)):
             every[f"{start}bpb"] = [Fact(line.bpb, LOGGED, line.label) for line in kept]
@@ -103,7 +102,7 @@ class Judged(Submission):
             for name in ("bpb", "loss") if "n" not in score else ():
                 said, value = claims.get(f"{start}{name}"), score[name]
                 off = abs(float(said) - value) / value if said else 0.0
-                if not TOLERANCE < off <= OTHER_MACHINE or (said and is_score(said, value)):
+                if not TOLERANCE < off <= OTHER_MACHINE or (said and same_score(said, written(value))):
                     kept[f"{start}{name}"] = value
         return kept
 
@@ -252,7 +251,7 @@ def headline(folder: Judged) -> str:
 
 def _one_of(text: str, scores: Mapping[int, float]) -> list[int]:
     """Seeds whose score this is."""
-    return [seed for seed, one in scores.items() if is_score(text, one) or is_score(written(one), float(text))]
+    return [seed for seed, one in scores.items() if same_score(text, written(one))]
 
 
 def _is_mean(text: str, scores: Mapping[int, float]) -> bool:

@@ -21,7 +21,7 @@ from pgolf_core.lab.verify.evidence.checks import CannotCheck, hold, needed, onc
 from pgolf_core.lab.verify.evidence.score import computing_path, judge_score, kept_sums
 from pgolf_core.lab.verify.evidence.text import TEXT_OF_TRACK, Way
 from pgolf_core.lab.verify.reading.logs import Log, read_log
-from pgolf_core.lab.verify.reading.numbers import is_number, is_score, read_number, written
+from pgolf_core.lab.verify.reading.numbers import is_number, is_score, same_score, written
 from pgolf_core.lab.verify.reading.reviewed import Reviewed, header_of
 from pgolf_core.lab.verify.reading.untrusted import json_object, list_files, number, read_text
 from pgolf_core.recipes.recipe import TRACK_CAP_BYTES, Recipe, from_dict
@@ -125,7 +125,7 @@ class Submission(Reviewed):
         """Whether a final score of a log is the one that is claimed for a seed."""
         claims = (quietly(lambda: self.seed_claims) or {}).get(seed, {}) if seed is not None else {}
         said = quietly(lambda: claimed(claims or self.claims, "bpb"))
-        return any(said and is_score(said, read_number(one.bpb)) for one in log.finals)
+        return any(said and same_score(said, one.bpb) for one in log.finals)
 
     @once
     def logs_of(self) -> dict[int | None, list[Log]]:

@@ -31,13 +31,13 @@ BEFORE, PACKED, SLIDING, ADAPTED = range(4)
 """Kinds of scores: of weights before packing, of the packed file, with a sliding window, adapted while scoring."""
 KINDS = (
     (BEFORE, r"pre.?quant|before.?quant|unquant"),
-    (ADAPTED, r"ttt|lora|n.?gram|slot|knn|cache|mix|tilt|ppm|hedge|ensemble"),
+    (ADAPTED, r"adapted|ttt|lora|n.?gram|slot|knn|cache|mix|tilt|ppm|hedge|ensemble"),
     (SLIDING, r"slid|window|stride"),
     (PACKED, r"quant|int\d|round.?trip|zlib|zstd|lzma|brotli"),
     (BEFORE, r"ema\b|post_ema|swa\b|diagnostic|raw|averag|bf16|fp32|float"),
 )
 """What a score's label says of its kind, the first that fits; one that says nothing is of the packed file."""
-_UNADAPTED = re.compile(r"(?:(?<![a-z])no|pre|without|before)[ _-]?(?:ttt|slot|n-?gram)", re.I)
+_UNADAPTED = re.compile(r"(?:(?<![a-z])no|pre|without|before)[ _-]?(?:adapted|ttt|slot|n-?gram)|unadapted", re.I)
 _PASSING = re.compile(
     r"\d\s*/\s*\d|%|#|\b(?:chunk|batch|epoch|phase|doc)\w*\W{0,3}\d|sliding_eval|"
     r"(?<![a-z])(?:running|delta|gain|diff|improve|target|baseline|best|std|worst|mean)", re.I)  # fmt: skip
