@@ -8,7 +8,6 @@ import dataclasses
 import math
 import time
 import zipfile
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,10 @@ import torch
 
 from pgolf_core.base.device import autocasting
 from pgolf_core.base.files import UserError
+from pgolf_core.lab.verify.evidence.checks import Broken, hold
 from pgolf_core.lab.verify.evidence.text import Way
 from pgolf_core.network.model import GPT
-from pgolf_core.network.score import batches_of, bits_per_byte, nats_in_parts, plan_windows, score
+from pgolf_core.network.score import Progress, batches_of, bits_per_byte, nats_in_parts, plan_windows, score
 from pgolf_core.text.tokenizer import TokenBytes
 
 NOISE_WINDOWS = 16
@@ -32,18 +32,11 @@ CONFIDENCE = 0.95
 """Of the interval in which a sampled score is believed."""
 DOUBT = 1 - 1e-6
 """Of the wider one, outside of which a claim is false; between the two it is doubtful."""
-Tell = Callable[[int, int], None]
-"""Called with (targets scored, targets in all)."""
 
 
-def _stream(model: GPT, tokens: np.ndarray) -> torch.Tensor:
+def stream_of(model: GPT, tokens: np.ndarray) -> torch.Tensor:
     """Tokens as int64 [T], on the model's device."""
     return torch.from_numpy(np.asarray(tokens).astype(np.int64)).to(next(model.parameters()).device)
-
-
-def _first(model: GPT, tokens: np.ndarray, length: int) -> torch.Tensor:
-    """The inputs at the beginning of the stream, int64 [1, T] with T at most `length`."""
-    return _stream(model, tokens[:-1][:length])[None]
 
 
 @torch.inference_mode()
@@ -54,7 +47,7 @@ def probabilities(model: GPT, tokens: np.ndarray, way: Way) -> dict[str, Any]:
     """
     sums = []
     for length in sorted({2, min(8, way.seq_len), min(64, way.seq_len)}):
-        ids = _first(model, tokens, length)
+        ids = stream_of(model, tokens[:-1][:length])[None]
         every = torch.arange(model.config.vocab_size, device=ids.device)[:, None]
         with autocasting(ids.device, way.autocast):
             losses = [model.token_losses(ids.expand(len(t), -1), t, ids.size(1) - 1) for t in every.split(256)]
@@ -68,7 +61,7 @@ def causality(model: GPT, tokens: np.ndarray, way: Way) -> dict[str, Any]:
 
     {"places": […], "changed": n, "later_changed": n, "compared": n}; `later_changed` shows that the test can see.
     """
-    ids = _first(model, tokens, way.seq_len)
+    ids = stream_of(model, tokens[:-1][: way.seq_len])[None]
     length = ids.size(1)
     places = sorted({1, length // 3, length // 2, length - 1} - {0})
     targets = ids.roll(-1, 1)
@@ -93,62 +86,91 @@ def _bits(values: torch.Tensor) -> torch.Tensor:
 # ---------------------------------------------------------------------- whole or sampled
 
 
-def kept_nats(path: Path | str, kind: str, windows: int) -> np.ndarray:
-    """What a run's scores.npz says of the `roundtrip` or `sliding` score, float64 [windows].
-
-    UserError where it holds something else.
-    """
-    return arrays_of(path, {kind: (np.float64, (windows,))}, "nats", f"{windows:,} windows")[kind]
-
-
-def arrays_of(
-    path: Path | str, forms: Mapping[str, tuple[type, tuple[int, ...]]], what: str, plan: str
-) -> dict[str, np.ndarray]:
-    """Finite arrays of an .npz by name, each of its dtype and shape; UserError where the file holds something else.
+def arrays_of(path: Path | str, what: str, plan: str, **forms: tuple[Any, ...]) -> dict[str, np.ndarray]:
+    """Finite arrays of an .npz by name, each of its form (dtype, *shape); Broken where the file holds something else.
 
     Nothing larger than that is read, and nothing is unpickled. Errors say `what` it is of a `plan` ("4 windows").
     """
     name, found = Path(path).name, {}
-    for key, (dtype, shape) in forms.items():
+    for key, (dtype, *shape) in forms.items():
         try:
-            with zipfile.ZipFile(path) as file:
-                if file.getinfo(f"{key}.npy").file_size > np.dtype(dtype).itemsize * math.prod(shape) + 1024:
-                    raise UserError(f"{name}: {key} is larger than the {what} of {plan}")
-            with np.load(path, allow_pickle=False) as arrays:
-                found[key] = arrays[key]
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
-            raise UserError(f"{name} does not open as the {what} of {plan.split()[1]}: {error}") from None
-        array = found[key]
-        if array.dtype != dtype or array.shape != shape or not np.isfinite(array).all():
-            raise UserError(f"{name}: {key} has {array.dtype} {list(array.shape)}, and the plan {plan}")
+            with zipfile.ZipFile(path) as file, file.open(f"{key}.npy") as member:
+                size = file.getinfo(f"{key}.npy").file_size
+                is_small = size <= np.dtype(dtype).itemsize * math.prod(shape) + 1024
+                array = np.lib.format.read_array(member, allow_pickle=False) if is_small else np.zeros(0)
+        except Exception as error:  # a damaged archive breaks in ways that nobody lists
+            raise Broken(f"{name} does not open as the {what} of {plan.split()[1]}: {error}") from None
+        hold(is_small, f"{name}: {key} is larger than the {what} of {plan}")
+        is_of_form = array.dtype == dtype and list(array.shape) == shape and bool(np.isfinite(array).all())
+        hold(is_of_form, f"{name}: {key} has {array.dtype} {list(array.shape)}, and the plan {plan}")
+        found[key] = array
     return found
 
 
 def score_or_sample(
     model: GPT, tokens: np.ndarray, token_bytes: TokenBytes, way: Way, budget_seconds: float | None, sample_seed: int,
-    tell: Tell, kept: np.ndarray | None = None,
+    tell: Progress, kept: np.ndarray | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """The score of the whole stream, or of windows drawn at random where the whole would not fit into the budget.
 
-    Both have bpb, loss, tokens, bytes, windows, seconds. A sample has also n, of (windows that could be drawn), low and
-    high: a Student t interval of the bpb, with the finite population's correction, and the wider lowest and highest.
+    Both have bpb, loss, tokens, bytes, windows. A sample has also n, of (windows that could be drawn), low and high: a
+    Student t interval of the bpb, with the finite population's correction, and a wider one's end, highest.
     UserError where the budget allows too few windows for one. Where the run `kept` every window's nats (float64, by
     plan), the drawn ones are held against them one by one: `apart` is the largest difference in nats, `noise` the
     largest of the same windows' between this arithmetic and float64.
     """
-    if budget_seconds is not None:
-        t_start = time.monotonic()
-        sampled = _sample(model, tokens, token_bytes, way, budget_seconds, sample_seed, tell, kept)
-        if sampled is not None:
-            return sampled | {"seconds": time.monotonic() - t_start}
-    whole = score(model, tokens, token_bytes, way.seq_len, way.stride, way.batch_seqs, autocast=way.autocast,
-                  document_mask=way.document_mask, progress=tell)  # fmt: skip
-    about = whole.to_dict() | {"loss": whole.loss_nats_per_token, "per_token": whole.per_token_nats}
-    if kept is None:
-        return about
-    windows = plan_windows(whole.tokens, way.seq_len, way.stride)
-    some = split_by_shape(windows)[0][:NOISE_WINDOWS]
-    return about | against_kept(model, _stream(model, tokens), way, windows, whole.window_nats, kept, some)
+    ids, windows = stream_of(model, tokens), plan_windows(len(tokens) - 1, way.seq_len, way.stride)
+    common, odd = split_by_shape(windows)
+    order = np.random.default_rng(sample_seed).permutation(len(common))
+    found = _drawn(model, ids, common[order], len(windows), way, budget_seconds, tell)
+    if found is None:
+        whole = score(model, tokens, token_bytes, way.seq_len, way.stride, way.batch_seqs, autocast=way.autocast,
+                      document_mask=way.document_mask, progress=tell)  # fmt: skip
+        about = whole.to_dict() | {"loss": whole.loss_nats_per_token, "per_token": whole.per_token_nats}
+        if kept is None:
+            return about
+        return about | against_kept(model, ids, way, windows, whole.window_nats, kept, common[:NOISE_WINDOWS])
+    if len(found) < min(least := LEAST_WINDOWS if kept is None else 1, len(common)):
+        raise UserError(
+            f"{len(found)} of {len(windows):,} windows fit into the budget of {budget_seconds:g} s, and {least} "
+            "are needed; give a larger --budget-seconds"
+        )
+    num_targets, num_bytes = len(tokens) - 1, token_bytes.total(tokens)
+    about = {"tokens": num_targets, "bytes": num_bytes, "windows": len(windows), "n": len(found), "of": len(common),
+             "sample_seed": sample_seed}  # fmt: skip
+    if kept is not None:
+        drawn = common[order[: len(found)]]
+        held = against_kept(model, ids, way, drawn, np.array(found), kept, drawn[:NOISE_WINDOWS])
+        nats = held["kept_nats"]
+        return {**about, **held, "bpb": bits_per_byte(nats, num_bytes), "loss": nats / num_targets}
+    estimate, half, most = total_with_interval(np.array(found), len(common))
+    estimate += sum(float(window_nats(model, ids, row[None], way).sum()) for row in odd)
+    names = {"bpb": 0.0, "low": -half, "high": half, "highest": most}
+    bpb = {name: bits_per_byte(estimate + shift, num_bytes) for name, shift in names.items()}
+    return {**about, **bpb, "loss": estimate / num_targets}
+
+
+def _drawn(
+    model: GPT, ids: torch.Tensor, windows: np.ndarray, count: int, way: Way, budget_seconds: float | None,
+    tell: Progress,
+) -> list[float] | None:  # fmt: skip
+    """Nats of the first windows, as many as fit into the budget; None where it is none, and as soon as the speed shows
+    that all `count` fit into what is left of it."""
+    if budget_seconds is None:
+        return None
+    t_start = t_first = time.monotonic()
+    found: list[float] = []
+    while len(found) < len(windows) and (elapsed := time.monotonic() - t_start) < budget_seconds:
+        if len(found) >= 2 * SAMPLE_BATCH:  # the first batch is slow, and so is not what is gone by
+            rate = (time.monotonic() - t_first) / (len(found) - SAMPLE_BATCH)
+            if elapsed + rate * count <= budget_seconds:
+                return None
+        batch = windows[len(found) : len(found) + min(SAMPLE_BATCH, way.batch_seqs)]
+        found += window_nats(model, ids, batch, way).tolist()
+        if len(found) <= SAMPLE_BATCH:
+            t_first = time.monotonic()
+        tell(len(found) * way.stride, len(ids) - 1)
+    return found
 
 
 def against_kept(
@@ -167,49 +189,6 @@ def against_kept(
         "apart": float(np.abs(apart).max()), "shift": abs(float(apart.mean())), "bias": abs(float(noise.mean())),
         "noise": max(float(np.abs(noise).max()), least), "kept_nats": float(kept.sum()),
     }  # fmt: skip
-
-
-@torch.inference_mode()
-def _sample(
-    model: GPT, tokens: np.ndarray, token_bytes: TokenBytes, way: Way, budget_seconds: float, sample_seed: int,
-    tell: Tell, kept: np.ndarray | None,
-) -> dict[str, Any] | None:  # fmt: skip
-    """None as soon as the speed shows that the whole score fits into what is left of the budget."""
-    t_start = t_first = time.monotonic()
-    num_targets = len(tokens) - 1
-    ids = _stream(model, tokens)
-    windows = plan_windows(num_targets, way.seq_len, way.stride)
-    common, odd = split_by_shape(windows)
-    order = np.random.default_rng(sample_seed).permutation(len(common))
-    found: list[float] = []
-    while len(found) < len(common) and (elapsed := time.monotonic() - t_start) < budget_seconds:
-        if len(found) >= 2 * SAMPLE_BATCH:  # the first batch is slow, and so is not what is gone by
-            rate = (time.monotonic() - t_first) / (len(found) - SAMPLE_BATCH)
-            if elapsed + rate * len(windows) <= budget_seconds:
-                return None
-        drawn = common[order[len(found) : len(found) + min(SAMPLE_BATCH, way.batch_seqs)]]
-        found += window_nats(model, ids, drawn, way).tolist()
-        if len(found) <= SAMPLE_BATCH:
-            t_first = time.monotonic()
-        tell(len(found) * way.stride, num_targets)
-    if len(found) < min(least := LEAST_WINDOWS if kept is None else 1, len(common)):
-        raise UserError(
-            f"{len(found)} of {len(windows):,} windows fit into the budget of {budget_seconds:g} s, and {least} "
-            "are needed; give a larger --budget-seconds"
-        )
-    rest = sum(float(window_nats(model, ids, row[None], way).sum()) for row in odd)
-    num_bytes = token_bytes.total(tokens)
-    about = {"tokens": num_targets, "bytes": num_bytes, "windows": len(windows), "n": len(found), "of": len(common),
-             "sample_seed": sample_seed}  # fmt: skip
-    if kept is not None:
-        drawn = common[order[: len(found)]]
-        held = against_kept(model, ids, way, drawn, np.array(found), kept, drawn[:NOISE_WINDOWS])
-        nats = held["kept_nats"]
-        return {**about, **held, "bpb": bits_per_byte(nats, num_bytes), "loss": nats / num_targets}
-    estimate, half, most = total_with_interval(np.array(found), len(common))
-    names = {"bpb": 0.0, "low": -half, "high": half, "lowest": -most, "highest": most}
-    bpb = {name: bits_per_byte(rest + estimate + shift, num_bytes) for name, shift in names.items()}
-    return {**about, **bpb, "loss": (rest + estimate) / num_targets, "loss_half": half / num_targets}
 
 
 def split_by_shape(windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

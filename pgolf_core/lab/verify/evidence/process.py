@@ -104,7 +104,10 @@ def main() -> None:
 
 
 def answer_to(job: dict[str, Any], watch: Watch | None, tell: Tell) -> dict[str, Any]:
-    """{part: what was found, or {"error": why not}}; {"error": why nothing could be scored} alone."""
+    """{part: what was found, {"error": why not}, or {"broken": which file of the run is none}}.
+
+    {"error": why nothing could be scored} alone.
+    """
     from pgolf_core.base.files import UserError
 
     if job["script"]:
@@ -134,32 +137,31 @@ def _score(job: dict[str, Any], watch: Watch | None, tell: Tell) -> dict[str, An
     masked = dataclasses.replace(recipe.eval, document_mask=way.document_mask)
     scored = dataclasses.replace(recipe, name="the artifact", model=model.config, eval=masked)
     need_bos(scored, tokenizer.bos_id)
+    budget, seed = job["budget_seconds"], job["sample_seed"]
+
+    def score_at(stride: int, kind: str) -> dict[str, Any]:
+        """The score at a stride, each of its windows held against what the run kept, where it kept any."""
+        count = len(plan_windows(len(tokens) - 1, way.seq_len, stride))
+        form = {kind: ("float64", count)}
+        kept = measure.arrays_of(job["scores"], "nats", f"{count:,} windows", **form)[kind] if job["scores"] else None
+        strided, told = dataclasses.replace(way, stride=stride), functools.partial(tell, f"stride {stride}")
+        return measure.score_or_sample(model, tokens, table, strided, budget, seed, told, kept)
+
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "probabilities": lambda: measure.probabilities(model, tokens, way),
         "causality": lambda: measure.causality(model, tokens, way),
+        f"stride {way.seq_len}": lambda: score_at(way.seq_len, "roundtrip"),
+        f"stride {way.stride}": lambda: score_at(way.stride, "sliding"),
     }
-    for kind, stride in (("roundtrip", way.seq_len), ("sliding", way.stride)):
-        count = len(plan_windows(len(tokens) - 1, way.seq_len, stride))
-        try:
-            kept = measure.kept_nats(job["scores"], kind, count) if job["scores"] else None
-        except UserError as error:
-            parts[f"stride {stride}"] = functools.partial(dict, broken=str(error))
-            continue
-        parts[f"stride {stride}"] = functools.partial(
-            measure.score_or_sample, model, tokens, table, dataclasses.replace(way, stride=stride),
-            job["budget_seconds"], job["sample_seed"], functools.partial(tell, f"stride {stride}"), kept,
-        )  # fmt: skip
     if recipe.adapt.kind != "off":
-        parts["adapting"] = functools.partial(
-            replay.replay, job["artifact"], tokens, recipe, job["trace"], job["budget_seconds"],
-            job["sample_seed"], functools.partial(tell, "adapting"),
-        )  # fmt: skip
+        told = functools.partial(tell, "adapting")
+        parts["adapting"] = lambda: replay.replay(job["artifact"], tokens, recipe, job["trace"], budget, seed, told)
     found = {name: _guarded(work, UserError) for name, work in parts.items()}
     nats = [one.pop("per_token", None) for one in found.values()][-1]  # of the sliding or the adapted score
-    apart = list(found.values())[-1].get("apart")
     if recipe.adapt.mix != "off":
-        mix = functools.partial(replay.remix, model, tokens, recipe, job["trace"], nats, job["sample_seed"])
-        found["mixing"] = _guarded(mix, UserError) | {"nats_apart": apart}
+        apart = {"nats_apart": list(found.values())[-1].get("apart")}
+        mixed = _guarded(lambda: replay.remix(model, tokens, recipe, job["trace"], nats, seed), UserError)
+        found["mixing"] = mixed | apart
     return found
 
 
@@ -169,6 +171,7 @@ def run_script(job: dict[str, Any], watch: Watch | None) -> dict[str, Any]:
     What runs is the text of the script: no bytecode beside it, which could be another's, and none is written there. A
     packed script unwraps itself into the same module.
     """
+    from pgolf_core.base.files import UserError
     from pgolf_core.lab.export import CALLED
 
     sys.path.append(os.path.dirname(job["script"]))  # last, so that no file there takes a library's place
@@ -181,7 +184,7 @@ def run_script(job: dict[str, Any], watch: Watch | None) -> dict[str, Any]:
     exec(code, module.__dict__)
     for name in CALLED:
         if not callable(getattr(module, name, None)):
-            return {"missing": f"it has no {name} to call"}
+            raise UserError(f"it has no {name} to call")
     way = job["way"]
     tokenizer = module.Tokenizer(Path(job["tokenizer"]))
     shards = [Path(shard) for shard in job["shards"]]
@@ -196,8 +199,12 @@ def run_script(job: dict[str, Any], watch: Watch | None) -> dict[str, Any]:
 
 
 def _guarded(work: Callable[[], dict[str, Any]], kinds: Any) -> dict[str, Any]:
+    from pgolf_core.lab.verify.evidence.checks import Broken
+
     try:
         return work()
+    except Broken as error:
+        return {"broken": str(error)}
     except kinds as error:
         return {"error": f"{type(error).__name__}: {error}".removeprefix("UserError: ").removeprefix("Refused: ")[:500]}
 

@@ -20,11 +20,12 @@ from pgolf_core.adapting.mixture import in_nats, mix, mixed_nats
 from pgolf_core.adapting.plan import Event, ScoreEvent, UpdateEvent, places_of, targets_done
 from pgolf_core.adapting.tilt import hints_of, tilted
 from pgolf_core.adapting.trace import learner_of, nats_of, pieces_of, plan_of, weights_sha256
+from pgolf_core.base.files import UserError
 from pgolf_core.base.parallel import ALONE
-from pgolf_core.lab.verify.evidence.measure import Tell, arrays_of
+from pgolf_core.lab.verify.evidence.measure import arrays_of, stream_of
 from pgolf_core.network.documents import own_documents
 from pgolf_core.network.model import GPT
-from pgolf_core.network.score import plan_windows
+from pgolf_core.network.score import Progress, plan_windows
 from pgolf_core.recipes.recipe import Recipe
 from pgolf_core.text.tokenizer import BOS
 
@@ -45,14 +46,13 @@ class Replay:
 
     def __init__(self, path: Path | str, tokens: np.ndarray, events: Sequence[Event], recipe: Recipe, veiled: bool):
         self.learner, self.recipe = learner_of(path, tokens, events, recipe, ALONE), recipe
-        weight = next(iter(self.learner.named.values()))
-        self.true = torch.from_numpy(np.asarray(tokens).astype(np.int64)).to(weight.device)
+        self.true = stream_of(self.learner.model, tokens)
         self.stream = self.true.clone()
         if veiled:
             self.stream = veil(self.true, self.learner.model.config.vocab_size, recipe.adapt.kind == "lora")
         self.sums: list[float] = []
         self.beside = 0.0
-        self.losses = torch.zeros(len(tokens) - 1, device=weight.device)
+        self.losses = torch.zeros(len(tokens) - 1, device=self.true.device)
         self.nats: dict[int, np.ndarray] = {}
         self.states = [self._state()]
         self.changed = self.compared = self.later_changed = 0
@@ -141,19 +141,18 @@ def changed_hints(
 
 
 def trace_of(path: Path | str, events: Sequence[Event]) -> dict[str, np.ndarray]:
-    """adapt.npz of a plan of these events: `events`, `states`, `nats`, `seconds`; UserError for anything else."""
+    """adapt.npz of a plan of these events: `events`, `states`, `nats`, `seconds`; Broken for anything else."""
     windows = sum(len(event.windows) for event in events if isinstance(event, ScoreEvent))
     states = 1 + sum(isinstance(event, UpdateEvent) for event in events)
-    forms: dict[str, tuple[type, tuple[int, ...]]] = {
-        "events": (np.int64, (len(events), 5)), "states": (np.uint8, (states, 32)), "nats": (np.float64, (windows,)),
-        "seconds": (np.float64, (len(events),)),
-    }  # fmt: skip
-    return arrays_of(path, forms, "trace", f"{len(events):,} events")
+    return arrays_of(
+        path, "trace", f"{len(events):,} events", events=(np.int64, len(events), 5), states=(np.uint8, states, 32),
+        nats=(np.float64, windows), seconds=(np.float64, len(events)),
+    )  # fmt: skip
 
 
 def replay(
     path: Path | str, tokens: np.ndarray, recipe: Recipe, trace_path: Path | str, budget_seconds: float | None,
-    sample_seed: int, tell: Tell,
+    sample_seed: int, tell: Progress,
 ) -> dict[str, Any]:  # fmt: skip
     """Hold a trace against the plan carried out anew from the file, whole or as far as a budget of seconds reaches.
 
@@ -176,16 +175,13 @@ def replay(
     places = {n: int(draw.integers(*inside[n])) for n in scores
               if inside[n][0] < inside[n][1] and (n == 0 or draw.random() < PLACES / len(scores))}  # fmt: skip
     blind, done = Replay(path, tokens, events, recipe, veiled=True), targets_done(events)
-    reached = 0
-    while reached < len(events):
-        blind.carry_out(reached, events[reached], reached in drawn, places.get(reached))
-        reached += 1
+    for reached, event in enumerate(events, 1):
+        blind.carry_out(reached - 1, event, reached - 1 in drawn, places.get(reached - 1))
         tell(int(done[reached - 1]), len(tokens) - 1)
         if budget_seconds is not None and time.monotonic() - t_start > budget_seconds:
             break
-    sizes = [len(event.windows) if isinstance(event, ScoreEvent) else 0 for event in events]
-    first = np.concatenate(([0], np.cumsum(sizes)))
-    told = {n: kept["nats"][first[n] : first[n + 1]] for n in blind.nats}
+    ends = np.cumsum([len(event.windows) for event in scores.values()])
+    told = dict(zip(scores, np.split(kept["nats"], ends[:-1]), strict=True))
     states = [bytes(row).hex() for row in kept["states"][: len(blind.states)]]
     apart = np.concatenate([np.abs(nats - told[n]) for n, nats in blind.nats.items()])
     wrong = sum(here != there for here, there in zip(blind.states[1:], states[1:], strict=True))
@@ -217,11 +213,9 @@ def replay(
 
 
 def mixed_windows(path: Path | str, windows: int) -> dict[str, np.ndarray]:
-    """adapt.npz of a mixed score: `mixed` and `mix_seconds`; UserError for anything else."""
-    forms: dict[str, tuple[type, tuple[int, ...]]] = {
-        "mixed": (np.float64, (windows,)), "mix_seconds": (np.float64, (1,))
-    }  # fmt: skip
-    return arrays_of(path, forms, "mixture", f"{windows:,} windows")
+    """adapt.npz of a mixed score: `mixed` and `mix_seconds`; Broken for anything else."""
+    plan = f"{windows:,} windows"
+    return arrays_of(path, "mixture", plan, mixed=(np.float64, windows), mix_seconds=(np.float64, 1))
 
 
 def whole_distribution(
@@ -255,8 +249,7 @@ def model_distribution(model: GPT, tokens: np.ndarray, target: int, recipe: Reci
     """The model's probability of every token as a target, float64 [vocab_size], in the target's window."""
     windows = plan_windows(len(tokens) - 1, recipe.eval.seq_len, recipe.eval.stride)
     start = int(windows[np.searchsorted(windows[:, 2], target, side="right"), 0])
-    device = next(model.parameters()).device
-    ids = torch.from_numpy(tokens[start : target + 1].astype(np.int64))[None].to(device)
+    ids = stream_of(model, tokens[start : target + 1])[None]
     documents = own_documents(ids) if recipe.eval.document_mask else None
     return model.logits(ids, segments=documents)[0, -1].log_softmax(-1).double().exp().cpu().numpy()
 
@@ -266,13 +259,13 @@ def remix(
 ) -> dict[str, Any]:
     """Hold a trace's mixture against one of the model's `nats` taken anew (float32 [targets]), and that against itself.
 
-    {"windows", "differ", "apart", "mean_apart", "mean_nats"}: as of a replay. {"sums"}: of all next tokens' probability
-    at drawn targets. {"definition"}: by how much, relatively, the probability of a drawn target differs from its
-    definition, at most. {"compared", "changed", "later_changed"}: targets before and after a place from which on
-    tokens and the model's nats were others. {"whole"}: False, and nothing else, where there are no nats of all targets.
+    {"windows", "differ", "apart", "mean_nats"}: as of a replay. {"sums"}: of all next tokens' probability at drawn
+    targets. {"definition"}: by how much, relatively, the probability of a drawn target differs from its definition, at
+    most. {"compared", "changed", "later_changed"}: targets before and after a place from which on tokens and the
+    model's nats were others. UserError where there are no nats of all targets.
     """
     if nats is None:
-        return {"whole": False}
+        raise UserError("the mixture needs the model's score of every target; give more --budget-seconds, or none")
     windows = plan_windows(len(nats), recipe.eval.seq_len, recipe.eval.stride)
     kept = mixed_windows(trace_path, len(windows))["mixed"]
     p, shares = mix(tokens, nats, recipe)
@@ -295,7 +288,6 @@ def remix(
         told["changed"] += int((~same[:place]).sum())
         told["later_changed"] += int((~same[place:]).sum())
     return {
-        "windows": len(windows), "differ": int((apart != 0).sum()), "apart": float(apart.max()), "whole": True,
-        "mean_apart": float(apart.mean()), "mean_nats": float(kept.mean()), "sums": sums, "definition": max(wrong),
-        "sample_seed": sample_seed, **told,
+        "windows": len(windows), "differ": int((apart != 0).sum()), "apart": float(apart.max()),
+        "mean_nats": float(kept.mean()), "sums": sums, "definition": max(wrong), "sample_seed": sample_seed, **told,
     }  # fmt: skip

@@ -176,27 +176,28 @@ def _require_like_machines(evidence: str, paths: tuple[str, ...]) -> None:
 
 
 def _sample(found: dict[str, Any], claims: dict[str, float], text: str) -> str:
-    half = found["loss_half"]
-    ranges = {"bpb": (found["low"], found["high"]), "loss": (found["loss"] - half, found["loss"] + half)}
     evidence = (
         f"sampled: n = {found['n']:,} of {found['of']:,} windows (seed {found['sample_seed']}), "
         f"{found['bpb']:.6f} bpb, 95 % interval {found['low']:.6f} to {found['high']:.6f}; claimed {text}"
     )
-    wider = (found["highest"] - found["lowest"]) / max(found["high"] - found["low"], 1e-12)
-    for key, (low, high) in ranges.items():
-        said, middle = claims.get(key, low), (low + high) / 2
-        off = abs(said - middle) - TOLERANCE * middle
-        hold(off <= max(wider, 1) * (high - low) / 2, f"{evidence}, where one honest claim in a million lies")
-        require(off <= (high - low) / 2, f"{evidence}, outside it, as one honest claim in twenty: score more windows")
+    off = max(abs(value / found[key] - 1) for key, value in claims.items()) - TOLERANCE
+    half, most = (found[end] / found["bpb"] - 1 for end in ("high", "highest"))  # in shares, which are the loss's too
+    hold(off <= most, f"{evidence}, where one honest claim in a million lies")
+    require(off <= half, f"{evidence}, outside it, as one honest claim in twenty: score more windows")
     return evidence
+
+
+def kept_sums(found: dict[str, Any]) -> dict[str, float]:
+    """The bpb and loss of all windows that the run kept; {} where it kept none."""
+    from pgolf_core.network.score import bits_per_byte
+
+    kept = found.get("kept_nats")
+    return {"bpb": bits_per_byte(kept, found["bytes"]), "loss": kept / found["tokens"]} if kept else {}
 
 
 def _kept_windows(found: dict[str, Any], claims: dict[str, float], paths: tuple[str, ...]) -> str:
     """Windows, each against the nats that the run kept of it; all that it kept sum to the claim, or it is false."""
-    from pgolf_core.network.score import bits_per_byte
-
-    kept = found["kept_nats"]
-    said = {"bpb": bits_per_byte(kept, found["bytes"]), "loss": kept / found["tokens"]}
+    said = kept_sums(found)
     for key, value in claims.items():
         same = abs(said[key] - value) <= SUM_TOLERANCE * abs(value)
         hold(same, f"the windows in {SCORES} sum to {key} {said[key]:.8f}, and {value:.8f} is claimed")
@@ -211,13 +212,18 @@ def _kept_windows(found: dict[str, Any], claims: dict[str, float], paths: tuple[
             f"were {1 - 0.05 ** (1 / n):.1%} of the windows false, 95 in 100 such samples would show it; all in "
             f"{SCORES} sum to the claimed {said['bpb']:.8f} bpb"
         )
-    if is_off and apart <= OTHER_MACHINE * kept / of:
+    if is_off and apart <= OTHER_MACHINE * found["kept_nats"] / of:
         _require_like_machines(evidence, paths)
     return hold(not is_off, evidence)
 
 
 def computing_path(mode: str, there: str) -> tuple[str, ...]:
-    """What decides the last digits of a score, here and in the run: device, threads, dtype, attention kernel."""
+    """What decides the last digits of a score, here and in the run: device, threads, dtype, attention kernel.
+
+    () where nothing says it of the run.
+    """
+    if not there:
+        return ()
     import torch
 
     from pgolf_core.base.device import autocast_dtype, describe, pick_device

@@ -16,7 +16,7 @@ from pgolf_core.lab.verify.evidence.checks import hold, once, quietly, require
 from pgolf_core.lab.verify.evidence.score import OTHER_MACHINE, TOLERANCE
 from pgolf_core.lab.verify.reading.folder import KEYS, Submission, claimed, every_claim, quoted
 from pgolf_core.lab.verify.reading.logs import BEFORE, SLIDING, Log, Score
-from pgolf_core.lab.verify.reading.numbers import agrees, is_number, is_score, near, read_number, same_number, written
+from pgolf_core.lab.verify.reading.numbers import agrees, is_number, near, read_number, same_number, same_score, written
 from pgolf_core.lab.verify.reading.untrusted import number
 
 UNNAMED = -1
@@ -72,21 +72,20 @@ class Judged(Submission):
 
     def _logged(self, seed: int, logs: list[Log]) -> dict[str, Fact]:
         """What the logs of a seed say, in the order of their weight; of scores the claimed one, if a line has it."""
-        every: dict[str, list[Fact]] = {}
-        for log in logs:
-            for name, text in log.numbers.items():
-                every.setdefault(name, []).append(Fact(text, LOGGED))
-            for name, sizes in log.sizes.items():
-                every.setdefault(name, []).extend(Fact(str(size), LOGGED) for size in sizes[-2::-1])
+        every: dict[str, list[Fact]] = {
+            "steps": [Fact(str(log.steps), LOGGED) for log in logs if log.steps],
+            "train_seconds": [Fact(f"{log.train_ms / 1000:.3f}", LOGGED) for log in logs if log.train_ms is not None],
+        }
+        for name in logs[0].sizes:  # what is told last first
+            every[name] = [Fact(str(size), LOGGED) for log in logs for size in log.sizes[name][::-1]]
         said = quietly(lambda: claimed(self.seed_claims.get(seed) or self.claims, "bpb"))
         lines = [line._replace(label=line.label or "val_bpb") for log in logs for line in log.finals]
-        lines.sort(key=lambda line: (-line.kind, -len(line.bpb)))
-        lines.sort(key=lambda line: not (said and is_score(said, read_number(line.bpb))))
+        lines.sort(key=lambda line: (not (said and same_score(said, line.bpb)), -line.kind, -len(line.bpb)))
         before = [line for line in lines if line.kind == BEFORE]
         before += [Score(f"validation of step {step}", *text) for log in logs for step, *text in log.step_scores[-1:]]
         packed = [line for line in lines if line.kind > BEFORE]
         # what was scored before packing is no submission's score, but where no log has another and it is claimed
-        packed = packed or [line for line in before if said and is_score(said, read_number(line.bpb))]
+        packed = packed or [line for line in before if said and same_score(said, line.bpb)]
         frozen = [line for line in lines if line.kind == SLIDING]
         for start, kept in (("", packed), ("before_", before), ("frozen_", frozen)):
             every[f"{start}bpb"] = [Fact(line.bpb, LOGGED, line.label) for line in kept]
@@ -103,7 +102,7 @@ class Judged(Submission):
             for name in ("bpb", "loss") if "n" not in score else ():
                 said, value = claims.get(f"{start}{name}"), score[name]
                 off = abs(float(said) - value) / value if said else 0.0
-                if not TOLERANCE < off <= OTHER_MACHINE or (said and is_score(said, value)):
+                if not TOLERANCE < off <= OTHER_MACHINE or (said and same_score(said, written(value))):
                     kept[f"{start}{name}"] = value
         return kept
 
@@ -178,7 +177,7 @@ def every_text(name: str, known: Facts) -> str:
     """What the logs have in place of a claim, in all their lines."""
     fact, early = known[name], known.get(f"before_{name}")
     facts = dict.fromkeys(map(str, (fact, *fact.others)))
-    packed = f"{'; '.join(list(facts)[:6])}"
+    packed = "; ".join(list(facts)[:6])
     return f"{packed}; before packing {early}" if early and str(early) not in facts else packed
 
 
@@ -252,7 +251,7 @@ def headline(folder: Judged) -> str:
 
 def _one_of(text: str, scores: Mapping[int, float]) -> list[int]:
     """Seeds whose score this is."""
-    return [seed for seed, one in scores.items() if is_score(text, one) or is_score(written(one), float(text))]
+    return [seed for seed, one in scores.items() if same_score(text, written(one))]
 
 
 def _is_mean(text: str, scores: Mapping[int, float]) -> bool:
@@ -270,7 +269,7 @@ def _scores(folder: Judged) -> tuple[dict[str, dict[int, float]], str]:
     else submission.json. The lines that the seeds' own claims name come first.
     """
     known = {seed: facts["bpb"] for seed, facts in folder.known.items() if "bpb" in facts}
-    seeds = [seed for seed in folder.seeds or list(known)]
+    seeds = folder.seeds or list(known)
     if not seeds or not set(seeds) <= set(known):
         table = {seed: claimed(values, "bpb") for seed, values in folder.seed_claims.items()}
         scores = {seed: float(text) for seed, text in table.items() if text}

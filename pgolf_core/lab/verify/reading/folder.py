@@ -18,10 +18,10 @@ from pgolf_core.lab.shared.places import SCRIPT, SUBMISSION_FILE
 from pgolf_core.lab.shared.texts import FINEWEB_TRACK
 from pgolf_core.lab.verify.code.shipped import Code, imports_of, parsed, running
 from pgolf_core.lab.verify.evidence.checks import CannotCheck, hold, needed, once, quietly, require
-from pgolf_core.lab.verify.evidence.score import computing_path, judge_score
+from pgolf_core.lab.verify.evidence.score import computing_path, judge_score, kept_sums
 from pgolf_core.lab.verify.evidence.text import TEXT_OF_TRACK, Way
 from pgolf_core.lab.verify.reading.logs import Log, read_log
-from pgolf_core.lab.verify.reading.numbers import is_number, is_score, read_number, written
+from pgolf_core.lab.verify.reading.numbers import is_number, is_score, same_score, written
 from pgolf_core.lab.verify.reading.reviewed import Reviewed, header_of
 from pgolf_core.lab.verify.reading.untrusted import json_object, list_files, number, read_text
 from pgolf_core.recipes.recipe import TRACK_CAP_BYTES, Recipe, from_dict
@@ -125,20 +125,20 @@ class Submission(Reviewed):
         """Whether a final score of a log is the one that is claimed for a seed."""
         claims = (quietly(lambda: self.seed_claims) or {}).get(seed, {}) if seed is not None else {}
         said = quietly(lambda: claimed(claims or self.claims, "bpb"))
-        return any(said and is_score(said, read_number(one.bpb)) for one in log.finals)
+        return any(said and same_score(said, one.bpb) for one in log.finals)
 
     @once
     def logs_of(self) -> dict[int | None, list[Log]]:
         """Logs of every seed: first those that trained, then whose score is the claimed one, then that say most."""
 
         def weight(log: Log) -> tuple[bool, bool, int]:
-            is_backed = self.is_backed(log.seed, log)
-            return log.steps is not None, is_backed, len(log.finals) + len(log.sizes["total_bytes"])
+            said = len(log.finals) + len(log.sizes["total_bytes"])
+            return log.steps is not None, self.is_backed(log.seed, log), said
 
-        logs = sorted(self.logs, key=weight, reverse=True)
-        return {
-            seed: [log for log in logs if log.seed == seed] for seed in dict.fromkeys(log.seed for log in self.logs)
-        }
+        found: dict[int | None, list[Log]] = {log.seed: [] for log in self.logs}
+        for log in sorted(self.logs, key=weight, reverse=True):
+            found[log.seed].append(log)
+        return found
 
     @once
     def runs(self) -> dict[int | None, Log]:
@@ -155,22 +155,19 @@ class Submission(Reviewed):
     @once
     def script_path(self) -> Path:
         scripts = [name for name in self.files if name.endswith(".py") and "/" not in name]
-        for wanted in (SCRIPT, *(name for name in scripts if "train" in name), *scripts):
-            if wanted in self.files:
-                return self.files[wanted]
-        raise CannotCheck("there is no script")
+        require(bool(scripts), "there is no script")
+        return self.files[min(scripts, key=lambda name: (name != SCRIPT, "train" not in name))]
 
     @once
     def code(self) -> dict[str, Code]:
         """The script and every file that it imports or names, and so on, as far as their texts show."""
-        start = self.script_path.relative_to(self.folder).as_posix()
-        return running(self.files, start, lambda path: read_text(path, MAX_SCRIPT_BYTES))
+        return running(self.files, self.script_path.name, lambda path: read_text(path, MAX_SCRIPT_BYTES))
 
     @once
     def source(self) -> str:
         """The script's text, unwrapped where it is packed."""
         own = quietly(lambda: readable_of(self.script_path)) if "exec" in self.script else None
-        return self.script and (own or self.code[self.script_path.relative_to(self.folder).as_posix()].source)
+        return own or self.code[self.script_path.name].source
 
     code_bytes = once(lambda self: sum(code.size for code in self.code.values()))
 
@@ -228,7 +225,7 @@ class Submission(Reviewed):
         """{seed: claimed values} of submission.json, empty where it has no such table."""
         for table in map(self.claims.get, SEED_TABLES):
             if isinstance(table, list):
-                table = {row.get("seed"): row for row in table if isinstance(row, dict)}
+                table = {str(row.get("seed")): row for row in table if isinstance(row, dict)}
             if isinstance(table, dict):
                 rows = {re.sub(r"^seed[ _-]?", "", str(name)): row for name, row in table.items()}
                 return {int(name): row for name, row in rows.items()
@@ -312,7 +309,8 @@ class Submission(Reviewed):
         mode = recipe["schedule"].get("autocast")
         if mode not in ("auto", "off"):
             mode = "off" if "| compute: float32" in self.computed_on else "auto"
-        return Way(window, stride, min(32, max(1, 2**15 // max(window, 1))), mode)
+        masked = found.get("document_mask") is True
+        return Way(window, stride, min(32, max(1, 2**15 // max(window, 1))), mode, masked)
 
     def judge_score(self, kind: str) -> str:
         found, seed = self.scoring.score(kind), self.artifact_seed
@@ -326,8 +324,9 @@ class Submission(Reviewed):
         require("bpb" in said, f"{SUBMISSION_FILE} names no such score of seed {seed}; it is {about}")
         if "n" not in found and all(is_score(text, found[key]) for key, text in said.items()):
             return f"{about} here over {found['tokens']:,} targets; seed {seed} claims {said['bpb']}"
-        paths = computing_path(self.way.autocast, self.computed_on) if self.computed_on else ()
-        return judge_score(found, {key: float(text) for key, text in said.items()}, paths)
+        kept = kept_sums(found)  # which a claim is with as many digits as it is written with
+        claims = {key: kept[key] if kept and is_score(text, kept[key]) else float(text) for key, text in said.items()}
+        return judge_score(found, claims, computing_path(self.way.autocast, self.computed_on))
 
     def judge_isolation(self) -> str:
         if not self.artifacts:

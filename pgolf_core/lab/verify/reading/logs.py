@@ -31,13 +31,13 @@ BEFORE, PACKED, SLIDING, ADAPTED = range(4)
 """Kinds of scores: of weights before packing, of the packed file, with a sliding window, adapted while scoring."""
 KINDS = (
     (BEFORE, r"pre.?quant|before.?quant|unquant"),
-    (ADAPTED, r"ttt|lora|n.?gram|slot|knn|cache|mix|tilt|ppm|hedge|ensemble"),
+    (ADAPTED, r"adapted|ttt|lora|n.?gram|slot|knn|cache|mix|tilt|ppm|hedge|ensemble"),
     (SLIDING, r"slid|window|stride"),
     (PACKED, r"quant|int\d|round.?trip|zlib|zstd|lzma|brotli"),
     (BEFORE, r"ema\b|post_ema|swa\b|diagnostic|raw|averag|bf16|fp32|float"),
 )
 """What a score's label says of its kind, the first that fits; one that says nothing is of the packed file."""
-_UNADAPTED = re.compile(r"(?:(?<![a-z])no|pre|without|before)[ _-]?(?:ttt|slot|n-?gram)", re.I)
+_UNADAPTED = re.compile(r"(?:(?<![a-z])no|pre|without|before)[ _-]?(?:adapted|ttt|slot|n-?gram)|unadapted", re.I)
 _PASSING = re.compile(
     r"\d\s*/\s*\d|%|#|\b(?:chunk|batch|epoch|phase|doc)\w*\W{0,3}\d|sliding_eval|"
     r"(?<![a-z])(?:running|delta|gain|diff|improve|target|baseline|best|std|worst|mean)", re.I)  # fmt: skip
@@ -129,10 +129,6 @@ class Phase(NamedTuple):
     adapted: int
 
 
-Counted = tuple[int, int | None, int | None]
-"""A line, and the tokens and bytes that it counts."""
-
-
 @dataclass
 class Log:
     """What one log says; numbers as written, so that their digits tell how exact they are."""
@@ -164,6 +160,8 @@ class Log:
     phases: list[Phase] = field(default_factory=list)
     scored_lines: list[tuple[int, str]] = field(default_factory=list)
     """(line, text) of every line with a score of four digits or more, but those of steps and epochs."""
+    counted: tuple[int, int | None, int | None] = (-STILL_OF_IT - 1, None, None)
+    """The last line that counts without a score, its tokens and bytes: of a score that follows soon."""
 
     train_ms = property(lambda self: max(self.times["train"] or self.times["rounded"], default=None))
     eval_ms = property(lambda self: max(self.times["total_eval"] or self.times["eval"], default=None))
@@ -173,19 +171,6 @@ class Log:
     def last_sizes(self) -> dict[str, int]:
         """Each of `sizes` that is told, as it is told last."""
         return {name: values[-1] for name, values in self.sizes.items() if values}
-
-    @property
-    def score(self) -> Score | None:
-        """The final score that counts: of the kind that outranks the others the last with the most digits."""
-        return max(self.finals, key=lambda one: (one.kind, len(one.bpb), self.finals.index(one)), default=None)
-
-    @property
-    def numbers(self) -> dict[str, str]:
-        """{what it is: as written} of the run as a whole."""
-        _, loss, bpb = self.score or ("", "", "")
-        seconds = "" if self.train_ms is None else format(self.train_ms / 1000, ".3f")
-        found = {"steps": self.steps, "loss": loss, "bpb": bpb, "train_seconds": seconds} | self.last_sizes
-        return {name: str(value) for name, value in found.items() if value}
 
 
 def read_log(path: Path, name: str) -> Log:
@@ -201,7 +186,6 @@ def read_log(path: Path, name: str) -> Log:
         start = 0
     seeds: set[int] = set()
     is_block = False
-    pending: Counted = (-STILL_OF_IT - 1, None, None)
     for at, text in enumerate(lines, start + 1):
         line = text[:MAX_LINE].rstrip("\r")
         is_head = line.rstrip().endswith("Hyperparameters:")
@@ -210,7 +194,7 @@ def read_log(path: Path, name: str) -> Log:
         if found:
             log.block[found[1]] = found[2].strip(), at
         elif not is_block and (":" in line or "=" in line):
-            pending = _read_events(log, line, at, pending)
+            _read_events(log, line, at)
         if ":" in line or "=" in line or "|" in line:
             line = line.strip()
             line = line[found.end() :] if (found := _PREFIX.match(line)) else line
@@ -264,25 +248,24 @@ def _read_scores(log: Log, line: str, step: int | None) -> None:
             log.finals.append(Score(label, loss[2] if loss else "", found[2]))
 
 
-def _read_events(log: Log, line: str, at: int, pending: Counted) -> Counted:
-    """What a line tells of scores and of an adaptation; returns the last line with a count, for a score after it."""
+def _read_events(log: Log, line: str, at: int) -> None:
+    """What a line tells of scores and of an adaptation."""
     if found := _EPOCH.search(line):
         log.epochs.append(Epoch(at, found[1], int(found[2]), int(found[3])))
-        return pending
-    if found := _PHASE.search(line):
+    elif found := _PHASE.search(line):
         log.phases.append(Phase(at, int(found[2]), int(found[3])))
-        return pending
-    if _OF_A_STEP.match(line) or len(log.mentions) + len(log.scored_lines) > MAX_EVENTS:
-        return pending
+    if found or _OF_A_STEP.match(line) or len(log.mentions) + len(log.scored_lines) > MAX_EVENTS:
+        return
     if _FINAL.search(line):
         log.scored_lines.append((at, line.strip()))
     tokens, size = (_whole(found[1]) if found else None for found in (_TOKENS_OF.search(line), _BYTES_OF.search(line)))
     named = tuple(_NAMED_BPB.findall(line)) if "b" in line else ()
-    if named and tokens is None and size is None and at - pending[0] <= STILL_OF_IT:
-        _, tokens, size = pending
+    if named and tokens is None and size is None and at - log.counted[0] <= STILL_OF_IT:
+        _, tokens, size = log.counted
     if named and (tokens or size):
         log.mentions.append(Mention(at, named, tokens, size))
-    return (at, tokens, size) if not named and (tokens or size) else pending
+    elif tokens or size:
+        log.counted = at, tokens, size
 
 
 def _whole(text: str) -> int:

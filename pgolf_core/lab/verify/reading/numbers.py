@@ -24,8 +24,8 @@ def read_number(text: str) -> float:
 
 def last_digit(text: str) -> float:
     """What one in the last digit of a number as written is worth: half of it is what the digits leave open."""
-    decimals = text.strip().partition(".")[2]
-    return 10.0 ** -len(decimals) if decimals.isdecimal() else 1.0
+    mantissa, _, power = text.strip().lower().partition("e")
+    return 10.0 ** min(int(power or 0) - len(mantissa.partition(".")[2]), 0)
 
 
 def agrees(said: str, value: float) -> bool:
@@ -46,6 +46,11 @@ def near(said: str, value: float) -> bool:
     """Whether a mean or a spread as written is `value`, up to one in its last digit: it may be of rounded numbers."""
     off, unit = abs(read_number(said) - value), last_digit(said) * (1 + 1e-9)
     return agrees(said, value) or ("." in said and off <= min(unit, abs(value) / 2))
+
+
+def same_score(one: str, other: str) -> bool:
+    """Whether two written scores can be one, as by `same_number`, and are so to three digits at least."""
+    return same_number(one, other) and abs(read_number(one) - read_number(other)) < 1e-3
 
 
 def is_score(said: str, value: float) -> bool:

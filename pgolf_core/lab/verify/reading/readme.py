@@ -72,7 +72,15 @@ def readme_numbers(folder: Judged) -> str:
 
 def readme_prose(folder: Judged) -> str:
     """Every score that is named outside of tables; another's may stand there, so a strange one is no failure."""
-    named, strange = _named_scores(folder), _strange_scores(folder)
+    prose = "\n".join(line for line in folder.readme.splitlines() if not line.lstrip().startswith("|"))
+    named = list(dict.fromkeys(found[1] for pattern in _PROSE for found in pattern.finditer(prose)))
+    known = [fact for facts in folder.believed.values() for name, fact in facts.items() if name.endswith("bpb")]
+    values = [one.value for fact in known for one in (fact, *fact.others)]
+    for name in ("bpb", "roundtrip_bpb"):
+        every = [facts[name].value for facts in folder.believed.values() if name in facts]
+        values += [statistics.fmean(every)] if every else []
+    values += [float(value) for key, value in folder.claims.items() if "bpb" in key and is_number(value)]
+    strange = [text for text in named if not any(agrees(text, value) for value in values)]
     require(not strange, f"README.md names {', '.join(strange)} bpb, no number of this folder")
     require(bool(named), "README.md's prose names no score")
     return f"{', '.join(named[:6])} bpb"
@@ -106,23 +114,6 @@ def _mean(is_mean: bool, said: str, above: list[tuple[str, Fact | None]]) -> tup
     least = next(source for source in (CLAIMED, LOGGED, ANEW) if source in {fact.source for fact in facts})
     fact = Fact(said, least) if close else None
     return fact, "" if fact else f"the cells above have {made[0]:,.6f}"
-
-
-def _strange_scores(folder: Judged) -> list[str]:
-    """Scores named in prose that are no number of this folder: another's, or wrong."""
-    known = [fact for facts in folder.believed.values() for name, fact in facts.items() if name.endswith("bpb")]
-    values = [one.value for fact in known for one in (fact, *fact.others)]
-    for name in ("bpb", "roundtrip_bpb"):
-        named = [facts[name].value for facts in folder.believed.values() if name in facts]
-        values += [statistics.fmean(named)] if named else []
-    values += [float(value) for key, value in folder.claims.items() if "bpb" in key and is_number(value)]
-    return [text for text in _named_scores(folder) if not any(agrees(text, value) for value in values)]
-
-
-def _named_scores(folder: Judged) -> list[str]:
-    """Scores in prose, as written, each once."""
-    prose = "\n".join(line for line in folder.readme.splitlines() if not line.lstrip().startswith("|"))
-    return list(dict.fromkeys(found[1] for pattern in _PROSE for found in pattern.finditer(prose)))
 
 
 def tables(text: str) -> Iterator[tuple[list[str], list[list[str]]]]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pgolf_core.base.files import UserError, sha256_file
+from pgolf_core.base.files import UserError
 from pgolf_core.base.names import ARTIFACT, METRICS, SCORES, SEED_RESULT
 from pgolf_core.base.strict import build
 from pgolf_core.lab.shared.places import RECIPE_FILE, TRAINING
@@ -17,7 +17,7 @@ from pgolf_core.lab.verify.evidence import score
 from pgolf_core.lab.verify.evidence.checks import CannotCheck, hold, needed, once, quietly, require
 from pgolf_core.lab.verify.evidence.score import How, Scoring
 from pgolf_core.lab.verify.evidence.text import Text, Way
-from pgolf_core.lab.verify.reading.untrusted import json_lines, json_object, strictly
+from pgolf_core.lab.verify.reading.untrusted import hold_hash, json_lines, json_object, strictly
 from pgolf_core.result import Result
 from pgolf_core.training.runlog import TrainResult
 
@@ -55,10 +55,6 @@ class Reviewed:
         """What the files claim, by its key in result.json and submission.json; None where they do not."""
         raise NotImplementedError
 
-    def claims_adapting(self) -> bool:
-        """Whether the files claim an adapted score, or a trace of one, whatever the recipe does."""
-        return False
-
     @once
     def adapting(self) -> Recipe | None:
         """The recipe, where its weights learn from what has been scored and the trace of that is whole."""
@@ -74,10 +70,6 @@ class Reviewed:
         from pgolf_core.lab.verify.evidence import adapting  # with torch
 
         return adapting.whole_trace(self)
-
-    def judge_score(self, kind: str) -> str:
-        """The claimed `roundtrip` or `sliding` score against one that is taken anew."""
-        raise NotImplementedError
 
     def judge_isolation(self) -> str:
         """What the scoring opened and tried."""
@@ -108,8 +100,7 @@ class Reviewed:
         said, path = self.said("scores_sha256"), self.artifact.parent / SCORES
         require(said is not None, f"this run kept no {SCORES}")
         hold(path.is_file(), f"there is no {SCORES}, whose hash is claimed")
-        found = sha256_file(path)
-        hold(found == said, f"{SCORES} has the hash {found:.12}…, {said!s:.12}… is claimed")
+        hold_hash(path, said)
         return path
 
 
@@ -162,6 +153,7 @@ class Seed(Reviewed):
         return self.result.seconds.get("adapting") if name == "adapting_seconds" else getattr(self.result, name)
 
     def claims_adapting(self) -> bool:
+        """Whether the files claim an adapted score, or a trace of one, whatever the recipe does."""
         names = ("adapt_sha256", "adapted_bpb", "adapted_loss", "adapting_seconds")
         return any(self.said(name) is not None for name in names)
 

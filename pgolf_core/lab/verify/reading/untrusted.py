@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pgolf_core.base.files import UserError
+from pgolf_core.base.files import UserError, sha256_bytes
 from pgolf_core.base.names import SEED_RESULT
 from pgolf_core.lab.shared.places import RECIPE_FILE, SUBMISSION_FILE
 from pgolf_core.lab.verify.evidence.checks import Broken, CannotCheck, Found, hold
@@ -21,6 +21,8 @@ from pgolf_core.lab.verify.reading.numbers import is_number
 MAX_TEXT_BYTES = 16 * 2**20
 """A log holds its whole script and some thousand lines; the published ones have well below a megabyte."""
 MAX_JSON_BYTES = 4 * 2**20
+MAX_ARRAYS_BYTES = 2**28
+"""Of scores.npz and adapt.npz: a million windows have 8 MB."""
 MAX_FILES = 10_000
 """Files and folders of one reviewed folder that are looked at; one with more is not judged."""
 MAX_DEPTH = 8
@@ -72,6 +74,12 @@ def _decoded(payload: bytes, errors: str) -> str:
     return payload.decode("utf-16" if payload.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig", errors)
 
 
+def hold_hash(path: Path, said: Any) -> None:
+    """Broken unless a file of at most MAX_ARRAYS_BYTES has the SHA-256 that is claimed."""
+    found = sha256_bytes(read_bytes(path, MAX_ARRAYS_BYTES))
+    hold(found == said, f"{path.name} has the hash {found:.12}…, {said!s:.12}… is claimed")
+
+
 def strictly(path: Path, read: Callable[[Path], Found]) -> Found:
     """What a reader that refuses damage makes of a small file; Broken where the file is missing."""
     try:
@@ -97,7 +105,8 @@ def _parsed(text: str, place: str) -> Any:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values = dict(pairs)
         for key, value in pairs:
-            hold(repr(value) == repr(values[key]), f"{place} has {key!r:.40} twice, with two values")
+            is_same = value is values[key] or repr(value) == repr(values[key])
+            hold(is_same, f"{place} has {key!r:.40} twice, with two values")
         return values
 
     return json.loads(text, object_pairs_hook=once)

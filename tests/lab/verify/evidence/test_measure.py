@@ -1,5 +1,8 @@
 """When a score becomes a sample, and that a sample's interval holds the truth."""
 
+import io
+import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +13,15 @@ from small import flat_bytes, noisy_model
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.data.dataset import Dataset
 from pgolf_core.lab.verify.evidence import measure
-from pgolf_core.lab.verify.evidence.measure import causality, kept_nats, probabilities, score_or_sample
+from pgolf_core.lab.verify.evidence.checks import Broken
+from pgolf_core.lab.verify.evidence.measure import arrays_of, causality, probabilities, score_or_sample
 from pgolf_core.lab.verify.evidence.score import NOISE_ERRORS, NOISE_TIMES
 from pgolf_core.lab.verify.evidence.text import Way
 from pgolf_core.network.score import plan_windows, score
 from pgolf_core.packing.unpack import load_model
 from pgolf_core.text.shards import load_tokens
+
+WAY = Way(32, 8, 4, "off")
 
 
 @pytest.fixture
@@ -30,19 +36,19 @@ def test_windows_that_stay_inside_documents_are_measured_as_they_were_scored():
     model = noisy_model(bigram_rows=0, smear="window").eval()
     tokens = np.random.default_rng(0).integers(2, 64, 203).astype(np.uint16)
     tokens[[0, 40, 41, 150]] = 1
-    way, token_bytes = Way(32, 8, 4, "off", document_mask=True), flat_bytes(64)
+    token_bytes = flat_bytes(64)
     kept = score(model, tokens, token_bytes, 32, 8, 4, autocast="off", document_mask=True).window_nats
-    found = score_or_sample(model, tokens, token_bytes, way, None, 0, lambda *_: None, kept)
+    masked = replace(WAY, document_mask=True)
+    found = score_or_sample(model, tokens, token_bytes, masked, None, 0, lambda *_: None, kept)
     assert found["apart"] == 0 and found["noise"] < 1e-3
-    masked = replace(way, document_mask=False)
-    assert score_or_sample(model, tokens, token_bytes, masked, None, 0, lambda *_: None, kept)["apart"] > 0.01
+    assert score_or_sample(model, tokens, token_bytes, WAY, None, 0, lambda *_: None, kept)["apart"] > 0.01
 
 
 def test_an_honest_models_probabilities_sum_to_one_and_only_later_logits_change(parts):
     model, tokens, _ = parts
-    found = probabilities(model, tokens, Way(32, 8, 4, "off"))
+    found = probabilities(model, tokens, WAY)
     assert found["vocabulary"] == 1024 and found["sums"] == pytest.approx([1.0] * 3, abs=1e-5)
-    found = causality(model, tokens, Way(32, 8, 4, "off"))
+    found = causality(model, tokens, WAY)
     assert found["changed"] == 0 < found["later_changed"] and found["compared"] == sum(found["places"])
 
 
@@ -57,93 +63,112 @@ class Clock:
         return self.now
 
 
-def sampled(parts, budget: float | None, step: float, seed: int = 7, monkeypatch=None) -> dict:
-    model, tokens, token_bytes = parts
-    monkeypatch.setattr(measure, "time", Clock(step))
-    way = Way(32, 8, 4, "off")
-    return score_or_sample(model, tokens, token_bytes, way, budget, seed, lambda done, total: None)
+@pytest.fixture
+def scored(parts, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict]:
+    """The score of the parts, whole or sampled, by such a clock."""
+
+    def scored(budget: float | None, step: float, seed: int = 7, kept: np.ndarray | None = None) -> dict:
+        monkeypatch.setattr(measure, "time", Clock(step))
+        return score_or_sample(*parts, WAY, budget, seed, lambda done, total: None, kept)
+
+    return scored
 
 
-def test_a_score_that_fits_into_the_budget_is_whole(parts, monkeypatch: pytest.MonkeyPatch):
-    assert "n" not in sampled(parts, 10.0, 0.001, monkeypatch=monkeypatch)
-    assert "n" not in sampled(parts, None, 100.0, monkeypatch=monkeypatch)
+def test_a_score_that_fits_into_the_budget_is_whole(scored):
+    assert "n" not in scored(10.0, 0.001) and "n" not in scored(None, 100.0)
 
 
-def test_a_score_that_does_not_fit_becomes_a_sample_whose_interval_holds_the_truth(parts, monkeypatch):
+def test_a_score_that_does_not_fit_becomes_a_sample_whose_interval_holds_the_truth(parts, scored):
     """Of forty seeded samples, the 95 % interval holds the whole score in at least 34 (34 of 40 would be p = 0.01)."""
-    model, tokens, token_bytes = parts
-    truth = score(model, tokens, token_bytes, 32, 8, 64, autocast="off")
+    truth = score(*parts, 32, 8, 64, autocast="off")
     inside, sizes = 0, set()
     for seed in range(40):
-        found = sampled(parts, 10.0, 0.5, seed, monkeypatch)
+        found = scored(10.0, 0.5, seed)
         sizes.add(found["n"])
         assert found["n"] < found["of"] and found["low"] < found["bpb"] < found["high"]
         assert found["low"] == pytest.approx(2 * found["bpb"] - found["high"])
         assert found["tokens"] == truth.tokens and found["bytes"] == truth.bytes
         inside += found["low"] <= truth.bpb <= found["high"]
-        low, high = found["loss"] - found["loss_half"], found["loss"] + found["loss_half"]
-        assert (low <= truth.loss_nats_per_token <= high) == (found["low"] <= truth.bpb <= found["high"])
+        assert found["loss"] / found["bpb"] == pytest.approx(truth.loss_nats_per_token / truth.bpb)
     assert inside >= 34 and min(sizes) >= measure.LEAST_WINDOWS
 
 
-def kept_by(parts, way: Way) -> np.ndarray:
+@pytest.fixture
+def kept(parts) -> np.ndarray:
     """What an honest run keeps: the windows' nats, computed in other batches than the sample's."""
-    model, tokens, token_bytes = parts
-    return score(model, tokens, token_bytes, way.seq_len, way.stride, 64, autocast="off").window_nats
+    return score(*parts, 32, 8, 64, autocast="off").window_nats
 
 
 @pytest.mark.parametrize("budget", [10.0, None], ids=["sampled", "whole"])
-def test_windows_that_a_run_kept_are_held_one_by_one_within_the_arithmetics_own_noise(parts, monkeypatch, budget):
-    way, quiet = Way(32, 8, 4, "off"), lambda done, total: None
-    kept, apart = kept_by(parts, way), {}
+def test_windows_that_a_run_kept_are_held_one_by_one_within_the_arithmetics_own_noise(scored, kept, budget):
+    apart = {}
     for what, nats in {"honest": kept, "false": kept * 0.999, "a window": np.r_[kept[:5] - 0.01, kept[5:]]}.items():
-        monkeypatch.setattr(measure, "time", Clock(0.5))
-        found = score_or_sample(*parts, way, budget, 7, quiet, nats)
+        found = scored(budget, 0.5, kept=nats)
         apart[what] = found["apart"] / found["noise"]
         assert found["kept_nats"] == pytest.approx(nats.sum(), rel=1e-12) and ("n" in found) == (budget is not None)
     assert apart["honest"] <= NOISE_TIMES / 5 and apart["false"] > 5 * NOISE_TIMES
     assert budget or apart["a window"] > 5 * NOISE_TIMES
 
 
-def test_an_honest_run_is_not_refused_in_many_draws(parts, monkeypatch: pytest.MonkeyPatch):
+def test_an_honest_run_is_not_refused_in_many_draws(scored, kept):
     """The worst of two hundred draws stays below a third of what is allowed."""
-    way, worst, worst_shift = Way(32, 8, 4, "off"), 0.0, 0.0
-    kept = kept_by(parts, way)
+    worst = worst_shift = 0.0
     for seed in range(200):
-        monkeypatch.setattr(measure, "time", Clock(2.0))
-        found = score_or_sample(*parts, way, 10.0, seed, lambda done, total: None, kept)
+        found = scored(10.0, 2.0, seed, kept)
         worst = max(worst, found["apart"] / found["noise"])
         mean = NOISE_ERRORS * found["noise"] / found["n"] ** 0.5 + 2 * found["bias"]
         worst_shift = max(worst_shift, found["shift"] / mean)
     assert worst < NOISE_TIMES / 3 and worst_shift < 1 / 3
 
 
-def test_a_file_that_is_no_windows_nats_is_refused_in_a_line(tmp_path: Path):
+def archived(member: bytes, method: int = zipfile.ZIP_STORED) -> bytes:
+    """A zip of these bytes as roundtrip.npy."""
+    payload = io.BytesIO()
+    with zipfile.ZipFile(payload, "w", method) as file:
+        file.writestr("roundtrip.npy", member)
+    return payload.getvalue()
+
+
+def saved(array: np.ndarray) -> bytes:
+    payload = io.BytesIO()
+    np.save(payload, array)
+    return payload.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("payload", "why"),
+    [
+        (archived(saved(np.ones(4))).replace(b"round", b"squar"), "no item named 'roundtrip.npy'"),
+        (archived(saved(np.ones(4, np.float32))), "roundtrip has float32 .4., and the plan 4 windows"),
+        (archived(saved(np.ones(3))), "has float64 .3."),
+        (archived(saved(np.full(4, np.nan))), "the plan 4 windows"),
+        (archived(saved(np.array([{}] * 4))), "does not open as the nats of windows: Object arrays cannot be loaded"),
+        (archived(saved(np.ones(10_000))), "is larger than the nats of 4 windows"),
+        (archived(b"text"), "does not open"),
+        (archived(saved(np.ones(4)).replace(b"(4,), }" + b" " * 12, b"(1000000000000,), }")), "does not open"),
+        (archived(bytes(99), zipfile.ZIP_DEFLATED).replace(b"c` ", b"\xff\xff\xff"), "does not open"),
+        (b"PK", r"scores\.npz does not open"),
+    ],
+    ids=[
+        "another name", "another type", "too few", "no numbers", "objects", "too many", "no array", "a promise of 8 TB",
+        "damaged", "no zip",
+    ],
+)  # fmt: skip
+def test_a_file_that_is_no_windows_nats_is_refused_in_a_line(tmp_path: Path, payload: bytes, why: str):
     path = tmp_path / "scores.npz"
-    for arrays, why in [
-        ({"sliding": np.ones(4)}, "no item named 'roundtrip.npy'"),
-        ({"roundtrip": np.ones(4, np.float32)}, "roundtrip has float32 .4., and the plan 4 windows"),
-        ({"roundtrip": np.ones(3)}, "has float64 .3."),
-        ({"roundtrip": np.full(4, np.nan)}, "the plan 4 windows"),
-        ({"roundtrip": np.array([{}] * 4)}, "does not open as the nats of windows: Object arrays cannot be loaded"),
-        ({"roundtrip": np.ones(10_000)}, "is larger than the nats of 4 windows"),
-    ]:
-        np.savez(path, **arrays)
-        with pytest.raises(UserError, match=why):
-            kept_nats(path, "roundtrip", 4)
-    path.write_bytes(b"PK")
-    with pytest.raises(UserError, match=r"scores\.npz does not open"):
-        kept_nats(path, "roundtrip", 4)
+    path.write_bytes(payload)
+    with pytest.raises(Broken, match=why):
+        arrays_of(path, "nats", "4 windows", roundtrip=(np.float64, 4))
 
 
-def test_the_same_seed_draws_the_same_windows(parts, monkeypatch: pytest.MonkeyPatch):
-    one, other = (sampled(parts, 10.0, 0.5, 3, monkeypatch)["bpb"] for _ in range(2))
-    assert one == other != sampled(parts, 10.0, 0.5, 4, monkeypatch)["bpb"]
+def test_the_same_seed_draws_the_same_windows(scored):
+    one, other = (scored(10.0, 0.5, 3)["bpb"] for _ in range(2))
+    assert one == other != scored(10.0, 0.5, 4)["bpb"]
 
 
-def test_too_few_windows_give_no_interval(parts, monkeypatch: pytest.MonkeyPatch):
+def test_too_few_windows_give_no_interval(scored):
     with pytest.raises(UserError, match="give a larger --budget-seconds"):
-        sampled(parts, 1.0, 0.8, monkeypatch=monkeypatch)
+        scored(1.0, 0.8)
 
 
 @pytest.mark.parametrize(("num_targets", "seq_len", "stride"), [(763, 32, 8), (763, 32, 32), (64, 32, 32), (9, 32, 8)])

@@ -9,9 +9,9 @@ from small import flat_bytes, noisy_model, small_recipe
 
 from pgolf_core.adapting.plan import plan_chunks, targets_done
 from pgolf_core.adapting.trace import adapt_artifact
-from pgolf_core.base.files import UserError
 from pgolf_core.base.names import ADAPT_TRACE
 from pgolf_core.lab.verify.evidence import replay as room
+from pgolf_core.lab.verify.evidence.checks import Broken
 from pgolf_core.lab.verify.evidence.replay import replay, trace_of, veil
 from pgolf_core.packing.pack import pack
 from pgolf_core.packing.unpack import score_artifact
@@ -77,10 +77,10 @@ def test_a_file_that_is_no_trace_of_the_plan_is_refused(tmp_path: Path) -> None:
     assert trace_of(path, EVENTS).keys() == honest.keys()
     for name, words in {"nats": "nats has float64 .1., and the plan 9 events", "states": "states .*9 events"}.items():
         np.savez(path, **honest | {name: np.ones(1)})
-        with pytest.raises(UserError, match=words):
+        with pytest.raises(Broken, match=words):
             trace_of(path, EVENTS)
     path.write_bytes(b"no zip")
-    with pytest.raises(UserError, match="does not open as the trace of events"):
+    with pytest.raises(Broken, match="does not open as the trace of events"):
         trace_of(path, EVENTS)
 
 

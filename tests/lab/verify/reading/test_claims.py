@@ -99,6 +99,9 @@ EVALUATED = {
     "ttt_eval.log": "seed: 42\nquantized_ttt_phased val_loss:2.31 val_bpb:1.05803761\ntotal_eval_time:591.4s\n",
 }
 TOTAL = 15_975_400
+OURS = {seed: {"val_bpb": bpb} for seed, bpb in {1337: 1.3926597825824365, 1338: 1.391357089338582}.items()}
+OUR_LOGS = {f"train_seed{seed}.log": late_log(seed, {"final_sliding_window_exact": ("4.18", "1.44034890"),
+            "final_last_exact": ("4.04", f"{row['val_bpb']:.8f}")}) for seed, row in OURS.items()}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -131,6 +134,7 @@ TOTAL = 15_975_400
         (JSON, {"a.log": late_log(0, ONE), "b.log": late_log(1, EMA, model=15_558_219)},
          {"val_bpb": ADAPTED, "bytes_total": 15_558_319}, HOLDS, "but total_bytes 15558319 of seed 0 is seed 1's"),
         (JSON, LOGS, {"seed_results": TABLE | {42: TABLE[314]}}, FAILS, "seed 42: bpb 1.06086831"),
+        (HEAD, OUR_LOGS, {"val_bpb": 1.3920084359605092, "seed_results": OURS}, HOLDS, "as final_last_exact"),
         (LAST, {"a.log": late_log(0, EMA | ONE)}, {"pre_quant_val_bpb": EARLY}, HOLDS, "post-ema of a.log"),
     ],
 )  # fmt: skip

@@ -1,19 +1,22 @@
 """A submission folder's files: window and stride by its script, counted code, seed tables, weights of other formats."""
 
 import dataclasses
+import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import settings
 from published import PR315, published
-from reviewing import both, judged_with_damages, no_lie_goes_unnoticed
+from reviewing import both, judged, judged_with_damages, no_lie_goes_unnoticed, shows
 
 from pgolf_core.base.files import read_json, write_json
 from pgolf_core.lab.export import export_script
 from pgolf_core.lab.record.folder import recorded_recipe
-from pgolf_core.lab.verify.evidence.checks import Broken, CannotCheck
-from pgolf_core.lab.verify.evidence.measure import Way
+from pgolf_core.lab.verify.evidence import measure
+from pgolf_core.lab.verify.evidence.checks import SAMPLED, Broken, CannotCheck
 from pgolf_core.lab.verify.evidence.score import How
+from pgolf_core.lab.verify.evidence.text import Way
 from pgolf_core.lab.verify.reading.folder import Submission
 
 NOT_CLAIMS = ("author", "github_id", "name", "blurb", "date", "track")
@@ -36,13 +39,17 @@ def test_bytes_changed_anywhere_in_a_submission_never_raise(submission: Path, ca
     judged_with_damages(submission, names, cache, how)
 
 
-@pytest.mark.parametrize("form", ["readable", "packed"])
-def test_window_and_stride_are_those_of_the_scripts_recipe_wrapped_or_not(submission: Path, honest: Path, form: str):
+@pytest.mark.parametrize(("form", "is_masked"), [("readable", False), ("packed", False), ("readable", True)])
+def test_the_way_of_scoring_is_that_of_the_scripts_recipe_wrapped_or_not(
+    submission: Path, honest: Path, form: str, is_masked: bool
+):
     recipe = recorded_recipe(honest)
-    (submission / "train_gpt.py").write_text(export_script(dataclasses.replace(recipe, script=form)))
+    evaluation = dataclasses.replace(recipe.eval, document_mask=is_masked)
+    script = export_script(dataclasses.replace(recipe, script=form, eval=evaluation))
+    (submission / "train_gpt.py").write_text(script)
     (submission / "README.md").write_text("window 9, stride 3")
     folder = Submission(submission, How())
-    assert folder.way == Way(32, 8, 32, "off")
+    assert folder.way == Way(32, 8, 32, "off", is_masked)
     assert list(folder.code) == ["train_gpt.py"] and "class GPT" in folder.source
 
 
@@ -60,6 +67,16 @@ def test_without_a_recipe_submission_json_counts_then_the_write_up_and_two_numbe
             _ = Submission(place, How()).way
 
 
+def test_a_rounded_claim_is_the_sum_of_the_windows_that_a_sample_is_drawn_from(submission, cache, monkeypatch):
+    values = read_json(submission / "submission.json")
+    row = values["seed_results"]["1"]
+    row |= {key: round(row[key], 4) for key in ("val_bpb", "val_loss")}
+    write_json(submission / "submission.json", values)
+    monkeypatch.setattr(measure, "time", SimpleNamespace(monotonic=itertools.count(0, 0.5).__next__))
+    found = judged(submission, cache, budget_seconds=9.0)
+    shows(found["sliding score from the file alone"], SAMPLED, "all in scores.npz sum to the claimed")
+
+
 def test_weights_of_another_format_are_weighed_and_not_opened(place: Path):
     with pytest.raises(CannotCheck, match="the weight file is not in the folder"):
         _ = Submission(place, How()).artifact
@@ -71,7 +88,7 @@ def test_weights_of_another_format_are_weighed_and_not_opened(place: Path):
 @pytest.mark.parametrize(
     ("claims", "seeds"),
     [
-        ({"seed_results": {"1": {"a": 1}, "7": {}}}, [1, 7]), ({"per_seed": [{"seed": 3, "a": 1}, "x"]}, [3]),
+        ({"seed_results": {"1": {"a": 1}, "7": {}}}, [1, 7]), ({"per_seed": [{"seed": 3}, "x", {"seed": [1]}]}, [3]),
         ({"seeds": [5, 4], "seed_results": {"seed_5": {}, "seed 6": {}}}, [4, 5, 6]), ({"seeds": ["8"]}, [8]),
         ({"seed_results": {"٣": {}, "9" * 30: {}, "2": 1}}, []), ({}, []),
     ],

@@ -1,5 +1,6 @@
 """Training logs: ours, the published ones and the later line format are read; anything else is refused in words."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -22,19 +23,20 @@ WORDS = st.sampled_from(
 )  # fmt: skip
 
 
+def read(tmp_path: Path, text: str, name: str = "train.log", encoding: str = "utf-8") -> logs.Log:
+    (tmp_path / name).write_bytes(text.encode(encoding))
+    return read_log(tmp_path / name, name)
+
+
 @both
 def test_any_log_and_any_table_is_read_or_refused_in_words(tmp_path: Path, how: settings):
-    path = tmp_path / "train.log"
 
     @how
     @given(text=st.lists(WORDS, max_size=60).map("".join))
     def check(text: str) -> None:
-        path.write_bytes(text.encode("utf-8"))
-        try:
-            log = read_log(path, "train.log")
-        except Broken:
-            return
-        assert log.seed is None or log.seed >= 0
+        with contextlib.suppress(Broken):
+            log = read(tmp_path, text)
+            assert log.seed is None or log.seed >= 0
         for header, rows in tables(text):
             assert header and all(rows)
 
@@ -45,24 +47,21 @@ def test_a_published_log_says_its_script_its_settings_and_its_exact_score(tmp_pa
     log = read_log(published(tmp_path / "a", PR315) / "train_seed42.log", "train_seed42.log")
     assert (log.seed, log.val_tokens, log.vocabularies, log.train_ms) == (42, 62_021_632, {1024}, 600_000)
     assert log.script.startswith("import os\n# xx") and set(log.settings) == {"model_params:", "world_size:"}
-    assert log.step_scores == [(7061, "1.9279", "1.1418")] and log.score == (log.finals[1])
-    assert log.numbers == {
-        "steps": "7061", "loss": "1.89948149", "bpb": "1.12498291", "train_seconds": "600.000",
-        "total_bytes": "15528666", "model_bytes": "15461049", "code_bytes": "67617",
-    }  # fmt: skip
+    assert log.step_scores == [(7061, "1.9279", "1.1418")] and log.steps == 7061
+    assert log.finals[1][1:] == ("1.89948149", "1.12498291")
+    assert log.last_sizes == {"total_bytes": 15_528_666, "model_bytes": 15_461_049, "code_bytes": 67_617}
 
 
 def test_the_later_line_format_is_read(tmp_path: Path):
-    path = tmp_path / "log.txt"
-    path.write_text(
+    log = read(
+        tmp_path,
         "====\nHyperparameters:\n  seed: 42\n  vocab_size: 1024\nval_tokens: 62021632\n"
         "5000/20000 val_loss: 1.8100 val_bpb: 1.0719 train_time: 9.8m\n"
         "quantized_sliding_window val_loss:1.80000000 val_bpb:1.06606000 eval_time:90000ms\n"
-        "Total submission size quantized+brotli: 15060000 bytes\n"
+        "Total submission size quantized+brotli: 15060000 bytes\n",
     )
-    log = read_log(path, "log.txt")
     assert (log.seed, log.steps, log.train_ms, log.times["eval"]) == (42, 5000, 588_000, [90_000])
-    assert log.score and log.score[1:] == ("1.80000000", "1.06606000") and log.sizes["total_bytes"] == [15_060_000]
+    assert log.finals[0][1:] == ("1.80000000", "1.06606000") and log.sizes["total_bytes"] == [15_060_000]
 
 
 LINES = {  # line: (label, kind, loss, bpb)
@@ -86,6 +85,9 @@ LINES = {  # line: (label, kind, loss, bpb)
     "final_int8_ttt_lora val_loss:1.8 val_bpb:1.2244": ("final_int8_ttt_lora", ADAPTED, "1.8"),
     "final_ngram_exact val_loss:0.8 val_bpb:1.2244": ("final_ngram_exact", ADAPTED, "0.8"),
     "final_slot_exact val_loss:1.8 val_bpb:1.2244": ("final_slot_exact", ADAPTED, "1.8"),
+    "final_adapted_exact val_loss:1.8 val_bpb:1.2244": ("final_adapted_exact", ADAPTED, "1.8"),
+    "quantized unadapted val_loss:1.8 val_bpb:1.2244": ("quantized unadapted", PACKED, "1.8"),
+    "run_ttt val_loss:1.8 val_bpb:1.2244": ("run_ttt", ADAPTED, "1.8"),
     "TTT BPB: 1.2244": ("TTT", ADAPTED, ""),
     '  "post_ttt_val_bpb": 1.2244,': ("post_ttt", ADAPTED, ""),
     "EMA BPB:       1.2244": ("EMA", BEFORE, ""),
@@ -102,11 +104,6 @@ NO_SCORES = (
 )  # fmt: skip
 
 
-def read(tmp_path: Path, text: str, name: str = "train.log", encoding: str = "utf-8") -> logs.Log:
-    (tmp_path / name).write_bytes(text.encode(encoding))
-    return read_log(tmp_path / name, name)
-
-
 @pytest.mark.parametrize("line", LINES)
 def test_a_final_line_of_any_form_is_a_score_with_its_label_and_kind(tmp_path: Path, line: str):
     (score,) = read(tmp_path, line).finals
@@ -117,16 +114,6 @@ def test_a_final_line_of_any_form_is_a_score_with_its_label_and_kind(tmp_path: P
 def test_scores_on_the_way_and_differences_are_no_final_scores(tmp_path: Path, line: str):
     log = read(tmp_path, line)
     assert not log.finals and not log.step_scores
-
-
-def test_the_score_that_counts_is_the_last_of_the_kind_that_outranks_the_others(tmp_path: Path):
-    lines = [
-        "legal_ttt val_loss:2.7952 val_bpb:1.0821", "legal_ttt_exact val_loss:2.79517119 val_bpb:1.08209788",
-        "quantized_sliding_window val_loss:2.80 val_bpb:1.08397143", "EMA BPB: 1.0712",
-    ]  # fmt: skip
-    log = read(tmp_path, "\n".join(lines))
-    assert log.score == ("legal_ttt_exact", "2.79517119", "1.08209788")
-    assert read(tmp_path, "\n".join(lines[2:])).score == log.finals[2]
 
 
 @pytest.mark.parametrize(
@@ -205,9 +192,8 @@ def test_sizes_of_any_form_are_read_but_not_those_of_the_weights_before_packing(
 
 def test_a_log_of_too_many_lines_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(logs, "MAX_LINES", 3)
-    (tmp_path / "x").write_text("a\nb\nc\nd")
     with pytest.raises(Broken, match="more than 3 lines"):
-        read_log(tmp_path / "x", "x")
+        read(tmp_path, "a\nb\nc\nd")
 
 
 def test_lines_of_a_resumed_log_may_be_of_steps_that_were_trained_again():
@@ -237,8 +223,7 @@ final_exact val_loss:1.9 val_bpb:1.12345678
 
 
 def test_what_a_log_tells_is_read_with_its_lines_and_its_script_is_passed_over(tmp_path: Path):
-    (tmp_path / "a.log").write_text(EVENTS)
-    log = read_log(tmp_path / "a.log", "a.log")
+    log = read(tmp_path, EVENTS)
     assert log.block == {"model_dim": ("512", 5), "datafiles": ("a, b", 6)}
     assert log.mentions == [Mention(11, ("0.9512", "1.0870"), 62_021_632, 151_078_222)]
     assert log.epochs == [Epoch(9, "ttt", 2, 3)] and log.phases == [logs.Phase(10, 600, 500)]

@@ -21,6 +21,7 @@ CHECK_OF = {
     "model.pgolf": "artifact opens and is whole", "ledger.json": "ledger.json is the file's",
     "env.json": "the run's own hashes agree", "averaging.json": "raw and averaged scores are averaging.json's",
     "train.log": "log and metrics say the same", "metrics.jsonl": "log and metrics say the same",
+    "scores.npz": "the run's own hashes agree",
 }  # fmt: skip
 
 
