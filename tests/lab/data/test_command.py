@@ -1,6 +1,7 @@
 """`pgolf data`: what it makes, as text and as JSON, and wrong usage."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,18 @@ def test_nothing_prepared_says_what_prepares_something(tmp_path: Path, capsys):
     assert "nothing is prepared yet; `pgolf data sotu`" in said.out and f"looked in {tmp_path}/datasets (" in said.err
     assert cli.main(["data", "list", "--cache", str(tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == []
+
+
+def test_at_a_narrow_terminal_no_line_is_wider_and_elsewhere_each_is_whole(copied: Dataset, capsys, monkeypatch):
+    cache = str(copied.folder.parent.parent)
+    assert cli.main(["data", "list", "--cache", cache]) == 0
+    whole = capsys.readouterr().out
+    assert f") in {copied.folder}\n" in whole
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert cli.main(["data", "list", "--cache", cache]) == 0
+    said = capsys.readouterr().out
+    assert "".join(said.split()) == "".join(whole.split()) and max(map(len, said.splitlines())) <= 40
 
 
 @pytest.mark.parametrize(
