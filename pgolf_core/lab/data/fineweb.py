@@ -17,12 +17,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pgolf_core.base.files import UserError, explain_os_errors, read_json, sha256_file, told_by, write_bytes, write_json
+from pgolf_core.base.files import UserError, read_json, sha256_file, told_by, write_bytes, write_json
 from pgolf_core.lab.data.dataset import (
+    FETCHED,
     PARTIAL,
     Dataset,
     datasets_root,
     is_dataset_name,
+    is_sotu_name,
     load_dataset,
     locked,
     prepared_datasets,
@@ -45,7 +47,6 @@ from pgolf_core.text.shards import NEEDS_SIDECAR, is_sidecar, prove, shard_token
 from pgolf_core.text.sidecar import has_case_marks
 from pgolf_core.text.tokenizer import Tokenizer
 
-FETCHED = "fetched.json"
 FINEWEB_CITATION = (
     "Penedo, G., et al. The FineWeb Datasets: Decanting the Web for the Finest Text Data at Scale. 2024, "
     "arXiv 2406.17557; ODC-By 1.0. Token shards as published in dataset repository {repository}"
@@ -66,22 +67,29 @@ def fetch_fineweb(request: FinewebRequest, cache_dir: Path | str | None = None, 
     name, count = request.name or request.published_name.replace("_", "-"), request.train_shards
     if not is_dataset_name(name) or "/" in request.published_name:
         raise UserError(f"'{name}' cannot be a dataset's name; use letters, digits and . _ + -")
+    if is_sotu_name(name):
+        raise UserError(f"'{name}' is kept for the State of the Union addresses; give another --name")
     if count is not None and count < 1:
         raise UserError(f"--train-shards {count}: at least one training shard is needed")
+    given = Tokenizer(Path(request.tokenizer).expanduser()) if request.tokenizer else None
     target = datasets_root(cache_dir) / name
     dataset = load_dataset(target) if target.is_dir() else None
     local = LocalHub(request.source) if request.source else None
-    if dataset and _is_asked_for(dataset, request) and (not local or not local.files):
+    own = {TOKENIZER_FILE: sha256_file(given.path)} if given else {}
+    if dataset and _is_asked_for(dataset, request, own) and (not local or not local.files):
         return dataset
     with locked(target.parent, name, wait_seconds=0):
         hub = local or HuggingFaceHub(request.repository, request.revision)
         promised = find_dataset(hub, request, len(dataset.train_paths) if dataset and count is None else count)
         files = hub.describe(list(promised.files))
-        if dataset and _is_unchanged(dataset, request, files, promised):
+        wanted = {name: files[path].sha256 for path, name in promised.files.items()} | own
+        if dataset and _is_unchanged(dataset, request, wanted):
             return dataset
         folder = target.with_name(f".fetch-{name}")
         _gather(hub, files, promised.files, folder, prepared_datasets(cache_dir), progress)
         try:
+            if given:
+                write_bytes(folder / TOKENIZER_FILE, given.path.read_bytes())
             manifest = _manifest(folder, name, request, promised, progress)
         except UserError as error:
             raise _of_the_source(error, folder, hub, promised) from None
@@ -105,30 +113,32 @@ def _fetched(dataset: Dataset) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
-def _is_asked_for(dataset: Dataset, request: FinewebRequest) -> bool:
-    """Whether the dataset there has what is asked for; UserError if it has more, or is of another repository."""
+def _is_asked_for(dataset: Dataset, request: FinewebRequest, own: dict[str, str]) -> bool:
+    """Whether the dataset there has what is asked for, with `own` tokenizer if one is given by its SHA-256.
+
+    UserError if it has more, or is of another repository.
+    """
     wanted, source, count = request.train_shards, dataset.manifest["source"], len(dataset.train_paths)
     if (source.get("repository"), source.get("dataset")) != (request.repository, request.published_name):
-        origin = f"{source.get('dataset')} of {source.get('repository')}"
+        origin = source.get("citation", "elsewhere")
+        if "dataset" in source:
+            origin = f"{source['dataset']} of {source.get('repository')}"
         raise UserError(f"{dataset.name} is prepared already, from {origin}; give this one another --name")
     if wanted is not None and wanted < count:
         raise UserError(
             f"{dataset.name} is prepared already with {count} training shards, not {wanted}; "
             "a --name of its own gives a smaller one, whose files are linked, not fetched"
         )
-    return wanted in (None, count) and request.revision in (None, _fetched(dataset).get("revision"))
+    is_its = own.get(TOKENIZER_FILE) in (None, dataset.manifest["tokenizer"]["sha256"])
+    return is_its and wanted in (None, count) and request.revision in (None, _fetched(dataset).get("revision"))
 
 
-def _is_unchanged(dataset: Dataset, request: FinewebRequest, files: dict[str, RemoteFile], promised: Promised) -> bool:
+def _is_unchanged(dataset: Dataset, request: FinewebRequest, wanted: dict[str, str | None]) -> bool:
     """Whether the dataset that is there holds these very files; not if there are more, or if they were changed there.
 
     UserError where it was made of another source's files.
     """
-    entries = [*dataset.manifest["shards"], *dataset.manifest.get("sidecars", ()), dataset.manifest["tokenizer"]]
-    known = {entry["file"]: entry["sha256"] for entry in entries}
-    wanted = {name: files[path].sha256 for path, name in promised.files.items()}
-    if request.tokenizer:
-        wanted[TOKENIZER_FILE] = sha256_file(Path(request.tokenizer).expanduser())
+    known = {entry["file"]: entry["sha256"] for entry in dataset.files}
     other = [name for name, sha256 in known.items() if wanted.get(name) not in (sha256, None)]
     if not other:
         return wanted.keys() <= known.keys()
@@ -142,9 +152,6 @@ def _is_unchanged(dataset: Dataset, request: FinewebRequest, files: dict[str, Re
 
 def _manifest(folder: Path, name: str, request: FinewebRequest, promised: Promised, progress: bool) -> dict[str, Any]:
     """The manifest of the gathered files, after their proof."""
-    if request.tokenizer:
-        with explain_os_errors(f"cannot read --tokenizer {request.tokenizer}"):
-            write_bytes(folder / TOKENIZER_FILE, Path(request.tokenizer).expanduser().read_bytes())
     tokenizer = Tokenizer(folder / TOKENIZER_FILE)
     sidecars = [path for path in sorted(folder.glob("*.bin")) if is_sidecar(path.name)]
     if sidecars and not has_case_marks(tokenizer):
@@ -154,13 +161,11 @@ def _manifest(folder: Path, name: str, request: FinewebRequest, promised: Promis
     tokenizer = CaseTokenizer(tokenizer.path) if sidecars else tokenizer
     splits = [Split(split, paths[split], tokenizer, progress) for split in SPLITS]
     source = {"repository": request.repository, "dataset": request.published_name}
-    rule = PUBLISHED_SPLIT_RULE
+    source["citation"], rule = FINEWEB_CITATION.format(repository=request.repository), PUBLISHED_SPLIT_RULE
     if promised.stats is None:
         note(f"the {proved} documents of the sample encode to their own tokens")
         source["citation"] = "Token shards without a manifest: nothing says where they are from"
         rule = "Split as the names of the shards say; nothing says how it was made."
-    else:
-        source["citation"] = FINEWEB_CITATION.format(repository=request.repository)
     about = {"name": name, "source": source, "split_rule": rule, "published_split": True}
     about |= {"transform": CASEOPS} if sidecars else {}
     about_tokenizer = {"kind": "sentencepiece-bpe", "published_as": promised.tokenizer_name}

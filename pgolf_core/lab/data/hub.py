@@ -7,6 +7,7 @@ repository is in papers/machinery.md, Shards; where there is no manifest, the na
 import errno
 import itertools
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -90,9 +91,7 @@ class LocalHub:
         self.folder, self.label = Path(folder).expanduser(), f"folder {folder}"
         if not self.folder.is_dir():
             raise UserError(f"--source {folder} is no folder; name one that holds shards and their tokenizer")
-        files = (path for path in self.folder.rglob("*") if path.is_file() or not path.exists())
-        found = (path.relative_to(self.folder) for path in files)
-        self.files = sorted(path.as_posix() for path in found if not any(part[0] == "." for part in path.parts))
+        self.files = sorted(path.relative_to(self.folder).as_posix() for path in _visible_files(self.folder, set()))
         """Every file's path inside, with forward slashes, hidden ones left out, links to nothing not."""
 
     def describe(self, paths: Sequence[str]) -> dict[str, RemoteFile]:
@@ -113,6 +112,16 @@ class LocalHub:
             copy = Path(shutil.copyfile(self.folder / path, folder / Path(path).name))
         advance(copy.stat().st_size)
         return copy
+
+
+def _visible_files(folder: Path, seen: set[str]) -> Iterator[Path]:
+    """Every file that is not hidden, also behind links to folders; of what is reached twice the real place."""
+    seen.add(os.path.realpath(folder))
+    for path in sorted(folder.iterdir(), key=lambda path: (path.is_symlink(), path.name)):
+        if path.name[0] != "." and not path.is_dir():
+            yield path
+        elif path.name[0] != "." and os.path.realpath(path) not in seen:
+            yield from _visible_files(path, seen)
 
 
 class HuggingFaceHub:
