@@ -6,7 +6,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -96,12 +96,11 @@ def prepare_text(request: TextRequest, cache_dir: Path | str | None = None, prog
     if not is_dataset_name(name) or is_sotu_name(name) or name.startswith("fineweb"):
         raise UserError(f"--name '{name}' is not free for a dataset of your own; choose letters, digits and . _ + -")
     scan = scan_documents(reading.documents(), progress)
-    faulty = Counter(reading.faults.counts)
-    if faulty and not request.skip_faulty:
-        remedy = "mend them, or give --skip-faulty to leave them out"
-        raise UserError(f"{faulty.total():,} document(s) cannot be used: {reading.faults}; {remedy}")
-    if faulty:
-        note(f"left out {faulty.total():,} document(s): {reading.faults}")
+    if faulty := reading.faults.counts.total():
+        if not request.skip_faulty:
+            remedy = "mend them, or give --skip-faulty to leave them out"
+            raise UserError(f"{faulty:,} document(s) cannot be used: {reading.faults}; {remedy}")
+        note(f"left out {faulty:,} document(s): {reading.faults}")
     reading.refuse_empty_splits(scan.documents)
     vocab_size = chosen or usual_pieces(scan.utf8_bytes["train"])
     name = request.name or f"{beginning}{vocab_size}"
@@ -110,17 +109,13 @@ def prepare_text(request: TextRequest, cache_dir: Path | str | None = None, prog
     about |= {"transform": CASEOPS} if request.caseops else {}
     corpus = Corpus(about, reading.documents, vocab_size, given)
     root = datasets_root(cache_dir)
-    if not (root / name).is_dir():
-        make_dataset(root, name, lambda folder: fill_dataset(folder, corpus, scan, progress))
-    found = load_dataset(root / name)
-    tokenizer = found.manifest["tokenizer"]
-    if given:
-        same = tokenizer["sha256"] == sha256_file(given.path)
+    if (root / name).is_dir():
+        found = load_dataset(root / name)
     else:
-        same = (
-            tokenizer.get("settings") == tokenizer_settings(request.caseops) and tokenizer["vocab_size"] == vocab_size
-        )
-    if not same or any(found.manifest.get(key) != value for key, value in about.items()):
+        found = make_dataset(root, name, lambda folder: fill_dataset(folder, corpus, scan, progress))
+    settings = tokenizer_settings(request.caseops)
+    known = {"sha256": sha256_file(given.path)} if given else {"settings": settings, "vocab_size": vocab_size}
+    if not (known.items() <= found.manifest["tokenizer"].items() and about.items() <= found.manifest.items()):
         remedy = f"choose another --name, or delete {found.folder}"
         raise UserError(f"dataset {name} is there already, of other text or settings; {remedy}")
     return found
@@ -131,28 +126,22 @@ def usual_pieces(train_bytes: int) -> int:
     return MANY_PIECES if train_bytes >= MANY_BYTES else FEW_PIECES
 
 
-@dataclass
 class _Reading:
     """The request's files as documents, each reading the same, and what the last one found."""
 
-    request: TextRequest
-    given: Tokenizer | None = None
-    files: list[InputFile] = field(default_factory=list)
-    left_out: Counter[str] = field(default_factory=Counter)
-    cut: str = ""
-    faults: Faults = field(default_factory=Faults)
-    lowest: float = 1.0
-    highest: float = 0.0
-    """Of all texts' hashes, read as numbers from 0 to 1."""
-
-    def __post_init__(self) -> None:
-        request = self.request
+    def __init__(self, request: TextRequest):
+        self.request, self.faults = request, Faults()
+        self.lowest, self.highest = 1.0, 0.0  # of all texts' hashes, read as numbers from 0 to 1
         kind = CaseTokenizer if request.caseops else Tokenizer
         self.given = kind(Path(request.tokenizer).expanduser()) if request.tokenizer else None
         if self.given and not request.caseops and has_case_marks(self.given):
             raise UserError(f"--tokenizer {request.tokenizer} is of text with marks for capitals; give --caseops too")
+        self.files: list[InputFile] = []
+        self.left_out: Counter[str] = Counter()
         for split, paths in (("val", request.val), ("train", request.train), ("", request.paths)):
-            self.files += find_files(paths, self.left_out, split) if paths else []
+            self.files += find_files(paths, self.left_out, split)
+        if not self.files:
+            raise UserError("no files to read: name at least one file or folder")
         read = Counter("".join(endings(file.path)) for file in self.files)
         if self.left_out or len(read) > 1:
             note(f"read: {counted(read)}; not read: {counted(self.left_out) or 'none'}")

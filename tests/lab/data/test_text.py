@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from refused import refused
 from tiny_data import die, edit, run_until_killed
 from tiny_hub import published_model, rich_texts, texts
 
-from pgolf_core.base.files import UserError
 from pgolf_core.lab.data import build, survey
 from pgolf_core.lab.data.dataset import Dataset, open_dataset, prepared_datasets, validation_documents
 from pgolf_core.lab.data.text import MANY_BYTES, TextRequest, prepare_text, usual_pieces
@@ -81,7 +81,7 @@ def test_with_case_marks_each_text_comes_back_and_the_sidecar_has_its_bytes(tmp_
     by_document = np.add.reduceat(sizes, starts).tolist()
     assert by_document == [len(text.encode()) for _, text in validation_documents(plain)]
     assert made.verify() and prepare(folder, tmp_path, caseops=True) == made
-    with pytest.raises(UserError, match="is there already, of other text or settings"):
+    with refused("is there already, of other text or settings"):
         prepare(folder, tmp_path, name=made.name)
 
 
@@ -91,12 +91,12 @@ def test_a_given_tokenizer_and_its_case_marks_belong_together(tmp_path: Path):
     model.write_bytes(
         published_model([to_cases(text.title()) for text in texts(40)], user_defined_symbols=[*CASE_MARKS])
     )
-    with pytest.raises(UserError, match="is of text with marks for capitals; give --caseops too"):
+    with refused("is of text with marks for capitals; give --caseops too"):
         prepare(folder, tmp_path, tokenizer=model)
     made = prepare(folder, tmp_path, tokenizer=model, caseops=True)
     assert made.manifest["totals"]["val"]["utf8_bytes"] == made.token_bytes().total(load_tokens(made.val_paths))
     model.write_bytes(published_model(texts(40)))
-    with pytest.raises(UserError, match="has no pieces for case marks"):
+    with refused("has no pieces for case marks"):
         prepare(folder, tmp_path, tokenizer=model, caseops=True)
 
 
@@ -104,7 +104,7 @@ def test_a_given_tokenizer_and_its_case_marks_belong_together(tmp_path: Path):
 def test_a_manifest_whose_transform_and_sidecars_do_not_fit_is_refused(tmp_path: Path, change: dict):
     made = prepare(capitals(tmp_path), tmp_path, caseops=True)
     edit(made.folder / "manifest.json", lambda manifest: manifest.update(change))
-    with pytest.raises(UserError, match="its manifest is not of the form"):
+    with refused("its manifest is not of the form"):
         open_dataset(made.name, tmp_path)
 
 
@@ -120,7 +120,7 @@ def test_a_sidecar_that_is_not_the_texts_is_found_by_verify(tmp_path: Path):
         made.folder / "manifest.json",
         lambda manifest: manifest["sidecars"][0].update(sha256=hashlib.sha256(path.read_bytes()).hexdigest()),
     )
-    with pytest.raises(UserError, match=r"counts [0-9,]+ bytes of document 0, whose text has"):
+    with refused(r"counts [0-9,]+ bytes of document 0, whose text has"):
         open_dataset(made.name, tmp_path).verify()
 
 
@@ -199,10 +199,10 @@ def test_the_same_text_and_settings_are_prepared_once_and_others_want_another_na
     assert prepare(mine, tmp_path) == made and made.folder.stat().st_mtime_ns == before
     assert prepare(mine, tmp_path / "again").manifest_sha256 == made.manifest_sha256
     for wanted in ({"val_share": 0.5}, {"vocab_size": 330, "name": made.name}):
-        with pytest.raises(UserError, match=r"mine-sp320 is there already, of other text or settings; .*--name"):
+        with refused(r"mine-sp320 is there already, of other text or settings; .*--name"):
             prepare(mine, tmp_path, **wanted)
     (mine / "new.txt").write_text("one more")
-    with pytest.raises(UserError, match="of other text or settings"):
+    with refused("of other text or settings"):
         prepare(mine, tmp_path)
     assert prepared_datasets(tmp_path) == [made]
 
@@ -234,13 +234,13 @@ def test_pieces_that_nobody_names_are_few_for_a_short_text_and_those_of_local_fo
 @pytest.mark.parametrize("file", ["sotu.txt", "sotu-dev.txt", "fineweb.txt"])
 def test_a_file_named_like_a_known_corpus_is_no_dataset_of_that_name_whatever_its_pieces(tmp_path: Path, file: str):
     (tmp_path / file).write_text("\n".join(rich_texts(30)))
-    with pytest.raises(UserError, match=rf"--name '{file[:-4]}-sp1024' is not free for a dataset of your own"):
+    with refused(rf"--name '{file[:-4]}-sp1024' is not free for a dataset of your own"):
         prepare(tmp_path / file, tmp_path, vocab_size=None, cut="lines")
     assert not (tmp_path / "datasets").exists()
 
 
 def test_too_many_pieces_name_the_number_that_the_text_is_enough_for(mine: Path, tmp_path: Path):
-    with pytest.raises(UserError, match="cannot train a tokenizer of 8192 pieces") as caught:
+    with refused(r"cannot train a tokenizer of 8192 pieces on this text: .* or --vocab-size \d+") as caught:
         prepare(mine, tmp_path, vocab_size=8192)
     enough = int(str(caught.value).rpartition(" ")[2])
     assert prepare(mine, tmp_path, vocab_size=enough).vocab_size == enough < 8192
@@ -254,11 +254,9 @@ def test_too_many_pieces_name_the_number_that_the_text_is_enough_for(mine: Path,
     [
         ({"val_share": 1e-9}, "36 document.*none falls into validation at --val-share 1e-09; give more documents"),
         ({"val_share": 1.0}, "--val-share 1.0 must lie between 0 and 1"),
-        ({"vocab_size": 4000}, r"cannot train a tokenizer of 4000 pieces on this text: .* or --vocab-size \d+"),
         ({"vocab_size": 70_000}, "--vocab-size 70000: pieces must be between"),
         ({"tokenizer": "nowhere.model"}, "nowhere.model does not exist"),
         ({"name": "sotu-sp1024"}, "'sotu-sp1024' is not free"),
-        ({"name": "sotu-sp8192"}, "'sotu-sp8192' is not free"),
         ({"name": "../x"}, "'../x' is not free"),
         ({"name": "fineweb10B-sp1024"}, "is not free"),
         ({"field": "id"}, r"31 with no text in 'id' \(mine/b\.jsonl:1, "),
@@ -267,16 +265,21 @@ def test_too_many_pieces_name_the_number_that_the_text_is_enough_for(mine: Path,
 def test_settings_that_cannot_be_met_are_one_line_and_leave_no_dataset(
     mine: Path, tmp_path: Path, wanted: dict, message: str
 ):
-    with pytest.raises(UserError, match=message) as caught:
+    with refused(message):
         prepare(mine, tmp_path, **wanted)
-    assert "\n" not in str(caught.value) and not list(tmp_path.glob("datasets/[!.]*"))
+    assert not list(tmp_path.glob("datasets/[!.]*"))
+
+
+def test_no_files_are_no_dataset(tmp_path: Path):
+    with refused("no files to read: name at least one file or folder"):
+        prepare_text(TextRequest(), tmp_path)
 
 
 def test_every_fault_is_told_at_once_and_left_out_on_request(mine: Path, tmp_path: Path, capsys):
     (mine / "x.txt").write_text("ab▁c")
     (mine / "y.jsonl").write_text('{"text": ""}\n{"text": null}\n{"text": "one more"}\n')
     said = r"1 with U\+2581, .* \(mine/x\.txt\); 2 without text \(mine/y\.jsonl:1, mine/y\.jsonl:2\)"
-    with pytest.raises(UserError, match=rf"3 document\(s\) cannot be used: {said}; mend them, or give --skip-faulty"):
+    with refused(rf"3 document\(s\) cannot be used: {said}; mend them, or give --skip-faulty"):
         prepare(mine, tmp_path)
     assert not (tmp_path / "datasets").exists()
     made = prepare(mine, tmp_path, skip_faulty=True)
@@ -287,7 +290,7 @@ def test_every_fault_is_told_at_once_and_left_out_on_request(mine: Path, tmp_pat
     made.verify()
     for path in filter(Path.is_file, mine.rglob("*.*")):
         path.write_text("")
-    with pytest.raises(UserError, match=r"no document is left that can be used: .* without text"):
+    with refused(r"no document is left that can be used: .* without text"):
         prepare(mine, tmp_path, skip_faulty=True, name="none")
 
 
@@ -302,7 +305,7 @@ def test_splits_of_ones_own_are_kept_and_what_stands_in_both_is_a_fault(tmp_path
     assert made.manifest["source"]["splits"] == "given" and "no text stands in both" in made.manifest["split_rule"]
     made.verify()
     (tmp_path / "val/y.txt").write_text(texts(30, seed=1)[4])
-    with pytest.raises(UserError, match=r"1 of training that stand in validation too \(train/x\.jsonl:5\)"):
+    with refused(r"1 of training that stand in validation too \(train/x\.jsonl:5\)"):
         prepare_text(dataclasses.replace(request, name="both"), tmp_path, progress=False)
     made = prepare_text(dataclasses.replace(request, name="both", skip_faulty=True), tmp_path, progress=False)
     assert [made.manifest["totals"][split]["documents"] for split in ("train", "val")] == [29, 7]
@@ -322,18 +325,18 @@ def test_one_text_alone_is_cut_and_it_is_said_how(tmp_path: Path, capsys, conten
 
 def test_a_text_too_short_to_be_cut_and_a_share_that_leaves_a_split_empty_name_what_helps(tmp_path: Path):
     (tmp_path / "a.txt").write_text("one line\nand two")
-    with pytest.raises(UserError, match=r"one text of 1 paragraph.* and 2 line.*, too few .*files, or --train and"):
+    with refused(r"one text of 1 paragraph.* and 2 line.*, too few .*files, or --train and"):
         prepare(tmp_path / "a.txt", tmp_path)
     (tmp_path / "c.txt").write_text("one long line of words " * 90)
-    with pytest.raises(UserError, match=r"or cut it: `fold -s -w 41 FILE > lines.txt`$"):
+    with refused(r"or cut it: `fold -s -w 41 FILE > lines.txt`$"):
         prepare(tmp_path / "c.txt", tmp_path)
-    with pytest.raises(UserError, match=r"give more documents, or --train and --val$"):
+    with refused(r"give more documents, or --train and --val$"):
         prepare(tmp_path / "c.txt", tmp_path, cut="lines")
-    with pytest.raises(UserError, match="one text cannot be in both: give more documents, --cut lines"):
+    with refused("one text cannot be in both: give more documents, --cut lines"):
         prepare(tmp_path / "a.txt", tmp_path, cut="none")
     (tmp_path / "b.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts(30)))
     for share in (1e-6, 1 - 1e-6):
-        with pytest.raises(UserError, match=r"none falls into .*; give more documents, or --val-share ") as caught:
+        with refused(r"none falls into .*; give more documents, or --val-share ") as caught:
             prepare(tmp_path / "b.jsonl", tmp_path, val_share=share)
         better = float(str(caught.value).rpartition(" ")[2])
         counts = prepare(tmp_path / "b.jsonl", tmp_path, val_share=better, name=f"at{better}").manifest["totals"]
@@ -349,7 +352,7 @@ def test_files_that_change_between_two_readings_are_noticed(mine: Path, tmp_path
         return model
 
     monkeypatch.setattr(build, "train_tokenizer", change_a_file)
-    with pytest.raises(UserError, match="the files changed while they were read"):
+    with refused("the files changed while they were read"):
         prepare(mine, tmp_path)
     assert list(tmp_path.glob("datasets/[!.]*")) == []
 
