@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from refused import refused
 from tiny_data import build_toy, toy_documents
 
-from pgolf_core.base.files import UserError
 from pgolf_core.lab.data.build import Document, shared_passages, train_tokenizer
 
 
@@ -24,7 +24,7 @@ def test_preparation_is_deterministic(tmp_path: Path):
 def test_a_text_that_cannot_be_told_from_its_tokens_or_is_in_both_splits_is_refused_by_name(
     tmp_path: Path, text: str, message: str
 ):
-    with pytest.raises(UserError, match=message):
+    with refused(message):
         build_toy(tmp_path, [*toy_documents(()), Document("v0", "val", text)])
     assert [path.name for path in tmp_path.iterdir()] == [".toy-sp1024.lock"]
 
@@ -44,6 +44,6 @@ def test_shared_passages_are_counted_exactly():
 
 def test_more_characters_than_pieces_names_our_own_option():
     text = " ".join(chr(0x4E00 + number) for number in range(2000))
-    with pytest.raises(UserError, match="give a larger --vocab-size") as caught:
+    with refused("give a larger --vocab-size") as caught:
         train_tokenizer([text] * 3)
     assert "character_coverage" not in str(caught.value)
