@@ -274,25 +274,16 @@ def write_shard(path: Path | str, tokens: np.ndarray) -> None:
 
 def _write_shards(prefix: Path, source: Path, spans: Iterable[tuple[int, int]]) -> list[Path]:
     """The (start, length) of the source's numbers, one after another, in shards of SHARD_TOKENS."""
-    whole, paths = np.memmap(source, dtype=TOKEN_TYPE, mode="r"), []
-    for number, tokens in enumerate(_stretches((whole[start : start + length] for start, length in spans))):
+    whole, ordered, paths = np.memmap(source, dtype=TOKEN_TYPE, mode="r"), prefix.with_name(".ordered"), []
+    with open(ordered, "wb") as file:
+        for start, length in spans:
+            file.write(whole[start : start + length].tobytes())
+    stream = np.memmap(ordered, dtype=TOKEN_TYPE, mode="r")
+    for number, start in enumerate(range(0, len(stream), SHARD_TOKENS)):
         paths.append(prefix.with_name(f"{prefix.name}_{number:06d}.bin"))
-        write_shard(paths[-1], tokens)
+        write_shard(paths[-1], stream[start : start + SHARD_TOKENS])
+    ordered.unlink()
     return paths
-
-
-def _stretches(documents: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """The documents as one stream, cut every SHARD_TOKENS."""
-    parts, held = [], 0
-    for ids in documents:
-        parts.append(ids)
-        held += len(ids)
-        while held >= SHARD_TOKENS:
-            joined = np.concatenate(parts)
-            yield joined[:SHARD_TOKENS]
-            parts, held = [joined[SHARD_TOKENS:]], held - SHARD_TOKENS
-    if held:
-        yield np.concatenate(parts)
 
 
 # ---------------------------------------------------------------------- passages
