@@ -9,7 +9,6 @@ papers/machinery.md, Shards; where it has no manifest, names tell the splits and
 
 import contextlib
 import hashlib
-import os
 import re
 import shutil
 import tempfile
@@ -81,9 +80,12 @@ def fetch_fineweb(request: FinewebRequest, cache_dir: Path | str | None = None, 
     with locked(target.parent, name, wait_seconds=0):
         hub = local or HuggingFaceHub(request.repository, request.revision)
         promised = find_dataset(hub, request, len(dataset.train_paths) if dataset and count is None else count)
-        files = hub.describe(list(promised.files))
+        files = hub.describe(promised.files)
+        if missing := next((path for path in promised.files if path not in files), ""):
+            remedy = "ask for fewer shards" if "_train_" in missing else "the copy is not whole: get that file"
+            raise UserError(f"{hub.label} holds no {missing}, which its manifest promises; {remedy}")
         wanted = {name: files[path].sha256 for path, name in promised.files.items()} | own
-        if dataset and _is_unchanged(dataset, request, wanted):
+        if dataset and _is_unchanged(dataset, hub, wanted):
             return dataset
         folder = target.with_name(f".fetch-{name}")
         _gather(hub, files, promised.files, folder, prepared_datasets(cache_dir), progress)
@@ -97,15 +99,10 @@ def fetch_fineweb(request: FinewebRequest, cache_dir: Path | str | None = None, 
         if promised.stats is None and not request.name and size and int(size[1]) != pieces:
             fault = f"the tokenizer has {pieces} pieces, not those of {request.variant}"
             raise UserError(f"{fault}; give --variant sp{pieces}, or a --name")
-        write_json(folder / FETCHED, _origin(request) | {"revision": hub.revision})
+        write_json(folder / FETCHED, hub.place | {"repository": request.repository, "revision": hub.revision})
         write_json(folder / MANIFEST, manifest)
         _put_in_place(folder, target)
     return load_dataset(target)
-
-
-def _origin(request: FinewebRequest) -> dict[str, str]:
-    place = {"folder": os.path.abspath(Path(request.source).expanduser())} if request.source else {}
-    return {"from": "local folder" if place else "hub", **place, "repository": request.repository}
 
 
 def _fetched(dataset: Dataset) -> dict[str, Any]:
@@ -133,7 +130,7 @@ def _is_asked_for(dataset: Dataset, request: FinewebRequest, own: dict[str, str]
     return is_its and wanted in (None, count) and request.revision in (None, _fetched(dataset).get("revision"))
 
 
-def _is_unchanged(dataset: Dataset, request: FinewebRequest, wanted: dict[str, str | None]) -> bool:
+def _is_unchanged(dataset: Dataset, hub: Hub, wanted: dict[str, str | None]) -> bool:
     """Whether the dataset that is there holds these very files; not if there are more, or if they were changed there.
 
     UserError where it was made of another source's files.
@@ -143,7 +140,7 @@ def _is_unchanged(dataset: Dataset, request: FinewebRequest, wanted: dict[str, s
     if not other:
         return wanted.keys() <= known.keys()
     before = _fetched(dataset).get("folder", "the hub")
-    if request.source and before != _origin(request)["folder"]:
+    if before != hub.place.get("folder", before):
         fault = f"{dataset.name} is prepared already, from {before}, where {other[0]} is another file"
         raise UserError(f"{fault}; give this one another --name, or delete {dataset.folder}")
     note(f"{other[0]} is another file than before: {dataset.name} is prepared anew")

@@ -131,7 +131,7 @@ def find_files(paths: Sequence[Path | str], left_out: Counter[str] | None = None
         if path.is_file():
             if endings(path)[0] not in READERS:
                 raise UserError(f"{given}: only {known}, and folders of them can be read")
-            found.append(InputFile(path, path.name, split))
+            found.append(InputFile(path, in_utf8(path.name), split))
         elif path.is_dir():
             before, skipped = len(found), Counter[str]()
             for file in sorted([path, *path.rglob("*")], key=lambda file: file.relative_to(path).as_posix()):
@@ -145,9 +145,9 @@ def find_files(paths: Sequence[Path | str], left_out: Counter[str] | None = None
                 elif not file.exists():
                     skipped["link to nothing"] += 1
                 elif not file.is_file() or endings(file)[0] not in READERS:
-                    skipped["".join(endings(file)) or "without ending"] += 1
+                    skipped[in_utf8("".join(endings(file))) or "without ending"] += 1
                 else:
-                    found.append(InputFile(file, f"{path.name}/{place.as_posix()}", split))
+                    found.append(InputFile(file, in_utf8(f"{path.name}/{place.as_posix()}"), split))
             if len(found) == before:
                 raise UserError(f"folder {given} holds no {known} (there: {counted(skipped) or 'nothing'})")
             if left_out is not None:
@@ -161,6 +161,11 @@ def find_files(paths: Sequence[Path | str], left_out: Counter[str] | None = None
                 raise UserError(f"{one.path} {fault}; name it once, or rename it")
             seen.add(key)
     return found
+
+
+def in_utf8(path: str) -> str:
+    """The path as text: bytes of it that are not UTF-8, as in names from old archives, are spelled out."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def counted(numbers: Counter[str]) -> str:

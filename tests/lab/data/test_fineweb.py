@@ -13,6 +13,7 @@ from refused import refused
 from tiny_data import build_toy, die, edit, run_until_killed
 from tiny_hub import NAME, PUBLISHED, SHARD_TOKENS, TRAIN_SHARDS, VOCAB, fetch, make_hub, published_model, texts
 
+from pgolf_core.base.files import read_json
 from pgolf_core.lab.data import fineweb, survey
 from pgolf_core.lab.data.build import write_shard
 from pgolf_core.lab.data.dataset import locked, open_dataset, prepared_datasets, validation_documents
@@ -54,6 +55,12 @@ def test_a_folder_without_the_outer_one_or_whose_folders_are_links_gives_the_sam
     (mirror / "back").symlink_to(mirror)
     made = [fetch(source, tmp_path / source.name) for source in (hub, hub / "datasets", mirror.parent)]
     assert len({one.manifest_sha256 for one in made}) == 1
+
+
+def test_a_source_whose_name_is_not_in_utf8_is_known_again(hub: Path, tmp_path: Path):
+    (tmp_path / os.fsdecode(b"d\xe9p\xf4t")).symlink_to(hub)
+    first, second = (fetch(tmp_path / os.fsdecode(b"d\xe9p\xf4t"), tmp_path, revision=one) for one in (None, "main"))
+    assert first == second and read_json(first.folder / "fetched.json")["folder"] == f"{tmp_path}/d\\xe9p\\xf4t"
 
 
 # ---------------------------------------------------------------------- more, fewer, again

@@ -35,6 +35,16 @@ def test_several_paths_are_read_in_the_order_given_and_folders_sorted(mine: Path
     assert whole == [f"mine/{name}" for name in ("0.txt", "2.txt", "4.txt", "b.jsonl", "sub/1.txt", "sub/3.txt")]
 
 
+def test_a_file_whose_name_is_not_in_utf8_has_a_label_that_is(tmp_path: Path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    (folder / os.fsdecode(b"na\xefve.txt")).write_text("a")
+    assert read(folder) == ([("caf\\xe9/na\\xefve.txt", "a")], "")
+    (folder / os.fsdecode(b"x.jp\xefg")).touch()
+    left_out: Counter[str] = Counter()
+    assert find_files([folder], left_out) and left_out == {".jp\\xefg": 1}
+
+
 def test_what_a_folder_holds_beside_is_counted_by_ending(mine: Path, monkeypatch):
     (mine / "t.tar.gz").touch()
     (mine / "README").touch()
