@@ -97,9 +97,7 @@ def test_marks_are_pieces_of_their_own_and_of_no_other(tokenizer: CaseTokenizer)
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.text(alphabet=HARD.replace("▁", ""), max_size=20), min_size=1, max_size=3))
-def test_tokens_of_any_texts_come_back_and_count_their_bytes_by_table_and_by_surface(
-    tokenizer: CaseTokenizer, texts: list[str]
-):
+def test_any_texts_tokens_count_its_bytes_by_table_and_by_surface(tokenizer: CaseTokenizer, texts: list[str]):
     stream, sizes = [], []
     for text in texts:
         ids, surfaces = tokenizer.encode_with_bytes(text)

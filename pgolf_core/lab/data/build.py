@@ -23,7 +23,7 @@ from pgolf_core.lab.data.dataset import refuse_normalising, refuse_shared_docume
 from pgolf_core.lab.data.survey import LISTED_TRAIN_DOCUMENTS, SPLITS, TOKENIZER_FILE, Split, long_bar, survey
 from pgolf_core.text.caseops import CASEOPS, CaseTokenizer, to_cases
 from pgolf_core.text.shards import CASE_MARKS, HEADER_WORDS, SHARD_MAGIC, SHARD_VERSION, TOKEN_TYPE
-from pgolf_core.text.tokenizer import Tokenizer
+from pgolf_core.text.tokenizer import SPACE_MARK, Tokenizer
 
 SHARD_TOKENS = 100_000_000
 """Tokens of a full shard, as published."""
@@ -136,13 +136,17 @@ def fill_dataset(folder: Path, corpus: Corpus, scan: Scan, progress: bool) -> di
     if corpus.tokenizer:
         write_bytes(path, corpus.tokenizer.path.read_bytes())
     else:
-        sample = {"documents": 0, "utf8_bytes": 0}
-        write_bytes(path, train_tokenizer(_sample(corpus, scan, sample, progress), corpus.vocab_size, corpus.caseops))
-        details = {
-            "settings": tokenizer_settings(corpus.caseops),
-            "sentencepiece": sentencepiece.__version__,
-            "trained_on": sample,
-        }
+        for more in (
+            {},
+            {"required_chars": SPACE_MARK},
+        ):  # the latter for a text of hardly any spaces
+            sample = {"documents": 0, "utf8_bytes": 0}
+            texts = _sample(corpus, scan, sample, progress)
+            write_bytes(path, train_tokenizer(texts, corpus.vocab_size, corpus.caseops, **more))
+            details = {"settings": tokenizer_settings(corpus.caseops), **more}
+            details |= {"sentencepiece": sentencepiece.__version__, "trained_on": sample}
+            if Tokenizer(path).lossless:
+                break
         refuse_normalising(Tokenizer(path))
     tokenizer = (CaseTokenizer if corpus.caseops else Tokenizer)(path)
     shards, names = _encode(folder, corpus, scan, tokenizer, progress)
@@ -166,10 +170,10 @@ def check_pieces(vocab_size: int, what: str = "--vocab-size") -> None:
         raise UserError(f"{what} {vocab_size}: pieces must be between 1 and 65,536, since tokens are stored in 16 bits")
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024, caseops: bool = False) -> bytes:
+def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024, caseops: bool = False, **more: str) -> bytes:
     """A lossless SentencePiece BPE model file trained on `texts`: the same texts give the same bytes.
 
-    With `caseops` on the texts with marks for their capitals.
+    With `caseops` on the texts with marks for their capitals; `more` are further settings of the trainer.
 
     Raises UserError where the texts have too little in them for that many pieces.
     """
@@ -184,6 +188,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024, caseops: bool 
             vocab_size=vocab_size,
             minloglevel=2,
             **tokenizer_settings(caseops),
+            **more,
         )
     except RuntimeError as error:
         reason = _in_our_words(str(error).rpartition("] ")[2])

@@ -21,9 +21,7 @@ def test_preparation_is_deterministic(tmp_path: Path):
     ("text", "message"),
     [("a▁b", r"v0 holds U\+2581"), (toy_documents()[3].text, "v0 and training document d3 have the same text")],
 )
-def test_a_text_that_cannot_be_told_from_its_tokens_or_is_in_both_splits_is_refused_by_name(
-    tmp_path: Path, text: str, message: str
-):
+def test_a_text_unlike_its_tokens_or_in_both_splits_is_refused_by_name(tmp_path: Path, text: str, message: str):
     with refused(message):
         build_toy(tmp_path, [*toy_documents(()), Document("v0", "val", text)])
     assert [path.name for path in tmp_path.iterdir()] == [".toy-sp1024.lock"]

@@ -73,13 +73,15 @@ def test_of_two_preparations_at_once_the_second_takes_what_the_first_has_made(tm
 def test_what_a_killed_preparation_left_is_no_dataset_and_is_swept_unlike_that_of_a_living_one(tmp_path: Path):
     root = tmp_path / "datasets"
     run_until_killed(lambda: make_dataset(root, "other", die))
-    left = root / ".partial-other"
+    left, stopped_fetch = root / ".partial-other", root / ".fetch-another"
+    stopped_fetch.mkdir()
     assert left.is_dir() and prepared_datasets(tmp_path) == []
     with locked(root, "other"):
         build_toy(root)
         assert left.is_dir()
     build_toy(root)
-    assert not left.exists() and [one.name for one in prepared_datasets(tmp_path)] == ["toy-sp1024"]
+    assert stopped_fetch.is_dir() and not left.exists()
+    assert [one.name for one in prepared_datasets(tmp_path)] == ["toy-sp1024"]
 
 
 def test_a_cache_folder_that_cannot_be_written_is_one_clear_line(tmp_path: Path, monkeypatch):

@@ -66,9 +66,7 @@ def test_the_shards_give_every_document_back_byte_for_byte_after_its_bos(sotu: D
     assert len(documents) == 19 and all(text.encode() == speeches[name] for name, text in documents)
 
 
-def test_the_tokenizer_is_lossless_trained_on_training_alone_and_spends_its_1024_pieces_well(
-    sotu: Dataset, speeches: dict[str, bytes]
-):
+def test_the_tokenizer_is_lossless_and_of_training_alone(sotu: Dataset, speeches: dict[str, bytes]):
     tokenizer, val = sotu.tokenizer(), sotu.manifest["totals"]["val"]
     assert (tokenizer.vocab_size, tokenizer.lossless, tokenizer.bos_id) == (1024, True, 1)
     assert val["utf8_bytes"] / val["tokens"] > 2.85
@@ -99,9 +97,7 @@ def test_more_pieces_are_the_same_text_split_and_proofs_in_fewer_tokens(
     assert made == prepare_sotu(tmp_path, progress=False, vocab_size=pieces)
 
 
-def test_the_development_split_is_of_training_documents_alone_with_a_tokenizer_of_the_rest(
-    sotu: Dataset, speeches: dict[str, bytes], tmp_path: Path
-):
+def test_the_development_split_is_of_training_alone(sotu: Dataset, speeches: dict[str, bytes], tmp_path: Path):
     assert cli.main(["data", "sotu", "--development", "--cache", str(tmp_path)]) == 0
     made = open_dataset("sotu-dev-sp1024", tmp_path)
     split_of = {entry["name"]: entry["split"] for entry in made.manifest["documents"]}
@@ -176,9 +172,7 @@ def test_another_version_of_the_package_or_none_is_refused(tmp_path: Path, monke
     assert list(tmp_path.iterdir()) == []
 
 
-def test_changed_text_in_the_package_is_refused_with_the_counts(
-    tmp_path: Path, monkeypatch, speeches: dict[str, bytes]
-):
+def test_changed_text_is_refused_with_the_counts(tmp_path: Path, monkeypatch, speeches: dict[str, bytes]):
     folder = tmp_path / "data" / "speeches"
     folder.mkdir(parents=True)
     for name, payload in (speeches | {"2007-Bush-1": speeches["2007-Bush-1"] + b"!"}).items():

@@ -23,9 +23,7 @@ def whole(hub: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 1500, survey.CHUNK_TOKENS])
-def test_totals_and_documents_are_those_of_a_plain_count_whatever_the_pieces_that_are_read(
-    whole: Dataset, monkeypatch, chunk: int
-):
+def test_totals_and_documents_are_those_of_a_plain_count(whole: Dataset, monkeypatch, chunk: int):
     monkeypatch.setattr(survey, "CHUNK_TOKENS", chunk)
     model = sentencepiece.SentencePieceProcessor(model_file=str(whole.tokenizer_path))
     for split in whole.splits():

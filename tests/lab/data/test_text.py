@@ -135,9 +135,7 @@ def test_copies_of_a_text_stand_in_one_split_and_more_documents_move_none(mine: 
     assert more["disjointness"]["val_texts_in_train"] == more["disjointness"]["val_groups_in_train"] == 0
 
 
-def test_the_tokenizer_is_trained_on_the_training_documents_alone_and_on_a_sample_of_many(
-    mine: Path, tmp_path: Path, monkeypatch
-):
+def test_the_tokenizer_is_of_training_alone_and_of_a_sample_of_much(mine: Path, tmp_path: Path, monkeypatch):
     made = prepare(mine, tmp_path / "a")
     names = {entry["name"] for entry in train_documents(made)}
     read = [text for _, name, text in read_documents(find_files([mine]), Faults()) if name in names]
@@ -169,6 +167,17 @@ def test_a_long_list_of_training_documents_is_cut_in_the_order_of_the_stream(min
     assert train_documents(made) == whole[:4] and not made.lists_all
     assert "all val and 4 train documents; own split, 0 validation texts stand in training" in made.verify()
     assert n01_data.totals_table(made.manifest).loc["train", "documents"] == len(whole)
+
+
+@pytest.mark.parametrize("caseops", [False, True])
+def test_a_text_of_hardly_any_spaces_has_a_tokenizer_that_knows_them(tmp_path: Path, caseops: bool):
+    documents = [text.replace(" ", "") + " "[number:] for number, text in enumerate(rich_texts(40, words=60))]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
+    made = prepare(tmp_path / "x.jsonl", tmp_path, caseops=caseops)
+    assert made.manifest["tokenizer"]["required_chars"] == "▁" and made.tokenizer().lossless
+    back = [made.tokenizer().decode(ids) for split in made.splits() for ids in split.documents()]
+    assert sorted(back) == sorted(documents) and prepare(tmp_path / "x.jsonl", tmp_path, caseops=caseops) == made
+    made.verify()
 
 
 def test_a_given_lossless_tokenizer_is_used_as_it_is(mine: Path, tmp_path: Path):
@@ -262,9 +271,7 @@ def test_too_many_pieces_name_the_number_that_the_text_is_enough_for(mine: Path,
         ({"field": "id"}, r"31 with no text in 'id' \(mine/b\.jsonl:1, "),
     ],
 )
-def test_settings_that_cannot_be_met_are_one_line_and_leave_no_dataset(
-    mine: Path, tmp_path: Path, wanted: dict, message: str
-):
+def test_settings_that_cannot_be_met_leave_no_dataset(mine: Path, tmp_path: Path, wanted: dict, message: str):
     with refused(message):
         prepare(mine, tmp_path, **wanted)
     assert not list(tmp_path.glob("datasets/[!.]*"))

@@ -200,9 +200,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize(("damage", "message"), FAULTS.values(), ids=FAULTS)
-def test_what_cannot_be_used_is_counted_by_kind_and_the_rest_is_read(
-    mine: Path, damage: Callable[[Path], object], message: str
-):
+def test_what_cannot_be_used_is_counted_by_kind(mine: Path, damage: Callable[[Path], object], message: str):
     damage(mine)
     found, faults = read(mine)
     assert re.search(message, faults) and len(found) >= 36
