@@ -153,7 +153,8 @@ def find_files(paths: Sequence[Path | str], left_out: Counter[str] | None = None
             if left_out is not None:
                 left_out.update(+skipped)
         else:
-            raise UserError(f"{given} does not exist; name files or folders to read")
+            fault = "is neither a file nor a folder (a pipe?)" if path.exists() else "does not exist"
+            raise UserError(f"{given} {fault}; name files or folders to read")
     seen: set[Path | str] = set()
     for one in found:
         for key, fault in ((one.path.resolve(), "is given twice"), (one.label, "has the name of another input")):

@@ -278,11 +278,13 @@ def test_a_byte_order_mark_before_jsonl_and_blank_lines_are_no_fault(tmp_path: P
 
 def test_paths_that_cannot_be_read_are_refused(mine: Path, tmp_path: Path):
     (tmp_path / "empty").mkdir()
+    os.mkfifo(tmp_path / "pipe")
     other = tmp_path / "other"
     other.mkdir()
     (other / "0.txt").write_text("a")
     for paths, message in (
         ([tmp_path / "nowhere"], "nowhere does not exist"),
+        ([tmp_path / "pipe"], "pipe is neither a file nor a folder"),
         ([tmp_path / "empty"], "empty holds no .txt, .md, .text, .jsonl"),
         ([mine / "image.png"], "image.png: only .txt, .md, .text, .jsonl"),
         ([mine, mine / "0.txt"], "0.txt is given twice"),
