@@ -47,29 +47,27 @@ class _Zstandard(io.RawIOBase):
     """The content of a .zst file, all its frames; EOFError where the last one is cut. The library's own stops early."""
 
     def __init__(self, path: Path):
-        self._file, self._rest, self._held = open(path, "rb"), b"", b""  # noqa: SIM115
-        self._frame: Any = None
+        self._parts, self._held = self._unpacked(path), b""
+
+    def _unpacked(self, path: Path) -> Iterator[bytes]:
+        frame, rest = None, b""
+        with open(path, "rb") as file:
+            while packed := rest or file.read(2**16):
+                frame = frame or zstandard.ZstdDecompressor().decompressobj()
+                yield frame.decompress(packed)
+                frame, rest = (None, frame.unused_data) if frame.eof else (frame, b"")
+        if frame:
+            raise EOFError
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        while not self._held:
-            if not (packed := self._rest or self._file.read(2**16)):
-                if self._frame is not None:
-                    raise EOFError
-                return 0
-            self._frame = self._frame or zstandard.ZstdDecompressor().decompressobj()
-            self._held, self._rest = self._frame.decompress(packed), b""
-            if self._frame.eof:
-                self._rest, self._frame = self._frame.unused_data, None
+        while not self._held and (part := next(self._parts, None)) is not None:
+            self._held = part
         size = min(len(buffer), len(self._held))
         buffer[:size], self._held = self._held[:size], self._held[size:]
         return size
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
 
 
 @dataclass(frozen=True)
