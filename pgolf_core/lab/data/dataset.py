@@ -164,7 +164,7 @@ def open_dataset(name: str = SOTU_NAME, cache_dir: Path | str | None = None) -> 
     if not is_dataset_name(name) or not (root / name).is_dir():
         prepared = ", ".join(dataset.name for dataset in prepared_datasets(cache_dir)) or "none"
         fault = f"dataset '{name}' is not prepared in {root} (prepared: {prepared})"
-        known = is_sotu_name(name) or name.startswith("fineweb")
+        known = is_sotu_name(name) or (is_dataset_name(name) and name.startswith("fineweb"))
         cache = f" --cache {shlex.quote(str(cache_dir))}" if cache_dir else ""
         other = "" if known else f", which prepares {SOTU_NAME}, or `pgolf data text` on your own"
         raise UserError(f"{fault}; run `{_command(name if known else SOTU_NAME)}{cache}`{other}")
@@ -259,8 +259,9 @@ def _command(name: str) -> str:
     if name.startswith("fineweb") and CASEOPS in name:
         return f"pgolf data fineweb --variant {name.replace('-', '_')} --repository {CASEOPS_REPOSITORY}"
     if name.startswith("fineweb"):
-        variant = name.rpartition("-")[2]
-        return f"pgolf data fineweb --variant {variant if variant[:2] == 'sp' else 'sp1024'}"
+        found = re.search(r"-(sp\d+)$", name)
+        variant = found[1] if found else "sp1024"
+        return f"pgolf data fineweb --variant {variant}" + f" --name {name}" * (name != f"fineweb10B-{variant}")
     if not is_sotu_name(name):
         return "pgolf data text"
     pieces = name.rpartition("-sp")[2]

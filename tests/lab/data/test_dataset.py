@@ -29,7 +29,7 @@ def test_the_environment_variable_moves_the_cache_and_the_argument_wins(toy: Dat
     assert dataset.datasets_root().parts[-2:] == ("pgolf", "datasets")
 
 
-@pytest.mark.parametrize("name", ["tinystories", "../x", "", ".hidden", "a/b"])
+@pytest.mark.parametrize("name", ["tinystories", "../x", "", ".hidden", "a/b", "fineweb/x"])
 def test_an_unknown_dataset_is_refused_with_what_is_prepared_and_the_command(toy: Dataset, name: str):
     with refused(rf"'{name}' .*prepared: {SOTU_NAME}.*`pgolf data sotu .*`pgolf data text`"):
         open_dataset(name, toy.folder.parent.parent)
@@ -38,6 +38,8 @@ def test_an_unknown_dataset_is_refused_with_what_is_prepared_and_the_command(toy
 def test_a_missing_corpus_names_the_command_that_makes_it_there(tmp_path: Path):
     with refused(r"'sotu-sp1024' is not prepared .*run `pgolf data sotu --cache '.*/my cache'`"):
         open_dataset(SOTU_NAME, tmp_path / "my cache")
+    with refused("run `pgolf data fineweb --variant sp1024 --name fineweb-small --cache "):
+        open_dataset("fineweb-small", tmp_path)
     assert prepared_datasets(tmp_path) == []
 
 
