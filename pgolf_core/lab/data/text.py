@@ -90,7 +90,8 @@ def prepare_text(request: TextRequest, cache_dir: Path | str | None = None, prog
     chosen = given.vocab_size if given else request.vocab_size
     if chosen is not None:
         check_pieces(chosen, f"{request.tokenizer} of" if given else "--vocab-size")
-    stem = re.sub(r"[^\w.+-]+", "-", Path(os.path.abspath((request.paths or request.train)[0])).stem).strip(".-")
+    first = Path(os.path.abspath(Path((request.paths or request.train)[0]).expanduser()))
+    stem = re.sub(r"[^\w.+-]+", "-", first.name if first.is_dir() else first.stem).strip(".-")
     beginning = f"{stem}{f'-{CASEOPS}' if request.caseops else ''}-sp"
     name = request.name or f"{beginning}{chosen or FEW_PIECES}"  # whatever number it will be
     if not is_dataset_name(name) or is_sotu_name(name) or name.startswith("fineweb"):

@@ -124,6 +124,10 @@ def test_a_sidecar_that_is_not_the_texts_is_found_by_verify(tmp_path: Path):
         open_dataset(made.name, tmp_path).verify()
 
 
+def test_a_folder_gives_its_whole_name_to_the_dataset(mine: Path, tmp_path: Path):
+    assert prepare(mine.rename(tmp_path / "v1.5"), tmp_path).name == "v1.5-sp320"
+
+
 def test_copies_of_a_text_stand_in_one_split_and_more_documents_move_none(mine: Path, tmp_path: Path):
     splits = {e["name"]: e["split"] for e in prepare(mine, tmp_path / "a").manifest["documents"]}
     assert splits["mine/b.jsonl:3"] == splits["mine/b.jsonl:8"]
