@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from refused import refused
 from small import word_shards
 
-from pgolf_core.lab.data.build import write_shard
+from pgolf_core.lab.data.build import train_tokenizer, write_shard
 from pgolf_core.recipes import recipe
 from pgolf_core.text.shards import (
     TokenStream,
@@ -90,6 +90,19 @@ def test_shards_prove_their_tokenizer_also_inside_one_long_document(words: Path,
     write_shard(tmp_path / "zeros.bin", np.append(tokens, np.zeros(64, np.uint16)))
     with refused(r"zeros\.bin holds zeros .* broken off"):
         prove([tmp_path / "zeros.bin"], tokenizer)
+
+
+def test_shards_of_one_long_text_without_spaces_prove_their_tokenizer_from_a_character_on(tmp_path: Path):
+    letters = np.random.default_rng(0).choice(list("一二三四五六七八九十"), 4000)
+    (tmp_path / "t.model").write_bytes(train_tokenizer(["".join(letters)], 300))
+    tokenizer = Tokenizer(tmp_path / "t.model")
+    tokens = np.array(tokenizer.encode("漢字" + "".join(letters))[1:])
+    assert tokenizer.piece(tokens[0]) == "<0xBC>" and not any("▁" in tokenizer.piece(token) for token in tokens)
+    write_shard(tmp_path / "long.bin", tokens)
+    assert prove([tmp_path / "long.bin"], tokenizer) == 1
+    write_shard(tmp_path / "other.bin", np.where(tokens > 280, 280 + (tokens + 7) % 20, tokens))
+    with refused("documents do not encode to their own tokens"):
+        prove([tmp_path / "other.bin"], tokenizer)
 
 
 def test_a_byte_sidecar_a_pointer_and_a_web_page_are_no_shards_and_say_what_they_are(tmp_path: Path):
