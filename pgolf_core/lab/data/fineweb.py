@@ -256,7 +256,8 @@ def _fault(path: Path, file: RemoteFile) -> str:
         return f"has {size:,} bytes, not {file.size_bytes:,}"
     if file.sha256 and sha256_file(path) != file.sha256:
         return f"has not the SHA-256 {file.sha256:.12}… that it should have: it changed on the way"
-    if not file.sha256 and file.git_sha1 not in ("", _git_sha1(path)):
+    git_sha1 = "" if file.sha256 else hashlib.sha1(b"blob %d\0" % size + path.read_bytes()).hexdigest()
+    if git_sha1 and file.git_sha1 not in ("", git_sha1):
         return "has not the hash that git knows it by: it changed on the way"
     if path.suffix == ".bin":
         try:
@@ -264,12 +265,6 @@ def _fault(path: Path, file: RemoteFile) -> str:
         except UserError as error:
             return f"is no whole shard ({str(error).partition(';')[0].replace(str(path), path.name)})"
     return ""
-
-
-def _git_sha1(path: Path) -> str:
-    """What git calls a file of this content."""
-    payload = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(payload) + payload).hexdigest()
 
 
 def _put_in_place(folder: Path, target: Path) -> None:

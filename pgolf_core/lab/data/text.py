@@ -41,7 +41,8 @@ SPLIT_RULE = (
     "stay in one split. Each split is in the order of its documents' hashed names."
 )
 FEW_PIECES, MANY_PIECES, MANY_BYTES = 1024, 8192, 4_000_000
-"""From so much training text on as many pieces are usual as `local` has (findings/2026-11-29-pieces-of-local.md)."""
+"""Where none are named: from so much training text on as many pieces as `local` has, whose own text is about as long
+(findings/2026-11-29-pieces-of-local.md)."""
 OWN_SPLIT_RULE = (
     "The files of each split are as given; no text stands in both. Each split is in the order of its documents' hashed "
     "names."
@@ -62,8 +63,7 @@ class TextRequest:
     field: str = "text"
     """Key in JSON, column in .parquet that holds the text."""
     vocab_size: int | None = None
-    """Pieces of the lossless tokenizer that is trained on the training split; None: as many as the text is enough for
-    (see `usual_pieces`)."""
+    """Pieces of the lossless tokenizer that is trained on the training split; None: few or many, by MANY_BYTES."""
     tokenizer: Path | str | None = None
     """A SentencePiece model to use instead; with one that normalises, text and bytes are of the normalised text."""
     val_share: float = 0.1
@@ -103,7 +103,7 @@ def prepare_text(request: TextRequest, cache_dir: Path | str | None = None, prog
             raise UserError(f"{faulty:,} document(s) cannot be used: {reading.faults}; {remedy}")
         note(f"left out {faulty:,} document(s): {reading.faults}")
     reading.refuse_empty_splits(scan.documents)
-    vocab_size = chosen or usual_pieces(scan.utf8_bytes["train"])
+    vocab_size = chosen or (MANY_PIECES if scan.utf8_bytes["train"] >= MANY_BYTES else FEW_PIECES)
     name = request.name or f"{beginning}{vocab_size}"
     rule = OWN_SPLIT_RULE if request.train else SPLIT_RULE.format(request.val_share)
     about = {"name": name, "source": reading.source(scan.sha256), "split_rule": rule}
@@ -120,11 +120,6 @@ def prepare_text(request: TextRequest, cache_dir: Path | str | None = None, prog
         remedy = f"choose another --name, or delete {found.folder}"
         raise UserError(f"dataset {name} is there already, of other text or settings; {remedy}")
     return found
-
-
-def usual_pieces(train_bytes: int) -> int:
-    """Pieces of a tokenizer where none are named: those of `local` for text about as long as its own, else 1,024."""
-    return MANY_PIECES if train_bytes >= MANY_BYTES else FEW_PIECES
 
 
 class _Reading:

@@ -13,7 +13,7 @@ from tiny_hub import published_model, rich_texts, texts
 
 from pgolf_core.lab.data import build, survey
 from pgolf_core.lab.data.dataset import Dataset, open_dataset, prepared_datasets, validation_documents
-from pgolf_core.lab.data.text import MANY_BYTES, TextRequest, prepare_text, usual_pieces
+from pgolf_core.lab.data.text import MANY_BYTES, MANY_PIECES, TextRequest, prepare_text
 from pgolf_core.lab.data.textfiles import Faults, find_files, read_documents
 from pgolf_core.lab.look import n01_data
 from pgolf_core.recipes.reading import load_recipe
@@ -234,7 +234,7 @@ def test_a_rich_text_is_cut_into_as_many_pieces_as_are_asked_for_and_comes_back(
 
 
 def test_pieces_that_nobody_names_are_few_for_a_short_text_and_those_of_local_for_a_long_one(tmp_path, monkeypatch):
-    assert load_recipe("local").model.vocab_size == usual_pieces(MANY_BYTES) == 8192 and usual_pieces(0) == 1024
+    assert load_recipe("local").model.vocab_size == MANY_PIECES and MANY_BYTES == 4_000_000
     (tmp_path / "rich.txt").write_text("\n".join(rich_texts(30)))
     made = prepare(tmp_path / "rich.txt", tmp_path, vocab_size=None, cut="lines")
     assert (made.name, made.vocab_size) == ("rich-sp1024", 1024)
@@ -242,6 +242,8 @@ def test_pieces_that_nobody_names_are_few_for_a_short_text_and_those_of_local_fo
     (tmp_path / "rich.txt").write_text("\n".join(rich_texts(90)))
     longer = prepare(tmp_path / "rich.txt", tmp_path, vocab_size=None, cut="lines")
     assert (longer.name, longer.vocab_size) == ("rich-sp8192", 8192)
+    monkeypatch.setattr("pgolf_core.lab.data.text.MANY_BYTES", longer.manifest["totals"]["train"]["utf8_bytes"])
+    assert prepare(tmp_path / "rich.txt", tmp_path, vocab_size=None, cut="lines") == longer
 
 
 @pytest.mark.parametrize("file", ["sotu.txt", "sotu-dev.txt", "fineweb.txt"])
