@@ -179,8 +179,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024, caseops: bool 
     """
     model = io.BytesIO()
     # The trainer skips a text that holds U+2585, its mark for the unknown; cut there, only that character is skipped.
-    changed = map(to_cases, texts) if caseops else texts
-    parts = (part for text in changed for part in text.split("\u2585") if part)
+    # Nor may a plain text's own U+E001 to U+E004 become pieces, by which changed text is known.
+    changed, skipped = (map(to_cases, texts), "\u2585") if caseops else (texts, "\u2585" + CASE_MARKS)
+    parts = (part for text in changed for part in re.split(f"[{skipped}]", text) if part)
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=parts,

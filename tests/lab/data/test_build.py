@@ -7,7 +7,10 @@ import pytest
 from refused import refused
 from tiny_data import build_toy, toy_documents
 
-from pgolf_core.lab.data.build import Document, shared_passages, train_tokenizer
+from pgolf_core.lab.data.build import Document, shared_passages, train_tokenizer, write_shard
+from pgolf_core.text.shards import prove
+from pgolf_core.text.sidecar import has_case_marks
+from pgolf_core.text.tokenizer import Tokenizer
 
 
 def test_preparation_is_deterministic(tmp_path: Path):
@@ -38,6 +41,15 @@ def test_shared_passages_are_counted_exactly():
     found = {"window_bytes": 64, "val_windows": 1000 - 63, "val_windows_in_train": expected}
     assert shared_passages(documents) == found
     assert shared_passages([]) == {"window_bytes": 64, "val_windows": 0, "val_windows_in_train": 0}
+
+
+def test_case_marks_in_a_plain_text_are_no_pieces_of_its_tokenizer(tmp_path: Path):
+    documents = [document.text.replace("a", "\ue001b\ue004") for document in toy_documents()]
+    (tmp_path / "t.model").write_bytes(train_tokenizer(documents, 400))
+    tokenizer = Tokenizer(tmp_path / "t.model")
+    assert not has_case_marks(tokenizer) and tokenizer.decode(tokenizer.encode(documents[0])) == documents[0]
+    write_shard(tmp_path / "x.bin", np.array([tokenizer.bos_id, *tokenizer.encode(documents[0])]))
+    assert prove([tmp_path / "x.bin"], tokenizer) == 1
 
 
 def test_more_characters_than_pieces_names_our_own_option():
