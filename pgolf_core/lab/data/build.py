@@ -170,7 +170,7 @@ def check_pieces(vocab_size: int, what: str = "--vocab-size") -> None:
         raise UserError(f"{what} {vocab_size}: pieces must be between 1 and 65,536, since tokens are stored in 16 bits")
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024, caseops: bool = False, **more: str) -> bytes:
+def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024, caseops: bool = False, **more: Any) -> bytes:
     """A lossless SentencePiece BPE model file trained on `texts`: the same texts give the same bytes.
 
     With `caseops` on the texts with marks for their capitals; `more` are further settings of the trainer.
