@@ -136,10 +136,10 @@ def fill_dataset(folder: Path, corpus: Corpus, scan: Scan, progress: bool) -> di
     if corpus.tokenizer:
         write_bytes(path, corpus.tokenizer.path.read_bytes())
     else:
-        for more in (
-            {},
-            {"required_chars": SPACE_MARK},
-        ):  # the latter for a text of hardly any spaces
+        needed = {
+            "required_chars": SPACE_MARK
+        }  # in a text of hardly any spaces, where they make no piece by themselves
+        for more in ({}, needed):
             sample = {"documents": 0, "utf8_bytes": 0}
             texts = _sample(corpus, scan, sample, progress)
             write_bytes(path, train_tokenizer(texts, corpus.vocab_size, corpus.caseops, **more))
