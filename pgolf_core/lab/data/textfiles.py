@@ -281,14 +281,19 @@ def cut_of(file: InputFile) -> tuple[str, int]:
 
     UserError with a way to cut it where both give too few.
     """
-    found, size = {}, 0
+    found = {}
     for cut in CUTS[:2]:
         with _opened(file) as source:
-            lengths = [len(piece) for piece in pieces(source, cut)]
-        found[cut], size = len(lengths), sum(lengths)
+            found[cut] = sum(1 for _ in pieces(source, cut))
         if found[cut] >= FEWEST_PIECES:
             return cut, found[cut]
-    fold = f", or cut it: `fold -s -w {size // 50} FILE > lines.txt`" if size >= 1000 else ""
+    with _opened(file) as source:
+        payload = source.read()
+    how = f"fold -s -w {len(payload) // 50}"
+    if max(map(len, payload.split()), default=0) > len(payload) // 50:  # fold would cut it inside of characters
+        characters = len(payload.decode("utf-8", "replace"))
+        how = f"LC_ALL=C.UTF-8 sed -E 's/.{{{min(characters // 50, 1000)}}}/&\\n/g'"
+    fold = f", or cut it: `{how} FILE > lines.txt`" if len(payload) >= 1000 else ""
     raise UserError(
         f"{file.path} is one text of {found['blank-lines']} paragraph(s) and {found['lines']} line(s), too few for two "
         f"splits: give more files,{' or' * (not fold)} --train and --val{fold}"

@@ -3,6 +3,8 @@
 import dataclasses
 import hashlib
 import json
+import re
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -345,6 +347,14 @@ def test_a_text_too_short_to_be_cut_and_a_share_that_leaves_a_split_empty_name_w
         prepare(tmp_path / "c.txt", tmp_path)
     with refused(r"give more documents, or --train and --val$"):
         prepare(tmp_path / "c.txt", tmp_path, cut="lines")
+    (tmp_path / "d.txt").write_text("".join(rich_texts(1)).replace(" ", "漢"))
+    with refused(r"or cut it: `LC_ALL=C.UTF-8 sed -E .* FILE > lines.txt`$") as caught:
+        prepare(tmp_path / "d.txt", tmp_path)
+    command = re.search(r"`(.*)`$", str(caught.value))[1].replace("FILE", "d.txt")
+    subprocess.run(command, shell=True, check=True, cwd=tmp_path)
+    assert (
+        sum(total["documents"] for total in prepare(tmp_path / "lines.txt", tmp_path).manifest["totals"].values()) > 50
+    )
     with refused("one text cannot be in both: give more documents, --cut lines"):
         prepare(tmp_path / "a.txt", tmp_path, cut="none")
     (tmp_path / "b.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts(30)))
