@@ -188,8 +188,6 @@ def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
         if key & 7 == 0:
             yield key >> 3, varint()
             continue
-        size = {1: 8, 5: 4}.get(key & 7)
-        if size is None:
-            size = varint()
+        size = {1: 8, 5: 4}.get(key & 7) or varint()
         yield key >> 3, message[at : at + size]
         at += size

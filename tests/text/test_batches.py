@@ -1,4 +1,4 @@
-"""Which stream a recipe's order opens, and how a step falls into micro-batches."""
+"""Which stream a recipe's order opens, that it goes on anywhere, and how a step falls into micro-batches."""
 
 from pathlib import Path
 
@@ -31,3 +31,18 @@ def test_every_order_has_its_stream_whose_step_falls_into_micro_batches(tmp_path
     if order == "packed":
         assert all(torch.equal(part[2], document_starts(part[0], 16)) for part in parts)
     assert {len(part) for part in parts} == {3 if order == "packed" else 2}
+
+
+@pytest.mark.parametrize("order", CHOICES["data.order"])
+def test_a_stream_goes_on_where_another_stopped_forwards_and_back_and_some_know_no_seed(tmp_path: Path, order: str):
+    data = small_data(tmp_path / "data")
+    how = Data(order=order, seq_len=16, batch_tokens=192, spans_per_step=4)
+    whole, places, steps = open_stream(how, data.train_paths, data.vocab_size, seed=1), [], []
+    for _ in range(20):  # over several passes
+        places.append(whole.position)
+        steps.append(step_batch(whole, how, 1, 2))
+    other = open_stream(how, data.train_paths, data.vocab_size, seed=1 if order == "shuffled" else 2)
+    for at in (9, 19, 2, 0):
+        for stream in (whole, other):
+            stream.position = places[at]
+            assert all(map(torch.equal, step_batch(stream, how, 1, 2), steps[at]))

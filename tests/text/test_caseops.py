@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refused import refused
 
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.data.build import train_tokenizer
@@ -73,7 +74,7 @@ def test_what_is_accepted_is_what_some_text_gives(marked: str):
     T, f"{T}1", f"{T}A", f"{A} a", f"{A}a", f"{C}a", f"a{T}b", E, f"{E}a", f"{T}{T}a", f"{A}nasA", "Ab", f"{T}a{C}B",
 ])  # fmt: skip
 def test_malformed_marks_are_refused_with_their_place(marked: str):
-    with pytest.raises(UserError, match=r"malformed case marks at character \d+, in "):
+    with refused(r"malformed case marks at character \d+, in "):
         from_cases(marked)
 
 
@@ -96,9 +97,7 @@ def test_marks_are_pieces_of_their_own_and_of_no_other(tokenizer: CaseTokenizer)
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.text(alphabet=HARD.replace("▁", ""), max_size=20), min_size=1, max_size=3))
-def test_tokens_of_any_texts_come_back_and_count_their_bytes_by_table_and_by_surface(
-    tokenizer: CaseTokenizer, texts: list[str]
-):
+def test_any_texts_tokens_count_its_bytes_by_table_and_by_surface(tokenizer: CaseTokenizer, texts: list[str]):
     stream, sizes = [], []
     for text in texts:
         ids, surfaces = tokenizer.encode_with_bytes(text)
@@ -114,7 +113,7 @@ def test_ids_that_no_text_gives_are_refused_but_can_be_shown(tokenizer: CaseToke
     title, capitals, follows, escape = tokenizer.bytes.marks.nonzero()[0].tolist()  # type: ignore[attr-defined]
     blank, letter = tokenizer.encode(" a")
     for ids in ([title, blank], [escape, letter], [capitals], [follows, letter]):
-        with pytest.raises(UserError, match="malformed case marks"):
+        with refused("malformed case marks"):
             tokenizer.decode(ids)
     assert tokenizer.shown([title, blank, title, letter, escape]) == " A"
 
@@ -122,5 +121,5 @@ def test_ids_that_no_text_gives_are_refused_but_can_be_shown(tokenizer: CaseToke
 def test_a_model_without_the_marks_is_refused(tmp_path: Path):
     path = tmp_path / "plain.model"
     path.write_bytes(train_tokenizer(["the man said the theme " * 20], 280))
-    with pytest.raises(UserError, match="has no pieces for case marks"):
+    with refused("has no pieces for case marks"):
         CaseTokenizer(path)

@@ -1,11 +1,11 @@
-"""The loader of PR 1493: each rank's windows against a slow version, going on, what depends on what, refusals."""
+"""The loader of PR 1493: each rank's windows against a slow version, what depends on what, refusals."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
+from refused import refused
 
-from pgolf_core.base.files import UserError
 from pgolf_core.lab.data.build import write_shard
 from pgolf_core.recipes.recipe import Data
 from pgolf_core.text.ranked import RankedStream
@@ -60,16 +60,6 @@ def test_a_ranks_windows_are_those_of_the_description_over_several_passes(paths,
     assert set(mine % ranks) == {rank} and (np.diff(found.astype(int)) == 1).all()
 
 
-def test_a_stream_goes_on_where_another_stopped_forwards_and_back_and_knows_no_seed(paths: list[Path]) -> None:
-    whole, data = RankedStream(paths, seed=1), data_of(4)
-    steps = [whole.own_spans(data, 0, 1, LENGTH) for _ in range(16)]
-    for at in (9, 15, 2):
-        other = RankedStream(paths, position=4 * LENGTH * at, seed=2)
-        assert np.array_equal(other.own_spans(data, 0, 1, LENGTH), steps[at])
-        whole.position = 4 * LENGTH * at
-        assert np.array_equal(whole.own_spans(data, 0, 1, LENGTH), steps[at])
-
-
 def test_a_steps_batch_is_the_ranks_own_windows_which_depend_on_how_many_ranks_there_are(paths: list[Path]) -> None:
     inputs, targets = step_batch(RankedStream(paths), data_of(4, 2), 1, 2)
     assert inputs.tolist() == [window[:-1] for window in slow_windows(1, 2, 4)]
@@ -81,7 +71,7 @@ def test_a_steps_batch_is_the_ranks_own_windows_which_depend_on_how_many_ranks_t
 
 def test_a_rank_without_a_window_and_a_token_beyond_the_vocabulary_are_refused_in_one_line(paths: list[Path]) -> None:
     for rank, ranks in ((5, 6), (4, 5)):  # no shard, and a shard that is too short
-        with pytest.raises(UserError, match=rf"process {rank} of {ranks} no window of 8 tokens[^\n]+$"):
+        with refused(rf"process {rank} of {ranks} no window of 8 tokens[^\n]+$"):
             RankedStream(paths).own_spans(data_of(1, ranks), rank, ranks, LENGTH)
-    with pytest.raises(UserError, match=r"holds token \d+ at position"):
+    with refused(r"holds token \d+ at position"):
         RankedStream(paths, vocab_size=60).own_spans(data_of(20), 0, 1, LENGTH)

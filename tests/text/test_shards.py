@@ -10,10 +10,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refused import refused
 from small import word_shards
 
-from pgolf_core.base.files import UserError
-from pgolf_core.lab.data.build import write_shard
+from pgolf_core.lab.data.build import train_tokenizer, write_shard
 from pgolf_core.recipes import recipe
 from pgolf_core.text.shards import (
     TokenStream,
@@ -52,8 +52,8 @@ def header(magic: int = 20240520, version: int = 1, count: int = 3) -> bytes:
 
 
 def test_a_shards_bytes_are_those_of_the_published_format_and_come_back(tmp_path: Path):
-    for tokens in ([1, 65536], [-1, 3]):
-        with pytest.raises(UserError, match="16 bits"):
+    for tokens, wrong in (([1, 65536], 65536), ([-1, 3], -1)):
+        with refused(f"token {wrong} does not fit 16 bits"):
             write_shard(tmp_path / "a.bin", np.array(tokens))
     assert list(tmp_path.iterdir()) == []
     write_shard(tmp_path / "a.bin", np.array([1, 513, 65535]))
@@ -78,18 +78,31 @@ def test_shards_prove_their_tokenizer_also_inside_one_long_document(words: Path,
     assert prove([tmp_path / "long.bin"], tokenizer) == 1
     for wrong in ((text + 7) % 300, np.concatenate([tokens[:-4000], (tokens[-4000:] + 3) % 300])):
         write_shard(tmp_path / "other.bin", wrong)
-        with pytest.raises(UserError, match=r"documents do not encode to their own tokens .* the tokenizer .* did not"):
+        with refused(r"documents do not encode to their own tokens .* the tokenizer .* did not"):
             prove([*paths, tmp_path / "other.bin"], tokenizer)
     write_shard(tmp_path / "x.bin", (text + 7) % 300)
-    with pytest.raises(UserError, match=r"^\d of \d\d\d documents"):  # one shard after many
+    with refused(r"^\d of \d\d\d documents"):  # one shard after many
         prove([*paths * 9, tmp_path / "x.bin"], tokenizer)
     letters = [token for letter in tokenizer.decode(tokens[1:99]) for token in tokenizer.encode(letter)]
     write_shard(tmp_path / "other.bin", np.concatenate([[tokenizer.bos_id], letters, tokens]))
-    with pytest.raises(UserError, match=r"^1 of \d documents"):  # one document of a few
+    with refused(r"^1 of \d documents"):  # one document of a few
         prove([tmp_path / "other.bin"], tokenizer)
     write_shard(tmp_path / "zeros.bin", np.append(tokens, np.zeros(64, np.uint16)))
-    with pytest.raises(UserError, match=r"zeros\.bin holds zeros .* broken off"):
+    with refused(r"zeros\.bin holds zeros .* broken off"):
         prove([tmp_path / "zeros.bin"], tokenizer)
+
+
+def test_shards_of_one_long_text_without_spaces_prove_their_tokenizer_from_a_character_on(tmp_path: Path):
+    letters = np.random.default_rng(0).choice(list("一二三四五六七八九十"), 4000)
+    (tmp_path / "t.model").write_bytes(train_tokenizer(["".join(letters)], 300))
+    tokenizer = Tokenizer(tmp_path / "t.model")
+    tokens = np.array(tokenizer.encode("漢字" + "".join(letters))[1:])
+    assert tokenizer.piece(tokens[0]) == "<0xBC>" and not any("▁" in tokenizer.piece(token) for token in tokens)
+    write_shard(tmp_path / "long.bin", tokens)
+    assert prove([tmp_path / "long.bin"], tokenizer) == 1
+    write_shard(tmp_path / "other.bin", np.where(tokens > 280, 280 + (tokens + 7) % 20, tokens))
+    with refused("documents do not encode to their own tokens"):
+        prove([tmp_path / "other.bin"], tokenizer)
 
 
 def test_a_byte_sidecar_a_pointer_and_a_web_page_are_no_shards_and_say_what_they_are(tmp_path: Path):
@@ -101,7 +114,7 @@ def test_a_byte_sidecar_a_pointer_and_a_web_page_are_no_shards_and_say_what_they
         ("b.bin", b"\n<!DOCTYPE html>", "is a web page"),
     ):
         (tmp_path / name).write_bytes(payload)
-        with pytest.raises(UserError, match=message):
+        with refused(message):
             shard_tokens(tmp_path / name)
     assert (
         is_sidecar("bytes/val/000000.bin") and is_sidecar("a/val_000000.bytes") and is_sidecar("token_byte_counts.npy")
@@ -125,7 +138,7 @@ def test_a_bad_shard_is_one_line_that_names_file_fault_and_remedy(tmp_path: Path
         if payload is not None:
             path.write_bytes(payload)
         for read in (read_shard, shard_tokens, lambda path: TokenStream([path]), lambda path: load_tokens([path])):
-            with pytest.raises(UserError, match=fault) as caught:
+            with refused(fault) as caught:
                 read(path)
             message = str(caught.value)
             assert "bad.bin" in message and "prepare it again" in message and "\n" not in message
@@ -133,14 +146,14 @@ def test_a_bad_shard_is_one_line_that_names_file_fault_and_remedy(tmp_path: Path
 
 def test_what_cannot_be_read_is_a_user_error(shards: list[Path], monkeypatch):
     for read in (TokenStream, load_tokens):
-        with pytest.raises(UserError, match="no shards"):
+        with refused("no shards"):
             read([])
-    with pytest.raises(UserError, match="no tokens"):
+    with refused("no tokens"):
         TokenStream([shards[2]])
-    with pytest.raises(UserError, match="does not exist"):
+    with refused("does not exist"):
         read_shard(shards[0].parent)
     monkeypatch.setattr("builtins.open", Mock(side_effect=PermissionError(13, "Permission denied")))
-    with pytest.raises(UserError, match=r"cannot read shard .*000000\.bin: Permission denied"):
+    with refused(r"cannot read shard .*000000\.bin: Permission denied"):
         read_shard(shards[0])
 
 
@@ -148,7 +161,7 @@ def test_a_token_beyond_the_vocabulary_is_named_with_its_place(shards: list[Path
     stream = TokenStream(shards, vocab_size=100)
     assert len(stream.take(100)) == 100
     for read in (lambda: load_tokens(shards, vocab_size=100), lambda: stream.take(5)):
-        with pytest.raises(UserError, match=r"toy_train_000003\.bin holds token 100 at position 62, .* 100 pieces"):
+        with refused(r"toy_train_000003\.bin holds token 100 at position 62, .* 100 pieces"):
             read()
     assert stream.position == 100
 
@@ -207,10 +220,10 @@ def test_ranks_that_do_not_divide_the_spans_and_a_corpus_too_short_for_one_batch
     data = data_of(32_768, spans=8, seq_len=512)
     for ranks in (1, 4, 8):
         check_ranks(ranks, data)
-    with pytest.raises(UserError, match=r"^3 processes do not divide data\.spans_per_step = 8; use .*$"):
+    with refused(r"^3 processes do not divide data\.spans_per_step = 8; use .*$"):
         check_ranks(3, data)
     check_enough(32_776, data, "the training split")
-    with pytest.raises(UserError, match=r"the training split has 32,775 tokens, .*32768 needs 32,776"):
+    with refused(r"the training split has 32,775 tokens, .*32768 needs 32,776"):
         check_enough(32_775, data, "the training split")
 
 

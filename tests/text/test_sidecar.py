@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from refused import refused
 
-from pgolf_core.base.files import UserError
 from pgolf_core.lab.data.build import train_tokenizer, write_shard
 from pgolf_core.text.caseops import CaseTokenizer
 from pgolf_core.text.sidecar import SidecarBytes, sidecar_of, split_bytes
@@ -42,7 +42,7 @@ def test_a_stream_and_each_of_its_beginnings_count_the_original_bytes(split):
 @pytest.mark.parametrize("other", [lambda s: s[1:], lambda s: np.append(s, s[-1]), lambda s: s[::-1]])
 def test_other_tokens_than_the_sidecars_are_refused(split, other: Callable[[np.ndarray], np.ndarray]):
     paths, tokenizer, stream, _ = split
-    with pytest.raises(UserError, match="from the start; these are other tokens"):
+    with refused("from the start; these are other tokens"):
         split_bytes(paths, tokenizer).total(other(stream))
 
 
@@ -59,7 +59,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_a_sidecar_that_is_not_its_shards_is_refused(split, damage: Callable[[Path], object], message: str):
     paths, tokenizer, _, _ = split
     damage(sidecar_of(paths[1]))
-    with pytest.raises(UserError, match=message):
+    with refused(message):
         split_bytes(paths, tokenizer)
 
 
@@ -67,7 +67,7 @@ def test_tokens_of_changed_text_are_never_counted_without_one(split):
     paths, tokenizer, _, _ = split
     for path in paths:
         sidecar_of(path).unlink()
-    with pytest.raises(UserError, match=r"val_bytes_000000\.bin does not exist"):
+    with refused(r"val_bytes_000000\.bin does not exist"):
         split_bytes(paths, tokenizer)
 
 

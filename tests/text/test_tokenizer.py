@@ -11,6 +11,7 @@ import pytest
 import sentencepiece
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from refused import refused
 from small import small_recipe
 
 from pgolf_core.base.files import UserError
@@ -122,18 +123,18 @@ def test_a_tokenizer_of_ours_that_changes_text_is_refused_with_the_reason(tmp_pa
         (payload.replace(field + SPACE_MARK.encode(), field + "⁇".encode()), "bare-space"),
     ):
         tokenizer = tokenizer_of(tmp_path / "changed.model", model)
-        with pytest.raises(UserError, match=reason):
+        with refused(reason):
             refuse_normalising(tokenizer)
         assert not tokenizer.lossless or reason == "bare-space"
 
 
 def test_text_and_tokens_that_cannot_come_back_are_refused_by_name(ours: Tokenizer):
-    with pytest.raises(UserError, match=r"1999-Name-1 holds U\+2581"):
+    with refused(r"1999-Name-1 holds U\+2581"):
         ours.encode(f"a{SPACE_MARK}b", "1999-Name-1")
-    with pytest.raises(UserError, match=r"1999-Name-1 .* lone surrogate at character 1"):
+    with refused(r"1999-Name-1 .* lone surrogate at character 1"):
         ours.encode("a\ud800", "1999-Name-1")
     for token in (-1, PIECES):
-        with pytest.raises(UserError, match=str(token)):
+        with refused(str(token)):
             ours.decode([1, token])
 
 
@@ -145,18 +146,18 @@ def test_the_trainer_reads_all_of_a_text_however_long_and_whatever_its_character
         pieces = map(tokenizer.piece, range(tokenizer.vocab_size))
         assert any("zebra" in piece for piece in pieces), f"the text with {awkward[:2]!r} was left out"
     for texts in ([], [""], ["too short"]):
-        with pytest.raises(UserError, match=r"^cannot train a tokenizer of 1024 pieces.*$"):
+        with refused(r"^cannot train a tokenizer of 1024 pieces.*$"):
             train_tokenizer(texts)
 
 
 def test_a_missing_or_foreign_model_file_is_a_user_error_that_names_it(tmp_path: Path, ours: Tokenizer):
     path, payload = tmp_path / "foreign.model", ours.path.read_bytes()
-    with pytest.raises(UserError, match=r"foreign\.model"):
+    with refused(r"foreign\.model"):
         Tokenizer(path)
     for foreign in (b"", b"hello", bytes(100), b"\x80" * 50, b"\x12\x00"):
-        with pytest.raises(UserError, match=r"foreign\.model"):
+        with refused(r"foreign\.model"):
             tokenizer_of(path, foreign)
-    with pytest.raises(UserError, match="BOS"):
+    with refused("BOS"):
         tokenizer_of(path, train(bos_id=-1))
     for size in range(0, len(payload), 97):  # a truncated file may be a smaller tokenizer
         try:
@@ -167,7 +168,7 @@ def test_a_missing_or_foreign_model_file_is_a_user_error_that_names_it(tmp_path:
 
 def test_a_vocabulary_that_differs_from_the_recipes_is_refused_with_both_numbers():
     check_vocab(1024, 1024)
-    with pytest.raises(UserError, match=r"model\.vocab_size = 512, .*sotu-sp1024 has 1024 pieces"):
+    with refused(r"model\.vocab_size = 512, .*sotu-sp1024 has 1024 pieces"):
         check_vocab(1024, 512, "sotu-sp1024")
 
 
@@ -188,5 +189,5 @@ def test_a_recipe_that_finds_documents_by_their_bos_refuses_a_tokenizer_of_anoth
     need_bos(recipe, 1)
     if not finds:
         return need_bos(recipe, other.bos_id)
-    with pytest.raises(UserError, match=rf"^{recipe.name} finds documents by BOS = 1, but the tokenizer has 2; choose"):
+    with refused(rf"^{recipe.name} finds documents by BOS = 1, but the tokenizer has 2; choose"):
         need_bos(recipe, other.bos_id)

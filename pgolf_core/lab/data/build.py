@@ -1,8 +1,8 @@
 """Documents -> tokenizer -> shards -> manifest: how a corpus of texts becomes a prepared dataset.
 
-The texts are read three times (to count them, to train the tokenizer, to encode them) and are never all in memory;
-what is held is some 24 bytes a document. Documents are put in the order of the SHA-256 of their names, so that
-neighbours in a file, alike as they often are, are no neighbours in training.
+The texts are read three times (to count them, to train the tokenizer, to encode them) and only those of a small corpus
+are ever all in memory, for its shared passages; else what is held is some 24 bytes a document. Documents are put in the
+order of the SHA-256 of their names, so that neighbours in a file, alike as they often are, are none in training.
 """
 
 import array
@@ -23,7 +23,7 @@ from pgolf_core.lab.data.dataset import refuse_normalising, refuse_shared_docume
 from pgolf_core.lab.data.survey import LISTED_TRAIN_DOCUMENTS, SPLITS, TOKENIZER_FILE, Split, long_bar, survey
 from pgolf_core.text.caseops import CASEOPS, CaseTokenizer, to_cases
 from pgolf_core.text.shards import CASE_MARKS, HEADER_WORDS, SHARD_MAGIC, SHARD_VERSION, TOKEN_TYPE
-from pgolf_core.text.tokenizer import Tokenizer
+from pgolf_core.text.tokenizer import SPACE_MARK, Tokenizer
 
 SHARD_TOKENS = 100_000_000
 """Tokens of a full shard, as published."""
@@ -136,13 +136,17 @@ def fill_dataset(folder: Path, corpus: Corpus, scan: Scan, progress: bool) -> di
     if corpus.tokenizer:
         write_bytes(path, corpus.tokenizer.path.read_bytes())
     else:
-        sample = {"documents": 0, "utf8_bytes": 0}
-        write_bytes(path, train_tokenizer(_sample(corpus, scan, sample, progress), corpus.vocab_size, corpus.caseops))
-        details = {
-            "settings": tokenizer_settings(corpus.caseops),
-            "sentencepiece": sentencepiece.__version__,
-            "trained_on": sample,
-        }
+        needed = {
+            "required_chars": SPACE_MARK
+        }  # in a text of hardly any spaces, where they make no piece by themselves
+        for more in ({}, needed):
+            sample = {"documents": 0, "utf8_bytes": 0}
+            texts = _sample(corpus, scan, sample, progress)
+            write_bytes(path, train_tokenizer(texts, corpus.vocab_size, corpus.caseops, **more))
+            details = {"settings": tokenizer_settings(corpus.caseops), **more}
+            details |= {"sentencepiece": sentencepiece.__version__, "trained_on": sample}
+            if Tokenizer(path).lossless:
+                break
         refuse_normalising(Tokenizer(path))
     tokenizer = (CaseTokenizer if corpus.caseops else Tokenizer)(path)
     shards, names = _encode(folder, corpus, scan, tokenizer, progress)
@@ -166,17 +170,18 @@ def check_pieces(vocab_size: int, what: str = "--vocab-size") -> None:
         raise UserError(f"{what} {vocab_size}: pieces must be between 1 and 65,536, since tokens are stored in 16 bits")
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024, caseops: bool = False) -> bytes:
+def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024, caseops: bool = False, **more: Any) -> bytes:
     """A lossless SentencePiece BPE model file trained on `texts`: the same texts give the same bytes.
 
-    With `caseops` on the texts with marks for their capitals.
+    With `caseops` on the texts with marks for their capitals; `more` are further settings of the trainer.
 
     Raises UserError where the texts have too little in them for that many pieces.
     """
     model = io.BytesIO()
     # The trainer skips a text that holds U+2585, its mark for the unknown; cut there, only that character is skipped.
-    changed = map(to_cases, texts) if caseops else texts
-    parts = (part for text in changed for part in text.split("\u2585") if part)
+    # Nor may a plain text's own U+E001 to U+E004 become pieces, by which changed text is known.
+    changed, skipped = (map(to_cases, texts), "\u2585") if caseops else (texts, "\u2585" + CASE_MARKS)
+    parts = (part for text in changed for part in re.split(f"[{skipped}]", text) if part)
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=parts,
@@ -184,6 +189,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024, caseops: bool 
             vocab_size=vocab_size,
             minloglevel=2,
             **tokenizer_settings(caseops),
+            **more,
         )
     except RuntimeError as error:
         reason = _in_our_words(str(error).rpartition("] ")[2])
@@ -224,84 +230,66 @@ def _encode(
     folder: Path, corpus: Corpus, scan: Scan, tokenizer: Tokenizer, progress: bool
 ) -> tuple[dict[str, list[Path]], dict[str, list[str]]]:
     """The shards of each split, and in the same order the names of its documents, or of the first of very many."""
-    rows = {split: tuple(array.array("Q") for _ in range(3)) for split in SPLITS}  # hash of the name, start, length
+    rows = {split: array.array("Q") for split in SPLITS}  # of each document the hash of its name, start and length
     names: dict[str, list[tuple[int, str]]] = {split: [] for split in SPLITS}
     share = {"train": 2 * LISTED_TRAIN_DOCUMENTS / max(scan.documents["train"], 1), "val": 1.0}  # to be named, and more
-    whole, at, path, sizes_path = hashlib.sha256(), 0, folder / ".tokens", folder / ".bytes"
-    with (
-        open(path, "wb") as file,
-        open(sizes_path, "wb") as sizes_file,
-        long_bar(sum(scan.utf8_bytes.values()), "encoding", progress, "B") as bar,
-    ):
+    whole, path = hashlib.sha256(), folder / ".tokens"
+    with open(path, "wb") as file, long_bar(sum(scan.utf8_bytes.values()), "encoding", progress, "B") as bar:
         for document in corpus.documents():
             if isinstance(tokenizer, CaseTokenizer) and document.split == "val":
                 plain, sizes = tokenizer.encode_with_bytes(document.text, document.name)
-                sizes_file.seek(at * TOKEN_TYPE.itemsize)  # where its tokens are in the other file
-                sizes_file.write(np.array([0, *sizes], dtype=TOKEN_TYPE).tobytes())
+                sizes.insert(0, 0)  # of BOS
             else:
-                plain = tokenizer.encode(document.text, document.name)
+                plain, sizes = tokenizer.encode(document.text, document.name), []
             ids = np.array([tokenizer.bos_id, *plain], dtype=TOKEN_TYPE)
             if tokenizer.bytes.total(ids) != (size := len(document.payload)):
                 fault = f"the tokens of {document.name} do not stand for its {size} bytes"
                 raise UserError(f"{fault}; use another --tokenizer")
-            file.write(ids.tobytes())
             name_digest, _ = document.digests
             key = int.from_bytes(name_digest[:8], "big")
-            for column, value in zip(rows[document.split], (key, at, len(ids)), strict=True):
-                column.append(value)
+            rows[document.split].extend((key, file.tell() // TOKEN_TYPE.itemsize, len(ids)))
+            file.write(ids.tobytes() + np.array(sizes, dtype=TOKEN_TYPE).tobytes())
             if hash_share(name_digest) <= share[document.split]:
                 names[document.split].append((key, document.name))
             whole.update(b"".join(document.digests))
-            at += len(ids)
             bar.update(size)
     if whole.hexdigest() != scan.sha256:
         raise UserError("the files changed while they were read; run the command again when nothing writes to them")
     shards = {}
     for split in SPLITS:
-        keys, starts, lengths = (np.array(column, dtype=np.uint64) for column in rows[split])
-        order = np.argsort(keys, kind="stable")
-        spans = list(zip(starts[order].tolist(), lengths[order].tolist(), strict=True))
-        prefix = folder / f"{corpus.shard_prefix or corpus.about['name']}_{split}"
-        shards[split] = list(_write_shards(prefix, path, spans))
+        table = np.array(rows[split], dtype=np.uint64).reshape(-1, 3)
+        spans = table[np.argsort(table[:, 0], kind="stable"), 1:].tolist()
+        prefix = f"{corpus.shard_prefix or corpus.about['name']}_{split}"
+        shards[split] = _write_shards(folder / prefix, path, spans)
         if isinstance(tokenizer, CaseTokenizer) and split == "val":
-            list(_write_shards(prefix.with_name(f"{prefix.name}_bytes"), sizes_path, spans))
+            _write_shards(folder / f"{prefix}_bytes", path, [(start + length, length) for start, length in spans])
     path.unlink()
-    sizes_path.unlink()
     return shards, {split: [name for _, name in sorted(names[split])] for split in SPLITS}
 
 
 def write_shard(path: Path | str, tokens: np.ndarray) -> None:
     """Write token ids [n], each below 65,536, as one shard; atomic."""
     tokens = np.asarray(tokens)
-    if tokens.size and not 0 <= int(tokens.min()) <= int(tokens.max()) < 2**16:
-        raise UserError(f"{path}: token {tokens.max()} does not fit 16 bits; use a vocabulary of at most 65,536")
+    for token in (int(tokens.min()), int(tokens.max())) if tokens.size else ():
+        if not 0 <= token < 2**16:
+            raise UserError(f"{path}: token {token} does not fit 16 bits; use a vocabulary of at most 65,536")
     header = np.zeros(HEADER_WORDS, dtype="<i4")
     header[:3] = SHARD_MAGIC, SHARD_VERSION, tokens.size
     write_bytes(path, header.tobytes() + tokens.astype(TOKEN_TYPE).tobytes())
 
 
-def _write_shards(prefix: Path, source: Path, spans: Iterable[tuple[int, int]]) -> Iterator[Path]:
-    """The documents one after another, (start, length) in the source's tokens, in shards of SHARD_TOKENS."""
-    whole = np.memmap(source, dtype=TOKEN_TYPE, mode="r")
-    documents = (whole[start : start + length] for start, length in spans)
-    for number, tokens in enumerate(_stretches(documents, SHARD_TOKENS)):
-        path = prefix.with_name(f"{prefix.name}_{number:06d}.bin")
-        write_shard(path, tokens)
-        yield path
-
-
-def _stretches(documents: Iterable[np.ndarray], length: int) -> Iterator[np.ndarray]:
-    """The documents as one stream, cut every `length` tokens."""
-    parts, held = [], 0
-    for ids in documents:
-        parts.append(ids)
-        held += len(ids)
-        while held >= length:
-            joined = np.concatenate(parts)
-            yield joined[:length]
-            parts, held = [joined[length:]], held - length
-    if held:
-        yield np.concatenate(parts)
+def _write_shards(prefix: Path, source: Path, spans: Iterable[tuple[int, int]]) -> list[Path]:
+    """The (start, length) of the source's numbers, one after another, in shards of SHARD_TOKENS."""
+    whole, ordered, paths = np.memmap(source, dtype=TOKEN_TYPE, mode="r"), prefix.with_name(".ordered"), []
+    with open(ordered, "wb") as file:
+        for start, length in spans:
+            file.write(whole[start : start + length].tobytes())
+    stream = np.memmap(ordered, dtype=TOKEN_TYPE, mode="r")
+    for number, start in enumerate(range(0, len(stream), SHARD_TOKENS)):
+        paths.append(prefix.with_name(f"{prefix.name}_{number:06d}.bin"))
+        write_shard(paths[-1], stream[start : start + SHARD_TOKENS])
+    ordered.unlink()
+    return paths
 
 
 # ---------------------------------------------------------------------- passages

@@ -96,6 +96,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Prepare or list, and print; returns the exit status."""
     from pgolf_core.lab.data.dataset import datasets_root, prepared_datasets
+    from pgolf_core.lab.shared.tables import width
 
     how: dict[str, Any] = {"cache_dir": place(options.cache) or None, "progress": sys.stderr.isatty()}
     if options.corpus == "list":
@@ -121,7 +122,12 @@ def run(options: argparse.Namespace) -> int:
         {"name": d.name, "manifest_sha256": d.manifest_sha256, "folder": str(d.folder), "totals": d.manifest["totals"]}
         for d in datasets
     ]
-    print(json.dumps(rows, indent=2) if options.json else "\n".join(corpus_lines(rows)))
+    if options.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    for line in corpus_lines(rows):  # whole where nobody looks, so that a path can be taken out of it
+        fitting = textwrap.fill(line, width(), subsequent_indent="    ", break_on_hyphens=False)
+        print(fitting if sys.stdout.isatty() else line)
     return 0
 
 

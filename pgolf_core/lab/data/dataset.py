@@ -8,6 +8,7 @@ of two processes that prepare the same dataset at once, the second waits and tak
 import contextlib
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from pgolf_core.text.sidecar import sidecar_of, split_bytes
 from pgolf_core.text.tokenizer import TokenBytes, Tokenizer
 
 DOCUMENT_KEYS = {"name", "group", "split", "sha256", "utf8_bytes", "tokens"}
+FETCHED = "fetched.json"
+"""Beside the manifest of published shards: where they were fetched."""
 PARTIAL = ".partial-"
 """Prefix of the folders that datasets are made in; of a killed preparation they are swept by the next one."""
 CASEOPS_REPOSITORY = "romeerp/parameter-golf-caseops-v1"
@@ -80,6 +83,11 @@ class Dataset:
         return self.manifest.get("transform") == CASEOPS
 
     @property
+    def files(self) -> list[dict[str, Any]]:
+        """The manifest's entries of the tokenizer, every shard and every sidecar."""
+        return [self.manifest["tokenizer"], *self.manifest["shards"], *self.manifest.get("sidecars", ())]
+
+    @property
     def sidecar_paths(self) -> list[Path]:
         """The files of original bytes, where the text was changed."""
         return [self.folder / entry["file"] for entry in self.manifest.get("sidecars", ())]
@@ -101,9 +109,8 @@ class Dataset:
 
         Returns what was checked, in words. Raises UserError with the first thing that does not hold.
         """
-        files = [self.manifest["tokenizer"], *self.manifest["shards"], *self.manifest.get("sidecars", ())]
-        with long_bar(sum(entry["bytes"] for entry in files), "hashing files", progress, "byte") as bar:
-            for entry in files:
+        with long_bar(sum(entry["bytes"] for entry in self.files), "hashing files", progress, "byte") as bar:
+            for entry in self.files:
                 if sha256_file(self.folder / entry["file"]) != entry["sha256"]:
                     raise damaged(self.folder, f"{entry['file']} has another SHA-256 than the manifest says")
                 bar.update(entry["bytes"])
@@ -123,22 +130,18 @@ class Dataset:
 
     def splits(self, progress: bool = False) -> tuple[Split, Split]:
         """Train and val."""
-        train, val = self.train_paths, self.val_paths
         tokenizer = self.tokenizer()
-        return Split("train", train, tokenizer, progress), Split("val", val, tokenizer, progress)
+        return Split("train", self.train_paths, tokenizer, progress), Split("val", self.val_paths, tokenizer, progress)
 
 
 # ---------------------------------------------------------------------- where datasets lie
 
 
-def default_cache_dir() -> Path:
-    """The user's cache folder for this program; the environment variable PGOLF_CACHE overrides it."""
-    return Path(os.environ.get("PGOLF_CACHE") or platformdirs.user_cache_dir("pgolf")).expanduser()
-
-
 def datasets_root(cache_dir: Path | str | None = None) -> Path:
-    """The folder that prepared datasets lie in."""
-    return (Path(cache_dir).expanduser() if cache_dir else default_cache_dir()) / "datasets"
+    """The folder that prepared datasets lie in: in `cache_dir`, else in PGOLF_CACHE, else in the user's cache."""
+    return Path(
+        cache_dir or os.environ.get("PGOLF_CACHE") or platformdirs.user_cache_dir("pgolf"), "datasets"
+    ).expanduser()
 
 
 def is_dataset_name(name: str) -> bool:
@@ -161,8 +164,8 @@ def open_dataset(name: str = SOTU_NAME, cache_dir: Path | str | None = None) -> 
     if not is_dataset_name(name) or not (root / name).is_dir():
         prepared = ", ".join(dataset.name for dataset in prepared_datasets(cache_dir)) or "none"
         fault = f"dataset '{name}' is not prepared in {root} (prepared: {prepared})"
-        known = is_sotu_name(name) or name.startswith("fineweb")
-        cache = f" --cache {cache_dir}" if cache_dir else ""
+        known = is_sotu_name(name) or (is_dataset_name(name) and name.startswith("fineweb"))
+        cache = f" --cache {shlex.quote(str(cache_dir))}" if cache_dir else ""
         other = "" if known else f", which prepares {SOTU_NAME}, or `pgolf data text` on your own"
         raise UserError(f"{fault}; run `{_command(name if known else SOTU_NAME)}{cache}`{other}")
     return load_dataset(root / name)
@@ -209,35 +212,33 @@ def load_dataset(folder: Path) -> Dataset:
     try:
         if manifest["format"] != MANIFEST_FORMAT:
             raise damaged(folder, f"its manifest has format {manifest['format']!r}, not {MANIFEST_FORMAT}")
-        entries = (manifest["tokenizer"], *manifest["shards"], *manifest.get("sidecars", ()))
-        sizes = {entry["file"]: int(entry["bytes"]) for entry in entries}
-        digests = {entry["file"]: entry["sha256"] for entry in entries}
-        paths = {split: [folder / s["file"] for s in manifest["shards"] if s["split"] == split] for split in SPLITS}
-        counts = {folder / shard["file"]: int(shard["tokens"]) for shard in manifest["shards"]}
-        sums = {split: sum(counts[path] for path in paths[split]) for split in SPLITS}
+        shards, sidecars = manifest["shards"], manifest.get("sidecars", ())
+        entries = (manifest["tokenizer"], *shards, *sidecars)
+        paths = {split: [folder / s["file"] for s in shards if s["split"] == split] for split in SPLITS}
+        sums = {split: sum(int(s["tokens"]) for s in shards if s["split"] == split) for split in SPLITS}
         known = sums == {split: manifest["totals"][split]["tokens"] for split in SPLITS}
         known &= {"vocab_size", "lossless"} <= set(manifest["tokenizer"])
         known &= all(set(entry) == DOCUMENT_KEYS for entry in manifest["documents"])
         known &= "listed_train_documents" not in manifest or "val_texts_in_train" in manifest["disjointness"]
         beside = [sidecar_of(path).name for path in sorted(paths["val"])] if "transform" in manifest else []
         known &= manifest.get("transform", CASEOPS) == CASEOPS
-        known &= beside == [entry["file"] for entry in manifest.get("sidecars", ())]
-        known &= manifest["name"] == folder.name and all(Path(file).name == file for file in sizes)
+        known &= beside == [entry["file"] for entry in sidecars]
+        known &= manifest["name"] == folder.name and all(Path(entry["file"]).name == entry["file"] for entry in entries)
+        known &= all({"sha256"} <= set(entry) and int(entry["bytes"]) >= 0 for entry in entries)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         known = False
     if not known:
         raise damaged(folder, "its manifest is not of the form this program writes")
-    for file, size in sizes.items():
-        if not (folder / file).is_file() or (folder / file).stat().st_size != size:
-            raise damaged(folder, f"{file} is missing or has not the {size} bytes it should have")
-    for shard, tokens in counts.items():
-        if shard_tokens(shard) != tokens:
-            raise damaged(folder, f"{shard.name} declares another number of tokens than the manifest")
-    for file, size in sizes.items():
-        if is_changed(folder / file, size, digests[file]):
-            raise damaged(folder, f"{file} has another SHA-256 than the manifest says")
-    tokenizer_path = folder / manifest["tokenizer"]["file"]
-    return Dataset(folder.name, folder, manifest, digest, tokenizer_path, paths["train"], paths["val"])
+    for entry in entries:
+        path, size = folder / entry["file"], entry["bytes"]
+        if not path.is_file() or path.stat().st_size != size:
+            raise damaged(folder, f"{path.name} is missing or has not the {size} bytes it should have")
+        if "tokens" in entry and shard_tokens(path) != entry["tokens"]:
+            raise damaged(folder, f"{path.name} declares another number of tokens than the manifest")
+        if is_changed(path, size, entry["sha256"]):
+            raise damaged(folder, f"{path.name} has another SHA-256 than the manifest says")
+    tokenizer = folder / manifest["tokenizer"]["file"]
+    return Dataset(folder.name, folder, manifest, digest, tokenizer, paths["train"], paths["val"])
 
 
 def is_changed(path: Path, size: int, sha256: str) -> bool:
@@ -248,8 +249,9 @@ def is_changed(path: Path, size: int, sha256: str) -> bool:
 
 def damaged(folder: Path, fault: str) -> UserError:
     """The error that names a dataset's fault and the remedy."""
-    remedy = f"delete that folder and run `{_command(folder.name)}` again"
-    return UserError(f"dataset {folder} is damaged: {fault}; {remedy}")
+    is_named = (folder / FETCHED).is_file() and not folder.name.startswith("fineweb10B-")
+    command = f"pgolf data fineweb --name {folder.name} ..." if is_named else _command(folder.name)
+    return UserError(f"dataset {folder} is damaged: {fault}; delete that folder and run `{command}` again")
 
 
 def _command(name: str) -> str:
@@ -257,8 +259,9 @@ def _command(name: str) -> str:
     if name.startswith("fineweb") and CASEOPS in name:
         return f"pgolf data fineweb --variant {name.replace('-', '_')} --repository {CASEOPS_REPOSITORY}"
     if name.startswith("fineweb"):
-        variant = name.rpartition("-")[2]
-        return f"pgolf data fineweb --variant {variant if variant[:2] == 'sp' else 'sp1024'}"
+        found = re.search(r"-(sp\d+)$", name)
+        variant = found[1] if found else "sp1024"
+        return f"pgolf data fineweb --variant {variant}" + f" --name {name}" * (name != f"fineweb10B-{variant}")
     if not is_sotu_name(name):
         return "pgolf data text"
     pieces = name.rpartition("-sp")[2]

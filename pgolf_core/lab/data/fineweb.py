@@ -9,7 +9,6 @@ papers/machinery.md, Shards; where it has no manifest, names tell the splits and
 
 import contextlib
 import hashlib
-import os
 import re
 import shutil
 import tempfile
@@ -17,12 +16,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pgolf_core.base.files import UserError, explain_os_errors, read_json, sha256_file, told_by, write_bytes, write_json
+from pgolf_core.base.files import UserError, read_json, sha256_file, told_by, write_bytes, write_json
 from pgolf_core.lab.data.dataset import (
+    FETCHED,
     PARTIAL,
     Dataset,
     datasets_root,
     is_dataset_name,
+    is_sotu_name,
     load_dataset,
     locked,
     prepared_datasets,
@@ -45,7 +46,6 @@ from pgolf_core.text.shards import NEEDS_SIDECAR, is_sidecar, prove, shard_token
 from pgolf_core.text.sidecar import has_case_marks
 from pgolf_core.text.tokenizer import Tokenizer
 
-FETCHED = "fetched.json"
 FINEWEB_CITATION = (
     "Penedo, G., et al. The FineWeb Datasets: Decanting the Web for the Finest Text Data at Scale. 2024, "
     "arXiv 2406.17557; ODC-By 1.0. Token shards as published in dataset repository {repository}"
@@ -66,22 +66,32 @@ def fetch_fineweb(request: FinewebRequest, cache_dir: Path | str | None = None, 
     name, count = request.name or request.published_name.replace("_", "-"), request.train_shards
     if not is_dataset_name(name) or "/" in request.published_name:
         raise UserError(f"'{name}' cannot be a dataset's name; use letters, digits and . _ + -")
+    if is_sotu_name(name):
+        raise UserError(f"'{name}' is kept for the State of the Union addresses; give another --name")
     if count is not None and count < 1:
         raise UserError(f"--train-shards {count}: at least one training shard is needed")
+    given = Tokenizer(Path(request.tokenizer).expanduser()) if request.tokenizer else None
     target = datasets_root(cache_dir) / name
     dataset = load_dataset(target) if target.is_dir() else None
     local = LocalHub(request.source) if request.source else None
-    if dataset and _is_asked_for(dataset, request) and (not local or not local.files):
+    own = {TOKENIZER_FILE: sha256_file(given.path)} if given else {}
+    if dataset and _is_asked_for(dataset, request, own) and (not local or not local.files):
         return dataset
     with locked(target.parent, name, wait_seconds=0):
         hub = local or HuggingFaceHub(request.repository, request.revision)
         promised = find_dataset(hub, request, len(dataset.train_paths) if dataset and count is None else count)
-        files = hub.describe(list(promised.files))
-        if dataset and _is_unchanged(dataset, request, files, promised):
+        files = hub.describe(promised.files)
+        if missing := next((path for path in promised.files if path not in files), ""):
+            remedy = "ask for fewer shards" if "_train_" in missing else "the copy is not whole: get that file"
+            raise UserError(f"{hub.label} holds no {missing}, which its manifest promises; {remedy}")
+        wanted = {name: files[path].sha256 for path, name in promised.files.items()} | own
+        if dataset and _is_unchanged(dataset, hub, wanted):
             return dataset
         folder = target.with_name(f".fetch-{name}")
         _gather(hub, files, promised.files, folder, prepared_datasets(cache_dir), progress)
         try:
+            if given:
+                write_bytes(folder / TOKENIZER_FILE, given.path.read_bytes())
             manifest = _manifest(folder, name, request, promised, progress)
         except UserError as error:
             raise _of_the_source(error, folder, hub, promised) from None
@@ -89,15 +99,10 @@ def fetch_fineweb(request: FinewebRequest, cache_dir: Path | str | None = None, 
         if promised.stats is None and not request.name and size and int(size[1]) != pieces:
             fault = f"the tokenizer has {pieces} pieces, not those of {request.variant}"
             raise UserError(f"{fault}; give --variant sp{pieces}, or a --name")
-        write_json(folder / FETCHED, _origin(request) | {"revision": hub.revision})
+        write_json(folder / FETCHED, hub.place | {"repository": request.repository, "revision": hub.revision})
         write_json(folder / MANIFEST, manifest)
         _put_in_place(folder, target)
     return load_dataset(target)
-
-
-def _origin(request: FinewebRequest) -> dict[str, str]:
-    place = {"folder": os.path.abspath(Path(request.source).expanduser())} if request.source else {}
-    return {"from": "local folder" if place else "hub", **place, "repository": request.repository}
 
 
 def _fetched(dataset: Dataset) -> dict[str, Any]:
@@ -105,35 +110,37 @@ def _fetched(dataset: Dataset) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
-def _is_asked_for(dataset: Dataset, request: FinewebRequest) -> bool:
-    """Whether the dataset there has what is asked for; UserError if it has more, or is of another repository."""
+def _is_asked_for(dataset: Dataset, request: FinewebRequest, own: dict[str, str]) -> bool:
+    """Whether the dataset there has what is asked for, with `own` tokenizer if one is given by its SHA-256.
+
+    UserError if it has more, or is of another repository.
+    """
     wanted, source, count = request.train_shards, dataset.manifest["source"], len(dataset.train_paths)
     if (source.get("repository"), source.get("dataset")) != (request.repository, request.published_name):
-        origin = f"{source.get('dataset')} of {source.get('repository')}"
+        origin = source.get("citation", "elsewhere")
+        if "dataset" in source:
+            origin = f"{source['dataset']} of {source.get('repository')}"
         raise UserError(f"{dataset.name} is prepared already, from {origin}; give this one another --name")
     if wanted is not None and wanted < count:
         raise UserError(
             f"{dataset.name} is prepared already with {count} training shards, not {wanted}; "
             "a --name of its own gives a smaller one, whose files are linked, not fetched"
         )
-    return wanted in (None, count) and request.revision in (None, _fetched(dataset).get("revision"))
+    is_its = own.get(TOKENIZER_FILE) in (None, dataset.manifest["tokenizer"]["sha256"])
+    return is_its and wanted in (None, count) and request.revision in (None, _fetched(dataset).get("revision"))
 
 
-def _is_unchanged(dataset: Dataset, request: FinewebRequest, files: dict[str, RemoteFile], promised: Promised) -> bool:
+def _is_unchanged(dataset: Dataset, hub: Hub, wanted: dict[str, str | None]) -> bool:
     """Whether the dataset that is there holds these very files; not if there are more, or if they were changed there.
 
     UserError where it was made of another source's files.
     """
-    entries = [*dataset.manifest["shards"], *dataset.manifest.get("sidecars", ()), dataset.manifest["tokenizer"]]
-    known = {entry["file"]: entry["sha256"] for entry in entries}
-    wanted = {name: files[path].sha256 for path, name in promised.files.items()}
-    if request.tokenizer:
-        wanted[TOKENIZER_FILE] = sha256_file(Path(request.tokenizer).expanduser())
+    known = {entry["file"]: entry["sha256"] for entry in dataset.files}
     other = [name for name, sha256 in known.items() if wanted.get(name) not in (sha256, None)]
     if not other:
         return wanted.keys() <= known.keys()
     before = _fetched(dataset).get("folder", "the hub")
-    if request.source and before != _origin(request)["folder"]:
+    if before != hub.place.get("folder", before):
         fault = f"{dataset.name} is prepared already, from {before}, where {other[0]} is another file"
         raise UserError(f"{fault}; give this one another --name, or delete {dataset.folder}")
     note(f"{other[0]} is another file than before: {dataset.name} is prepared anew")
@@ -142,9 +149,6 @@ def _is_unchanged(dataset: Dataset, request: FinewebRequest, files: dict[str, Re
 
 def _manifest(folder: Path, name: str, request: FinewebRequest, promised: Promised, progress: bool) -> dict[str, Any]:
     """The manifest of the gathered files, after their proof."""
-    if request.tokenizer:
-        with explain_os_errors(f"cannot read --tokenizer {request.tokenizer}"):
-            write_bytes(folder / TOKENIZER_FILE, Path(request.tokenizer).expanduser().read_bytes())
     tokenizer = Tokenizer(folder / TOKENIZER_FILE)
     sidecars = [path for path in sorted(folder.glob("*.bin")) if is_sidecar(path.name)]
     if sidecars and not has_case_marks(tokenizer):
@@ -154,13 +158,11 @@ def _manifest(folder: Path, name: str, request: FinewebRequest, promised: Promis
     tokenizer = CaseTokenizer(tokenizer.path) if sidecars else tokenizer
     splits = [Split(split, paths[split], tokenizer, progress) for split in SPLITS]
     source = {"repository": request.repository, "dataset": request.published_name}
-    rule = PUBLISHED_SPLIT_RULE
+    source["citation"], rule = FINEWEB_CITATION.format(repository=request.repository), PUBLISHED_SPLIT_RULE
     if promised.stats is None:
         note(f"the {proved} documents of the sample encode to their own tokens")
         source["citation"] = "Token shards without a manifest: nothing says where they are from"
         rule = "Split as the names of the shards say; nothing says how it was made."
-    else:
-        source["citation"] = FINEWEB_CITATION.format(repository=request.repository)
     about = {"name": name, "source": source, "split_rule": rule, "published_split": True}
     about |= {"transform": CASEOPS} if sidecars else {}
     about_tokenizer = {"kind": "sentencepiece-bpe", "published_as": promised.tokenizer_name}
@@ -254,7 +256,8 @@ def _fault(path: Path, file: RemoteFile) -> str:
         return f"has {size:,} bytes, not {file.size_bytes:,}"
     if file.sha256 and sha256_file(path) != file.sha256:
         return f"has not the SHA-256 {file.sha256:.12}… that it should have: it changed on the way"
-    if not file.sha256 and file.git_sha1 not in ("", _git_sha1(path)):
+    git_sha1 = "" if file.sha256 else hashlib.sha1(b"blob %d\0" % size + path.read_bytes()).hexdigest()
+    if git_sha1 and file.git_sha1 not in ("", git_sha1):
         return "has not the hash that git knows it by: it changed on the way"
     if path.suffix == ".bin":
         try:
@@ -262,12 +265,6 @@ def _fault(path: Path, file: RemoteFile) -> str:
         except UserError as error:
             return f"is no whole shard ({str(error).partition(';')[0].replace(str(path), path.name)})"
     return ""
-
-
-def _git_sha1(path: Path) -> str:
-    """What git calls a file of this content."""
-    payload = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(payload) + payload).hexdigest()
 
 
 def _put_in_place(folder: Path, target: Path) -> None:

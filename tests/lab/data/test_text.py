@@ -3,17 +3,19 @@
 import dataclasses
 import hashlib
 import json
+import re
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+from refused import refused
 from tiny_data import die, edit, run_until_killed
 from tiny_hub import published_model, rich_texts, texts
 
-from pgolf_core.base.files import UserError
 from pgolf_core.lab.data import build, survey
 from pgolf_core.lab.data.dataset import Dataset, open_dataset, prepared_datasets, validation_documents
-from pgolf_core.lab.data.text import MANY_BYTES, TextRequest, prepare_text, usual_pieces
+from pgolf_core.lab.data.text import MANY_BYTES, MANY_PIECES, TextRequest, prepare_text
 from pgolf_core.lab.data.textfiles import Faults, find_files, read_documents
 from pgolf_core.lab.look import n01_data
 from pgolf_core.recipes.reading import load_recipe
@@ -81,7 +83,7 @@ def test_with_case_marks_each_text_comes_back_and_the_sidecar_has_its_bytes(tmp_
     by_document = np.add.reduceat(sizes, starts).tolist()
     assert by_document == [len(text.encode()) for _, text in validation_documents(plain)]
     assert made.verify() and prepare(folder, tmp_path, caseops=True) == made
-    with pytest.raises(UserError, match="is there already, of other text or settings"):
+    with refused("is there already, of other text or settings"):
         prepare(folder, tmp_path, name=made.name)
 
 
@@ -91,12 +93,12 @@ def test_a_given_tokenizer_and_its_case_marks_belong_together(tmp_path: Path):
     model.write_bytes(
         published_model([to_cases(text.title()) for text in texts(40)], user_defined_symbols=[*CASE_MARKS])
     )
-    with pytest.raises(UserError, match="is of text with marks for capitals; give --caseops too"):
+    with refused("is of text with marks for capitals; give --caseops too"):
         prepare(folder, tmp_path, tokenizer=model)
     made = prepare(folder, tmp_path, tokenizer=model, caseops=True)
     assert made.manifest["totals"]["val"]["utf8_bytes"] == made.token_bytes().total(load_tokens(made.val_paths))
     model.write_bytes(published_model(texts(40)))
-    with pytest.raises(UserError, match="has no pieces for case marks"):
+    with refused("has no pieces for case marks"):
         prepare(folder, tmp_path, tokenizer=model, caseops=True)
 
 
@@ -104,7 +106,7 @@ def test_a_given_tokenizer_and_its_case_marks_belong_together(tmp_path: Path):
 def test_a_manifest_whose_transform_and_sidecars_do_not_fit_is_refused(tmp_path: Path, change: dict):
     made = prepare(capitals(tmp_path), tmp_path, caseops=True)
     edit(made.folder / "manifest.json", lambda manifest: manifest.update(change))
-    with pytest.raises(UserError, match="its manifest is not of the form"):
+    with refused("its manifest is not of the form"):
         open_dataset(made.name, tmp_path)
 
 
@@ -120,8 +122,12 @@ def test_a_sidecar_that_is_not_the_texts_is_found_by_verify(tmp_path: Path):
         made.folder / "manifest.json",
         lambda manifest: manifest["sidecars"][0].update(sha256=hashlib.sha256(path.read_bytes()).hexdigest()),
     )
-    with pytest.raises(UserError, match=r"counts [0-9,]+ bytes of document 0, whose text has"):
+    with refused(r"counts [0-9,]+ bytes of document 0, whose text has"):
         open_dataset(made.name, tmp_path).verify()
+
+
+def test_a_folder_gives_its_whole_name_to_the_dataset(mine: Path, tmp_path: Path):
+    assert prepare(mine.rename(tmp_path / "v1.5"), tmp_path).name == "v1.5-sp320"
 
 
 def test_copies_of_a_text_stand_in_one_split_and_more_documents_move_none(mine: Path, tmp_path: Path):
@@ -135,9 +141,7 @@ def test_copies_of_a_text_stand_in_one_split_and_more_documents_move_none(mine: 
     assert more["disjointness"]["val_texts_in_train"] == more["disjointness"]["val_groups_in_train"] == 0
 
 
-def test_the_tokenizer_is_trained_on_the_training_documents_alone_and_on_a_sample_of_many(
-    mine: Path, tmp_path: Path, monkeypatch
-):
+def test_the_tokenizer_is_of_training_alone_and_of_a_sample_of_much(mine: Path, tmp_path: Path, monkeypatch):
     made = prepare(mine, tmp_path / "a")
     names = {entry["name"] for entry in train_documents(made)}
     read = [text for _, name, text in read_documents(find_files([mine]), Faults()) if name in names]
@@ -171,6 +175,17 @@ def test_a_long_list_of_training_documents_is_cut_in_the_order_of_the_stream(min
     assert n01_data.totals_table(made.manifest).loc["train", "documents"] == len(whole)
 
 
+@pytest.mark.parametrize("caseops", [False, True])
+def test_a_text_of_hardly_any_spaces_has_a_tokenizer_that_knows_them(tmp_path: Path, caseops: bool):
+    documents = [text.replace(" ", "") + " "[number:] for number, text in enumerate(rich_texts(40, words=60))]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
+    made = prepare(tmp_path / "x.jsonl", tmp_path, caseops=caseops)
+    assert made.manifest["tokenizer"]["required_chars"] == "▁" and made.tokenizer().lossless
+    back = [made.tokenizer().decode(ids) for split in made.splits() for ids in split.documents()]
+    assert sorted(back) == sorted(documents) and prepare(tmp_path / "x.jsonl", tmp_path, caseops=caseops) == made
+    made.verify()
+
+
 def test_a_given_lossless_tokenizer_is_used_as_it_is(mine: Path, tmp_path: Path):
     first = prepare(mine, tmp_path / "a")
     second = prepare(mine, tmp_path / "b", tokenizer=first.tokenizer_path, name=first.name)
@@ -199,10 +214,10 @@ def test_the_same_text_and_settings_are_prepared_once_and_others_want_another_na
     assert prepare(mine, tmp_path) == made and made.folder.stat().st_mtime_ns == before
     assert prepare(mine, tmp_path / "again").manifest_sha256 == made.manifest_sha256
     for wanted in ({"val_share": 0.5}, {"vocab_size": 330, "name": made.name}):
-        with pytest.raises(UserError, match=r"mine-sp320 is there already, of other text or settings; .*--name"):
+        with refused(r"mine-sp320 is there already, of other text or settings; .*--name"):
             prepare(mine, tmp_path, **wanted)
     (mine / "new.txt").write_text("one more")
-    with pytest.raises(UserError, match="of other text or settings"):
+    with refused("of other text or settings"):
         prepare(mine, tmp_path)
     assert prepared_datasets(tmp_path) == [made]
 
@@ -221,7 +236,7 @@ def test_a_rich_text_is_cut_into_as_many_pieces_as_are_asked_for_and_comes_back(
 
 
 def test_pieces_that_nobody_names_are_few_for_a_short_text_and_those_of_local_for_a_long_one(tmp_path, monkeypatch):
-    assert load_recipe("local").model.vocab_size == usual_pieces(MANY_BYTES) == 8192 and usual_pieces(0) == 1024
+    assert load_recipe("local").model.vocab_size == MANY_PIECES and MANY_BYTES == 4_000_000
     (tmp_path / "rich.txt").write_text("\n".join(rich_texts(30)))
     made = prepare(tmp_path / "rich.txt", tmp_path, vocab_size=None, cut="lines")
     assert (made.name, made.vocab_size) == ("rich-sp1024", 1024)
@@ -229,18 +244,20 @@ def test_pieces_that_nobody_names_are_few_for_a_short_text_and_those_of_local_fo
     (tmp_path / "rich.txt").write_text("\n".join(rich_texts(90)))
     longer = prepare(tmp_path / "rich.txt", tmp_path, vocab_size=None, cut="lines")
     assert (longer.name, longer.vocab_size) == ("rich-sp8192", 8192)
+    monkeypatch.setattr("pgolf_core.lab.data.text.MANY_BYTES", longer.manifest["totals"]["train"]["utf8_bytes"])
+    assert prepare(tmp_path / "rich.txt", tmp_path, vocab_size=None, cut="lines") == longer
 
 
 @pytest.mark.parametrize("file", ["sotu.txt", "sotu-dev.txt", "fineweb.txt"])
 def test_a_file_named_like_a_known_corpus_is_no_dataset_of_that_name_whatever_its_pieces(tmp_path: Path, file: str):
     (tmp_path / file).write_text("\n".join(rich_texts(30)))
-    with pytest.raises(UserError, match=rf"--name '{file[:-4]}-sp1024' is not free for a dataset of your own"):
+    with refused(rf"--name '{file[:-4]}-sp1024' is not free for a dataset of your own"):
         prepare(tmp_path / file, tmp_path, vocab_size=None, cut="lines")
     assert not (tmp_path / "datasets").exists()
 
 
 def test_too_many_pieces_name_the_number_that_the_text_is_enough_for(mine: Path, tmp_path: Path):
-    with pytest.raises(UserError, match="cannot train a tokenizer of 8192 pieces") as caught:
+    with refused(r"cannot train a tokenizer of 8192 pieces on this text: .* or --vocab-size \d+") as caught:
         prepare(mine, tmp_path, vocab_size=8192)
     enough = int(str(caught.value).rpartition(" ")[2])
     assert prepare(mine, tmp_path, vocab_size=enough).vocab_size == enough < 8192
@@ -254,29 +271,30 @@ def test_too_many_pieces_name_the_number_that_the_text_is_enough_for(mine: Path,
     [
         ({"val_share": 1e-9}, "36 document.*none falls into validation at --val-share 1e-09; give more documents"),
         ({"val_share": 1.0}, "--val-share 1.0 must lie between 0 and 1"),
-        ({"vocab_size": 4000}, r"cannot train a tokenizer of 4000 pieces on this text: .* or --vocab-size \d+"),
         ({"vocab_size": 70_000}, "--vocab-size 70000: pieces must be between"),
         ({"tokenizer": "nowhere.model"}, "nowhere.model does not exist"),
         ({"name": "sotu-sp1024"}, "'sotu-sp1024' is not free"),
-        ({"name": "sotu-sp8192"}, "'sotu-sp8192' is not free"),
         ({"name": "../x"}, "'../x' is not free"),
         ({"name": "fineweb10B-sp1024"}, "is not free"),
         ({"field": "id"}, r"31 with no text in 'id' \(mine/b\.jsonl:1, "),
     ],
 )
-def test_settings_that_cannot_be_met_are_one_line_and_leave_no_dataset(
-    mine: Path, tmp_path: Path, wanted: dict, message: str
-):
-    with pytest.raises(UserError, match=message) as caught:
+def test_settings_that_cannot_be_met_leave_no_dataset(mine: Path, tmp_path: Path, wanted: dict, message: str):
+    with refused(message):
         prepare(mine, tmp_path, **wanted)
-    assert "\n" not in str(caught.value) and not list(tmp_path.glob("datasets/[!.]*"))
+    assert not list(tmp_path.glob("datasets/[!.]*"))
+
+
+def test_no_files_are_no_dataset(tmp_path: Path):
+    with refused("no files to read: name at least one file or folder"):
+        prepare_text(TextRequest(), tmp_path)
 
 
 def test_every_fault_is_told_at_once_and_left_out_on_request(mine: Path, tmp_path: Path, capsys):
     (mine / "x.txt").write_text("ab▁c")
     (mine / "y.jsonl").write_text('{"text": ""}\n{"text": null}\n{"text": "one more"}\n')
     said = r"1 with U\+2581, .* \(mine/x\.txt\); 2 without text \(mine/y\.jsonl:1, mine/y\.jsonl:2\)"
-    with pytest.raises(UserError, match=rf"3 document\(s\) cannot be used: {said}; mend them, or give --skip-faulty"):
+    with refused(rf"3 document\(s\) cannot be used: {said}; mend them, or give --skip-faulty"):
         prepare(mine, tmp_path)
     assert not (tmp_path / "datasets").exists()
     made = prepare(mine, tmp_path, skip_faulty=True)
@@ -287,7 +305,7 @@ def test_every_fault_is_told_at_once_and_left_out_on_request(mine: Path, tmp_pat
     made.verify()
     for path in filter(Path.is_file, mine.rglob("*.*")):
         path.write_text("")
-    with pytest.raises(UserError, match=r"no document is left that can be used: .* without text"):
+    with refused(r"no document is left that can be used: .* without text"):
         prepare(mine, tmp_path, skip_faulty=True, name="none")
 
 
@@ -302,7 +320,7 @@ def test_splits_of_ones_own_are_kept_and_what_stands_in_both_is_a_fault(tmp_path
     assert made.manifest["source"]["splits"] == "given" and "no text stands in both" in made.manifest["split_rule"]
     made.verify()
     (tmp_path / "val/y.txt").write_text(texts(30, seed=1)[4])
-    with pytest.raises(UserError, match=r"1 of training that stand in validation too \(train/x\.jsonl:5\)"):
+    with refused(r"1 of training that stand in validation too \(train/x\.jsonl:5\)"):
         prepare_text(dataclasses.replace(request, name="both"), tmp_path, progress=False)
     made = prepare_text(dataclasses.replace(request, name="both", skip_faulty=True), tmp_path, progress=False)
     assert [made.manifest["totals"][split]["documents"] for split in ("train", "val")] == [29, 7]
@@ -322,18 +340,26 @@ def test_one_text_alone_is_cut_and_it_is_said_how(tmp_path: Path, capsys, conten
 
 def test_a_text_too_short_to_be_cut_and_a_share_that_leaves_a_split_empty_name_what_helps(tmp_path: Path):
     (tmp_path / "a.txt").write_text("one line\nand two")
-    with pytest.raises(UserError, match=r"one text of 1 paragraph.* and 2 line.*, too few .*files, or --train and"):
+    with refused(r"one text of 1 paragraph.* and 2 line.*, too few .*files, or --train and"):
         prepare(tmp_path / "a.txt", tmp_path)
     (tmp_path / "c.txt").write_text("one long line of words " * 90)
-    with pytest.raises(UserError, match=r"or cut it: `fold -s -w 41 FILE > lines.txt`$"):
+    with refused(r"or cut it: `fold -s -w 41 FILE > lines.txt`$"):
         prepare(tmp_path / "c.txt", tmp_path)
-    with pytest.raises(UserError, match=r"give more documents, or --train and --val$"):
+    with refused(r"give more documents, or --train and --val$"):
         prepare(tmp_path / "c.txt", tmp_path, cut="lines")
-    with pytest.raises(UserError, match="one text cannot be in both: give more documents, --cut lines"):
+    (tmp_path / "d.txt").write_text("".join(rich_texts(1)).replace(" ", "漢"))
+    with refused(r"or cut it: `LC_ALL=C.UTF-8 sed -E .* FILE > lines.txt`$") as caught:
+        prepare(tmp_path / "d.txt", tmp_path)
+    command = re.search(r"`(.*)`$", str(caught.value))[1].replace("FILE", "d.txt")
+    subprocess.run(command, shell=True, check=True, cwd=tmp_path)
+    assert (
+        sum(total["documents"] for total in prepare(tmp_path / "lines.txt", tmp_path).manifest["totals"].values()) > 50
+    )
+    with refused("one text cannot be in both: give more documents, --cut lines"):
         prepare(tmp_path / "a.txt", tmp_path, cut="none")
     (tmp_path / "b.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts(30)))
     for share in (1e-6, 1 - 1e-6):
-        with pytest.raises(UserError, match=r"none falls into .*; give more documents, or --val-share ") as caught:
+        with refused(r"none falls into .*; give more documents, or --val-share ") as caught:
             prepare(tmp_path / "b.jsonl", tmp_path, val_share=share)
         better = float(str(caught.value).rpartition(" ")[2])
         counts = prepare(tmp_path / "b.jsonl", tmp_path, val_share=better, name=f"at{better}").manifest["totals"]
@@ -349,7 +375,7 @@ def test_files_that_change_between_two_readings_are_noticed(mine: Path, tmp_path
         return model
 
     monkeypatch.setattr(build, "train_tokenizer", change_a_file)
-    with pytest.raises(UserError, match="the files changed while they were read"):
+    with refused("the files changed while they were read"):
         prepare(mine, tmp_path)
     assert list(tmp_path.glob("datasets/[!.]*")) == []
 
