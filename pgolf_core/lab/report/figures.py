@@ -11,8 +11,7 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.compare.records import RECORD_DIR, RECORDS, load_published
@@ -31,7 +30,7 @@ POSITION = ("06-position", {"score": str, "middle": float, "targets": float, "bp
 PACKINGS = ("05-rate", {"packing": str, "file_bytes": float, "bits": float, "bpb_lost": float})
 
 VECTORS = "vectors and scalars"
-Drawn = tuple[Figure, pd.DataFrame]
+Drawn = tuple[plots.Chart, pd.DataFrame]
 
 
 def draw_figures(folder: Path, runs: Mapping[int, SeedRun], seeds_folder: Path) -> dict[str, Path]:
@@ -89,10 +88,9 @@ def _bytes(results: Mapping[int, Result]) -> Drawn:
     table = pd.DataFrame(rows, columns=["run", "seed", "total_bytes", "bpb"]).assign(cap=first.cap_bytes)
     points = {}
     for index, (name, of_run) in enumerate(table[table["run"] != "this run"].groupby("run", sort=False)):
-        points[str(name)] = (of_run["total_bytes"], of_run["bpb"], *_signs(index))
+        points[str(name)] = (of_run["total_bytes"], of_run["bpb"], *plots.signs(index))
     for seed, result in results.items():
-        signs = plots.seed_marker(seed), plots.seed_colour(seed)
-        points[f"seed {seed}"] = (result.total_bytes, result.sliding_bpb, *signs)
+        points[f"seed {seed}"] = (result.total_bytes, result.sliding_bpb, *plots.signs(seed))
     return _points_figure(points, "bytes of file and code", "sliding score (bits per byte)", first.cap_bytes), table
 
 
@@ -102,17 +100,12 @@ def _packings(long: pd.DataFrame) -> Drawn:
     means = long.groupby("packing", sort=False)[["file_bytes", "bpb_lost"]].mean()
     points = {}
     for index, (name, *place) in enumerate(means.itertuples()):
-        points[str(name)] = (*place, *(("*", "#222222") if name == OWN_PACKING else _signs(index)))
+        points[str(name)] = (*place, *(("*", "#222222") if name == OWN_PACKING else plots.signs(index)))
     return _points_figure(points, "bytes of the file, without code", "bpb lost by packing"), long
 
 
-def _signs(index: int) -> tuple[str, str]:
-    """Marker and colour, one pair for each of thirty."""
-    return plots.MARKERS[index % len(plots.MARKERS)], plots.PALETTE[index % len(plots.PALETTE)]
-
-
 @plots.styled
-def _points_figure(points: Mapping[str, tuple[Any, Any, str, str]], x_label: str, y_label: str, cap: int = 0) -> Figure:
+def _points_figure(points: Mapping[str, tuple], x_label: str, y_label: str, cap: int = 0) -> plots.Chart:
     """Points over bytes, {label: (x, y, marker, colour)}; `cap` is a line, and 0 none."""
     fig, (ax,) = plots.figure()
     for label, (x, y, marker, colour) in points.items():
@@ -126,7 +119,7 @@ def _points_figure(points: Mapping[str, tuple[Any, Any, str, str]], x_label: str
     ax.margins(x=0.1, y=0.2)
     ax.ticklabel_format(axis="y", useOffset=False)
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    ax.xaxis.set_major_formatter("{x:,.0f}")
     return _with_legend(fig, ax)
 
 
@@ -179,7 +172,7 @@ def grid_rows(ledger: Ledger) -> list[list[str]]:
 
 
 @plots.styled
-def _tensors_figure(table: pd.DataFrame) -> Figure:
+def _tensors_figure(table: pd.DataFrame) -> plots.Chart:
     """One dot a tensor: bits of an element as stored, a row for each kind, area by bytes, colour by grid."""
     kinds = table.groupby("kind")["stored_bytes"].sum().sort_values(ascending=False)
     fig, (ax,) = plots.figure(size=(7.0, 1.5 + 0.3 * len(kinds)))
@@ -214,7 +207,7 @@ def _tables(folder: Path, seeds: Iterable[int], name: str, columns: Mapping[str,
     return pd.concat(found, ignore_index=True) if all(map(len, found)) else None
 
 
-def _with_legend(fig: Figure, ax: Axes) -> Figure:
+def _with_legend(fig: plots.Chart, ax: Axes) -> plots.Chart:
     handles, labels = ax.get_legend_handles_labels()
     across = min(len(handles), 5 if max(map(len, labels)) < 15 else 3)
     fig.legend(handles, labels, loc="outside lower center", ncols=across, columnspacing=1.2)
