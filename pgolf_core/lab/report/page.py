@@ -23,10 +23,11 @@ class Markdown(str):
 
 
 def plain(text: Any) -> Markdown:
-    """Text for GitHub-flavoured Markdown: no markup, no HTML, no mention, no address that becomes a link, one line."""
+    """Text for GitHub-flavoured Markdown: no markup, no HTML, no mention, no web address that becomes a link, one
+    line."""
     escaped = html.escape(" ".join(str(text).split()), quote=False)
     escaped = re.sub(r"([\\`*_\[\]{}|~#!$])", r"\\\1", escaped)
-    return Markdown(escaped.replace("@", "&#64;").replace("://", ":&#47;/"))
+    return Markdown(escaped.replace("@", "&#64;").replace("://", ":&#47;/").replace("www.", "www\\."))
 
 
 def quoted(text: str) -> Markdown:
