@@ -73,9 +73,8 @@ def make_gallery(run_folder: Path, seed: int | None = None, out: Path | None = N
         raise UserError(f"{short_path(run_folder)} has {which}; `pgolf status {short_path(run_folder)}` looks")
     seed, pictures = finished[0] if seed is None else seed, Pictures()
     books = {stage.name: _executed(run_folder, seed, stage) for stage in STAGES}
-    made_from: dict[str, Any] = {"run": run_folder.name, "seed": seed}
-    made_from["notebooks"] = {name: sources_sha256(book) for name, book in books.items()}
-    names = [*books, "report"]
+    hashes = {name: sources_sha256(book) for name, book in books.items()}
+    made_from = {"run": run_folder.name, "seed": seed, "notebooks": hashes}
     pages = {}
     for stage in STAGES:
         with _shown(*_place_of(run_folder, seed, stage)):
@@ -83,9 +82,9 @@ def make_gallery(run_folder: Path, seed: int | None = None, out: Path | None = N
     with _shown(run_folder / "report.md", "`pgolf record … --report-only` writes it again"):
         pages["report"] = _report_page(run_folder, pictures)
     files = {f"{FOLDER}/{name}": payload for name, payload in pictures.files.items()}
-    for place, name in enumerate(names):
-        text = f"{_steps(names, place)}\n\n{pages[name]}\n\n{_steps(names, place)}\n"
-        files[f"{name}.md"] = UNPRINTABLE.sub("\ufffd", text).encode()
+    for place, (name, page) in enumerate(pages.items()):
+        steps = _steps(list(pages), place)
+        files[f"{name}.md"] = UNPRINTABLE.sub("\ufffd", f"{steps}\n\n{page}\n\n{steps}\n").encode()
     with _shown(run_folder / SUMMARY_FILE, "`pgolf record … --report-only` writes it again"):
         files["README.md"] = _index(run_folder, seed, finished, pages).encode()
     size = sum(map(len, files.values()))
@@ -210,9 +209,7 @@ def _table(page: Tag) -> Markdown:
     head = len(page.thead.find_all("tr")) if page.thead else 0
     header = [" · ".join(dict.fromkeys(filter(None, names))) for names in zip(*rows[:head], strict=True)]
     columns = list(zip(*rows[head:], strict=True))
-    texts = {
-        x for x, cells in enumerate(columns) if not all(cell in NO_VALUE or NUMBER.fullmatch(cell) for cell in cells)
-    }
+    texts = {x for x, cells in enumerate(columns) if not all(one in NO_VALUE or NUMBER.fullmatch(one) for one in cells)}
     return table(header or [""] * width, rows[head:], text_columns=texts) if columns else Markdown()
 
 

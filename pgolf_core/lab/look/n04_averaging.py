@@ -155,10 +155,11 @@ def blend(raw: Weights, averaged: Weights, place: float) -> dict[str, Tensor]:
 def distance_table(raw: Weights, averaged: Weights, column: str = "relative") -> pd.DataFrame:
     """Columns tensor, kind, layer (-1 outside the blocks), is_matrix, elements, and the distance of each tensor from
     the averaged one, relative to its own norm (NaN where that is zero)."""
-    apart = {name: (averaged[name] - tensor).norm().item() for name, tensor in raw.items()}
-    norms = {name: tensor.norm().item() for name, tensor in raw.items()}
-    relative = {name: apart[name] / norm if norm else math.nan for name, norm in norms.items()}
-    return pd.DataFrame([_about(name, tensor) | {column: relative[name]} for name, tensor in raw.items()])
+    rows = []
+    for name, tensor in raw.items():
+        apart, norm = (averaged[name] - tensor).norm().item(), tensor.norm().item()
+        rows.append(_about(name, tensor) | {column: apart / norm if norm else math.nan})
+    return pd.DataFrame(rows)
 
 
 def total_distance(raw: Weights, averaged: Weights) -> float:

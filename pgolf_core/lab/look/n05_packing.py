@@ -258,12 +258,12 @@ def packing_choices(
     )
     own = dataclasses.replace(by_steps, exceptions=quant.exceptions) if quant.kind == "steps" else quant
     choices: dict[str, Choice] = {"this recipe": (own, bits)}
-    if quant.correction != "off":
-        choices["rounded plainly"] = (dataclasses.replace(own, correction="off"), bits)
-    if quant.low_rank:
-        choices["no low rank"] = (dataclasses.replace(own, low_rank=0), bits)
-    if quant.grouping != "off":
-        choices["ungrouped"] = (dataclasses.replace(own, grouping="off"), bits)
+    plainer = {
+        "rounded plainly": dataclasses.replace(own, correction="off"),
+        "no low rank": dataclasses.replace(own, low_rank=0),
+        "ungrouped": dataclasses.replace(own, grouping="off"),
+    }
+    choices |= {label: (one, bits) for label, one in plainer.items() if one != own}
     if file_bytes and quant.kind != "steps":
         choices["steps, as many bytes"] = (by_steps, None)
     choices |= {name: (dataclasses.replace(fixed, attention=name, mlp=name), None) for name in names}
