@@ -13,7 +13,6 @@ import tempfile
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import nbformat
 from bs4 import BeautifulSoup, Tag
@@ -86,7 +85,7 @@ def make_gallery(run_folder: Path, seed: int | None = None, out: Path | None = N
         steps = _steps(list(pages), place)
         files[f"{name}.md"] = UNPRINTABLE.sub("\ufffd", f"{steps}\n\n{page}\n\n{steps}\n").encode()
     with _shown(run_folder / SUMMARY_FILE, "`pgolf record … --report-only` writes it again"):
-        files["README.md"] = _index(run_folder, seed, finished, pages).encode()
+        files["README.md"] = _index(run_folder, seed, pages).encode()
     size = sum(map(len, files.values()))
     if size > MOST_BYTES:
         raise UserError(f"the gallery would take {size:,} bytes of {MOST_BYTES:,}; take another run, of fewer seeds")
@@ -226,14 +225,14 @@ def _report_page(run_folder: Path, pictures: Pictures) -> str:
     return re.sub(r"!\[([^\]]*)\]\(([^)]*)\)", small, text).strip()
 
 
-def _index(run_folder: Path, seed: int, seeds: list[int], pages: dict[str, str]) -> str:
-    summary: dict[str, Any] = read_json(run_folder / SUMMARY_FILE)
-    rows = []
+def _index(run_folder: Path, seed: int, pages: dict[str, str]) -> str:
+    summary, rows = read_json(run_folder / SUMMARY_FILE), []
     for name, page in pages.items():
         title = next((line[2:] for line in page.splitlines() if line.startswith("# ")), name)
         first = re.search(rf'src="({FOLDER}/(?!formula)[^"]+)"', page)
         look = f'<img src="{first[1]}" alt="" width="200">' if first else ""
         rows.append(f"| [{name}]({name}.md) | {title.rpartition(' · ')[2]} | {look} |")
+    seeds = summary["seeds"]  # the report's, whichever others the folder has
     result = scored(summary) + ("" if len(seeds) == 1 else f" over {len(seeds)} seeds")
     return f"""# Gallery: a run to look at
 

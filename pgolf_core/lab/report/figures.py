@@ -4,7 +4,6 @@ Two come from tables that the notebooks of a seed leave in its figures folder (0
 has a report without these figures.
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from pgolf_core.lab.compare.records import RECORD_DIR, RECORDS, load_published
 from pgolf_core.lab.report.reading import SeedRun
 from pgolf_core.lab.report.seeds import score_labels
 from pgolf_core.lab.shared import plots
-from pgolf_core.lab.shared.texts import FINEWEB_TRACK
+from pgolf_core.lab.shared.texts import FINEWEB_BYTES, FINEWEB_TRACK, SAME_BYTES
 from pgolf_core.packing.ledger import Ledger
 from pgolf_core.result import Result
 
@@ -34,10 +33,8 @@ Drawn = tuple[plots.Chart, pd.DataFrame]
 
 
 def draw_figures(folder: Path, runs: Mapping[int, SeedRun], seeds_folder: Path) -> dict[str, Path]:
-    """Write every figure that these seeds have numbers for into `folder`; {name: path of the PNG}, the CSV beside it.
-
-    `seeds_folder` holds the seed<k>/figures of the notebooks.
-    """
+    """Write every figure that these seeds have numbers for into `folder`: {name: path of the PNG}, the CSV beside it.
+    `seeds_folder` holds the seed<k>/figures of the notebooks."""
     results = {seed: run.result for seed, run in runs.items()}
     first = next(iter(runs.values()))
     curves = pd.concat([run.metrics for run in runs.values()], ignore_index=True)
@@ -77,11 +74,17 @@ def _ledger(runs: Mapping[int, SeedRun], cap: int) -> Drawn:
 # ---------------------------------------------------------------------- bpb against bytes
 
 
+def beside_published(result: Result) -> bool:
+    """Whether the published seeds lie beside a run's: on their track, and scored on their text."""
+    is_their_text = abs(result.val_bytes / FINEWEB_BYTES - 1) <= SAME_BYTES
+    return result.track == FINEWEB_TRACK and is_their_text and RECORD_DIR.is_dir()
+
+
 def _bytes(results: Mapping[int, Result]) -> Drawn:
-    """Every seed's score by its bytes, against the cap; on the records' track the published seeds too."""
+    """Every seed's score by its bytes, against the cap; the published seeds too where they compare."""
     first = next(iter(results.values()))
     rows = [("this run", seed, result.total_bytes, result.sliding_bpb) for seed, result in results.items()]
-    if first.track == FINEWEB_TRACK and RECORD_DIR.is_dir():
+    if beside_published(first):
         for record in map(load_published, RECORDS):
             rows += [(record.name, s.seed, s.total_bytes, s.sliding_bpb) for s in record.seeds
                      if s.total_bytes and s.sliding_bpb]  # fmt: skip
@@ -135,10 +138,8 @@ def _position(long: pd.DataFrame) -> Drawn:
 
 
 def stored_and_scales(tensors: pd.DataFrame, fp16_bytes: int, scales_bytes: int) -> tuple[pd.Series, pd.Series]:
-    """Bytes of each of a ledger's tensors in the file: of its codes or halves, and of its row scales.
-
-    Tensors kept as fp16 are compressed together, and so are all scales: of both, each gets its part of the raw bytes.
-    """
+    """Bytes of each of a ledger's tensors in the file: of its codes or halves, and of its row scales. Tensors kept as
+    fp16 are compressed together, and so are all scales: of both, each gets its part of the raw bytes."""
     halves = tensors["grid"] == "fp16"
     of_halves = tensors["raw_bytes"] * fp16_bytes / max(1, tensors.loc[halves, "raw_bytes"].sum())
     scales = tensors["scales_raw_bytes"] * scales_bytes / max(1, tensors["scales_raw_bytes"].sum())
@@ -146,17 +147,14 @@ def stored_and_scales(tensors: pd.DataFrame, fp16_bytes: int, scales_bytes: int)
 
 
 def tensor_table(ledger: Ledger) -> pd.DataFrame:
-    """One row a tensor: name, kind, layer, grid, elements, stored_bytes, stored_bits and entropy_bits of an element.
-
-    Stored bytes are the tensor's share of the file without its header, scales included.
-    """
+    """One row a tensor: name, kind, layer, grid, elements, stored_bytes (its share of the file without the header,
+    scales included), stored_bits and entropy_bits of an element."""
     table = pd.DataFrame(ledger.tensors)
     table["stored_bytes"] = sum(stored_and_scales(table, ledger.fp16_bytes, ledger.scales_bytes))
     for name in ("stored", "entropy"):
         table[f"{name}_bits"] = 8 * table[f"{name}_bytes"] / table["elements"]
-    parts = table["name"].map(lambda name: re.fullmatch(r"(?:blocks\.(\d+)\.)?(.+?)(?:\.weight)?", name))
-    table["layer"] = pd.array([int(found[1]) if found and found[1] else None for found in parts], dtype="Int64")
-    table["kind"] = [found[2] if found else name for found, name in zip(parts, table["name"], strict=True)]
+    table[["layer", "kind"]] = table["name"].str.extract(r"^(?:blocks\.(\d+)\.)?(.+?)(?:\.weight)?$")
+    table["layer"] = pd.to_numeric(table["layer"]).astype("Int64")
     table.loc[table["shape"].map(len) < 2, "kind"] = VECTORS
     return table[["name", "kind", "layer", "grid", "elements", "stored_bytes", "stored_bits", "entropy_bits"]]
 

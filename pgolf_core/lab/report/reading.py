@@ -68,7 +68,7 @@ def _contradictions(result: Result, ledger: Ledger) -> Iterator[str]:
 
 def _read_metrics(path: Path, seed: int, remedy: str) -> pd.DataFrame:
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
             record = json.loads(line)
             if record["kind"] != "correction":  # that comes after the last step, without a loss

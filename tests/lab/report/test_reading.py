@@ -39,10 +39,11 @@ def test_numbers_that_contradict_each_other_are_refused(run, file, values, compl
 
 def test_a_broken_line_of_metrics_and_an_empty_file_are_named(run):
     path = run / "seed1337" / "metrics.jsonl"
-    with path.open("a") as file:
-        file.write('{"kind": "correction", "seconds": 1.0}\n{"kind": "train", "st')
-    with pytest.raises(UserError, match=r"metrics\.jsonl, line 18: not a metrics record"):
-        read_seed(run, 1337)
+    whole = path.read_bytes() + b'{"kind": "correction", "seconds": 1.0}\n'
+    for broken in (b'{"kind": "train", "st', b"\xff"):
+        path.write_bytes(whole + broken)
+        with pytest.raises(UserError, match=r"metrics\.jsonl, line 18: not a metrics record"):
+            read_seed(run, 1337)
     path.write_text("")
     with pytest.raises(UserError, match=r"metrics\.jsonl is empty; run `pgolf record .* --fresh`"):
         read_seed(run, 1337)
