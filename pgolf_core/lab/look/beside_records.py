@@ -62,8 +62,7 @@ def beside_all(settings: Recipe) -> dict[str, Recipe]:
 
 
 def technique_states(settings: Recipe) -> dict[str, tuple[str, str]]:
-    """{technique: (its note in NOTES, its value in a recipe, in a few words; empty where it is off)}, as in notebooks
-    02 to 06."""
+    """{technique of notebooks 02 to 06: (its note in NOTES, its value in a few words; empty where it is off)}."""
     m, optim, average, quant = settings.model, settings.optim, settings.average, settings.quant
     head, layers, score = m.model_dim // m.num_heads, m.num_layers, settings.eval
     frozen = ", frozen" if optim.ve_frozen else ""
@@ -181,7 +180,7 @@ def _written(value: Any) -> str:
 
 
 def formula_table(config: Model, num_tokens: int) -> pd.DataFrame:
-    """Which terms of notebook 02's formulas this network has, at sequences of `num_tokens`: columns term, on, and here:
+    """Which terms of notebook 02's formulas a network has, at sequences of `num_tokens`: columns term, on, and here:
     what the term is in this network, or what remains of the formula without it."""
     layers, head, base = config.num_layers, config.model_dim // config.num_heads, base_in_force(config, num_tokens)
     stretched = f"stretched from {config.rope_base:,.0f}" if base > config.rope_base * (1 + 1e-9) else "not stretched"
@@ -299,9 +298,8 @@ def bytes_table(label: str, own: Mapping[str, int], published: Published | None,
 
 
 def loss_table(label: str, own: Mapping[str, float], published: Published | None) -> pd.DataFrame:
-    """bpb of raw weights, of averaged ones as trained, and of the packed file by standard windows, with what lies
-    between them; `own` has raw, averaged and packed. Not every record measured its averaged weights and its packed file
-    so (NaN)."""
+    """bpb of raw weights, of averaged ones as trained, and of the packed file by standard windows (`own` has all three;
+    NaN where a record did not measure them so), with what lies between them."""
     table = _runs(label, own, published)
     table["packed - averaged"] = table["packed"] - table["averaged"]
     table["packed - raw"] = table["packed"] - table["raw"]

@@ -53,10 +53,8 @@ def compression_by(table: pd.DataFrame, column: str, width: int) -> pd.DataFrame
 
 
 def off_the_rule(table: pd.DataFrame) -> list[str]:
-    """Names of documents whose split is not what the corpus' rule says, worked out again from their names alone.
-
-    The rule: validation if the SHA-256 of the name without its last "-number" is divisible by ten.
-    """
+    """Names of documents whose split is not what the corpus' rule says, worked out again from their names alone:
+    validation if the SHA-256 of the name without its last "-number" is divisible by ten."""
     tenth = [int(sha256_bytes(name.rpartition("-")[0].encode()), 16) % 10 == 0 for name in table["name"]]
     return table["name"][table["split"] != np.where(tenth, "validation", "train")].tolist()
 
@@ -86,8 +84,7 @@ def visible_piece(piece: str) -> str:
 
 def piece_table(tokenizer: Tokenizer, tokens: np.ndarray) -> pd.DataFrame:
     """Every piece that occurs, most frequent first: piece, bytes, count, share of tokens and of bytes, rank, and the
-    share of bytes covered by it and all before it.
-    """
+    share of bytes covered by it and all before it."""
     counts = np.bincount(tokens, minlength=tokenizer.vocab_size)
     lengths = tokenizer.bytes.base.astype(np.int64) + tokenizer.bytes.leading_space
     order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]

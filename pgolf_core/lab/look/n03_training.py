@@ -144,11 +144,8 @@ def orthogonalisation_table(gradients: Mapping[str, Tensor], optim: recipe.Optim
 
 
 def optimizer_table(shapes: Mapping[str, tuple[int, ...]], optim: recipe.Optim) -> pd.DataFrame:
-    """One row per group of `parameter_groups`: its members (layer numbers left out), optimiser, rates, sizes.
-
-    `beta1` is Muon's final momentum for Muon; `decay is applied` says on which side of the update. What is frozen has
-    no rates at all.
-    """
+    """One row per group of `parameter_groups`: its members (layer numbers left out), optimiser, rates (none of what is
+    frozen), on which side of the update decay falls, sizes. `beta1` of Muon is its final momentum."""
     rows = []
     for group in parameter_groups(shapes, optim):
         is_muon = group.optimizer == "muon"

@@ -102,9 +102,8 @@ def paired_difference(one: Score, other: Score) -> tuple[float, float]:
 
 
 def qat_since(qat: recipe.QAT, rates: Sequence[float]) -> int | None:
-    """The first step (1, 2, ...) that was taken with rounding in the forward pass, or None. `rates` are the logged
-    multipliers of the steps: late QAT's factor in them is at most one, so the first value below the threshold is the
-    schedule's own crossing."""
+    """The first step (1, 2, ...) that was taken with rounding in the forward pass, or None, by the logged multipliers:
+    late QAT's factor in them is at most one, so the first below the threshold is the schedule's own crossing."""
     threshold = {"always": math.inf, "late": qat.threshold}.get(qat.kind, -math.inf)
     return next((step for step, rate in enumerate(rates, 1) if rate < threshold), None)
 

@@ -72,11 +72,9 @@ def bpb_by_context(nats: np.ndarray, target_bytes: np.ndarray, contexts: np.ndar
 
 
 def by_chunk(frozen: Score, adapted: Adapted | Mixed, target_bytes: np.ndarray) -> pd.DataFrame:
-    """Of every chunk of the text, or document, in the order in which they were scored before they were learned from:
-    first, end (targets), done (targets scored by its end), frozen and adapted (bpb), gain (adapted less frozen), and
-    so_far: the gain over all targets scored by its end.
-
-    A mixture alone has no chunks: then of MIXED_STRETCHES equal stretches."""
+    """Of every chunk of the text, or document, in the order in which they were scored before they were learned from (of
+    a mixture alone: of MIXED_STRETCHES equal stretches): first, end (targets), done (targets scored by its end), frozen
+    and adapted (bpb), gain (adapted less frozen), and so_far: the gain over all targets scored by its end."""
     learned = adapted.adapted if isinstance(adapted, Mixed) else adapted
     borders = np.unique(np.linspace(0, frozen.tokens, MIXED_STRETCHES + 1).astype(np.int64))
     pieces = np.stack((borders[:-1], borders[1:]), axis=1) if learned is None else learned.pieces
