@@ -84,10 +84,11 @@ def by_chunk(frozen: Score, adapted: Adapted | Mixed, target_bytes: np.ndarray) 
     nats = {"frozen": frozen.per_token_nats, "adapted": adapted.score.per_token_nats}
     starts = done - (end - first)
     sums = {name: np.add.reduceat(values[places], starts, dtype=np.float64) for name, values in nats.items()}
-    bits = math.log(2) * np.add.reduceat(target_bytes[places], starts, dtype=np.int64)
-    table = pd.DataFrame({"first": first, "end": end, "done": done, **{name: sums[name] / bits for name in sums}})
+    bits = pd.Series(math.log(2) * np.add.reduceat(target_bytes[places], starts, dtype=np.int64))
+    of_each, so_far = (sizes.where(sizes > 0) for sizes in (bits, bits.cumsum()))  # an empty document has no bpb
+    table = pd.DataFrame({"first": first, "end": end, "done": done, **{name: sums[name] / of_each for name in sums}})
     table["gain"] = table["adapted"] - table["frozen"]
-    table["so_far"] = (sums["adapted"] - sums["frozen"]).cumsum() / bits.cumsum()
+    table["so_far"] = (sums["adapted"] - sums["frozen"]).cumsum() / so_far
     return table
 
 
