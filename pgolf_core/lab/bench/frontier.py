@@ -19,7 +19,6 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from pgolf_core.base.bits import allocate_bits
@@ -30,7 +29,7 @@ from pgolf_core.lab.compare.results import seed_folders
 from pgolf_core.lab.data.dataset import open_dataset
 from pgolf_core.lab.record.folder import recorded_recipe
 from pgolf_core.lab.record.stages import hessians_in
-from pgolf_core.lab.shared.plots import curves, save_figure
+from pgolf_core.lab.shared.plots import Chart, curves, save_figure
 from pgolf_core.network.choice import grid_names_for
 from pgolf_core.network.grid import GRIDS, Grid
 from pgolf_core.network.model import network_with, parameter_shapes
@@ -274,7 +273,7 @@ def savings(
     return found.assign(bytes_by_gradient=needed, saved=1 - np.array(needed, float) / found["file_bytes"])
 
 
-def figure(table: pd.DataFrame) -> Figure:
+def figure(table: pd.DataFrame) -> Chart:
     """Bytes of the file against bpb lost (log), means over seeds, a line for each method."""
     means = table.groupby(["method", "target"], sort=False)[["file_bytes", "bpb_lost"]].mean().reset_index()
     lines = {

@@ -13,7 +13,6 @@ import tempfile
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import nbformat
 from bs4 import BeautifulSoup, Tag
@@ -73,9 +72,8 @@ def make_gallery(run_folder: Path, seed: int | None = None, out: Path | None = N
         raise UserError(f"{short_path(run_folder)} has {which}; `pgolf status {short_path(run_folder)}` looks")
     seed, pictures = finished[0] if seed is None else seed, Pictures()
     books = {stage.name: _executed(run_folder, seed, stage) for stage in STAGES}
-    made_from: dict[str, Any] = {"run": run_folder.name, "seed": seed}
-    made_from["notebooks"] = {name: sources_sha256(book) for name, book in books.items()}
-    names = [*books, "report"]
+    hashes = {name: sources_sha256(book) for name, book in books.items()}
+    made_from = {"run": run_folder.name, "seed": seed, "notebooks": hashes}
     pages = {}
     for stage in STAGES:
         with _shown(*_place_of(run_folder, seed, stage)):
@@ -83,11 +81,11 @@ def make_gallery(run_folder: Path, seed: int | None = None, out: Path | None = N
     with _shown(run_folder / "report.md", "`pgolf record … --report-only` writes it again"):
         pages["report"] = _report_page(run_folder, pictures)
     files = {f"{FOLDER}/{name}": payload for name, payload in pictures.files.items()}
-    for place, name in enumerate(names):
-        text = f"{_steps(names, place)}\n\n{pages[name]}\n\n{_steps(names, place)}\n"
-        files[f"{name}.md"] = UNPRINTABLE.sub("\ufffd", text).encode()
+    for place, (name, page) in enumerate(pages.items()):
+        steps = _steps(list(pages), place)
+        files[f"{name}.md"] = UNPRINTABLE.sub("\ufffd", f"{steps}\n\n{page}\n\n{steps}\n").encode()
     with _shown(run_folder / SUMMARY_FILE, "`pgolf record … --report-only` writes it again"):
-        files["README.md"] = _index(run_folder, seed, finished, pages).encode()
+        files["README.md"] = _index(run_folder, seed, pages).encode()
     size = sum(map(len, files.values()))
     if size > MOST_BYTES:
         raise UserError(f"the gallery would take {size:,} bytes of {MOST_BYTES:,}; take another run, of fewer seeds")
@@ -210,9 +208,7 @@ def _table(page: Tag) -> Markdown:
     head = len(page.thead.find_all("tr")) if page.thead else 0
     header = [" · ".join(dict.fromkeys(filter(None, names))) for names in zip(*rows[:head], strict=True)]
     columns = list(zip(*rows[head:], strict=True))
-    texts = {
-        x for x, cells in enumerate(columns) if not all(cell in NO_VALUE or NUMBER.fullmatch(cell) for cell in cells)
-    }
+    texts = {x for x, cells in enumerate(columns) if not all(one in NO_VALUE or NUMBER.fullmatch(one) for one in cells)}
     return table(header or [""] * width, rows[head:], text_columns=texts) if columns else Markdown()
 
 
@@ -229,14 +225,14 @@ def _report_page(run_folder: Path, pictures: Pictures) -> str:
     return re.sub(r"!\[([^\]]*)\]\(([^)]*)\)", small, text).strip()
 
 
-def _index(run_folder: Path, seed: int, seeds: list[int], pages: dict[str, str]) -> str:
-    summary: dict[str, Any] = read_json(run_folder / SUMMARY_FILE)
-    rows = []
+def _index(run_folder: Path, seed: int, pages: dict[str, str]) -> str:
+    summary, rows = read_json(run_folder / SUMMARY_FILE), []
     for name, page in pages.items():
         title = next((line[2:] for line in page.splitlines() if line.startswith("# ")), name)
         first = re.search(rf'src="({FOLDER}/(?!formula)[^"]+)"', page)
         look = f'<img src="{first[1]}" alt="" width="200">' if first else ""
         rows.append(f"| [{name}]({name}.md) | {title.rpartition(' · ')[2]} | {look} |")
+    seeds = summary["seeds"]  # the report's, whichever others the folder has
     result = scored(summary) + ("" if len(seeds) == 1 else f" over {len(seeds)} seeds")
     return f"""# Gallery: a run to look at
 

@@ -4,6 +4,7 @@ The run's own recipe is always the column OWN, the others have their record's na
 another size and other machines: what stands side by side here is compared in shape, never as a race.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,8 +62,7 @@ def beside_all(settings: Recipe) -> dict[str, Recipe]:
 
 
 def technique_states(settings: Recipe) -> dict[str, tuple[str, str]]:
-    """{technique: (its note in NOTES, its value in a recipe, in a few words; empty where it is off)}, as in notebooks
-    02 to 06."""
+    """{technique of notebooks 02 to 06: (its note in NOTES, its value in a few words; empty where it is off)}."""
     m, optim, average, quant = settings.model, settings.optim, settings.average, settings.quant
     head, layers, score = m.model_dim // m.num_heads, m.num_layers, settings.eval
     frozen = ", frozen" if optim.ve_frozen else ""
@@ -71,7 +71,9 @@ def technique_states(settings: Recipe) -> dict[str, tuple[str, str]]:
     grouped = m.num_kv_heads < m.num_heads and f"{m.num_heads} heads, {m.num_kv_heads} keys"
     floored = _parts_on(quant, lambda grid: grid.scale_floor * grid.levels > 0.5)
     sliding = score.stride < score.seq_len and f"{score.stride} of {score.seq_len:,}"
-    brotli = quant.compressor == "brotli"
+    brotli, on_steps = quant.compressor == "brotli", quant.kind == "steps"
+    inside = {"trained": settings.data.order == "packed", "scored": score.document_mask}
+    in_turn = f"{quant.correction_order} order" + (", the head too" if quant.correct_tok_emb else "")
     states = {
         "smear gate": ("smear-gate" if m.smear != "window" else "window-gates", _smear(m)),
         "bigram hash": ("bigram-hash", m.bigram_rows and f"{m.bigram_rows:,} × {m.bigram_dim}"),
@@ -91,16 +93,17 @@ def technique_states(settings: Recipe) -> dict[str, tuple[str, str]]:
         "clip search": ("clip-search", _parts_on(quant, lambda grid: len(grid.clip_quantiles) > 1)),
         "clip by standard deviations": ("sd-clip", _sigmas(quant)),
         "bits by gradient": ("gradient-guided-bits", quant.allocation == "gradient" and "5, 6 or 7 bits"),
-        "rounding in turn": ("rounding-in-turn", _in_turn(quant)),
+        "steps by sensitivity": ("steps-by-sensitivity", on_steps and "every matrix"),
+        "rounding in turn": ("rounding-in-turn", quant.correction != "off" and in_turn),
         "low-rank correction": ("low-rank-correction", quant.low_rank and f"rank {quant.low_rank}"),
         "gates as rows": ("gates-as-rows", quant.gates == "int8_row" and "int8"),
         "grouping by similarity": ("grouping-by-similarity", quant.grouping != "off" and quant.grouping),
-        "zstd on whole bytes": ("zstd-on-int-in-int8", not brotli and f"level {quant.zstd_level}"),
+        "zstd on whole bytes": ("zstd-on-int-in-int8", not (brotli or on_steps) and f"level {quant.zstd_level}"),
         "byte shuffle and brotli": ("byte-shuffle-and-brotli", brotli and "quality 11"),
         "sliding evaluation": ("sliding-evaluation", sliding),
         "gated heads": ("window-gates", m.attn_gate != "off" and f"by {m.gate_window} channels"),
         "two lanes": ("two-lanes", m.lanes == 2 and f"from layer {m.parallel_start} on"),
-        "attention inside documents": ("attention-inside-documents", _inside_documents(settings)),
+        "attention inside documents": ("attention-inside-documents", ", ".join(w for w, on in inside.items() if on)),
     }
     return {name: (note, state or "") for name, (note, state) in states.items()}
 
@@ -110,27 +113,13 @@ def _smear(config: Model) -> str:
     return {"off": "", "window": window}.get(config.smear, f"{config.smear} the norm")
 
 
-def _inside_documents(settings: Recipe) -> str:
-    told = {"trained": settings.data.order == "packed", "scored": settings.eval.document_mask}
-    return ", ".join(what for what, on in told.items() if on)
-
-
 def _sigmas(quant: Quant) -> str:
-    parts = _parts_on(quant, lambda grid: grid.clip_sigmas > 0)
-    if not parts:
+    if not _parts_on(quant, lambda grid: grid.clip_sigmas > 0):
         return ""
-    own = {
-        "MLP": quant.mlp_clip_sigmas,
-        "attention": quant.attention_clip_sigmas,
-        "token embedding": quant.embed_clip_sigmas,
-    }
+    own = {"MLP": quant.mlp_clip_sigmas, "attention": quant.attention_clip_sigmas}
+    own["token embedding"] = quant.embed_clip_sigmas
     said = ", ".join(f"{sigmas:g} ({part})" for part, sigmas in own.items() if sigmas)
     return said if all(own.values()) else f"{quant.clip_sigmas:g}, {said}"
-
-
-def _in_turn(quant: Quant) -> str:
-    with_head = ", the head too" if quant.correct_tok_emb else ""
-    return "" if quant.correction == "off" else f"{quant.correction_order} order{with_head}"
 
 
 def _span(layers: Sequence[int]) -> str:
@@ -153,24 +142,21 @@ def _qat(settings: Recipe) -> str:
 
 def _parts_on(quant: Quant, wanted: Callable[[Any], bool]) -> str:
     """Parts of the network whose Grid is wanted, exceptions aside; by gradient three grids count for two parts."""
+    if quant.kind == "steps":  # the named grids are not in use
+        return ""
     names = {"attention": [quant.attention], "MLP": [quant.mlp], "token embedding": [quant.tok_emb],
              "other tables": [quant.other]}  # fmt: skip
     if quant.allocation == "gradient":  # attention, MLP and bigram; the other tables keep their grid
         by_gradient = [f"int{bits}_row_clip" for bits in (5, 6, 7)]
         names |= {"attention": by_gradient, "MLP": by_gradient}
-    return ", ".join(
-        part for part, grids in names.items() if any(wanted(GRIDS[name]) for name in grids if name in GRIDS)
-    )
+    return ", ".join(part for part, grids in names.items() if any(wanted(GRIDS[g]) for g in grids if g in GRIDS))
 
 
 def technique_table(recipes: Mapping[str, Recipe]) -> pd.DataFrame:
     """One row a technique, one column a recipe with its value or `off`, and the note that explains it."""
-    states = {label: technique_states(one) for label, one in recipes.items()}
-    table = pd.DataFrame(
-        {label: {name: state or "off" for name, (_, state) in one.items()} for label, one in states.items()}
-    )
-    notes = [f"{note}.md" for note, _ in next(iter(states.values())).values()]
-    return table.assign(**{f"note in {NOTES}": notes}).rename_axis("technique")
+    table = pd.DataFrame({label: technique_states(one) for label, one in recipes.items()}).rename_axis("technique")
+    notes = table.iloc[:, 0].str[0] + ".md"
+    return table.map(lambda state: state[1] or "off").assign(**{f"note in {NOTES}": notes})
 
 
 def techniques_on(settings: Recipe) -> list[str]:
@@ -194,7 +180,7 @@ def _written(value: Any) -> str:
 
 
 def formula_table(config: Model, num_tokens: int) -> pd.DataFrame:
-    """Which terms of notebook 02's formulas this network has, at sequences of `num_tokens`: columns term, on, and here:
+    """Which terms of notebook 02's formulas a network has, at sequences of `num_tokens`: columns term, on, and here:
     what the term is in this network, or what remains of the formula without it."""
     layers, head, base = config.num_layers, config.model_dim // config.num_heads, base_in_force(config, num_tokens)
     stretched = f"stretched from {config.rope_base:,.0f}" if base > config.rope_base * (1 + 1e-9) else "not stretched"
@@ -221,16 +207,10 @@ def _runs(label: str, own: Mapping[str, float], published: Published | None) -> 
     table = pd.DataFrame({label: own}, dtype=float).T.rename_axis("run")
     if published is None:
         return table
-    names = {
-        "raw_bpb": "raw",
-        "averaged_bpb": "averaged",
-        "standard_bpb": "packed",
-        "model_bytes": "model",
-        "total_bytes": "total",
-    }
-    seeds = seeds_table(published).rename(columns=names)
-    seeds = seeds.assign(parameters=published.parameters, code=published.script_bytes)
-    seeds = seeds.assign(tokens=seeds["steps"] * published.batch_tokens)
+    names = {"standard_bpb": "packed", "script_bytes": "code"}
+    seeds = seeds_table(published).rename(columns=names).rename(columns=lambda name: re.sub("_(bpb|bytes)$", "", name))
+    code = seeds["code"].fillna(published.script_bytes)
+    seeds = seeds.assign(parameters=published.parameters, code=code, tokens=seeds["steps"] * published.batch_tokens)
     seeds.index = [f"{published.name}, seed {seed.seed}" for seed in published.seeds]
     return pd.concat((table, seeds.reindex(columns=table.columns))).astype(float).rename_axis("run")
 
@@ -238,8 +218,8 @@ def _runs(label: str, own: Mapping[str, float], published: Published | None) -> 
 def steps_table(label: str, own: Mapping[str, float], published: Published | None) -> pd.DataFrame:
     """The run `label` and every published seed: steps, milliseconds a step, tokens, tokens per parameter, raw bpb.
     `own` has steps, seconds (of training), tokens, parameters and raw_bpb (of raw weights at the end)."""
-    mine = {key: own[key] for key in ("steps", "tokens", "parameters")} | {"raw": own["raw_bpb"]}
-    runs = _runs(label, mine | {"ms_per_step": 1000 * own["seconds"] / max(own["steps"], 1)}, published)
+    mine = {"raw": own["raw_bpb"], "ms_per_step": 1000 * own["seconds"] / max(own["steps"], 1)}
+    runs = _runs(label, {**own, **mine}, published)
     return pd.DataFrame({
         "steps": runs["steps"], "ms a step": runs["ms_per_step"],
         "tokens a step": runs["tokens"] / runs["steps"].clip(lower=1), "tokens": runs["tokens"],
@@ -311,17 +291,16 @@ def records_with_rule(quant: Quant) -> list[str]:
 def bytes_table(label: str, own: Mapping[str, int], published: Published | None, cap_bytes: int) -> pd.DataFrame:
     """The run's file and every published seed's: bytes of model and code, their total, share of the cap, bits a weight.
     `own` has model, code, total, cap and parameters; published files count against `cap_bytes`."""
-    mine = {key: own[key] for key in ("model", "code", "total", "cap", "parameters")}
-    table = _runs(label, mine, published).fillna({"cap": cap_bytes})
+    table = _runs(label, own, published).fillna({"cap": cap_bytes})
     table["share of the cap"] = table["total"] / table["cap"]
     table["bits per parameter"] = 8 * table["model"] / table["parameters"]
     return table
 
 
 def loss_table(label: str, own: Mapping[str, float], published: Published | None) -> pd.DataFrame:
-    """bpb of raw weights, of averaged ones as trained, and of the packed file by standard windows, with what lies
-    between them. Not every record measured its averaged weights and its packed file so (NaN)."""
-    table = _runs(label, {key: own[key] for key in ("raw", "averaged", "packed")}, published)
+    """bpb of raw weights, of averaged ones as trained, and of the packed file by standard windows (`own` has all three;
+    NaN where a record did not measure them so), with what lies between them."""
+    table = _runs(label, own, published)
     table["packed - averaged"] = table["packed"] - table["averaged"]
     table["packed - raw"] = table["packed"] - table["raw"]
     return table

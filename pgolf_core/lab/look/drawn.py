@@ -7,7 +7,7 @@ figure are UserErrors. Nothing here knows of widgets: those are in `pgolf_core/l
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
@@ -69,14 +68,6 @@ class Drawing:
         raise NotImplementedError
 
 
-@plots.styled
-def _two_panels(height: float, title: str, paint: Callable[..., None], *arguments: Any) -> plots.Chart:
-    """A figure of `height` inches whose left and right axes `paint` fills."""
-    fig, axes = plots.figure(1, 2, size=(8.4, height), title=title)
-    paint(*axes, *arguments)
-    return fig
-
-
 class Heads(Drawing):
     """Attention of one head on the first validation tokens: of any recipe before training, of any seed trained here."""
 
@@ -119,7 +110,7 @@ class Heads(Drawing):
             f"{found['tokens looked back']:.1f} tokens."
         )
         shown, title = maps[: self.SHOWN, : self.SHOWN].numpy(), f"{recipe}, {weights}: layer {layer}, head {head}"
-        return Drawn(_two_panels(4.1, title, _paint_head, shown, self._pieces, table), table, said)
+        return Drawn(_head_figure(title, shown, self._pieces, table), table, said)
 
     def _recipe(self, name: str) -> tuple[Recipe, Path]:
         """A recipe and the folder of its seeds."""
@@ -166,13 +157,15 @@ def _by_distance(maps: torch.Tensor) -> pd.DataFrame:
     return pd.DataFrame({"first": borders, "last": last, "weight": means, "of_even": means / even})
 
 
-def _paint_head(left: Axes, right: Axes, weights: np.ndarray, pieces: list[str], table: pd.DataFrame) -> None:
+@plots.styled
+def _head_figure(title: str, weights: np.ndarray, pieces: list[str], table: pd.DataFrame) -> plots.Chart:
+    fig, (left, right) = plots.figure(1, 2, size=(8.4, 4.1), title=title)
     image = left.imshow(weights, norm=PowerNorm(0.5, 0, np.nanmax(weights)), cmap="cividis", interpolation="nearest")
     left.set_xticks(range(len(pieces)), pieces, rotation=90, fontsize=5.5)
     left.set_yticks(range(len(pieces)), pieces, fontsize=5.5)
     left.grid(visible=False)
     left.set(xlabel="token attended to", ylabel="attending token")
-    left.figure.colorbar(image, ax=left, label="attention weight", shrink=0.8, pad=0.02)
+    fig.colorbar(image, ax=left, label="attention weight", shrink=0.8, pad=0.02)
     middle, relative = (table["first"] + table["last"]) / 2, table["of_even"]
     right.plot(middle, relative, "o-", color=plots.PALETTE[5], markersize=4, label="this head")
     right.axhline(1, linestyle="--", color="#666666", linewidth=1, label="spread evenly")
@@ -185,6 +178,7 @@ def _paint_head(left: Axes, right: Axes, weights: np.ndarray, pieces: list[str],
         axis.set_major_formatter("{x:.3g}")
         axis.set_minor_formatter(NullFormatter())
     right.legend(loc="best")
+    return fig
 
 
 class Rounding(Drawing):
@@ -224,8 +218,7 @@ class Rounding(Drawing):
         if rule not in self.options["rule"] or bits not in self.BITS or not step > 0:
             raise UserError(f"'{rule}' at {bits} bits or a step of {step:g}: choose 4 to 8 bits, a step > 0")
         w = self._weights[tensor]
-        codes, scales = self._round(w, rule, bits, step)
-        found = self._measure(w, codes, scales)
+        found, scales = self._rounded(w, rule, bits, step)
         middle, largest = float(scales.median()), float(w.abs().max())
         most = int(largest / middle) + 1 if rule == self.STEP else _row_grid(bits, True).levels
         lines = np.arange(-most, most + 1) * middle
@@ -239,20 +232,19 @@ class Rounding(Drawing):
         )
         title = f"{tensor}: " + (f"step 1/{1 / step:g}" if rule == self.STEP else f"{bits} {rule}")
         few, table = lines if len(lines) <= self.MOST_LINES else lines[:0], self._ways(tensor)
-        figure = _two_panels(3.6, title, _paint_rounding, w.flatten().numpy(), few, table, found | {"rule": rule})
-        return Drawn(figure, table, said)
+        return Drawn(_rounding_figure(title, w.flatten().numpy(), few, table, found | {"rule": rule}), table, said)
 
-    def _round(self, w: torch.Tensor, rule: str, bits: int, step: float) -> tuple[torch.Tensor, torch.Tensor]:
+    def _rounded(self, w: torch.Tensor, rule: str, bits: int, step: float) -> tuple[dict[str, Any], torch.Tensor]:
+        """Bits a weight, relative error, codes in use and share of zeros; and the scale of every row."""
         if rule == self.STEP:
-            return (w / step).round().to(torch.int32), torch.full((len(w),), step)
-        codes, scales = quantise_tensor(w, _row_grid(bits, rule == self.FLOOR))
-        return codes, scales.float()
-
-    def _measure(self, w: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> dict[str, Any]:
+            codes, scales = (w / step).round().to(torch.int32), torch.full((len(w),), step)
+        else:
+            codes, scales = quantise_tensor(w, _row_grid(bits, rule == self.FLOOR))
         counts = codes.unique(return_counts=True)[1].numpy()
         squares = (dequantise(codes, scales) - w).double().square().sum() / w.double().square().sum().clamp_min(1e-30)
         zeros = float((codes == 0).float().mean())
-        return {"bits": entropy_bits(counts), "error": float(squares.sqrt()), "used": len(counts), "zeros": zeros}
+        found = {"bits": entropy_bits(counts), "error": float(squares.sqrt()), "used": len(counts), "zeros": zeros}
+        return found, scales.float()
 
     def _all_ways(self, tensor: str) -> pd.DataFrame:
         """Every rule at every setting on a part of the rows: columns rule, setting, bits, error, used, zeros."""
@@ -261,7 +253,7 @@ class Rounding(Drawing):
         ways = [(rule, bits, 1.0) for rule in (self.FLOOR, self.FREE) for bits in self.BITS]
         ways += [(self.STEP, 0, step) for step in self.STEPS]
         return pd.DataFrame([
-            {"rule": rule, "setting": bits or step} | self._measure(w, *self._round(w, rule, bits, step))
+            {"rule": rule, "setting": bits or step} | self._rounded(w, rule, bits, step)[0]
             for rule, bits, step in ways
         ])  # fmt: skip
 
@@ -273,9 +265,11 @@ def _row_grid(bits: int, floored: bool) -> Grid:
     return dataclasses.replace(GRIDS["int8_row_clip"], qmin=-levels, qmax=levels, levels=levels, scale_floor=floor)
 
 
-def _paint_rounding(
-    left: Axes, right: Axes, weights: np.ndarray, lines: np.ndarray, table: pd.DataFrame, own: Mapping[str, Any]
-) -> None:
+@plots.styled
+def _rounding_figure(
+    title: str, weights: np.ndarray, lines: np.ndarray, table: pd.DataFrame, own: Mapping[str, Any]
+) -> plots.Chart:
+    fig, (left, right) = plots.figure(1, 2, size=(8.4, 3.6), title=title)
     left.hist(weights, bins=80, histtype="stepfilled", color=plots.COLOURS["weights"], alpha=0.55)
     left.set(xlabel="weight", ylabel="weights (log scale)", yscale="log")
     left.xaxis.set_major_locator(MaxNLocator(5))
@@ -292,6 +286,7 @@ def _paint_rounding(
     right.yaxis.set_major_formatter("{x:g}")
     right.yaxis.set_minor_formatter(NullFormatter())
     right.legend(loc="best")
+    return fig
 
 
 class Windows(Drawing):
@@ -319,9 +314,8 @@ class Windows(Drawing):
             raise UserError(f"stride {stride:,} {why}; choose a stride of at most {window:,}")
         if self.targets // stride > self.MOST_WINDOWS:
             why = f"makes {self.targets // stride:,} windows, too many to plan in a second"
-            raise UserError(
-                f"stride {stride} {why}; choose a stride of at least {-(-self.targets // self.MOST_WINDOWS)}"
-            )
+            least = -(-self.targets // self.MOST_WINDOWS)
+            raise UserError(f"stride {stride:,} {why}; choose a stride of at least {least:,}")
         plan = plan_windows(self.targets, window, stride)
         positions = int((plan[:, 2] - plan[:, 0]).sum())
         least = int((plan[1:, 1] - plan[1:, 0]).min(initial=window - 1)) + 1
@@ -331,10 +325,12 @@ class Windows(Drawing):
             f"this run's sliding score. After the first window a target has {least:,} to {window:,} tokens of context."
         )
         title, table = f"Window {window:,}, stride {stride:,}", n06_scoring.context_shares(plan)
-        return Drawn(_two_panels(3.6, title, _paint_windows, plan[: self.SHOWN], table, self._by_context), table, said)
+        return Drawn(_windows_figure(title, plan[: self.SHOWN], table, self._by_context), table, said)
 
 
-def _paint_windows(left: Axes, right: Axes, plan: np.ndarray, table: pd.DataFrame, measured: pd.DataFrame) -> None:
+@plots.styled
+def _windows_figure(title: str, plan: np.ndarray, table: pd.DataFrame, measured: pd.DataFrame) -> plots.Chart:
+    fig, (left, right) = plots.figure(1, 2, size=(8.4, 3.6), title=title)
     dark, bright = (mpl.colormaps["cividis"](place) for place in (0.0, 1.0))  # the colours of the toy text's picture
     start, first, end = plan.T
     for begin, stop, colour, what in ((start, first, dark, "only read"), (first, end, bright, "scored")):
@@ -358,3 +354,4 @@ def _paint_windows(left: Axes, right: Axes, plan: np.ndarray, table: pd.DataFram
     worth.set_ylabel("line: bits per byte at that context")
     worth.grid(visible=False)
     worth.spines["right"].set_visible(True)
+    return fig

@@ -5,6 +5,7 @@ A stream's targets are its tokens 1..n-1, as everywhere: the first token is neve
 
 import itertools
 import lzma
+import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 import pandas as pd
 import zstandard
 
-from pgolf_core.base.files import sha256_bytes
+from pgolf_core.base.files import UserError, sha256_bytes
 from pgolf_core.lab.data.build import train_tokenizer
 from pgolf_core.text.caseops import CaseTokenizer, to_cases
 from pgolf_core.text.shards import CASE_MARKS
@@ -52,10 +53,8 @@ def compression_by(table: pd.DataFrame, column: str, width: int) -> pd.DataFrame
 
 
 def off_the_rule(table: pd.DataFrame) -> list[str]:
-    """Names of documents whose split is not what the corpus' rule says, worked out again from their names alone.
-
-    The rule: validation if the SHA-256 of the name without its last "-number" is divisible by ten.
-    """
+    """Names of documents whose split is not what the corpus' rule says, worked out again from their names alone:
+    validation if the SHA-256 of the name without its last "-number" is divisible by ten."""
     tenth = [int(sha256_bytes(name.rpartition("-")[0].encode()), 16) % 10 == 0 for name in table["name"]]
     return table["name"][table["split"] != np.where(tenth, "validation", "train")].tolist()
 
@@ -85,8 +84,7 @@ def visible_piece(piece: str) -> str:
 
 def piece_table(tokenizer: Tokenizer, tokens: np.ndarray) -> pd.DataFrame:
     """Every piece that occurs, most frequent first: piece, bytes, count, share of tokens and of bytes, rank, and the
-    share of bytes covered by it and all before it.
-    """
+    share of bytes covered by it and all before it."""
     counts = np.bincount(tokens, minlength=tokenizer.vocab_size)
     lengths = tokenizer.bytes.base.astype(np.int64) + tokenizer.bytes.leading_space
     order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
@@ -141,37 +139,36 @@ def shown_cases(text: str) -> str:
     return to_cases(text).translate(CASE_SIGNS)
 
 
-def case_table(
-    train: Sequence[str], val: Sequence[str], vocab_size: int, limit_bytes: int = CASE_BYTES
-) -> pd.DataFrame:
+def case_table(train: Sequence[str], val: Sequence[str], vocab_size: int) -> pd.DataFrame:
     """What CaseOps does at an equal vocabulary: tokenizers trained on the training texts, without it and with it.
 
     One row each: tokens and bytes per token of the validation texts (BOS left out), the share of tokens that are marks,
-    and the bigram's bits per byte, both learned on the first `limit_bytes` of training. Bytes are the original's.
+    and the bigram's bits per byte, both learned on the first CASE_BYTES of training. Bytes are the original's. NaN
+    where the text has no tokenizer of so many pieces: too little text, or too many different characters.
     """
     enough = itertools.accumulate(len(text.encode("utf-8")) for text in train)
-    few = [text for text, size in zip(train, enough, strict=True) if size <= limit_bytes]
-    train = few or train[:1]
+    train = [text for text, size in zip(train, enough, strict=True) if size <= CASE_BYTES] or train[:1]
     num_bytes = sum(len(text.encode("utf-8")) for text in val)
     rows = {}
     for name, is_changed in (("as it is", False), ("with case marks", True)):
+        try:
+            model = train_tokenizer(train, vocab_size, is_changed)
+        except UserError:
+            rows[name] = [math.nan] * 4
+            continue
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "tokenizer.model"
-            path.write_bytes(train_tokenizer(train, vocab_size, is_changed))
+            path.write_bytes(model)
             tokenizer = (CaseTokenizer if is_changed else Tokenizer)(path)
-        streams = [
+        learned, tokens = (
             np.concatenate([[tokenizer.bos_id, *tokenizer.encode(text)] for text in texts]) for texts in (train, val)
-        ]
-        bits = bigram_bits(streams[0], streams[1][:-1], streams[1][1:], vocab_size).sum()
-        pieces = len(streams[1]) - len(val)
+        )
+        bits = bigram_bits(learned, tokens[:-1], tokens[1:], vocab_size).sum()
+        pieces = len(tokens) - len(val)
         marks = [token for token in range(vocab_size) if is_changed and tokenizer.piece(token) in CASE_MARKS]
-        rows[name] = {
-            "tokens": pieces,
-            "bytes per token": num_bytes / pieces,
-            "marks": np.isin(streams[1], marks).sum() / pieces,
-            "bigram bpb": bits / num_bytes,
-        }
-    return pd.DataFrame(rows).T.rename_axis("text")
+        rows[name] = [pieces, num_bytes / pieces, np.isin(tokens, marks).sum() / pieces, bits / num_bytes]
+    columns = ["tokens", "bytes per token", "marks", "bigram bpb"]
+    return pd.DataFrame(rows, index=columns).T.rename_axis("text")
 
 
 def wrong_denominators(tokenizer: Tokenizer, tokens: np.ndarray, text: str) -> dict[str, int]:

@@ -236,8 +236,7 @@ def first_changed_position(model: GPT, ids: Tensor, position: int) -> int:
 
 @torch.no_grad()
 def attention_maps(model: GPT, ids: Tensor, layer: int, gain: float | None = None, rotary: bool = True) -> Tensor:
-    """Softmax weights [B, H, T, T] of one layer, float32, the future NaN. `gain` replaces the heads' q gains;
-    rotary=False leaves positions out."""
+    """Softmax weights [B, H, T, T] of one layer, float32, the future NaN; of one `gain` for all heads, or unrotated."""
     block, inputs = _inputs_of(model, ids, layer)
     cos, sin = model.rotary(ids.size(1), ids.device)
     if not rotary:
@@ -282,9 +281,8 @@ def attended(model: GPT, ids: Tensor, layer: int) -> tuple[Tensor, Tensor]:
 
 
 def exclusion_table(y: Tensor, v: Tensor) -> pd.DataFrame:
-    """Exclusive self-attention on y [B, T, H, D], v [B, T, K, D]: the part of a head's output along its own value,
-    before and after, and the norm that is left, relative to the norm before; means over sequences, heads, bands of
-    positions."""
+    """Exclusive self-attention on y [B, T, H, D], v [B, T, K, D]: a head's output along its own value, before and
+    after, and the norm left, relative to the norm before; means over sequences, heads and bands of positions."""
     unit = F.normalize(v.float(), dim=-1, eps=1e-12).repeat_interleave(y.size(2) // v.size(2), dim=2)
     before, after = y.float(), exclude_self(y, v).float()
     sizes = {

@@ -136,25 +136,18 @@ def orthogonalisation_table(gradients: Mapping[str, Tensor], optim: recipe.Optim
         update = orthogonalised(matrix, optim, optim.newton_schulz_steps).float()
         before, after = singular_values(newton_schulz(matrix, 0, torch.float32)), singular_values(update)
         row = {"matrix": name.removesuffix(".weight"), "rows": matrix.shape[0], "columns": matrix.shape[1]}
-        for when, values in (("before", before), ("after", after)):
-            row |= {f"largest {when}": values.max(), f"median {when}": np.median(values)}
-            row[f"smallest {when}"] = values.min()
+        for when, one in (("before", before), ("after", after)):
+            row |= {f"largest {when}": one.max(), f"median {when}": np.median(one), f"smallest {when}": one.min()}
         row |= {"rank before": stable_rank(before), "rank after": stable_rank(after)}
         rows.append(row | {"cosine": F.cosine_similarity(matrix.flatten(), update.flatten(), dim=0).item()})
     return pd.DataFrame(rows)
 
 
 def optimizer_table(shapes: Mapping[str, tuple[int, ...]], optim: recipe.Optim) -> pd.DataFrame:
-    """One row per group of `parameter_groups`: its members (layer numbers left out), optimiser, rates, sizes.
-
-    `beta1` is Muon's final momentum for Muon; `decay is applied` says on which side of the update. What is frozen has
-    no rates at all.
-    """
-    groups = parameter_groups(shapes, optim)
-    members = [name for group in groups for name in group.parameters]
-    assert sorted(members) == sorted(shapes), "every parameter must be in exactly one group"
+    """One row per group of `parameter_groups`: its members (layer numbers left out), optimiser, rates (none of what is
+    frozen), on which side of the update decay falls, sizes. `beta1` of Muon is its final momentum."""
     rows = []
-    for group in groups:
+    for group in parameter_groups(shapes, optim):
         is_muon = group.optimizer == "muon"
         side = optim.muon_wd_order if is_muon else "before"  # torch's AdamW shrinks the weights, then steps
         betas = (optim.muon_momentum, math.nan) if is_muon else group.betas
@@ -250,9 +243,8 @@ def seconds_table(seconds: Mapping[str, float], notebook_seconds: float, earlier
     }  # fmt: skip
     rest = max(notebook_seconds - (sum(seconds.values()) - earlier_seconds), 0.0)
     rows = [(word, "yes" if key == "train" else "no", seconds[key]) for key, word in words.items()]
-    table = pd.DataFrame(
-        [*rows, ("the rest of this notebook", "no", rest)], columns=["part", "on the clock", "seconds"]
-    )
+    rows.append(("the rest of this notebook", "no", rest))
+    table = pd.DataFrame(rows, columns=["part", "on the clock", "seconds"])
     return table.assign(share=table["seconds"] / table["seconds"].sum())
 
 

@@ -102,9 +102,8 @@ def paired_difference(one: Score, other: Score) -> tuple[float, float]:
 
 
 def qat_since(qat: recipe.QAT, rates: Sequence[float]) -> int | None:
-    """The first step (1, 2, ...) that was taken with rounding in the forward pass, or None. `rates` are the logged
-    multipliers of the steps: late QAT's factor in them is at most one, so the first value below the threshold is the
-    schedule's own crossing."""
+    """The first step (1, 2, ...) that was taken with rounding in the forward pass, or None, by the logged multipliers:
+    late QAT's factor in them is at most one, so the first below the threshold is the schedule's own crossing."""
     threshold = {"always": math.inf, "late": qat.threshold}.get(qat.kind, -math.inf)
     return next((step for step, rate in enumerate(rates, 1) if rate < threshold), None)
 
@@ -155,10 +154,11 @@ def blend(raw: Weights, averaged: Weights, place: float) -> dict[str, Tensor]:
 def distance_table(raw: Weights, averaged: Weights, column: str = "relative") -> pd.DataFrame:
     """Columns tensor, kind, layer (-1 outside the blocks), is_matrix, elements, and the distance of each tensor from
     the averaged one, relative to its own norm (NaN where that is zero)."""
-    apart = {name: (averaged[name] - tensor).norm().item() for name, tensor in raw.items()}
-    norms = {name: tensor.norm().item() for name, tensor in raw.items()}
-    relative = {name: apart[name] / norm if norm else math.nan for name, norm in norms.items()}
-    return pd.DataFrame([_about(name, tensor) | {column: relative[name]} for name, tensor in raw.items()])
+    rows = []
+    for name, tensor in raw.items():
+        apart, norm = (averaged[name] - tensor).norm().item(), tensor.norm().item()
+        rows.append(_about(name, tensor) | {column: apart / norm if norm else math.nan})
+    return pd.DataFrame(rows)
 
 
 def total_distance(raw: Weights, averaged: Weights) -> float:

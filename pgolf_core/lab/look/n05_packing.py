@@ -21,6 +21,7 @@ from pgolf_core.base.bits import allocate_bits
 from pgolf_core.base.names import ARTIFACT
 from pgolf_core.lab.look.n01_data import entropy_bits
 from pgolf_core.lab.look.n02_network import codes_of, on_grids, tensor_kind
+from pgolf_core.lab.look.n04_averaging import rounded
 from pgolf_core.lab.report.figures import stored_and_scales
 from pgolf_core.network.choice import STEPS, grid_names_for
 from pgolf_core.network.extras import corrections_of
@@ -200,20 +201,13 @@ def expected_weights(
         shapes = {name: tuple(weights[name].shape) for name in _gridded(grids)}
         correction = corrections(hessians, shapes, quant)
     feedback = correction.feedback if correction else {}
+    in_turn = {name: grid_of(name, grids[name], quant) for name in sorted(feedback) if grids[name] in GRIDS}
+    corrected = all_in_turn({name: weights[name].float() for name in in_turn}, in_turn, feedback)
     on_steps = {name: weights[name].numpy() for name in sorted(weights) if grids[name] == STEPS}
     plans = allocation.plans(on_steps, sensitivity or {}, correction)
-    in_turn = {name: weights[name].float() for name in sorted(feedback) if grids[name] in GRIDS}
-    rounded = all_in_turn(in_turn, {name: grid_of(name, grids[name], quant) for name in in_turn}, feedback)
-    expected = {}
-    for name, tensor in weights.items():
-        w = tensor.float()
-        if name in plans:
-            expected[name] = torch.from_numpy(plans[name].rounded(multiplier).weights(multiplier))
-        elif grids[name] not in GRIDS:
-            expected[name] = w.half().float()
-        else:
-            plain = quantise_tensor(w, grid_of(name, grids[name], quant))
-            expected[name] = dequantise(*rounded.get(name, plain))
+    expected = rounded(weights, grids, quant)
+    expected |= {name: dequantise(*coded) for name, coded in corrected.items()}
+    expected |= {name: torch.from_numpy(plan.rounded(multiplier).weights(multiplier)) for name, plan in plans.items()}
     if quant.low_rank:
         on_grid = [name for name in sorted(weights) if grids[name] in GRIDS and grids[name] != quant.gates]
         errors = {name: weights[name].float() - expected[name] for name in on_grid}
@@ -224,11 +218,8 @@ def expected_weights(
 
 def mismatches(expected: Mapping[str, Tensor], unpacked: Mapping[str, Tensor]) -> list[str]:
     """Names whose unpacked values are not bit for bit the expected ones; empty is what must hold."""
-    return sorted(
-        name
-        for name in expected.keys() | unpacked.keys()
-        if name not in expected or name not in unpacked or not torch.equal(expected[name], unpacked[name])
-    )
+    both = expected.keys() & unpacked.keys()
+    return sorted({n for n in both if not torch.equal(expected[n], unpacked[n])} | (expected.keys() ^ unpacked.keys()))
 
 
 def bits_by_sensitivity(sensitivity: Mapping[str, float]) -> pd.DataFrame:
@@ -258,12 +249,12 @@ def packing_choices(
     )
     own = dataclasses.replace(by_steps, exceptions=quant.exceptions) if quant.kind == "steps" else quant
     choices: dict[str, Choice] = {"this recipe": (own, bits)}
-    if quant.correction != "off":
-        choices["rounded plainly"] = (dataclasses.replace(own, correction="off"), bits)
-    if quant.low_rank:
-        choices["no low rank"] = (dataclasses.replace(own, low_rank=0), bits)
-    if quant.grouping != "off":
-        choices["ungrouped"] = (dataclasses.replace(own, grouping="off"), bits)
+    plainer = {
+        "rounded plainly": dataclasses.replace(own, correction="off"),
+        "no low rank": dataclasses.replace(own, low_rank=0),
+        "ungrouped": dataclasses.replace(own, grouping="off"),
+    }
+    choices |= {label: (one, bits) for label, one in plainer.items() if one != own}
     if file_bytes and quant.kind != "steps":
         choices["steps, as many bytes"] = (by_steps, None)
     choices |= {name: (dataclasses.replace(fixed, attention=name, mlp=name), None) for name in names}

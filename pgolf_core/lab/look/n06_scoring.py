@@ -72,11 +72,9 @@ def bpb_by_context(nats: np.ndarray, target_bytes: np.ndarray, contexts: np.ndar
 
 
 def by_chunk(frozen: Score, adapted: Adapted | Mixed, target_bytes: np.ndarray) -> pd.DataFrame:
-    """Of every chunk of the text, or document, in the order in which they were scored before they were learned from:
-    first, end (targets), done (targets scored by its end), frozen and adapted (bpb), gain (adapted less frozen), and
-    so_far: the gain over all targets scored by its end.
-
-    A mixture alone has no chunks: then of MIXED_STRETCHES equal stretches."""
+    """Of every chunk of the text, or document, in the order in which they were scored before they were learned from (of
+    a mixture alone: of MIXED_STRETCHES equal stretches): first, end (targets), done (targets scored by its end), frozen
+    and adapted (bpb), gain (adapted less frozen), and so_far: the gain over all targets scored by its end."""
     learned = adapted.adapted if isinstance(adapted, Mixed) else adapted
     borders = np.unique(np.linspace(0, frozen.tokens, MIXED_STRETCHES + 1).astype(np.int64))
     pieces = np.stack((borders[:-1], borders[1:]), axis=1) if learned is None else learned.pieces
@@ -86,10 +84,11 @@ def by_chunk(frozen: Score, adapted: Adapted | Mixed, target_bytes: np.ndarray) 
     nats = {"frozen": frozen.per_token_nats, "adapted": adapted.score.per_token_nats}
     starts = done - (end - first)
     sums = {name: np.add.reduceat(values[places], starts, dtype=np.float64) for name, values in nats.items()}
-    bits = math.log(2) * np.add.reduceat(target_bytes[places], starts, dtype=np.int64)
-    table = pd.DataFrame({"first": first, "end": end, "done": done, **{name: sums[name] / bits for name in sums}})
+    bits = pd.Series(math.log(2) * np.add.reduceat(target_bytes[places], starts, dtype=np.int64))
+    of_each, so_far = (sizes.where(sizes > 0) for sizes in (bits, bits.cumsum()))  # an empty document has no bpb
+    table = pd.DataFrame({"first": first, "end": end, "done": done, **{name: sums[name] / of_each for name in sums}})
     table["gain"] = table["adapted"] - table["frozen"]
-    table["so_far"] = (sums["adapted"] - sums["frozen"]).cumsum() / bits.cumsum()
+    table["so_far"] = (sums["adapted"] - sums["frozen"]).cumsum() / so_far
     return table
 
 

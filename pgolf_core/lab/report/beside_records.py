@@ -1,5 +1,4 @@
-"""A run beside the published records: what happens within a run on any text, and, where `comparison` allows it,
-differences and the rule."""
+"""A run beside the published records: what happens within a run, and, where texts compare, differences and the rule."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,10 +31,8 @@ IN_CSV_ALONE = ("nats_difference", "nats_per", "rule_passes")
 
 
 def beside_records(run_folder: Path, results: Mapping[int, Result]) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Set these seeds beside every record, as `pgolf compare` does: the numbers for a CSV, and what a template shows.
-
-    `results` by seed; all must be finished in `run_folder`. Both are empty where the records are not here.
-    """
+    """Set these seeds, finished in `run_folder`, beside every record, as `pgolf compare` does: numbers for a CSV, and
+    what a template shows; both empty where the records are not here."""
     if not RECORD_DIR.is_dir():
         return pd.DataFrame(), {"published": ""}
     pairs = {name: compare_arms([name, run_folder], seeds=list(results)) for name in RECORDS}

@@ -4,22 +4,20 @@ Two come from tables that the notebooks of a seed leave in its figures folder (0
 has a report without these figures.
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.compare.records import RECORD_DIR, RECORDS, load_published
 from pgolf_core.lab.report.reading import SeedRun
 from pgolf_core.lab.report.seeds import score_labels
 from pgolf_core.lab.shared import plots
-from pgolf_core.lab.shared.texts import FINEWEB_TRACK
+from pgolf_core.lab.shared.texts import FINEWEB_BYTES, FINEWEB_TRACK, SAME_BYTES
 from pgolf_core.packing.ledger import Ledger
 from pgolf_core.result import Result
 
@@ -31,14 +29,12 @@ POSITION = ("06-position", {"score": str, "middle": float, "targets": float, "bp
 PACKINGS = ("05-rate", {"packing": str, "file_bytes": float, "bits": float, "bpb_lost": float})
 
 VECTORS = "vectors and scalars"
-Drawn = tuple[Figure, pd.DataFrame]
+Drawn = tuple[plots.Chart, pd.DataFrame]
 
 
 def draw_figures(folder: Path, runs: Mapping[int, SeedRun], seeds_folder: Path) -> dict[str, Path]:
-    """Write every figure that these seeds have numbers for into `folder`; {name: path of the PNG}, the CSV beside it.
-
-    `seeds_folder` holds the seed<k>/figures of the notebooks.
-    """
+    """Write every figure that these seeds have numbers for into `folder`: {name: path of the PNG}, the CSV beside it.
+    `seeds_folder` holds the seed<k>/figures of the notebooks."""
     results = {seed: run.result for seed, run in runs.items()}
     first = next(iter(runs.values()))
     curves = pd.concat([run.metrics for run in runs.values()], ignore_index=True)
@@ -78,21 +74,26 @@ def _ledger(runs: Mapping[int, SeedRun], cap: int) -> Drawn:
 # ---------------------------------------------------------------------- bpb against bytes
 
 
+def beside_published(result: Result) -> bool:
+    """Whether the published seeds lie beside a run's: on their track, and scored on their text."""
+    is_their_text = abs(result.val_bytes / FINEWEB_BYTES - 1) <= SAME_BYTES
+    return result.track == FINEWEB_TRACK and is_their_text and RECORD_DIR.is_dir()
+
+
 def _bytes(results: Mapping[int, Result]) -> Drawn:
-    """Every seed's score by its bytes, against the cap; on the records' track the published seeds too."""
+    """Every seed's score by its bytes, against the cap; the published seeds too where they compare."""
     first = next(iter(results.values()))
     rows = [("this run", seed, result.total_bytes, result.sliding_bpb) for seed, result in results.items()]
-    if first.track == FINEWEB_TRACK and RECORD_DIR.is_dir():
+    if beside_published(first):
         for record in map(load_published, RECORDS):
             rows += [(record.name, s.seed, s.total_bytes, s.sliding_bpb) for s in record.seeds
                      if s.total_bytes and s.sliding_bpb]  # fmt: skip
     table = pd.DataFrame(rows, columns=["run", "seed", "total_bytes", "bpb"]).assign(cap=first.cap_bytes)
     points = {}
     for index, (name, of_run) in enumerate(table[table["run"] != "this run"].groupby("run", sort=False)):
-        points[str(name)] = (of_run["total_bytes"], of_run["bpb"], *_signs(index))
+        points[str(name)] = (of_run["total_bytes"], of_run["bpb"], *plots.signs(index))
     for seed, result in results.items():
-        signs = plots.seed_marker(seed), plots.seed_colour(seed)
-        points[f"seed {seed}"] = (result.total_bytes, result.sliding_bpb, *signs)
+        points[f"seed {seed}"] = (result.total_bytes, result.sliding_bpb, *plots.signs(seed))
     return _points_figure(points, "bytes of file and code", "sliding score (bits per byte)", first.cap_bytes), table
 
 
@@ -102,17 +103,12 @@ def _packings(long: pd.DataFrame) -> Drawn:
     means = long.groupby("packing", sort=False)[["file_bytes", "bpb_lost"]].mean()
     points = {}
     for index, (name, *place) in enumerate(means.itertuples()):
-        points[str(name)] = (*place, *(("*", "#222222") if name == OWN_PACKING else _signs(index)))
+        points[str(name)] = (*place, *(("*", "#222222") if name == OWN_PACKING else plots.signs(index)))
     return _points_figure(points, "bytes of the file, without code", "bpb lost by packing"), long
 
 
-def _signs(index: int) -> tuple[str, str]:
-    """Marker and colour, one pair for each of thirty."""
-    return plots.MARKERS[index % len(plots.MARKERS)], plots.PALETTE[index % len(plots.PALETTE)]
-
-
 @plots.styled
-def _points_figure(points: Mapping[str, tuple[Any, Any, str, str]], x_label: str, y_label: str, cap: int = 0) -> Figure:
+def _points_figure(points: Mapping[str, tuple], x_label: str, y_label: str, cap: int = 0) -> plots.Chart:
     """Points over bytes, {label: (x, y, marker, colour)}; `cap` is a line, and 0 none."""
     fig, (ax,) = plots.figure()
     for label, (x, y, marker, colour) in points.items():
@@ -126,7 +122,7 @@ def _points_figure(points: Mapping[str, tuple[Any, Any, str, str]], x_label: str
     ax.margins(x=0.1, y=0.2)
     ax.ticklabel_format(axis="y", useOffset=False)
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    ax.xaxis.set_major_formatter("{x:,.0f}")
     return _with_legend(fig, ax)
 
 
@@ -142,10 +138,8 @@ def _position(long: pd.DataFrame) -> Drawn:
 
 
 def stored_and_scales(tensors: pd.DataFrame, fp16_bytes: int, scales_bytes: int) -> tuple[pd.Series, pd.Series]:
-    """Bytes of each of a ledger's tensors in the file: of its codes or halves, and of its row scales.
-
-    Tensors kept as fp16 are compressed together, and so are all scales: of both, each gets its part of the raw bytes.
-    """
+    """Bytes of each of a ledger's tensors in the file: of its codes or halves, and of its row scales. Tensors kept as
+    fp16 are compressed together, and so are all scales: of both, each gets its part of the raw bytes."""
     halves = tensors["grid"] == "fp16"
     of_halves = tensors["raw_bytes"] * fp16_bytes / max(1, tensors.loc[halves, "raw_bytes"].sum())
     scales = tensors["scales_raw_bytes"] * scales_bytes / max(1, tensors["scales_raw_bytes"].sum())
@@ -153,17 +147,14 @@ def stored_and_scales(tensors: pd.DataFrame, fp16_bytes: int, scales_bytes: int)
 
 
 def tensor_table(ledger: Ledger) -> pd.DataFrame:
-    """One row a tensor: name, kind, layer, grid, elements, stored_bytes, stored_bits and entropy_bits of an element.
-
-    Stored bytes are the tensor's share of the file without its header, scales included.
-    """
+    """One row a tensor: name, kind, layer, grid, elements, stored_bytes (its share of the file without the header,
+    scales included), stored_bits and entropy_bits of an element."""
     table = pd.DataFrame(ledger.tensors)
     table["stored_bytes"] = sum(stored_and_scales(table, ledger.fp16_bytes, ledger.scales_bytes))
     for name in ("stored", "entropy"):
         table[f"{name}_bits"] = 8 * table[f"{name}_bytes"] / table["elements"]
-    parts = table["name"].map(lambda name: re.fullmatch(r"(?:blocks\.(\d+)\.)?(.+?)(?:\.weight)?", name))
-    table["layer"] = pd.array([int(found[1]) if found and found[1] else None for found in parts], dtype="Int64")
-    table["kind"] = [found[2] if found else name for found, name in zip(parts, table["name"], strict=True)]
+    table[["layer", "kind"]] = table["name"].str.extract(r"^(?:blocks\.(\d+)\.)?(.+?)(?:\.weight)?$")
+    table["layer"] = pd.to_numeric(table["layer"]).astype("Int64")
     table.loc[table["shape"].map(len) < 2, "kind"] = VECTORS
     return table[["name", "kind", "layer", "grid", "elements", "stored_bytes", "stored_bits", "entropy_bits"]]
 
@@ -179,7 +170,7 @@ def grid_rows(ledger: Ledger) -> list[list[str]]:
 
 
 @plots.styled
-def _tensors_figure(table: pd.DataFrame) -> Figure:
+def _tensors_figure(table: pd.DataFrame) -> plots.Chart:
     """One dot a tensor: bits of an element as stored, a row for each kind, area by bytes, colour by grid."""
     kinds = table.groupby("kind")["stored_bytes"].sum().sort_values(ascending=False)
     fig, (ax,) = plots.figure(size=(7.0, 1.5 + 0.3 * len(kinds)))
@@ -214,7 +205,7 @@ def _tables(folder: Path, seeds: Iterable[int], name: str, columns: Mapping[str,
     return pd.concat(found, ignore_index=True) if all(map(len, found)) else None
 
 
-def _with_legend(fig: Figure, ax: Axes) -> Figure:
+def _with_legend(fig: plots.Chart, ax: Axes) -> plots.Chart:
     handles, labels = ax.get_legend_handles_labels()
     across = min(len(handles), 5 if max(map(len, labels)) < 15 else 3)
     fig.legend(handles, labels, loc="outside lower center", ncols=across, columnspacing=1.2)

@@ -23,10 +23,10 @@ class Markdown(str):
 
 
 def plain(text: Any) -> Markdown:
-    """Text for GitHub-flavoured Markdown: no markup, no HTML, no mention, no address that becomes a link, one line."""
+    """Text for GitHub-flavoured Markdown, one line: no markup, no HTML, no mention, no web address that is a link."""
     escaped = html.escape(" ".join(str(text).split()), quote=False)
     escaped = re.sub(r"([\\`*_\[\]{}|~#!$])", r"\\\1", escaped)
-    return Markdown(escaped.replace("@", "&#64;").replace("://", ":&#47;/"))
+    return Markdown(escaped.replace("@", "&#64;").replace("://", ":&#47;/").replace("www.", "www\\."))
 
 
 def quoted(text: str) -> Markdown:
@@ -48,10 +48,8 @@ def fenced(text: str, language: str = "") -> Markdown:
 def table(
     header: Sequence[str], rows: Sequence[Sequence[Any]], text_columns: int | Container[int] = 1, totals: int = 0
 ) -> Markdown:
-    """A table of text columns, the first so many or those at the given places, and of numbers, which are set right.
-
-    The last `totals` rows sum it up.
-    """
+    """A table of text columns, the first so many or those at the given places, and of numbers, which are set right;
+    its last `totals` rows sum it up."""
     texts = range(text_columns) if isinstance(text_columns, int) else text_columns
     cells = [[str(plain(cell)) for cell in row] for row in rows]
     for row in cells[len(cells) - totals :]:

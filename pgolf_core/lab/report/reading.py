@@ -17,7 +17,7 @@ from pgolf_core.lab.compare.results import SCORE_LABELS, read_object, read_seed_
 from pgolf_core.lab.shared.places import ENV_FILE, LEDGER_FILE, RECIPE_FILE
 from pgolf_core.lab.shared.settings import flatten
 from pgolf_core.packing.ledger import Ledger
-from pgolf_core.recipes.reading import load_recipe
+from pgolf_core.recipes.reading import available_recipes, load_recipe
 from pgolf_core.recipes.recipe import to_dict
 from pgolf_core.result import Result
 
@@ -68,7 +68,7 @@ def _contradictions(result: Result, ledger: Ledger) -> Iterator[str]:
 
 def _read_metrics(path: Path, seed: int, remedy: str) -> pd.DataFrame:
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
             record = json.loads(line)
             if record["kind"] != "correction":  # that comes after the last step, without a loss
@@ -84,9 +84,10 @@ def command_of(recipe_folder: Path, seeds: Sequence[int]) -> str:
     """The command that makes these seeds, from the folder's recipe.json: its changes to the recipe file as --set."""
     recorded = read_object(recipe_folder / RECIPE_FILE)
     name = str(recorded.get("name", recipe_folder.name))
-    words = ["pgolf record", name, "--seeds", ",".join(map(str, seeds))]
+    source = name if name in available_recipes() else f"{name}.toml"  # a file of one's own, wherever it lies
+    words = ["pgolf record", shlex.quote(source), "--seeds", ",".join(map(str, seeds))]
     with contextlib.suppress(UserError):  # the recipe file may be gone; the settings are in the report all the same
-        base = flatten(to_dict(load_recipe(name)))
+        base = flatten(to_dict(load_recipe(source)))
         for key, value in flatten(recorded).items():
             if key in base and base[key] != value and key not in ("name", "title"):
                 words += ["--set", shlex.quote(f"{key}={json.dumps(value)}")]

@@ -15,13 +15,12 @@ from pgolf_core.base.files import UserError, write_json, write_text
 from pgolf_core.lab.compare.inference import CONFIDENCE
 from pgolf_core.lab.compare.results import read_object
 from pgolf_core.lab.report.beside_records import beside_records
-from pgolf_core.lab.report.figures import SKIPPED_SHARE, draw_figures, grid_rows
+from pgolf_core.lab.report.figures import SKIPPED_SHARE, beside_published, draw_figures, grid_rows
 from pgolf_core.lab.report.page import fenced, html_page, quoted, render, table
 from pgolf_core.lab.report.reading import SeedRun, command_of, read_seed
 from pgolf_core.lab.report.seeds import headline, over_cap, seeds_table, summarise_seeds
 from pgolf_core.lab.shared.places import DATA_FILE, RECIPE_FILE, SCRIPT, SUMMARY_FILE
 from pgolf_core.lab.shared.settings import flatten
-from pgolf_core.lab.shared.texts import FINEWEB_TRACK
 
 DATA_KEYS = (
     "dataset", "citation", "lossless", "train_documents", "train_bytes", "train_tokens", "val_documents", "val_bytes",
@@ -97,9 +96,8 @@ def _read(path: Path, keys: Sequence[str], remedy: str) -> dict[str, Any]:
 def run_context(
     runs: Mapping[int, SeedRun], summary: dict[str, Any], figures: Mapping[str, Path], adapt: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What a report and a submission's README both show of these seeds; numbers are for the template to format.
-
-    `adapt` is that section of the recipe."""
+    """What a report and a submission's README both show of these seeds; numbers are for the template to format. `adapt`
+    is that section of the recipe."""
     one = next(iter(runs.values()))
     largest = max(run.result.total_bytes for run in runs.values())
     grid_names = ["grid", "tensors", "values", "raw bytes", "order-0 entropy, bytes", "entropy, bits per value"]
@@ -114,7 +112,7 @@ def run_context(
         "largest": largest,
         "first": one.result.to_dict(),
         "raw_targets": one.result.raw_targets or one.result.val_targets,
-        "on_records_track": one.result.track == FINEWEB_TRACK,
+        "beside_published": beside_published(one.result),
         "track_stride": TRACK_STRIDE,
         "skipped_share": SKIPPED_SHARE,
         "entropy_bytes": sum(tensor["entropy_bytes"] for tensor in one.ledger.tensors),

@@ -29,8 +29,8 @@ ADAPTING = (
 def given_seeds(value: Sequence[int] | int | str) -> list[int]:
     """Seeds as a notebook's parameter: a list, one number, or a text as `papermill -p` gives it, "1337,1338"."""
     if isinstance(value, str):
-        value = json_list(value) or [int(one) if one.isdecimal() else one for one in re.split(r"[,;\s]+", value)]
-    seeds = [value] if isinstance(value, int | float) else list(value)
+        value = json_list(value) or [int(one) if one.isdecimal() else one for one in re.findall(r"[^,;\s]+", value)]
+    seeds: list[Any] = list(value) if isinstance(value, list | tuple) else [value]
     is_list = all(type(seed) is int and seed >= 0 for seed in seeds)
     if not seeds or not is_list or len(set(seeds)) < len(seeds):
         raise UserError(f"seeds {value!r} must be a list of whole numbers, as [1337, 1338], none twice")

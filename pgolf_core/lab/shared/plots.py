@@ -5,12 +5,11 @@ behind and figures are freed with their last reference. The palette is Okabe and
 which stays distinct in the common forms of colour blindness.
 """
 
-import functools
 import io
 import re
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -43,8 +42,8 @@ LOOKS: Any = {
     "lines.linewidth": 1.6, "lines.markersize": 5,
 }  # fmt: skip
 
-P = ParamSpec("P")
-T = TypeVar("T")
+styled = mpl.rc_context(LOOKS)
+"""Decorator: run under the project's style, and restore the caller's settings."""
 Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 """{name: (x, y)}, equally long."""
 
@@ -60,25 +59,21 @@ class Chart(Figure):
         return png_bytes(self), {"width": width, "height": height}
 
 
-def seed_colour(seed: int) -> str:
-    """A seed's colour, whichever other seeds are drawn with it."""
-    return PALETTE[seed % len(PALETTE)]
+def signs(number: int) -> tuple[str, str]:
+    """Marker and colour of a seed, whichever others are drawn with it, or of the n-th of several: a pair for each of
+    thirty. The marker is for print without colour and for seeds that share a colour."""
+    return MARKERS[number % len(MARKERS)], PALETTE[number % len(PALETTE)]
 
 
-def seed_marker(seed: int) -> str:
-    """A seed's marker: a second sign, for print without colour and for seeds that share a colour."""
-    return MARKERS[seed % len(MARKERS)]
-
-
-def colour_of(name: str, index: int = 0) -> str:
+def colour_of(name: str, index: int) -> str:
     """Fixed colour of a name: `seed 1337` is that seed's, `int6_row` its family's, else COLOURS or the palette's."""
     if (seed := _seed_in(name)) is not None:
-        return seed_colour(seed)
+        return signs(seed)[1]
     return COLOURS.get(name) or COLOURS.get(name.split("_")[0]) or PALETTE[(index + 5) % len(PALETTE)]
 
 
 def _marker_of(name: str, index: int) -> str:
-    return MARKERS[index % len(MARKERS)] if (seed := _seed_in(name)) is None else seed_marker(seed)
+    return signs(index if (seed := _seed_in(name)) is None else seed)[0]
 
 
 def _seed_in(name: str) -> int | None:
@@ -86,30 +81,17 @@ def _seed_in(name: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def styled(make: Callable[P, T]) -> Callable[P, T]:
-    """Run `make` under the project's style and restore the caller's settings."""
-
-    @functools.wraps(make)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
-        with mpl.rc_context(LOOKS):
-            return make(*args, **kwargs)
-
-    return wrapper
-
-
-def png_bytes(fig: Figure, dpi: int = DPI) -> bytes:
+@styled
+def png_bytes(fig: Chart) -> bytes:
     """The figure as a PNG file that holds neither a time nor a version, so that equal figures are equal files."""
-    if isinstance(fig, Chart) and fig.drawn and dpi == DPI and not fig.stale:
-        return fig.drawn
-    buffer = io.BytesIO()
-    with mpl.rc_context(LOOKS):
-        fig.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
-    if isinstance(fig, Chart) and dpi == DPI:
+    if fig.stale or not fig.drawn:
+        buffer = io.BytesIO()
+        fig.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
         fig.drawn, fig.stale = buffer.getvalue(), False
-    return buffer.getvalue()
+    return fig.drawn
 
 
-def save_figure(fig: Figure, folder: Path | str, name: str, table: pd.DataFrame | None = None) -> Path:
+def save_figure(fig: Chart, folder: Path | str, name: str, table: pd.DataFrame | None = None) -> Path:
     """Write NAME.png (150 dpi) and, where a table is given, NAME.csv with its numbers; returns the PNG's path.
 
     An index enters the CSV only if it is named.
@@ -139,12 +121,12 @@ def figure(
 
 @styled
 def histogram(
-    groups: Mapping[str, Sequence[float]], *, x_label: str, y_label: str = "count", title: str = "", bins: int = 60,
-    log_y: bool = False, grid_values: Sequence[float] = (),
-) -> Figure:  # fmt: skip
+    groups: Mapping[str, Sequence[float]], *, x_label: str, y_label: str, title: str = "", log_y: bool = False,
+    grid_values: Sequence[float] = (),
+) -> Chart:  # fmt: skip
     """Histogram of raw values, one outline per group on common bins; `grid_values` are drawn as thin vertical lines."""
     arrays = {name: np.asarray(values, dtype=float).ravel() for name, values in groups.items()}
-    edges = np.histogram_bin_edges(np.concatenate(list(arrays.values())), bins=bins).tolist()
+    edges = np.histogram_bin_edges(np.concatenate(list(arrays.values())), bins=60).tolist()
     fig, (ax,) = figure(title=title)
     for index, (name, values) in enumerate(arrays.items()):
         colour = colour_of(name, index)
@@ -165,7 +147,7 @@ def draw_grid(ax: Axes, values: Sequence[float] | np.ndarray) -> None:
 
 
 @styled
-def bars(groups: Series, *, x_label: str, y_label: str, title: str = "", log_y: bool = False, note: str = "") -> Figure:
+def bars(groups: Series, *, x_label: str, y_label: str, title: str = "", log_y: bool = False, note: str = "") -> Chart:
     """Vertical bars at integer positions, {name: (positions, heights)}: counts of bytes, codes, token lengths.
 
     Several groups stand side by side. `note` is printed in the upper corner (an entropy, a mean).
@@ -187,7 +169,7 @@ def bars(groups: Series, *, x_label: str, y_label: str, title: str = "", log_y: 
 @styled
 def grouped_bars(
     table: pd.DataFrame, *, x_label: str, y_label: str, title: str = "", value_format: str = "{:.4f}"
-) -> Figure:
+) -> Chart:
     """One group of bars per row of `table`, one bar per column, from zero, each with its value written on it."""
     fig, (ax,) = figure(title=title)
     width = 0.86 / len(table.columns)
@@ -204,9 +186,9 @@ def grouped_bars(
 
 @styled
 def horizontal_bars(
-    labels: Sequence[str], parts: Mapping[str, Sequence[float]] | Sequence[float], *, x_label: str, y_label: str = "",
-    title: str = "", value_format: str = "{:,.0f}", share: bool = False,
-) -> Figure:  # fmt: skip
+    labels: Sequence[str], parts: Mapping[str, Sequence[float]] | Sequence[float], *, x_label: str, title: str = "",
+    value_format: str = "{:,.0f}", share: bool = False,
+) -> Chart:  # fmt: skip
     """Horizontal bars, first label on top, stacked over `parts`; totals (and shares in %) are written at the ends."""
     named = parts if isinstance(parts, Mapping) else {"": parts}
     fig, (ax,) = figure(size=(7.0, max(1.6, 0.9 + 0.27 * len(labels))), title=title)
@@ -218,7 +200,7 @@ def horizontal_bars(
     ax.margins(x=0.2 if share else 0.13, y=0.02)
     ax.set_xlim(left=0)
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))
-    ax.set(xlabel=x_label, ylabel=y_label)
+    ax.set_xlabel(x_label)
     return _with_legend(fig, ax, wanted=len(named) > 1, outside=True)
 
 
@@ -241,7 +223,7 @@ def curves(
     markers: bool = False, ordered: bool = False, references: Mapping[str, float] | None = None,
     y_limits: tuple[float | None, float | None] | None = None, side_by_side: bool = False,
     dashed: Container[str] = (), legend_outside: bool = False,
-) -> Figure:  # fmt: skip
+) -> Chart:  # fmt: skip
     """Lines over a common x: `panels` is {y label with its unit: {line: (x, y)}}, one panel each.
 
     A line named `train` is thin; `ordered` colours lines by their order (iterations, layers); `references` are dashed
@@ -275,7 +257,7 @@ def curves(
 
 
 @styled
-def loss_curves(table: pd.DataFrame, *, title: str = "", skip_share: float = 0.0) -> Figure:
+def loss_curves(table: pd.DataFrame, *, title: str = "", skip_share: float = 0.0) -> Chart:
     """Losses of every seed; columns seed, kind ('train' or 'val'), step, loss (nats per token).
 
     The y axis is fitted to what comes after the first `skip_share` of the steps, whose fall would flatten the rest.
@@ -300,7 +282,7 @@ def loss_curves(table: pd.DataFrame, *, title: str = "", skip_share: float = 0.0
 def scatter(
     groups: Series, *, x_label: str, y_label: str, title: str = "", sizes: Mapping[str, Sequence[float]] | None = None,
     references: Mapping[str, float] | None = None,
-) -> Figure:  # fmt: skip
+) -> Chart:  # fmt: skip
     """Points, {name: (x, y)}; `sizes` scales their areas (bytes of a document, say), the largest at 160 points^2."""
     fig, (ax,) = figure(title=title)
     largest = max((float(np.max(one)) for one in (sizes or {}).values()), default=1.0)
@@ -318,7 +300,7 @@ def scatter(
 def heatmaps(
     maps: Mapping[str, np.ndarray], *, x_label: str, y_label: str, value_label: str, title: str = "", columns: int = 4,
     gamma: float = 1.0,
-) -> Figure:  # fmt: skip
+) -> Chart:  # fmt: skip
     """A grid of matrices on one colour scale with its unit; gamma < 1 lifts small values, NaN stays white."""
     columns = min(columns, len(maps))
     rows = -(-len(maps) // columns)
@@ -341,7 +323,7 @@ def heatmaps(
 
 
 @styled
-def ledger_bar(rows: Mapping[str, Mapping[str, int]], cap_bytes: int, *, title: str = "") -> Figure:
+def ledger_bar(rows: Mapping[str, Mapping[str, int]], cap_bytes: int, *, title: str = "") -> Chart:
     """What fills the cap: one stacked bar of bytes per row ({row: {part: bytes}}), against the cap's line."""
     fig, (ax,) = figure(size=(7.0, 1.5 + 0.45 * len(rows)), title=title)
     parts = dict.fromkeys(part for row in rows.values() for part in row)
@@ -361,9 +343,9 @@ def ledger_bar(rows: Mapping[str, Mapping[str, int]], cap_bytes: int, *, title: 
 
 
 @styled
-def seed_strip(table: pd.DataFrame, *, y_label: str, x_label: str = "", title: str = "") -> Figure:
+def seed_strip(table: pd.DataFrame, *, y_label: str) -> Chart:
     """Every seed as a point for every method: index = seeds, columns = methods; bars mark mean and one std."""
-    fig, (ax,) = figure(title=title)
+    fig, (ax,) = figure()
     offsets = (np.arange(len(table)) - (len(table) - 1) / 2) * min(0.1, 0.4 / len(table))
     for column, name in enumerate(table.columns):
         values = table[name].to_numpy(dtype=float)
@@ -374,12 +356,11 @@ def seed_strip(table: pd.DataFrame, *, y_label: str, x_label: str = "", title: s
             label = "mean ± 1 std" if column == 0 else None
             ax.bar(column, 2 * std, 0.6, bottom=mean - std, color="#DDDDDD", zorder=0.5, label=label)
         for offset, seed, value in zip(offsets, table.index, values, strict=True):
-            ax.plot(
-                column + offset, value, seed_marker(seed), color=seed_colour(seed), markeredgecolor="white",
-                markersize=8, zorder=2, label=f"seed {seed}" if column == 0 else None,
-            )  # fmt: skip
+            marker, colour = signs(seed)
+            label = f"seed {seed}" if column == 0 else None
+            ax.plot(column + offset, value, marker, color=colour, mec="white", markersize=8, zorder=2, label=label)
     ax.set_xticks(range(len(table.columns)), list(map(str, table.columns)))
-    ax.set(xlabel=x_label, ylabel=y_label, xlim=(-0.6, len(table.columns) - 0.4))
+    ax.set(ylabel=y_label, xlim=(-0.6, len(table.columns) - 0.4))
     ax.ticklabel_format(axis="y", useOffset=False)
     ax.grid(axis="x", visible=False)
     ax.use_sticky_edges = False  # else the foot of a box is the axis, and cuts a seed that lies on it

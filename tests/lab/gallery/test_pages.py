@@ -162,6 +162,13 @@ def test_files_of_somebody_else_in_the_gallery_are_not_lost_and_nor_is_one_that_
         make_gallery(made)
 
 
+def test_the_index_tells_the_reports_seeds_and_not_the_folders(made, tmp_path):
+    run = shutil.copytree(made, tmp_path / "one" / made.name)
+    write_report(run, [1338])
+    index = make_gallery(run)[0].read_text()
+    assert "1.7661 bits per byte. The notebooks" in index and "--seeds 1338 " in index and "for\nseed 1337" in index
+
+
 def test_a_report_without_a_title_is_listed_by_its_name(made, tmp_path):
     run = shutil.copytree(made, tmp_path / "untitled" / made.name)
     (run / "report.md").write_text("no title")

@@ -18,27 +18,21 @@ ROOT = Path(__file__).resolve().parents[3]
 RECORD_RECIPES = {name: load_recipe(name) for name in RECORDS}
 TINY = str(ROOT / "tests" / "helpers" / "tiny.toml")
 PUBLISHED = {name: load_published(name) for name in RECORDS}
-PACKED_LATER = "low-rank correction, gates as rows, grouping by similarity"
-"""What PR 1855 has and none before."""
-LATER = "clip by standard deviations", f"rounding in turn, {PACKED_LATER}, byte shuffle and brotli"
-"""What PR 1493 and 1855 have and none before."""
-OFF = {
-    "pr194": "bigram hash, partial rotary, LN scale, exclusive self-attention, value embedding, EMA, clip search, "
-             f"{LATER[0]}, bits by gradient, {LATER[1]}",
-    "pr315": "value embedding, SWA, quantisation-aware training, clip search, "
-             f"{LATER[0]}, bits by gradient, {LATER[1]}",
-    "pr332": f"value embedding, SWA, quantisation-aware training, clip search, {', '.join(LATER)}",
-    "pr531": f"partial rotary, LN scale, value embedding, SWA, {LATER[0]}, bits by gradient, {LATER[1]}",
-    "pr534": f"bigram hash, orthogonal start, EMA, {LATER[0]}, bits by gradient, {LATER[1]}",
-    "pr1493": "smear gate, bigram hash, value embedding, SWA, quantisation-aware training, clip search, "
-              "bits by gradient, zstd on whole bytes",
+OLD, NEW = "194 315 332 531 534", "1493 1855 2135"
+LACKING = {
+    "smear gate": "1493", "bigram hash": f"194 534 {NEW}", "partial rotary": "194 531", "LN scale": "194 531",
+    "exclusive self-attention": "194", "value embedding": f"194 315 332 531 {NEW}", "orthogonal start": "534",
+    "EMA": "194 534", "SWA": f"315 332 531 {NEW}", "quantisation-aware training": f"315 332 {NEW}",
+    "clip search": f"194 315 332 {NEW}", "clip by standard deviations": OLD,
+    "bits by gradient": f"194 315 531 534 {NEW}",
+    "steps by sensitivity": f"{OLD} {NEW}", "rounding in turn": OLD, "low-rank correction": f"{OLD} 1493",
+    "gates as rows": f"{OLD} 1493 2135", "grouping by similarity": f"{OLD} 1493", "zstd on whole bytes": NEW,
+    "byte shuffle and brotli": OLD, "gated heads": f"{OLD} 1493", "two lanes": f"{OLD} 1493",
+    "attention inside documents": f"{OLD} 1493",
 }  # fmt: skip
-OFF["pr1855"] = OFF["pr1493"].removeprefix("smear gate, ")
-OFF["pr2135"] = OFF["pr1855"].replace("bits by gradient", "bits by gradient, gates as rows")
-OFF["pr1493"] = OFF["pr1493"].replace("bits by gradient", f"bits by gradient, {PACKED_LATER}")
+"""{technique: the records whose documents do not have it}."""
 LOCAL = [name for name in RECORDS if f"local-{name}" in available_recipes()]
 """Records with a recipe for two cores."""
-"""What each record's document does not have."""
 
 
 @pytest.mark.parametrize("name", LOCAL)
@@ -57,10 +51,8 @@ def test_a_recipe_of_no_record_stands_alone():
 
 def test_the_technique_table_says_what_each_record_lacks_and_nothing_else():
     table = analysis.technique_table(RECORD_RECIPES)
-    later = "gated heads, two lanes, attention inside documents"  # PR 1855
-    found = {name: ", ".join(table.index[table[name] == "off"]) for name in RECORDS}
-    have_all = ("pr1855", "pr2135")
-    assert found == {name: off if name in have_all else f"{off}, {later}" for name, off in OFF.items()}
+    is_off = (table[[*RECORDS]] == "off").rename(columns=lambda name: name.removeprefix("pr"))
+    assert {name: " ".join(row.index[row]) for name, row in is_off.iterrows() if row.any()} == LACKING
     new = analysis.technique_states(load_recipe("pr1855", ["eval.document_mask=true"]))
     assert new["smear gate"] == ("window-gates", "by 12 channels, before the norm")
     assert new["two lanes"][1] == "from layer 8 on" and "scored" in new["attention inside documents"][1]
@@ -78,6 +70,10 @@ def test_values_in_the_technique_table_are_the_recipes():
     assert table.loc["floor under the scales", "pr531"] == "attention, other tables"  # its int5 MLP has none
     assert table.loc["quantisation-aware training", "pr534"] == "below m = 0.1, the packed grid, lr × 0.5"
     assert table.loc["sliding evaluation", "run"] == "off"
+    grids = ["floor under the scales", "clip by standard deviations", "zstd on whole bytes"]
+    for name in ("local", "frontier"):  # on steps no matrix is on a grid, whatever the recipe names
+        found = analysis.technique_table({name: load_recipe(name)})[name]
+        assert (found[grids] == "off").all() and found["steps by sensitivity"] == "every matrix"
 
 
 def test_every_recipe_on_disk_has_a_state_and_a_note_for_every_technique_and_a_rule_for_every_part():
@@ -185,6 +181,9 @@ def test_bytes_count_against_the_cap_of_each_and_bits_are_of_the_model_alone():
     over = table.loc["pr194, seed 1337"]
     assert over["total"] == over["model"] + over["code"] == 16_076_737 and over["share of the cap"] > 1
     assert over["bits per parameter"] == pytest.approx(8 * 15_992_249 / 26_502_232)
+    for published in PUBLISHED.values():  # one seed of PR 1493 had a script of its own
+        files = analysis.bytes_table("mine", own, published, 16_000_000).dropna(subset=["model", "total"])
+        assert (files["model"] + files["code"] == files["total"]).all(), published.name
 
 
 def test_a_published_loss_of_packing_is_there_only_where_both_its_numbers_are():

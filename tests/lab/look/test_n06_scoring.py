@@ -84,6 +84,10 @@ def test_a_chunks_scores_and_the_gain_up_to_its_end_are_sums_over_its_targets(mo
     assert len(alone) == 32 and alone["end"].tolist()[:-1] == alone["first"].tolist()[1:]
     assert (alone["first"].iloc[0], alone["end"].iloc[-1]) == (0, 40)
     assert alone["so_far"].iloc[-1] == pytest.approx(-gained, rel=1e-5)
+    sizes[:3] = 0  # two stretches of no bytes: no score, rather than an infinite one
+    alone = analysis.by_chunk(frozen, Mixed(lower, 1.0), sizes)
+    assert alone.loc[:1, ["frozen", "adapted", "gain", "so_far"]].isna().all(axis=None)
+    assert not np.isinf(alone.to_numpy()).any()
 
 
 def test_documents_share_the_score_without_rest_and_a_bos_belongs_to_what_it_opens() -> None:

@@ -24,6 +24,14 @@ def test_on_another_text_the_records_stand_beside_the_run_without_any_difference
     assert table.loc["pr315 (merged)", "bits_per_weight"] == pytest.approx(8 * 15_525_821 / 26_829_913)
 
 
+def test_on_their_track_but_another_text_no_published_seed_lies_beside_the_run(run):
+    for seed in RUN_SEEDS:
+        change(run / f"seed{seed}" / "result.json", track="10min_16mb")
+    note = write_report(run, RUN_SEEDS).markdown.read_text()
+    assert "The scores do not compare" in note and "lie beside it" not in note
+    assert set(pd.read_csv(run / "figures" / "bytes.csv")["run"]) == {"this run"}
+
+
 def test_on_the_records_text_differences_and_the_rule_are_given_for_the_reports_seeds_alone(run):
     targets, size = 62_021_632, 151_080_363
     for seed in RUN_SEEDS:

@@ -41,9 +41,8 @@ def test_figures_lie_beside_the_report_with_their_numbers(written):
 
 def test_tables_that_the_notebooks_left_become_figures_with_every_seeds_numbers(with_tables, tmp_path):
     runs = {seed: read_seed(with_tables, seed) for seed in RUN_SEEDS}
-    assert list(draw_figures(tmp_path / "drawn", runs, with_tables)) == [
-        "seeds", "curves", "bytes", "ledger", "tensors", "position", "packings",
-    ]  # fmt: skip
+    drawn = draw_figures(tmp_path / "drawn", runs, with_tables)
+    assert list(drawn) == ["seeds", "curves", "bytes", "ledger", "tensors", "position", "packings"]
     position = pd.read_csv(tmp_path / "drawn" / "position.csv")
     assert position["seed"].tolist() == [seed for seed in RUN_SEEDS for _ in range(2)]
     assert position["bpb"].tolist() == 3 * [2.25, 2.2]

@@ -10,6 +10,7 @@ from run_folder import change
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.report import reading
 from pgolf_core.lab.report.reading import command_of, read_seed
+from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.recipe import Recipe, to_dict
 
 
@@ -38,10 +39,11 @@ def test_numbers_that_contradict_each_other_are_refused(run, file, values, compl
 
 def test_a_broken_line_of_metrics_and_an_empty_file_are_named(run):
     path = run / "seed1337" / "metrics.jsonl"
-    with path.open("a") as file:
-        file.write('{"kind": "correction", "seconds": 1.0}\n{"kind": "train", "st')
-    with pytest.raises(UserError, match=r"metrics\.jsonl, line 18: not a metrics record"):
-        read_seed(run, 1337)
+    whole = path.read_bytes() + b'{"kind": "correction", "seconds": 1.0}\n'
+    for broken in (b'{"kind": "train", "st', b"\xff"):
+        path.write_bytes(whole + broken)
+        with pytest.raises(UserError, match=r"metrics\.jsonl, line 18: not a metrics record"):
+            read_seed(run, 1337)
     path.write_text("")
     with pytest.raises(UserError, match=r"metrics\.jsonl is empty; run `pgolf record .* --fresh`"):
         read_seed(run, 1337)
@@ -57,3 +59,15 @@ def test_the_command_to_reproduce_names_what_differs_from_the_recipe_file(tmp_pa
     words = """pgolf record local --seeds 1,2 --set 'average.kind="swa"'"""
     assert command_of(folder, [1, 2]) == words
     assert command_of(folder.rename(tmp_path / "mine"), [1, 2]) == f"{words} --name mine"
+
+
+def test_the_command_names_the_file_of_a_recipe_of_ones_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my own.toml").write_text('extends = "local-smoke"\n')
+    ran = load_recipe("my own.toml", ["schedule.iterations=7"])
+    folder = tmp_path / "my own"
+    folder.mkdir()
+    (folder / "recipe.json").write_text(json.dumps(to_dict(ran) | {"fingerprint": ran.fingerprint}))
+    assert command_of(folder, [1]) == "pgolf record 'my own.toml' --seeds 1 --set schedule.iterations=7"
+    (tmp_path / "my own.toml").unlink()
+    assert command_of(folder, [1]) == "pgolf record 'my own.toml' --seeds 1"

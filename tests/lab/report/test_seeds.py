@@ -57,9 +57,9 @@ def test_frozen_and_adapted_scores_stand_side_by_side_and_what_adapting_is_stand
 
 
 def test_seeds_may_be_one_number_or_text_as_papermill_gives_them():
-    for given in ("7,8", "7 8", "[7, 8]", (7, 8)):
+    for given in ("7,8", "7 8", "7 8\n", "[7, 8]", (7, 8)):
         assert given_seeds(given) == [7, 8]
     assert given_seeds(7) == given_seeds("7") == [7]
-    for wrong in ("x", "7.5", -1, True, [], [1.5], 7.0, [7, 7]):
+    for wrong in ("x", "7.5", "", -1, True, [], [1.5], 7.0, [7, 7], None):
         with pytest.raises(UserError, match=r"seeds .* must be a list of whole numbers, as \[1337, 1338\]"):
             given_seeds(wrong)

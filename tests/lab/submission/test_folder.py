@@ -126,7 +126,7 @@ def test_the_readme_tells_what_is_new_every_seed_bytes_seconds_figures_and_the_c
         assert f"{result.sliding_bpb:.4f}" in text and f"{result.total_bytes:,}" in text
         assert f"{result.seconds['total']:,.1f}" in text and f"{result.cap_bytes - result.total_bytes:,}" in text
     assert "| **mean** |" in text and "| **std** |" in text and "| **whole** |" in text
-    assert re.search(r"^pgolf record toy --seeds 1,2", text, re.MULTILINE)
+    assert re.search(r"^pgolf record toy\.toml --seeds 1,2", text, re.MULTILINE)
     assert "| model.num\\_layers | 11 | 2 |" in text and "differ from the defaults" in text
     launch = "torchrun --standalone --nproc_per_node=4"
     assert re.search(rf"^DATA_PATH=DATA TOKENIZER_PATH=TOKENIZER SEED=2 {launch} train_gpt.py$", text, re.MULTILINE)
