@@ -205,7 +205,7 @@ def readme(context: Mapping[str, Any], recipe: Recipe, who: Mapping[str, str], c
     `who`: name, author, github_id, date. `command` made the run, with `ranks` that trained a seed together.
     """
     base, changes = changed_keys(recipe)
-    launch = f"{'python' if ranks == 1 else f'torchrun --standalone --nproc_per_node={ranks}'} {SCRIPT}"
+    launch = f"{'python' if ranks < 2 else f'torchrun --standalone --nproc_per_node={ranks}'} {SCRIPT}"
     alone = [f"DATA_PATH=DATA TOKENIZER_PATH=TOKENIZER SEED={seed} {launch}" for seed in context["summary"]["seeds"]]
     descent = [f"Recipe {name}: {load_recipe(name).title}" for name in _ancestors(recipe)]
     own = {

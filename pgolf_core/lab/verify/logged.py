@@ -71,7 +71,7 @@ def same_recipe(folder: Judged) -> str:
     hold(not wrong, "; ".join(wrong))
     count = len(keys) + (min(map(len, blocks.values())) if blocks else 0)
     require(len(logs) > 1, f"there is the log of one seed only ({count} settings in it)")
-    hold(count > 0, "no log names a setting")
+    require(count > 0, "no log names a setting")
     also = [what for what, is_so in (("code size", len(sizes) > 1), ("the scripts in the logs", scripts)) if is_so]
     return f"{len(logs)} seeds, equal in {', '.join([f'{count} settings', *also])}"
 

@@ -40,7 +40,11 @@ def test_an_artifact_alone_is_checked_without_any_run_and_scored_on_a_dataset_th
     assert "is not prepared" in judged(path, cache, data="other")["score from the file alone"].evidence
 
 
-def test_a_path_of_nothing_is_an_error_and_an_empty_file_holds_nothing(cache: Path, tmp_path: Path):
+def test_a_path_of_nothing_or_of_runs_is_an_error_and_an_empty_file_holds_nothing(
+    honest: Path, cache: Path, tmp_path: Path
+):
+    with pytest.raises(UserError, match=f"but holds runs; name one, as {honest}"):
+        verify(honest.parents[1], How())
     with pytest.raises(UserError, match="does not exist"):
         verify(tmp_path / "nosuch", How())
     (tmp_path / "folder").mkdir()

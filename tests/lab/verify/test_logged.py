@@ -62,6 +62,12 @@ def test_a_seed_that_ran_code_of_another_size_is_named(place: Path):
     shows(judged(folder, place)[ONE], FAILS, "code sizes differ: ", "train_seed42.log 67,000")
 
 
+def test_logs_that_name_no_setting_are_neither_alike_nor_unlike(place: Path):
+    folder = published(place, PR315)
+    edit_logs(folder, r"(?:model_params|world_size):.*\n", "")
+    shows(judged(folder, place)[ONE], UNKNOWN, "no log names a setting")
+
+
 # ---------------------------------------------------------------------- the whole split, scored first
 
 
