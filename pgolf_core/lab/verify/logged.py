@@ -23,7 +23,7 @@ from pgolf_core.lab.verify.reading.untrusted import read_text
 
 OF_ONE_RUN = re.compile(
     r"seed|run_?id|log|path|file|dir|rank|device|time_?stamp|date|host|port|pid|wandb|name|prefix|commit|sha|resume|"
-    r"ckpt|checkpoint|^load|^save|main|master|is_dist|notes?$", re.I)  # fmt: skip
+    r"ckpt|checkpoint|^load|^save|main|master|is_dist|notes?$|job|node|uuid|start_?time|started", re.I)  # fmt: skip
 """Settings that differ between runs of one recipe."""
 LEAST_SETTINGS = 5
 WHOLE = 0.98
@@ -33,9 +33,9 @@ LEAST_SCORED = 100_000
 LEAST_DIGITS = 1e-3
 """A score with fewer digits than these names no line of a log."""
 SCORED_KEY = re.compile(
-    r"(?!.*(?:chunk|batch|window|seq|context|prefix|train|target|step))(?=.*(?:eval|val|scored|subset))"
-    r"(?=.*(?:token|byte)).*(?:count|scored|tokens|subset).*", re.I)  # fmt: skip
-"""Keys of submission.json that count what was scored."""
+    r"(?!.*(?:chunk|batch|window|seq|context|prefix|train|target|step|per_(?!seed)|max|limit|budget))"
+    r"(?=.*(?:eval|val|scored|subset))(?=.*(?:token|byte)).*(?:count|scored|tokens|subset).*", re.I)  # fmt: skip
+"""Keys of submission.json that count what was scored; a speed or a bound is no such count."""
 ADAPTED = re.compile(r"ttt|test.?time|n.?gram|slot|lora|ppm|adapt", re.I)
 """Words of labels and settings that tell of an adaptation while scoring."""
 OFF = re.compile(r"^(?:0|false|none|off|)$", re.I)
