@@ -208,15 +208,15 @@ class _Follow:
 
     def inside(self, function: ast.FunctionDef, values: list[Any], depth: int) -> Any:
         """What a function of the script returns for these values."""
-        names = [argument.arg for argument in function.args.args]
-        inner = _Follow(self.piece, self.functions, self.names | dict(zip(names, values, strict=False)), {}, self.steps)
+        names, written = self.names, self.written
+        self.names = names | dict(zip([argument.arg for argument in function.args.args], values, strict=False))
+        self.written = {}
         try:
-            inner.run(function.body, depth)
+            self.run(function.body, depth)
         except _Return as found:
             return found.value
         finally:
-            self.steps, self.is_sure = inner.steps, self.is_sure and inner.is_sure
-            self.is_guarded |= inner.is_guarded
+            self.names, self.written = names, written
         return NOTHING
 
 
