@@ -14,7 +14,7 @@ import contextlib
 import itertools
 import operator
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -292,25 +292,34 @@ def tables_in(codes: Iterable[Code]) -> list[Table]:
     return [table for table in found if table]
 
 
-def _adds_space(nodes: Iterable[ast.AST]) -> bool | None:
+def _adds_space(nodes: Sequence[ast.AST]) -> bool | None:
     """Whether the score adds what a table of spaces says; None where it does something else with one."""
-    used, added, taken = _looked_up(nodes), set[str](), set[str]()
+    named: dict[str, set[str]] = {}  # what is looked up, and called by a name before it is added
     for node in nodes:
         match node:
+            case ast.Assign([ast.Name(name)], value) if not any(isinstance(part, ast.Call) for part in ast.walk(value)):
+                named[name] = _looked_up(value, {})
+    used, added, taken = set[str](), set[str](), set[str]()
+    for node in nodes:
+        match node:
+            case ast.Subscript(ctx=ast.Load()):
+                used.add(_table(node))
             case ast.BinOp(ast.BinOp(op=ast.Add() | ast.Sub()), ast.Add(), part) | ast.AugAssign(_, ast.Add(), part):
-                added |= _looked_up(ast.walk(part))  # the sum on the left is a node of its own
+                added |= _looked_up(part, named)  # the sum on the left is a node of its own
             case ast.BinOp(left, ast.Add(), part):
-                added |= _looked_up(ast.walk(left)) | _looked_up(ast.walk(part))
+                added |= _looked_up(left, named) | _looked_up(part, named)
             case ast.BinOp(_, ast.Sub(), part) | ast.AugAssign(_, ast.Sub(), part):
-                taken |= _looked_up(ast.walk(part))  # a space that the table holds and a boundary has not
+                taken |= _looked_up(part, named)  # a space that the table holds and a boundary has not
     if any(OF_SPACE.search(name) for name in added - taken):
         return True
     return None if any(OF_SPACE.search(name) for name in used - taken) else False
 
 
-def _looked_up(nodes: Iterable[ast.AST]) -> set[str]:
-    """Tables that are read at some index."""
-    return {_table(node) for node in nodes if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load)}
+def _looked_up(node: ast.expr, named: Mapping[str, set[str]]) -> set[str]:
+    """Tables that are read at some index inside an expression, or by a name of what was read."""
+    parts = list(ast.walk(node))
+    found = {_table(part) for part in parts if isinstance(part, ast.Subscript) and isinstance(part.ctx, ast.Load)}
+    return found.union(*(named.get(part.id, set()) for part in parts if isinstance(part, ast.Name)))
 
 
 def _loops(nodes: Iterable[ast.AST]) -> Iterator[tuple[int, list[ast.stmt]]]:

@@ -55,6 +55,9 @@ WRONG = {name: ("".join(parts), why) for name, (why, *parts) in {
         COUNT, COUNT.rstrip() + " + 1\n")),
     "one more where there is a space": (TWICE, LOOP, BYTE, PIECE, COUNT, ONE_MORE, ADDS),
     "written as a space, and added": (TWICE, LOOP, BYTE, PIECE, MARKED, IN_TABLE, ADDS),
+    "written as a space, and added by a name": (
+        TWICE, LOOP, BYTE, PIECE, MARKED, IN_TABLE,
+        "def score(t, p):\n    lead = space[t] & ~boundary[p]\n    return base_bytes[t] + lead\n"),
     "the mark's own three bytes": ("a leading space counts 3 bytes", LOOP, BYTE, PIECE, COUNT),
     "no rule for byte pieces": (SIX, LOOP, SPECIAL, PIECE, LEAD, COUNT, ADDS),
     "decoded byte pieces": (THREE, DECODED),
