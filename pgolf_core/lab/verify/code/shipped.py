@@ -12,7 +12,7 @@ import functools
 import importlib
 import lzma
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -80,17 +80,19 @@ def running(files: Mapping[str, Path], start: str, read: Callable[[Path], str]) 
         name = wanted.pop()
         is_read = name.endswith(".py") and sum(len(code.source) for code in found.values()) < MAX_CODE_TEXT
         text = read(files[name]) if is_read else ""
+        texts: list[str] = []
+        unread = ""
         try:
-            source, unread = unwrapped(text), ""
+            texts += layers(text)  # those that were read stay, whatever stops the next
         except (CannotCheck, Broken) as reason:
-            source, unread = text, f"{name}: {reason}"
-        found[name] = Code(name, files[name].stat().st_size, source, unread)
-        wanted += [other for other in named_by(source, name, files) if other not in found and other not in wanted]
+            unread = f"{name}: {reason}"
+        found[name] = Code(name, files[name].stat().st_size, texts[0 if unread else -1], unread)
+        wanted += sorted({other for text in texts for other in named_by(text, name, files)} - {*found, *wanted})
     return found
 
 
 def named_by(source: str, name: str, files: Mapping[str, Path]) -> list[str]:
-    """Files of the folder that a running one imports or names."""
+    """Files of the folder that the text of a running one imports or names."""
     wanted = [module.replace(".", "/") + end for module in imports_of(source) for end in (".py", "/__init__.py")]
     wanted += [str(node.value).removeprefix("./") for node in nodes_of(source)
                if isinstance(node, ast.Constant) and str(node.value).endswith(CODE_ENDINGS)]  # fmt: skip
@@ -112,16 +114,17 @@ def imports_of(source: str) -> frozenset[str]:
 # ---------------------------------------------------------------------- packed scripts
 
 
-def unwrapped(source: str) -> str:
-    """The script inside a packed one; a plain one as it is.
+def layers(source: str) -> Iterator[str]:
+    """The script, then what is inside it where it is packed, and so on to a plain one.
 
     CannotCheck for one that executes what it unpacks in a way that is not known here.
     """
-    for _ in range(MAX_LAYERS):
+    yield source
+    for _ in range(MAX_LAYERS + 1):
         inner = _inner(nodes_of(source))
         if inner is None:
-            return source
-        source = inner
+            return
+        yield (source := inner)
     raise CannotCheck(f"the script is packed more than {MAX_LAYERS} times")
 
 
