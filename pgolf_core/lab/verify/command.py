@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pgolf_core.base.files import UserError
-from pgolf_core.lab.shared.places import SUBMISSION_FILE
+from pgolf_core.base.names import SCRIPT_ARTIFACT
+from pgolf_core.lab.shared.places import RECIPE_FILE, SUBMISSION_FILE
 from pgolf_core.lab.shared.tables import entries_text, width
 from pgolf_core.lab.shared.usage import add_data, add_json, place
 from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, SAMPLED, UNKNOWN, VERDICTS, Row, plain
@@ -69,7 +70,8 @@ def _line(path: str, how: How, as_json: bool) -> int:
 def verify(path: Path, how: How) -> list[Row]:
     """The checks of an artifact, a seed's run folder, a recipe's with all its seeds, or any submission folder.
 
-    Raises UserError only for a path that does not exist, and for a folder that holds nothing of all these.
+    Raises UserError only for a path that does not exist, and for a folder that holds nothing of all these, or what an
+    exported script left.
     """
     from pgolf_core.lab.compare.results import seed_folders
 
@@ -80,9 +82,13 @@ def verify(path: Path, how: How) -> list[Row]:
 
         return artifact_rows(path, how)
     try:
-        is_recipe = not (path / SUBMISSION_FILE).exists() and bool(seed_folders(path))
+        is_submission, has_recipe = (path / SUBMISSION_FILE).exists(), (path / RECIPE_FILE).exists()
+        left = [] if is_submission or has_recipe else [*path.glob(SCRIPT_ARTIFACT), *path.glob(f"*/{SCRIPT_ARTIFACT}")]
+        is_recipe = not is_submission and bool(seed_folders(path))
     except OSError as error:
         return [Row("the folder can be read", FAILS, f"{path}: {error.strerror}")]
+    if left:
+        raise UserError(f"{path} is an exported script's, which keeps no recipe; name {left[0]}, and --data for scores")
     if is_recipe:
         from pgolf_core.lab.verify.recipe import recipe_rows
 

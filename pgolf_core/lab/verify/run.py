@@ -207,6 +207,7 @@ def same_model(seed: Seed) -> str:
 
 def cap(seed: Seed) -> str:
     """Literal bytes of file and code, the recorded ones, and the track's cap."""
+    hold(seed.artifact.is_file(), f"there is no {seed.artifact.name}")
     size, result, most = seed.artifact.stat().st_size, seed.result, seed.recipe.cap_bytes
     code = result.code_bytes
     hold(size == result.artifact_bytes, f"the file has {size:,} bytes, result.json says {result.artifact_bytes:,}")

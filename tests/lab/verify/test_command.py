@@ -57,6 +57,16 @@ def test_a_path_of_nothing_or_of_runs_is_an_error_and_an_empty_file_holds_nothin
     assert "it needs an artifact that opens" in row.evidence
 
 
+def test_what_an_exported_script_left_is_no_run_and_its_artifact_is_named_instead(run: Path):
+    for folder in (run, run / "seed1"):
+        (folder / "recipe.json").unlink()
+    left = (run / "seed1" / "model.pgolf").rename(run / "seed1" / "final_model.pgolf")
+    for path in (run, run / "seed1"):
+        with pytest.raises(UserError, match=f"exported script's, which keeps no recipe; name {left}"):
+            verify(path, How())
+    assert {row.verdict for row in verify(left, How())} == {HOLDS}
+
+
 def test_the_text_begins_with_the_verdict_and_fits_80_columns_with_evidence_below_its_check(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     lines = as_text(ROWS).splitlines()
