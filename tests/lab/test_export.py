@@ -222,10 +222,6 @@ def test_what_a_prompt_showed_last_changes_no_byte(minified, monkeypatch: pytest
     assert minified(text) == before and builtins._ == "what was shown"
 
 
-def test_equal_recipes_give_equal_scripts_and_other_values_another():
-    assert joined(small_recipe()) == joined(small_recipe()) != joined(small_recipe(eval={"stride": 8}))
-
-
 def test_the_command_writes_the_script_and_overwrites_no_other(tmp_path: Path, capsys):
     arguments = ["export", "local-smoke", "--out", str(tmp_path / "new"), "--set", "script=readable"]
     path = tmp_path / "new" / SCRIPT

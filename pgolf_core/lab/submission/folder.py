@@ -181,7 +181,7 @@ def _numbers(
         rows[str(seed)] = {key: value for key, value in row.items() if value is not None}
     return {
         **{key: who[key] for key in ("author", "github_id", "name")},
-        "blurb": f"{recipe.title}. {kind.capitalize()} {scored(summary)}, {seeds}.",
+        "blurb": f"{recipe.title or recipe.name}. {kind.capitalize()} {scored(summary)}, {seeds}.",
         "date": who["date"],
         **{f"{key}_{of}": summary[f"{its}_{of}"]["mean"] for key, its in scores.items() for of in ("loss", "bpb")},
         "bytes_total": first.total_bytes,
@@ -210,7 +210,7 @@ def readme(context: Mapping[str, Any], recipe: Recipe, who: Mapping[str, str], c
     descent = [f"Recipe {name}: {load_recipe(name).title}" for name in _ancestors(recipe)]
     own = {
         "who": who,
-        "recipe": {"title": recipe.title, "dataset": recipe.data.dataset},
+        "recipe": {"title": recipe.title or recipe.name, "dataset": recipe.data.dataset},
         "script": recipe.script,
         "base": base,
         "changes": table(["key", base.capitalize(), "here"], changes, text_columns=3) if changes else "",

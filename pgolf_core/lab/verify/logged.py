@@ -173,9 +173,7 @@ def _by_json(folder: Judged) -> list[str]:
 
 def counted_in(claims: Mapping[str, Any]) -> dict[str, int]:
     """{key: count} of the tokens and bytes that submission.json says were scored."""
-    return {
-        key: value for key, value in claims.items() if SCORED_KEY.fullmatch(key) and type(value) is int and value > 0
-    }
+    return {key: n for key, n in claims.items() if SCORED_KEY.fullmatch(key) and type(n) is int and n > 0}
 
 
 # ---------------------------------------------------------------------- scored first
@@ -217,10 +215,8 @@ def _epochs_first(log: Log) -> list[str]:
         is_whole = numbers == sorted(numbers) and len(set(numbers)) > 1 and max(numbers) == epochs[-1].of
         after = [line for line, text in log.scored_lines if line > epochs[-1].line and not ON_THE_WAY.search(text)]
         if is_whole and after:
-            found.append(
-                f"{log.name}:{epochs[0].line} to {epochs[-1].line}: {name} ran {max(numbers)} epochs over the text, "
-                f"and its score follows in line {after[0]}"
-            )
+            ran = f"{log.name}:{epochs[0].line} to {epochs[-1].line}: {name} ran {max(numbers)} epochs over the text"
+            found.append(f"{ran}, and its score follows in line {after[0]}")
     return found
 
 

@@ -231,8 +231,10 @@ def test_a_script_that_is_not_the_counted_one_is_refused_and_one_seed_claims_no_
     script.write_text(text)
     shutil.rmtree(run / "seed2")
     (run / "summary.json").unlink()  # as if it had never been reported
+    change(run / "recipe.json", title="")  # its name stands for it
     numbers = read_json(write_submission(run, **WHO) / "submission.json")
-    assert numbers["val_bpb_std"] is None and numbers["seeds"] == [1] and "±" not in numbers["blurb"]
+    assert numbers["val_bpb_std"] is None and numbers["seeds"] == [1]
+    assert numbers["blurb"].startswith("toy. Sliding ") and "±" not in numbers["blurb"]
 
 
 def test_a_run_over_the_cap_is_refused_with_the_bytes(run: Path):
