@@ -17,7 +17,7 @@ from pgolf_core.base.files import UserError
 from pgolf_core.base.names import SCRIPT_ARTIFACT
 from pgolf_core.lab.shared.places import RECIPE_FILE, SUBMISSION_FILE
 from pgolf_core.lab.shared.tables import entries_text, width
-from pgolf_core.lab.shared.usage import add_data, add_json, place
+from pgolf_core.lab.shared.usage import add_data, add_json, note, place
 from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, SAMPLED, UNKNOWN, VERDICTS, Row, plain
 from pgolf_core.lab.verify.evidence.score import How
 from pgolf_core.lab.verify.reading.untrusted import is_own_run
@@ -89,6 +89,8 @@ def verify(path: Path, how: How) -> list[Row]:
         return [Row("the folder can be read", FAILS, f"{path}: {error.strerror}")]
     if left:
         raise UserError(f"{path} is an exported script's, which keeps no recipe; name {left[0]}, and --data for scores")
+    if how.data and (is_recipe or is_own_run(path)):
+        note(f"--data has no effect on {path}: a run is scored on its own dataset")
     if is_recipe:
         from pgolf_core.lab.verify.recipe import recipe_rows
 

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from reviewing import holding, judged
+from reviewing import holding, judged, with_verdict
 
 from pgolf_core.base.files import UserError
 from pgolf_core.lab import cli
@@ -20,12 +20,13 @@ ROWS = [
 ]  # fmt: skip
 
 
-def test_everything_holds_for_an_honest_run_of_two_seeds(honest: Path, cache: Path):
+def test_everything_holds_for_an_honest_run_of_two_seeds_whose_dataset_is_its_own(honest: Path, cache: Path, capsys):
     found = judged(honest, cache)
     assert {row.verdict for row in found.values()} == {HOLDS}, found
     assert len(found) == 3 + 2 * (3 + len(SEED_CHECKS))
     one = {name.removeprefix("seed 1: ") for name in found if name.startswith("seed 1: ")}
-    assert holding(honest / "seed1", cache) == one
+    assert holding(honest / "seed1", cache) == one == with_verdict(judged(honest / "seed1", cache, data="other"), HOLDS)
+    assert f"note: --data has no effect on {honest / 'seed1'}: a run is" in capsys.readouterr().err
 
 
 def test_an_artifact_alone_is_checked_without_any_run_and_scored_on_a_dataset_that_is_named(honest: Path, cache: Path):
