@@ -233,7 +233,7 @@ def _named(logs: list[Log]) -> list[str]:
 def _events(name: str, path: Path) -> list[str] | None:
     """What a file of events shows out of order; None for a file that is no such trace."""
     scored: set[Any] = set()
-    last, wrong, kinds = -1.0, [], set()
+    last, wrong, kinds = -1, [], set()
     for at, line in enumerate((quietly(lambda: read_text(path)) or "").splitlines()[:MAX_EVENTS], 1):
         row = quietly(functools.partial(json.loads, line))
         if not isinstance(row, dict):
@@ -246,10 +246,9 @@ def _events(name: str, path: Path) -> list[str] | None:
         if SCORES.search(kind):
             kinds.add("score")
             scored.add(chunk)
-            last = last if chunk else max(last, float(end))  # the text up to the last end is scored
+            last = last if chunk else max(last, end)  # the text up to the last end is scored
         elif LEARNS.search(kind):
             kinds.add("learn")
-            if chunk not in scored if chunk else float(end) > last:
-                what = chunk or f"tokens up to {end:g}"
-                wrong.append(f"{name}:{at}: {kind} of {what} before its score")
+            if chunk not in scored if chunk else end > last:
+                wrong.append(f"{name}:{at}: {kind} of {chunk or f'tokens up to {end:,}'} before its score")
     return wrong if kinds == {"score", "learn"} else None

@@ -171,7 +171,7 @@ SCORE, LEARN = {"event": "score"}, {"event": "train"}
         ([SCORE | {"chunk": 0}, LEARN | {"chunk": 0}, SCORE | {"chunk": 1}], HOLDS, "trace.jsonl"),
         ([LEARN | {"chunk": 0}, SCORE | {"chunk": 0}], FAILS, "trace.jsonl:1: train of chunk 0 before its score"),
         ([SCORE | {"end": 100}, LEARN | {"end": 100}, LEARN | {"end": 99}], HOLDS, "trace.jsonl"),
-        ([SCORE | {"end": 100}, LEARN | {"end": 101}], FAILS, "trace.jsonl:2: train of tokens up to 101"),
+        ([SCORE | {"end": 62_021_632}, LEARN | {"end": 62_021_633}], FAILS, "train of tokens up to 62,021,633"),
         ([SCORE | {"chunk": 0}], HOLDS, "tells of an adaptation"),
         ([{"event": "score"}, 7, "x", None], HOLDS, "tells of an adaptation"),
     ],
