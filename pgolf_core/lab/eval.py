@@ -11,19 +11,20 @@ from pgolf_core.base.names import SEED_RESULT
 from pgolf_core.base.strict import build
 from pgolf_core.lab.shared.places import RECIPE_FILE
 from pgolf_core.lab.shared.texts import SOTU_PREFIX
-from pgolf_core.lab.shared.usage import UsageError, add_data, add_json, checked_recipe, place
+from pgolf_core.lab.shared.usage import UsageError, add_data, add_json, checked_recipe, count, place
 from pgolf_core.recipes.recipe import Model
 
 STANDARD = "local-smoke"
-"""Recipe whose window, stride, autocast and text, in its own number of pieces, are assumed of a file beside nothing."""
+"""Recipe whose window, stride, autocast, document mask and text, in the file's own number of pieces, are assumed of a
+file beside nothing."""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """The options of `pgolf eval`."""
     parser.add_argument("artifact", help="a model.pgolf")
     about = "targets a window scores (default: the run's, else local-smoke's)"
-    parser.add_argument("--stride", type=int, default=0, metavar="N", help=about)
-    parser.add_argument("--seq-len", type=int, default=0, metavar="N", help="window length (default: likewise)")
+    parser.add_argument("--stride", type=count, metavar="N", help=about)
+    parser.add_argument("--seq-len", type=count, metavar="N", help="window length (default: likewise)")
     add_data(parser)
     add_json(parser)
 
@@ -51,18 +52,17 @@ def run(options: argparse.Namespace) -> int:
         window, step = result.window, result.sliding_stride
     network = build(Model, read_header(artifact)["model"], str(artifact))
     seq_len, stride = options.seq_len or window, options.stride or step
-    name = options.data or (recipe.data.dataset if is_run else f"{SOTU_PREFIX}{network.vocab_size}")
-    used = {"seq_len": seq_len, "stride": stride, "dataset": name, "autocast": recipe.schedule.autocast}
-    known = (is_script or options.seq_len, is_script or options.stride, options.data, False)
-    assumed = {key: used[key] for key, is_known in zip(used, known, strict=True) if not (is_run or is_known)}
-    if seq_len < 1:
-        raise UsageError(f"--seq-len {seq_len} must be at least 1")
     if not 1 <= stride <= seq_len:
         raise UsageError(f"--stride {stride} must lie in 1..{seq_len}, the window's length")
+    name = options.data or (recipe.data.dataset if is_run else f"{SOTU_PREFIX}{network.vocab_size}")
+    used = {"seq_len": seq_len, "stride": stride, "dataset": name, "autocast": recipe.schedule.autocast,
+            "document_mask": recipe.eval.document_mask}  # fmt: skip
+    told = {"seq_len": is_script or options.seq_len, "stride": is_script or options.stride, "dataset": options.data}
+    assumed = {} if is_run else {key: value for key, value in used.items() if not told.get(key)}
     if assumed:
         said = f"assumed {', '.join(f'{key} {value}' for key, value in assumed.items())}, as {STANDARD} has them"
         said += " in as many pieces" if "dataset" in assumed else ""
-        given = [f"--{'data' if key == 'dataset' else key.replace('_', '-')}" for key in assumed if key != "autocast"]
+        given = [f"--{key.replace('_', '-').replace('dataset', 'data')}" for key in assumed if key in told]
         remedy = f"{', '.join(given)} to say otherwise" if given else "only a run's folder says otherwise"
         print(f"pgolf: no {RECIPE_FILE} beside {artifact}: {said}; {remedy}", file=sys.stderr)
     dataset = open_dataset(name, cache_dir=place(options.cache) or None)

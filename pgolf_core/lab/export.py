@@ -39,6 +39,8 @@ NICE_LENGTHS = (32, 40, 44, 48, 64, 96, 128, 273)
 DIGITS = bytes(c for c in range(33, 127) if c not in b'"\\')
 """Every printable character that needs no escape in a literal: 92, where base85 has 85 and so takes 2 % more bytes."""
 MAX_DIGITS = 2**20
+UNREADABLE = (OSError, ValueError, OverflowError, lzma.LZMAError, SyntaxError, RecursionError, MemoryError)
+"""What reading a file that is no script, or one that nests too deep for the parser, ends in."""
 WRAPPING = rb'import lzma\nn=0\nfor c in b"([!#-\[\]-~]+)":n=[^\n]+\nexec[^\n]+to_bytes\((\d{1,7})\)[^\n]+\n'
 
 
@@ -255,10 +257,9 @@ def readable_of(path: Path) -> str:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        tree = ast.parse(text)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise UserError(f"{path} is not a readable Python script ({error})") from None
-    calls = [ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        calls = [ast.unparse(node.func) for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+    except UNREADABLE as error:
+        raise UserError(f"{path} is not a readable Python script ({str(error) or 'it nests too deep'})") from None
     if "exec" not in calls:
         return text
     known = re.fullmatch(WRAPPING, text.encode())
@@ -270,5 +271,5 @@ def readable_of(path: Path) -> str:
         if not unpacker.eof:
             raise UserError(f"{path} holds more than {MAX_UNWRAPPED_BYTES:,} bytes of source, or is cut off")
         return ast.unparse(ast.parse(source.decode("utf-8"))) + "\n"
-    except (ValueError, OverflowError, lzma.LZMAError, SyntaxError) as error:
+    except UNREADABLE as error:
         raise UserError(f"{path} does not hold what its wrapping says ({error}); it was not run") from None

@@ -168,8 +168,9 @@ def test_the_packed_script_is_small_and_reads_back_to_the_minified_one(name: str
 
 @pytest.mark.parametrize("text, message", [
     ("import lzma\nexec(lzma.decompress(b'123'))\n", "wrapped in a way that pgolf does not write"),
-    ("exec(", "not a readable Python script"),
-])  # fmt: skip
+    *((text, "not a readable Python script") for text in ("exec(", "-" * 10**5 + "1", "-" * 5000 + "1",
+                                                          f"f{'.a' * 2000}()")),
+], ids=lambda text: text[:30])  # fmt: skip
 def test_another_wrapping_is_refused_unrun_and_a_plain_script_is_shown(text: str, message: str, tmp_path: Path):
     path = tmp_path / SCRIPT
     path.write_text(text)
@@ -219,10 +220,6 @@ def test_what_a_prompt_showed_last_changes_no_byte(minified, monkeypatch: pytest
     minified.cache_clear()
     monkeypatch.setattr(builtins, "_", "what was shown", raising=False)
     assert minified(text) == before and builtins._ == "what was shown"
-
-
-def test_equal_recipes_give_equal_scripts_and_other_values_another():
-    assert joined(small_recipe()) == joined(small_recipe()) != joined(small_recipe(eval={"stride": 8}))
 
 
 def test_the_command_writes_the_script_and_overwrites_no_other(tmp_path: Path, capsys):

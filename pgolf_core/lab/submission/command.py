@@ -18,6 +18,6 @@ def run(options: argparse.Namespace) -> int:
     """Write the folder and print where it is; returns the exit status."""
     from pgolf_core.lab.submission.folder import write_submission
 
-    out = Path(options.out).resolve() if options.out else None
+    out = Path(options.out).expanduser() if options.out else None
     print(write_submission(Path(options.folder), options.name, options.author, options.github_id, out))
     return 0

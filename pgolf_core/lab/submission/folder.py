@@ -18,10 +18,10 @@ from typing import Any
 
 from pgolf_core.base.files import UserError, explain_os_errors, sha256_file, write_json, write_text
 from pgolf_core.base.names import ADAPT_TRACE, ARTIFACT, SCORES, TRAIN_LOG
+from pgolf_core.lab.compare.records import RECORDS
 from pgolf_core.lab.compare.results import read_object, seed_folders
 from pgolf_core.lab.export import readable_of
 from pgolf_core.lab.record.folder import recorded_recipe
-from pgolf_core.lab.record.launch import SETTINGS
 from pgolf_core.lab.report.beside_records import beside_records
 from pgolf_core.lab.report.figures import draw_figures
 from pgolf_core.lab.report.page import fenced, render, table
@@ -37,13 +37,12 @@ from pgolf_core.recipes.recipe import Recipe
 MAX_NAME = 200
 GENERAL_CREDITS = (
     "Muon: Keller Jordan and others, 2024; tokenizer: SentencePiece; compression: Zstandard.",
-    "Parameter Golf and its published records, from which the recipes of pgolf descend: PR 194, 315, 332, 531 and 534.",
+    "Parameter Golf and its published records, from which the recipes of pgolf descend: "
+    f"PR {', '.join(RECORDS).replace('pr', '')}.",
 )
 
 
-def write_submission(
-    run_folder: Path | str, name: str, author: str, github_id: str, out: Path | str | None = None
-) -> Path:
+def write_submission(run_folder: Path, name: str, author: str, github_id: str, out: Path | None = None) -> Path:
     """Write the folder of all seeds of `run_folder` and return it; it is there whole or not at all.
 
     `out` is the folder to make, by default `submissions/<date>_<name>` beside the run; one that exists is refused. Also
@@ -51,7 +50,7 @@ def write_submission(
     contradict each other, an artifact that does not open or is over the cap, and a train_gpt.py that is not the one
     whose bytes were counted.
     """
-    folder = Path(run_folder).resolve()
+    folder = run_folder.resolve()
     for what, text in (("--name", name), ("--author", author), ("--github-id", github_id)):
         if not text.strip() or not text.isprintable() or len(text) > MAX_NAME:
             raise UserError(f"{what} {text[:50]!r} must be one line of 1 to {MAX_NAME} printable characters")
@@ -60,7 +59,7 @@ def write_submission(
     if not re.fullmatch(r"\d{4}-\d\d-\d\d", date):
         date = datetime.datetime.now(datetime.UTC).date().isoformat()
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:60] or "submission"
-    target = Path(out).absolute() if out else folder.parent / "submissions" / f"{date}_{slug}"
+    target = out.absolute() if out else folder.parent / "submissions" / f"{date}_{slug}"
     if target.exists() or target.is_symlink():
         raise UserError(f"{target} exists already; delete it or choose another --name or --out")
     with explain_os_errors(f"cannot write {target}"):
@@ -130,9 +129,7 @@ def _fill(made: Path, folder: Path, runs: dict[int, SeedRun], who: dict[str, str
     figures = draw_figures(made / "figures", runs, folder)
     context = run_context(runs, summary, figures, vars(recipe.adapt)) | beside_records(folder, results)[1]
     context["citation"] = str(read_object(folder / DATA_FILE).get("citation", ""))
-    processes = read_object(folder / f"seed{first}" / SETTINGS).get("nproc")
-    processes = processes if type(processes) is int and processes > 0 else 1
-    write_text(made / "README.md", readme(context, recipe, who, command_of(folder, list(runs)), processes))
+    write_text(made / "README.md", readme(context, recipe, who, command_of(folder, list(runs)), results[first].ranks))
 
 
 def _requirements(script: Path, run: SeedRun, place: Path) -> str:
@@ -161,39 +158,36 @@ def _numbers(
 ) -> dict[str, Any]:
     """submission.json: the keys of PR 315's, then every seed's values. `val` is the headline; where that is adapted,
     `frozen_val` is the sliding score of the weights as they are."""
-    first = next(iter(runs.values())).result
+    first, kind = next(iter(runs.values())).result, headline(summary)
     seeds = f"{len(runs)} seeds" if len(runs) > 1 else "one seed"
-    scores = {"val": headline(summary), "pre_quant_val": "averaged", "int6_zstd_val": "roundtrip"}
-    adapts = headline(summary) != "sliding"
-    scores |= {"frozen_val": "sliding"} if adapts else {}
-    only_adapted = {"frozen_val_loss": "sliding_loss", "adapt_sha256": "adapt_sha256"} if adapts else {}
-    means = {
-        f"{theirs}_{of}": summary[f"{ours}_{of}"]["mean"] for theirs, ours in scores.items() for of in ("loss", "bpb")
-    }
-    rows = {
-        str(seed): {
-            "val_loss": getattr(run.result, f"{headline(summary)}_loss"),
-            **{f"{theirs}_bpb": getattr(run.result, f"{ours}_bpb") for theirs, ours in scores.items()},
-            "steps": run.result.steps,
-            "train_seconds": run.result.seconds["train"],
-            "bytes_total": run.result.total_bytes,
-            "bytes_model_int6_zstd": run.result.artifact_bytes,
+    scores = {"val": kind, "pre_quant_val": "averaged", "int6_zstd_val": "roundtrip"}
+    scores |= {} if kind == "sliding" else {"frozen_val": "sliding"}
+    rows = {}
+    for seed, run in runs.items():
+        result = run.result
+        row = {
+            "val_loss": getattr(result, f"{kind}_loss"),
+            **{f"{key}_bpb": getattr(result, f"{its}_bpb") for key, its in scores.items()},
+            "steps": result.steps,
+            "train_seconds": result.seconds["train"],
+            "bytes_total": result.total_bytes,
+            "bytes_model_int6_zstd": result.artifact_bytes,
             "artifact_sha256": run.artifact_sha256,
-            **({"scores_sha256": run.result.scores_sha256} if run.result.scores_sha256 else {}),
-            **{theirs: getattr(run.result, ours) for theirs, ours in only_adapted.items()},
-            **({"adapting_seconds": run.result.seconds["adapting"]} if adapts else {}),
+            "scores_sha256": result.scores_sha256,
+            "frozen_val_loss": result.sliding_loss if kind != "sliding" else None,
+            "adapt_sha256": result.adapt_sha256,
+            "adapting_seconds": result.seconds.get("adapting"),
         }
-        for seed, run in runs.items()
-    }
+        rows[str(seed)] = {key: value for key, value in row.items() if value is not None}
     return {
         **{key: who[key] for key in ("author", "github_id", "name")},
-        "blurb": f"{recipe.title}. {headline(summary).capitalize()} {scored(summary)}, {seeds}.",
+        "blurb": f"{recipe.title or recipe.name}. {kind.capitalize()} {scored(summary)}, {seeds}.",
         "date": who["date"],
-        **means,
+        **{f"{key}_{of}": summary[f"{its}_{of}"]["mean"] for key, its in scores.items() for of in ("loss", "bpb")},
         "bytes_total": first.total_bytes,
         "bytes_model_int6_zstd": first.artifact_bytes,
         "bytes_code": first.code_bytes,
-        "val_bpb_std": summary[f"{headline(summary)}_bpb"]["std"],
+        "val_bpb_std": summary[f"{kind}_bpb"]["std"],
         "track": recipe.track,
         "val_targets": first.val_targets,
         "pre_quant_val_targets": first.raw_targets or first.val_targets,
@@ -205,20 +199,18 @@ def _numbers(
 # ---------------------------------------------------------------------- README.md
 
 
-def readme(context: Mapping[str, Any], recipe: Recipe, who: Mapping[str, str], command: str, processes: int) -> str:
+def readme(context: Mapping[str, Any], recipe: Recipe, who: Mapping[str, str], command: str, ranks: int) -> str:
     """The whole text. `context`: what `report.run_context` says of the seeds, and the data's `citation`.
 
-    `who`: name, author, github_id, date. `command` made the run, with `processes` that trained a seed together.
+    `who`: name, author, github_id, date. `command` made the run, with `ranks` that trained a seed together.
     """
     base, changes = changed_keys(recipe)
-    launch = "python" if processes == 1 else f"torchrun --standalone --nproc_per_node={processes}"
-    alone = [
-        f"DATA_PATH=DATA TOKENIZER_PATH=TOKENIZER SEED={seed} {launch} {SCRIPT}" for seed in context["summary"]["seeds"]
-    ]
+    launch = f"{'python' if ranks < 2 else f'torchrun --standalone --nproc_per_node={ranks}'} {SCRIPT}"
+    alone = [f"DATA_PATH=DATA TOKENIZER_PATH=TOKENIZER SEED={seed} {launch}" for seed in context["summary"]["seeds"]]
     descent = [f"Recipe {name}: {load_recipe(name).title}" for name in _ancestors(recipe)]
     own = {
         "who": who,
-        "recipe": {"title": recipe.title, "dataset": recipe.data.dataset},
+        "recipe": {"title": recipe.title or recipe.name, "dataset": recipe.data.dataset},
         "script": recipe.script,
         "base": base,
         "changes": table(["key", base.capitalize(), "here"], changes, text_columns=3) if changes else "",

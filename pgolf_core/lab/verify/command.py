@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pgolf_core.base.files import UserError
-from pgolf_core.lab.shared.places import SUBMISSION_FILE
+from pgolf_core.base.names import SCRIPT_ARTIFACT
+from pgolf_core.lab.shared.places import RECIPE_FILE, SUBMISSION_FILE
 from pgolf_core.lab.shared.tables import entries_text, width
-from pgolf_core.lab.shared.usage import add_data, add_json, place
+from pgolf_core.lab.shared.usage import add_data, add_json, note, place
 from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, SAMPLED, UNKNOWN, VERDICTS, Row, plain
 from pgolf_core.lab.verify.evidence.score import How
 from pgolf_core.lab.verify.reading.untrusted import is_own_run
@@ -35,13 +36,10 @@ Exit status 0 if nothing fails, 1 if something does or cannot be read, 2 for a w
 def add(parser: argparse.ArgumentParser) -> None:
     """The options of `pgolf verify`."""
     parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, VERDICTS_IN_WORDS
-    parser.add_argument(
-        "path", nargs="+", help="a model.pgolf, a run's folder (of a seed or a recipe), or a submission's; of several "
-        "paths one line each"
-    )  # fmt: skip
-    parser.add_argument(
-        "--budget-seconds", type=float, metavar="S", help="a score that would take longer is taken of random windows"
-    )
+    about = "a model.pgolf, a run's folder (of a seed or a recipe), or a submission's; of several paths one line each"
+    parser.add_argument("path", nargs="+", help=about)
+    about = "a score that would take longer is taken of random windows"
+    parser.add_argument("--budget-seconds", type=float, metavar="S", help=about)
     parser.add_argument("--run-code", action="store_true", help="also run a submission's own train_gpt.py; no sandbox")
     add_data(parser)
     add_json(parser)
@@ -64,20 +62,16 @@ def _line(path: str, how: How, as_json: bool) -> int:
     except Exception as found:  # one bad folder must not end the review of the others
         rows, error = [], plain(f"{type(found).__name__}: {found}".removeprefix("UserError: "))
     verdict = f"cannot be read: {error}" if error else verdict_of(rows)
-    if as_json:
-        checks = [row._asdict() for row in rows]
-        print(json.dumps({"path": path, "verdict": verdict, "error": error, "checks": checks}))
-    else:
-        print(f"{plain(path)}: {verdict}")
-    sys.stdout.flush()
+    said = {"path": path, "verdict": verdict, "error": error, "checks": [row._asdict() for row in rows]}
+    print(json.dumps(said) if as_json else f"{plain(path)}: {verdict}", flush=True)
     return 1 if error or any(row.verdict == FAILS for row in rows) else 0
 
 
 def verify(path: Path, how: How) -> list[Row]:
-    """The checks of an artifact, a seed's run folder, a recipe's with all its seeds, or a submission folder, this
-    project's or another's.
+    """The checks of an artifact, a seed's run folder, a recipe's with all its seeds, or any submission folder.
 
-    Raises UserError only for a path that does not exist, and for a folder that holds nothing of all these.
+    Raises UserError only for a path that does not exist, and for a folder that holds nothing of all these, or what an
+    exported script left.
     """
     from pgolf_core.lab.compare.results import seed_folders
 
@@ -88,9 +82,15 @@ def verify(path: Path, how: How) -> list[Row]:
 
         return artifact_rows(path, how)
     try:
-        is_recipe = not (path / SUBMISSION_FILE).exists() and bool(seed_folders(path))
+        is_submission, has_recipe = (path / SUBMISSION_FILE).exists(), (path / RECIPE_FILE).exists()
+        left = [] if is_submission or has_recipe else [*path.glob(SCRIPT_ARTIFACT), *path.glob(f"*/{SCRIPT_ARTIFACT}")]
+        is_recipe = not is_submission and bool(seed_folders(path))
     except OSError as error:
         return [Row("the folder can be read", FAILS, f"{path}: {error.strerror}")]
+    if left:
+        raise UserError(f"{path} is an exported script's, which keeps no recipe; name {left[0]}, and --data for scores")
+    if how.data and (is_recipe or is_own_run(path)):
+        note(f"--data has no effect on {path}: a run is scored on its own dataset")
     if is_recipe:
         from pgolf_core.lab.verify.recipe import recipe_rows
 
@@ -119,10 +119,11 @@ def as_text(rows: Sequence[Row]) -> str:
     """The verdict in one sentence, then every check with its evidence below it, what fails first."""
     blocks = [textwrap.fill(verdict_of(rows), width())]
     for verdict in VERDICTS:
-        some = []
-        for row in (row for row in rows if row.verdict == verdict):
-            more = {"where": row.where, "to be right": row.right}  # of what fails
-            details = [row.evidence, *(f"{what}: {text}" for what, text in more.items() if text)]
-            some.append(("-", row.check, "\n".join(details)))
+        some = [("-", row.check, _details(row)) for row in rows if row.verdict == verdict]
         blocks += [f"{verdict}:\n{entries_text(some)}"] if some else []
     return "\n\n".join(blocks)
+
+
+def _details(row: Row) -> str:
+    more = {"where": row.where, "to be right": row.right}  # of what fails
+    return "\n".join([row.evidence, *(f"{what}: {text}" for what, text in more.items() if text)])

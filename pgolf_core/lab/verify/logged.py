@@ -23,7 +23,7 @@ from pgolf_core.lab.verify.reading.untrusted import read_text
 
 OF_ONE_RUN = re.compile(
     r"seed|run_?id|log|path|file|dir|rank|device|time_?stamp|date|host|port|pid|wandb|name|prefix|commit|sha|resume|"
-    r"ckpt|checkpoint|^load|^save|main|master|is_dist|notes?$", re.I)  # fmt: skip
+    r"ckpt|checkpoint|^load|^save|main|master|is_dist|notes?$|job|node|uuid|start_?time|started", re.I)  # fmt: skip
 """Settings that differ between runs of one recipe."""
 LEAST_SETTINGS = 5
 WHOLE = 0.98
@@ -33,9 +33,9 @@ LEAST_SCORED = 100_000
 LEAST_DIGITS = 1e-3
 """A score with fewer digits than these names no line of a log."""
 SCORED_KEY = re.compile(
-    r"(?!.*(?:chunk|batch|window|seq|context|prefix|train|target|step))(?=.*(?:eval|val|scored|subset))"
-    r"(?=.*(?:token|byte)).*(?:count|scored|tokens|subset).*", re.I)  # fmt: skip
-"""Keys of submission.json that count what was scored."""
+    r"(?!.*(?:chunk|batch|window|seq|context|prefix|train|target|step|per_(?!seed)|max|limit|budget))"
+    r"(?=.*(?:eval|val|scored|subset))(?=.*(?:token|byte)).*(?:count|scored|tokens|subset).*", re.I)  # fmt: skip
+"""Keys of submission.json that count what was scored; a speed or a bound is no such count."""
 ADAPTED = re.compile(r"ttt|test.?time|n.?gram|slot|lora|ppm|adapt", re.I)
 """Words of labels and settings that tell of an adaptation while scoring."""
 OFF = re.compile(r"^(?:0|false|none|off|)$", re.I)
@@ -71,7 +71,7 @@ def same_recipe(folder: Judged) -> str:
     hold(not wrong, "; ".join(wrong))
     count = len(keys) + (min(map(len, blocks.values())) if blocks else 0)
     require(len(logs) > 1, f"there is the log of one seed only ({count} settings in it)")
-    hold(count > 0, "no log names a setting")
+    require(count > 0, "no log names a setting")
     also = [what for what, is_so in (("code size", len(sizes) > 1), ("the scripts in the logs", scripts)) if is_so]
     return f"{len(logs)} seeds, equal in {', '.join([f'{count} settings', *also])}"
 
@@ -173,9 +173,7 @@ def _by_json(folder: Judged) -> list[str]:
 
 def counted_in(claims: Mapping[str, Any]) -> dict[str, int]:
     """{key: count} of the tokens and bytes that submission.json says were scored."""
-    return {
-        key: value for key, value in claims.items() if SCORED_KEY.fullmatch(key) and type(value) is int and value > 0
-    }
+    return {key: n for key, n in claims.items() if SCORED_KEY.fullmatch(key) and type(n) is int and n > 0}
 
 
 # ---------------------------------------------------------------------- scored first
@@ -217,10 +215,8 @@ def _epochs_first(log: Log) -> list[str]:
         is_whole = numbers == sorted(numbers) and len(set(numbers)) > 1 and max(numbers) == epochs[-1].of
         after = [line for line, text in log.scored_lines if line > epochs[-1].line and not ON_THE_WAY.search(text)]
         if is_whole and after:
-            found.append(
-                f"{log.name}:{epochs[0].line} to {epochs[-1].line}: {name} ran {max(numbers)} epochs over the text, "
-                f"and its score follows in line {after[0]}"
-            )
+            ran = f"{log.name}:{epochs[0].line} to {epochs[-1].line}: {name} ran {max(numbers)} epochs over the text"
+            found.append(f"{ran}, and its score follows in line {after[0]}")
     return found
 
 
@@ -237,7 +233,7 @@ def _named(logs: list[Log]) -> list[str]:
 def _events(name: str, path: Path) -> list[str] | None:
     """What a file of events shows out of order; None for a file that is no such trace."""
     scored: set[Any] = set()
-    last, wrong, kinds = -1.0, [], set()
+    last, wrong, kinds = -1, [], set()
     for at, line in enumerate((quietly(lambda: read_text(path)) or "").splitlines()[:MAX_EVENTS], 1):
         row = quietly(functools.partial(json.loads, line))
         if not isinstance(row, dict):
@@ -250,10 +246,9 @@ def _events(name: str, path: Path) -> list[str] | None:
         if SCORES.search(kind):
             kinds.add("score")
             scored.add(chunk)
-            last = last if chunk else max(last, float(end))  # the text up to the last end is scored
+            last = last if chunk else max(last, end)  # the text up to the last end is scored
         elif LEARNS.search(kind):
             kinds.add("learn")
-            if chunk not in scored if chunk else float(end) > last:
-                what = chunk or f"tokens up to {end:g}"
-                wrong.append(f"{name}:{at}: {kind} of {what} before its score")
+            if chunk not in scored if chunk else end > last:
+                wrong.append(f"{name}:{at}: {kind} of {chunk or f'tokens up to {end:,}'} before its score")
     return wrong if kinds == {"score", "learn"} else None

@@ -1,6 +1,8 @@
 """Checks of `pgolf verify` on all seeds of a recipe together."""
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from pgolf_core.base.names import ARTIFACT, SEED_RESULT
 from pgolf_core.lab.compare.results import seed_folders
@@ -30,10 +32,8 @@ def recipe_rows(folder: Path, how: How) -> list[Row]:
 
 def _one_experiment(folder: Path, seeds: dict[int, Seed]) -> str:
     found = {part: {getattr(seed.result, f"{part}_sha256") for seed in seeds.values()} for part in HASHES}
-    found["recipe"] |= {
-        Seed(folder, How()).recipe_file.fingerprint,
-        *(seed.recipe.fingerprint for seed in seeds.values()),
-    }
+    recipes = [Seed(folder, How()).recipe_file, *(seed.recipe for seed in seeds.values())]
+    found["recipe"] |= {recipe.fingerprint for recipe in recipes}
     evidence = [f"{part} {', '.join(sorted(one[:12] for one in hashes))}" for part, hashes in found.items()]
     return hold(all(len(hashes) == 1 for hashes in found.values()), "; ".join(evidence))
 
@@ -47,14 +47,20 @@ def _nothing_missing(folder: Path, seeds: dict[int, Seed]) -> str:
     hold(not missing, f"missing: {', '.join(missing)}")
     if (folder / SUMMARY_FILE).is_file():
         said = json_object(folder / SUMMARY_FILE).get("seeds")
-        hold(said == list(seeds), f"{SUMMARY_FILE} names seeds {said}, the folders are {list(seeds)}")
+        hold(_are(said, seeds), f"{SUMMARY_FILE} names seeds {said}, the folders are {list(seeds)}")
     return f"seeds {', '.join(map(str, seeds))}, each with {', '.join(wanted)}"
+
+
+def _are(said: Any, seeds: Iterable[int]) -> bool:
+    """Whether these are the seeds, in whatever order they were reported."""
+    return isinstance(said, list) and sorted(map(repr, said)) == sorted(map(repr, seeds))
 
 
 def _summary(folder: Path, seeds: dict[int, Seed]) -> str:
     require((folder / SUMMARY_FILE).is_file(), f"there is no {SUMMARY_FILE}")
-    results = {name: seed.result for name, seed in seeds.items()}
-    said, made = json_object(folder / SUMMARY_FILE), needed("whole results", lambda: summarise_seeds(results))
+    said = json_object(folder / SUMMARY_FILE)
+    order = said["seeds"] if _are(said.get("seeds"), seeds) else seeds
+    made = needed("whole results", lambda: summarise_seeds({seed: seeds[seed].result for seed in order}))
     wrong = first_difference(made, said)
     hold(not wrong, f"{wrong} is not what the seeds' {SEED_RESULT} give")
     score = made["sliding_bpb"]

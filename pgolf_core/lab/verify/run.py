@@ -47,7 +47,7 @@ def artifact_rows(path: Path, how: How | None = None) -> list[Row]:
         "tensors fit the artifact's own model": _fits,
     }  # fmt: skip
     rows = judge_all(checks, path)
-    if how is None or not how.data:
+    if not how or not how.data:
         return rows
     scored = {name.removeprefix("sliding "): check for name, check in MODEL_CHECKS.items() if "round-trip" not in name}
     return rows + judge_all(scored, Artifact(path, how))
@@ -104,10 +104,9 @@ def _hashes(seed: Seed) -> str:
     for path in files:
         hold(json_object(path).get("hashes") == said, f"{path.name} has other hashes than {SEED_RESULT}")
     hold_equal(seed.result, RECIPE_FILE, recipe_sha256=seed.recipe.fingerprint)
-    is_kept = seed.result.scores_sha256 is not None
     for name, digest in ((SCORES, seed.result.scores_sha256), (ADAPT_TRACE, seed.result.adapt_sha256)):
         hold(bool(digest) or not (seed.folder / name).exists(), f"{SEED_RESULT} has no hash of {name}, which is there")
-    kept = f", {seed.scores.name}" if is_kept else ""
+    kept = f", {seed.scores.name}" if seed.result.scores_sha256 is not None else ""
     return f"{SEED_RESULT}, {RECIPE_FILE}{kept}, {ENV_FILE} and {len(files) - 1} stages"
 
 
@@ -119,8 +118,8 @@ def _core(seed: Seed) -> str:
 
 def _averaging(seed: Seed) -> str:
     values = json_object(seed.folder / AVERAGING_FILE)
-    hold(all(isinstance(values.get(kind), dict) for kind in ("raw", "averaged")), "it has no objects raw and averaged")
     for kind in ("raw", "averaged"):
+        hold(isinstance(values.get(kind), dict), "it has no objects raw and averaged")
         found = {"bpb": number(values[kind], "bpb"), "loss": number(values[kind], "loss_nats_per_token")}
         hold_equal(seed.result, AVERAGING_FILE, **{f"{kind}_{key}": value for key, value in found.items()})
     hold_equal(seed.result, AVERAGING_FILE, raw_targets=values["raw"].get("tokens"))
@@ -151,9 +150,9 @@ def _logs(seed: Seed) -> str:
 def _closing_lines(log: Log, result: Result) -> None:
     """Sizes, scores and scoring time at the end of train.log, where they are there, are the result's."""
     hold_equal(result, TRAIN_LOG, **{name.replace("model", "artifact"): size for name, size in log.last_sizes.items()})
-    for label, *texts in log.finals:
-        for key, text in zip(("loss", "bpb"), texts, strict=True):
-            kind = next((kind for kind in ("sliding", "adapted") if kind in label), "roundtrip")
+    for label, loss, bpb in log.finals:
+        kind = next((kind for kind in ("sliding", "adapted") if kind in label), "roundtrip")
+        for key, text in (("loss", loss), ("bpb", bpb)):
             value = getattr(result, f"{kind}_{key}") or 0.0
             hold(agrees(text, value), f"{label}: {key} {text} in {TRAIN_LOG}, {value} in {SEED_RESULT}")
     told, counted = log.times["eval"], 1000 * sum(result.seconds.get(name, 0.0) for name in TIMERS[1:])
@@ -179,15 +178,13 @@ def _seconds(seed: Seed) -> str:
     step = train / max(seed.result.steps, 1)
     hold(seed.result.over_cap_seconds is None, f"training took {train:.1f} s, over the recipe's own cap")
     schedule = seed.recipe.schedule
-    is_within = not schedule.over_cap_seconds(train)
-    hold(is_within, f"training took {train:.2f} s, the recipe's cap is {schedule.max_seconds:g} s")
+    over = f"training took {train:.2f} s, the recipe's cap is {schedule.max_seconds:g} s"
+    hold(not schedule.over_cap_seconds(train), over)
     hold(train <= BUDGET_SECONDS + 2 * step, f"training took {train:.1f} s of {BUDGET_SECONDS}")
     hold(scoring <= BUDGET_SECONDS, f"scoring took {scoring:.1f} s of {BUDGET_SECONDS}")
     outside = [f"{name} {value:.1f}" for name, value in seconds.items() if name not in (*TIMERS, "total")]
-    return (
-        f"training {train:.1f} s and scoring {scoring:.1f} s, {BUDGET_SECONDS} s allowed each; "
-        f"outside the timers: {', '.join(outside) or 'nothing'} s"
-    )
+    spent = f"training {train:.1f} s and scoring {scoring:.1f} s, {BUDGET_SECONDS} s allowed each"
+    return f"{spent}; outside the timers: {', '.join(outside) or 'nothing'} s"
 
 
 # ---------------------------------------------------------------------- file and code of a run
@@ -210,6 +207,7 @@ def same_model(seed: Seed) -> str:
 
 def cap(seed: Seed) -> str:
     """Literal bytes of file and code, the recorded ones, and the track's cap."""
+    hold(seed.artifact.is_file(), f"there is no {seed.artifact.name}")
     size, result, most = seed.artifact.stat().st_size, seed.result, seed.recipe.cap_bytes
     code = result.code_bytes
     hold(size == result.artifact_bytes, f"the file has {size:,} bytes, result.json says {result.artifact_bytes:,}")
@@ -261,8 +259,7 @@ def ledger(seed: Seed) -> str:
 def _tensor(name: str, grid: str, shape: list[int]) -> dict[str, Any]:
     """What a ledger must say of a tensor of the file."""
     elements, is_half = math.prod(shape), grid == "fp16"
-    known = {"name": name, "grid": grid, "shape": shape, "elements": elements}
-    known |= {"raw_bytes": 2 * elements if is_half else elements}
+    known = {"name": name, "grid": grid, "shape": shape, "elements": elements, "raw_bytes": elements * (1 + is_half)}
     known |= {"scales_raw_bytes": 0 if is_half or grid == STEPS else 2 * shape[0]}
     return known | ({"compressed_bytes": None} if is_half else {})
 
@@ -301,19 +298,16 @@ def _correction(told: dict[str, Any] | None, recipe: Recipe, matrices: set[str])
 def first_difference(expected: Any, found: Any, place: str = "") -> str:
     """Where two JSON values differ, numbers to 1e-9; empty if nowhere."""
     if type(expected) is type(found) and isinstance(expected, dict | list):
-        one, other = _parts(expected, place), _parts(found, place)
-        inside = (first_difference(one.get(at, ...), other.get(at, ...), at) for at in {**one, **other})
+        form = "{}[{}]" if isinstance(expected, list) else "{}.{}"
+        one, other = (dict(enumerate(value)) if isinstance(value, list) else value for value in (expected, found))
+        inside = (
+            first_difference(one.get(at, ...), other.get(at, ...), form.format(place, at).removeprefix("."))
+            for at in {**one, **other}
+        )
         return next(filter(None, inside), "")
     same = expected == found and type(expected) is type(found)
     close = is_number(expected) and is_number(found) and math.isclose(expected, found, rel_tol=1e-9, abs_tol=1e-12)
     return "" if same or close else place or "all of it"
-
-
-def _parts(value: Any, place: str) -> dict[str, Any]:
-    """{where: what} of an object or a list that lies at a place."""
-    if isinstance(value, list):
-        return {f"{place}[{index}]": item for index, item in enumerate(value)}
-    return {f"{place}.{key}".removeprefix("."): item for key, item in value.items()}
 
 
 def _result_implies(seed: Seed) -> str:

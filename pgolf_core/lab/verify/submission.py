@@ -7,11 +7,11 @@ FineWeb's validation text is 151,080,363 bytes whatever the tokenizer (papers/ma
 
 import math
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from pgolf_core.base.files import UserError
-from pgolf_core.lab.shared.places import SUBMISSION_FILE
+from pgolf_core.lab.shared.places import RECIPE_FILE, SUBMISSION_FILE
 from pgolf_core.lab.shared.tables import some
 from pgolf_core.lab.shared.texts import FINEWEB_BYTES, FINEWEB_TOKENS, FINEWEB_TRACK, SAME_BYTES, fineweb_tokens
 from pgolf_core.lab.verify.code.bytetable import judge_tables
@@ -43,17 +43,18 @@ def submission_rows(folder: Path, how: How) -> list[Row]:
     if files is not None and not any(name.endswith(OF_A_SUBMISSION) for name in files):
         kinds = ", ".join(OF_A_SUBMISSION)
         raise UserError(f"{folder} is no run's or submission's folder: no file in it ends in {kinds}; name one that is")
+    runs = [path.parents[1] for path in map(PurePath, files or ()) if path.match(f"*/seed*/{RECIPE_FILE}")]
+    if runs and not (folder / SUBMISSION_FILE).exists():
+        raise UserError(f"{folder} is no run's or submission's folder, but holds runs; name one, as {folder / runs[0]}")
     rows, found, after = judge_all(BEFORE, one), quietly(lambda: one.artifacts), AFTER
-    if not found:
-        rows += judge_all({"artifact opens and is whole": lambda one: str(one.artifact)}, one)
-    for path in found or ():
-        from pgolf_core.lab.verify.run import artifact_rows  # with torch
-
-        rows += [row.under(path.relative_to(folder).as_posix()) for row in artifact_rows(path)]
     if found:
-        from pgolf_core.lab.verify.evidence.adapting import adapt_checks  # with torch
+        from pgolf_core.lab.verify.evidence.adapting import adapt_checks  # with torch, as the next
+        from pgolf_core.lab.verify.run import artifact_rows
 
         after = AFTER | adapt_checks(one)
+        rows += [row.under(path.relative_to(folder).as_posix()) for path in found for row in artifact_rows(path)]
+    else:
+        rows += judge_all({"artifact opens and is whole": lambda one: str(one.artifact)}, one)
     return [explained(row, files or {}) for row in rows + judge_all(after, one)]
 
 

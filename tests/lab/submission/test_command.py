@@ -7,9 +7,9 @@ import pytest
 from pgolf_core.lab import cli
 
 
-def test_it_prints_the_folder_that_it_made(copied: Path, capsys: pytest.CaptureFixture):
+def test_it_prints_the_folder_that_it_made(run: Path, capsys: pytest.CaptureFixture):
     who = ["--name", "A toy", "--author", "Ada", "--github-id", "ada"]
-    assert cli.main(["submission", str(copied), *who, "--out", str(copied.parent / "made")]) == 0
-    assert capsys.readouterr().out == f"{copied.parent / 'made'}\n" and (copied.parent / "made" / "README.md").is_file()
-    assert cli.main(["submission", str(copied / "nosuch"), *who]) == 1
+    assert cli.main(["submission", str(run), *who, "--out", str(run.parent / "made")]) == 0
+    assert capsys.readouterr().out == f"{run.parent / 'made'}\n" and (run.parent / "made" / "README.md").is_file()
+    assert cli.main(["submission", str(run / "nosuch"), *who]) == 1
     assert capsys.readouterr().err.count("\n") == 1

@@ -33,6 +33,12 @@ PR_315_KEYS = (
 )  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def written(honest: Path) -> Path:
+    """The run's submission; nobody changes it."""
+    return write_submission(honest, **WHO)
+
+
 def results(folder: Path) -> dict[int, dict]:
     return {seed: read_json(folder / f"seed{seed}" / "result.json") for seed in (1, 2)}
 
@@ -118,11 +124,13 @@ def test_the_reviewer_finds_the_artifact_in_order(written: Path):
 # ---------------------------------------------------------------------- README.md
 
 
-def test_the_readme_tells_what_is_new_every_seed_bytes_seconds_figures_and_the_commands(copied: Path, tmp_path: Path):
-    (copied / "seed1" / "launch.json").write_text('{"nproc": 4}')
-    written = write_submission(copied, "A toy", "Ada", "ada", tmp_path / "out")
+def test_the_readme_tells_what_is_new_every_seed_bytes_seconds_figures_and_the_commands(run: Path, tmp_path: Path):
+    for seed in (1, 2):
+        change(run / f"seed{seed}" / "result.json", ranks=4)  # on two hosts, say, each of which has two in launch.json
+    (run / "seed1" / "launch.json").write_text('{"nproc": 2}')
+    written = write_submission(run, "A toy", "Ada", "ada", tmp_path / "out")
     text = (written / "README.md").read_text()
-    for result in (Result.read(copied / f"seed{seed}" / "result.json") for seed in (1, 2)):
+    for result in (Result.read(run / f"seed{seed}" / "result.json") for seed in (1, 2)):
         assert f"{result.sliding_bpb:.4f}" in text and f"{result.total_bytes:,}" in text
         assert f"{result.seconds['total']:,.1f}" in text and f"{result.cap_bytes - result.total_bytes:,}" in text
     assert "| **mean** |" in text and "| **std** |" in text and "| **whole** |" in text
@@ -136,7 +144,8 @@ def test_the_readme_tells_what_is_new_every_seed_bytes_seconds_figures_and_the_c
     assert shown == {path.relative_to(written).as_posix() for path in (written / "figures").iterdir()}
     assert "The scores do not compare" in text and "| pr315 (merged) |" in text
     assert "on the first 200 of" in text, "what was scored on a part says so"
-    assert "Keller Jordan" in text and str(copied.parent) not in text
+    assert "Keller Jordan" in text and "PR 194, 315, 332, 531, 534, 1493, 1855, 2135." in text
+    assert all(f"- `{path.name}`" in text for path in written.glob("*.npz")) and str(run.parent) not in text
     assert "What the model says" not in text and "summary.json" not in text
 
 
@@ -149,12 +158,12 @@ def test_what_is_new_is_told_against_the_recipe_that_the_file_extends():
     assert changed_keys(load_recipe("pr315"))[0] == "the defaults"
 
 
-def test_hostile_names_titles_and_citations_are_only_text(copied: Path):
-    for folder in (copied, copied / "seed1", copied / "seed2"):
+def test_hostile_names_titles_and_citations_are_only_text(run: Path):
+    for folder in (run, run / "seed1", run / "seed2"):
         change(folder / "recipe.json", title=HOSTILE + "\n# heading", name="../" + HOSTILE)
-    (copied / "data.json").write_text(json.dumps({"citation": HOSTILE}))
-    folder = write_submission(copied, HOSTILE, HOSTILE, HOSTILE)
-    assert folder.parent == copied.parent / "submissions"
+    (run / "data.json").write_text(json.dumps({"citation": HOSTILE}))
+    folder = write_submission(run, HOSTILE, HOSTILE, HOSTILE)
+    assert folder.parent == run.parent / "submissions"
     assert re.fullmatch(r"[0-9]{4}-\d\d-\d\d_[a-z0-9-]+", folder.name)
     assert read_json(folder / "submission.json")["author"] == HOSTILE
     text = (folder / "README.md").read_text()
@@ -190,55 +199,57 @@ def test_a_failure_half_way_leaves_nothing(honest: Path, tmp_path: Path, monkeyp
     assert list((tmp_path / "place").iterdir()) == []
 
 
-def test_an_unfinished_contradictory_or_outdated_run_is_refused(copied: Path):
-    result = copied / "seed2" / "result.json"
+def test_an_unfinished_contradictory_or_outdated_run_is_refused(run: Path):
+    result = run / "seed2" / "result.json"
     payload = result.read_bytes()
     result.unlink()
-    refused(copied, "does not exist; run `pgolf record")
+    refused(run, "does not exist; run `pgolf record")
     result.write_bytes(payload)
     change(result, sliding_bpb=0.5)
-    refused(copied, "sliding_bpb does not follow from")
+    refused(run, "sliding_bpb does not follow from")
     change(result, **json.loads(payload))
     change(result, core_sha256="0" * 64)
-    refused(copied, "differ in core_sha256")
+    refused(run, "differ in core_sha256")
     result.write_bytes(payload)
-    (copied / "seed1" / "model.pgolf").write_bytes(b"not an artifact")
-    refused(copied, "not a usable artifact")
-    (copied / "seed1" / "model.pgolf").unlink()
-    refused(copied, "lacks model.pgolf")
-    (copied / "summary.json").write_text(json.dumps({"seeds": [1, 2, 3]}))
-    refused(copied, "reports seed 3, whose folder is gone, .* run `pgolf record .*--seeds 3")
-    refused(copied / "seed1", "no seed<k> folders")
-    refused(copied / "nosuch", "no seed<k> folders")
+    (run / "seed1" / "model.pgolf").write_bytes(b"not an artifact")
+    refused(run, "not a usable artifact")
+    (run / "seed1" / "model.pgolf").unlink()
+    refused(run, "lacks model.pgolf")
+    (run / "summary.json").write_text(json.dumps({"seeds": [1, 2, 3]}))
+    refused(run, "reports seed 3, whose folder is gone, .* run `pgolf record .*--seeds 3")
+    refused(run / "seed1", "no seed<k> folders")
+    refused(run / "nosuch", "no seed<k> folders")
 
 
-def test_a_script_that_is_not_the_counted_one_is_refused_and_one_seed_claims_no_spread(copied: Path):
-    script = copied / "train_gpt.py"
+def test_a_script_that_is_not_the_counted_one_is_refused_and_one_seed_claims_no_spread(run: Path):
+    script = run / "train_gpt.py"
     text = script.read_text()
     script.write_text(text + "\n")
-    refused(copied, "is not the script that seed 1 counted")
+    refused(run, "is not the script that seed 1 counted")
     script.unlink()
-    refused(copied, "has no train_gpt.py")
+    refused(run, "has no train_gpt.py")
     script.write_text(text)
-    shutil.rmtree(copied / "seed2")
-    (copied / "summary.json").unlink()  # as if it had never been reported
-    numbers = read_json(write_submission(copied, **WHO) / "submission.json")
-    assert numbers["val_bpb_std"] is None and numbers["seeds"] == [1] and "±" not in numbers["blurb"]
+    shutil.rmtree(run / "seed2")
+    (run / "summary.json").unlink()  # as if it had never been reported
+    change(run / "recipe.json", title="")  # its name stands for it
+    numbers = read_json(write_submission(run, **WHO) / "submission.json")
+    assert numbers["val_bpb_std"] is None and numbers["seeds"] == [1]
+    assert numbers["blurb"].startswith("toy. Sliding ") and "±" not in numbers["blurb"]
 
 
-def test_a_run_over_the_cap_is_refused_with_the_bytes(copied: Path):
-    more = 1_000_001 - read_json(copied / "seed2" / "result.json")["total_bytes"]
+def test_a_run_over_the_cap_is_refused_with_the_bytes(run: Path):
+    more = 1_000_001 - read_json(run / "seed2" / "result.json")["total_bytes"]
     parts = {"result": ("artifact_bytes", "total_bytes"), "ledger": ("weights_bytes", "file_bytes", "total_bytes")}
     for name, keys in parts.items():
-        values = read_json(copied / "seed2" / f"{name}.json")
-        change(copied / "seed2" / f"{name}.json", **{key: values[key] + more for key in keys})
-    refused(copied, "seed 2 takes 1,000,001 bytes, 1 over the cap")
+        values = read_json(run / "seed2" / f"{name}.json")
+        change(run / "seed2" / f"{name}.json", **{key: values[key] + more for key in keys})
+    refused(run, "seed 2 takes 1,000,001 bytes, 1 over the cap")
 
 
 @pytest.mark.parametrize("wrong", ["", "   ", "two\nlines", "bell\x07", "right\u202eleft", "x" * 201])
-def test_a_name_that_is_no_line_of_text_is_refused(copied: Path, wrong: str):
+def test_a_name_that_is_no_line_of_text_is_refused(run: Path, wrong: str):
     for what in ("name", "author", "github_id"):
-        refused(copied, "printable characters", **{what: wrong})
+        refused(run, "printable characters", **{what: wrong})
 
 
 # ---------------------------------------------------------------------- the script that is shipped

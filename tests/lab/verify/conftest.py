@@ -1,4 +1,4 @@
-"""One trained toy run for all tests of the verifier, and its submissions; tests damage copies of them.
+"""Submissions of the trained toy run, for all tests of the verifier; tests damage copies of them.
 
 Scores are taken in this process, once for each artifact: starting a fresh one takes seconds. That one itself is tested
 in evidence/test_process.py.
@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from reviewing import ask_here, the_toy_is_the_track
-from toy_run import finished_run
 
 from pgolf_core.base.files import sha256_file
 from pgolf_core.lab import export
@@ -23,12 +22,6 @@ KEPT: dict[str, dict] = {}
 """Answers by artifact and way of scoring."""
 READABLE: dict[str, str] = {}
 """Unwrapped scripts by hash."""
-
-
-@pytest.fixture(scope="session")
-def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recipe's folder with two seeds."""
-    return finished_run(tmp_path_factory.mktemp("honest"))
 
 
 @pytest.fixture(scope="session")
@@ -50,12 +43,6 @@ def alone(honest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def dataset(honest: Path) -> Dataset:
     """What the run was trained and scored on."""
     return open_dataset("toy-sp1024", honest.parents[2])
-
-
-@pytest.fixture
-def run(honest: Path, tmp_path: Path) -> Path:
-    """A copy of the run that a test may damage."""
-    return shutil.copytree(honest, tmp_path / honest.name)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from reviewing import holding, judged
+from reviewing import holding, judged, with_verdict
 
 from pgolf_core.base.files import UserError
 from pgolf_core.lab import cli
@@ -20,12 +20,13 @@ ROWS = [
 ]  # fmt: skip
 
 
-def test_everything_holds_for_an_honest_run_of_two_seeds(honest: Path, cache: Path):
+def test_everything_holds_for_an_honest_run_of_two_seeds_whose_dataset_is_its_own(honest: Path, cache: Path, capsys):
     found = judged(honest, cache)
     assert {row.verdict for row in found.values()} == {HOLDS}, found
     assert len(found) == 3 + 2 * (3 + len(SEED_CHECKS))
     one = {name.removeprefix("seed 1: ") for name in found if name.startswith("seed 1: ")}
-    assert holding(honest / "seed1", cache) == one
+    assert holding(honest / "seed1", cache) == one == with_verdict(judged(honest / "seed1", cache, data="other"), HOLDS)
+    assert f"note: --data has no effect on {honest / 'seed1'}: a run is" in capsys.readouterr().err
 
 
 def test_an_artifact_alone_is_checked_without_any_run_and_scored_on_a_dataset_that_is_named(honest: Path, cache: Path):
@@ -40,7 +41,11 @@ def test_an_artifact_alone_is_checked_without_any_run_and_scored_on_a_dataset_th
     assert "is not prepared" in judged(path, cache, data="other")["score from the file alone"].evidence
 
 
-def test_a_path_of_nothing_is_an_error_and_an_empty_file_holds_nothing(cache: Path, tmp_path: Path):
+def test_a_path_of_nothing_or_of_runs_is_an_error_and_an_empty_file_holds_nothing(
+    honest: Path, cache: Path, tmp_path: Path
+):
+    with pytest.raises(UserError, match=f"but holds runs; name one, as {honest}"):
+        verify(honest.parents[1], How())
     with pytest.raises(UserError, match="does not exist"):
         verify(tmp_path / "nosuch", How())
     (tmp_path / "folder").mkdir()
@@ -51,6 +56,16 @@ def test_a_path_of_nothing_is_an_error_and_an_empty_file_holds_nothing(cache: Pa
     assert not holding(tmp_path / "file", cache)
     row = judged(tmp_path / "file", cache, data="toy-sp1024")["score from the file alone"]
     assert "it needs an artifact that opens" in row.evidence
+
+
+def test_what_an_exported_script_left_is_no_run_and_its_artifact_is_named_instead(run: Path):
+    for folder in (run, run / "seed1"):
+        (folder / "recipe.json").unlink()
+    left = (run / "seed1" / "model.pgolf").rename(run / "seed1" / "final_model.pgolf")
+    for path in (run, run / "seed1"):
+        with pytest.raises(UserError, match=f"exported script's, which keeps no recipe; name {left}"):
+            verify(path, How())
+    assert {row.verdict for row in verify(left, How())} == {HOLDS}
 
 
 def test_the_text_begins_with_the_verdict_and_fits_80_columns_with_evidence_below_its_check(monkeypatch):

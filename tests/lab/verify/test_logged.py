@@ -17,6 +17,7 @@ FIRST = "what is learned from was scored before"
 BPB = "1.12526734"
 QUANT = [f"prequant_ttt:epoch {at}/21 val_bpb=1.06" for at in range(1, 22)]
 EPOCHS = [f"ttt_epoch:{at}/3 loss:1.9{at} time:14.5s" for at in (1, 2, 3)]
+OF_ITS_OWN = {"logfile": "x.log", "local_rank": "3", "slurm_job_id": "7", "start_time": "1774310400"}
 SOME = {f"key_{at}": "1" for at in range(6)}
 
 
@@ -31,7 +32,7 @@ def folder(place: Path) -> Path:
 def with_blocks(place: Path, change: dict) -> Path:
     """Three seeds whose logs name settings, one of them others."""
     folder = published(place, PR315)
-    code = sized_script((folder / "train_gpt.py").stat().st_size, *SETTINGS, "seed", "run_id", "logfile", "local_rank")
+    code = sized_script((folder / "train_gpt.py").stat().st_size, *SETTINGS, "seed", "run_id", *OF_ITS_OWN)
     for path in (folder / "train_gpt.py", *folder.glob("*.log")):
         start = path.read_text().find("=" * 100)
         path.write_text(code.rstrip("\n") + "\n" + (path.read_text()[start:] if start >= 0 else ""))
@@ -45,7 +46,7 @@ def with_blocks(place: Path, change: dict) -> Path:
     ("change", "verdict", "why"),
     [
         ({}, HOLDS, "3 seeds, equal in 9 settings, code size, the scripts in the logs"),
-        ({"logfile": "x.log", "local_rank": "3"}, HOLDS, "3 seeds, equal"),
+        (OF_ITS_OWN, HOLDS, "3 seeds, equal"),
         ({"matrix_lr": "0.03"}, FAILS, "matrix_lr differs: train_seed1337.log:"),
         ({"ttt_hash_buckets": "16384"}, FAILS, "has settings that the shipped code lacks: ttt_hash_buckets (line "),
         ({f"key_{at}": "1" for at in range(3)}, FAILS, "key_0 differs: "),
@@ -60,6 +61,12 @@ def test_a_seed_that_ran_code_of_another_size_is_named(place: Path):
     folder = published(place, PR315)
     edit("train_seed42.log", r"Code size: \d+", "Code size: 67000")(folder)
     shows(judged(folder, place)[ONE], FAILS, "code sizes differ: ", "train_seed42.log 67,000")
+
+
+def test_logs_that_name_no_setting_are_neither_alike_nor_unlike(place: Path):
+    folder = published(place, PR315)
+    edit_logs(folder, r"(?:model_params|world_size):.*\n", "")
+    shows(judged(folder, place)[ONE], UNKNOWN, "no log names a setting")
 
 
 # ---------------------------------------------------------------------- the whole split, scored first
@@ -150,8 +157,9 @@ def test_where_nothing_says_how_much_was_scored_it_is_not_known(place: Path):
 
 
 def test_counts_are_those_of_what_was_scored():
-    claims = {"eval_token_count": 5, "val_tokens": 6, "bytes_total": 7, "eval_byte_count": "x", "scored_bytes_count": 8}
-    assert counted_in(claims) == {"eval_token_count": 5, "val_tokens": 6, "scored_bytes_count": 8}
+    counted = {"eval_token_count": 5, "val_tokens": 6, "scored_bytes_count": 8, "eval_tokens_per_seed": 9}
+    others = {"bytes_total": 7, "eval_byte_count": "x", "eval_tokens_per_second": 9, "val_max_tokens": 9}
+    assert counted_in(counted | others) == counted
 
 
 SCORE, LEARN = {"event": "score"}, {"event": "train"}
@@ -163,7 +171,7 @@ SCORE, LEARN = {"event": "score"}, {"event": "train"}
         ([SCORE | {"chunk": 0}, LEARN | {"chunk": 0}, SCORE | {"chunk": 1}], HOLDS, "trace.jsonl"),
         ([LEARN | {"chunk": 0}, SCORE | {"chunk": 0}], FAILS, "trace.jsonl:1: train of chunk 0 before its score"),
         ([SCORE | {"end": 100}, LEARN | {"end": 100}, LEARN | {"end": 99}], HOLDS, "trace.jsonl"),
-        ([SCORE | {"end": 100}, LEARN | {"end": 101}], FAILS, "trace.jsonl:2: train of tokens up to 101"),
+        ([SCORE | {"end": 62_021_632}, LEARN | {"end": 62_021_633}], FAILS, "train of tokens up to 62,021,633"),
         ([SCORE | {"chunk": 0}], HOLDS, "tells of an adaptation"),
         ([{"event": "score"}, 7, "x", None], HOLDS, "tells of an adaptation"),
     ],

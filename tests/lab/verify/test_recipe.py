@@ -5,11 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from reviewing import judged, replaced, with_verdict
+from reviewing import holding, judged, replaced, with_verdict
 from run_folder import change
 
 from pgolf_core.base.files import read_json, write_json
+from pgolf_core.lab.report.seeds import summarise_seeds
 from pgolf_core.lab.verify.evidence.checks import FAILS
+from pgolf_core.result import Result
 
 ONE, MISSING = "one recipe, dataset and core over all seeds", "no seed and no log is missing"
 SUMMARY = "summary.json is that of its seeds"
@@ -39,3 +41,9 @@ def test_what_does_not_fit_over_all_seeds_is_named(run: Path, cache: Path, edit:
     found = judged(run, cache)
     assert found[check].verdict == FAILS and words in found[check].evidence
     assert "seed01" not in words or with_verdict(found, FAILS) == {MISSING}, "a stray copy is read in no seed's place"
+
+
+def test_seeds_that_were_reported_in_another_order_are_the_same_seeds(run: Path, cache: Path):
+    results = {seed: Result.read(run / f"seed{seed}" / "result.json") for seed in (2, 1)}
+    write_json(run / "summary.json", summarise_seeds(results))
+    assert {MISSING, SUMMARY} <= holding(run, cache)

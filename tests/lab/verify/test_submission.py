@@ -15,6 +15,9 @@ from reviewing import Bomb, failing, holding, judged, shows, unknown, with_verdi
 from pgolf_core.lab.export import write_script
 from pgolf_core.lab.record.folder import recorded_recipe
 from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, UNKNOWN
+from pgolf_core.lab.verify.evidence.score import How
+from pgolf_core.lab.verify.evidence.text import Way
+from pgolf_core.lab.verify.reading.folder import Submission
 from pgolf_core.lab.verify.submission import FINEWEB_TOKENS
 
 CAP, CODE = "file and code fit under the cap", "the code has the claimed bytes"
@@ -137,6 +140,14 @@ def test_the_folders_own_script_is_run_only_when_asked_and_holds_only_if_it_scor
     assert found[OWN].verdict == UNKNOWN and not (submission / "ran").exists() and found[SLIDING].verdict == HOLDS
     assert judged(submission, cache, run_code=True)[OWN].verdict == verdict
     assert verdict == UNKNOWN or (submission / "ran").exists()
+
+
+def test_a_score_inside_documents_is_taken_anew_inside_documents(submission: Path, honest: Path):
+    recipe = recorded_recipe(honest)
+    (submission / "train_gpt.py").unlink()
+    masked = dataclasses.replace(recipe.eval, document_mask=True)
+    write_script(dataclasses.replace(recipe, eval=masked, script="readable"), submission)
+    assert Submission(submission, How()).way == Way(32, 8, 32, "off", document_mask=True)
 
 
 @pytest.mark.parametrize("form", ["readable", "packed"])

@@ -14,7 +14,7 @@ import contextlib
 import itertools
 import operator
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -58,11 +58,8 @@ PLAIN, SPACED, BYTE, WIDE = (
 )  # fmt: skip
 
 
-class _Nothing:
-    """The value of what is not followed."""
-
-
-NOTHING = _Nothing()
+NOTHING = object()
+"""The value of what is not followed."""
 
 
 class _Stop(Exception):
@@ -85,7 +82,9 @@ class _Follow:
     """{table: what the pass writes into it}."""
     steps: int = 0
     is_sure: bool = True
-    """Whether every condition on the piece itself was followed."""
+    """Whether nothing that was passed over could have made another count."""
+    is_guarded: bool = False
+    """Whether a condition without a value was met: the piece may be one of those that it leaves out."""
 
     def run(self, body: Iterable[ast.stmt], depth: int = 0) -> None:
         for node in body:
@@ -112,14 +111,21 @@ class _Follow:
                     self.run(node.body, depth + 1)
                 case ast.Expr(ast.Call(ast.Attribute(of, "append"), [item, *_])):
                     self.written[last_name(of)] = self.value(item, depth + 1)
+                case _:
+                    self.is_sure &= not _sets([node])
 
     def branch(self, node: ast.If, depth: int) -> None:
-        """A condition without a value is a guard where it leads out of the loop, and else taken to hold."""
+        """A condition without a value is a guard where it leads out of the loop, and else taken to hold.
+
+        One on the piece's text decides on it, as does one whose other way sets something.
+        """
         found = self.value(node.test, depth)
         if found is NOTHING:
             names = [part.id for part in ast.walk(node.test) if isinstance(part, ast.Name)]
-            self.is_sure &= not any(isinstance(self.names.get(name), str) for name in names)
             found = not isinstance(node.body[-1], ast.Continue | ast.Break | ast.Return)
+            is_on_text = any(isinstance(self.names.get(name), str) for name in names)
+            self.is_sure &= not is_on_text and not _sets(node.orelse if found else node.body)
+            self.is_guarded = True
         self.run(node.body if found else node.orelse, depth)
 
     def write(self, target: ast.expr, value: Any) -> None:
@@ -202,15 +208,25 @@ class _Follow:
 
     def inside(self, function: ast.FunctionDef, values: list[Any], depth: int) -> Any:
         """What a function of the script returns for these values."""
-        names = [argument.arg for argument in function.args.args]
-        inner = _Follow(self.piece, self.functions, self.names | dict(zip(names, values, strict=False)), {}, self.steps)
+        names, written = self.names, self.written
+        self.names = names | dict(zip([argument.arg for argument in function.args.args], values, strict=False))
+        self.written = {}
         try:
-            inner.run(function.body, depth)
+            self.run(function.body, depth)
         except _Return as found:
             return found.value
         finally:
-            self.steps = inner.steps
+            self.names, self.written = names, written
         return NOTHING
+
+
+def _sets(body: Iterable[ast.stmt]) -> bool:
+    """Whether statements set, append or return anything but a zero or nothing."""
+    parts = [part for node in body for part in ast.walk(node)]
+    values = [part.value for part in parts if isinstance(part, ast.Assign | ast.AnnAssign | ast.AugAssign | ast.Return)]
+    values += [part.args[0] for part in parts if isinstance(part, ast.Call) and part.args
+               and last_name(part.func) == "append"]  # fmt: skip
+    return any(value and getattr(value, "value", True) for value in values)  # a constant's own value, if it is one
 
 
 def _table(node: ast.expr) -> str:
@@ -264,30 +280,46 @@ def tables_in(codes: Iterable[Code]) -> list[Table]:
     functions = {node.name: node for node in nodes if isinstance(node, ast.FunctionDef)}
     constants = {last_name(node.targets[0]): node.value.value for code in known for node in tree_of(code.source).body
                  if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)}  # fmt: skip
-    used = set(_looked_up(nodes))
-    used -= {name for node in nodes for name in _taken_off(node)}
-    adds_space = any(OF_SPACE.search(name) for name in used)
+    adds_space = _adds_space(nodes)
     found = []
     for code in known:
         for line, body in itertools.islice(_loops(nodes_of(code.source)), MAX_LOOPS):
             passes = {piece: _passed(body, piece, functions, constants) for piece in (PLAIN, SPACED, BYTE, WIDE)}
-            for table, count in passes[PLAIN].items():
-                is_count = type(count) in (int, float)
-                if is_count and (count == PLAIN.real or (count == PLAIN.real + 1 and "byte" in table.lower())):
-                    found.append(_table_of(table, f"{code.name}, line {line}", passes, adds_space))
-    return [table for table in found if table is not None]
+            for name, count in passes[PLAIN].items():
+                more = count - PLAIN.real if type(count) in (int, float) else None
+                if more == 0 or (more == 1 and "byte" in name.lower()):
+                    found.append(_table_of(name, f"{code.name}, line {line}", passes, adds_space))
+    return [table for table in found if table]
 
 
-def _looked_up(nodes: Iterable[ast.AST]) -> Iterator[str]:
-    """Tables that are read at some index."""
-    reads = (node for node in nodes if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load))
-    yield from map(_table, reads)
+def _adds_space(nodes: Sequence[ast.AST]) -> bool | None:
+    """Whether the score adds what a table of spaces says; None where it does something else with one."""
+    named: dict[str, set[str]] = {}  # what is looked up, and called by a name before it is added
+    for node in nodes:
+        match node:
+            case ast.Assign([ast.Name(name)], value) if not any(isinstance(part, ast.Call) for part in ast.walk(value)):
+                named[name] = _looked_up(value, {})
+    used, added, taken = set[str](), set[str](), set[str]()
+    for node in nodes:
+        match node:
+            case ast.Subscript(ctx=ast.Load()):
+                used.add(_table(node))
+            case ast.BinOp(ast.BinOp(op=ast.Add() | ast.Sub()), ast.Add(), part) | ast.AugAssign(_, ast.Add(), part):
+                added |= _looked_up(part, named)  # the sum on the left is a node of its own
+            case ast.BinOp(left, ast.Add(), part):
+                added |= _looked_up(left, named) | _looked_up(part, named)
+            case ast.BinOp(_, ast.Sub(), part) | ast.AugAssign(_, ast.Sub(), part):
+                taken |= _looked_up(part, named)  # a space that the table holds and a boundary has not
+    if any(OF_SPACE.search(name) for name in added - taken):
+        return True
+    return None if any(OF_SPACE.search(name) for name in used - taken) else False
 
 
-def _taken_off(node: ast.AST) -> Iterator[str]:
-    """Tables that are read in what is subtracted: a space that the table holds and a boundary has not."""
-    if isinstance(node, ast.BinOp | ast.AugAssign) and isinstance(node.op, ast.Sub):
-        yield from _looked_up(ast.walk(node.right if isinstance(node, ast.BinOp) else node.value))
+def _looked_up(node: ast.expr, named: Mapping[str, set[str]]) -> set[str]:
+    """Tables that are read at some index inside an expression, or by a name of what was read."""
+    parts = list(ast.walk(node))
+    found = {_table(part) for part in parts if isinstance(part, ast.Subscript) and isinstance(part.ctx, ast.Load)}
+    return found.union(*(named.get(part.id, set()) for part in parts if isinstance(part, ast.Name)))
 
 
 def _loops(nodes: Iterable[ast.AST]) -> Iterator[tuple[int, list[ast.stmt]]]:
@@ -308,23 +340,33 @@ def _sees_pieces(node: ast.AST) -> bool:
 
 
 def _passed(body: list[ast.stmt], piece: Piece, functions: Mapping, constants: Mapping) -> dict[str, Any]:
-    """What one piece makes the loop write, by table; nothing where a condition on it has no value."""
+    """What one piece makes the loop write, by table; nothing where that was not followed to the end.
+
+    A byte piece may be what a condition without a value leaves out; then a count of more than its one byte is none.
+    """
     follow = _Follow(piece, functions, dict(constants))
     with contextlib.suppress(_Stop, _Return):
         follow.run(body)
-    return follow.written if follow.is_sure else dict.fromkeys(follow.written, NOTHING)
+    is_open = piece is BYTE and follow.is_guarded
+    return {
+        table: count if follow.is_sure and not (is_open and count not in (0, 1)) else NOTHING
+        for table, count in follow.written.items()
+    }
 
 
-def _table_of(name: str, place: str, passes: Mapping[Piece, dict[str, Any]], adds_space: bool) -> Table | None:
-    """The table with what the score adds to it; None where a piece could not be followed."""
+def _table_of(name: str, place: str, passes: Mapping[Piece, dict[str, Any]], adds_space: bool | None) -> Table | None:
+    """The table with what the score adds to it; None where a piece, or whether it is added, could not be followed."""
     base = {piece: written.get(name, 0) for piece, written in passes.items()}
     if any(type(count) not in (int, float) for count in base.values()):
         return None
-    marks = [table for table, value in passes[SPACED].items() if value and value is not NOTHING and table != name
-             and not passes[PLAIN].get(table)]  # fmt: skip
-    adds = bool(marks) and adds_space
-    counts = {piece: count + (adds and piece is SPACED) for piece, count in base.items()}
-    return Table(place, counts, adds)
+    is_marked = any(
+        value and value is not NOTHING and table != name and not passes[PLAIN].get(table)
+        for table, value in passes[SPACED].items()
+    )
+    if is_marked and adds_space is None and base[SPACED] >= SPACED.real:
+        return None
+    adds = is_marked and adds_space is not False
+    return Table(place, {piece: count + (adds and piece is SPACED) for piece, count in base.items()}, adds)
 
 
 def judge_tables(codes: Mapping[str, Code]) -> str:

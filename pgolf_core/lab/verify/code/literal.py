@@ -84,8 +84,8 @@ def _unclear(folder: Judged) -> dict[str, float]:
     if any(log.sizes["total_bytes"] or log.sizes["model_bytes"] for log in quietly(lambda: folder.logs) or ()):
         return {}
     totals = {row[key] for row in folder.tables.values() for key in KEYS["total_bytes"] if is_number(row.get(key))}
-    said = {where: row.get("artifact_bytes") for where, row in folder.tables.items()}
-    sizes = {where: value for where, value in said.items() if is_number(value)}
+    key = "artifact_bytes"
+    sizes = {where: row[key] for where, row in folder.tables.items() if is_number(row.get(key))}
     return {} if totals & set(sizes.values()) else sizes
 
 

@@ -12,7 +12,7 @@ import functools
 import importlib
 import lzma
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -80,52 +80,51 @@ def running(files: Mapping[str, Path], start: str, read: Callable[[Path], str]) 
         name = wanted.pop()
         is_read = name.endswith(".py") and sum(len(code.source) for code in found.values()) < MAX_CODE_TEXT
         text = read(files[name]) if is_read else ""
+        texts: list[str] = []
+        unread = ""
         try:
-            source, unread = unwrapped(text), ""
+            texts += layers(text)  # those that were read stay, whatever stops the next
         except (CannotCheck, Broken) as reason:
-            source, unread = text, f"{name}: {reason}"
-        found[name] = Code(name, files[name].stat().st_size, source, unread)
-        wanted += [other for other in named_by(source, name, files) if other not in found and other not in wanted]
+            unread = f"{name}: {reason}"
+        found[name] = Code(name, files[name].stat().st_size, texts[0 if unread else -1], unread)
+        wanted += sorted({other for text in texts for other in named_by(text, name, files)} - {*found, *wanted})
     return found
 
 
 def named_by(source: str, name: str, files: Mapping[str, Path]) -> list[str]:
-    """Files of the folder that a running one imports or names."""
-    beside = PurePosixPath(name).parent
-    places = [PurePosixPath(module.replace(".", "/")) for module in imports_of(source)]
-    paths = [str(at / f"{place}{end}") for place in places for at in (beside, PurePosixPath()) for end in (
-        ".py", "/__init__.py")]  # fmt: skip
-    texts = {str(node.value).removeprefix("./") for node in nodes_of(source)
-             if isinstance(node, ast.Constant) and str(node.value).endswith(CODE_ENDINGS)}  # fmt: skip
-    paths += [str(at / text) for text in texts if not text.startswith("/") for at in (beside, PurePosixPath())]
-    return sorted({path for path in paths if path in files and path != name})
+    """Files of the folder that the text of a running one imports or names."""
+    wanted = [module.replace(".", "/") + end for module in imports_of(source) for end in (".py", "/__init__.py")]
+    wanted += [str(node.value).removeprefix("./") for node in nodes_of(source)
+               if isinstance(node, ast.Constant) and str(node.value).endswith(CODE_ENDINGS)]  # fmt: skip
+    places = (PurePosixPath(name).parent, PurePosixPath())
+    paths = {str(at / path) for path in wanted if not path.startswith("/") for at in places}
+    return sorted(paths & set(files) - {name})
 
 
 def imports_of(source: str) -> frozenset[str]:
     """Modules that a script imports, as far as it can be parsed."""
-    found = set()
+    found: set[str] = set()
     for node in nodes_of(source):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            module = node.module or ""
-            found |= {module, *(f"{module}.{alias.name}".strip(".") for alias in node.names)} - {""}
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            start = f"{node.module or ''}." if isinstance(node, ast.ImportFrom) else ""
+            found |= {f"{start}{alias.name}".strip(".") for alias in node.names}
     return frozenset(found | {name.rpartition(".")[0] for name in found if "." in name})
 
 
 # ---------------------------------------------------------------------- packed scripts
 
 
-def unwrapped(source: str) -> str:
-    """The script inside a packed one; a plain one as it is.
+def layers(source: str) -> Iterator[str]:
+    """The script, then what is inside it where it is packed, and so on to a plain one.
 
     CannotCheck for one that executes what it unpacks in a way that is not known here.
     """
-    for _ in range(MAX_LAYERS):
+    yield source
+    for _ in range(MAX_LAYERS + 1):
         inner = _inner(nodes_of(source))
         if inner is None:
-            return source
-        source = inner
+            return
+        yield (source := inner)
     raise CannotCheck(f"the script is packed more than {MAX_LAYERS} times")
 
 
@@ -134,21 +133,23 @@ def _inner(nodes: tuple[ast.AST, ...]) -> str | None:
     values = {target.id: node.value for node in nodes if isinstance(node, ast.Assign)
               for target in node.targets if isinstance(target, ast.Name)}  # fmt: skip
     literals = _Literals(values)
-    for node in nodes:
-        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or not node.args:
-            continue
-        if node.func.id in ("exec", "eval", "compile") and _unpacks(node.args[0], values, set()):
-            payload = literals.value(node.args[0])
-            text = payload.decode("utf-8", errors="replace") if isinstance(payload, bytes) else payload
+    calls = [node for node in nodes if isinstance(node, ast.Call)]
+    for node in calls:
+        is_run = isinstance(node.func, ast.Name) and node.func.id in ("exec", "eval", "compile") and node.args
+        if is_run and _unpacks(node.args[0], values, set()):
+            text = _text(literals.value(node.args[0]))
             hold(bool(tree_of(text).body), "what the script unpacks and executes is no Python")
             return text
-    for node in nodes:  # unpacked into a file that is run
-        if isinstance(node, ast.Call) and last_name(node.func) == "decompress":
-            found = quietly(functools.partial(literals.value, node))
-            text = found.decode("utf-8", errors="replace") if isinstance(found, bytes) else ""
+    for node in calls:  # unpacked into a file that is run
+        if last_name(node.func) == "decompress":
+            text = _text(quietly(functools.partial(literals.value, node)) or "")
             if "import " in text and tree_of(text).body:
                 return text
     return None
+
+
+def _text(payload: bytes | str) -> str:
+    return payload.decode("utf-8", errors="replace") if isinstance(payload, bytes) else payload
 
 
 def last_name(node: ast.expr) -> str:

@@ -309,8 +309,7 @@ class Submission(Reviewed):
         mode = recipe["schedule"].get("autocast")
         if mode not in ("auto", "off"):
             mode = "off" if "| compute: float32" in self.computed_on else "auto"
-        masked = found.get("document_mask") is True
-        return Way(window, stride, min(32, max(1, 2**15 // max(window, 1))), mode, masked)
+        return Way(window, stride, min(32, max(1, 2**15 // max(window, 1))), mode, found.get("document_mask") is True)
 
     def judge_score(self, kind: str) -> str:
         found, seed = self.scoring.score(kind), self.artifact_seed

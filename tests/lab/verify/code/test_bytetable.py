@@ -55,15 +55,32 @@ WRONG = {name: ("".join(parts), why) for name, (why, *parts) in {
         COUNT, COUNT.rstrip() + " + 1\n")),
     "one more where there is a space": (TWICE, LOOP, BYTE, PIECE, COUNT, ONE_MORE, ADDS),
     "written as a space, and added": (TWICE, LOOP, BYTE, PIECE, MARKED, IN_TABLE, ADDS),
+    "written as a space, and added by a name": (
+        TWICE, LOOP, BYTE, PIECE, MARKED, IN_TABLE,
+        "def score(t, p):\n    lead = space[t] & ~boundary[p]\n    return base_bytes[t] + lead\n"),
     "the mark's own three bytes": ("a leading space counts 3 bytes", LOOP, BYTE, PIECE, COUNT),
     "no rule for byte pieces": (SIX, LOOP, SPECIAL, PIECE, LEAD, COUNT, ADDS),
     "decoded byte pieces": (THREE, DECODED),
 }.items()}  # fmt: skip
-OPEN = {
-    "no table": "x = 1\n",
-    "bytes by a pattern": RIGHT["bytes by their spelling"].replace("piece.startswith('<0x')", "re.match('<0x', piece)"),
-    "the table is loaded": "base_bytes = np.load('bytes.npy')\n" + ADDS,
-}
+ONES, ONE = "base_bytes = np.ones(n)\n", "        base_bytes[i] = 1\n"
+OPEN = {name: "".join(parts) for name, parts in {
+    "no table": ("x = 1\n",),
+    "bytes by a pattern": (
+        RIGHT["bytes by their spelling"].replace("piece.startswith('<0x')", "re.match('<0x', piece)"),),
+    "bytes by a pattern, in a function": (
+        "def size(p):\n    if re.match('<0x', p):\n        return 1\n    return len(p.lstrip('\\u2581').encode())\n",
+        LOOP, PIECE, MARKED, "    base_bytes[i] = size(piece)\n", ADDS),
+    "bytes by their number": (LOOP, BYTE.replace("sp.is_byte(i)", "3 <= i < 259"), PIECE, LEAD, COUNT, ADDS),
+    "bytes by their kind": (
+        LOOP, "    match kinds[i]:\n        case 6:\n    ", ONE, "            continue\n", PIECE, LEAD, COUNT, ADDS),
+    "bytes by what they are not": (LOOP, "    if i >= 259:\n", nested(PIECE, LEAD, COUNT), "    else:\n", ONE, ADDS),
+    "bytes left out by their number": (ONES, LOOP, "    if i < 259:\n        continue\n", PIECE, LEAD, COUNT, ADDS),
+    "others by their number": (ONES, LOOP, "    if i >= 259:\n", nested(PIECE, LEAD, COUNT), ADDS),
+    "the space in the table, and one less at boundaries": (
+        LOOP, BYTE, PIECE, MARKED, IN_TABLE,
+        "def score(t, p):\n    n = base_bytes[t]\n    return where(space[t] & boundary[p], n - 1, n)\n"),
+    "the table is loaded": ("base_bytes = np.load('bytes.npy')\n", ADDS),
+}.items()}  # fmt: skip
 
 
 def judge(*sources: str) -> str:
