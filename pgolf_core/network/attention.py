@@ -56,10 +56,12 @@ def exclude_self(y: Tensor, v: Tensor) -> Tensor:
     return (grouped - (grouped * unit).sum(-1, keepdim=True) * unit).view_as(y).to(y.dtype)
 
 
-def _sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def sdpa(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None = None) -> Tensor:
+    """Torch's own attention: causal, or to what `seen` (bool [..., queries, keys]) says that a query sees."""
     q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))
     rows, keys = q.size(2), k.size(2)
-    seen = torch.ones(rows, keys, dtype=torch.bool, device=q.device).tril(keys - rows) if rows < keys else None
+    if seen is None and rows < keys:
+        seen = torch.ones(rows, keys, dtype=torch.bool, device=q.device).tril(keys - rows)
     grouped = q.size(1) != k.size(1)
     return F.scaled_dot_product_attention(q, k, v, seen, is_causal=seen is None, enable_gqa=grouped).transpose(1, 2)
 
@@ -148,4 +150,4 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     if name in flash_modules:
         output = flash_modules[name].flash_attn_func(q, k, v, causal=True)
         return output[0] if isinstance(output, tuple) else output  # some FlashAttention-3 builds return (out, lse)
-    return (_blocked if name == "query blocks" else _sdpa)(q, k, v)
+    return (_blocked if name == "query blocks" else sdpa)(q, k, v)

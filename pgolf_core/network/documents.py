@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pgolf_core.network.attention import causal_attention, choose_kernel, flash_modules
+from pgolf_core.network.attention import causal_attention, choose_kernel, flash_modules, sdpa
 from pgolf_core.text.tokenizer import BOS
 
 TORCH_VARLEN_MAX_HEAD_WIDTH = 256
@@ -49,7 +49,4 @@ def _masked(q: Tensor, k: Tensor, v: Tensor, starts: Tensor) -> Tensor:
     """Over whole rows, all but the own document masked."""
     places = torch.arange(q.size(0) * q.size(1), dtype=starts.dtype, device=q.device)
     document = torch.searchsorted(starts, places, right=True).view(q.size(0), 1, q.size(1))
-    mask = (document[..., None] == document[..., None, :]).tril()
-    q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))
-    grouped = q.size(1) != k.size(1)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped).transpose(1, 2)
+    return sdpa(q, k, v, (document[..., None] == document[..., None, :]).tril())

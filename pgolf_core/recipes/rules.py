@@ -3,7 +3,17 @@
 from collections.abc import Iterator
 from operator import attrgetter
 
-from pgolf_core.recipes.recipe import GRID_NAMES, MAX_ELEMENTS, RULES, TRACK_CAP_BYTES, Model, Recipe, least_elements
+from pgolf_core.recipes.recipe import (
+    GRID_NAMES,
+    MAX_ELEMENTS,
+    RULES,
+    SENSITIVITY_BELOW,
+    TRACK_CAP_BYTES,
+    Model,
+    Quant,
+    Recipe,
+    least_elements,
+)
 
 QAT_ONLY_GRIDS = ("int6_fake_pr194", "int6_fake_pr534")
 """Grids that training may use and an artifact cannot hold."""
@@ -12,10 +22,12 @@ MOST_LOOPS = 64
 """Of model.num_loops: an artifact names it, and its reader runs that many blocks."""
 MOST_ORDERS = 32
 """Of adapt.mix_order and mix_document_order: each takes a second of evaluation for a few hundred thousand targets."""
+MOST_SOFTCAP = 1000.0
+"""Of model.logit_softcap: beyond it the sigmoid that caps loses logits to rounding, at 1e9 all of them."""
+MOST_SORTED_ROWS = 2**16
+"""Of a matrix under quant.grouping: base.grouping's own."""
 MOST_MIXED_SOFTCAP = 300.0
 """Of model.logit_softcap with a mixture: -log p, at most twice it and a little, must leave p above 0 in float64."""
-GRADIENTS_BELOW = 0.1
-"""Learning-rate multiplier below which gradients are gathered for packing: packing.sensitivity's own."""
 MOST_CORRECTED_INPUTS = 8192
 """Widest matrix that quant.correction = hessian takes: 256 MiB for its inputs' products."""
 MOST_CORRECTION_TOKENS = 2**24
@@ -112,6 +124,8 @@ def _impossible_networks(model: Model) -> Iterator[str]:
         yield f"model.rope_dims = {model.rope_dims} must be even and at most the head width {head_dim}"
     if model.rope_reference_tokens and model.rope_dims == 2:
         yield "model.rope_reference_tokens needs model.rope_dims of at least 4"
+    if model.logit_softcap > MOST_SOFTCAP:
+        yield f"model.logit_softcap = {model.logit_softcap:g}; must be at most {MOST_SOFTCAP:g}, which caps nothing"
     if model.table_dropout == 1:
         yield "model.table_dropout = 1 leaves the tables out everywhere; it must be below 1 (or take them away)"
     if model.xsa_last_n > model.num_layers:
@@ -180,7 +194,8 @@ def _impossible_training(recipe: Recipe) -> Iterator[str]:
             f"data.micro_batch_seqs = {data.micro_batch_seqs} must hold whole rows of data.order = packed: a multiple "
             f"of {row // data.seq_len}"
         )
-    if optim.clip_each_rank and (recipe.quant.kind == "steps" or recipe.quant.allocation == "gradient"):
+    by_gradients = recipe.quant.kind == "steps" or recipe.quant.allocation == "gradient"
+    if optim.clip_each_rank and by_gradients:
         yield (
             "optim.clip_each_rank = true scales the gradients that packing by gradients measures; take false, or "
             "quant.kind = grid and quant.allocation = fixed"
@@ -193,8 +208,7 @@ def _impossible_training(recipe: Recipe) -> Iterator[str]:
     for key, kind, below in (
         ("qat.threshold", qat.kind == "late", qat.threshold),
         ("average.swa_start", recipe.average.kind == "swa", recipe.average.swa_start),
-        ("the multiplier that packing by gradients needs", recipe.quant.kind == "steps", GRADIENTS_BELOW),
-        ("the multiplier that packing by gradients needs", recipe.quant.allocation == "gradient", GRADIENTS_BELOW),
+        ("the multiplier that packing by gradients needs", by_gradients, SENSITIVITY_BELOW),
     ):
         if kind and schedule.min_lr >= below > 0:
             yield f"schedule.min_lr = {schedule.min_lr} must lie below {key} = {below}, or that is never reached"
@@ -271,14 +285,7 @@ def _impossible_files(recipe: Recipe) -> Iterator[str]:
     for key in ("mlp_clip_sigmas", "attention_clip_sigmas"):
         if 0 < (value := getattr(quant, key)) < AT_LEAST["quant.clip_sigmas"]:
             yield f"quant.{key} = {value}; must be 0 (quant.clip_sigmas) or at least {AT_LEAST['quant.clip_sigmas']}"
-    for key, width in (("model_dim", model.model_dim), ("mlp_hidden", model.mlp_hidden)):
-        if quant.low_rank > min(model.model_dim, model.mlp_hidden):
-            yield f"quant.low_rank = {quant.low_rank} is more than a matrix has: model.{key} = {width}"
-        elif quant.low_rank * width % quant.low_rank_group:
-            yield (
-                f"quant.low_rank_group = {quant.low_rank_group} must divide quant.low_rank x model.{key} = "
-                f"{quant.low_rank} x {width}"
-            )
+    yield from _impossible_extras(model, quant)
     if quant.correct_tok_emb and quant.kind == "grid" and quant.tok_emb == "fp16":
         yield "quant.correct_tok_emb corrects rounding, and quant.tok_emb = fp16 rounds to no grid; name one, or false"
     narrow = [f"model.{k}_dim" for k, rows in (("bigram", model.bigram_rows), ("ve", model.ve_dim)) if rows]
@@ -295,6 +302,35 @@ def _impossible_files(recipe: Recipe) -> Iterator[str]:
         yield f"quant.correction_tokens = {quant.correction_tokens}; must be at most {MOST_CORRECTION_TOKENS}"
     if quant.zstd_level > 22:
         yield f"quant.zstd_level = {quant.zstd_level}; zstd has levels 1 to 22"
+
+
+def _impossible_extras(model: Model, quant: Quant) -> Iterator[str]:
+    """Every matrix on a grid that cannot be grouped or corrected by a low rank, whether its turn would come or not."""
+    columns = {"model_dim": model.model_dim, "mlp_hidden": model.mlp_hidden}
+    rows = {"vocab_size": model.vocab_size, **columns}
+    for key, width, height in (
+        ("bigram_dim", model.bigram_dim, model.bigram_rows),
+        ("ve_dim", model.ve_dim, model.ve_dim and model.vocab_size),
+    ):
+        if height and quant.other != "fp16" and width * max(height, model.model_dim) > quant.small_tensor_elements:
+            columns[key] = width
+            rows |= {"bigram_rows": model.bigram_rows} if quant.grouping == "similarity_all" else {}
+    kv_width = model.model_dim // model.num_heads * model.num_kv_heads
+    for key, width in (*columns.items(), ("num_kv_heads x head width", kv_width)):
+        if quant.low_rank > width:
+            yield f"quant.low_rank = {quant.low_rank} is more than a matrix has: model.{key} = {width}"
+    for key, width in columns.items():
+        if quant.low_rank * width % quant.low_rank_group:
+            yield (
+                f"quant.low_rank_group = {quant.low_rank_group} must divide quant.low_rank x model.{key} = "
+                f"{quant.low_rank} x {width}"
+            )
+    for key, height in rows.items():
+        if quant.grouping != "off" and height > MOST_SORTED_ROWS:
+            yield (
+                f"quant.grouping = {quant.grouping} sorts matrices of at most {MOST_SORTED_ROWS} rows, and model.{key} "
+                f"= {height}; make that smaller, or take quant.grouping = off"
+            )
 
 
 RULES.append(violations)

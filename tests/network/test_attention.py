@@ -49,7 +49,7 @@ def plain_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.
 
 
 @pytest.mark.parametrize("length", [1, 7, 128, 129, 300])
-@pytest.mark.parametrize("kernel", [attention._sdpa, attention._blocked])
+@pytest.mark.parametrize("kernel", [attention.sdpa, attention._blocked])
 def test_attention_kernels_equal_the_plain_double_loop(kernel, length: int) -> None:
     generator = torch.Generator().manual_seed(length)
     q, k, v = (torch.randn(2, length, heads, 8, generator=generator, requires_grad=True) for heads in (4, 2, 2))
@@ -62,7 +62,7 @@ def test_attention_kernels_equal_the_plain_double_loop(kernel, length: int) -> N
 
 
 @pytest.mark.parametrize("last", [1, 8, 64, 131, 300])
-@pytest.mark.parametrize("kernel", [attention._sdpa, attention._blocked])
+@pytest.mark.parametrize("kernel", [attention.sdpa, attention._blocked])
 def test_queries_of_the_last_positions_alone_give_the_same_numbers(kernel, last: int) -> None:
     q, k, v = (torch.randn(2, 300, heads, 8, generator=torch.Generator().manual_seed(last)) for heads in (4, 2, 2))
     torch.testing.assert_close(kernel(q[:, -last:], k, v), kernel(q, k, v)[:, -last:], atol=1e-6, rtol=1e-5)
