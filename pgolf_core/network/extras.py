@@ -123,16 +123,13 @@ def read_factors(data: bytes, told: Mapping[str, Told], shapes: Mapping[str, Seq
     return found
 
 
-Coded = tuple[np.ndarray, np.ndarray]
-"""int8 codes [rows, cols] and float16 scales of a matrix."""
-
-
 def with_extras(
-    state: Mapping[str, Tensor], coded: Mapping[str, Coded], gates: Sequence[str], quant: Quant
+    state: Mapping[str, Tensor], coded: Mapping[str, tuple[np.ndarray, np.ndarray]], gates: Sequence[str], quant: Quant
 ) -> tuple[list[bytes], list[bytes], dict[str, Any]]:
     """(the codes in the order of the file, what the streams `factors` and `order` hold, what the header says of them).
 
-    `coded` has every matrix on a grid, of which `gates` get no correction; `state` has the weights.
+    `coded` has every matrix on a grid, its codes int8 [rows, cols] and its scales float16; of those, `gates` get no
+    correction. `state` has the weights.
     """
     told: dict[str, Any] = {}
     codes, orders, factors = [matrix.tobytes() for matrix, _ in coded.values()], [np.empty(0, "<u2")], b""

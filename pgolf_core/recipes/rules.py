@@ -151,8 +151,8 @@ def _impossible_networks(model: Model) -> Iterator[str]:
             f"model.loop_end = {model.loop_end} must lie below model.parallel_start = {model.parallel_start}: with "
             "model.lanes = 2 nothing returns to one stream"
         )
-    gated = [key for key, on in (("smear = window", model.smear == "window"),
-                                 ("attn_gate = sparse", model.attn_gate == "sparse")) if on]  # fmt: skip
+    gates = (("smear", "window"), ("attn_gate", "sparse"))
+    gated = [f"{key} = {value}" for key, value in gates if getattr(model, key) == value]
     if gated and model.gate_window > model.model_dim:
         yield f"model.{gated[0]} reads model.gate_window = {model.gate_window} of only {model.model_dim} channels"
     if (weights := least_elements(model)) > MAX_ELEMENTS:
