@@ -80,9 +80,7 @@ def ungrouped(data: bytes, orders: np.ndarray, shapes: Mapping[str, Sequence[int
                 order_at += rows
                 if not np.array_equal(np.sort(order), np.arange(rows)):
                     raise Refused(f"the order of {name}'s rows names one twice, or none")
-                own = np.empty((rows, cols), np.int8)
-                own[order] = matrix
-                matrix = own
+                matrix = matrix[np.argsort(order)]
             codes[name] = matrix.tobytes()
     return b"".join(codes[name] for name in shapes)
 

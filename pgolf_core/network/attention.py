@@ -91,7 +91,8 @@ FLASH = (
     ("FlashAttention-2", "flash_attn", "flash_attn", (8, 9, 10, 12)),
 )
 """Name, module, namespace of its operators, GPUs by major compute capability (9 is Hopper): the fastest first."""
-FLASH_MAX_HEAD_WIDTH = 256
+MAX_HEAD_WIDTH = 256
+"""Of FlashAttention, and of torch's own kernel for documents."""
 flash_modules: dict[str, ModuleType] = {}
 """Those that were imported, by name."""
 
@@ -123,8 +124,8 @@ def choose_kernel(device_type: str, bfloat16: bool, head_width: int = 64) -> tup
         fault = _flash_fault(name, module, namespace)
         if fault is None and major not in majors:
             fault = f"{name} does not run on compute capability {major}.{minor}"
-        elif fault is None and (head_width % 8 or head_width > FLASH_MAX_HEAD_WIDTH):
-            fault = f"{name} takes head widths of 8, 16 … {FLASH_MAX_HEAD_WIDTH}, not {head_width}"
+        elif fault is None and (head_width % 8 or head_width > MAX_HEAD_WIDTH):
+            fault = f"{name} takes head widths of 8, 16 … {MAX_HEAD_WIDTH}, not {head_width}"
         if fault is None:
             return name, "; ".join(faults)
         faults += [fault] if fault else []

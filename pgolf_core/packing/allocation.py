@@ -102,7 +102,7 @@ def _exponents(means: np.ndarray, others: int) -> tuple[np.ndarray, int]:
     `others` is how many weights share each. What a split into groups saves is half the log of the means' arithmetic
     over their geometric mean a weight, for steps and (Gaussian weights) for spreads alike.
     """
-    relative = np.maximum(np.asarray(means, np.float64) / np.mean(means), FLOOR)
+    relative = np.maximum(np.asarray(means, np.float64) / (np.mean(means) or 1.0), FLOOR)
     logs = np.log2(relative)
     exponents = np.rint(2 * logs).astype(np.int32)
     common = round(float(exponents.mean()))
@@ -138,7 +138,9 @@ def fit(matrices: Mapping[str, Plan], budget_bits: float) -> tuple[float, int]:
     if not matrices:
         return 1.0, 0
     classes = [plan.shape.spreads() for plan in matrices.values()]
-    low, high = (min(c.min() for c in classes) - LAST) / 4, (max(c.max() for c in classes) - FIRST) / 4
+    # no further than float32 reaches
+    low = max((min(c.min() for c in classes) - LAST) / 4, -126.0)
+    high = min((max(c.max() for c in classes) - FIRST) / 4, 126.0)
     weights = sum(c.size for c in classes)
     aim, slope = (1 - _WITHIN / 2) * budget_bits, -float(weights)
     # a Gaussian code of class k takes about 2 + k/4 bits; this is the straight line through all of them

@@ -18,20 +18,12 @@ from pgolf_core.recipes.recipe import (
 QAT_ONLY_GRIDS = ("int6_fake_pr194", "int6_fake_pr534")
 """Grids that training may use and an artifact cannot hold."""
 LORA_TARGETS = ("q", "k", "v", "o", "mlp", "lm_head")
-MOST_LOOPS = 64
-"""Of model.num_loops: an artifact names it, and its reader runs that many blocks."""
-MOST_ORDERS = 32
-"""Of adapt.mix_order and mix_document_order: each takes a second of evaluation for a few hundred thousand targets."""
-MOST_SOFTCAP = 1000.0
-"""Of model.logit_softcap: beyond it the sigmoid that caps loses logits to rounding, at 1e9 all of them."""
 MOST_SORTED_ROWS = 2**16
 """Of a matrix under quant.grouping: base.grouping's own."""
 MOST_MIXED_SOFTCAP = 300.0
 """Of model.logit_softcap with a mixture: -log p, at most twice it and a little, must leave p above 0 in float64."""
 MOST_CORRECTED_INPUTS = 8192
 """Widest matrix that quant.correction = hessian takes: 256 MiB for its inputs' products."""
-MOST_CORRECTION_TOKENS = 2**24
-"""Of quant.correction_tokens: 128 MiB of token ids."""
 CHOICES: dict[str, tuple[str, ...]] = {
     "track": tuple(TRACK_CAP_BYTES),
     "script": ("readable", "packed"),
@@ -89,6 +81,13 @@ AT_LEAST: dict[str, float] = {
         "adapt.lora_window", "adapt.phases", "adapt.tilt_boost",
     ), 0),
 }  # fmt: skip
+AT_MOST = {
+    "model.num_loops": 64,  # an artifact names it, and its reader runs that many blocks
+    "model.logit_softcap": 1000.0,  # beyond it the sigmoid that caps loses logits to rounding, at 1e9 all of them
+    "adapt.mix_order": 32,  # each takes a second of evaluation for a few hundred thousand targets
+    "adapt.mix_document_order": 32,
+    "quant.correction_tokens": 2**24,  # 128 MiB of token ids
+}
 IN_UNIT_INTERVAL = (
     "optim.muon_momentum", "optim.muon_momentum_start", "optim.smear_beta2", "average.ema_decay",
     "average.swa_start", "qat.threshold", "qat.lr_factor", "schedule.warmdown_fraction",
@@ -105,6 +104,9 @@ def violations(recipe: Recipe) -> Iterator[str]:
     for key, least in AT_LEAST.items():
         if (value := attrgetter(key)(recipe)) < least:
             yield f"{key} = {value}; must be at least {least}"
+    for key, most in AT_MOST.items():
+        if (value := attrgetter(key)(recipe)) > most:
+            yield f"{key} = {value}; must be at most {most}"
     for key in IN_UNIT_INTERVAL:
         if not 0.0 <= (value := attrgetter(key)(recipe)) <= 1.0:
             yield f"{key} = {value}; must lie in [0, 1]"
@@ -124,8 +126,6 @@ def _impossible_networks(model: Model) -> Iterator[str]:
         yield f"model.rope_dims = {model.rope_dims} must be even and at most the head width {head_dim}"
     if model.rope_reference_tokens and model.rope_dims == 2:
         yield "model.rope_reference_tokens needs model.rope_dims of at least 4"
-    if model.logit_softcap > MOST_SOFTCAP:
-        yield f"model.logit_softcap = {model.logit_softcap:g}; must be at most {MOST_SOFTCAP:g}, which caps nothing"
     if model.table_dropout == 1:
         yield "model.table_dropout = 1 leaves the tables out everywhere; it must be below 1 (or take them away)"
     if model.xsa_last_n > model.num_layers:
@@ -137,8 +137,6 @@ def _impossible_networks(model: Model) -> Iterator[str]:
             f"model.loop_start = {model.loop_start} and model.loop_end = {model.loop_end} must be the first and last "
             f"of some of the blocks 0..{model.num_layers - 1}"
         )
-    if model.num_loops > MOST_LOOPS:
-        yield f"model.num_loops = {model.num_loops}; must be at most {MOST_LOOPS}"
     if model.lanes > 2:
         yield f"model.lanes = {model.lanes}; must be 1 or 2: attention's, and the MLP's"
     if model.lanes == 2 and not model.num_layers // 2 <= model.parallel_start:
@@ -234,9 +232,6 @@ def _impossible_adapting(recipe: Recipe) -> Iterator[str]:
             f"adapt.mix = {adapt.mix} cannot go with adapt.kind = {adapt.kind}, adapt.tilt = {adapt.tilt}; take "
             "adapt.kind = off or sgd and adapt.tilt = off"
         )
-    for key in ("mix_order", "mix_document_order"):
-        if (order := getattr(adapt, key)) > MOST_ORDERS:
-            yield f"adapt.{key} = {order}; must be at most {MOST_ORDERS}"
     if adapt.mix != "off" and recipe.model.logit_softcap > MOST_MIXED_SOFTCAP:
         yield (
             f"adapt.mix = {adapt.mix} needs model.logit_softcap of at most {MOST_MIXED_SOFTCAP:g}, not "
@@ -288,18 +283,15 @@ def _impossible_files(recipe: Recipe) -> Iterator[str]:
     yield from _impossible_extras(model, quant)
     if quant.correct_tok_emb and quant.kind == "grid" and quant.tok_emb == "fp16":
         yield "quant.correct_tok_emb corrects rounding, and quant.tok_emb = fp16 rounds to no grid; name one, or false"
-    narrow = [f"model.{k}_dim" for k, rows in (("bigram", model.bigram_rows), ("ve", model.ve_dim)) if rows]
-    narrow = [key for key in narrow if attrgetter(key)(recipe) == 1]
+    narrow = "bigram_dim" if model.bigram_rows and model.bigram_dim == 1 else "ve_dim" if model.ve_dim == 1 else ""
     if narrow and quant.other.endswith("_sigma"):
-        yield f"quant.other = {quant.other} needs {narrow[0]} of at least 2: a row of one weight has no deviation"
+        yield f"quant.other = {quant.other} needs model.{narrow} of at least 2: a row of one weight has no deviation"
     widest = max(model.model_dim, model.mlp_hidden)
     if quant.correction == "hessian" and widest > MOST_CORRECTED_INPUTS:
         yield (
             f"quant.correction = hessian holds inputs x inputs numbers for every matrix: {widest} inputs are over its "
             f"{MOST_CORRECTED_INPUTS}; make model.mlp_hidden or model.model_dim smaller, or take quant.correction = off"
         )
-    if quant.correction_tokens > MOST_CORRECTION_TOKENS:
-        yield f"quant.correction_tokens = {quant.correction_tokens}; must be at most {MOST_CORRECTION_TOKENS}"
     if quant.zstd_level > 22:
         yield f"quant.zstd_level = {quant.zstd_level}; zstd has levels 1 to 22"
 

@@ -119,9 +119,8 @@ def test_a_module_that_does_not_import_is_passed_over_and_one_line_says_why(monk
         monkeypatch.delitem(sys.modules, "flash_attn_interface")
         monkeypatch.setattr(sys, "meta_path", [SimpleNamespace(find_spec=find_spec), *sys.meta_path])
         reason = str(error).splitlines()[0]
-        assert (
-            attention.kernel_name("cuda", True) == f"FlashAttention-2 (flash_attn_interface does not import: {reason})"
-        )
+        name = f"FlashAttention-2 (flash_attn_interface does not import: {reason})"
+        assert attention.kernel_name("cuda", True) == name
         assert attention.kernel_name("cuda", False) == "SDPA"
 
 
@@ -134,10 +133,8 @@ def test_a_module_without_its_function_or_of_old_is_passed_over_and_one_line_say
     with installed(monkeypatch, *BOTH):
         old = [(*row[:2], f"{row[2]}_of_old", row[3]) for row in attention.FLASH if row[0] == BOTH[0]]
         monkeypatch.setattr(attention, "FLASH", [*old, *(row for row in attention.FLASH if row[0] != BOTH[0])])
-        assert (
-            attention.kernel_name("cuda", True)
-            == "FlashAttention-2 (flash_attn_interface is too old for torch.compile)"
-        )
+        name = "FlashAttention-2 (flash_attn_interface is too old for torch.compile)"
+        assert attention.kernel_name("cuda", True) == name
 
 
 @pytest.mark.parametrize("returns_tuple", [False, True])

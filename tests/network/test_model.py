@@ -138,11 +138,8 @@ def test_a_fresh_model_is_uniform_and_a_seed_decides_it() -> None:
 
 
 def test_the_starting_weights_do_not_depend_on_the_number_of_threads() -> None:
-    config, before, models = (
-        small_recipe(model={"model_dim": 128, "mlp_hidden": 384}).model,
-        torch.get_num_threads(),
-        [],
-    )
+    config = small_recipe(model={"model_dim": 128, "mlp_hidden": 384}).model
+    before, models = torch.get_num_threads(), []
     for threads in (1, 2):
         torch.set_num_threads(threads)
         models.append(build_model(config, 5))

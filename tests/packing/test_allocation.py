@@ -50,6 +50,16 @@ def test_rows_without_gradient_and_matrices_without_any_get_steps_that_say_somet
     assert np.abs(made["never"].rounded(multiplier).codes).max() > 1
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("apart", "bits_each"), [(1.0, 1e9), (1e-30, 1e9), (1e30, 1e9), (1e30, 0.5)])
+def test_zeros_and_sensitivities_that_are_worlds_apart_have_steps_without_a_warning(apart: float, bits_each: float):
+    w, usual = gaussian(64, 32), uneven(64, 32)
+    far = Groups(usual.rows * apart, usual.cols * apart)
+    made = allocation.plans({"usual": w, "far": w, "zero": 0 * w}, {"usual": usual, "far": far, "zero": usual})
+    multiplier, _ = allocation.fit(made, bits_each * w.size)
+    assert 0 < multiplier < math.inf and not made["zero"].rounded(multiplier).codes.any()
+
+
 @pytest.mark.parametrize("bits_each", [0.5, 2.0, 4.0, 9.0])
 def test_the_search_ends_just_below_any_budget_that_can_be_met_and_else_at_the_finest_steps(bits_each: float):
     matrices = {"a": allocation.plan(gaussian(96, 128), uneven(96, 128)),

@@ -53,11 +53,9 @@ def test_what_is_read_back_is_exactly_the_quantised_weights(quant: Quant, tmp_pa
     grids = grid_names_for(parameter_shapes(MODEL), quant)
     assert model == MODEL and set(state) == set(grids)
     for name, w in tiny_state().items():
-        kept = (
-            w.half().float()
-            if grids[name] == "fp16"
-            else dequantise(*quantise_tensor(w, grid_of(name, grids[name], quant)))
-        )
+        kept = w.half().float()
+        if grids[name] != "fp16":
+            kept = dequantise(*quantise_tensor(w, grid_of(name, grids[name], quant)))
         assert state[name].dtype == torch.float32 and torch.equal(state[name], kept)
 
 
@@ -215,9 +213,7 @@ HOSTILE: dict[str, dict[str, list[Edit]]] = {  # kind of file: what the refusal 
         ],
         "num_heads": [*in_model(num_heads=3), *in_model(num_heads=0)],
         "num_layers|model_dim|smear": in_model(num_layers=True, model_dim="16", smear="x" * 500_000),
-        "other keys": [
-            *in_model(backdoor=1), lambda h, s: h["model"].pop("rope_base"), in_header(model=[1]),
-        ],
+        "other keys": [*in_model(backdoor=1), lambda h, s: h["model"].pop("rope_base"), in_header(model=[1])],
         "not one that pgolf writes": [in_header(note="hello"), lambda h, s: h.pop("tensors")],
         "stream lengths": [in_header(streams=[1, 2, 3]), lengths(scales=True), lengths(scales=-1, codes=10**4)],
         "promises": [lengths(codes=2**20)],

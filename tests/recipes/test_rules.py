@@ -8,7 +8,7 @@ from pgolf_core.base.files import UserError
 from pgolf_core.base.grouping import MOST_ROWS
 from pgolf_core.network.grid import GRIDS
 from pgolf_core.recipes.recipe import GRID_NAMES, Recipe, from_dict, to_dict
-from pgolf_core.recipes.rules import AT_LEAST, CHOICES, IN_UNIT_INTERVAL, MOST_SORTED_ROWS, QAT_ONLY_GRIDS
+from pgolf_core.recipes.rules import AT_LEAST, AT_MOST, CHOICES, IN_UNIT_INTERVAL, MOST_SORTED_ROWS, QAT_ONLY_GRIDS
 
 TABLE = {"bigram_rows": 70_000, "bigram_dim": 5}
 
@@ -128,7 +128,7 @@ TABLE = {"bigram_rows": 70_000, "bigram_dim": 5}
         ({"quant": {"low_rank": 4}, "model": TABLE}, "must divide quant.low_rank x model.bigram_dim = 4 x 5"),
         ({"quant": {"grouping": "similarity_all"}, "model": TABLE}, "of at most 65536 rows, and model.bigram_rows"),
         ({"quant": {"grouping": "similarity"}, "model": {"vocab_size": 70_000}}, "; make that smaller, or take"),
-        ({"model": {"logit_softcap": 1e9}}, "model.logit_softcap = 1e+09; must be at most 1000, which caps nothing"),
+        ({"model": {"logit_softcap": 1e9}}, "model.logit_softcap = 1000000000.0; must be at most 1000.0"),
         ({"quant": {"low_rank": 3, "low_rank_group": 1024}}, "must divide quant.low_rank x model.model_dim = 3 x 512"),
         ({"quant": {"low_rank_top": 0}}, "quant.low_rank_top = 0; must be at least 1"),
         ({"quant": {"grouping": "kinds"}}, "allowed: off, similarity, similarity_all"),
@@ -151,7 +151,7 @@ def test_what_cannot_be_is_one_line_that_names_file_key_and_remedy(values: dict[
 
 def test_choices_and_bounds_name_keys_that_exist() -> None:
     values = to_dict(Recipe())
-    for key in (*CHOICES, *AT_LEAST, *IN_UNIT_INTERVAL):
+    for key in (*CHOICES, *AT_LEAST, *AT_MOST, *IN_UNIT_INTERVAL):
         section, _, name = key.rpartition(".")
         assert name in (values[section] if section else values), key
 

@@ -344,8 +344,9 @@ def test_seeds_of_one_command_arguments_and_a_missing_export_are_named():
         ("--layers 9", "scripts read their environment, no arguments"),
         (again, "trains the same again"),
     }
-    reports = recipe_from_command("NUM_LAYERS=7\ntorchrun train_gpt.py", "pr315").reports
-    assert "NUM_LAYERS=7: not exported: a shell keeps it from the script" in " ".join(map(str, reports))
+    for prefix, is_kept in (("", True), ("export ", False), ("$env:", False)):
+        reports = map(str, recipe_from_command(f"{prefix}NUM_LAYERS=7\ntorchrun train_gpt.py", "pr315").reports)
+        assert is_kept == ("NUM_LAYERS=7: not exported: a shell keeps it from the script" in " ".join(reports))
 
 
 # ---------------------------------------------------------------------- the file
