@@ -129,12 +129,9 @@ def choose_scale(w: Tensor, grid: Grid) -> Scale:
         spread = w.double().std(1, correction=min(w.size(1) - 1, 1)).float()
         return _scale_for_clip(grid.clip_sigmas * spread, grid)
     magnitudes = w.abs()
-    best = _scale_for_clip(row_quantile(magnitudes, grid.clip_quantiles[0]), grid)
-    if len(grid.clip_quantiles) == 1:
-        return best
-    best_error = _search_error(w, best, grid)
-    for quantile in grid.clip_quantiles[1:]:
-        candidate = _scale_for_clip(row_quantile(magnitudes, quantile), grid)
+    best, *others = (_scale_for_clip(row_quantile(magnitudes, quantile), grid) for quantile in grid.clip_quantiles)
+    best_error = _search_error(w, best, grid) if others else torch.zeros(())
+    for candidate in others:
         error = _search_error(w, candidate, grid)
         better = error < best_error  # stays on the device: torch.where instead of an if
         best = Scale(*(torch.where(better, new, old) for new, old in zip(candidate, best, strict=True)))

@@ -94,7 +94,12 @@ def pack(
     if (bits is None and quant.allocation == "gradient") or (sensitivity is None and steps):
         raise UserError("packing by gradients needs the run's sensitivities; train with this recipe first")
     table = _table(state, model, quant, bits)
-    correction = _correction(table, quant, hessians)
+    correction = None
+    if quant.correction == "hessian":
+        if hessians is None:
+            raise UserError("quant.correction = hessian needs the run's inputs; train with this recipe first")
+        shapes = {name: tuple(shape) for name, grid, shape in table if grid != "fp16"}
+        correction = corrections(hessians, shapes, quant)
     plain, on_steps = ([row for row in table if (row[1] == STEPS) is kind] for kind in (False, True))
     streams, rows, told = _plain_streams(state, plain, quant, correction)
     spent = None
@@ -102,9 +107,9 @@ def pack(
         target = quant.target_bytes or cap_bytes - cap_bytes // 1000
         others = len(_head(model, table, [*streams, b""], quant, told)) + sum(map(len, streams)) + _HEAD_SLACK
         stepped = {name: _finite(name, state[name]).numpy() for name, _, _ in on_steps}
-        payload, shares, spent = spend(stepped, sensitivity, target - code_bytes - others, correction=correction)
+        payload, more, spent = spend(stepped, sensitivity, target - code_bytes - others, correction=correction)
         streams.append(payload)
-        rows = sorted(rows + shares, key=lambda row: str(row["name"]))
+        rows = sorted(rows + more, key=lambda row: str(row["name"]))
         spent["target_bytes"] = target
     head = _head(model, table, streams, quant, told)
     file_bytes = len(head) + sum(map(len, streams))
@@ -118,6 +123,9 @@ def pack(
         with explain_os_errors(f"cannot remove the outdated {path}"):
             Path(path).unlink(missing_ok=True)
         raise CapExceeded(ledger)
+    if 0 < quant.target_bytes < ledger.total_bytes:
+        least = ledger.total_bytes  # every weight on steps is zero, and that is no network
+        raise UserError(f"quant.target_bytes = {quant.target_bytes}; code and file take at least {least}: raise it")
     write_bytes(path, head + b"".join(streams))
     return ledger
 
@@ -135,15 +143,6 @@ def _table(state: dict[str, Tensor], model: Model, quant: Quant, bits: dict[str,
     except Refused as reason:
         raise UserError(f"these weights cannot be packed: {reason}") from None
     return table
-
-
-def _correction(table: list[Entry], quant: Quant, hessians: Hessians | None) -> Correction | None:
-    if quant.correction != "hessian":
-        return None
-    if hessians is None:
-        raise UserError("quant.correction = hessian needs the run's inputs; train with this recipe first")
-    gridded = {name: tuple(shape) for name, grid, shape in table if grid != "fp16"}
-    return corrections(hessians, gridded, quant)
 
 
 def _plain_streams(
