@@ -6,7 +6,6 @@ a scale for each group (Zhang et al. 2024, arXiv 2402.02446, without its weights
 """
 
 import functools
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -102,23 +101,22 @@ def check_told(told: Mapping[str, Told], shapes: Mapping[str, Sequence[int]]) ->
 
 def read_factors(data: bytes, told: Mapping[str, Told], shapes: Mapping[str, Sequence[int]]) -> dict[str, Factors]:
     """What `factor_bytes` was given; `data` is as long as check_told says. Refused for codes or scales not ours."""
-    counts = {name: (rank * shapes[name][0], rank * shapes[name][1]) for name, (rank, _) in told.items()}
-    codes_bytes = sum(map(sum, counts.values()))
-    low, high = np.frombuffer(data, np.uint8, offset=codes_bytes).reshape(2, -1).astype(np.uint16)
+    num_codes = sum(rank * sum(shapes[name]) for name, (rank, _) in told.items())
+    left = np.frombuffer(data, np.int8, num_codes)
+    low, high = np.frombuffer(data, np.uint8, offset=num_codes).reshape(2, -1).astype(np.uint16)
     halves = (low | high << 8).view(np.float16)
     if not np.isfinite(halves).all() or (halves < 0).any():
         raise Refused("its low-rank scales are not finite, or negative")
-    found, at, scale_at = {}, 0, 0
+    found = {}
     for name, (rank, group) in told.items():
         parts = []
-        for count, (least, most, _) in zip(counts[name], (LEFT, RIGHT), strict=True):
-            codes = np.frombuffer(data, np.int8, count, at)
+        for size, (least, most, _) in zip(shapes[name], (LEFT, RIGHT), strict=True):
+            codes, left = np.split(left, [rank * size])
             if codes.min() < least or codes.max() > most:
                 raise Refused(f"{name} has low-rank codes outside their grid")
             parts.append(torch.from_numpy(codes.copy()))
-            at += count
-        scales = torch.from_numpy(halves[scale_at : scale_at + 1 + math.prod(parts[1].shape) // group].copy())
-        scale_at += len(scales)
+        own, halves = np.split(halves, [1 + len(parts[1]) // group])
+        scales = torch.from_numpy(own)
         found[name] = Factors(parts[0].reshape(-1, rank), scales[:1], parts[1].reshape(rank, -1), scales[1:])
     return found
 

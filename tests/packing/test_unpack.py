@@ -17,7 +17,7 @@ import torch
 import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small import noisy_model, plain_nats, small_recipe
+from small import flat_bytes, noisy_model, plain_nats, small_recipe
 from tiny_artifact import CAP, MODEL, ON_GRIDS, contents, signed, tiny_state, write
 
 from pgolf_core.base.files import UserError, canonical_json
@@ -68,9 +68,8 @@ def test_an_artifact_is_scored_from_its_file_alone_and_for_its_own_vocabulary(tm
     np.testing.assert_allclose(found.per_token_nats, plain_nats(load_model(path), tokens, 16, 4), atol=2e-5)
     original = score(model, tokens, table, 16, 4, 8, autocast="off").bpb
     assert found.bpb != original and abs(found.bpb - original) < 0.2
-    other = TokenBytes(np.ones(65, np.int16), np.zeros(65, bool), np.zeros(65, bool))
     with pytest.raises(UserError, match=r"vocabulary of 64, .* tokenizer 65"):
-        score_artifact(path, tokens, other, 16, 4, 8)
+        score_artifact(path, tokens, flat_bytes(65), 16, 4, 8)
 
 
 def test_a_file_whose_tensors_are_not_its_models_is_not_loaded(on_grids: Path, tmp_path: Path):
