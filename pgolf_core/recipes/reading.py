@@ -58,7 +58,8 @@ def _read_chain(name: str, folder: Path) -> list[tuple[Path, dict[str, Any]]]:
             if name.endswith(".toml"):
                 fault = "is a folder" if path.is_dir() else "does not exist"
                 raise UserError(f"{by}{name} {fault}; name a recipe's file, or one of ours (`pgolf recipes`)")
-            raise UserError(f"{by}unknown recipe '{name}'; known: {', '.join(available_recipes(folder))}")
+            meant = f"{name}.toml, which is here, or one of: " if os.path.isfile(f"{name}.toml") else ""
+            raise UserError(f"{by}unknown recipe '{name}'; known: {meant}{', '.join(available_recipes(folder))}")
         before = [known.resolve() for known, _ in chain]
         if path.resolve() in before:
             way = " -> ".join(known.stem for known in (*before, path))

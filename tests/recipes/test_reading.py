@@ -21,7 +21,7 @@ def test_extends_changes_only_what_the_child_names(tmp_path: Path) -> None:
     assert [path.stem for path in lineage("child", tmp_path)] == ["child", "parent"]
 
 
-def test_a_parent_is_looked_for_beside_the_file_first_whatever_else_has_its_name(tmp_path: Path, monkeypatch) -> None:
+def test_a_parent_is_looked_for_beside_the_file_first_whatever_else_has_its_name(tmp_path: Path) -> None:
     (tmp_path / "pr1493.toml").write_text('extends = "pr1855"\n[model]\nnum_layers = 12\n')  # which extends ours
     for parent in ("pr1493", "pr1493.toml", "./pr1493.toml", str(tmp_path / "pr1493.toml")):
         (tmp_path / "child.toml").write_text(f'extends = "{parent}"\n')
@@ -57,6 +57,13 @@ def test_a_file_that_cannot_be_followed_is_refused_by_name(tmp_path: Path, text:
     (tmp_path / "b.toml").write_text('extends = "a"\n')
     with pytest.raises(UserError, match=words):
         load_recipe("a", folder=tmp_path)
+
+
+def test_a_file_named_without_its_ending_is_named_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.toml").write_text('extends = "pr315"\n')
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"unknown recipe 'mine'; known: mine\.toml, which is here, or one of: fr"):
+        load_recipe("mine")
 
 
 def test_recipes_are_found_by_name_and_overrides_set_one_key_and_bare_words_are_strings() -> None:
