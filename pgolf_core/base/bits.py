@@ -4,9 +4,6 @@ import math
 
 from pgolf_core.base.files import UserError
 
-FEWEST_RANKED = 5
-"""Below this many tensors there is no fifth to take: only a sensitivity of exactly zero loses a bit."""
-
 
 def gathered_bits(mean_squares: dict[str, float], steps: int) -> dict[str, int]:
     """`allocate_bits` of mean squared gradients from so many training steps; UserError for none."""
@@ -29,5 +26,5 @@ def allocate_bits(sensitivity: dict[str, float]) -> dict[str, int]:
             raise UserError(f"sensitivity of {name} is {value}; gradients must be finite: train again at a lower rate")
     ascending = sorted(sensitivity.values())
     n = len(ascending)
-    low, high = (ascending[n // 5], ascending[9 * n // 10]) if n >= FEWEST_RANKED else (0.0, math.inf)
+    low, high = (ascending[n // 5], ascending[9 * n // 10]) if n >= 5 else (0.0, math.inf)
     return {name: 7 if value >= high else 5 if value <= low else 6 for name, value in sensitivity.items()}

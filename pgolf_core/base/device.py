@@ -83,7 +83,7 @@ def why_not_compile(device: torch.device) -> str:
     try:
         torch.compile(lambda x: x + 1)(torch.ones(1, device=device))
     except Exception as error:
-        return " ".join(word for word in str(error).split() if "/" not in word)[:80]
+        return " ".join(word for word in str(error).split() if "/" not in word)[:80] or type(error).__name__
     return ""
 
 

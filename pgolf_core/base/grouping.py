@@ -69,20 +69,17 @@ def ungrouped(data: bytes, orders: np.ndarray, shapes: Mapping[str, Sequence[int
 
     `data` are the kinds' bytes in turn, `orders` all orders. Refused for what is no order.
     """
-    codes, at, order_at = {}, 0, 0
+    codes, left = {}, np.frombuffer(data, np.int8)
     for kind, names in kinds_of([*shapes]).items():
         for name in names:
             rows, cols = shapes[name]
-            matrix = np.frombuffer(data, np.int8, rows * cols, at).reshape(cols, rows).T
-            at += rows * cols
+            own, left = np.split(left, [rows * cols])
+            matrix = own.reshape(cols, rows).T
             if is_sorted(kind, grouping):
-                order = orders[order_at : order_at + rows]
-                order_at += rows
+                order, orders = np.split(orders, [rows])
                 if not np.array_equal(np.sort(order), np.arange(rows)):
                     raise Refused(f"the order of {name}'s rows names one twice, or none")
-                own = np.empty((rows, cols), np.int8)
-                own[order] = matrix
-                matrix = own
+                matrix = matrix[np.argsort(order)]
             codes[name] = matrix.tobytes()
     return b"".join(codes[name] for name in shapes)
 

@@ -4,8 +4,6 @@ The package brotli is asked for only where a recipe or a file needs it.
 """
 
 import importlib.util
-import itertools
-from collections.abc import Sequence
 
 from pgolf_core.base.files import Refused, UserError
 
@@ -50,23 +48,3 @@ def unsqueeze(stream: bytes | memoryview, size: int) -> bytes:
     if len(data) != size or not decoder.is_finished():
         raise Refused(f"a stream is cut off, or not of {size} bytes")
     return data
-
-
-def squeezed(
-    codes: Sequence[bytes], planes: Sequence[bytes], weights: Sequence[float], grouped: bool = False
-) -> tuple[list[bytes], list[int]]:
-    """The streams of a file: all codes (one part a tensor), and parts that are shuffled already. With them, each
-    tensor's share of the first, in proportion to weights: it is one stream and has no borders. Codes that are grouped
-    are not shuffled: like ones are neighbours already."""
-    joined = b"".join(codes)
-    streams = [squeeze(part) for part in (joined if grouped else shuffled(joined), *planes)]
-    per_weight = len(streams[0]) / (sum(weights) or 1)
-    ends = [round(per_weight * part) for part in itertools.accumulate(weights)]
-    ends[-1:] = [len(streams[0])]
-    return streams, [end - start for start, end in itertools.pairwise([0, *ends])]
-
-
-def unsqueezed(streams: Sequence[memoryview], sizes: Sequence[int], grouped: bool = False) -> list[bytes]:
-    """What `squeezed` was given, of these sizes: all codes as one, and the parts; Refused for anything else."""
-    codes, *planes = map(unsqueeze, streams, sizes)
-    return [codes if grouped else unshuffled(codes), *planes]

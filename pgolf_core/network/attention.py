@@ -56,10 +56,12 @@ def exclude_self(y: Tensor, v: Tensor) -> Tensor:
     return (grouped - (grouped * unit).sum(-1, keepdim=True) * unit).view_as(y).to(y.dtype)
 
 
-def _sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def sdpa(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None = None) -> Tensor:
+    """Torch's own attention: causal, or to what `seen` (bool [..., queries, keys]) says that a query sees."""
     q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))
     rows, keys = q.size(2), k.size(2)
-    seen = torch.ones(rows, keys, dtype=torch.bool, device=q.device).tril(keys - rows) if rows < keys else None
+    if seen is None and rows < keys:
+        seen = torch.ones(rows, keys, dtype=torch.bool, device=q.device).tril(keys - rows)
     grouped = q.size(1) != k.size(1)
     return F.scaled_dot_product_attention(q, k, v, seen, is_causal=seen is None, enable_gqa=grouped).transpose(1, 2)
 
@@ -89,7 +91,8 @@ FLASH = (
     ("FlashAttention-2", "flash_attn", "flash_attn", (8, 9, 10, 12)),
 )
 """Name, module, namespace of its operators, GPUs by major compute capability (9 is Hopper): the fastest first."""
-FLASH_MAX_HEAD_WIDTH = 256
+MAX_HEAD_WIDTH = 256
+"""Of FlashAttention, and of torch's own kernel for documents."""
 flash_modules: dict[str, ModuleType] = {}
 """Those that were imported, by name."""
 
@@ -121,8 +124,8 @@ def choose_kernel(device_type: str, bfloat16: bool, head_width: int = 64) -> tup
         fault = _flash_fault(name, module, namespace)
         if fault is None and major not in majors:
             fault = f"{name} does not run on compute capability {major}.{minor}"
-        elif fault is None and (head_width % 8 or head_width > FLASH_MAX_HEAD_WIDTH):
-            fault = f"{name} takes head widths of 8, 16 … {FLASH_MAX_HEAD_WIDTH}, not {head_width}"
+        elif fault is None and (head_width % 8 or head_width > MAX_HEAD_WIDTH):
+            fault = f"{name} takes head widths of 8, 16 … {MAX_HEAD_WIDTH}, not {head_width}"
         if fault is None:
             return name, "; ".join(faults)
         faults += [fault] if fault else []
@@ -148,4 +151,4 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     if name in flash_modules:
         output = flash_modules[name].flash_attn_func(q, k, v, causal=True)
         return output[0] if isinstance(output, tuple) else output  # some FlashAttention-3 builds return (out, lse)
-    return (_blocked if name == "query blocks" else _sdpa)(q, k, v)
+    return (_blocked if name == "query blocks" else sdpa)(q, k, v)

@@ -6,10 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pgolf_core.network.attention import causal_attention, choose_kernel, flash_modules
+from pgolf_core.network.attention import MAX_HEAD_WIDTH, causal_attention, choose_kernel, flash_modules, sdpa
 from pgolf_core.text.tokenizer import BOS
-
-TORCH_VARLEN_MAX_HEAD_WIDTH = 256
 
 
 def own_documents(ids: Tensor) -> Tensor:
@@ -32,7 +30,7 @@ def document_attention(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, longest:
         y = flash_modules[name].flash_attn_varlen_func(*flat, starts, starts, longest, longest, causal=True)
         return (y[0] if isinstance(y, tuple) else y).view_as(q)
     width = q.size(-1)
-    if q.is_cuda and q.dtype is torch.bfloat16 and not width % 8 and width <= TORCH_VARLEN_MAX_HEAD_WIDTH:
+    if q.is_cuda and q.dtype is torch.bfloat16 and not width % 8 and width <= MAX_HEAD_WIDTH:
         from torch.nn.attention.varlen import varlen_attn  # which imports torch's compiler: seconds
 
         grouped = q.size(2) != k.size(2)
@@ -49,7 +47,4 @@ def _masked(q: Tensor, k: Tensor, v: Tensor, starts: Tensor) -> Tensor:
     """Over whole rows, all but the own document masked."""
     places = torch.arange(q.size(0) * q.size(1), dtype=starts.dtype, device=q.device)
     document = torch.searchsorted(starts, places, right=True).view(q.size(0), 1, q.size(1))
-    mask = (document[..., None] == document[..., None, :]).tril()
-    q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))
-    grouped = q.size(1) != k.size(1)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped).transpose(1, 2)
+    return sdpa(q, k, v, (document[..., None] == document[..., None, :]).tril())

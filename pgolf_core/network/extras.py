@@ -6,8 +6,6 @@ a scale for each group (Zhang et al. 2024, arXiv 2402.02446, without its weights
 """
 
 import functools
-import itertools
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -103,37 +101,33 @@ def check_told(told: Mapping[str, Told], shapes: Mapping[str, Sequence[int]]) ->
 
 def read_factors(data: bytes, told: Mapping[str, Told], shapes: Mapping[str, Sequence[int]]) -> dict[str, Factors]:
     """What `factor_bytes` was given; `data` is as long as check_told says. Refused for codes or scales not ours."""
-    counts = {name: (rank * shapes[name][0], rank * shapes[name][1]) for name, (rank, _) in told.items()}
-    codes_bytes = sum(map(sum, counts.values()))
-    planes = np.frombuffer(data, np.uint8, offset=codes_bytes).reshape(2, -1)
-    halves = np.ascontiguousarray(planes.T).view("<f2").reshape(-1).astype(np.float16)
+    num_codes = sum(rank * sum(shapes[name]) for name, (rank, _) in told.items())
+    left = np.frombuffer(data, np.int8, num_codes)
+    low, high = np.frombuffer(data, np.uint8, offset=num_codes).reshape(2, -1).astype(np.uint16)
+    halves = (low | high << 8).view(np.float16)
     if not np.isfinite(halves).all() or (halves < 0).any():
         raise Refused("its low-rank scales are not finite, or negative")
-    found, at, scale_at = {}, 0, 0
+    found = {}
     for name, (rank, group) in told.items():
         parts = []
-        for count, (least, most, _) in zip(counts[name], (LEFT, RIGHT), strict=True):
-            codes = np.frombuffer(data, np.int8, count, at)
+        for size, (least, most, _) in zip(shapes[name], (LEFT, RIGHT), strict=True):
+            codes, left = np.split(left, [rank * size])
             if codes.min() < least or codes.max() > most:
                 raise Refused(f"{name} has low-rank codes outside their grid")
             parts.append(torch.from_numpy(codes.copy()))
-            at += count
-        scales = torch.from_numpy(halves[scale_at : scale_at + 1 + math.prod(parts[1].shape) // group].copy())
-        scale_at += len(scales)
+        own, halves = np.split(halves, [1 + len(parts[1]) // group])
+        scales = torch.from_numpy(own)
         found[name] = Factors(parts[0].reshape(-1, rank), scales[:1], parts[1].reshape(rank, -1), scales[1:])
     return found
 
 
-Coded = tuple[np.ndarray, np.ndarray]
-"""int8 codes [rows, cols] and float16 scales of a matrix."""
-
-
 def with_extras(
-    state: Mapping[str, Tensor], coded: Mapping[str, Coded], gates: Sequence[str], quant: Quant
+    state: Mapping[str, Tensor], coded: Mapping[str, tuple[np.ndarray, np.ndarray]], gates: Sequence[str], quant: Quant
 ) -> tuple[list[bytes], list[bytes], dict[str, Any]]:
     """(the codes in the order of the file, what the streams `factors` and `order` hold, what the header says of them).
 
-    `coded` has every matrix on a grid, of which `gates` get no correction; `state` has the weights.
+    `coded` has every matrix on a grid, its codes int8 [rows, cols] and its scales float16; of those, `gates` get no
+    correction. `state` has the weights.
     """
     told: dict[str, Any] = {}
     codes, orders, factors = [matrix.tobytes() for matrix, _ in coded.values()], [np.empty(0, "<u2")], b""
@@ -152,12 +146,6 @@ def with_extras(
     return codes, [factors, np.concatenate(orders).astype("<u2").view(np.uint8).reshape(-1, 2).T.tobytes()], told
 
 
-def shares(total: int, weights: Sequence[float]) -> list[int]:
-    """A stream's bytes by tensor, in proportion to weights: a kind's tensors have no borders in it."""
-    ends = [round(total * part / (sum(weights) or 1)) for part in itertools.accumulate(weights)]
-    return [end - start for start, end in itertools.pairwise([0, *ends])]
-
-
 def extra_sizes(header: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> list[int]:
     """Bytes of `factors` and `order`, of matrices of these shapes; Refused for a header that no version has."""
     low_rank, grouping = header.get("low_rank", {}), header.get("grouping")
@@ -173,7 +161,7 @@ def read_extras(
     """(the codes, one matrix after the other; what is added to some) of a header that `extra_sizes` took."""
     factors, order = extras
     if "grouping" in header:
-        rows = np.ascontiguousarray(np.frombuffer(order, np.uint8).reshape(2, -1).T).view("<u2").reshape(-1)
-        codes = ungrouped(codes, rows, shapes, header["grouping"])
+        low, high = np.frombuffer(order, np.uint8).reshape(2, -1).astype(np.uint16)
+        codes = ungrouped(codes, low | high << 8, shapes, header["grouping"])
     found = read_factors(factors, header["low_rank"], shapes) if header.get("low_rank") else {}
     return codes, {name: one.product() for name, one in found.items()}

@@ -27,10 +27,8 @@ class Grid:
     scale_floor: float
     """No scale is smaller than this, in weight units; 1/levels in most records.
 
-    It is the constant that makes their files small. Trained rows rarely reach |w| = 1, so clip / levels is below the
-    floor and the "row-adaptive" grid is one fixed step of 1/levels for every row. Weight decay then lowers the number
-    of codes in use, and with it the entropy: 4.5 to 4.8 bits a weight after zstd at six bits, where a grid that always
-    stretches to the row's maximum needs about 5.3. The price is a coarser step for small rows."""
+    It is the constant that makes their files small: trained rows rarely reach |w| = 1, so every row has this one step,
+    and few codes are in use (papers/techniques/int6-rows-with-a-floor.md)."""
     clip_quantiles: tuple[float, ...] = (1.0,)
     """Row quantile of |w| that becomes the clip; 1.0 is the maximum. Of several, the one with the smallest mean squared
     error over the whole matrix is kept, the first among equals."""
@@ -131,12 +129,9 @@ def choose_scale(w: Tensor, grid: Grid) -> Scale:
         spread = w.double().std(1, correction=min(w.size(1) - 1, 1)).float()
         return _scale_for_clip(grid.clip_sigmas * spread, grid)
     magnitudes = w.abs()
-    best = _scale_for_clip(row_quantile(magnitudes, grid.clip_quantiles[0]), grid)
-    if len(grid.clip_quantiles) == 1:
-        return best
-    best_error = _search_error(w, best, grid)
-    for quantile in grid.clip_quantiles[1:]:
-        candidate = _scale_for_clip(row_quantile(magnitudes, quantile), grid)
+    best, *others = (_scale_for_clip(row_quantile(magnitudes, quantile), grid) for quantile in grid.clip_quantiles)
+    best_error = _search_error(w, best, grid) if others else torch.zeros(())
+    for candidate in others:
         error = _search_error(w, candidate, grid)
         better = error < best_error  # stays on the device: torch.where instead of an if
         best = Scale(*(torch.where(better, new, old) for new, old in zip(candidate, best, strict=True)))

@@ -66,13 +66,24 @@ class Table(nn.Embedding):
             super().reset_parameters()
 
 
-class BigramEmbedding(nn.Module):
+class ProjectedTable(nn.Module):
+    """A narrow table, projected to a width; by token, it is the value embedding of a few layers (PR 534)."""
+
+    def __init__(self, rows: int, dim: int, width: int):
+        super().__init__()
+        self.embed = Table(rows, dim)
+        self.proj = Linear(width, dim)
+
+    def forward(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
+        """ids [B, T] -> [B, T, width] in `dtype`."""
+        return self.proj(self.embed(ids).to(dtype))
+
+
+class BigramEmbedding(ProjectedTable):
     """Hashed table of token pairs, projected to the model width (PR 315)."""
 
     def __init__(self, rows: int, dim: int, model_dim: int):
-        super().__init__()
-        self.embed = Table(rows, dim)
-        self.proj = Linear(model_dim, dim)
+        super().__init__(rows, dim, model_dim)
         self.scale = nn.Parameter(torch.tensor(0.05))
 
     def index(self, ids: Tensor) -> Tensor:
@@ -84,7 +95,7 @@ class BigramEmbedding(nn.Module):
 
     def forward(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
         """ids [B, T] -> [B, T, C] in `dtype`."""
-        return self.scale.to(dtype) * self.proj(self.embed(self.index(ids)).to(dtype))
+        return self.scale.to(dtype) * super().forward(self.index(ids), dtype)
 
 
 class Attention(nn.Module):
@@ -185,19 +196,6 @@ class Block(nn.Module):
         return x + self.thought(mixed if self.parallel else x)
 
 
-class ValueEmbedding(nn.Module):
-    """A second token table, projected to the kv width, shared by a few layers (PR 534)."""
-
-    def __init__(self, vocab_size: int, dim: int, kv_dim: int):
-        super().__init__()
-        self.embed = Table(vocab_size, dim)
-        self.proj = Linear(kv_dim, dim)
-
-    def forward(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
-        """ids [B, T] -> [B, T, K*D]."""
-        return self.proj(self.embed(ids).to(dtype))
-
-
 def layer_order(config: Model, looping: bool = True) -> tuple[list[int], list[int]]:
     """0-based blocks in the order in which they run: (encoder, decoder), the encoder's outputs being the skips.
 
@@ -231,9 +229,9 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(layers))
         if config.gated:
             add_gates(self, config)
-        self.ve: ValueEmbedding | None = None
+        self.ve: ProjectedTable | None = None
         if config.ve_dim:
-            self.ve = ValueEmbedding(config.vocab_size, config.ve_dim, config.num_kv_heads * (dim // config.num_heads))
+            self.ve = ProjectedTable(config.vocab_size, config.ve_dim, config.num_kv_heads * (dim // config.num_heads))
             self.ve_scales = nn.Parameter(torch.full((layers,), 0.1))
 
     def embed(self, ids: Tensor) -> Tensor:

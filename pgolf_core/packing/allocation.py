@@ -18,7 +18,7 @@ from torch import Tensor
 from pgolf_core.network.choice import STEPS
 from pgolf_core.packing.coder import FIRST, LAST, best_class, clip, lengths
 from pgolf_core.packing.correction import Correction, Feedback, round_in_turn
-from pgolf_core.packing.ledger import entropy_bits
+from pgolf_core.packing.ledger import entropy_bits, shares
 from pgolf_core.packing.sensitivity import Groups
 from pgolf_core.packing.steps import Stepped, quarter_octaves, side_bytes, sixteenths, write_steps
 
@@ -62,11 +62,6 @@ class Plan:
             codes = _in_turn(scaled, shape, self.feedback)
         return dataclasses.replace(shape, codes=clip(codes, shape.classes()))
 
-    def bits(self, multiplier: float) -> float:
-        """What the codes at a multiplier will take; the coder comes within a few bytes of it."""
-        item = self.rounded(multiplier)
-        return float(lengths(item.codes, item.classes(), sixteenths(multiplier)[1]).sum(dtype=np.float64))
-
 
 def _in_turn(scaled: np.ndarray, shape: Stepped, feedback: Feedback) -> np.ndarray:
     """Codes that make good each other's errors. An error of one step of a column counts in steps of the others."""
@@ -107,7 +102,7 @@ def _exponents(means: np.ndarray, others: int) -> tuple[np.ndarray, int]:
     `others` is how many weights share each. What a split into groups saves is half the log of the means' arithmetic
     over their geometric mean a weight, for steps and (Gaussian weights) for spreads alike.
     """
-    relative = np.maximum(np.asarray(means, np.float64) / np.mean(means), FLOOR)
+    relative = np.maximum(np.asarray(means, np.float64) / (np.mean(means) or 1.0), FLOOR)
     logs = np.log2(relative)
     exponents = np.rint(2 * logs).astype(np.int32)
     common = round(float(exponents.mean()))
@@ -115,6 +110,11 @@ def _exponents(means: np.ndarray, others: int) -> tuple[np.ndarray, int]:
     saved_bits = 0.5 * len(means) * others * (math.log2(relative.mean()) - logs.mean())
     paid_bits = float(lengths(exponents, np.full(exponents.shape, best_class(exponents))).sum())
     return (exponents, common) if saved_bits > paid_bits else (np.zeros_like(exponents), 0)
+
+
+def even_groups(shape: tuple[int, ...], value: float) -> Groups:
+    """A matrix whose weights all count the same."""
+    return Groups(*(np.full(size, value, np.float32) for size in shape))
 
 
 def plans(
@@ -125,7 +125,7 @@ def plans(
     usual = float(np.median([groups.mean for groups in known.values()])) if known else 1.0
     feedback = correction.feedback if correction else {}
     return {
-        name: plan(w, known.get(name) or Groups.even(w.shape, usual), feedback.get(name)) for name, w in weights.items()
+        name: plan(w, known.get(name) or even_groups(w.shape, usual), feedback.get(name)) for name, w in weights.items()
     }
 
 
@@ -138,7 +138,9 @@ def fit(matrices: Mapping[str, Plan], budget_bits: float) -> tuple[float, int]:
     if not matrices:
         return 1.0, 0
     classes = [plan.shape.spreads() for plan in matrices.values()]
-    low, high = (min(c.min() for c in classes) - LAST) / 4, (max(c.max() for c in classes) - FIRST) / 4
+    # no further than float32 reaches
+    low = max((min(c.min() for c in classes) - LAST) / 4, -126.0)
+    high = min((max(c.max() for c in classes) - FIRST) / 4, 126.0)
     weights = sum(c.size for c in classes)
     aim, slope = (1 - _WITHIN / 2) * budget_bits, -float(weights)
     # a Gaussian code of class k takes about 2 + k/4 bits; this is the straight line through all of them
@@ -147,7 +149,7 @@ def fit(matrices: Mapping[str, Plan], budget_bits: float) -> tuple[float, int]:
     before = None
     for tries in range(1, _MOST_TRIES + 1):  # noqa: B007 (returned)
         multiplier = float(np.float32(2.0**guess))
-        bits = sum(plan.bits(multiplier) for plan in matrices.values())
+        bits = sum(plan.rounded(multiplier).bits(multiplier) for plan in matrices.values())
         if (1 - _WITHIN) * budget_bits <= bits <= budget_bits or high - low < 1e-6:
             break
         if (guess == low and bits < budget_bits) or (guess == high and bits > budget_bits):
@@ -180,15 +182,12 @@ def spend(
         if len(payload) <= budget_bytes or room <= 1:
             break
         room -= len(payload) - budget_bytes
-    _, fraction = sixteenths(multiplier)
-    bits = [float(lengths(item.codes, item.classes(), fraction).sum(dtype=np.float64)) for item in items.values()]
-    ends = [round(len(payload) * part / (sum(bits) or 1.0)) for part in np.cumsum(bits)]
-    ends[-1] = len(payload)
+    sizes = shares(len(payload), [item.bits(multiplier) for item in items.values()])
     rows = [
         {"name": name, "grid": STEPS, "shape": list(item.codes.shape), "elements": item.codes.size,
-         "raw_bytes": item.codes.size, "scales_raw_bytes": 0, "compressed_bytes": end - start,
+         "raw_bytes": item.codes.size, "scales_raw_bytes": 0, "compressed_bytes": size,
          "entropy_bytes": math.ceil(entropy_bits(item.codes) / 8)}
-        for (name, item), start, end in zip(items.items(), [0, *ends], ends, strict=False)
+        for (name, item), size in zip(items.items(), sizes, strict=True)
     ]  # fmt: skip
     codes = np.concatenate([item.codes.ravel() for item in items.values()])
     classes = np.concatenate([item.classes().ravel() for item in items.values()])

@@ -147,24 +147,23 @@ def encode(parts: Sequence[tuple[np.ndarray, np.ndarray | int]], fraction: int =
     """
     coded: list[tuple[np.ndarray, Any]] = []
 
-    def keep(symbols: np.ndarray, model: Any) -> np.ndarray:
-        coded.append((symbols.astype(np.int32), model))
-        return symbols
-
-    def keep_part(shifted: np.ndarray, model: Any, start: int, end: int) -> np.ndarray:
-        return keep(shifted[start:end], model)
-
     for values, classes in parts:
         if isinstance(classes, int):
-            _chunks(classes, len(values), functools.partial(keep_part, values + reach(classes)))
+            symbols = (values + reach(classes)).astype(np.int32)
+
+            def keep(model: Any, start: int, end: int, symbols: np.ndarray = symbols) -> np.ndarray:
+                coded.append((symbols[start:end], model))
+                return symbols[start:end]
+
+            _chunks(classes, len(values), keep)
             continue
         for k in range(FIRST, LAST + 1):
             chosen = values[classes == k]
             if chosen.size:
-                keep(chosen + reach(k), _model(k, fraction))
+                coded.append(((chosen + reach(k)).astype(np.int32), _model(k, fraction)))
     coder = constriction.stream.stack.AnsCoder()
-    for symbols, model in reversed(coded):  # a stack: the last in is the first out
-        coder.encode_reverse(symbols, model)
+    for chosen, model in reversed(coded):  # a stack: the last in is the first out
+        coder.encode_reverse(chosen, model)
     return coder.get_compressed().astype("<u4").tobytes()
 
 

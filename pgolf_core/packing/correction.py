@@ -270,12 +270,8 @@ def quantise_in_turn(
         return dequantise(codes, whole.stored).view_as(columns)
 
     round_in_turn(weights, feedback, rounded)
-    results = []
-    for codes, f, scale in zip(taken.unbind(1), feedback, scales, strict=True):
-        own = torch.empty_like(codes)
-        own[f.order] = codes
-        results.append((own.T.contiguous(), scale.stored.half()))
-    return results
+    matrices = zip(taken.unbind(1), feedback, scales, strict=True)
+    return [(codes[f.order.argsort()].T.contiguous(), scale.stored.half()) for codes, f, scale in matrices]
 
 
 @one_thread()

@@ -1,6 +1,8 @@
 """The ledger of a packed file: where its bytes went, and what an ideal coder would have needed."""
 
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +51,13 @@ class CapExceeded(UserError):
             f"{ledger.total_bytes - ledger.cap_bytes:,} over the cap of {ledger.cap_bytes:,}\n"
             "nothing was written; take coarser grids (quant.*), fewer layers or a narrower model"
         )
+
+
+def shares(total: int, weights: Sequence[float]) -> list[int]:
+    """A stream's bytes by tensor, in proportion to weights: in one stream tensors have no borders."""
+    ends = [round(total * part / (sum(weights) or 1)) for part in itertools.accumulate(weights)]
+    ends[-1:] = [total]
+    return [end - start for start, end in itertools.pairwise([0, *ends])]
 
 
 def entropy_bits(symbols: np.ndarray) -> float:

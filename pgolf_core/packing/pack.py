@@ -12,9 +12,9 @@ from torch import Tensor
 
 from pgolf_core.base.bits import gathered_bits
 from pgolf_core.base.files import Refused, UserError, canonical_json, explain_os_errors, write_bytes
-from pgolf_core.base.squeeze import squeeze, squeezed
+from pgolf_core.base.squeeze import shuffled, squeeze
 from pgolf_core.network.choice import STEPS, grid_names_for
-from pgolf_core.network.extras import shares, with_extras
+from pgolf_core.network.extras import with_extras
 from pgolf_core.network.grid import grid_of, quantise_tensor
 from pgolf_core.packing.allocation import spend
 from pgolf_core.packing.correction import Correction, Hessians, all_in_turn, corrections
@@ -28,7 +28,7 @@ from pgolf_core.packing.format import (
     checksum,
     version_of,
 )
-from pgolf_core.packing.ledger import CapExceeded, Ledger, entropy_bytes
+from pgolf_core.packing.ledger import CapExceeded, Ledger, entropy_bytes, shares
 from pgolf_core.packing.sensitivity import Groups, groups_of
 from pgolf_core.recipes.recipe import Model, Quant, Recipe, recorded
 
@@ -94,7 +94,12 @@ def pack(
     if (bits is None and quant.allocation == "gradient") or (sensitivity is None and steps):
         raise UserError("packing by gradients needs the run's sensitivities; train with this recipe first")
     table = _table(state, model, quant, bits)
-    correction = _correction(table, quant, hessians)
+    correction = None
+    if quant.correction == "hessian":
+        if hessians is None:
+            raise UserError("quant.correction = hessian needs the run's inputs; train with this recipe first")
+        shapes = {name: tuple(shape) for name, grid, shape in table if grid != "fp16"}
+        correction = corrections(hessians, shapes, quant)
     plain, on_steps = ([row for row in table if (row[1] == STEPS) is kind] for kind in (False, True))
     streams, rows, told = _plain_streams(state, plain, quant, correction)
     spent = None
@@ -102,9 +107,9 @@ def pack(
         target = quant.target_bytes or cap_bytes - cap_bytes // 1000
         others = len(_head(model, table, [*streams, b""], quant, told)) + sum(map(len, streams)) + _HEAD_SLACK
         stepped = {name: _finite(name, state[name]).numpy() for name, _, _ in on_steps}
-        payload, shares, spent = spend(stepped, sensitivity, target - code_bytes - others, correction=correction)
+        payload, more, spent = spend(stepped, sensitivity, target - code_bytes - others, correction=correction)
         streams.append(payload)
-        rows = sorted(rows + shares, key=lambda row: str(row["name"]))
+        rows = sorted(rows + more, key=lambda row: str(row["name"]))
         spent["target_bytes"] = target
     head = _head(model, table, streams, quant, told)
     file_bytes = len(head) + sum(map(len, streams))
@@ -118,6 +123,9 @@ def pack(
         with explain_os_errors(f"cannot remove the outdated {path}"):
             Path(path).unlink(missing_ok=True)
         raise CapExceeded(ledger)
+    if 0 < quant.target_bytes < ledger.total_bytes:
+        least = ledger.total_bytes  # every weight on steps is zero, and that is no network
+        raise UserError(f"quant.target_bytes = {quant.target_bytes}; code and file take at least {least}: raise it")
     write_bytes(path, head + b"".join(streams))
     return ledger
 
@@ -137,60 +145,45 @@ def _table(state: dict[str, Tensor], model: Model, quant: Quant, bits: dict[str,
     return table
 
 
-def _correction(table: list[Entry], quant: Quant, hessians: Hessians | None) -> Correction | None:
-    if quant.correction != "hessian":
-        return None
-    if hessians is None:
-        raise UserError("quant.correction = hessian needs the run's inputs; train with this recipe first")
-    gridded = {name: tuple(shape) for name, grid, shape in table if grid != "fp16"}
-    return corrections(hessians, gridded, quant)
-
-
 def _plain_streams(
     state: dict[str, Tensor], table: list[Entry], quant: Quant, correction: Correction | None
 ) -> tuple[list[bytes], list[dict[str, Any]], dict[str, Any]]:
     """The streams of what is not on steps, the ledger's row of each tensor, and what the header says of the streams."""
-    parts: dict[str, list[np.ndarray]] = {"codes": [], "fp16": [], "scales": []}
     rows: list[dict[str, Any]] = []
-    in_turn, coded = {}, {}
+    in_turn, coded, halves = {}, {}, []
     if correction is not None:
         grids = {name: grid_of(name, grid, quant) for name, grid, _ in table if name in correction.feedback}
         in_turn = all_in_turn({name: _finite(name, state[name]) for name in grids}, grids, correction.feedback)
     for name, grid, shape in table:
         symbols, scales = _encode(name, state[name], grid, quant, in_turn.get(name))
-        parts["fp16" if grid == "fp16" else "codes"].append(symbols)
-        parts["scales"].append(scales)
-        if grid != "fp16":
+        if grid == "fp16":
+            halves.append(symbols)
+        else:
             coded[name] = symbols.reshape(shape), scales
         rows.append({
             "name": name, "grid": grid, "shape": shape, "elements": symbols.size, "raw_bytes": symbols.nbytes,
             "scales_raw_bytes": scales.nbytes, "compressed_bytes": None, "entropy_bytes": entropy_bytes(symbols),
         })  # fmt: skip
-    gridded = [row for row in rows if row["grid"] != "fp16"]
-    codes, rest = (
-        [codes.tobytes() for codes in parts["codes"]],
-        [_byte_planes(parts[key]) for key in ("fp16", "scales")],
-    )
-    more: list[bytes] = []
+    gridded = [row for row in rows if row["name"] in coded]
+    codes = [matrix.tobytes() for matrix, _ in coded.values()]
+    others = [_byte_planes(halves), _byte_planes([scales for _, scales in coded.values()])]
     told: dict[str, Any] = {}
     if quant.grouping != "off" or quant.low_rank:
         gates = [name for name, grid, _ in table if grid == quant.gates]
         codes, more, told = with_extras(state, coded, gates, quant)
-    weights = [row["entropy_bytes"] for row in gridded]
+        others += more
     if quant.compressor == "brotli":
-        streams, sizes = squeezed(codes, rest, weights, "grouping" in told)
+        joined, sizes = b"".join(codes), []
+        # grouped codes are not shuffled: like ones are neighbours already
+        streams = [squeeze(part) for part in (joined if "grouping" in told else shuffled(joined), *others)]
     else:
         blocks = _compress(codes, quant.zstd_level, min_match=7)
-        streams, sizes = (
-            [b"".join(blocks), *(_compress([part], quant.zstd_level)[0] for part in rest)],
-            [*map(len, blocks)],
-        )
-    if "grouping" in told:
-        sizes = shares(len(streams[0]), weights)
+        streams = [b"".join(blocks), *(_compress([part], quant.zstd_level)[0] for part in others)]
+        sizes = [*map(len, blocks)]
+    if quant.compressor == "brotli" or "grouping" in told:
+        sizes = shares(len(streams[0]), [row["entropy_bytes"] for row in gridded])
     for row, size in zip(gridded, sizes, strict=False):
         row["compressed_bytes"] = size
-    for part in more:
-        streams.append(squeeze(part) if quant.compressor == "brotli" else _compress([part], quant.zstd_level)[0])
     return streams, rows, told
 
 

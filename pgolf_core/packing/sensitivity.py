@@ -9,8 +9,6 @@ from torch import Tensor
 
 from pgolf_core.base.files import UserError
 
-SENSITIVITY_BELOW = 0.1
-"""Gradient statistics are gathered while 0 < multiplier < this: the last tenth of the warm-down (PR 332)."""
 MIN_ROWS = 64
 """Matrices with fewer rows are not ranked; at the published width those are the gates and scales alone."""
 
@@ -26,11 +24,6 @@ class Groups:
     def mean(self) -> float:
         """Of the whole matrix."""
         return float(self.rows.mean(dtype=np.float64))
-
-    @classmethod
-    def even(cls, shape: tuple[int, ...], value: float) -> "Groups":
-        """A matrix whose weights all count the same."""
-        return cls(*(np.full(size, value, np.float32) for size in shape))
 
 
 class GroupMeter:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pgolf_core.packing.coder import FIRST, LAST, PRECISION, Decoder, best_class, encode
+from pgolf_core.packing.coder import FIRST, LAST, PRECISION, Decoder, best_class, encode, lengths
 
 VECTORS = ("row_steps", "row_spreads", "col_steps", "col_spreads")
 _WIDEST = 28
@@ -55,6 +55,10 @@ class Stepped:
     def classes(self) -> np.ndarray:
         """The coder's class of each code, int8 [rows, cols]."""
         return np.clip(self.spreads(), FIRST, LAST).astype(np.int8)
+
+    def bits(self, multiplier: float) -> float:
+        """What the codes take that were rounded at a multiplier; the coder comes within a few bytes of it."""
+        return float(lengths(self.codes, self.classes(), sixteenths(multiplier)[1]).sum(dtype=np.float64))
 
     def weights(self, multiplier: float) -> np.ndarray:
         """float32 [rows, cols]: two products of float32 numbers each, the same on every machine."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pgolf_core.base.device import pick_device
 from pgolf_core.base.files import Refused, UserError, canonical_json
-from pgolf_core.base.squeeze import unsqueezed
+from pgolf_core.base.squeeze import unshuffled, unsqueeze
 from pgolf_core.network.choice import STEPS
 from pgolf_core.network.extras import extra_sizes, read_extras
 from pgolf_core.network.grid import GRIDS, dequantise
@@ -158,50 +158,48 @@ def _parse_model(values: Any) -> Model:
 
 def _decode(header: dict[str, Any], streams: dict[str, memoryview]) -> dict[str, Tensor]:
     tensors = header["tensors"]
-    sizes = {"codes": 0, "fp16": 0, "scales": 0}
-    plain = [entry for entry in tensors if entry[1] != STEPS]
-    for _, grid, shape in plain:
-        sizes["fp16" if grid == "fp16" else "codes"] += math.prod(shape)
-        sizes["scales"] += 0 if grid == "fp16" else shape[0]
-    frames, in_bytes = list(streams.values()), [sizes["codes"], 2 * sizes["fp16"], 2 * sizes["scales"]]
     gridded = {name: shape for name, grid, shape in tensors if grid not in ("fp16", STEPS)}
+    num_halves = sum(math.prod(shape) for _, grid, shape in tensors if grid == "fp16")
+    num_rows = sum(shape[0] for shape in gridded.values())
+    frames, in_bytes = list(streams.values()), [sum(map(math.prod, gridded.values())), 2 * num_halves, 2 * num_rows]
     in_bytes += extra_sizes(header, gridded) if "factors" in streams else []
     if "compressor" in header:
-        codes, *planes = unsqueezed(frames, in_bytes, "grouping" in header)
+        codes, *planes = map(unsqueeze, frames, in_bytes)
+        codes = codes if "grouping" in header else unshuffled(codes)
     else:
         codes, *planes = map(_decompress, frames, ("codes", "fp16 values", "scales", "factors", "order"), in_bytes)
     halves, scales = map(_halves, planes[:2])
     codes, added = read_extras(header, codes, planes[2:], gridded) if "factors" in streams else (codes, {})
     if not np.isfinite(halves).all() or not np.isfinite(scales).all() or (scales < 0).any():
         raise Refused("it holds values that are not finite, or negative scales")
-    state: dict[str, Tensor] = {}
-    code_at = half_at = row_at = 0
+    stepped: dict[str, np.ndarray] = {}
     if "steps" in streams:
-        shapes = {name: shape for name, grid, shape in tensors if grid == STEPS}
         try:
-            state = {name: torch.from_numpy(w) for name, w in read_steps(streams["steps"], shapes).items()}
+            stepped = read_steps(streams["steps"], {name: shape for name, grid, shape in tensors if grid == STEPS})
         except ValueError as error:
             raise Refused(f"its steps cannot be decoded ({error})") from None
-    for name, grid, shape in plain:
-        count = math.prod(shape)
-        if grid == "fp16":
-            state[name] = torch.from_numpy(halves[half_at : half_at + count].astype(np.float32)).reshape(shape)
-            half_at += count
-            continue
-        q = np.frombuffer(codes, np.int8, count, code_at)
-        if q.min() < GRIDS[grid].qmin or q.max() > GRIDS[grid].qmax:
-            raise Refused(f"{name} has codes outside grid {grid}")
-        values = torch.from_numpy(q.astype(np.float32)).reshape(shape)
-        state[name] = dequantise(values, torch.from_numpy(scales[row_at : row_at + shape[0]]))
-        if name in added:
-            state[name] += added[name]
-        code_at, row_at = code_at + count, row_at + shape[0]
-    return {name: state[name] for name, _, _ in tensors}
+    state, left = {}, np.frombuffer(codes, np.int8)
+    for name, grid, shape in tensors:
+        if grid == STEPS:
+            weights = torch.from_numpy(stepped[name])
+        elif grid == "fp16":
+            own, halves = np.split(halves, [math.prod(shape)])
+            weights = torch.from_numpy(own.astype(np.float32))
+        else:
+            q, left = np.split(left, [math.prod(shape)])
+            own, scales = np.split(scales, shape[:1])
+            if q.min() < GRIDS[grid].qmin or q.max() > GRIDS[grid].qmax:
+                raise Refused(f"{name} has codes outside grid {grid}")
+            weights = dequantise(torch.from_numpy(q.astype(np.float32)).reshape(shape), torch.from_numpy(own))
+            if name in added:
+                weights += added[name]
+        state[name] = weights.reshape(shape)
+    return state
 
 
 def _halves(planes: bytes) -> np.ndarray:
-    low_high = np.frombuffer(planes, np.uint8).reshape(2, -1)
-    return np.ascontiguousarray(low_high.T).view("<f2").reshape(-1).astype(np.float16, copy=False)
+    low, high = np.frombuffer(planes, np.uint8).reshape(2, -1).astype(np.uint16)
+    return (low | high << 8).view(np.float16)
 
 
 def load_model(path: Path | str, device: torch.device | None = None) -> GPT:

@@ -1,5 +1,6 @@
 """Recipes on disk: TOML files that extend one another (`extends = "pr315"`), and overrides in words."""
 
+import os
 import tomllib
 import typing
 from pathlib import Path
@@ -50,31 +51,32 @@ def lineage(name: str, folder: Path = RECIPE_DIR) -> list[Path]:
 def _read_chain(name: str, folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     """Each file of the lineage with what it says, `extends` left out."""
     chain: list[tuple[Path, dict[str, Any]]] = []
-    names: list[str] = []
     while True:
         path = _path_of(name, folder)
-        if not path.is_file():
+        if not os.path.isfile(path):  # which takes any text, as one that is too long for a name
             by = f"{chain[-1][0].name}: extends: " if chain else ""
             if name.endswith(".toml"):
                 fault = "is a folder" if path.is_dir() else "does not exist"
                 raise UserError(f"{by}{name} {fault}; name a recipe's file, or one of ours (`pgolf recipes`)")
-            raise UserError(f"{by}unknown recipe '{name}'; known: {', '.join(available_recipes(folder))}")
-        if name in names:
-            raise UserError(f"{path.name}: extends itself through {' -> '.join((*names, name))}; break the circle")
+            meant = f"{name}.toml, which is here, or one of: " if os.path.isfile(f"{name}.toml") else ""
+            raise UserError(f"{by}unknown recipe '{name}'; known: {meant}{', '.join(available_recipes(folder))}")
+        before = [known.resolve() for known, _ in chain]
+        if path.resolve() in before:
+            way = " -> ".join(known.stem for known in (*before, path))
+            raise UserError(f"{path.name}: extends itself through {way}; break the circle")
         try:
             values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:  # also whole numbers and lists that Python itself refuses
             raise UserError(f"{path.name}: not valid TOML: {error}") from None
         parent = values.pop("extends", None)
         chain.append((path, values))
-        names.append(name)
         if parent is None:
             return chain
         if not isinstance(parent, str):
             raise UserError(f"{path.name}: extends must be a recipe's name, not {parent!r}")
         # a recipe of one's own may extend a neighbour or one of ours
-        beside = (path.parent / f"{parent}.toml").is_file()
-        name, folder = parent, path.parent if beside else RECIPE_DIR
+        neighbour = path.parent / f"{parent.removesuffix('.toml')}.toml"
+        name, folder = str(neighbour) if os.path.isfile(neighbour) else parent, RECIPE_DIR
 
 
 def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
@@ -90,9 +92,10 @@ def _apply_override(values: dict[str, Any], text: str, source: str) -> None:
     if key in ("name", "extends", "title"):
         raise UserError(f"override '{text}': {key} cannot be overridden; use --name or another recipe")
     try:
-        value = tomllib.loads(f"value = {raw.lower() if raw in ('True', 'False') else raw}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = raw  # a bare word is a string, so that --set average.kind=swa needs no quotes
+        parsed = tomllib.loads(f"value = {raw.lower() if raw in ('True', 'False') else raw}")
+    except (ValueError, RecursionError):
+        parsed = {}  # a bare word is a string, so that --set average.kind=swa needs no quotes
+    value = parsed["value"] if len(parsed) == 1 else raw  # of several lines none is dropped
     *sections, last = key.split(".")
     table = values
     for section in sections:

@@ -28,6 +28,8 @@ LATER_BEGINNINGS = ("lora_", "phase", "tilt", "mix", "low_rank", "attn_gate", "l
 fingerprint and no artifact's header, so that what was recorded stays what it was."""
 MAX_ELEMENTS = 2**27
 """Weights in one artifact: one bit each fills the 16 MB track. It bounds what a hostile header can make us allocate."""
+SENSITIVITY_BELOW = 0.1
+"""Gradient statistics are gathered while 0 < multiplier < this: the last tenth of the warm-down (PR 332)."""
 RULES: list[Callable[[Any], Iterable[str]]] = []
 """What `from_dict` holds a recipe against: `recipes.rules` puts itself here. A script does without: its recipe was
 checked when the script was made."""
@@ -35,7 +37,7 @@ checked when the script was made."""
 
 @dataclass(frozen=True)
 class Model:
-    """The network's shape and switches (the five records differ in these alone)."""
+    """The network's shape and switches."""
 
     vocab_size: int = 1024
     """Pieces of the tokenizer; checked against the dataset's."""

@@ -3,23 +3,27 @@
 from collections.abc import Iterator
 from operator import attrgetter
 
-from pgolf_core.recipes.recipe import GRID_NAMES, MAX_ELEMENTS, RULES, TRACK_CAP_BYTES, Model, Recipe, least_elements
+from pgolf_core.recipes.recipe import (
+    GRID_NAMES,
+    MAX_ELEMENTS,
+    RULES,
+    SENSITIVITY_BELOW,
+    TRACK_CAP_BYTES,
+    Model,
+    Quant,
+    Recipe,
+    least_elements,
+)
 
 QAT_ONLY_GRIDS = ("int6_fake_pr194", "int6_fake_pr534")
 """Grids that training may use and an artifact cannot hold."""
 LORA_TARGETS = ("q", "k", "v", "o", "mlp", "lm_head")
-MOST_LOOPS = 64
-"""Of model.num_loops: an artifact names it, and its reader runs that many blocks."""
-MOST_ORDERS = 32
-"""Of adapt.mix_order and mix_document_order: each takes a second of evaluation for a few hundred thousand targets."""
+MOST_SORTED_ROWS = 2**16
+"""Of a matrix under quant.grouping: base.grouping's own."""
 MOST_MIXED_SOFTCAP = 300.0
 """Of model.logit_softcap with a mixture: -log p, at most twice it and a little, must leave p above 0 in float64."""
-GRADIENTS_BELOW = 0.1
-"""Learning-rate multiplier below which gradients are gathered for packing: packing.sensitivity's own."""
 MOST_CORRECTED_INPUTS = 8192
 """Widest matrix that quant.correction = hessian takes: 256 MiB for its inputs' products."""
-MOST_CORRECTION_TOKENS = 2**24
-"""Of quant.correction_tokens: 128 MiB of token ids."""
 CHOICES: dict[str, tuple[str, ...]] = {
     "track": tuple(TRACK_CAP_BYTES),
     "script": ("readable", "packed"),
@@ -77,6 +81,13 @@ AT_LEAST: dict[str, float] = {
         "adapt.lora_window", "adapt.phases", "adapt.tilt_boost",
     ), 0),
 }  # fmt: skip
+AT_MOST = {
+    "model.num_loops": 64,  # an artifact names it, and its reader runs that many blocks
+    "model.logit_softcap": 1000.0,  # beyond it the sigmoid that caps loses logits to rounding, at 1e9 all of them
+    "adapt.mix_order": 32,  # each takes a second of evaluation for a few hundred thousand targets
+    "adapt.mix_document_order": 32,
+    "quant.correction_tokens": 2**24,  # 128 MiB of token ids
+}
 IN_UNIT_INTERVAL = (
     "optim.muon_momentum", "optim.muon_momentum_start", "optim.smear_beta2", "average.ema_decay",
     "average.swa_start", "qat.threshold", "qat.lr_factor", "schedule.warmdown_fraction",
@@ -93,6 +104,9 @@ def violations(recipe: Recipe) -> Iterator[str]:
     for key, least in AT_LEAST.items():
         if (value := attrgetter(key)(recipe)) < least:
             yield f"{key} = {value}; must be at least {least}"
+    for key, most in AT_MOST.items():
+        if (value := attrgetter(key)(recipe)) > most:
+            yield f"{key} = {value}; must be at most {most}"
     for key in IN_UNIT_INTERVAL:
         if not 0.0 <= (value := attrgetter(key)(recipe)) <= 1.0:
             yield f"{key} = {value}; must lie in [0, 1]"
@@ -123,8 +137,6 @@ def _impossible_networks(model: Model) -> Iterator[str]:
             f"model.loop_start = {model.loop_start} and model.loop_end = {model.loop_end} must be the first and last "
             f"of some of the blocks 0..{model.num_layers - 1}"
         )
-    if model.num_loops > MOST_LOOPS:
-        yield f"model.num_loops = {model.num_loops}; must be at most {MOST_LOOPS}"
     if model.lanes > 2:
         yield f"model.lanes = {model.lanes}; must be 1 or 2: attention's, and the MLP's"
     if model.lanes == 2 and not model.num_layers // 2 <= model.parallel_start:
@@ -137,8 +149,8 @@ def _impossible_networks(model: Model) -> Iterator[str]:
             f"model.loop_end = {model.loop_end} must lie below model.parallel_start = {model.parallel_start}: with "
             "model.lanes = 2 nothing returns to one stream"
         )
-    gated = [key for key, on in (("smear = window", model.smear == "window"),
-                                 ("attn_gate = sparse", model.attn_gate == "sparse")) if on]  # fmt: skip
+    gates = (("smear", "window"), ("attn_gate", "sparse"))
+    gated = [f"{key} = {value}" for key, value in gates if getattr(model, key) == value]
     if gated and model.gate_window > model.model_dim:
         yield f"model.{gated[0]} reads model.gate_window = {model.gate_window} of only {model.model_dim} channels"
     if (weights := least_elements(model)) > MAX_ELEMENTS:
@@ -180,7 +192,8 @@ def _impossible_training(recipe: Recipe) -> Iterator[str]:
             f"data.micro_batch_seqs = {data.micro_batch_seqs} must hold whole rows of data.order = packed: a multiple "
             f"of {row // data.seq_len}"
         )
-    if optim.clip_each_rank and (recipe.quant.kind == "steps" or recipe.quant.allocation == "gradient"):
+    by_gradients = recipe.quant.kind == "steps" or recipe.quant.allocation == "gradient"
+    if optim.clip_each_rank and by_gradients:
         yield (
             "optim.clip_each_rank = true scales the gradients that packing by gradients measures; take false, or "
             "quant.kind = grid and quant.allocation = fixed"
@@ -193,8 +206,7 @@ def _impossible_training(recipe: Recipe) -> Iterator[str]:
     for key, kind, below in (
         ("qat.threshold", qat.kind == "late", qat.threshold),
         ("average.swa_start", recipe.average.kind == "swa", recipe.average.swa_start),
-        ("the multiplier that packing by gradients needs", recipe.quant.kind == "steps", GRADIENTS_BELOW),
-        ("the multiplier that packing by gradients needs", recipe.quant.allocation == "gradient", GRADIENTS_BELOW),
+        ("the multiplier that packing by gradients needs", by_gradients, SENSITIVITY_BELOW),
     ):
         if kind and schedule.min_lr >= below > 0:
             yield f"schedule.min_lr = {schedule.min_lr} must lie below {key} = {below}, or that is never reached"
@@ -220,9 +232,6 @@ def _impossible_adapting(recipe: Recipe) -> Iterator[str]:
             f"adapt.mix = {adapt.mix} cannot go with adapt.kind = {adapt.kind}, adapt.tilt = {adapt.tilt}; take "
             "adapt.kind = off or sgd and adapt.tilt = off"
         )
-    for key in ("mix_order", "mix_document_order"):
-        if (order := getattr(adapt, key)) > MOST_ORDERS:
-            yield f"adapt.{key} = {order}; must be at most {MOST_ORDERS}"
     if adapt.mix != "off" and recipe.model.logit_softcap > MOST_MIXED_SOFTCAP:
         yield (
             f"adapt.mix = {adapt.mix} needs model.logit_softcap of at most {MOST_MIXED_SOFTCAP:g}, not "
@@ -271,30 +280,49 @@ def _impossible_files(recipe: Recipe) -> Iterator[str]:
     for key in ("mlp_clip_sigmas", "attention_clip_sigmas"):
         if 0 < (value := getattr(quant, key)) < AT_LEAST["quant.clip_sigmas"]:
             yield f"quant.{key} = {value}; must be 0 (quant.clip_sigmas) or at least {AT_LEAST['quant.clip_sigmas']}"
-    for key, width in (("model_dim", model.model_dim), ("mlp_hidden", model.mlp_hidden)):
-        if quant.low_rank > min(model.model_dim, model.mlp_hidden):
-            yield f"quant.low_rank = {quant.low_rank} is more than a matrix has: model.{key} = {width}"
-        elif quant.low_rank * width % quant.low_rank_group:
-            yield (
-                f"quant.low_rank_group = {quant.low_rank_group} must divide quant.low_rank x model.{key} = "
-                f"{quant.low_rank} x {width}"
-            )
+    yield from _impossible_extras(model, quant)
     if quant.correct_tok_emb and quant.kind == "grid" and quant.tok_emb == "fp16":
         yield "quant.correct_tok_emb corrects rounding, and quant.tok_emb = fp16 rounds to no grid; name one, or false"
-    narrow = [f"model.{k}_dim" for k, rows in (("bigram", model.bigram_rows), ("ve", model.ve_dim)) if rows]
-    narrow = [key for key in narrow if attrgetter(key)(recipe) == 1]
+    narrow = "bigram_dim" if model.bigram_rows and model.bigram_dim == 1 else "ve_dim" if model.ve_dim == 1 else ""
     if narrow and quant.other.endswith("_sigma"):
-        yield f"quant.other = {quant.other} needs {narrow[0]} of at least 2: a row of one weight has no deviation"
+        yield f"quant.other = {quant.other} needs model.{narrow} of at least 2: a row of one weight has no deviation"
     widest = max(model.model_dim, model.mlp_hidden)
     if quant.correction == "hessian" and widest > MOST_CORRECTED_INPUTS:
         yield (
             f"quant.correction = hessian holds inputs x inputs numbers for every matrix: {widest} inputs are over its "
             f"{MOST_CORRECTED_INPUTS}; make model.mlp_hidden or model.model_dim smaller, or take quant.correction = off"
         )
-    if quant.correction_tokens > MOST_CORRECTION_TOKENS:
-        yield f"quant.correction_tokens = {quant.correction_tokens}; must be at most {MOST_CORRECTION_TOKENS}"
     if quant.zstd_level > 22:
         yield f"quant.zstd_level = {quant.zstd_level}; zstd has levels 1 to 22"
+
+
+def _impossible_extras(model: Model, quant: Quant) -> Iterator[str]:
+    """Every matrix on a grid that cannot be grouped or corrected by a low rank, whether its turn would come or not."""
+    columns = {"model_dim": model.model_dim, "mlp_hidden": model.mlp_hidden}
+    rows = {"vocab_size": model.vocab_size, **columns}
+    for key, width, height in (
+        ("bigram_dim", model.bigram_dim, model.bigram_rows),
+        ("ve_dim", model.ve_dim, model.ve_dim and model.vocab_size),
+    ):
+        if height and quant.other != "fp16" and width * max(height, model.model_dim) > quant.small_tensor_elements:
+            columns[key] = width
+            rows |= {"bigram_rows": model.bigram_rows} if quant.grouping == "similarity_all" else {}
+    kv_width = model.model_dim // model.num_heads * model.num_kv_heads
+    for key, width in (*columns.items(), ("num_kv_heads x head width", kv_width)):
+        if quant.low_rank > width:
+            yield f"quant.low_rank = {quant.low_rank} is more than a matrix has: model.{key} = {width}"
+    for key, width in columns.items():
+        if quant.low_rank * width % quant.low_rank_group:
+            yield (
+                f"quant.low_rank_group = {quant.low_rank_group} must divide quant.low_rank x model.{key} = "
+                f"{quant.low_rank} x {width}"
+            )
+    for key, height in rows.items():
+        if quant.grouping != "off" and height > MOST_SORTED_ROWS:
+            yield (
+                f"quant.grouping = {quant.grouping} sorts matrices of at most {MOST_SORTED_ROWS} rows, and model.{key} "
+                f"= {height}; make that smaller, or take quant.grouping = off"
+            )
 
 
 RULES.append(violations)

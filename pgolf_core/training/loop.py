@@ -35,8 +35,8 @@ from pgolf_core.network.model import build_model
 from pgolf_core.network.score import score
 from pgolf_core.packing.correction import Gathering
 from pgolf_core.packing.pack import Statistics
-from pgolf_core.packing.sensitivity import SENSITIVITY_BELOW, GroupMeter
-from pgolf_core.recipes.recipe import Recipe
+from pgolf_core.packing.sensitivity import GroupMeter
+from pgolf_core.recipes.recipe import SENSITIVITY_BELOW, Recipe
 from pgolf_core.text.batches import micro_batches, open_stream
 from pgolf_core.text.shards import check_enough, check_ranks, load_tokens, seq_len_at, step_batch
 from pgolf_core.text.tokenizer import TokenBytes, check_vocab

@@ -85,7 +85,8 @@ def test_a_batch_goes_to_cuda_from_pinned_memory_without_a_wait_and_stays_as_it_
 
 @pytest.mark.parametrize("device", [CPU, CUDA])
 @pytest.mark.parametrize(
-    ("said", "words"), [("", ""), ("no /tmp/user/x.so\n  compiler", "no compiler"), ("x" * 500, "x" * 80)]
+    ("said", "words"),
+    [("", ""), ("no /tmp/user/x.so\n  compiler", "no compiler"), ("x" * 500, "x" * 80), ("/x/g++", "RuntimeError")],
 )
 def test_whether_torch_compiles_is_tried_once_a_device_and_a_failure_is_a_few_words(
     monkeypatch, device, said: str, words: str

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgolf_core.base.files import Refused, UserError
-from pgolf_core.base.squeeze import need_brotli, shuffled, squeeze, squeezed, unshuffled, unsqueeze, unsqueezed
+from pgolf_core.base.squeeze import need_brotli, shuffled, squeeze, unshuffled, unsqueeze
 
 DATA = bytes(range(256)) * 40 + b"odd"
 
@@ -29,15 +29,6 @@ def test_a_stream_that_is_cut_off_longer_or_of_another_size_is_refused(stream: b
     assert unsqueeze(squeeze(DATA), len(DATA)) == DATA
     with pytest.raises(Refused):
         unsqueeze(stream, size)
-
-
-def test_the_streams_of_a_file_come_back_and_each_tensor_has_its_share() -> None:
-    codes, planes = [b"a" * 1000, bytes(range(200)), b""], [shuffled(DATA), b"xyz"]
-    streams, shares = squeezed(codes, planes, [3.0, 1.0, 0.0])
-    assert sum(shares) == len(streams[0]) and shares[0] > shares[1] > shares[2] == 0
-    joined = b"".join(codes)
-    views, sizes = [memoryview(stream) for stream in streams], [len(joined), len(DATA), 3]
-    assert unsqueezed(views, sizes) == [joined, *planes]
 
 
 def test_without_the_package_a_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,7 +49,7 @@ def plain_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.
 
 
 @pytest.mark.parametrize("length", [1, 7, 128, 129, 300])
-@pytest.mark.parametrize("kernel", [attention._sdpa, attention._blocked])
+@pytest.mark.parametrize("kernel", [attention.sdpa, attention._blocked])
 def test_attention_kernels_equal_the_plain_double_loop(kernel, length: int) -> None:
     generator = torch.Generator().manual_seed(length)
     q, k, v = (torch.randn(2, length, heads, 8, generator=generator, requires_grad=True) for heads in (4, 2, 2))
@@ -62,7 +62,7 @@ def test_attention_kernels_equal_the_plain_double_loop(kernel, length: int) -> N
 
 
 @pytest.mark.parametrize("last", [1, 8, 64, 131, 300])
-@pytest.mark.parametrize("kernel", [attention._sdpa, attention._blocked])
+@pytest.mark.parametrize("kernel", [attention.sdpa, attention._blocked])
 def test_queries_of_the_last_positions_alone_give_the_same_numbers(kernel, last: int) -> None:
     q, k, v = (torch.randn(2, 300, heads, 8, generator=torch.Generator().manual_seed(last)) for heads in (4, 2, 2))
     torch.testing.assert_close(kernel(q[:, -last:], k, v), kernel(q, k, v)[:, -last:], atol=1e-6, rtol=1e-5)
@@ -119,9 +119,8 @@ def test_a_module_that_does_not_import_is_passed_over_and_one_line_says_why(monk
         monkeypatch.delitem(sys.modules, "flash_attn_interface")
         monkeypatch.setattr(sys, "meta_path", [SimpleNamespace(find_spec=find_spec), *sys.meta_path])
         reason = str(error).splitlines()[0]
-        assert (
-            attention.kernel_name("cuda", True) == f"FlashAttention-2 (flash_attn_interface does not import: {reason})"
-        )
+        name = f"FlashAttention-2 (flash_attn_interface does not import: {reason})"
+        assert attention.kernel_name("cuda", True) == name
         assert attention.kernel_name("cuda", False) == "SDPA"
 
 
@@ -134,10 +133,8 @@ def test_a_module_without_its_function_or_of_old_is_passed_over_and_one_line_say
     with installed(monkeypatch, *BOTH):
         old = [(*row[:2], f"{row[2]}_of_old", row[3]) for row in attention.FLASH if row[0] == BOTH[0]]
         monkeypatch.setattr(attention, "FLASH", [*old, *(row for row in attention.FLASH if row[0] != BOTH[0])])
-        assert (
-            attention.kernel_name("cuda", True)
-            == "FlashAttention-2 (flash_attn_interface is too old for torch.compile)"
-        )
+        name = "FlashAttention-2 (flash_attn_interface is too old for torch.compile)"
+        assert attention.kernel_name("cuda", True) == name
 
 
 @pytest.mark.parametrize("returns_tuple", [False, True])

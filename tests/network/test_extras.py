@@ -15,7 +15,6 @@ from pgolf_core.network.extras import (
     factor_bytes,
     read_extras,
     read_factors,
-    shares,
     with_extras,
 )
 from pgolf_core.network.grid import dequantise
@@ -51,11 +50,6 @@ def test_codes_and_corrections_come_back(grouping: str, rank: int) -> None:
 def test_a_header_that_no_version_has_is_refused(header: dict) -> None:
     with pytest.raises(Refused):
         extra_sizes(header, SHAPES)
-
-
-def test_shares_add_up_to_the_stream() -> None:
-    assert shares(100, [1.0, 1.0, 2.0]) == [25, 25, 50] and sum(shares(101, [0.3, 0.3, 0.1])) == 101
-    assert shares(0, [0.0, 0.0]) == [0, 0]
 
 
 def errors() -> dict[str, torch.Tensor]:

@@ -42,11 +42,7 @@ def test_changing_a_token_leaves_earlier_logits_bit_identical_and_every_paramete
 @pytest.mark.parametrize(
     ("shape", "off", "on"),
     [
-        (
-            (11, 2, 3, 5),
-            ([0, 1, 2, 3, 4], [5, 6, 7, 8, 9, 10]),
-            ([0, 1, 2, 3, 4, 5, 3, 4], [5, 3, 4, 5, 6, 7, 8, 9, 10]),
-        ),
+        ((11, 2, 3, 5), ([*range(5)], [*range(5, 11)]), ([*range(6), 3, 4], [5, 3, 4, *range(5, 11)])),
         ((5, 2, 2, 2), ([0, 1], [2, 3, 4]), ([0, 1, 2], [2, 2, 3, 4])),
         ((2, 1, 0, 1), ([0], [1]), ([0, 1], [0, 1])),
         ((1, 3, 0, 0), ([], [0]), ([0, 0], [0, 0])),
@@ -142,11 +138,8 @@ def test_a_fresh_model_is_uniform_and_a_seed_decides_it() -> None:
 
 
 def test_the_starting_weights_do_not_depend_on_the_number_of_threads() -> None:
-    config, before, models = (
-        small_recipe(model={"model_dim": 128, "mlp_hidden": 384}).model,
-        torch.get_num_threads(),
-        [],
-    )
+    config = small_recipe(model={"model_dim": 128, "mlp_hidden": 384}).model
+    before, models = torch.get_num_threads(), []
     for threads in (1, 2):
         torch.set_num_threads(threads)
         models.append(build_model(config, 5))

@@ -2,39 +2,32 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
-import tiny_steps
 from tiny_artifact import AS_RECORD, CAP, MODEL, ON_GRIDS, tiny_state
+from tiny_steps import CAP as STEPS_CAP
+from tiny_steps import QUANT, tiny_groups
 
 from pgolf_core.packing.pack import pack
+from pgolf_core.recipes.recipe import Quant
 
 
-@pytest.fixture(scope="session")
-def on_grids(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("grids") / "model.pgolf"
-    pack(tiny_state(), MODEL, ON_GRIDS, path, **CAP)
-    return path
+def file_of(quant: Quant, **options: Any):
+    """A fixture: the path of `tiny_state` packed so."""
+
+    @pytest.fixture(scope="session")
+    def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+        if quant.compressor == "brotli":
+            pytest.importorskip("brotli", reason="brotli is not installed (extra `brotli`)")
+        path = tmp_path_factory.mktemp("packed") / "model.pgolf"
+        pack(tiny_state(), MODEL, quant, path, **{**CAP, **options})
+        return path
+
+    return packed
 
 
-@pytest.fixture(scope="session")
-def on_brotli(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same as `on_grids` by the other compressor."""
-    pytest.importorskip("brotli", reason="brotli is not installed (extra `brotli`)")
-    path = tmp_path_factory.mktemp("brotli") / "model.pgolf"
-    pack(tiny_state(), MODEL, dataclasses.replace(ON_GRIDS, compressor="brotli"), path, **CAP)
-    return path
-
-
-@pytest.fixture(scope="session")
-def on_record(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("record") / "model.pgolf"
-    pack(tiny_state(), MODEL, AS_RECORD, path, **CAP)
-    return path
-
-
-@pytest.fixture(scope="session")
-def on_steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("steps") / "model.pgolf"
-    pack(tiny_state(), MODEL, tiny_steps.QUANT, path, sensitivity=tiny_steps.tiny_groups(), **tiny_steps.CAP)
-    return path
+on_grids = file_of(ON_GRIDS)
+on_brotli = file_of(dataclasses.replace(ON_GRIDS, compressor="brotli"))
+on_record = file_of(AS_RECORD)
+on_steps = file_of(QUANT, sensitivity=tiny_groups(), **STEPS_CAP)

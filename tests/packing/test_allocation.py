@@ -22,7 +22,7 @@ def test_on_gaussian_weights_steps_by_sensitivity_beat_equal_steps_by_what_the_t
     w, groups = gaussian(96, 128), uneven(96, 128, octaves=2)
     weighting = groups.rows[:, None] * groups.cols[None] / groups.mean
     lost = {}
-    for label, known in (("own", groups), ("even", Groups.even(w.shape, groups.mean))):
+    for label, known in (("own", groups), ("even", allocation.even_groups(w.shape, groups.mean))):
         made = allocation.plan(w, known)
         multiplier, _ = allocation.fit({"w": made}, 8.0 * w.size)
         lost[label] = float((weighting * (made.rounded(multiplier).weights(multiplier) - w) ** 2).mean())
@@ -50,12 +50,23 @@ def test_rows_without_gradient_and_matrices_without_any_get_steps_that_say_somet
     assert np.abs(made["never"].rounded(multiplier).codes).max() > 1
 
 
-@pytest.mark.parametrize("bits", [0.5, 2.0, 4.0, 9.0])
-def test_the_search_ends_just_below_any_budget_that_can_be_met_and_else_at_the_finest_steps(bits: float):
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("apart", "bits_each"), [(1.0, 1e9), (1e-30, 1e9), (1e30, 1e9), (1e30, 0.5)])
+def test_zeros_and_sensitivities_that_are_worlds_apart_have_steps_without_a_warning(apart: float, bits_each: float):
+    w, usual = gaussian(64, 32), uneven(64, 32)
+    far = Groups(usual.rows * apart, usual.cols * apart)
+    made = allocation.plans({"usual": w, "far": w, "zero": 0 * w}, {"usual": usual, "far": far, "zero": usual})
+    multiplier, _ = allocation.fit(made, bits_each * w.size)
+    assert 0 < multiplier < math.inf and not made["zero"].rounded(multiplier).codes.any()
+
+
+@pytest.mark.parametrize("bits_each", [0.5, 2.0, 4.0, 9.0])
+def test_the_search_ends_just_below_any_budget_that_can_be_met_and_else_at_the_finest_steps(bits_each: float):
     matrices = {"a": allocation.plan(gaussian(96, 128), uneven(96, 128)),
                 "b": allocation.plan(gaussian(64, 32, 5), uneven(64, 32, 6, 1e-9))}  # fmt: skip
-    budget = bits * (96 * 128 + 64 * 32)
+    budget = bits_each * (96 * 128 + 64 * 32)
     multiplier, tries = allocation.fit(matrices, budget)
-    assert 0.999 * budget <= sum(p.bits(multiplier) for p in matrices.values()) <= budget and tries <= 15
+    bits = sum(plan.rounded(multiplier).bits(multiplier) for plan in matrices.values())
+    assert 0.999 * budget <= bits <= budget and tries <= 15
     finest, _ = allocation.fit(matrices, 1e9)
     np.testing.assert_allclose(matrices["a"].rounded(finest).weights(finest), gaussian(96, 128), rtol=0.01, atol=1e-3)

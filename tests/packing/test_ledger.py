@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from pgolf_core.packing.ledger import CapExceeded, Ledger, entropy_bits, entropy_bytes
+from pgolf_core.packing.ledger import CapExceeded, Ledger, entropy_bits, entropy_bytes, shares
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,11 @@ def test_entropy_of_halves_is_that_of_their_two_bytes_apart():
     assert entropy_bytes(codes) == math.ceil(entropy_bits(codes) / 8) == 8
     halves = np.tile(np.array([1.0, 2.0, 1.5, 2.0], np.float16), 8)  # 3C00, 4000, 3E00, 4000: one low byte, three high
     assert entropy_bytes(halves) == math.ceil(entropy_bits(halves) / 8) == 6
+
+
+def test_shares_add_up_to_the_stream_also_where_no_tensor_has_a_bit():
+    assert shares(100, [1.0, 1.0, 2.0, 0.0]) == [25, 25, 50, 0] and sum(shares(101, [0.3, 0.3, 0.1])) == 101
+    assert shares(0, [0.0, 0.0]) == [0, 0] and shares(9, [0, 0]) == [0, 9]
 
 
 def test_what_is_over_the_cap_says_every_number_and_the_remedy():

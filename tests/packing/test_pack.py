@@ -94,6 +94,9 @@ def test_on_steps_the_file_fills_the_target_and_comes_back_as_it_was_rounded(tmp
     assert told == pytest.approx(ledger.weights_bytes, abs=12)
     assert ledger.weights_bytes + ledger.scales_bytes + ledger.header_bytes == ledger.file_bytes
     assert ledger.steps["bound_bytes"] <= ledger.steps["coded_bytes"]
+    with pytest.raises(UserError, match=r"target_bytes = 1500; code and file take at least 2\d{3}: raise it"):
+        pack(tiny_state(), MODEL, dataclasses.replace(QUANT, target_bytes=1500), tmp_path / "least", **STEPS)
+    assert not (tmp_path / "least").exists()
 
 
 @pytest.mark.parametrize(

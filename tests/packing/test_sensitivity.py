@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pgolf_core.base.files import UserError
-from pgolf_core.packing.sensitivity import GroupMeter, Groups, groups_of
+from pgolf_core.packing.sensitivity import GroupMeter, groups_of
 
 SHAPES = {"a": (64, 8), "b": (70, 64), "short": (63, 70), "gain": (70,), "idle": (64, 4)}  # "idle" never has a gradient
 
@@ -73,10 +73,8 @@ def test_a_matrix_that_gets_its_first_gradient_late_is_divided_by_all_steps_and_
     assert meter.mean_squares() == {"a": 4.0, "b": 0.5, "idle": 0.0}
 
 
-def test_sums_that_say_nothing_are_refused_and_even_ones_count_all_weights_the_same():
+def test_sums_that_say_nothing_are_refused():
     with pytest.raises(UserError, match="rows/w is not finite"):
         groups_of({"rows/w": torch.tensor([1.0, math.nan]), "cols/w": torch.ones(3)})
     with pytest.raises(UserError, match="no gradient statistics"):
         groups_of({"rows/w": torch.zeros(2), "cols/w": torch.zeros(3)})
-    even = Groups.even((2, 3), 0.5)
-    assert (even.rows.tolist(), even.cols.tolist(), even.mean) == ([0.5] * 2, [0.5] * 3, 0.5)

@@ -17,7 +17,7 @@ import torch
 import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small import noisy_model, plain_nats, small_recipe
+from small import flat_bytes, noisy_model, plain_nats, small_recipe
 from tiny_artifact import CAP, MODEL, ON_GRIDS, contents, signed, tiny_state, write
 
 from pgolf_core.base.files import UserError, canonical_json
@@ -53,11 +53,9 @@ def test_what_is_read_back_is_exactly_the_quantised_weights(quant: Quant, tmp_pa
     grids = grid_names_for(parameter_shapes(MODEL), quant)
     assert model == MODEL and set(state) == set(grids)
     for name, w in tiny_state().items():
-        kept = (
-            w.half().float()
-            if grids[name] == "fp16"
-            else dequantise(*quantise_tensor(w, grid_of(name, grids[name], quant)))
-        )
+        kept = w.half().float()
+        if grids[name] != "fp16":
+            kept = dequantise(*quantise_tensor(w, grid_of(name, grids[name], quant)))
         assert state[name].dtype == torch.float32 and torch.equal(state[name], kept)
 
 
@@ -70,9 +68,8 @@ def test_an_artifact_is_scored_from_its_file_alone_and_for_its_own_vocabulary(tm
     np.testing.assert_allclose(found.per_token_nats, plain_nats(load_model(path), tokens, 16, 4), atol=2e-5)
     original = score(model, tokens, table, 16, 4, 8, autocast="off").bpb
     assert found.bpb != original and abs(found.bpb - original) < 0.2
-    other = TokenBytes(np.ones(65, np.int16), np.zeros(65, bool), np.zeros(65, bool))
     with pytest.raises(UserError, match=r"vocabulary of 64, .* tokenizer 65"):
-        score_artifact(path, tokens, other, 16, 4, 8)
+        score_artifact(path, tokens, flat_bytes(65), 16, 4, 8)
 
 
 def test_a_file_whose_tensors_are_not_its_models_is_not_loaded(on_grids: Path, tmp_path: Path):
@@ -215,9 +212,7 @@ HOSTILE: dict[str, dict[str, list[Edit]]] = {  # kind of file: what the refusal 
         ],
         "num_heads": [*in_model(num_heads=3), *in_model(num_heads=0)],
         "num_layers|model_dim|smear": in_model(num_layers=True, model_dim="16", smear="x" * 500_000),
-        "other keys": [
-            *in_model(backdoor=1), lambda h, s: h["model"].pop("rope_base"), in_header(model=[1]),
-        ],
+        "other keys": [*in_model(backdoor=1), lambda h, s: h["model"].pop("rope_base"), in_header(model=[1])],
         "not one that pgolf writes": [in_header(note="hello"), lambda h, s: h.pop("tensors")],
         "stream lengths": [in_header(streams=[1, 2, 3]), lengths(scales=True), lengths(scales=-1, codes=10**4)],
         "promises": [lengths(codes=2**20)],

@@ -21,6 +21,15 @@ def test_extends_changes_only_what_the_child_names(tmp_path: Path) -> None:
     assert [path.stem for path in lineage("child", tmp_path)] == ["child", "parent"]
 
 
+def test_a_parent_is_looked_for_beside_the_file_first_whatever_else_has_its_name(tmp_path: Path) -> None:
+    (tmp_path / "pr1493.toml").write_text('extends = "pr1855"\n[model]\nnum_layers = 12\n')  # which extends ours
+    for parent in ("pr1493", "pr1493.toml", "./pr1493.toml", str(tmp_path / "pr1493.toml")):
+        (tmp_path / "child.toml").write_text(f'extends = "{parent}"\n')
+        found = lineage(str(tmp_path / "child.toml"))
+        assert [path.stem for path in found] == ["child", "pr1493", "pr1855", "pr1493", "pr315"]
+        assert load_recipe(str(tmp_path / "child.toml")).model.num_layers == 12
+
+
 def test_a_recipe_in_a_folder_of_its_own_may_extend_one_of_ours_and_begin_with_a_byte_order_mark(tmp_path) -> None:
     (tmp_path / "mine.toml").write_bytes(b'\xef\xbb\xbfextends = "pr315"\ntitle = "m"\n[model]\nnum_layers = 12\n')
     assert load_recipe(str(tmp_path / "mine.toml")).model == load_recipe("pr315", ["model.num_layers=12"]).model
@@ -36,6 +45,10 @@ def test_a_recipe_in_a_folder_of_its_own_may_extend_one_of_ours_and_begin_with_a
         ('extends = ""\n', r"a\.toml: extends: unknown recipe ''; known: "),
         ('extends = "pr999"\n', r"a\.toml: extends: unknown recipe 'pr999'; known: .*pr315"),
         ("title = \n", r"a\.toml: not valid TOML"),
+        (f"x = {'9' * 5000}\n", r"a\.toml: not valid TOML: Exceeds the limit"),
+        (f"x = {'[' * 9999}\n", r"a\.toml: not valid TOML: maximum recursion"),
+        (f'extends = "{"x" * 300}"\n', r"a\.toml: extends: unknown recipe 'x"),
+        ('extends = "folder.toml/../a"\n', r"a\.toml: extends itself through a -> a"),
     ],
 )
 def test_a_file_that_cannot_be_followed_is_refused_by_name(tmp_path: Path, text: str, words: str) -> None:
@@ -44,6 +57,13 @@ def test_a_file_that_cannot_be_followed_is_refused_by_name(tmp_path: Path, text:
     (tmp_path / "b.toml").write_text('extends = "a"\n')
     with pytest.raises(UserError, match=words):
         load_recipe("a", folder=tmp_path)
+
+
+def test_a_file_named_without_its_ending_is_named_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.toml").write_text('extends = "pr315"\n')
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"unknown recipe 'mine'; known: mine\.toml, which is here, or one of: fr"):
+        load_recipe("mine")
 
 
 def test_recipes_are_found_by_name_and_overrides_set_one_key_and_bare_words_are_strings() -> None:
@@ -63,6 +83,9 @@ def test_recipes_are_found_by_name_and_overrides_set_one_key_and_bare_words_are_
         ("model.num_layers.x=3", "unknown key"),
         ("name=other", "cannot be overridden"),
         ("model.num_layers=many", "must be of type int"),
+        ("model.num_layers=12\nmodel.ve_dim=8", "must be of type int, not '12.nmodel.ve_dim=8'"),
+        (f"model.num_layers={'9' * 5000}", "must be of type int, not '9999"),
+        (f"model.num_layers={'[' * 9999}", "must be of type int"),
     ],
 )
 def test_bad_overrides_are_refused(override: str, words: str) -> None:

@@ -14,7 +14,6 @@ from pgolf_core.recipes.recipe import Recipe
 from pgolf_core.training.optim import parameter_groups
 
 BETAS = (0.9, 0.95)
-# group: (optimiser, learning rate, betas, weight decay, tensors); papers/machinery.md, "Muon"
 # papers/machinery.md, "Muon": AdamW's rates of token embedding, table (bigram's, or value embedding's), its projection
 # (None: Muon has it) and all else; AdamW's decay; Muon's rate, decay and its place
 PUBLISHED = {

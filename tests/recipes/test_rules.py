@@ -5,10 +5,12 @@ from typing import Any
 import pytest
 
 from pgolf_core.base.files import UserError
+from pgolf_core.base.grouping import MOST_ROWS
 from pgolf_core.network.grid import GRIDS
-from pgolf_core.packing.sensitivity import SENSITIVITY_BELOW
 from pgolf_core.recipes.recipe import GRID_NAMES, Recipe, from_dict, to_dict
-from pgolf_core.recipes.rules import AT_LEAST, CHOICES, GRADIENTS_BELOW, IN_UNIT_INTERVAL, QAT_ONLY_GRIDS
+from pgolf_core.recipes.rules import AT_LEAST, AT_MOST, CHOICES, IN_UNIT_INTERVAL, MOST_SORTED_ROWS, QAT_ONLY_GRIDS
+
+TABLE = {"bigram_rows": 70_000, "bigram_dim": 5}
 
 
 @pytest.mark.parametrize(
@@ -120,6 +122,13 @@ from pgolf_core.recipes.rules import AT_LEAST, CHOICES, GRADIENTS_BELOW, IN_UNIT
         ),
         ({"quant": {"low_rank": -1}}, "quant.low_rank = -1; must be at least 0"),
         ({"quant": {"low_rank": 513}}, "more than a matrix has: model.model_dim = 512"),
+        ({"quant": {"low_rank": 9}, "model": {"mlp_hidden": 8}}, "more than a matrix has: model.mlp_hidden = 8"),
+        ({"quant": {"low_rank": 300}}, "more than a matrix has: model.num_kv_heads x head width = 256"),
+        ({"quant": {"low_rank": 6}, "model": TABLE}, "quant.low_rank = 6 is more than a matrix has: model.bigram_dim"),
+        ({"quant": {"low_rank": 4}, "model": TABLE}, "must divide quant.low_rank x model.bigram_dim = 4 x 5"),
+        ({"quant": {"grouping": "similarity_all"}, "model": TABLE}, "of at most 65536 rows, and model.bigram_rows"),
+        ({"quant": {"grouping": "similarity"}, "model": {"vocab_size": 70_000}}, "; make that smaller, or take"),
+        ({"model": {"logit_softcap": 1e9}}, "model.logit_softcap = 1000000000.0; must be at most 1000.0"),
         ({"quant": {"low_rank": 3, "low_rank_group": 1024}}, "must divide quant.low_rank x model.model_dim = 3 x 512"),
         ({"quant": {"low_rank_top": 0}}, "quant.low_rank_top = 0; must be at least 1"),
         ({"quant": {"grouping": "kinds"}}, "allowed: off, similarity, similarity_all"),
@@ -142,13 +151,19 @@ def test_what_cannot_be_is_one_line_that_names_file_key_and_remedy(values: dict[
 
 def test_choices_and_bounds_name_keys_that_exist() -> None:
     values = to_dict(Recipe())
-    for key in (*CHOICES, *AT_LEAST, *IN_UNIT_INTERVAL):
+    for key in (*CHOICES, *AT_LEAST, *AT_MOST, *IN_UNIT_INTERVAL):
         section, _, name = key.rpartition(".")
         assert name in (values[section] if section else values), key
 
 
-def test_the_floor_that_gradients_for_packing_need_is_theirs() -> None:
-    assert GRADIENTS_BELOW == SENSITIVITY_BELOW
+def test_the_most_rows_that_are_sorted_are_those_that_an_order_can_name() -> None:
+    assert MOST_SORTED_ROWS == MOST_ROWS
+
+
+def test_a_table_that_no_correction_reaches_is_no_reason_to_refuse_one() -> None:
+    for quant in ({"other": "fp16"}, {"small_tensor_elements": 10**6}, {"grouping": "similarity"}):
+        corrected = {"low_rank": 0 if "grouping" in quant else 4, **quant}
+        assert from_dict({"quant": corrected, "model": TABLE}).model.bigram_rows == 70_000
 
 
 def test_the_grids_that_a_recipe_may_name_are_those_that_there_are() -> None:

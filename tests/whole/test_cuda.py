@@ -16,7 +16,7 @@ from small import column, interrupt_at, noisy_model, small_data, small_recipe
 from pgolf_core.base import device as machine
 from pgolf_core.base.parallel import PATIENCE
 from pgolf_core.network import attention, documents
-from pgolf_core.network.attention import _flash_fault, _sdpa, causal_attention, kernel_name
+from pgolf_core.network.attention import _flash_fault, causal_attention, kernel_name, sdpa
 from pgolf_core.network.choice import qat_grids
 from pgolf_core.network.documents import document_attention
 from pgolf_core.network.model import build_model, parameter_shapes
@@ -47,7 +47,7 @@ def test_each_kernel_equals_float32_sdpa_forward_and_backward(monkeypatch, name:
     q, k, v = (torch.randn(shape, generator=generator, device="cuda").bfloat16().requires_grad_() for shape in shapes)
     weight = torch.randn(shapes[0], generator=generator, device="cuda")
     full = [x.detach().float().requires_grad_() for x in (q, k, v)]
-    expected, found = _sdpa(*full), causal_attention(q, k, v)
+    expected, found = sdpa(*full), causal_attention(q, k, v)
     torch.testing.assert_close(found.float(), expected, atol=2e-2, rtol=2e-2)
     for a, b in zip(gradients(found, weight, q, k, v), gradients(expected, weight, *full), strict=True):
         assert (a - b).norm() < 2e-2 * b.norm()

@@ -34,6 +34,7 @@ from pgolf_core.network.choice import grid_names_for
 from pgolf_core.network.grid import GRIDS, Grid
 from pgolf_core.network.model import network_with, parameter_shapes
 from pgolf_core.network.score import score
+from pgolf_core.packing.allocation import even_groups
 from pgolf_core.packing.correction import Gathering
 from pgolf_core.packing.pack import pack
 from pgolf_core.packing.sensitivity import GroupMeter, Groups, groups_of
@@ -94,7 +95,7 @@ def measured_sensitivity(recipe: Recipe, weights: Mapping[str, Tensor], stream: 
 
 def even(known: Sensitivity, value: float | None = None) -> Sensitivity:
     """Every weight of a matrix alike: `value` in all matrices (one step for everything), or each matrix's own mean."""
-    return {n: Groups.even((len(g.rows), len(g.cols)), value or g.mean) for n, g in known.items()}
+    return {n: even_groups((len(g.rows), len(g.cols)), value or g.mean) for n, g in known.items()}
 
 
 def shuffled(known: Sensitivity, seed: int) -> Sensitivity:

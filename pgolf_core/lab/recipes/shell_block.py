@@ -105,6 +105,7 @@ def _words(command: str, known: Mapping[str, str]) -> tuple[list[str], dict[str,
     except ValueError as error:
         raise UserError(f"--from-command: {str(error).lower()}; quote values as in a shell") from None
     wrappers: list[str] = []
+    exported: set[str] = set()
     own: dict[str, str] = {}
     before: dict[str, str] = {}
     while words:
@@ -114,6 +115,7 @@ def _words(command: str, known: Mapping[str, str]) -> tuple[list[str], dict[str,
             before = {**known, **own} if words[0] in ("env", "sudo") else before
         elif equals and _NAME.match(name):
             _set(own, name, _filled(name, value, known))
+            exported |= {name} if words[0].startswith("$env:") else set()  # a program gets it, as in PowerShell
         else:
             break
         words = words[1:]
@@ -121,7 +123,7 @@ def _words(command: str, known: Mapping[str, str]) -> tuple[list[str], dict[str,
     if _DROPS.search(said) and (lost := next((name for name in before if name in _KNOWN), "")):
         raise UserError(f"--from-command: {lost} does not reach the program through '{said}'; write it after that")
     if _EXPORTS.isdisjoint(wrappers):
-        return words, own, set()
+        return words, own, exported
     exported = {*own, *words, *(["*"] if "-a" in wrappers else ())}
     is_export = all(map(_NAME.match, words)) and "-n" not in wrappers
     return [] if is_export else words, own, exported

@@ -55,7 +55,7 @@ def test_a_key_that_nothing_reads_is_idle_and_is_read_without_the_change(changes
         "model.rope_reference_tokens=256", "data.final_seq_len=1024", "schedule.warmdown_fraction=0",
         "quant.correction=hessian", "quant.kind=grid", "quant.allocation=fixed",
         "quant.mlp=int6_sigma", "quant.tok_emb=int8_sigma", "model.attn_gate=sparse", "adapt.kind=lora",
-        "adapt.tilt=ngram", "adapt.mix=off", "quant.low_rank=2",
+        "adapt.tilt=ngram", "adapt.mix=off", "quant.low_rank=2", "quant.low_rank_group=16",
     ]  # fmt: skip
     before = idle_keys(load_recipe("local-smoke", used))
     after = idle_keys(load_recipe("local-smoke", [*used, *changes]))
