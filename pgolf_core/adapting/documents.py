@@ -98,18 +98,16 @@ def plan_lengths(documents: np.ndarray, evaluation: Eval, adapt: Adapt) -> list[
     """The plan for documents that lie at rows (first target, end), int64 [documents, 2]."""
     groups = groups_in(documents, adapt)
     longest = [int((documents[group, 1] - documents[group, 0]).max()) for group in groups]
-    events, done, phase, scored = list[Event](), list[int](), 0, 0
+    events, done, phase = list[Event](), list[int](), 0
     for number in sorted(range(len(groups)), key=longest.__getitem__, reverse=True):
-        own = _group_events(documents[groups[number]], evaluation, adapt)
+        events += _group_events(documents[groups[number]], evaluation, adapt)
         done.append(number)
-        scored += len(groups[number])
-        later = list[Event]()
         if phase < adapt.phases and len(done) < len(groups):
             bound = adapt.phase_documents * (phase + 1) // adapt.phases
-            if scored >= bound:
-                chosen = np.concatenate([groups[one] for one in sorted(done)])[:bound]
-                later, phase = _phase_events(documents[chosen], evaluation, adapt), phase + 1
-        events += [*own, *later]
+            scored = np.concatenate([groups[one] for one in sorted(done)])
+            if len(scored) >= bound:
+                events += _phase_events(documents[scored[:bound]], evaluation, adapt)
+                phase += 1
     return events
 
 

@@ -44,7 +44,7 @@ from pgolf_core.training.average import build_average
 from pgolf_core.training.checkpoint import Checkpoint, resume_trainer, save_trainer, write_weights
 from pgolf_core.training.optim import Optimizers, check_finite, clip_gradients, muon_momentum, rate_multiplier
 from pgolf_core.training.progress import TrainProgress, progress_at
-from pgolf_core.training.runlog import NoLog, RunLog, SecondsLedger, TrainResult, opening_lines
+from pgolf_core.training.runlog import RunLog, SecondsLedger, TrainResult, opening_lines
 
 LOOK_BACK_STEPS = 8
 """No step is begun that would end after the cap if it took as long as the longest of so many before it."""
@@ -88,7 +88,7 @@ class Trainer:
         self.world, self.ledger = world, SecondsLedger()
         self.stop = Stop(launched=world.size > 1)
         self.progress = progress if world.first else None
-        self.log = RunLog(self.folder, say) if world.first else NoLog(self.folder)
+        self.log = RunLog(self.folder, say, world.first)
         self.device = pick_device()
         with self.ledger.spend("data"):
             self.stream = open_stream(recipe.data, data.train_paths, data.vocab_size, seed)

@@ -9,7 +9,7 @@ import pytest
 from pgolf_core.base.files import UserError, write_json
 from pgolf_core.base.names import TRAIN_LOG, TRAIN_RESULT
 from pgolf_core.training.progress import read_result, training_curve
-from pgolf_core.training.runlog import NoLog, RunLog, TrainResult
+from pgolf_core.training.runlog import RunLog, TrainResult
 
 
 def test_lines_are_appended_flushed_and_said_aloud_unless_quiet(tmp_path: Path) -> None:
@@ -25,7 +25,7 @@ def test_lines_are_appended_flushed_and_said_aloud_unless_quiet(tmp_path: Path) 
 
 
 def test_the_log_of_every_rank_but_the_first_writes_and_says_nothing(tmp_path: Path) -> None:
-    with NoLog(tmp_path / "run", lambda text: pytest.fail(text)) as log:
+    with RunLog(tmp_path / "run", lambda text: pytest.fail(text), is_first=False) as log:
         log.line("a")
         log.metric(step=1)
     assert not (tmp_path / "run").exists()
