@@ -87,8 +87,8 @@ def run_script(recipe: Recipe, script: str) -> None:
     """Run a recipe once as the environment says; a mistake is one line and status 1. `script` is the running file."""
     try:
         seed_text = os.environ.get("SEED", "1337")
-        if not (seed_text.isascii() and seed_text.isdecimal() and len(seed_text) < 19):  # torch takes 63 bits
-            raise UserError(f"SEED={seed_text} is not a whole number below 10^18")
+        if not (seed_text.isascii() and seed_text.isdecimal() and len(seed_text) < 16):  # base.strict takes 53 bits
+            raise UserError(f"SEED={seed_text} is not a whole number below 10^15")
         data_path = Path(os.environ.get("DATA_PATH", "./data/datasets/fineweb10B_sp1024"))
         tokenizer_path = Path(os.environ.get("TOKENIZER_PATH", "./data/tokenizers/fineweb_1024_bpe.model"))
         folder = Path(os.environ.get("OUT_DIR", f"seed{seed_text}"))

@@ -137,7 +137,7 @@ def test_a_script_that_finds_documents_refuses_a_tokenizer_of_another_bos(told, 
     [
         ("SEED", "one", "SEED=one is not a whole number"),
         ("SEED", "-1", "SEED=-1 is not a whole number"),
-        ("SEED", "9" * 19, f"SEED={'9' * 19} is not a whole number below 10^18"),
+        ("SEED", "9" * 16, f"SEED={'9' * 16} is not a whole number below 10^15"),
         ("DATA_PATH", "nowhere", "no *_train_*.bin in nowhere; set DATA_PATH to the folder of the shards"),
         ("TOKENIZER_PATH", "none.model", "tokenizer none.model does not exist"),
     ],

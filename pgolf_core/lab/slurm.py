@@ -37,8 +37,7 @@ SCRIPT = """#!/bin/bash
 #SBATCH --output="{log}"
 #SBATCH --open-mode=append
 #SBATCH --requeue
-#SBATCH --signal=B:USR1@{warning}
-{options}
+#SBATCH --signal=B:USR1@{warning}{options}
 # Written by pgolf. Ended early, it goes on from the last checkpoint when Slurm starts it again.
 cd {root} || exit 1
 case $SLURM_ARRAY_TASK_ID in
@@ -130,9 +129,9 @@ def script(name: str, commands: Sequence[Sequence[str]], folder: Path, given: As
     return SCRIPT.format(
         name=name, last=len(commands) - 1, minutes=given.minutes, warning=WARNING_SECONDS, restarts=MOST_RESTARTS,
         log=f"{str(folder).replace('%', '%%')}/{name}-%A_%a.log", root=shlex.quote(str(find_root())),
-        options=f"#SBATCH {given.options}" if given.options else "", cases="\n".join(cases),
+        options=f"\n#SBATCH {given.options}" if given.options else "", cases="\n".join(cases),
         program=shlex.join(PROGRAM),
-    ).replace("\n\n", "\n")  # fmt: skip
+    )  # fmt: skip
 
 
 def check(given: Asked) -> None:

@@ -30,7 +30,7 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_script_has_a_task_for_each_command_whatever_its_words_hold(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(slurm, "PROGRAM", ("printf", "<%s>"))
-    words = ["record", "a b", "x='1'", "$HOME", "ö%A"]
+    words = ["record", "a b", "x='1'", "$HOME", "ö%A", "two\n\nlines"]
     text = slurm.script("seeds", [["first"], words], tmp_path / "50% off", GIVEN)
     head = [line.removeprefix("#SBATCH ") for line in text.splitlines() if line.startswith("#SBATCH")]
     assert {"--array=0-1", "--time=30", "--requeue", "--signal=B:USR1@90", GIVEN.options} <= set(head)

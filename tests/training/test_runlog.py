@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pgolf_core.base.files import UserError, write_json
-from pgolf_core.base.names import TRAIN_LOG, TRAIN_RESULT
+from pgolf_core.base.names import METRICS, TRAIN_LOG, TRAIN_RESULT
 from pgolf_core.training.progress import read_result, training_curve
 from pgolf_core.training.runlog import RunLog, TrainResult
 
@@ -39,6 +39,14 @@ def test_a_folder_that_cannot_be_written_and_missing_logs_are_clear_lines(tmp_pa
         training_curve(tmp_path)
     with pytest.raises(UserError, match=r"result\.json does not exist"):
         read_result(tmp_path)
+
+
+def test_a_line_that_was_cut_is_no_step_and_a_damaged_one_is_told(tmp_path: Path) -> None:
+    (tmp_path / METRICS).write_text('{"step": 1}\n{"st')
+    assert training_curve(tmp_path) == [{"step": 1}]
+    (tmp_path / METRICS).write_text('{"step": 1}\n{"st\n{"step": 2}\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl has a line that is no JSON .*; train again with --fresh"):
+        training_curve(tmp_path)
 
 
 def test_what_training_says_about_itself_comes_back_and_is_refused_where_it_is_damaged(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Keys of a recipe that have no effect in it, and why: a value that somebody set and nothing reads."""
 
+import math
 import tomllib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -18,7 +19,7 @@ def _rules(recipe: Recipe) -> Iterator[tuple[Any, str, str]]:
     """(whether it holds, what holds, the keys that then have no effect)."""
     model, data, optim, schedule = recipe.model, recipe.data, recipe.optim, recipe.schedule
     average, qat, quant = recipe.average, recipe.qat, recipe.quant
-    longest = max(data.seq_len, data.final_seq_len, recipe.eval.seq_len)
+    longest = _longest_row(recipe)
     yield model.rope_dims == 2, "model.rope_dims = 2", "model.rope_base"
     yield longest <= model.rope_reference_tokens, f"no sequence is over {longest} tokens", "model.rope_reference_tokens"
     yield not model.bigram_rows, "model.bigram_rows = 0", "model.bigram_dim optim.bigram_optimizer"
@@ -70,6 +71,17 @@ def _rules(recipe: Recipe) -> Iterator[tuple[Any, str, str]]:
     uncorrected = " ".join(f"quant.{key}" for key in vars(quant) if key.startswith(("correction_", "correct_")))
     yield quant.correction == "off", "quant.correction = off", uncorrected
     yield from _idle_adapting(recipe)
+
+
+def _longest_row(recipe: Recipe) -> int:
+    """Tokens of the longest row that the network reads, in training, scoring or adapting."""
+    data, adapt, length = recipe.data, recipe.adapt, recipe.eval.seq_len
+    rows = [data.seq_len, data.final_seq_len, length]
+    if data.order == "packed":
+        rows.append(data.batch_tokens // data.spans_per_step)
+    if adapt.kind == "lora":
+        rows += [adapt.lora_window, math.ceil(adapt.batch_seqs / adapt.phase_rows) * length if adapt.phases else 0]
+    return max(rows)
 
 
 def _idle_adapting(recipe: Recipe) -> Iterator[tuple[Any, str, str]]:

@@ -28,10 +28,12 @@ def count(text: str) -> int:
 
 
 def whole_numbers(text: str) -> list[int]:
-    """Whole numbers between commas; argparse.ArgumentTypeError for anything else."""
+    """Whole numbers below 10^15 between commas, as results can hold; argparse.ArgumentTypeError for anything else."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdecimal() for part in parts):
         raise argparse.ArgumentTypeError(f"'{text}' is not a list of whole numbers, as 1337,1338,1339")
+    if max(map(len, parts)) > 15:
+        raise argparse.ArgumentTypeError(f"'{text}' has a number of more than 15 digits; give smaller ones")
     return list(map(int, parts))
 
 
