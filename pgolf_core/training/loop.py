@@ -99,6 +99,7 @@ class Trainer:
             world.copy_first_(self.model.parameters())  # other machines may round the initialisation otherwise
             self.optimizers = Optimizers(self.model, recipe.optim, world)
         self.named: dict[str, Tensor] = dict(self.model.named_parameters())
+        self.parameters = sum(p.numel() for p in self.named.values())
         shapes = {name: tuple(p.shape) for name, p in self.named.items()}
         self.qat_grids: dict[str, Grid] = qat_grids(shapes, recipe.quant, recipe.qat)  # refuses bad exceptions
         self.meter = GroupMeter(self.named)
@@ -125,7 +126,8 @@ class Trainer:
         """Train to the cap or the last iteration, then write weights, averages and statistics."""
         with self.stop.watching(), self.log:
             self._begin()
-            self._announce()
+            for line in (self.path_line, *opening_lines(self.recipe, self.seed, self.parameters, self.world.size)):
+                self.log.line(line)
             with self.ledger.spend("warmup"):
                 self._warm_up()
             self.average = build_average(self.model, self.recipe.average)
@@ -249,7 +251,9 @@ class Trainer:
             self.optimizers.step(1.0, self.recipe.optim.muon_momentum)
             if length == lengths[-1] and self.model.looping:
                 self.log.line(f"warmup_step:{index + 1}/{steps}", quiet=True)
-            self._leave_if_asked()
+            (asked,) = self.world.largest(self.stop.asked())
+            if asked:  # there is nothing to save yet, a checkpoint that is there stays
+                raise self._stopped("in its warm-up")
         self.model.set_fake_grids({})
         self.model.looping = loops[0]
         if self.gathering is not None:
@@ -307,12 +311,6 @@ class Trainer:
         if self.stop.asked() and self.world.size == 1:
             raise self._stopped(f"at step {self.step}")
 
-    def _leave_if_asked(self) -> None:
-        """In the warm-up: there is nothing to save yet, a checkpoint that is there stays."""
-        (asked,) = self.world.largest(self.stop.asked())
-        if asked:
-            raise self._stopped("in its warm-up")
-
     def _stopped(self, where: str) -> KeyboardInterrupt:
         onward = self.checkpoint.onward if self.checkpoint else ""
         return KeyboardInterrupt(f"training stopped {where}{onward}")
@@ -320,11 +318,6 @@ class Trainer:
     def _timing(self) -> str:
         milliseconds = self.ledger.seconds["train"] * 1000
         return f"train_time:{milliseconds:.0f}ms step_avg:{milliseconds / max(self.step, 1):.2f}ms"
-
-    def _announce(self) -> None:
-        parameters = sum(p.numel() for p in self.named.values())
-        for line in (self.path_line, *opening_lines(self.recipe, self.seed, parameters, self.world.size)):
-            self.log.line(line)
 
     def _log_step(self, record: dict[str, float]) -> None:
         schedule, step, clock = self.recipe.schedule, self.step, self.ledger.seconds["train"]
@@ -349,7 +342,7 @@ class Trainer:
         result = TrainResult(
             steps=self.step,
             tokens=self.step * self.recipe.data.batch_tokens,
-            parameters=sum(p.numel() for p in self.named.values()),
+            parameters=self.parameters,
             stopped_by="clock" if self.step < self.recipe.schedule.iterations else "iterations",
             seconds=self.ledger.settled(),
             earlier_seconds=self.ledger.earlier,

@@ -46,11 +46,10 @@ def table_text(header: Sequence[str], rows: Iterable[Sequence[object]], left: in
 
 def entries_text(entries: Iterable[tuple[str, str, str]], columns: int = 0) -> str:
     """(label, headline, details): a line for label and headline, the details wrapped and set in below it."""
-    found = list(entries)
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for label, headline, details in found:
+    for label, headline, details in entries:
         table.add_row(Text(label), Text(headline))
         if details:
             table.add_row(Text(""), Text(details))
@@ -59,14 +58,8 @@ def entries_text(entries: Iterable[tuple[str, str, str]], columns: int = 0) -> s
 
 def _drawn(table: Table, columns: int) -> str:
     out = io.StringIO()
-    Console(
-        file=out,
-        width=columns or width(),
-        force_terminal=False,
-        force_jupyter=False,
-        color_system=None,
-        highlight=False,
-    ).print(table)
+    console = Console(file=out, width=columns or width(), force_terminal=False, force_jupyter=False, color_system=None)
+    console.print(table)
     return "\n".join(line.rstrip() for line in out.getvalue().rstrip("\n").split("\n"))
 
 

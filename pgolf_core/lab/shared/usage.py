@@ -52,8 +52,9 @@ def checked_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     except UserError as error:
         raise UsageError(str(error)) from None
     times = Counter(text.partition("=")[0].strip() for text in overrides)
-    for key in (key for key, number in times.items() if number > 1):
-        note(f"--set {key} is given {times[key]} times; the last counts")
+    for key, number in times.items():
+        if number > 1:
+            note(f"--set {key} is given {number} times; the last counts")
     if idle := idle_note(name, overrides, recipe):
         note(idle)
     return recipe
@@ -82,13 +83,8 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 
 def add_set(parser: argparse.ArgumentParser) -> None:
     """`--set`: changes of single keys of a recipe."""
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="as model.num_layers=12, any number of times; `pgolf recipes NAME` shows every key",
-    )
+    about = "as model.num_layers=12, any number of times; `pgolf recipes NAME` shows every key"
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=about)
 
 
 def place(folder: str) -> str:
