@@ -125,7 +125,10 @@ class Trainer:
     def run(self) -> TrainResult:
         """Train to the cap or the last iteration, then write weights, averages and statistics."""
         with self.stop.watching(), self.log:
-            self._begin()
+            if self.world.first:
+                (self.folder / TRAIN_RESULT).unlink(missing_ok=True)
+                if self.checkpoint:  # one that does not belong here is found before anything is done
+                    self.checkpoint.begin(self.ledger)
             for line in (self.path_line, *opening_lines(self.recipe, self.seed, self.parameters, self.world.size)):
                 self.log.line(line)
             with self.ledger.spend("warmup"):
@@ -283,13 +286,6 @@ class Trainer:
 
     # ------------------------------------------------------------------ checkpoints
 
-    def _begin(self) -> None:
-        """Find a checkpoint that does not belong here before anything is done; count what earlier attempts took."""
-        if self.world.first:
-            (self.folder / TRAIN_RESULT).unlink(missing_ok=True)
-            if self.checkpoint:
-                self.checkpoint.begin(self.ledger)
-
     def _save_checkpoint(self) -> None:
         if self.checkpoint:
             save_trainer(self.checkpoint, self)
@@ -306,9 +302,11 @@ class Trainer:
 
     def _save_in_validation(self) -> None:
         """Save at once when asked to; alone, leave too. Ranks leave together after the next step."""
-        if self.stop.asked() and self.world.first and self.checkpoint and self.checkpoint.saved_step != self.step:
+        if not self.stop.asked():
+            return
+        if self.world.first and self.checkpoint and self.checkpoint.saved_step != self.step:
             self._save_checkpoint()
-        if self.stop.asked() and self.world.size == 1:
+        if self.world.size == 1:
             raise self._stopped(f"at step {self.step}")
 
     def _stopped(self, where: str) -> KeyboardInterrupt:
@@ -333,6 +331,7 @@ class Trainer:
 
     def _finish(self) -> TrainResult:
         """Write averaged and raw weights, the gradient statistics, and what training says about itself."""
+        schedule = self.recipe.schedule
         if memory := peak_memory(self.device):
             self.log.line(memory)
         with self.ledger.spend("averaging"):
@@ -343,16 +342,15 @@ class Trainer:
             steps=self.step,
             tokens=self.step * self.recipe.data.batch_tokens,
             parameters=self.parameters,
-            stopped_by="clock" if self.step < self.recipe.schedule.iterations else "iterations",
+            stopped_by="clock" if self.step < schedule.iterations else "iterations",
             seconds=self.ledger.settled(),
             earlier_seconds=self.ledger.earlier,
             resumed_at_steps=self.resumed_at,
             sensitivity_steps=self.meter.steps,
             path=self.path_line,
         )
-        schedule, trained = self.recipe.schedule, result.seconds["train"]
+        trained, cap = result.seconds["train"], schedule.max_seconds
         if schedule.over_cap_seconds(trained):
-            cap = schedule.max_seconds
             self.log.line(f"over_the_cap: train_time:{trained * 1000:.0f}ms cap:{cap * 1000:.0f}ms does not count")
         if self.world.first:  # only with its result written the training is done, and its checkpoint goes
             write_json(self.folder / TRAIN_RESULT, dataclasses.asdict(result))

@@ -249,9 +249,7 @@ def rate_multiplier(schedule: Schedule, step: int, elapsed_seconds: float) -> fl
     elif iters <= 0:
         return 1.0
     elif cap > 0:
-        warmdown_seconds = iters * elapsed_seconds / max(step, 1)
-        remaining_seconds = max(cap - elapsed_seconds, 0.0)
-        falling = remaining_seconds / max(warmdown_seconds, 1e-12) if remaining_seconds <= warmdown_seconds else 1.0
+        falling = (cap - elapsed_seconds) / max(iters * elapsed_seconds / max(step, 1), 1e-12)
     else:
         falling = (schedule.iterations - step) / iters
     return min(max(falling, schedule.min_lr), 1.0)

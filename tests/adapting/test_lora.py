@@ -15,7 +15,6 @@ from pgolf_core.adapting.lora import Adapters, DocumentLoRA, adapter_shapes, dra
 from pgolf_core.base.files import UserError
 from pgolf_core.base.parallel import ALONE, World
 from pgolf_core.recipes.reading import load_recipe
-from pgolf_core.text.packed import document_starts
 
 RECIPE = small_recipe(adapt=LORA)
 DRAW = np.random.default_rng(3)
@@ -103,12 +102,6 @@ def test_sums_see_every_bit_and_place_and_do_not_depend_on_ranks(monkeypatch: py
     monkeypatch.setattr(lora.dist, "all_reduce", lambda total: None)
     parts = [sums({kind: a[:, rank::3] for kind, a in down.items()}, World(rank, 3)) for rank in range(3)]
     assert torch.equal(sum(parts), sums(down)) and sums(down).dtype is torch.int64
-
-
-def test_attention_in_a_phase_begins_anew_at_documents_and_after_a_sequence() -> None:
-    ids = np.array([5, 5, 1, 5, 5, 5, 5, 5, 1, 1])
-    assert document_starts(torch.from_numpy(ids)[None], 3, 1).tolist() == [0, 2, 5, 8, 9, 10]
-    assert document_starts(torch.from_numpy(ids)[None], 99, 1).tolist() == [0, 2, 8, 9, 10]
 
 
 @pytest.mark.parametrize(
