@@ -76,9 +76,7 @@ class Adapters:
     def added(self, kind: str, place: int, x: Tensor, rows: slice) -> Tensor:
         """What they add for inputs x [documents, T, inputs] of the documents `rows`: [documents, T, outputs]."""
         adapt = self.recipe.adapt
-        down, up = self.down[kind][place, rows], self.up[kind][place, rows]
-        if x.dtype is not down.dtype:
-            down, up = down.to(x.dtype), up.to(x.dtype)
+        down, up = (side[kind][place, rows].to(x.dtype) for side in (self.down, self.up))
         return (x @ down.mT) @ up.mT * (adapt.lora_alpha / adapt.lora_rank)
 
     def sums(self, documents: int, world: World) -> Tensor:
@@ -144,8 +142,9 @@ class DocumentLoRA:
         rank, device = self.recipe.adapt.lora_rank, next(iter(self.named.values())).device
         down = drawn_factors(self.shapes, rank, documents, int(self.drawn))
         self.drawn += 1
-        own = {kind: factor[:, self.world.rank :: self.world.size].to(device) for kind, factor in down.items()}
-        return Adapters({kind: factor.contiguous() for kind, factor in own.items()}, self.shapes, self.recipe)
+        mine = slice(self.world.rank, None, self.world.size)
+        own = {kind: factor[:, mine].to(device).contiguous() for kind, factor in down.items()}
+        return Adapters(own, self.shapes, self.recipe)
 
     def _next_block(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         self._place += 1
