@@ -120,13 +120,11 @@ def _group_events(documents: np.ndarray, evaluation: Eval, adapt: Adapt) -> list
         ends = np.minimum((chunk + 1) * size, counts[rows])
         places = np.stack((np.maximum(ends - window, 0), np.full_like(ends, chunk * size), ends), axis=1)
         learns, width = chunks[rows] > chunk + 1, min((chunk + 1) * size, window)
-        windows = begins[rows, None] + places
-        score = DocumentScore(
-            windows, rests=not learns.any(), anew=chunk == 0, rows=rows, group_size=len(documents), chunk=chunk,
-            width=width,
-        )  # fmt: skip
+        windows, goes_on = begins[rows, None] + places, bool(learns.any())
+        group = {"group_size": len(documents), "chunk": chunk, "width": width}
+        score = DocumentScore(windows, rests=not goes_on, anew=chunk == 0, rows=rows, **group)
         events.append(score)
-        if learns.any():
+        if goes_on:
             own = windows[learns][:, 1:]
             events.append(DocumentUpdate(own, adapt.lora_lr, False, False, scored=score, learns=learns))
     return events
