@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from pgolf_core.adapting.mixture import mix_seed
-from pgolf_core.adapting.trace import adapt_seed
+from pgolf_core.adapting.mixture import mix_score
+from pgolf_core.adapting.told import Learned
+from pgolf_core.adapting.trace import adapt_artifact
 from pgolf_core.base.files import UserError, explain_os_errors, sha256_file, write_bytes
-from pgolf_core.base.names import METRICS, SCORES, SCRIPT_ARTIFACT, SEED_RESULT, TRAIN_LOG
+from pgolf_core.base.names import ADAPT_TRACE, METRICS, SCORES, SCRIPT_ARTIFACT, SEED_RESULT, TRAIN_LOG
 from pgolf_core.base.parallel import World, join, leave
 from pgolf_core.network.score import Score
 from pgolf_core.packing.correction import in_words
@@ -29,7 +30,7 @@ from pgolf_core.text.shards import is_sidecar, load_tokens, prove
 from pgolf_core.text.sidecar import sidecar_bytes
 from pgolf_core.text.tokenizer import Tokenizer, need_bos
 from pgolf_core.training.loop import TrainData, Trainer
-from pgolf_core.training.runlog import NoLog, RunLog, TrainResult
+from pgolf_core.training.runlog import RunLog, TrainResult
 
 
 def result_of(
@@ -86,8 +87,8 @@ def run_script(recipe: Recipe, script: str) -> None:
     """Run a recipe once as the environment says; a mistake is one line and status 1. `script` is the running file."""
     try:
         seed_text = os.environ.get("SEED", "1337")
-        if not (seed_text.isascii() and seed_text.isdecimal() and len(seed_text) < 19):  # torch takes 63 bits
-            raise UserError(f"SEED={seed_text} is not a whole number below 10^18")
+        if not (seed_text.isascii() and seed_text.isdecimal() and len(seed_text) < 16):  # base.strict takes 53 bits
+            raise UserError(f"SEED={seed_text} is not a whole number below 10^15")
         data_path = Path(os.environ.get("DATA_PATH", "./data/datasets/fineweb10B_sp1024"))
         tokenizer_path = Path(os.environ.get("TOKENIZER_PATH", "./data/tokenizers/fineweb_1024_bpe.model"))
         folder = Path(os.environ.get("OUT_DIR", f"seed{seed_text}"))
@@ -107,21 +108,20 @@ def run_seed(
     `data_path` holds *_train_*.bin and *_val_*.bin. Earlier results in the folder are replaced. The bytes of `script`
     count as code.
     """
-    t_start = time.perf_counter()
+    t_start, artifact = time.perf_counter(), folder / SCRIPT_ARTIFACT
     if world.first:
         with explain_os_errors(f"cannot clear {folder}"):
-            for name in (TRAIN_LOG, METRICS, SCORES, SCRIPT_ARTIFACT, SEED_RESULT):
+            for name in (TRAIN_LOG, METRICS, SCORES, ADAPT_TRACE, SCRIPT_ARTIFACT, SEED_RESULT):
                 (folder / name).unlink(missing_ok=True)
     tokenizer = Tokenizer(tokenizer_path)
     need_bos(recipe, tokenizer.bos_id)
     train_paths, val_paths = _shards(data_path, "train"), _shards(data_path, "val")
-    is_changed, table = recipe.data.bytes == "sidecar", tokenizer.bytes
+    is_changed = recipe.data.bytes == "sidecar"
     prove([*train_paths, *val_paths], tokenizer, is_changed)
-    if is_changed:
-        table = sidecar_bytes(val_paths, tokenizer)
+    table = sidecar_bytes(val_paths, tokenizer) if is_changed else tokenizer.bytes
     data = TrainData(train_paths, val_paths, table, tokenizer.vocab_size, sha256="")
     trainer = Trainer(recipe, seed, data, folder, say=_say, world=world, keep=False)
-    log = RunLog(folder, _say) if world.first else NoLog(folder)
+    log = RunLog(folder, _say, world.first)
     with log:
         log.line(f"val_bpb:enabled tokenizer_kind=sentencepiece tokenizer_path={tokenizer_path}")
         log.line(f"train_loader:dataset:{data_path} train_shards:{len(train_paths)}")
@@ -130,24 +130,27 @@ def run_seed(
     with log:
         if world.first:
             code_bytes = script.stat().st_size
-            ledger = pack_averaged(recipe, trainer.averaged, trainer.statistics(), folder / SCRIPT_ARTIFACT, code_bytes)
+            ledger = pack_averaged(recipe, trainer.averaged, trainer.statistics(), artifact, code_bytes)
             for line in size_lines(ledger):
                 log.line(line)
         world.meet()  # the file is there
         tokens, settings = load_tokens(val_paths, tokenizer.vocab_size), recipe.eval
         roundtrip, sliding = (
             score_artifact(
-                folder / SCRIPT_ARTIFACT, tokens, table, settings.seq_len, stride, settings.batch_seqs,
+                artifact, tokens, table, settings.seq_len, stride, settings.batch_seqs,
                 autocast=recipe.schedule.autocast, document_mask=settings.document_mask, world=world,
             )
             for stride in (settings.seq_len, settings.stride)
         )  # fmt: skip
         lines, seconds = score_lines(roundtrip, sliding), {"scoring": roundtrip.seconds + sliding.seconds}
-        further = {}
+        adapted: Learned | None = None
         if recipe.adapt.kind != "off":
-            further = adapt_seed(folder / SCRIPT_ARTIFACT, recipe, tokens, sliding, seconds, lines, world)
-        elif recipe.adapt.mix != "off":
-            further = mix_seed(folder / SCRIPT_ARTIFACT, recipe, tokens, sliding, seconds, lines, world)
+            adapted = adapt_artifact(artifact, recipe, tokens, sliding, world=world)
+        if recipe.adapt.mix != "off" and world.first:
+            adapted = mix_score(recipe, tokens, sliding, adapted)
+        if adapted:
+            lines += adapted.lines(seconds["scoring"])
+            seconds["adapting"] = adapted.score.seconds
         for line in lines:
             log.line(line)
     if world.first:
@@ -155,7 +158,7 @@ def run_seed(
         result_of(
             recipe, seed, trained, ledger, roundtrip, sliding, seconds=seconds, data_sha256="", core_sha256="",
             script_sha256=sha256_file(script), ranks=world.size,
-            scores_sha256=write_scores(folder, roundtrip, sliding), **further,
+            scores_sha256=write_scores(folder, roundtrip, sliding), **(adapted.write(folder) if adapted else {}),
         ).write(folder)  # fmt: skip
 
 

@@ -5,16 +5,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ranks import on_ranks
 from small import column, small_recipe, word_shards
 
 from pgolf_core.base.files import sha256_file
-from pgolf_core.base.names import METRICS, SCORES, SCRIPT_ARTIFACT, SEED_RESULT, TRAIN_LOG, TRAIN_RESULT
+from pgolf_core.base.names import ADAPT_TRACE, METRICS, SCORES, SCRIPT_ARTIFACT, SEED_RESULT, TRAIN_LOG, TRAIN_RESULT
+from pgolf_core.base.parallel import World
 from pgolf_core.network.score import Score
 from pgolf_core.packing.ledger import Ledger
 from pgolf_core.packing.pack import pack_averaged
 from pgolf_core.packing.unpack import score_artifact
+from pgolf_core.recipes.recipe import Recipe
 from pgolf_core.result import Result
-from pgolf_core.seed import result_of, run_script, score_lines, size_lines
+from pgolf_core.seed import result_of, run_script, run_seed, score_lines, size_lines
 from pgolf_core.text.shards import load_tokens
 from pgolf_core.training.loop import Trainer
 from pgolf_core.training.runlog import TrainResult
@@ -73,7 +76,8 @@ def test_a_script_trains_packs_and_scores_as_the_package_does(data, told: Path, 
     folder, script = told, tmp_path / "train_gpt.py"
     script.write_bytes(bytes(1000))
     folder.mkdir()
-    (folder / METRICS).write_text("of an earlier run")
+    for name in (METRICS, ADAPT_TRACE):
+        (folder / name).write_text("of an earlier run")
     run_script(RECIPE, str(script))
     trainer, path = Trainer(RECIPE, 7, data, tmp_path / "package"), tmp_path / "package" / SCRIPT_ARTIFACT
     trainer.run()
@@ -100,6 +104,26 @@ def test_a_script_trains_packs_and_scores_as_the_package_does(data, told: Path, 
     assert {path.name for path in folder.iterdir()} == left, "weights and statistics stay in memory"
 
 
+@pytest.mark.parametrize(("kind", "mix"), [("sgd", "off"), ("sgd", "ngram"), ("off", "ngram")])
+def test_ranks_adapt_together_and_the_first_mixes_and_tells_it(data, tmp_path: Path, kind: str, mix: str) -> None:
+    """test_export.py holds a script's adapted score against the package's."""
+    adapt = {"kind": kind, "mix": mix, "lr": 0.05, "epochs": 1, "chunk_tokens": 400}
+    recipe = small_recipe(model={"vocab_size": PIECES}, schedule={"iterations": 4, "warmup_steps": 0}, adapt=adapt)
+    on_ranks(2, _run, recipe, data.val_paths[0].parent, tmp_path)
+    result = Result.read(tmp_path / SEED_RESULT)
+    assert result.ranks == 2 and result.adapt_sha256 == sha256_file(tmp_path / ADAPT_TRACE)
+    with np.load(tmp_path / ADAPT_TRACE) as file:
+        assert ("events" in file, "mixed" in file) == (kind == "sgd", mix == "ngram")
+        assert result.seconds["adapting"] == sum(file[key].sum() for key in ("seconds", "mix_seconds") if key in file)
+    log = (tmp_path / TRAIN_LOG).read_text().splitlines()
+    assert [line.split()[0] for line in log[-2:]] == ["final_adapted", "final_adapted_exact"]
+    assert log[-1].endswith(f"val_bpb:{result.adapted_bpb:.8f}") and result.adapted_bpb != result.sliding_bpb
+
+
+def _run(world: World, recipe: Recipe, shards: Path, folder: Path) -> None:
+    run_seed(recipe, 7, shards, shards / "tokenizer.model", folder, world, Path(__file__))
+
+
 def test_a_script_that_finds_documents_refuses_a_tokenizer_of_another_bos(told, monkeypatch, capsys) -> None:
     monkeypatch.setattr("pgolf_core.text.tokenizer.BOS", 3)
     with pytest.raises(SystemExit) as end:
@@ -113,7 +137,7 @@ def test_a_script_that_finds_documents_refuses_a_tokenizer_of_another_bos(told, 
     [
         ("SEED", "one", "SEED=one is not a whole number"),
         ("SEED", "-1", "SEED=-1 is not a whole number"),
-        ("SEED", "9" * 19, f"SEED={'9' * 19} is not a whole number below 10^18"),
+        ("SEED", "9" * 16, f"SEED={'9' * 16} is not a whole number below 10^15"),
         ("DATA_PATH", "nowhere", "no *_train_*.bin in nowhere; set DATA_PATH to the folder of the shards"),
         ("TOKENIZER_PATH", "none.model", "tokenizer none.model does not exist"),
     ],

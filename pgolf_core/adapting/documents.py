@@ -98,18 +98,16 @@ def plan_lengths(documents: np.ndarray, evaluation: Eval, adapt: Adapt) -> list[
     """The plan for documents that lie at rows (first target, end), int64 [documents, 2]."""
     groups = groups_in(documents, adapt)
     longest = [int((documents[group, 1] - documents[group, 0]).max()) for group in groups]
-    events, done, phase, scored = list[Event](), list[int](), 0, 0
+    events, done, phase = list[Event](), list[int](), 0
     for number in sorted(range(len(groups)), key=longest.__getitem__, reverse=True):
-        own = _group_events(documents[groups[number]], evaluation, adapt)
+        events += _group_events(documents[groups[number]], evaluation, adapt)
         done.append(number)
-        scored += len(groups[number])
-        later = list[Event]()
         if phase < adapt.phases and len(done) < len(groups):
             bound = adapt.phase_documents * (phase + 1) // adapt.phases
-            if scored >= bound:
-                chosen = np.concatenate([groups[one] for one in sorted(done)])[:bound]
-                later, phase = _phase_events(documents[chosen], evaluation, adapt), phase + 1
-        events += [*own, *later]
+            scored = np.concatenate([groups[one] for one in sorted(done)])
+            if len(scored) >= bound:
+                events += _phase_events(documents[scored[:bound]], evaluation, adapt)
+                phase += 1
     return events
 
 
@@ -122,13 +120,11 @@ def _group_events(documents: np.ndarray, evaluation: Eval, adapt: Adapt) -> list
         ends = np.minimum((chunk + 1) * size, counts[rows])
         places = np.stack((np.maximum(ends - window, 0), np.full_like(ends, chunk * size), ends), axis=1)
         learns, width = chunks[rows] > chunk + 1, min((chunk + 1) * size, window)
-        windows = begins[rows, None] + places
-        score = DocumentScore(
-            windows, rests=not learns.any(), anew=chunk == 0, rows=rows, group_size=len(documents), chunk=chunk,
-            width=width,
-        )  # fmt: skip
+        windows, goes_on = begins[rows, None] + places, bool(learns.any())
+        group = {"group_size": len(documents), "chunk": chunk, "width": width}
+        score = DocumentScore(windows, rests=not goes_on, anew=chunk == 0, rows=rows, **group)
         events.append(score)
-        if learns.any():
+        if goes_on:
             own = windows[learns][:, 1:]
             events.append(DocumentUpdate(own, adapt.lora_lr, False, False, scored=score, learns=learns))
     return events

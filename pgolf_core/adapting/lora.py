@@ -7,6 +7,7 @@ other's, so they are those of one rank but for what a kernel rounds otherwise in
 import functools
 import itertools
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -75,9 +76,7 @@ class Adapters:
     def added(self, kind: str, place: int, x: Tensor, rows: slice) -> Tensor:
         """What they add for inputs x [documents, T, inputs] of the documents `rows`: [documents, T, outputs]."""
         adapt = self.recipe.adapt
-        down, up = self.down[kind][place, rows], self.up[kind][place, rows]
-        if x.dtype is not down.dtype:
-            down, up = down.to(x.dtype), up.to(x.dtype)
+        down, up = (side[kind][place, rows].to(x.dtype) for side in (self.down, self.up))
         return (x @ down.mT) @ up.mT * (adapt.lora_alpha / adapt.lora_rank)
 
     def sums(self, documents: int, world: World) -> Tensor:
@@ -98,24 +97,17 @@ class Adapters:
 class PhaseSGD(ChunkSGD):
     """SGD of all weights on packed documents, each row's attention inside them."""
 
-    def _gradients(self, stream: Tensor, batch: np.ndarray) -> float:
+    def _losses(self, stream: Tensor, batch: np.ndarray) -> Iterator[tuple[Tensor, float]]:
         """As ChunkSGD's; the mean is one over rows, whose sequences are neighbours."""
         rows, length = self.recipe.adapt.phase_rows, self.recipe.eval.seq_len
         cuts = [len(batch) * row // rows for row in range(rows + 1)]
         packed = [batch[a:b] for a, b in itertools.pairwise(cuts) if b > a]
-        for parameter in self.named.values():
-            parameter.grad = torch.zeros_like(parameter)
-        total = torch.zeros((), device=stream.device)
         for row in packed[self.world.rank :: self.world.size]:
             start, end = int(row[0, 0]), int(row[-1, 1])
             segments = document_starts(stream[None, start:end], length, multiple=1).to(stream.device)
             with autocasting(stream.device, self.recipe.schedule.autocast):
                 loss = self.model(stream[None, start:end], stream[None, start + 1 : end + 1], segments, length)
-            share = self.world.size / len(packed)
-            (loss * share).backward()
-            total += loss.detach() * share
-        self.world.mean_([*(p.grad for p in self.named.values() if p.grad is not None), total])
-        return float(total)
+            yield loss, self.world.size / len(packed)
 
 
 class DocumentLoRA:
@@ -150,8 +142,9 @@ class DocumentLoRA:
         rank, device = self.recipe.adapt.lora_rank, next(iter(self.named.values())).device
         down = drawn_factors(self.shapes, rank, documents, int(self.drawn))
         self.drawn += 1
-        own = {kind: factor[:, self.world.rank :: self.world.size].to(device) for kind, factor in down.items()}
-        return Adapters({kind: factor.contiguous() for kind, factor in own.items()}, self.shapes, self.recipe)
+        mine = slice(self.world.rank, None, self.world.size)
+        own = {kind: factor[:, mine].to(device).contiguous() for kind, factor in down.items()}
+        return Adapters(own, self.shapes, self.recipe)
 
     def _next_block(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         self._place += 1
@@ -172,10 +165,8 @@ class DocumentLoRA:
         local, config = event.rows[mine] // self.world.size, self.model.config
         self._place, self._rows, self._is_adapting = -1, slice(int(local[0]), int(local[-1]) + 1), True
         with autocasting(stream.device, self.recipe.schedule.autocast):
-            try:
-                x, _ = self.model.trunk(ids)
-            finally:
-                self._is_adapting = False
+            x, _ = self.model.trunk(ids)
+            self._is_adapting = False
             at = (places - start).clamp(max=event.width - 1)
             z = rms_norm(x.gather(1, at[..., None].expand(-1, -1, x.size(2))), config.norm_eps)
             logits = F.linear(z, self.model.tok_emb.weight.to(z.dtype))

@@ -13,13 +13,11 @@ its share is of learns, after it has been scored.
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pgolf_core.adapting.told import adapted_lines, rescored, write_trace
-from pgolf_core.base.parallel import World
+from pgolf_core.adapting.told import Learned, rescored
 from pgolf_core.network.score import Score
 from pgolf_core.recipes.recipe import Recipe
 from pgolf_core.text.tokenizer import BOS
@@ -110,56 +108,26 @@ def mixed_nats(tokens: np.ndarray, nats: np.ndarray, recipe: Recipe) -> np.ndarr
 
 
 @dataclass(frozen=True)
-class Mixed:
-    """The mixed score, and what is kept of how it came about."""
+class Mixed(Learned):
+    """The mixed score. `arrays`: `mixed` (float64 [windows], as the sliding score's plan has them) and `mix_seconds`
+    (float64 [1]), after those of the adapted weights, where there are any."""
 
-    score: Score
-    """Its seconds are those of adapting the weights, where they were, and of mixing."""
     seconds: float
     """Of mixing alone."""
-    adapted: Any = None
+    adapted: Any
     """The `trace.Adapted` of the weights whose scores were mixed; None: the packed ones, as they are."""
 
-    @property
-    def earlier_seconds(self) -> float:
-        """How many of the score's belong to attempts that ended early."""
-        return self.adapted.earlier_seconds if self.adapted else 0.0
 
-    def write(self, folder: Path) -> dict[str, Any]:
-        """Write adapt.npz, and return what result.json says of it.
-
-        Arrays: `mixed` (float64 [windows], as the sliding score's plan has them) and `mix_seconds` (float64 [1]), after
-        those of the adapted weights, where there are any.
-        """
-        own = {"mixed": self.score.window_nats, "mix_seconds": np.array([self.seconds])}
-        return write_trace(folder, self.score, (self.adapted.arrays if self.adapted else {}) | own)
-
-    def lines(self, scoring_seconds: float) -> list[str]:
-        """How train.log tells it; `scoring_seconds` is what the scores of the file's own weights took."""
-        return adapted_lines(self.score, scoring_seconds, "mixed")
-
-
-def mix_score(recipe: Recipe, tokens: np.ndarray, score: Score, adapted: Any = None) -> Mixed:
+def mix_score(recipe: Recipe, tokens: np.ndarray, frozen: Score, adapted: Any = None) -> Mixed:
     """Mix a score of a whole stream (uint16 [n], targets are tokens 1..n-1) as the recipe says.
 
-    `adapted` is the Adapted that the score is of, where the weights learned.
+    It is that of the Adapted where the weights learned, else `frozen`.
     """
     t_start = time.perf_counter()
+    score = adapted.score if adapted else frozen
     per_token = mixed_nats(tokens, score.per_token_nats, recipe)
     seconds = time.perf_counter() - t_start
     mixed = rescored(score, per_token, seconds + (score.seconds if adapted else 0.0))
-    return Mixed(mixed, seconds, adapted)
-
-
-def mix_seed(
-    path: Path, recipe: Recipe, tokens: np.ndarray, frozen: Score, seconds: dict[str, float], lines: list[str],
-    world: World,
-) -> dict[str, Any]:  # fmt: skip
-    """What a script does after its sliding score, `frozen`: mixes it, adds to the log's `lines` and to the `seconds` by
-    part, writes the trace beside the file; returns what result.json says of it."""
-    if not world.first:
-        return {}
-    mixed = mix_score(recipe, tokens, frozen)
-    lines += mixed.lines(seconds["scoring"])
-    seconds["adapting"] = mixed.seconds
-    return mixed.write(path.parent)
+    own = {"mixed": mixed.window_nats, "mix_seconds": np.array([seconds])}
+    before, earlier_seconds = (adapted.arrays, adapted.earlier_seconds) if adapted else ({}, 0.0)
+    return Mixed(mixed, "mixed", before | own, earlier_seconds, seconds, adapted)

@@ -1,6 +1,7 @@
 """Adaptation by plain SGD of all weights (PR 1493): what an event of the plan does to them."""
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -96,17 +97,22 @@ class ChunkSGD:
         """Fill .grad with that of the batch's mean loss, over all ranks; returns the loss."""
         for parameter in self.named.values():
             parameter.grad = torch.zeros_like(parameter)  # a rank without a sequence, too, has one to give
-        mine, total = np.array_split(batch, self.world.size)[self.world.rank], torch.zeros((), device=stream.device)
+        total = torch.zeros((), device=stream.device)
+        for loss, share in self._losses(stream, batch):
+            (loss * share).backward()
+            total += loss.detach() * share
+        self.world.mean_([*(p.grad for p in self.named.values() if p.grad is not None), total])
+        return float(total)
+
+    def _losses(self, stream: Tensor, batch: np.ndarray) -> Iterator[tuple[Tensor, float]]:
+        """Mean losses of parts of this rank's share, each with what it counts beside a rank's whole even share."""
+        mine = np.array_split(batch, self.world.size)[self.world.rank]
         if len(mine):
             starts, length = torch.from_numpy(mine[:, 0].copy()).to(stream.device), int(mine[0, 1] - mine[0, 0])
             places = starts[:, None] + torch.arange(length, device=stream.device)
             with autocasting(stream.device, self.recipe.schedule.autocast):
                 loss = self.model(stream[places], stream[places + 1], self._documents(stream[places]))
-            share = len(mine) * self.world.size / len(batch)
-            (loss * share).backward()
-            total += loss.detach() * share
-        self.world.mean_([*(p.grad for p in self.named.values() if p.grad is not None), total])
-        return float(total)
+            yield loss, len(mine) * self.world.size / len(batch)
 
     def _documents(self, inputs: Tensor) -> Tensor | None:
         return own_documents(inputs) if self.recipe.eval.document_mask else None

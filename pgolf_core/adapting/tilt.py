@@ -29,14 +29,11 @@ def hints_of(text: np.ndarray, adapt: Adapt) -> np.ndarray:
     contexts = _ranks_of_contexts(np.concatenate((text[:1], text)), length)[: len(places)]
     order = np.argsort(contexts, kind="stable")  # context after context, each from its first target on
     followed, context = text[places[order]], contexts[order]
-    begins = np.concatenate(([True], context[1:] != context[:-1]))
-    at = np.arange(len(order))
-    group = np.maximum.accumulate(np.where(begins, at, 0))
-    seen = at - group + 1  # targets of the context so far, this one too
-    count = _times_so_far(context, followed)
+    seen, count = _times_so_far(context), _times_so_far(context * (followed.max() + 1) + followed)
+    begins = seen == 1
     most = np.maximum.accumulate(context * (len(order) + 1) + count) - context * (len(order) + 1)
     is_more = begins | (most > np.concatenate(([0], most[:-1])))
-    top = followed[np.maximum.accumulate(np.where(is_more, at, 0))]
+    top = followed[np.maximum.accumulate(np.where(is_more, np.arange(len(order)), 0))]
     share = most.astype(np.float32) / seen.astype(np.float32)
     sure = np.flatnonzero((share >= np.float32(adapt.tilt_threshold))[:-1] & ~begins[1:])
     hints[places[order[sure + 1]]] = top[sure]
@@ -53,12 +50,10 @@ def _ranks_of_contexts(text: np.ndarray, length: int) -> np.ndarray:
     return ranks
 
 
-def _times_so_far(context: np.ndarray, followed: np.ndarray) -> np.ndarray:
-    """How often each target has stood after its context, this time too; both int64, contexts in rising order."""
-    pairs = np.unique(context * (followed.max() + 1) + followed, return_inverse=True)[1]
-    order = np.argsort(pairs, kind="stable")
-    at = np.arange(len(order))
-    begins = np.concatenate(([True], pairs[order][1:] != pairs[order][:-1]))
+def _times_so_far(numbers: np.ndarray) -> np.ndarray:
+    """How often each number (int64, from 0 on) has stood there so far, this time too: int64."""
+    order, at = np.argsort(numbers, kind="stable"), np.arange(len(numbers))
+    begins = np.diff(numbers[order], prepend=-1) != 0
     count = np.empty_like(at)
     count[order] = at - np.maximum.accumulate(np.where(begins, at, 0)) + 1
     return count

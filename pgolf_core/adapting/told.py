@@ -2,7 +2,7 @@
 
 import dataclasses
 import io
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,25 +25,35 @@ def rescored(score: Score, per_token: np.ndarray, seconds: float, **windows: int
     )  # fmt: skip
 
 
-def adapted_lines(score: Score, scoring_seconds: float, about: str) -> list[str]:
-    """Two lines on an adapted `score`, rounded and exact; `about` says how it came about.
+@dataclass(frozen=True)
+class Learned:
+    """A score that learned from what was scored before it."""
 
-    `scoring_seconds` is what the scores of the file's own weights took.
-    """
-    spent, loss, bpb = scoring_seconds + score.seconds, score.loss_nats_per_token, score.bpb
-    window = f"stride:{score.stride} seq_len:{score.seq_len} eval_time:{score.seconds * 1000:.0f}ms"
-    if spent > EVALUATION_SECONDS:
-        window += f" over_the_cap:{spent * 1000:.0f}ms of {EVALUATION_SECONDS * 1000:.0f}ms does not count"
-    return [
-        f"final_adapted val_loss:{loss:.4f} val_bpb:{bpb:.4f} {about} {window}",
-        f"final_adapted_exact val_loss:{loss:.8f} val_bpb:{bpb:.8f}",
-    ]
+    score: Score
+    """Its seconds are of all that made it: updates of the weights too, and mixing."""
+    about: str
+    """How it came about, in a word for train.log."""
+    arrays: dict[str, Any]
+    """What adapt.npz holds, NumPy arrays by name."""
+    earlier_seconds: float
+    """How many of the score's belong to attempts that ended early."""
 
+    def lines(self, scoring_seconds: float) -> list[str]:
+        """How train.log tells it, rounded and exactly; `scoring_seconds` is what the packed weights' scores took."""
+        score = self.score
+        spent, loss, bpb = scoring_seconds + score.seconds, score.loss_nats_per_token, score.bpb
+        window = f"stride:{score.stride} seq_len:{score.seq_len} eval_time:{score.seconds * 1000:.0f}ms"
+        if spent > EVALUATION_SECONDS:
+            window += f" over_the_cap:{spent * 1000:.0f}ms of {EVALUATION_SECONDS * 1000:.0f}ms does not count"
+        return [
+            f"final_adapted val_loss:{loss:.4f} val_bpb:{bpb:.4f} {self.about} {window}",
+            f"final_adapted_exact val_loss:{loss:.8f} val_bpb:{bpb:.8f}",
+        ]
 
-def write_trace(folder: Path, score: Score, arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """Write adapt.npz of arrays by name, and return what result.json says of it and of the score."""
-    file = io.BytesIO()
-    np.savez(file, **arrays)
-    write_bytes(folder / ADAPT_TRACE, file.getvalue())
-    digest = sha256_file(folder / ADAPT_TRACE)
-    return {"adapted_bpb": score.bpb, "adapted_loss": score.loss_nats_per_token, "adapt_sha256": digest}
+    def write(self, folder: Path) -> dict[str, Any]:
+        """Write adapt.npz, and return what result.json says of it and of the score."""
+        file = io.BytesIO()
+        np.savez(file, **self.arrays)
+        write_bytes(folder / ADAPT_TRACE, file.getvalue())
+        digest = sha256_file(folder / ADAPT_TRACE)
+        return {"adapted_bpb": self.score.bpb, "adapted_loss": self.score.loss_nats_per_token, "adapt_sha256": digest}

@@ -18,11 +18,10 @@ from torch import Tensor
 
 from pgolf_core.adapting.documents import documents_in, plan_documents
 from pgolf_core.adapting.lora import DocumentLoRA
-from pgolf_core.adapting.mixture import Mixed, mix_score
 from pgolf_core.adapting.plan import Event, ScoreEvent, UpdateEvent, places_of, plan_chunks, targets_done, unlawful
 from pgolf_core.adapting.sgd import ChunkSGD
 from pgolf_core.adapting.tilt import hints_of
-from pgolf_core.adapting.told import adapted_lines, rescored, write_trace
+from pgolf_core.adapting.told import Learned, rescored
 from pgolf_core.base.parallel import ALONE, World
 from pgolf_core.network.score import Progress, Score
 from pgolf_core.packing.unpack import load_model
@@ -31,38 +30,17 @@ from pgolf_core.training.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
-class Adapted:
-    """The score of weights that learned from each chunk after it was scored, and the trace of that."""
+class Adapted(Learned):
+    """The score of weights that learned from each chunk after it was scored, and the trace of that.
 
-    score: Score
-    """Its seconds are those of the events, updates included."""
+    `arrays`: `events` (`event_rows`), `states` (uint8 [states, 32]), `nats` (float64 [windows]) and `seconds` (float64
+    [events]), all in the plan's order.
+    """
+
     states: list[str]
     """SHA-256 of the weights, hexadecimal: the file's own, then after each update."""
-    rows: np.ndarray
-    """`event_rows` of the plan."""
-    nats: np.ndarray
-    """float64 [windows]: of each window of the plan, in its order."""
     pieces: np.ndarray
     """`pieces_of` the plan."""
-    event_seconds: list[float]
-    """Wall time of each event."""
-    earlier_seconds: float
-    """How many of them belong to attempts that ended early."""
-
-    @property
-    def arrays(self) -> dict[str, np.ndarray]:
-        """What adapt.npz holds: `events` (`event_rows`), `states` (uint8 [states, 32]), `nats` (float64 [windows]) and
-        `seconds` (float64 [events])."""
-        states = np.array([list(bytes.fromhex(state)) for state in self.states], np.uint8)
-        return {"events": self.rows, "states": states, "nats": self.nats, "seconds": np.array(self.event_seconds)}
-
-    def write(self, folder: Path) -> dict[str, Any]:
-        """Write adapt.npz, and return what result.json says of it."""
-        return write_trace(folder, self.score, self.arrays)
-
-    def lines(self, scoring_seconds: float) -> list[str]:
-        """How train.log tells it; `scoring_seconds` is what the scores of the file's own weights took."""
-        return adapted_lines(self.score, scoring_seconds, f"updates:{len(self.states) - 1}")
 
 
 def plan_of(tokens: np.ndarray, recipe: Recipe) -> list[Event]:
@@ -183,19 +161,8 @@ def adapt_artifact(
         frozen, per_token, sum(seconds), windows=len(windows), seq_len=int((windows[:, 2] - windows[:, 0]).max()),
         stride=int(np.median(windows[:, 2] - windows[:, 1])),
     )  # fmt: skip
-    nats = nats_of(windows, per_token[places_of(windows)])
-    return Adapted(score, states, event_rows(events), nats, pieces_of(tokens, events), seconds, earlier_seconds)
-
-
-def adapt_seed(
-    path: Path, recipe: Recipe, tokens: np.ndarray, frozen: Score, seconds: dict[str, float], lines: list[str],
-    world: World,
-) -> dict[str, Any]:  # fmt: skip
-    """What a script does after its sliding score, `frozen`: adapts the file, adds to the log's `lines` and to the
-    `seconds` by part, writes the trace beside the file; returns what result.json says of it."""
-    adapted: Adapted | Mixed = adapt_artifact(path, recipe, tokens, frozen, world=world)
-    if recipe.adapt.mix != "off" and world.first:
-        adapted = mix_score(recipe, tokens, adapted.score, adapted)
-    lines += adapted.lines(seconds["scoring"])
-    seconds["adapting"] = adapted.score.seconds
-    return adapted.write(path.parent) if world.first else {}
+    arrays = {
+        "events": event_rows(events), "states": np.array([list(bytes.fromhex(state)) for state in states], np.uint8),
+        "nats": nats_of(windows, per_token[places_of(windows)]), "seconds": np.array(seconds),
+    }  # fmt: skip
+    return Adapted(score, f"updates:{len(states) - 1}", arrays, earlier_seconds, states, pieces_of(tokens, events))

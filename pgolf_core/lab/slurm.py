@@ -24,7 +24,8 @@ JOBS = "slurm-jobs.json"
 """In a run's folder, Jobs: the job that was submitted last, and which of its tasks has which seed."""
 WARNING_SECONDS = 90
 """How long before its time limit a job is told to save: a step, the 20 s of grace of a notebook, a busy disk."""
-LEAST_MINUTES = 5
+MINUTES, LEAST_MINUTES = 60, 5
+"""Of a job, unless --time says otherwise, and at least."""
 MOST_RESTARTS = 100
 OWN = ("array", "open-mode", "output", "requeue", "no-requeue", "signal", "time", "parsable", "wrap", "test-only")
 """sbatch's options that the script sets itself; -a, -o and -t are three of them."""
@@ -37,8 +38,7 @@ SCRIPT = """#!/bin/bash
 #SBATCH --output="{log}"
 #SBATCH --open-mode=append
 #SBATCH --requeue
-#SBATCH --signal=B:USR1@{warning}
-{options}
+#SBATCH --signal=B:USR1@{warning}{options}
 # Written by pgolf. Ended early, it goes on from the last checkpoint when Slurm starts it again.
 cd {root} || exit 1
 case $SLURM_ARRAY_TASK_ID in
@@ -95,8 +95,8 @@ def add_slurm(parser: argparse.ArgumentParser) -> None:
     """`--on` and what goes with it."""
     option = parser.add_argument
     option("--on", choices=("slurm",), help="submit jobs to Slurm and return, instead of working here")
-    about = f"with --on: minutes until a job has to save and queue again (default 60, at least {LEAST_MINUTES})"
-    option("--time", type=count, default=60, metavar="MINUTES", help=about)
+    about = f"with --on: minutes until a job has to save and queue again (default {MINUTES}, at least {LEAST_MINUTES})"
+    option("--time", type=count, metavar="MINUTES", help=about)
     about = 'with --on: further options of sbatch, as "--partition=gpu --gres=gpu:8"'
     option("--slurm", default="", metavar="OPTIONS", help=about)
     option("--dry-run", action="store_true", help="with --on: print the scripts, write and submit nothing")
@@ -105,11 +105,12 @@ def add_slurm(parser: argparse.ArgumentParser) -> None:
 def asked(options: argparse.Namespace) -> Asked | None:
     """What is asked of Slurm, or None; UsageError for options that cannot be meant."""
     if not options.on:
-        if given := [name for name in ("slurm", "dry_run") if getattr(options, name)]:
+        if given := [name for name in ("time", "slurm", "dry_run") if getattr(options, name)]:
             raise UsageError(f"--{given[0].replace('_', '-')} goes with --on slurm")
         return None
-    if options.time < LEAST_MINUTES:
-        raise UsageError(f"--time {options.time}: give at least {LEAST_MINUTES} minutes, or it saves more than it runs")
+    minutes = options.time or MINUTES
+    if minutes < LEAST_MINUTES:
+        raise UsageError(f"--time {minutes}: give at least {LEAST_MINUTES} minutes, or it saves more than it runs")
     try:
         words = shlex.split(options.slurm)
     except ValueError as error:
@@ -121,7 +122,7 @@ def asked(options: argparse.Namespace) -> Asked | None:
             raise UsageError(f"--slurm '{word}': pgolf sets that itself (--time has minutes); leave it out")
     if not options.dry_run and not shutil.which("sbatch"):
         raise UserError("sbatch is not installed here; give the command where Slurm is, or --dry-run to see the script")
-    return Asked(options.time, shlex.join(words), options.dry_run)
+    return Asked(minutes, shlex.join(words), options.dry_run)
 
 
 def script(name: str, commands: Sequence[Sequence[str]], folder: Path, given: Asked) -> str:
@@ -130,9 +131,9 @@ def script(name: str, commands: Sequence[Sequence[str]], folder: Path, given: As
     return SCRIPT.format(
         name=name, last=len(commands) - 1, minutes=given.minutes, warning=WARNING_SECONDS, restarts=MOST_RESTARTS,
         log=f"{str(folder).replace('%', '%%')}/{name}-%A_%a.log", root=shlex.quote(str(find_root())),
-        options=f"#SBATCH {given.options}" if given.options else "", cases="\n".join(cases),
+        options=f"\n#SBATCH {given.options}" if given.options else "", cases="\n".join(cases),
         program=shlex.join(PROGRAM),
-    ).replace("\n\n", "\n")  # fmt: skip
+    )  # fmt: skip
 
 
 def check(given: Asked) -> None:

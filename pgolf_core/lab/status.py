@@ -9,9 +9,10 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from pgolf_core.base.files import UserError, read_json
 from pgolf_core.base.names import METRICS, SEED_RESULT
@@ -26,6 +27,7 @@ from pgolf_core.lab.shared.usage import add_json, note
 from pgolf_core.recipes.recipe import Recipe, from_dict
 from pgolf_core.result import Result
 
+T = TypeVar("T")
 WATCH_SECONDS = 2.0
 OVER = ("finished", "damaged", "stopped", "not begun")
 """States that nothing will change by itself."""
@@ -59,7 +61,9 @@ def run(options: argparse.Namespace) -> int:
     """Print one row a seed; returns the exit status."""
     while True:
         folders = [Path(folder).expanduser() for folder in options.runs]
-        queued = _queue(folders)
+        queued: dict[tuple[str, str], slurm.Queued] = {}
+        if any((folder / slurm.JOBS).is_file() for folder in folders):
+            queued = _known("what waits in Slurm's queue", slurm.queue, queued)
         found = [one for folder in folders for one in statuses(folder, queued)]
         text = json.dumps([vars(one) for one in found], indent=2) if options.json else status_text(found)
         clear = "\033[H\033[J" if options.watch and sys.stdout.isatty() else ""
@@ -69,13 +73,13 @@ def run(options: argparse.Namespace) -> int:
         time.sleep(WATCH_SECONDS)
 
 
-def _queue(folders: Sequence[Path]) -> dict[tuple[str, str], slurm.Queued]:
-    """Slurm's queue if any of the runs was submitted; a queue that does not answer is a note."""
+def _known(what: str, read: Callable[[], T], without: T) -> T:
+    """What is read; where that cannot be, a note says `what` is not known."""
     try:
-        return slurm.queue() if any((folder / slurm.JOBS).is_file() for folder in folders) else {}
+        return read()
     except UserError as error:
-        note(f"what waits in Slurm's queue is not known: {error}")
-        return {}
+        note(f"{what} is not known: {error}")
+        return without
 
 
 def status_text(found: Sequence[SeedStatus]) -> str:
@@ -101,44 +105,35 @@ def statuses(folder: Path, queued: Mapping[tuple[str, str], slurm.Queued]) -> It
         raise UserError(f"{folder} is no run's folder: it has no {RECIPE_FILE}; name one, as runs/TRACK/RECIPE")
     values = read_object(folder / RECIPE_FILE)
     recipe = from_dict({key: value for key, value in values.items() if key != "fingerprint"}, str(folder / RECIPE_FILE))
-    jobs = _jobs(folder / slurm.JOBS)
+    path, jobs = folder / slurm.JOBS, slurm.Jobs()
+    if path.is_file():
+        jobs = _known("which jobs were submitted", lambda: build(slurm.Jobs, read_json(path), str(path)), jobs)
     for seed in sorted({*seed_folders(folder), *(int(seed) for seed in jobs.tasks if seed.isdecimal())}):
         task = queued.get((jobs.job, str(jobs.tasks.get(str(seed), ""))))
         yield _status(folder, seed, recipe, task)
 
 
-def _jobs(path: Path) -> slurm.Jobs:
-    """The note of the jobs; a damaged one is told, and is none."""
-    try:
-        return build(slurm.Jobs, read_json(path), str(path)) if path.is_file() else slurm.Jobs()
-    except UserError as error:
-        note(f"which jobs were submitted is not known: {error}")
-        return slurm.Jobs()
-
-
 def _status(folder: Path, seed: int, recipe: Recipe, task: slurm.Queued | None) -> SeedStatus:
-    place, name = folder / f"seed{seed}", folder.resolve().name
-    metrics, holder = place / METRICS, holder_of(place)
-    now = last_step(metrics, recipe)
-    step, bpb = now.step if now else None, _last_bpb(metrics)
+    place = folder / f"seed{seed}"
+    now, holder = last_step(place / METRICS, recipe), holder_of(place)
+    state, step = "stopped" if (place / "notebooks").is_dir() else "not begun", now.step if now else None
+    found = SeedStatus(folder.resolve().name, seed, state, "", step, _last_bpb(place / METRICS), None)
     if (place / SEED_RESULT).is_file():
         try:
             result = Result.read(place / SEED_RESULT)
         except UserError as error:
             note(str(error))
-            return SeedStatus(name, seed, "damaged", "", step, None, None)
-        return SeedStatus(name, seed, "finished", "", result.steps, getattr(result, f"{final_score(result)}_bpb"), None)
+            return replace(found, state="damaged", bpb=None)
+        return replace(found, state="finished", step=result.steps, bpb=getattr(result, f"{final_score(result)}_bpb"))
     if holder and holder.is_alive():
         stage = max((path.stem for path in place.glob("notebooks/*.ipynb")), default="begins")
-        is_training = now and stage.startswith("03") and math.isfinite(now.seconds_left)
-        left = now.seconds_left if now and is_training else None
+        left = now.seconds_left if now and stage.startswith("03") and math.isfinite(now.seconds_left) else None
         where = f"{holder.node}, job {holder.job}" if holder.job else holder.node
-        return SeedStatus(name, seed, stage, where, step, bpb, left)
+        return replace(found, state=stage, where=where, seconds_left=left)
     if task:
         state = "queued" if task.state == "PENDING" else task.state.lower()
-        return SeedStatus(name, seed, state, task.node or task.reason, step, bpb, None)
-    state = "stopped" if (place / "notebooks").is_dir() else "not begun"
-    return SeedStatus(name, seed, state, "", step, bpb, None)
+        return replace(found, state=state, where=task.node or task.reason)
+    return found
 
 
 def _last_bpb(path: Path) -> float | None:

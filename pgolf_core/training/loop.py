@@ -44,7 +44,7 @@ from pgolf_core.training.average import build_average
 from pgolf_core.training.checkpoint import Checkpoint, resume_trainer, save_trainer, write_weights
 from pgolf_core.training.optim import Optimizers, check_finite, clip_gradients, muon_momentum, rate_multiplier
 from pgolf_core.training.progress import TrainProgress, progress_at
-from pgolf_core.training.runlog import NoLog, RunLog, SecondsLedger, TrainResult, opening_lines
+from pgolf_core.training.runlog import RunLog, SecondsLedger, TrainResult, opening_lines
 
 LOOK_BACK_STEPS = 8
 """No step is begun that would end after the cap if it took as long as the longest of so many before it."""
@@ -88,7 +88,7 @@ class Trainer:
         self.world, self.ledger = world, SecondsLedger()
         self.stop = Stop(launched=world.size > 1)
         self.progress = progress if world.first else None
-        self.log = RunLog(self.folder, say) if world.first else NoLog(self.folder)
+        self.log = RunLog(self.folder, say, world.first)
         self.device = pick_device()
         with self.ledger.spend("data"):
             self.stream = open_stream(recipe.data, data.train_paths, data.vocab_size, seed)
@@ -99,6 +99,7 @@ class Trainer:
             world.copy_first_(self.model.parameters())  # other machines may round the initialisation otherwise
             self.optimizers = Optimizers(self.model, recipe.optim, world)
         self.named: dict[str, Tensor] = dict(self.model.named_parameters())
+        self.parameters = sum(p.numel() for p in self.named.values())
         shapes = {name: tuple(p.shape) for name, p in self.named.items()}
         self.qat_grids: dict[str, Grid] = qat_grids(shapes, recipe.quant, recipe.qat)  # refuses bad exceptions
         self.meter = GroupMeter(self.named)
@@ -124,8 +125,12 @@ class Trainer:
     def run(self) -> TrainResult:
         """Train to the cap or the last iteration, then write weights, averages and statistics."""
         with self.stop.watching(), self.log:
-            self._begin()
-            self._announce()
+            if self.world.first:
+                (self.folder / TRAIN_RESULT).unlink(missing_ok=True)
+                if self.checkpoint:  # one that does not belong here is found before anything is done
+                    self.checkpoint.begin(self.ledger)
+            for line in (self.path_line, *opening_lines(self.recipe, self.seed, self.parameters, self.world.size)):
+                self.log.line(line)
             with self.ledger.spend("warmup"):
                 self._warm_up()
             self.average = build_average(self.model, self.recipe.average)
@@ -249,7 +254,9 @@ class Trainer:
             self.optimizers.step(1.0, self.recipe.optim.muon_momentum)
             if length == lengths[-1] and self.model.looping:
                 self.log.line(f"warmup_step:{index + 1}/{steps}", quiet=True)
-            self._leave_if_asked()
+            (asked,) = self.world.largest(self.stop.asked())
+            if asked:  # there is nothing to save yet, a checkpoint that is there stays
+                raise self._stopped("in its warm-up")
         self.model.set_fake_grids({})
         self.model.looping = loops[0]
         if self.gathering is not None:
@@ -279,13 +286,6 @@ class Trainer:
 
     # ------------------------------------------------------------------ checkpoints
 
-    def _begin(self) -> None:
-        """Find a checkpoint that does not belong here before anything is done; count what earlier attempts took."""
-        if self.world.first:
-            (self.folder / TRAIN_RESULT).unlink(missing_ok=True)
-            if self.checkpoint:
-                self.checkpoint.begin(self.ledger)
-
     def _save_checkpoint(self) -> None:
         if self.checkpoint:
             save_trainer(self.checkpoint, self)
@@ -302,16 +302,12 @@ class Trainer:
 
     def _save_in_validation(self) -> None:
         """Save at once when asked to; alone, leave too. Ranks leave together after the next step."""
-        if self.stop.asked() and self.world.first and self.checkpoint and self.checkpoint.saved_step != self.step:
+        if not self.stop.asked():
+            return
+        if self.world.first and self.checkpoint and self.checkpoint.saved_step != self.step:
             self._save_checkpoint()
-        if self.stop.asked() and self.world.size == 1:
+        if self.world.size == 1:
             raise self._stopped(f"at step {self.step}")
-
-    def _leave_if_asked(self) -> None:
-        """In the warm-up: there is nothing to save yet, a checkpoint that is there stays."""
-        (asked,) = self.world.largest(self.stop.asked())
-        if asked:
-            raise self._stopped("in its warm-up")
 
     def _stopped(self, where: str) -> KeyboardInterrupt:
         onward = self.checkpoint.onward if self.checkpoint else ""
@@ -320,11 +316,6 @@ class Trainer:
     def _timing(self) -> str:
         milliseconds = self.ledger.seconds["train"] * 1000
         return f"train_time:{milliseconds:.0f}ms step_avg:{milliseconds / max(self.step, 1):.2f}ms"
-
-    def _announce(self) -> None:
-        parameters = sum(p.numel() for p in self.named.values())
-        for line in (self.path_line, *opening_lines(self.recipe, self.seed, parameters, self.world.size)):
-            self.log.line(line)
 
     def _log_step(self, record: dict[str, float]) -> None:
         schedule, step, clock = self.recipe.schedule, self.step, self.ledger.seconds["train"]
@@ -340,6 +331,7 @@ class Trainer:
 
     def _finish(self) -> TrainResult:
         """Write averaged and raw weights, the gradient statistics, and what training says about itself."""
+        schedule = self.recipe.schedule
         if memory := peak_memory(self.device):
             self.log.line(memory)
         with self.ledger.spend("averaging"):
@@ -349,17 +341,16 @@ class Trainer:
         result = TrainResult(
             steps=self.step,
             tokens=self.step * self.recipe.data.batch_tokens,
-            parameters=sum(p.numel() for p in self.named.values()),
-            stopped_by="clock" if self.step < self.recipe.schedule.iterations else "iterations",
+            parameters=self.parameters,
+            stopped_by="clock" if self.step < schedule.iterations else "iterations",
             seconds=self.ledger.settled(),
             earlier_seconds=self.ledger.earlier,
             resumed_at_steps=self.resumed_at,
             sensitivity_steps=self.meter.steps,
             path=self.path_line,
         )
-        schedule, trained = self.recipe.schedule, result.seconds["train"]
+        trained, cap = result.seconds["train"], schedule.max_seconds
         if schedule.over_cap_seconds(trained):
-            cap = schedule.max_seconds
             self.log.line(f"over_the_cap: train_time:{trained * 1000:.0f}ms cap:{cap * 1000:.0f}ms does not count")
         if self.world.first:  # only with its result written the training is done, and its checkpoint goes
             write_json(self.folder / TRAIN_RESULT, dataclasses.asdict(result))

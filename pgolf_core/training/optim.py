@@ -90,8 +90,8 @@ class Muon:
     """Momentum, orthogonalised by Newton-Schulz, batched over matrices of one shape (papers/techniques/muon.md).
 
     `parameters` maps names to 2-D float32 tensors with gradients; gradient and momentum are kept in the recipe's
-    muon_dtype. Weight decay is decoupled, before or after. Every
-    rank keeps all momentum and orthogonalises its share of each stack, while the shares of the last one travel.
+    muon_dtype. Weight decay is decoupled, before or after. Every rank keeps all momentum and orthogonalises its share
+    of each stack, while the shares of the last one travel.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class AdamW:
 
     def __init__(self, groups: list[tuple[Group, dict[str, nn.Parameter]]], eps: float):
         self.groups, self.eps = groups, eps
-        self.names = [name for _, members in groups for name in members]
+        self.named = {name: parameter for _, members in groups for name, parameter in members.items()}
         self.reset()
 
     def reset(self) -> None:
@@ -164,13 +164,12 @@ class AdamW:
               "weight_decay": group.weight_decay} for group, members in self.groups],
             eps=self.eps, fused=True,
         )  # fmt: skip
-        for group in self.inner.param_groups:
-            for parameter in group["params"]:
-                self.inner.state[parameter] = {
-                    "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
-                    "exp_avg": torch.zeros_like(parameter),
-                    "exp_avg_sq": torch.zeros_like(parameter),
-                }
+        for parameter in self.named.values():
+            self.inner.state[parameter] = {
+                "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
 
     def step(self, multiplier: float) -> None:
         """One update with every group's learning rate at base x multiplier."""
@@ -180,10 +179,9 @@ class AdamW:
 
     def tensors(self) -> dict[str, Tensor]:
         """step, exp_avg and exp_avg_sq by parameter name."""
-        parameters = [parameter for group in self.inner.param_groups for parameter in group["params"]]
         return {
             f"{name}.{key}": tensor
-            for name, parameter in zip(self.names, parameters, strict=True)
+            for name, parameter in self.named.items()
             for key, tensor in self.inner.state[parameter].items()
         }
 
@@ -251,9 +249,7 @@ def rate_multiplier(schedule: Schedule, step: int, elapsed_seconds: float) -> fl
     elif iters <= 0:
         return 1.0
     elif cap > 0:
-        warmdown_seconds = iters * elapsed_seconds / max(step, 1)
-        remaining_seconds = max(cap - elapsed_seconds, 0.0)
-        falling = remaining_seconds / max(warmdown_seconds, 1e-12) if remaining_seconds <= warmdown_seconds else 1.0
+        falling = (cap - elapsed_seconds) / max(iters * elapsed_seconds / max(step, 1), 1e-12)
     else:
         falling = (schedule.iterations - step) / iters
     return min(max(falling, schedule.min_lr), 1.0)

@@ -66,11 +66,14 @@ def progress_at(recipe: Recipe, step: int, loss: float, clock: float, tokens_per
 
 
 def training_curve(folder: Path | str) -> list[dict[str, Any]]:
-    """The parsed lines of a run's metrics.jsonl, in order; UserError if there is none."""
+    """The parsed whole lines of a run's metrics.jsonl, in order; UserError if there is none, or one is damaged."""
     path = Path(folder) / METRICS
     if not path.is_file():
         raise UserError(f"{path} does not exist; run the training stage first")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    try:  # what follows the last newline is still being written, or was cut
+        return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+    except ValueError as error:
+        raise UserError(f"{path} has a line that is no JSON ({error}); train again with --fresh") from None
 
 
 def read_result(folder: Path | str) -> TrainResult:

@@ -6,6 +6,7 @@ train.log is for people (the field's line formats, papers/machinery.md), metrics
 import contextlib
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -48,16 +49,21 @@ class SecondsLedger:
 
 
 class RunLog:
-    """Appends to both files, a line at a time, each line flushed; a context manager that closes them."""
+    """Appends to both files, a line at a time, each line flushed; a context manager that closes them.
 
-    def __init__(self, folder: Path, say: Callable[[str], None] | None = None):
-        self.folder, self.say = folder, say
+    Any rank but the first writes and says nothing.
+    """
+
+    def __init__(self, folder: Path, say: Callable[[str], None] | None = None, is_first: bool = True):
+        self.folder, self.say, self.is_first = folder, say if is_first else None, is_first
 
     def __enter__(self) -> "RunLog":
         with explain_os_errors(f"cannot write logs in {self.folder}"):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.text = open(self.folder / TRAIN_LOG, "a", encoding="utf-8", buffering=1)
-            self.metrics = open(self.folder / METRICS, "a", encoding="utf-8", buffering=1)
+            if self.is_first:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            paths = [self.folder / name if self.is_first else os.devnull for name in (TRAIN_LOG, METRICS)]
+            self.text = open(paths[0], "a", encoding="utf-8", buffering=1)
+            self.metrics = open(paths[1], "a", encoding="utf-8", buffering=1)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -75,19 +81,6 @@ class RunLog:
             self.text.write(text + "\n")
         if self.say is not None and not quiet:
             self.say(text)
-
-
-class NoLog(RunLog):
-    """Writes and says nothing: the log of every rank but the first."""
-
-    def __enter__(self) -> "NoLog":
-        return self
-
-    def __exit__(self, *exception: object) -> None: ...
-
-    def metric(self, **values: Any) -> None: ...
-
-    def line(self, text: str, quiet: bool = False) -> None: ...
 
 
 def opening_lines(recipe: Recipe, seed: int, parameters: int, ranks: int) -> list[str]:

@@ -6,38 +6,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ranks import on_ranks
+from learning import LORA, assert_ranks_agree, carried_out
 from small import noisy_model, plain_nats, small_recipe
 
 from pgolf_core.adapting import lora
 from pgolf_core.adapting.documents import DocumentScore, DocumentUpdate, PhaseUpdate, documents_in, plan_documents
 from pgolf_core.adapting.lora import Adapters, DocumentLoRA, adapter_shapes, drawn_factors
-from pgolf_core.adapting.plan import ScoreEvent
 from pgolf_core.base.files import UserError
 from pgolf_core.base.parallel import ALONE, World
 from pgolf_core.recipes.reading import load_recipe
-from pgolf_core.recipes.recipe import Recipe
-from pgolf_core.text.packed import document_starts
 
-LORA = {"kind": "lora", "lr": 0.05, "epochs": 1, "chunk_tokens": 32, "batch_seqs": 2, "phase_rows": 2, "lora_rank": 3,
-        "lora_lr": 0.02, "lora_tokens": 5, "batch_documents": 4, "phases": 2, "phase_documents": 9}  # fmt: skip
 RECIPE = small_recipe(adapt=LORA)
 DRAW = np.random.default_rng(3)
 TOKENS = DRAW.integers(2, 64, 301).astype(np.uint16)
 TOKENS[[0, *DRAW.choice(np.arange(1, 301), 14, replace=False)]] = 1
-
-
-def carried_out(recipe: Recipe = RECIPE, world: World = ALONE, until: int | None = None):
-    """The small network after the plan on TOKENS: (learner, nats of every target, what each update left)."""
-    learner, losses, states = DocumentLoRA(noisy_model().eval(), recipe, world), torch.zeros(300), []
-    stream = torch.from_numpy(TOKENS.astype(np.int64))
-    for event in plan_documents(TOKENS, recipe.eval, recipe.adapt)[:until]:
-        if isinstance(event, ScoreEvent):
-            learner.score(event, stream, losses)
-        else:
-            learner.update(event, stream)
-            states.append(learner.snapshot())
-    return learner, losses, states
 
 
 def test_sizes_of_pr_1855_and_2135() -> None:
@@ -50,8 +32,8 @@ def test_sizes_of_pr_1855_and_2135() -> None:
 
 
 def test_a_first_chunk_is_scored_as_the_weights_alone_score_that_document() -> None:
-    _, losses, _ = carried_out(small_recipe(adapt={**LORA, "phases": 0}))
-    _, moved, _ = carried_out()
+    _, losses, *_ = carried_out(small_recipe(adapt={**LORA, "phases": 0}), TOKENS)
+    _, moved, *_ = carried_out(RECIPE, TOKENS)
     frozen, apart = noisy_model().eval(), []
     for first, end in documents_in(TOKENS).tolist():
         own = np.array(plain_nats(frozen, TOKENS[first : end + 1], 16, 16))
@@ -66,7 +48,7 @@ def test_an_adapter_is_a_low_rank_change_of_the_weight_it_stands_beside(kind: st
     recipe = small_recipe(adapt={**LORA, "lora_targets": [kind], "phases": 0, "lora_alpha": 6.0})
     events = plan_documents(TOKENS, recipe.eval, recipe.adapt)
     last = max(number for number, event in enumerate(events) if isinstance(event, DocumentUpdate))
-    learner, losses, _ = carried_out(recipe, until=last + 2)
+    learner, losses, *_ = carried_out(recipe, TOKENS, until=last + 2)
     after, merged = events[last + 1], noisy_model().eval()
     assert isinstance(after, DocumentScore) and after.chunk > 0
     change = [2.0 * up[int(after.rows[-1])] @ down[int(after.rows[-1])]
@@ -100,7 +82,7 @@ def test_first_factors_are_taken_over_and_everything_else_begins_anew() -> None:
             learner.update(event, stream)
         before = None if isinstance(event, PhaseUpdate) else learner.current.down["q"].detach().clone()
     assert seen == [False, False, False, False] and int(learner.drawn) == 4  # small group, phase, phase
-    no_phase, _, _ = carried_out(small_recipe(adapt={**LORA, "phases": 0}))
+    no_phase, *_ = carried_out(small_recipe(adapt={**LORA, "phases": 0}), TOKENS)
     assert int(no_phase.drawn) == 2, "the lasting ones, and those of the group that is not full"
 
 
@@ -122,12 +104,6 @@ def test_sums_see_every_bit_and_place_and_do_not_depend_on_ranks(monkeypatch: py
     assert torch.equal(sum(parts), sums(down)) and sums(down).dtype is torch.int64
 
 
-def test_attention_in_a_phase_begins_anew_at_documents_and_after_a_sequence() -> None:
-    ids = np.array([5, 5, 1, 5, 5, 5, 5, 5, 1, 1])
-    assert document_starts(torch.from_numpy(ids)[None], 3, 1).tolist() == [0, 2, 5, 8, 9, 10]
-    assert document_starts(torch.from_numpy(ids)[None], 99, 1).tolist() == [0, 2, 8, 9, 10]
-
-
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -137,25 +113,9 @@ def test_attention_in_a_phase_begins_anew_at_documents_and_after_a_sequence() ->
 )
 def test_what_diverges_is_said_with_its_remedy(changes: dict, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        carried_out(small_recipe(adapt={**LORA, **changes}))
+        carried_out(small_recipe(adapt={**LORA, **changes}), TOKENS)
 
 
 def test_ranks_agree_with_one_but_for_rounding(tmp_path: Path) -> None:
     """Groups of three and four documents over three ranks, some of which have none to learn from."""
-    on_ranks(3, _leave_what_came_of_it, tmp_path)
-    learner, losses, states = carried_out()
-    found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(3)]
-    for one in found:
-        assert torch.equal(one["losses"], found[0]["losses"])
-        assert all(torch.equal(a[key], b[key]) for a, b in zip(one["states"], found[0]["states"], strict=True)
-                   for key in a if key == "adapters")  # fmt: skip
-        torch.testing.assert_close(one["losses"], losses, atol=2e-4, rtol=1e-4)
-        assert len(one["states"]) == len(states)
-        for name, weight in learner.named.items():
-            torch.testing.assert_close(one["weights"][name], weight.detach(), atol=1e-5, rtol=1e-3)
-
-
-def _leave_what_came_of_it(world: World, folder: Path) -> None:
-    learner, losses, states = carried_out(world=world)
-    weights = {name: p.detach() for name, p in learner.named.items()}
-    torch.save({"losses": losses, "states": states, "weights": weights}, folder / f"{world.rank}.pt")
+    assert_ranks_agree(3, RECIPE, TOKENS, tmp_path, atol=2e-4, rtol=1e-4)

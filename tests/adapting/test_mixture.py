@@ -1,18 +1,14 @@
 """The mixture with n-grams against a plain one, token by token; what it may not see; what is kept of it."""
 
-import dataclasses
 import math
 from collections import Counter, defaultdict
-from pathlib import Path
 
 import numpy as np
 import pytest
 from small import small_recipe
 
-from pgolf_core.adapting.mixture import MOST, SHARES, Mixed, mix_score, mix_seed, mixed_nats
-from pgolf_core.base.files import sha256_file
-from pgolf_core.base.names import ADAPT_TRACE
-from pgolf_core.base.parallel import ALONE
+from pgolf_core.adapting.mixture import MOST, SHARES, mix_score, mixed_nats
+from pgolf_core.adapting.told import Learned
 from pgolf_core.network.score import Score
 from pgolf_core.recipes.recipe import Recipe
 from pgolf_core.text.tokenizer import BOS
@@ -103,53 +99,24 @@ def test_no_later_token_or_score_changes_an_earlier_target_in_any_bit(seed: int)
     assert np.array_equal(found[:place], changed[:place]) and np.array_equal(found[: place + 1], short)
 
 
-def a_score(nats: np.ndarray, seconds: float = 2.0) -> Score:
+def a_score(nats: np.ndarray) -> Score:
     total = float(nats.sum(dtype=np.float64))
     sizes = {"tokens": len(nats), "bytes": 2 * len(nats), "windows": 0, "seq_len": 16, "stride": 4}
-    return Score(total / math.log(2) / sizes["bytes"], total / len(nats), total, **sizes, seconds=seconds,
+    return Score(total / math.log(2) / sizes["bytes"], total / len(nats), total, **sizes, seconds=2.0,
                  per_token_nats=nats)  # fmt: skip
 
 
-@dataclasses.dataclass
-class Learned:
-    """What an adaptation of the weights leaves."""
-
-    earlier_seconds: float = 0.5
-
-    @property
-    def arrays(self) -> dict[str, np.ndarray]:
-        return {"events": np.arange(3)}
-
-
-@pytest.mark.parametrize("adapted", [None, Learned()])
-def test_what_is_kept_and_said_of_it(adapted: Learned | None, tmp_path: Path) -> None:
-    (tokens, _), recipe = a_text(400), recipe_of(4, 0.8)
-    nats = np.full(400, 1.5, np.float32)
-    mixed = mix_score(recipe, tokens, a_score(nats), adapted)
+@pytest.mark.parametrize("learns", [False, True])
+def test_what_is_kept_of_it(learns: bool) -> None:
+    (tokens, _), recipe, nats = a_text(400), recipe_of(4, 0.8), np.full(400, 1.5, np.float32)
+    adapted = Learned(a_score(nats), "", {"events": np.arange(3)}, 0.5) if learns else None
+    frozen = a_score(nats + learns)
+    mixed = mix_score(recipe, tokens, frozen, adapted)
     expected = mixed_nats(tokens, nats, recipe)
-    assert np.array_equal(mixed.score.per_token_nats, expected) and mixed.score.bpb < a_score(nats).bpb
+    assert np.array_equal(mixed.score.per_token_nats, expected) and mixed.score.bpb < frozen.bpb
     assert mixed.score.nats == expected.sum(dtype=np.float64) == pytest.approx(400 * mixed.score.loss_nats_per_token)
     assert mixed.score.seconds == mixed.seconds + (2.0 if adapted else 0.0) and mixed.seconds > 0
-    assert mixed.earlier_seconds == (0.5 if adapted else 0.0)
-    said = mixed.write(tmp_path)
-    assert said == {"adapted_bpb": mixed.score.bpb, "adapted_loss": mixed.score.loss_nats_per_token,
-                    "adapt_sha256": sha256_file(tmp_path / ADAPT_TRACE)}  # fmt: skip
-    with np.load(tmp_path / ADAPT_TRACE, allow_pickle=False) as file:
-        arrays = dict(file)
-    assert set(arrays) == {"mixed", "mix_seconds"} | ({"events"} if adapted else set())
-    assert np.array_equal(arrays["mixed"], mixed.score.window_nats) and arrays["mix_seconds"] == [mixed.seconds]
-
-
-def test_the_lines_of_a_log_and_what_a_script_does(tmp_path: Path) -> None:
-    one = Mixed(dataclasses.replace(a_score(np.ones(400, np.float32), 0.25), bpb=1.25, loss_nats_per_token=2.5), 0.25)
-    lines = one.lines(599.74)
-    assert lines == [
-        "final_adapted val_loss:2.5000 val_bpb:1.2500 mixed stride:4 seq_len:16 eval_time:250ms",
-        "final_adapted_exact val_loss:2.50000000 val_bpb:1.25000000",
-    ]
-    assert one.lines(599.76) == [f"{lines[0]} over_the_cap:600010ms of 600000ms does not count", lines[1]]
-    tokens, recipe, seconds, log = a_text(400)[0], recipe_of(4, 0.8), {"scoring": 1.0}, ["earlier"]
-    said = mix_seed(tmp_path / "file", recipe, tokens, a_score(np.ones(400, np.float32)), seconds, log, ALONE)
-    assert said["adapt_sha256"] == sha256_file(tmp_path / ADAPT_TRACE) and seconds["adapting"] > 0
-    assert [line.split()[0] for line in log[1:]] == ["final_adapted", "final_adapted_exact"]
-    assert f"val_bpb:{said['adapted_bpb']:.8f}" in log[2]
+    assert (mixed.about, mixed.earlier_seconds, mixed.adapted) == ("mixed", 0.5 if adapted else 0.0, adapted)
+    assert mixed.arrays.keys() == {"mixed", "mix_seconds"} | ({"events"} if adapted else set())
+    assert np.array_equal(mixed.arrays["mixed"], mixed.score.window_nats)
+    assert mixed.arrays["mix_seconds"] == [mixed.seconds]

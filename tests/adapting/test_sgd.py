@@ -5,34 +5,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ranks import on_ranks
+from learning import CHUNKS, assert_ranks_agree, carried_out
 from small import noisy_model, plain_nats, small_recipe
 
-from pgolf_core.adapting.plan import ScoreEvent, plan_chunks
-from pgolf_core.adapting.sgd import ChunkSGD
 from pgolf_core.base.files import UserError
-from pgolf_core.base.parallel import ALONE, World
 
-CHUNKS = {"kind": "sgd", "lr": 0.05, "epochs": 2, "chunk_tokens": 70, "batch_seqs": 3}
 RECIPE = small_recipe(adapt=CHUNKS)
 TOKENS = np.random.default_rng(3).integers(0, 64, 301).astype(np.uint16)
 
 
-def carried_out(recipe=RECIPE, world: World = ALONE) -> tuple[ChunkSGD, torch.Tensor, list]:
-    """The small network after the plan on TOKENS: (learner, nats of every target, every step's loss and norm)."""
-    learner, losses, steps = ChunkSGD(noisy_model().eval(), recipe, world), torch.zeros(300), []
-    stream = torch.from_numpy(TOKENS.astype(np.int64))
-    for event in plan_chunks(300, recipe.eval, recipe.adapt):
-        if isinstance(event, ScoreEvent):
-            learner.score(event, stream, losses)
-        else:
-            steps += learner.update(event, stream)
-    return learner, losses, steps
-
-
 def test_chunks_are_scored_and_learned_from_as_the_plain_way_does() -> None:
     """By hand: m <- 0.9 m + g, weights <- weights - rate m; g is of a mean over sequences, clipped to a norm of 1."""
-    model, learned = noisy_model().eval(), carried_out()
+    model, (learner, losses, found, _) = noisy_model().eval(), carried_out(RECIPE, TOKENS)
     stream, momentum, steps, nats = torch.from_numpy(TOKENS.astype(np.int64)), {}, [], np.zeros(300)
     for chunk in range(5):
         own = plain_nats(model, TOKENS, 16, 4)
@@ -53,7 +37,6 @@ def test_chunks_are_scored_and_learned_from_as_the_plain_way_does() -> None:
                     gradient = p.grad * min(1.0, 1.0 / (float(norm) + 1e-6))
                     momentum[name] = 0.9 * momentum.get(name, 0.0) + gradient
                     p -= 0.05 * 0.5 * (1 + np.cos(np.pi * chunk / 4)) * momentum[name]
-    learner, losses, found = learned
     np.testing.assert_allclose(losses.numpy(), nats, atol=2e-5)
     np.testing.assert_allclose(found, steps, rtol=1e-4)
     for name, parameter in model.named_parameters():
@@ -67,7 +50,7 @@ def _first_of(target: int) -> int:
 
 def test_a_chunk_is_scored_before_the_weights_move() -> None:
     frozen = noisy_model().eval()
-    _, losses, _ = carried_out()
+    _, losses, *_ = carried_out(RECIPE, TOKENS)
     expected = np.array(plain_nats(frozen, TOKENS, 16, 4))
     np.testing.assert_allclose(losses[:72].numpy(), expected[:72], atol=1e-5)
     assert np.abs(losses[72:].numpy() - expected[72:]).max() > 0.01
@@ -83,24 +66,10 @@ def test_a_chunk_is_scored_before_the_weights_move() -> None:
 def test_what_diverges_is_said_with_its_remedy(epochs: int, words: str) -> None:
     """One step at a huge rate breaks the weights; the next step shows it, or the next score."""
     with pytest.raises(UserError, match=f"{words}.*; lower adapt.lr"):
-        carried_out(small_recipe(adapt={**CHUNKS, "lr": 1e30, "epochs": epochs, "batch_seqs": 9}))
+        carried_out(small_recipe(adapt={**CHUNKS, "lr": 1e30, "epochs": epochs, "batch_seqs": 9}), TOKENS)
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_ranks_agree_with_one_but_for_the_order_of_a_sum(tmp_path: Path, ranks: int) -> None:
     """Three sequences a step, and one in an epoch's last: with two or three ranks some have none to give."""
-    on_ranks(ranks, _leave_what_came_of_it, tmp_path)
-    learner, losses, steps = carried_out()
-    for rank in range(ranks):
-        found = torch.load(tmp_path / f"{rank}.pt")
-        assert torch.equal(found["losses"], torch.load(tmp_path / "0.pt")["losses"])
-        torch.testing.assert_close(found["losses"], losses, atol=1e-4, rtol=1e-5)
-        np.testing.assert_allclose(found["steps"], steps, rtol=1e-4)
-        for name, weight in learner.named.items():
-            torch.testing.assert_close(found["weights"][name], weight.detach(), atol=1e-5, rtol=1e-3)
-
-
-def _leave_what_came_of_it(world: World, folder: Path) -> None:
-    learner, losses, steps = carried_out(world=world)
-    weights = {name: p.detach() for name, p in learner.named.items()}
-    torch.save({"losses": losses, "steps": steps, "weights": weights}, folder / f"{world.rank}.pt")
+    assert_ranks_agree(ranks, RECIPE, TOKENS, tmp_path, atol=1e-4, rtol=1e-5)

@@ -1,17 +1,31 @@
-"""How train.log tells an adapted score."""
+"""How train.log tells an adapted score, and what is kept of it."""
+
+from pathlib import Path
 
 import numpy as np
-import pytest
 
-from pgolf_core.adapting.told import EVALUATION_SECONDS, adapted_lines
+from pgolf_core.adapting.told import Learned
+from pgolf_core.base.files import sha256_file
+from pgolf_core.base.names import ADAPT_TRACE
 from pgolf_core.network.score import Score
 
+TOLD = Learned(
+    Score(1.25, 2.5, 5.0, 2, 4, 1, 16, 4, 0.25, np.full(2, 2.5, np.float32)), "updates:4", {"a": np.arange(3)}, 0.0
+)
 
-@pytest.mark.parametrize("over", [False, True])
-def test_it_is_told_rounded_and_exactly_and_as_over_the_cap_where_it_is(over: bool) -> None:
-    nats = np.full(2, 1.5, np.float32)
-    found = Score(1.25, 1.5, 3.0, 2, 4, 1, 64, 8, 2.0, nats)
-    rounded, exact = adapted_lines(found, EVALUATION_SECONDS - (1 if over else 2), "mixed")
-    assert rounded.startswith("final_adapted val_loss:1.5000 val_bpb:1.2500 mixed stride:8 seq_len:64 eval_time:2000ms")
-    assert rounded.endswith(" over_the_cap:601000ms of 600000ms does not count") is over
-    assert exact == "final_adapted_exact val_loss:1.50000000 val_bpb:1.25000000"
+
+def test_it_is_told_rounded_and_exactly_and_as_over_the_cap_where_it_is() -> None:
+    lines = [
+        "final_adapted val_loss:2.5000 val_bpb:1.2500 updates:4 stride:4 seq_len:16 eval_time:250ms",
+        "final_adapted_exact val_loss:2.50000000 val_bpb:1.25000000",
+    ]
+    assert TOLD.lines(599.74) == lines
+    assert TOLD.lines(599.76) == [f"{lines[0]} over_the_cap:600010ms of 600000ms does not count", lines[1]]
+
+
+def test_its_trace_is_written_and_named_with_the_score(tmp_path: Path) -> None:
+    said = TOLD.write(tmp_path)
+    digest = sha256_file(tmp_path / ADAPT_TRACE)
+    assert said == {"adapted_bpb": 1.25, "adapted_loss": 2.5, "adapt_sha256": digest}
+    with np.load(tmp_path / ADAPT_TRACE, allow_pickle=False) as file:
+        assert list(file) == ["a"] and np.array_equal(file["a"], np.arange(3))

@@ -1,6 +1,5 @@
 """Adaptation of a packed file: the score, its trace, its lines, and going on after a kill."""
 
-import dataclasses
 import hashlib
 import re
 from pathlib import Path
@@ -8,23 +7,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from learning import CHUNKS, LORA
 from ranks import on_ranks, start_process, wait_until
 from small import flat_bytes, noisy_model, small_recipe
 
 from pgolf_core.adapting import trace
 from pgolf_core.adapting.sgd import ChunkSGD
-from pgolf_core.adapting.trace import Adapted, adapt_artifact, adapt_seed, weights_sha256
-from pgolf_core.base.files import sha256_file
-from pgolf_core.base.names import ADAPT_TRACE
+from pgolf_core.adapting.trace import Adapted, adapt_artifact, weights_sha256
 from pgolf_core.base.parallel import ALONE, World
 from pgolf_core.network.score import Score
 from pgolf_core.packing.pack import pack
 from pgolf_core.packing.unpack import load_model, score_artifact
 from pgolf_core.training.checkpoint import Checkpoint
 
-RECIPE = small_recipe(
-    adapt={"kind": "sgd", "lr": 0.05, "epochs": 2, "chunk_tokens": 70, "batch_seqs": 3}, schedule={"autocast": "off"}
-)
+RECIPE = small_recipe(adapt=CHUNKS, schedule={"autocast": "off"})
 TOKENS = np.random.default_rng(3).integers(0, 64, 301).astype(np.uint16)
 
 
@@ -39,11 +35,11 @@ def frozen_score(path: Path, world: World = ALONE) -> Score:
     return score_artifact(path, TOKENS, flat_bytes(64), 16, 4, 8, autocast="off", world=world)
 
 
-def adapted(path: Path, **options) -> Adapted:
-    return adapt_artifact(path, RECIPE, TOKENS, frozen_score(path), **options)
+def adapted(path: Path, world: World = ALONE, **options) -> Adapted:
+    return adapt_artifact(path, RECIPE, TOKENS, frozen_score(path, world), world=world, **options)
 
 
-def test_the_trace_says_what_was_scored_under_which_weights(artifact: Path, tmp_path: Path) -> None:
+def test_the_trace_says_what_was_scored_under_which_weights(artifact: Path) -> None:
     frozen, found, told = frozen_score(artifact), adapted(artifact), []
     assert adapt_artifact(artifact, RECIPE, TOKENS, frozen, progress=lambda *at: told.append(at)).states == found.states
     assert told == [(72, 300), (140, 300), (212, 300), (280, 300), (300, 300)]
@@ -51,11 +47,7 @@ def test_the_trace_says_what_was_scored_under_which_weights(artifact: Path, tmp_
     assert (score.windows, score.tokens, score.bytes, score.stride) == (frozen.windows, 300, 300, 4)
     assert score.bpb == pytest.approx(score.nats / np.log(2) / 300) and score.bpb < frozen.bpb
     assert np.array_equal(score.per_token_nats[:72], frozen.per_token_nats[:72])
-    said = found.write(tmp_path)
-    assert said == {"adapted_bpb": score.bpb, "adapted_loss": score.loss_nats_per_token,
-                    "adapt_sha256": sha256_file(tmp_path / ADAPT_TRACE)}  # fmt: skip
-    with np.load(tmp_path / ADAPT_TRACE, allow_pickle=False) as file:
-        arrays = dict(file)
+    arrays = found.arrays
     assert arrays["events"].tolist() == [
         [0, 0, 72, 0, 0], [1, 0, 64, 0, 1], [0, 72, 140, 1, 1], [1, 70, 134, 1, 2], [0, 140, 212, 2, 2],
         [1, 140, 204, 2, 3], [0, 212, 280, 3, 3], [1, 210, 274, 3, 4], [0, 280, 300, 4, 4],
@@ -63,26 +55,10 @@ def test_the_trace_says_what_was_scored_under_which_weights(artifact: Path, tmp_
     assert arrays["nats"].sum() == pytest.approx(score.nats) and arrays["nats"].shape == (score.windows,)
     assert arrays["seconds"].shape == (9,) and arrays["seconds"].sum() == pytest.approx(score.seconds)
     assert [bytes(state).hex() for state in arrays["states"]] == found.states and len(set(found.states)) == 5
+    assert found.about == "updates:4" and found.earlier_seconds == 0
     weights = {name: p.detach() for name, p in load_model(artifact).named_parameters()}
     plain = hashlib.sha256(b"".join(name.encode() + w.numpy().tobytes() for name, w in weights.items()))
     assert found.states[0] == weights_sha256(weights) == plain.hexdigest()
-
-
-def test_what_is_said_of_it(artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = adapted(artifact)
-    score = dataclasses.replace(one.score, bpb=1.25, loss_nats_per_token=2.5, seconds=0.25)
-    lines = dataclasses.replace(one, score=score).lines(599.74)
-    assert lines == [
-        "final_adapted val_loss:2.5000 val_bpb:1.2500 updates:4 stride:4 seq_len:16 eval_time:250ms",
-        "final_adapted_exact val_loss:2.50000000 val_bpb:1.25000000",
-    ]
-    over = [f"{lines[0]} over_the_cap:600010ms of 600000ms does not count", lines[1]]
-    assert dataclasses.replace(one, score=score).lines(599.76) == over
-    copy, seconds, log = tmp_path / "model.pgolf", {"scoring": 1.0}, ["earlier"]
-    copy.write_bytes(artifact.read_bytes())
-    said = adapt_seed(copy, RECIPE, TOKENS, frozen_score(copy), seconds, log, ALONE)
-    assert said["adapted_bpb"] == one.score.bpb and said["adapt_sha256"] == sha256_file(tmp_path / ADAPT_TRACE)
-    assert seconds["adapting"] > 0 and [line.split()[0] for line in log[1:]] == ["final_adapted", "final_adapted_exact"]
 
 
 def saved(folder: Path) -> Checkpoint:
@@ -113,32 +89,24 @@ def test_a_killed_adaptation_goes_on_from_the_last_chunk_to_the_same_bits(artifa
     found = adapted(artifact, checkpoint=saved(tmp_path), progress=lambda done, total: begun.append(done))
     whole = adapted(artifact)
     assert begun == [212, 280, 300], "two chunks had been scored and learned from"
-    assert found.states == whole.states and len(found.event_seconds) == 9
+    assert found.states == whole.states and len(found.arrays["seconds"]) == 9
+    assert 0 < found.earlier_seconds < found.score.seconds
     assert np.array_equal(found.score.per_token_nats, whole.score.per_token_nats)
-    assert found.score.bpb == whole.score.bpb and np.array_equal(found.rows, whole.rows)
+    assert found.score.bpb == whole.score.bpb and np.array_equal(found.arrays["events"], whole.arrays["events"])
 
 
-def test_ranks_leave_one_trace(artifact: Path, tmp_path: Path) -> None:
+def test_ranks_have_one_trace(artifact: Path, tmp_path: Path) -> None:
     """Each rank's own; against one rank's: the first state is equal, later ones but for the order of a sum."""
     on_ranks(2, _leave_trace, artifact, tmp_path)
-    one, two = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    (states, nats), (others, other_nats) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     alone = adapted(artifact)
-    assert one["states"] == two["states"] and one["states"][0] == alone.states[0]
-    assert torch.equal(one["nats"], two["nats"])
-    np.testing.assert_allclose(one["nats"].numpy(), alone.score.per_token_nats, atol=1e-4)
-    assert (tmp_path / "rank0" / ADAPT_TRACE).is_file() and not (tmp_path / "rank1" / ADAPT_TRACE).exists()
+    assert states == others and states[0] == alone.states[0] and torch.equal(nats, other_nats)
+    np.testing.assert_allclose(nats.numpy(), alone.score.per_token_nats, atol=1e-4)
 
 
 def _leave_trace(world: World, path: Path, folder: Path) -> None:
-    copy = folder / f"rank{world.rank}" / "model.pgolf"
-    copy.parent.mkdir()
-    copy.write_bytes(path.read_bytes())
-    frozen = frozen_score(copy, world)
-    found = adapt_artifact(copy, RECIPE, TOKENS, frozen, world=world)
-    torch.save(
-        {"states": found.states, "nats": torch.from_numpy(found.score.per_token_nats)}, folder / f"{world.rank}.pt"
-    )
-    adapt_seed(copy, RECIPE, TOKENS, frozen, {"scoring": 0.0}, [], world)
+    found = adapted(path, world)
+    torch.save((found.states, torch.from_numpy(found.score.per_token_nats)), folder / f"{world.rank}.pt")
 
 
 def test_an_unlawful_plan_is_not_carried_out(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,12 +116,7 @@ def test_an_unlawful_plan_is_not_carried_out(artifact: Path, monkeypatch: pytest
         adapted(artifact)
 
 
-LORA = small_recipe(
-    adapt={"kind": "lora", "lr": 0.05, "epochs": 1, "chunk_tokens": 32, "batch_seqs": 2, "phase_rows": 2,
-           "lora_rank": 3, "lora_lr": 0.02, "lora_tokens": 5, "batch_documents": 4, "phases": 2, "phase_documents": 9,
-           "tilt": "ngram", "tilt_order": 4},
-    schedule={"autocast": "off"},
-)  # fmt: skip
+BY_DOCUMENTS = small_recipe(adapt={**LORA, "tilt": "ngram", "tilt_order": 4}, schedule={"autocast": "off"})
 DOCUMENTS = TOKENS.copy()
 DOCUMENTS[DOCUMENTS == 1] = 2
 DOCUMENTS[[0, 9, 50, 56, 79, 81, 98, 128, 140, 145, 171, 186, 194, 227, 246]] = 1
@@ -162,28 +125,28 @@ DOCUMENTS[201:224] = DOCUMENTS[101:124]
 
 def by_documents(path: Path, **options) -> Adapted:
     frozen = score_artifact(path, DOCUMENTS, flat_bytes(64), 16, 4, 8, autocast="off")
-    return adapt_artifact(path, LORA, DOCUMENTS, frozen, **options)
+    return adapt_artifact(path, BY_DOCUMENTS, DOCUMENTS, frozen, **options)
 
 
-def test_a_trace_by_documents_says_what_was_scored_under_which_adapters(artifact: Path, tmp_path: Path) -> None:
+def test_a_trace_by_documents_says_what_was_scored_under_which_adapters(artifact: Path) -> None:
     told: list[int] = []
     found = by_documents(artifact, progress=lambda done, total: told.append(done))
-    events = trace.plan_of(DOCUMENTS, LORA)
+    events = trace.plan_of(DOCUMENTS, BY_DOCUMENTS)
     assert told == sorted(set(told)) and told[-1] == 300 and len(set(found.states)) == len(found.states)
     assert found.states[0] == adapted(artifact).states[0], "the file's own weights"
     windows, per_token = trace.scored_windows(events), found.score.per_token_nats
     own = [per_token[first:end].sum(dtype=np.float64) for _, first, end in windows.tolist()]
-    np.testing.assert_allclose(found.nats, own, rtol=1e-12)
-    assert (found.score.windows, found.score.stride) == (len(windows), 5) and found.nats.sum() == found.score.nats
+    rows, nats = found.arrays["events"], found.arrays["nats"]
+    np.testing.assert_allclose(nats, own, rtol=1e-12)
+    assert (found.score.windows, found.score.stride) == (len(windows), 5) and nats.sum() == found.score.nats
     lasting = 0
-    for event, (is_update, first, end, before, after) in zip(events, found.rows.tolist(), strict=True):
+    for event, (is_update, first, end, before, after) in zip(events, rows.tolist(), strict=True):
         assert (first, end) == event.targets and (after > before) is bool(is_update)
         if isinstance(event, trace.UpdateEvent):
             lasting = after if event.for_all else lasting
         elif event.anew:
             assert before == lasting, "fresh adapters add nothing"
-    assert found.rows[:, 4].max() == len(found.states) - 1
-    assert found.write(tmp_path)["adapted_bpb"] == found.score.bpb
+    assert rows[:, 4].max() == len(found.states) - 1
 
 
 class Ended(Exception):
@@ -205,13 +168,13 @@ def test_an_ended_adaptation_by_documents_goes_on_from_a_group_or_phase_to_the_s
     found = by_documents(artifact, checkpoint=saved(tmp_path), progress=lambda done, total: begun.append(done))
     whole = by_documents(artifact)
     assert (begun[0] == 15) is (at == 60), "the first chunk of the first group again, where no group was whole"
-    assert found.states == whole.states and np.array_equal(found.rows, whole.rows)
+    assert found.states == whole.states and np.array_equal(found.arrays["events"], whole.arrays["events"])
     assert np.array_equal(found.score.per_token_nats, whole.score.per_token_nats)
-    assert len(found.event_seconds) == len(whole.event_seconds)
+    assert len(found.arrays["seconds"]) == len(whole.arrays["seconds"])
 
 
 def test_hints_are_made_in_the_order_in_which_documents_count_as_scored() -> None:
-    events = trace.plan_of(DOCUMENTS, LORA)
+    events = trace.plan_of(DOCUMENTS, BY_DOCUMENTS)
     pieces = trace.pieces_of(DOCUMENTS, events).tolist()
     order = np.concatenate([np.arange(first, end) for first, end in pieces])
     assert sorted(order.tolist()) == list(range(300)) and order[0] == 194, "of the group with the longest, its shortest"

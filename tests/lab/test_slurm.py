@@ -30,15 +30,14 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_script_has_a_task_for_each_command_whatever_its_words_hold(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(slurm, "PROGRAM", ("printf", "<%s>"))
-    words = ["record", "a b", "x='1'", "$HOME", "ö%A"]
+    words = ["record", "a b", "x='1'", "$HOME", "ö%A", "two\n\nlines"]
     text = slurm.script("seeds", [["first"], words], tmp_path / "50% off", GIVEN)
     head = [line.removeprefix("#SBATCH ") for line in text.splitlines() if line.startswith("#SBATCH")]
     assert {"--array=0-1", "--time=30", "--requeue", "--signal=B:USR1@90", GIVEN.options} <= set(head)
     assert f'--output="{tmp_path}/50%% off/seeds-%A_%a.log"' in head
     assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
-    done = subprocess.run(
-        ["bash"], input=text, text=True, capture_output=True, env={**os.environ, "SLURM_ARRAY_TASK_ID": "1"}
-    )
+    environment = {**os.environ, "SLURM_ARRAY_TASK_ID": "1"}
+    done = subprocess.run(["bash"], input=text, text=True, capture_output=True, env=environment)
     assert (done.returncode, done.stdout) == (0, "".join(f"<{word}>" for word in words)), done.stderr
 
 
@@ -63,6 +62,7 @@ def test_only_a_job_that_can_go_on_is_queued_again(
     [
         (["--slurm", "--gres=gpu:8"], "--slurm goes with --on slurm"),
         (["--dry-run"], "--dry-run goes with --on slurm"),
+        (["--time", "30"], "--time goes with --on slurm"),
         (["--on", "slurm", "--time", "1"], "--time 1: give at least 5 minutes"),
         (["--on", "slurm", "--time", "x"], "'x' is not a whole number"),
         (["--on", "slurm", "--slurm", "--array=0-3"], "--slurm '--array=0-3': pgolf sets that itself"),
@@ -108,11 +108,8 @@ def test_jobs_follow_each_other_and_a_refusal_cancels_the_ones_before(commands: 
 
 
 def test_the_queue_is_read_by_job_and_task(commands: Path) -> None:
-    fake(
-        commands,
-        "squeue",
-        "printf '12|0|RUNNING|n1|None\\n12|1|PENDING||(Resources|a)\\n13|N/A|PENDING||Dependency\\n'",
-    )
+    lines = "12|0|RUNNING|n1|None\\n12|1|PENDING||(Resources|a)\\n13|N/A|PENDING||Dependency\\n"
+    fake(commands, "squeue", f"printf '{lines}'")
     found = slurm.queue()
     assert found[("12", "0")] == Queued("RUNNING", "n1", "None")
     assert found[("12", "1")] == Queued("PENDING", "", "(Resources|a)") and len(found) == 3

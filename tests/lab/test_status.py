@@ -133,12 +133,8 @@ def test_a_hundred_seeds_take_less_than_a_second_of_work_and_no_torch(tmp_path: 
         "import sys, time; from pgolf_core.lab import cli; assert cli.main(['status', sys.argv[1]]) == 0; "
         "assert 'torch' not in sys.modules and 'numpy' not in sys.modules; print(time.process_time())"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, run],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", program, run], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "100 seeds: 1 finished, 99 03_train" in done.stdout
     assert float(done.stdout.splitlines()[-1]) < 1.0, "seconds of the processor, so that a busy machine changes nothing"

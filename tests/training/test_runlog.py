@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from pgolf_core.base.files import UserError, write_json
-from pgolf_core.base.names import TRAIN_LOG, TRAIN_RESULT
+from pgolf_core.base.names import METRICS, TRAIN_LOG, TRAIN_RESULT
 from pgolf_core.training.progress import read_result, training_curve
-from pgolf_core.training.runlog import NoLog, RunLog, TrainResult
+from pgolf_core.training.runlog import RunLog, TrainResult
 
 
 def test_lines_are_appended_flushed_and_said_aloud_unless_quiet(tmp_path: Path) -> None:
@@ -25,7 +25,7 @@ def test_lines_are_appended_flushed_and_said_aloud_unless_quiet(tmp_path: Path) 
 
 
 def test_the_log_of_every_rank_but_the_first_writes_and_says_nothing(tmp_path: Path) -> None:
-    with NoLog(tmp_path / "run", lambda text: pytest.fail(text)) as log:
+    with RunLog(tmp_path / "run", lambda text: pytest.fail(text), is_first=False) as log:
         log.line("a")
         log.metric(step=1)
     assert not (tmp_path / "run").exists()
@@ -39,6 +39,14 @@ def test_a_folder_that_cannot_be_written_and_missing_logs_are_clear_lines(tmp_pa
         training_curve(tmp_path)
     with pytest.raises(UserError, match=r"result\.json does not exist"):
         read_result(tmp_path)
+
+
+def test_a_line_that_was_cut_is_no_step_and_a_damaged_one_is_told(tmp_path: Path) -> None:
+    (tmp_path / METRICS).write_text('{"step": 1}\n{"st')
+    assert training_curve(tmp_path) == [{"step": 1}]
+    (tmp_path / METRICS).write_text('{"step": 1}\n{"st\n{"step": 2}\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl has a line that is no JSON .*; train again with --fresh"):
+        training_curve(tmp_path)
 
 
 def test_what_training_says_about_itself_comes_back_and_is_refused_where_it_is_damaged(tmp_path: Path) -> None:

@@ -203,7 +203,7 @@ def adapt_packed(run: Run, frozen: Score, progress: bool = True) -> Adapted | Mi
     adapted = _adapt_weights(run, frozen, progress) if recipe.adapt.kind != "off" else None
     if recipe.adapt.mix == "off":
         return adapted
-    return mix_score(recipe, validation_tokens(run), adapted.score if adapted else frozen, adapted)
+    return mix_score(recipe, validation_tokens(run), frozen, adapted)
 
 
 def _adapt_weights(run: Run, frozen: Score, progress: bool) -> Adapted:

@@ -1,5 +1,6 @@
 """Keys of a recipe that have no effect in it, and why: a value that somebody set and nothing reads."""
 
+import math
 import tomllib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -18,7 +19,7 @@ def _rules(recipe: Recipe) -> Iterator[tuple[Any, str, str]]:
     """(whether it holds, what holds, the keys that then have no effect)."""
     model, data, optim, schedule = recipe.model, recipe.data, recipe.optim, recipe.schedule
     average, qat, quant = recipe.average, recipe.qat, recipe.quant
-    longest = max(data.seq_len, data.final_seq_len, recipe.eval.seq_len)
+    longest = _longest_row(recipe)
     yield model.rope_dims == 2, "model.rope_dims = 2", "model.rope_base"
     yield longest <= model.rope_reference_tokens, f"no sequence is over {longest} tokens", "model.rope_reference_tokens"
     yield not model.bigram_rows, "model.bigram_rows = 0", "model.bigram_dim optim.bigram_optimizer"
@@ -41,13 +42,9 @@ def _rules(recipe: Recipe) -> Iterator[tuple[Any, str, str]]:
     yield schedule.warmdown_fraction, "schedule.warmdown_fraction decides", "schedule.warmdown_iters"
     yield average.kind != "ema", f"average.kind = {average.kind}", "average.ema_decay"
     yield average.kind != "swa", f"average.kind = {average.kind}", "average.swa_start average.swa_every_steps"
-    never = not schedule.warmdown_fraction and not schedule.warmdown_iters
-    yield (
-        never,
-        "the learning rate never falls",
-        "average.swa_start average.swa_every_steps qat.threshold schedule.min_lr",
-    )
-    yield never and qat.kind == "late", "the learning rate never falls", "qat.kind qat.grid qat.lr_factor"
+    never, why = not schedule.warmdown_fraction and not schedule.warmdown_iters, "the learning rate never falls"
+    yield never, why, "average.swa_start average.swa_every_steps qat.threshold schedule.min_lr"
+    yield never and qat.kind == "late", why, "qat.kind qat.grid qat.lr_factor"
     yield qat.kind != "late", f"qat.kind = {qat.kind}", "qat.threshold"
     yield qat.kind == "off", "qat.kind = off", "qat.grid"
     yield quant.allocation == "gradient", "quant.allocation = gradient", "quant.attention quant.mlp"
@@ -55,35 +52,48 @@ def _rules(recipe: Recipe) -> Iterator[tuple[Any, str, str]]:
     small = quant.small_tensor_elements >= model.num_layers * model.model_dim
     others = model.bigram_rows or model.ve_dim
     yield small and not others, "there is neither bigram nor value embedding", "quant.other"
-    by_parts = {"clip_sigmas": [quant.attention, quant.mlp, quant.other], "embed_clip_sigmas": [quant.tok_emb]}
-    if quant.kind == "grid":  # where each part has its own, nothing is left for the common one
-        by_parts["clip_sigmas"] = [quant.other]
-        by_parts["clip_sigmas"] += [] if quant.mlp_clip_sigmas else [quant.mlp]
-        by_parts["clip_sigmas"] += [] if quant.attention_clip_sigmas else [quant.attention]
-    by_parts |= {"mlp_clip_sigmas": [quant.mlp], "attention_clip_sigmas": [quant.attention]}
+    own = ((quant.mlp, quant.mlp_clip_sigmas), (quant.attention, quant.attention_clip_sigmas))
+    by_parts = {
+        "clip_sigmas": [quant.other, *(grid for grid, sigmas in own if not sigmas)],
+        "embed_clip_sigmas": [quant.tok_emb],
+        "mlp_clip_sigmas": [quant.mlp], "attention_clip_sigmas": [quant.attention],
+    }  # fmt: skip
     named = f"{quant.exceptions} {qat.grid if qat.kind != 'off' else ''}"
     for key, parts in by_parts.items():
         on_sigma = any("_sigma" in grid for grid in (*(parts if quant.kind == "grid" else ()), named))
         yield not on_sigma, "no grid is by standard deviations", f"quant.{key}"
     yield not quant.low_rank, "quant.low_rank = 0", "quant.low_rank_top quant.low_rank_group"
     yield model.attn_gate == "off", "model.attn_gate = off", "quant.gates"
-    uncorrected = " ".join(f"quant.{key}" for key in vars(quant) if key.startswith(("correction_", "correct_")))
-    yield quant.correction == "off", "quant.correction = off", uncorrected
+    yield quant.correction == "off", "quant.correction = off", _keys("quant", quant, "correction_", "correct_")
     yield from _idle_adapting(recipe)
+
+
+def _keys(section: str, values: object, *beginnings: str) -> str:
+    return " ".join(f"{section}.{key}" for key in vars(values) if key.startswith(beginnings))
+
+
+def _longest_row(recipe: Recipe) -> int:
+    """Tokens of the longest row that the network reads, in training, scoring or adapting."""
+    data, adapt, length = recipe.data, recipe.adapt, recipe.eval.seq_len
+    rows = [data.seq_len, data.final_seq_len, length]
+    if data.order == "packed":
+        rows.append(data.batch_tokens // data.spans_per_step)
+    if adapt.kind == "lora":
+        rows += [adapt.lora_window, math.ceil(adapt.batch_seqs / adapt.phase_rows) * length if adapt.phases else 0]
+    return max(rows)
 
 
 def _idle_adapting(recipe: Recipe) -> Iterator[tuple[Any, str, str]]:
     """As _rules, of what adapts."""
     adapt = recipe.adapt
-    by_kind = {"lora": ("lora_", "batch_documents", "phase"), "tilt": ("tilt_",), "mix": ("mix_",)}
-    keys = {name: [key for key in vars(adapt) if key.startswith(starts)] for name, starts in by_kind.items()}
     learns = adapt.kind == "sgd" or (adapt.kind == "lora" and adapt.phases)
     reason = f"adapt.kind = {adapt.kind}" if adapt.kind != "lora" else "adapt.phases = 0"
     yield not learns, reason, "adapt.lr adapt.epochs adapt.momentum adapt.batch_seqs adapt.grad_clip_norm"
     yield not learns and adapt.kind != "frozen", reason, "adapt.chunk_tokens"
-    yield adapt.kind != "lora", f"adapt.kind = {adapt.kind}", " ".join(f"adapt.{key}" for key in keys["lora"])
-    yield adapt.tilt == "off", "adapt.tilt = off", " ".join(f"adapt.{key}" for key in keys["tilt"])
-    yield adapt.mix == "off", "adapt.mix = off", " ".join(f"adapt.{key}" for key in keys["mix"])
+    of_documents = _keys("adapt", adapt, "lora_", "batch_documents", "phase")
+    yield adapt.kind != "lora", f"adapt.kind = {adapt.kind}", of_documents
+    yield adapt.tilt == "off", "adapt.tilt = off", _keys("adapt", adapt, "tilt_")
+    yield adapt.mix == "off", "adapt.mix = off", _keys("adapt", adapt, "mix_")
     yield adapt.kind == "lora" and not adapt.phases, "adapt.phases = 0", "adapt.phase_documents adapt.phase_rows"
 
 

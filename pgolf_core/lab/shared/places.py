@@ -22,16 +22,12 @@ MANIFEST = "manifest.json"
 CORE_DIR = Path(__file__).resolve().parents[2]
 
 
-def find_root(start: Path | str | None = None) -> Path:
-    """The repository: the folder that holds pyproject.toml and notebooks/.
-
-    Looked for upwards from `start`, or from the package's own place; the working folder never matters.
-    """
-    place = Path(start).resolve() if start is not None else CORE_DIR
-    for folder in (place, *place.parents):
+def find_root() -> Path:
+    """The repository: the folder with pyproject.toml and notebooks/ above the package, whatever the working folder."""
+    for folder in CORE_DIR.parents:
         if (folder / "pyproject.toml").is_file() and (folder / "notebooks").is_dir():
             return folder
-    raise UserError(f"no repository with pyproject.toml and notebooks/ above {place}; run pgolf from its git clone")
+    raise UserError(f"no repository with pyproject.toml and notebooks/ above {CORE_DIR}; run pgolf from its git clone")
 
 
 def short_path(path: Path | str) -> str:

@@ -28,7 +28,8 @@ def differences(ours: Recipe, theirs: Recipe) -> list[list[Any]]:
 def given_overrides(value: Sequence[str] | str) -> list[str]:
     """Overrides as a notebook's parameter: a list, or one text as `papermill -p` gives it, "a.b=1 c.d=2" or JSON."""
     if isinstance(value, str):
-        value = json_list(value) or re.split(r"[,;\s]+(?=[a-z_]+(?:\.[a-z_]+)*\s*=)", value.strip())
+        listed = json_list(value)
+        value = re.split(r"[,;\s]+(?=[a-z_]+(?:\.[a-z_]+)*\s*=)", value.strip()) if listed is None else listed
     if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
         raise UserError(f'overrides {value!r} must be a list of texts, as ["model.num_layers=12"]')
     return [one for one in value if one]

@@ -31,42 +31,34 @@ def some(names: Iterable[object]) -> str:
     return ", ".join(texts[:3]) + (f" and {len(texts) - 3} more" if len(texts) > 3 else "")
 
 
-def table_text(header: Sequence[str], rows: Iterable[Sequence[object]], left: int = 1, columns: int = 0) -> str:
+def table_text(header: Sequence[str], rows: Iterable[Sequence[object]], left: int = 1) -> str:
     """A table as lines without trailing blanks; the first `left` columns are text, the others numbers, set right.
 
-    A cell that is too wide is wrapped. None is shown as a dash. `columns` is the width (0: the terminal's).
+    A cell that is too wide for the terminal is wrapped. None is shown as a dash.
     """
     table = Table(box=RULED, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="")
     for place, name in enumerate(header):
         table.add_column(Text(name), justify="left" if place < left else "right", overflow="fold")
     for row in rows:
         table.add_row(*(Text("–" if cell is None else str(cell)) for cell in row))
-    return _drawn(table, columns)
+    return _drawn(table)
 
 
-def entries_text(entries: Iterable[tuple[str, str, str]], columns: int = 0) -> str:
+def entries_text(entries: Iterable[tuple[str, str, str]]) -> str:
     """(label, headline, details): a line for label and headline, the details wrapped and set in below it."""
-    found = list(entries)
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for label, headline, details in found:
+    for label, headline, details in entries:
         table.add_row(Text(label), Text(headline))
         if details:
             table.add_row(Text(""), Text(details))
-    return _drawn(table, columns)
+    return _drawn(table)
 
 
-def _drawn(table: Table, columns: int) -> str:
+def _drawn(table: Table) -> str:
     out = io.StringIO()
-    Console(
-        file=out,
-        width=columns or width(),
-        force_terminal=False,
-        force_jupyter=False,
-        color_system=None,
-        highlight=False,
-    ).print(table)
+    Console(file=out, width=width(), force_terminal=False, force_jupyter=False, color_system=None).print(table)
     return "\n".join(line.rstrip() for line in out.getvalue().rstrip("\n").split("\n"))
 
 

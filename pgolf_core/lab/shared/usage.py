@@ -28,10 +28,12 @@ def count(text: str) -> int:
 
 
 def whole_numbers(text: str) -> list[int]:
-    """Whole numbers between commas; argparse.ArgumentTypeError for anything else."""
+    """Whole numbers below 10^15 between commas, as results can hold; argparse.ArgumentTypeError for anything else."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdecimal() for part in parts):
         raise argparse.ArgumentTypeError(f"'{text}' is not a list of whole numbers, as 1337,1338,1339")
+    if max(map(len, parts)) > 15:
+        raise argparse.ArgumentTypeError(f"'{text}' has a number of more than 15 digits; give smaller ones")
     return list(map(int, parts))
 
 
@@ -50,8 +52,9 @@ def checked_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     except UserError as error:
         raise UsageError(str(error)) from None
     times = Counter(text.partition("=")[0].strip() for text in overrides)
-    for key in (key for key, number in times.items() if number > 1):
-        note(f"--set {key} is given {times[key]} times; the last counts")
+    for key, number in times.items():
+        if number > 1:
+            note(f"--set {key} is given {number} times; the last counts")
     if idle := idle_note(name, overrides, recipe):
         note(idle)
     return recipe
@@ -80,13 +83,8 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 
 def add_set(parser: argparse.ArgumentParser) -> None:
     """`--set`: changes of single keys of a recipe."""
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="as model.num_layers=12, any number of times; `pgolf recipes NAME` shows every key",
-    )
+    about = "as model.num_layers=12, any number of times; `pgolf recipes NAME` shows every key"
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=about)
 
 
 def place(folder: str) -> str:

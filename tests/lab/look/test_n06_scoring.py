@@ -67,9 +67,8 @@ def test_a_chunks_scores_and_the_gain_up_to_its_end_are_sums_over_its_targets(mo
     factors = np.ones(40, np.float32)
     factors[slice(*pieces[0])] = 0.9
     lower = dataclasses.replace(frozen, per_token_nats=frozen.per_token_nats * factors)
-    none = np.empty(0)
     sizes = TABLE.count(stream(41)[:-1], stream(41)[1:])
-    table = analysis.by_chunk(frozen, Adapted(lower, [], none, none, np.array(pieces), [], 0.0), sizes)
+    table = analysis.by_chunk(frozen, Adapted(lower, "", {}, 0.0, [], np.array(pieces)), sizes)
     assert table[["first", "end"]].to_numpy().tolist() == pieces and table["done"].iloc[-1] == 40
     for number, found in enumerate(table.itertuples()):
         first, end = pieces[number]
@@ -78,9 +77,9 @@ def test_a_chunks_scores_and_the_gain_up_to_its_end_are_sums_over_its_targets(mo
         assert found.gain == pytest.approx(-0.1 * expected if number == 0 else 0, rel=1e-5, abs=1e-9)
     gained = 0.1 * frozen.per_token_nats[slice(*pieces[0])].sum() / (math.log(2) * frozen.bytes)
     assert table["so_far"].iloc[-1] == pytest.approx(-gained, rel=1e-5)
-    learned = Adapted(lower, [], none, none, np.array(pieces), [], 0.0)
-    pd.testing.assert_frame_equal(analysis.by_chunk(frozen, Mixed(lower, 1.0, learned), sizes), table)
-    alone = analysis.by_chunk(frozen, Mixed(lower, 1.0), sizes)
+    learned = Adapted(lower, "", {}, 0.0, [], np.array(pieces))
+    pd.testing.assert_frame_equal(analysis.by_chunk(frozen, Mixed(lower, "", {}, 0.0, 1.0, learned), sizes), table)
+    alone = analysis.by_chunk(frozen, Mixed(lower, "", {}, 0.0, 1.0, None), sizes)
     assert len(alone) == 32 and alone["end"].tolist()[:-1] == alone["first"].tolist()[1:]
     assert (alone["first"].iloc[0], alone["end"].iloc[-1]) == (0, 40)
     assert alone["so_far"].iloc[-1] == pytest.approx(-gained, rel=1e-5)

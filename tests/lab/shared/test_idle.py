@@ -64,6 +64,21 @@ def test_a_key_that_nothing_reads_is_idle_and_is_read_without_the_change(changes
         assert not set(idle.split()) & before.keys()
 
 
+@pytest.mark.parametrize(
+    ("longer", "tokens"),
+    [
+        (["data.order=packed", "data.micro_batch_seqs=8"], 2048),
+        (["adapt.mix=off", "adapt.kind=lora", "adapt.lora_window=2048", "adapt.phases=0"], 2048),
+        (["adapt.mix=off", "adapt.kind=lora", "adapt.batch_seqs=20", "adapt.phase_rows=8"], 3 * 512),
+    ],
+)
+def test_a_reference_length_is_idle_only_where_no_row_is_longer(longer: list[str], tokens: int):
+    """Rows of packed documents and of a phase, and windows of documents."""
+    for reference, idle in ((tokens - 1, False), (tokens, True)):
+        given = ["data.spans_per_step=1", *longer, f"model.rope_reference_tokens={reference}"]
+        assert ("model.rope_reference_tokens" in idle_keys(load_recipe("local-smoke", given))) is idle
+
+
 def test_named_are_keys_that_somebody_set(tmp_path: Path, capsys):
     assert idle_note("local-smoke", (), load_recipe("local-smoke")) == ""
     recipe = checked_recipe("local-smoke", ["average.kind=ema", "average.swa_start=0.5", "qat.threshold = 0.1"])

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from pgolf_core.base.files import UserError
+from pgolf_core.lab.shared import places
 from pgolf_core.lab.shared.places import find_root, short_path
 
 
@@ -16,6 +17,7 @@ def test_paths_inside_the_repository_are_shown_relative_to_it_whatever_the_worki
     assert short_path(tmp_path) == str(tmp_path)
 
 
-def test_outside_of_it_there_is_no_repository(tmp_path: Path) -> None:
+def test_a_package_outside_of_it_knows_no_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "CORE_DIR", tmp_path)
     with pytest.raises(UserError, match="no repository"):
-        find_root(tmp_path)
+        find_root()

@@ -9,29 +9,35 @@ from pgolf_core.lab.shared.tables import encodable, entries_text, table_text, wi
 ROWS = [("a long name of a check that takes room", 1.25, None), ("b", 10, "a sentence that is too long " * 4)]
 
 
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+
+
 @pytest.mark.parametrize("columns", [40, 80, 120])
-def test_no_line_is_wider_than_asked_and_no_word_is_lost(columns: int):
-    text = table_text(["name", "n", "note"], ROWS, columns=columns)
+def test_no_line_is_wider_than_asked_and_no_word_is_lost(columns: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    text = table_text(["name", "n", "note"], ROWS)
     assert max(map(len, text.splitlines())) <= columns
     letters = "".join(text.split())
     assert letters.count("toolong") + letters.count("too") >= 4 and "–" in text and "1.25" in text
 
 
 def test_numbers_are_set_right_and_text_left():
-    lines = table_text(["name", "n"], [("a", 5), ("bc", 1234)], columns=80).splitlines()
+    lines = table_text(["name", "n"], [("a", 5), ("bc", 1234)]).splitlines()
     assert lines[0].split() == ["name", "n"] and lines[2].startswith("a ") and lines[3].startswith("bc")
     assert lines[2].rindex("5") == lines[3].rindex("4")
     assert not any(line.endswith(" ") for line in lines)
 
 
 def test_details_stand_below_their_headline():
-    text = entries_text([("fails", "the size", "claimed 3, is 4"), ("holds", "the name", "")], columns=80)
+    text = entries_text([("fails", "the size", "claimed 3, is 4"), ("holds", "the name", "")])
     assert text.splitlines() == ["fails the size", "      claimed 3, is 4", "holds the name"]
 
 
 def test_what_is_piped_is_80_columns_wide_without_colour(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("sys.stdout", io.StringIO())
-    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.delenv("COLUMNS")
     assert width() == 80
     monkeypatch.setenv("COLUMNS", "97")
     assert width() == 97
@@ -40,7 +46,7 @@ def test_what_is_piped_is_80_columns_wide_without_colour(monkeypatch: pytest.Mon
 
 def test_a_notebook_gets_text_like_any_other(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("rich.console._is_jupyter", lambda: True)  # it would display the table, and return nothing
-    assert table_text(["a"], [["b"]], columns=80).splitlines() == ["a", "-", "b"]
+    assert table_text(["a"], [["b"]]).splitlines() == ["a", "-", "b"]
 
 
 def test_markup_in_a_cell_is_shown_as_it_is():

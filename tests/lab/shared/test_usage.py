@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pgolf_core.lab.shared.places import find_root
-from pgolf_core.lab.shared.usage import UsageError, checked_recipe, count, place, recipe_argument
+from pgolf_core.lab.shared.usage import UsageError, checked_recipe, count, place, recipe_argument, whole_numbers
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "two", "", "１"])
@@ -14,6 +14,12 @@ def test_what_counts_nothing_is_no_count(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="is not a whole number of at least 1"):
         count(text)
     assert count("12") == 12
+
+
+def test_a_number_that_no_result_could_hold_is_refused_at_once() -> None:
+    assert whole_numbers("7, 999999999999999") == [7, 10**15 - 1]
+    with pytest.raises(argparse.ArgumentTypeError, match=r"'1,9{16}' has a number of more than 15 digits"):
+        whole_numbers("1," + "9" * 16)
 
 
 def test_a_recipe_that_cannot_be_is_wrong_usage() -> None:
