@@ -163,8 +163,8 @@ def locate_run(request: RunRequest) -> Run:
         pieces = brought.manifest["tokenizer"]["vocab_size"]
         changes = [f"model.vocab_size={pieces}", *changes, f"data.dataset={json.dumps(request.data)}"]
     recipe = load_recipe(request.recipe, changes) if changes else base
-    if seed is not None and (type(seed) is not int or not 0 <= seed < 2**63):
-        raise UserError(f"seed {seed!r} must be a whole number from 0 to 2^63 - 1")
+    if seed is not None and (type(seed) is not int or not 0 <= seed < 10**15):
+        raise UserError(f"seed {seed!r} is not a whole number below 10^15, as a result can hold")
     if name and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._+-]*", name):
         raise UserError(f"--name '{name}' must be one folder's name of letters, digits and . _ + -")
     changed = recipe.fingerprint != base.fingerprint

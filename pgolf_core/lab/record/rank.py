@@ -135,6 +135,8 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 def _train(options: argparse.Namespace, world: World) -> None:
+    if not 0 <= options.seed < 10**15:
+        raise UserError(f"--seed {options.seed} is not a whole number below 10^15, as a result can hold")
     tokenizer = Tokenizer(options.tokenizer)
     train_paths, val_paths = _files(options.train), _files(options.val)
     if not options.data_sha256:

@@ -84,6 +84,7 @@ def test_a_relative_runs_folder_is_the_repositorys_whatever_the_working_folder(t
     [
         ({"seed": -1}, "seed -1"),
         ({"seed": True}, "seed True"),
+        ({"seed": 10**15}, "seed 1000000000000000 is not a whole number below"),
         ({"name": "../elsewhere"}, "--name '../elsewhere'"),
         ({"name": ".hidden"}, "--name '.hidden'"),
         ({"overrides": ["model.num_layer=3"]}, "unknown key 'model.num_layer'"),

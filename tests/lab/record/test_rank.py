@@ -16,7 +16,7 @@ from ranks import ended, on_ranks, wait_until
 from small import word_shards
 
 from pgolf_core.base.files import UserError, sha256_file, write_json
-from pgolf_core.base.parallel import World
+from pgolf_core.base.parallel import ALONE, World
 from pgolf_core.lab.record import rank as entry
 from pgolf_core.recipes.recipe import to_dict
 from pgolf_core.text.shards import shard_tokens
@@ -91,6 +91,12 @@ def test_a_recipe_is_a_runs_file_or_a_name(tmp_path: Path) -> None:
     (tmp_path / "recipe.json").write_text("[]")
     with pytest.raises(UserError, match="does not hold a JSON object"):
         entry.read_recipe(str(tmp_path / "recipe.json"))
+
+
+@pytest.mark.parametrize("seed", [-1, 10**15])
+def test_a_seed_that_no_result_could_hold_is_refused_before_anything_is_read(seed: int) -> None:
+    with pytest.raises(UserError, match=f"^--seed {seed} is not a whole number below"):
+        entry._train(argparse.Namespace(seed=seed), ALONE)
 
 
 def test_a_folder_that_another_training_holds_is_refused_after_a_while(tmp_path: Path, monkeypatch) -> None:
