@@ -7,8 +7,8 @@
 # gradient. `table[ids]` does the same; `table.index_select(0, ids)`, `index_add_` and the compiled graph add in float32, so
 # that eager and compiled runs train on other gradients. A float32 table does not have it, whatever autocast does.
 #
-# Needs a C++ compiler, for the graph. Expected: sums in float32, as torch's own mean, matmul and index_add_ of bfloat16 have them. Seen on 2026-11-30 with
-# numpy 2.4.6, 16,384 positions; gradient of ones, in each column 16,384:
+# Needs a C++ compiler, for the graph. Expected: sums in float32, as torch's own mean, matmul and index_add_ of bfloat16 have
+# them. Seen on 2026-11-30 with numpy 2.4.6, 16,384 positions; gradient of ones, which is rightly 16,384:
 #   embedding 256   table[ids] 256   index_select 16,384   compiled 16,384   embedding of float16 2,048, of float32 16,384
 #   1,024 tokens by Zipf's law, gradients of noise and of a pull per token, both of size one; length of a token's gradient:
 #   a token of 2,101 positions 0.42 of the right one, of 567 0.88, of 99 1.00; index_select: all 1.00

@@ -7,8 +7,8 @@
 # last bit but by a factor. RMSNorm, Linear's bias and the compiled graph add in float32, so that eager and compiled runs train
 # on other gradients. Where positions pull both ways less is lost.
 #
-# Needs a C++ compiler, for the graph. Expected: 16,384, since the gain is float32. Seen on 2026-11-30 with numpy 2.4.6, 16,384 positions that all pull
-# by one; gradients of gain and bias:
+# Needs a C++ compiler, for the graph. Expected: 16,384, since the gain is float32. Seen on 2026-11-30 with numpy 2.4.6,
+# 16,384 positions that all pull by one; gradients of gain and bias:
 #   LayerNorm, threads 1, 2, 4   gain 256, 512, 1,024   bias 256, 512, 1,024
 #   LayerNorm compiled 16,384   RMSNorm 16,384   Linear's bias 16,384   LayerNorm without autocast 16,384
 set -euo pipefail
