@@ -5,14 +5,13 @@ against the baseline each interval has the confidence 1 - 0.05 / k, and then all
 repetitions.
 """
 
+import bisect
 import math
 import textwrap
 from collections.abc import Sequence
 
-from scipy import stats
-
 from pgolf_core.lab.compare.comparison import Compared
-from pgolf_core.lab.compare.inference import CONFIDENCE, POWER, Comparison, detectable_difference
+from pgolf_core.lab.compare.inference import CONFIDENCE, POWER, Comparison, detectable_difference, half_width
 from pgolf_core.lab.shared.tables import table_text, width
 
 MOST_SEEDS = 1000
@@ -31,7 +30,7 @@ def interval(compared: Comparison, tests: int) -> tuple[float | None, float | No
     """The interval of a difference, wide enough for `tests` of them to hold together; None where there is no test."""
     if compared.standard_error is None or compared.freedom is None:
         return None, None
-    half = float(stats.t.isf((1 - CONFIDENCE) / tests / 2, compared.freedom)) * compared.standard_error
+    half = half_width(compared.standard_error, compared.freedom, tests)
     return compared.difference - half, compared.difference + half
 
 
@@ -42,17 +41,13 @@ def seeds_needed(compared: Comparison, worth: float, tests: int) -> int | None:
     """
     if compared.standard_error is None or compared.method != "paired t":
         return None
-    std, low, high = compared.standard_error * math.sqrt(compared.n_a), 1, MOST_SEEDS
+    std, numbers = compared.standard_error * math.sqrt(compared.n_a), range(2, MOST_SEEDS + 1)
 
     def finds(n: int) -> bool:
         return detectable_difference(std / math.sqrt(n), n - 1, (1 - CONFIDENCE) / tests) <= worth
 
-    if not finds(high):
-        return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if finds(middle) else (middle, high)
-    return high
+    place = bisect.bisect_left(numbers, True, key=finds)
+    return numbers[place] if place < len(numbers) else None
 
 
 def corrected_text(compared: Compared, tests: int, worth: float | None = None) -> str:

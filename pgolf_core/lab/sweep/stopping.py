@@ -47,13 +47,12 @@ def excluded(folders: Mapping[str, Path], step: int) -> dict[str, dict[str, Any]
     return found
 
 
-def is_stopped(folder: Path, name: str, folders: Mapping[str, Path], step: int) -> bool:
-    """Whether an arm gets no further seed; noted in its folder where that is found out now."""
-    if not step:
-        return False
-    if not (folder / STOPPED).exists() and (found := excluded(folders, step).get(name)):
-        write_json(folder / STOPPED, found)
-    return (folder / STOPPED).exists()
+def is_stopped(name: str, folders: Mapping[str, Path], step: int) -> bool:
+    """Whether an arm gets no further seed, 0 being no step; noted in its folder where that is found out now."""
+    noted = folders[name] / STOPPED
+    if step and not noted.exists() and (found := excluded(folders, step).get(name)):
+        write_json(noted, found)
+    return step > 0 and noted.exists()
 
 
 def why_stopped(folder: Path) -> str:

@@ -50,8 +50,8 @@ def test_an_arm_is_excluded_only_if_its_interval_excludes_the_best(folders) -> N
 
 def test_what_is_found_is_kept_in_the_folder_and_told(folders) -> None:
     base, good = folders["base"], folders["good"]
-    assert not is_stopped(base, "base", folders, 0) and not (base / STOPPED).exists(), "0 is never"
-    assert is_stopped(base, "base", folders, 10) and not is_stopped(good, "good", folders, 10)
+    assert not is_stopped("base", folders, 0) and not (base / STOPPED).exists(), "0 is never"
+    assert is_stopped("base", folders, 10) and not is_stopped("good", folders, 10)
     assert why_stopped(base).startswith("stopped after 3 seeds: at step 10 +0.0993 bpb, at least +0.0")
     assert why_stopped(base).endswith(", from good") and why_stopped(good) == ""
-    assert is_stopped(base, "base", {"base": base}, 10), "it holds, whatever comes"
+    assert is_stopped("base", {"base": base}, 10), "it holds, whatever comes"
