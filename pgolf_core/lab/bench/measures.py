@@ -19,9 +19,9 @@ from torch import Tensor
 from pgolf_core.base.device import autocast_dtype, one_thread, pick_device
 from pgolf_core.base.names import ARTIFACT
 from pgolf_core.lab.bench.clock import Effort, Seconds, counted, in_turns, peak_during, seconds_and_ratios
-from pgolf_core.lab.bench.goals import RECORD_TRACK
 from pgolf_core.lab.bench.plain import plain_newton_schulz, plain_rounding_in_turn, plain_sliding_nats
 from pgolf_core.lab.bench.step import SEED, StepArm, one_byte_a_token, one_micro_batch, step_values
+from pgolf_core.lab.shared.texts import FINEWEB_TRACK
 from pgolf_core.network.choice import grid_names_for
 from pgolf_core.network.grid import GRIDS, dequantise, grid_of, quantise_tensor
 from pgolf_core.network.model import GPT, build_model, num_parameters, parameter_shapes
@@ -87,7 +87,7 @@ class Task:
         recipe = load_recipe(self.recipe, self.overrides)
         if self.measure == "rounding":
             return recipe.quant.correction == "hessian"
-        return self.measure != "sliding" or torch.cuda.is_available() or recipe.track != RECORD_TRACK
+        return self.measure != "sliding" or torch.cuda.is_available() or recipe.track != FINEWEB_TRACK
 
     @property
     def label(self) -> str:

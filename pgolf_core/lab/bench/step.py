@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from pgolf_core.lab.bench.clock import Seconds, Turns, count_calls, counted, spread
-from pgolf_core.lab.bench.goals import MUON_TOKENS, RECORD_TRACK
+from pgolf_core.lab.bench.goals import MUON_TOKENS
 from pgolf_core.lab.bench.plain import PlainStep
 from pgolf_core.lab.data.build import write_shard
+from pgolf_core.lab.shared.texts import FINEWEB_TRACK
 from pgolf_core.network.model import num_parameters
 from pgolf_core.recipes.recipe import QAT, Recipe
 from pgolf_core.text.shards import TokenStream
@@ -35,7 +36,7 @@ def one_micro_batch(recipe: Recipe, device: torch.device, seqs: int = 0) -> Reci
     """
     data = recipe.data
     size = seqs or min(data.micro_batch_seqs, data.batch_tokens // data.seq_len)
-    if not seqs and recipe.track == RECORD_TRACK:
+    if not seqs and recipe.track == FINEWEB_TRACK:
         size = min(size, max(MICRO_BATCH_TOKENS[device.type] // data.seq_len, 1))
     return dataclasses.replace(
         recipe,

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 from pgolf_core.adapting.told import EVALUATION_SECONDS
 from pgolf_core.lab.plan.adapting import AdaptingWork
-from pgolf_core.lab.plan.memory import RECORD_TRACK, Row, runs
+from pgolf_core.lab.plan.memory import Row, runs
+from pgolf_core.lab.shared.texts import FINEWEB_TRACK
 from pgolf_core.network.model import num_parameters
 from pgolf_core.recipes.recipe import Recipe
 
@@ -37,7 +38,7 @@ random from 8,192 pieces; it grows faster than they, and more were not tried: ra
 def calibration_rows(recipe: Recipe, step_seconds: float, ranks: int) -> Iterator[Row]:
     """What looks at training tokens after the last step, and where training ends with it."""
     schedule, quant = recipe.schedule, recipe.quant
-    if quant.correction == "off" or recipe.track != RECORD_TRACK or schedule.max_seconds <= 0:
+    if quant.correction == "off" or recipe.track != FINEWEB_TRACK or schedule.max_seconds <= 0:
         return
     tokens = math.ceil(quant.correction_tokens / ranks)
     seconds = CALIBRATION_START_SECONDS + CALIBRATION_TOKEN_SECONDS * tokens
@@ -55,7 +56,7 @@ def calibration_rows(recipe: Recipe, step_seconds: float, ranks: int) -> Iterato
 
 def evaluation_rows(recipe: Recipe, work: AdaptingWork, targets: int, forward: int, flops: float) -> Iterator[Row]:
     """An evaluation part by part, and together; `forward` is FLOP of a token, `flops` what a second of steps does."""
-    if recipe.track != RECORD_TRACK:
+    if recipe.track != FINEWEB_TRACK:
         return
     evaluation, adapt = recipe.eval, recipe.adapt
     weights = num_parameters(recipe.model)

@@ -10,7 +10,6 @@ from tiny_data import build_toy
 
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.plan import adapting, table
-from pgolf_core.lab.plan import bytes as plan_bytes
 from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.recipe import Recipe
 
@@ -18,12 +17,6 @@ TEXT = adapting.ValidationText(np.array([[0, 9], [9, 13], [13, 30]]), "by hand")
 FORWARD = 50_000
 SMALL_LORA = {"kind": "lora", "lora_rank": 2, "lora_tokens": 5, "lora_window": 10, "batch_documents": 2,
               "chunk_tokens": 16, "lora_targets": ["q", "lm_head"]}  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def no_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (table, plan_bytes):
-        monkeypatch.setattr(module, "code_bytes_of", lambda recipe: 1000)
 
 
 def test_chunks_read_every_window_and_learn_from_whole_sequences() -> None:
@@ -45,9 +38,8 @@ def test_documents_read_their_windows_and_learn_but_for_the_last_chunk() -> None
     assert pairs == 4 + 2, "one after another: 4 chunks of 17 targets, then 2 of two documents"
     assert learn == learned * (FORWARD - head + 2 * q) + 4 * 5 * (head + 2 * of_head)
     phased = small_recipe(adapt={**SMALL_LORA, "phases": 1, "phase_documents": 1, "epochs": 2})
-    assert (
-        adapting.adapting_work(phased, TEXT, FORWARD)[1] == learn + 3 * 2 * 16 * FORWARD
-    )  # 18 tokens: one of two chunks
+    in_phases = 3 * 2 * 16 * FORWARD  # 18 tokens: one of two chunks
+    assert adapting.adapting_work(phased, TEXT, FORWARD)[1] == learn + in_phases
 
 
 def test_a_text_is_the_prepared_one_or_a_known_one_or_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -58,12 +50,10 @@ def test_a_text_is_the_prepared_one_or_a_known_one_or_none(monkeypatch: pytest.M
     assert found is not None and found.source == "toy-sp1024, prepared here" and len(found.documents) > 1
     rows = evaluation(toy, 100.0)
     assert rows["targets of the text"] == found.targets and rows["adapting"] > 0
-    with (
-        monkeypatch.context() as patch,
-        pytest.raises(UserError, match="finds documents by BOS = 3, but the tokenizer"),
-    ):
+    with monkeypatch.context() as patch:
         patch.setattr("pgolf_core.text.tokenizer.BOS", 3)
-        adapting.validation_text(toy)
+        with pytest.raises(UserError, match="finds documents by BOS = 3, but the tokenizer"):
+            adapting.validation_text(toy)
     known = adapting.validation_text(load_recipe("pr1855", ["data.dataset=fineweb10B-sp8192-caseops"]))
     assert known is not None and known.targets == 47_851_520 and 49_000 < len(known.documents) <= 50_000
     assert "log-normal" in known.source and (known.documents[1:, 0] == known.documents[:-1, 1]).all()
@@ -93,5 +83,3 @@ def test_only_a_recipe_that_adapts_is_told_what_it_costs_and_seconds_need_a_step
     monkeypatch.setattr(table, "validation_text", lambda recipe: TEXT)  # whatever is prepared on this machine
     rows = table.plan_table(load_recipe("local-pr1493")).set_index("quantity")
     assert "needs --step-ms" in rows.loc["adapting", "note"]
-    with pytest.raises(UserError):
-        table.plan_table(load_recipe("pr1493"), -1.0)

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import pytest
 from small import small_recipe
 
-from pgolf_core.lab.plan import bytes as plan_bytes
 from pgolf_core.lab.plan import table
 from pgolf_core.lab.plan.adapting import AdaptingWork
 from pgolf_core.lab.plan.seconds import SLOWER, calibration_rows, evaluation_rows
@@ -14,12 +13,6 @@ from pgolf_core.recipes.reading import load_recipe
 
 PUBLISHED = {"pr1493": (318.0, 368.1), "pr1855": (455.1, 508.8), "pr2135": (540.1 - 198, 567.1 - 198)}
 """Seconds of adapting, fastest and slowest seed: papers/records. PR 2135 took 198 s for its hints, counted in."""
-
-
-@pytest.fixture(autouse=True)
-def no_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (table, plan_bytes):
-        monkeypatch.setattr(module, "code_bytes_of", lambda recipe: 50_000)
 
 
 def values(rows: Iterator[tuple]) -> dict[str, float]:
