@@ -15,10 +15,9 @@ from pgolf_core.base.files import UserError
 from pgolf_core.lab.compare.records import RECORD_DIR, Published, load_published, record_of, seeds_table
 from pgolf_core.lab.export import code_bytes_of
 from pgolf_core.lab.look.n02_network import parameter_budget
-from pgolf_core.lab.plan.adapting import adapting_work, validation_text
 from pgolf_core.lab.plan.bytes import ERROR, predicted_bytes
 from pgolf_core.lab.plan.memory import RECORD_RANKS, Row, matrix_passes, memory_rows, ranks_of, runs
-from pgolf_core.lab.plan.seconds import calibration_rows, evaluation_rows
+from pgolf_core.lab.plan.seconds import adapting_work, calibration_rows, evaluation_rows, validation_text
 from pgolf_core.lab.shared.places import SCRIPT
 from pgolf_core.lab.shared.tables import table_text
 from pgolf_core.lab.shared.texts import FINEWEB_TRACK

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import itertools
 import re
 import shutil
 import sys
@@ -13,19 +14,8 @@ from pgolf_core.base.files import UserError, read_json, write_json, write_text
 from pgolf_core.lab import slurm
 from pgolf_core.lab.compare.comparison import compare_arms
 from pgolf_core.lab.compare.text import comparison_text
+from pgolf_core.lab.record import folder as runs
 from pgolf_core.lab.record.command import note_jobs, words_of
-from pgolf_core.lab.record.folder import (
-    STAGES,
-    Run,
-    RunRequest,
-    claim_run,
-    clear_run,
-    locate_run,
-    recorded_recipe,
-    run_hashes,
-    stage_file,
-    stage_is_done,
-)
 from pgolf_core.lab.record.kernels import prepared
 from pgolf_core.lab.record.lock import Busy, hold
 from pgolf_core.lab.record.notebooks import PARTS, RunFailed, finished_seeds, record
@@ -44,7 +34,7 @@ TABLE = "sweep.txt"
 class Sweep:
     """All that is to be run; the first arm is the baseline."""
 
-    requests: dict[str, RunRequest]
+    requests: dict[str, runs.RunRequest]
     """By the arm's name; none of them fresh."""
     seeds: tuple[int, ...]
     stop_at: int
@@ -57,9 +47,9 @@ class Sweep:
         """(arm, seed): all arms with the first seed, then all with the second, so that arms can be told apart early."""
         return [(name, seed) for seed in self.seeds for name in self.requests]
 
-    def run(self, name: str, seed: int | None = None) -> Run:
+    def run(self, name: str, seed: int | None = None) -> runs.Run:
         """An arm's run, or one of its seeds'."""
-        return locate_run(dataclasses.replace(self.requests[name], seed=seed))
+        return runs.locate_run(dataclasses.replace(self.requests[name], seed=seed))
 
     def folders(self) -> dict[str, Path]:
         """Where each arm's run lies."""
@@ -80,7 +70,7 @@ def arm(text: str) -> tuple[str, tuple[str, ...]]:
 
 
 def sweep_of(
-    request: RunRequest, arms: Sequence[tuple[str, tuple[str, ...]]], seeds: Sequence[int], stop_at: int = 0
+    request: runs.RunRequest, arms: Sequence[tuple[str, tuple[str, ...]]], seeds: Sequence[int], stop_at: int = 0
 ) -> Sweep:
     """The sweep of these arms; UsageError for arms that are alike, or whose recipes cannot be."""
     stem = request.name or Path(request.recipe).stem
@@ -110,23 +100,23 @@ def sweep_of(
 
 def prepare(sweep: Sweep) -> None:
     """Refuse what can be refused, delete what --fresh asks for, and run once what the arms have in common."""
-    whole = {name: [sweep.run(name, seed) for seed in (None, *sweep.seeds)] for name in sweep.requests}
-    for run in (run for runs in whole.values() for run in runs if sweep.fresh):
+    whole = [[sweep.run(name, seed) for seed in (None, *sweep.seeds)] for name in sweep.requests]
+    for run in itertools.chain(*whole) if sweep.fresh else ():
         with hold(run.folder, wait=run.seed is None):
-            clear_run(run)
-    first, *others = (runs[0] for runs in whole.values())
+            runs.clear_run(run)
+    first, *others = (run for run, *_ in whole)
     record(next(iter(sweep.requests.values())), sweep.seeds, parts=PARTS[:1])
     for run in others:
         if run.dataset.manifest_sha256 == first.dataset.manifest_sha256:
             share_data_stage(first, run)
 
 
-def share_data_stage(source: Run, target: Run) -> None:
+def share_data_stage(source: runs.Run, target: runs.Run) -> None:
     """Copy what the first notebook made, which depends on the dataset alone; the mark says whose it is."""
-    stage = STAGES[0]
+    stage = runs.STAGES[0]
     with hold(target.folder, wait=True):
-        claim_run(target)
-        if stage_is_done(target, stage.name):
+        runs.claim_run(target)
+        if runs.stage_is_done(target, stage.name):
             return
         number = stage.name.partition("_")[0]
         for pattern in (stage.result, f"figures/{number}-*", f"notebooks/{stage.name}.ipynb"):
@@ -134,8 +124,9 @@ def share_data_stage(source: Run, target: Run) -> None:
                 place = target.folder / path.relative_to(source.folder)
                 place.parent.mkdir(exist_ok=True)
                 shutil.copy2(path, place)
-        mark = read_json(stage_file(source, stage.name))
-        write_json(stage_file(target, stage.name), mark | {"hashes": run_hashes(target), "made_in": source.label})
+        mark = read_json(runs.stage_file(source, stage.name))
+        mark |= {"hashes": runs.run_hashes(target), "made_in": source.label}
+        write_json(runs.stage_file(target, stage.name), mark)
 
 
 def _run_task(sweep: Sweep, name: str, seed: int) -> None:
@@ -174,7 +165,7 @@ def run_tasks(sweep: Sweep, tasks: Sequence[tuple[str, int]]) -> list[str]:
     return failed
 
 
-def submit(sweep: Sweep, request: RunRequest, options: argparse.Namespace, asked: slurm.Asked) -> int:
+def submit(sweep: Sweep, request: runs.RunRequest, options: argparse.Namespace, asked: slurm.Asked) -> int:
     """Submit a job of all arms and seeds, one of all reports, and one that compares; returns the exit status."""
     places, each = range(len(sweep.tasks)), options.per_job
     jobs = [",".join(map(str, places[first : first + each])) for first in places[::each]]
@@ -220,7 +211,7 @@ def finish(sweep: Sweep, worth: float | None, failed: list[str]) -> int:
     if baseline not in ready:
         why = "; ".join(missing + failed)
         raise UserError(f"the baseline has no finished seed ({why}); there is nothing to compare")
-    adapts = any({(adapt := recorded_recipe(folder).adapt).kind, adapt.mix} != {"off"} for folder in ready)
+    adapts = any({(adapt := runs.recorded_recipe(folder).adapt).kind, adapt.mix} != {"off"} for folder in ready)
     compared = compare_arms(ready, "final" if adapts else "", baseline)
     blocks = [comparison_text(compared), corrected_text(compared, len(folders) - 1, worth)]
     text = "\n\n".join([*blocks, *(["\n".join(notes + missing)] if notes or missing else [])])
