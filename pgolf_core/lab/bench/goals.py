@@ -64,7 +64,7 @@ PROOF_GOALS = (
 """On one H100 (bench.proof)."""
 
 
-def judged(measures: Iterable[Values], goals: Iterable[Goal] = GOALS) -> list[dict[str, Any]]:
+def judged(measures: Iterable[Values], goals: Iterable[Goal] = GOALS) -> list[Values]:
     """A row for every goal and every recipe that it is for, in the order of the goals."""
     rows, found = [], list(measures)
     for goal in goals:
@@ -75,3 +75,9 @@ def judged(measures: Iterable[Values], goals: Iterable[Goal] = GOALS) -> list[di
                 row = {"goal": goal.what, "recipe": values["recipe"], "sense": goal.sense, "bound": bound}
                 rows.append(row | {"unit": goal.unit, "measured": measured, "met": met})
     return rows
+
+
+def goal_cells(row: Values) -> tuple[str, str, str | None]:
+    """Cells of a table of what was judged: the goal, what is wanted, what was measured."""
+    wanted = f"{row['sense']} {row['bound']:g} {row['unit']}"
+    return f"{row['goal']}, {row['recipe']}", wanted, None if row["measured"] is None else f"{row['measured']:.3g}"

@@ -28,25 +28,22 @@ MICRO_BATCH_TOKENS = {"cpu": 4096, "cuda": 16_384}
 """A record's micro-batch is cut to this: the plain arm keeps every score of attention, and whole it fits on no card."""
 
 
-def one_micro_batch(recipe: Recipe, device: torch.device, seqs: int = 0) -> Recipe:
+def one_micro_batch(recipe: Recipe, device: torch.device, seqs: int = 0, parts_of: int = 0) -> Recipe:
     """The recipe with steps of one micro-batch of `seqs` sequences, no QAT or dropout, no end or warm-down, read in
     order, a loop on.
 
-    Without `seqs` it is the recipe's own, a record's cut to what both arms hold.
+    Without `seqs` it is the recipe's own, a record's cut to what both arms hold. `parts_of` cuts the same tokens.
     """
-    data = recipe.data
+    data = dataclasses.replace(recipe.data, spans_per_step=1, order="sequential")
     size = seqs or min(data.micro_batch_seqs, data.batch_tokens // data.seq_len)
     if not seqs and recipe.track == FINEWEB_TRACK:
         size = min(size, max(MICRO_BATCH_TOKENS[device.type] // data.seq_len, 1))
+    endless: dict[str, Any] = {"iterations": 2**40, "max_seconds": 0.0, "reserve_seconds": 0.0, "warmdown_iters": 0}
     return dataclasses.replace(
         recipe,
         model=dataclasses.replace(recipe.model, table_dropout=0.0),  # both arms compute the same numbers
-        data=dataclasses.replace(
-            data, batch_tokens=size * data.seq_len, spans_per_step=1, micro_batch_seqs=size, order="sequential"
-        ),
-        schedule=dataclasses.replace(
-            recipe.schedule, iterations=2**40, max_seconds=0.0, reserve_seconds=0.0, warmdown_iters=0
-        ),
+        data=dataclasses.replace(data, batch_tokens=size * data.seq_len, micro_batch_seqs=parts_of or size),
+        schedule=dataclasses.replace(recipe.schedule, **endless),
         qat=QAT(),
     )
 

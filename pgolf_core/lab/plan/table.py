@@ -213,7 +213,7 @@ def _adapting_rows(recipe: Recipe, step_ms: float | None, record: Published | No
     text, forward = validation_text(recipe), forward_flops_per_token(recipe.model, recipe.eval.seq_len)
     work = adapting_work(recipe, text, forward) if text else None
     missing = "" if text else "the dataset is neither prepared here nor a known one"
-    yield "targets of the text", text and text.targets, "targets", text.source if text else missing
+    yield "targets of the text", text.targets if text else None, "targets", text.source if text else missing
     if learns:
         yield "scoring while adapting", work and work.score, "FLOP", work.told if work else missing
         yield "learning while adapting", work and work.learn, "FLOP", missing or f"adapt.kind = {recipe.adapt.kind}"
