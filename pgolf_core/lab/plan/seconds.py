@@ -22,15 +22,14 @@ from pgolf_core.adapting.plan import ScoreEvent, UpdateEvent, plan_chunks
 from pgolf_core.adapting.told import EVALUATION_SECONDS
 from pgolf_core.lab.data.dataset import datasets_root, open_dataset
 from pgolf_core.lab.plan.memory import Row, runs
-from pgolf_core.lab.shared.texts import FINEWEB_TRACK
+from pgolf_core.lab.shared.texts import FINEWEB_TOKENS, FINEWEB_TRACK
 from pgolf_core.network.model import num_parameters
 from pgolf_core.recipes.recipe import Recipe
 from pgolf_core.text.shards import load_tokens
 from pgolf_core.text.tokenizer import need_bos
 
-KNOWN_TEXTS = {"caseops": (47_851_520, 50_000), "": (40_540_160, 50_000)}
-"""Targets and documents of validation splits of FineWeb in 8,192 pieces, by a part of the dataset's name: as PR 1855's
-and 1493's logs count."""
+FINEWEB_DOCUMENTS = 50_000
+"""Of the validation split."""
 CALIBRATION_START_SECONDS, CALIBRATION_TOKEN_SECONDS = 2.5, 1.4e-6
 """Of gathering Hessians, the second for each token of a rank. PR 1855's ranks took 4.6 to 4.9 s for 1,572,864 tokens,
 PR 2135's 6.9 s for twice as many."""
@@ -83,7 +82,7 @@ class ValidationText:
 
 
 def validation_text(recipe: Recipe) -> ValidationText | None:
-    """The validation split where its dataset is prepared, a known one's size, or None; UserError for a damaged one.
+    """The validation split where its dataset is prepared, FineWeb's in 8,192 pieces, or None; UserError if damaged.
 
     The logarithms of a known one's lengths are taken as Gaussian of deviation 1. Groups of documents that PR 2135's log
     shows have 4,032, 568, 294 and 186 tokens where that makes 4,058, 581, 299 and 170; its longest are longer.
@@ -96,11 +95,11 @@ def validation_text(recipe: Recipe) -> ValidationText | None:
         return ValidationText(documents_in(tokens), f"{name}, prepared here")
     if not (name.startswith("fineweb") and "-sp8192" in name):
         return None
-    targets, number = next(size for part, size in KNOWN_TEXTS.items() if part in name)
-    lengths = np.exp(ndtri((np.arange(number) + 0.5) / number))
+    targets = FINEWEB_TOKENS["case-op SP8192" if "caseops" in name else "SP8192"]
+    lengths = np.exp(ndtri((np.arange(FINEWEB_DOCUMENTS) + 0.5) / FINEWEB_DOCUMENTS))
     ends = np.rint(np.cumsum(lengths) * targets / lengths.sum()).astype(np.int64)
     documents = np.stack((np.append([0], ends[:-1]), ends), axis=1)
-    source = f"{number:,} documents, lengths taken as log-normal" if recipe.adapt.kind == "lora" else name
+    source = f"{FINEWEB_DOCUMENTS:,} documents, lengths taken as log-normal" if recipe.adapt.kind == "lora" else name
     return ValidationText(documents[documents[:, 1] > documents[:, 0]], source)
 
 

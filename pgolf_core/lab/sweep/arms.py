@@ -19,10 +19,10 @@ from pgolf_core.lab.record.command import note_jobs, words_of
 from pgolf_core.lab.record.kernels import prepared
 from pgolf_core.lab.record.lock import Busy, hold
 from pgolf_core.lab.record.notebooks import PARTS, RunFailed, finished_seeds, record
+from pgolf_core.lab.shared.idle import idle_keys
 from pgolf_core.lab.shared.places import short_path
-from pgolf_core.lab.shared.usage import UsageError
-from pgolf_core.lab.sweep.corrected import corrected_text
-from pgolf_core.lab.sweep.stopping import is_stopped, why_stopped
+from pgolf_core.lab.shared.usage import UsageError, note
+from pgolf_core.lab.sweep.verdicts import corrected_text, is_stopped, why_stopped
 from pgolf_core.recipes.reading import load_recipe
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_+-]*")
@@ -72,7 +72,7 @@ def arm(text: str) -> tuple[str, tuple[str, ...]]:
 def sweep_of(
     request: runs.RunRequest, arms: Sequence[tuple[str, tuple[str, ...]]], seeds: Sequence[int], stop_at: int = 0
 ) -> Sweep:
-    """The sweep of these arms; UsageError for arms that are alike, or whose recipes cannot be."""
+    """The sweep of these arms, keys of theirs without effect noted; UsageError for arms that are alike or cannot be."""
     stem = request.name or Path(request.recipe).stem
     requests = {
         name: dataclasses.replace(request, overrides=(*request.overrides, *changes), name=f"{stem}.{name}", fresh=False)
@@ -81,14 +81,18 @@ def sweep_of(
     if len(requests) < 2 or len(requests) < len(arms):
         raise UsageError("--arm: give at least two, no name twice; the others are held against the first")
     made: dict[str, str] = {}
-    for name, one in requests.items():
+    for name, changes in arms:
         try:
-            recipe = load_recipe(one.recipe, one.overrides)
+            recipe = load_recipe(request.recipe, requests[name].overrides)
         except UserError as error:
             raise UsageError(f"--arm {name}: {error}") from None
         if recipe.fingerprint in made:
             raise UsageError(f"--arm {name}: it is the same recipe as {made[recipe.fingerprint]}; leave one out")
         made[recipe.fingerprint] = name
+        changed = {change.partition("=")[0].strip() for change in changes}
+        for key, why in idle_keys(recipe).items():
+            if key in changed:
+                note(f"--arm {name}: {key} has no effect ({why})")
         every = recipe.schedule.val_every_steps
         if stop_at and (not every or stop_at % every or stop_at > recipe.schedule.iterations):
             raise UsageError(f"--stop-at {stop_at}: {name} validates every {every} steps, and not there")

@@ -51,6 +51,12 @@ def test_each_arm_is_a_run_of_its_own_and_tasks_take_all_arms_before_the_next_se
     assert sweep.run("deep", 2).recipe.model.num_layers == 3 and sweep.run("deep", 2).recipe.optim.muon_wd == 0.5
 
 
+def test_a_key_of_an_arm_without_effect_is_noted(request_: RunRequest, capsys) -> None:
+    arms.sweep_of(request_, [("base", ()), ("idle", ("model.rope_reference_tokens=4096",))], [1])
+    note = "note: --arm idle: model.rope_reference_tokens has no effect (no sequence is over "
+    assert capsys.readouterr().err.startswith(note)
+
+
 @pytest.mark.parametrize(
     ("given", "stop_at", "said"),
     [
