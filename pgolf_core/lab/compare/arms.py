@@ -1,6 +1,7 @@
 """The arms of a comparison: a run folder's finished seeds, or a published record, read and checked into one shape.
 
-A published sliding score counts the last 64 targets 32 times, which moves it by about 0.00001 bpb (papers/records).
+Published sliding scores in 1,024 pieces count the last 64 targets 32 times, which moves them by about 0.00001 bpb
+(papers/records).
 """
 
 import math
