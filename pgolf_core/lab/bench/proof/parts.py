@@ -120,9 +120,8 @@ def step(shape: Shape, folder: Path, name: str) -> Values:
     seqs = shape.step_tokens // load_recipe(name, overrides).data.seq_len
     task = Task("step", name, overrides, shape.effort, torch.get_num_threads(), seqs, shape.plain_seqs)
     recipe, device, makers = task.begin()
-    counters = torch._dynamo.utils.counters
-    counters.clear()
-    fast = makers["fast"]()
+    fast, counters = makers["fast"](), torch._dynamo.utils.counters
+    counters.clear()  # of what tried whether there is a compiler
     first = fast.run()
     fast.run()
     memory = peak_during(fast.run, device)
