@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from pgolf_core.base.files import write_json
-from pgolf_core.lab.bench.goals import Values, judged
+from pgolf_core.lab.bench.goals import Values, goal_cells, judged
 from pgolf_core.lab.shared.places import find_root, short_path
 from pgolf_core.lab.shared.tables import table_text, width
-from pgolf_core.lab.shared.usage import add_json, add_set, checked_recipe, count
+from pgolf_core.lab.shared.usage import UsageError, add_json, add_set, checked_recipe, count
 
 FORMAT = 1
 MEASURES = ("step", "newton_schulz", "sliding", "rounding", "packing")
@@ -85,33 +85,36 @@ def run(options: argparse.Namespace) -> int:
     names = ("step",) if options.profile else options.measures
     tasks = [Task(name, recipe, tuple(options.set), effort, *how) for recipe in options.recipes for name in names]
     tasks = [task for task in tasks if task.takes_part()]
+    if not tasks:
+        raise UsageError("nothing to measure: a record is scored on a GPU alone, rounding needs quant.correction; "
+                         "name other --recipes or --measures")  # fmt: skip
     begun, env = datetime.datetime.now(datetime.UTC), environment()
     result: Values = {"format": FORMAT, "begun": begun.isoformat(timespec="seconds"), "quick": options.quick}
     result |= {"env": env, "busy": busy_warning(env["load_average_before"][0])}
+    suffix = "-profile.json" if options.profile else ".json"
+    path = options.out or find_root() / "runs" / "bench" / f"{begun:%Y%m%dT%H%M%SZ}{suffix}"
     say = functools.partial(print, file=sys.stderr, flush=True)
     if result["busy"]:
         say(result["busy"])
-    found = []
+    found = result["profiles" if options.profile else "measures"] = []
     for number, task in enumerate(tasks, start=1):
         say(f"{number}/{len(tasks)} {task.label}")
         if options.profile:
             found.append(in_child(profile.profile_step, task, options.arm))
-            continue
-        t_start = time.perf_counter()
-        values = in_child(measure, task)
-        values["peak_memory"] = {arm: in_child(peak_memory, task, arm) for arm in values["seconds"]}
-        found.append(values | {"measure_seconds": time.perf_counter() - t_start})
-    result["seconds"] = (datetime.datetime.now(datetime.UTC) - begun).total_seconds()
-    if options.profile:
-        result["profiles"] = found
-        text = "\n\n".join([_machine(env), *map(profile.profile_text, found)])
+        else:
+            t_start = time.perf_counter()
+            values = in_child(measure, task)
+            values["peak_memory"] = {arm: in_child(peak_memory, task, arm) for arm in values["seconds"]}
+            found.append(values | {"measure_seconds": time.perf_counter() - t_start})
+            result["goals"] = judged(found)
+        result["seconds"] = (datetime.datetime.now(datetime.UTC) - begun).total_seconds()
+        write_json(path, result)  # anew after each: what was measured stays if a later one fails
+    if options.json:
+        print(json.dumps(result, indent=2))
+    elif options.profile:
+        print("\n\n".join([_machine(env), *map(profile.profile_text, found)]))
     else:
-        result |= {"measures": found, "goals": judged(found)}
-        text = benchmark_text(result)
-    suffix = "-profile.json" if options.profile else ".json"
-    path = options.out or find_root() / "runs" / "bench" / f"{begun:%Y%m%dT%H%M%SZ}{suffix}"
-    write_json(path, result)
-    print(json.dumps(result, indent=2) if options.json else text)
+        print(benchmark_text(result))
     say(f"wrote {short_path(path)}")
     return 0
 
@@ -142,11 +145,7 @@ def benchmark_text(result: Values) -> str:
     header = ("", "plain", "fast", "plain / fast", "quartiles", "turns")
     for values in result["measures"]:
         parts += ["", textwrap.fill(_title(values), width()), table_text(header, _rows(values))]
-    goals = [
-        (f"{goal['goal']}, {goal['recipe']}", f"{goal['sense']} {goal['bound']:g} {goal['unit']}",
-         f"{goal['measured']:.3g}", "met" if goal["met"] else "not met")
-        for goal in result["goals"]
-    ]  # fmt: skip
+    goals = [(*goal_cells(goal), "met" if goal["met"] else "not met") for goal in result["goals"]]
     return "\n".join([*parts, "", table_text(("goal (medians)", "wanted", "measured", ""), goals, left=2)])
 
 

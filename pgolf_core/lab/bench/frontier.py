@@ -9,6 +9,7 @@ each goal of the budgeted grid comes to), and frontier.png. All bytes are of who
 import argparse
 import dataclasses
 import math
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 
 from pgolf_core.base.bits import allocate_bits
-from pgolf_core.base.files import UserError, read_json, write_json
+from pgolf_core.base.files import UserError, explain_os_errors, read_json, write_json
 from pgolf_core.base.names import ARTIFACT, AVERAGED_WEIGHTS, GROUP_SENSITIVITY, HESSIANS, SENSITIVITY
 from pgolf_core.base.parallel import ALONE
 from pgolf_core.lab.compare.results import seed_folders
@@ -30,6 +31,7 @@ from pgolf_core.lab.data.dataset import open_dataset
 from pgolf_core.lab.record.folder import recorded_recipe
 from pgolf_core.lab.record.stages import hessians_in
 from pgolf_core.lab.shared.plots import Chart, curves, save_figure
+from pgolf_core.lab.shared.usage import count
 from pgolf_core.network.choice import grid_names_for
 from pgolf_core.network.grid import GRIDS, Grid
 from pgolf_core.network.model import network_with, parameter_shapes
@@ -266,11 +268,11 @@ def savings(
     table: pd.DataFrame, by: str = OURS, over: Callable[[str], bool] = lambda method: "step" not in method
 ) -> pd.DataFrame:
     """The files of methods `over` (those without steps), each with the bytes that `by` takes at its loss on the same
-    seed, and the share saved."""
+    seed, and the share saved; NaN where `by` was not tried."""
     found = table.loc[table["method"].map(over), ["seed", "method", "target", "file_bytes", "bpb_lost"]]
     own = {seed: one.set_index("file_bytes")["bpb_lost"] for seed, one in table[table["method"] == by].groupby("seed")}
     pairs = zip(found["seed"], found["bpb_lost"], strict=True)
-    needed = [bytes_at_loss(own[seed].index, own[seed], lost) for seed, lost in pairs]
+    needed = [bytes_at_loss(own[seed].index, own[seed], lost) if seed in own else math.nan for seed, lost in pairs]
     return found.assign(bytes_by_gradient=needed, saved=1 - np.array(needed, float) / found["file_bytes"])
 
 
@@ -288,26 +290,10 @@ def figure(table: pd.DataFrame) -> Chart:
     )  # fmt: skip
 
 
-def run_frontier(
-    run: Path, out: Path, cache: Path | None = None, targets: int = 0, shares: Sequence[float] = SHARES,
-    methods: Sequence[str] = METHODS,
-) -> pd.DataFrame:  # fmt: skip
-    """All seeds of one run; writes frontier.csv, frontier.json and frontier.png into `out`."""
-    recipe, tables, facts = recorded_recipe(run), {}, {}
-    for seed, folder in seed_folders(run).items():
-        print(folder.name, flush=True)
-        tables[seed], facts[str(seed)] = seed_frontier(folder, recipe, cache, targets, shares, methods)
-    if not tables:
-        raise UserError(f"{run} holds no seed; give the folder of a finished run, as runs/local_10min_1mb/local")
-    table = pd.concat(tables, names=["seed"]).reset_index("seed").reset_index(drop=True)
-    save_figure(figure(table), out, "frontier", table)
-    saved = {"savings": savings(table), "savings_by_correction": savings(table, CORRECTED, OURS.__eq__)}
-    saved["savings_corrected"] = savings(table, CORRECTED)
-    plain = {name: one.astype(object).where(one.notna(), None).to_dict("records") for name, one in saved.items()}
-    write_json(out / "frontier.json", {"run": run.name, "targets": targets, "seeds": facts, **plain})
-    for one in saved.values():
-        print(one.groupby(["method", "target"], sort=False)[["file_bytes", "bpb_lost", "saved"]].mean().to_string())
-    return table
+def _shares(text: str) -> list[float]:
+    if not re.fullmatch(r"(\d*\.?\d+(,|$))+", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a list of sizes over int6's, as 0.5,0.7")
+    return [float(part) for part in text.split(",")]
 
 
 def _methods(text: str) -> list[str]:
@@ -318,25 +304,40 @@ def _methods(text: str) -> list[str]:
     return found
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line above."""
+def main() -> None:
+    """All seeds of one run, by the command line above."""
     about = (__doc__ or "").splitlines()[0]
     parser = argparse.ArgumentParser(prog="python -m pgolf_core.lab.bench.frontier", description=about)
     option = parser.add_argument
     option("run", type=Path, help="folder of a run, with seed folders in it")
     option("--out", type=Path, required=True, help="folder for the table and the figure")
-    option("--targets", type=int, default=0, help="validation targets to score; 0 is all")
-    option("--shares", default=SHARES, help="sizes over int6's, as 0.5,0.7 (default: %(default)s)",
-           type=lambda text: tuple(map(float, text.split(","))))  # fmt: skip
+    option("--targets", type=count, default=0, help="validation targets to score (default: all)")
+    option("--shares", type=_shares, default=SHARES, help="sizes over int6's, as 0.5,0.7 (default: %(default)s)")
     option("--methods", type=_methods, default=METHODS, help="only these, as 'one step,steps by gradient'")
-    option("--data-cache", dest="cache", type=Path, help="where prepared datasets lie")
-    try:
-        run_frontier(**vars(parser.parse_args(arguments)))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    option("--data-cache", type=Path, help="where prepared datasets lie")
+    options = parser.parse_args()
+    run, out = options.run, options.out
+    recipe, tables, facts = recorded_recipe(run), {}, {}
+    with explain_os_errors(f"cannot write to {out}"):
+        out.mkdir(parents=True, exist_ok=True)  # told now, and not after hours
+    how = (recipe, options.data_cache, options.targets, options.shares, options.methods)
+    for seed, folder in seed_folders(run).items():
+        print(folder.name, flush=True)
+        tables[seed], facts[str(seed)] = seed_frontier(folder, *how)
+    if not tables:
+        raise UserError(f"{run} holds no seed; give the folder of a finished run, as runs/local_10min_1mb/local")
+    table = pd.concat(tables, names=["seed"]).reset_index("seed").reset_index(drop=True)
+    save_figure(figure(table), out, "frontier", table)
+    saved = {"savings": savings(table), "savings_by_correction": savings(table, CORRECTED, OURS.__eq__)}
+    saved["savings_corrected"] = savings(table, CORRECTED)
+    plain = {name: one.astype(object).where(one.notna(), None).to_dict("records") for name, one in saved.items()}
+    write_json(out / "frontier.json", {"run": run.name, "targets": options.targets, "seeds": facts, **plain})
+    for one in saved.values():
+        print(one.groupby(["method", "target"], sort=False)[["file_bytes", "bpb_lost", "saved"]].mean().to_string())
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")

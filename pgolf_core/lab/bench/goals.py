@@ -3,7 +3,9 @@
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-LOCAL_TRACK, RECORD_TRACK = "local_10min_1mb", "10min_16mb"
+from pgolf_core.lab.shared.texts import FINEWEB_TRACK
+
+LOCAL_TRACK = "local_10min_1mb"
 MUON_TOKENS = 98_304
 AT_LEAST, AT_MOST = "at least", "at most"
 Values = dict[str, Any]
@@ -34,14 +36,14 @@ GOALS = (
          lambda values: values["steps"][0]["speedup_ratio"]),
     Goal("sliding score against the plain way", "sliding", (LOCAL_TRACK,), AT_LEAST, 1.1, "times as fast",
          lambda values: values["ratio"]["whole"]),
-    Goal("Newton-Schulz batched against the loop", "newton_schulz", (LOCAL_TRACK, RECORD_TRACK), AT_LEAST, 1.3,
+    Goal("Newton-Schulz batched against the loop", "newton_schulz", (LOCAL_TRACK, FINEWEB_TRACK), AT_LEAST, 1.3,
          "times as fast", lambda values: values["ratio"]["whole"]),
-    Goal(f"Muon's share of a step of {MUON_TOKENS:,} tokens", "step", (RECORD_TRACK,), AT_MOST, 0.05,
+    Goal(f"Muon's share of a step of {MUON_TOKENS:,} tokens", "step", (FINEWEB_TRACK,), AT_MOST, 0.05,
          "of the step's seconds",
          lambda values: _of_one_rank(values)["muon_share"]["fast"]),
     Goal("rounding in turn against PR 1493's way", "rounding", ("pr1493",), AT_LEAST, 3.0, "times as fast",
          lambda values: values["ratio"]["whole"]),
-    Goal("packing", "packing", (RECORD_TRACK,), AT_MOST, 60.0, "seconds",
+    Goal("packing", "packing", (FINEWEB_TRACK,), AT_MOST, 60.0, "seconds",
          lambda values: values["seconds"]["fast"]["pack"]),
 )  # fmt: skip
 
@@ -52,9 +54,9 @@ PROOF_GOALS = (
          lambda values: _of_one_rank(values)["speedup_ratio"]),
     Goal("peak memory of the step", "step", ("pr315",), AT_MOST, 20_596, "MiB",
          lambda values: {"median": values["peak_memory"]["fast"]["peak_bytes"] / 2**20}, 20_596),
-    Goal("graph breaks of the step", "step", (RECORD_TRACK,), AT_MOST, 0, "breaks",
+    Goal("graph breaks of the step", "step", (FINEWEB_TRACK,), AT_MOST, 0, "breaks",
          lambda values: {"median": values["graph"]["breaks"]}),
-    Goal("Muon's share of the step, one rank's share of matrices", "step", (RECORD_TRACK,), AT_MOST, 0.05,
+    Goal("Muon's share of the step, one rank's share of matrices", "step", (FINEWEB_TRACK,), AT_MOST, 0.05,
          "of the step's seconds", lambda values: values["one_rank"]["muon_share"]),
     Goal("sliding score of the whole validation split on eight cards", "sliding", ("pr315",), AT_MOST, 60.0, "seconds",
          lambda values: {"median": values["whole_split_seconds"]["as it is"]}, 72.7),
@@ -62,7 +64,7 @@ PROOF_GOALS = (
 """On one H100 (bench.proof)."""
 
 
-def judged(measures: Iterable[Values], goals: Iterable[Goal] = GOALS) -> list[dict[str, Any]]:
+def judged(measures: Iterable[Values], goals: Iterable[Goal] = GOALS) -> list[Values]:
     """A row for every goal and every recipe that it is for, in the order of the goals."""
     rows, found = [], list(measures)
     for goal in goals:
@@ -73,3 +75,9 @@ def judged(measures: Iterable[Values], goals: Iterable[Goal] = GOALS) -> list[di
                 row = {"goal": goal.what, "recipe": values["recipe"], "sense": goal.sense, "bound": bound}
                 rows.append(row | {"unit": goal.unit, "measured": measured, "met": met})
     return rows
+
+
+def goal_cells(row: Values) -> tuple[str, str, str | None]:
+    """Cells of a table of what was judged: the goal, what is wanted, what was measured."""
+    wanted = f"{row['sense']} {row['bound']:g} {row['unit']}"
+    return f"{row['goal']}, {row['recipe']}", wanted, None if row["measured"] is None else f"{row['measured']:.3g}"

@@ -19,9 +19,9 @@ from torch import Tensor
 from pgolf_core.base.device import autocast_dtype, one_thread, pick_device
 from pgolf_core.base.names import ARTIFACT
 from pgolf_core.lab.bench.clock import Effort, Seconds, counted, in_turns, peak_during, seconds_and_ratios
-from pgolf_core.lab.bench.goals import RECORD_TRACK
 from pgolf_core.lab.bench.plain import plain_newton_schulz, plain_rounding_in_turn, plain_sliding_nats
 from pgolf_core.lab.bench.step import SEED, StepArm, one_byte_a_token, one_micro_batch, step_values
+from pgolf_core.lab.shared.texts import FINEWEB_TRACK
 from pgolf_core.network.choice import grid_names_for
 from pgolf_core.network.grid import GRIDS, dequantise, grid_of, quantise_tensor
 from pgolf_core.network.model import GPT, build_model, num_parameters, parameter_shapes
@@ -66,20 +66,15 @@ class Task:
         if self.measure == "packing":  # there is no plain way to compare with
             return recipe, device, {"fast": lambda: PackingArm(recipe)}
         make: Callable[[bool], Any] = {
-            "step": lambda fast: StepArm(self.one_step(recipe, device, fast), device, fast),
+            "step": lambda fast: StepArm(
+                one_micro_batch(recipe, device, self.micro_batch_seqs, 0 if fast else self.plain_micro_batch_seqs),
+                device, fast,
+            ),
             "newton_schulz": lambda fast: NewtonSchulzArm(recipe, device, fast),
             "rounding": lambda fast: RoundingArm(recipe, fast),
             "sliding": lambda fast: SlidingArm(recipe, device, fast, self.effort.sliding_flops),
-        }[self.measure]
+        }[self.measure]  # fmt: skip
         return recipe, device, {"plain": lambda: make(False), "fast": lambda: make(True)}
-
-    def one_step(self, recipe: Recipe, device: torch.device, fast: bool) -> Recipe:
-        """The recipe of one arm's step; both take the same tokens."""
-        whole = one_micro_batch(recipe, device, self.micro_batch_seqs)
-        if fast or not self.plain_micro_batch_seqs:
-            return whole
-        data = dataclasses.replace(whole.data, micro_batch_seqs=self.plain_micro_batch_seqs)
-        return dataclasses.replace(whole, data=data)
 
     def takes_part(self) -> bool:
         """Whether the measure is taken: a record's windows are scored on a GPU alone, a CPU takes minutes; and rounding
@@ -87,7 +82,7 @@ class Task:
         recipe = load_recipe(self.recipe, self.overrides)
         if self.measure == "rounding":
             return recipe.quant.correction == "hessian"
-        return self.measure != "sliding" or torch.cuda.is_available() or recipe.track != RECORD_TRACK
+        return self.measure != "sliding" or torch.cuda.is_available() or recipe.track != FINEWEB_TRACK
 
     @property
     def label(self) -> str:
@@ -224,8 +219,11 @@ class PackingArm:
         }
         self.options: dict[str, Any] = {"bits": {}, "cap_bytes": 2**62}
         if recipe.quant.kind == "steps":  # gradients differ from row to row; the budget is searched as for a real file
-            matrices = {name: w.shape for name, w in self.state.items() if w.dim() == 2}
-            uneven = {name: _uneven(shape, generator) for name, shape in matrices.items()}
+            uneven = {}
+            for name, w in self.state.items():
+                if w.dim() == 2:
+                    rows, cols = (torch.randn(size, generator=generator).exp().numpy() for size in w.shape)
+                    uneven[name] = Groups(rows * cols.mean(), cols * rows.mean())
             self.options = {"sensitivity": uneven, "cap_bytes": recipe.cap_bytes}
         if recipe.quant.correction == "hessian":
             self.options["hessians"] = _inputs(self.state, recipe)
@@ -244,11 +242,6 @@ class PackingArm:
         parameters, size = num_parameters(recipe.model), self.file.stat().st_size
         self.about = {"parameters": parameters, "file_bytes": size, "bits_per_weight": 8 * size / parameters}
         return spent
-
-
-def _uneven(shape: torch.Size, generator: torch.Generator) -> Groups:
-    rows, cols = (torch.randn(size, generator=generator).exp().numpy() for size in shape)
-    return Groups(rows * cols.mean(), cols * rows.mean())
 
 
 # ---------------------------------------------------------------------- what a process does

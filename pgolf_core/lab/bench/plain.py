@@ -128,9 +128,8 @@ def _block(w: Weights, config: Model, layer: int, lanes: list[Tensor], x0: Tenso
     shrink = 1 / math.sqrt(layer + 1) if config.ln_scale else 1.0
     mix = w[f"{own}resid_mix"].to(x.dtype)
     mixed = mix[0] * x + mix[1] * x0
-    heads = w[f"{own}attn_scale"].to(x.dtype) * _attention(
-        w, config, layer, shrink * _norm(mixed, config.norm_eps), *where
-    )
+    heads = _attention(w, config, layer, shrink * _norm(mixed, config.norm_eps), *where)
+    heads = w[f"{own}attn_scale"].to(x.dtype) * heads
     if len(lanes) == 2:
         post, resid = w["parallel_post_lambdas"][layer].to(x.dtype), w["parallel_resid_lambdas"][layer].to(x.dtype)
         added = torch.stack((heads, _mlp(w, config, layer, lanes[1])))
@@ -163,9 +162,7 @@ def plain_logits(w: Weights, config: Model, ids: Tensor, starts: Tensor | None =
                 x = gate * x + (1 - gate) * skip
             else:
                 x = x + skip
-        added = None
-        if value is not None and layer in config.ve_layers:
-            added = w["ve_scales"][layer].to(x.dtype) * value
+        added = w["ve_scales"][layer].to(x.dtype) * value if value is not None and layer in config.ve_layers else None
         lanes = _block(w, config, layer, [x, *lanes[1:]], x0, added, hidden)
         if place < encoder:
             kept.append(lanes[0])
@@ -233,22 +230,16 @@ class PlainStep:
         self.recipe, self.stream, self.device, self.steps = recipe, stream, device, 0
         model = build_model(recipe.model, seed)
         self.weights = {name: p.detach().clone().to(device) for name, p in model.named_parameters()}
-        groups = parameter_groups(self.weights, recipe.optim)
-        for group in groups:
-            for name in group.parameters:
-                self.weights[name].requires_grad_(group.optimizer != "frozen")
-        self.momenta = {
-            name: torch.zeros_like(self.weights[name].detach(), dtype=getattr(torch, recipe.optim.muon_dtype))
-            for group in groups if group.optimizer == "muon" for name in group.parameters
-        }  # fmt: skip
-        self.adamw = torch.optim.AdamW(
-            [
-                {"params": [self.weights[name] for name in group.parameters], "lr": group.lr, "betas": group.betas,
-                 "weight_decay": group.weight_decay}
-                for group in groups if group.optimizer == "adamw"
-            ],
-            eps=recipe.optim.adam_eps, foreach=False, fused=False,
-        )  # fmt: skip
+        self.momenta: Weights = {}
+        adamw, dtype = list[dict[str, Any]](), getattr(torch, recipe.optim.muon_dtype)
+        for group in parameter_groups(self.weights, recipe.optim):
+            own = {name: self.weights[name].requires_grad_(group.optimizer != "frozen") for name in group.parameters}
+            if group.optimizer == "muon":
+                self.momenta |= {name: torch.zeros_like(w, dtype=dtype) for name, w in own.items()}
+            if group.optimizer == "adamw":
+                rates = {"lr": group.lr, "betas": group.betas, "weight_decay": group.weight_decay}
+                adamw.append({"params": list(own.values()), **rates})
+        self.adamw = torch.optim.AdamW(adamw, eps=recipe.optim.adam_eps, foreach=False, fused=False)
         ema = recipe.average.kind == "ema"
         self.average = {name: w.detach().clone() for name, w in self.weights.items()} if ema else {}
 

@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
 from pgolf_core.lab.bench.clock import Seconds, Turns, count_calls, counted, spread
-from pgolf_core.lab.bench.goals import MUON_TOKENS, RECORD_TRACK
+from pgolf_core.lab.bench.goals import MUON_TOKENS
 from pgolf_core.lab.bench.plain import PlainStep
 from pgolf_core.lab.data.build import write_shard
+from pgolf_core.lab.shared.texts import FINEWEB_TRACK
 from pgolf_core.network.model import num_parameters
 from pgolf_core.recipes.recipe import QAT, Recipe
 from pgolf_core.text.shards import TokenStream
@@ -27,25 +29,22 @@ MICRO_BATCH_TOKENS = {"cpu": 4096, "cuda": 16_384}
 """A record's micro-batch is cut to this: the plain arm keeps every score of attention, and whole it fits on no card."""
 
 
-def one_micro_batch(recipe: Recipe, device: torch.device, seqs: int = 0) -> Recipe:
+def one_micro_batch(recipe: Recipe, device: torch.device, seqs: int = 0, parts_of: int = 0) -> Recipe:
     """The recipe with steps of one micro-batch of `seqs` sequences, no QAT or dropout, no end or warm-down, read in
     order, a loop on.
 
-    Without `seqs` it is the recipe's own, a record's cut to what both arms hold.
+    Without `seqs` it is the recipe's own, a record's cut to what both arms hold. `parts_of` cuts the same tokens.
     """
-    data = recipe.data
+    data = dataclasses.replace(recipe.data, spans_per_step=1, order="sequential")
     size = seqs or min(data.micro_batch_seqs, data.batch_tokens // data.seq_len)
-    if not seqs and recipe.track == RECORD_TRACK:
+    if not seqs and recipe.track == FINEWEB_TRACK:
         size = min(size, max(MICRO_BATCH_TOKENS[device.type] // data.seq_len, 1))
+    endless: dict[str, Any] = {"iterations": 2**40, "max_seconds": 0.0, "reserve_seconds": 0.0, "warmdown_iters": 0}
     return dataclasses.replace(
         recipe,
         model=dataclasses.replace(recipe.model, table_dropout=0.0),  # both arms compute the same numbers
-        data=dataclasses.replace(
-            data, batch_tokens=size * data.seq_len, spans_per_step=1, micro_batch_seqs=size, order="sequential"
-        ),
-        schedule=dataclasses.replace(
-            recipe.schedule, iterations=2**40, max_seconds=0.0, reserve_seconds=0.0, warmdown_iters=0
-        ),
+        data=dataclasses.replace(data, batch_tokens=size * data.seq_len, micro_batch_seqs=parts_of or size),
+        schedule=dataclasses.replace(recipe.schedule, **endless),
         qat=QAT(),
     )
 
@@ -116,11 +115,11 @@ def step_values(step_tokens: int, arms: dict[str, StepArm], turns: Turns) -> dic
 
 def _of_size(tokens: int, micro_batches: float, turns: Turns) -> dict[str, Any]:
     """A step of so many tokens, composed of one update and as many micro-batches as it takes."""
-    seconds = {name: [micro_batches * turn["micro_batch"] + turn["update"] for turn in turns[name]] for name in turns}
-    muon = {name: [turn["muon"] for turn in turns[name]] for name in turns}
+    tables = {name: pd.DataFrame(found) for name, found in turns.items()}
+    seconds = {name: micro_batches * table["micro_batch"] + table["update"] for name, table in tables.items()}
     return {
         "step_tokens": tokens, "micro_batches": micro_batches,
-        "speedup_ratio": spread(np.divide(seconds["plain"], seconds["fast"])),
-        "tokens_per_second": {name: spread(np.divide(tokens, seconds[name])) for name in turns},
-        "muon_share": {name: spread(np.divide(muon[name], seconds[name])) for name in turns},
+        "speedup_ratio": spread(seconds["plain"] / seconds["fast"]),
+        "tokens_per_second": {name: spread(tokens / seconds[name]) for name in tables},
+        "muon_share": {name: spread(table["muon"] / seconds[name]) for name, table in tables.items()},
     }  # fmt: skip

@@ -1,6 +1,7 @@
 """The arms of a comparison: a run folder's finished seeds, or a published record, read and checked into one shape.
 
-A published sliding score counts the last 64 targets 32 times, which moves it by about 0.00001 bpb (papers/records).
+Published sliding scores in 1,024 pieces count the last 64 targets 32 times, which moves them by about 0.00001 bpb
+(papers/records).
 """
 
 import math
@@ -80,9 +81,7 @@ def is_record(which: str | Path) -> bool:
 def record_scores(name: str) -> list[str]:
     """Scores that every seed of a record has, best known first: a subset of PUBLISHED_AS."""
     seeds = load_published(name).seeds
-    return [
-        ours for ours, theirs in PUBLISHED_AS.items() if all(getattr(s, f"{theirs}_bpb") is not None for s in seeds)
-    ]
+    return [ours for ours, theirs in PUBLISHED_AS.items() if None not in [getattr(s, f"{theirs}_bpb") for s in seeds]]
 
 
 def _run_arm(folder: Path, score: str, seeds: Sequence[int] | None) -> Arm:
@@ -113,10 +112,8 @@ def _run_arm(folder: Path, score: str, seeds: Sequence[int] | None) -> Arm:
 def _finished_results(folder: Path) -> tuple[dict[int, Result], list[int]]:
     """result.json of every finished seed, and the seeds that have none yet."""
     if not folder.is_dir():
-        known = f"a published record ({', '.join(RECORDS)})"
-        raise UserError(
-            f"{folder} is not a run folder; name one that holds seed folders, as runs/TRACK/RECIPE, or {known}"
-        )
+        known = f"one that holds seed folders, as runs/TRACK/RECIPE, or a published record ({', '.join(RECORDS)})"
+        raise UserError(f"{folder} is not a run folder; name {known}")
     folders = finished.seed_folders(folder)
     done = {seed: place for seed, place in folders.items() if (place / SEED_RESULT).is_file()}
     if not done:
@@ -152,12 +149,11 @@ def _settings(recipe: dict[str, Any]) -> dict[str, Any]:
 
 def _machine(folder: Path, seeds: Iterable[int]) -> dict[str, str]:
     """Device, threads and torch version of the seeds' env.json, as text; what no file has is left out."""
-    flat = [flatten(finished.read_object(folder / f"seed{seed}" / ENV_FILE)) for seed in seeds]
-    keys = {"device": "device", "threads": "threads", "torch": "versions.torch"}
-    found = {
-        name: dict.fromkeys(str(one[key]) for one in flat if one.get(key) is not None) for name, key in keys.items()
-    }
-    return {name: " and ".join(texts) for name, texts in found.items() if texts}
+    flat, found = [flatten(finished.read_object(folder / f"seed{seed}" / ENV_FILE)) for seed in seeds], {}
+    for name, key in {"device": "device", "threads": "threads", "torch": "versions.torch"}.items():
+        if texts := dict.fromkeys(str(one[key]) for one in flat if one.get(key) is not None):
+            found[name] = " and ".join(texts)
+    return found
 
 
 def _published_arm(name: str, score: str) -> Arm:

@@ -88,16 +88,15 @@ def summarise(values: Iterable[float]) -> Summary:
         return Summary(1, mean, None, None, None, None)
     std = float(x.std(ddof=1))
     sem = std / math.sqrt(n)
-    half_width = _half_width(sem, n - 1)
-    return Summary(n, mean, std, sem, mean - half_width, mean + half_width)
+    half = half_width(sem, n - 1)
+    return Summary(n, mean, std, sem, mean - half, mean + half)
 
 
 def compare_runs(values_a: Mapping[int, float], values_b: Mapping[int, float]) -> Comparison:
     """Compare two arms given as {seed: value}; paired over the seeds that both have if there are two, else Welch."""
     shared = sorted(set(values_a) & set(values_b))
     paired = len(shared) >= 2
-    a = _finite([values_a[seed] for seed in (shared if paired else values_a)])
-    b = _finite([values_b[seed] for seed in (shared if paired else values_b)])
+    a, b = (_finite(own[seed] for seed in (shared if paired else own)) for own in (values_a, values_b))
     difference = float((b - a).mean() if paired else b.mean() - a.mean())
     samples, left_out = ([b - a] if paired else [a, b]), sorted(set(values_a) ^ set(values_b)) if paired else []
     note = f"seeds {', '.join(map(str, left_out))} are in one arm only and were left out" if left_out else ""
@@ -113,10 +112,10 @@ def compare_runs(values_a: Mapping[int, float], values_b: Mapping[int, float]) -
     variance = sum(part for part, _ in parts)
     error = math.sqrt(variance)
     freedom = variance**2 / sum(part**2 / own for part, own in parts)  # Welch and Satterthwaite's; n - 1 if paired
-    half_width = _half_width(error, freedom)
+    half = half_width(error, freedom)
     return Comparison(
-        "paired t" if paired else "Welch t", len(a), len(b), difference, note, error, freedom,
-        difference - half_width, difference + half_width, 2 * float(stats.t.sf(abs(difference) / error, freedom)),
+        "paired t" if paired else "Welch t", len(a), len(b), difference, note, error, freedom, difference - half,
+        difference + half, 2 * float(stats.t.sf(abs(difference) / error, freedom)),
         detectable_difference(error, freedom),
     )  # fmt: skip
 
@@ -154,9 +153,9 @@ def detectable_by_another(std: float, n: int) -> float:
     return detectable_difference(std * math.sqrt(2 / n), 2 * (n - 1))
 
 
-def _half_width(standard_error: float, freedom: float) -> float:
-    """Half the interval of an estimate."""
-    return float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * standard_error
+def half_width(standard_error: float, freedom: float, tests: int = 1) -> float:
+    """Half the interval of an estimate, wide enough for `tests` of them to hold together (Bonferroni)."""
+    return float(stats.t.ppf(1 - (1 - CONFIDENCE) / tests / 2, freedom)) * standard_error
 
 
 def _finite(values: Iterable[float]) -> np.ndarray:

@@ -171,9 +171,8 @@ def load_published(name: str, folder: Path = RECORD_DIR) -> Published:
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(
-            f"cannot read {path}: {error.strerror}; it is in the repository: install from a clone"
-        ) from None
+        remedy = "it is in the repository: install from a clone"
+        raise UserError(f"cannot read {path}: {error.strerror}; {remedy}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path.name}: not valid TOML: {error}") from None
     return build(Published, values | {"name": name}, path.name)

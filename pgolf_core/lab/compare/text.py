@@ -46,9 +46,8 @@ def _seeds(compared: Compared) -> Iterator[str]:
     """Every seed of every arm side by side; for each arm its difference from the baseline's same seed."""
     long, (base, *others) = seeds_long(compared), [arm.name for arm in compared.arms]
     numbers = long["seed"].unique()
-    scores, differences = (
-        long.pivot(index="seed", columns="run", values=column).reindex(numbers) for column in ("bpb", "difference")
-    )
+    beside_each = long.pivot(index="seed", columns="run").reindex(numbers)
+    scores, differences = beside_each["bpb"], beside_each["difference"]
     beside = 1 if max(map(len, (base, *others))) > LONG_NAME else 2
     for first in range(0, max(1, len(others)), beside):
         header, columns = ["seed", base], [list(map(str, numbers)), list(map(_number, scores[base]))]

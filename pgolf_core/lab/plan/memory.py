@@ -19,13 +19,13 @@ import torch
 from pgolf_core.base.device import autocast_dtype
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.compare.records import Published
+from pgolf_core.lab.shared.texts import FINEWEB_TRACK
 from pgolf_core.network.attention import kernel_name
 from pgolf_core.network.head import CHUNKS
 from pgolf_core.network.model import in_one_pass, layer_order, parameter_shapes
 from pgolf_core.recipes.recipe import Model, Recipe
 from pgolf_core.training.optim import parameter_groups
 
-RECORD_TRACK = "10min_16mb"
 RECORD_RANKS = 8
 """Ranks of the record track where nobody says, and of its published runs; one on any other."""
 QUERY_BLOCK = 128
@@ -57,24 +57,20 @@ def assumed_execution(recipe: Recipe) -> Execution:
     A compiler that is there is believed to work: to try it takes longer than all of a plan.
     """
     schedule = recipe.schedule
-    if recipe.track == RECORD_TRACK:
+    if recipe.track == FINEWEB_TRACK:
         return Execution(schedule.compile == "auto", schedule.autocast == "auto", blocked=False)
     cpu = torch.device("cpu")
     bfloat16 = autocast_dtype(cpu, schedule.autocast) is torch.bfloat16
     compiled = schedule.compile == "auto" and any(map(shutil.which, filter(None, torch._inductor.config.cpp.cxx)))
-    return Execution(
-        compiled,
-        bfloat16,
-        kernel_name("cpu", bfloat16) == "query blocks",
-        compiled and in_one_pass(recipe.model, "cpu"),
-    )
+    blocked = kernel_name("cpu", bfloat16) == "query blocks"
+    return Execution(compiled, bfloat16, blocked, one_pass=compiled and in_one_pass(recipe.model, "cpu"))
 
 
 def ranks_of(recipe: Recipe, ranks: int | None) -> int:
     """`ranks`, or as many of the track's usual number as share a step's spans equally; UserError where they do not."""
     spans = recipe.data.spans_per_step
     if ranks is None:
-        return math.gcd(RECORD_RANKS if recipe.track == RECORD_TRACK else 1, spans)
+        return math.gcd(RECORD_RANKS if recipe.track == FINEWEB_TRACK else 1, spans)
     if ranks < 1 or spans % ranks:
         raise UserError(f"{ranks} ranks (--nproc) must divide data.spans_per_step = {spans}, the spans of a step")
     return ranks
@@ -89,8 +85,7 @@ def micro_batch(recipe: Recipe, ranks: int) -> tuple[int, int]:
 
 def runs(model: Model) -> list[int]:
     """The blocks that one forward pass runs with its loop on, in order: those of a loop several times."""
-    encoder, decoder = layer_order(model)
-    return encoder + decoder
+    return [layer for half in layer_order(model) for layer in half]
 
 
 def kept_bytes_per_token(model: Model, seq_len: int, how: Execution) -> float:
@@ -157,10 +152,8 @@ def head_bytes(model: Model, how: Execution, tokens: int) -> tuple[int, int]:
     """
     vocab, size = model.vocab_size, 2 if how.bfloat16 else 4
     if how.one_pass:
-        table = model.vocab_size * model.model_dim
-        logits = math.ceil(tokens / CHUNKS) * vocab
-        kept = 4 * tokens + (4 - 2 * how.bfloat16) * table  # in place of the copy that the head's product keeps
-        return kept, 2 * size * logits
+        kept = (4 - 2 * how.bfloat16) * vocab * model.model_dim  # in place of the copy that the head's product keeps
+        return 4 * tokens + kept, 2 * size * math.ceil(tokens / CHUNKS) * vocab
     if how.compiled:
         return (size * vocab + 8) * tokens, 4 * vocab * tokens
     return (25 if model.softcaps == "two" else 8) * vocab * tokens, 8 * vocab * tokens

@@ -1,7 +1,7 @@
 """What a recipe will take before anything runs: parameters, bytes of the artifact, work of a step, memory, steps.
 
-Where a recipe has the network and the step of one of the five records, its published step time, files and peak stand
-beside the prediction.
+Where a recipe has the network and the step of a record, its published step time, files and peak stand beside the
+prediction.
 """
 
 import dataclasses
@@ -15,18 +15,19 @@ from pgolf_core.base.files import UserError
 from pgolf_core.lab.compare.records import RECORD_DIR, Published, load_published, record_of, seeds_table
 from pgolf_core.lab.export import code_bytes_of
 from pgolf_core.lab.look.n02_network import parameter_budget
-from pgolf_core.lab.plan.adapting import adapting_work, validation_text
 from pgolf_core.lab.plan.bytes import ERROR, predicted_bytes
-from pgolf_core.lab.plan.memory import RECORD_RANKS, RECORD_TRACK, Row, matrix_passes, memory_rows, ranks_of, runs
-from pgolf_core.lab.plan.seconds import calibration_rows, evaluation_rows
+from pgolf_core.lab.plan.memory import RECORD_RANKS, Row, matrix_passes, memory_rows, ranks_of, runs
+from pgolf_core.lab.plan.seconds import adapting_work, calibration_rows, evaluation_rows, validation_text
 from pgolf_core.lab.shared.places import SCRIPT
 from pgolf_core.lab.shared.tables import table_text
+from pgolf_core.lab.shared.texts import FINEWEB_TRACK
 from pgolf_core.network.model import parameter_shapes
 from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.recipe import Model, Recipe
 from pgolf_core.training.optim import parameter_groups
 
 SORTING = "what sorting saves in the codes is not counted: 0.8 and 2.6% of two local runs' by brotli"
+LEAST_STEP_MS = 1e-6
 BACKWARD = 2
 """Work of the backward pass relative to the forward pass: one product for the inputs, one for the weights."""
 
@@ -39,18 +40,18 @@ def plan_table(recipe: Recipe, step_ms: float | None = None, ranks: int | None =
     `ranks` share a step (default: 8 on the record track, else 1). UserError for a step_ms that is not positive and for
     ranks that do not divide the step's spans.
     """
-    if step_ms is not None and not (math.isfinite(step_ms) and step_ms > 0):
-        raise UserError(f"--step-ms {step_ms} must be a positive number of milliseconds")
+    if step_ms is not None and not LEAST_STEP_MS <= step_ms < math.inf:
+        raise UserError(f"--step-ms {step_ms} must be a positive number of milliseconds, at least {LEAST_STEP_MS:g}")
     ranks = ranks_of(recipe, ranks)
     record = published_of(recipe)
-    steps, why = planned_steps(recipe, step_ms, ranks, record)
+    step_ms, source = _step_time(step_ms, ranks, record)
+    steps, why = planned_steps(recipe, step_ms, source)
     rows = [("parameters", *row) for row in _parameter_rows(recipe.model)]
     rows += [("artifact, predicted", *row) for row in _byte_rows(recipe, steps, record)]
     rows += _work_rows(recipe, steps, why)
-    taken_ms = _step_ms(recipe, step_ms, ranks, record)
-    if taken_ms is not None:
-        rows += [("the budget", *row) for row in calibration_rows(recipe, taken_ms / 1000, ranks)]
-    rows += [("evaluation", *row) for row in _adapting_rows(recipe, taken_ms, record)]
+    if step_ms is not None:
+        rows += [("the budget", *row) for row in calibration_rows(recipe, step_ms / 1000, ranks)]
+    rows += [("evaluation", *row) for row in _adapting_rows(recipe, step_ms, record)]
     beside = record if ranks == RECORD_RANKS else None
     rows += [("memory of a rank", *row) for row in memory_rows(recipe, ranks, beside)]
     return pd.DataFrame(rows, columns=["group", "quantity", "value", "unit", "note"], dtype=object).fillna(math.nan)
@@ -58,7 +59,7 @@ def plan_table(recipe: Recipe, step_ms: float | None = None, ranks: int | None =
 
 def published_of(recipe: Recipe) -> Published | None:
     """The record whose network and step this recipe has, on the record track; None for every other recipe."""
-    name = record_of(recipe.name) if recipe.track == RECORD_TRACK and RECORD_DIR.is_dir() else None
+    name = record_of(recipe.name) if recipe.track == FINEWEB_TRACK and RECORD_DIR.is_dir() else None
     same_step = name is not None and _step_of(recipe) == _step_of(load_recipe(name))
     return load_published(name) if name and same_step else None
 
@@ -71,31 +72,28 @@ def _step_of(recipe: Recipe) -> tuple[object, ...]:
     return parameter_shapes(model), switches, newer, data.batch_tokens, data.seq_len
 
 
-def planned_steps(
-    recipe: Recipe, step_ms: float | None, ranks: int = 1, record: Published | None = None
-) -> tuple[int | None, str]:
+def _step_time(step_ms: float | None, ranks: int, record: Published | None) -> tuple[float | None, str]:
+    """(milliseconds of a step: those that are given, or a record's own mean; what is to be said of them)."""
+    if step_ms is not None or record is None:
+        return step_ms, ""
+    if ranks != RECORD_RANKS:
+        return None, f"; {record.name}'s published step was taken on {RECORD_RANKS} ranks"
+    made = f"on {record.hardware}, where runs made {_published(record, 'steps')} steps"
+    return float(seeds_table(record)["ms_per_step"].mean()), f", the step published with {record.name} {made}"
+
+
+def planned_steps(recipe: Recipe, step_ms: float | None, source: str) -> tuple[int | None, str]:
     """(steps until clock or iterations end the training, what ends it); None where no step time is known."""
-    schedule, source = recipe.schedule, ""
+    schedule = recipe.schedule
     seconds = schedule.max_seconds - schedule.reserve_seconds
     if schedule.max_seconds <= 0:
         return schedule.iterations, "schedule.iterations; no clock"
-    known, step_ms = step_ms, _step_ms(recipe, step_ms, ranks, record)
-    if known is None and record is not None and ranks == RECORD_RANKS:
-        made = _published(record, "steps")
-        source = f", the step published with {record.name} on {record.hardware}, where runs made {made} steps"
     if step_ms is None:
-        other = f"; {record.name}'s published step was taken on {RECORD_RANKS} ranks" if record is not None else ""
-        return None, f"needs --step-ms: {seconds:g} s of training end at the clock{other}"
+        return None, f"needs --step-ms: {seconds:g} s of training end at the clock{source}"
     by_clock = math.ceil(seconds * 1000 / step_ms)
     if by_clock < schedule.iterations:
         return by_clock, f"{seconds:g} s at {step_ms:.4g} ms{source}"
     return schedule.iterations, f"schedule.iterations; the clock would allow {by_clock:,}"
-
-
-def _step_ms(recipe: Recipe, step_ms: float | None, ranks: int, record: Published | None) -> float | None:
-    """Milliseconds of a step: those that are given, or a record's own mean."""
-    is_like = step_ms is None and record is not None and ranks == RECORD_RANKS
-    return float(seeds_table(record)["ms_per_step"].mean()) if record is not None and is_like else step_ms
 
 
 def _published(record: Published, column: str) -> str:
@@ -210,27 +208,20 @@ def _adapting_rows(recipe: Recipe, step_ms: float | None, record: Published | No
     Of mixing alone, whose seconds are few off the record track, nothing is said there.
     """
     learns = recipe.adapt.kind != "off"
-    if not learns and (recipe.adapt.mix == "off" or recipe.track != RECORD_TRACK):
+    if not learns and (recipe.adapt.mix == "off" or recipe.track != FINEWEB_TRACK):
         return
     text, forward = validation_text(recipe), forward_flops_per_token(recipe.model, recipe.eval.seq_len)
+    work = adapting_work(recipe, text, forward) if text else None
+    missing = "" if text else "the dataset is neither prepared here nor a known one"
+    yield "targets of the text", text.targets if text else None, "targets", text.source if text else missing
+    if learns:
+        yield "scoring while adapting", work and work.score, "FLOP", work.told if work else missing
+        yield "learning while adapting", work and work.learn, "FLOP", missing or f"adapt.kind = {recipe.adapt.kind}"
     published = ""
     if record and record.eval_seconds:
         published = f"; {record.name}'s whole evaluation took {record.eval_seconds:g} s"
-    if text is None:
-        missing = "the dataset is neither prepared here nor a known one"
-        yield "targets of the text", None, "targets", missing
-        if learns:
-            yield "scoring while adapting", None, "FLOP", missing
-            yield "learning while adapting", None, "FLOP", missing
-        yield "adapting", None, "s", f"{missing}{published}"
-        return
-    work = adapting_work(recipe, text, forward)
-    yield "targets of the text", text.targets, "targets", text.source
-    if learns:
-        yield "scoring while adapting", work.score, "FLOP", work.told
-        yield "learning while adapting", work.learn, "FLOP", f"adapt.kind = {recipe.adapt.kind}"
-    if step_ms is None:
-        yield "adapting", None, "s", f"needs --step-ms{published}"
+    if text is None or work is None or step_ms is None:
+        yield "adapting", None, "s", f"{missing or 'needs --step-ms'}{published}"
         return
     step = (1 + BACKWARD) * forward * recipe.data.batch_tokens + muon_flops_per_step(recipe)
     if learns:

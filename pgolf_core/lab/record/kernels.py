@@ -50,7 +50,7 @@ def prepared() -> Iterator[None]:
     try:
         yield
     finally:  # of themselves these two would outlive this process by a second; Python's own tests end them so
-        server = forkserver._forkserver  # type: ignore[attr-defined]
+        server: Any = forkserver._forkserver  # type: ignore[attr-defined]
         os.kill(server._forkserver_pid, signal.SIGTERM)  # it may still be importing
         server._stop()
         resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]

@@ -3,12 +3,14 @@
 import argparse
 import os
 import sys
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
 
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.shared.idle import idle_note
 from pgolf_core.lab.shared.places import short_path
+from pgolf_core.lab.shared.tables import width
 from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.recipe import Recipe
 
@@ -61,8 +63,9 @@ def checked_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def note(text: str) -> None:
-    """A line on standard error for what a reader of the result has to know."""
-    print(f"note: {text}", file=sys.stderr)
+    """A line on standard error for what a reader of the result has to know; at a terminal broken between words."""
+    columns = width() if sys.stderr.isatty() else sys.maxsize
+    print(textwrap.fill(f"note: {text}", columns, subsequent_indent="  ", break_on_hyphens=False), file=sys.stderr)
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

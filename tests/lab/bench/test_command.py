@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pgolf_core.base.files import UserError
 from pgolf_core.lab import cli
 from pgolf_core.lab.bench import clock, command
 from pgolf_core.recipes.reading import load_recipe
@@ -81,6 +82,19 @@ def test_a_profile_names_the_operators_that_a_step_spends_its_time_in(
     assert shares == sorted(shares, reverse=True) and 0.5 < sum(shares) <= 1.0
 
 
+def test_what_was_measured_stays_where_a_later_measure_fails(tmp_path: Path, capsys, monkeypatch) -> None:
+    def in_child(function, task, *further):
+        if task.measure == "packing":
+            raise UserError("the process ended")
+        return function(task, *further)
+
+    monkeypatch.setattr(clock, "in_child", in_child)
+    words = ["--measures", "newton-schulz,packing", "--out", str(tmp_path / "bench.json")]
+    assert cli.main(["bench", "--quick", "--recipes", str(TINY), *words]) == 1
+    (values,) = json.loads((tmp_path / "bench.json").read_text())["measures"]
+    assert values["measure"] == "newton_schulz" and "the process ended" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -90,6 +104,7 @@ def test_a_profile_names_the_operators_that_a_step_spends_its_time_in(
         (["--recipes", " ,"], "' ,' names none"),
         (["--threads", "0"], "'0' is not a whole number of at least 1"),
         (["--out", "numbers.txt"], "the numbers' file ends in .json"),
+        (["--recipes", "pr315", "--measures", "rounding"], "nothing to measure"),
     ],
 )
 def test_wrong_usage_is_told_in_a_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture) -> None:

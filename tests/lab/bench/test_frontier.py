@@ -1,6 +1,7 @@
 """Bytes against loss: other allocations are what they say, and bytes at a loss are those worked out by hand."""
 
 import math
+import runpy
 
 import numpy as np
 import pandas as pd
@@ -51,6 +52,21 @@ def test_bytes_at_a_loss_lie_on_the_line_in_the_log_of_the_loss():
     assert math.isnan(frontier.bytes_at_loss(sizes, losses, 1e-5))  # better than anything measured
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "error: none/recipe.json does not exist"),
+        (["--shares", "1,x"], "'1,x' is not a list of sizes over int6's, as 0.5,0.7"),
+        (["--targets", "-5"], "'-5' is not a whole number of at least 1"),
+    ],
+)
+def test_what_cannot_be_meant_is_told_in_a_line(words: list[str], said: str, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["frontier", "none", "--out", "o", *words])
+    with pytest.raises(SystemExit) as raised:
+        runpy.run_path(frontier.__file__, run_name="__main__")
+    assert said in f"{raised.value} {capsys.readouterr().err}"
+
+
 def test_savings_compare_every_file_without_steps_with_the_curve_of_its_own_seed():
     rows = [
         *({"seed": s, "method": frontier.OURS, "file_bytes": b, "bpb_lost": l * s} for s in (1, 2)
@@ -64,3 +80,4 @@ def test_savings_compare_every_file_without_steps_with_the_curve_of_its_own_seed
     assert axes.get_yscale() == "log" and len(axes.lines) == table["method"].nunique()
     assert saved["bytes_by_gradient"].tolist() == pytest.approx([300, 300])
     assert saved["saved"].tolist() == pytest.approx([0.5, 0.5])
+    assert frontier.savings(table, by=frontier.CORRECTED)["saved"].isna().all(), "left out by --methods"

@@ -29,11 +29,10 @@ PAIRS = [
     for kind in KINDS
     if f"{kind}_loss" in seed
 ]
-seeds = pytest.mark.parametrize(
-    ("name", "seed"), [(name, seed) for name in RECORDS for seed in load_published(name).seeds],
-    ids=lambda value: value if isinstance(value, str) else f"seed{value.seed}",
-)  # fmt: skip
-records = pytest.mark.parametrize("name", RECORDS)
+PUBLISHED = {name: load_published(name) for name in RECORDS}
+records = pytest.mark.parametrize("record", PUBLISHED.values(), ids=RECORDS)
+RUNS = [(record, seed) for record in PUBLISHED.values() for seed in record.seeds]
+seeds = pytest.mark.parametrize(("record", "seed"), RUNS, ids=lambda one: getattr(one, "name", "seed"))
 
 
 def half_unit(figure: Decimal) -> float:
@@ -51,8 +50,8 @@ def leaves(value):
 
 
 @records
-def test_no_figure_is_empty_below_zero_or_given_twice(name):
-    record, text = load_published(name), AS_TEXT[name]
+def test_no_figure_is_empty_below_zero_or_given_twice(record):
+    text = AS_TEXT[record.name]
     assert not [leaf for leaf in leaves(text) if (not leaf.strip() if isinstance(leaf, str) else leaf < 0)]
     assert record.status in ("merged", "open", "closed") and "name" not in text, "the file's own name is the record's"
     assert len({seed.seed for seed in record.seeds}) == len(record.seeds)
@@ -65,8 +64,7 @@ def test_every_loss_and_score_that_were_published_together_are_found():
 
 @pytest.mark.parametrize(("name", "seed", "kind", "loss", "bpb"), PAIRS)
 def test_a_score_is_its_loss_in_bits_times_the_targets_per_byte(name, seed, kind, loss, bpb):
-    record = load_published(name)
-    targets, num_bytes = record.covered(kind)
+    targets, num_bytes = PUBLISHED[name].covered(kind)
     per_byte = targets / num_bytes  # PR 1493 scores every target once, in every way
     tail = kind == "sliding" and per_byte == STANDARD
     ratio = (SLIDING if tail else per_byte) / math.log(2)
@@ -78,13 +76,13 @@ def test_a_score_is_its_loss_in_bits_times_the_targets_per_byte(name, seed, kind
 
 
 @seeds
-def test_the_total_is_the_weight_file_and_the_script(name, seed):
-    assert seed.total_bytes == seed.model_bytes + (seed.script_bytes or load_published(name).script_bytes)
+def test_the_total_is_the_weight_file_and_the_script(record, seed):
+    assert seed.total_bytes == seed.model_bytes + (seed.script_bytes or record.script_bytes)
 
 
 @records
-def test_the_claimed_score_is_that_of_its_seed_or_the_mean(name):
-    record, text = load_published(name), AS_TEXT[name]
+def test_the_claimed_score_is_that_of_its_seed_or_the_mean(record):
+    text = AS_TEXT[record.name]
     kind = {"sliding 64": "sliding_bpb", "standard": "standard_bpb", "adapted": "adapted_bpb"}[record.scored_with]
     scores = {f"seed {seed.seed}": getattr(seed, kind) for seed in record.seeds}
     mean = sum(scores.values()) / len(scores)
@@ -99,44 +97,42 @@ def test_the_claimed_score_is_that_of_its_seed_or_the_mean(name):
 
 
 def test_files_over_the_cap_runs_over_the_time_and_claimed_tokens_are_those_of_the_notes():
-    over = {(name, s.seed) for name in RECORDS for s in load_published(name).seeds if s.total_bytes > CAP_BYTES}
-    wrapped = {(name, s.seed) for name in ("pr1855", "pr2135") for s in load_published(name).seeds}
+    over = {(record.name, seed.seed) for record, seed in RUNS if seed.total_bytes > CAP_BYTES}
+    wrapped = {(record.name, seed.seed) for record, seed in RUNS if record.name in ("pr1855", "pr2135")}
     assert over == {("pr194", 1337), ("pr531", 1337), ("pr531", 42)} | wrapped
-    for name in ("pr1855", "pr2135"):
-        record = load_published(name)
-        claimed, largest = record.claims[0].value, max(seed.model_bytes for seed in record.seeds)
-        assert claimed == largest + {"pr1855": 31_999, "pr2135": 37_155}[name] < CAP_BYTES
-    late = {name for name in RECORDS for s in load_published(name).seeds if (s.train_seconds or 0) > 600}
-    assert late == {"pr534"}
-    record = load_published("pr315")
+    for name, code_bytes in {"pr1855": 31_999, "pr2135": 37_155}.items():
+        largest = max(seed.model_bytes for seed in PUBLISHED[name].seeds)
+        assert PUBLISHED[name].claims[0].value == largest + code_bytes < CAP_BYTES
+    assert {record.name for record, seed in RUNS if (seed.train_seconds or 0) > 600} == {"pr534"}
+    record = PUBLISHED["pr315"]
     claimed = next(claim.value for claim in record.claims if claim.what == "training tokens")
     assert abs(record.seeds[0].steps * record.batch_tokens - claimed) <= 0.0005e9
 
 
 @seeds
-def test_steps_times_their_time_fill_the_clock(name, seed):
-    record = load_published(name)
+def test_steps_times_their_time_fill_the_clock(record, seed):
     clock = record.budget_seconds if seed.train_seconds is None else seed.train_seconds
     if record.ms_by_loop:
         plain, looped = (ms / 1000 for ms in record.ms_by_loop)
-        reserve = load_recipe(name).schedule.reserve_seconds
+        reserve = load_recipe(record.name).schedule.reserve_seconds
         assert seed.steps * seed.ms_per_step / 1000 == pytest.approx(clock, rel=1e-4)
         assert seed.loop_step * plain + (seed.steps - seed.loop_step) * looped == pytest.approx(clock, rel=2e-3)
         assert seed.loop_step * plain == pytest.approx(0.35 * (record.budget_seconds - reserve), rel=2e-3)
     elif seed.train_seconds is None:
         ms, tolerance = (seed.ms_per_step, 1e-3) if seed.ms_per_step else (record.ms_per_step, 2e-3)
-        assert ms or (name, seed.seed) == ("pr2135", 0), "its digits were not published"
+        assert ms or (record.name, seed.seed) == ("pr2135", 0), "its digits were not published"
         assert not ms or seed.steps * ms / 1000 == pytest.approx(clock, rel=tolerance)
     elif record.ms_per_step is None:  # PR 1855
         assert seed.steps * seed.ms_per_step / 1000 == pytest.approx(clock, rel=1e-3)
-        assert clock == pytest.approx(record.budget_seconds - load_recipe(name).schedule.reserve_seconds, rel=2e-4)
+        reserve = load_recipe(record.name).schedule.reserve_seconds
+        assert clock == pytest.approx(record.budget_seconds - reserve, rel=2e-4)
         assert 0.9 * 0.35 < seed.loop_step / seed.steps / 1.25 < 1.1 * 0.35  # steps before the loop are shorter
     else:  # PR 534: what the steps left of the clock is its recompilation, about 55 s
         assert 50 < clock - seed.steps * record.ms_per_step / 1000 < 60
 
 
 @seeds
-def test_snapshots_are_those_of_every_fiftieth_step_from_the_first(name, seed):
+def test_snapshots_are_those_of_every_fiftieth_step_from_the_first(record, seed):
     if seed.first_snapshot_step is None:
         assert not seed.snapshots
     else:
@@ -144,8 +140,7 @@ def test_snapshots_are_those_of_every_fiftieth_step_from_the_first(name, seed):
 
 
 @records
-def test_curves_begin_untrained_and_belong_to_one_run(name):
-    record = load_published(name)
+def test_curves_begin_untrained_and_belong_to_one_run(record):
     ends = {seed.seed: (seed.steps, seed.raw_bpb) for seed in record.seeds}
     assert {curve.what for curve in record.curves} >= {"train loss"}
     for curve in record.curves:
@@ -162,14 +157,14 @@ def test_curves_begin_untrained_and_belong_to_one_run(name):
 
 
 @records
-def test_the_recipe_has_the_published_parameters_batch_and_window(name):
-    record, recipe = load_published(name), load_recipe(name)
+def test_the_recipe_has_the_published_parameters_batch_and_window(record):
+    recipe = load_recipe(record.name)
     assert num_parameters(recipe.model) == record.parameters
     assert recipe.model.vocab_size == record.vocab_size
     assert re.search(rf"-sp{record.vocab_size}(-lossless-caps-caseops-v1-reserved)?$", recipe.data.dataset)
     assert (recipe.data.bytes == "sidecar") == ("caseops" in recipe.data.dataset)
     assert (recipe.data.batch_tokens, recipe.data.seq_len) == (record.batch_tokens, record.window_tokens)
-    as_run = load_recipe(f"{name}-as-run").eval
+    as_run = load_recipe(f"{record.name}-as-run").eval
     assert as_run.stride == (as_run.seq_len if record.scored_with == "standard" else 64)
 
 
@@ -178,8 +173,8 @@ def is_control(tensor: str) -> bool:
 
 
 @records
-def test_the_published_payload_and_state_are_the_recipes_tensors_on_its_grids(name):
-    recipe = load_recipe(name)
+def test_the_published_payload_and_state_are_the_recipes_tensors_on_its_grids(record):
+    name, recipe = record.name, load_recipe(record.name)
     shapes = parameter_shapes(recipe.model)
     grids = grid_names_for(shapes, recipe.quant, {})
     float32 = {"pr194": (), "pr332": ("smear.gate", "bigram.scale"), "pr534": ()}  # others keep all controls in fp16
@@ -191,11 +186,10 @@ def test_the_published_payload_and_state_are_the_recipes_tensors_on_its_grids(na
         in_bfloat16 = tensor.endswith("emb.weight") or tensor.endswith("embed.weight")
         in_bfloat16 |= name == "pr534" and tensor == "smear.gate"
         state += elements * (2 if in_bfloat16 else 4)
-    published_file = load_published(name).artifact
-    assert state == published_file.state_bytes
-    assert payload == published_file.payload_bytes or published_file.payload_bytes is None
+    assert state == record.artifact.state_bytes
+    assert payload == record.artifact.payload_bytes or record.artifact.payload_bytes is None
     scales = recipe.model.num_layers - 1 if recipe.model.ve_dim else 0  # one tensor here, a list of them there
-    assert len(shapes) + scales == published_file.state_tensors
+    assert len(shapes) + scales == record.artifact.state_tensors
 
 
 def test_every_recipe_on_disk_has_the_record_that_it_descends_from():
@@ -226,11 +220,10 @@ def test_a_recipe_of_ones_own_has_the_record_that_it_extends(tmp_path: Path):
 
 
 def test_the_table_has_a_row_for_each_seed_and_gaps_for_what_was_never_published():
-    table = seeds_table(load_published("pr194"))
+    table = seeds_table(PUBLISHED["pr194"])
     assert list(table["seed"]) == [1337, 7, 42] and table["standard_bpb"].isna().all()
     assert table.loc[0, "total_bytes"] == 16_076_737 and set(table.dtypes) == {table["steps"].dtype}
-    record = load_published("pr315")
-    assert seeds_table(record)["ms_per_step"].tolist() == 3 * [record.ms_per_step]
+    assert seeds_table(PUBLISHED["pr315"])["ms_per_step"].tolist() == 3 * [PUBLISHED["pr315"].ms_per_step]
 
 
 # ---------------------------------------------------------------------- malformed files

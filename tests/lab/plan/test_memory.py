@@ -22,6 +22,7 @@ from pgolf_core.recipes.recipe import Recipe
 
 MODEL = {"vocab_size": 112, "num_layers": 4, "model_dim": 64, "num_heads": 4, "num_kv_heads": 2, "mlp_hidden": 160,
          "rope_dims": 8, "bigram_rows": 32, "bigram_dim": 24, "xsa_last_n": 0}  # fmt: skip
+LANES = {"xsa_last_n": 3, "lanes": 2, "parallel_start": 2, "skip_gates": True}
 SWITCHES: dict[str, dict[str, Any]] = {
     "plain": {},
     "six layers": {"num_layers": 6},
@@ -34,15 +35,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "a ragged query block": {"seq_len": 300, "xsa_last_n": 1},
     "leaky, gated, parallel": {"negative_slope": 0.5, "skip_gates": True, "parallel_start": 2},
     "a loop": {"num_loops": 2, "loop_start": 1, "loop_end": 2, "xsa_last_n": 2, "ve_dim": 20, "ve_layers": [1, 3]},
-    "window smear, gated heads, lanes": {
-        "smear": "window",
-        "bigram_rows": 0,
-        "attn_gate": "sparse",
-        "xsa_last_n": 3,
-        "lanes": 2,
-        "parallel_start": 2,
-        "skip_gates": True,
-    },
+    "window smear, gated heads, lanes": {"smear": "window", "bigram_rows": 0, "attn_gate": "sparse", **LANES},
     "two caps, one block in lanes": {"softcaps": "two", "lanes": 2, "parallel_start": 3},
     "lanes in blocks with skips": {"num_layers": 6, "lanes": 2, "parallel_start": 4, "skip_gates": True},
 }
@@ -116,7 +109,7 @@ def test_the_count_of_a_head_in_one_pass_is_what_is_kept(bfloat16, loss):
     assert counted_bytes(recipe, how) == pytest.approx(saved_bytes(loss, recipe, how), rel=0.01)
 
 
-@pytest.mark.parametrize("name", dict.fromkeys((*RECORDS, "pr1493", "pr1855")))
+@pytest.mark.parametrize("name", RECORDS)
 def test_the_count_of_a_record_at_full_size_is_what_autograd_saves(name, loss):
     recipe = load_recipe(name)
     assert counted_bytes(recipe, BFLOAT16, 48) == pytest.approx(saved_bytes(loss, recipe, BFLOAT16, 48), rel=0.001)

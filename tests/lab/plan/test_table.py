@@ -8,20 +8,10 @@ from small import small_recipe
 
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.compare.records import RECORDS, load_published
-from pgolf_core.lab.export import export_script
-from pgolf_core.lab.plan import bytes as plan_bytes
+from pgolf_core.lab.export import code_bytes_of, export_script
 from pgolf_core.lab.plan import table as plan
 from pgolf_core.recipes.reading import available_recipes, load_recipe
 from pgolf_core.recipes.recipe import Recipe
-
-EXPORTED_BYTES = 100_000
-
-
-@pytest.fixture(autouse=True)
-def exported(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Exporting a script takes seconds, and here dozens of recipes are planned: one test has the real size."""
-    for module in (plan, plan_bytes) if request.function is not test_code_counts_as_the_exported_script else ():
-        monkeypatch.setattr(module, "code_bytes_of", lambda recipe: EXPORTED_BYTES)
 
 
 def table(recipe: Recipe | str, *given) -> pd.DataFrame:
@@ -97,7 +87,7 @@ def test_steps_follow_from_clock_and_step_time_or_say_what_they_need_and_what_ca
     assert found.loc[["steps in the budget", "work in the budget"], "value"].isna().all()
     assert "--step-ms" in found.loc["steps in the budget", "note"]
     assert "may end it sooner" in found.loc["predicted bytes: artifact", "note"]
-    for wrong in (0.0, -1.0, math.nan, math.inf):
+    for wrong in (0.0, -1.0, 5e-324, math.nan, math.inf):
         with pytest.raises(UserError, match="positive number of milliseconds"):
             plan.plan_table(clocked, wrong)
     for recipe, ranks in (("pr315", 3), ("pr315", 0), ("local-pr315", 2)):
@@ -134,15 +124,16 @@ def test_published_figures_stand_beside_the_prediction_of_a_record_and_of_no_oth
     assert not [note for note in notes("local-pr315", 200.0).values() if "published" in note]
 
 
-def test_the_bytes_of_the_table_add_up_and_are_held_against_the_cap():
+def test_the_bytes_of_the_table_add_up_and_are_held_against_the_cap(exported: int):
     found = values(small_recipe())
     *grids, artifact, total = (value for name, value in found.items() if name.startswith("predicted bytes: "))
-    assert sum(grids) == artifact and total == artifact + found["code"] and found["code"] == EXPORTED_BYTES
+    assert sum(grids) == artifact and total == artifact + found["code"] and found["code"] == exported
     assert found["predicted bytes left"] == found["cap"] - total and found["cap"] == 16_000_000
     assert found["predicted bytes: fp16"] == 2 * (24_519 - 3 * 7168 - 64 * 32 - 2 * 256)  # of at most 100 elements
 
 
-def test_code_counts_as_the_exported_script():
+def test_code_counts_as_the_exported_script(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(plan, "code_bytes_of", code_bytes_of)
     recipe = load_recipe("pr315", ["script=readable"])
     found = table(recipe).loc["code"]
     assert found["value"] == len(export_script(recipe).encode()) and found["note"].startswith("train_gpt.py, readable")

@@ -1,6 +1,5 @@
 """The arms of a sweep: how they are named, refused and ordered, and the first stage that they share."""
 
-import argparse
 import json
 from pathlib import Path
 
@@ -33,15 +32,16 @@ def test_an_arm_is_a_name_and_changes(text: str, parts: tuple) -> None:
     assert arms.arm(text) == parts
 
 
-@pytest.mark.parametrize("text", ["", ":a=1", "a b:x=1", "../up", "wide:model.model_dim", "a.b"])
-def test_what_is_no_arm_is_refused(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="is not NAME:key=value"):
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        *((text, "is not NAME:key=value") for text in ("", ":a=1", "a b:x=1", "../up", "wide:model.model_dim", "a.b")),
+        ("deep:model.num_layers=3,eval.stride=8,model.num_layers=4", r"gives model\.num_layers twice; keep one"),
+    ],
+)
+def test_what_is_no_arm_is_refused(text: str, said: str) -> None:
+    with pytest.raises(UsageError, match=f"^--arm '{text}' {said}"):
         arms.arm(text)
-
-
-def test_an_arm_that_gives_a_key_twice_is_refused() -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match=r"gives model\.num_layers twice; keep one"):
-        arms.arm("deep:model.num_layers=3,eval.stride=8,model.num_layers=4")
 
 
 def test_each_arm_is_a_run_of_its_own_and_tasks_take_all_arms_before_the_next_seed(request_: RunRequest) -> None:
@@ -49,6 +49,12 @@ def test_each_arm_is_a_run_of_its_own_and_tasks_take_all_arms_before_the_next_se
     assert sweep.tasks == [("base", 1), ("deep", 1), ("base", 2), ("deep", 2)]
     assert [path.name for path in sweep.folders().values()] == ["toy.base", "toy.deep"]
     assert sweep.run("deep", 2).recipe.model.num_layers == 3 and sweep.run("deep", 2).recipe.optim.muon_wd == 0.5
+
+
+def test_a_key_of_an_arm_without_effect_is_noted(request_: RunRequest, capsys) -> None:
+    arms.sweep_of(request_, [("base", ()), ("idle", ("model.rope_reference_tokens=4096",))], [1])
+    note = "note: --arm idle: model.rope_reference_tokens has no effect (no sequence is over "
+    assert capsys.readouterr().err.startswith(note)
 
 
 @pytest.mark.parametrize(

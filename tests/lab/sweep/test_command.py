@@ -47,6 +47,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setattr(runs, "describe_environment", dict)
     monkeypatch.setattr(notebooks, "run_notebook", run_notebook)
     monkeypatch.setattr("pgolf_core.lab.record.kernels.prepared", contextlib.nullcontext)
+    monkeypatch.setattr("pgolf_core.lab.sweep.arms.prepared", contextlib.nullcontext)
     runs_dir = tmp_path / "runs"
     base = ["sweep", str(tmp_path / "toy.toml"), "--runs", str(runs_dir)]
 
@@ -130,6 +131,8 @@ def test_on_slurm_a_task_has_one_seed_of_one_arm_or_as_many_as_asked(
         ([*ARMS, "--per-job", "2"], "--per-job goes with --on slurm"),
         ([*ARMS, "--stop-at", "10"], "--stop-at 10: base validates every"),
         ([*ARMS, "--task", "1", "--finish"], "not allowed with argument"),
+        ([*ARMS, "--on", "slurm", "--dry-run", "--finish"], "--task and --finish do their work here"),
+        ([*ARMS, "--on", "slurm", "--dry-run", "--task", "1"], "leave --on slurm out"),
     ],
 )
 def test_wrong_usage_is_a_line(toy, capsys, words: list[str], said: str) -> None:

@@ -23,6 +23,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -119,21 +120,19 @@ def step(shape: Shape, folder: Path, name: str) -> Values:
     seqs = shape.step_tokens // load_recipe(name, overrides).data.seq_len
     task = Task("step", name, overrides, shape.effort, torch.get_num_threads(), seqs, shape.plain_seqs)
     recipe, device, makers = task.begin()
-    counters = torch._dynamo.utils.counters
-    counters.clear()
-    fast = makers["fast"]()
+    fast, counters = makers["fast"](), torch._dynamo.utils.counters
+    counters.clear()  # of what tried whether there is a compiler
     first = fast.run()
     fast.run()
     memory = peak_during(fast.run, device)
     graph = {"graphs": counters["stats"]["unique_graphs"], "breaks": sum(counters["graph_break"].values())}
     values = timed(task, recipe, device, {"plain": makers["plain"](), "fast": fast})
     fast.trainer.optimizers.muon.world = OneOfEight()
-    turns = in_turns({"fast": fast.run}, shape.effort, task.label)[0]["fast"]
-    whole = [turn["micro_batch"] + turn["update"] for turn in turns]
-    shares = [turn["muon"] / seconds for turn, seconds in zip(turns, whole, strict=True)]
+    turns = pd.DataFrame(in_turns({"fast": fast.run}, shape.effort, task.label)[0]["fast"])
+    whole = turns["micro_batch"] + turns["update"]
     return values | {
         "first_step_seconds": first["micro_batch"] + first["update"], "graph": graph, "peak_memory": {"fast": memory},
-        "one_rank": {"step_seconds": spread(whole), "muon_share": spread(shares)},
+        "one_rank": {"step_seconds": spread(whole), "muon_share": spread(turns["muon"] / whole)},
         "pieces": tried(lambda: pieces(fast, device, shape.effort)),
         "host_waits": tried(lambda: host_waits(fast._step, device)),
         "profile": tried(lambda: operators_of(fast, device)),

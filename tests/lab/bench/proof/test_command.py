@@ -1,6 +1,7 @@
 """The command: each part within its time, a failure in a line, the JSON file and the tables."""
 
 import json
+import runpy
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,13 @@ def test_a_part_without_time_is_left_out_and_one_that_takes_too_long_or_dies_say
     assert row["status"] == "failed" and row["why"].startswith("ended with 1")
 
 
+def test_a_result_that_cannot_be_written_is_told_in_a_line(monkeypatch) -> None:
+    words = ["proof", "--parts", "resume", "--seconds", "1", "--out", "/proc/none/proof.json"]
+    monkeypatch.setattr(command.sys, "argv", words)
+    with pytest.raises(SystemExit, match=r"^error: cannot write /proc/none/proof\.json: "):
+        runpy.run_path(command.__file__, run_name="__main__")
+
+
 def test_a_part_s_process_leaves_what_it_shows_or_why_not(tmp_path: Path, monkeypatch) -> None:
     def fails(shape, folder: Path) -> dict:
         assert shape is SMALL and folder.is_dir()
@@ -101,7 +109,8 @@ def test_a_part_s_process_leaves_what_it_shows_or_why_not(tmp_path: Path, monkey
 
 
 def test_recipes_are_there_and_the_parts_fit_into_ten_minutes() -> None:
-    for name in command.RECIPES:
+    for part in command.TIMED:
+        name = part.rpartition("-")[2]
         load_recipe(name, overrides_of(name, SMALL))
     assert command.TOGETHER_SECONDS < command.TOTAL_SECONDS < 600
     assert all(seconds < command.TOTAL_SECONDS - command.TOGETHER_SECONDS for seconds, _ in command.TIMED.values())

@@ -1,0 +1,138 @@
+"""What a sweep's seeds say of its arms, whose number is taken into account: a table, and which are given up early.
+
+p-values by Holm's method (S. Holm, Scandinavian Journal of Statistics 6, 1979), intervals by Bonferroni's: with k arms
+against the baseline each interval has the confidence 1 - 0.05 / k, and then all of them hold together in 95 % of
+repetitions.
+"""
+
+import bisect
+import contextlib
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pgolf_core.base.files import UserError, read_json, write_json
+from pgolf_core.lab.compare import inference
+from pgolf_core.lab.compare.comparison import Compared
+from pgolf_core.lab.compare.inference import CONFIDENCE, POWER, Comparison
+from pgolf_core.lab.compare.results import seed_folders
+from pgolf_core.lab.shared.tables import table_text, width
+from pgolf_core.training.progress import training_curve
+
+MOST_SEEDS = 1000
+STOPPED = "stopped.json"
+"""In the folder of an arm that was given up: on what ground. It holds until that file is deleted."""
+
+
+def holm(p_values: Sequence[float], tests: int) -> list[float]:
+    """Holm's adjusted p-values, in the order given; `tests` counts those too that have no p-value."""
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (tests - rank) * p_values[place]))
+        adjusted[place] = largest
+    return adjusted
+
+
+def interval(compared: Comparison, tests: int) -> tuple[float | None, float | None]:
+    """The interval of a difference, wide enough for `tests` of them to hold together; None where there is no test."""
+    if compared.standard_error is None or compared.freedom is None:
+        return None, None
+    half = inference.half_width(compared.standard_error, compared.freedom, tests)
+    return compared.difference - half, compared.difference + half
+
+
+def seeds_needed(compared: Comparison, worth: float, tests: int) -> float | None:
+    """How many seeds a paired test of this spread needs to find a true difference of `worth` in POWER of cases.
+
+    None where there is no paired test, infinity where MOST_SEEDS would not do.
+    """
+    if compared.standard_error is None or compared.method != "paired t":
+        return None
+    std, numbers = compared.standard_error * math.sqrt(compared.n_a), range(2, MOST_SEEDS + 1)
+
+    def finds(n: int) -> bool:
+        return inference.detectable_difference(std / math.sqrt(n), n - 1, (1 - CONFIDENCE) / tests) <= worth
+
+    place = bisect.bisect_left(numbers, True, key=finds)
+    return numbers[place] if place < len(numbers) else math.inf
+
+
+def corrected_text(compared: Compared, tests: int, worth: float | None = None) -> str:
+    """The table of a sweep's arms, `tests` of which were tried against the baseline, with what it means.
+
+    `worth` is the difference in bits per byte that seeds are counted for: by default the challenge's margin.
+    """
+    tried = [(one.arm.name, one.bpb) for one in compared.against if one.bpb and one.bpb.p_value is not None]
+    if not tried:
+        return f"{tests} arms were tried; none has the two seeds that a test needs"
+    margins = [one.margin_bpb for one in compared.against if one.margin_bpb]
+    worth = worth or min(margins, default=0.005)
+    p_values = holm([test.p_value or 0.0 for _, test in tried], tests)
+    rows = []
+    for (name, test), p_value in zip(tried, p_values, strict=True):
+        low, high = interval(test, tests)
+        assert test.standard_error is not None and test.freedom is not None
+        detectable = inference.detectable_difference(test.standard_error, test.freedom, (1 - CONFIDENCE) / tests)
+        needed = seeds_needed(test, worth, tests)
+        rows.append([name, f"{test.difference:+.4f}", f"{low:+.4f} to {high:+.4f}", f"{p_value:.3g}",
+                     f"{detectable:.4f}", f"over {MOST_SEEDS}" if needed == math.inf else needed])  # fmt: skip
+    header = ["run", "difference", f"{CONFIDENCE:.0%} together", "p (Holm)", "detectable", "seeds needed"]
+    said = (
+        f"{tests} arms were tried against {compared.arms[0].name}. p is adjusted by Holm's method, the intervals by "
+        f"Bonferroni's: all {tests} hold together in {CONFIDENCE:.0%} of repetitions. detectable: the smallest true "
+        f"difference that these seeds would show in {POWER:.0%} of repetitions. seeds needed: to show {worth:.4f} bpb "
+        "so; all if the seeds spread as they did here"
+    )
+    return f"{table_text(header, rows)}\n{textwrap.fill(said, width(), subsequent_indent='  ')}"
+
+
+# ---------------------------------------------------------------------- given up early
+
+
+def bpb_at(folder: Path, step: int) -> dict[int, float]:
+    """{seed: bits per byte of the validation after so many steps} of the seeds of a run that have come so far."""
+    found = {}
+    for seed, place in seed_folders(folder).items():
+        with contextlib.suppress(UserError):  # it has not begun to train
+            for line in training_curve(place):
+                if line["kind"] == "val" and line["step"] == step:
+                    found[seed] = line["bpb"]
+    return found
+
+
+def excluded(folders: Mapping[str, Path], step: int) -> dict[str, dict[str, Any]]:
+    """Arms whose difference to the best at that step has an interval above zero, with what was found.
+
+    The intervals of all arms hold together (Bonferroni). An arm with fewer than two seeds so far is not judged.
+    """
+    values = {name: bpb_at(folder, step) for name, folder in folders.items()}
+    values = {name: own for name, own in values.items() if len(own) > 1}
+    if not values:
+        return {}
+    best = min(values, key=lambda name: sum(values[name].values()) / len(values[name]))
+    found = {}
+    for name, own in values.items():
+        compared = inference.compare_runs(values[best], own)
+        low, _ = interval(compared, len(folders) - 1)
+        if name != best and low is not None and low > 0:
+            found[name] = {"step": step, "best": best, "difference": compared.difference, "low": low, "seeds": len(own)}
+    return found
+
+
+def is_stopped(name: str, folders: Mapping[str, Path], step: int) -> bool:
+    """Whether an arm gets no further seed, 0 being no step; noted in its folder where that is found out now."""
+    noted = folders[name] / STOPPED
+    if step and not noted.exists() and (found := excluded(folders, step).get(name)):
+        write_json(noted, found)
+    return step > 0 and noted.exists()
+
+
+def why_stopped(folder: Path) -> str:
+    """In words why the arm was given up; empty if it was not."""
+    if not (folder / STOPPED).exists():
+        return ""
+    said = read_json(folder / STOPPED)
+    beyond = f"{said['difference']:+.4f} bpb, at least {said['low']:+.4f}, from {said['best']}"
+    return f"stopped after {said['seeds']} seeds: at step {said['step']} {beyond}"
