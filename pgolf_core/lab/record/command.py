@@ -76,6 +76,8 @@ def run(options: argparse.Namespace) -> int:
     """Run every seed and print the table and where the report is; returns the exit status."""
     asked = slurm.asked(options)
     request = request_of(options)
+    if asked and (options.no_report or options.report_only):
+        raise UsageError("--no-report and --report-only do their work here; leave --on slurm out")
     if asked:
         return _submit(request, options.seeds, asked)
     from pgolf_core.lab.record.kernels import prepared

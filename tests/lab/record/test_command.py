@@ -47,6 +47,7 @@ def test_the_report_can_be_left_out_or_be_all_and_names_what_is_missing(capsys, 
     (tmp_path / "summary.json").write_text("{}")
     record = lambda request, seeds, parts: given.append((seeds, parts)) or tmp_path / "summary.json"  # noqa: E731
     monkeypatch.setattr(notebooks, "record", record)
+    monkeypatch.setattr("pgolf_core.lab.record.kernels.prepared", contextlib.nullcontext)
     monkeypatch.setattr(notebooks, "finished_seeds", lambda request, seeds: [seed for seed in seeds if seed > 1])
     monkeypatch.setattr("pgolf_core.lab.report.seeds.seeds_table_text", lambda summary: "the table")
     assert cli.main(["record", "local-smoke", "--seeds", "1,2", "--no-report"]) == 0
@@ -57,6 +58,12 @@ def test_the_report_can_be_left_out_or_be_all_and_names_what_is_missing(capsys, 
     assert said.err == "pgolf: error: missing in this report, since not finished: seeds 1\n"
     assert cli.main(["record", "local-smoke", "--seeds", "1", "--report-only"]) == 1
     assert "none of the seeds 1 is finished" in capsys.readouterr().err and not given
+
+
+@pytest.mark.parametrize("option", ["--no-report", "--report-only"])
+def test_a_part_of_a_record_is_not_submitted_as_the_whole(option: str, capsys) -> None:
+    assert cli.main(["record", "local-smoke", option, "--on", "slurm", "--dry-run"]) == 2
+    assert "do their work here; leave --on slurm out" in capsys.readouterr().err
 
 
 def test_a_dry_run_prints_both_scripts_and_leaves_nothing(capsys, monkeypatch, tmp_path) -> None:
