@@ -84,7 +84,7 @@ def test_a_chunks_scores_and_the_gain_up_to_its_end_are_sums_over_its_targets(mo
     assert (alone["first"].iloc[0], alone["end"].iloc[-1]) == (0, 40)
     assert alone["so_far"].iloc[-1] == pytest.approx(-gained, rel=1e-5)
     sizes[:3] = 0  # two stretches of no bytes: no score, rather than an infinite one
-    alone = analysis.by_chunk(frozen, Mixed(lower, 1.0), sizes)
+    alone = analysis.by_chunk(frozen, Mixed(lower, "", {}, 0.0, 1.0, None), sizes)
     assert alone.loc[:1, ["frozen", "adapted", "gain", "so_far"]].isna().all(axis=None)
     assert not np.isinf(alone.to_numpy()).any()
 
