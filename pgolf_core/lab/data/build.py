@@ -136,9 +136,7 @@ def fill_dataset(folder: Path, corpus: Corpus, scan: Scan, progress: bool) -> di
     if corpus.tokenizer:
         write_bytes(path, corpus.tokenizer.path.read_bytes())
     else:
-        needed = {
-            "required_chars": SPACE_MARK
-        }  # in a text of hardly any spaces, where they make no piece by themselves
+        needed = {"required_chars": SPACE_MARK}  # of a text with hardly any spaces: alone they make no piece
         for more in ({}, needed):
             sample = {"documents": 0, "utf8_bytes": 0}
             texts = _sample(corpus, scan, sample, progress)
