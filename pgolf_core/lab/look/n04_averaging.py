@@ -18,6 +18,7 @@ from torch import Tensor
 from pgolf_core.base import device as machine
 from pgolf_core.lab.look.n02_network import on_grids, tensor_kind
 from pgolf_core.network.choice import grid_names_for
+from pgolf_core.network.documents import own_documents
 from pgolf_core.network.grid import GRIDS, Grid, dequantise, fake_quantise, grid_of, quantise_tensor
 from pgolf_core.network.model import GPT
 from pgolf_core.network.score import Score, bits_per_byte
@@ -69,13 +70,15 @@ class Sample:
         return bits_per_byte(float(score.per_token_nats[places].sum(dtype=np.float64)), self.num_bytes)
 
     @torch.inference_mode()
-    def bpb_of_model(self, model: GPT, batch_seqs: int, autocast: str) -> float:
-        """The sample's bpb by running `model` over it, in eval mode."""
+    def bpb_of_model(self, model: GPT, batch_seqs: int, autocast: str, document_mask: bool) -> float:
+        """The sample's bpb by running `model` over it, in eval mode; with the mask inside documents."""
         device, nats = next(model.parameters()).device, 0.0
         model.eval()
         with machine.autocasting(device, autocast):
             for batch in self.tokens.split(batch_seqs):
-                losses = model.token_losses(batch[:, :-1].to(device), batch[:, 1:].to(device))
+                inputs, targets = batch[:, :-1].to(device), batch[:, 1:].to(device)
+                documents = own_documents(inputs) if document_mask else None
+                losses = model.token_losses(inputs, targets, 0, documents)
                 nats += losses.double().sum().item()
         return bits_per_byte(nats, self.num_bytes)
 

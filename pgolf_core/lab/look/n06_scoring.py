@@ -16,6 +16,7 @@ from pgolf_core.adapting.mixture import Mixed
 from pgolf_core.adapting.trace import Adapted
 from pgolf_core.base import device as machine
 from pgolf_core.lab.look.n01_data import sums_by_document
+from pgolf_core.network.documents import own_documents
 from pgolf_core.network.model import GPT
 from pgolf_core.network.score import Score, bits_per_byte, plan_windows
 from pgolf_core.text.tokenizer import TokenBytes
@@ -154,9 +155,12 @@ def tail_dropped(nats: np.ndarray, target_bytes: np.ndarray, seq_len: int) -> tu
 
 @torch.inference_mode()
 def tail_scored_again(
-    model: GPT, tokens: np.ndarray, token_bytes: TokenBytes, sliding: Score, autocast: str
+    model: GPT, tokens: np.ndarray, token_bytes: TokenBytes, sliding: Score, autocast: str, document_mask: bool
 ) -> tuple[float, int]:
-    """(bpb, targets counted) of the records' sliding score. Windows that `sliding` scored too are taken from it."""
+    """(bpb, targets counted) of the records' sliding score. Windows that `sliding` scored too are taken from it.
+
+    `autocast` and `document_mask` are those of `sliding`.
+    """
     own = {tuple(row) for row in plan_windows(sliding.tokens, sliding.seq_len, sliding.stride).tolist()}
     stream = _stream_for(model, tokens)
     target_bytes = token_bytes.count(tokens[:-1], tokens[1:])
@@ -167,7 +171,8 @@ def tail_scored_again(
         else:
             with machine.autocasting(stream.device, autocast):
                 inputs, targets = stream[None, start:end], stream[None, first + 1 : end + 1]
-                nats += float(model.token_losses(inputs, targets, first - start).double().sum())
+                documents = own_documents(inputs) if document_mask else None
+                nats += float(model.token_losses(inputs, targets, first - start, documents).double().sum())
         counted, num_bytes = counted + end - first, num_bytes + int(target_bytes[first:end].sum())
     return bits_per_byte(nats, num_bytes), counted
 

@@ -11,6 +11,7 @@ import os
 
 os.setsid()  # a closing terminal ends the runner and its kernel in their own way, and this process after them
 os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")  # else ipykernel would set it too late
+os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # else debugpy warns of Python's own frozen modules
 
 import ipykernel.debugger  # with debugpy: a kernel that is asked for no debugger imports it too
 import ipykernel.ipkernel

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from small import column, small_data, small_recipe
+from small import column, noisy_model, small_data, small_recipe
 
 from pgolf_core.lab.look import n04_averaging as averaging
 from pgolf_core.network.choice import grid_names_for, qat_grids
@@ -130,9 +130,20 @@ def test_a_sample_taken_out_of_a_score_is_the_sample_scored_by_itself(score_of, 
     assert sample.num_targets == max(round(share * (whole.tokens // 16)), 1) * 16
     assert len(set(sample.windows)) == len(sample.windows) and sample.windows.max() < whole.tokens // 16
     model = build_model(SMALL["small"].model, 4)
-    assert sample.bpb_of_model(model, 3, "off") == pytest.approx(sample.bpb_of_score(whole), rel=1e-6)
+    assert sample.bpb_of_model(model, 3, "off", False) == pytest.approx(sample.bpb_of_score(whole), rel=1e-6)
     short = averaging.spread_sample(score_of.tokens, score_of.bytes, 7, 16, share)
     assert short.num_targets == 7 and short.windows.tolist() == [0], "a split shorter than a window is one sample"
+
+
+def test_a_sample_is_scored_inside_documents_where_the_whole_is(score_of):
+    model, tokens, sizes = noisy_model(), score_of.tokens, score_of.bytes
+    found = {}
+    for is_masked in (False, True):
+        whole = score(model, tokens, sizes, 16, 16, 4, autocast="off", document_mask=is_masked)
+        sample = averaging.spread_sample(tokens, sizes, whole.tokens, 16, 1.0)
+        found[is_masked] = sample.bpb_of_model(model, 3, "off", is_masked)
+        assert found[is_masked] == pytest.approx(sample.bpb_of_score(whole), rel=1e-6)
+    assert abs(found[True] - found[False]) > 1e-3
 
 
 def test_a_paired_difference_and_its_error_are_those_of_window_sums(score_of):

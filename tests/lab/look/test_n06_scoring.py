@@ -12,10 +12,11 @@ from pgolf_core.adapting.mixture import Mixed
 from pgolf_core.adapting.trace import Adapted
 from pgolf_core.lab.look import n06_scoring as analysis
 from pgolf_core.lab.look.n02_network import woken
+from pgolf_core.network.documents import own_documents
 from pgolf_core.network.model import GPT, build_model
 from pgolf_core.network.score import plan_windows, score
 from pgolf_core.recipes import recipe
-from pgolf_core.text.tokenizer import TokenBytes
+from pgolf_core.text.tokenizer import BOS, TokenBytes
 
 TINY = recipe.Model(
     vocab_size=31, num_layers=2, model_dim=16, num_heads=2, num_kv_heads=1, mlp_hidden=24, rope_dims=4, bigram_rows=9,
@@ -121,21 +122,24 @@ def test_no_logit_sees_later_tokens_and_a_model_that_looks_ahead_is_caught(model
 
 
 @pytest.mark.parametrize("plan", [(24, 10, 4), (32, 8, 2), (23, 8, 8), (5, 8, 2), (37, 8, 3)])
+@pytest.mark.parametrize("is_masked", [False, True])
 def test_the_published_sliding_score_counts_its_tail_again_and_nothing_else(
-    model: GPT, plan: tuple[int, int, int]
+    model: GPT, plan: tuple[int, int, int], is_masked: bool
 ) -> None:
     targets, seq_len, stride = plan
     tokens = stream(targets + 1)
+    tokens[-3] = BOS
     ids, (nats, size, counted) = torch.from_numpy(tokens.astype(np.int64))[None], (0.0, 0, 0)
     for start in range(0, targets, stride):  # the published loop, window by window
         end = min(start + seq_len, targets)
         first = start and max(end - stride, start)
-        losses = model.token_losses(ids[:, start:end], ids[:, start + 1 : end + 1])[0]
+        documents = own_documents(ids[:, start:end]) if is_masked else None
+        losses = model.token_losses(ids[:, start:end], ids[:, start + 1 : end + 1], 0, documents)[0]
         nats += float(losses[first - start :].detach().double().sum())
         counted += end - first
         size += int(TABLE.count(tokens[first:end], tokens[first + 1 : end + 1]).sum())
-    sliding = score(model, tokens, TABLE, seq_len, stride, 4, autocast="off")
-    bpb, found = analysis.tail_scored_again(model, tokens, TABLE, sliding, "off")
+    sliding = score(model, tokens, TABLE, seq_len, stride, 4, autocast="off", document_mask=is_masked)
+    bpb, found = analysis.tail_scored_again(model, tokens, TABLE, sliding, "off", is_masked)
     assert found == counted >= targets
     assert bpb == pytest.approx(nats / (math.log(2) * size), rel=1e-5)
 

@@ -11,4 +11,5 @@ import pgolf_core.lab.record.preload
 assert threading.active_count() == 1, threading.enumerate()
 assert "torch" in sys.modules and "pgolf_core.network" not in sys.modules
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == done.stderr == ""
