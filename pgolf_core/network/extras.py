@@ -103,8 +103,7 @@ def read_factors(data: bytes, told: Mapping[str, Told], shapes: Mapping[str, Seq
     """What `factor_bytes` was given; `data` is as long as check_told says. Refused for codes or scales not ours."""
     num_codes = sum(rank * sum(shapes[name]) for name, (rank, _) in told.items())
     left = np.frombuffer(data, np.int8, num_codes)
-    low, high = np.frombuffer(data, np.uint8, offset=num_codes).reshape(2, -1).astype(np.uint16)
-    halves = (low | high << 8).view(np.float16)
+    halves = _words(data[num_codes:]).view(np.float16)
     if not np.isfinite(halves).all() or (halves < 0).any():
         raise Refused("its low-rank scales are not finite, or negative")
     found = {}
@@ -119,6 +118,12 @@ def read_factors(data: bytes, told: Mapping[str, Told], shapes: Mapping[str, Seq
         scales = torch.from_numpy(own)
         found[name] = Factors(parts[0].reshape(-1, rank), scales[:1], parts[1].reshape(rank, -1), scales[1:])
     return found
+
+
+def _words(planes: bytes) -> np.ndarray:
+    """uint16 numbers of their low bytes, then their high ones."""
+    low, high = np.frombuffer(planes, np.uint8).reshape(2, -1).astype(np.uint16)
+    return low | high << 8
 
 
 def with_extras(
@@ -161,7 +166,6 @@ def read_extras(
     """(the codes, one matrix after the other; what is added to some) of a header that `extra_sizes` took."""
     factors, order = extras
     if "grouping" in header:
-        low, high = np.frombuffer(order, np.uint8).reshape(2, -1).astype(np.uint16)
-        codes = ungrouped(codes, low | high << 8, shapes, header["grouping"])
+        codes = ungrouped(codes, _words(order), shapes, header["grouping"])
     found = read_factors(factors, header["low_rank"], shapes) if header.get("low_rank") else {}
     return codes, {name: one.product() for name, one in found.items()}

@@ -31,7 +31,7 @@ from pgolf_core.lab.shared.places import (
     find_root,
     short_path,
 )
-from pgolf_core.lab.shared.settings import flatten, given_overrides
+from pgolf_core.lab.shared.settings import check_seed, flatten, given_overrides
 from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.recipe import Recipe, from_dict, to_dict
 from pgolf_core.text.tokenizer import check_vocab, need_bos
@@ -163,8 +163,8 @@ def locate_run(request: RunRequest) -> Run:
         pieces = brought.manifest["tokenizer"]["vocab_size"]
         changes = [f"model.vocab_size={pieces}", *changes, f"data.dataset={json.dumps(request.data)}"]
     recipe = load_recipe(request.recipe, changes) if changes else base
-    if seed is not None and (type(seed) is not int or not 0 <= seed < 10**15):
-        raise UserError(f"seed {seed!r} is not a whole number below 10^15, as a result can hold")
+    if seed is not None:
+        check_seed(seed)
     if name and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._+-]*", name):
         raise UserError(f"--name '{name}' must be one folder's name of letters, digits and . _ + -")
     changed = recipe.fingerprint != base.fingerprint

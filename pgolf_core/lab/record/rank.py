@@ -26,6 +26,7 @@ from pgolf_core.lab.data.dataset import is_changed
 from pgolf_core.lab.data.survey import SPLITS
 from pgolf_core.lab.record.folder import recorded_recipe
 from pgolf_core.lab.shared.places import MANIFEST, RECIPE_FILE
+from pgolf_core.lab.shared.settings import check_seed
 from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.recipe import Recipe
 from pgolf_core.text.shards import prove, shard_tokens
@@ -135,8 +136,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 def _train(options: argparse.Namespace, world: World) -> None:
-    if not 0 <= options.seed < 10**15:
-        raise UserError(f"--seed {options.seed} is not a whole number below 10^15, as a result can hold")
+    check_seed(options.seed, "--seed")
     tokenizer = Tokenizer(options.tokenizer)
     train_paths, val_paths = _files(options.train), _files(options.val)
     if not options.data_sha256:

@@ -42,3 +42,9 @@ def json_list(text: str) -> list[Any] | None:
             value = read(text.strip())
             return list(value) if isinstance(value, list | tuple) else None
     return None
+
+
+def check_seed(seed: object, what: str = "seed") -> None:
+    """UserError for a seed that no result could hold, named as `what`."""
+    if type(seed) is not int or not 0 <= seed < 10**15:
+        raise UserError(f"{what} {seed!r} is not a whole number below 10^15, as a result can hold")
