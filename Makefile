@@ -6,6 +6,7 @@ PIP_ARGS ?=
 ARGS ?=
 BIN := .venv/bin
 READY := .venv/ready
+LAB := .venv/ready-lab
 DEV := .venv/ready-dev
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-compile $(PIP_ARGS) -c constraints.txt
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
@@ -47,10 +48,14 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -m compileall -qq -j 0 -x '/tests/' .venv/lib || true
 	@touch $(READY)
 
-# What lint and tests need besides: a record does not wait for it.
+# What JupyterLab, lint and tests need besides: a record does not wait for it.
+$(LAB): $(READY)
+	$(PIP) -e '.[lab,jupyterlab]'
+	@touch $(LAB)
+
 $(DEV): $(READY)
-	$(PIP) -e '.[lab,dev]'
-	@touch $(DEV)
+	$(PIP) -e '.[lab,jupyterlab,dev]'
+	@touch $(LAB) $(DEV)
 
 # FlashAttention is built against the torch that is there, so pip may not give the build a torch of its own. Not tried.
 setup-cuda: $(READY)
@@ -99,7 +104,7 @@ ifneq ($(NOTEBOOKS),)
 		$(NOTEBOOKS)
 endif
 
-lab: $(READY)
+lab: $(LAB)
 	$(BIN)/pgolf lab $(ARGS)
 
 clean:

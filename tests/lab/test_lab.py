@@ -1,10 +1,12 @@
 """`pgolf lab`: JupyterLab on the notebooks, in this Python. tests/whole/test_jupyterlab.py starts it."""
 
+import importlib.util
 import os
 import sys
 
 import pytest
 
+from pgolf_core.base.files import UserError
 from pgolf_core.lab import cli
 from pgolf_core.lab.shared.places import find_root
 
@@ -18,3 +20,10 @@ def test_lab_becomes_jupyterlab_in_this_python_with_the_notebooks_open(monkeypat
     assert program == sys.executable and command[1:3] == ["-m", "jupyterlab"]
     assert f"--ServerApp.preferred_dir={find_root() / 'notebooks'}" in command
     assert command[-2:] == ["--no-browser", "--port=1234"]
+
+
+def test_without_jupyterlab_the_remedy_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    options = cli.parse(["lab"])
+    with pytest.raises(UserError, match="`make lab` installs it"):
+        options.run(options)
