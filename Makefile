@@ -8,7 +8,8 @@ BIN := .venv/bin
 READY := .venv/ready
 LAB := .venv/ready-lab
 DEV := .venv/ready-dev
-PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-compile $(PIP_ARGS) -c constraints.txt
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-compile --no-build-isolation $(PIP_ARGS) -c constraints.txt
+UNNEEDED := tests?|testing|pip|setuptools|_inductor|fontTools|networkx|pygments|huggingface_hub|wcwidth|sympy/physics
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 CUDA_PYTHON ?= 3.12
 WHEELS := .cuda-wheels
@@ -36,16 +37,17 @@ setup: $(DEV)
 
 # `ready` is written last and taken away first, and without it .venv is built anew: an interrupted set-up never counts.
 # The pip that comes with Python may be years old, and twice as slow as the pinned one. It compiles bytecode on one core;
-# compileall does it on all of them. (Some files are for other Pythons: no error.)
+# compileall does it on all of them, but for what a record does not import: Python compiles that once it is imported.
+# (Some files are for other Pythons: no error.)
 $(READY): pyproject.toml constraints.txt
 	@if [ -z '$(PYTHON)' ]; then \
 		echo "Python 3.11 or newer is needed, found: $$(python3 --version 2>&1 || true)." \
 			"Install it, or name it: make PYTHON=/path/to/python3.11"; exit 1; fi
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; PYTHON=$(PYTHON) is " + sys.version.split()[0])'
 	@if [ -e $(READY) ]; then rm -f $(READY); else $(PYTHON) -m venv --clear .venv; fi
-	$(PIP) -q pip
+	$(PIP) -q pip setuptools
 	$(PIP) -e '.[lab]'
-	@$(BIN)/python -m compileall -qq -j 0 -x '/tests/' .venv/lib || true
+	@$(BIN)/python -m compileall -qq -j 0 -x '/($(UNNEEDED))/' .venv/lib || true
 	@touch $(READY)
 
 # What JupyterLab, lint and tests need besides: a record does not wait for it.
@@ -60,7 +62,7 @@ $(DEV): $(READY)
 # FlashAttention is built against the torch that is there, so pip may not give the build a torch of its own. Not tried.
 setup-cuda: $(READY)
 	$(PIP) ninja packaging psutil setuptools wheel
-	$(PIP) --no-build-isolation -e '.[cuda]'
+	$(PIP) -e '.[cuda]'
 
 record: $(READY)
 	$(BIN)/pgolf data sotu --vocab-size 4096
