@@ -9,6 +9,7 @@ import math
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -273,21 +274,31 @@ def rate_distortion(
     what comes back; the first row is the unrounded ones. bits and rms (rounding error relative to the weights' own rms)
     are over attention and MLP matrices on a grid; NaN where there are none."""
     unrounded = bpb_of({**weights})
-    rows: list[tuple[Any, ...]] = [("float32, not packed", np.nan, 32.0, 0.0, unrounded)]
-    with tempfile.TemporaryDirectory(prefix="pgolf-") as folder:
-        path = Path(folder) / ARTIFACT
-        for label, (quant, bits) in choices.items():
-            ledger = pack(
-                {**weights}, model, quant, path, bits=bits, sensitivity=dict(groups) if groups else None,
-                hessians=hessians, code_bytes=0, cap_bytes=2**40,
-            )  # fmt: skip
-            _, state = unpack(path)
-            blocks = [row for row in ledger.tensors if row["grid"] != "fp16" and ".blocks." in f".{row['name']}"]
-            stored, count = (sum(row[key] for row in blocks) for key in ("compressed_bytes", "elements"))
-            errors = sum(float((state[row["name"]] - weights[row["name"]]).double().square().sum()) for row in blocks)
-            squares = sum(float(weights[row["name"]].double().square().sum()) for row in blocks)
-            measured = (8 * stored / count, (errors / squares) ** 0.5) if count else (np.nan, np.nan)
-            rows.append((label, ledger.file_bytes, *measured, bpb_of(state)))
+
+    def packed(path: Path, label: str) -> tuple[Any, ...]:
+        quant, bits = choices[label]
+        ledger = pack(
+            {**weights}, model, quant, path, bits=bits, sensitivity=dict(groups) if groups else None,
+            hessians=hessians, code_bytes=0, cap_bytes=2**40,
+        )  # fmt: skip
+        _, state = unpack(path)
+        blocks = [row for row in ledger.tensors if row["grid"] != "fp16" and ".blocks." in f".{row['name']}"]
+        stored, count = (sum(row[key] for row in blocks) for key in ("compressed_bytes", "elements"))
+        errors = sum(float((state[row["name"]] - weights[row["name"]]).double().square().sum()) for row in blocks)
+        squares = sum(float(weights[row["name"]].double().square().sum()) for row in blocks)
+        measured = (8 * stored / count, (errors / squares) ** 0.5) if count else (np.nan, np.nan)
+        return (label, ledger.file_bytes, *measured, bpb_of(state))
+
+    threads = torch.get_num_threads()
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="pgolf-") as folder,
+            ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+        ):
+            paths = [Path(folder) / f"{number}{ARTIFACT}" for number in range(len(choices))]
+            rows = [("float32, not packed", np.nan, 32.0, 0.0, unrounded), *pool.map(packed, paths, choices)]
+    finally:
+        torch.set_num_threads(threads)
     table = pd.DataFrame(rows, columns=["packing", "file_bytes", "bits", "rms", "bpb"])
     return table.assign(bpb_lost=table["bpb"] - unrounded)
 
