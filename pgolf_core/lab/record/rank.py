@@ -52,7 +52,7 @@ def _arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("--recipe", required=True, help="a run's recipe.json, or a recipe's name")
-    parser.add_argument("--seed", required=True, type=int)
+    parser.add_argument("--seed", required=True, type=int, help="the seed that is trained, the same on every rank")
     parser.add_argument("--train", required=True, nargs="+", metavar="GLOB", help="training shards")
     parser.add_argument("--val", required=True, nargs="+", metavar="GLOB", help="validation shards")
     parser.add_argument("--tokenizer", required=True, metavar="FILE", help="SentencePiece model of the shards")
