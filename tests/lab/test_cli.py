@@ -27,6 +27,8 @@ ROOT = Path(__file__).resolve().parents[2]
     (["recipes", "--from-command", "NUM_LAYERS=nine", "--script", "pr315"], "needs a whole number"),
     (["recipes", "--from-command", "NUM_LAYERS=9", "--script", "pr315", "--out", "a"], "a recipe's file ends in .toml"),
     (["plan", "local-smoke", "--nproc", "0"], "'0' is not a whole number of at least 1"),
+    (["plan", "pr315", "--nproc", "3"], "3 processes do not divide data.spans_per_step = 8; use --nproc of 1, 2, 4, 8"),
+    (["plan", "pr315", "--step-ms", "-1"], "--step-ms -1.0 must be a positive number of milliseconds"),
     (["submission", "runs/x"], "required: --name, --author, --github-id"),
     (["record", "local-smoke", "--data", ""], "--data is empty; give it a value, or leave it out"),
     (["data", "list", "--cache="], "--cache is empty"),
