@@ -29,6 +29,8 @@ ROOT = Path(__file__).resolve().parents[2]
     (["plan", "local-smoke", "--nproc", "0"], "'0' is not a whole number of at least 1"),
     (["plan", "pr315", "--nproc", "3"], "3 processes do not divide data.spans_per_step = 8; use --nproc of 1, 2, 4, 8"),
     (["plan", "pr315", "--step-ms", "-1"], "--step-ms -1.0 must be a positive number of milliseconds"),
+    (["verify", "x", "--budget-seconds", "-3"], "'-3' is not a number of seconds from 0 on"),
+    (["verify", "x", "--budget-seconds", "nan"], "'nan' is not a number of seconds from 0 on"),
     (["submission", "runs/x"], "required: --name, --author, --github-id"),
     (["record", "local-smoke", "--data", ""], "--data is empty; give it a value, or leave it out"),
     (["data", "list", "--cache="], "--cache is empty"),

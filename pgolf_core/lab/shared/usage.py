@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import difflib
+import math
 import os
 import re
 import sys
@@ -31,6 +32,14 @@ def count(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and int(text)):
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 1")
     return int(text)
+
+
+def seconds(text: str) -> float:
+    """An option that is a time; argparse.ArgumentTypeError below 0 and for what is no number."""
+    with contextlib.suppress(ValueError):
+        if 0 <= float(text) < math.inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds from 0 on")
 
 
 def whole_numbers(text: str) -> list[int]:
