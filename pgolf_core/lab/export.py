@@ -257,9 +257,13 @@ def readable_of(path: Path) -> str:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        calls = [ast.unparse(node.func) for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+        tree = ast.parse(text, path.name)
+        calls = [ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; name a train_gpt.py") from None
     except UNREADABLE as error:
-        raise UserError(f"{path} is not a readable Python script ({str(error) or 'it nests too deep'})") from None
+        why = str(error) or "it nests too deep"
+        raise UserError(f"{path} is not a readable Python script ({why}); name a train_gpt.py") from None
     if "exec" not in calls:
         return text
     known = re.fullmatch(WRAPPING, text.encode())

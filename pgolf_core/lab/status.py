@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import json
 import math
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -103,6 +104,8 @@ def statuses(folder: Path, queued: Mapping[tuple[str, str], slurm.Queued]) -> It
     """Every seed that a run's folder or its jobs know, by seed; UserError for what is no run's folder."""
     if not (folder / RECIPE_FILE).is_file():
         raise UserError(f"{folder} is no run's folder: it has no {RECIPE_FILE}; name one, as runs/TRACK/RECIPE")
+    if re.fullmatch(r"seed\d+", folder.resolve().name):
+        raise UserError(f"{folder} is a seed's folder; name its run's, {folder.parent}")
     values = read_object(folder / RECIPE_FILE)
     recipe = from_dict({key: value for key, value in values.items() if key != "fingerprint"}, str(folder / RECIPE_FILE))
     path, jobs = folder / slurm.JOBS, slurm.Jobs()

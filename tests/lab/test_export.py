@@ -176,6 +176,8 @@ def test_another_wrapping_is_refused_unrun_and_a_plain_script_is_shown(text: str
     path.write_text(text)
     with pytest.raises(UserError, match=message):
         readable_of(path)
+    with pytest.raises(UserError, match=r"^cannot read nope\.py: No such file or directory; name a train_gpt\.py$"):
+        readable_of(Path("nope.py"))
     path.write_text("a = 1  # plain\n")
     assert readable_of(path) == "a = 1  # plain\n"
 

@@ -13,6 +13,7 @@ from run_folder import change, write_run
 
 from pgolf_core.lab import cli, slurm, status
 from pgolf_core.lab.record.lock import HOLDER_NAME, Holder
+from pgolf_core.lab.shared.places import RECIPE_FILE
 from pgolf_core.lab.slurm import Queued
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,6 +77,9 @@ def test_watching_redraws_until_nothing_is_at_work(run: Path, capsys, monkeypatc
 def test_what_is_no_run_and_a_queue_that_does_not_answer_are_lines(run: Path, capsys, monkeypatch) -> None:
     assert cli.main(["status", str(run.parent)]) == 1
     assert "is no run's folder: it has no recipe.json" in capsys.readouterr().err
+    (run / "seed1" / RECIPE_FILE).write_text("{}")
+    assert cli.main(["status", str(run / "seed1")]) == 1
+    assert capsys.readouterr().err.endswith(f"seed1 is a seed's folder; name its run's, {run}\n")
     noted = (run / slurm.JOBS).read_text()
     (run / slurm.JOBS).write_text('{"job": "12", "tasks": [1]}')
     assert cli.main(["status", str(run)]) == 0

@@ -95,7 +95,7 @@ def _run_arm(folder: Path, score: str, seeds: Sequence[int] | None) -> Arm:
     notes = [f"seed {seed} is not finished and was left out" for seed in unfinished]
     if score == "sliding" and all(result.adapted_bpb is not None for result in results.values()):
         mean = math.fsum(result.adapted_bpb or 0.0 for result in results.values()) / len(results)
-        notes.append(f"its weights also adapted to what was scored: mean {mean:.4f} (--score adapted, or final)")
+        notes.append(f"it has an adapted score too: mean {mean:.4f} (--score adapted, or final)")
     if not settings:
         notes.append("no recipe.json: its settings were not compared")
     return Arm(

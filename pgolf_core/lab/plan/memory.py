@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import torch
 
 from pgolf_core.base.device import autocast_dtype
-from pgolf_core.base.files import UserError
 from pgolf_core.lab.compare.records import Published
 from pgolf_core.lab.shared.texts import FINEWEB_TRACK
+from pgolf_core.lab.shared.usage import UsageError
 from pgolf_core.network.attention import kernel_name
 from pgolf_core.network.head import CHUNKS
 from pgolf_core.network.model import in_one_pass, layer_order, parameter_shapes
@@ -67,12 +67,13 @@ def assumed_execution(recipe: Recipe) -> Execution:
 
 
 def ranks_of(recipe: Recipe, ranks: int | None) -> int:
-    """`ranks`, or as many of the track's usual number as share a step's spans equally; UserError where they do not."""
+    """`ranks`, or as many of the track's usual number as share a step's spans equally; UsageError where they do not."""
     spans = recipe.data.spans_per_step
     if ranks is None:
         return math.gcd(RECORD_RANKS if recipe.track == FINEWEB_TRACK else 1, spans)
     if ranks < 1 or spans % ranks:
-        raise UserError(f"{ranks} ranks (--nproc) must divide data.spans_per_step = {spans}, the spans of a step")
+        fitting = ", ".join(str(n) for n in range(1, spans + 1) if spans % n == 0)
+        raise UsageError(f"{ranks} processes do not divide data.spans_per_step = {spans}; use --nproc of {fitting}")
     return ranks
 
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 import pandas as pd
 
 from pgolf_core.adapting.told import EVALUATION_SECONDS
-from pgolf_core.base.files import UserError
 from pgolf_core.lab.compare.records import RECORD_DIR, Published, load_published, record_of, seeds_table
 from pgolf_core.lab.export import code_bytes_of
 from pgolf_core.lab.look.n02_network import parameter_budget
@@ -21,6 +20,7 @@ from pgolf_core.lab.plan.seconds import adapting_work, calibration_rows, evaluat
 from pgolf_core.lab.shared.places import SCRIPT
 from pgolf_core.lab.shared.tables import table_text
 from pgolf_core.lab.shared.texts import FINEWEB_TRACK
+from pgolf_core.lab.shared.usage import UsageError
 from pgolf_core.network.model import parameter_shapes
 from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.recipe import Model, Recipe
@@ -41,7 +41,7 @@ def plan_table(recipe: Recipe, step_ms: float | None = None, ranks: int | None =
     ranks that do not divide the step's spans.
     """
     if step_ms is not None and not LEAST_STEP_MS <= step_ms < math.inf:
-        raise UserError(f"--step-ms {step_ms} must be a positive number of milliseconds, at least {LEAST_STEP_MS:g}")
+        raise UsageError(f"--step-ms {step_ms} must be a positive number of milliseconds, at least {LEAST_STEP_MS:g}")
     ranks = ranks_of(recipe, ranks)
     record = published_of(recipe)
     step_ms, source = _step_time(step_ms, ranks, record)
@@ -212,7 +212,7 @@ def _adapting_rows(recipe: Recipe, step_ms: float | None, record: Published | No
         return
     text, forward = validation_text(recipe), forward_flops_per_token(recipe.model, recipe.eval.seq_len)
     work = adapting_work(recipe, text, forward) if text else None
-    missing = "" if text else "the dataset is neither prepared here nor a known one"
+    missing = "" if text else f"{recipe.data.dataset} is not prepared here (pgolf data)"
     yield "targets of the text", text.targets if text else None, "targets", text.source if text else missing
     if learns:
         yield "scoring while adapting", work and work.score, "FLOP", work.told if work else missing

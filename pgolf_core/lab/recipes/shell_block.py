@@ -90,9 +90,7 @@ def read_block(text: str) -> Block:
     if any(_deciding(values) != _deciding(meant[0][1]) for _, values, _ in meant):
         raise UserError(f"--from-command: {len(meant)} training commands with different values; give one of them")
     if others and not meant:
-        raise UserError(
-            f"--from-command: {unread!r} is not NAME=value, and torchrun or python train_gpt.py do not come"
-        )
+        raise UserError(f"--from-command: {unread!r} is not NAME=value, and no torchrun or python train_gpt.py follows")
     others |= {arguments: "scripts read their environment, no arguments" for *_, arguments in meant if arguments}
     others |= {command: "trains the same again" for command, values, _ in meant if values != meant[0][1]}
     return Block(meant[0][1] if meant else set_before, others, frozenset(plain))

@@ -1,9 +1,14 @@
-"""What every rank runs: one seed from the command line, in one process or many, on one machine or several.
+"""What every rank runs: one seed, in one process or many, on one machine or more.
 
-    torchrun --standalone --nproc_per_node 8 -m pgolf_core.lab.record.rank --recipe … --out FOLDER
-    torchrun --nnodes 2 --node_rank 1 --master_addr HOST --nproc_per_node 8 -m pgolf_core.lab.record.rank …  # 0: HOST
+one machine:
+  torchrun --standalone --nproc_per_node 8 \\
+      -m pgolf_core.lab.record.rank --recipe … --out FOLDER
+the second of two machines, where HOST is the first (--node_rank 0):
+  torchrun --nnodes 2 --node_rank 1 --master_addr HOST --nproc_per_node 8 \\
+      -m pgolf_core.lab.record.rank --recipe … --out FOLDER
 
-The host of rank 0 writes the files. A failure says so in a line, or with the traceback of the rank that failed first.
+The host of rank 0 writes the files. A failure says so in a line, or with the
+traceback of the rank that failed first.
 """
 
 import argparse
@@ -52,7 +57,7 @@ def _arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("--recipe", required=True, help="a run's recipe.json, or a recipe's name")
-    parser.add_argument("--seed", required=True, type=int)
+    parser.add_argument("--seed", required=True, type=int, help="the seed that is trained, the same on every rank")
     parser.add_argument("--train", required=True, nargs="+", metavar="GLOB", help="training shards")
     parser.add_argument("--val", required=True, nargs="+", metavar="GLOB", help="validation shards")
     parser.add_argument("--tokenizer", required=True, metavar="FILE", help="SentencePiece model of the shards")

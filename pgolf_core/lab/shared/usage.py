@@ -1,18 +1,23 @@
 """What commands share: wrong usage, and numbers and recipes as the command line names them."""
 
 import argparse
+import contextlib
+import difflib
+import math
 import os
+import re
 import sys
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.shared.idle import idle_note
 from pgolf_core.lab.shared.places import short_path
 from pgolf_core.lab.shared.tables import width
-from pgolf_core.recipes.reading import load_recipe
-from pgolf_core.recipes.recipe import Recipe
+from pgolf_core.recipes.reading import available_recipes, load_recipe
+from pgolf_core.recipes.recipe import Recipe, to_dict
 
 
 class UsageError(UserError):
@@ -27,6 +32,14 @@ def count(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and int(text)):
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 1")
     return int(text)
+
+
+def seconds(text: str) -> float:
+    """An option that is a time; argparse.ArgumentTypeError below 0 and for what is no number."""
+    with contextlib.suppress(ValueError):
+        if 0 <= float(text) < math.inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds from 0 on")
 
 
 def whole_numbers(text: str) -> list[int]:
@@ -52,7 +65,7 @@ def checked_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     try:
         recipe = load_recipe(name, overrides)
     except UserError as error:
-        raise UsageError(str(error)) from None
+        raise UsageError(_meant(_place_of_fault(str(error), name, overrides), name)) from None
     times = Counter(text.partition("=")[0].strip() for text in overrides)
     for key, number in times.items():
         if number > 1:
@@ -60,6 +73,28 @@ def checked_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     if idle := idle_note(name, overrides, recipe):
         note(idle)
     return recipe
+
+
+def _place_of_fault(said: str, name: str, overrides: Sequence[str]) -> str:
+    """A recipe's fault that its own file does not have is that of `--set`."""
+    if overrides:
+        with contextlib.suppress(UserError):
+            load_recipe(name)
+            return f"--set: {said.removeprefix(f'{Path(name).stem}.toml: ')}"
+    return said
+
+
+def _meant(said: str, recipe: str) -> str:
+    """Of a name that nothing has the nearest one, in place of the list of all."""
+    if not (found := re.match(r"(.*unknown (recipe|key) '(.*)'); (?:allowed|known): ", said)):
+        return said
+    if found[2] == "recipe":
+        near = difflib.get_close_matches(found[3], available_recipes(), 1, 0.8)
+        return f"{found[1]}; did you mean {near[0]}? `pgolf recipes` lists all" if near else said
+    sections = {name: part for name, part in to_dict(Recipe()).items() if isinstance(part, dict)}
+    keys = {key: f"{name}." for name, part in sections.items() for key in part}
+    near = difflib.get_close_matches(found[3].rpartition(".")[2], keys, 1, 0.8)
+    return f"{found[1]}; did you mean {keys[near[0]]}{near[0]}? `pgolf recipes {recipe}` shows all" if near else said
 
 
 def note(text: str) -> None:
@@ -75,18 +110,20 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 def add_cache(parser: argparse.ArgumentParser) -> None:
     """`--cache`: where prepared datasets lie."""
-    parser.add_argument("--cache", default="", metavar="DIR", help="folder of prepared datasets, not the user's")
+    about = "folder of prepared datasets (default: PGOLF_CACHE, else your cache folder)"
+    parser.add_argument("--cache", default="", metavar="DIR", help=about)
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
     """`--data` and `--cache`: which dataset, and where it lies."""
-    parser.add_argument("--data", default="", metavar="NAME", help="prepared dataset instead of the recipe's own")
+    about = "prepared dataset (`pgolf data list`) instead of the recipe's own"
+    parser.add_argument("--data", default="", metavar="NAME", help=about)
     add_cache(parser)
 
 
 def add_set(parser: argparse.ArgumentParser) -> None:
     """`--set`: changes of single keys of a recipe."""
-    about = "as model.num_layers=12, any number of times; `pgolf recipes NAME` shows every key"
+    about = "change a key, as model.num_layers=12; may be given again for another; `pgolf recipes NAME` shows every key"
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=about)
 
 

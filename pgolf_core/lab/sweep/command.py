@@ -11,7 +11,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     """The options of `pgolf sweep`."""
     add_run(parser)
     option = parser.add_argument
-    about = "a variant, any number of times; a NAME alone is the recipe as it is; the first is the baseline"
+    about = "a variant; give at least two. NAME alone is the recipe as it is; the first is the baseline"
     option("--arm", action="append", default=[], metavar="NAME:KEY=VALUE,…", help=about)
     about = "give an arm no further seed once its validation at this step, over two seeds or more, excludes the best"
     option("--stop-at", type=count, default=0, metavar="STEP", help=about)
@@ -20,7 +20,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     about = "with --on: so many seeds one after another in a job, where starting one costs more than a seed (default 1)"
     option("--per-job", type=count, default=1, metavar="N", help=about)
     option = parser.add_mutually_exclusive_group().add_argument
-    about = "seeds of arms by their places, comma-separated: what a job does"
+    about = "what a Slurm job passes to itself: the seeds of arms that it runs, by their places"
     option("--task", type=whole_numbers, default=(), metavar="N,…", help=about)
     option("--finish", action="store_true", help="train nothing: the reports and the comparison of what is finished")
 

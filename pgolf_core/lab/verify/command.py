@@ -17,7 +17,7 @@ from pgolf_core.base.files import UserError
 from pgolf_core.base.names import SCRIPT_ARTIFACT
 from pgolf_core.lab.shared.places import RECIPE_FILE, SUBMISSION_FILE
 from pgolf_core.lab.shared.tables import entries_text, width
-from pgolf_core.lab.shared.usage import add_data, add_json, note, place
+from pgolf_core.lab.shared.usage import add_data, add_json, note, place, seconds
 from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, SAMPLED, UNKNOWN, VERDICTS, Row, plain
 from pgolf_core.lab.verify.evidence.score import How
 from pgolf_core.lab.verify.reading.untrusted import is_own_run
@@ -28,18 +28,20 @@ One row for each claim, with what its verdict rests on:
   fails                   found to be otherwise
   sampled                 as far as a random part of a score can tell, it holds
   cannot be checked here  what it takes is missing, or is another machine's
-Of several paths one line each, with --json one JSON object a line; one that cannot be read is such a line too.
-Exit status 0 if nothing fails, 1 if something does or cannot be read, 2 for a wrong command.
+Several paths: a line each, with --json a JSON object a line; a path that cannot
+be read is such a line too.
+Exit status 0 if nothing fails, 1 if something does or cannot be read, 2 for a
+wrong command.
 """
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """The options of `pgolf verify`."""
     parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, VERDICTS_IN_WORDS
-    about = "a model.pgolf, a run's folder (of a seed or a recipe), or a submission's; of several paths one line each"
+    about = "a model.pgolf, a run's folder (of a seed or a recipe), or a submission's"
     parser.add_argument("path", nargs="+", help=about)
-    about = "a score that would take longer is taken of random windows"
-    parser.add_argument("--budget-seconds", type=float, metavar="S", help=about)
+    about = "check a score that would take longer on random windows alone"
+    parser.add_argument("--budget-seconds", type=seconds, metavar="S", help=about)
     parser.add_argument("--run-code", action="store_true", help="also run a submission's own train_gpt.py; no sandbox")
     add_data(parser)
     add_json(parser)

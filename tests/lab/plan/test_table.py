@@ -91,7 +91,7 @@ def test_steps_follow_from_clock_and_step_time_or_say_what_they_need_and_what_ca
         with pytest.raises(UserError, match="positive number of milliseconds"):
             plan.plan_table(clocked, wrong)
     for recipe, ranks in (("pr315", 3), ("pr315", 0), ("local-pr315", 2)):
-        with pytest.raises(UserError, match=r"^[^\n]+ must divide data[^\n]+$"):
+        with pytest.raises(UserError, match=r"^[^\n]+ do not divide data[^\n]+$"):
             plan.plan_table(load_recipe(recipe), None, ranks)
 
 

@@ -28,6 +28,27 @@ def test_a_recipe_that_cannot_be_is_wrong_usage() -> None:
         checked_recipe("nosuch")
 
 
+@pytest.mark.parametrize("name, overrides, told", [
+    ("local-smok", [], "unknown recipe 'local-smok'; did you mean local-smoke? `pgolf recipes` lists all"),
+    ("local-smoke", ["model.num_layer=4"],
+     "--set: unknown key 'model.num_layer'; did you mean model.num_layers? `pgolf recipes local-smoke` shows all"),
+    ("local-smoke", ["optim.max_seconds=4"],
+     "--set: unknown key 'optim.max_seconds'; did you mean schedule.max_seconds?"),
+    ("local-smoke", ["model.zzz=4"], "--set: unknown key 'model.zzz'; allowed: vocab_size, "),
+    ("local-smoke", ["model.num_layers=0"], "--set: model.num_layers = 0; must be at least 1"),
+])  # fmt: skip
+def test_a_fault_is_told_where_it_stands_and_a_misspelt_name_with_the_nearest(name, overrides, told) -> None:
+    with pytest.raises(UsageError) as refused:
+        checked_recipe(name, overrides)
+    assert str(refused.value).startswith(told)
+
+
+def test_a_file_that_is_wrong_itself_is_named_whatever_is_set(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('extends = "local-smoke"\n[model]\nnum_layer = 4\n')
+    with pytest.raises(UsageError, match=r"^mine\.toml: unknown key 'model\.num_layer'; did you mean"):
+        checked_recipe(str(tmp_path / "mine.toml"), ["eval.stride=8"])
+
+
 def test_a_key_that_is_set_twice_is_said_to_take_the_last_value(capsys: pytest.CaptureFixture) -> None:
     twice = ["model.num_layers=3", "eval.stride=8", "model.num_layers =4"]
     assert checked_recipe("local-smoke", twice).model.num_layers == 4

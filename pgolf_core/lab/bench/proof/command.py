@@ -130,7 +130,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m pgolf_core.lab.bench.proof.command", description=about)
     option = parser.add_argument
     option("--out", type=Path, metavar="FILE.json", help="where the result goes (default: runs/cuda-proof/<time>.json)")
-    option("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="only these (default: all)")
+    listed = f"only these of {', '.join(PARTS)} (default: all)"
+    option("--parts", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=listed)
     about = f"for everything (default {TOTAL_SECONDS:g}, {REHEARSAL_SECONDS:g} in a rehearsal)"
     option("--seconds", type=float, help=about)
     option("--small", action="store_true", help="small shapes, as where there is no GPU")
