@@ -146,13 +146,15 @@ class _Follow:
                     self.write(part, one)
 
     def value(self, node: ast.expr | None) -> Any:
-        """What an expression is; NOTHING where its parts do not tell, and beyond the bounds."""
+        """What an expression is; NOTHING where its parts do not tell, and beyond the bounds.
+
+        A text is short and a tuple flat, so that no operation takes long: nested ones could be compared for ever.
+        """
         self.steps, self.depth = self.steps + 1, self.depth + 1
         try:
             found = self.made(node) if self.depth <= MAX_DEPTH and self.steps <= MAX_STEPS else NOTHING
-            # what is made of short texts takes no time
             return NOTHING if isinstance(found, str | bytes | tuple) and len(found) >= MAX_TEXT else found
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):  # of other values, as NOTHING
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):  # of other values, NOTHING too
             return NOTHING
         finally:
             self.depth -= 1
@@ -166,18 +168,20 @@ class _Follow:
             case ast.Name(name):
                 return self.names[name]
             case ast.Tuple(parts):
-                return tuple(map(self.value, parts))
+                values = tuple(map(self.value, parts))
+                return NOTHING if any(isinstance(value, tuple) for value in values) else values
             case ast.IfExp():
                 return self.value(node.body if self.value(node.test) else node.orelse)
             case ast.UnaryOp(ast.Not(), operand):
                 return not self.value(operand)
             case ast.BoolOp():
-                ends, values = isinstance(node.op, ast.Or), list(map(self.value, node.values))
-                known = {bool(value) for value in values if value is not NOTHING}
-                return ends if ends in known else NOTHING if NOTHING in values else not ends
+                ends, sides = isinstance(node.op, ast.Or), tuple(map(self.value, node.values))
+                found = {bool(side) for side in sides if side is not NOTHING}
+                return ends if ends in found else NOTHING if NOTHING in sides else not ends
             case ast.BinOp(left, way, right) | ast.Compare(left, [way], [right]):
                 sides = self.value(left), self.value(right)
-                return NOTHING if NOTHING in sides else OPERATORS[type(way)](*sides)
+                known = all(NOTHING not in (side if isinstance(side, tuple) else (side,)) for side in sides)
+                return OPERATORS[type(way)](*sides) if known else NOTHING
             case ast.Subscript(whole, ast.Slice(first, end, None)):
                 return self.value(whole)[self.value(first) : self.value(end)]
             case ast.Subscript(whole, place):
