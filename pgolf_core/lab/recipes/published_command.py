@@ -1,8 +1,8 @@
 """A published run command, `NAME=value … torchrun train_gpt.py`, becomes a recipe: `pgolf recipes --from-command`.
 
-`published_scripts` says of every script which names it reads, with its own defaults, and what its code fixes whatever
-the names say. The recipe is what that script really does with the values, so the published commands give the
-recipes `prN-as-run`. What changes nothing, or what no recipe can say, comes back as a report.
+`published_scripts` says of every script which names it reads, with its own defaults. The recipe is what that script
+really does with the values: what its code fixes whatever the names say is that of the recipe `prN-as-run`, which the
+published command gives. What changes nothing, or what no recipe can say, comes back as a report.
 
 Keys that play no part keep the recipes' usual value (the decay of an EMA that is off), so that equal runs have equal
 fingerprints. The cadences of validation and logging, where not given, are those of the published logs: no command sets
@@ -13,21 +13,22 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
 from pgolf_core.base.files import UserError
-from pgolf_core.lab.recipes.published_scripts import KEYS, RANKS, SCRIPTS, Script, Value
+from pgolf_core.lab.recipes.published_scripts import IDLE_WITHOUT, KEYS, RANKS, SCRIPTS, SWITCHES, Script, Value
 from pgolf_core.lab.recipes.shell_block import OF_LIBRARIES, OUTSIDE_NAMES, printable, read_block
-from pgolf_core.lab.shared.settings import differences
+from pgolf_core.lab.shared.settings import differences, flatten
 from pgolf_core.recipes.reading import available_recipes, load_recipe
 from pgolf_core.recipes.recipe import Recipe, from_dict, to_dict
 
 UNKNOWN, NO_EFFECT, OUTSIDE = "unknown", "no effect", "outside the recipe"
 NOT_EXPRESSED, FROM_LOGS, LEFT_OUT = "not expressed", "from the logs", "left out"
 NOT_EXPORTED = "not exported"
+USUAL = flatten(to_dict(Recipe()))
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def recipe_from_command(command: str, script: str) -> Resolved:
     if script not in SCRIPTS:
         raise UserError(f"unknown script '{script}'; known: {', '.join(SCRIPTS)}")
     block = read_block(command)
-    given, meaning = block.values, _Meaning(SCRIPTS[script], block.values)
+    given, meaning = block.values, _Meaning(script, block.values)
     left_out = [Report(printable(what), "", LEFT_OUT, reason) for what, reason in block.left_out.items()]
     why = "a shell keeps it from the script without export; used all the same"
     left_out += [Report(name, given[name], NOT_EXPORTED, why) for name in sorted(block.not_exported)]
@@ -75,8 +76,8 @@ def recipe_from_command(command: str, script: str) -> Resolved:
     title = f"{whose} with {called}"
     if len(title) > 200:  # the complete command stands on top of the file
         title = f"{title[:199]}…"
-    nested: dict[str, Any] = {"name": f"{script}-from-command", "title": title}
-    for key, value in meaning.keys.items():
+    nested: dict[str, Any] = {}
+    for key, value in (meaning.keys | {"name": f"{script}-from-command", "title": title}).items():
         section, _, last = key.rpartition(".")
         (nested.setdefault(section, {}) if section else nested)[last] = value
     recipe = from_dict(nested, f"--from-command for {script}")
@@ -108,32 +109,48 @@ def _typed(name: str, text: str, default: Value, script: Script) -> Value:
 class _Meaning:
     """What a script does with the words `given`: `keys` of a recipe, and `reports` on the rest.
 
-    `values` holds every name that the script reads. Most give a key each; the methods are rules over several names.
+    `values` holds every name that the script reads. Most give a key each; the methods are rules over several names. A
+    key that no name decides is as the script's runs had it.
     """
 
-    def __init__(self, script: Script, given: Mapping[str, str]):
-        self.script, self.given, self.reports = script, given, list(_idle_reports(script, given))
+    def __init__(self, script: str, given: Mapping[str, str]):
+        self.script, self.given = SCRIPTS[script], given
+        self.reports = list(_idle_reports(self.script, given))
         self.values: dict[str, Any] = {
-            name: _typed(name, given[name], default, script) if name in given else default
-            for name, default in script.reads.items()
+            name: _typed(name, given[name], default, self.script) if name in given else default
+            for name, default in self.script.reads.items()
         }
-        for name, logged in script.logged.items():
+        for name, logged in self.script.logged.items():
             if name not in given:
                 default, self.values[name] = self.values[name], logged
                 shown = f"the runs logged show {logged}, the script's default is {default}"
                 why = f"the command does not set it; {shown}. It changes no weight"
                 self.reports.append(Report(name, str(logged), FROM_LOGS, why))
-        self.keys = script.fixed | {KEYS[name]: value for name, value in self.values.items() if name in KEYS}
-        for rule in (self._shape, self._embeddings, self._data, self._average, self._quantisation, self._schedule):
+        self.keys = flatten(to_dict(load_recipe(f"{script}-as-run")))
+        self.keys |= {KEYS[name]: value for name, value in self.values.items() if name in KEYS}
+        for name, (key, off, on) in SWITCHES.items():
+            if name in self.values:
+                self.keys[key] = on if self.values[name] else off
+        for rule in (self._shape, self._data, self._average, self._quantisation, self._schedule):
             rule(self.values)
-        if "NUM_LOOPS" in script.reads:
+        if "NUM_LOOPS" in self.values:
             self._looped(self.values)
-            (self._of_pr1493 if "TTT_ENABLED" in script.reads else self._of_pr1855)(self.values)
+            (self._of_pr1493 if "TTT_ENABLED" in self.values else self._of_pr1855)(self.values)
+        for why, (switch, *names) in IDLE_WITHOUT.items():
+            if self.values.get(switch, 1) <= 0:
+                self._forget(why, names)
 
     def _tell(self, name: str, kind: str, reason: str) -> None:
         """Report on a name, but only if the command sets it."""
         if name in self.given:
             self.reports.append(Report(name, self.given[name], kind, reason))
+
+    def _forget(self, why: str, names: Iterable[str]) -> None:
+        """Names that another one makes idle: their keys keep the usual value."""
+        for name in (name for name in names if name in self.values):
+            if name in KEYS:
+                self.keys[KEYS[name]] = USUAL[KEYS[name]]
+            self._tell(name, NO_EFFECT, why)
 
     def _shape(self, v: dict[str, Any]) -> None:
         hidden = v.get("MLP_HIDDEN", 0)
@@ -142,36 +159,23 @@ class _Meaning:
             self._tell("MLP_MULT", NO_EFFECT, "MLP_HIDDEN is the one in use")
         rope_dims = v.get("ROPE_DIMS", v.get("PARTIAL_ROPE_DIMS", 0))
         self.keys["model.rope_dims"] = rope_dims if rope_dims > 0 else v["MODEL_DIM"] // max(v["NUM_HEADS"], 1)
-        last = v.get("XSA_LAST_N", self.keys.get("model.xsa_last_n"))
-        self.keys["model.xsa_last_n"] = min(last, v["NUM_LAYERS"])
-        if "SMEAR_GATE" in v:
-            self.keys["model.smear"] = "before" if v["SMEAR_GATE"] else "off"
-
-    def _embeddings(self, v: dict[str, Any]) -> None:
-        if v.get("BIGRAM_VOCAB_SIZE", 0) > 0:
-            self.keys |= {"model.bigram_rows": v["BIGRAM_VOCAB_SIZE"], "model.bigram_dim": v["BIGRAM_DIM"]}
-        elif "BIGRAM_VOCAB_SIZE" in v:
-            self.keys["model.bigram_rows"] = 0
-            self._tell("BIGRAM_DIM", NO_EFFECT, "BIGRAM_VOCAB_SIZE=0 leaves no bigram")
-        if v.get("VE_ENABLED"):
-            parts = [part.strip() for part in v["VE_LAYERS"].split(",") if part.strip()]
+        self.keys["model.xsa_last_n"] = min(self.keys["model.xsa_last_n"], v["NUM_LAYERS"])
+        self.keys["model.bigram_rows"] = max(self.keys["model.bigram_rows"], 0)
+        if "VE_ENABLED" in v:
+            parts = [part.strip() for part in v["VE_LAYERS"].split(",") if part.strip() and v["VE_ENABLED"]]
             layers: list[Any] = [_typed("VE_LAYERS", part, 0, self.script) for part in parts]
             there = tuple(layer for layer in layers if 0 <= layer < v["NUM_LAYERS"])
             if len(there) < len(layers):
                 why = f"of its layers only those below NUM_LAYERS={v['NUM_LAYERS']} exist"
                 self.reports.append(Report("VE_LAYERS", v["VE_LAYERS"], NO_EFFECT, why))
-            self.keys |= {"model.ve_dim": v["VE_DIM"], "model.ve_layers": there} if there else {}
-        elif "VE_ENABLED" in v:
-            for name in ("VE_DIM", "VE_LAYERS"):
-                self._tell(name, NO_EFFECT, "VE_ENABLED=0 leaves no value embedding")
+            self.keys |= {"model.ve_dim": v["VE_DIM"] if there else 0, "model.ve_layers": there}
 
     def _data(self, v: dict[str, Any]) -> None:
         path = v.get("DATA_PATH", f"fineweb10B_sp{v['VOCAB_SIZE']}")  # PR 1493 makes the path of the pieces
         named = re.fullmatch(r"fineweb10B_(\w+)", PurePath(path).name)
         dataset = self.keys["data.dataset"] = f"fineweb10B-{named[1] if named else 'sp1024'}".replace("_", "-")
-        self._tell("DATA_DIR", OUTSIDE, "prepare the data with `pgolf data` and name it by --data")
-        if not named:
-            self._tell("DATA_PATH", OUTSIDE, "prepare the data with `pgolf data` and name it by --data")
+        for name in ("DATA_DIR", *(() if named else ("DATA_PATH",))):
+            self._tell(name, OUTSIDE, "prepare the data with `pgolf data` and name it by --data")
         if not re.search(rf"\D{v['VOCAB_SIZE']}(-.*)?\Z", dataset):
             name = "VOCAB_SIZE" if "VOCAB_SIZE" in self.given else "DATA_PATH"
             why = f"the dataset is {dataset}, not one of {v['VOCAB_SIZE']:,} pieces; name such a one by --data"
@@ -179,34 +183,23 @@ class _Meaning:
         self.keys["data.micro_batch_seqs"] = max(1, v["TRAIN_BATCH_TOKENS"] // (RANKS * max(v["TRAIN_SEQ_LEN"], 1)))
 
     def _average(self, v: dict[str, Any]) -> None:
-        swa = {"SWA_START_FRAC", "SWA_FRAC", "SWA_EVERY"}
-        if v.get("EMA_ENABLED", self.keys.get("average.kind") == "ema"):
-            self.keys |= {"average.kind": "ema", "average.ema_decay": v["EMA_DECAY"]}
-            idle = swa | ({"SWA_ENABLED"} if v.get("SWA_ENABLED") else set())
-            why = "EMA is on, and then the script takes no SWA snapshots"
-        elif v.get("SWA_ENABLED"):
-            start = v.get("SWA_START_FRAC", v.get("SWA_FRAC", 0.5))
-            self.keys |= {"average.kind": "swa", "average.swa_start": start, "average.swa_every_steps": v["SWA_EVERY"]}
-            idle, why = {"EMA_DECAY"}, "EMA_ENABLED is 0"
-        else:
-            self.keys.setdefault("average.kind", "none")
-            idle, why = {*swa, "EMA_DECAY"}, "nothing is averaged"
-        for name in idle & self.script.reads.keys():
-            self._tell(name, NO_EFFECT, why)
+        if "SWA_ENABLED" not in v:
+            return
+        is_ema, why = v.get("EMA_ENABLED", False), "nothing is averaged"
+        kind = self.keys["average.kind"] = "ema" if is_ema else "swa" if v["SWA_ENABLED"] else "none"
+        if kind != "swa":
+            swa = ("SWA_START_FRAC", "SWA_FRAC", "SWA_EVERY", *(["SWA_ENABLED"] if v["SWA_ENABLED"] else []))
+            self._forget("EMA is on, and then the script takes no SWA snapshots" if is_ema else why, swa)
+        if kind != "ema":
+            self._forget("EMA_ENABLED is 0" if kind == "swa" else why, ("EMA_DECAY",))
 
     def _quantisation(self, v: dict[str, Any]) -> None:
-        if v.get("QAT"):  # PR 194
-            self.keys["qat.kind"] = "always"
-        if v.get("FP16_EMBED") is False:
-            self.keys["quant.tok_emb"] = "int6_row_clip"
         if v.get("LATE_QAT"):  # PR 332: a module's global, which the compiler does watch
             self.keys |= {"qat.kind": "late", "qat.threshold": 0.1, "qat.grid": "int6_row_clip"}
-        if v.get("GRAD_QUANT"):
-            self.keys["quant.allocation"] = "gradient"
-        elif "GRAD_QUANT" in v:
+        if v.get("GRAD_QUANT") is False:
             self.keys["quant.other"] = "int6_row_clip"  # whatever the ranking does not name gets 6 bits
-        if self.script.record == "PR 531" and v["NUM_LAYERS"] > 8:
-            self.keys["quant.exceptions"] = ("blocks.8.attn.c_k.weight=fp16",)
+        if self.script.record == "PR 531":
+            self.keys["quant.exceptions"] = ("blocks.8.attn.c_k.weight=fp16",) if v["NUM_LAYERS"] > 8 else ()
         if self.script.record == "PR 534":  # its first block and those from the eleventh on keep full int8 steps
             kept = [block for block in range(min(v["NUM_LAYERS"], 1000)) if block == 0 or block >= 10]
             self.keys["quant.exceptions"] = tuple(f"blocks.{block}.*.weight=int8_clip_search" for block in kept)
@@ -214,7 +207,8 @@ class _Meaning:
     def _schedule(self, v: dict[str, Any]) -> None:
         """Optimiser, logging and score."""
         self.keys["optim.adam_betas"] = (v["BETA1"], v["BETA2"])
-        self.keys.setdefault("optim.smear_beta2", v["BETA2"])  # PR 194 alone gives that gate an optimiser of its own
+        if self.script.record not in ("PR 194", "PR 1855", "PR 2135"):  # which give that gate an optimiser of its own
+            self.keys["optim.smear_beta2"] = v["BETA2"]
         self.keys["schedule.log_every_steps"] = v["TRAIN_LOG_EVERY"] or v["ITERATIONS"]
         if v["TRAIN_LOG_EVERY"] == 0:
             self._tell("TRAIN_LOG_EVERY", NOT_EXPRESSED, "this core always logs; once per ITERATIONS instead")
@@ -225,32 +219,17 @@ class _Meaning:
             self._tell("EVAL_STRIDE", NOT_EXPRESSED, "the script also scores with stride 64; a recipe has one")
 
     def _looped(self, v: dict[str, Any]) -> None:
-        """What PR 1493 and 1855 read: loop, warm-down, grids and the tokens of their Hessians."""
-        self._forget(v["NUM_LOOPS"] <= 0, "NUM_LOOPS=0 runs every block once",
-                     ("LOOP_START", "LOOP_END", "ENABLE_LOOPING_AT"))  # fmt: skip
-        self._forget(v["MAX_WALLCLOCK_SECONDS"] <= 0, "without a clock nothing is kept back", ("GPTQ_RESERVE_SECONDS",))
+        """What PR 1493 and 1855 read: warm-down, grids and the tokens of their Hessians."""
         if v["WARMDOWN_FRAC"] <= 0:
             self.keys |= {"schedule.warmdown_fraction": 0.0, "schedule.warmdown_iters": 0}
         self.keys["quant.correction_tokens"] = v["GPTQ_CALIBRATION_BATCHES"] * (v["TRAIN_BATCH_TOKENS"] // RANKS)
         self.keys["quant.attention"] = self.keys["quant.mlp"] = f"int{v['MATRIX_BITS']}_sigma"
         self.keys["quant.tok_emb"] = f"int{v['EMBED_BITS']}_sigma"
 
-    def _forget(self, is_idle: bool, why: str, names: tuple[str, ...]) -> None:
-        """Names that another one makes idle: their keys keep the usual value."""
-        for name in names if is_idle else ():
-            del self.keys[KEYS[name]]
-            self._tell(name, NO_EFFECT, why)
-
     def _of_pr1855(self, v: dict[str, Any]) -> None:
-        """What PR 1855 and 2135 read: gates, marks for capitals, the correction beside the codes, adapters."""
-        gate, scale = v["SPARSE_ATTN_GATE_ENABLED"], ("SPARSE_ATTN_GATE_SCALE",)
-        self._forget(not gate, "SPARSE_ATTN_GATE_ENABLED is 0", scale)
-        self._forget(not (gate or v["SMEAR_GATE_ENABLED"]), "no gate reads it", ("GATE_WINDOW",))
-        self.keys["model.attn_gate"] = "sparse" if gate else "off"
-        self.keys["model.smear"] = "window" if v["SMEAR_GATE_ENABLED"] else "off"
-        self.keys["data.bytes"] = "sidecar" if v["CASEOPS_ENABLED"] else "table"
-        self._forget(not v["LQER_ENABLED"], "LQER_ENABLED is 0", ("LQER_RANK", "LQER_TOP_K", "LQER_ASYM_GROUP"))
-        self.keys["quant.gates"] = "int8_row" if v["GATED_ATTN_QUANT_GATE"] else "float16"
+        """What PR 1855 and 2135 read: how the file is compressed, and adapters."""
+        if not (v["SPARSE_ATTN_GATE_ENABLED"] or v["SMEAR_GATE_ENABLED"]):
+            self._forget("no gate reads it", ("GATE_WINDOW",))
         grouped = "similarity_all" if "NGRAM_TILT_ENABLED" in v else "similarity"
         self.keys["quant.grouping"] = grouped if v["COMPRESSOR"] == "pergroup" else "off"
         if v["COMPRESSOR"] not in ("pergroup", "brotli"):
@@ -261,12 +240,6 @@ class _Meaning:
         flags = {"k": "TTT_K_LORA", "o": "TTT_O_LORA", "mlp": "TTT_MLP_LORA"}
         adapters = ("q", "k", "v", "o", "mlp", "lm_head")
         self.keys["adapt.lora_targets"] = tuple(one for one in adapters if v.get(flags.get(one, ""), True))
-        if "NGRAM_TILT_ENABLED" in v:  # PR 2135
-            self.keys["model.softcaps"] = "two_inert" if v["ASYM_LOGIT_RESCALE"] else "one"
-            self.keys["adapt.tilt"] = "ngram" if v["NGRAM_TILT_ENABLED"] else "off"
-            tilt = ("TOKEN_ORDER", "TOKEN_THRESHOLD", "TOKEN_BOOST")
-            self._forget(not v["NGRAM_TILT_ENABLED"], "NGRAM_TILT_ENABLED is 0", tilt)
-            self._forget(not v["SMEAR_GATE_ENABLED"], "SMEAR_GATE_ENABLED is 0", ("SMEAR_GATE_BOS_FIX",))
         window = v["TTT_EVAL_SEQ_LEN"]
         self.keys["adapt.lora_window"] = 0 if window == self.keys["eval.seq_len"] else window
 
@@ -276,9 +249,6 @@ class _Meaning:
         if v["EMBEDDING_DIM"] != v["MODEL_DIM"]:
             why = "this core has no projection between an embedding and a network of other widths"
             self.reports.append(Report("EMBEDDING_DIM", str(v["EMBEDDING_DIM"]), NOT_EXPRESSED, why))
-        learning = ("TTT_LR", "TTT_EPOCHS", "TTT_MOMENTUM", "TTT_CHUNK_TOKENS")
-        self._forget(not v["TTT_ENABLED"], "TTT_ENABLED is 0", learning)
-        self.keys["adapt.kind"] = "sgd" if v["TTT_ENABLED"] else "off"
         if not (v["SLIDING_WINDOW_ENABLED"] or v["TTT_ENABLED"]):  # what learns while it scores slides anyway
             self.keys["eval.stride"] = self.keys["eval.seq_len"]
 

@@ -1,4 +1,4 @@
-"""What each published script reads from its environment, its own defaults, and what its code fixes whatever it reads.
+"""What each published script reads from its environment, its own defaults, and which names do what to a recipe.
 
 Sources: the pull requests' scripts; papers/records has a page for each. The switches EMA_ENABLED, SWA_ENABLED,
 GRAD_QUANT, LATE_QAT, SMEAR_GATE and BIGRAM_HASH, SWA_FRAC and SWA_EVERY are as the family of scripts has them.
@@ -6,7 +6,6 @@ GRAD_QUANT, LATE_QAT, SMEAR_GATE and BIGRAM_HASH, SWA_FRAC and SWA_EVERY are as 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 Value = int | float | bool | str
 
@@ -43,9 +42,34 @@ KEYS = {
     "GLOBAL_TTT_BATCH_SEQS": "adapt.batch_seqs", "GLOBAL_TTT_GRAD_CLIP": "adapt.grad_clip_norm",
     "MATRIX_CLIP_SIGMAS": "quant.clip_sigmas", "EMBED_CLIP_SIGMAS": "quant.embed_clip_sigmas",
     "SMEAR_GATE_BOS_FIX": "model.smear_bos_mask", "TOKEN_ORDER": "adapt.tilt_order",
-    "TOKEN_THRESHOLD": "adapt.tilt_threshold", "TOKEN_BOOST": "adapt.tilt_boost",
+    "TOKEN_THRESHOLD": "adapt.tilt_threshold", "TOKEN_BOOST": "adapt.tilt_boost", "XSA_LAST_N": "model.xsa_last_n",
+    "EMA_DECAY": "average.ema_decay", "SWA_START_FRAC": "average.swa_start", "SWA_FRAC": "average.swa_start",
+    "SWA_EVERY": "average.swa_every_steps", "BIGRAM_VOCAB_SIZE": "model.bigram_rows", "BIGRAM_DIM": "model.bigram_dim",
+    "VE_DIM": "model.ve_dim",
 }  # fmt: skip
-"""The recipe's key that a name sets alone; what is not here is read by a rule of published_command, with others."""
+"""The recipe's key that a name sets; what is in none of these tables is read by a rule of published_command."""
+SWITCHES = {
+    "SMEAR_GATE": ("model.smear", "off", "before"), "SMEAR_GATE_ENABLED": ("model.smear", "off", "window"),
+    "QAT": ("qat.kind", "off", "always"), "FP16_EMBED": ("quant.tok_emb", "int6_row_clip", "fp16"),
+    "GRAD_QUANT": ("quant.allocation", "fixed", "gradient"), "TTT_ENABLED": ("adapt.kind", "off", "sgd"),
+    "SPARSE_ATTN_GATE_ENABLED": ("model.attn_gate", "off", "sparse"),
+    "CASEOPS_ENABLED": ("data.bytes", "table", "sidecar"), "NGRAM_TILT_ENABLED": ("adapt.tilt", "off", "ngram"),
+    "GATED_ATTN_QUANT_GATE": ("quant.gates", "float16", "int8_row"),
+    "ASYM_LOGIT_RESCALE": ("model.softcaps", "one", "two_inert"),
+}  # fmt: skip
+"""The recipe's key that a switch sets, off and on."""
+IDLE_WITHOUT = {
+    "BIGRAM_VOCAB_SIZE=0 leaves no bigram": ("BIGRAM_VOCAB_SIZE", "BIGRAM_DIM"),
+    "VE_ENABLED=0 leaves no value embedding": ("VE_ENABLED", "VE_DIM", "VE_LAYERS"),
+    "NUM_LOOPS=0 runs every block once": ("NUM_LOOPS", "LOOP_START", "LOOP_END", "ENABLE_LOOPING_AT"),
+    "without a clock nothing is kept back": ("MAX_WALLCLOCK_SECONDS", "GPTQ_RESERVE_SECONDS"),
+    "TTT_ENABLED is 0": ("TTT_ENABLED", "TTT_LR", "TTT_EPOCHS", "TTT_MOMENTUM", "TTT_CHUNK_TOKENS"),
+    "SPARSE_ATTN_GATE_ENABLED is 0": ("SPARSE_ATTN_GATE_ENABLED", "SPARSE_ATTN_GATE_SCALE"),
+    "LQER_ENABLED is 0": ("LQER_ENABLED", "LQER_RANK", "LQER_TOP_K", "LQER_ASYM_GROUP"),
+    "SMEAR_GATE_ENABLED is 0": ("SMEAR_GATE_ENABLED", "SMEAR_GATE_BOS_FIX"),
+    "NGRAM_TILT_ENABLED is 0": ("NGRAM_TILT_ENABLED", "TOKEN_ORDER", "TOKEN_THRESHOLD", "TOKEN_BOOST"),
+}
+"""Why: a name, and those that do nothing where it is 0 or less."""
 READS: dict[str, Value] = {
     "VOCAB_SIZE": 1024, "NUM_LAYERS": 11, "MODEL_DIM": 512, "NUM_HEADS": 8, "NUM_KV_HEADS": 4, "MLP_MULT": 3.0,
     "ROPE_BASE": 10000.0, "LOGIT_SOFTCAP": 30.0, "QK_GAIN_INIT": 1.5, "TIED_EMBED_INIT_STD": 0.005,
@@ -56,12 +80,6 @@ READS: dict[str, Value] = {
     "MAX_WALLCLOCK_SECONDS": 600.0, "VAL_LOSS_EVERY": 1000, "TRAIN_LOG_EVERY": 200,
 }  # fmt: skip
 """Names and defaults that the scripts share."""
-FIXED: dict[str, Any] = {
-    "track": "10min_16mb", "data.spans_per_step": RANKS, "model.norm_eps": 2.0**-23, "model.smear": "after",
-    "model.init": "orthogonal", "model.rope_reference_tokens": 0, "optim.muon_wd_order": "before",
-    "optim.bigram_optimizer": "split", "qat.kind": "off", "quant.small_tensor_elements": 65_536,
-    "quant.tok_emb": "fp16", "quant.other": "int8_row_clip", "quant.allocation": "fixed",
-}  # fmt: skip
 IDLE: dict[str, tuple[Value, str]] = {
     "EMBED_LR": (0.6, "the embeddings are tied: TIED_EMBED_LR is the one in use"),
     "HEAD_LR": (0.008, "the embeddings are tied: there is no head of its own"),
@@ -82,8 +100,6 @@ class Script:
     """How messages call it."""
     reads: dict[str, Value]
     """Defaults by name."""
-    fixed: dict[str, Any]
-    """Recipe keys that no name changes."""
     idle: dict[str, tuple[Value, str]] = field(default_factory=dict)
     """Names that change nothing: a value of the type that the script takes, and why."""
     only: dict[str, tuple[Value, str]] = field(default_factory=dict)
@@ -94,7 +110,7 @@ class Script:
     """Cadences in the published logs that neither the command nor the script's defaults give."""
 
     def __post_init__(self) -> None:
-        for name, shared in (("reads", READS), ("fixed", FIXED), ("idle", IDLE), ("only", ONLY)):
+        for name, shared in (("reads", READS), ("idle", IDLE), ("only", ONLY)):
             both = {key: value for key, value in shared.items() if key not in self.lacks} | getattr(self, name)
             object.__setattr__(self, name, both)
 
@@ -116,11 +132,6 @@ SCRIPTS: dict[str, Script] = {
             "FP16_EMBED": True, "SMEAR_GATE": False, "MUON_WEIGHT_DECAY": 0.0, "EVAL_STRIDE": 64,
             "SWA_ENABLED": False, "SWA_START_FRAC": 0.5, "SWA_EVERY": 200, "EVAL_BATCH_SEQS": 32,
         },
-        {
-            "model.norm_eps": 2.0**-7, "model.bigram_rows": 0, "model.ln_scale": False, "model.xsa_last_n": 0,
-            "optim.adam_wd": 0.0, "optim.smear_beta2": 0.99, "qat.grid": "int6_fake_pr194",
-            "quant.attention": "int6_row_clip", "quant.mlp": "int6_row_clip",
-        },
         idle={
             "WARMDOWN_STEPS": ("", "the script does not read it; its name is WARMDOWN_ITERS, by default 3000"),
             "LATE_K_LAYERS": (2, "it acts on the script's 8-bit file alone, and QUANT_BITS is 6"),
@@ -136,10 +147,6 @@ SCRIPTS: dict[str, Script] = {
     "pr315": Script(
         "PR 315",
         _WARM_START | {"MUON_WD": 0.02, "ADAM_WD": 0.01, "ROPE_DIMS": 0, "EVAL_STRIDE": 64, "SWA_EVERY": 200},
-        {
-            "model.rope_reference_tokens": 1024, "eval.batch_seqs": 32, "quant.attention": "int6_row",
-            "quant.mlp": "int6_row", "quant.tok_emb": "int8_row_clip",
-        },
         idle={
             "LATE_QAT": (True, _FOLDED), "QAT_THRESHOLD": (0.1, _FOLDED),
             "MUON_BETA2": (0.95, "the script reads it and never uses it"),
@@ -158,10 +165,6 @@ SCRIPTS: dict[str, Script] = {
             "ADAM_WD": 0.0, "GRAD_CLIP_NORM": 0.0, "PARTIAL_ROPE_DIMS": 0, "EVAL_STRIDE": 0, "SWA_FRAC": 0.5,
             "SWA_EVERY": 50, "GRAD_QUANT": False, "LATE_QAT": False, "EVAL_BATCH_SEQS": 32,
         },
-        {
-            "model.rope_reference_tokens": 1024, "optim.muon_wd_order": "after", "optim.bigram_optimizer": "scalar",
-            "quant.attention": "int6_row_clip", "quant.mlp": "int6_row_clip", "quant.tok_emb": "int8_row_clip",
-        },
         only={"SHUFFLE_DATA": (False, "another order of the training tokens")},
     ),
     "pr531": Script(
@@ -171,10 +174,6 @@ SCRIPTS: dict[str, Script] = {
             "SWA_ENABLED": True, "SWA_START_FRAC": 0.4, "SWA_EVERY": 50, "VAL_LOSS_EVERY": 500,
             "TRAIN_LOG_EVERY": 100, "EVAL_BATCH_SEQS": 32,
         },
-        {  # QAT is off, but its threshold and grid stand in the code
-            "model.ln_scale": False, "model.xsa_last_n": 4, "optim.muon_wd": 0.04, "qat.threshold": 0.15,
-            "qat.grid": "int6_row", "quant.attention": "int6_clip_search", "quant.mlp": "int5_row_nofloor",
-        },
         idle={"EMA_DECAY": (0.997, "the logged script has no EMA, and the PR's last one overwrites it with SWA")},
     ),
     "pr534": Script(
@@ -183,12 +182,6 @@ SCRIPTS: dict[str, Script] = {
             "MLP_HIDDEN": 0, "TIED_EMBED_LR": 0.035, "MATRIX_LR": 0.025, "SCALAR_LR": 0.025, "MUON_WEIGHT_DECAY": 0.04,
             "ROPE_DIMS": 16, "XSA_LAST_N": 4, "LN_SCALE": True, "VE_ENABLED": True, "VE_DIM": 128, "VE_LAYERS": "9,10",
             "EVAL_SEQ_LEN": 2048,
-        },
-        {
-            "model.init": "uniform", "model.bigram_rows": 0, "optim.adam_wd": 0.0, "optim.ve_frozen": True,
-            "optim.muon_wd_order": "after", "average.kind": "swa", "average.swa_start": 0.2,
-            "average.swa_every_steps": 50, "eval.batch_seqs": 32, "quant.attention": "int8_clip_search_step4",
-            "quant.mlp": "int8_clip_search_step4", "quant.other": "int8_clip_search",
         },
         idle={"ADAM_WEIGHT_DECAY": (0.04, "the script reads it and builds plain Adam without it")},
     ),
@@ -204,11 +197,6 @@ SCRIPTS: dict[str, Script] = {
             "GPTQ_CALIBRATION_BATCHES": 64,
             "TTT_ENABLED": False, "TTT_LR": 0.005, "TTT_EPOCHS": 3, "TTT_MOMENTUM": 0.9, "TTT_CHUNK_TOKENS": 32_768,
             "MATRIX_BITS": 6, "EMBED_BITS": 8, "MATRIX_CLIP_SIGMAS": 12.85, "EMBED_CLIP_SIGMAS": 20.0,
-        },
-        {
-            "data.order": "ranked", "model.smear": "off", "model.bigram_rows": 0, "model.negative_slope": 0.5,
-            "average.kind": "ema", "eval.batch_seqs": 32, "quant.correction": "hessian",
-            "quant.correction_order": "activation", "quant.correct_tok_emb": True, "quant.compressor": "brotli",
         },
         idle={
             "ROPE_TRAIN_SEQ_LEN": (2048, "the script reads it and never uses it"),
@@ -243,10 +231,6 @@ SCRIPTS["pr1855"] = Script(
         "PHASED_TTT_NUM_PHASES": 1, "GLOBAL_TTT_LR": 0.001, "GLOBAL_TTT_MOMENTUM": 0.9, "GLOBAL_TTT_EPOCHS": 1,
         "GLOBAL_TTT_CHUNK_TOKENS": 32_768, "GLOBAL_TTT_BATCH_SEQS": 32, "GLOBAL_TTT_GRAD_CLIP": 1.0,
     },
-    _OF_PR1493.fixed | {
-        "model.lanes": 2, "optim.smear_beta2": 0.95, "data.order": "packed", "optim.muon_coefficients": "polar_express",
-        "optim.muon_dtype": "bfloat16", "optim.clip_each_rank": True, "adapt.kind": "lora",
-    },
     idle={
         "MATRIX_CLIP_SIGMAS": (12.85, "every matrix is attention's or the MLP's, and those have clips of their own"),
         "LQER_FACTOR_BITS": (4, "the form of the correction that is not used reads it"),
@@ -274,7 +258,6 @@ SCRIPTS["pr2135"] = Script(  # of what its command sets the script's own default
         "SMEAR_GATE_BOS_FIX": False, "ASYM_LOGIT_RESCALE": False, "NGRAM_TILT_ENABLED": False, "TOKEN_ORDER": 16,
         "TOKEN_THRESHOLD": 0.8, "TOKEN_BOOST": 2.625,
     },
-    _OF_PR1855.fixed,
     idle=_OF_PR1855.idle | {
         "NGRAM_HINT_PRECOMPUTE_OUTSIDE": (False, "whether its clock counts the hints: no score depends on it"),
         "MUON_HUBER_DELTA": (0.1, "MUON_HUBER_WD is 0"),

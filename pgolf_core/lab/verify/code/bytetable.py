@@ -32,13 +32,15 @@ IS_SPECIAL = re.compile(r"is_?(control|unknown|unused)", re.IGNORECASE)
 IS_BYTE = re.compile(r"is_?byte", re.IGNORECASE)
 OF_SPACE = re.compile(r"lead|space|hls", re.IGNORECASE)
 """What scripts call a table of which tokens begin with a space."""
-OF_STRINGS = ("startswith", "endswith", "replace", "encode", "lstrip", "rstrip", "strip", "removeprefix", "count")
+OF_STRINGS = ("startswith", "endswith", "replace", "lstrip", "rstrip", "strip", "removeprefix", "count")
 THROUGH = ("int", "float", "bool", "int16", "int32", "int64", "float32", "tensor", "as_tensor")
 """Calls that give their first argument back, as far as a count goes."""
-COMPARISONS: dict[type, Callable[[Any, Any], bool]] = {
+OPERATORS: dict[type, Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Gt: operator.gt, ast.GtE: operator.ge, ast.Lt: operator.lt,
     ast.In: lambda part, whole: part in whole, ast.NotIn: lambda part, whole: part not in whole,
+    ast.Add: operator.add, ast.Sub: operator.sub,
 }  # fmt: skip
+FUNCTIONS: dict[str, Callable[..., Any]] = {"len": len, "max": max, "min": min}
 
 
 class Piece(NamedTuple):
@@ -58,7 +60,12 @@ PLAIN, SPACED, BYTE, WIDE = (
 )  # fmt: skip
 
 
-NOTHING = object()
+class _Nothing:
+    def __bool__(self) -> bool:
+        raise TypeError("neither true nor false")
+
+
+NOTHING = _Nothing()
 """The value of what is not followed."""
 
 
@@ -81,52 +88,51 @@ class _Follow:
     written: dict[str, Any] = field(default_factory=dict)
     """{table: what the pass writes into it}."""
     steps: int = 0
+    depth: int = 0
     is_sure: bool = True
     """Whether nothing that was passed over could have made another count."""
     is_guarded: bool = False
     """Whether a condition without a value was met: the piece may be one of those that it leaves out."""
 
-    def run(self, body: Iterable[ast.stmt], depth: int = 0) -> None:
+    def run(self, body: Iterable[ast.stmt]) -> None:
         for node in body:
             self.steps += 1
-            if self.steps > MAX_STEPS or depth > MAX_DEPTH:
+            if self.steps > MAX_STEPS:
                 raise _Stop
             match node:
                 case ast.Continue() | ast.Break():
                     raise _Stop
                 case ast.Return():
-                    raise _Return(self.value(node.value, depth + 1))
+                    raise _Return(self.value(node.value))
                 case ast.Assign() | ast.AnnAssign():
-                    value = self.value(node.value, depth + 1)
+                    value = self.value(node.value)
                     for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
                         self.write(target, value)
-                case ast.AugAssign():
-                    before = self.written.get(_table(node.target), 0)
-                    if isinstance(node.target, ast.Name):
-                        before = self.names.get(node.target.id, NOTHING)
-                    self.write(node.target, _sum(node.op, before, self.value(node.value, depth + 1)))
+                case ast.AugAssign(target, way, more):
+                    is_name, before = isinstance(target, ast.Name), ast.Constant(self.written.get(_table(target), 0))
+                    self.write(target, self.value(ast.BinOp(target if is_name else before, way, more)))
                 case ast.If():
-                    self.branch(node, depth + 1)
+                    self.branch(node)
                 case ast.With() | ast.Try():
-                    self.run(node.body, depth + 1)
+                    self.run(node.body)
                 case ast.Expr(ast.Call(ast.Attribute(of, "append"), [item, *_])):
-                    self.written[last_name(of)] = self.value(item, depth + 1)
+                    self.written[last_name(of)] = self.value(item)
                 case _:
                     self.is_sure &= not _sets([node])
 
-    def branch(self, node: ast.If, depth: int) -> None:
+    def branch(self, node: ast.If) -> None:
         """A condition without a value is a guard where it leads out of the loop, and else taken to hold.
 
         One on the piece's text decides on it, as does one whose other way sets something.
         """
-        found = self.value(node.test, depth)
+        found = self.value(node.test)
         if found is NOTHING:
             names = [part.id for part in ast.walk(node.test) if isinstance(part, ast.Name)]
             found = not isinstance(node.body[-1], ast.Continue | ast.Break | ast.Return)
             is_on_text = any(isinstance(self.names.get(name), str) for name in names)
             self.is_sure &= not is_on_text and not _sets(node.orelse if found else node.body)
             self.is_guarded = True
-        self.run(node.body if found else node.orelse, depth)
+        self.run(node.body if found else node.orelse)
 
     def write(self, target: ast.expr, value: Any) -> None:
         match target:
@@ -139,80 +145,76 @@ class _Follow:
                 for part, one in zip(parts, value if is_split else [NOTHING] * len(parts), strict=True):
                     self.write(part, one)
 
-    def value(self, node: ast.expr | None, depth: int = 0) -> Any:
-        self.steps += 1
-        if depth > MAX_DEPTH or self.steps > MAX_STEPS:
+    def value(self, node: ast.expr | None) -> Any:
+        """What an expression is; NOTHING where its parts do not tell, and beyond the bounds.
+
+        A text is short and a tuple flat, so that no operation takes long: nested ones could be compared for ever.
+        """
+        self.steps, self.depth = self.steps + 1, self.depth + 1
+        try:
+            found = self.made(node) if self.depth <= MAX_DEPTH and self.steps <= MAX_STEPS else NOTHING
+            return NOTHING if isinstance(found, str | bytes | tuple) and len(found) >= MAX_TEXT else found
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):  # of other values, NOTHING too
             return NOTHING
-        depth += 1
+        finally:
+            self.depth -= 1
+
+    def made(self, node: ast.expr | None) -> Any:
         match node:
+            case None:
+                return None
             case ast.Constant(str() | int() | float() as constant):
                 return constant
             case ast.Name(name):
-                return self.names.get(name, NOTHING)
+                return self.names[name]
             case ast.Tuple(parts):
-                return tuple(self.value(part, depth) for part in parts)
+                values = tuple(map(self.value, parts))
+                return NOTHING if any(isinstance(value, tuple) for value in values) else values
             case ast.IfExp():
-                test = self.value(node.test, depth)
-                return NOTHING if test is NOTHING else self.value(node.body if test else node.orelse, depth)
+                return self.value(node.body if self.value(node.test) else node.orelse)
             case ast.UnaryOp(ast.Not(), operand):
-                value = self.value(operand, depth)
-                return NOTHING if value is NOTHING else not value
+                return not self.value(operand)
             case ast.BoolOp():
-                ends, values = isinstance(node.op, ast.Or), [self.value(part, depth) for part in node.values]
-                if any(value is not NOTHING and bool(value) == ends for value in values):
-                    return ends
-                return NOTHING if any(value is NOTHING for value in values) else not ends
-            case ast.BinOp():
-                return _sum(node.op, self.value(node.left, depth), self.value(node.right, depth))
-            case ast.Compare():
-                left, right = self.value(node.left, depth), self.value(node.comparators[0], depth)
-                return NOTHING if NOTHING in (left, right) or len(node.ops) > 1 else _compared(node.ops[0], left, right)
-            case ast.Subscript():
-                return self.part_of(self.value(node.value, depth), node.slice, depth)
+                ends, sides = isinstance(node.op, ast.Or), tuple(map(self.value, node.values))
+                found = {bool(side) for side in sides if side is not NOTHING}
+                return ends if ends in found else NOTHING if NOTHING in sides else not ends
+            case ast.BinOp(left, way, right) | ast.Compare(left, [way], [right]):
+                sides = self.value(left), self.value(right)
+                known = all(NOTHING not in (side if isinstance(side, tuple) else (side,)) for side in sides)
+                return OPERATORS[type(way)](*sides) if known else NOTHING
+            case ast.Subscript(whole, ast.Slice(first, end, None)):
+                return self.value(whole)[self.value(first) : self.value(end)]
+            case ast.Subscript(whole, place):
+                return self.value(whole)[self.value(place)]
             case ast.Call():
-                return self.call(node, depth)
+                return self.call(node)
         return NOTHING
 
-    def part_of(self, of: Any, place: ast.expr, depth: int) -> Any:
-        """A character or a slice of a text."""
-        if not isinstance(of, str | bytes):
-            return NOTHING
-        if isinstance(place, ast.Slice):
-            ends = [None if end is None else self.value(end, depth) for end in (place.lower, place.upper)]
-            is_known = all(end is None or type(end) is int for end in ends) and place.step is None
-            return of[ends[0] : ends[1]] if is_known else NOTHING
-        at = self.value(place, depth)
-        return of[at : at + 1] if type(at) is int and at >= 0 else NOTHING
-
-    def call(self, node: ast.Call, depth: int) -> Any:
+    def call(self, node: ast.Call) -> Any:
         name = last_name(node.func)
         if IS_SPECIAL.fullmatch(name):
             return False
         if IS_BYTE.fullmatch(name):
             return self.piece.is_byte
-        of = self.value(node.func.value, depth) if isinstance(node.func, ast.Attribute) else NOTHING
-        values = [self.value(argument, depth) for argument in node.args]
-        if isinstance(of, str) and name in OF_STRINGS and NOTHING not in values:
-            return _of_string(of, name, values)
+        of = self.value(node.func.value) if isinstance(node.func, ast.Attribute) else NOTHING
+        values = [self.value(argument) for argument in node.args]
+        if name in ("encode", "decode") and isinstance(of, str | bytes):
+            return getattr(of, name)("utf-8", errors="replace")
+        if name in OF_STRINGS and isinstance(of, str):
+            return getattr(of, name)(*values)
         if name in PIECE and of is NOTHING:
             return self.piece.text if "iece" in name else self.piece.decoded
-        if isinstance(of, bytes) and name == "decode":
-            return of.decode("utf-8", errors="replace")
-        if name == "len" and values and isinstance(values[0], str | bytes | tuple):
-            return len(values[0])
-        if name in ("max", "min") and values and all(type(value) in (int, float) for value in values):
-            return max(values) if name == "max" else min(values)
-        if name in THROUGH and values:
-            return values[0]
-        return self.inside(self.functions[name], values, depth) if name in self.functions else NOTHING
+        if name in FUNCTIONS:
+            return FUNCTIONS[name](*values)
+        return values[0] if name in THROUGH and values else self.inside(self.functions[name], values)
 
-    def inside(self, function: ast.FunctionDef, values: list[Any], depth: int) -> Any:
+    def inside(self, function: ast.FunctionDef, values: list[Any]) -> Any:
         """What a function of the script returns for these values."""
         names, written = self.names, self.written
         self.names = names | dict(zip([argument.arg for argument in function.args.args], values, strict=False))
         self.written = {}
         try:
-            self.run(function.body, depth)
+            self.run(function.body)
         except _Return as found:
             return found.value
         finally:
@@ -231,31 +233,6 @@ def _sets(body: Iterable[ast.stmt]) -> bool:
 
 def _table(node: ast.expr) -> str:
     return last_name(node.value) if isinstance(node, ast.Subscript) else ""
-
-
-def _compared(way: ast.cmpop, left: Any, right: Any) -> Any:
-    try:
-        return COMPARISONS[type(way)](left, right)
-    except (KeyError, TypeError):
-        return NOTHING
-
-
-def _sum(way: ast.operator, left: Any, right: Any) -> Any:
-    if {type(left), type(right)} <= {int, float, bool}:
-        return left + right if isinstance(way, ast.Add) else left - right if isinstance(way, ast.Sub) else NOTHING
-    is_text = isinstance(left, str) and isinstance(right, str) and isinstance(way, ast.Add)
-    return left + right if is_text and len(left) + len(right) < MAX_TEXT else NOTHING
-
-
-def _of_string(of: str, name: str, values: list[Any]) -> Any:
-    if name == "encode":
-        return of.encode("utf-8", errors="replace")
-    if not all(isinstance(value, str | tuple) and len(value) < MAX_TEXT for value in (of, *values)):
-        return NOTHING
-    try:
-        return getattr(of, name)(*values)
-    except TypeError:
-        return NOTHING
 
 
 # ---------------------------------------------------------------------- the tables of a script
@@ -360,7 +337,7 @@ def _table_of(name: str, place: str, passes: Mapping[Piece, dict[str, Any]], add
     if any(type(count) not in (int, float) for count in base.values()):
         return None
     is_marked = any(
-        value and value is not NOTHING and table != name and not passes[PLAIN].get(table)
+        value is not NOTHING and value and table != name and not passes[PLAIN].get(table)
         for table, value in passes[SPACED].items()
     )
     if is_marked and adds_space is None and base[SPACED] >= SPACED.real:

@@ -6,8 +6,8 @@ A number that nothing here can confirm makes a row `cannot be checked here`, nev
 
 import math
 import statistics
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pgolf_core.lab.shared.places import SUBMISSION_FILE
@@ -39,8 +39,6 @@ class Fact:
     source: str
     label: str = ""
     """What the log's line calls it."""
-    others: tuple["Fact", ...] = ()
-    """What the logs say of it in other lines, which a claim may be just as well."""
 
     value = property(lambda self: read_number(self.text))
 
@@ -48,15 +46,15 @@ class Fact:
         return f"{self.text} {self.source}{f' as {self.label}' if self.label else ''}"
 
 
-Facts = Mapping[str, Fact]
-"""Of one seed, by what they are."""
+Facts = Mapping[str, Sequence[Fact]]
+"""Of one seed, by what they are: the one that counts, then those of the logs' other lines, which a claim may be too."""
 
 
 class Judged(Submission):
     """A submission folder and what is known of its numbers."""
 
     @once
-    def known(self) -> dict[int, dict[str, Fact]]:
+    def known(self) -> dict[int, dict[str, list[Fact]]]:
         """Of every seed: taken anew where that could be, else logged; logs that name none count where no log does."""
         logs = dict(quietly(lambda: self.logs_of) or {})
         unnamed = logs.pop(None, [])
@@ -67,10 +65,10 @@ class Judged(Submission):
             anew = {"model_bytes": self.artifact.stat().st_size} | (quietly(lambda: self._decisive(seed)) or {})
             if code := quietly(lambda: self.code_bytes):
                 anew |= {"code_bytes": code, "total_bytes": anew["model_bytes"] + code}
-            found.setdefault(seed, {}).update({name: Fact(written(value), ANEW) for name, value in anew.items()})
+            found.setdefault(seed, {}).update({name: [Fact(written(value), ANEW)] for name, value in anew.items()})
         return found
 
-    def _logged(self, seed: int, logs: list[Log]) -> dict[str, Fact]:
+    def _logged(self, seed: int, logs: list[Log]) -> dict[str, list[Fact]]:
         """What the logs of a seed say, in the order of their weight; of scores the claimed one, if a line has it."""
         every: dict[str, list[Fact]] = {
             "steps": [Fact(str(log.steps), LOGGED) for log in logs if log.steps],
@@ -90,7 +88,7 @@ class Judged(Submission):
         for start, kept in (("", packed), ("before_", before), ("frozen_", frozen)):
             every[f"{start}bpb"] = [Fact(line.bpb, LOGGED, line.label) for line in kept]
             every[f"{start}loss"] = [Fact(line.loss, LOGGED, line.label) for line in kept if line.loss]
-        return {name: replace(facts[0], others=tuple(facts[1:])) for name, facts in every.items() if facts}
+        return {name: facts for name, facts in every.items() if facts}
 
     def _decisive(self, seed: int) -> dict[str, float]:
         """Scores that confirm or refute what is claimed: not those that another machine may find a little otherwise."""
@@ -107,12 +105,12 @@ class Judged(Submission):
         return kept
 
     @once
-    def believed(self) -> dict[int, dict[str, Fact]]:
+    def believed(self) -> dict[int, dict[str, list[Fact]]]:
         """The same, and where nothing is known what submission.json says."""
-        found: dict[int, dict[str, Fact]] = {}
+        found: dict[int, dict[str, list[Fact]]] = {}
         for seed in {*self.known, *self.seed_claims}:
             said = every_claim(self.seed_claims.get(seed, {}))
-            found[seed] = {name: Fact(text, CLAIMED) for name, text in said.items()} | self.known.get(seed, {})
+            found[seed] = {name: [Fact(text, CLAIMED)] for name, text in said.items()} | self.known.get(seed, {})
         return found
 
     def elsewhere(self, name: str, said: str) -> str:
@@ -126,7 +124,7 @@ def agreeing(name: str, said: str, known: Facts, least_digits: bool = True) -> F
 
     A score must agree to three digits at least, if need be, and one of several lines always.
     """
-    facts = [fact for key in (name, *ALSO.get(name, ())) if (one := known.get(key)) for fact in (one, *one.others)]
+    facts = [fact for key in (name, *ALSO.get(name, ())) for fact in known.get(key, ())]
     return next((fact for fact in facts if _fits(name, said, fact, least_digits or fact is not facts[0])), None)
 
 
@@ -175,10 +173,9 @@ def _of(seed: int) -> str:
 
 def every_text(name: str, known: Facts) -> str:
     """What the logs have in place of a claim, in all their lines."""
-    fact, early = known[name], known.get(f"before_{name}")
-    facts = dict.fromkeys(map(str, (fact, *fact.others)))
-    packed = "; ".join(list(facts)[:6])
-    return f"{packed}; before packing {early}" if early and str(early) not in facts else packed
+    facts, early = (list(dict.fromkeys(map(str, known.get(key, ())))) for key in (name, f"before_{name}"))
+    packed = "; ".join(facts[:6])
+    return f"{packed}; before packing {early[0]}" if early and early[0] not in facts else packed
 
 
 def before_packing(folder: Judged) -> str:
@@ -211,7 +208,7 @@ def _refuse_unlike_means(folder: Judged) -> None:
 def _single(folder: Judged) -> dict[int, Mapping]:
     """A submission.json without a table of seeds claims one run: the one whose score it names; none for a mean."""
     said, every = claimed(folder.claims, "bpb"), folder.known
-    scores = {seed: known["bpb"] for seed, known in every.items() if "bpb" in known}
+    scores = {seed: known["bpb"][0] for seed, known in every.items() if "bpb" in known}
     its = [seed for seed, score in scores.items() if said and same_number(said, score.text)]  # by the claimed line
     its = its or (list(every) if len(every) == 1 else [])
     return {seed: folder.claims for seed in its[:1]}
@@ -274,9 +271,9 @@ def _scores(folder: Judged) -> tuple[dict[str, dict[int, float]], str]:
         table = {seed: claimed(values, "bpb") for seed, values in folder.seed_claims.items()}
         scores = {seed: float(text) for seed, text in table.items() if text}
         return ({"": scores} if scores else {}), CLAIMED
-    first = {known[seed].label for seed in seeds}
-    found = {", ".join(sorted(filter(None, first))): {seed: known[seed].value for seed in seeds}}
-    lines = {seed: {fact.label: fact.value for fact in known[seed].others[::-1]} for seed in seeds}
+    first = {known[seed][0].label for seed in seeds}
+    found = {", ".join(sorted(filter(None, first))): {seed: known[seed][0].value for seed in seeds}}
+    lines = {seed: {fact.label: fact.value for fact in known[seed][:0:-1]} for seed in seeds}
     for label in lines[seeds[0]]:
         if all(label in lines[seed] for seed in seeds):
             found.setdefault(label, {seed: lines[seed][label] for seed in seeds})

@@ -6,7 +6,7 @@ A cell may be any score of its seed's logs, since tables show several; a mean or
 import itertools
 import re
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from pgolf_core.lab.shared.places import SUBMISSION_FILE
 from pgolf_core.lab.shared.tables import some
@@ -74,10 +74,10 @@ def readme_prose(folder: Judged) -> str:
     """Every score that is named outside of tables; another's may stand there, so a strange one is no failure."""
     prose = "\n".join(line for line in folder.readme.splitlines() if not line.lstrip().startswith("|"))
     named = list(dict.fromkeys(found[1] for pattern in _PROSE for found in pattern.finditer(prose)))
-    known = [fact for facts in folder.believed.values() for name, fact in facts.items() if name.endswith("bpb")]
-    values = [one.value for fact in known for one in (fact, *fact.others)]
+    known = [facts for its in folder.believed.values() for name, facts in its.items() if name.endswith("bpb")]
+    values = [fact.value for facts in known for fact in facts]
     for name in ("bpb", "roundtrip_bpb"):
-        every = [facts[name].value for facts in folder.believed.values() if name in facts]
+        every = [facts[name][0].value for facts in folder.believed.values() if name in facts]
         values += [statistics.fmean(every)] if every else []
     values += [float(value) for key, value in folder.claims.items() if "bpb" in key and is_number(value)]
     strange = [text for text in named if not any(agrees(text, value) for value in values)]
@@ -92,7 +92,7 @@ def _seed_of(head: str, first: str) -> int | None:
     return int(found[2]) if found and (found[1] or re.fullmatch(r".*\b(?:seeds?|run)\b.*|", head.lower())) else None
 
 
-def _known(name: str, said: str, known: Mapping[str, Fact]) -> tuple[Fact | None, str]:
+def _known(name: str, said: str, known: Mapping[str, Sequence[Fact]]) -> tuple[Fact | None, str]:
     """The fact that a cell is, or what it should be; neither where nothing is known of it."""
     kind = name.rpartition("_")[2]
     names = (name, kind, f"before_{kind}") if kind in ("bpb", "loss") else (name,)

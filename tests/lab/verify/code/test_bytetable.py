@@ -67,6 +67,8 @@ OPEN = {name: "".join(parts) for name, parts in {
     "no table": ("x = 1\n",),
     "bytes by a pattern": (
         RIGHT["bytes by their spelling"].replace("piece.startswith('<0x')", "re.match('<0x', piece)"),),
+    "bytes by a text that is not known": (
+        RIGHT["bytes by their spelling"].replace("piece.startswith('<0x')", "piece[:3] in (BYTE, '<0y')"),),
     "bytes by a pattern, in a function": (
         "def size(p):\n    if re.match('<0x', p):\n        return 1\n    return len(p.lstrip('\\u2581').encode())\n",
         LOOP, PIECE, MARKED, "    base_bytes[i] = size(piece)\n", ADDS),
@@ -117,6 +119,8 @@ def test_following_a_table_ends_whatever_the_script_holds():
     loops = LOOP + PIECE + "    base_bytes[i] = f(piece)\ndef f(p):\n    return f(p) + f(p)\n"
     nested = LOOP + PIECE + "    base_bytes[i] = " + "len(piece) + (" * 60 + "0" + ")" * 60 + "\n"
     long = LOOP + BYTE + PIECE + "    piece = piece.replace('a', 'aaaaaaaaaa')\n" * 50 + COUNT
-    for source in (loops, nested, long):
+    pairs = "    a = (1, 1)\n    b = (1, 1)\n" + "    a = (a, a)\n    b = (b, b)\n" * 60
+    deep = LOOP + PIECE + pairs + "    base_bytes[i] = len(piece) if a == b else 0\n"
+    for source in (loops, nested, long, deep):
         with pytest.raises(CannotCheck):
             judge(source)

@@ -74,13 +74,13 @@ def test_a_claim_is_held_against_the_logs(
 
 def test_how_far_a_written_number_may_be_from_a_fact():
     texts = {"bpb": "1.1248", "train_seconds": "600.040", "model_bytes": "100", "total_bytes": "150"}
-    known = {name: Fact(text, LOGGED) for name, text in texts.items()}
+    known = {name: [Fact(text, LOGGED)] for name, text in texts.items()}
     assert agreeing("bpb", "1.12484502", known) and not agreeing("bpb", "1.1", known)
     assert agreeing("bpb", "1.1", known, least_digits=False)
     assert agreeing("train_seconds", "606", known) and not agreeing("train_seconds", "607", known)
     assert agreeing("model_bytes", "150", known), "many call the total the artifact"
     assert not agreeing("total_bytes", "100", known)
-    anew = {"bpb": Fact("1.12484502", ANEW)}
+    anew = {"bpb": [Fact("1.12484502", ANEW)]}
     assert agreeing("bpb", "1.1248460", anew) and not agreeing("bpb", "1.1249", anew)
 
 
