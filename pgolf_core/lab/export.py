@@ -257,8 +257,7 @@ def readable_of(path: Path) -> str:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        tree = ast.parse(text, path.name)
-        calls = [ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        calls = _calls(text)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; name a train_gpt.py") from None
     except UNREADABLE as error:
@@ -266,14 +265,29 @@ def readable_of(path: Path) -> str:
         raise UserError(f"{path} is not a readable Python script ({why}); name a train_gpt.py") from None
     if "exec" not in calls:
         return text
-    known = re.fullmatch(WRAPPING, text.encode())
-    if calls != ["exec", "lzma.decompress", "n.to_bytes"] or not known or len(known[1]) > MAX_DIGITS:
-        raise UserError(f"{path} is wrapped in a way that pgolf does not write; it was not run")
     try:
-        unpacker = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=UNPACKING)
-        source = unpacker.decompress(_number(known[1]).to_bytes(int(known[2])), MAX_UNWRAPPED_BYTES)
-        if not unpacker.eof:
-            raise UserError(f"{path} holds more than {MAX_UNWRAPPED_BYTES:,} bytes of source, or is cut off")
-        return ast.unparse(ast.parse(source.decode("utf-8"))) + "\n"
+        source = unwrapped(text)
     except UNREADABLE as error:
         raise UserError(f"{path} does not hold what its wrapping says ({error}); it was not run") from None
+    if source is None:
+        raise UserError(f"{path} is wrapped in a way that pgolf does not write; it was not run")
+    return source
+
+
+def unwrapped(text: str) -> str | None:
+    """The source inside a text that `packed` wrote, laid out again, without running it; None for any other text.
+
+    One of UNREADABLE where it does not hold what its wrapping says.
+    """
+    known = re.fullmatch(WRAPPING, text.encode("utf-8", errors="replace"))
+    if not known or len(known[1]) > MAX_DIGITS or _calls(text) != ["exec", "lzma.decompress", "n.to_bytes"]:
+        return None
+    unpacker = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=UNPACKING)
+    source = unpacker.decompress(_number(known[1]).to_bytes(int(known[2])), MAX_UNWRAPPED_BYTES)
+    if not unpacker.eof:
+        raise ValueError(f"more than {MAX_UNWRAPPED_BYTES:,} bytes of source, or cut off")
+    return ast.unparse(ast.parse(source.decode("utf-8"))) + "\n"
+
+
+def _calls(text: str) -> list[str]:
+    return [ast.unparse(node.func) for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]

@@ -4,6 +4,7 @@ Scores are taken in this process, once for each artifact: starting a fresh one t
 in evidence/test_process.py.
 """
 
+import functools
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,12 @@ from pgolf_core.base.files import sha256_file
 from pgolf_core.lab import export
 from pgolf_core.lab.data.dataset import Dataset, open_dataset
 from pgolf_core.lab.submission.folder import write_submission
+from pgolf_core.lab.verify.code import shipped
 from pgolf_core.lab.verify.evidence import score
-from pgolf_core.lab.verify.reading import folder
 
 KEPT: dict[str, dict] = {}
 """Answers by artifact and way of scoring."""
-READABLE: dict[str, str] = {}
-"""Unwrapped scripts by hash."""
+UNWRAPPED = functools.cache(export.unwrapped)
 
 
 @pytest.fixture(scope="session")
@@ -61,12 +61,8 @@ def cache(honest: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         key = sha256_file(job["artifact"]) + repr(job["way"])
         return KEPT.get(key) or KEPT.setdefault(key, ask_here(job, tell))
 
-    def readable_of(path: Path) -> str:
-        key = sha256_file(path)
-        return READABLE.get(key) or READABLE.setdefault(key, export.readable_of(path))
-
     monkeypatch.setattr(score, "ask", ask)
-    monkeypatch.setattr(folder, "readable_of", readable_of)
+    monkeypatch.setattr(shipped, "unwrapped", UNWRAPPED)
     the_toy_is_the_track(monkeypatch, honest.parents[2])
     return honest.parents[2]
 

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import zstandard
 
+from pgolf_core.lab.export import unwrapped
 from pgolf_core.lab.verify.evidence.checks import Broken, CannotCheck, hold, quietly
 
 MAX_UNPACKED = 2**21
@@ -121,7 +122,7 @@ def layers(source: str) -> Iterator[str]:
     """
     yield source
     for _ in range(MAX_LAYERS + 1):
-        inner = _inner(nodes_of(source))
+        inner = quietly(functools.partial(unwrapped, source)) or _inner(nodes_of(source))
         if inner is None:
             return
         yield (source := inner)

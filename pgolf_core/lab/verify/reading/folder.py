@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pgolf_core.base.files import sha256_file
-from pgolf_core.lab.export import readable_of
 from pgolf_core.lab.shared.places import SCRIPT, SUBMISSION_FILE
 from pgolf_core.lab.shared.texts import FINEWEB_TRACK
 from pgolf_core.lab.verify.code.shipped import Code, imports_of, parsed, running
@@ -166,8 +165,7 @@ class Submission(Reviewed):
     @once
     def source(self) -> str:
         """The script's text, unwrapped where it is packed."""
-        own = quietly(lambda: readable_of(self.script_path)) if "exec" in self.script else None
-        return own or self.code[self.script_path.name].source
+        return self.code[self.script_path.name].source
 
     code_bytes = once(lambda self: sum(code.size for code in self.code.values()))
 

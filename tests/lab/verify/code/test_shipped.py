@@ -10,6 +10,7 @@ import brotli
 import pytest
 import zstandard
 
+from pgolf_core.lab.export import packed
 from pgolf_core.lab.verify.code.shipped import MAX_LAYERS, MAX_UNPACKED, decompressed, layers, running
 from pgolf_core.lab.verify.evidence.checks import CannotCheck
 
@@ -47,6 +48,12 @@ def wrapped(text: str, times: int = 1) -> str:
 def test_a_packed_script_is_read_whatever_it_is_packed_with_and_again_when_it_is_packed_often(form: str):
     assert unwrapped(PACKED[form]) == SOURCE
     assert unwrapped(wrapped(PACKED[form], MAX_LAYERS - 1)) == SOURCE
+
+
+def test_what_export_packs_is_read_also_inside_another_packing():
+    script = packed("import os\nprint(os.name)\n")
+    for text in (script, wrapped(script)):
+        assert unwrapped(text) == "import os\nprint(os.name)\n"
 
 
 @pytest.mark.parametrize(
