@@ -14,11 +14,9 @@ from links import broken_links
 from pgolf_core.lab.cli import COMMANDS, parse
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [
-    ROOT / name
-    for name in ("README.md", "CONTRIBUTING.md", "papers/commands.md", "papers/many-machines.md", "runs/README.md")
-]
-SCRIPTS = sorted((ROOT / "findings").iterdir())
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "runs/README.md", "findings/README.md")]
+PAGES += [ROOT / "papers" / name for name in ("commands.md", "many-machines.md")]
+SCRIPTS = sorted(path for path in (ROOT / "findings").iterdir() if path.suffix != ".md")
 
 
 def name_of(path: Path) -> str:
@@ -75,3 +73,9 @@ def test_a_finding_about_others_software_is_a_script_that_stands_alone(path: Pat
     assert path.suffix == ".sh" and "mktemp -d" in path.read_text() and "pgolf" not in path.read_text()
     assert os.access(path, os.X_OK)
     subprocess.run(["bash", "-n", path], check=True)
+
+
+def test_the_table_of_findings_has_a_row_for_each_by_the_first_line_of_its_head() -> None:
+    heads = [(path.stem, path.name, path.read_text().splitlines()[1].removeprefix("# ")) for path in SCRIPTS]
+    text = (ROOT / "findings" / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| \[(.+?)\]\((.+?)\) \| (.+) \|$", text, re.M) == heads
