@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from golden_files import load, section
 from record_counts import RECORDS
 from small import column, flat_bytes
 from tiny_artifact import contents
@@ -44,21 +45,10 @@ from pgolf_core.recipes import recipe
 from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.rules import LORA_TARGETS
 from pgolf_core.text.caseops import CaseTokenizer, from_cases, to_cases
-from pgolf_core.text.packed import document_starts
 from pgolf_core.text.ranked import RankedStream
 from pgolf_core.text.tokenizer import TokenBytes, Tokenizer
 from pgolf_core.training.loop import TrainData, Trainer
 from pgolf_core.training.optim import Muon
-
-
-def load(path: Path) -> tuple[dict[str, np.ndarray], dict]:
-    with np.load(path, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
-    return arrays, json.loads(str(arrays.pop("config", "{}")))
-
-
-def section(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, torch.Tensor]:
-    return {k.removeprefix(prefix): torch.from_numpy(v) for k, v in arrays.items() if k.startswith(prefix)}
 
 
 def model_config(config: dict) -> recipe.Model:
@@ -359,10 +349,10 @@ def test_documents_are_scored_and_learned_from_as_the_record_does(goldens: Path,
     assert nats / math.log(2) / num_bytes == pytest.approx(float(arrays["val_bpb"]), abs=1e-5)
 
 
-def test_documents_are_grouped_cut_and_packed_as_the_record_does(goldens: Path) -> None:
+def test_documents_are_grouped_and_cut_as_the_record_does(goldens: Path) -> None:
     facts = json.loads((goldens / "misc_pr1855.json").read_text(encoding="utf-8"))
     batches, cases = facts["ttt_batches"], facts["chunk_windows"]
-    assert batches and cases and facts["cu_seqlens"]
+    assert batches and cases
     documents = np.array([[0, length - 1] for length in batches["doc_lens"]])
     groups = groups_in(documents, recipe.Adapt(batch_documents=batches["batch"]))
     assert [{"sorted_index": i, "docs": groups[i].tolist()} for i in reversed(range(len(groups)))] == batches["order"]
@@ -373,10 +363,6 @@ def test_documents_are_grouped_cut_and_packed_as_the_record_does(goldens: Path) 
         rows = [[start, end - start, first - start, end - first] for start, first, end in
                 np.concatenate([event.windows for event in scores]).tolist()]  # fmt: skip
         assert rows == case["windows"]
-    for case in facts["cu_seqlens"]:
-        ids = np.full(case["total"], 2)
-        ids[case["bos"]] = 1
-        assert document_starts(torch.from_numpy(ids)[None], case["limit"], 1).tolist() == case["boundaries"]
 
 
 def test_hints_and_tilted_nats_are_those_of_pr_2135(goldens: Path) -> None:

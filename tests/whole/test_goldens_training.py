@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from golden_files import load, section
 from small import column, flat_bytes
 
 from pgolf_core.lab.data.build import write_shard
@@ -27,20 +28,11 @@ from pgolf_core.training.optim import Muon, muon_momentum, newton_schulz
 from pgolf_core.training.polar import POLAR_EXPRESS
 
 
-def load(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
-
-
-def section(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, torch.Tensor]:
-    return {k.removeprefix(prefix): torch.from_numpy(v) for k, v in arrays.items() if k.startswith(prefix)}
-
-
 @pytest.mark.parametrize(
     ("dtype", "key", "tolerance"), [("float32", "after_fp32_{}", 1e-4), ("bfloat16", "after{}", 0.15)]
 )
 def test_muon_with_polar_express_moves_banks_as_the_record_does(goldens: Path, dtype: str, key: str, tolerance) -> None:
-    arrays = load(goldens / "muon_pr1855.npz")
+    arrays, _ = load(goldens / "muon_pr1855.npz")
     hyper = json.loads(str(arrays["hyper"]))
     assert [list(one) for one in POLAR_EXPRESS] == hyper["coefficients"]
     optim = recipe.Optim(
@@ -68,7 +60,7 @@ def test_muon_with_polar_express_moves_banks_as_the_record_does(goldens: Path, d
 
 
 def test_polar_express_alone_is_the_records(goldens: Path) -> None:
-    arrays = load(goldens / "muon_pr1855.npz")
+    arrays, _ = load(goldens / "muon_pr1855.npz")
     steps = json.loads(str(arrays["hyper"]))["ns_steps"]
     cases = sorted({key.split("/")[0] for key in arrays if key.startswith("ns")})
     assert cases
@@ -177,8 +169,7 @@ def flat_score(model: GPT, arrays: dict[str, np.ndarray], length: int, row_token
 def test_training_on_packed_documents_follows_the_record(
     goldens: Path, tmp_path: Path, suffix: str, dtype: str, losses: float, grad_norms: float, norms: float
 ) -> None:
-    arrays = load(goldens / "train_pr1855.npz")
-    config = json.loads(str(arrays["config"]))
+    arrays, config = load(goldens / "train_pr1855.npz")
     trainer = trainer_of(arrays, recipe_of(config, dtype), tmp_path / "whole")
     trainer.run()
     told = functools.partial(column, tmp_path / "whole" / "run")
@@ -203,8 +194,7 @@ def test_the_steps_that_the_record_rolls_back_are_ours_on_its_batches(
 
     Their first row is the second one: the first has gone into compiling.
     """
-    arrays = load(goldens / "train_pr1855.npz")
-    config = json.loads(str(arrays["config"]))
+    arrays, config = load(goldens / "train_pr1855.npz")
     steps, optimizer_step = config["warmup_steps"], muon_momentum
     monkeypatch.setattr(loop, "muon_momentum", lambda step, optim: optimizer_step(step % steps, optim))
     settings = recipe_of(config, dtype, iterations=2 * steps, min_lr=1.0, loop_at=0.5, warmup_steps=0)
