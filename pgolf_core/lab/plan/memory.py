@@ -58,7 +58,7 @@ class Execution:
 def assumed_execution(recipe: Recipe) -> Execution:
     """On the record track a CUDA device with bfloat16 and a compiler, on any other this machine's CPU.
 
-    A compiler that is there is believed to work: to try it takes longer than all of a plan.
+    A compiler that is there is believed to work: to try it takes seconds.
     """
     schedule = recipe.schedule
     if recipe.track == FINEWEB_TRACK:
@@ -124,13 +124,6 @@ def kept_bytes(recipe: Recipe, how: Execution, sequences: int) -> int:
             loss(torch.zeros(sequences, recipe.data.seq_len, dtype=torch.int64), *named.values())
     own = {parameter.untyped_storage()._cdata for parameter in named.values()}
     return sum(storage.nbytes() for key, storage in kept.items() if key not in own)
-
-
-def matrix_passes(model: Model) -> tuple[dict[str, int], dict[str, int]]:
-    """(weights, passes of a forward pass with the loop on) of every matrix and table, by name."""
-    sizes = {n: math.prod(shape) for n, shape in parameter_shapes(model).items() if n.endswith(".weight")}
-    times = Counter(f"blocks.{layer}" for layer in runs(model))
-    return sizes, {name: times[".".join(name.split(".")[:2])] or 1 for name in sizes}
 
 
 def head_gradient_bytes(model: Model, how: Execution, tokens: int) -> int:
