@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 from learning import LORA, assert_ranks_agree, carried_out
-from small import noisy_model, plain_nats, small_recipe
+from small import noisy_model, small_recipe
 
 from pgolf_core.adapting import lora
 from pgolf_core.adapting.documents import DocumentScore, DocumentUpdate, PhaseUpdate, documents_in, plan_documents
 from pgolf_core.adapting.lora import Adapters, DocumentLoRA, adapter_shapes, drawn_factors
 from pgolf_core.base.files import UserError
 from pgolf_core.base.parallel import ALONE, World
+from pgolf_core.lab.look.n06_scoring import plain_nats
 from pgolf_core.recipes.reading import load_recipe
 
 RECIPE = small_recipe(adapt=LORA)
@@ -36,7 +37,7 @@ def test_a_first_chunk_is_scored_as_the_weights_alone_score_that_document() -> N
     _, moved, *_ = carried_out(RECIPE, TOKENS)
     frozen, apart = noisy_model().eval(), []
     for first, end in documents_in(TOKENS).tolist():
-        own = np.array(plain_nats(frozen, TOKENS[first : end + 1], 16, 16))
+        own = plain_nats(frozen, TOKENS[first : end + 1], 16, 16)
         np.testing.assert_allclose(losses[first : min(first + 5, end)].numpy(), own[:5], atol=1e-5)
         apart += [np.abs(losses[first + 5 : end].numpy() - own[5:])] if end > first + 5 else []
     assert np.concatenate(apart).max() > 0.01 and (losses - moved).abs().max() > 0.01

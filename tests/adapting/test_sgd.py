@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from learning import CHUNKS, assert_ranks_agree, carried_out
-from small import noisy_model, plain_nats, small_recipe
+from small import noisy_model, small_recipe
 
 from pgolf_core.base.files import UserError
+from pgolf_core.lab.look.n06_scoring import plain_nats
 
 RECIPE = small_recipe(adapt=CHUNKS)
 TOKENS = np.random.default_rng(3).integers(0, 64, 301).astype(np.uint16)
@@ -19,9 +20,8 @@ def test_chunks_are_scored_and_learned_from_as_the_plain_way_does() -> None:
     model, (learner, losses, found, _) = noisy_model().eval(), carried_out(RECIPE, TOKENS)
     stream, momentum, steps, nats = torch.from_numpy(TOKENS.astype(np.int64)), {}, [], np.zeros(300)
     for chunk in range(5):
-        own = plain_nats(model, TOKENS, 16, 4)
         own_first = [i for i in range(300) if min(_first_of(i) // 70, 4) == chunk]
-        nats[own_first] = np.array(own)[own_first]
+        nats[own_first] = plain_nats(model, TOKENS, 16, 4)[own_first]
         starts = [70 * chunk + 16 * k for k in range(4)] if chunk < 4 else []
         for batch in (starts[:3], starts[3:]) * 2:
             if not batch:
@@ -51,7 +51,7 @@ def _first_of(target: int) -> int:
 def test_a_chunk_is_scored_before_the_weights_move() -> None:
     frozen = noisy_model().eval()
     _, losses, *_ = carried_out(RECIPE, TOKENS)
-    expected = np.array(plain_nats(frozen, TOKENS, 16, 4))
+    expected = plain_nats(frozen, TOKENS, 16, 4)
     np.testing.assert_allclose(losses[:72].numpy(), expected[:72], atol=1e-5)
     assert np.abs(losses[72:].numpy() - expected[72:]).max() > 0.01
 

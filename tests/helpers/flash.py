@@ -16,12 +16,22 @@ MODULES = {name: (module, namespace) for name, module, namespace, _ in attention
 SCHEMA = "_flash_attn_forward(Tensor q, Tensor k, Tensor v, bool causal) -> (Tensor, Tensor)"
 
 
-def _forward(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
-    """What the kernel computes, by plain formulas: the output and the log-sum-exp of every row."""
+def plain_attention(q: Tensor, k: Tensor, v: Tensor, starts: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
+    """By plain formulas: the output [B, T, H, D], and the log-sum-exp of every row of scores.
+
+    `starts`: where documents begin, counted through all rows; a row begins one anyway.
+    """
     k, v = (x.repeat_interleave(q.size(2) // x.size(2), dim=2).float() for x in (k, v))
+    places = torch.arange(q.size(0) * q.size(1)).view(q.shape[:2])
+    document = sum((places >= start).int() for start in (0, *starts))
+    hidden = (document[:, :, None] != document[:, None]) | (places[:, :, None] < places[:, None])
     scores = torch.einsum("bthd,bshd->bhts", q.float(), k) * q.size(-1) ** -0.5
-    scores = scores.masked_fill(torch.ones_like(scores[0, 0]).triu(1).bool(), -torch.inf)
+    scores = scores.masked_fill(hidden[:, None], -torch.inf)
     return torch.einsum("bhts,bshd->bthd", scores.softmax(-1), v).to(q.dtype), scores.logsumexp(-1)
+
+
+def _forward(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
+    return plain_attention(q, k, v)
 
 
 def _shapes(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> tuple[Tensor, Tensor]:

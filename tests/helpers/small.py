@@ -48,20 +48,6 @@ def noisy_model(scale: float = 0.3, seed: int = 4, **changes: Any) -> GPT:
     return model
 
 
-@torch.no_grad()
-def plain_nats(model: GPT, tokens: np.ndarray, seq_len: int, stride: int) -> list[float]:
-    """What a score is of, the plain way: one window after another, all logits, the scored ones picked afterwards."""
-    model.eval()
-    stream = torch.from_numpy(tokens.astype(np.int64))
-    nats, start, reached = [], 0, 0
-    while reached < len(tokens) - 1:
-        end = min(start + seq_len, len(tokens) - 1)
-        log_probs = model.logits(stream[None, start:end])[0].double().log_softmax(-1)
-        nats += [-float(log_probs[i - start, stream[i + 1]]) for i in range(reached, end)]
-        start, reached = start + stride, end
-    return nats
-
-
 def flat_bytes(vocab: int) -> TokenBytes:
     """One byte for every token."""
     return TokenBytes(np.ones(vocab, np.int16), np.zeros(vocab, bool), np.zeros(vocab, bool))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from flash import MODULES, installed, pretend_gpu
+from flash import MODULES, installed, plain_attention, pretend_gpu
 from small import noisy_model
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -26,22 +26,13 @@ def bounds(rows: int, length: int, starts: list[int], more: int = 0) -> torch.Te
     return torch.tensor([*starts, *[rows * length] * (1 + more)], dtype=torch.int32)
 
 
-def one_masked_matrix(q, k, v, starts: torch.Tensor) -> torch.Tensor:
-    """All positions of all rows at once."""
-    q, k, v = (x.flatten(0, 1).transpose(0, 1) for x in (q, k, v))
-    k, v = (x.repeat_interleave(len(q) // len(x), dim=0) for x in (k, v))
-    document = torch.tensor([sum(place >= start for start in starts[:-1]) for place in range(q.size(1))])
-    hidden = (document[:, None] != document).logical_or(torch.ones(q.size(1), q.size(1)).triu(1).bool())
-    return ((q @ k.mT / q.size(-1) ** 0.5).masked_fill(hidden, -torch.inf).softmax(-1) @ v).transpose(0, 1)
-
-
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 @pytest.mark.parametrize("way", [document_attention, documents._masked])
 def test_each_way_is_one_masked_matrix_whatever_fills_the_bounds_up(way, case) -> None:
-    rows, length, _ = case
+    rows, length, starts = case
     generator = torch.Generator().manual_seed(length)
     q, k, v = (torch.randn(rows, length, heads, 8, generator=generator, requires_grad=True) for heads in (4, 2, 2))
-    expected = one_masked_matrix(q, k, v, bounds(*case)).view_as(q)
+    expected, _ = plain_attention(q, k, v, tuple(starts))
     weight = torch.randn(q.shape, generator=generator)
     wanted = torch.autograd.grad((expected * weight).sum(), (q, k, v))
     for more in (0, 5):
@@ -57,7 +48,7 @@ def test_flash_attention_gets_flat_documents_and_the_longest_ones_length(monkeyp
     rows, length, starts = CASES["several rows"]
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(rows, length, heads, 16, generator=generator).bfloat16() for heads in (4, 2, 2))
-    expected = one_masked_matrix(q.float(), k.float(), v.float(), bounds(rows, length, starts)).view(q.shape)
+    expected, _ = plain_attention(q.float(), k.float(), v.float(), tuple(starts))
     with installed(monkeypatch, name, returns_tuple=returns_tuple):
         assert attention._flash_fault(name, *MODULES[name]) is None
         monkeypatch.setattr(documents, "choose_kernel", lambda *_: (name, ""))

@@ -8,9 +8,10 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-from small import noisy_model, plain_nats, small_recipe
+from small import noisy_model, small_recipe
 
 from pgolf_core.base.files import UserError
+from pgolf_core.lab.look.n06_scoring import plain_nats
 from pgolf_core.network.model import build_model
 from pgolf_core.network.score import bits_per_byte, plan_windows, score
 from pgolf_core.text.tokenizer import TokenBytes

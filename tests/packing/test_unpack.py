@@ -17,11 +17,12 @@ import torch
 import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small import flat_bytes, noisy_model, plain_nats, small_recipe
+from small import flat_bytes, noisy_model, small_recipe
 from tiny_artifact import CAP, MODEL, ON_GRIDS, contents, signed, tiny_state, write
 
 from pgolf_core.base.files import UserError, canonical_json
 from pgolf_core.base.squeeze import squeeze
+from pgolf_core.lab.look.n06_scoring import plain_nats
 from pgolf_core.network.choice import grid_names_for
 from pgolf_core.network.grid import GRIDS, dequantise, grid_of, quantise_tensor
 from pgolf_core.network.model import parameter_shapes

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from golden_files import load, section
 from record_counts import RECORDS
 from small import column, flat_bytes
 from tiny_artifact import contents
@@ -44,21 +45,11 @@ from pgolf_core.recipes import recipe
 from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.rules import LORA_TARGETS
 from pgolf_core.text.caseops import CaseTokenizer, from_cases, to_cases
-from pgolf_core.text.packed import document_starts
 from pgolf_core.text.ranked import RankedStream
 from pgolf_core.text.tokenizer import TokenBytes, Tokenizer
 from pgolf_core.training.loop import TrainData, Trainer
 from pgolf_core.training.optim import Muon
-
-
-def load(path: Path) -> tuple[dict[str, np.ndarray], dict]:
-    with np.load(path, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
-    return arrays, json.loads(str(arrays.pop("config", "{}")))
-
-
-def section(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, torch.Tensor]:
-    return {k.removeprefix(prefix): torch.from_numpy(v) for k, v in arrays.items() if k.startswith(prefix)}
+from pgolf_core.training.polar import POLAR_EXPRESS
 
 
 def model_config(config: dict) -> recipe.Model:
@@ -144,26 +135,44 @@ def test_logits_past_the_rotary_reference_length_equal_the_records(goldens: Path
         assert abs(loss.item() - float(arrays[f"{mode}loss"])) < 5e-4
 
 
-@pytest.mark.parametrize("file", ["muon", "muon_pr1493"])
+def matrices(bank: torch.Tensor) -> torch.Tensor:
+    """A bank of matrices, or one as a bank."""
+    return bank.reshape(-1, *bank.shape[-2:])
+
+
+@pytest.mark.parametrize("file", ["muon", "muon_pr1493", "muon_pr1855"])
 @pytest.mark.parametrize(
     ("dtype", "key", "tolerance"), [("float32", "after_fp32_{}", 1e-4), ("bfloat16", "after{}", 0.15)]
 )
 def test_muon_moves_matrices_as_the_records_do(goldens: Path, file: str, dtype: str, key: str, tolerance) -> None:
+    """PR 1855's by Polar Express, with momenta in that type."""
     arrays, _ = load(goldens / f"{file}.npz")
-    hyper = json.loads(str(arrays.pop("hyper")))
-    rows = hyper.get("row_normalize", False)
-    optim = recipe.Optim(newton_schulz_steps=hyper["backend_steps"], newton_schulz_dtype=dtype, muon_row_normalise=rows)
-    matrices = {name: section(arrays, f"{name}/") for name in sorted({key.split("/")[0] for key in arrays})}
-    weights = {name: torch.nn.Parameter(known["init"].clone()) for name, known in matrices.items()}
-    muon = Muon(weights, lr=1.0, weight_decay=hyper["weight_decay"], optim=optim)
-    for step, (lr, momentum) in enumerate(zip(hyper["lr"], hyper["momentum"], strict=True)):
-        for name, weight in weights.items():
-            weight.grad = matrices[name][f"grad{step}"].clone()
-        muon.step(lr, momentum)
-        for name, weight in weights.items():
-            expected = matrices[name][key.format(step)]
-            moved = (expected - matrices[name]["init"]).norm()
-            assert (weight.detach() - expected).norm() <= tolerance * moved, (name, step)
+    hyper, polar = json.loads(str(arrays.pop("hyper"))), {}
+    if "coefficients" in hyper:
+        assert [list(one) for one in POLAR_EXPRESS] == hyper["coefficients"]
+        polar = {"muon_dtype": dtype, "muon_coefficients": "polar_express", "muon_wd_order": hyper["wd_order"]}
+    optim = recipe.Optim(
+        newton_schulz_steps=hyper["ns_steps" if polar else "backend_steps"], newton_schulz_dtype=dtype,
+        muon_row_normalise=hyper.get("row_normalize", False), **polar,
+    )  # fmt: skip
+    banks = {name: section(arrays, f"{name}/") for name in sorted({key.split("/")[0] for key in arrays})}
+    banks = {name: known for name, known in banks.items() if "init" in known}
+    weights = {name: [torch.nn.Parameter(one.clone()) for one in matrices(known["init"])]
+               for name, known in banks.items()}  # fmt: skip
+    named = {f"{name}.{place}": one for name, bank in weights.items() for place, one in enumerate(bank)}
+    assert not polar or len(named) == sum(shape[0] for shape in hyper["shapes"])
+    muon = Muon(named, lr=hyper["lr"] if polar else 1.0, weight_decay=hyper["wd" if polar else "weight_decay"],
+                optim=optim)  # fmt: skip
+    rates = hyper["lr_scale" if polar else "lr"]
+    for step, (rate, momentum) in enumerate(zip(rates, hyper["momentum"], strict=True)):
+        for name, bank in weights.items():
+            for weight, gradient in zip(bank, matrices(banks[name][f"grad{step}"]), strict=True):
+                weight.grad = gradient.clone()
+        muon.step(rate, momentum)
+        for name, bank in weights.items():
+            expected, init = (matrices(banks[name][which]) for which in (key.format(step), "init"))
+            found = torch.stack([weight.detach() for weight in bank])
+            assert (found - expected).norm() <= tolerance * (expected - init).norm(), (name, step)
 
 
 def golden_shards(arrays: dict[str, np.ndarray], folder: Path) -> list[Path]:
@@ -359,10 +368,10 @@ def test_documents_are_scored_and_learned_from_as_the_record_does(goldens: Path,
     assert nats / math.log(2) / num_bytes == pytest.approx(float(arrays["val_bpb"]), abs=1e-5)
 
 
-def test_documents_are_grouped_cut_and_packed_as_the_record_does(goldens: Path) -> None:
+def test_documents_are_grouped_and_cut_as_the_record_does(goldens: Path) -> None:
     facts = json.loads((goldens / "misc_pr1855.json").read_text(encoding="utf-8"))
     batches, cases = facts["ttt_batches"], facts["chunk_windows"]
-    assert batches and cases and facts["cu_seqlens"]
+    assert batches and cases
     documents = np.array([[0, length - 1] for length in batches["doc_lens"]])
     groups = groups_in(documents, recipe.Adapt(batch_documents=batches["batch"]))
     assert [{"sorted_index": i, "docs": groups[i].tolist()} for i in reversed(range(len(groups)))] == batches["order"]
@@ -373,10 +382,6 @@ def test_documents_are_grouped_cut_and_packed_as_the_record_does(goldens: Path) 
         rows = [[start, end - start, first - start, end - first] for start, first, end in
                 np.concatenate([event.windows for event in scores]).tolist()]  # fmt: skip
         assert rows == case["windows"]
-    for case in facts["cu_seqlens"]:
-        ids = np.full(case["total"], 2)
-        ids[case["bos"]] = 1
-        assert document_starts(torch.from_numpy(ids)[None], case["limit"], 1).tolist() == case["boundaries"]
 
 
 def test_hints_and_tilted_nats_are_those_of_pr_2135(goldens: Path) -> None:

@@ -78,33 +78,6 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Artifact:
-    """The published weight file."""
-
-    file: str
-    container: str
-    """Format tag inside it, or the shape of the object where it has none."""
-    compressor: str
-    state_bytes: int
-    """The state dict before quantisation, in its own mix of bfloat16 and float32."""
-    state_tensors: int
-    payload_bytes: int | None = None
-    """Codes, scales and stored tensors before compression."""
-    raw_object_bytes: int | None = None
-    """The saved object before compression, container included."""
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A figure from its documents that no log bears out, or that is stated beside the results."""
-
-    what: str
-    value: float
-    unit: str
-    note: str
-
-
-@dataclass(frozen=True)
 class Published:
     """One record. `name` is the file's."""
 
@@ -127,12 +100,16 @@ class Published:
     claimed_bpb: float
     claimed_of: str
     """mean, or 'seed K'."""
-    artifact: Artifact
+    artifact: dict[str, Any]
+    """The published weight file: its container and compressor, bytes and tensors of the state before quantisation, and
+    bytes before compression. For tests alone."""
     log: dict[str, Any]
     """Where in its logs the figures stand: how the lines begin, the keys of its submission.json. Nothing reads it."""
     seeds: tuple[PublishedSeed, ...]
     curves: tuple[Curve, ...]
-    claims: tuple[Claim, ...] = ()
+    claims: tuple[Any, ...] = ()
+    """Figures from its documents that no log bears out, or that are stated beside the results: what, value, unit, note.
+    For tests alone."""
     mean_bpb: float | None = None
     std_bpb: float | None = None
     ms_per_step: float | None = None

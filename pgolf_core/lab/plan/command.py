@@ -19,9 +19,12 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the plan; returns the exit status."""
     recipe = checked_recipe(recipe_argument(options.recipe), options.set)
+    from rich.console import Console
+
     from pgolf_core.lab.plan import table
 
-    planned = table.plan_table(recipe, options.step_ms, ranks=options.nproc)
+    with Console(stderr=True).status("tracing a step: some ten seconds"):
+        planned = table.plan_table(recipe, options.step_ms, ranks=options.nproc)
     if options.json:
         print(planned.to_json(orient="records", indent=2, force_ascii=False))
     else:

@@ -6,6 +6,7 @@ prediction.
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Iterator
 
 import pandas as pd
@@ -15,7 +16,7 @@ from pgolf_core.lab.compare.records import RECORD_DIR, Published, load_published
 from pgolf_core.lab.export import code_bytes_of
 from pgolf_core.lab.look.n02_network import parameter_budget
 from pgolf_core.lab.plan.bytes import ERROR, predicted_bytes
-from pgolf_core.lab.plan.memory import RECORD_RANKS, Row, matrix_passes, memory_rows, ranks_of, runs
+from pgolf_core.lab.plan.memory import RECORD_RANKS, Row, memory_rows, ranks_of, runs
 from pgolf_core.lab.plan.seconds import adapting_work, calibration_rows, evaluation_rows, validation_text
 from pgolf_core.lab.shared.places import SCRIPT
 from pgolf_core.lab.shared.tables import table_text
@@ -159,8 +160,10 @@ def forward_flops_per_token(model: Model, seq_len: int) -> int:
     A token attends to (seq_len + 1) / 2 positions on average, with one product of width C for the scores and one for
     the values. Norms, rotary embedding, exclusions and the softmax are left out.
     """
-    sizes, passes = matrix_passes(model)
-    products = sum(size * passes[name] for name, size in sizes.items() if ".embed." not in name)
+    products, passes = 0, Counter(f"blocks.{layer}" for layer in runs(model))
+    for name, shape in parameter_shapes(model).items():
+        if name.endswith(".weight") and ".embed." not in name:
+            products += math.prod(shape) * (passes[".".join(name.split(".")[:2])] or 1)
     return 2 * products + len(runs(model)) * 2 * model.model_dim * (seq_len + 1)
 
 

@@ -99,13 +99,6 @@ def test_documents_share_the_score_without_rest_and_a_bos_belongs_to_what_it_ope
     assert (table["bpb"] * math.log(2)).tolist() == pytest.approx([3 / 5, 7 / 4, 18 / 11])
 
 
-@pytest.mark.parametrize("plan", [(40, 16, 4), (37, 8, 8), (5, 8, 2)])
-def test_the_score_s_short_cut_gives_the_nats_of_the_plain_way(model: GPT, plan: tuple[int, int, int]) -> None:
-    tokens = stream(plan[0] + 1)
-    fast = score(model, tokens, TABLE, *plan[1:], 4, autocast="off").per_token_nats
-    assert np.abs(fast - analysis.plain_nats(model, tokens, *plan[1:])).max() < 1e-4
-
-
 def test_no_logit_sees_later_tokens_and_a_model_that_looks_ahead_is_caught(model: GPT) -> None:
     ids = torch.from_numpy(stream(24).astype(np.int64))[None]
     assert analysis.probability_error(model, ids) < 1e-5

@@ -1,9 +1,9 @@
-"""Exporting a script takes seconds, and here dozens of recipes are planned: its size is taken as given."""
+"""To export a script or to trace a network takes seconds, and here dozens are planned: both are taken as given."""
 
 import pytest
 
 from pgolf_core.lab.plan import bytes as plan_bytes
-from pgolf_core.lab.plan import table
+from pgolf_core.lab.plan import memory, table
 
 EXPORTED_BYTES = 100_000
 
@@ -14,3 +14,10 @@ def exported(monkeypatch: pytest.MonkeyPatch) -> int:
     for module in (table, plan_bytes):
         monkeypatch.setattr(module, "code_bytes_of", lambda recipe: EXPORTED_BYTES)
     return EXPORTED_BYTES
+
+
+@pytest.fixture(autouse=True)
+def untraced(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kilobyte a token is kept of every network, but for the tests of that number."""
+    if request.path.name != "test_memory.py":
+        monkeypatch.setattr(memory, "kept_bytes", lambda recipe, how, sequences: 1000 * sequences * recipe.data.seq_len)

