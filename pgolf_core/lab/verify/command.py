@@ -17,7 +17,7 @@ from pgolf_core.base.files import UserError
 from pgolf_core.base.names import SCRIPT_ARTIFACT
 from pgolf_core.lab.shared.places import RECIPE_FILE, SUBMISSION_FILE
 from pgolf_core.lab.shared.tables import entries_text, width
-from pgolf_core.lab.shared.usage import add_data, add_json, note, place
+from pgolf_core.lab.shared.usage import add_data, add_json, note, place, span_seconds
 from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, SAMPLED, UNKNOWN, VERDICTS, Row, plain
 from pgolf_core.lab.verify.evidence.score import How
 from pgolf_core.lab.verify.reading.untrusted import is_own_run
@@ -39,7 +39,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     about = "a model.pgolf, a run's folder (of a seed or a recipe), or a submission's; of several paths one line each"
     parser.add_argument("path", nargs="+", help=about)
     about = "a score that would take longer is taken of random windows"
-    parser.add_argument("--budget-seconds", type=float, metavar="S", help=about)
+    parser.add_argument("--budget-seconds", type=span_seconds, metavar="S", help=about)
     parser.add_argument("--run-code", action="store_true", help="also run a submission's own train_gpt.py; no sandbox")
     add_data(parser)
     add_json(parser)

@@ -122,3 +122,4 @@ def test_json_has_every_record_and_the_exit_status_tells_of_failures(
         assert cli.main(["verify", "x"]) == status
         assert capsys.readouterr().out == as_text(rows) + os.linesep
     assert (given[0].budget_seconds, given[0].run_code, given[0].data) == (9.0, True, "d")
+    assert cli.main(["verify", "x", "--budget-seconds", "nan"]) == 2, "a budget that nothing ever exceeds"
