@@ -12,6 +12,7 @@ The child is this file, run as a program: torchrun alone would end with a traceb
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -64,8 +65,8 @@ def hosts() -> int:
     """On how many hosts the ranks are, by torchrun's own PET_NNODES; UserError if that is no one number."""
     text = os.environ.get("PET_NNODES", "1")
     smallest, _, largest = text.partition(":")
-    if not smallest.isdecimal() or int(smallest) < 1 or largest not in ("", smallest):
-        raise UserError(f"PET_NNODES={text}: give the number of hosts; it cannot change while training")
+    if not re.fullmatch("[1-9][0-9]{0,8}", smallest) or largest not in ("", smallest):
+        raise UserError(f"PET_NNODES={text:.40}: give the number of hosts; it cannot change while training")
     return int(smallest)
 
 
