@@ -75,6 +75,8 @@ def _read_chain(name: str, folder: Path) -> list[tuple[Path, dict[str, Any]]]:
             values = toml_of(path.read_text(encoding="utf-8-sig"))
         except (ValueError, RecursionError) as error:  # also whole numbers and lists that Python itself refuses
             raise UserError(f"{path.name}: not valid TOML: {error}") from None
+        if "name" in values:
+            raise UserError(f"{path.name}: name cannot be given: a recipe is called as its file; take that line out")
         parent = values.pop("extends", None)
         chain.append((path, values))
         if parent is None:

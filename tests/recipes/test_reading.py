@@ -44,6 +44,8 @@ def test_a_recipe_in_a_folder_of_its_own_may_extend_one_of_ours_and_begin_with_a
         ('extends = "/folder.toml"\n', r"/folder\.toml is a folder; name a recipe's file"),
         ('extends = ""\n', r"a\.toml: extends: unknown recipe ''; known: "),
         ('extends = "pr999"\n', r"a\.toml: extends: unknown recipe 'pr999'; known: .*pr315"),
+        ('name = "b"\n', r"a\.toml: name cannot be given: a recipe is called as its file"),
+        ('extends = "c"\n', r"c\.toml: name cannot be given"),
         ("title = \n", r"a\.toml: not valid TOML"),
         (f"x = {'9' * 5000}\n", r"a\.toml: not valid TOML: Exceeds the limit"),
         (f"extends = 0x{'9' * 5000}\n", r"a\.toml: not valid TOML: Exceeds the limit"),
@@ -57,6 +59,7 @@ def test_a_file_that_cannot_be_followed_is_refused_by_name(tmp_path: Path, text:
     (tmp_path / "a.toml").write_text(text.replace("/folder", str(tmp_path / "folder")))
     (tmp_path / "folder.toml").mkdir()
     (tmp_path / "b.toml").write_text('extends = "a"\n')
+    (tmp_path / "c.toml").write_text('name = "c"\n')
     with pytest.raises(UserError, match=words):
         load_recipe("a", folder=tmp_path)
 
