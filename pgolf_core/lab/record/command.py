@@ -78,6 +78,8 @@ def run(options: argparse.Namespace) -> int:
     request = request_of(options)
     if asked and (options.no_report or options.report_only):
         raise UsageError("--no-report and --report-only do their work here; leave --on slurm out")
+    if options.report_only and options.fresh:
+        raise UsageError("--fresh deletes the results that --report-only reports; leave one of them out")
     if asked:
         return _submit(request, options.seeds, asked)
     from pgolf_core.lab.record.kernels import prepared

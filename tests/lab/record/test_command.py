@@ -66,6 +66,12 @@ def test_a_part_of_a_record_is_not_submitted_as_the_whole(option: str, capsys) -
     assert "do their work here; leave --on slurm out" in capsys.readouterr().err
 
 
+def test_a_report_of_what_would_be_deleted_first_is_refused(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(notebooks, "record", None)
+    assert cli.main(["record", "local-smoke", "--report-only", "--fresh"]) == 2
+    assert "--fresh deletes the results that --report-only reports; leave one" in capsys.readouterr().err
+
+
 def test_a_dry_run_prints_both_scripts_and_leaves_nothing(capsys, monkeypatch, tmp_path) -> None:
     write_toys(tmp_path)
     monkeypatch.setattr("pgolf_core.lab.record.folder.open_dataset", lambda name, cache_dir=None: DATASET)
