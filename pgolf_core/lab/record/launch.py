@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from pgolf_core.base.files import UserError, explain_os_errors, read_json, write_json
 from pgolf_core.base.names import METRICS, TRAIN_RESULT
 from pgolf_core.base.stop import PIPE
+from pgolf_core.lab.compare.results import json_object
 from pgolf_core.lab.record.folder import Run
 from pgolf_core.lab.shared.places import RECIPE_FILE, child_environment, short_path
 from pgolf_core.lab.shared.progress import last_step
@@ -55,7 +56,7 @@ def set_processes(run: Run, processes: int) -> None:
 def processes_of(run: Run) -> int:
     """How many processes train this seed on this machine; 1 unless `set_processes` noted more."""
     path = run.folder / SETTINGS
-    processes = read_json(path).get("nproc") if path.exists() else 1
+    processes = json_object(path).get("nproc") if path.exists() else 1
     if type(processes) is not int or processes < 1:
         raise UserError(f"{short_path(path)}: nproc = {processes!r} is no number of processes; delete the file")
     return processes

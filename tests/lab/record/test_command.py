@@ -56,6 +56,15 @@ def test_the_report_can_be_left_out_or_be_all_and_names_what_is_missing(capsys, 
     said = capsys.readouterr()
     assert given.pop() == ([2], ("report",)) and said.out.startswith("the table\nreport: ")
     assert said.err == "pgolf: error: missing in this report, since not finished: seeds 1\n"
+    monkeypatch.undo()
+    monkeypatch.setattr(notebooks, "record", record)
+    monkeypatch.setattr("pgolf_core.lab.record.kernels.prepared", contextlib.nullcontext)
+    for text in ("[]", "{}", '{"seeds": [2], "n": 1, "steps": 3}'):
+        (tmp_path / "summary.json").write_text(text)
+        assert cli.main(["record", "local-smoke", "--seeds", "2"]) == 1
+        assert "summary.json " in (said := capsys.readouterr().err) and "delete it and" in said
+    given.clear()
+    monkeypatch.setattr(notebooks, "finished_seeds", lambda request, seeds: [seed for seed in seeds if seed > 1])
     assert cli.main(["record", "local-smoke", "--seeds", "1", "--report-only"]) == 1
     assert "none of the seeds 1 is finished" in capsys.readouterr().err and not given
 

@@ -32,6 +32,9 @@ def test_the_number_of_processes_is_kept_in_the_seeds_folder(tmp_path: Path) -> 
     assert processes_of(run) == 8
     set_processes(run, 1)
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / launch.SETTINGS).write_text("[8]")
+    with pytest.raises(UserError, match=r"launch\.json does not hold a JSON object; delete it"):
+        processes_of(run)
     (tmp_path / launch.SETTINGS).write_text('{"nproc": "8"}')
     with pytest.raises(UserError, match=r"launch\.json: nproc = '8' is no number of processes"):
         processes_of(run)

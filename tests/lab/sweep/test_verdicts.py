@@ -9,6 +9,7 @@ import pytest
 from run_folder import write_run
 from scipy import stats
 
+from pgolf_core.base.files import UserError
 from pgolf_core.lab.compare.comparison import compare_arms
 from pgolf_core.lab.compare.inference import compare_runs
 from pgolf_core.lab.sweep import verdicts
@@ -136,3 +137,13 @@ def test_what_is_found_is_kept_in_the_folder_and_told(folders) -> None:
     assert why_stopped(base).startswith("stopped after 3 seeds: at step 10 +0.0993 bpb, at least +0.0")
     assert why_stopped(base).endswith(", from good") and why_stopped(good) == ""
     assert is_stopped("base", {"base": base}, 10), "it holds, whatever comes"
+    for text, wrong in (("[]", "must be a table"), ('{"step": "10"}', "key 'best' is missing")):
+        (base / verdicts.STOPPED).write_text(text)
+        with pytest.raises(UserError, match=rf"stopped\.json: {wrong}.*; delete it, and the arm is judged anew"):
+            why_stopped(base)
+
+
+def test_a_seed_that_diverged_has_no_score_by_which_an_arm_could_be_the_best(folders) -> None:
+    write_arm(folders["base"].parent, "lost", {1: math.nan, 2: math.nan})
+    assert verdicts.bpb_at(folders["base"].with_name("lost"), 10) == {}
+    assert list(excluded(folders | {"lost": folders["base"].with_name("lost")}, 10)) == ["base"]
