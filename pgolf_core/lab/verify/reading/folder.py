@@ -222,14 +222,20 @@ class Submission(Reviewed):
 
     @once
     def seed_claims(self) -> dict[int, dict[str, Any]]:
-        """{seed: claimed values} of submission.json, empty where it has no such table."""
+        """{seed: claimed values} of submission.json, empty where it has no such table; Broken for a seed with two."""
         for table in map(self.claims.get, SEED_TABLES):
             if isinstance(table, list):
-                table = {str(row.get("seed")): row for row in table if isinstance(row, dict)}
-            if isinstance(table, dict):
-                rows = {re.sub(r"^seed[ _-]?", "", str(name)): row for name, row in table.items()}
-                return {int(name): row for name, row in rows.items()
-                        if re.fullmatch(r"[0-9]{1,19}", name) and isinstance(row, dict)}  # fmt: skip
+                table = [(row.get("seed"), row) for row in table if isinstance(row, dict)]
+            elif isinstance(table, dict):
+                table = list(table.items())
+            if isinstance(table, list):
+                rows: dict[int, dict[str, Any]] = {}
+                for name, row in table:
+                    seed = re.fullmatch(r"(?:seed[ _-]?)?([0-9]{1,19})", str(name))
+                    if seed and isinstance(row, dict):
+                        there = rows.setdefault(int(seed[1]), row)
+                        hold(there == row, f"{SUBMISSION_FILE} has two rows of seed {seed[1]}, which differ")
+                return rows
         return {}
 
     @once
@@ -245,6 +251,7 @@ class Submission(Reviewed):
         found = [int(one) if isinstance(one, str) and re.fullmatch(r"[0-9]{1,19}", one) else one for one in found]
         odd = [str(seed)[:40] for seed in found if type(seed) is not int]
         hold(not odd, f"{SUBMISSION_FILE} names a seed that is none ({odd[:1]})")
+        hold(len({*found}) == len(found), f"{SUBMISSION_FILE} names a seed twice in its seeds {found[:20]}")
         return sorted({*found, *self.seed_claims})
 
     @once

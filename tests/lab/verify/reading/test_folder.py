@@ -39,6 +39,23 @@ def test_bytes_changed_anywhere_in_a_submission_never_raise(submission: Path, ca
     judged_with_damages(submission, names, cache, how)
 
 
+@pytest.mark.parametrize(
+    ("claims", "message"),
+    [
+        (
+            {"seed_results": {"42": {"val_bpb": 1.1}, "seed_42": {"val_bpb": 1.2}}},
+            "has two rows of seed 42, which differ",
+        ),
+        ({"seeds": [{"seed": 42, "val_bpb": 1.1}, {"seed": "042", "val_bpb": 1.2}]}, "has two rows of seed 042, which"),
+        ({"seeds": [42, 7, "42"]}, r"names a seed twice in its seeds \[42, 7, 42\]"),
+    ],
+)
+def test_a_seed_that_is_given_twice_is_no_seed_of_either_value(place: Path, claims: dict, message: str) -> None:
+    write_json(place / "submission.json", read_json(place / "submission.json") | claims)
+    with pytest.raises(Broken, match=message):
+        _ = Submission(place, How()).seeds
+
+
 @pytest.mark.parametrize(("form", "is_masked"), [("readable", False), ("packed", False), ("readable", True)])
 def test_the_way_of_scoring_is_that_of_the_scripts_recipe_wrapped_or_not(
     submission: Path, honest: Path, form: str, is_masked: bool
