@@ -68,7 +68,7 @@ def corrected_text(compared: Compared, tests: int, worth: float | None = None) -
     """
     tried = [(one.arm.name, one.bpb) for one in compared.against if one.bpb and one.bpb.p_value is not None]
     if not tried:
-        return f"{tests} arms were tried; none has the two seeds that a test needs"
+        return _why_untested(compared, tests)
     margins = [one.margin_bpb for one in compared.against if one.margin_bpb]
     worth = worth or min(margins, default=0.005)
     p_values = holm([test.p_value or 0.0 for _, test in tried], tests)
@@ -88,6 +88,19 @@ def corrected_text(compared: Compared, tests: int, worth: float | None = None) -
         "so; all if the seeds spread as they did here"
     )
     return f"{table_text(header, rows)}\n{textwrap.fill(said, width(), subsequent_indent='  ')}"
+
+
+def _why_untested(compared: Compared, tests: int) -> str:
+    """Why no arm has a test: other text, no spread, or, where nothing else is said, too few seeds."""
+    lines = [f"{tests} arms were tried; none has the two seeds that a test needs"]
+    whys = {one.arm.name: one.bpb.note if one.bpb else one.notes[0] for one in compared.against
+            if not one.bpb or min(one.bpb.n_a, one.bpb.n_b) > 1}  # fmt: skip
+    if whys:
+        few = [one.arm.name for one in compared.against if one.arm.name not in whys]
+        whys |= {name: "it has not the two seeds that a test needs" for name in few}
+        lines = [f"{tests} arms were tried; none could be tested"]
+    lines += [textwrap.fill(f"{name}: {why}", width(), subsequent_indent="  ") for name, why in whys.items()]
+    return "\n".join(lines)
 
 
 # ---------------------------------------------------------------------- given up early

@@ -86,6 +86,20 @@ def test_the_table_names_the_number_of_arms_and_what_the_seeds_could_show(tmp_pa
     assert corrected_text(compare_arms(one), tests=1) == "1 arms were tried; none has the two seeds that a test needs"
 
 
+def test_arms_without_a_test_are_told_the_true_reason(tmp_path: Path) -> None:
+    base = write_run(tmp_path / "base", {1: 1.5, 2: 1.52})
+    elsewhere = write_run(
+        tmp_path / "text", {1: 1.4, 2: 1.41}, ["data.dataset=own"], data_sha256="e" * 64, text_bytes=9**6
+    )
+    alike = write_run(tmp_path / "same", {1: 1.5, 2: 1.52}, ["eval.batch_seqs=7"])
+    young = write_run(tmp_path / "young", {1: 1.5}, ["model.num_layers=4"])
+    lines = corrected_text(compare_arms([base, elsewhere, alike, young]), tests=3).splitlines()
+    said = " ".join(line.strip() for line in lines)
+    assert lines[0] == "3 arms were tried; none could be tested" and max(map(len, lines)) <= 80
+    assert "text: NOT COMPARABLE, other text: base on 900,000 bytes" in said
+    assert "same: no p-value: no spread over the seeds" in said and "young: it has not the two seeds that a" in said
+
+
 # ---------------------------------------------------------------------- given up early
 
 
