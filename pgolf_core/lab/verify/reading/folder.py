@@ -49,6 +49,7 @@ KEYS = {
     "total_bytes": ("bytes_total", "total_bytes"), "code_bytes": ("bytes_code", "code_bytes"),
     "model_bytes": ("bytes_model", "bytes_model_int6_zstd", "model_bytes", "artifact_bytes"),
     "mean_bpb": ("mean_val_bpb", "val_bpb_mean", "mean_bpb", "bpb_mean"), "roundtrip_bpb": ("int6_zstd_val_bpb",),
+    "roundtrip_loss": ("int6_zstd_val_loss",),
     "averaged_bpb": ("pre_quant_val_bpb",), "frozen_bpb": ("frozen_val_bpb",), "frozen_loss": ("frozen_val_loss",),
 }  # fmt: skip
 """What submission.json, ours and the merged records', calls each number."""
