@@ -24,7 +24,7 @@ from pgolf_core.lab.verify.reading.logs import Log, read_log
 from pgolf_core.lab.verify.reading.numbers import is_number, is_score, same_score, written
 from pgolf_core.lab.verify.reading.reviewed import Reviewed, header_of
 from pgolf_core.lab.verify.reading.untrusted import json_object, list_files, number, read_text
-from pgolf_core.recipes.recipe import TRACK_CAP_BYTES, Recipe, from_dict
+from pgolf_core.recipes.recipe import TRACK_CAP_BYTES, Recipe, from_dict, to_dict
 
 if TYPE_CHECKING:
     from pgolf_core.lab.data.dataset import Dataset
@@ -315,7 +315,7 @@ class Submission(Reviewed):
         is_known = type(window) is int and type(stride) is int
         require(is_known, f"neither the script nor {SUBMISSION_FILE} nor README.md says which window and stride")
         mode = recipe["schedule"].get("autocast")
-        if mode not in ("auto", "off"):
+        if mode != "off":
             mode = "off" if "| compute: float32" in self.computed_on else "auto"
         return Way(window, stride, min(32, max(1, 2**15 // max(window, 1))), mode, found.get("document_mask") is True)
 
@@ -349,10 +349,15 @@ class Submission(Reviewed):
 
 
 def recipe_of(source: str) -> dict[str, Any]:
-    """The resolved recipe at the end of a script of `pgolf export`; Broken where there is none."""
+    """The recipe at the end of a script of `pgolf export`, which names no defaults: with all of them; of another script
+    the last dictionary that has a recipe's sections. Broken where there is none."""
     nodes = parsed(source).body
-    values = [node.value for node in nodes if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)]
-    recipe = ast.literal_eval(values[-1]) if values else {}
+    found = [node for node in nodes if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)]
+    for name in re.findall(r"run_script\(from_dict\((\w{1,60})\), ?__file__\)", source)[-1:]:
+        own = [node.value for node in found if [ast.unparse(target) for target in node.targets] == [name]]
+        if own:
+            return to_dict(from_dict(ast.literal_eval(own[-1]), "the script's recipe"))
+    recipe = ast.literal_eval(found[-1].value) if found else {}
     hold(all(isinstance(recipe.get(part), dict) for part in ("eval", "schedule")), "the script ends with no recipe")
     return recipe
 
