@@ -92,7 +92,6 @@ def run(options: argparse.Namespace) -> int:
 
 def _of_script(folder: Path, result: Result) -> Recipe | None:
     """The recipe of the exported script that left this result, where it lies in the folder or above; else None."""
-    for script in (folder / SCRIPT, folder.parent / SCRIPT):
-        if script.is_file() and sha256_file(script) == result.script_sha256:
-            return quietly(lambda script=script: from_dict(recipe_of(readable_of(script))))
-    return None
+    places = (folder / SCRIPT, folder.parent / SCRIPT)
+    ran = [path for path in places if path.is_file() and sha256_file(path) == result.script_sha256]
+    return quietly(lambda: from_dict(recipe_of(readable_of(ran[0])))) if ran else None
