@@ -28,6 +28,8 @@ def test_a_missing_file_is_refused_by_name_with_the_command_that_makes_it(run, n
     ("ledger", {"header_bytes": 1}, "weights, scales and header do not add up to the file"),
     ("ledger", {"total_bytes": 1}, "total_bytes is not ledger.json's total_bytes"),
     ("ledger", {"tensors": [TENSOR | {"elements": None}]}, "no number 'elements' of w"),
+    ("ledger", {"tensors": [TENSOR | {"shape": 8000}]}, "the shape of 'w' has not its elements"),
+    ("ledger", {"tensors": [TENSOR | {"elements": 7}]}, "the shape of 'w' has not its elements"),
     ("ledger", {"tensors": []}, "ledger.json lists no tensor"),
     ("ledger", {"tensors": [TENSOR | {"grid": [1]}]}, "has a tensor without name or grid \\('w'\\)"),
     ("ledger", {"tensors": [TENSOR | {"elements": float("nan")}]}, "has the number nan, which no run writes"),
