@@ -69,7 +69,7 @@ def _contradictions(result: Result, ledger: Ledger) -> Iterator[str]:
         for key in ("elements", "raw_bytes", "scales_raw_bytes", "entropy_bytes", *own):
             if type(tensor.get(key)) not in (int, float):
                 yield f"ledger.json has no number '{key}' of {tensor.get('name')}"
-        shape = tensor.get("shape")
+        shape: Any = tensor.get("shape")
         is_shape = isinstance(shape, list) and all(type(size) is int and size > 0 for size in shape)
         if not is_shape or math.prod(shape) != tensor.get("elements"):
             yield f"ledger.json: the shape of {tensor.get('name')!r:.40} has not its elements"
