@@ -84,7 +84,10 @@ _say = functools.partial(print, flush=True)
 
 
 def run_script(recipe: Recipe, script: str) -> None:
-    """Run a recipe once as the environment says; a mistake is one line and status 1. `script` is the running file."""
+    """Run a recipe once as the environment says; `script` is the running file.
+
+    A mistake is one line and status 1, Ctrl-C one and status 130.
+    """
     try:
         seed_text = os.environ.get("SEED", "1337")
         if not (seed_text.isascii() and seed_text.isdecimal() and len(seed_text) < 16):  # base.strict takes 53 bits
@@ -98,6 +101,9 @@ def run_script(recipe: Recipe, script: str) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt as stop:
+        print(f"stopped: {stop}", file=sys.stderr)
+        sys.exit(130)
 
 
 def run_seed(

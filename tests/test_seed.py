@@ -148,3 +148,15 @@ def test_what_a_script_lacks_is_one_line_and_status_1(told, monkeypatch, capsys,
         run_script(RECIPE, __file__)
     error = capsys.readouterr().err
     assert end.value.code == 1 and error.startswith(f"error: {words}") and error.count("\n") == 1
+
+
+def test_ctrl_c_is_a_line_and_status_130_wherever_it_comes(told, monkeypatch, capsys) -> None:
+    for why in (KeyboardInterrupt("training stopped at step 3"), KeyboardInterrupt()):
+
+        def stopped(*arguments: object, why: KeyboardInterrupt = why) -> None:
+            raise why
+
+        monkeypatch.setattr("pgolf_core.seed.run_seed", stopped)
+        with pytest.raises(SystemExit) as end:
+            run_script(RECIPE, __file__)
+        assert (end.value.code, capsys.readouterr().err) == (130, f"stopped: {why}\n")

@@ -6,13 +6,17 @@ import json
 import sys
 from pathlib import Path
 
-from pgolf_core.base.files import UserError
+from pgolf_core.base.files import UserError, sha256_file
 from pgolf_core.base.names import SEED_RESULT
 from pgolf_core.base.strict import build
-from pgolf_core.lab.shared.places import RECIPE_FILE
+from pgolf_core.lab.export import readable_of
+from pgolf_core.lab.shared.places import RECIPE_FILE, SCRIPT
 from pgolf_core.lab.shared.texts import SOTU_PREFIX
 from pgolf_core.lab.shared.usage import UsageError, add_data, add_json, checked_recipe, count, place
-from pgolf_core.recipes.recipe import Model
+from pgolf_core.lab.verify.evidence.checks import quietly
+from pgolf_core.lab.verify.reading.folder import recipe_of
+from pgolf_core.recipes.recipe import Model, Recipe, from_dict
+from pgolf_core.result import Result
 
 STANDARD = "local-smoke"
 """Recipe whose window, stride, autocast, document mask and text, in the file's own number of pieces, are assumed of a
@@ -35,7 +39,6 @@ def run(options: argparse.Namespace) -> int:
     from pgolf_core.lab.record.folder import recorded_recipe
     from pgolf_core.lab.shared.progress import score_bar
     from pgolf_core.packing.unpack import read_header, score_artifact
-    from pgolf_core.result import Result
     from pgolf_core.text.shards import load_tokens
     from pgolf_core.text.tokenizer import need_bos
 
@@ -44,10 +47,11 @@ def run(options: argparse.Namespace) -> int:
         what = "is a folder" if artifact.is_dir() else "does not exist"
         raise UserError(f"{artifact} {what}; name the model.pgolf of a finished seed")
     folder, is_run = artifact.parent, (artifact.parent / RECIPE_FILE).is_file()
-    recipe = recorded_recipe(folder) if is_run else checked_recipe(STANDARD)
-    window, step = recipe.eval.seq_len, recipe.eval.stride
     result = Result.read(folder / SEED_RESULT) if (folder / SEED_RESULT).is_file() else None
     is_script = not is_run and result is not None  # an exported one, which leaves no recipe
+    own = recorded_recipe(folder) if is_run else _of_script(folder, result) if result else None
+    recipe = own or checked_recipe(STANDARD)
+    window, step = recipe.eval.seq_len, recipe.eval.stride
     if is_script and result:
         window, step = result.window, result.sliding_stride
     network = build(Model, read_header(artifact)["model"], str(artifact))
@@ -58,11 +62,13 @@ def run(options: argparse.Namespace) -> int:
     used = {"seq_len": seq_len, "stride": stride, "dataset": name, "autocast": recipe.schedule.autocast,
             "document_mask": recipe.eval.document_mask}  # fmt: skip
     told = {"seq_len": is_script or options.seq_len, "stride": is_script or options.stride, "dataset": options.data}
+    told |= dict.fromkeys(("autocast", "document_mask"), True) if own else {}
     assumed = {} if is_run else {key: value for key, value in used.items() if not told.get(key)}
     if assumed:
         said = f"assumed {', '.join(f'{key} {value}' for key, value in assumed.items())}, as {STANDARD} has them"
         said += " in as many pieces" if "dataset" in assumed else ""
-        given = [f"--{key.replace('_', '-').replace('dataset', 'data')}" for key in assumed if key in told]
+        known = {"seq_len": "--seq-len", "stride": "--stride", "dataset": "--data"}
+        given = [known[key] for key in assumed if key in known]
         remedy = f"{', '.join(given)} to say otherwise" if given else "only a run's folder says otherwise"
         print(f"pgolf: no {RECIPE_FILE} beside {artifact}: {said}; {remedy}", file=sys.stderr)
     dataset = open_dataset(name, cache_dir=place(options.cache) or None)
@@ -82,3 +88,10 @@ def run(options: argparse.Namespace) -> int:
     lines = (f"{key}: {value}" for key, value in values.items())
     print(json.dumps(values | {"assumed": assumed}, indent=2) if options.json else "\n".join(lines))
     return 0
+
+
+def _of_script(folder: Path, result: Result) -> Recipe | None:
+    """The recipe of the exported script that left this result, where it lies in the folder or above; else None."""
+    places = (folder / SCRIPT, folder.parent / SCRIPT)
+    ran = [path for path in places if path.is_file() and sha256_file(path) == result.script_sha256]
+    return quietly(lambda: from_dict(recipe_of(readable_of(ran[0])))) if ran else None

@@ -56,6 +56,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Write the script, or print one unwrapped; returns the exit status."""
     if options.readable_of:
+        if options.recipe or options.out or options.set:
+            raise UsageError("--readable-of prints a file's code: it takes no recipe, no --out and no --set")
         print(readable_of(Path(options.readable_of)), end="")
         return 0
     if not options.recipe or not options.out:

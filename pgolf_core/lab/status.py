@@ -19,13 +19,13 @@ from pgolf_core.base.files import UserError, read_json
 from pgolf_core.base.names import METRICS, SEED_RESULT
 from pgolf_core.base.strict import build
 from pgolf_core.lab import slurm
-from pgolf_core.lab.compare.results import final_score, read_object, seed_folders
+from pgolf_core.lab.compare.results import final_score, recipe_in, seed_folders
 from pgolf_core.lab.record.lock import holder_of
 from pgolf_core.lab.shared.places import RECIPE_FILE
 from pgolf_core.lab.shared.progress import last_step
 from pgolf_core.lab.shared.tables import table_text
 from pgolf_core.lab.shared.usage import add_json, note
-from pgolf_core.recipes.recipe import Recipe, from_dict
+from pgolf_core.recipes.recipe import Recipe
 from pgolf_core.result import Result
 
 T = TypeVar("T")
@@ -106,8 +106,7 @@ def statuses(folder: Path, queued: Mapping[tuple[str, str], slurm.Queued]) -> It
         raise UserError(f"{folder} is no run's folder: it has no {RECIPE_FILE}; name one, as runs/TRACK/RECIPE")
     if re.fullmatch(r"seed\d+", folder.resolve().name):
         raise UserError(f"{folder} is a seed's folder; name its run's, {folder.parent}")
-    values = read_object(folder / RECIPE_FILE)
-    recipe = from_dict({key: value for key, value in values.items() if key != "fingerprint"}, str(folder / RECIPE_FILE))
+    recipe, _ = recipe_in(folder / RECIPE_FILE)
     path, jobs = folder / slurm.JOBS, slurm.Jobs()
     if path.is_file():
         jobs = _known("which jobs were submitted", lambda: build(slurm.Jobs, read_json(path), str(path)), jobs)
@@ -144,6 +143,7 @@ def _last_bpb(path: Path) -> float | None:
     lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
     for line in reversed(lines):
         if b'"kind": "val"' in line:
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                return float(json.loads(line)["bpb"])
+            with contextlib.suppress(ValueError, KeyError, TypeError, OverflowError, RecursionError):
+                bpb = float(json.loads(line)["bpb"])
+                return bpb if math.isfinite(bpb) else None
     return None

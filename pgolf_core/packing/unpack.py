@@ -198,8 +198,7 @@ def _decode(header: dict[str, Any], streams: dict[str, memoryview]) -> dict[str,
 
 
 def _halves(planes: bytes) -> np.ndarray:
-    low, high = np.frombuffer(planes, np.uint8).reshape(2, -1).astype(np.uint16)
-    return (low | high << 8).view(np.float16)
+    return np.frombuffer(planes, np.uint8).reshape(2, -1).T.copy().view(np.float16).ravel()
 
 
 def load_model(path: Path | str, device: torch.device | None = None) -> GPT:

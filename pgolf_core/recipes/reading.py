@@ -48,6 +48,13 @@ def lineage(name: str, folder: Path = RECIPE_DIR) -> list[Path]:
     return [path for path, _ in _read_chain(name, folder)]
 
 
+def toml_of(text: str) -> dict[str, Any]:
+    """What a TOML text says; ValueError or RecursionError for what it cannot, or no message could repeat."""
+    values = tomllib.loads(text)
+    repr(values)  # which refuses thousands of digits, as tomllib does but for hexadecimal, octal and binary ones
+    return values
+
+
 def _read_chain(name: str, folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     """Each file of the lineage with what it says, `extends` left out."""
     chain: list[tuple[Path, dict[str, Any]]] = []
@@ -65,9 +72,11 @@ def _read_chain(name: str, folder: Path) -> list[tuple[Path, dict[str, Any]]]:
             way = " -> ".join(known.stem for known in (*before, path))
             raise UserError(f"{path.name}: extends itself through {way}; break the circle")
         try:
-            values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+            values = toml_of(path.read_text(encoding="utf-8-sig"))
         except (ValueError, RecursionError) as error:  # also whole numbers and lists that Python itself refuses
             raise UserError(f"{path.name}: not valid TOML: {error}") from None
+        if "name" in values:
+            raise UserError(f"{path.name}: name cannot be given: a recipe is called as its file; take that line out")
         parent = values.pop("extends", None)
         chain.append((path, values))
         if parent is None:
@@ -92,7 +101,7 @@ def _apply_override(values: dict[str, Any], text: str, source: str) -> None:
     if key in ("name", "extends", "title"):
         raise UserError(f"override '{text}': {key} cannot be overridden; use --name or another recipe")
     try:
-        parsed = tomllib.loads(f"value = {raw.lower() if raw in ('True', 'False') else raw}")
+        parsed = toml_of(f"value = {raw.lower() if raw in ('True', 'False') else raw}")
     except (ValueError, RecursionError):
         parsed = {}  # a bare word is a string, so that --set average.kind=swa needs no quotes
     value = parsed["value"] if len(parsed) == 1 else raw  # of several lines none is dropped

@@ -21,6 +21,15 @@ ATTEMPT = "attempt.json"
 SIGNS_OF_LIFE = (METRICS, TRAIN_LOG, CHECKPOINT)
 
 
+@dataclass(frozen=True)
+class Attempt:
+    """What the note of an attempt says, in seconds; `began` by the system's clock."""
+
+    began: float
+    kept: float
+    lost: float
+
+
 def go_on(ledger: SecondsLedger, saved: dict[str, float], folder: Path) -> None:
     """Count earlier attempts: what a checkpoint has `saved` (empty without one), and what was lost beyond it.
 
@@ -42,9 +51,9 @@ def lost_seconds(note: Path, signs: Iterable[Path], kept: float = 0.0) -> float:
     """
     if not note.exists():
         return 0.0
-    last = read_json(note)
-    wall = max((path.stat().st_mtime for path in signs if path.exists()), default=last["began"]) - last["began"]
-    return last["lost"] + max(wall - max(kept - last["kept"], 0.0), 0.0)
+    last = build(Attempt, read_json(note), str(note))
+    wall = max((path.stat().st_mtime for path in signs if path.exists()), default=last.began) - last.began
+    return last.lost + max(wall - max(kept - last.kept, 0.0), 0.0)
 
 
 @dataclass(frozen=True)
@@ -71,9 +80,12 @@ def training_curve(folder: Path | str) -> list[dict[str, Any]]:
     if not path.is_file():
         raise UserError(f"{path} does not exist; run the training stage first")
     try:  # what follows the last newline is still being written, or was cut
-        return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
-    except ValueError as error:
+        lines = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} has a line that is no JSON ({error}); train again with --fresh") from None
+    if not all(isinstance(line, dict) for line in lines):
+        raise UserError(f"{path} has a line that is no JSON object; train again with --fresh")
+    return lines
 
 
 def read_result(folder: Path | str) -> TrainResult:

@@ -62,6 +62,23 @@ def test_away_from_its_run_what_is_assumed_is_said_and_what_is_given_or_beside_i
     )
 
 
+def test_beside_its_script_an_exported_artifact_is_scored_as_the_script_does(
+    seed_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result, cache = Result.read(seed_folder / SEED_RESULT), ["--cache", str(seed_folder.parents[3])]
+    folder = tmp_path / "seed1"
+    folder.mkdir()
+    shutil.copy(seed_folder.parent / "train_gpt.py", tmp_path)
+    shutil.copy(seed_folder / ARTIFACT, folder / "final_model.pgolf")
+    for digest, is_its in ((result.script_sha256, True), ("0" * 64, False)):
+        dataclasses.replace(result, script_sha256=digest).write(folder)
+        assert cli.main(["eval", str(folder / "final_model.pgolf"), "--json", *cache, "--data", "toy-sp1024"]) == 0
+        said = capsys.readouterr()
+        assumed = {} if is_its else {"autocast": "auto", "document_mask": False}
+        assert json.loads(said.out)["assumed"] == assumed and ("assumed" in said.err) is not is_its
+        assert json.loads(said.out)["bpb"] == pytest.approx(result.sliding_bpb, abs=1e-9 if is_its else 3e-4)
+
+
 def test_an_artifact_that_finds_documents_is_refused_with_a_tokenizer_of_another_bos(
     seed_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:

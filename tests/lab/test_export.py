@@ -234,6 +234,9 @@ def test_the_command_writes_the_script_and_overwrites_no_other(tmp_path: Path, c
     assert "exists and is another script" in capsys.readouterr().err
     assert cli.main(["export", "nosuch", "--out", str(tmp_path)]) == cli.main(["export", "local-smoke"]) == 2
     capsys.readouterr()
+    for more in (["local-smoke"], ["--out", "x"], ["--set", "script=readable"]):
+        assert cli.main(["export", "--readable-of", str(path), *more]) == 2
+        assert "it takes no recipe, no --out and no --set" in capsys.readouterr().err
     assert cli.main(["export", "--readable-of", str(path)]) == 0
     assert capsys.readouterr().out == path.read_text(encoding="utf-8")
 

@@ -142,3 +142,14 @@ def test_a_hundred_seeds_take_less_than_a_second_of_work_and_no_torch(tmp_path: 
     assert done.returncode == 0, done.stderr
     assert "100 seeds: 1 finished, 99 03_train" in done.stdout
     assert float(done.stdout.splitlines()[-1]) < 1.0, "seconds of the processor, so that a busy machine changes nothing"
+
+
+@pytest.mark.parametrize("bpb", ["NaN", "9" * 400, "null", '"1.5"x'])
+def test_a_score_or_a_step_that_is_none_is_not_told(run: Path, bpb: str) -> None:
+    step = json.dumps(STEP).replace('"step": 40', '"step": "40"')
+    text = f'{{"kind": "val", "bpb": {bpb}}}\n{step}\n'
+    (run / "seed3" / "metrics.jsonl").write_text(text)
+    found = {one.seed: one for one in status.statuses(run, {})}[3]
+    assert (found.state, found.step, found.bpb) == ("stopped", None, None)
+    (run / "seed3" / "metrics.jsonl").write_text(text.replace('"40"', "9" * 400))
+    assert {one.seed: one for one in status.statuses(run, {})}[3].step is None

@@ -44,8 +44,12 @@ def test_a_recipe_in_a_folder_of_its_own_may_extend_one_of_ours_and_begin_with_a
         ('extends = "/folder.toml"\n', r"/folder\.toml is a folder; name a recipe's file"),
         ('extends = ""\n', r"a\.toml: extends: unknown recipe ''; known: "),
         ('extends = "pr999"\n', r"a\.toml: extends: unknown recipe 'pr999'; known: .*pr315"),
+        ('name = "b"\n', r"a\.toml: name cannot be given: a recipe is called as its file"),
+        ('extends = "c"\n', r"c\.toml: name cannot be given"),
         ("title = \n", r"a\.toml: not valid TOML"),
         (f"x = {'9' * 5000}\n", r"a\.toml: not valid TOML: Exceeds the limit"),
+        (f"extends = 0x{'9' * 5000}\n", r"a\.toml: not valid TOML: Exceeds the limit"),
+        (f"[[x]]\ny = [0b{'1' * 20000}]\n", r"a\.toml: not valid TOML: Exceeds the limit"),
         (f"x = {'[' * 9999}\n", r"a\.toml: not valid TOML: maximum recursion"),
         (f'extends = "{"x" * 300}"\n', r"a\.toml: extends: unknown recipe 'x"),
         ('extends = "folder.toml/../a"\n', r"a\.toml: extends itself through a -> a"),
@@ -55,6 +59,7 @@ def test_a_file_that_cannot_be_followed_is_refused_by_name(tmp_path: Path, text:
     (tmp_path / "a.toml").write_text(text.replace("/folder", str(tmp_path / "folder")))
     (tmp_path / "folder.toml").mkdir()
     (tmp_path / "b.toml").write_text('extends = "a"\n')
+    (tmp_path / "c.toml").write_text('name = "c"\n')
     with pytest.raises(UserError, match=words):
         load_recipe("a", folder=tmp_path)
 
@@ -85,6 +90,8 @@ def test_recipes_are_found_by_name_and_overrides_set_one_key_and_bare_words_are_
         ("model.num_layers=many", "must be of type int"),
         ("model.num_layers=12\nmodel.ve_dim=8", "must be of type int, not '12.nmodel.ve_dim=8'"),
         (f"model.num_layers={'9' * 5000}", "must be of type int, not '9999"),
+        (f"model.num_layers=0x{'9' * 5000}", "must be of type int, not '0x9999"),
+        (f"schedule.max_seconds=0x{'9' * 5000}", "must be of type float, not '0x9999"),
         (f"model.num_layers={'[' * 9999}", "must be of type int"),
     ],
 )

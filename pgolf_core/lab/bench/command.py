@@ -36,14 +36,14 @@ def add(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument
     option("--recipes", type=_names, default=RECIPES, metavar="A,B", help="comma-separated (default: local,pr315)")
     about = f"comma-separated, of {', '.join(MEASURES)} (default: all)"
-    option("--measures", type=_measures, default=MEASURES, metavar="A,B", help=about)
+    option("--measures", type=_measures, metavar="A,B", help=about)
     add_set(parser)
     option("--threads", type=count, default=2, metavar="N", help="of every process (default 2)")
     about = "sequences of a micro-batch in both arms (default: the recipe's, a record's cut)"
     option("--micro-batch-seqs", type=count, default=0, metavar="N", help=about)
     option("--quick", action="store_true", help="two turns of each: shows that it runs, its numbers are no result")
     option("--profile", action="store_true", help="instead: which operators one step of each recipe spends its time in")
-    option("--arm", choices=("fast", "plain"), default="fast", help="which arm --profile looks at (default fast)")
+    option("--arm", choices=("fast", "plain"), help="which arm --profile looks at (default fast)")
     option("--out", type=_json_file, metavar="FILE.json", help="where the numbers go (default: runs/bench/<time>.json)")
     add_json(parser)
 
@@ -78,11 +78,17 @@ def run(options: argparse.Namespace) -> int:
     from pgolf_core.lab.bench.clock import FULL, QUICK, in_child
     from pgolf_core.lab.bench.measures import Task, measure, peak_memory
 
+    names = ("step",) if options.profile else options.measures or MEASURES
+    if options.measures and options.profile:
+        raise UsageError("--profile looks at a step instead of measuring; leave --measures out")
+    if options.arm and not options.profile:
+        raise UsageError("--arm is of --profile; a measure has both arms")
+    if options.micro_batch_seqs and "step" not in names:
+        raise UsageError("--micro-batch-seqs is of the measure step, which --measures leaves out")
     for recipe in options.recipes:
         checked_recipe(recipe, options.set)
     torch.set_num_threads(options.threads)
     effort, how = QUICK if options.quick else FULL, (options.threads, options.micro_batch_seqs, sys.stderr.isatty())
-    names = ("step",) if options.profile else options.measures
     tasks = [Task(name, recipe, tuple(options.set), effort, *how) for recipe in options.recipes for name in names]
     tasks = [task for task in tasks if task.takes_part()]
     if not tasks:
@@ -100,7 +106,7 @@ def run(options: argparse.Namespace) -> int:
     for number, task in enumerate(tasks, start=1):
         say(f"{number}/{len(tasks)} {task.label}")
         if options.profile:
-            found.append(in_child(profile.profile_step, task, options.arm))
+            found.append(in_child(profile.profile_step, task, options.arm or "fast"))
         else:
             t_start = time.perf_counter()
             values = in_child(measure, task)

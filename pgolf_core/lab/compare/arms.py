@@ -102,7 +102,7 @@ def _run_arm(folder: Path, score: str, seeds: Sequence[int] | None) -> Arm:
         folder.resolve().name, _seeds({seed: _row(result, score, folder) for seed, result in results.items()}),
         track=one.track, cap_bytes=one.cap_bytes, text_bytes=one.val_bytes, text_targets=one.val_targets,
         scored_targets=one.val_targets if score in finished.JUDGED else one.raw_targets or one.val_targets,
-        vocab_size=settings.get("model.vocab_size"), window=one.window,
+        vocab_size=pieces if type(pieces := settings.get("model.vocab_size")) is int else None, window=one.window,
         stride=one.sliding_stride if score in finished.WHOLE_WINDOWS else None,
         data=f"{settings.get('data.dataset', 'dataset')} {one.data_sha256:.12}", data_sha256=one.data_sha256,
         core=f"{one.core_sha256:.12}", settings=settings, machine=_machine(folder, results), notes=tuple(notes),

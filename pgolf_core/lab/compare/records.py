@@ -5,7 +5,6 @@ other is for their test. A figure that was never published is a key left out, No
 """
 
 import re
-import tomllib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from pgolf_core.base.files import UserError
 from pgolf_core.base.strict import build
 from pgolf_core.lab.shared.places import CORE_DIR
 from pgolf_core.lab.shared.texts import FINEWEB_BYTES, FINEWEB_TARGETS
-from pgolf_core.recipes.reading import available_recipes, lineage
+from pgolf_core.recipes.reading import available_recipes, lineage, toml_of
 
 RECORDS = ("pr194", "pr315", "pr332", "pr531", "pr534", "pr1493", "pr1855", "pr2135")
 RECORD_DIR = CORE_DIR.parent / "papers" / "records"
@@ -146,11 +145,11 @@ def load_published(name: str, folder: Path = RECORD_DIR) -> Published:
         raise UserError(f"unknown record '{name}'; known: {', '.join(RECORDS)}")
     path = folder / f"{name}.toml"
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = toml_of(path.read_text(encoding="utf-8"))
     except OSError as error:
         remedy = "it is in the repository: install from a clone"
         raise UserError(f"cannot read {path}: {error.strerror}; {remedy}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path.name}: not valid TOML: {error}") from None
     return build(Published, values | {"name": name}, path.name)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from pgolf_core.base.files import UserError, read_json
 from pgolf_core.base.names import SEED_RESULT
+from pgolf_core.recipes.recipe import Recipe, from_dict
 from pgolf_core.result import Result
 
 SCORE_LABELS = {"raw": "raw", "averaged": "averaged", "roundtrip": "round-trip", "sliding": "sliding"}
@@ -40,16 +41,34 @@ def seed_folders(recipe_folder: Path) -> dict[int, Path]:
 
 
 def json_object(path: Path) -> dict[str, Any]:
-    """What a JSON file of a run folder holds; UserError if that is no object."""
+    """What a JSON file of a run folder holds; UserError if that is no object, or has a number that no run writes."""
     values = read_json(path)
     if not isinstance(values, dict):
         raise UserError(f"{path} does not hold a JSON object; delete it and run its stage again")
+    for odd in _strange_numbers(values):
+        raise UserError(f"{path} has the number {odd!r:.20}, which no run writes; delete it and run its stage again")
     return values
+
+
+def _strange_numbers(value: Any) -> Iterator[float]:
+    """Numbers at any depth that are not finite, or whole ones that JSON's readers do not all keep exactly."""
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _strange_numbers(item)
+    elif isinstance(value, int | float) and not (abs(value) < 2**53 or (type(value) is float and math.isfinite(value))):
+        yield value
 
 
 def read_object(path: Path) -> dict[str, Any]:
     """The same, empty where there is no file."""
     return json_object(path) if path.is_file() else {}
+
+
+def recipe_in(path: Path) -> tuple[Recipe, Any]:
+    """The recipe that a run folder's recipe.json holds, and the fingerprint that it says, which may be another's."""
+    values = json_object(path)
+    said = values.pop("fingerprint", None)
+    return from_dict(values, str(path)), said
 
 
 def read_seed_result(folder: Path, seed: int) -> Result:

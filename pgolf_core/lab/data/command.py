@@ -110,6 +110,8 @@ def run(options: argparse.Namespace) -> int:
     elif options.corpus == "fineweb":
         from pgolf_core.lab.data.fineweb import FinewebRequest, fetch_fineweb
 
+        if options.source and options.revision:
+            raise UsageError("--revision is of the hub, and --source a folder instead; leave one of them out")
         datasets = [fetch_fineweb(FinewebRequest(**_given(FinewebRequest, options)), **how)]
     else:
         from pgolf_core.lab.data.text import TextRequest, prepare_text

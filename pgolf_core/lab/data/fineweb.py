@@ -107,7 +107,8 @@ def fetch_fineweb(request: FinewebRequest, cache_dir: Path | str | None = None, 
 
 def _fetched(dataset: Dataset) -> dict[str, Any]:
     path = dataset.folder / FETCHED
-    return read_json(path) if path.is_file() else {}
+    found = read_json(path) if path.is_file() else {}
+    return found if isinstance(found, dict) else {}
 
 
 def _is_asked_for(dataset: Dataset, request: FinewebRequest, own: dict[str, str]) -> bool:

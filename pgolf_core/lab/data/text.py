@@ -138,6 +138,11 @@ class _Reading:
             self.files += find_files(paths, self.left_out, split)
         if not self.files:
             raise UserError("no files to read: name at least one file or folder")
+        kinds = {file.kind in TEXTS for file in self.files}
+        if request.cut and True not in kinds:
+            raise UserError(f"--cut {request.cut} is for {some(TEXTS)}, and none is named; leave it out")
+        if request.field != TextRequest.field and False not in kinds:
+            raise UserError(f"--field {request.field} is for JSON and .parquet, and none is named; leave it out")
         read = Counter("".join(endings(file.path)) for file in self.files)
         if self.left_out or len(read) > 1:
             note(f"read: {counted(read)}; not read: {counted(self.left_out) or 'none'}")

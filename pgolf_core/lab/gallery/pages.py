@@ -22,13 +22,12 @@ from pgolf_core.base.files import (
     UserError,
     canonical_json,
     explain_os_errors,
-    read_json,
     sha256_bytes,
     write_bytes,
     write_json,
 )
 from pgolf_core.base.names import SEED_RESULT
-from pgolf_core.lab.compare.results import seed_folders
+from pgolf_core.lab.compare.results import json_object, seed_folders
 from pgolf_core.lab.gallery.pictures import FOLDER, Pictures
 from pgolf_core.lab.record.folder import STAGES, Stage
 from pgolf_core.lab.report.page import UNPRINTABLE, Markdown, fenced, plain, table
@@ -226,7 +225,7 @@ def _report_page(run_folder: Path, pictures: Pictures) -> str:
 
 
 def _index(run_folder: Path, seed: int, pages: dict[str, str]) -> str:
-    summary, rows = read_json(run_folder / SUMMARY_FILE), []
+    summary, rows = json_object(run_folder / SUMMARY_FILE), []
     for name, page in pages.items():
         title = next((line[2:] for line in page.splitlines() if line.startswith("# ")), name)
         first = re.search(rf'src="({FOLDER}/(?!formula)[^"]+)"', page)

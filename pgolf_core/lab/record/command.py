@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pgolf_core.base.files import UserError, read_json, write_json
+from pgolf_core.base.files import UserError, write_json
 from pgolf_core.lab import slurm
 from pgolf_core.lab.shared.places import short_path
 from pgolf_core.lab.shared.usage import (
@@ -78,6 +78,8 @@ def run(options: argparse.Namespace) -> int:
     request = request_of(options)
     if asked and (options.no_report or options.report_only):
         raise UsageError("--no-report and --report-only do their work here; leave --on slurm out")
+    if options.report_only and options.fresh:
+        raise UsageError("--fresh deletes the results that --report-only reports; leave one of them out")
     if asked:
         return _submit(request, options.seeds, asked)
     from pgolf_core.lab.record.kernels import prepared
@@ -87,6 +89,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _record(request: RunRequest, options: argparse.Namespace) -> int:
+    from pgolf_core.lab.compare.results import json_object
     from pgolf_core.lab.record import notebooks
     from pgolf_core.lab.report.seeds import seeds_table_text
 
@@ -99,7 +102,10 @@ def _record(request: RunRequest, options: argparse.Namespace) -> int:
         parts = parts[:2]
     summary = notebooks.record(request, seeds, parts=parts)
     if "report" in parts:
-        print(seeds_table_text(read_json(summary)))
+        try:
+            print(seeds_table_text(json_object(summary)))
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise UserError(f"{short_path(summary)} is damaged; delete it and give the same command again") from None
         print(f"report: {short_path(summary.with_name('report.html'))}")
     if missing := [seed for seed in options.seeds if seed not in seeds]:
         raise UserError(f"missing in this report, since not finished: seeds {_listed(missing)}")

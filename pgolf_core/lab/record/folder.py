@@ -18,7 +18,7 @@ from typing import Any
 from pgolf_core.base.files import UserError, explain_os_errors, read_json, write_json
 from pgolf_core.base.names import AVERAGED_WEIGHTS, CHECKPOINT, SEED_RESULT, TRAIN_RESULT
 from pgolf_core.base.strict import build
-from pgolf_core.lab.compare.results import json_object, read_object
+from pgolf_core.lab.compare.results import json_object, read_object, recipe_in
 from pgolf_core.lab.data.dataset import Dataset, is_sotu_name, open_dataset
 from pgolf_core.lab.record.lock import HOLDER_NAME, LOCK_NAME
 from pgolf_core.lab.shared.places import (
@@ -33,7 +33,7 @@ from pgolf_core.lab.shared.places import (
 )
 from pgolf_core.lab.shared.settings import check_seed, flatten, given_overrides
 from pgolf_core.recipes.reading import load_recipe
-from pgolf_core.recipes.recipe import Recipe, from_dict, to_dict
+from pgolf_core.recipes.recipe import Recipe, to_dict
 from pgolf_core.text.tokenizer import check_vocab, need_bos
 from pgolf_core.training import progress
 
@@ -48,15 +48,6 @@ REMEDY = "--fresh redoes it, --name NAME keeps both"
 VERSIONED = ("torch", "numpy", "sentencepiece", "zstandard", "safetensors", "constriction", "papermill")
 NOT_NEEDED = ("brotli",)
 """Versioned where they are installed: a recipe may ask for them."""
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """What the note of an attempt says, in seconds; `began` by the system's clock."""
-
-    began: float
-    kept: float
-    lost: float
 
 
 @dataclass(frozen=True)
@@ -226,9 +217,7 @@ def recorded_recipe(folder: Path | str, *, as_it_stands: bool = False) -> Recipe
     fingerprint, unless it is to be taken `as_it_stands`.
     """
     path = Path(folder) / RECIPE_FILE
-    values = json_object(path)
-    said = values.pop("fingerprint", None)
-    recipe = from_dict(values, str(path))
+    recipe, said = recipe_in(path)
     if not as_it_stands and said != recipe.fingerprint:
         raise UserError(f"{path} was changed: its values are not its fingerprint's; delete it and record the run again")
     return recipe
@@ -336,10 +325,10 @@ def note_restart(folder: Path) -> None:
     write_json(path, now | {"restart": int(told)})
 
 
-def _attempt(path: Path) -> Attempt | None:
+def _attempt(path: Path) -> progress.Attempt | None:
     """The note of an attempt, if there is one; UserError for one that is damaged."""
     try:
-        return build(Attempt, read_json(path), str(path)) if path.exists() else None
+        return build(progress.Attempt, read_json(path), str(path)) if path.exists() else None
     except UserError as error:
         said = str(error).partition("; delete")[0]
         raise UserError(f"{said}; delete it: seconds of attempts that ended early are then not counted") from None

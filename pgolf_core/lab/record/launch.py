@@ -12,6 +12,7 @@ The child is this file, run as a program: torchrun alone would end with a traceb
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from pgolf_core.base.files import UserError, explain_os_errors, read_json, write_json
 from pgolf_core.base.names import METRICS, TRAIN_RESULT
 from pgolf_core.base.stop import PIPE
+from pgolf_core.lab.compare.results import json_object
 from pgolf_core.lab.record.folder import Run
 from pgolf_core.lab.shared.places import RECIPE_FILE, child_environment, short_path
 from pgolf_core.lab.shared.progress import last_step
@@ -54,7 +56,7 @@ def set_processes(run: Run, processes: int) -> None:
 def processes_of(run: Run) -> int:
     """How many processes train this seed on this machine; 1 unless `set_processes` noted more."""
     path = run.folder / SETTINGS
-    processes = read_json(path).get("nproc") if path.exists() else 1
+    processes = json_object(path).get("nproc") if path.exists() else 1
     if type(processes) is not int or processes < 1:
         raise UserError(f"{short_path(path)}: nproc = {processes!r} is no number of processes; delete the file")
     return processes
@@ -64,8 +66,8 @@ def hosts() -> int:
     """On how many hosts the ranks are, by torchrun's own PET_NNODES; UserError if that is no one number."""
     text = os.environ.get("PET_NNODES", "1")
     smallest, _, largest = text.partition(":")
-    if not smallest.isdecimal() or int(smallest) < 1 or largest not in ("", smallest):
-        raise UserError(f"PET_NNODES={text}: give the number of hosts; it cannot change while training")
+    if not re.fullmatch("[1-9][0-9]{0,8}", smallest) or largest not in ("", smallest):
+        raise UserError(f"PET_NNODES={text:.40}: give the number of hosts; it cannot change while training")
     return int(smallest)
 
 

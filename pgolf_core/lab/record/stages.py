@@ -18,12 +18,13 @@ import torch
 from pgolf_core.adapting.mixture import Mixed, mix_score
 from pgolf_core.adapting.trace import Adapted, adapt_artifact
 from pgolf_core.base.device import pick_device
-from pgolf_core.base.files import UserError, read_json, sha256_file, write_json, write_text
+from pgolf_core.base.files import UserError, sha256_file, write_json, write_text
 from pgolf_core.base.names import ARTIFACT, GROUP_SENSITIVITY, HESSIANS, SENSITIVITY, TRAIN_LOG, TRAIN_RESULT
 from pgolf_core.base.parallel import ALONE
-from pgolf_core.base.strict import build
+from pgolf_core.base.strict import build, convert
+from pgolf_core.lab.compare.results import json_object
 from pgolf_core.lab.export import PACKED, write_script
-from pgolf_core.lab.record.folder import Run, run_hashes
+from pgolf_core.lab.record.folder import Run, run_hashes, stage_file
 from pgolf_core.lab.record.launch import hosts, processes_of, train_with_torchrun
 from pgolf_core.lab.shared.places import AVERAGING_FILE, LEDGER_FILE, SCRIPT, short_path
 from pgolf_core.lab.shared.progress import score_bar, training_bar
@@ -154,9 +155,10 @@ def hessians_in(folder: Path) -> Hessians:
 
 def _gathered(run: Run) -> Statistics:
     """What the seed's training gathered for packing, read back from its folder."""
-    told = read_json(run.folder / SENSITIVITY)
-    sums = load_tensors(run.folder / GROUP_SENSITIVITY)[0]
-    return Statistics(told["mean_squared_gradient"], told["steps"], sums, run_hessians(run))
+    told, sums = json_object(run.folder / SENSITIVITY), load_tensors(run.folder / GROUP_SENSITIVITY)[0]
+    source, key = str(run.folder / SENSITIVITY), "mean_squared_gradient"
+    steps = convert(told.get("steps"), int, source, "steps")
+    return Statistics(convert(told.get(key), dict[str, float], source, key), steps, sums, run_hessians(run))
 
 
 def pack_seed(run: Run) -> tuple[Ledger, float]:
@@ -232,20 +234,21 @@ def write_result(run: Run, roundtrip: Score, sliding: Score, adapted: Adapted | 
         raise UserError(
             f"adapt.kind = {kind}, adapt.mix = {mix} and the result do not agree; run 06_sliding_eval again"
         )
-    averaging, script = read_json(run.folder / AVERAGING_FILE), run_script(run)
+    averaging, script = json_object(run.folder / AVERAGING_FILE), run_script(run)
     path = run.folder / LEDGER_FILE
-    ledger = build(Ledger, read_json(path), str(path))
+    ledger = build(Ledger, json_object(path), str(path))
     if script.stat().st_size != ledger.code_bytes:
         raise UserError(f"{short_path(script)} is not the script that 05_quantize counted; run 05_quantize again")
-    raw, averaged, hashes = averaging["raw"], averaging["averaged"], run_hashes(run)
-    said = stage_record(run, "03_train").get("training")
+    source, keys = run.folder / AVERAGING_FILE, ("bpb", "loss_nats_per_token", "tokens")
+    raw, averaged = ({key: _number(averaging, source, kind, key) for key in keys} for kind in ("raw", "averaged"))
+    hashes, said = run_hashes(run), stage_record(run, "03_train").get("training")
     scoring = roundtrip.seconds + sliding.seconds
     closing = [*size_lines(ledger), *score_lines(roundtrip, sliding), *(adapted.lines(scoring) if adapted else [])]
     result = result_of(
         run.recipe, run.seed, build(TrainResult, said, "stages/03_train.json: training"), ledger, roundtrip, sliding,
-        raw_bpb=raw["bpb"], raw_loss=raw["loss_nats_per_token"], raw_targets=raw["tokens"],
+        raw_bpb=raw["bpb"], raw_loss=raw["loss_nats_per_token"], raw_targets=int(raw["tokens"]),
         averaged_bpb=averaged["bpb"], averaged_loss=averaged["loss_nats_per_token"],
-        seconds=_ledger_of_seconds(run, averaging["seconds"], scoring, adapted),
+        seconds=_ledger_of_seconds(run, _number(averaging, source, "seconds"), scoring, adapted),
         data_sha256=hashes["data"], core_sha256=hashes["core"], script_sha256=sha256_file(script),
         ranks=processes_of(run) * hosts(), scores_sha256=write_scores(run.folder, roundtrip, sliding),
         **(adapted.write(run.folder) if adapted else {}),
@@ -263,14 +266,21 @@ def _ledger_of_seconds(run: Run, averaging: float, scoring: float, adapted: Adap
     Training keeps its own ledger, over its own attempts. `notebooks` is what no other part has: kernels, processes,
     figures, checks. `lost` is what an attempt did that a later one had to do again.
     """
-    marks = [stage_record(run, name) for name in ("03_train", "04_average_and_qat", "05_quantize")]
-    inside, earlier = marks[0]["training"]["seconds"], marks[0]["training"]["earlier_seconds"]
-    lost_around = max(marks[0]["lost_seconds"] - earlier, 0.0)  # the notebooks around earlier attempts at training
-    lost = lost_around + sum(mark["lost_seconds"] for mark in marks[1:]) + run.lost_seconds()
+    stages = ("03_train", "04_average_and_qat", "05_quantize")
+
+    def told(stage: str, *keys: str) -> float:
+        return _number(stage_record(run, stage), stage_file(run, stage), *keys)
+
+    inside = {part: told(stages[0], "training", "seconds", part)
+              for part in ("data", "warmup", "train", "validation", "averaging", "checkpoints", "lost")}  # fmt: skip
+    earlier = told(stages[0], "training", "earlier_seconds")
+    lost_around = max(told(stages[0], "lost_seconds") - earlier, 0.0)  # the notebooks around earlier attempts at it
+    lost = lost_around + sum(told(stage, "lost_seconds") for stage in stages[1:]) + run.lost_seconds()
     kept = min(adapted.earlier_seconds, lost) if adapted else 0.0  # of an attempt that was ended, and gone on from
-    total = sum(mark["seconds"] for mark in marks) + run.elapsed_seconds() + earlier + lost
+    total = sum(told(stage, "seconds") for stage in stages) + run.elapsed_seconds() + earlier + lost
     parts = {part: inside[part] for part in ("data", "warmup", "train", "validation")}
-    parts |= {"averaging": inside["averaging"] + averaging, "packing": marks[2]["packing_seconds"], "scoring": scoring}
+    packing = told(stages[2], "packing_seconds")
+    parts |= {"averaging": inside["averaging"] + averaging, "packing": packing, "scoring": scoring}
     parts |= {"adapting": adapted.score.seconds} if adapted else {}
     parts |= {"checkpoints": inside["checkpoints"], "lost": inside["lost"] + lost - kept}
     parts["notebooks"] = max(total - sum(parts.values()), 0.0)
@@ -287,7 +297,17 @@ def _complete_log(run: Run, closing: list[str]) -> None:
 
 def stage_record(run: Run, stage_name: str) -> dict[str, Any]:
     """What an earlier stage of this seed left in its mark."""
-    return read_json(run.folder / "stages" / f"{stage_name}.json")
+    return json_object(stage_file(run, stage_name))
+
+
+def _number(values: Any, path: Path, *keys: str) -> float:
+    """The number that a file's values have at these keys, one inside the other; UserError where there is none."""
+    for key in keys:
+        values = values.get(key) if isinstance(values, dict) else None
+    if type(values) not in (int, float):
+        remedy = "run the stage that writes it again"
+        raise UserError(f"{short_path(path)}: {'.'.join(keys)} is no number ({values!r:.40}); {remedy}")
+    return values
 
 
 # ---------------------------------------------------------------------- 07

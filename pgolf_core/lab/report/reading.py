@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,10 +11,10 @@ from typing import Any
 
 import pandas as pd
 
-from pgolf_core.base.files import UserError, read_json, sha256_file
+from pgolf_core.base.files import UserError, sha256_file
 from pgolf_core.base.names import ARTIFACT, METRICS, SEED_RESULT
 from pgolf_core.base.strict import build
-from pgolf_core.lab.compare.results import SCORE_LABELS, read_object, read_seed_result
+from pgolf_core.lab.compare.results import SCORE_LABELS, json_object, read_object, read_seed_result
 from pgolf_core.lab.shared.places import ENV_FILE, LEDGER_FILE, RECIPE_FILE
 from pgolf_core.lab.shared.settings import flatten
 from pgolf_core.packing.ledger import Ledger
@@ -42,7 +43,7 @@ def read_seed(recipe_folder: Path, seed: int) -> SeedRun:
         if not (folder / name).is_file():
             raise UserError(f"{folder / name} does not exist; run `{command}`, or take it off the list of seeds")
     result, artifact = read_seed_result(folder, seed), folder / ARTIFACT
-    ledger = build(Ledger, read_json(folder / LEDGER_FILE), str(folder / LEDGER_FILE))
+    ledger = build(Ledger, json_object(folder / LEDGER_FILE), str(folder / LEDGER_FILE))
     for complaint in _contradictions(result, ledger):
         raise UserError(f"{folder / SEED_RESULT}: {complaint}; run `{command} --fresh`")
     metrics = _read_metrics(folder / METRICS, seed, f"run `{command} --fresh`")
@@ -59,11 +60,19 @@ def _contradictions(result: Result, ledger: Ledger) -> Iterator[str]:
             yield f"{ours}_bytes is not ledger.json's {theirs}_bytes"
     if ledger.weights_bytes + ledger.scales_bytes + ledger.header_bytes != ledger.file_bytes:
         yield "ledger.json's weights, scales and header do not add up to the file"
+    if not ledger.tensors:
+        yield "ledger.json lists no tensor"
     for tensor in ledger.tensors:
+        if not all(isinstance(tensor.get(key), str) for key in ("name", "grid")):
+            yield f"ledger.json has a tensor without name or grid ({tensor.get('name')!r:.40})"
         own = [] if tensor.get("grid") == "fp16" else ["compressed_bytes"]
         for key in ("elements", "raw_bytes", "scales_raw_bytes", "entropy_bytes", *own):
             if type(tensor.get(key)) not in (int, float):
                 yield f"ledger.json has no number '{key}' of {tensor.get('name')}"
+        shape: Any = tensor.get("shape")
+        is_shape = isinstance(shape, list) and all(type(size) is int and size > 0 for size in shape)
+        if not is_shape or math.prod(shape) != tensor.get("elements"):
+            yield f"ledger.json: the shape of {tensor.get('name')!r:.40} has not its elements"
 
 
 def _read_metrics(path: Path, seed: int, remedy: str) -> pd.DataFrame:
@@ -73,7 +82,7 @@ def _read_metrics(path: Path, seed: int, remedy: str) -> pd.DataFrame:
             record = json.loads(line)
             if record["kind"] != "correction":  # that comes after the last step, without a loss
                 rows.append((seed, str(record["kind"]), int(record["step"]), float(record["loss"])))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             raise UserError(f"{path}, line {number}: not a metrics record with kind, step and loss; {remedy}") from None
     if not rows:
         raise UserError(f"{path} is empty; {remedy}")
@@ -91,6 +100,6 @@ def command_of(recipe_folder: Path, seeds: Sequence[int]) -> str:
         for key, value in flatten(recorded).items():
             if key in base and base[key] != value and key not in ("name", "title"):
                 words += ["--set", shlex.quote(f"{key}={json.dumps(value)}")]
-    if recipe_folder.name not in (name, f"{name}+{recorded.get('fingerprint', '')[:8]}"):
+    if recipe_folder.name not in (name, f"{name}+{recorded.get('fingerprint', '')!s:.8}"):
         words += ["--name", shlex.quote(recipe_folder.name)]
     return " ".join(words)

@@ -13,7 +13,7 @@ from typing import Any
 from pgolf_core.adapting.told import EVALUATION_SECONDS
 from pgolf_core.base.files import UserError, write_json, write_text
 from pgolf_core.lab.compare.inference import CONFIDENCE
-from pgolf_core.lab.compare.results import read_object
+from pgolf_core.lab.compare.results import read_object, recipe_in
 from pgolf_core.lab.report.beside_records import beside_records
 from pgolf_core.lab.report.figures import SKIPPED_SHARE, beside_published, draw_figures, grid_rows
 from pgolf_core.lab.report.page import fenced, html_page, quoted, render, table
@@ -56,13 +56,13 @@ def write_report(
         raise UserError(f"seeds {list(seeds)} must name at least one seed and none twice")
     data = _read(folder / DATA_FILE, DATA_KEYS, "run the notebook 01_data_and_metric of this run again")
     recipe = _read(folder / RECIPE_FILE, ("name", "fingerprint"), "run any of this run's notebooks again")
+    adapt = vars(recipe_in(folder / RECIPE_FILE)[0].adapt)
     if sample is not None and (missing := [key for key in SAMPLE_KEYS if key not in sample]):
         raise UserError(f"the report's sample lacks {', '.join(missing)}; it needs {', '.join(SAMPLE_KEYS)}")
     runs = {seed: read_seed(folder, seed) for seed in seeds}
     results = {seed: run.result for seed, run in runs.items()}
     summary, figures = summarise_seeds(results), draw_figures(folder / "figures", runs, folder)
     published, beside = beside_records(folder, results)
-    adapt = recipe.get("adapt", {})
     context = run_context(runs, summary, figures, adapt) | beside | _own_context(runs, recipe, data, sample)
     context["command"] = fenced(command_of(folder, seeds))
     if not published.empty:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import operator
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -58,7 +59,8 @@ def last_step(path: Path, recipe: Recipe, since: float = 0.0) -> TrainProgress |
         try:
             values = json.loads(line)
             if values["kind"] == "train":
-                return progress_at(recipe, *(values[key] for key in ("step", "loss", "seconds", "tokens_per_second")))
-        except (ValueError, KeyError, TypeError):
+                step, *numbers = (values[key] for key in ("step", "loss", "seconds", "tokens_per_second"))
+                return progress_at(recipe, operator.index(step), *map(float, numbers))
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return None  # the first line of what was read, cut, or a damaged one
     return None

@@ -40,6 +40,7 @@ def json_list(text: str) -> list[Any] | None:
     for read in (json.loads, ast.literal_eval):
         with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
             value = read(text.strip())
+            repr(value)  # or a message about it would fail: Python reads hexadecimal numbers of any length
             return list(value) if isinstance(value, list | tuple) else None
     return None
 

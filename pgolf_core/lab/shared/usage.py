@@ -28,18 +28,19 @@ class UsageError(UserError):
 
 
 def count(text: str) -> int:
-    """An option that counts something; argparse.ArgumentTypeError below 1."""
-    if not (text.isascii() and text.isdecimal() and int(text)):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 1")
-    return int(text)
-
-
-def seconds(text: str) -> float:
-    """An option that is a time; argparse.ArgumentTypeError below 0 and for what is no number."""
+    """An option that counts something; argparse.ArgumentTypeError below 1, and for more digits than Python reads."""
     with contextlib.suppress(ValueError):
-        if 0 <= float(text) < math.inf:
-            return float(text)
-    raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds from 0 on")
+        if text.isascii() and text.isdecimal() and (number := int(text)):
+            return number
+    raise argparse.ArgumentTypeError(f"'{text:.40}' is not a whole number of at least 1")
+
+
+def span_seconds(text: str) -> float:
+    """An option that is a span of time; argparse.ArgumentTypeError for what is none, as 0."""
+    with contextlib.suppress(ValueError):
+        if 0 < (span := float(text)) < math.inf:
+            return span
+    raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds above 0")
 
 
 def whole_numbers(text: str) -> list[int]:

@@ -84,6 +84,9 @@ def _read_seeds(folder: Path) -> dict[int, SeedRun]:
         raise UserError(f"{folder} has no seed<k> folders; name a recipe's run folder, as runs/TRACK/RECIPE")
     again = f"run `{command_of(folder, seeds)} --fresh`"
     reported = read_object(folder / SUMMARY_FILE).get("seeds", [])
+    if not isinstance(reported, list) or not all(type(seed) is int for seed in reported):
+        remedy = f"run `{command_of(folder, seeds)} --report-only`"
+        raise UserError(f"{folder / SUMMARY_FILE}: its seeds are no list of seeds; delete it and {remedy}")
     if gone := [seed for seed in reported if seed not in seeds]:
         raise UserError(
             f"{SUMMARY_FILE} reports seed {gone[0]}, whose folder is gone, and a submission shows every seed that ran; "

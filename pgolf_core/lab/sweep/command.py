@@ -40,6 +40,10 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("--per-job goes with --on slurm")
     if asked and (options.task or options.finish):
         raise UsageError("--task and --finish do their work here; leave --on slurm out")
+    if options.fresh and (options.task or options.finish):
+        raise UsageError("--fresh deletes before a whole sweep, and --task and --finish begin none; leave it out")
+    if options.worth is not None and options.task:
+        raise UsageError("--worth is for the comparison, and --task makes none; leave it out")
     if asked:
         return arms.submit(sweep, request, options, asked)
     with prepared():

@@ -10,10 +10,12 @@ import contextlib
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pgolf_core.base.files import UserError, read_json, write_json
+from pgolf_core.base.strict import build
 from pgolf_core.lab.compare import inference
 from pgolf_core.lab.compare.comparison import Compared
 from pgolf_core.lab.compare.inference import CONFIDENCE, POWER, Comparison
@@ -66,7 +68,7 @@ def corrected_text(compared: Compared, tests: int, worth: float | None = None) -
     """
     tried = [(one.arm.name, one.bpb) for one in compared.against if one.bpb and one.bpb.p_value is not None]
     if not tried:
-        return f"{tests} arms were tried; none has the two seeds that a test needs"
+        return _why_untested(compared, tests)
     margins = [one.margin_bpb for one in compared.against if one.margin_bpb]
     worth = worth or min(margins, default=0.005)
     p_values = holm([test.p_value or 0.0 for _, test in tried], tests)
@@ -88,6 +90,19 @@ def corrected_text(compared: Compared, tests: int, worth: float | None = None) -
     return f"{table_text(header, rows)}\n{textwrap.fill(said, width(), subsequent_indent='  ')}"
 
 
+def _why_untested(compared: Compared, tests: int) -> str:
+    """Why no arm has a test: other text, no spread, or, where nothing else is said, too few seeds."""
+    lines = [f"{tests} arms were tried; none has the two seeds that a test needs"]
+    whys = {one.arm.name: one.bpb.note if one.bpb else one.notes[0] for one in compared.against
+            if not one.bpb or min(one.bpb.n_a, one.bpb.n_b) > 1}  # fmt: skip
+    if whys:
+        few = [one.arm.name for one in compared.against if one.arm.name not in whys]
+        whys |= {name: "it has not the two seeds that a test needs" for name in few}
+        lines = [f"{tests} arms were tried; none could be tested"]
+    lines += [textwrap.fill(f"{name}: {why}", width(), subsequent_indent="  ") for name, why in whys.items()]
+    return "\n".join(lines)
+
+
 # ---------------------------------------------------------------------- given up early
 
 
@@ -97,9 +112,23 @@ def bpb_at(folder: Path, step: int) -> dict[int, float]:
     for seed, place in seed_folders(folder).items():
         with contextlib.suppress(UserError):  # it has not begun to train
             for line in training_curve(place):
-                if line["kind"] == "val" and line["step"] == step:
-                    found[seed] = line["bpb"]
+                bpb = line.get("bpb")  # which a training that diverged has not, or not as a number
+                if (line.get("kind"), line.get("step")) == ("val", step) and type(bpb) is float and math.isfinite(bpb):
+                    found[seed] = bpb
     return found
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """What STOPPED holds: at which step an arm was found to be worse than the best one, and by how much."""
+
+    step: int
+    best: str
+    difference: float
+    """Bits per byte; `low` is the least of its interval."""
+    low: float
+    seeds: int
+    """How many of its own it was judged by."""
 
 
 def excluded(folders: Mapping[str, Path], step: int) -> dict[str, dict[str, Any]]:
@@ -117,7 +146,7 @@ def excluded(folders: Mapping[str, Path], step: int) -> dict[str, dict[str, Any]
         compared = inference.compare_runs(values[best], own)
         low, _ = interval(compared, len(folders) - 1)
         if name != best and low is not None and low > 0:
-            found[name] = {"step": step, "best": best, "difference": compared.difference, "low": low, "seeds": len(own)}
+            found[name] = asdict(Excluded(step, best, compared.difference, low, len(own)))
     return found
 
 
@@ -133,6 +162,9 @@ def why_stopped(folder: Path) -> str:
     """In words why the arm was given up; empty if it was not."""
     if not (folder / STOPPED).exists():
         return ""
-    said = read_json(folder / STOPPED)
-    beyond = f"{said['difference']:+.4f} bpb, at least {said['low']:+.4f}, from {said['best']}"
-    return f"stopped after {said['seeds']} seeds: at step {said['step']} {beyond}"
+    try:
+        said = build(Excluded, read_json(folder / STOPPED), str(folder / STOPPED))
+    except UserError as error:
+        raise UserError(f"{str(error).partition('; ')[0]}; delete it, and the arm is judged anew") from None
+    beyond = f"{said.difference:+.4f} bpb, at least {said.low:+.4f}, from {said.best}"
+    return f"stopped after {said.seeds} seeds: at step {said.step} {beyond}"

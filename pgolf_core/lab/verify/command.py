@@ -10,18 +10,19 @@ import argparse
 import json
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pgolf_core.base.files import UserError
 from pgolf_core.base.names import SCRIPT_ARTIFACT
 from pgolf_core.lab.shared.places import RECIPE_FILE, SUBMISSION_FILE
 from pgolf_core.lab.shared.tables import entries_text, width
-from pgolf_core.lab.shared.usage import add_data, add_json, note, place, seconds
+from pgolf_core.lab.shared.usage import add_data, add_json, note, place, span_seconds
 from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, SAMPLED, UNKNOWN, VERDICTS, Row, plain
 from pgolf_core.lab.verify.evidence.score import How
 from pgolf_core.lab.verify.reading.untrusted import is_own_run
 
+ALONE_HAS_CODE = "only a submission's folder has code of its own"
 VERDICTS_IN_WORDS = """\
 One row for each claim, with what its verdict rests on:
   holds                   found to be so, here and now
@@ -41,7 +42,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     about = "a model.pgolf, a run's folder (of a seed or a recipe), or a submission's"
     parser.add_argument("path", nargs="+", help=about)
     about = "check a score that would take longer on random windows alone"
-    parser.add_argument("--budget-seconds", type=seconds, metavar="S", help=about)
+    parser.add_argument("--budget-seconds", type=span_seconds, metavar="S", help=about)
     parser.add_argument("--run-code", action="store_true", help="also run a submission's own train_gpt.py; no sandbox")
     add_data(parser)
     add_json(parser)
@@ -82,6 +83,10 @@ def verify(path: Path, how: How) -> list[Row]:
     if not path.is_dir():
         from pgolf_core.lab.verify.run import artifact_rows  # with torch, as the two below
 
+        _note_idle(path, {"--run-code": how.run_code}, ALONE_HAS_CODE)
+        if not how.data:
+            idle = {"--budget-seconds": how.budget_seconds is not None, "--cache": bool(how.cache_dir)}
+            _note_idle(path, idle, "an artifact is scored with --data alone")
         return artifact_rows(path, how)
     try:
         is_submission, has_recipe = (path / SUBMISSION_FILE).exists(), (path / RECIPE_FILE).exists()
@@ -91,8 +96,9 @@ def verify(path: Path, how: How) -> list[Row]:
         return [Row("the folder can be read", FAILS, f"{path}: {error.strerror}")]
     if left:
         raise UserError(f"{path} is an exported script's, which keeps no recipe; name {left[0]}, and --data for scores")
-    if how.data and (is_recipe or is_own_run(path)):
-        note(f"--data has no effect on {path}: a run is scored on its own dataset")
+    if is_recipe or is_own_run(path):
+        _note_idle(path, {"--data": bool(how.data)}, "a run is scored on its own dataset")
+        _note_idle(path, {"--run-code": how.run_code}, ALONE_HAS_CODE)
     if is_recipe:
         from pgolf_core.lab.verify.recipe import recipe_rows
 
@@ -105,6 +111,12 @@ def verify(path: Path, how: How) -> list[Row]:
     from pgolf_core.lab.verify.submission import submission_rows
 
     return submission_rows(path, how)
+
+
+def _note_idle(path: Path, given: Mapping[str, bool], why: str) -> None:
+    """Name the options that were given and change nothing there."""
+    if idle := [option for option, is_given in given.items() if is_given]:
+        note(f"{' and '.join(idle)} {'have' if len(idle) > 1 else 'has'} no effect on {path}: {why}")
 
 
 def verdict_of(rows: Sequence[Row]) -> str:

@@ -7,7 +7,7 @@ import pytest
 from run_folder import change, seed_result
 
 from pgolf_core.base.files import UserError
-from pgolf_core.lab.compare.results import read_seed_result, refuse_unlike, seed_folders, whole_seconds
+from pgolf_core.lab.compare.results import json_object, read_seed_result, refuse_unlike, seed_folders, whole_seconds
 
 
 @pytest.fixture
@@ -46,6 +46,14 @@ def test_a_broken_or_contradictory_result_is_one_line_with_file_key_and_remedy(f
     with pytest.raises(UserError, match=rf"seed2/result\.json: {message}.*; run .*seed.* again with --fresh") as caught:
         read_seed_result(folder, 2)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < len(str(folder)) + 900
+
+
+@pytest.mark.parametrize("text", ["NaN", "[1e999]", '{"a": [-Infinity]}', "9" * 400])
+def test_a_number_that_no_run_writes_is_refused_wherever_it_stands(tmp_path, text):
+    path = tmp_path / "data.json"
+    path.write_text(f'{{"x": 1e300, "y": true, "z": {text}}}')
+    with pytest.raises(UserError, match=r"data\.json has the number .{2,20}, which no run writes; delete it and"):
+        json_object(path)
 
 
 def test_seeds_of_another_code_recipe_data_or_window_are_no_one_experiment():

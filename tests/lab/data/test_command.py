@@ -78,6 +78,7 @@ def test_at_a_narrow_terminal_no_line_is_wider_and_elsewhere_each_is_whole(copie
         (["text", "x", "--val-share", "2"], "'2' is not a share between 0 and 1"),
         (["text", "x", "--vocab-size", "9", "--tokenizer", "x"], "not allowed with argument --vocab-size"),
         (["text"], "give PATH to be split"),
+        (["fineweb", "--source", "x", "--revision", "main"], "--revision is of the hub, and --source a"),
         (["text", "x", "--train", "y", "--val", "z"], "or the files of each split: --train PATH --val PATH"),
     ],
 )

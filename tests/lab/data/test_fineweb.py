@@ -65,6 +65,12 @@ def test_a_source_whose_name_is_not_in_utf8_is_known_again(hub: Path, tmp_path: 
 # ---------------------------------------------------------------------- more, fewer, again
 
 
+def test_a_note_of_the_source_that_is_damaged_is_as_none(own_hub: Path, tmp_path: Path):
+    made = fetch(own_hub, tmp_path, 2)
+    (made.folder / "fetched.json").write_text("[]")
+    assert fetch(own_hub, tmp_path, 2) == made
+
+
 def test_what_is_prepared_is_returned_without_looking_at_the_source(own_hub: Path, tmp_path: Path):
     made = fetch(own_hub, tmp_path, 2)
     shutil.rmtree(own_hub)

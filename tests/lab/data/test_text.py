@@ -366,6 +366,13 @@ def test_a_text_too_short_to_be_cut_and_a_share_that_leaves_a_split_empty_name_w
         assert min(total["documents"] for total in counts.values()) == 1
 
 
+def test_settings_of_another_kind_of_file_are_refused_and_change_nothing_in_silence(mine: Path, tmp_path: Path):
+    with refused(r"--cut lines is for \.txt, \.md, \.text, and none is named; leave it out"):
+        prepare(mine / "b.jsonl", tmp_path, cut="lines")
+    with refused(r"--field body is for JSON and \.parquet, and none is named; leave it out"):
+        prepare(mine / "0.txt", tmp_path, field="body")
+
+
 def test_files_that_change_between_two_readings_are_noticed(mine: Path, tmp_path: Path, monkeypatch):
     train = build.train_tokenizer
 

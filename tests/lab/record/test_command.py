@@ -56,6 +56,15 @@ def test_the_report_can_be_left_out_or_be_all_and_names_what_is_missing(capsys, 
     said = capsys.readouterr()
     assert given.pop() == ([2], ("report",)) and said.out.startswith("the table\nreport: ")
     assert said.err == "pgolf: error: missing in this report, since not finished: seeds 1\n"
+    monkeypatch.undo()
+    monkeypatch.setattr(notebooks, "record", record)
+    monkeypatch.setattr("pgolf_core.lab.record.kernels.prepared", contextlib.nullcontext)
+    for text in ("[]", "{}", '{"seeds": [2], "n": 1, "steps": 3}'):
+        (tmp_path / "summary.json").write_text(text)
+        assert cli.main(["record", "local-smoke", "--seeds", "2"]) == 1
+        assert "summary.json " in (said := capsys.readouterr().err) and "delete it and" in said
+    given.clear()
+    monkeypatch.setattr(notebooks, "finished_seeds", lambda request, seeds: [seed for seed in seeds if seed > 1])
     assert cli.main(["record", "local-smoke", "--seeds", "1", "--report-only"]) == 1
     assert "none of the seeds 1 is finished" in capsys.readouterr().err and not given
 
@@ -64,6 +73,12 @@ def test_the_report_can_be_left_out_or_be_all_and_names_what_is_missing(capsys, 
 def test_a_part_of_a_record_is_not_submitted_as_the_whole(option: str, capsys) -> None:
     assert cli.main(["record", "local-smoke", option, "--on", "slurm", "--dry-run"]) == 2
     assert "do their work here; leave --on slurm out" in capsys.readouterr().err
+
+
+def test_a_report_of_what_would_be_deleted_first_is_refused(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(notebooks, "record", None)
+    assert cli.main(["record", "local-smoke", "--report-only", "--fresh"]) == 2
+    assert "--fresh deletes the results that --report-only reports; leave one" in capsys.readouterr().err
 
 
 def test_a_dry_run_prints_both_scripts_and_leaves_nothing(capsys, monkeypatch, tmp_path) -> None:

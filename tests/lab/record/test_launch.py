@@ -32,6 +32,9 @@ def test_the_number_of_processes_is_kept_in_the_seeds_folder(tmp_path: Path) -> 
     assert processes_of(run) == 8
     set_processes(run, 1)
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / launch.SETTINGS).write_text("[8]")
+    with pytest.raises(UserError, match=r"launch\.json does not hold a JSON object; delete it"):
+        processes_of(run)
     (tmp_path / launch.SETTINGS).write_text('{"nproc": "8"}')
     with pytest.raises(UserError, match=r"launch\.json: nproc = '8' is no number of processes"):
         processes_of(run)
@@ -41,9 +44,9 @@ def test_the_number_of_hosts_is_torchruns_own_variable_and_cannot_change(monkeyp
     for text in ("1", "2", "2:2"):
         monkeypatch.setenv("PET_NNODES", text)
         assert launch.hosts() == int(text[0])
-    for text in ("1:4", "two", "0"):
+    for text in ("1:4", "two", "0", "9" * 5000):
         monkeypatch.setenv("PET_NNODES", text)
-        with pytest.raises(UserError, match=f"PET_NNODES={text}: give the number of hosts"):
+        with pytest.raises(UserError, match=f"PET_NNODES={text:.40}: give the number of hosts"):
             launch.hosts()
 
 

@@ -98,6 +98,32 @@ def test_another_script_than_the_packed_one_or_a_damaged_ledger_is_one_line(
         stages.write_result(run, *(stages.score_packed(run, 32, progress=False) for _ in range(2)))
 
 
+@pytest.mark.parametrize(
+    ("file", "values", "message"),
+    [
+        ("averaging", {"raw": 3}, r"averaging\.json: raw\.bpb is no number \(None\)"),
+        ("averaging", {"seconds": True}, r"averaging\.json: seconds is no number \(True\)"),
+        ("stages/05_quantize", {"packing_seconds": [1]}, r"05_quantize\.json: packing_seconds is no number"),
+        ("stages/03_train", {"lost_seconds": float("nan")}, r"03_train\.json has the number nan"),
+    ],
+)
+def test_a_damaged_file_of_an_earlier_stage_is_one_line(honest: Path, tmp_path: Path, file, values, message) -> None:
+    copied = shutil.copytree(honest, tmp_path / honest.name)
+    change(copied / "seed1" / f"{file}.json", **values)
+    run = dataclasses.replace(run_of(honest, 1), folder=copied / "seed1", recipe_folder=copied)
+    with pytest.raises(UserError, match=message):
+        stages.write_result(run, *(stages.score_packed(run, 32, progress=False) for _ in range(2)))
+
+
+@pytest.mark.parametrize("values", [{"steps": "9"}, {"mean_squared_gradient": [1.0]}])
+def test_damaged_statistics_are_one_line(honest: Path, tmp_path: Path, values: dict) -> None:
+    copied = shutil.copytree(honest, tmp_path / honest.name)
+    change(copied / "seed1" / "sensitivity.json", **values)
+    run = dataclasses.replace(run_of(honest, 1), folder=copied / "seed1", recipe_folder=copied)
+    with pytest.raises(UserError, match=rf"sensitivity\.json: {next(iter(values))} must be"):
+        stages.pack_seed(run)
+
+
 def test_an_adaptation_that_was_ended_goes_on_and_one_of_another_file_is_forgotten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

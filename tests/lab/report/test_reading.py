@@ -28,6 +28,11 @@ def test_a_missing_file_is_refused_by_name_with_the_command_that_makes_it(run, n
     ("ledger", {"header_bytes": 1}, "weights, scales and header do not add up to the file"),
     ("ledger", {"total_bytes": 1}, "total_bytes is not ledger.json's total_bytes"),
     ("ledger", {"tensors": [TENSOR | {"elements": None}]}, "no number 'elements' of w"),
+    ("ledger", {"tensors": [TENSOR | {"shape": 8000}]}, "the shape of 'w' has not its elements"),
+    ("ledger", {"tensors": [TENSOR | {"elements": 7}]}, "the shape of 'w' has not its elements"),
+    ("ledger", {"tensors": []}, "ledger.json lists no tensor"),
+    ("ledger", {"tensors": [TENSOR | {"grid": [1]}]}, "has a tensor without name or grid \\('w'\\)"),
+    ("ledger", {"tensors": [TENSOR | {"elements": float("nan")}]}, "has the number nan, which no run writes"),
     ("ledger", {"tensors": None}, "ledger.json: tensors must be a list"),
     ("ledger", {"spare_bytes": 1}, "ledger.json: unknown key 'spare_bytes'"),
 ])  # fmt: skip
@@ -40,7 +45,8 @@ def test_numbers_that_contradict_each_other_are_refused(run, file, values, compl
 def test_a_broken_line_of_metrics_and_an_empty_file_are_named(run):
     path = run / "seed1337" / "metrics.jsonl"
     whole = path.read_bytes() + b'{"kind": "correction", "seconds": 1.0}\n'
-    for broken in (b'{"kind": "train", "st', b"\xff"):
+    huge = b'{"kind": "train", "step": 9, "loss": %s}' % (b"9" * 400)
+    for broken in (b'{"kind": "train", "st', b"\xff", huge, b'{"kind": "val", "step": 1e999, "loss": 1}'):
         path.write_bytes(whole + broken)
         with pytest.raises(UserError, match=r"metrics\.jsonl, line 18: not a metrics record"):
             read_seed(run, 1337)
@@ -69,5 +75,7 @@ def test_the_command_names_the_file_of_a_recipe_of_ones_own(tmp_path, monkeypatc
     folder.mkdir()
     (folder / "recipe.json").write_text(json.dumps(to_dict(ran) | {"fingerprint": ran.fingerprint}))
     assert command_of(folder, [1]) == "pgolf record 'my own.toml' --seeds 1 --set schedule.iterations=7"
+    (folder / "recipe.json").write_text(json.dumps(to_dict(ran) | {"fingerprint": 7}))
+    assert command_of(folder, [1]).endswith("--set schedule.iterations=7"), "no text, and no traceback"
     (tmp_path / "my own.toml").unlink()
     assert command_of(folder, [1]) == "pgolf record 'my own.toml' --seeds 1"

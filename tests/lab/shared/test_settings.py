@@ -23,6 +23,8 @@ def test_overrides_may_be_one_text_as_papermill_gives_it():
     for text in ("a.b=1 c=[2, 3]", "a.b=1,c=[2, 3]", '["a.b=1", "c=[2, 3]"]', "['a.b=1', 'c=[2, 3]']"):
         assert given_overrides(text) == given_overrides(["a.b=1", "c=[2, 3]"]) == ["a.b=1", "c=[2, 3]"]
     assert given_overrides("") == given_overrides([]) == given_overrides("[]") == []
+    huge = f"[0x{'9' * 5000}]"  # a list of one number, which no message could repeat
+    assert given_overrides(huge) == [huge]
     for wrong in (3, [3], {"a": 1}):
         with pytest.raises(UserError, match="must be a list of texts"):
             given_overrides(wrong)

@@ -6,14 +6,29 @@ from pathlib import Path
 import pytest
 
 from pgolf_core.lab.shared.places import find_root
-from pgolf_core.lab.shared.usage import UsageError, checked_recipe, count, place, recipe_argument, whole_numbers
+from pgolf_core.lab.shared.usage import (
+    UsageError,
+    checked_recipe,
+    count,
+    place,
+    recipe_argument,
+    span_seconds,
+    whole_numbers,
+)
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "1.5", "two", "", "１"])
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "two", "", "１", "9" * 5000])
 def test_what_counts_nothing_is_no_count(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="is not a whole number of at least 1"):
         count(text)
     assert count("12") == 12
+
+
+@pytest.mark.parametrize("text", ["0", "0.0", "-1", "nan", "inf", "1e999", "soon", ""])
+def test_a_time_that_is_none_is_no_span(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="is not a number of seconds above 0"):
+        span_seconds(text)
+    assert span_seconds("0.5") == 0.5
 
 
 def test_a_number_that_no_result_could_hold_is_refused_at_once() -> None:

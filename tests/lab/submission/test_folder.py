@@ -217,6 +217,9 @@ def test_an_unfinished_contradictory_or_outdated_run_is_refused(run: Path):
     refused(run, "lacks model.pgolf")
     (run / "summary.json").write_text(json.dumps({"seeds": [1, 2, 3]}))
     refused(run, "reports seed 3, whose folder is gone, .* run `pgolf record .*--seeds 3")
+    for strange in (3, "12", {"1": 1}, [[1]]):
+        (run / "summary.json").write_text(json.dumps({"seeds": strange}))
+        refused(run, "its seeds are no list of seeds; delete it and run `pgolf record .*--report-only`")
     refused(run / "seed1", "no seed<k> folders")
     refused(run / "nosuch", "no seed<k> folders")
 

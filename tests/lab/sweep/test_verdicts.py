@@ -9,6 +9,7 @@ import pytest
 from run_folder import write_run
 from scipy import stats
 
+from pgolf_core.base.files import UserError
 from pgolf_core.lab.compare.comparison import compare_arms
 from pgolf_core.lab.compare.inference import compare_runs
 from pgolf_core.lab.sweep import verdicts
@@ -85,6 +86,20 @@ def test_the_table_names_the_number_of_arms_and_what_the_seeds_could_show(tmp_pa
     assert corrected_text(compare_arms(one), tests=1) == "1 arms were tried; none has the two seeds that a test needs"
 
 
+def test_arms_without_a_test_are_told_the_true_reason(tmp_path: Path) -> None:
+    base = write_run(tmp_path / "base", {1: 1.5, 2: 1.52})
+    elsewhere = write_run(
+        tmp_path / "text", {1: 1.4, 2: 1.41}, ["data.dataset=own"], data_sha256="e" * 64, text_bytes=9**6
+    )
+    alike = write_run(tmp_path / "same", {1: 1.5, 2: 1.52}, ["eval.batch_seqs=7"])
+    young = write_run(tmp_path / "young", {1: 1.5}, ["model.num_layers=4"])
+    lines = corrected_text(compare_arms([base, elsewhere, alike, young]), tests=3).splitlines()
+    said = " ".join(line.strip() for line in lines)
+    assert lines[0] == "3 arms were tried; none could be tested" and max(map(len, lines)) <= 80
+    assert "text: NOT COMPARABLE, other text: base on 900,000 bytes" in said
+    assert "same: no p-value: no spread over the seeds" in said and "young: it has not the two seeds that a" in said
+
+
 # ---------------------------------------------------------------------- given up early
 
 
@@ -136,3 +151,13 @@ def test_what_is_found_is_kept_in_the_folder_and_told(folders) -> None:
     assert why_stopped(base).startswith("stopped after 3 seeds: at step 10 +0.0993 bpb, at least +0.0")
     assert why_stopped(base).endswith(", from good") and why_stopped(good) == ""
     assert is_stopped("base", {"base": base}, 10), "it holds, whatever comes"
+    for text, wrong in (("[]", "must be a table"), ('{"step": "10"}', "key 'best' is missing")):
+        (base / verdicts.STOPPED).write_text(text)
+        with pytest.raises(UserError, match=rf"stopped\.json: {wrong}.*; delete it, and the arm is judged anew"):
+            why_stopped(base)
+
+
+def test_a_seed_that_diverged_has_no_score_by_which_an_arm_could_be_the_best(folders) -> None:
+    write_arm(folders["base"].parent, "lost", {1: math.nan, 2: math.nan})
+    assert verdicts.bpb_at(folders["base"].with_name("lost"), 10) == {}
+    assert list(excluded(folders | {"lost": folders["base"].with_name("lost")}, 10)) == ["base"]

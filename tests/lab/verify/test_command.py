@@ -29,6 +29,18 @@ def test_everything_holds_for_an_honest_run_of_two_seeds_whose_dataset_is_its_ow
     assert f"note: --data has no effect on {honest / 'seed1'}: a run is" in capsys.readouterr().err
 
 
+def test_an_option_that_changes_nothing_for_a_path_is_named(honest: Path, cache: Path, capsys) -> None:
+    path = honest / "seed1" / "model.pgolf"
+    verify(path, How(cache, 9.0, run_code=True))
+    said = capsys.readouterr().err
+    assert f"note: --run-code has no effect on {path}: only a submission's folder has code of its own\n" in said
+    assert f"note: --budget-seconds and --cache have no effect on {path}: an artifact is scored with --data al" in said
+    verify(path, How())
+    assert capsys.readouterr().err == ""
+    judged(honest / "seed1", cache, run_code=True)
+    assert f"note: --run-code has no effect on {honest / 'seed1'}: only a sub" in capsys.readouterr().err
+
+
 def test_an_artifact_alone_is_checked_without_any_run_and_scored_on_a_dataset_that_is_named(honest: Path, cache: Path):
     path = honest / "seed1" / "model.pgolf"
     found = judged(path, Path("nowhere"))
@@ -122,3 +134,4 @@ def test_json_has_every_record_and_the_exit_status_tells_of_failures(
         assert cli.main(["verify", "x"]) == status
         assert capsys.readouterr().out == as_text(rows) + os.linesep
     assert (given[0].budget_seconds, given[0].run_code, given[0].data) == (9.0, True, "d")
+    assert cli.main(["verify", "x", "--budget-seconds", "nan"]) == 2, "a budget that nothing ever exceeds"

@@ -28,6 +28,7 @@ from pgolf_core.lab.bench.proof import parts
 from pgolf_core.lab.bench.proof.parts import SMALL, Shape, one_line
 from pgolf_core.lab.shared.places import child_environment, core_sha256, find_root, short_path
 from pgolf_core.lab.shared.tables import table_text
+from pgolf_core.lab.shared.usage import span_seconds
 
 TOTAL_SECONDS = 560.0
 """Of ten minutes; what is left is for installing wheels and the last words."""
@@ -133,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     listed = f"only these of {', '.join(PARTS)} (default: all)"
     option("--parts", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=listed)
     about = f"for everything (default {TOTAL_SECONDS:g}, {REHEARSAL_SECONDS:g} in a rehearsal)"
-    option("--seconds", type=float, help=about)
+    option("--seconds", type=span_seconds, metavar="S", help=about)
     option("--small", action="store_true", help="small shapes, as where there is no GPU")
     option("--part", choices=PARTS, help=argparse.SUPPRESS)
     option("--into", type=Path, help=argparse.SUPPRESS)

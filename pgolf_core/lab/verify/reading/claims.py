@@ -4,7 +4,9 @@ A number is compared as it is written: `1.1248` agrees with 1.12484502, since it
 A number that nothing here can confirm makes a row `cannot be checked here`, never `holds`.
 """
 
+import itertools
 import math
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ from pgolf_core.lab.shared.tables import some
 from pgolf_core.lab.verify.evidence.checks import hold, once, quietly, require
 from pgolf_core.lab.verify.evidence.score import OTHER_MACHINE, TOLERANCE
 from pgolf_core.lab.verify.reading.folder import KEYS, Submission, claimed, every_claim, quoted
-from pgolf_core.lab.verify.reading.logs import BEFORE, SLIDING, Log, Score
+from pgolf_core.lab.verify.reading.logs import BEFORE, PACKED, SLIDING, Log, Score
 from pgolf_core.lab.verify.reading.numbers import agrees, is_number, near, read_number, same_number, same_score, written
 from pgolf_core.lab.verify.reading.untrusted import number
 
@@ -23,9 +25,16 @@ UNNAMED = -1
 """The seed of a log that names none, where no log names one."""
 ANEW, LOGGED, CLAIMED = "taken anew", "logged", "in submission.json"
 OF_A_SEED = (
-    "bpb", "loss", "roundtrip_bpb", "frozen_bpb", "frozen_loss", "steps", "train_seconds", "total_bytes", "model_bytes",
+    "bpb", "loss", "roundtrip_bpb", "roundtrip_loss", "frozen_bpb", "frozen_loss", "steps", "train_seconds",
+    "total_bytes", "model_bytes",
 )  # fmt: skip
 SPREADS = ("val_bpb_std", "std_val_bpb", "std_bpb", "bpb_std")
+READ_ELSEWHERE = (
+    "val_targets", "val_bytes", "pre_quant_val_loss", "pre_quant_val_targets", "mean_val_loss", "adapting_seconds",
+)  # fmt: skip
+"""Numbers of submission.json that other rows judge."""
+OF_RESULTS = re.compile(r"bpb|loss|nats|bytes|steps?_|_steps?|seconds|time", re.I)
+"""Keys of results; what else has a number is no claim of a run's."""
 ALSO = {"model_bytes": ("total_bytes", "artifact_bytes"), "total_bytes": ("artifact_bytes",)}
 """What else a claimed size may be: many folders call the total the artifact, and logs do too."""
 
@@ -84,8 +93,9 @@ class Judged(Submission):
         packed = [line for line in lines if line.kind > BEFORE]
         # what was scored before packing is no submission's score, but where no log has another and it is claimed
         packed = packed or [line for line in before if said and same_score(said, line.bpb)]
-        frozen = [line for line in lines if line.kind == SLIDING]
-        for start, kept in (("", packed), ("before_", before), ("frozen_", frozen)):
+        of_kind = {start: [line for line in lines if line.kind == kind]
+                   for start, kind in (("frozen_", SLIDING), ("roundtrip_", PACKED))}  # fmt: skip
+        for start, kept in {"": packed, "before_": before, **of_kind}.items():
             every[f"{start}bpb"] = [Fact(line.bpb, LOGGED, line.label) for line in kept]
             every[f"{start}loss"] = [Fact(line.loss, LOGGED, line.label) for line in kept if line.loss]
         return {name: facts for name, facts in every.items() if facts}
@@ -164,7 +174,16 @@ def json_numbers(folder: Judged) -> str:
     require(not unknown, f"nothing here confirms {some(unknown)}; {compared} other numbers agree")
     named = f"; scores as {', '.join(list(labels)[:4])}" if labels else ""
     aside = f"; but {some(strays)}" if strays else ""
+    aside += f"; not checked: {some(rest)}" if (rest := _unread(folder)) else ""
     return f"{compared} numbers of {len(table)} seed(s) are the logs' or taken anew{named}{aside}"
+
+
+def _unread(folder: Judged) -> list[str]:
+    """Scores, sizes, steps and seconds of submission.json under names that no check knows."""
+    known = {*itertools.chain(*KEYS.values()), *SPREADS, *READ_ELSEWHERE}
+    tables = (folder.claims, *folder.seed_claims.values())
+    keys = dict.fromkeys(key for table in tables for key, value in table.items() if is_number(value))
+    return [f"{key:.40}" for key in keys if key not in known and OF_RESULTS.search(key)]
 
 
 def _of(seed: int) -> str:

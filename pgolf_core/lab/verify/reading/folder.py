@@ -23,7 +23,7 @@ from pgolf_core.lab.verify.reading.logs import Log, read_log
 from pgolf_core.lab.verify.reading.numbers import is_number, is_score, same_score, written
 from pgolf_core.lab.verify.reading.reviewed import Reviewed, header_of
 from pgolf_core.lab.verify.reading.untrusted import json_object, list_files, number, read_text
-from pgolf_core.recipes.recipe import TRACK_CAP_BYTES, Recipe, from_dict
+from pgolf_core.recipes.recipe import TRACK_CAP_BYTES, Recipe, from_dict, to_dict
 
 if TYPE_CHECKING:
     from pgolf_core.lab.data.dataset import Dataset
@@ -48,6 +48,7 @@ KEYS = {
     "total_bytes": ("bytes_total", "total_bytes"), "code_bytes": ("bytes_code", "code_bytes"),
     "model_bytes": ("bytes_model", "bytes_model_int6_zstd", "model_bytes", "artifact_bytes"),
     "mean_bpb": ("mean_val_bpb", "val_bpb_mean", "mean_bpb", "bpb_mean"), "roundtrip_bpb": ("int6_zstd_val_bpb",),
+    "roundtrip_loss": ("int6_zstd_val_loss",),
     "averaged_bpb": ("pre_quant_val_bpb",), "frozen_bpb": ("frozen_val_bpb",), "frozen_loss": ("frozen_val_loss",),
 }  # fmt: skip
 """What submission.json, ours and the merged records', calls each number."""
@@ -220,14 +221,20 @@ class Submission(Reviewed):
 
     @once
     def seed_claims(self) -> dict[int, dict[str, Any]]:
-        """{seed: claimed values} of submission.json, empty where it has no such table."""
+        """{seed: claimed values} of submission.json, empty where it has no such table; Broken for a seed with two."""
         for table in map(self.claims.get, SEED_TABLES):
             if isinstance(table, list):
-                table = {str(row.get("seed")): row for row in table if isinstance(row, dict)}
-            if isinstance(table, dict):
-                rows = {re.sub(r"^seed[ _-]?", "", str(name)): row for name, row in table.items()}
-                return {int(name): row for name, row in rows.items()
-                        if re.fullmatch(r"[0-9]{1,19}", name) and isinstance(row, dict)}  # fmt: skip
+                table = [(row.get("seed"), row) for row in table if isinstance(row, dict)]
+            elif isinstance(table, dict):
+                table = list(table.items())
+            if isinstance(table, list):
+                rows: dict[int, dict[str, Any]] = {}
+                for name, row in table:
+                    seed = re.fullmatch(r"(?:seed[ _-]?)?([0-9]{1,19})", str(name))
+                    if seed and isinstance(row, dict):
+                        there = rows.setdefault(int(seed[1]), row)
+                        hold(there == row, f"{SUBMISSION_FILE} has two rows of seed {seed[1]}, which differ")
+                return rows
         return {}
 
     @once
@@ -243,6 +250,7 @@ class Submission(Reviewed):
         found = [int(one) if isinstance(one, str) and re.fullmatch(r"[0-9]{1,19}", one) else one for one in found]
         odd = [str(seed)[:40] for seed in found if type(seed) is not int]
         hold(not odd, f"{SUBMISSION_FILE} names a seed that is none ({odd[:1]})")
+        hold(len({*found}) == len(found), f"{SUBMISSION_FILE} names a seed twice in its seeds {found[:20]}")
         return sorted({*found, *self.seed_claims})
 
     @once
@@ -305,7 +313,7 @@ class Submission(Reviewed):
         is_known = type(window) is int and type(stride) is int
         require(is_known, f"neither the script nor {SUBMISSION_FILE} nor README.md says which window and stride")
         mode = recipe["schedule"].get("autocast")
-        if mode not in ("auto", "off"):
+        if mode != "off":
             mode = "off" if "| compute: float32" in self.computed_on else "auto"
         return Way(window, stride, min(32, max(1, 2**15 // max(window, 1))), mode, found.get("document_mask") is True)
 
@@ -339,10 +347,15 @@ class Submission(Reviewed):
 
 
 def recipe_of(source: str) -> dict[str, Any]:
-    """The resolved recipe at the end of a script of `pgolf export`; Broken where there is none."""
+    """The recipe at the end of a script of `pgolf export`, which names no defaults: with all of them; of another script
+    the last dictionary that has a recipe's sections. Broken where there is none."""
     nodes = parsed(source).body
-    values = [node.value for node in nodes if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)]
-    recipe = ast.literal_eval(values[-1]) if values else {}
+    found = [node for node in nodes if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)]
+    for name in re.findall(r"run_script\(from_dict\((\w{1,60})\), ?__file__\)", source)[-1:]:
+        own = [node.value for node in found if [ast.unparse(target) for target in node.targets] == [name]]
+        if own:
+            return to_dict(from_dict(ast.literal_eval(own[-1]), "the script's recipe"))
+    recipe = ast.literal_eval(found[-1].value) if found else {}
     hold(all(isinstance(recipe.get(part), dict) for part in ("eval", "schedule")), "the script ends with no recipe")
     return recipe
 

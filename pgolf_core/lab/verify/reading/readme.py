@@ -32,7 +32,7 @@ _PROSE = (  # a number with a sign is a difference, no score
 
 def readme_numbers(folder: Judged) -> str:
     """Every cell of README's tables that is a seed's known number, the rows of means, and scores named in prose."""
-    compared, skipped, wrong, strays = {ANEW: 0, LOGGED: 0, CLAIMED: 0}, 0, [], []
+    compared, skipped, twice, wrong, strays = {ANEW: 0, LOGGED: 0, CLAIMED: 0}, 0, 0, [], []
     for header, rows in tables(folder.readme):
         names = [
             next((name for name, pattern in COLUMNS if re.search(pattern, cell.lower())), "") for cell in header[1:]
@@ -40,7 +40,8 @@ def readme_numbers(folder: Judged) -> str:
         seeds = [_seed_of(header[0], first) for first, *_ in rows]
         numbered = [seed for seed in seeds if seed is not None]
         if len(set(numbered)) < len(numbered):
-            continue  # of several settings, and nothing says which is the folder's
+            twice += len(rows)  # of several settings, and nothing says which is the folder's
+            continue
         above: list[list[tuple[str, Fact | None]]] = [[] for _ in names]
         for seed, (first, *cells) in zip(seeds, rows, strict=True):
             known, mean = folder.believed.get(seed) if seed is not None else None, _MEAN.fullmatch(first.lower())
@@ -67,7 +68,9 @@ def readme_numbers(folder: Judged) -> str:
     require(not compared[CLAIMED], agreed)
     require(bool(counts), "no table of README.md has a number that was logged or taken anew")
     aside = f"; but {some(strays)}" if strays else ""
-    return f"cells that agree: {counts}{aside}{f'; not compared, since of other columns: {skipped}' if skipped else ''}"
+    aside += f"; not compared, since of other columns: {skipped}" if skipped else ""
+    aside += f"; nor {twice} rows of tables that have a seed twice" if twice else ""
+    return f"cells that agree: {counts}{aside}"
 
 
 def readme_prose(folder: Judged) -> str:

@@ -61,6 +61,12 @@ def test_the_result_has_every_part_and_every_goal_and_a_failure_ends_nothing(
     assert ("no number of it is a result" in said) is rehearsal and ("not met" in said) is not rehearsal
 
 
+def test_no_seconds_are_not_the_default(told: list, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        command.main(["--seconds", "0"])
+    assert "'0' is not a number of seconds above 0" in capsys.readouterr().err and not told
+
+
 def test_timed_parts_leave_time_to_those_that_run_side_by_side(told: list, tmp_path: Path) -> None:
     assert len(list(command.prove(list(command.PARTS), 200.0, False, tmp_path))) == len(command.PARTS)
     given = dict(told)

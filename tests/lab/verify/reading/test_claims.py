@@ -29,6 +29,32 @@ IN_README = {  # what is put for what
 
 
 @pytest.mark.parametrize(
+    ("claims", "verdict", "why"),
+    [
+        ({"int6_zstd_val_bpb": 1.1487, "int6_zstd_val_loss": 1.9395}, HOLDS, "roundtrip"),
+        (
+            {"int6_zstd_val_bpb": 1.1477},
+            FAILS,
+            "roundtrip_bpb 1.1477 in submission.json, 1.14869711 logged as final_int6_",
+        ),
+        (
+            {"int6_zstd_val_loss": 1.9385},
+            FAILS,
+            "roundtrip_loss 1.9385 in submission.json, 1.93951000 logged as final_",
+        ),
+        ({"artifact_bytes_mean": 3, "val_loss_std": 0.1}, HOLDS, "; not checked: artifact_bytes_mean, val_loss_std"),
+    ],
+)
+def test_the_score_of_the_packed_file_is_that_of_a_logs_line_and_what_is_not_read_is_named(
+    tmp_path: Path, claims: dict, verdict: str, why: str
+) -> None:
+    folder = published(tmp_path / "track_10min_16mb" / "A_record", PR315, claims=claims)
+    for log in folder.glob("*.log"):
+        log.write_text(log.read_text() + "final_int6_roundtrip_exact val_loss:1.93951000 val_bpb:1.14869711\n")
+    shows(judge("it", JSON, Judged(folder, How())), verdict, why)
+
+
+@pytest.mark.parametrize(
     ("check", "claims", "changed", "verdict", "why"),
     [
         (JSON, {"seed_results": ROWS, "val_bpb": MEAN}, "", HOLDS, "9 numbers of 3 seed(s) are the logs'"),

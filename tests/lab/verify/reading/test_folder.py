@@ -18,6 +18,7 @@ from pgolf_core.lab.verify.evidence.checks import SAMPLED, Broken, CannotCheck
 from pgolf_core.lab.verify.evidence.score import How
 from pgolf_core.lab.verify.evidence.text import Way
 from pgolf_core.lab.verify.reading.folder import Submission
+from pgolf_core.recipes.reading import load_recipe
 
 NOT_CLAIMS = ("author", "github_id", "name", "blurb", "date", "track")
 
@@ -39,6 +40,23 @@ def test_bytes_changed_anywhere_in_a_submission_never_raise(submission: Path, ca
     judged_with_damages(submission, names, cache, how)
 
 
+@pytest.mark.parametrize(
+    ("claims", "message"),
+    [
+        (
+            {"seed_results": {"42": {"val_bpb": 1.1}, "seed_42": {"val_bpb": 1.2}}},
+            "has two rows of seed 42, which differ",
+        ),
+        ({"seeds": [{"seed": 42, "val_bpb": 1.1}, {"seed": "042", "val_bpb": 1.2}]}, "has two rows of seed 042, which"),
+        ({"seeds": [42, 7, "42"]}, r"names a seed twice in its seeds \[42, 7, 42\]"),
+    ],
+)
+def test_a_seed_that_is_given_twice_is_no_seed_of_either_value(place: Path, claims: dict, message: str) -> None:
+    write_json(place / "submission.json", read_json(place / "submission.json") | claims)
+    with pytest.raises(Broken, match=message):
+        _ = Submission(place, How()).seeds
+
+
 @pytest.mark.parametrize(("form", "is_masked"), [("readable", False), ("packed", False), ("readable", True)])
 def test_the_way_of_scoring_is_that_of_the_scripts_recipe_wrapped_or_not(
     submission: Path, honest: Path, form: str, is_masked: bool
@@ -51,6 +69,16 @@ def test_the_way_of_scoring_is_that_of_the_scripts_recipe_wrapped_or_not(
     folder = Submission(submission, How())
     assert folder.way == Way(32, 8, 32, "off", is_masked)
     assert list(folder.code) == ["train_gpt.py"] and "class GPT" in folder.source
+
+
+@pytest.mark.parametrize("form", ["readable", "packed"])
+def test_what_a_script_leaves_out_of_its_recipe_is_the_default_and_no_number_of_the_write_up(place: Path, form: str):
+    """The window and stride of the records are the defaults, and so is the stride of `local`."""
+    recipe = load_recipe("pr315", [f"script={form}"])
+    (place / "train_gpt.py").write_text(export_script(recipe))
+    (place / "README.md").write_text("window 9, stride 3")
+    folder = Submission(place, How())
+    assert (folder.recipe.fingerprint, folder.way) == (recipe.fingerprint, Way(2048, 64, 16, "auto"))
 
 
 def test_without_a_recipe_submission_json_counts_then_the_write_up_and_two_numbers_are_none(place: Path):
