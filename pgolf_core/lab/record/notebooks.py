@@ -156,6 +156,14 @@ class _Engine(NBClientEngine):
     @classmethod
     def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **options: Any) -> None:
         nb_man.nb.metadata.papermill.update(options["shown_paths"])
+        save = nb_man.save
+
+        def save_in_code(**_: Any) -> None:
+            """papermill saves it all before and after every cell, of text too: before code that runs is enough."""
+            if any(c.cell_type == "code" and c.metadata.papermill.status == nb_man.RUNNING for c in nb_man.nb.cells):
+                save()
+
+        nb_man.save = save_in_code
         with tempfile.TemporaryDirectory(prefix="pgolf-kernel-") as scratch:
             client = _Client(
                 nb_man, startup_timeout=120, iopub_timeout=60, coalesce_streams=True, shutdown_kernel="immediate",
@@ -163,7 +171,10 @@ class _Engine(NBClientEngine):
             )  # fmt: skip
             client.stop, client.km = options["stop"], kernel_manager(Path(scratch))  # the client ends it
             own = {"IPYTHONDIR": scratch, STAGE_BEGAN: repr(options["began"])}
-            client.execute(env=child_environment() | own, cwd=options["kernel_folder"])
+            try:
+                client.execute(env=child_environment() | own, cwd=options["kernel_folder"])
+            finally:
+                nb_man.save = save  # papermill's last one
 
 
 papermill_engines.register("pgolf", _Engine)

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import nbformat
 import pytest
+from papermill import engines
 from papermill.exceptions import PapermillExecutionError
 from toy_notebooks import DATASET, WORK, write_toys
 
@@ -211,6 +212,17 @@ def test_a_notebook_runs_in_this_python_beside_its_notebook_and_tells_what_faile
         "recipe": str(toy.place / "toy.toml"), "overrides": [], "seed": 1, "seeds": [1], "data": "",
         "runs_dir": str(toy.place / "runs"), "name": "", "cache_dir": "",
     }  # fmt: skip
+
+
+def test_a_notebook_is_saved_before_each_code_cell_with_all_that_came_before_it(toy, monkeypatch):
+    saved: list[str] = []
+    write = engines.write_ipynb
+    monkeypatch.setattr(engines, "write_ipynb", lambda nb, path: (saved.append(nbformat.writes(nb)), write(nb, path)))
+    path = run_one(toy, "03_train", "print('as far as this')\n" + WORK)
+    cells = nbformat.read(path, as_version=4).cells
+    number = sum(cell.cell_type == "code" for cell in cells)
+    assert len(saved) == number + 2, "papermill would twice a cell, of text too; one at the start and one at the end"
+    assert "as far as this" in saved[-1] and saved[-1] == path.read_text().rstrip("\n")
 
 
 def test_a_cell_that_exits_with_status_zero_is_a_failure_whatever_an_earlier_mark_says(toy):
