@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import functools
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
@@ -45,6 +46,17 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     try:
         yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def pool_of(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """That many threads, each with its share of torch's own, which are one's own again afterwards."""
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,)) as pool:
+            yield pool
     finally:
         torch.set_num_threads(threads)
 

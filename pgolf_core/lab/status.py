@@ -7,7 +7,6 @@ import argparse
 import contextlib
 import json
 import math
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from pgolf_core.base.strict import build
 from pgolf_core.lab import slurm
 from pgolf_core.lab.compare.results import final_score, recipe_in, seed_folders
 from pgolf_core.lab.record.lock import holder_of
-from pgolf_core.lab.shared.places import RECIPE_FILE
+from pgolf_core.lab.shared.places import RECIPE_FILE, SEED_FOLDER
 from pgolf_core.lab.shared.progress import last_step
 from pgolf_core.lab.shared.tables import table_text
 from pgolf_core.lab.shared.usage import add_json, note
@@ -104,7 +103,7 @@ def statuses(folder: Path, queued: Mapping[tuple[str, str], slurm.Queued]) -> It
     """Every seed that a run's folder or its jobs know, by seed; UserError for what is no run's folder."""
     if not (folder / RECIPE_FILE).is_file():
         raise UserError(f"{folder} is no run's folder: it has no {RECIPE_FILE}; name one, as runs/TRACK/RECIPE")
-    if re.fullmatch(r"seed\d+", folder.resolve().name):
+    if SEED_FOLDER.fullmatch(folder.resolve().name):
         raise UserError(f"{folder} is a seed's folder; name its run's, {folder.parent}")
     recipe, _ = recipe_in(folder / RECIPE_FILE)
     path, jobs = folder / slurm.JOBS, slurm.Jobs()

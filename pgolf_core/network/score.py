@@ -8,13 +8,12 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
-from pgolf_core.base.device import autocasting
+from pgolf_core.base.device import autocasting, pool_of
 from pgolf_core.base.files import UserError
 from pgolf_core.base.parallel import ALONE, World
 from pgolf_core.network.documents import own_documents
@@ -110,13 +109,9 @@ def nats_in_parts(
     if workers == 1:
         yield from map(compute, batches)
         return
-    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,))
-    try:
-        with pool:
-            parts = (part for batch in batches for part in np.array_split(batch, min(workers, len(batch))))
-            yield from pool.map(compute, parts)
-    finally:
-        torch.set_num_threads(threads)
+    with pool_of(workers) as pool:
+        parts = (part for batch in batches for part in np.array_split(batch, min(workers, len(batch))))
+        yield from pool.map(compute, parts)
 
 
 @torch.inference_mode()

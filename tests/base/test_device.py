@@ -13,7 +13,7 @@ from record_counts import RECORDS
 from small import small_data, small_recipe
 
 from pgolf_core.base import device as machine
-from pgolf_core.base.device import one_thread
+from pgolf_core.base.device import one_thread, pool_of
 from pgolf_core.base.names import TRAIN_LOG
 from pgolf_core.network.attention import rotary_tables
 from pgolf_core.network.model import rms_norm
@@ -152,5 +152,17 @@ def test_one_thread_ends_with_as_many_as_before_even_after_an_error():
             assert torch.get_num_threads() == 1
             raise ZeroDivisionError
         assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_pool_shares_torchs_threads_out_and_gives_them_back_even_after_an_error():
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        with pytest.raises(ZeroDivisionError), pool_of(2) as pool:
+            assert [*pool.map(lambda _: torch.get_num_threads(), range(6))] == [2] * 6
+            raise ZeroDivisionError
+        assert torch.get_num_threads() == 4
     finally:
         torch.set_num_threads(before)

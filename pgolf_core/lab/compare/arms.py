@@ -5,7 +5,6 @@ Published sliding scores in 1,024 pieces count the last 64 targets 32 times, whi
 """
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from pgolf_core.base.files import UserError
 from pgolf_core.base.names import SEED_RESULT
 from pgolf_core.lab.compare import results as finished
 from pgolf_core.lab.compare.records import RECORDS, load_published
-from pgolf_core.lab.shared.places import ENV_FILE, RECIPE_FILE
+from pgolf_core.lab.shared.places import ENV_FILE, RECIPE_FILE, SEED_FOLDER
 from pgolf_core.lab.shared.settings import flatten
 from pgolf_core.lab.shared.texts import FINEWEB_TRACK, SAME_BYTES, SAME_TARGETS
 from pgolf_core.recipes.reading import load_recipe
@@ -118,7 +117,7 @@ def _finished_results(folder: Path) -> tuple[dict[int, Result], list[int]]:
     done = {seed: place for seed, place in folders.items() if (place / SEED_RESULT).is_file()}
     if not done:
         name, above = folder.resolve().name, folder.resolve().parent.name
-        if re.fullmatch(r"seed\d+", name):
+        if SEED_FOLDER.fullmatch(name):
             raise UserError(f"{folder} is one seed's folder; name the run's folder above it, {above}")
         raise UserError(f"{folder} holds no seed<k>/result.json; finish a seed first with `pgolf record`")
     results = {seed: finished.read_seed_result(place, seed) for seed, place in done.items()}

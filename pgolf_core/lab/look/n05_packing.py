@@ -9,7 +9,6 @@ import math
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from pgolf_core.base.bits import allocate_bits
+from pgolf_core.base.device import pool_of
 from pgolf_core.base.names import ARTIFACT
 from pgolf_core.lab.look.n01_data import entropy_bits
 from pgolf_core.lab.look.n02_network import codes_of, on_grids, tensor_kind
@@ -289,16 +289,9 @@ def rate_distortion(
         measured = (8 * stored / count, (errors / squares) ** 0.5) if count else (np.nan, np.nan)
         return (label, ledger.file_bytes, *measured, bpb_of(state))
 
-    threads = torch.get_num_threads()
-    try:
-        with (
-            tempfile.TemporaryDirectory(prefix="pgolf-") as folder,
-            ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
-        ):
-            paths = [Path(folder) / f"{number}{ARTIFACT}" for number in range(len(choices))]
-            rows = [("float32, not packed", np.nan, 32.0, 0.0, unrounded), *pool.map(packed, paths, choices)]
-    finally:
-        torch.set_num_threads(threads)
+    with tempfile.TemporaryDirectory(prefix="pgolf-") as folder, pool_of(torch.get_num_threads()) as pool:
+        paths = [Path(folder) / f"{number}{ARTIFACT}" for number in range(len(choices))]
+        rows = [("float32, not packed", np.nan, 32.0, 0.0, unrounded), *pool.map(packed, paths, choices)]
     table = pd.DataFrame(rows, columns=["packing", "file_bytes", "bits", "rms", "bpb"])
     return table.assign(bpb_lost=table["bpb"] - unrounded)
 

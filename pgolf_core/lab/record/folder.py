@@ -27,6 +27,7 @@ from pgolf_core.lab.shared.places import (
     ENV_FILE,
     LEDGER_FILE,
     RECIPE_FILE,
+    SEED_FOLDER,
     core_sha256,
     find_root,
     short_path,
@@ -233,7 +234,7 @@ def clear_run(run: Run) -> None:
     with explain_os_errors(f"cannot clear {run.label}"):
         doomed = [path for path in run.folder.iterdir() if path.name not in (LOCK_NAME, HOLDER_NAME)]
         if run.seed is None:
-            doomed = [path for path in doomed if not re.fullmatch(r"seed\d+", path.name)]
+            doomed = [path for path in doomed if not SEED_FOLDER.fullmatch(path.name)]
         doomed.sort(key=lambda path: path.name == RECIPE_FILE)  # the file that makes it a run's folder goes last
         if doomed and doomed[-1].name != RECIPE_FILE:
             raise UserError(f"{run.label} is no run's folder: it has no recipe.json; choose another --name")

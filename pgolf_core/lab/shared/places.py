@@ -1,6 +1,7 @@
 """Where things are: the repository, the package, and what a child process must know of them."""
 
 import os
+import re
 from pathlib import Path
 
 import pgolf_core
@@ -9,6 +10,8 @@ from pgolf_core.base.files import UserError, sha256_bytes, sha256_file
 SCRIPT = "train_gpt.py"
 """A recipe's one script, beside its seeds and in a submission."""
 RECIPE_FILE = "recipe.json"
+SEED_FOLDER = re.compile(r"seed(\d+)")
+"""The name of a seed's folder, in its run's."""
 ENV_FILE = "env.json"
 DATA_FILE = "data.json"
 AVERAGING_FILE = "averaging.json"

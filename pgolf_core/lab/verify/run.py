@@ -15,7 +15,15 @@ from pgolf_core.base.strict import build
 from pgolf_core.lab.compare.results import SCORE_LABELS
 from pgolf_core.lab.export import code_bytes_of
 from pgolf_core.lab.shared import places
-from pgolf_core.lab.shared.places import AVERAGING_FILE, ENV_FILE, LEDGER_FILE, RECIPE_FILE, TRAINING, core_sha256
+from pgolf_core.lab.shared.places import (
+    AVERAGING_FILE,
+    ENV_FILE,
+    LEDGER_FILE,
+    RECIPE_FILE,
+    SEED_FOLDER,
+    TRAINING,
+    core_sha256,
+)
 from pgolf_core.lab.verify.evidence.adapting import adapt_checks
 from pgolf_core.lab.verify.evidence.checks import CannotCheck, Row, hold, judge_all, require
 from pgolf_core.lab.verify.evidence.score import How
@@ -90,7 +98,7 @@ def _recipe_json(seed: Seed) -> str:
 
 def _result_json(seed: Seed) -> str:
     result, recipe = seed.result_file, seed.recipe
-    named = re.fullmatch(r"seed(\d+)", seed.folder.resolve().name)
+    named = SEED_FOLDER.fullmatch(seed.folder.resolve().name)
     hold_equal(result, "the folder's name", seed=int(named[1]) if named else result.seed)
     hold_equal(result, RECIPE_FILE, track=recipe.track, recipe=recipe.name, window=recipe.eval.seq_len,
                sliding_stride=recipe.eval.stride)  # fmt: skip
