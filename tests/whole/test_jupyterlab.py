@@ -60,12 +60,14 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finish_seed(runs.open_run(recipe, seed=1337, runs_dir=str(copy / "runs"), cache_dir=str(cache)))
     (root / "pgolf").write_text(f"#!/bin/sh\nexec '{sys.executable}' -m pgolf_core.lab.cli \"$@\"\n")
     (root / "pgolf").chmod(0o755)
-    (root / "ready").touch()  # the set-up is not what is tested
+    for name in ("ready", "ready-lab"):  # the set-up is not what is tested
+        (root / name).touch()
     port = free_port()
     further = f"--no-browser --port={port} --IdentityProvider.token={TOKEN} --LabApp.expose_app_in_browser=True"
     places = {name: str(root / name.lower()) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")}
     environment = {**os.environ, **places, "PYTHONPATH": str(copy), "PGOLF_CACHE": str(cache)}
-    command = ["make", "-C", str(copy), "lab", f"BIN={root}", f"READY={root / 'ready'}", f"ARGS={further}"]
+    made = [f"BIN={root}", f"READY={root / 'ready'}", f"LAB={root / 'ready-lab'}", f"ARGS={further}"]
+    command = ["make", "-C", str(copy), "lab", *made]
     address, said = f"http://127.0.0.1:{port}", root / "lab.log"
     with open(said, "w") as log:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
