@@ -1,6 +1,7 @@
 """`pgolf plan`: what a recipe takes, before anything runs."""
 
 import argparse
+import sys
 
 from pgolf_core.lab.shared.usage import add_json, add_set, checked_recipe, count, recipe_argument
 
@@ -19,12 +20,11 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the plan; returns the exit status."""
     recipe = checked_recipe(recipe_argument(options.recipe), options.set)
-    from rich.console import Console
+    from pgolf_core.lab.plan import memory, table
 
-    from pgolf_core.lab.plan import table
-
-    with Console(stderr=True).status("tracing a step: some ten seconds"):
-        planned = table.plan_table(recipe, options.step_ms, ranks=options.nproc)
+    if sys.stderr.isatty() and memory.assumed_execution(recipe).compiled:
+        print("tracing a step: some ten seconds", file=sys.stderr)
+    planned = table.plan_table(recipe, options.step_ms, ranks=options.nproc)
     if options.json:
         print(planned.to_json(orient="records", indent=2, force_ascii=False))
     else:
