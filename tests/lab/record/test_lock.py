@@ -2,7 +2,6 @@
 
 import dataclasses
 import errno
-import json
 import os
 import signal
 import socket
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 from ranks import start_process, wait_until
 
-from pgolf_core.base.files import UserError
+from pgolf_core.base.files import UserError, write_json
 from pgolf_core.lab.record import lock
 from pgolf_core.lab.record.lock import HOLDER_NAME, Busy, Holder, hold, holder_of
 
@@ -22,7 +21,7 @@ def write_note(folder: Path, **changes: object) -> Holder:
     """A note as another machine's holder would leave it."""
     note = dataclasses.replace(Holder.here(), **{"host": "elsewhere", "node": "elsewhere", "pid": 7, **changes})
     folder.mkdir(exist_ok=True)
-    (folder / HOLDER_NAME).write_text(json.dumps(dataclasses.asdict(note)))
+    write_json(folder / HOLDER_NAME, dataclasses.asdict(note))  # whole or not at all, as a holder writes it
     return note
 
 
