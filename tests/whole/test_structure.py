@@ -5,8 +5,11 @@ import functools
 import graphlib
 import importlib.metadata
 import re
+import shutil
+import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import nbformat
@@ -112,6 +115,19 @@ def test_every_library_that_is_imported_is_declared_and_pinned():
     found = importlib.metadata.packages_distributions()
     libraries = names_in([found.get(name, [name])[0] for name in used - set(sys.stdlib_module_names)])
     assert libraries <= installed | names_in([*extras["parquet"], *extras["brotli"]])
+
+
+def test_a_built_package_holds_every_file_of_the_code_and_building_it_warns_of_nothing(tmp_path: Path):
+    source = tmp_path / "source"
+    shutil.copytree(ROOT / "pgolf_core", source / "pgolf_core", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    build = "from setuptools.build_meta import build_wheel; print(build_wheel('..'))"
+    done = subprocess.run([sys.executable, "-c", build], cwd=source, capture_output=True, text=True, check=True)
+    packed = {name for name in zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist() if ".dist-info/" not in name}
+    files = {path.relative_to(source).as_posix() for path in source.glob("pgolf_core/**/*") if path.is_file()}
+    assert packed == files
+    assert "Warning" not in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("path", [path for path in package_files if "lab" in path.parts], ids=str)
