@@ -5,7 +5,7 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import PureWindowsPath
 
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.recipes.published_scripts import SCRIPTS
@@ -20,23 +20,31 @@ OF_LIBRARIES = re.compile(
     r"|(PATH|HOME|RANK|LOCAL_RANK|WORLD_SIZE|LD_LIBRARY_PATH|PYTHON[A-Z]+)\Z"
 )
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-_EXPORTS = {"export", "declare", "typeset", "readonly", "set"}
-_WRAPPERS = {*_EXPORTS, "env", "time", "nohup", "exec", "sudo", "$", ">", "do", "then", "{"}
+_EXPORTS = {"export", "declare", "typeset", "readonly", "set", "%env"}
+_WRAPPERS = {*_EXPORTS, "env", "time", "nohup", "exec", "sudo", "$", ">", "do", "then", "else", "{"}
 _DROPS = re.compile(r"(?<!\S)(env (.* )?(-i|--ignore-environment|-)(?!\S)|sudo(?!.* (-E|--preserve-env)))")
 """Wrappers, joined by spaces, that keep from a program what is set before them."""
 _LAUNCHERS = re.compile(r"(torchrun|srun|mpirun|mpiexec|deepspeed|accelerate)\Z")
 _RUNNERS = {"timeout", "nice", "ionice", "stdbuf", "setsid", "numactl", "taskset", "uv", "poetry", "pixi", "pdm",
             "conda", "mamba", "micromamba", "apptainer", "singularity", "nsys", "ncu"}  # fmt: skip
 """Programs that start the one named after their own words, with what is set before them."""
-_TRAINS = re.compile(r"(.*/)?train\w*\.py\Z|torch\.distributed\.\w+\Z")
+_PYTHON = re.compile(r"i?py(thon)?[\d.]*(\.exe)?\Z|\$")
+"""And what a variable names: the script after it tells."""
+_TRAINS = re.compile(r"(.*[/\\])?train\w*\.py\Z|torch\.distributed\.\w+\Z")
 _KNOWN = {name for script in SCRIPTS.values() for name in (*script.reads, *script.idle, *script.only)}
 _SHELL = re.compile(
-    r"""\\[ \t]*\r?\n|\\.|'[^']*'|"(?:\\.|[^"\\])*"|[\u201c\u201d][^\u201c\u201d]*[\u201c\u201d]"""
+    r"""\\+[ \t]*\r?\n|\\.|'[^']*'|"(?:\\.|[^"\\])*"|[\u201c\u201d][^\u201c\u201d]*[\u201c\u201d]"""
     r"""|[\u2018\u2019][^\u2018\u2019]*[\u2018\u2019]|\$\((?:[^()\n]|\([^()\n]*\))*\)|`[^`\n]*`|(?<!\S)#[^\n]*"""
     r"""|[\n;()]|[<>]&|&>|&&|\|\||\||&|<<|.""",
     re.DOTALL,
 )
 """A piece of shell text: a line that goes on, something quoted, filled in or a comment, a separator, or a letter."""
+
+
+_HERE = re.compile(r"""<<-?[ \t]*(["']?)(\w+)\1([^\n]*)\n(.*?)^[ \t]*\2[ \t\r]*$""", re.DOTALL | re.MULTILINE)
+"""A here-document: its tag, the rest of the line, its text."""
+_FILLED = re.compile(r"\$\{(\w+):?[-=]([^{}]*)\}|\$\{?(\w+)\}?")
+"""`${NAME:-default}`, `$NAME` or `${NAME}`."""
 
 
 def printable(text: str) -> str:
@@ -59,49 +67,65 @@ class Block:
 def read_block(text: str) -> Block:
     """The training command of a pasted block with all that is set for it; comments and other programs are left out.
 
-    UserError, in one line, for words of another form, a name given twice with different values, several training
-    commands that differ, values that only a shell can know, and known names at places that are not read.
+    UserError, in one line, for words of another form, a known name given twice with different values or set under a
+    condition, several training commands that differ, values that only a shell can know, and known names at places that
+    are not read. `${NAME:-default}` is its default, as in a shell where nothing is set.
     """
     set_before: dict[str, str] = {}
     exported: set[str] = set()
     trainings: dict[bool, list[tuple[str, dict[str, str], str]]] = {True: [], False: []}
     others: dict[str, str] = {}
     plain: set[str] = set()
+    conditions: list[str] = []
     unread = ""
     for command in _commands(text):
         words, own, more = _words(command, set_before)
         exported |= more
         if not words:
             for name, value in own.items():
+                if conditions and name in _KNOWN:
+                    where = f"under a condition, '{conditions[-1]}'; keep the commands of one case, without it"
+                    raise UserError(f"--from-command: {name} is set {where}")
                 _set(set_before, name, value)
             continue
+        if words[0] in ("if", "case"):
+            conditions.append(_shown(command))
+        elif words[0] in ("fi", "esac"):
+            conditions = conditions[:-1]
         _refuse_unread_names(words, command)
         launched = _trains(words)
-        if launched or (own and PurePath(words[0]).name.startswith("python")):
+        if launched or (own and PureWindowsPath(words[0]).name.startswith("python")):
             trainings[launched].append((command.strip(), set_before | own, _arguments(words)))
             if "*" not in exported:
                 plain |= {name for name in set_before if name in _KNOWN and name not in exported and name not in own}
         else:
-            file = words[0] in ("source", ".")
+            file = words[0] in ("source", ".", "eval") or words[0].startswith(("$(", "`"))
             others[command.strip()] = "what it sets is not known here; add it" if file else "not the training command"
-            unread = unread or words[0]
+            unread = next((word for word in words if word.endswith(".sh")), unread or words[0])
     meant = trainings[True] or trainings[False]
     others |= {command: "not the training command" for command, *_ in trainings[False] if trainings[True]}
-    if any(_deciding(values) != _deciding(meant[0][1]) for _, values, _ in meant):
+    of_shell = set() if "*" in exported else {name for name in set_before if name not in exported | _KNOWN}
+    if any(_deciding(values, of_shell) != _deciding(meant[0][1], of_shell) for _, values, _ in meant):
         raise UserError(f"--from-command: {len(meant)} training commands with different values; give one of them")
     if others and not meant:
-        raise UserError(f"--from-command: {unread!r} is not NAME=value, and no torchrun or python train_gpt.py follows")
+        how = "; paste the lines of that file" if unread.endswith(".sh") else ""
+        missing = f"{unread!r} is not NAME=value, and no torchrun or python train_gpt.py follows{how}"
+        raise UserError(f"--from-command: {missing}")
     others |= {arguments: "scripts read their environment, no arguments" for *_, arguments in meant if arguments}
     others |= {command: "trains the same again" for command, values, _ in meant if values != meant[0][1]}
+    late = {name: value for name, value in set_before.items() if meant and name in _KNOWN and name not in meant[0][1]}
+    others |= {f"{name}={value}": "set after the training command" for name, value in late.items()}
     return Block(meant[0][1] if meant else set_before, others, frozenset(plain))
 
 
 def _words(command: str, known: Mapping[str, str]) -> tuple[list[str], dict[str, str], set[str]]:
     """The program's words without wrappers, what is set in front of them, and the names exported; `*` is every name."""
+    bare = re.sub(r"\A\s*!", "", command)  # of a notebook's cell
     try:
-        words = shlex.split(command)
+        words = shlex.split(re.sub(r"(?i)\$env:(\w+)\s*=\s*", r"$env:\1=", bare))
     except ValueError as error:
-        raise UserError(f"--from-command: {str(error).lower()}; quote values as in a shell") from None
+        why = f"{str(error).lower()} in '{_shown(command)}'; quote values as in a shell"
+        raise UserError(f"--from-command: {why}") from None
     wrappers: list[str] = []
     exported: set[str] = set()
     own: dict[str, str] = {}
@@ -122,17 +146,18 @@ def _words(command: str, known: Mapping[str, str]) -> tuple[list[str], dict[str,
         raise UserError(f"--from-command: {lost} does not reach the program through '{said}'; write it after that")
     if _EXPORTS.isdisjoint(wrappers):
         return words, own, exported
-    exported = {*own, *words, *(["*"] if "-a" in wrappers else ())}
+    is_every = "allexport" in words or re.match(r"set .*-\w*a", said)
+    exported = {*own, *words, *(["*"] if is_every else ())}
     is_export = all(map(_NAME.match, words)) and "-n" not in wrappers
     return [] if is_export else words, own, exported
 
 
 def _trains(words: list[str]) -> bool:
     """Whether this is a launcher, python with a training script, or such a script itself; not `cp train_gpt.py`."""
-    program, what = PurePath(words[0]).name, words[0]
+    program, what = PureWindowsPath(words[0]).name, words[0]
     if program in _RUNNERS:
         return any(_trains(words[at:]) for at in range(1, len(words)))
-    if re.match(r"i?python[\d.]*\Z", program):
+    if _PYTHON.match(program):
         at = next((at for at, word in enumerate(words) if word in ("-m", "-c") or word.endswith(".py")), 0)
         what = words[min(at + (words[at] == "-m"), len(words) - 1)]
     return bool(_LAUNCHERS.match(program) or _TRAINS.match(what))
@@ -140,13 +165,15 @@ def _trains(words: list[str]) -> bool:
 
 def _refuse_unread_names(words: list[str], command: str) -> None:
     """UserError for what looks like a setting and stands where it is not read, as `docker run -e NUM_LAYERS=11`."""
-    if words[0] in ("else", "elif", "case"):
-        raise UserError(f"--from-command: the block branches at '{words[0]}'; give the commands of one branch")
     for word in words if words[0] not in ("echo", "printf") else ():
         for name in re.findall(r"(?<![\w$])[A-Z][A-Z0-9_]+(?=\s*[+:]?=|\Z)", word):
             if name in _KNOWN:
-                shown = printable(command.strip())[:60]
-                raise UserError(f"--from-command: {name} in '{shown}' is not read; write NAME=value before torchrun")
+                where = f"{name} in '{_shown(command)}'"
+                raise UserError(f"--from-command: {where} is not read; write NAME=value before torchrun")
+
+
+def _shown(command: str) -> str:
+    return printable(command.strip())[:60]
 
 
 def _arguments(words: list[str]) -> str:
@@ -155,15 +182,17 @@ def _arguments(words: list[str]) -> str:
     return printable(" ".join(itertools.takewhile(lambda word: not re.match(r"\d?[<>]", word), words[script + 1 :])))
 
 
-def _deciding(values: Mapping[str, str]) -> dict[str, str]:
-    """Without the names that no recipe knows: of the machine, or of one seed."""
-    return {key: value for key, value in values.items() if key not in OUTSIDE_NAMES and not OF_LIBRARIES.match(key)}
+def _deciding(values: Mapping[str, str], of_shell: set[str]) -> dict[str, str]:
+    """Without the names that no recipe knows: of the machine, of one seed, or of the shell alone."""
+    apart = of_shell | OUTSIDE_NAMES.keys()
+    return {key: value for key, value in values.items() if key not in apart and not OF_LIBRARIES.match(key)}
 
 
 def _commands(text: str) -> Iterator[str]:
     """The commands of shell text: cut at line ends, `;`, `&`, `|`, `(` and such outside quotes, without comments."""
     command = ""
-    for part in _SHELL.findall(text.translate({0xFEFF: None, 0x200B: None}).rstrip() + "\n"):
+    text = _HERE.sub(_without_text, text.translate({0xFEFF: None, 0x200B: None}))
+    for part in _SHELL.findall(text.rstrip() + "\n"):
         if part == "<<":
             raise UserError("--from-command: the block holds a here-document (<<); give the training command alone")
         if part in ("\n", ";", "&", "&&", "|", "||", "(", ")"):
@@ -175,19 +204,35 @@ def _commands(text: str) -> Iterator[str]:
             command += part.replace(" ", "\N{NO-BREAK SPACE}")
         elif part == "\N{NO-BREAK SPACE}" or (part[0] == "\\" and part[-1] == "\n"):
             command += " "
+        elif part[0] == "\\" and re.match(r"[\w.-]", part[1:]):  # a path of Windows; no shell needs it there
+            command += "\\" + part
         elif part[0] != "#" or (command and not command[-1].isspace()):  # no comment
             command += part
     yield command
 
 
+def _without_text(here: re.Match[str]) -> str:
+    """The rest of the line of a here-document, whose text goes to another program; as it is where it could matter."""
+    matters = re.search(r"torch(run|\.distributed)|train\w*\.py", here[4]) or not _KNOWN.isdisjoint(
+        re.findall(r"\w+(?=\s*=)", here[4])
+    )
+    return here[0] if matters else here[3]
+
+
 def _set(values: dict[str, str], name: str, value: str) -> None:
-    if values.setdefault(name, value) != value:
+    if values.get(name, value) != value and name in _KNOWN:
         raise UserError(f"--from-command: {name} is given twice, as {values[name]!r} and as {value!r}; keep one")
+    values[name] = value
 
 
 def _filled(name: str, value: str, known: Mapping[str, str]) -> str:
-    """`value` with the names that the block has set before put in."""
-    filled = re.sub(r"\$\{?(\w+)\}?", lambda found: known.get(found[1], found[0]), value)
-    if re.search(r"\$[\w({]|`", filled) and name not in OUTSIDE_NAMES and not OF_LIBRARIES.match(name):
+    """`value` with the names that the block has set before put in; of a path of data only its end must be known."""
+
+    def put(found: re.Match[str]) -> str:
+        return known.get(found[3], found[0]) if found[3] else known.get(found[1]) or _FILLED.sub(put, found[2])
+
+    filled = _FILLED.sub(put, value)
+    needed = PureWindowsPath(filled).name if name.startswith("DATA_") else filled
+    if name in _KNOWN and re.search(r"\$[\w({]|`", needed):
         raise UserError(f"--from-command: {name}={value} is filled in by a shell; write the value itself")
     return filled

@@ -293,6 +293,7 @@ def test_other_commands_of_a_block_are_left_out_and_named(block, left_out):
         ("pr315", "NUM_LAYERS=11 NUM_LAYERS=12", "NUM_LAYERS is given twice, as '11' and as '12'"),
         ("pr315", "NUM_LAYERS 11", "NUM_LAYERS in 'NUM_LAYERS 11' is not read; write NAME=value"),
         ("pr315", "cat > run.env <<X\nNUM_LAYERS=9\nX\ntorchrun train_gpt.py", "here-document"),
+        ("pr315", "cat > run.sh <<'X'\ntorchrun train_gpt.py\nX\nNUM_LAYERS=9 torchrun train_gpt.py", "here-document"),
         ("pr315", "docker run -e NUM_LAYERS=9 image torchrun train_gpt.py", "NUM_LAYERS in 'docker run -e"),
         ("pr315", "NUM_LAYERS = 9 torchrun train_gpt.py", "NUM_LAYERS in 'NUM_LAYERS = 9"),
         ("pr315", "export NUM_LAYERS=9; unset NUM_LAYERS; torchrun train_gpt.py", "NUM_LAYERS in 'unset"),
@@ -302,12 +303,17 @@ def test_other_commands_of_a_block_are_left_out_and_named(block, left_out):
         ("pr315", "cat train_gpt.py", "'cat' is not NAME=value"),
         ("pr315", "echo NUM_LAYERS=9 torchrun train_gpt.py", "'echo' is not NAME=value"),
         ("pr315", "root@pod:~# NUM_LAYERS=9 torchrun train_gpt.py", "NUM_LAYERS in 'root@pod"),
-        ("pr315", "if x; then NUM_LAYERS=9; else NUM_LAYERS=8; fi; torchrun train_gpt.py", "branches at 'else'"),
+        ("pr315", "if x; then A=1; else export NUM_LAYERS=8; fi; torchrun train_gpt.py", "a condition, 'if x'"),
+        ("pr315", 'if [ -n "$FAST" ]; then\n  export NUM_LAYERS=9\nfi\ntorchrun train_gpt.py', "under a condition"),
+        ("pr315", "case $KIND in\n  small)\n    NUM_LAYERS=9\n    ;;\nesac\ntorchrun train_gpt.py", "'case $KIND in"),
+        ("pr315", "if x; then NUM_LAYERS=9 torchrun train.py; else NUM_LAYERS=8 python train.py; fi", "2 training"),
+        ("pr315", "for R in 1 2; do MATRIX_LR=$R torchrun train_gpt.py; done", "MATRIX_LR=$R is filled in"),
+        ("pr315", "for N in 1 2; do SEED=$N bash go.sh; done", "train_gpt.py follows; paste the lines of that"),
         ("pr315", "NUM_LAYERS=9 torchrun train_gpt.py & NUM_LAYERS=8 torchrun train_gpt.py", "2 training commands"),
         ("pr315", "torchrun train_gpt.py\nexport NUM_LAYERS=8\ntorchrun train_gpt.py", "2 training commands"),
         ("pr315", "--nproc 8", "'--nproc' is not NAME=value"),
         ("pr315", "2X=1", "'2X=1' is not NAME=value"),
-        ("pr315", "RUN_ID='open", "no closing quotation"),
+        ("pr315", "RUN_ID='open", "no closing quotation in 'RUN_ID='open'"),
         ("pr315", "NUM_LAYERS=$LAYERS torchrun train_gpt.py", "NUM_LAYERS=$LAYERS is filled in by a shell"),
         ("pr315", "NUM_LAYERS=7 torchrun train_gpt.py\nNUM_LAYERS=8 torchrun train_gpt.py", "2 training commands"),
         ("pr315", "python3 fetch.py --variant sp1024", "'python3' is not NAME=value"),
@@ -338,13 +344,21 @@ def test_what_cannot_be_meant_is_refused_in_one_line(script, command, message):
 def test_seeds_of_one_command_arguments_and_a_missing_export_are_named():
     again = "SEED=2 NUM_LAYERS=7 torchrun train_gpt.py"
     text = f"set -a; source run.env\nSEED=1 NUM_LAYERS=7 torchrun train_gpt.py --layers 9 > log\n{again}"
+    text += "\nWARMUP_STEPS=7 EXTRA=1"
     reports = recipe_from_command(text, "pr315").reports
     assert {(report.name, report.reason) for report in reports if report.kind == "left out"} == {
         ("source run.env", "what it sets is not known here; add it"),
         ("--layers 9", "scripts read their environment, no arguments"),
         (again, "trains the same again"),
+        ("WARMUP_STEPS=7", "set after the training command"),
     }
-    for prefix, is_kept in (("", True), ("export ", False), ("$env:", False)):
+    for prefix, is_kept in (
+        ("", True),
+        ("declare -a N\n", True),
+        ("set -ea\n", False),
+        ("export ", False),
+        ("$env:", False),
+    ):
         reports = map(str, recipe_from_command(f"{prefix}NUM_LAYERS=7\ntorchrun train_gpt.py", "pr315").reports)
         assert is_kept == ("NUM_LAYERS=7: not exported: a shell keeps it from the script" in " ".join(reports))
 
