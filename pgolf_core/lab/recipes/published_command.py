@@ -15,7 +15,7 @@ import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import PureWindowsPath
 from typing import Any
 
 from pgolf_core.base.files import UserError
@@ -29,6 +29,8 @@ UNKNOWN, NO_EFFECT, OUTSIDE = "unknown", "no effect", "outside the recipe"
 NOT_EXPRESSED, FROM_LOGS, LEFT_OUT = "not expressed", "from the logs", "left out"
 NOT_EXPORTED = "not exported"
 USUAL = flatten(to_dict(Recipe()))
+CASEOPS_DATA = "fineweb10B_sp8192_lossless_caps_caseops_v1_reserved"
+OF_ADAPTING = re.compile("(GLOBAL_|PHASED_)?TTT_|NGRAM_TILT|TOKEN_")
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,8 @@ class _Meaning:
             rule(self.values)
         if "NUM_LOOPS" in self.values:
             self._looped(self.values)
-            (self._of_pr1493 if "TTT_ENABLED" in self.values else self._of_pr1855)(self.values)
+            (self._of_pr1493 if "TTT_LR" in self.values else self._of_pr1855)(self.values)
+            self._frozen(self.values)
         for why, (switch, *names) in IDLE_WITHOUT.items():
             if self.values.get(switch, 1) <= 0:
                 self._forget(why, names)
@@ -171,9 +174,10 @@ class _Meaning:
             self.keys |= {"model.ve_dim": v["VE_DIM"] if there else 0, "model.ve_layers": there}
 
     def _data(self, v: dict[str, Any]) -> None:
-        path = v.get("DATA_PATH", f"fineweb10B_sp{v['VOCAB_SIZE']}")  # PR 1493 makes the path of the pieces
-        named = re.fullmatch(r"fineweb10B_(\w+)", PurePath(path).name)
-        dataset = self.keys["data.dataset"] = f"fineweb10B-{named[1] if named else 'sp1024'}".replace("_", "-")
+        usual = CASEOPS_DATA if v.get("CASEOPS_ENABLED") else f"fineweb10B_sp{v['VOCAB_SIZE']}"
+        path = v.get("DATA_PATH", "") or usual  # PR 1493 and its heirs make the path of the pieces
+        named = re.fullmatch(r"fineweb10B_\w+", PureWindowsPath(path).name)
+        dataset = self.keys["data.dataset"] = (named[0] if named else usual).replace("_", "-")
         for name in ("DATA_DIR", *(() if named else ("DATA_PATH",))):
             self._tell(name, OUTSIDE, "prepare the data with `pgolf data` and name it by --data")
         if not re.search(rf"\D{v['VOCAB_SIZE']}(-.*)?\Z", dataset):
@@ -219,7 +223,7 @@ class _Meaning:
             self._tell("EVAL_STRIDE", NOT_EXPRESSED, "the script also scores with stride 64; a recipe has one")
 
     def _looped(self, v: dict[str, Any]) -> None:
-        """What PR 1493 and 1855 read: warm-down, grids and the tokens of their Hessians."""
+        """What PR 1493 and its heirs read: warm-down, grids and the tokens of their Hessians."""
         if v["WARMDOWN_FRAC"] <= 0:
             self.keys |= {"schedule.warmdown_fraction": 0.0, "schedule.warmdown_iters": 0}
         self.keys["quant.correction_tokens"] = v["GPTQ_CALIBRATION_BATCHES"] * (v["TRAIN_BATCH_TOKENS"] // RANKS)
@@ -236,6 +240,7 @@ class _Meaning:
             self._tell(
                 "COMPRESSOR", NOT_EXPRESSED, "another compressor: this core has brotli, taken as COMPRESSOR=brotli"
             )
+        self.keys["adapt.kind"] = "lora"
         self.keys["adapt.lora_betas"] = (v["TTT_BETA1"], v["TTT_BETA2"])
         flags = {"k": "TTT_K_LORA", "o": "TTT_O_LORA", "mlp": "TTT_MLP_LORA"}
         adapters = ("q", "k", "v", "o", "mlp", "lm_head")
@@ -249,7 +254,14 @@ class _Meaning:
         if v["EMBEDDING_DIM"] != v["MODEL_DIM"]:
             why = "this core has no projection between an embedding and a network of other widths"
             self.reports.append(Report("EMBEDDING_DIM", str(v["EMBEDDING_DIM"]), NOT_EXPRESSED, why))
-        if not (v["SLIDING_WINDOW_ENABLED"] or v["TTT_ENABLED"]):  # what learns while it scores slides anyway
+
+    def _frozen(self, v: dict[str, Any]) -> None:
+        """Without adapting nothing of it has an effect, and without windows the score is the standard one."""
+        if v["TTT_ENABLED"]:  # what learns while it scores slides anyway
+            return
+        self.keys |= {key: USUAL[key] for key in self.keys if key.startswith("adapt.")}
+        self._forget("TTT_ENABLED is 0", [name for name in v if name != "TTT_ENABLED" and OF_ADAPTING.match(name)])
+        if not v.get("SLIDING_WINDOW_ENABLED", False):
             self.keys["eval.stride"] = self.keys["eval.seq_len"]
 
 

@@ -63,7 +63,6 @@ IDLE_WITHOUT = {
     "VE_ENABLED=0 leaves no value embedding": ("VE_ENABLED", "VE_DIM", "VE_LAYERS"),
     "NUM_LOOPS=0 runs every block once": ("NUM_LOOPS", "LOOP_START", "LOOP_END", "ENABLE_LOOPING_AT"),
     "without a clock nothing is kept back": ("MAX_WALLCLOCK_SECONDS", "GPTQ_RESERVE_SECONDS"),
-    "TTT_ENABLED is 0": ("TTT_ENABLED", "TTT_LR", "TTT_EPOCHS", "TTT_MOMENTUM", "TTT_CHUNK_TOKENS"),
     "SPARSE_ATTN_GATE_ENABLED is 0": ("SPARSE_ATTN_GATE_ENABLED", "SPARSE_ATTN_GATE_SCALE"),
     "LQER_ENABLED is 0": ("LQER_ENABLED", "LQER_RANK", "LQER_TOP_K", "LQER_ASYM_GROUP"),
     "SMEAR_GATE_ENABLED is 0": ("SMEAR_GATE_ENABLED", "SMEAR_GATE_BOS_FIX"),
@@ -73,8 +72,8 @@ IDLE_WITHOUT = {
 READS: dict[str, Value] = {
     "VOCAB_SIZE": 1024, "NUM_LAYERS": 11, "MODEL_DIM": 512, "NUM_HEADS": 8, "NUM_KV_HEADS": 4, "MLP_MULT": 3.0,
     "ROPE_BASE": 10000.0, "LOGIT_SOFTCAP": 30.0, "QK_GAIN_INIT": 1.5, "TIED_EMBED_INIT_STD": 0.005,
-    "TRAIN_SEQ_LEN": 2048, "TRAIN_BATCH_TOKENS": 786_432, "DATA_PATH": "", "TIED_EMBED_LR": 0.03, "MATRIX_LR": 0.02,
-    "SCALAR_LR": 0.02, "BETA1": 0.9, "BETA2": 0.95, "ADAM_EPS": 1e-8, "MUON_MOMENTUM": 0.99,
+    "TRAIN_SEQ_LEN": 2048, "TRAIN_BATCH_TOKENS": 786_432, "DATA_PATH": "fineweb10B_sp1024", "TIED_EMBED_LR": 0.03,
+    "MATRIX_LR": 0.02, "SCALAR_LR": 0.02, "BETA1": 0.9, "BETA2": 0.95, "ADAM_EPS": 1e-8, "MUON_MOMENTUM": 0.99,
     "MUON_MOMENTUM_WARMUP_START": 0.92, "MUON_MOMENTUM_WARMUP_STEPS": 1500, "MUON_BACKEND_STEPS": 5,
     "GRAD_CLIP_NORM": 0.3, "ITERATIONS": 20_000, "WARMDOWN_ITERS": 3000, "WARMUP_STEPS": 20,
     "MAX_WALLCLOCK_SECONDS": 600.0, "VAL_LOSS_EVERY": 1000, "TRAIN_LOG_EVERY": 200,
@@ -212,7 +211,7 @@ SCRIPTS: dict[str, Script] = {
     ),
 }  # fmt: skip
 
-_OF_PR1493 = SCRIPTS["pr1493"]
+_OF_PR1493, _ANOTHER_GATE = SCRIPTS["pr1493"], "another gate of the heads"
 SCRIPTS["pr1855"] = Script(
     "PR 1855",
     {
@@ -224,7 +223,7 @@ SCRIPTS["pr1855"] = Script(
         "GATE_WINDOW": 12, "SPARSE_ATTN_GATE_ENABLED": False, "SPARSE_ATTN_GATE_SCALE": 1.0, "MATRIX_LR": 0.026,
         "MUON_MOMENTUM": 0.97, "WARMDOWN_FRAC": 0.75, "GPTQ_RESERVE_SECONDS": 4.0, "ATTN_CLIP_SIGMAS": 13.0,
         "GPTQ_CALIBRATION_BATCHES": 16, "MLP_CLIP_SIGMAS": 10.0, "GATED_ATTN_QUANT_GATE": False, "COMPRESSOR": "brotli",
-        "LQER_ENABLED": True, "LQER_RANK": 4, "LQER_TOP_K": 3, "LQER_ASYM_GROUP": 64,
+        "LQER_ENABLED": True, "LQER_RANK": 4, "LQER_TOP_K": 3, "LQER_ASYM_GROUP": 64, "TTT_ENABLED": True,
         "TTT_LORA_RANK": 96, "TTT_LORA_ALPHA": 144.0, "TTT_LORA_LR": 1e-4, "TTT_BETA1": 0.0, "TTT_BETA2": 0.999,
         "TTT_WEIGHT_DECAY": 1.0, "TTT_CHUNK_SIZE": 48, "TTT_EVAL_SEQ_LEN": 2048, "TTT_BATCH_SIZE": 64,
         "TTT_K_LORA": True, "TTT_MLP_LORA": True, "TTT_O_LORA": True, "PHASED_TTT_PREFIX_DOCS": 2000,
@@ -238,10 +237,14 @@ SCRIPTS["pr1855"] = Script(
         "ROPE_TRAIN_SEQ_LEN": (2048, "the script reads it and never uses it"),
         "VAL_BATCH_TOKENS": (524_288, "a matter of speed and memory, but for the targets that a part of a batch drops"),
         "FUSED_CE_ENABLED": (False, "the same loss, computed in one kernel"),
+        "GLOBAL_TTT_WARMUP_START_LR": (0.0, "GLOBAL_TTT_WARMUP_CHUNKS is 0"),
     },
     only={
         "ROPE_YARN": (False, "another rotary base for long texts"),
         "PARALLEL_FINAL_LANE": ("mean", "another reading of the two lanes"),
+        "SPARSE_ATTN_GATE_INIT_STD": (0.0, "gates that do not begin at zero"),
+        "ATTN_OUT_GATE_ENABLED": (False, _ANOTHER_GATE), "GATED_ATTN_ENABLED": (False, _ANOTHER_GATE),
+        "VAL_DOC_FRACTION": (1.0, "a score of some documents alone"),
         "LQER_ASYM_ENABLED": (True, "another form of the low-rank correction"),
         "TTT_GRAD_STEPS": (1, "several steps on the targets just scored"),
         "TTT_OPTIMIZER": ("adam", "another optimiser of the adapters"),

@@ -15,6 +15,7 @@ from pgolf_core.lab.recipes.published_scripts import SCRIPTS
 from pgolf_core.lab.recipes.shell_block import read_block
 from pgolf_core.lab.shared.settings import differences
 from pgolf_core.recipes.reading import load_recipe
+from pgolf_core.recipes.recipe import Recipe
 
 LAUNCH = "torchrun --standalone --nproc_per_node=8 train_gpt.py"
 COMMANDS = {
@@ -183,6 +184,7 @@ def test_a_name_not_given_takes_that_scripts_default_and_not_our_recipes(script)
         ("pr2135", "TOKEN_ORDER=8 TOKEN_THRESHOLD=0.9 TOKEN_BOOST=2",
          {"adapt.tilt_order": 8, "adapt.tilt_threshold": 0.9, "adapt.tilt_boost": 2.0}),
         ("pr2135", "NGRAM_TILT_ENABLED=0", {"adapt.tilt": "off"}),
+        ("pr1855", "TTT_ENABLED=1", {}),
         ("pr2135", "COMPRESSOR=brotli TTT_EVAL_SEQ_LEN=2048", {"quant.grouping": "off", "adapt.lora_window": 2048}),
         ("pr1493", "GPTQ_CALIBRATION_BATCHES=16 EMA_DECAY=0.99",
          {"quant.correction_tokens": 1_572_864, "average.ema_decay": 0.99}),
@@ -194,6 +196,29 @@ def test_a_changed_value_changes_its_own_keys_and_no_other(script, change, keys)
     if keys.get("average.kind") == "none":  # and then the settings of the average that is off are the usual ones
         changed = [row for row in changed if row[0] == "average.kind" or row[0] not in averaging]
     assert {key: ours for key, ours, _ in changed} == keys
+
+
+@pytest.mark.parametrize("script", ["pr1855", "pr2135"])
+def test_without_adapting_every_key_of_it_is_the_usual_one_and_the_score_the_standard_one(script):
+    recipe = resolve(script, "TTT_ENABLED=0").recipe
+    assert recipe.adapt == Recipe().adapt and recipe.eval.stride == recipe.eval.seq_len
+
+
+@pytest.mark.parametrize(
+    "script, given, dataset",
+    [
+        ("pr315", "", "sp1024"), ("pr1493", "", "sp8192"), ("pr1855", "", "sp8192"),
+        ("pr1855", "VOCAB_SIZE=4096", "sp4096"), ("pr1493", "DATA_PATH=/mnt/x", "sp8192"),
+        ("pr1855", "CASEOPS_ENABLED=1 DATA_DIR=/mnt", "sp8192-lossless-caps-caseops-v1-reserved"),
+        ("pr315", "set DATA_PATH=..\\..\\data\\fineweb10B_sp4096\nset VOCAB_SIZE=4096", "sp4096"),
+        ("pr315", "DATA_PATH=$ROOT/data/fineweb10B_sp1024/", "sp1024"),
+        ("pr315", 'DATA_PATH="${DATA_PATH:-$ROOT/fineweb10B_sp1024}"', "sp1024"),
+    ],
+)  # fmt: skip
+def test_the_dataset_is_the_one_that_the_script_takes_by_itself_or_the_end_of_its_path(script, given, dataset):
+    resolved = recipe_from_command(given, script)
+    assert resolved.recipe.data.dataset == f"fineweb10B-{dataset}"
+    assert not any(report.kind == "not expressed" for report in resolved.reports)
 
 
 # ---------------------------------------------------------------------- reports
@@ -232,6 +257,8 @@ def test_a_changed_value_changes_its_own_keys_and_no_other(script, change, keys)
         ("pr1493", "NUM_LOOPS=0 LOOP_END=4", "LOOP_END", "no effect", "NUM_LOOPS=0"),
         ("pr1493", "TTT_ENABLED=0", "TTT_LR", "no effect", "TTT_ENABLED is 0"),
         ("pr1493", "COMPRESSOR=lzma", "COMPRESSOR", "not expressed", "brotli"),
+        ("pr1855", "TTT_ENABLED=0", "TTT_LORA_RANK", "no effect", "TTT_ENABLED is 0"),
+        ("pr1855", "GATED_ATTN_ENABLED=1", "GATED_ATTN_ENABLED", "not expressed", "another gate"),
         ("pr2135", "WORD_BOOST=0.5", "WORD_BOOST", "not expressed", "another expert"),
         ("pr2135", "NGRAM_TILT_ENABLED=0", "TOKEN_BOOST", "no effect", "NGRAM_TILT_ENABLED is 0"),
         ("pr2135", "NGRAM_HINT_PRECOMPUTE_OUTSIDE=1", "NGRAM_HINT_PRECOMPUTE_OUTSIDE", "no effect", "no score"),
