@@ -37,6 +37,8 @@ TEXT_CODECS: dict[str, Callable[[bytes], bytes]] = {
     "b32decode": base64.b32decode, "b16decode": base64.b16decode, "decodebytes": base64.decodebytes,
     "a2b_base64": base64.b64decode, "unhexlify": binascii.unhexlify, "fromhex": binascii.unhexlify,
 }  # fmt: skip
+LITERAL_CODECS = ("utf-8", "utf8", "ascii", "latin-1", "latin1", "latin_1", "iso-8859-1")
+"""That make bytes of a literal text."""
 UNPACKING = ("decompress", "decompressobj", "LZMADecompressor", "BZ2Decompressor", "ZstdDecompressor", "loads")
 """Calls that show a script to be packed, if it executes what comes of them."""
 
@@ -203,7 +205,10 @@ class _Literals:
         if of and name in ("decode", "encode", "strip"):
             value = self.value(of[0], depth)
             if name == "encode" and isinstance(value, str):
-                return value.encode("utf-8", errors="replace")
+                codec = getattr(node.args[0], "value", "") if node.args else "utf-8"
+                if str(codec).lower() in LITERAL_CODECS:
+                    return value.encode(codec, errors="replace")
+                raise CannotCheck(f"a literal of the script is encoded as {str(codec)[:40]!r}, which is not read here")
             return value.strip() if name == "strip" else value
         if node.args and name in ("compile", "bytes", "bytearray", "memoryview", "str", "dedent"):
             return self.value(node.args[0], depth)

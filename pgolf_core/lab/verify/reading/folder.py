@@ -22,7 +22,7 @@ from pgolf_core.lab.verify.evidence.text import TEXT_OF_TRACK, Way
 from pgolf_core.lab.verify.reading.logs import Log, read_log
 from pgolf_core.lab.verify.reading.numbers import is_number, is_score, same_score, written
 from pgolf_core.lab.verify.reading.reviewed import Reviewed, header_of
-from pgolf_core.lab.verify.reading.untrusted import json_object, list_files, number, read_text
+from pgolf_core.lab.verify.reading.untrusted import json_object, list_files, number, read_code, read_text
 from pgolf_core.recipes.recipe import TRACK_CAP_BYTES, Recipe, from_dict, to_dict
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Submission(Reviewed):
     """One folder."""
 
     files = once(lambda self: list_files(self.folder))
-    script = once(lambda self: read_text(self.script_path, MAX_SCRIPT_BYTES))
+    script = once(lambda self: read_code(self.script_path, MAX_SCRIPT_BYTES))
 
     @once
     def claims(self) -> dict[str, Any]:
@@ -161,7 +161,7 @@ class Submission(Reviewed):
     @once
     def code(self) -> dict[str, Code]:
         """The script and every file that it imports or names, and so on, as far as their texts show."""
-        return running(self.files, self.script_path.name, lambda path: read_text(path, MAX_SCRIPT_BYTES))
+        return running(self.files, self.script_path.name, lambda path: read_code(path, MAX_SCRIPT_BYTES))
 
     @once
     def source(self) -> str:

@@ -4,9 +4,11 @@ Nothing here executes, unpickles or unpacks. A path is followed only inside the 
 after its size has been found small enough.
 """
 
+import io
 import json
 import os
 import stat
+import tokenize
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -67,6 +69,15 @@ def read_bytes(path: Path, limit: int) -> bytes:
 def read_text(path: Path, limit: int = MAX_TEXT_BYTES) -> str:
     """A file as text, its invalid bytes replaced: what is looked for in it is plain ASCII."""
     return _decoded(read_bytes(path, limit), "replace")
+
+
+def read_code(path: Path, limit: int) -> str:
+    """A file of Python as text, by the encoding that it declares: a packed one may hold raw bytes in Latin 1."""
+    payload = read_bytes(path, limit)
+    try:
+        return payload.decode(tokenize.detect_encoding(io.BytesIO(payload).readline)[0], "replace")
+    except (SyntaxError, LookupError, ValueError):
+        return _decoded(payload, "replace")
 
 
 def _decoded(payload: bytes, errors: str) -> str:

@@ -30,6 +30,11 @@ PACKED = {
     "zstd": f"import zstandard as z\nexec(z.ZstdDecompressor().decompress({zstandard.compress(BYTES)!r}))",
     "into a file that is run": f"import zlib,runpy\nC=zlib.decompress({zlib.compress(BYTES)!r})\n"
     "open('x.py','wb').write(C)\nrunpy.run_path('x.py')",
+    "lzma alone": f"import lzma,base64\nexec(lzma.decompress(base64.b85decode("
+    f"{base64.b85encode(lzma.compress(BYTES, format=lzma.FORMAT_ALONE))!r})))",
+    "text as bytes": f"import lzma\nexec(lzma.decompress({str(lzma.compress(BYTES), 'latin1')!r}.encode('Latin1')))",
+    "beside the script": f"import runpy,lzma as L,base64 as B\nc=L.decompress(B.b85decode('{B85(RAW)}'),{RAW_HOW})\n"
+    "d=__file__+'x'\nwith open(d,'wb') as f:f.write(c)\nrunpy.run_path(d,run_name='__main__')",
     "in parts": f"import zlib\nP={zlib.compress(BYTES)[:99]!r}+{zlib.compress(BYTES)[99:]!r}\nexec(zlib.decompress(P))",
 }
 
@@ -71,6 +76,7 @@ def test_what_is_too_large_too_deep_or_not_known_is_not_read():
         (wrapped("x = 1", MAX_LAYERS + 1), "more than 4 times"),
         ("exec(zlib.decompress(b'no stream'))", "what is not read here"),
         ("exec(zlib.decompress(secret()))", "in a way that is not known"),
+        ("exec(zlib.decompress('x'.encode('utf-7')))", "encoded as 'utf-7'"),
     ):
         with pytest.raises(CannotCheck, match=why):
             unwrapped(text)

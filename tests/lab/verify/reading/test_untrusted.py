@@ -44,6 +44,20 @@ def test_files_are_listed_in_order_to_a_depth_without_links(tmp_path: Path):
     assert list(list_files(tmp_path)) == ["a/b/c/d/e/f/g/h/x", "z"]
 
 
+@pytest.mark.parametrize(
+    "payload, text",
+    [
+        (b"# coding: latin-1\nx = '\xff\xe9'\n", "# coding: latin-1\nx = '\xff\xe9'\n"),
+        (b"\xef\xbb\xbfx = '\xc3\xa9'\n", "x = '\xe9'\n"),
+        (b"x = '\xc3\xa9'\xff\n", "x = '\xe9'\ufffd\n"),
+        (b"# coding: nothing\nx = 1\n", "# coding: nothing\nx = 1\n"),
+    ],
+)
+def test_code_is_read_by_the_encoding_that_it_declares(tmp_path: Path, payload: bytes, text: str):
+    (tmp_path / "a.py").write_bytes(payload)
+    assert untrusted.read_code(tmp_path / "a.py", 100) == text
+
+
 def test_a_key_with_two_values_is_refused_wherever_it_stands(submission: Path, cache: Path, tmp_path: Path):
     claims, rows = submission / "submission.json", tmp_path / "rows.jsonl"
     text = claims.read_text()
