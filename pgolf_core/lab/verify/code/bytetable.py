@@ -32,6 +32,8 @@ IS_SPECIAL = re.compile(r"is_?(control|unknown|unused)", re.IGNORECASE)
 IS_BYTE = re.compile(r"is_?byte", re.IGNORECASE)
 OF_SPACE = re.compile(r"lead|space|hls", re.IGNORECASE)
 """What scripts call a table of which tokens begin with a space."""
+READ_IN = re.compile(r"(base|token|piece)_?bytes|.*val_bytes.*\.bin.*", re.DOTALL)
+"""What scripts call bytes of tokens that lie in a file: a table's key, or the shards of a sidecar."""
 OF_STRINGS = ("startswith", "endswith", "replace", "lstrip", "rstrip", "strip", "removeprefix", "count")
 THROUGH = ("int", "float", "bool", "int16", "int32", "int64", "float32", "tensor", "as_tensor")
 """Calls that give their first argument back, as far as a count goes."""
@@ -270,26 +272,49 @@ def tables_in(codes: Iterable[Code]) -> list[Table]:
 
 
 def _adds_space(nodes: Sequence[ast.AST]) -> bool | None:
-    """Whether the score adds what a table of spaces says; None where it does something else with one."""
+    """Whether the score adds what a table of spaces says, or takes it off; None where neither is seen.
+
+    Such a table is known by its name, or by where it is asked: `a[target] & ~b[before]`, whatever both are called.
+    """
     named: dict[str, set[str]] = {}  # what is looked up, and called by a name before it is added
     for node in nodes:
         match node:
             case ast.Assign([ast.Name(name)], value) if not any(isinstance(part, ast.Call) for part in ast.walk(value)):
                 named[name] = _looked_up(value, {})
-    used, added, taken = set[str](), set[str](), set[str]()
+    added, taken = set[str](), set[str]()
     for node in nodes:
         match node:
-            case ast.Subscript(ctx=ast.Load()):
-                used.add(_table(node))
             case ast.BinOp(ast.BinOp(op=ast.Add() | ast.Sub()), ast.Add(), part) | ast.AugAssign(_, ast.Add(), part):
                 added |= _looked_up(part, named)  # the sum on the left is a node of its own
             case ast.BinOp(left, ast.Add(), part):
                 added |= _looked_up(left, named) | _looked_up(part, named)
             case ast.BinOp(_, ast.Sub(), part) | ast.AugAssign(_, ast.Sub(), part):
                 taken |= _looked_up(part, named)  # a space that the table holds and a boundary has not
-    if any(OF_SPACE.search(name) for name in added - taken):
+    if any(OF_SPACE.search(name) for name in added - taken) or any(map(_asks_both, nodes)):
         return True
-    return None if any(OF_SPACE.search(name) for name in used - taken) else False
+    return False if any(OF_SPACE.search(name) for name in taken) else None
+
+
+def _asks_both(node: ast.AST) -> bool:
+    """Whether this is one table at some place and not another at another one."""
+    match node:
+        case ast.BinOp(one, ast.BitAnd(), other) | ast.BoolOp(ast.And(), [one, other]):
+            sides = one, other
+        case ast.Call(args=[one, other]) if last_name(node.func) in ("logical_and", "bitwise_and"):
+            sides = one, other
+        case _:
+            return False
+    places = [next((part for part in ast.walk(side) if isinstance(part, ast.Subscript)), None) for side in sides]
+    opposite = [_is_not(side) for side in sides]
+    if None in places or opposite[0] == opposite[1]:
+        return False
+    tables, at = ({ast.dump(getattr(part, name)) for part in places} for name in ("value", "slice"))
+    return len(tables) == len(at) == 2
+
+
+def _is_not(node: ast.expr) -> bool:
+    is_called = isinstance(node, ast.Call) and last_name(node.func) in ("logical_not", "bitwise_not")
+    return is_called or (isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Invert | ast.Not))
 
 
 def _looked_up(node: ast.expr, named: Mapping[str, set[str]]) -> set[str]:
@@ -346,6 +371,19 @@ def _table_of(name: str, place: str, passes: Mapping[Piece, dict[str, Any]], add
     return Table(place, {piece: count + (adds and piece is SPACED) for piece, count in base.items()}, adds)
 
 
+def _read_in(codes: Iterable[Code]) -> list[str]:
+    """Where code looks bytes of tokens up by a name, or names files of them."""
+    return [
+        f"{code.name}, line {node.lineno} reads bytes of tokens from a file"
+        for code in codes
+        for node in nodes_of(code.source)
+        if isinstance(node, ast.Subscript | ast.Constant)
+        and isinstance(text := getattr(getattr(node, "slice", node), "value", None), str)
+        and READ_IN.fullmatch(text)
+        and (".bin" in text if isinstance(node, ast.Constant) else isinstance(node.ctx, ast.Load))
+    ]
+
+
 def judge_tables(codes: Mapping[str, Code]) -> str:
     """Whether the code counts a leading space once and a byte piece as one byte."""
     unread = [code.unread for code in codes.values() if code.unread]
@@ -353,11 +391,11 @@ def judge_tables(codes: Mapping[str, Code]) -> str:
     wrong = {table.place: faults for table in tables if (faults := _faults(table))}
     said = "; ".join(f"{place}: {faults}" for place, faults in wrong.items())
     right = [table.place for table in tables if table.place not in wrong]
-    require(
-        not wrong or not right, f"{said}; but {', '.join(right[:2])} counts right, and which one scores is not known"
-    )
+    shown = [*filter(None, [said]), *(f"{place} counts right" for place in right[:1])]
+    shown += (read_in := _read_in(codes.values())[:1])
+    require(len(shown) < 2, f"{'; but '.join(shown)}, and which one scores is not known")
     hold(not wrong, said)
-    require(bool(tables), unread[0] if unread else "no table of bytes that could be followed is in the code")
+    require(bool(tables), [*unread, *read_in, "no table of bytes that could be followed is in the code"][0])
     fewer = [piece.text for piece, count in tables[0].counts.items() if count < piece.real]
     less = f"; {', '.join(fewer)} count fewer bytes than they are, which makes the score worse" if fewer else ""
     return f"{', '.join(right[:3])}: a leading space counts once, a byte piece one byte{less}"

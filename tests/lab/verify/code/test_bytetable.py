@@ -13,6 +13,9 @@ LEAD = "    if piece.startswith('\\u2581'):\n        space[i] = True\n        pi
 COUNT = "    base_bytes[i] = len(piece.encode('utf-8'))\n"
 LOOP = "for i in range(n):\n"
 ADDS = "def score(t, p):\n    n = base_lut[t]\n    n += (has_leading_space_lut[t] & ~boundary[p]).to(n.dtype)\n"
+OTHER_NAMES = "def score(a, b, c, t, p):\n    n = a[t]\n    n += (b[t] & ~c[p]).to(n.dtype)\n"
+IN_A_BRANCH = "def score(a, b, c, t, p):\n    n = a[t]\n    if b[t] and not c[p]:\n        n += 1\n    return n\n"
+BY_CALLS = "def score(a, b, c, t, p):\n    return a[t] + xp.where(xp.logical_and(b[t], xp.logical_not(c[p])), 1, 0)\n"
 SUBTRACTS = "def score(t, p):\n    return base_bytes[t] - (space[t] & boundary[p])\n"
 IN_TABLE = "    base_bytes[i] = len(piece.replace('\\u2581', ' ').encode())\n"
 
@@ -27,6 +30,8 @@ MARKED = "    space[i] = piece.startswith('\\u2581')\n"
 RIGHT = {name: "".join(parts) for name, parts in {
     "the published rule": (LOOP, SPECIAL, "    edge[i] = False\n", BYTE, PIECE, LEAD, COUNT, ADDS),
     "in a function": ("def luts(sp, n):\n", nested(LOOP, SPECIAL, BYTE, PIECE, LEAD, COUNT), ADDS),
+    **{f"the space added {how}": (LOOP, SPECIAL, BYTE, PIECE, LEAD, COUNT, score) for how, score in (
+        ("by other names", OTHER_NAMES), ("in a branch", IN_A_BRANCH), ("by calls", BY_CALLS))},
     "else instead of continue": (
         LOOP, "    if sp.is_byte(i):\n        base_bytes[i] = 1\n    else:\n", nested(PIECE, LEAD, COUNT), ADDS),
     "bytes by their spelling": (LOOP, PIECE, FOR_BYTES, LEAD, COUNT, ADDS),
@@ -54,6 +59,8 @@ WRONG = {name: ("".join(parts), why) for name, (why, *parts) in {
     "one more in the table": ("any piece counts 1 byte more", RIGHT["the published rule"].replace(
         COUNT, COUNT.rstrip() + " + 1\n")),
     "one more where there is a space": (TWICE, LOOP, BYTE, PIECE, COUNT, ONE_MORE, ADDS),
+    **{f"one more, and added {how}": (TWICE, LOOP, BYTE, PIECE, COUNT, ONE_MORE, score) for how, score in (
+        ("by other names", OTHER_NAMES), ("in a branch", IN_A_BRANCH), ("by calls", BY_CALLS))},
     "written as a space, and added": (TWICE, LOOP, BYTE, PIECE, MARKED, IN_TABLE, ADDS),
     "written as a space, and added by a name": (
         TWICE, LOOP, BYTE, PIECE, MARKED, IN_TABLE,
@@ -81,6 +88,10 @@ OPEN = {name: "".join(parts) for name, parts in {
     "the space in the table, and one less at boundaries": (
         LOOP, BYTE, PIECE, MARKED, IN_TABLE,
         "def score(t, p):\n    n = base_bytes[t]\n    return where(space[t] & boundary[p], n - 1, n)\n"),
+    "one more where there is a space, and what the score does is not seen": (
+        LOOP, BYTE, PIECE, COUNT, ONE_MORE, "def score(a, b, c, t, p):\n    return f(a, b, c, t, p)\n"),
+    "a mask that is no table of spaces": (
+        LOOP, BYTE, PIECE, COUNT, ONE_MORE, "def mask(a, t):\n    return (a[t] & ~a[t - 1]) + (a[t] & ~b[t])\n"),
     "the table is loaded": ("base_bytes = np.load('bytes.npy')\n", ADDS),
 }.items()}  # fmt: skip
 
@@ -111,6 +122,13 @@ def test_a_table_that_cannot_be_followed_is_neither_right_nor_wrong(form: str):
 def test_a_right_and_a_wrong_table_leave_it_open_and_an_unread_script_says_why():
     with pytest.raises(CannotCheck, match="which one scores is not known"):
         judge(RIGHT["lists"], WRONG["no rule for byte pieces"][0])
+    for other in ("bytes_of = np.load('x.npz')['base_bytes']\n", "counts = shards('d/fineweb_val_bytes_*.bin')\n"):
+        with pytest.raises(
+            CannotCheck, match=r"0\.py, line 1 counts .* 1\.py, line 1 reads bytes of tokens from a file"
+        ):
+            judge(RIGHT["the published rule"], other)
+        with pytest.raises(CannotCheck, match=r"0\.py, line 1 reads bytes"):
+            judge(other)
     with pytest.raises(CannotCheck, match="packed with brotli"):
         judge_tables({"a.py": Code("a.py", 1, "", "packed with brotli")})
 
