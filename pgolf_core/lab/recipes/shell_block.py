@@ -105,8 +105,7 @@ def read_block(text: str) -> Block:
     meant = trainings[True] or trainings[False]
     others |= {command: "not the training command" for command, *_ in trainings[False] if trainings[True]}
     of_shell = set() if "*" in exported else {name for name in set_before if name not in exported | _KNOWN}
-    if any(_deciding(values, of_shell) != _deciding(meant[0][1], of_shell) for _, values, _ in meant):
-        raise UserError(f"--from-command: {len(meant)} training commands with different values; give one of them")
+    _refuse_others([_deciding(values, of_shell) for _, values, _ in meant])
     if others and not meant:
         how = "; paste the lines of that file" if unread.endswith(".sh") else ""
         missing = f"{unread!r} is not NAME=value, and no torchrun or python train_gpt.py follows{how}"
@@ -180,6 +179,15 @@ def _arguments(words: list[str]) -> str:
     """What is handed to the script itself, redirections apart."""
     script = next((at for at, word in enumerate(words) if word.endswith(".py")), len(words))
     return printable(" ".join(itertools.takewhile(lambda word: not re.match(r"\d?[<>]", word), words[script + 1 :])))
+
+
+def _refuse_others(trainings: list[dict[str, str]]) -> None:
+    """UserError for trainings that decide something differently, with the first name that does."""
+    for other in trainings[1:]:
+        for name in {**trainings[0], **other}:
+            if (one := trainings[0].get(name, "not set")) != (another := other.get(name, "not set")):
+                apart = f"different values ({name}: {one}, {another}); give one of them"
+                raise UserError(f"--from-command: {len(trainings)} training commands with {apart}")
 
 
 def _deciding(values: Mapping[str, str], of_shell: set[str]) -> dict[str, str]:
