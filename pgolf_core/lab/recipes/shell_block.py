@@ -29,11 +29,11 @@ _RUNNERS = {"timeout", "nice", "ionice", "stdbuf", "setsid", "numactl", "taskset
             "conda", "mamba", "micromamba", "apptainer", "singularity", "nsys", "ncu"}  # fmt: skip
 """Programs that start the one named after their own words, with what is set before them."""
 _PYTHON = re.compile(r"i?py(thon)?[\d.]*(\.exe)?\Z|\$")
-"""And what a variable names: the script after it tells."""
+"""Python by its names, or a program that a variable names."""
 _TRAINS = re.compile(r"(.*[/\\])?train\w*\.py\Z|torch\.distributed\.\w+\Z")
 _KNOWN = {name for script in SCRIPTS.values() for name in (*script.reads, *script.idle, *script.only)}
 _SHELL = re.compile(
-    r"""\\+[ \t]*\r?\n|\\.|'[^']*'|"(?:\\.|[^"\\])*"|[\u201c\u201d][^\u201c\u201d]*[\u201c\u201d]"""
+    r"""\\+(?:[ \t]+\#[^\n]*|[ \t]*)\r?\n|\\.|'[^']*'|"(?:\\.|[^"\\])*"|[\u201c\u201d][^\u201c\u201d]*[\u201c\u201d]"""
     r"""|[\u2018\u2019][^\u2018\u2019]*[\u2018\u2019]|\$\((?:[^()\n]|\([^()\n]*\))*\)|`[^`\n]*`|(?<!\S)#[^\n]*"""
     r"""|[\n;()]|[<>]&|&>|&&|\|\||\||&|<<|.""",
     re.DOTALL,

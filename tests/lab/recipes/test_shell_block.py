@@ -15,6 +15,7 @@ from pgolf_core.lab.recipes.shell_block import read_block
         "A=1 \\\n  B=x,y \\\r\n  uv run train_gpt.py",
         "$ A=1; B=x,y && python -m torch.distributed.run train_gpt.py",
         "A=1 B=x,y A=1 \\",
+        "A=1 \\  # one\n  B=x,y \\ # two\r\n  torchrun train_gpt.py",
         "A=1  # not B=z\nexport B=x,y # nor 'this\n",
         "V=x,y\nA=1 B=$V torchrun train_gpt.py | tee log.txt",
         "W=y\nA=1 B=x,${W} python train.py > out.txt 2>&1",
