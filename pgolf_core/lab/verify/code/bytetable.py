@@ -14,11 +14,12 @@ import contextlib
 import itertools
 import operator
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from pgolf_core.lab.verify.code.shipped import Code, last_name, nodes_of, tree_of
+from pgolf_core.lab.verify.code.spaces import added_space, table_name
 from pgolf_core.lab.verify.evidence.checks import hold, require
 
 SPACE_MARK = "\u2581"
@@ -30,8 +31,6 @@ MAX_TEXT = 1000
 PIECE = ("id_to_piece", "IdToPiece", "decode", "Decode", "decode_ids", "DecodeIds", "DecodeIdsAsPieces")
 IS_SPECIAL = re.compile(r"is_?(control|unknown|unused)", re.IGNORECASE)
 IS_BYTE = re.compile(r"is_?byte", re.IGNORECASE)
-OF_SPACE = re.compile(r"lead|space|hls", re.IGNORECASE)
-"""What scripts call a table of which tokens begin with a space."""
 READ_IN = re.compile(r"(base|token|piece)_?bytes|.*val_bytes.*\.bin.*", re.DOTALL)
 """What scripts call bytes of tokens that lie in a file: a table's key, or the shards of a sidecar."""
 OF_STRINGS = ("startswith", "endswith", "replace", "lstrip", "rstrip", "strip", "removeprefix", "count")
@@ -111,7 +110,10 @@ class _Follow:
                     for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
                         self.write(target, value)
                 case ast.AugAssign(target, way, more):
-                    is_name, before = isinstance(target, ast.Name), ast.Constant(self.written.get(_table(target), 0))
+                    is_name, before = (
+                        isinstance(target, ast.Name),
+                        ast.Constant(self.written.get(table_name(target), 0)),
+                    )
                     self.write(target, self.value(ast.BinOp(target if is_name else before, way, more)))
                 case ast.If():
                     self.branch(node)
@@ -141,7 +143,7 @@ class _Follow:
             case ast.Name(name):
                 self.names[name] = value
             case ast.Subscript():
-                self.written[_table(target)] = value
+                self.written[table_name(target)] = value
             case ast.Tuple(parts):
                 is_split = isinstance(value, tuple) and len(value) == len(parts)
                 for part, one in zip(parts, value if is_split else [NOTHING] * len(parts), strict=True):
@@ -233,10 +235,6 @@ def _sets(body: Iterable[ast.stmt]) -> bool:
     return any(value and getattr(value, "value", True) for value in values)  # a constant's own value, if it is one
 
 
-def _table(node: ast.expr) -> str:
-    return last_name(node.value) if isinstance(node, ast.Subscript) else ""
-
-
 # ---------------------------------------------------------------------- the tables of a script
 
 
@@ -259,7 +257,7 @@ def tables_in(codes: Iterable[Code]) -> list[Table]:
     functions = {node.name: node for node in nodes if isinstance(node, ast.FunctionDef)}
     constants = {last_name(node.targets[0]): node.value.value for code in known for node in tree_of(code.source).body
                  if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)}  # fmt: skip
-    adds_space = _adds_space(nodes)
+    adds_space = added_space(nodes)
     found = []
     for code in known:
         for line, body in itertools.islice(_loops(nodes_of(code.source)), MAX_LOOPS):
@@ -269,59 +267,6 @@ def tables_in(codes: Iterable[Code]) -> list[Table]:
                 if more == 0 or (more == 1 and "byte" in name.lower()):
                     found.append(_table_of(name, f"{code.name}, line {line}", passes, adds_space))
     return [table for table in found if table]
-
-
-def _adds_space(nodes: Sequence[ast.AST]) -> bool | None:
-    """Whether the score adds what a table of spaces says, or takes it off; None where neither is seen.
-
-    Such a table is known by its name, or by where it is asked: `a[target] & ~b[before]`, whatever both are called.
-    """
-    named: dict[str, set[str]] = {}  # what is looked up, and called by a name before it is added
-    for node in nodes:
-        match node:
-            case ast.Assign([ast.Name(name)], value) if not any(isinstance(part, ast.Call) for part in ast.walk(value)):
-                named[name] = _looked_up(value, {})
-    added, taken = set[str](), set[str]()
-    for node in nodes:
-        match node:
-            case ast.BinOp(ast.BinOp(op=ast.Add() | ast.Sub()), ast.Add(), part) | ast.AugAssign(_, ast.Add(), part):
-                added |= _looked_up(part, named)  # the sum on the left is a node of its own
-            case ast.BinOp(left, ast.Add(), part):
-                added |= _looked_up(left, named) | _looked_up(part, named)
-            case ast.BinOp(_, ast.Sub(), part) | ast.AugAssign(_, ast.Sub(), part):
-                taken |= _looked_up(part, named)  # a space that the table holds and a boundary has not
-    if any(OF_SPACE.search(name) for name in added - taken) or any(map(_asks_both, nodes)):
-        return True
-    return False if any(OF_SPACE.search(name) for name in taken) else None
-
-
-def _asks_both(node: ast.AST) -> bool:
-    """Whether this is one table at some place and not another at another one."""
-    match node:
-        case ast.BinOp(one, ast.BitAnd(), other) | ast.BoolOp(ast.And(), [one, other]):
-            sides = one, other
-        case ast.Call(args=[one, other]) if last_name(node.func) in ("logical_and", "bitwise_and"):
-            sides = one, other
-        case _:
-            return False
-    places = [next((part for part in ast.walk(side) if isinstance(part, ast.Subscript)), None) for side in sides]
-    opposite = [_is_not(side) for side in sides]
-    if None in places or opposite[0] == opposite[1]:
-        return False
-    tables, at = ({ast.dump(getattr(part, name)) for part in places} for name in ("value", "slice"))
-    return len(tables) == len(at) == 2
-
-
-def _is_not(node: ast.expr) -> bool:
-    is_called = isinstance(node, ast.Call) and last_name(node.func) in ("logical_not", "bitwise_not")
-    return is_called or (isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Invert | ast.Not))
-
-
-def _looked_up(node: ast.expr, named: Mapping[str, set[str]]) -> set[str]:
-    """Tables that are read at some index inside an expression, or by a name of what was read."""
-    parts = list(ast.walk(node))
-    found = {_table(part) for part in parts if isinstance(part, ast.Subscript) and isinstance(part.ctx, ast.Load)}
-    return found.union(*(named.get(part.id, set()) for part in parts if isinstance(part, ast.Name)))
 
 
 def _loops(nodes: Iterable[ast.AST]) -> Iterator[tuple[int, list[ast.stmt]]]:

@@ -15,6 +15,8 @@ LOOP = "for i in range(n):\n"
 ADDS = "def score(t, p):\n    n = base_lut[t]\n    n += (has_leading_space_lut[t] & ~boundary[p]).to(n.dtype)\n"
 OTHER_NAMES = "def score(a, b, c, t, p):\n    n = a[t]\n    n += (b[t] & ~c[p]).to(n.dtype)\n"
 IN_A_BRANCH = "def score(a, b, c, t, p):\n    n = a[t]\n    if b[t] and not c[p]:\n        n += 1\n    return n\n"
+BY_A_NAME = "def score(a, b, c, t, p):\n    more = b[t] & ~c[p]\n    return a[t] + more\n"
+NO_SCORE = "def mask(a, b, t):\n    if a[t] and not b[t - 1]:\n        return 1\n    return a[t] & ~b[t - 1]\n"
 BY_CALLS = "def score(a, b, c, t, p):\n    return a[t] + xp.where(xp.logical_and(b[t], xp.logical_not(c[p])), 1, 0)\n"
 SUBTRACTS = "def score(t, p):\n    return base_bytes[t] - (space[t] & boundary[p])\n"
 IN_TABLE = "    base_bytes[i] = len(piece.replace('\\u2581', ' ').encode())\n"
@@ -31,13 +33,13 @@ RIGHT = {name: "".join(parts) for name, parts in {
     "the published rule": (LOOP, SPECIAL, "    edge[i] = False\n", BYTE, PIECE, LEAD, COUNT, ADDS),
     "in a function": ("def luts(sp, n):\n", nested(LOOP, SPECIAL, BYTE, PIECE, LEAD, COUNT), ADDS),
     **{f"the space added {how}": (LOOP, SPECIAL, BYTE, PIECE, LEAD, COUNT, score) for how, score in (
-        ("by other names", OTHER_NAMES), ("in a branch", IN_A_BRANCH), ("by calls", BY_CALLS))},
+        ("by other names", OTHER_NAMES), ("in a branch", IN_A_BRANCH), ("by calls", BY_CALLS), ("later", BY_A_NAME))},
     "else instead of continue": (
         LOOP, "    if sp.is_byte(i):\n        base_bytes[i] = 1\n    else:\n", nested(PIECE, LEAD, COUNT), ADDS),
     "bytes by their spelling": (LOOP, PIECE, FOR_BYTES, LEAD, COUNT, ADDS),
     "the space in the table alone": (LOOP, BYTE, PIECE, IN_TABLE),
     "the space in the table, and taken off at boundaries": (
-        LOOP, BYTE, PIECE, "    space[i] = piece[0] == '\\u2581'\n", IN_TABLE, SUBTRACTS),
+        LOOP, BYTE, PIECE, "    space[i] = piece[0] == '\\u2581'\n", IN_TABLE, SUBTRACTS, OTHER_NAMES),
     "by a function": (
         "MARK = '\\u2581'\ndef size(sp, i):\n    p = sp.IdToPiece(i)\n    if sp.IsByte(i):\n        return 1\n"
         "    return len((p[1:] if p.startswith(MARK) else p).encode())\n",
@@ -60,7 +62,7 @@ WRONG = {name: ("".join(parts), why) for name, (why, *parts) in {
         COUNT, COUNT.rstrip() + " + 1\n")),
     "one more where there is a space": (TWICE, LOOP, BYTE, PIECE, COUNT, ONE_MORE, ADDS),
     **{f"one more, and added {how}": (TWICE, LOOP, BYTE, PIECE, COUNT, ONE_MORE, score) for how, score in (
-        ("by other names", OTHER_NAMES), ("in a branch", IN_A_BRANCH), ("by calls", BY_CALLS))},
+        ("by other names", OTHER_NAMES), ("in a branch", IN_A_BRANCH), ("by calls", BY_CALLS), ("later", BY_A_NAME))},
     "written as a space, and added": (TWICE, LOOP, BYTE, PIECE, MARKED, IN_TABLE, ADDS),
     "written as a space, and added by a name": (
         TWICE, LOOP, BYTE, PIECE, MARKED, IN_TABLE,
@@ -91,7 +93,8 @@ OPEN = {name: "".join(parts) for name, parts in {
     "one more where there is a space, and what the score does is not seen": (
         LOOP, BYTE, PIECE, COUNT, ONE_MORE, "def score(a, b, c, t, p):\n    return f(a, b, c, t, p)\n"),
     "a mask that is no table of spaces": (
-        LOOP, BYTE, PIECE, COUNT, ONE_MORE, "def mask(a, t):\n    return (a[t] & ~a[t - 1]) + (a[t] & ~b[t])\n"),
+        LOOP, BYTE, PIECE, COUNT, ONE_MORE, NO_SCORE,
+        "def mask(a, t):\n    return (a[t] & ~a[t - 1]) + (a[t] & ~b[t])\n"),
     "the table is loaded": ("base_bytes = np.load('bytes.npy')\n", ADDS),
 }.items()}  # fmt: skip
 
