@@ -12,7 +12,7 @@ from pgolf_core.lab.recipes.published_scripts import SCRIPTS
 
 OUTSIDE_NAMES = {
     "SEED": "give it to `pgolf record --seeds`",
-    "RUN_ID": "name the run's folder with `pgolf record --name`",
+    **dict.fromkeys(("RUN_ID", "ARTIFACT_DIR"), "name the run's folder with `pgolf record --name`"),
     "TOKENIZER_PATH": "the tokenizer comes with the prepared dataset",
 }
 OF_LIBRARIES = re.compile(

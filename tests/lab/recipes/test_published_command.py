@@ -233,6 +233,7 @@ def test_the_dataset_is_the_one_that_the_script_takes_by_itself_or_the_end_of_it
         ("pr534", "EVAL_STRIDE=64", "EVAL_STRIDE", "unknown", "PR 534"),
         ("pr315", "SEED=42", "SEED", "outside the recipe", "--seeds"),
         ("pr315", "RUN_ID=mine", "RUN_ID", "outside the recipe", "--name"),
+        ("pr1855", "ARTIFACT_DIR=out/one", "ARTIFACT_DIR", "outside the recipe", "--name"),
         ("pr315", "DATA_PATH=/mnt/shards", "DATA_PATH", "outside the recipe", "--data"),
         ("pr315", "OMP_NUM_THREADS=1", "OMP_NUM_THREADS", "outside the recipe", "machine"),
         ("pr315", "SWA_ENABLED=1", "SWA_ENABLED", "no effect", "EMA is on"),
