@@ -199,7 +199,8 @@ def _deciding(values: Mapping[str, str], of_shell: set[str]) -> dict[str, str]:
 def _commands(text: str) -> Iterator[str]:
     """The commands of shell text: cut at line ends, `;`, `&`, `|`, `(` and such outside quotes, without comments."""
     command = ""
-    text = _HERE.sub(_without_text, text.translate({0xFEFF: None, 0x200B: None}))
+    text = re.sub(r"(?m)^[ \t]*(```|~~~)\w*[ \t\r]*$", "", text.translate({0xFEFF: None, 0x200B: None}))  # of Markdown
+    text = _HERE.sub(_without_text, text)
     for part in _SHELL.findall(text.rstrip() + "\n"):
         if part == "<<":
             raise UserError("--from-command: the block holds a here-document (<<); give the training command alone")

@@ -27,6 +27,7 @@ from pgolf_core.lab.recipes.shell_block import read_block
         "A=1 B=x,y numactl -N 0 timeout 700 ./train_gpt.py",
         "A=1; sudo -E B=x,y torchrun train_gpt.py",
         "sudo A=1 B=x,y python3.12 -X dev records/one/train_gpt.py",
+        "```bash\nA=1\n```\n\n  ~~~\r\n  B=x,y\r\n  ~~~\r\n",
         "#\n$env:A=1; declare -x B=x,y; python train_gpt.py",
         '$Env:A = \'1\'\r\n$env:B = "x,y"\r\n& $Python "train_gpt.py"\r\n',
         "@echo off\nset A=1\nset B=x,y\nD:\\golf\\.venv\\Scripts\\python.exe train_gpt.py",
