@@ -78,13 +78,13 @@ def read_block(text: str) -> Block:
     plain: set[str] = set()
     conditions: list[str] = []
     unread = ""
-    for command in _commands(text):
+    for command, tested in _commands(text):
         words, own, more = _words(command, set_before)
         exported |= more
         if not words:
             for name, value in own.items():
-                if conditions and name in _KNOWN:
-                    where = f"under a condition, '{conditions[-1]}'; keep the commands of one case, without it"
+                if name in _KNOWN and (condition := tested or "".join(conditions[-1:])):
+                    where = f"under a condition, '{condition}'; keep the commands of one case, without it"
                     raise UserError(f"--from-command: {name} is set {where}")
                 _set(set_before, name, value)
             continue
@@ -196,16 +196,23 @@ def _deciding(values: Mapping[str, str], of_shell: set[str]) -> dict[str, str]:
     return {key: value for key, value in values.items() if key not in apart and not OF_LIBRARIES.match(key)}
 
 
-def _commands(text: str) -> Iterator[str]:
-    """The commands of shell text: cut at line ends, `;`, `&`, `|`, `(` and such outside quotes, without comments."""
-    command = ""
+def _commands(text: str) -> Iterator[tuple[str, str]]:
+    """The commands of shell text: cut at line ends, `;`, `&`, `|`, `(` and such outside quotes, without comments.
+
+    Each with the test before it on which it depends, as in `[ -d x ] && …` or `… || …`.
+    """
+    command = tested = ""
     text = re.sub(r"(?m)^[ \t]*(```|~~~)\w*[ \t\r]*$", "", text.translate({0xFEFF: None, 0x200B: None}))  # of Markdown
     text = _HERE.sub(_without_text, text)
     for part in _SHELL.findall(text.rstrip() + "\n"):
         if part == "<<":
             raise UserError("--from-command: the block holds a here-document (<<); give the training command alone")
         if part in ("\n", ";", "&", "&&", "|", "||", "(", ")"):
-            yield command
+            yield command, tested
+            if part == "||" or (part == "&&" and re.match(r"\s*(\[\[?|test)\s", command)):
+                tested = _shown(command)
+            elif part in ("\n", ";", "&") and command.strip():
+                tested = ""
             command = ""
         elif part[0] in "\u201c\u201d\u2018\u2019" and len(part) > 1:
             command += shlex.quote(part[1:-1])
@@ -217,7 +224,7 @@ def _commands(text: str) -> Iterator[str]:
             command += "\\" + part
         elif part[0] != "#" or (command and not command[-1].isspace()):  # no comment
             command += part
-    yield command
+    yield command, tested
 
 
 def _without_text(here: re.Match[str]) -> str:

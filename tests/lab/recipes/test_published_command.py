@@ -335,6 +335,8 @@ def test_other_commands_of_a_block_are_left_out_and_named(block, left_out):
         ("pr315", 'if [ -n "$FAST" ]; then\n  export NUM_LAYERS=9\nfi\ntorchrun train_gpt.py', "under a condition"),
         ("pr315", "case $KIND in\n  small)\n    NUM_LAYERS=9\n    ;;\nesac\ntorchrun train_gpt.py", "'case $KIND in"),
         ("pr315", "if x; then NUM_LAYERS=9 torchrun train.py; else NUM_LAYERS=8 python train.py; fi", "2 training"),
+        ("pr315", "[ -d x ] && echo y && export NUM_LAYERS=9\ntorchrun train_gpt.py", "a condition, '[ -d x ]'"),
+        ("pr315", "grep -q x y ||\n  NUM_LAYERS=9\ntorchrun train_gpt.py", "a condition, 'grep -q x y'"),
         ("pr315", "for R in 1 2; do MATRIX_LR=$R torchrun train_gpt.py; done", "MATRIX_LR=$R is filled in"),
         ("pr315", "for N in 1 2; do SEED=$N bash go.sh; done", "train_gpt.py follows; paste the lines of that"),
         ("pr315", "NUM_LAYERS=9 torchrun train_gpt.py & NUM_LAYERS=8 torchrun train_gpt.py", "(NUM_LAYERS: 9, 8)"),

@@ -40,13 +40,14 @@ from pgolf_core.lab.recipes.shell_block import read_block
         "export A=1 B=x,y\ntorchrun train_gpt.py\nW=$(grep x a.log)\nSEED=2 torchrun train_gpt.py\nV=3",
         "python3 - <<'PY'\nimport os  # don't\nC = os.environ['D']\nPY\nA=1 B=x,y torchrun train_gpt.py",
         "if [ ! -d data ]; then\n  python fetch.py\nelse\n  echo there\nfi\nA=1 B=x,y torchrun train_gpt.py",
+        "[ -d x ] || exit 1\ncd x && export NUM_LAYERS=9 A=1 && B=x,y torchrun train_gpt.py || echo no\nC=3",
         "if x; then A=1 B=x,y torchrun train_gpt.py; else A=1 B=x,y python train_gpt.py; fi",
     ],
 )
 def test_a_command_is_read_as_a_shell_reads_it_up_to_the_program(command):
     values = read_block(command).values
     assert {name: values[name] for name in ("A", "B")} == {"A": "1", "B": "x,y"}
-    assert set(values) <= {"A", "B", "V", "W", "ROOT", "LOG", "SEED"}
+    assert set(values) <= {"A", "B", "V", "W", "ROOT", "LOG", "SEED", "NUM_LAYERS"}
 
 
 @pytest.mark.parametrize("command", ["source a.env", ". ./a.env", 'eval "$(cat a.env)"', "export $(xargs < a.env)"])
