@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from pgolf_core.base.files import sha256_bytes
-from pgolf_core.lab.shared.places import SUBMISSION_FILE
 from pgolf_core.lab.shared.tables import some
 from pgolf_core.lab.shared.texts import FINEWEB_BYTES, FINEWEB_TRACK, fineweb_tokens
 from pgolf_core.lab.verify.evidence.checks import hold, quietly, require
 from pgolf_core.lab.verify.evidence.text import implied_bytes
 from pgolf_core.lab.verify.reading.claims import Judged
-from pgolf_core.lab.verify.reading.folder import claimed
+from pgolf_core.lab.verify.reading.keys import claimed
 from pgolf_core.lab.verify.reading.logs import Epoch, Log
 from pgolf_core.lab.verify.reading.numbers import last_digit, read_number, same_number
 from pgolf_core.lab.verify.reading.reviewed import scored_once
@@ -133,7 +132,7 @@ def whole_split(folder: Judged) -> str:
 def _claims(folder: Judged) -> list[str]:
     """Every claimed bpb with digits enough to be told from others."""
     rows = [*folder.seed_claims.values(), quietly(lambda: folder.claims) or {}]
-    found = [quietly(functools.partial(claimed, row, name)) for row in rows for name in ("bpb", "mean_bpb")]
+    found = [claimed(row, "bpb", statistic) for row in rows for statistic in ("", "mean")]
     return [text for text in found if text and last_digit(text) <= LEAST_DIGITS]
 
 
@@ -164,10 +163,12 @@ def _by_json(folder: Judged) -> list[str]:
     """Counts of submission.json that are less than the split, or more bytes than it has."""
     found = []
     known = {one for log in quietly(lambda: folder.logs) or () if (one := _known(log) or log.val_tokens)}
-    for key, count in counted_in(quietly(lambda: folder.claims) or {}).items():
+    counts = [(where, *one) for where, row in (quietly(lambda: folder.tables) or {}).items()
+              for one in counted_in(row).items()]  # fmt: skip
+    for where, key, count in counts:
         whole, high = (FINEWEB_BYTES, 2 - WHOLE) if "byte" in key.lower() else (max(known, default=0), 10)
         if whole and not WHOLE <= count / whole <= high:
-            found.append(f"{SUBMISSION_FILE} {key} {count:,}, the split has {whole:,}")
+            found.append(f"{where} {key} {count:,}, the split has {whole:,}")
     return found
 
 

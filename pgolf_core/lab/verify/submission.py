@@ -6,6 +6,7 @@ FineWeb's validation text is 151,080,363 bytes whatever the tokenizer (papers/ma
 """
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
@@ -19,9 +20,10 @@ from pgolf_core.lab.verify.code.literal import cap, code_bytes
 from pgolf_core.lab.verify.evidence.checks import CannotCheck, OnlySampled, Row, hold, judge_all, quietly, require
 from pgolf_core.lab.verify.evidence.score import TOLERANCE, How, Scoring, isolation
 from pgolf_core.lab.verify.evidence.text import TEXT_OF_TRACK, implied_bytes
-from pgolf_core.lab.verify.logged import same_recipe, score_first, whole_split
+from pgolf_core.lab.verify.logged import counted_in, same_recipe, score_first, whole_split
 from pgolf_core.lab.verify.reading.claims import Judged, before_packing, headline, json_numbers
-from pgolf_core.lab.verify.reading.folder import LOG_ENDINGS, claimed
+from pgolf_core.lab.verify.reading.folder import LOG_ENDINGS
+from pgolf_core.lab.verify.reading.keys import claimed, every_claim, meaning, quoted, seeds_elsewhere, unfilled
 from pgolf_core.lab.verify.reading.numbers import is_number, last_digit, read_number, written
 from pgolf_core.lab.verify.reading.readme import readme_numbers, readme_prose
 from pgolf_core.lab.verify.reading.reviewed import BUDGET_SECONDS, MODEL_CHECKS, TEXT_CHECKS
@@ -65,9 +67,14 @@ def _whole(folder: Judged) -> str:
     hold(SUBMISSION_FILE in folder.files, f"there is no {SUBMISSION_FILE}")
     values = json_object(folder.files[SUBMISSION_FILE])
     missing = [key for key in NAMED if not isinstance(values.get(key), str)]
-    bpb, mean, *_ = (claimed(values, name) for name in ("bpb", "mean_bpb", "loss", "total_bytes"))
-    score = float(bpb or mean or 0)
-    hold(0 < score < 100, f"val_bpb {bpb} is no score")
+    odd = [f"{where}{text}" for where, row in {"": values, **{f"seed {seed} ": row for seed, row in
+           folder.seed_claims.items()}}.items() for text in unfilled(row)]  # fmt: skip
+    hold(not odd, f"no number: {some(odd)}")
+    said = claimed(values, "bpb") or claimed(values, "bpb", "mean")
+    others = [key for key, value in values.items() if is_number(value) and re.search("bpb|loss", key)]
+    hold(said is not None, f"it names no bpb of its own{f' (there is {some(others)})' if others else ''}")
+    score = float(said or 0)
+    hold(0 < score < 100, f"val_bpb {said} is no score")
     name, author, date = (str(values.get(key, "?")) for key in NAMED)
     note = f"; it names no {', '.join(missing)}" if missing else ""
     return f"{name:.80}, by {author:.60}, {date:.10}: {score:.6f} bpb claimed{note}"
@@ -89,7 +96,7 @@ def _nothing_missing(folder: Judged) -> str:
     is_unsaid = f"{evidence}; {SUBMISSION_FILE} names {without}, and a log does not say of which seed it is"
     require(not without or None not in folder.runs, is_unsaid)
     hold(not without, f"{evidence}; {SUBMISSION_FILE} also names seeds {', '.join(map(str, without))}")
-    unnamed = [seed for seed in logged if named and seed not in named]
+    unnamed = [seed for seed in logged if named and seed not in {*named, *seeds_elsewhere(folder.claims)}]
     hold(not unnamed, f"logs of seeds {unnamed}, which {SUBMISSION_FILE} does not name: {named}")
     require(bool(named) or len(folder.logs) == 1, f"{SUBMISSION_FILE} names no seeds; {evidence}")
     return evidence
@@ -134,16 +141,21 @@ def _own_script(folder: Judged) -> str:
 
 
 def _seconds(folder: Judged) -> str:
-    logs = folder.used_logs
+    logs = quietly(lambda: folder.used_logs) or []
     clocks = {log.name: log.train_ms / 1000 for log in logs if log.train_ms is not None}
-    step = max((log.train_ms / 1000 / max(log.steps or 0, 1) for log in logs if log.train_ms), default=0.0)
-    said = {f"seed {seed}": claimed(row, "train_seconds") for seed, row in folder.seed_claims.items()}
-    clocks |= {name: float(text) for name, text in said.items() if text}
-    require(bool(clocks), "no log has a training time")
+    said = {where: every_claim(row) for where, row in (quietly(lambda: folder.tables) or {}).items()}
+    trains, evals = ({where: float(row[what]) for where, row in said.items() if what in row}
+                     for what in ("train_seconds", "eval_seconds"))  # fmt: skip
+    steps = {where: float(row["steps"]) for where, row in said.items() if "steps" in row}
+    steps |= {log.name: float(log.steps or 0) for log in logs}
+    step = max((value / max(steps[name], 1) for name, value in (trains | clocks).items() if name in steps),
+               default=OTHER_CLOCK_SECONDS / 2 if trains else 0.0)  # fmt: skip
+    is_logged, clocks = bool(clocks), trains | clocks
+    require(bool(clocks or evals), "no log has a training time")
     after = {log.name: sum(log.after.values()) / 1000 for log in logs if log.after}
     trained = {name: value + after.get(name, 0.0) for name, value in clocks.items()}
     scored = {log.name: log.eval_ms / 1000 for log in logs if log.eval_ms is not None}
-    both = {"training": (trained, 2 * step), "evaluation": (scored, 0.0)}
+    both = {"training": (trained, 2 * step), "evaluation": (evals | scored, 0.0)}
     spans = {what: f"{what} {min(found.values()):.1f} to {max(found.values()):.1f} s"
              for what, (found, _) in both.items() if found}  # fmt: skip
     if works := ", ".join(dict.fromkeys(work for log in logs for work in log.after)):
@@ -159,6 +171,7 @@ def _seconds(folder: Judged) -> str:
         hold(not late, f"{what} took longer than {BUDGET_SECONDS} s: {', '.join(late[:4])}; {evidence}")
         close = [f"{name} {value:.1f} s" for name, value in found.items() if value > BUDGET_SECONDS + grace]
         require(not close, f"{what} and what follows it are timed by two clocks: {', '.join(close[:4])}; {evidence}")
+    require(is_logged, f"no log has a training time; by {SUBMISSION_FILE} alone: {evidence}")
     require(bool(scored), f"no log has an evaluation time; {evidence}")
     return f"of {BUDGET_SECONDS} s each: {evidence}"
 
@@ -196,13 +209,16 @@ def _implied(folder: Judged) -> str:
     """Every claimed and logged pair of loss and bpb against the bytes of the text that it covers."""
     pairs = _pairs(folder)
     require(bool(pairs), "no file names both a loss and a bpb")
+    are_per_byte = all(pair.is_per_byte for pair in pairs)
+    require(
+        not are_per_byte, f"every loss is in nats per byte ({some(pair.place for pair in pairs)}), and binds no bytes"
+    )
     tokens, why = _predictions(folder, pairs)
     _, real, tolerance = TEXT_OF_TRACK[folder.track]
     if folder.track != FINEWEB_TRACK:
         real = quietly(lambda: folder.text.total_bytes) or real
     per_byte = [pair.place for pair in pairs if pair.is_per_byte and not pair.fits(tokens, real, tolerance)]
     pairs = [pair for pair in pairs if pair.place not in per_byte]
-    require(bool(pairs), f"every loss is in nats per byte ({some(per_byte)}), and binds no number of bytes")
     for pair in pairs:
         implied = f"{tokens:,} x {pair.loss} / (ln 2 x {pair.bpb}) = {pair.implied(tokens):,.0f} bytes"
         hold(pair.fits(tokens, real, tolerance), f"{pair.place}: {implied}, the split has {real:,} ({why})")
@@ -234,10 +250,13 @@ def _pairs(folder: Judged) -> list[Pair]:
     claims = tables.get(SUBMISSION_FILE, {})
     are_first = claims.get("pre_quant_val_targets") not in (None, claims.get("val_targets"))
     for where, values in tables.items():
-        for start in ("", "int6_zstd_", "mean_", *(() if are_first else ("pre_quant_",))):
-            said: list[Any] = [values.get(f"{start}val_{key}") for key in ("loss", "bpb")]
-            if None not in said:
-                found.append(_pair(f"{where}, {start}val", *(written(x) if is_number(x) else "nan" for x in said)))
+        for key in values:
+            name, statistic, *_ = meaning(key)
+            texts = [quoted(one) or (written(one) if is_number(one) else "")
+                     for one in (values.get(key.replace("bpb", "loss")), values[key])]  # fmt: skip
+            is_pair = name.endswith("bpb") and statistic in ("", "mean") and all(texts) and any(map(float, texts))
+            if is_pair and not (are_first and name == "averaged_bpb"):
+                found.append(_pair(f"{where}, {key}", *texts))
     for log in quietly(lambda: folder.logs) or ():
         found += [_pair(f"{log.name}, {label or 'score'}", *said) for label, *said in log.finals if said[0]]
     return found
@@ -260,14 +279,23 @@ def _predictions(folder: Judged, pairs: list[Pair]) -> tuple[int, str]:
     counts = {log.val_tokens for log in logs if log.val_tokens}
     if len(counts) == 1:
         return counts.pop(), "tokens of val_loader"
+    scored = {(key, count) for row in (quietly(lambda: folder.tables) or {}).values()
+              for key, count in counted_in(row).items() if "token" in key.lower()}  # fmt: skip
+    if len({count for _, count in scored}) == 1:
+        return max(scored)[::-1]
     if named := fineweb_tokens(size for log in logs for size in log.vocabularies):
         return named
     fits = [
         (count, f"as of {name}, which no file names") for name, count in FINEWEB_TOKENS.items()
-        if all(abs(pair.implied(count) / FINEWEB_BYTES - 1) < SAME_BYTES for pair in pairs)
+        if 2 * sum(abs(pair.implied(count) / FINEWEB_BYTES - 1) < SAME_BYTES for pair in pairs) > len(pairs)
     ]  # fmt: skip
-    is_known = folder.track == FINEWEB_TRACK and len(fits) == 1
-    require(is_known, "no file says how many tokens the validation split has")
+    absent = "no file says how many tokens the validation split has"
+    require(folder.track == FINEWEB_TRACK, absent)
+    near = min(FINEWEB_TOKENS, key=lambda name: abs(math.log(pairs[0].implied(FINEWEB_TOKENS[name]) / FINEWEB_BYTES)))
+    implied = f"{pairs[0].place} would be of {pairs[0].implied(FINEWEB_TOKENS[near]):,.0f} bytes"
+    require(
+        len(fits) == 1, f"{absent}; as of {near}, the nearest that is known, {implied} where it has {FINEWEB_BYTES:,}"
+    )
     return fits[0]
 
 

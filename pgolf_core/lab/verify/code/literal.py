@@ -4,19 +4,14 @@ from pgolf_core.lab.shared.places import SUBMISSION_FILE
 from pgolf_core.lab.shared.tables import some
 from pgolf_core.lab.verify.evidence.checks import hold, quietly, require
 from pgolf_core.lab.verify.reading.claims import Judged
-from pgolf_core.lab.verify.reading.folder import KEYS, claimed
-from pgolf_core.lab.verify.reading.numbers import is_number
+from pgolf_core.lab.verify.reading.keys import Claim, claimed, claims_of, is_of_file
 from pgolf_core.recipes.recipe import TRACK_CAP_BYTES
-
-OF_THE_FILE = ("bytes_model", "bytes_model_int6_zstd", "model_bytes")
-"""What submission.json calls the packed file alone; `artifact_bytes` is in some folders its sum with the code."""
 
 
 def code_bytes(folder: Judged) -> str:
     """Every claimed and logged size of the code is that of the code that runs, or of one of its files."""
     size, names = folder.code_bytes, list(folder.code)
-    said = {key: folder.claims[key] for key in KEYS["code_bytes"] if folder.claims.get(key) is not None}
-    hold(all(map(is_number, said.values())), f"{SUBMISSION_FILE}: {' and '.join(said)} must be numbers")
+    said = {one.key: int(float(one.text)) for one in claims_of(folder.claims) if one.name == "code_bytes"}
     logs = quietly(lambda: folder.logs) or ()
     logged = {log.name: values for log in logs if (values := log.sizes["code_bytes"])}
     evidence = f"{some(names)}: {size:,} bytes"
@@ -35,11 +30,11 @@ def code_bytes(folder: Judged) -> str:
 def cap(folder: Judged) -> str:
     """Literal bytes where they are known; and every claimed and logged total."""
     limit = TRACK_CAP_BYTES[folder.track]
-    totals = [(f"{where} {key}", row[key]) for where, row in folder.tables.items() for key in (*KEYS["total_bytes"],
-              "artifact_bytes") if is_number(row.get(key))]  # fmt: skip
+    totals = [(f"{where} {one.key}", float(one.text)) for where, one in _sizes(folder)
+              if one.name == "total_bytes" or not is_of_file(one.key)]  # fmt: skip
     logged = {log.name: log.last_sizes.get("total_bytes") for log in quietly(lambda: folder.logs) or ()}
     totals += [(name, total) for name, total in logged.items() if total is not None]
-    over = [f"{what} {total:,}" for what, total in totals if total > limit]
+    over = [f"{what} {total:,.0f}" for what, total in totals if total > limit]
     hold(not over, f"over the cap of {limit:,}: {some(over)}")
     code, weights = quietly(lambda: folder.code_bytes) or 0, folder.weights
     heavy = [f"{name} and code {size + code:,}" for name, size in weights.items() if size + code > limit]
@@ -51,9 +46,9 @@ def cap(folder: Judged) -> str:
     literal = _literal(folder, code)
     much = [text for text, total, _ in literal if total > limit]
     hold(not much, f"over the cap of {limit:,}: {some(much)}")
-    said = "; ".join(f"{what} {total:,}" for what, total in totals[:4]) or "no total is named"
+    said = "; ".join(f"{what} {total:,.0f}" for what, total in totals[:4]) or "no total is named"
     require(not heavy, f"{folder.no_artifact}; {weighed}")
-    packed = [f"{where} {value:,}" for where, value in _unclear(folder).items() if value + code > limit]
+    packed = [f"{where} {value:,.0f}" for where, value in _unclear(folder).items() if value + code > limit]
     require(not packed, f"over the cap of {limit:,} with the code, {code:,} bytes, if it is without it: {some(packed)}")
     require(bool(literal), f"{folder.no_artifact}; within the cap of {limit:,} by its own words: {said}")
     largest, total, its_log = max(literal, key=lambda one: one[1])
@@ -71,21 +66,27 @@ def _literal(folder: Judged, code: int) -> list[tuple[str, int, int | None]]:
         if model is not None and code:
             other = f" (logged sum {total:,})" if total not in (None, model + code) else ""
             found.append((f"{log.name}: {model:,} + code {code:,} = {model + code:,}{other}", model + code, total))
-    for where, row in folder.tables.items():
-        for key in OF_THE_FILE:
-            if code and is_number(row.get(key)) and not found:
-                model = int(row[key])
-                found.append((f"{where} {key} {model:,} + code {code:,} = {model + code:,}", model + code, None))
+    for where, one in _sizes(folder):
+        if code and one.name == "model_bytes" and is_of_file(one.key) and not found:
+            model = int(float(one.text))
+            found.append((f"{where} {one.key} {model:,} + code {code:,} = {model + code:,}", model + code, None))
     return found
+
+
+def _sizes(folder: Judged) -> list[tuple[str, Claim]]:
+    """Every claimed size of the file or of the whole, and where; of means and smallest ones nothing is known."""
+    return [(where, one) for where, row in folder.tables.items() for one in claims_of(row)
+            if one.name in ("total_bytes", "model_bytes") and one.statistic in ("", "max")]  # fmt: skip
 
 
 def _unclear(folder: Judged) -> dict[str, float]:
     """Sizes of an artifact that may be with the code or without it, where no log tells."""
     if any(log.sizes["total_bytes"] or log.sizes["model_bytes"] for log in quietly(lambda: folder.logs) or ()):
         return {}
-    totals = {row[key] for row in folder.tables.values() for key in KEYS["total_bytes"] if is_number(row.get(key))}
-    key = "artifact_bytes"
-    sizes = {where: row[key] for where, row in folder.tables.items() if is_number(row.get(key))}
+    totals = {float(one.text) for _, one in _sizes(folder) if one.name == "total_bytes"}
+    sizes = {
+        where: float(one.text) for where, one in _sizes(folder) if one.name == "model_bytes" and not is_of_file(one.key)
+    }
     return {} if totals & set(sizes.values()) else sizes
 
 

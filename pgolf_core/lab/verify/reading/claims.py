@@ -4,7 +4,6 @@ A number is compared as it is written: `1.1248` agrees with 1.12484502, since it
 A number that nothing here can confirm makes a row `cannot be checked here`, never `holds`.
 """
 
-import itertools
 import math
 import re
 import statistics
@@ -16,23 +15,36 @@ from pgolf_core.lab.shared.places import SUBMISSION_FILE
 from pgolf_core.lab.shared.tables import some
 from pgolf_core.lab.verify.evidence.checks import hold, once, quietly, require
 from pgolf_core.lab.verify.evidence.score import OTHER_MACHINE, TOLERANCE
-from pgolf_core.lab.verify.reading.folder import KEYS, Submission, claimed, every_claim, quoted
-from pgolf_core.lab.verify.reading.logs import BEFORE, PACKED, SLIDING, Log, Score
-from pgolf_core.lab.verify.reading.numbers import agrees, is_number, near, read_number, same_number, same_score, written
-from pgolf_core.lab.verify.reading.untrusted import number
+from pgolf_core.lab.verify.reading.folder import Submission
+from pgolf_core.lab.verify.reading.keys import (
+    claimed,
+    claims_as,
+    claims_of,
+    every_claim,
+    is_of_file,
+    meaning,
+    seeds_elsewhere,
+)
+from pgolf_core.lab.verify.reading.logs import ADAPTED, BEFORE, PACKED, SLIDING, Log, Score
+from pgolf_core.lab.verify.reading.numbers import (
+    agrees,
+    is_number,
+    last_digit,
+    near,
+    read_number,
+    same_number,
+    same_score,
+    written,
+)  # fmt: skip
+from pgolf_core.lab.verify.reading.reviewed import BUDGET_SECONDS
 
 UNNAMED = -1
 """The seed of a log that names none, where no log names one."""
 ANEW, LOGGED, CLAIMED = "taken anew", "logged", "in submission.json"
-OF_A_SEED = (
-    "bpb", "loss", "roundtrip_bpb", "roundtrip_loss", "frozen_bpb", "frozen_loss", "steps", "train_seconds",
-    "total_bytes", "model_bytes",
-)  # fmt: skip
-SPREADS = ("val_bpb_std", "std_val_bpb", "std_bpb", "bpb_std")
-READ_ELSEWHERE = (
-    "val_targets", "val_bytes", "pre_quant_val_loss", "pre_quant_val_targets", "mean_val_loss", "adapting_seconds",
-)  # fmt: skip
-"""Numbers of submission.json that other rows judge."""
+JUDGED_ELSEWHERE = ("code_bytes", "eval_seconds")
+"""What other rows judge."""
+READ_ELSEWHERE = ("val_targets", "val_bytes", "pre_quant_val_targets", "adapting_seconds")
+"""Numbers of submission.json, by their keys, that other rows judge."""
 OF_RESULTS = re.compile(r"bpb|loss|nats|bytes|steps?_|_steps?|seconds|time", re.I)
 """Keys of results; what else has a number is no claim of a run's."""
 ALSO = {"model_bytes": ("total_bytes", "artifact_bytes"), "total_bytes": ("artifact_bytes",)}
@@ -85,7 +97,7 @@ class Judged(Submission):
         }
         for name in logs[0].sizes:  # what is told last first
             every[name] = [Fact(str(size), LOGGED) for log in logs for size in log.sizes[name][::-1]]
-        said = quietly(lambda: claimed(self.seed_claims.get(seed) or self.claims, "bpb"))
+        said = claimed(self.seed_claims.get(seed) or self.claims, "bpb")
         lines = [line._replace(label=line.label or "val_bpb") for log in logs for line in log.finals]
         lines.sort(key=lambda line: (not (said and same_score(said, line.bpb)), -line.kind, -len(line.bpb)))
         before = [line for line in lines if line.kind == BEFORE]
@@ -93,17 +105,16 @@ class Judged(Submission):
         packed = [line for line in lines if line.kind > BEFORE]
         # what was scored before packing is no submission's score, but where no log has another and it is claimed
         packed = packed or [line for line in before if said and same_score(said, line.bpb)]
-        of_kind = {start: [line for line in lines if line.kind == kind]
-                   for start, kind in (("frozen_", SLIDING), ("roundtrip_", PACKED))}  # fmt: skip
-        for start, kept in {"": packed, "before_": before, **of_kind}.items():
+        starts = {"frozen_": SLIDING, "sliding_": SLIDING, "roundtrip_": PACKED, "adapted_": ADAPTED}
+        of_kind = {start: [line for line in lines if line.said_kind == kind] for start, kind in starts.items()}
+        for start, kept in {"": packed, "averaged_": before, **of_kind}.items():
             every[f"{start}bpb"] = [Fact(line.bpb, LOGGED, line.label) for line in kept]
             every[f"{start}loss"] = [Fact(line.loss, LOGGED, line.label) for line in kept if line.loss]
         return {name: facts for name, facts in every.items() if facts}
 
     def _decisive(self, seed: int) -> dict[str, float]:
         """Scores that confirm or refute what is claimed: not those that another machine may find a little otherwise."""
-        claims = quietly(lambda: every_claim(self.seed_claims.get(seed) or self.claims)) or {}
-        kept = {}
+        claims, kept = every_claim(self.seed_claims.get(seed) or self.claims), {}
         frozen = "frozen_" if "frozen_bpb" in claims else ""
         for kind, start in (("sliding", frozen), ("roundtrip", "roundtrip_")):
             score = self.scoring.score(kind)
@@ -141,7 +152,9 @@ def agreeing(name: str, said: str, known: Facts, least_digits: bool = True) -> F
 def _fits(name: str, said: str, fact: Fact, least_digits: bool) -> bool:
     value = read_number(said)
     if name == "train_seconds":  # the log's last line is a validation's, up to a step before the clock stopped
-        return abs(value - fact.value) <= 0.5 + 0.01 * fact.value or agrees(said, fact.value)
+        off = 0.5 + 0.01 * fact.value
+        is_the_budget = value == BUDGET_SECONDS and fact.value <= value + off  # which many files name for the time
+        return is_the_budget or abs(value - fact.value) <= off or agrees(said, fact.value)
     is_scored = name.endswith(("bpb", "loss"))
     if is_scored and least_digits and abs(value - fact.value) >= 1e-3:
         return False  # a single digit would agree with too much
@@ -154,36 +167,76 @@ def _fits(name: str, said: str, fact: Fact, least_digits: bool) -> bool:
 
 def json_numbers(folder: Judged) -> str:
     """Every number of every seed in submission.json; a seed or score that nothing confirms cannot be checked."""
-    _refuse_unlike_means(folder)
-    table, compared, unknown, strays = folder.seed_claims or _single(folder), 0, [], []
+    read = _agree_among_themselves(folder)
+    table, compared, unknown, strays, early = folder.seed_claims or _single(folder), 0, [], [], []
     labels: dict[str, None] = {}
     for seed, values in table.items():
-        known = folder.known.get(seed, {})
-        for name, said in every_claim(values, OF_A_SEED).items():
-            if name not in known:
-                unknown.append(f"{name} of {_of(seed)}")
+        known, headline = folder.known.get(seed, {}), every_claim(values)
+        for key, name, statistic, said in claims_of(values):
+            if statistic or name in JUDGED_ELSEWHERE:
                 continue
-            fact = agreeing(name, said, known)
+            if name.startswith("averaged_"):
+                is_logged = name in known and agreeing(name, said, known)
+                early += [f"{key} {said} of {_of(seed)}"] if name in known and not is_logged else []
+                continue
+            kind = name.rpartition("_")[2] if name.endswith(("bpb", "loss")) else name
+            if headline.get(kind) == said:
+                name = kind
+            facts = known if name in known else {name: known.get(kind, ())}
+            fact = agreeing(name, said, facts)
+            if fact is None and name not in known:
+                unknown.append(f"{key} of {_of(seed)}")
+                continue
             if fact is None and (where := folder.elsewhere(name, said)):
                 strays.append(f"{name} {said} of {_of(seed)} is {where}")
             else:
                 hold(fact is not None, f"{_of(seed)}: {name} {said} in {SUBMISSION_FILE}, {every_text(name, known)}")
             compared += 1
             labels |= {fact.label: None} if fact and fact.label else {}
+    if folder.seed_claims:
+        agreed, more = _of_some_seed(folder)
+        compared, unknown = compared + agreed, unknown + more
     require(compared > 0, "no log and no artifact has a number that it names")
     require(not unknown, f"nothing here confirms {some(unknown)}; {compared} other numbers agree")
     named = f"; scores as {', '.join(list(labels)[:4])}" if labels else ""
     aside = f"; but {some(strays)}" if strays else ""
-    aside += f"; not checked: {some(rest)}" if (rest := _unread(folder)) else ""
+    aside += f"; before packing, and no log has {some(early)}" if early else ""
+    aside += f"; not checked: {some(rest)}" if (rest := _unread(folder, read)) else ""
     return f"{compared} numbers of {len(table)} seed(s) are the logs' or taken anew{named}{aside}"
 
 
-def _unread(folder: Judged) -> list[str]:
-    """Scores, sizes, steps and seconds of submission.json under names that no check knows."""
-    known = {*itertools.chain(*KEYS.values()), *SPREADS, *READ_ELSEWHERE}
-    tables = (folder.claims, *folder.seed_claims.values())
-    keys = dict.fromkeys(key for table in tables for key, value in table.items() if is_number(value))
-    return [f"{key:.40}" for key in keys if key not in known and OF_RESULTS.search(key)]
+def _of_some_seed(folder: Judged) -> tuple[int, list[str]]:
+    """How many sizes, steps and times of the whole, which no seed's row has, are a seed's or the seeds' mean; and the
+    sizes that are larger, of which more may be a part than the logs count."""
+    in_rows = {claim.name for row in folder.seed_claims.values() for claim in claims_of(row)}
+    compared, larger = 0, []
+    for key, name, statistic, said in claims_of(folder.claims):
+        is_score = name.endswith(("bpb", "loss"))
+        every = [its for its in folder.known.values() if name in its]
+        if not statistic and not is_score and name not in (*JUDGED_ELSEWHERE, *in_rows) and every:
+            mean = statistics.fmean(its[name][0].value for its in every)
+            is_theirs = any(agreeing(name, said, its) for its in every) or near(said, mean)
+            texts = some([every_text(name, its) for its in every])
+            is_larger = name.endswith("bytes") and all(read_number(said) > its[name][0].value for its in every)
+            hold(
+                is_theirs or is_larger, f"{key} {said} in {SUBMISSION_FILE} is neither a seed's nor their mean: {texts}"
+            )
+            larger += [] if is_theirs else [key]
+            compared += is_theirs
+    return compared, larger
+
+
+def _unread(folder: Judged, read: set[str]) -> list[str]:
+    """Scores, sizes, steps and seconds of submission.json that no check looks at; `read` of the whole are looked at."""
+    found: dict[str, None] = {}
+    for where, table in folder.tables.items():
+        for key, value in table.items():
+            name, statistic, *_ = meaning(key)
+            is_judged = name and (not statistic or (name in ("bpb", "loss") and statistic == "mean"))
+            is_read = is_judged or key in READ_ELSEWHERE or (where == SUBMISSION_FILE and key in read)
+            if is_number(value) and OF_RESULTS.search(key) and not is_read:
+                found[f"{key:.40}"] = None
+    return list(found)
 
 
 def _of(seed: int) -> str:
@@ -192,7 +245,7 @@ def _of(seed: int) -> str:
 
 def every_text(name: str, known: Facts) -> str:
     """What the logs have in place of a claim, in all their lines."""
-    facts, early = (list(dict.fromkeys(map(str, known.get(key, ())))) for key in (name, f"before_{name}"))
+    facts, early = (list(dict.fromkeys(map(str, known.get(key, ())))) for key in (name, f"averaged_{name}"))
     packed = "; ".join(facts[:6])
     return f"{packed}; before packing {early[0]}" if early and early[0] not in facts else packed
 
@@ -210,18 +263,68 @@ def before_packing(folder: Judged) -> str:
     return f"{said}, {ending[0]}"
 
 
-def _refuse_unlike_means(folder: Judged) -> None:
-    """A number that stands for the whole and for every seed is the seeds' mean, or one of theirs."""
-    table = folder.seed_claims.values()
-    for key, said in folder.claims.items():
-        values: list[Any] = [row.get(key) for row in table]
-        is_score_of_all = key in KEYS["bpb"]  # which `headline` judges, by every line of the logs
-        if said is None or is_score_of_all or not values or None in values or not any(map(is_number, (said, *values))):
+def _agree_among_themselves(folder: Judged) -> set[str]:
+    """The keys of the whole that the seeds' own numbers bear out; Broken for one that they contradict.
+
+    A mean or a spread is the seeds', what has no such word their mean or one of theirs, and a largest one is no smaller
+    than any of them. A file that names further seeds may mean all of them.
+    """
+    own, read = _stems(folder.claims), {key for key in folder.claims if meaning(key)[:2] == ("bpb", "std")}
+    sizes = {one.name: float(one.text) for one in claims_of(folder.claims)
+             if not one.statistic and (one.name != "model_bytes" or is_of_file(one.key))}  # fmt: skip
+    parts = sizes.get("model_bytes", 0) + sizes.get("code_bytes", 0)
+    whole = sizes.get("total_bytes", parts) if {"model_bytes", "code_bytes"} <= set(sizes) else parts
+    hold(whole >= parts, f"a total of {whole:,.0f} bytes is claimed, file and code have {parts:,.0f}")
+    rows = [_by_stem(row) for row in folder.seed_claims.values()]
+    is_of_these = len(seeds_elsewhere(folder.claims) | set(folder.seed_claims)) == len(rows)
+    for key, (stem, statistic, said) in own.items():
+        texts = [row.get(stem, "") for row in rows]
+        is_score_of_all = stem == "bpb" and statistic in ("", "mean", "std")  # which `headline` judges, by every line
+        is_of_more = statistic in ("mean", "std") and not is_of_these
+        if not rows or not all(texts) or is_score_of_all or is_of_more or stem == "seed":
             continue
-        said, *values = (float(quoted(row[key]) or number(row, key)) for row in (folder.claims, *table))
-        mean = math.fsum(values) / len(values)
-        fitting = (math.isclose(said, one, rel_tol=1e-9) or near(written(said), one) for one in (mean, *values))
-        hold(any(fitting), f"{key} {said:.10g} is neither the mean of its seeds', {mean:.6f}, nor one of them")
+        values, unit = [read_number(text) for text in texts], max(map(_half_a_digit, texts))
+        told, mean = read_number(said), statistics.fmean(values)
+        if statistic in ("max", "min"):
+            most = max(values) if statistic == "max" else min(values)
+            off = most - told if statistic == "max" else told - most
+            hold(off <= unit + _half_a_digit(said), f"{key} {said} is claimed, and a seed has {most:.10g}")
+        else:
+            made = spreads(values) if statistic == "std" else [mean, *(() if statistic == "mean" else values)]
+            is_timed = not stem.endswith(("bpb", "loss", "bytes", "steps"))  # and may be a mean of rounded ones
+            slack = max(unit, (1e-4 if is_timed else 1e-9) * abs(told))
+            close = any(near(said, one) or abs(told - one) <= slack for one in made)
+            text = ", ".join(f"{one:.10g}" for one in made) if statistic == "std" else f"{mean:.6f}"
+            what = {"std": f"none of the standard deviations of its seeds', {text}",
+                    "mean": f"not the mean of its seeds', {text}"}  # fmt: skip
+            wrong = what.get(statistic, f"neither the mean of its seeds', {text}, nor one of them")
+            hold(close or not made, f"{key} {told:.10g} is {wrong}")
+        read.add(key)
+    return read
+
+
+def _half_a_digit(text: str) -> float:
+    """What rounding leaves open of a number as written; a whole one is not rounded."""
+    return last_digit(text) / 2 if "." in text else 0.0
+
+
+def _stems(values: Mapping[str, Any]) -> dict[str, tuple[str, str, str]]:
+    """{key: (what it is, statistic, as written)} of a table's numbers, whether or not their names are known."""
+    known = {one.key: one for one in claims_of(values)}
+    found = {}
+    for key, value in values.items():
+        name, statistic, _, rest = meaning(key)
+        if key in known:
+            found[key] = name, statistic, known[key].text
+        elif is_number(value) and not name:
+            found[key] = rest, statistic, written(value)
+    return found
+
+
+def _by_stem(row: Mapping[str, Any]) -> dict[str, str]:
+    """{what it is: as written, with the most digits} of a seed's numbers."""
+    found = sorted(_stems(row).values(), key=lambda one: len(one[2].partition(".")[2]))
+    return {stem: said for stem, _, said in found} | every_claim(row)
 
 
 def _single(folder: Judged) -> dict[int, Mapping]:
@@ -235,21 +338,21 @@ def _single(folder: Judged) -> dict[int, Mapping]:
 
 def headline(folder: Judged) -> str:
     """The score that the submission is known by: the mean of its seeds, or one seed's; and the spread it claims."""
-    values, own = folder.claims, claimed(folder.claims, "bpb")
-    said = claimed(values, "mean_bpb") or own
-    hold(said is not None, f"{SUBMISSION_FILE} names no val_bpb")
+    values, said_so = folder.claims, claims_of(folder.claims)
+    texts = list(dict.fromkeys(text for statistic in ("mean", "") for text in claims_as(said_so, "bpb", statistic)))
+    require(bool(texts), f"{SUBMISSION_FILE} names no score")
+    said = texts[0]
     ways, source = _scores(folder)
     require(bool(ways), f"nothing here confirms {said}")
-    texts, label = list(dict.fromkeys(filter(None, (own, said)))), next(iter(ways))
-    for text in texts:
+    label = next(iter(ways))
+    for text in texts[::-1]:
         fitting = [name for name, scores in ways.items() if _one_of(text, scores) or _is_mean(text, scores)]
         mean = statistics.fmean(ways[label].values())
         wrong = f"{text} is neither the mean of the seeds' scores, {mean:.6f}, nor one of them ({source})"
         lines = f", in none of these lines: {', '.join(list(filter(None, ways))[:6])}" if len(ways) > 1 else ""
         hold(bool(fitting), f"{wrong}{lines}")
         label = fitting[0]
-    for key in (key for key in SPREADS if values.get(key) is not None):
-        spread = quoted(values[key]) or written(number(values, key))
+    if spread := claimed(values, "bpb", "std"):
         every = [list(scores.values()) for scores in ways.values()]
         every.append([float(its) for row in folder.seed_claims.values() if (its := claimed(row, "bpb"))])
         known = [one for scores in every for one in spreads(scores)]

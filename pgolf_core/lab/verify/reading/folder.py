@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +18,11 @@ from pgolf_core.lab.verify.code.shipped import Code, imports_of, parsed, running
 from pgolf_core.lab.verify.evidence.checks import CannotCheck, hold, needed, once, quietly, require
 from pgolf_core.lab.verify.evidence.score import computing_path, judge_score, kept_sums
 from pgolf_core.lab.verify.evidence.text import TEXT_OF_TRACK, Way
+from pgolf_core.lab.verify.reading.keys import claimed, claims_of, rows_of
 from pgolf_core.lab.verify.reading.logs import Log, read_log
-from pgolf_core.lab.verify.reading.numbers import is_number, is_score, same_score, written
+from pgolf_core.lab.verify.reading.numbers import is_number, is_score, same_score
 from pgolf_core.lab.verify.reading.reviewed import Reviewed, header_of
-from pgolf_core.lab.verify.reading.untrusted import json_object, list_files, number, read_code, read_text
+from pgolf_core.lab.verify.reading.untrusted import json_object, list_files, read_code, read_text
 from pgolf_core.recipes.recipe import TRACK_CAP_BYTES, Recipe, from_dict, to_dict
 
 if TYPE_CHECKING:
@@ -38,50 +38,13 @@ MAX_LOGS = 64
 MAX_SCRIPT_BYTES = 2**20
 MAX_README_BYTES = 2 * 2**20
 MAX_ARTIFACTS = 16
-SEED_TABLES = ("seed_results", "seeds_results", "results_by_seed", "per_seed", "seeds")
-KEYS = {
-    "bpb": ("val_bpb", "bpb", "val_bpb_exact", "sliding_val_bpb", "final_val_bpb", "final_bpb", "ttt_val_bpb",
-            "post_ttt_val_bpb", "ttt_bpb", "post_ttt_bpb", "legal_ttt_bpb", "sliding_bpb"),
-    "loss": ("val_loss", "loss", "val_loss_exact", "final_val_loss", "post_ttt_val_loss"),
-    "steps": ("steps", "step_stop"),
-    "train_seconds": ("train_seconds", "wallclock_seconds", "train_time_s", "train_time_seconds", "training_seconds"),
-    "total_bytes": ("bytes_total", "total_bytes"), "code_bytes": ("bytes_code", "code_bytes"),
-    "model_bytes": ("bytes_model", "bytes_model_int6_zstd", "model_bytes", "artifact_bytes"),
-    "mean_bpb": ("mean_val_bpb", "val_bpb_mean", "mean_bpb", "bpb_mean"), "roundtrip_bpb": ("int6_zstd_val_bpb",),
-    "roundtrip_loss": ("int6_zstd_val_loss",),
-    "averaged_bpb": ("pre_quant_val_bpb",), "frozen_bpb": ("frozen_val_bpb",), "frozen_loss": ("frozen_val_loss",),
-}  # fmt: skip
-"""What submission.json, ours and the merged records', calls each number."""
 OF_THE_SEED = {
     "scores_sha256": "scores_sha256", "adapt_sha256": "adapt_sha256", "adapting_seconds": "adapting_seconds",
     "adapted_bpb": "val_bpb", "adapted_loss": "val_loss",
 }  # fmt: skip
 """What is claimed of the seed whose artifact lies in the folder, and its key in the table of seeds."""
-_QUOTED = r"\s*[~≈]?\s*(\d{1,3}(?:,\d{3}){1,4}|\d{1,15}(?:\.\d{1,15})?)\s*(?:bytes|bpb|s|seconds)?\s*"
 _NO_RECORD = re.compile(r"non.?record|unlimited", re.I)
 _TIMED = re.compile(r"10.?min", re.I)
-
-
-def claimed(values: Mapping[str, Any], name: str) -> str | None:
-    """A number of submission.json under any of its names, as written; Broken where it is there and is none."""
-    for key in KEYS[name]:
-        value = values.get(key)
-        if text := quoted(value):
-            return text
-        if value is not None:
-            return written(number(values, key))
-    return None
-
-
-def quoted(value: Any) -> str:
-    """A number that stands in quotation marks, with its unit or without; empty for anything else."""
-    found = re.fullmatch(_QUOTED, value, re.ASCII | re.I) if isinstance(value, str) else None
-    return found[1].replace(",", "") if found else ""
-
-
-def every_claim(values: Mapping[str, Any], names: Iterable[str] = KEYS) -> dict[str, str]:
-    """{name: as written} of the numbers that are claimed."""
-    return {name: text for name in names if (text := claimed(values, name))}
 
 
 class Submission(Reviewed):
@@ -221,21 +184,8 @@ class Submission(Reviewed):
 
     @once
     def seed_claims(self) -> dict[int, dict[str, Any]]:
-        """{seed: claimed values} of submission.json, empty where it has no such table; Broken for a seed with two."""
-        for table in map(self.claims.get, SEED_TABLES):
-            if isinstance(table, list):
-                table = [(row.get("seed"), row) for row in table if isinstance(row, dict)]
-            elif isinstance(table, dict):
-                table = list(table.items())
-            if isinstance(table, list):
-                rows: dict[int, dict[str, Any]] = {}
-                for name, row in table:
-                    seed = re.fullmatch(r"(?:seed[ _-]?)?([0-9]{1,19})", str(name))
-                    if seed and isinstance(row, dict):
-                        there = rows.setdefault(int(seed[1]), row)
-                        hold(there == row, f"{SUBMISSION_FILE} has two rows of seed {seed[1]}, which differ")
-                return rows
-        return {}
+        """{seed: claimed values} of submission.json, empty where it tells none apart; Broken for a seed with two."""
+        return rows_of(self.claims)
 
     @once
     def tables(self) -> dict[str, dict[str, Any]]:
@@ -258,9 +208,14 @@ class Submission(Reviewed):
         """The seed whose artifact lies in the folder: by hash, by size; None where no file says."""
         header_of(self.artifact)  # which refuses what is too large to be hashed
         is_hashed = any("artifact_sha256" in row for row in self.seed_claims.values())
-        what, keys = ("hash", ("artifact_sha256",)) if is_hashed else ("size", KEYS["model_bytes"])
-        own = sha256_file(self.artifact) if is_hashed else self.artifact.stat().st_size
-        seeds = [seed for seed, row in self.seed_claims.items() if own in map(row.get, keys)]
+        what, own = "hash" if is_hashed else "size", str(self.artifact.stat().st_size)
+        if is_hashed:
+            digest = sha256_file(self.artifact)
+            seeds = [seed for seed, row in self.seed_claims.items() if row.get("artifact_sha256") == digest]
+        else:
+            sizes = {seed: [one.text for one in claims_of(row) if one.name == "model_bytes"]
+                     for seed, row in self.seed_claims.items()}  # fmt: skip
+            seeds = [seed for seed, texts in sizes.items() if own in texts]
         if not seeds and not is_hashed:
             return self.seeds[0] if len(self.seeds) == 1 else None
         hold(bool(seeds), f"the hash of the artifact is that of no seed in {SUBMISSION_FILE}")
@@ -275,7 +230,7 @@ class Submission(Reviewed):
 
     def claims_adapting(self) -> bool:
         tables = [self.claims, *self.seed_claims.values()]
-        names = ("adapt_sha256", "adapting_seconds", *KEYS["frozen_bpb"])
+        names = ("adapt_sha256", "adapting_seconds", "frozen_val_bpb")
         return any(table.get(name) is not None for table in tables for name in names)
 
     @once

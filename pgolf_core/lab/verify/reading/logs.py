@@ -100,7 +100,12 @@ class Score(NamedTuple):
     @property
     def kind(self) -> int:
         """BEFORE, PACKED, SLIDING or ADAPTED, by the label's words; a later kind outranks an earlier one."""
-        return next((kind for kind, pattern in KINDS if re.search(pattern, self.words)), PACKED)
+        return PACKED if self.said_kind is None else self.said_kind
+
+    @property
+    def said_kind(self) -> int | None:
+        """The same; None for a label that says nothing of it."""
+        return next((kind for kind, pattern in KINDS if re.search(pattern, self.words)), None)
 
 
 class Mention(NamedTuple):

@@ -1,6 +1,7 @@
 """Numbers as they are written: how exact their digits are, and whether two of them can be one."""
 
 import math
+from decimal import Decimal
 from typing import Any, TypeGuard
 
 
@@ -14,7 +15,7 @@ def is_number(value: Any) -> TypeGuard[float]:
 
 def written(value: float) -> str:
     """A number with all its digits, never in powers of ten."""
-    return str(value) if isinstance(value, int) else format(value, "f") if abs(value) < 1e-4 else repr(float(value))
+    return str(value) if isinstance(value, int) else f"{Decimal(repr(float(value))):f}"
 
 
 def read_number(text: str) -> float:

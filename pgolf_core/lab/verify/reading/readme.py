@@ -12,21 +12,16 @@ from pgolf_core.lab.shared.places import SUBMISSION_FILE
 from pgolf_core.lab.shared.tables import some
 from pgolf_core.lab.verify.evidence.checks import hold, require
 from pgolf_core.lab.verify.reading.claims import ANEW, CLAIMED, LOGGED, Fact, Judged, agreeing, every_text, spreads
+from pgolf_core.lab.verify.reading.keys import meaning
 from pgolf_core.lab.verify.reading.numbers import agrees, is_number, last_digit, read_number
 
-COLUMNS = (
-    ("", r"delta|Δ|gain|\bvs\b|diff|improv|baseline|sota|prior|merged|previous|target"),
-    ("raw_bpb", r"^raw|pre-?quant"), ("averaged_bpb", r"^averaged"), ("roundtrip_bpb", r"round-?trip|standard"),
-    ("bpb", r"sliding.*bpb|val.?bpb|\bbp[bp]\b|^sliding$"), ("loss", r"val.?loss|^loss$"), ("steps", r"^steps?$"),
-    ("total_bytes", r"total.*bytes|^total$|^bytes.?total"), ("model_bytes", r"artifact|model.*bytes|^file$"),
-    ("code_bytes", r"code.*bytes|^code$"), ("train_seconds", r"^train s$"),
-)  # fmt: skip
-"""What a README's column is called; the first that fits, and of differences and of others' scores nothing is known."""
-_CELL = re.compile(r"([-+]?\d[\d,]*(?:\.\d+)?)(?: ?(?:bytes|s|bpb))?(?: ?(?:±|\(std).{0,40})?", re.I)
+_SHORT = re.compile(r"(total|artifact|file|code)|(sliding|round-?trip|standard|legal_ttt_exact|(?:post-)?ttt)", re.I)
+"""Columns that leave out `bytes`, or `bpb`."""
+_CELL = re.compile(r"([-+]?\d[\d,]*(?:\.\d+)?)(?: ?(?:bytes|[sb]|bpb))?(?: ?(?:±|\(std).{0,40})?", re.I)
 _MEAN = re.compile(r"(?:\d.seed )?(?:(mean|average|avg)|std|stdev|σ)\b.{0,30}")
 _PROSE = (  # a number with a sign is a difference, no score
     re.compile(r"(?<![-+−±]|\d)(\d\.\d{2,10})[*`\s]{0,4}(?:± ?[\d.]{1,12}[*\s]{0,3})?(?:bits per byte|bpb)\b", re.I),
-    re.compile(r"\bbpb[*`:=\s]{1,6}(\d\.\d{2,10})", re.I),
+    re.compile(r"(?:\b|(?<=val_)(?<!delta_val_)|(?<=mean_))bpb[*`:=\s]{1,6}(\d\.\d{2,10})", re.I),
 )
 
 
@@ -34,9 +29,7 @@ def readme_numbers(folder: Judged) -> str:
     """Every cell of README's tables that is a seed's known number, the rows of means, and scores named in prose."""
     compared, skipped, twice, wrong, strays = {ANEW: 0, LOGGED: 0, CLAIMED: 0}, 0, 0, [], []
     for header, rows in tables(folder.readme):
-        names = [
-            next((name for name, pattern in COLUMNS if re.search(pattern, cell.lower())), "") for cell in header[1:]
-        ]
+        names = [_column(cell) for cell in header[1:]]
         seeds = [_seed_of(header[0], first) for first, *_ in rows]
         numbered = [seed for seed in seeds if seed is not None]
         if len(set(numbered)) < len(numbered):
@@ -95,13 +88,24 @@ def _seed_of(head: str, first: str) -> int | None:
     return int(found[2]) if found and (found[1] or re.fullmatch(r".*\b(?:seeds?|run)\b.*|", head.lower())) else None
 
 
+def _column(cell: str) -> str:
+    """What a column holds; of differences and of others' scores nothing is known."""
+    short = _SHORT.fullmatch(cell.strip())
+    name, statistic, is_milli, _ = meaning(f"{cell} {'bytes' if short[1] else 'bpb'}" if short else cell)
+    return "" if statistic or is_milli else name
+
+
 def _known(name: str, said: str, known: Mapping[str, Sequence[Fact]]) -> tuple[Fact | None, str]:
     """The fact that a cell is, or what it should be; neither where nothing is known of it."""
     kind = name.rpartition("_")[2]
-    names = (name, kind, f"before_{kind}") if kind in ("bpb", "loss") else (name,)
+    names = (name, kind, f"averaged_{kind}") if kind in ("bpb", "loss") else (name,)
     facts = (agreeing(one, said, known, least_digits=False) for one in dict.fromkeys(names) if one in known)
     fact = next((fact for fact in facts if fact), None)
-    return fact, every_text(name, known) if fact is None and name in known else ""
+    # a log has all its scores, and so a cell that is none of them is wrong, but for weights before packing
+    is_of_all = kind in known and known[kind][0].source != CLAIMED and not name.startswith("averaged_")
+    is_own = name in known and (not name.startswith("averaged_") or known[name][0].source == CLAIMED)
+    its = name if is_own else kind if is_of_all else ""
+    return fact, every_text(its, known) if fact is None and its else ""
 
 
 def _mean(is_mean: bool, said: str, above: list[tuple[str, Fact | None]]) -> tuple[Fact | None, str]:
@@ -120,12 +124,19 @@ def _mean(is_mean: bool, said: str, above: list[tuple[str, Fact | None]]) -> tup
 
 
 def tables(text: str) -> Iterator[tuple[list[str], list[list[str]]]]:
-    """(header, rows) of every Markdown table, cells without their marks."""
+    """(header, rows) of every Markdown table, cells without their marks; a column of seeds comes first."""
     for has_bars, group in itertools.groupby(text.splitlines(), key=lambda line: "|" in line):
         lines = list(group) if has_bars else []
         ruler = next((at for at, line in enumerate(lines) if at and "-" in line and set(line) <= set("-|: \t")), 0)
         if ruler:
-            yield _cells(lines[ruler - 1]), [_cells(line) for line in lines[ruler + 1 :]]
+            header, *rows = map(_cells, (lines[ruler - 1], *lines[ruler + 1 :]))
+            at = next((at for at, cell in enumerate(header) if cell.lower() in ("seed", "seeds")), 0)
+            # what names a row of means may stand in the table's first column
+            first = (next(filter(None, row[at : at + 1]), row[0]) for row in rows)
+            yield (
+                [header[at], *header[:at], *header[at + 1 :]],
+                [[name, *row[:at], *row[at + 1 :]] for name, row in zip(first, rows, strict=True)],
+            )
 
 
 def _cells(line: str) -> list[str]:

@@ -47,7 +47,7 @@ def test_bytes_changed_anywhere_in_a_submission_never_raise(submission: Path, ca
             {"seed_results": {"42": {"val_bpb": 1.1}, "seed_42": {"val_bpb": 1.2}}},
             "has two rows of seed 42, which differ",
         ),
-        ({"seeds": [{"seed": 42, "val_bpb": 1.1}, {"seed": "042", "val_bpb": 1.2}]}, "has two rows of seed 042, which"),
+        ({"seeds": [{"seed": 42, "val_bpb": 1.1}, {"seed": "042", "val_bpb": 1.2}]}, "has two rows of seed 42, which"),
         ({"seeds": [42, 7, "42"]}, r"names a seed twice in its seeds \[42, 7, 42\]"),
     ],
 )

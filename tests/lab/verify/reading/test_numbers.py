@@ -15,6 +15,6 @@ def test_a_number_as_written_agrees_with_what_it_is_rounded_or_cut_from():
     assert same_number("1.12", "1.1248") and same_number("1.1248", "1.12") and not same_number("1.13", "1.1248")
     assert same_score("1.3926597825824365", "1.39265978") and not same_score("1.39", "1.39265978")
     assert is_score("1.1248", 1.12484502) and not is_score("1.1", 1.12484502)
-    assert [written(value) for value in (3, 1e-7, 0.25)] == ["3", "0.000000", "0.25"]
+    assert [written(value) for value in (3, 1e-7, 2e-5, 0.25)] == ["3", "0.0000001", "0.00002", "0.25"]
     assert near("1.0811", 1.08103) and not near("1.0813", 1.08103) and not near("7059", 7058.3)
     assert near("0.00052", 0.000523) and not near("0.01", 0.0002), "a single digit would agree with too much"
