@@ -193,37 +193,39 @@ def json_numbers(folder: Judged) -> str:
                 hold(fact is not None, f"{_of(seed)}: {name} {said} in {SUBMISSION_FILE}, {every_text(name, known)}")
             compared += 1
             labels |= {fact.label: None} if fact and fact.label else {}
-    if folder.seed_claims:
-        agreed, more = _of_some_seed(folder)
-        compared, unknown = compared + agreed, unknown + more
+    agreed, larger, rest = _of_some_seed(folder)
+    compared, unknown, rest = compared + agreed, unknown + larger, rest + _unread(folder, read)
     require(compared > 0, "no log and no artifact has a number that it names")
     require(not unknown, f"nothing here confirms {some(unknown)}; {compared} other numbers agree")
     named = f"; scores as {', '.join(list(labels)[:4])}" if labels else ""
     aside = f"; but {some(strays)}" if strays else ""
     aside += f"; before packing, and no log has {some(early)}" if early else ""
-    aside += f"; not checked: {some(rest)}" if (rest := _unread(folder, read)) else ""
+    aside += f"; not checked: {some(rest)}" if rest else ""
     return f"{compared} numbers of {len(table)} seed(s) are the logs' or taken anew{named}{aside}"
 
 
-def _of_some_seed(folder: Judged) -> tuple[int, list[str]]:
-    """How many sizes, steps and times of the whole, which no seed's row has, are a seed's or the seeds' mean; and the
-    sizes that are larger, of which more may be a part than the logs count."""
-    in_rows = {claim.name for row in folder.seed_claims.values() for claim in claims_of(row)}
-    compared, larger = 0, []
-    for key, name, statistic, said in claims_of(folder.claims):
-        is_score = name.endswith(("bpb", "loss"))
+def _of_some_seed(folder: Judged) -> tuple[int, list[str], list[str]]:
+    """Sizes, steps and times of the whole that no seed's row has: how many are a seed's or the seeds' mean, which sizes
+    are larger than what the logs count, of which more may be a part, and which no log names."""
+    rows = folder.seed_claims.values()
+    in_rows = {claim.name for row in rows for claim in claims_of(row)} | set(JUDGED_ELSEWHERE)
+    compared, larger, unlogged = 0, [], []
+    for key, name, statistic, said in claims_of(folder.claims) if rows else ():
         every = [its for its in folder.known.values() if name in its]
-        if not statistic and not is_score and name not in (*JUDGED_ELSEWHERE, *in_rows) and every:
-            mean = statistics.fmean(its[name][0].value for its in every)
-            is_theirs = any(agreeing(name, said, its) for its in every) or near(said, mean)
-            texts = some([every_text(name, its) for its in every])
-            is_larger = name.endswith("bytes") and all(read_number(said) > its[name][0].value for its in every)
-            hold(
-                is_theirs or is_larger, f"{key} {said} in {SUBMISSION_FILE} is neither a seed's nor their mean: {texts}"
-            )
-            larger += [] if is_theirs else [key]
-            compared += is_theirs
-    return compared, larger
+        if statistic or name in in_rows or name.endswith(("bpb", "loss")):
+            continue
+        if not every:
+            unlogged.append(key)
+            continue
+        mean = statistics.fmean(its[name][0].value for its in every)
+        is_theirs = any(agreeing(name, said, its) for its in every) or near(said, mean)
+        is_larger = name.endswith("bytes") and all(read_number(said) > its[name][0].value for its in every)
+        texts = some([every_text(name, its) for its in every])
+        wrong = f"{key} {said} in {SUBMISSION_FILE} is neither a seed's nor their mean: {texts}"
+        hold(is_theirs or is_larger, wrong)
+        larger += [] if is_theirs else [key]
+        compared += is_theirs
+    return compared, larger, unlogged
 
 
 def _unread(folder: Judged, read: set[str]) -> list[str]:

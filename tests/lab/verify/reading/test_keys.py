@@ -71,18 +71,18 @@ def test_of_several_names_the_headline_is_the_barest_and_is_taken_with_its_digit
     assert texts == {"train_time_ms": "599.612", "wallclock_seconds": "598.5"}
 
 
-SEEDS = {3: "1.08010000", 14: "1.08130000", 159: "1.08160000"}
+SCORES = {3: "1.08010000", 14: "1.08130000", 159: "1.08160000"}
 MEAN, SPREAD = 1.081, 0.0007937
-BPB = {str(seed): float(text) for seed, text in SEEDS.items()}
+BPB = {str(seed): float(text) for seed, text in SCORES.items()}
 STEPS, SIZES = {"3": 4501, "14": 4502, "159": 4503}, {"3": 15_900_001, "14": 15_900_002, "159": 15_900_003}
-EARLY = {seed: f"{float(text) + 0.01:.8f}" for seed, text in SEEDS.items()}
+EARLY = {seed: f"{float(text) + 0.01:.8f}" for seed, text in SCORES.items()}
 LOGS = {
     f"train_seed{seed}.log": late_log(
         seed, {"pre-quantization post-ema": ("2.8", EARLY[seed]), "quantized_ttt": (f"{float(bpb) * 2.5831:.8f}", bpb)},
         steps=STEPS[str(seed)], model=SIZES[str(seed)] - 100)
-    for seed, bpb in SEEDS.items()
+    for seed, bpb in SCORES.items()
 }  # fmt: skip
-ALL = {"val_bpb": MEAN, "val_bpb_std": SPREAD, "seeds": list(SEEDS)}
+ALL = {"val_bpb": MEAN, "val_bpb_std": SPREAD, "seeds": list(SCORES)}
 
 
 def rows(key: str, **more: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -91,14 +91,14 @@ def rows(key: str, **more: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 FORMS: dict[str, dict[str, Any]] = {
     "rows by seed": ALL | {"seed_results": rows("val_bpb", steps=STEPS, artifact_bytes=SIZES)},
-    "rows of another name": {"val_bpb_3seed_mean": MEAN, "val_bpb_3seed_std": SPREAD, "seeds": list(SEEDS),
+    "rows of another name": {"val_bpb_3seed_mean": MEAN, "val_bpb_3seed_std": SPREAD, "seeds": list(SCORES),
                              "per_seed_results": rows("ttt_mixer_val_bpb", stop_step=STEPS, counted_bytes=SIZES)},
     "an object for a seed": {"val_bpb": MEAN, **{f"seed_{seed}": row for seed, row in rows("val_bpb").items()},
                              "bytes_total": 15_900_003},
     "columns by seed": {"val_bpb": MEAN, "val_bpb_std": SPREAD, "val_bpb_by_seed": BPB, "bytes_total_by_seed": SIZES,
                         "bytes_total_max": 15_900_003, "train_time_ms_by_seed": dict.fromkeys(BPB, 588_050)},
     "lists beside the seeds": {"val_bpb": 1.081, "val_bpb_exact": "1.08100000", "val_bpb_std": SPREAD,
-                               "seeds": list(SEEDS), "per_seed_val_bpb": list(SEEDS.values()),
+                               "seeds": list(SCORES), "per_seed_val_bpb": list(SCORES.values()),
                                "per_seed_artifact_bytes": list(SIZES.values()), "artifact_bytes_mean": 15_900_002},
     "seeds with their scores": {"val_bpb": MEAN, "std_bpb": SPREAD, "seeds": BPB, "seed_bytes": SIZES},
     "what each stage scored": ALL | {"seed_results": rows("val_bpb", post_ema_val_bpb={
@@ -115,7 +115,7 @@ def test_an_honest_file_of_each_form_holds_against_its_logs(place: Path, form: s
     found = judged(folder, place.parent)
     assert with_verdict(found, FAILS) == set(), {row.check: row.evidence for row in found.values()}
     assert {JSON, HEADLINE, NOT_MISSING, WHOLE} <= with_verdict(found, HOLDS)
-    assert list(Submission(folder, How()).seed_claims) == list(SEEDS)
+    assert list(Submission(folder, How()).seed_claims) == list(SCORES)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -170,6 +170,31 @@ def test_further_seeds_are_no_strangers_and_their_statistics_no_contradiction(pl
         2,
         5,
     }
+
+
+@pytest.mark.parametrize(
+    ("said", "verdict", "why"),
+    [
+        ({"bytes_total": 15_900_002, "step_stop": 4502}, HOLDS, "5 numbers of 3 seed(s)"),
+        (
+            {"bytes_total": 15_900_001.5},
+            FAILS,
+            "bytes_total 15900001.5 in submission.json is neither a seed's nor their",
+        ),
+        ({"step_stop": 4600}, FAILS, "step_stop 4600 in submission.json is neither a seed's nor their mean"),
+        ({"bytes_total": 15_950_000}, UNKNOWN, "nothing here confirms bytes_total; 3 other numbers agree"),
+    ],
+)
+def test_what_only_the_whole_claims_is_a_seeds_or_their_mean(place: Path, said: dict, verdict: str, why: str):
+    """A larger size may count what no log does."""
+    folder = foreign(place, LOGS, ALL | {"seed_results": rows("val_bpb")} | said)
+    shows(judged(folder, place.parent)[JSON], verdict, why)
+
+
+def test_what_no_log_names_is_said_to_be_unchecked(place: Path):
+    logs = {name: text.replace("size", "weight") for name, text in LOGS.items()}
+    folder = foreign(place, logs, ALL | {"seed_results": rows("val_bpb"), "bytes_total": 15_900_003, "best_bpb": 1.0})
+    shows(judged(folder, place.parent)[JSON], HOLDS, "not checked: bytes_total, best_bpb")
 
 
 @pytest.mark.parametrize(
@@ -251,7 +276,7 @@ def test_a_claimed_time_may_pass_the_clock_by_its_last_step(place: Path, said: d
     shows(judged(foreign(place, {}, {"val_bpb": 1.1, **said}), place.parent)[SECONDS], verdict)
 
 
-ROWS = [(seed, EARLY[seed][:6], text[:6], f"{SIZES[str(seed)]:,}") for seed, text in SEEDS.items()]
+ROWS = [(seed, EARLY[seed][:6], text[:6], f"{SIZES[str(seed)]:,}") for seed, text in SCORES.items()]
 
 
 @pytest.mark.parametrize(
