@@ -9,7 +9,7 @@ from pgolf_core.lab.verify.evidence.checks import FAILS, Row, plain, quietly
 from pgolf_core.lab.verify.reading.untrusted import read_text
 
 RIGHT = {
-    "submission.json is whole": "a submission.json that is a JSON object with a val_bpb that is a score",
+    "submission.json is whole": "a JSON object with a val_bpb that is a score, and numbers or null for the rest",
     "no seed and no log is missing": "README.md, submission.json, the script, and the log of every seed that is named",
     "one recipe over all seeds": "the shipped script run for every seed with the same settings, and these logs shipped",
     "the script is the one that ran": "ship the script that the logs begin with, or logs of the shipped one",

@@ -68,7 +68,7 @@ class Claim(NamedTuple):
     text: str
 
 
-@functools.lru_cache(4096)
+@functools.lru_cache(2**17)  # as many keys as a file of MAX_JSON_BYTES may have, each of which several rows ask for
 def meaning(name: str) -> Meaning:
     """What a key or a column's name says."""
     words = re.sub(r"[^a-z0-9σ]+", " ", name[:200].lower().replace("δ", "delta ")).strip()
