@@ -145,24 +145,16 @@ def test_rotary_angles_are_float32_and_exact_at_every_position_under_autocast_to
 
 
 def test_one_thread_ends_with_as_many_as_before_even_after_an_error():
-    before = torch.get_num_threads()
     torch.set_num_threads(2)
-    try:
-        with pytest.raises(ZeroDivisionError), one_thread():
-            assert torch.get_num_threads() == 1
-            raise ZeroDivisionError
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
+    with pytest.raises(ZeroDivisionError), one_thread():
+        assert torch.get_num_threads() == 1
+        raise ZeroDivisionError
+    assert torch.get_num_threads() == 2
 
 
 def test_a_pool_shares_torchs_threads_out_and_gives_them_back_even_after_an_error():
-    before = torch.get_num_threads()
     torch.set_num_threads(4)
-    try:
-        with pytest.raises(ZeroDivisionError), pool_of(2) as pool:
-            assert [*pool.map(lambda _: torch.get_num_threads(), range(6))] == [2] * 6
-            raise ZeroDivisionError
-        assert torch.get_num_threads() == 4
-    finally:
-        torch.set_num_threads(before)
+    with pytest.raises(ZeroDivisionError), pool_of(2) as pool:
+        assert [*pool.map(lambda _: torch.get_num_threads(), range(6))] == [2] * 6
+        raise ZeroDivisionError
+    assert torch.get_num_threads() == 4

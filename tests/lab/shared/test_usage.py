@@ -17,33 +17,26 @@ from pgolf_core.lab.shared.usage import (
 )
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "1.5", "two", "", "１", "9" * 5000])
-def test_what_counts_nothing_is_no_count(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="is not a whole number of at least 1"):
-        count(text)
-    assert count("12") == 12
-
-
-@pytest.mark.parametrize("text", ["0", "0.0", "-1", "nan", "inf", "1e999", "soon", ""])
-def test_a_time_that_is_none_is_no_span(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="is not a number of seconds above 0"):
-        span_seconds(text)
-    assert span_seconds("0.5") == 0.5
-
-
-def test_a_number_that_no_result_could_hold_is_refused_at_once() -> None:
-    assert whole_numbers("7, 999999999999999") == [7, 10**15 - 1]
-    with pytest.raises(argparse.ArgumentTypeError, match=r"'1,9{16}' has a number of more than 15 digits"):
-        whole_numbers("1," + "9" * 16)
-
-
-def test_a_recipe_that_cannot_be_is_wrong_usage() -> None:
-    assert checked_recipe("local-smoke", ["model.num_layers=3"]).model.num_layers == 3
-    with pytest.raises(UsageError, match="unknown recipe 'nosuch'"):
-        checked_recipe("nosuch")
+@pytest.mark.parametrize(
+    ("read", "right", "value", "wrong", "words"),
+    [
+        (count, "12", 12, ["0", "-1", "1.5", "two", "", "１", "9" * 5000], "is not a whole number of at least 1"),
+        (span_seconds, "0.5", 0.5, ["0", "0.0", "-1", "nan", "inf", "1e999", "soon", ""],
+         "is not a number of seconds above 0"),
+        (whole_numbers, "7, 999999999999999", [7, 10**15 - 1], ["1," + "9" * 16],
+         r"'1,9{16}' has a number of more than 15 digits"),
+    ],
+    ids=["a count of at least one", "a time that passes", "numbers that a result can hold"],
+)  # fmt: skip
+def test_a_number_is_what_it_says_and_refused_at_once_where_it_is_none(read, right, value, wrong, words) -> None:
+    assert read(right) == value
+    for text in wrong:
+        with pytest.raises(argparse.ArgumentTypeError, match=words):
+            read(text)
 
 
 @pytest.mark.parametrize("name, overrides, told", [
+    ("nosuch", [], "unknown recipe 'nosuch'; known: "),
     ("local-smok", [], "unknown recipe 'local-smok'; did you mean local-smoke? `pgolf recipes` lists all"),
     ("local-smoke", ["model.num_layer=4"],
      "--set: unknown key 'model.num_layer'; did you mean model.num_layers? `pgolf recipes local-smoke` shows all"),
