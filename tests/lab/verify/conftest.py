@@ -16,12 +16,12 @@ from pgolf_core.base.files import sha256_file
 from pgolf_core.lab import export
 from pgolf_core.lab.data.dataset import Dataset, open_dataset
 from pgolf_core.lab.submission.folder import write_submission
-from pgolf_core.lab.verify.code import shipped
+from pgolf_core.lab.verify.code import bytetable, shipped
 from pgolf_core.lab.verify.evidence import score
 
 KEPT: dict[str, dict] = {}
 """Answers by artifact and way of scoring."""
-UNWRAPPED = functools.cache(export.unwrapped)
+UNWRAPPED, TABLES = functools.cache(export.unwrapped), functools.cache(bytetable.tables_in)
 
 
 @pytest.fixture(scope="session")
@@ -63,6 +63,7 @@ def cache(honest: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(score, "ask", ask)
     monkeypatch.setattr(shipped, "unwrapped", UNWRAPPED)
+    monkeypatch.setattr(bytetable, "tables_in", lambda codes: TABLES(tuple(codes)))
     the_toy_is_the_track(monkeypatch, honest.parents[2])
     return honest.parents[2]
 

@@ -41,8 +41,9 @@ of_mixed = of_run([MIXING, ADAPTING + MIXING], ids=["frozen", "adapted"])
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[tuple[str, ...]], Path]:
-    """The recipe's folder of a toy seed with these overrides, each made once."""
-    return functools.cache(lambda overrides: finished_run(tmp_path_factory.mktemp("toy"), (1,), overrides))
+    """The recipe's folder of a toy seed with these overrides, each made once; to pack its script takes seconds."""
+    plain = ("script=readable",)
+    return functools.cache(lambda overrides: finished_run(tmp_path_factory.mktemp("toy"), (1,), overrides + plain))
 
 
 @pytest.fixture
@@ -164,10 +165,17 @@ def test_a_trace_of_any_size_is_refused_at_once(seed: Path, cache: Path) -> None
     shows(judged(seed, cache)[WHOLE], FAILS, "adapt.npz is larger than the 268,435,456 bytes that are read")
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """The submission of a run, each made once."""
+    place = tmp_path_factory.mktemp("submissions")
+    return functools.cache(lambda run: write_submission(run, "A toy", "Ann", "ann", place / run.parents[2].name))
+
+
 @pytest.fixture
-def submitted(run: Path, tmp_path: Path) -> Path:
-    """A submission of the run."""
-    return write_submission(run, "A toy that learns", "Ann", "ann", tmp_path / "submission")
+def submitted(run: Path, written: Callable[[Path], Path], tmp_path: Path) -> Path:
+    """A copy of the run's that a test may damage."""
+    return shutil.copytree(written(run), tmp_path / "submission")
 
 
 @of_run([ADAPTING, MIXING, ADAPTING + MIXING], ids=["adapted", "mixed", "both"])

@@ -1,5 +1,6 @@
 """Untrusted files: bombs, pipes and links are refused at once, and reading is bounded."""
 
+import functools
 import os
 from pathlib import Path
 
@@ -10,11 +11,14 @@ from pgolf_core.lab.verify.evidence.checks import FAILS, Broken, CannotCheck
 from pgolf_core.lab.verify.reading import untrusted
 from pgolf_core.lab.verify.reading.untrusted import is_own_run, list_files
 
+untouched = functools.cache(judged)
+"""Of what nobody changes, judged once."""
+
 
 @pytest.mark.parametrize("kind", DAMAGE)
 @pytest.mark.parametrize("name", ["submission.json", "README.md", "train_seed1.log", "train_gpt.py", "model.pgolf"])
-def test_what_stands_in_a_files_place_is_refused_at_once(submission: Path, cache: Path, name: str, kind: str):
-    before = judged(submission, cache)
+def test_what_stands_in_a_files_place_is_refused_at_once(alone: Path, submission: Path, cache: Path, name, kind):
+    before = untouched(alone, cache)
     spoil(submission / name, kind)
     after = judged(submission, cache)
     worse = [check for check, row in before.items() if check not in after or after[check].verdict != row.verdict]
