@@ -72,10 +72,10 @@ record: $(READY)
 	$(BIN)/pgolf record local-smoke --seeds 1337,1338,1339 $(ARGS)
 
 test: lint
-	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow and not cuda' $(ARGS)
+	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m 'not slow and not cuda' $(ARGS)
 
 test-slow: $(DEV)
-	@CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -n auto --dist loadfile -m 'slow and not cuda' $(ARGS); status=$$?; \
+	@CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m 'slow and not cuda' $(ARGS); status=$$?; \
 		if [ $$status -eq 5 ]; then echo 'no test is marked slow'; else exit $$status; fi
 
 bench: $(READY)

@@ -1,5 +1,7 @@
 """Shared options and fixtures: where the goldens are, a count of those that ran, and small helpers."""
 
+import gc
+import os
 import signal
 from pathlib import Path
 
@@ -28,11 +30,18 @@ def goldens(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture(scope="session")
-def sotu(tmp_path_factory: pytest.TempPathFactory):
+def of_all_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this run of the tests, for what one worker makes under a lock and the others find there."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session")
+def sotu(of_all_workers: Path):
     """The real corpus, prepared once in a cache folder of its own."""
     from pgolf_core.lab.data.sotu import prepare_sotu
 
-    return prepare_sotu(cache_dir=tmp_path_factory.mktemp("cache"), progress=False)
+    return prepare_sotu(cache_dir=of_all_workers / "cache", progress=False)
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +56,14 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_finish() -> None:
+    """What was imported stays: nobody need look through it for garbage each time that a test asks to."""
+    gc.freeze()
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The longest file lies in whole/: begun last, it would leave the other workers without work."""
+    items.sort(key=lambda item: "whole" not in item.path.parts)
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("cuda"):  # not item.keywords: they hold the names of folders, too
