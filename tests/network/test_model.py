@@ -58,25 +58,26 @@ def test_a_loop_stands_several_times_in_the_order_and_the_whole_is_cut_in_half(s
 
 PARTS = [
     {"negative_slope": 0.5},
-    {"skip_gates": True},
+    {"num_layers": 4, "skip_gates": True},
     {"parallel_start": 1},
-    {"num_loops": 2, "loop_start": 0, "loop_end": 1},
-    {"num_loops": 3, "loop_start": 1, "loop_end": 1, "ve_dim": 8, "ve_layers": [1], "xsa_last_n": 2},
+    {"num_layers": 3, "num_loops": 2, "loop_start": 0, "loop_end": 1},
+    {"num_layers": 3, "num_loops": 3, "loop_start": 1, "loop_end": 1, "ve_dim": 8, "ve_layers": [1], "xsa_last_n": 2},
     {"smear": "window", "bigram_rows": 0},
     {"smear": "window", "smear_bos_mask": False, "gate_window": 32},
     {"attn_gate": "sparse", "attn_gate_scale": 0.5, "gate_window": 3},
-    {"lanes": 2, "parallel_start": 2, "skip_gates": True},
-    {"lanes": 2, "parallel_start": 3, "num_loops": 2, "loop_start": 1, "loop_end": 2, "ve_dim": 8, "ve_layers": [3]},
+    {"num_layers": 4, "lanes": 2, "parallel_start": 2, "skip_gates": True},
+    {"num_layers": 4, "lanes": 2, "parallel_start": 3, "num_loops": 2, "loop_start": 1, "loop_end": 2, "ve_dim": 8,
+     "ve_layers": [3]},
     {"softcaps": "two", "logit_softcap": 2.0},
-    SWITCHES[-2],
-    SWITCHES[-1] | {"parallel_start": 2},
-]
+    SWITCHES[-2] | {"num_layers": 4},
+    SWITCHES[-1] | {"num_layers": 3, "parallel_start": 2},
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("changes", PARTS)
 def test_each_part_is_the_plain_version_eager_and_compiled_and_its_loop_can_be_switched(changes: dict) -> None:
     """Against the network written one operation after another, from the papers alone; both graphs of a loop."""
-    model = noisy_model(0.2, 1, num_layers=4, **changes)
+    model = noisy_model(0.2, 1, **{"num_layers": 2} | changes)
     ids = torch.randint(64, (2, 21), generator=torch.Generator().manual_seed(3))
     ids[:, 7] = 1  # begins a document
     inputs, targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()

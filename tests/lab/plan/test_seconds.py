@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from refused import refused
 from small import small_recipe
 from tiny_data import build_toy
 
-from pgolf_core.base.files import UserError
 from pgolf_core.lab.plan import seconds, table
 from pgolf_core.lab.plan.seconds import SLOWER
 from pgolf_core.network.model import num_parameters
@@ -60,7 +60,7 @@ def test_a_text_is_the_prepared_one_or_a_known_one_or_none(monkeypatch: pytest.M
     assert rows["targets of the text"] == found.targets and rows["adapting"] > 0
     with monkeypatch.context() as patch:
         patch.setattr("pgolf_core.text.tokenizer.BOS", 3)
-        with pytest.raises(UserError, match="finds documents by BOS = 3, but the tokenizer"):
+        with refused("finds documents by BOS = 3, but the tokenizer"):
             seconds.validation_text(toy)
     known = seconds.validation_text(load_recipe("pr1855", ["data.dataset=fineweb10B-sp8192-caseops"]))
     assert known is not None and known.targets == 47_851_520 and 49_000 < len(known.documents) <= 50_000
@@ -71,7 +71,7 @@ def test_a_text_is_the_prepared_one_or_a_known_one_or_none(monkeypatch: pytest.M
     assert seconds.validation_text(unknown) is None
     assert all(value != value for value in evaluation(unknown, 100.0).values()), "nothing is known of it"
     next((tmp_path / "datasets" / "toy-sp1024").glob("*_val_*.bin")).unlink()
-    with pytest.raises(UserError, match="toy-sp1024"):
+    with refused("toy-sp1024"):
         seconds.validation_text(toy)
 
 
