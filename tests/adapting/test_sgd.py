@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from learning import CHUNKS, assert_ranks_agree, carried_out
+from refused import refused
 from small import noisy_model, small_recipe
 
-from pgolf_core.base.files import UserError
 from pgolf_core.lab.look.n06_scoring import plain_nats
 
 RECIPE = small_recipe(adapt=CHUNKS)
@@ -65,7 +65,7 @@ def test_a_chunk_is_scored_before_the_weights_move() -> None:
 )
 def test_what_diverges_is_said_with_its_remedy(epochs: int, words: str) -> None:
     """One step at a huge rate breaks the weights; the next step shows it, or the next score."""
-    with pytest.raises(UserError, match=f"{words}.*; lower adapt.lr"):
+    with refused(f"{words}.*; lower adapt.lr"):
         carried_out(small_recipe(adapt={**CHUNKS, "lr": 1e30, "epochs": epochs, "batch_seqs": 9}), TOKENS)
 
 

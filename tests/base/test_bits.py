@@ -4,9 +4,9 @@ import math
 import random
 
 import pytest
+from refused import refused
 
 from pgolf_core.base.bits import allocate_bits
-from pgolf_core.base.files import UserError
 
 
 @pytest.mark.parametrize(
@@ -37,5 +37,5 @@ def test_the_full_size_record_gets_eight_sevens_and_sixteen_fives_of_75():
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
 def test_a_sensitivity_that_is_no_finite_number_is_refused_by_name(value: float):
-    with pytest.raises(UserError, match=r"blocks\.3"):
+    with refused(r"blocks\.3"):
         allocate_bits({"blocks.3": value, "b": 1.0})

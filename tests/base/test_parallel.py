@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 from ranks import on_ranks
+from refused import refused
 from small import column, small_data, small_recipe, weights_of
 
 from pgolf_core.base import parallel
-from pgolf_core.base.files import UserError, read_json, sha256_bytes, write_json
+from pgolf_core.base.files import read_json, sha256_bytes, write_json
 from pgolf_core.base.names import AVERAGED_WEIGHTS, CHECKPOINT, RAW_WEIGHTS, SENSITIVITY, TRAIN_LOG
 from pgolf_core.base.parallel import ALONE, World
 from pgolf_core.network.model import build_model
@@ -141,7 +142,7 @@ def test_joining_picks_the_backend_and_the_device_of_the_rank(monkeypatch, cuda:
     assert calls == [*([device] if cuda else []), group, "left"]
     monkeypatch.setenv("LOCAL_RANK", "2")
     if cuda:
-        with pytest.raises(UserError, match="more processes than this machine's 2 CUDA devices"), parallel.join():
+        with refused("more processes than this machine's 2 CUDA devices"), parallel.join():
             pass
 
 
@@ -158,9 +159,8 @@ def test_variables_of_ranks_that_torchrun_did_not_set_are_told_in_a_line(monkeyp
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match=message) as caught, parallel.join():
+    with refused(message), parallel.join():
         pass
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("bfloat16", 5e-3)])
@@ -242,7 +242,7 @@ def score_ranks(world: World, settings: Recipe, data, tokens: np.ndarray, folder
         write_json(folder / f"{stride}-{limit}-of-{world.size}-{world.rank}", told)
     with torch.no_grad():
         model.tok_emb.weight.fill_(torch.nan)
-    with pytest.raises(UserError, match="the score is not finite"):
+    with refused("the score is not finite"):
         score(model, tokens, data.token_bytes, 16, 16, 3, world=world)
 
 

@@ -5,8 +5,9 @@ import importlib.util
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from refused import refused
 
-from pgolf_core.base.files import Refused, UserError
+from pgolf_core.base.files import Refused
 from pgolf_core.base.squeeze import need_brotli, shuffled, squeeze, unshuffled, unsqueeze
 
 DATA = bytes(range(256)) * 40 + b"odd"
@@ -33,5 +34,5 @@ def test_a_stream_that_is_cut_off_longer_or_of_another_size_is_refused(stream: b
 
 def test_without_the_package_a_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"quant\.compressor = brotli needs .*pip install brotli==1\.2\.1"):
+    with refused(r"quant\.compressor = brotli needs .*pip install brotli==1\.2\.1"):
         need_brotli()

@@ -17,13 +17,13 @@ from pathlib import Path
 import pytest
 import torch
 from ranks import on_ranks
+from refused import refused
 from small import small_recipe, word_shards
 
 from pgolf_core import ROOMS
 from pgolf_core.adapting.mixture import mix_score
 from pgolf_core.adapting.trace import adapt_artifact
 from pgolf_core.base.device import why_not_compile
-from pgolf_core.base.files import UserError
 from pgolf_core.base.names import SCRIPT_ARTIFACT, SEED_RESULT, TRAIN_LOG
 from pgolf_core.base.parallel import ALONE, World
 from pgolf_core.lab import cli, export
@@ -174,9 +174,9 @@ def test_the_packed_script_is_small_and_reads_back_to_the_minified_one(name: str
 def test_another_wrapping_is_refused_unrun_and_a_plain_script_is_shown(text: str, message: str, tmp_path: Path):
     path = tmp_path / SCRIPT
     path.write_text(text)
-    with pytest.raises(UserError, match=message):
+    with refused(message):
         readable_of(path)
-    with pytest.raises(UserError, match=r"^cannot read nope\.py: No such file or directory; name a train_gpt\.py$"):
+    with refused(r"^cannot read nope\.py: No such file or directory; name a train_gpt\.py$"):
         readable_of(Path("nope.py"))
     path.write_text("a = 1  # plain\n")
     assert readable_of(path) == "a = 1  # plain\n"

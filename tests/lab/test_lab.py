@@ -5,8 +5,8 @@ import os
 import sys
 
 import pytest
+from refused import refused
 
-from pgolf_core.base.files import UserError
 from pgolf_core.lab import cli
 from pgolf_core.lab.shared.places import find_root
 
@@ -25,5 +25,5 @@ def test_lab_becomes_jupyterlab_in_this_python_with_the_notebooks_open(monkeypat
 def test_without_jupyterlab_the_remedy_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     options = cli.parse(["lab"])
-    with pytest.raises(UserError, match="`make lab` installs it"):
+    with refused("`make lab` installs it"):
         options.run(options)

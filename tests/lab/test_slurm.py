@@ -6,8 +6,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from refused import refused
 
-from pgolf_core.base.files import UserError
 from pgolf_core.lab import cli, slurm
 from pgolf_core.lab.slurm import Asked, Queued
 
@@ -98,7 +98,7 @@ def test_jobs_follow_each_other_and_a_refusal_cancels_the_ones_before(commands: 
     assert (tmp_path / "calls").read_text().splitlines() == expected
     assert "0) set -- a;;\n1) set -- b;;" in scripts[0].read_text()
     fake(commands, "sbatch", 'case "$*" in *dependency*) echo "sbatch: error: no more" >&2; exit 1;; esac; echo 5')
-    with pytest.raises(UserError, match="sbatch: no more"):
+    with refused("sbatch: no more"):
         slurm.chain(tmp_path / "run", steps, GIVEN)
     assert (tmp_path / "calls").read_text().splitlines()[-1] == "cancel 5"
     capsys.readouterr()
@@ -114,7 +114,7 @@ def test_the_queue_is_read_by_job_and_task(commands: Path) -> None:
     assert found[("12", "0")] == Queued("RUNNING", "n1", "None")
     assert found[("12", "1")] == Queued("PENDING", "", "(Resources|a)") and len(found) == 3
     fake(commands, "squeue", "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1")
-    with pytest.raises(UserError, match="squeue: Unable to contact slurm controller"):
+    with refused("squeue: Unable to contact slurm controller"):
         slurm.queue()
 
 

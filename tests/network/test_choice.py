@@ -1,8 +1,8 @@
 """Which grid each tensor goes on: by name, by size, by the part of the network, by gradient, and in training."""
 
 import pytest
+from refused import refused
 
-from pgolf_core.base.files import UserError
 from pgolf_core.network.choice import grid_names_for, qat_grids
 from pgolf_core.recipes.recipe import QAT, Quant
 
@@ -23,7 +23,7 @@ def test_gradient_allocation_rules_attention_mlp_and_bigram_and_nothing_else():
     bits = {"tok_emb.weight": 7, "bigram.embed.weight": 5, "blocks.0.attn.c_q.weight": 7}
     found = grid_names_for(SHAPES | others, quant, bits).values()
     assert [name.removesuffix("_row_clip") for name in found] == ["int8", "int5", "int7", "int6", "int8", "int8"]
-    with pytest.raises(UserError, match=r"c_q\.weight cannot be packed on grid int9_row_clip"):
+    with refused(r"c_q\.weight cannot be packed on grid int9_row_clip"):
         grid_names_for(SHAPES, quant, {"blocks.0.attn.c_q.weight": 9})
 
 
@@ -35,7 +35,7 @@ def test_an_exception_by_name_comes_before_size_part_and_gradient(allocation: st
     assert list(grid_names_for(shapes, quant).values()) == ["int6_row", "fp16", "int8_row_clip"]
     for entry, words in (("blocks.7.*=fp16", r"no tensor is called 'blocks\.7"),
                          ("blocks.0.attn_scale=int6_row", "is no matrix and has no grid; use fp16")):  # fmt: skip
-        with pytest.raises(UserError, match=words):
+        with refused(words):
             grid_names_for({**SHAPES, "blocks.0.attn_scale": (16,)}, Quant(exceptions=(entry,)))
 
 

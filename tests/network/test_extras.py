@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from refused import refused
 
-from pgolf_core.base.files import Refused, UserError
+from pgolf_core.base.files import Refused
 from pgolf_core.network.extras import (
     LEFT,
     RIGHT,
@@ -94,5 +95,5 @@ def test_a_group_of_zeros_stays_zero():
 
 @pytest.mark.parametrize(("rank", "group", "why"), [(2, 7, "must divide the 32 numbers"), (9, 8, "more than c of")])
 def test_what_does_not_fit_is_refused(rank: int, group: int, why: str):
-    with pytest.raises(UserError, match=why):
+    with refused(why):
         corrections_of({"c": errors()["c"]}, rank, 1, group)

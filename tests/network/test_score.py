@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
+from refused import refused
 from small import noisy_model, small_recipe
 
 from pgolf_core.base.files import UserError
@@ -112,7 +113,7 @@ def test_streams_too_short_or_without_bytes_and_damaged_weights_are_refused(sett
     damaged.skip_weights.data.fill_(math.nan)
     for scored, words in (((model, tokens[:1], table), "at least 2"), ((model, tokens, silent), "no bytes"),
                          ((damaged, tokens, table), "not finite")):  # fmt: skip
-        with pytest.raises(UserError, match=words):
+        with refused(words):
             score(*scored, 16, 4, 4, autocast="off")
     with pytest.raises(UserError):
         bits_per_byte(1.0, 0)

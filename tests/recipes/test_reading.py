@@ -4,8 +4,8 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from refused import refused
 
-from pgolf_core.base.files import UserError
 from pgolf_core.recipes.reading import available_recipes, lineage, load_recipe
 
 
@@ -60,14 +60,14 @@ def test_a_file_that_cannot_be_followed_is_refused_by_name(tmp_path: Path, text:
     (tmp_path / "folder.toml").mkdir()
     (tmp_path / "b.toml").write_text('extends = "a"\n')
     (tmp_path / "c.toml").write_text('name = "c"\n')
-    with pytest.raises(UserError, match=words):
+    with refused(words):
         load_recipe("a", folder=tmp_path)
 
 
 def test_a_file_named_without_its_ending_is_named_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.toml").write_text('extends = "pr315"\n')
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"unknown recipe 'mine'; known: mine\.toml, which is here, or one of: fr"):
+    with refused(r"unknown recipe 'mine'; known: mine\.toml, which is here, or one of: fr"):
         load_recipe("mine")
 
 
@@ -96,5 +96,5 @@ def test_recipes_are_found_by_name_and_overrides_set_one_key_and_bare_words_are_
     ],
 )
 def test_bad_overrides_are_refused(override: str, words: str) -> None:
-    with pytest.raises(UserError, match=words):
+    with refused(words):
         load_recipe("pr315", [override])

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from refused import refused
 
-from pgolf_core.base.files import UserError
 from pgolf_core.base.names import CHECKPOINT
 from pgolf_core.base.parallel import ALONE, World
 from pgolf_core.training.checkpoint import Checkpoint, keep_until, load_tensors, restore, save_tensors
@@ -60,14 +60,14 @@ def test_tensors_of_any_layout_and_dtype_come_back_with_what_is_told_of_them(tmp
 def test_a_missing_or_damaged_file_is_one_clear_line(tmp_path: Path, payload: bytes | None) -> None:
     if payload is not None:
         (tmp_path / "a").write_bytes(payload)
-    with pytest.raises(UserError, match=r"^[^\n]*a (does not exist|is not a readable safetensors file)[^\n]*$"):
+    with refused(r"^[^\n]*a (does not exist|is not a readable safetensors file)[^\n]*$"):
         load_tensors(tmp_path / "a")
 
 
 def test_tensors_that_do_not_fit_are_refused_by_name() -> None:
     live = {"w": torch.zeros(3)}
     for saved in ({}, {"w": torch.ones(2)}, {"w": torch.ones(3), "v": torch.ones(1)}):
-        with pytest.raises(UserError, match=r"place: tensor '[wv]' does not fit this recipe"):
+        with refused(r"place: tensor '[wv]' does not fit this recipe"):
             restore(live, saved, "place")
     restore(live, {"w": torch.ones(3)}, "place")
     assert torch.equal(live["w"], torch.ones(3))
@@ -89,7 +89,7 @@ def test_a_checkpoint_fills_the_live_state_and_knows_its_step(tmp_path: Path) ->
 @pytest.mark.parametrize("key", MADE_OF)
 def test_a_checkpoint_of_another_recipe_seed_or_dataset_is_refused(tmp_path: Path, key: str) -> None:
     Checkpoint(tmp_path, MADE_OF, 0.0, ALONE).save(state(), {"step": 5})
-    with pytest.raises(UserError, match=f"made with another {key}; delete it, or use --fresh"):
+    with refused(f"made with another {key}; delete it, or use --fresh"):
         Checkpoint(tmp_path, {**MADE_OF, key: "other"}, 0.0, ALONE).read_about()
 
 
@@ -98,7 +98,7 @@ def test_what_is_not_finite_never_replaces_a_good_checkpoint_and_only_the_first_
     assert not list(tmp_path.iterdir())
     checkpoint = Checkpoint(tmp_path, MADE_OF, 0.0, ALONE)
     checkpoint.save(state(), {"step": 5})
-    with pytest.raises(UserError, match=r"step 6 left w \(and 0 more\) not finite and was not saved; lower"):
+    with refused(r"step 6 left w \(and 0 more\) not finite and was not saved; lower"):
         checkpoint.save({**state(), "w": torch.tensor(math.nan)}, {"step": 6})
     assert checkpoint.read_about()["step"] == 5
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from refused import refused
 from small import assert_same_bits, column, interrupt_at, small_data, small_recipe, weights_of
 
 from pgolf_core.base import names
 from pgolf_core.base.device import why_not_compile
-from pgolf_core.base.files import UserError
 from pgolf_core.base.parallel import World
 from pgolf_core.packing import correction
 from pgolf_core.training.loop import Trainer, train
@@ -93,7 +93,7 @@ def test_going_on_after_ctrl_c_gives_the_same_bits_as_never_stopping(data, tmp_p
             train(recipe, 3, data, parts, progress=interrupt_at(stop))
         assert (parts / names.CHECKPOINT).exists()
     for other, seed, what in ((recipe, 4, "seed"), (small_recipe(optim={"matrix_lr": 0.01}), 3, "recipe")):
-        with pytest.raises(UserError, match=f"made with another {what}"):
+        with refused(f"made with another {what}"):
             train(other, seed, data, parts)
     assert train(recipe, 3, data, parts).resumed_at_steps == [4, 6, 20]
     logs = [[line for line in log_of(folder).splitlines() if "loop:" in line] for folder in (whole, parts)]
@@ -188,9 +188,7 @@ def test_seconds_in_reserve_are_left_for_what_follows(data, tmp_path: Path) -> N
 def test_a_budget_that_leaves_no_step_before_what_follows_is_refused(data, tmp_path: Path) -> None:
     """It would pack a network that was never trained."""
     schedule = {"max_seconds": 1e-4}
-    with pytest.raises(
-        UserError, match=r"max_seconds = 0.0001 leaves no time for a step; raise it, or lower .*correction_tokens"
-    ):
+    with refused(r"max_seconds = 0.0001 leaves no time for a step; raise it, or lower .*correction_tokens"):
         train(small_recipe(schedule=schedule, quant={"correction": "hessian"}), 0, data, tmp_path)
 
 
@@ -221,9 +219,9 @@ def test_late_qat_comes_on_below_its_threshold_says_so_and_changes_weights_and_r
 )
 def test_what_cannot_be_trained_is_refused_before_anything_is_written(tmp_path, changes, shape, ranks, words) -> None:
     data = small_data(tmp_path / "data", **shape)
-    with pytest.raises(UserError, match=words) as caught:
+    with refused(words):
         Trainer(small_recipe(**changes), 0, data, tmp_path / "run", world=World(0, ranks))
-    assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("compiler", ["false", "/nowhere/g++"])

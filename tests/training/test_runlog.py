@@ -5,8 +5,9 @@ import math
 from pathlib import Path
 
 import pytest
+from refused import refused
 
-from pgolf_core.base.files import UserError, write_json
+from pgolf_core.base.files import write_json
 from pgolf_core.base.names import METRICS, TRAIN_LOG, TRAIN_RESULT
 from pgolf_core.training.progress import read_result, training_curve
 from pgolf_core.training.runlog import RunLog, TrainResult
@@ -33,11 +34,11 @@ def test_the_log_of_every_rank_but_the_first_writes_and_says_nothing(tmp_path: P
 
 def test_a_folder_that_cannot_be_written_and_missing_logs_are_clear_lines(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"cannot write logs in .*file.*choose a writable folder"):
+    with refused(r"cannot write logs in .*file.*choose a writable folder"):
         RunLog(tmp_path / "file").__enter__()
-    with pytest.raises(UserError, match=r"jsonl does not exist; run the training stage"):
+    with refused(r"jsonl does not exist; run the training stage"):
         training_curve(tmp_path)
-    with pytest.raises(UserError, match=r"result\.json does not exist"):
+    with refused(r"result\.json does not exist"):
         read_result(tmp_path)
 
 
@@ -45,7 +46,7 @@ def test_a_line_that_was_cut_is_no_step_and_a_damaged_one_is_told(tmp_path: Path
     (tmp_path / METRICS).write_text('{"step": 1}\n{"st')
     assert training_curve(tmp_path) == [{"step": 1}]
     (tmp_path / METRICS).write_text('{"step": 1}\n{"st\n{"step": 2}\n')
-    with pytest.raises(UserError, match=r"metrics\.jsonl has a line that is no JSON .*; train again with --fresh"):
+    with refused(r"metrics\.jsonl has a line that is no JSON .*; train again with --fresh"):
         training_curve(tmp_path)
 
 
@@ -55,5 +56,5 @@ def test_what_training_says_about_itself_comes_back_and_is_refused_where_it_is_d
     assert read_result(tmp_path) == result
     for values, words in (({}, "key 'steps' is missing"), ([1], "must be a table"), ({"odd": 1}, "unknown key 'odd'")):
         write_json(tmp_path / TRAIN_RESULT, values)
-        with pytest.raises(UserError, match=words):
+        with refused(words):
             read_result(tmp_path)

@@ -3,9 +3,9 @@
 import math
 
 import pytest
+from refused import refused
 from run_folder import BYTES, TARGETS, write_run
 
-from pgolf_core.base.files import UserError
 from pgolf_core.lab.compare.comparison import COLUMNS, arms_table, compare_arms, seeds_long
 from pgolf_core.lab.compare.records import load_published
 from pgolf_core.lab.compare.text import comparison_text
@@ -210,7 +210,7 @@ def test_a_record_scored_without_sliding_is_compared_by_its_round_trip_score(tmp
     run = write_fineweb(tmp_path / "mine", {1: 1.17, 2: 1.171})
     compared = compare_arms([run, "pr534", "pr315"])
     assert compared.score == "roundtrip" and "not every record here has a sliding one" in compared.notes[0]
-    with pytest.raises(UserError, match="share no score of their packed files"):
+    with refused("share no score of their packed files"):
         compare_arms(["pr194", "pr534"])
 
 
@@ -218,7 +218,7 @@ def test_a_record_scored_without_sliding_is_compared_by_its_round_trip_score(tmp
 
 
 def test_no_arm_and_a_record_given_twice_are_refused():
-    with pytest.raises(UserError, match="name at least one"):
+    with refused("name at least one"):
         compare([])
-    with pytest.raises(UserError, match="pr315 is named twice"):
+    with refused("pr315 is named twice"):
         compare(["pr315", "pr315"])

@@ -7,8 +7,8 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from refused import refused
 
-from pgolf_core.base.files import UserError
 from pgolf_core.lab.compare.records import RECORD_DIR, RECORDS, UNITS, load_published, record_of, seeds_table
 from pgolf_core.network.choice import grid_names_for
 from pgolf_core.network.model import num_parameters, parameter_shapes
@@ -212,7 +212,7 @@ def test_a_recipe_of_ones_own_has_the_record_that_it_extends(tmp_path: Path):
     assert record_of(str(tmp_path / "mine.toml")) == "pr332"
     assert record_of(str(tmp_path / "alone.toml")) is None
     assert record_of("nosuch") is None and record_of("nosuch-pr531-wide") == "pr531"
-    with pytest.raises(UserError, match=r"^broken.toml: not valid TOML"):
+    with refused(r"^broken.toml: not valid TOML"):
         record_of(str(tmp_path / "broken.toml"))
 
 
@@ -238,13 +238,12 @@ def test_the_table_has_a_row_for_each_seed_and_gaps_for_what_was_never_published
 def test_a_malformed_file_is_one_line_that_names_file_and_key(tmp_path: Path, old: str, new: str, message: str):
     text = (RECORD_DIR / "pr315.toml").read_text()
     (tmp_path / "pr315.toml").write_text(text.replace(old, new, 1))
-    with pytest.raises(UserError, match=f"^pr315.toml: .*({message})") as raised:
+    with refused(f"^pr315.toml: .*({message})"):
         load_published("pr315", tmp_path)
-    assert "\n" not in str(raised.value)
 
 
 def test_unknown_records_and_absent_files_are_named(tmp_path: Path):
-    with pytest.raises(UserError, match="unknown record 'pr316'; known: pr194, pr315"):
+    with refused("unknown record 'pr316'; known: pr194, pr315"):
         load_published("pr316")
-    with pytest.raises(UserError, match=r"cannot read .*pr315\.toml: No such file"):
+    with refused(r"cannot read .*pr315\.toml: No such file"):
         load_published("pr315", tmp_path)

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from refused import refused
 from toy_run import RECIPE, toy_corpus
 
-from pgolf_core.base.files import UserError, write_json
+from pgolf_core.base.files import write_json
 from pgolf_core.lab.look import controls, drawn, n02_network, n05_packing, n06_scoring
 from pgolf_core.lab.record import stages
 from pgolf_core.lab.record.folder import Run, open_run
@@ -120,7 +121,7 @@ def test_what_is_not_there_and_what_cannot_be_are_refused_in_words(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("other.toml").write_text('extends = "local-smoke"\nmodel = {vocab_size = 2048}\n')
-    with pytest.raises(UserError, match=words):
+    with refused(words):
         request.getfixturevalue(which).draw(*values)
 
 
@@ -129,7 +130,7 @@ def test_weights_of_a_seed_trained_on_other_data_are_refused(run: Run, tmp_path:
     other = dataclasses.replace(run.recipe, data=dataclasses.replace(run.recipe.data, dataset="x"))
     write_json(folder / "seed1" / "recipe.json", to_dict(other) | {"fingerprint": other.fingerprint})
     heads = drawn.Heads(dataclasses.replace(run, folder=folder, recipe_folder=folder), build_model(run.recipe.model, 0))
-    with pytest.raises(UserError, match="on other data than this run"):
+    with refused("on other data than this run"):
         heads.draw("this recipe", "seed 1, trained", 0, 0)
 
 
@@ -206,7 +207,7 @@ def test_a_plan_says_its_cost(plan: drawn.Windows) -> None:
 
 def test_a_stride_that_makes_too_many_windows_is_refused_with_one_that_does_not(plan: drawn.Windows) -> None:
     plan.targets = 62_000_000
-    with pytest.raises(UserError, match=r"62,000,000 windows.*at least 31"):
+    with refused(r"62,000,000 windows.*at least 31"):
         plan.draw(32, 1)
     assert plan.targets // 31 <= plan.MOST_WINDOWS
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 from ranks import start_process, wait_until
+from refused import refused
 
-from pgolf_core.base.files import UserError, write_json
+from pgolf_core.base.files import write_json
 from pgolf_core.lab.record import lock
 from pgolf_core.lab.record.lock import HOLDER_NAME, Busy, Holder, hold, holder_of
 
@@ -74,7 +75,7 @@ def test_a_lock_that_is_refused_or_given_twice_is_told(tmp_path: Path, monkeypat
 
     for flock, said in ((lambda *arguments: None, "it was given twice"), (refuse, "No locks available")):
         monkeypatch.setattr(lock.fcntl, "flock", flock)
-        with pytest.raises(UserError, match=rf"locks do not work on this disk \({said}\)"), hold(tmp_path):
+        with refused(rf"locks do not work on this disk \({said}\)"), hold(tmp_path):
             pass
 
 
@@ -85,7 +86,7 @@ def test_a_note_that_somebody_elsewhere_still_writes_is_a_disk_without_locks(tmp
     beats = threading.Timer(0.3, write_note, [tmp_path], {"beat": 1.0})
     beats.start()
     said = r"locks do not work on this disk \(elsewhere, process 7, writes in it while this process has the lock\)"
-    with pytest.raises(UserError, match=said), hold(tmp_path):
+    with refused(said), hold(tmp_path):
         pass
     beats.join()
 

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from launched import FAULTY, core_arguments, ranks_of, small_run
 from ranks import ended, on_ranks, wait_until
+from refused import refused
 from small import word_shards
 
-from pgolf_core.base.files import UserError, sha256_file, write_json
+from pgolf_core.base.files import sha256_file, write_json
 from pgolf_core.base.parallel import ALONE, World
 from pgolf_core.lab.record import rank as entry
 from pgolf_core.recipes.recipe import to_dict
@@ -75,33 +76,33 @@ def test_a_manifest_beside_the_shards_names_each_of_them_and_the_tokenizer(tmp_p
         (([*train, *val], val), "is given twice by --train and --val"),
         ((val, train), "--train is not all the train shards that .* names"),
     ):
-        with pytest.raises(UserError, match=message):
+        with refused(message):
             entry.identify(*given, tokenizer)
     train[0].write_bytes(whole[:-2] + whole[-4:-2])
-    with pytest.raises(UserError, match=r"was changed since .* was written"):
+    with refused(r"was changed since .* was written"):
         entry.identify(train, val, tokenizer)
     train[0].write_bytes(whole)
     write_json(folder / "manifest.json", values | {"tokenizer": {"sha256": "0"}})
-    with pytest.raises(UserError, match=r"is not the tokenizer that .* names"):
+    with refused(r"is not the tokenizer that .* names"):
         entry.identify(train, val, tokenizer)
 
 
 def test_a_recipe_is_a_runs_file_or_a_name(tmp_path: Path) -> None:
     assert entry.read_recipe("local-smoke").name == "local-smoke"
     (tmp_path / "recipe.json").write_text("[]")
-    with pytest.raises(UserError, match="does not hold a JSON object"):
+    with refused("does not hold a JSON object"):
         entry.read_recipe(str(tmp_path / "recipe.json"))
 
 
 @pytest.mark.parametrize("seed", [-1, 10**15])
 def test_a_seed_that_no_result_could_hold_is_refused_before_anything_is_read(seed: int) -> None:
-    with pytest.raises(UserError, match=f"^--seed {seed} is not a whole number below"):
+    with refused(f"^--seed {seed} is not a whole number below"):
         entry._train(argparse.Namespace(seed=seed), ALONE)
 
 
 def test_a_folder_that_another_training_holds_is_refused_after_a_while(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(entry, "LOCK_SECONDS", 0.2)
-    with entry._alone_in(tmp_path), pytest.raises(UserError, match="at work in"), entry._alone_in(tmp_path):
+    with entry._alone_in(tmp_path), refused("at work in"), entry._alone_in(tmp_path):
         pass
     with entry._alone_in(tmp_path):
         pass
@@ -109,7 +110,7 @@ def test_a_folder_that_another_training_holds_is_refused_after_a_while(tmp_path:
 
 def disagree(world: World) -> None:
     here = "seed is 4 here and 3 at rank 0" if world.rank else "another host has another recipe, seed or dataset than"
-    with pytest.raises(UserError, match=f"^{here}.*; give every host the same arguments$"):
+    with refused(f"^{here}.*; give every host the same arguments$"):
         entry._check_agreement(world, "fingerprint", argparse.Namespace(seed=3 + world.rank, data_sha256="small"))
     entry._check_agreement(world, "fingerprint", argparse.Namespace(seed=3, data_sha256="small"))
 

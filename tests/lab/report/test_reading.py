@@ -4,10 +4,10 @@ import dataclasses
 import json
 
 import pytest
+from refused import refused
 from report_run import TENSOR
 from run_folder import change
 
-from pgolf_core.base.files import UserError
 from pgolf_core.lab.report import reading
 from pgolf_core.lab.report.reading import command_of, read_seed
 from pgolf_core.recipes.reading import load_recipe
@@ -17,7 +17,7 @@ from pgolf_core.recipes.recipe import Recipe, to_dict
 @pytest.mark.parametrize("name", ["result.json", "ledger.json", "metrics.jsonl", "env.json"])
 def test_a_missing_file_is_refused_by_name_with_the_command_that_makes_it(run, name):
     (run / "seed1339" / name).unlink()
-    with pytest.raises(UserError, match=rf"seed1339/{name} does not exist; run `pgolf record local-smoke --seeds 1339"):
+    with refused(rf"seed1339/{name} does not exist; run `pgolf record local-smoke --seeds 1339"):
         read_seed(run, 1339)
 
 
@@ -38,7 +38,7 @@ def test_a_missing_file_is_refused_by_name_with_the_command_that_makes_it(run, n
 ])  # fmt: skip
 def test_numbers_that_contradict_each_other_are_refused(run, file, values, complaint):
     change(run / "seed1338" / f"{file}.json", **values)
-    with pytest.raises(UserError, match=complaint):
+    with refused(complaint):
         read_seed(run, 1338)
 
 
@@ -48,10 +48,10 @@ def test_a_broken_line_of_metrics_and_an_empty_file_are_named(run):
     huge = b'{"kind": "train", "step": 9, "loss": %s}' % (b"9" * 400)
     for broken in (b'{"kind": "train", "st', b"\xff", huge, b'{"kind": "val", "step": 1e999, "loss": 1}'):
         path.write_bytes(whole + broken)
-        with pytest.raises(UserError, match=r"metrics\.jsonl, line 18: not a metrics record"):
+        with refused(r"metrics\.jsonl, line 18: not a metrics record"):
             read_seed(run, 1337)
     path.write_text("")
-    with pytest.raises(UserError, match=r"metrics\.jsonl is empty; run `pgolf record .* --fresh`"):
+    with refused(r"metrics\.jsonl is empty; run `pgolf record .* --fresh`"):
         read_seed(run, 1337)
 
 

@@ -5,10 +5,10 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from refused import refused
 from report_run import RUN_SEEDS
 from run_folder import change
 
-from pgolf_core.base.files import UserError
 from pgolf_core.lab.report.report import write_report
 from pgolf_core.result import Result
 
@@ -102,19 +102,19 @@ def test_the_ledger_of_seconds_names_every_part_and_the_seeds_that_were_resumed(
 
 def test_bad_inputs_name_what_is_wrong_and_nothing_is_written(run, sample):
     for seeds in ([], [1337, 1337]):
-        with pytest.raises(UserError, match="none twice"):
+        with refused("none twice"):
             write_report(run, seeds)
     del sample["temperature"]
-    with pytest.raises(UserError, match="sample lacks temperature"):
+    with refused("sample lacks temperature"):
         write_report(run, RUN_SEEDS, sample)
     change(run / "seed1338" / "result.json", data_sha256="e" * 64)
-    with pytest.raises(UserError, match="differ in data_sha256"):
+    with refused("differ in data_sha256"):
         write_report(run, RUN_SEEDS)
     change(run / "data.json", val_documents="many")
-    with pytest.raises(UserError, match="no number 'val_documents'; run the notebook 01_data_and_metric"):
+    with refused("no number 'val_documents'; run the notebook 01_data_and_metric"):
         write_report(run, RUN_SEEDS)
     (run / "data.json").unlink()
-    with pytest.raises(UserError, match="no 'dataset'; run the notebook 01_data_and_metric"):
+    with refused("no 'dataset'; run the notebook 01_data_and_metric"):
         write_report(run, RUN_SEEDS)
     assert not (run / "summary.json").exists() and not (run / "report.html").exists()
 

@@ -4,10 +4,10 @@ import json
 import statistics
 
 import pytest
+from refused import refused
 from report_run import RUN_SEEDS
 from run_folder import seed_result
 
-from pgolf_core.base.files import UserError
 from pgolf_core.lab.report.seeds import NUMBERS, given_seeds, seeds_table_text, summarise_seeds
 
 
@@ -24,7 +24,7 @@ def test_summary_holds_mean_std_n_and_every_seed(written):
 
 
 def test_seeds_of_different_code_are_not_averaged_and_a_number_that_no_seed_has_is_left_out():
-    with pytest.raises(UserError, match="seeds 1 and 2 differ in core_sha256"):
+    with refused("seeds 1 and 2 differ in core_sha256"):
         summarise_seeds({1: seed_result(1, 2.0), 2: seed_result(2, 2.0, core_sha256="new")})
     assert "raw_targets" not in summarise_seeds({1: seed_result(1, 2.0, raw_targets=None)})
 
@@ -61,5 +61,5 @@ def test_seeds_may_be_one_number_or_text_as_papermill_gives_them():
         assert given_seeds(given) == [7, 8]
     assert given_seeds(7) == given_seeds("7") == [7]
     for wrong in ("x", "7.5", "", -1, True, [], [1.5], 7.0, [7, 7], None):
-        with pytest.raises(UserError, match=r"seeds .* must be a list of whole numbers, as \[1337, 1338\]"):
+        with refused(r"seeds .* must be a list of whole numbers, as \[1337, 1338\]"):
             given_seeds(wrong)

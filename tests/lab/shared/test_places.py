@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
+from refused import refused
 
-from pgolf_core.base.files import UserError
 from pgolf_core.lab.shared import places
 from pgolf_core.lab.shared.places import find_root, short_path
 
@@ -19,5 +19,5 @@ def test_paths_inside_the_repository_are_shown_relative_to_it_whatever_the_worki
 
 def test_a_package_outside_of_it_knows_no_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(places, "CORE_DIR", tmp_path)
-    with pytest.raises(UserError, match="no repository"):
+    with refused("no repository"):
         find_root()

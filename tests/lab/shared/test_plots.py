@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
+from refused import refused
 
-from pgolf_core.base.files import UserError
 from pgolf_core.lab.shared import plots
 
 STEPS = np.arange(0, 50, 10)
@@ -130,7 +130,7 @@ def test_a_figure_is_drawn_once_however_often_it_is_saved_and_again_once_it_has_
 
 
 def test_a_figure_name_with_a_folder_in_it_is_refused(tmp_path):
-    with pytest.raises(UserError, match="plain file name"):
+    with refused("plain file name"):
         plots.save_figure(FIGURES["bars"], tmp_path, "../bars")
 
 

@@ -1,8 +1,7 @@
 """Recipes as flat settings."""
 
-import pytest
+from refused import refused
 
-from pgolf_core.base.files import UserError
 from pgolf_core.lab.shared.settings import differences, flatten, given_overrides
 from pgolf_core.recipes.reading import load_recipe
 
@@ -26,5 +25,5 @@ def test_overrides_may_be_one_text_as_papermill_gives_it():
     huge = f"[0x{'9' * 5000}]"  # a list of one number, which no message could repeat
     assert given_overrides(huge) == [huge]
     for wrong in (3, [3], {"a": 1}):
-        with pytest.raises(UserError, match="must be a list of texts"):
+        with refused("must be a list of texts"):
             given_overrides(wrong)

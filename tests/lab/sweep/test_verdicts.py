@@ -6,10 +6,10 @@ import math
 from pathlib import Path
 
 import pytest
+from refused import refused
 from run_folder import write_run
 from scipy import stats
 
-from pgolf_core.base.files import UserError
 from pgolf_core.lab.compare.comparison import compare_arms
 from pgolf_core.lab.compare.inference import compare_runs
 from pgolf_core.lab.sweep import verdicts
@@ -153,7 +153,7 @@ def test_what_is_found_is_kept_in_the_folder_and_told(folders) -> None:
     assert is_stopped("base", {"base": base}, 10), "it holds, whatever comes"
     for text, wrong in (("[]", "must be a table"), ('{"step": "10"}', "key 'best' is missing")):
         (base / verdicts.STOPPED).write_text(text)
-        with pytest.raises(UserError, match=rf"stopped\.json: {wrong}.*; delete it, and the arm is judged anew"):
+        with refused(rf"stopped\.json: {wrong}.*; delete it, and the arm is judged anew"):
             why_stopped(base)
 
 

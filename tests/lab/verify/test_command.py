@@ -5,9 +5,9 @@ import os
 from pathlib import Path
 
 import pytest
+from refused import refused
 from reviewing import holding, judged, with_verdict
 
-from pgolf_core.base.files import UserError
 from pgolf_core.lab import cli
 from pgolf_core.lab.verify.command import as_text, verify
 from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, SAMPLED, UNKNOWN, Row
@@ -56,13 +56,13 @@ def test_an_artifact_alone_is_checked_without_any_run_and_scored_on_a_dataset_th
 def test_a_path_of_nothing_or_of_runs_is_an_error_and_an_empty_file_holds_nothing(
     honest: Path, cache: Path, tmp_path: Path
 ):
-    with pytest.raises(UserError, match=f"but holds runs; name one, as {honest}"):
+    with refused(f"but holds runs; name one, as {honest}"):
         verify(honest.parents[1], How())
-    with pytest.raises(UserError, match="does not exist"):
+    with refused("does not exist"):
         verify(tmp_path / "nosuch", How())
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "notes.txt").write_text("of something else")
-    with pytest.raises(UserError, match="folder is no run's or submission's folder: no file in it ends in "):
+    with refused("folder is no run's or submission's folder: no file in it ends in "):
         verify(tmp_path / "folder", How())
     (tmp_path / "file").touch()
     assert not holding(tmp_path / "file", cache)
@@ -75,7 +75,7 @@ def test_what_an_exported_script_left_is_no_run_and_its_artifact_is_named_instea
         (folder / "recipe.json").unlink()
     left = (run / "seed1" / "model.pgolf").rename(run / "seed1" / "final_model.pgolf")
     for path in (run, run / "seed1"):
-        with pytest.raises(UserError, match=f"exported script's, which keeps no recipe; name {left}"):
+        with refused(f"exported script's, which keeps no recipe; name {left}"):
             verify(path, How())
     assert {row.verdict for row in verify(left, How())} == {HOLDS}
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from refused import refused
 from small import flat_bytes, noisy_model
 
-from pgolf_core.base.files import UserError
 from pgolf_core.lab.data.dataset import Dataset
 from pgolf_core.lab.verify.evidence import measure
 from pgolf_core.lab.verify.evidence.checks import Broken
@@ -167,7 +167,7 @@ def test_the_same_seed_draws_the_same_windows(scored):
 
 
 def test_too_few_windows_give_no_interval(scored):
-    with pytest.raises(UserError, match="give a larger --budget-seconds"):
+    with refused("give a larger --budget-seconds"):
         scored(1.0, 0.8)
 
 

@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from refused import refused
 
-from pgolf_core.base.files import UserError, write_text
+from pgolf_core.base.files import write_text
 from pgolf_core.lab.data.dataset import Dataset
 from pgolf_core.lab.shared.places import child_environment
 from pgolf_core.lab.verify.evidence import process, score
@@ -45,7 +46,7 @@ def test_a_score_inside_documents_is_refused_with_a_tokenizer_of_another_bos(hon
         "way": dataclasses.asdict(dataclasses.replace(WAY, document_mask=True)),
     }  # fmt: skip
     monkeypatch.setattr("pgolf_core.text.tokenizer.BOS", 3)
-    with pytest.raises(UserError, match="the artifact finds documents by BOS = 3, but the tokenizer has 1"):
+    with refused("the artifact finds documents by BOS = 3, but the tokenizer has 1"):
         process._score(job, None, lambda *told: None)
 
 

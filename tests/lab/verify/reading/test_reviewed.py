@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from refused import refused
 from reviewing import DAMAGE, both, failing, judged, judged_with_damages, no_lie_goes_unnoticed, shows, spoil
 from run_folder import change
 
-from pgolf_core.base.files import UserError, write_json
+from pgolf_core.base.files import write_json
 from pgolf_core.lab.data.dataset import Dataset
 from pgolf_core.lab.report.seeds import summarise_seeds
 from pgolf_core.lab.verify.command import verify
@@ -36,7 +37,7 @@ def test_damage_of_any_file_is_a_failing_row_at_once_and_never_a_traceback(
 
 def test_a_result_is_read_strictly_and_where_it_is_damaged_other_checks_cannot_be_made(run: Path, cache: Path):
     change(run / "seed1" / "result.json", steps=8.5)
-    with pytest.raises(UserError, match="steps must be of type int"):
+    with refused("steps must be of type int"):
         _ = Seed(run / "seed1", How()).result_file
     assert failing(run / "seed1", cache) == {"result.json is whole"}
     shows(judged(run / "seed1", cache)["sliding score from the file alone"], UNKNOWN, "it needs a whole result.json")
