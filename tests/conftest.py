@@ -62,8 +62,8 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The longest file lies in whole/: begun last, it would leave the other workers without work."""
-    items.sort(key=lambda item: "whole" not in item.path.parts)
+    """Folders backwards: whole/ has the longest file, and what is begun last leaves other workers without work."""
+    items.sort(key=lambda item: str(item.path), reverse=True)
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("cuda"):  # not item.keywords: they hold the names of folders, too
