@@ -96,6 +96,11 @@ def test_logs_that_name_no_setting_are_neither_alike_nor_unlike(place: Path):
         (["ppm: subset=8000000 tokens", "a", "b", "c", "d", f"mix_bpb={BPB}"], "", HOLDS, "names fewer"),
         ([f"window tokens=2048 mix_bpb={BPB}"], "", HOLDS, "names fewer"),
         ([f"train_batch_tokens:524288 mix_bpb={BPB}"], "", HOLDS, "names fewer"),
+        (["saved_model:logs/a_model.npz bytes:1206844", f"final_exact val_bpb:{BPB}"], "", HOLDS, "names fewer"),
+        (["code_bytes:59488 total_bytes:15800799", f"final_exact val_bpb:{BPB}"], "", HOLDS, "names fewer"),
+        ([f"final_exact val_bpb:{BPB} artifact_bytes:15741311 total_bytes:15800799"], "", HOLDS, "names fewer"),
+        (["ttt:short_docs time=7911ms tokens=158639", f"final_ttt val_bpb:{BPB}"], "", HOLDS, "names fewer"),
+        (["eval_bytes=1999872", f"final_exact val_bpb:{BPB}"], "", FAILS, "is of 1,999,872 bytes"),
     )],
 )  # fmt: skip
 def test_the_order_and_a_claimed_score_of_a_part_are_found_in_any_wording(folder, check, lines, before, verdict, why):

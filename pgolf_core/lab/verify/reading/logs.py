@@ -76,6 +76,11 @@ _COUNT = r"\s*[=:]\s*(\d[\d,]{3,18})(?![\d.])"
 _OF = r"(?<![A-Za-z_])(?:(?:scored|total|eval|val|num|n)_)?"
 _TOKENS_OF = re.compile(rf"{_OF}(?:subset|tokens|positions)(?:_tokens)?{_COUNT}", re.I)
 _BYTES_OF = re.compile(rf"{_OF}bytes{_COUNT}", re.I)
+_NAMED_BYTES_OF = re.compile(rf"(?<![A-Za-z_])(?:scored|eval|val|num|n)_bytes{_COUNT}", re.I)
+_OF_A_FILE = re.compile(r"model|artifact|serial|submission|payload|\bcode|checkpoint|ckpt|saved", re.I)
+"""Lines that tell of the bytes of a file and not of a text."""
+_OF_A_PART = re.compile(r"rank|short|long|chunk|batch|progress|train|calib|prefix", re.I)
+"""Lines whose count is of a part on the way, and so of no score that follows."""
 _NAMED_BPB = re.compile(r"(?:bpb|bits_per_byte)\w{0,20}\s*[=:]\s*(\d\.\d{2,12})", re.I)
 _OF_A_STEP = re.compile(r"^\W{0,4}(?:step\W{0,3})?\d{1,12}\s*/\s*\d{1,12}\b|^\W{0,4}step\b", re.I)
 _FINAL = re.compile(r"bpb\w{0,20}\s*[=:]\s*\d\.\d{4,}", re.I)
@@ -263,13 +268,15 @@ def _read_events(log: Log, line: str, at: int) -> None:
         return
     if _FINAL.search(line):
         log.scored_lines.append((at, line.strip()))
-    tokens, size = (_whole(found[1]) if found else None for found in (_TOKENS_OF.search(line), _BYTES_OF.search(line)))
+    of_tokens = _TOKENS_OF.search(line)
+    of_bytes = None if _OF_A_FILE.search(line) else (_BYTES_OF if of_tokens else _NAMED_BYTES_OF).search(line)
+    tokens, size = (_whole(found[1]) if found else None for found in (of_tokens, of_bytes))
     named = tuple(_NAMED_BPB.findall(line)) if "b" in line else ()
     if named and tokens is None and size is None and at - log.counted[0] <= STILL_OF_IT:
         _, tokens, size = log.counted
     if named and (tokens or size):
         log.mentions.append(Mention(at, named, tokens, size))
-    elif tokens or size:
+    elif (tokens or size) and not _OF_A_PART.search(line):
         log.counted = at, tokens, size
 
 
