@@ -158,11 +158,11 @@ def _logs(seed: Seed) -> str:
 def _closing_lines(log: Log, result: Result) -> None:
     """Sizes, scores and scoring time at the end of train.log, where they are there, are the result's."""
     hold_equal(result, TRAIN_LOG, **{name.replace("model", "artifact"): size for name, size in log.last_sizes.items()})
-    for label, loss, bpb in log.finals:
-        kind = next((kind for kind in ("sliding", "adapted") if kind in label), "roundtrip")
-        for key, text in (("loss", loss), ("bpb", bpb)):
+    for one in log.finals:
+        kind = next((kind for kind in ("sliding", "adapted") if kind in one.label), "roundtrip")
+        for key, text in (("loss", one.loss), ("bpb", one.bpb)):
             value = getattr(result, f"{kind}_{key}") or 0.0
-            hold(agrees(text, value), f"{label}: {key} {text} in {TRAIN_LOG}, {value} in {SEED_RESULT}")
+            hold(agrees(text, value), f"{one.label}: {key} {text} in {TRAIN_LOG}, {value} in {SEED_RESULT}")
     told, counted = log.times["eval"], 1000 * sum(result.seconds.get(name, 0.0) for name in TIMERS[1:])
     scored = sum(told)
     is_timed = not told or abs(scored - counted) <= len(told)

@@ -258,7 +258,7 @@ def _pairs(folder: Judged) -> list[Pair]:
             if is_pair and not (are_first and name == "averaged_bpb"):
                 found.append(_pair(f"{where}, {key}", *texts))
     for log in quietly(lambda: folder.logs) or ():
-        found += [_pair(f"{log.name}, {label or 'score'}", *said) for label, *said in log.finals if said[0]]
+        found += [_pair(f"{log.name}, {one.label or 'score'}", one.loss, one.bpb) for one in log.finals if one.loss]
     return found
 
 

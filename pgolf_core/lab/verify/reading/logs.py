@@ -4,6 +4,7 @@ Only lines of known forms are read, each cut to a bounded length; whatever else 
 events, and scores with what they are of keep the number of their line, so that a row can name it.
 """
 
+import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 
 from pgolf_core.lab.verify.evidence.checks import hold
 from pgolf_core.lab.verify.reading.numbers import agrees, read_number
+from pgolf_core.lab.verify.reading.sizes import PARTS, sizes_of
 from pgolf_core.lab.verify.reading.untrusted import read_text
 
 MAX_LINES, MAX_EVENTS = 300_000, 100_000
@@ -22,50 +24,56 @@ NUMBER = r"([-+]?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?)"
 STEP_LINE = re.compile(
     rf"^step:(\d{{1,12}})/\d+ (?:train_loss:{NUMBER}|val_loss:{NUMBER} val_bpb:{NUMBER}) train_time:(\d{{1,15}})ms"
 )
-SIZES = {"serialized model": "model", "code size": "code", "total submission size": "total", "submission size": "total",
-         "total size": "total", "artifact": "artifact"}  # fmt: skip
-"""What a size is called: some logs call the packed file the artifact, others its sum with the code."""
-RAW_BYTES = 40_000_000
-"""A size that is said to be of no packing and is larger than this is of the weights before packing."""
 BEFORE, PACKED, SLIDING, ADAPTED = range(4)
 """Kinds of scores: of weights before packing, of the packed file, with a sliding window, adapted while scoring."""
 KINDS = (
     (BEFORE, r"pre.?quant|before.?quant|unquant"),
-    (ADAPTED, r"adapted|ttt|lora|n.?gram|slot|knn|cache|mix|tilt|ppm|hedge|ensemble"),
+    (ADAPTED, r"adapted|ttt|test.?time|lora|(?<![a-z])n.?gram|slot|knn|cache|mix(?!ed)|tilt|ppm|hedge|ensemble"),
     (SLIDING, r"slid|window|stride"),
     (PACKED, r"quant|int\d|round.?trip|zlib|zstd|lzma|brotli"),
-    (BEFORE, r"ema\b|post_ema|swa\b|diagnostic|raw|averag|bf16|fp32|float"),
-)
+    (BEFORE, r"ema\b|post_ema|swa\b|diagnostic|raw|averag|bf16|float|(?<![a-z])fp(?:16|32)?(?![a-z\d])|post.?train|"
+             r"(?<![a-z])trained"),
+)  # fmt: skip
 """What a score's label says of its kind, the first that fits; one that says nothing is of the packed file."""
 _UNADAPTED = re.compile(r"(?:(?<![a-z])no|pre|without|before)[ _-]?(?:adapted|ttt|slot|n-?gram)|unadapted", re.I)
 _PASSING = re.compile(
     r"\d\s*/\s*\d|%|#|\b(?:chunk|batch|epoch|phase|doc)\w*\W{0,3}\d|sliding_eval|"
     r"(?<![a-z])(?:running|delta|gain|diff|improve|target|baseline|best|std|worst|mean)", re.I)  # fmt: skip
 """Labels of scores on the way and of differences, which are no final ones."""
+_TAG = re.compile(r"[\w.=-]{1,150}:\s+(?=(?:step|final)[\w:])", re.I)
+"""The name of a run before a line that was gathered with those of other runs."""
 _PREFIX = re.compile(
     r"(?:(?:\[?(?:rank|gpu)[ :_]?\d{1,4}\]?|\[\d{1,4}\]|[\[(]?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[\d.,:+Z]{0,12}[\])]?|"
     r"[\[(]?\d\d:\d\d:\d\d[\d.,]{0,8}[\])]?|\[\s?\d{1,9}(?:\.\d{1,6})?s\]|"
     r"\[?(?:INFO|WARNING|DEBUG)\b\]?)[\s:|>-]*)+", re.I)  # fmt: skip
 """What a logger or a launcher puts before a line: date, time, rank, level."""
-_BPB = re.compile(rf"(?<!\w)(\w{{0,60}}?)_?(?:val[_ ]?)?bpb[\"'*)]{{0,2}}\s*[:=| ]\s*[\"'*]{{0,2}}{NUMBER}", re.I)
-_LOSS = re.compile(rf"(?<!\w)(?!train)(\w{{0,60}}?)_?(?:val[_ ]?)?loss[\"']?\s*[:=| ]\s*{NUMBER}", re.I)
+_VAL = r"(?<!\w)(?!train)(\w{0,60}?)_?(?:val(?:idation)?[_ ]?)?"
+_BPB = re.compile(
+    rf"{_VAL}bpb(?:[\"'*)]{{0,2}}\s*[:=| ]\s*[\"'*]{{0,2}}|\s?\(([^():=]{{1,60}})\)\s?[:=]\s*){NUMBER}", re.I
+)
+"""The score's name, what stands in brackets after it, and its value."""
+_LOSS = re.compile(rf"{_VAL}loss[\"']?\s*[:=| ]\s*{NUMBER}", re.I)
 _STEP = re.compile(r"\W{0,4}(?:(?:step|iter)\b\W{0,3}(\d{1,12})\b|(\d{1,12})\s*/\s*\d{1,12}\b(?!/))", re.I)
 _STOP = re.compile(r"stopping_early.{0,200}?\bstep:\s*(\d{1,12})()/")
-_TIME = re.compile(rf"\b(train|eval|total_eval)_time[:=]\s*{NUMBER}\s*(ms|s|m)\b")
+_TIME = re.compile(rf"\b(train|eval|total_eval)(?:ing)?[_ ]time[:=]\s*{NUMBER}\s*(ms|s|m)\b", re.I)
+_STEP_TIME = re.compile(rf"\s(?:t|elapsed)[:=]\s*{NUMBER}\s*(ms|s|m)\b")
+"""On the line of a step, the clock of all steps so far."""
 _DONE = re.compile(
     rf"^(?=.{{0,60}}(?:ttt|n-?gram|slot|eval))(.{{0,60}}?)[: ]done\b.{{0,200}}?"
     rf"\b(?:elapsed|total_time|in)[:= ]\s*{NUMBER}\s*(ms|s|m)\b", re.I)  # fmt: skip
 _HESSIANS = re.compile(rf"\b(collected \d{{1,9}} hessians) in {NUMBER}\s*(ms|s|m)\b", re.I)
 _SEED = re.compile(r"[\"']?seed[\"']?\s*[:=]\s*(\d{1,19})\s*,?$", re.I)
+_SEED_IN_LINE = re.compile(r"\bseed[:=]\s*(\d{1,19})(?!\S)", re.I)
 _SEED_IN_NAME = re.compile(r"(?:seed|(?<![a-z])s)[_=-]?(\d{1,19})(?!\d)", re.I)
 _VAL_TOKENS = re.compile(
-    r"\bval_loader:.{0,500}?\btokens:\s*([\d,]{1,20})|^(?:val_|validation )tokens\s*[:=]\s*([\d,]{1,20})$", re.I
-)
-_BYTES = re.compile(
-    rf"({'|'.join(SIZES).replace(' ', '[ _]')})([^:=]{{0,60}})[:=]\s*([\d,]{{1,15}})(?:\s*bytes\b|$)", re.I
-)
+    r"\bval_loader:(?:.{0,500}?\btokens|bytes):\s*([\d,]{1,20})|"
+    r"^val(?:idation)?[ _]tokens\s*[:=]\s*([\d,]{1,20})(?!\S)|"
+    r"^([\d,]{1,20}) val(?:idation)? tokens\b", re.I)  # fmt: skip
+"""What is loaded to be scored; of a tokenizer of bytes it is bytes."""
 _VOCAB = re.compile(r"fineweb_(\d{3,6})_bpe|\bsp(\d{3,6})\b|\bvocab_size[:=]\s*(\d{3,6})", re.I)
 _RULER = re.compile(r"^={60,}$")
+PRINTED = "Source code:"
+"""Between two rulers; the script follows, up to the next ruler."""
 SETTINGS = ("model_params:", "world_size:", "attention_mode:", "tie_embeddings:", "train_batch_tokens:",
             "mtp_num_heads:", "sdp_backends:", "xsa_active_layers:")  # fmt: skip
 """Lines of a log's head that are one recipe's, and so equal over its seeds."""
@@ -96,6 +104,8 @@ class Score(NamedTuple):
     label: str
     loss: str
     bpb: str
+    is_early: bool = False
+    """Whether the log tells the size of the packed file after it, and another score after that."""
 
     @property
     def words(self) -> str:
@@ -110,7 +120,9 @@ class Score(NamedTuple):
     @property
     def said_kind(self) -> int | None:
         """The same; None for a label that says nothing of it."""
-        return next((kind for kind, pattern in KINDS if re.search(pattern, self.words)), None)
+        found = [kind for kind, pattern in KINDS if re.search(pattern, self.words)]
+        is_before = self.is_early and BEFORE in found and PACKED not in found
+        return BEFORE if is_before else next(iter(found), None)
 
 
 class Mention(NamedTuple):
@@ -157,12 +169,14 @@ class Log:
     """(step, val_loss, val_bpb) of the validations while training; the loss is empty where a line has none."""
     finals: list[Score] = field(default_factory=list)
     """The scores after training, in order."""
-    sizes: dict[str, list[int]] = field(default_factory=lambda: {f"{part}_bytes": [] for part in SIZES.values()})
+    sizes: dict[str, list[int]] = field(default_factory=lambda: {f"{part}_bytes": [] for part in PARTS})
     """model_bytes, code_bytes, total_bytes and artifact_bytes, each as often as it is told."""
     computed_on: str = ""
     """This project's line of device, threads, dtype and kernel; empty in other logs."""
     script: str = ""
     """The script that the log begins with, empty where it has none."""
+    listing: str = ""
+    """The script that the log prints further down, under a heading; empty where it has none."""
     block: dict[str, tuple[str, int]] = field(default_factory=dict)
     """{setting: (value, line)} of the lines after `Hyperparameters:`."""
     mentions: list[Mention] = field(default_factory=list)
@@ -172,6 +186,9 @@ class Log:
     """(line, text) of every line with a score of four digits or more, but those of steps and epochs."""
     counted: tuple[int, int | None, int | None] = (-STILL_OF_IT - 1, None, None)
     """The last line that counts without a score, its tokens and bytes: of a score that follows soon."""
+
+    packed_at: int | None = None
+    """How many final scores stand before the first packed size."""
 
     train_ms = property(lambda self: max(self.times["train"] or self.times["rounded"], default=None))
     eval_ms = property(lambda self: max(self.times["total_eval"] or self.times["eval"], default=None))
@@ -194,7 +211,9 @@ def read_log(path: Path, name: str) -> Log:
         log.script, lines = "\n".join(lines[:start]), lines[start:]
     else:
         start = 0
+    log.listing, lines = _printed(lines)
     seeds: set[int] = set()
+    other_seeds: set[int] = set()
     is_block = False
     for at, text in enumerate(lines, start + 1):
         line = text[:MAX_LINE].rstrip("\r")
@@ -205,14 +224,30 @@ def read_log(path: Path, name: str) -> Log:
             log.block[found[1]] = found[2].strip(), at
         elif not is_block and (":" in line or "=" in line):
             _read_events(log, line, at)
-        if ":" in line or "=" in line or "|" in line:
+        if any(mark in line for mark in (":", "=", "|", " tokens")):
             line = line.strip()
             line = line[found.end() :] if (found := _PREFIX.match(line)) else line
+            line = line[found.end() :] if (found := _TAG.match(line)) else line
             seeds |= {int(found[1])} if (found := _SEED.match(line)) else set()
+            other_seeds |= {int(seed) for seed in _SEED_IN_LINE.findall(line)} if len(other_seeds) < 2 else set()
             _read_line(log, line, line.lower())
-    seeds = seeds or ({int(named[1])} if named else set())
+    seeds = seeds or ({int(named[1])} if named else other_seeds)
     log.seed = seeds.pop() if len(seeds) == 1 else None
+    if log.packed_at is not None and log.packed_at < len(log.finals):
+        early = log.finals[: log.packed_at]
+        log.finals = [*(one._replace(is_early=True) for one in early), *log.finals[log.packed_at :]]
     return log
+
+
+def _printed(lines: list[str]) -> tuple[str, list[str]]:
+    """A script that stands between rulers under its heading, and the lines with nothing in its place."""
+    rulers = [at for at, line in enumerate(lines) if _RULER.match(line.strip())]
+    heads = [at for before, at in itertools.pairwise(rulers) if "".join(lines[before + 1 : at]).strip() == PRINTED]
+    if not heads:
+        return "", lines
+    start = heads[0] + 1
+    end = next((at for at in rulers if at >= start), len(lines))
+    return "\n".join(lines[start:end]) + "\n", [*lines[:start], *[""] * (end - start), *lines[end:]]
 
 
 def _read_line(log: Log, line: str, low: str) -> None:
@@ -220,12 +255,14 @@ def _read_line(log: Log, line: str, low: str) -> None:
     step = _STEP.match(line)
     if line.startswith("device: ") and "| compute: " in line:
         log.computed_on = line
-    elif "tokens" in low and (found := _VAL_TOKENS.search(line)):
-        log.val_tokens = _whole(found[1] or found[2])
-    elif (found := _BYTES.match(line)) and (_whole(found[3]) <= RAW_BYTES or found[2].strip()):
-        log.sizes[f"{SIZES[found[1].lower().replace('_', ' ')]}_bytes"].append(_whole(found[3]))
+    elif ("tokens" in low or "val_loader" in low) and (found := _VAL_TOKENS.search(line)):
+        log.val_tokens = _whole(found[1] or found[2] or found[3])
     elif "bpb" in low:
         _read_scores(log, line, int(step[1] or step[2]) if step else None)
+    if any(word in low for word in ("bytes", "size", "artifact")):
+        for part, size in sizes_of(line):
+            log.sizes[f"{part}_bytes"].append(size)
+            log.packed_at = len(log.finals) if log.packed_at is None and part != "code" else log.packed_at
     if line.startswith(SETTINGS):
         log.settings[line.partition(":")[0] + ":"] = line
     if "sp" in low or "_bpe" in low or "vocab" in low:
@@ -233,8 +270,11 @@ def _read_line(log: Log, line: str, low: str) -> None:
     step = step or _STOP.match(line)
     if step:
         log.steps = max(log.steps or 0, int(step[1] or step[2]))
-    for part, time, unit in _TIME.findall(line) if "_time" in low else ():
-        log.times["rounded" if (part, unit) == ("train", "m") else part].append(MILLISECONDS[unit] * read_number(time))
+    times = _TIME.findall(line) if "time" in low else []
+    times += [("train", *told) for told in _STEP_TIME.findall(line)] if step and not times else []
+    for part, time, unit in times:
+        part = "rounded" if (part, unit) == ("train", "m") else part.lower()
+        log.times[part].append(MILLISECONDS[unit.lower()] * read_number(time))
     is_work = "done" in low or "hessians" in low
     for what, time, unit in (*_DONE.findall(line), *_HESSIANS.findall(line)) if is_work else ():
         spent = MILLISECONDS[unit.lower()] * read_number(time)
@@ -245,17 +285,19 @@ def _read_line(log: Log, line: str, low: str) -> None:
 
 
 def _read_scores(log: Log, line: str, step: int | None) -> None:
-    """Every bpb of a line, the first with the loss before it."""
+    """Every bpb of a line, the first with the loss nearest before it."""
     first: re.Match | None = None
     for found in _BPB.finditer(line):
-        loss = None if first else _LOSS.search(line, 0, found.start())
-        first = first or loss or found
-        label = f"{line[: first.start()]} {loss[1] if loss else found[1]}".strip(" :|=-_,\"'*{")[:120]
+        losses = [] if first else list(_LOSS.finditer(line, 0, found.start()))
+        loss = losses[-1] if losses else None
+        first = first or (losses[0] if losses else found)
+        named = (loss[1] if loss else found[1]), found[2]
+        label = " ".join(filter(None, (line[: first.start()].strip(), *named))).strip(" :|=-_,\"'*{")[:120]
         if step is not None:
             if not found[1]:
-                log.step_scores.append((step, loss[2] if loss else "", found[2]))
+                log.step_scores.append((step, loss[2] if loss else "", found[3]))
         elif not _PASSING.search(label):
-            log.finals.append(Score(label, loss[2] if loss else "", found[2]))
+            log.finals.append(Score(label, loss[2] if loss else "", found[3]))
 
 
 def _read_events(log: Log, line: str, at: int) -> None:

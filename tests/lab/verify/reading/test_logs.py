@@ -48,7 +48,7 @@ def test_a_published_log_says_its_script_its_settings_and_its_exact_score(tmp_pa
     assert (log.seed, log.val_tokens, log.vocabularies, log.train_ms) == (42, 62_021_632, {1024}, 600_000)
     assert log.script.startswith("import os\n# xx") and set(log.settings) == {"model_params:", "world_size:"}
     assert log.step_scores == [(7061, "1.9279", "1.1418")] and log.steps == 7061
-    assert log.finals[1][1:] == ("1.89948149", "1.12498291")
+    assert log.finals[1][1:3] == ("1.89948149", "1.12498291")
     assert log.last_sizes == {"total_bytes": 15_528_666, "model_bytes": 15_461_049, "code_bytes": 67_617}
 
 
@@ -61,7 +61,7 @@ def test_the_later_line_format_is_read(tmp_path: Path):
         "Total submission size quantized+brotli: 15060000 bytes\n",
     )
     assert (log.seed, log.steps, log.train_ms, log.times["eval"]) == (42, 5000, 588_000, [90_000])
-    assert log.finals[0][1:] == ("1.80000000", "1.06606000") and log.sizes["total_bytes"] == [15_060_000]
+    assert log.finals[0][1:3] == ("1.80000000", "1.06606000") and log.sizes["total_bytes"] == [15_060_000]
 
 
 LINES = {  # line: (label, kind, loss, bpb)
@@ -88,6 +88,18 @@ LINES = {  # line: (label, kind, loss, bpb)
     "final_adapted_exact val_loss:1.8 val_bpb:1.2244": ("final_adapted_exact", ADAPTED, "1.8"),
     "quantized unadapted val_loss:1.8 val_bpb:1.2244": ("quantized unadapted", PACKED, "1.8"),
     "run_ttt val_loss:1.8 val_bpb:1.2244": ("run_ttt", ADAPTED, "1.8"),
+    "With (AA) Test-Time Re-Alignment val_loss:1.6 val_bpb:1.2244 stride:64":
+        ("With (AA) Test-Time Re-Alignment", ADAPTED, "1.6"),
+    "final_quant_roundtrip mode:mixed val_loss:5.5 val_bpb:1.2244": ("final_quant_roundtrip mode:mixed", PACKED, "5.5"),
+    "engram_on val_bpb:1.2244": ("engram_on", PACKED, ""),
+    "ppm_mix_bpb:1.2244": ("ppm_mix", ADAPTED, ""),
+    "val_bpb (pre-quant): 1.2244": ("pre-quant", BEFORE, ""),
+    "run 3: val_bpb (int4 roundtrip): 1.2244": ("run 3: int4 roundtrip", PACKED, ""),
+    "final_fp_exact val_loss:3.3 val_bpb:1.2244": ("final_fp_exact", BEFORE, "3.3"),
+    "final_fp8_roundtrip val_loss:3.3 val_bpb:1.2244": ("final_fp8_roundtrip", PACKED, "3.3"),
+    "post_train_base val_loss:0.8 val_bpb:1.2244": ("post_train_base", BEFORE, "0.8"),
+    "trained_validation_exact val_loss:8.6 val_bpb:1.2244": ("trained_validation_exact", BEFORE, "8.6"),
+    "run_d704_ttt: final_roundtrip_exact val_loss:2.9 val_bpb:1.2244": ("final_roundtrip_exact", PACKED, "2.9"),
     "TTT BPB: 1.2244": ("TTT", ADAPTED, ""),
     '  "post_ttt_val_bpb": 1.2244,': ("post_ttt", ADAPTED, ""),
     "EMA BPB:       1.2244": ("EMA", BEFORE, ""),
@@ -100,7 +112,7 @@ NO_SCORES = (
     "  ttt_chunk [11/1238] bpb=1.071361 time=8.1s", "val_bpb:enabled tokenizer_kind=sentencepiece", "delta_bpb: 0.0021",
     "sliding_eval [ 1.2%] 12/99 windows running_bpb:1.17", "ttp: b779/782 bl:2.2249 bb:1.0526", "target bpb: 1.05",
     "mean_val_loss:1.75 mean_val_bpb:1.05 worst_val_bpb:1.07", "# val_bpb: 1.05",
-    "step:9/9 train_loss:2.1 train_time:1ms",
+    "step:9/9 train_loss:2.1 train_time:1ms", "quant_gap: 0.013 BPB (pre:1.161 post:1.174)",
 )  # fmt: skip
 
 
@@ -123,6 +135,8 @@ def test_scores_on_the_way_and_differences_are_no_final_scores(tmp_path: Path, l
         ("[rank0]: step 5 | val_loss 1.9 | val_bpb 1.14", 5, [(5, "1.9", "1.14")]),
         ("5/9 val_loss: 1.9 val_bpb: 1.14", 5, [(5, "1.9", "1.14")]),
         ("step 5/9 | loss 2.3 | lr 0.1", 5, []),
+        ("step=5 mean_loss=8.3 validation_loss=1.9 validation_bpb=1.14 rate=1.0", 5, [(5, "1.9", "1.14")]),
+        ("run_d704e832: step:5/9 val_loss:1.9 val_bpb:1.14 train_time:1ms", 5, [(5, "1.9", "1.14")]),
         ("2026-03-22 10:11:12 INFO step 5 | val_bpb 1.14", 5, [(5, "", "1.14")]),
         ("stopping_early: wallclock_cap train_time: 1ms step: 5/9", 5, []), ("warmup_step: 5/20", None, []),
         ("step_avg: 85 ms", None, []), ("3/24/2026: notes", None, []),
@@ -146,6 +160,9 @@ def test_steps_and_validations_of_any_form_are_read(tmp_path: Path, line: str, s
          {"collected 67 Hessians": 12.7, "prequant_ttt": 88.1}, None),
         (["[rank0]: prequant_ttt:done elapsed=9.1s", "[rank1]: prequant_ttt:done elapsed=9.2s"], None,
          {"prequant_ttt": 9.2}, None),
+        (["step:9/9 loss:3.7 t:359105ms step:732ms", "ttt: t:900.0s"], 359.105, {}, None),
+        (["step 9 loss=4.9 31.6ms/step", "Train time:   163776ms (32.8ms/step)"], 163.776, {}, None),
+        (["Training time: 601.5s (wallclock cap)", "Step time: 1427s"], 601.5, {}, None),
         (["gptq:collected hessians for 82 layers", "Serialize: compression done in 99.9s"], None, {}, None),
     ],
 )  # fmt: skip
@@ -166,6 +183,15 @@ def test_seconds_are_a_logs_own_total_or_its_longest_timer_and_work_after_the_st
         ('  "seed": 42,', "a.log", {"seed": 42}), ("seed: 1\nseed: 2", "all.log", {"seed": None}),
         ("Validation tokens: 62,021,632", "a.log", {"val_tokens": 62_021_632}),
         ("val_tokens: 40540160", "a.log", {"val_tokens": 40_540_160}),
+        ("val_tokens:524289 eval_ctx:8192 val_token_limit:524288", "a.log", {"val_tokens": 524_289}),
+        ("  val tokens: 45,122,403", "a.log", {"val_tokens": 45_122_403}),
+        ("  524288 validation tokens\na: 1", "a.log", {"val_tokens": 524_288}),
+        ("val_loader:bytes:1999872", "a.log", {"val_tokens": 1_999_872}),
+        ("val_tokens_per_rank: 8 ; validation tokens/s: 5", "a.log", {"val_tokens": None}),
+        ("lr:matrix=0.025 batch:786432 wall:600s seed:42", "a.log", {"seed": 42}),
+        ("gptq: calibration seed:7\nseed:42", "a.log", {"seed": 42}),
+        ("gptq: calibration seed:7", "train_seed42.log", {"seed": 42}),
+        ("data seed:7 model seed:8", "a.log", {"seed": None}),
     ],
 )  # fmt: skip
 def test_seeds_and_tokens_are_read_in_any_encoding(tmp_path: Path, encoding: str, text: str, name: str, found: dict):
@@ -173,21 +199,16 @@ def test_seeds_and_tokens_are_read_in_any_encoding(tmp_path: Path, encoding: str
     assert {key: getattr(log, key) for key in found} == found
 
 
-@pytest.mark.parametrize(
-    ("line", "sizes"),
-    [
-        ("Artifact: 15,944,107 bytes (15.2 MB)", {"artifact_bytes": [15_944_107]}),
-        ("2026-03-22 10:11:12 INFO artifact_bytes: 16,144,107", {"artifact_bytes": [16_144_107]}),
-        ("Total submission size int8+zlib: 15932249 bytes", {"total_bytes": [15_932_249]}),
-        ("Serialized model int6+lzma: 15 bytes (payload:1 ratio:3.9x)", {"model_bytes": [15]}),
-        ("serialized_model_int8_zlib:9354004 bytes (ratio:3.8x)", {"model_bytes": [9_354_004]}),
-        ("Total submission size: 87469373 bytes", {}),
-        ("Artifact: out/model.ptz", {}),
-        ("Total size: 15.9 MB", {}),
-    ],
-)
-def test_sizes_of_any_form_are_read_but_not_those_of_the_weights_before_packing(tmp_path: Path, line: str, sizes: dict):
-    assert {part: values for part, values in read(tmp_path, line).sizes.items() if values} == sizes
+def test_a_logs_sizes_are_kept_in_order_behind_any_prefix_and_beside_scores(tmp_path: Path):
+    log = read(
+        tmp_path,
+        "2026-03-22 10:11:12 INFO artifact_bytes: 16,144,107\nTotal submission size: 87469373 bytes\n"
+        "final val_loss:1.9 val_bpb:1.12 compressed_blob_bytes:15741300 code_bytes:59480 total:15800780\n"
+        "Serialized model int6+lzma: 15716600 bytes\n",
+    )
+    assert log.sizes == {"model_bytes": [15_741_300, 15_716_600], "code_bytes": [59_480],
+                         "total_bytes": [15_800_780], "artifact_bytes": [16_144_107]}  # fmt: skip
+    assert log.last_sizes["model_bytes"] == 15_716_600 and log.finals[0].bpb == "1.12"
 
 
 def test_a_log_of_too_many_lines_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -205,6 +226,48 @@ def test_lines_of_a_resumed_log_may_be_of_steps_that_were_trained_again():
             agreed_steps(text, rows, {}, was_resumed=False)
     with pytest.raises(Broken, match=r"200 ms in train.log, 0.3 s in metrics.jsonl"):
         agreed_steps(text, train | {2: {"loss": 6.1, "seconds": 0.3}}, {}, was_resumed=False)
+
+
+def test_a_score_of_averaged_weights_is_before_packing_until_a_packed_size_is_told(tmp_path: Path):
+    """Whatever windows it is taken with; a log that tells no packed size, or tells it last, does not say."""
+    line, size = "final_ema val_bpb:1.12 sliding_bpb:1.10\n", "Serialized model int6+zstd: 15741300 bytes\n"
+
+    def kinds(text: str) -> list[int]:
+        return [one.kind for one in read(tmp_path, text).finals]
+
+    assert kinds(line + size + line) == [BEFORE, BEFORE, BEFORE, SLIDING]
+    assert kinds(line) == kinds(line + size) == [BEFORE, SLIDING]
+    assert kinds("int6 ema sliding val_bpb:1.1\n" + size + line)[0] == SLIDING
+
+
+PRINTED = """{ruler}
+Hyperparameters:
+  model_dim: 512
+  seed: 42
+{ruler}
+Source code:
+{ruler}
+import os
+class Hyperparameters:
+    model_dim: int = 256
+# best known: Serialized model int6: 99 bytes, quantized val_bpb: 1.0444
+    seed: 7
+quantized val_bpb:1.0333
+{ruler}
+Running Python 3.12
+val_tokens: 40540160
+quantized val_bpb:1.0731
+""".format(ruler="=" * 100)
+
+
+def test_a_script_that_is_printed_inside_a_log_tells_nothing(tmp_path: Path):
+    log = read(tmp_path, PRINTED)
+    assert log.seed == 42 and log.block["model_dim"] == ("512", 3) and [one.bpb for one in log.finals] == ["1.0731"]
+    assert not any(log.sizes.values()) and log.val_tokens == 40_540_160 and not log.script
+    assert log.listing.startswith("import os\nclass") and log.listing.endswith("val_bpb:1.0333\n")
+    assert [line for line, _ in log.scored_lines] == [17], "lines keep their numbers"
+    cut = read(tmp_path, PRINTED.rpartition("=" * 100)[0])
+    assert not cut.finals, "the log ends inside the script"
 
 
 EVENTS = """import os
