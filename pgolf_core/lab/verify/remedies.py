@@ -48,7 +48,7 @@ def places(evidence: str, files: Mapping[str, Path]) -> list[str]:
     found: list[str] = []
     for name, path in files.items():
         is_located = re.search(rf"{re.escape(name)}:\d", evidence)
-        if name in evidence and not is_located and name.endswith((".json", ".md", ".log", ".txt")):
+        if name in evidence and not is_located and name.endswith((".json", ".md", ".log", ".txt", ".out")):
             lines = (quietly(functools.partial(read_text, path)) or "").split("\n")
             first = next((at for at, line in enumerate(lines, 1) if wanted & _numbers(line)), None)
             found += [f"{name}:{first}"] if first and len(found) < PLACES else []

@@ -33,7 +33,7 @@ WEIGHT_ENDINGS = (".ptz", ".pt", ".pth", ".bin", ".safetensors", ".npz", ".npy",
                   ".zip", ".gz", ".tar", ".7z", ".ckpt")  # fmt: skip
 """Files that may hold weights in another project's format; they are weighed and not opened."""
 NO_WEIGHTS = "the weight file is not in the folder"
-LOG_ENDINGS, NO_LOGS = (".log", ".txt"), ("requirements.txt", "licen", "readme")
+LOG_ENDINGS, NO_LOGS = (".log", ".txt", ".out"), ("requirements", "licen", "readme", "cmakelists", "pr_body")
 MAX_LOGS = 64
 MAX_SCRIPT_BYTES = 2**20
 MAX_README_BYTES = 2 * 2**20
@@ -74,7 +74,7 @@ class Submission(Reviewed):
         names = [name for name in self.files
                  if name.endswith(LOG_ENDINGS) and not Path(name).name.lower().startswith(NO_LOGS)]  # fmt: skip
         require(bool(names), "there is no log")
-        hold(len(names) <= MAX_LOGS, f"{len(names)} logs are more than the {MAX_LOGS} that are read")
+        require(len(names) <= MAX_LOGS, f"{len(names)} logs are more than the {MAX_LOGS} that are read")
         read = (read_log(self.files[name], name) for name in names)
         logs = [log for log in read if log.steps is not None or log.finals]
         named = quietly(lambda: self.seeds) or []

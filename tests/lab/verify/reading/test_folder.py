@@ -14,9 +14,10 @@ from pgolf_core.base.files import read_json, write_json
 from pgolf_core.lab.export import export_script
 from pgolf_core.lab.record.folder import recorded_recipe
 from pgolf_core.lab.verify.evidence import measure
-from pgolf_core.lab.verify.evidence.checks import SAMPLED, Broken, CannotCheck
+from pgolf_core.lab.verify.evidence.checks import HOLDS, SAMPLED, UNKNOWN, Broken, CannotCheck
 from pgolf_core.lab.verify.evidence.score import How
 from pgolf_core.lab.verify.evidence.text import Way
+from pgolf_core.lab.verify.reading import folder
 from pgolf_core.lab.verify.reading.folder import Submission
 from pgolf_core.recipes.reading import load_recipe
 
@@ -151,3 +152,13 @@ def test_an_artifact_is_the_seeds_whose_hash_or_size_it_has(submission: Path):
     write_json(submission / "submission.json", values | {"seed_results": twice})
     with pytest.raises(CannotCheck, match=r"size of the artifact is that of seeds \[3, 4\]"):
         _ = Submission(submission, How()).artifact_seed
+
+
+def test_logs_end_in_several_ways_and_too_many_are_not_judged(place: Path, monkeypatch: pytest.MonkeyPatch):
+    write_json(place / "submission.json", read_json(place / "submission.json") | {"seeds": list(PR315)})
+    (place / "train_seed42.log").rename(place / "slurm_seed42_11486.out")
+    (place / "CMakeLists.txt").write_text("val_bpb: 1.0\n")
+    assert {log.name for log in Submission(place, How()).logs} >= {"slurm_seed42_11486.out", "train_seed1337.log"}
+    assert judged(place, place.parent)["no seed and no log is missing"].verdict == HOLDS
+    monkeypatch.setattr(folder, "MAX_LOGS", 2)
+    shows(judged(place, place.parent)["no seed and no log is missing"], UNKNOWN, "3 logs are more than the 2")
