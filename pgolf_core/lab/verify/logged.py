@@ -29,6 +29,8 @@ WHOLE = 0.98
 """From this share on a split is whole: rows of windows drop its end, and tokenizers count its bytes otherwise."""
 LEAST_SCORED = 100_000
 """Fewer tokens on a line with a score are of a window or a chunk."""
+MOST_BYTES = 8
+"""Of a token on average, by any tokenizer of two-byte ids on this text; the published ones have 2.4 to 3.7."""
 LEAST_DIGITS = 1e-3
 """A score with fewer digits than these names no line of a log."""
 SCORED_KEY = re.compile(
@@ -113,7 +115,8 @@ def whole_split(folder: Judged) -> str:
     wrong, said = _by_json(folder), []
     for log in folder.logs:
         tokens = log.val_tokens or _known(log)
-        wrong += _cut(log)
+        cut, is_whole = _loaded(log)
+        wrong += cut
         for line, bpb, scored, size in log.mentions:
             place = f"{log.name}:{line}"
             its = [one for one in bpb if any(same_number(one, text) for text in claims)]
@@ -123,7 +126,7 @@ def whole_split(folder: Judged) -> str:
                 wrong.append(f"{place}: {its[0]} bpb is of {scored:,} tokens, the split has {tokens:,}")
             elif its:
                 said.append(place)
-        said += [f"{log.name} ({log.val_tokens:,} tokens loaded)"] if log.val_tokens else []
+        said += [f"{log.name} ({log.val_tokens:,} tokens loaded)"] if is_whole else []
     hold(not wrong, some(wrong))
     require(bool(said), "no file says how many tokens or bytes were scored")
     return f"the whole split by {some(dict.fromkeys(said))}; no line with a claimed score names fewer"
@@ -142,21 +145,25 @@ def _known(log: Log) -> int | None:
     return found and found[0]
 
 
-def _cut(log: Log) -> list[str]:
-    """A validation split that was short when it was loaded: by its tokenizer's count, or by the bytes of a score."""
+def _loaded(log: Log) -> tuple[list[str], bool]:
+    """A validation split that was short when it was loaded, and whether it is known to have been whole: by its
+    tokenizer's count, by the bytes of a score, or by the most bytes that a token has on average.
+    """
     loaded, whole = log.val_tokens, _known(log)
     if not loaded:
-        return []
+        return [], False
     sizes = [implied_bytes(read_number(one.loss), read_number(one.bpb), loaded) for one in log.finals
              if one.loss and read_number(one.loss) > 0 and read_number(one.bpb) > 0]  # fmt: skip
     if any(WHOLE <= size / FINEWEB_BYTES <= 2 - WHOLE for size in sizes):
-        return []  # another tokenizer of that size, by the bytes of the text
+        return [], True  # another tokenizer of that size, by the bytes of the text
+    fault = ""
     if whole and loaded < WHOLE * whole:
-        return [f"{log.name} loads {loaded:,} validation tokens, the split has {whole:,}"]
-    if sizes and max(sizes) < WHOLE / 2 * FINEWEB_BYTES and not whole:
-        return [f"{log.name} loads {loaded:,} validation tokens, by its scores {max(sizes):,.0f} bytes of the split's "
-                f"{FINEWEB_BYTES:,}"]  # fmt: skip
-    return []
+        fault = f"the split has {whole:,}"
+    elif sizes and max(sizes) < WHOLE / 2 * FINEWEB_BYTES and not whole:
+        fault = f"by its scores {max(sizes):,.0f} bytes of the split's {FINEWEB_BYTES:,}"
+    elif loaded * MOST_BYTES < WHOLE * FINEWEB_BYTES:
+        fault = f"too few for the split's {FINEWEB_BYTES:,} bytes"
+    return [f"{log.name} loads {loaded:,} validation tokens, {fault}"] if fault else [], bool(whole) and not fault
 
 
 def _by_json(folder: Judged) -> list[str]:
@@ -222,12 +229,13 @@ def _epochs_first(log: Log) -> list[str]:
 
 
 def _named(logs: list[Log]) -> list[str]:
-    """Where logs tell of an adaptation: labels of scores, and switches that are on."""
+    """Where logs tell of an adaptation: labels of scores, switches that are on, and lines of their own."""
     found = [f"{log.name}: {one.label}" for log in logs for one in log.finals if ADAPTED.search(one.words)]
     for log in logs:
         found += [f"{log.name}:{line} {key}: {value:.20}" for key, (value, line) in log.block.items()
                   if SWITCH.search(key) and not OFF.match(value)]  # fmt: skip
         found += [f"{log.name}:{epoch.line} {epoch.name}" for epoch in log.epochs[:1]]
+        found += [f"{log.name}:{line} {text}" for line, text in log.told]
     return list(dict.fromkeys(found))
 
 

@@ -24,7 +24,7 @@ from pgolf_core.lab.verify.logged import counted_in, same_recipe, score_first, w
 from pgolf_core.lab.verify.reading.claims import Judged, before_packing, headline, json_numbers
 from pgolf_core.lab.verify.reading.folder import LOG_ENDINGS
 from pgolf_core.lab.verify.reading.keys import claimed, every_claim, meaning, quoted, seeds_elsewhere, unfilled
-from pgolf_core.lab.verify.reading.numbers import is_number, last_digit, read_number, written
+from pgolf_core.lab.verify.reading.numbers import is_number, last_digit, read_number, same_score, written
 from pgolf_core.lab.verify.reading.readme import readme_numbers, readme_prose
 from pgolf_core.lab.verify.reading.reviewed import BUDGET_SECONDS, MODEL_CHECKS, TEXT_CHECKS
 from pgolf_core.lab.verify.reading.untrusted import json_object
@@ -35,6 +35,8 @@ OF_A_SUBMISSION = (SUBMISSION_FILE, ".py", ".log", ".pgolf", ".ipynb")
 NAMED = ("name", "author", "date")
 OTHER_CLOCK_SECONDS = 1.0
 """By so much may work that is timed beside the training clock pass the budget: two timers do not add to the tenth."""
+MIXED = re.compile(r"ppm|mix(?!ed)|(?<![a-z])n.?gram|tilt|hedge|knn|cache|ensemble", re.I)
+"""Labels of scores of the model's probabilities mixed with those of something else."""
 UNTIMED = "start, warm-up, validation while training, packing"
 
 
@@ -185,6 +187,8 @@ class Pair(NamedTuple):
     place: str
     loss: str
     bpb: str
+    is_mixed: bool = False
+    """Whether the bpb is of a mixture, beside which some logs write the model's own loss."""
 
     def implied(self, tokens: int) -> float:
         """Bytes of the text, if these are its predictions."""
@@ -219,11 +223,15 @@ def _implied(folder: Judged) -> str:
         real = quietly(lambda: folder.text.total_bytes) or real
     per_byte = [pair.place for pair in pairs if pair.is_per_byte and not pair.fits(tokens, real, tolerance)]
     pairs = [pair for pair in pairs if pair.place not in per_byte]
+    own = any(pair.fits(tokens, real, tolerance) for pair in pairs if not pair.is_mixed)
+    mixed = [pair for pair in pairs if own and pair.is_mixed and pair.implied(tokens) > (1 + tolerance) * real]
+    pairs = [pair for pair in pairs if pair not in mixed]
     for pair in pairs:
         implied = f"{tokens:,} x {pair.loss} / (ln 2 x {pair.bpb}) = {pair.implied(tokens):,.0f} bytes"
         hold(pair.fits(tokens, real, tolerance), f"{pair.place}: {implied}, the split has {real:,} ({why})")
     about = f"{real:,} bytes over {tokens:,} predictions ({why})"
     aside = f"; nats per byte, which imply nothing: {some(per_byte)}" if per_byte else ""
+    aside += f"; a mixture's bpb beside the model's own loss: {some(pair.place for pair in mixed)}" if mixed else ""
     evidence = f"{len(pairs)} pairs of loss and bpb imply {about}{aside}{_first_targets(folder)}"
     logs = quietly(lambda: folder.logs) or ()
     training = [_pair(f"{log.name}, step {step}", *said) for log in logs for step, *said in log.step_scores if said[0]]
@@ -258,8 +266,12 @@ def _pairs(folder: Judged) -> list[Pair]:
             if is_pair and not (are_first and name == "averaged_bpb"):
                 found.append(_pair(f"{where}, {key}", *texts))
     for log in quietly(lambda: folder.logs) or ():
-        found += [_pair(f"{log.name}, {one.label or 'score'}", one.loss, one.bpb) for one in log.finals if one.loss]
-    return found
+        for one in log.finals:
+            if one.loss:
+                pair = _pair(f"{log.name}, {one.label or 'score'}", one.loss, one.bpb)
+                found.append(pair._replace(is_mixed=bool(MIXED.search(one.words))))
+    mixed = [pair.bpb for pair in found if pair.is_mixed]
+    return [pair._replace(is_mixed=any(same_score(pair.bpb, bpb) for bpb in mixed)) for pair in found]
 
 
 def _pair(place: str, loss: str, bpb: str) -> Pair:

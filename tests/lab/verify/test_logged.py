@@ -79,6 +79,13 @@ def test_logs_that_name_no_setting_are_neither_alike_nor_unlike(place: Path):
         (EPOCHS, "final", FAILS, "ran 3 epochs over the text, and its score follows"),
         (QUANT, "final", FAILS, "prequant_ttt ran 21 epochs"),
         (EPOCHS[:1], "final", UNKNOWN, "and not of its order"),
+        (["ngram_cache: hits=7612/7754 (98.2%) order=5"], "final", UNKNOWN, "ngram_cache: hits=7612"),
+        (["2026-04-01 10:00:00 INFO ttt_sliding:start chunks=60"], "", UNKNOWN, "ttt_sliding:start"),
+        (["own pieces - 8-GPU n-gram eval: 1"], "", UNKNOWN, "n-gram eval"),
+        (["ttt_enabled:False ttt_mode:lora", "ngram_tilt: disabled", "engram:True", "ngram_hash: buckets=4"], "", HOLDS,
+         "line of 1 log(s) tells of an adaptation"),
+        (["eval: ttt=0 ngram_cache=0", "lora_params:0", "TTT(on=0) a: 1", "ttt_lr:0.01", "no_ttt: 1"], "", HOLDS,
+         "1 log(s) tells"),
         (EPOCHS, "", UNKNOWN, "and not of its order"),
         (EPOCHS * 2, "final", UNKNOWN, "and not of its order"),
         (["legal_ttt_exact val_loss:1.89 val_bpb:1.12000000"], "", UNKNOWN, "tell of an adaptation (train_seed"),
@@ -100,6 +107,7 @@ def test_logs_that_name_no_setting_are_neither_alike_nor_unlike(place: Path):
         (["code_bytes:59488 total_bytes:15800799", f"final_exact val_bpb:{BPB}"], "", HOLDS, "names fewer"),
         ([f"final_exact val_bpb:{BPB} artifact_bytes:15741311 total_bytes:15800799"], "", HOLDS, "names fewer"),
         (["ttt:short_docs time=7911ms tokens=158639", f"final_ttt val_bpb:{BPB}"], "", HOLDS, "names fewer"),
+        (["val_tokens:524289 eval_ctx:8192"], "", FAILS, "loads 524,289 validation tokens, the split has 62,021,632"),
         (["eval_bytes=1999872", f"final_exact val_bpb:{BPB}"], "", FAILS, "is of 1,999,872 bytes"),
     )],
 )  # fmt: skip
@@ -132,12 +140,50 @@ def test_a_split_that_was_cut_when_it_was_prepared_is_found(place: Path):
     shows(judged(folder, place)[WHOLE], FAILS, "loads 9,662,464 validation tokens, the split has 40,540,160")
 
 
+@pytest.mark.parametrize(
+    ("tokens", "verdict", "why"),
+    [
+        (524_288, FAILS, "loads 524,288 validation tokens, too few for the split's 151,080,363 bytes"),
+        (45_122_403, UNKNOWN, "no file says how many tokens or bytes were scored"),
+    ],
+)
+def test_a_count_of_a_tokenizer_that_no_line_names_is_too_few_or_tells_nothing(place, tokens, verdict, why):
+    folder = one_run(place)
+    edit_logs(folder, r"tokens:62021632", f"tokens:{tokens}")
+    edit_logs(folder, r"fineweb_1024_bpe", "own")
+    edit_logs(folder, r"(final\w+) val_loss:\S+", r"\1")
+    shows(judged(folder, place)[WHOLE], verdict, why)
+
+
 def test_bytes_that_a_wrong_table_adds_are_implied_by_loss_and_bpb(place: Path):
     """As PR 1865: 45,514,752 tokens x 2.5686 / (ln 2 x 0.8758) = 192.58 MB."""
     folder = one_run(place, row=(5000, "2.56860000", "0.87580000", 15_571_723, 15_639_340))
     edit_logs(folder, r"tokens:62021632", "tokens:45514752")
     edit_logs(folder, r"fineweb_1024", "fineweb_4096")
     shows(judged(folder, place)[IMPLIED], FAILS, "192,58")
+
+
+@pytest.mark.parametrize(
+    ("lines", "verdict", "why"),
+    [
+        (
+            ["ppm_sliding val_loss:1.89 val_bpb:0.95"],
+            HOLDS,
+            "a mixture's bpb beside the model's own loss: t",
+        ),
+        (["ppm_sliding val_loss:1.89 val_bpb:1.95"], FAILS, "ppm_sliding: 62,021,632 x 1.89"),
+        (["final_sliding val_loss:1.89 val_bpb:0.95"], FAILS, "final_sliding: 62,021,632 x 1.89"),
+    ],
+)
+def test_a_mixtures_bpb_beside_the_models_own_loss_implies_no_bytes(folder: Path, lines: list, verdict: str, why: str):
+    add_lines(folder, {"all": lines}, "")
+    shows(judged(folder, folder.parent)[IMPLIED], verdict, why)
+
+
+def test_where_every_pair_is_a_mixtures_the_bytes_are_held_against_it(folder: Path):
+    edit_logs(folder, r"(final\w+)( val_loss:\S+ val_bpb:)\S+", r"ppm_\1\g<2>0.95")
+    claim(folder, val_bpb=0.95)
+    shows(judged(folder, folder.parent)[IMPLIED], FAILS, "178,95")
 
 
 def test_a_space_counted_twice_is_found_in_the_table_and_in_the_bytes_that_the_scores_imply(place: Path):

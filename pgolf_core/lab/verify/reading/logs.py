@@ -63,7 +63,10 @@ _DONE = re.compile(
     rf"\b(?:elapsed|total_time|in)[:= ]\s*{NUMBER}\s*(ms|s|m)\b", re.I)  # fmt: skip
 _HESSIANS = re.compile(rf"\b(collected \d{{1,9}} hessians) in {NUMBER}\s*(ms|s|m)\b", re.I)
 _SEED = re.compile(r"[\"']?seed[\"']?\s*[:=]\s*(\d{1,19})\s*,?$", re.I)
-_SEED_IN_LINE = re.compile(r"\bseed[:=]\s*(\d{1,19})(?!\S)", re.I)
+_SEED_IN_LINE = re.compile(
+    r"(?!.{0,200}(?:calib|data|shuffl|sampl|eval|probe))(?=(?:[^:=]{0,60}[:=]){3}).{0,200}?\bseed[:=]\s*"
+    r"(\d{1,19})(?!\S)", re.I)  # fmt: skip
+"""Among other settings, where no line and no name has one."""
 _SEED_IN_NAME = re.compile(r"(?:seed|(?<![a-z])s)[_=-]?(\d{1,19})(?!\d)", re.I)
 _VAL_TOKENS = re.compile(
     r"\bval_loader:(?:.{0,500}?\btokens|bytes):\s*([\d,]{1,20})|"
@@ -72,6 +75,13 @@ _VAL_TOKENS = re.compile(
 """What is loaded to be scored; of a tokenizer of bytes it is bytes."""
 _VOCAB = re.compile(r"fineweb_(\d{3,6})_bpe|\bsp(\d{3,6})\b|\bvocab_size[:=]\s*(\d{3,6})", re.I)
 _RULER = re.compile(r"^={60,}$")
+_TELLS = re.compile(
+    r"(?!(?:no|pre|without|before)[_ -])(?:(?:\w{0,20}_)?(?:ttt|n_?gram|ppm|slot)"
+    r"(?:_(?:cache|mix\w{0,9}|tilt|sliding|phased|lora|eval|chunk|train|enabled))?\b(?:\s\w{1,20})?\s?[:=\[]|"
+    r".{0,80}\b(?:ttt|n-?gram|ppm|slot) (?:eval|adapt|scor|mix|cache))"
+    r"(?!\s?(?:0\b|false|no|off|disabled|skip)).{0,30}", re.I)  # fmt: skip
+"""A line on an adaptation while scoring, which is not switched off."""
+MAX_TOLD = 3
 PRINTED = "Source code:"
 """Between two rulers; the script follows, up to the next ruler."""
 SETTINGS = ("model_params:", "world_size:", "attention_mode:", "tie_embeddings:", "train_batch_tokens:",
@@ -182,6 +192,8 @@ class Log:
     mentions: list[Mention] = field(default_factory=list)
     epochs: list[Epoch] = field(default_factory=list)
     phases: list[Phase] = field(default_factory=list)
+    told: list[tuple[int, str]] = field(default_factory=list)
+    """(line, its beginning) of the first lines that tell of an adaptation while scoring."""
     scored_lines: list[tuple[int, str]] = field(default_factory=list)
     """(line, text) of every line with a score of four digits or more, but those of steps and epochs."""
     counted: tuple[int, int | None, int | None] = (-STILL_OF_IT - 1, None, None)
@@ -229,8 +241,11 @@ def read_log(path: Path, name: str) -> Log:
             line = line[found.end() :] if (found := _PREFIX.match(line)) else line
             line = line[found.end() :] if (found := _TAG.match(line)) else line
             seeds |= {int(found[1])} if (found := _SEED.match(line)) else set()
-            other_seeds |= {int(seed) for seed in _SEED_IN_LINE.findall(line)} if len(other_seeds) < 2 else set()
+            other_seeds |= {int(found[1])} if "seed" in line and (found := _SEED_IN_LINE.match(line)) else set()
             _read_line(log, line, line.lower())
+            is_other = is_block or "bpb" in line or len(log.told) == MAX_TOLD
+            if not is_other and (tells := _TELLS.match(line)):
+                log.told.append((at, tells[0]))
     seeds = seeds or ({int(named[1])} if named else other_seeds)
     log.seed = seeds.pop() if len(seeds) == 1 else None
     if log.packed_at is not None and log.packed_at < len(log.finals):

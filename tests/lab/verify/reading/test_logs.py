@@ -191,7 +191,7 @@ def test_seconds_are_a_logs_own_total_or_its_longest_timer_and_work_after_the_st
         ("lr:matrix=0.025 batch:786432 wall:600s seed:42", "a.log", {"seed": 42}),
         ("gptq: calibration seed:7\nseed:42", "a.log", {"seed": 42}),
         ("gptq: calibration seed:7", "train_seed42.log", {"seed": 42}),
-        ("data seed:7 model seed:8", "a.log", {"seed": None}),
+        ("data: 1 b: 2 seed:7", "a.log", {"seed": None}), ("gptq: calibration seed:7", "a.log", {"seed": None}),
     ],
 )  # fmt: skip
 def test_seeds_and_tokens_are_read_in_any_encoding(tmp_path: Path, encoding: str, text: str, name: str, found: dict):
