@@ -101,7 +101,8 @@ class Judged(Submission):
         lines = [line._replace(label=line.label or "val_bpb") for log in logs for line in log.finals]
         lines.sort(key=lambda line: (not (said and same_score(said, line.bpb)), -line.kind, -len(line.bpb)))
         before = [line for line in lines if line.kind == BEFORE]
-        before += [Score(f"validation of step {step}", *text) for log in logs for step, *text in log.step_scores[-1:]]
+        ends = [end for log in logs for end in log.step_scores[-1:]]
+        before += [Score(f"validation of step {step}", loss, bpb) for step, loss, bpb in ends]
         packed = [line for line in lines if line.kind > BEFORE]
         # what was scored before packing is no submission's score, but where no log has another and it is claimed
         packed = packed or [line for line in before if said and same_score(said, line.bpb)]

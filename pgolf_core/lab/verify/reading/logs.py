@@ -185,8 +185,6 @@ class Log:
     """This project's line of device, threads, dtype and kernel; empty in other logs."""
     script: str = ""
     """The script that the log begins with, empty where it has none."""
-    listing: str = ""
-    """The script that the log prints further down, under a heading; empty where it has none."""
     block: dict[str, tuple[str, int]] = field(default_factory=dict)
     """{setting: (value, line)} of the lines after `Hyperparameters:`."""
     mentions: list[Mention] = field(default_factory=list)
@@ -223,7 +221,7 @@ def read_log(path: Path, name: str) -> Log:
         log.script, lines = "\n".join(lines[:start]), lines[start:]
     else:
         start = 0
-    log.listing, lines = _printed(lines)
+    lines = _without_printed(lines)
     seeds: set[int] = set()
     other_seeds: set[int] = set()
     is_block = False
@@ -254,15 +252,15 @@ def read_log(path: Path, name: str) -> Log:
     return log
 
 
-def _printed(lines: list[str]) -> tuple[str, list[str]]:
-    """A script that stands between rulers under its heading, and the lines with nothing in its place."""
+def _without_printed(lines: list[str]) -> list[str]:
+    """The lines, empty where a script stands between rulers under its heading."""
     rulers = [at for at, line in enumerate(lines) if _RULER.match(line.strip())]
     heads = [at for before, at in itertools.pairwise(rulers) if "".join(lines[before + 1 : at]).strip() == PRINTED]
     if not heads:
-        return "", lines
+        return lines
     start = heads[0] + 1
     end = next((at for at in rulers if at >= start), len(lines))
-    return "\n".join(lines[start:end]) + "\n", [*lines[:start], *[""] * (end - start), *lines[end:]]
+    return [*lines[:start], *[""] * (end - start), *lines[end:]]
 
 
 def _read_line(log: Log, line: str, low: str) -> None:
