@@ -37,8 +37,8 @@ KINDS = (
 """What a score's label says of its kind, the first that fits; one that says nothing is of the packed file."""
 _UNADAPTED = re.compile(r"(?:(?<![a-z])no|pre|without|before)[ _-]?(?:adapted|ttt|slot|n-?gram)|unadapted", re.I)
 _PASSING = re.compile(
-    r"\d\s*/\s*\d|%|#|\b(?:chunk|batch|epoch|phase|doc)\w*\W{0,3}\d|sliding_eval|"
-    r"(?<![a-z])(?:running|delta|gain|diff|improve|target|baseline|best|std|worst|mean)", re.I)  # fmt: skip
+    r"\d\s*/\s*\d|%|#|(?<![a-z])(?:chunk|batch|epoch|phase|doc)\W{0,3}\d|sliding_eval|(?<![a-z])"
+    r"(?:calib(?![a-z])|running|delta|gain|diff|improve|target|baseline|best|std|worst|mean)", re.I)  # fmt: skip
 """Labels of scores on the way and of differences, which are no final ones."""
 _TAG = re.compile(r"[\w.=-]{1,150}:\s+(?=(?:step|final)[\w:])", re.I)
 """The name of a run before a line that was gathered with those of other runs."""
@@ -58,6 +58,8 @@ _STOP = re.compile(r"stopping_early.{0,200}?\bstep:\s*(\d{1,12})()/")
 _TIME = re.compile(rf"\b(train|eval|total_eval)(?:ing)?[_ ]time[:=]\s*{NUMBER}\s*(ms|s|m)\b", re.I)
 _STEP_TIME = re.compile(rf"\s(?:t|elapsed)[:=]\s*{NUMBER}\s*(ms|s|m)\b")
 """On the line of a step, the clock of all steps so far."""
+_SCORE_TIME = re.compile(rf"\s(?:eval|time|elapsed)[:=]\s*{NUMBER}\s*(ms|s|m)\b")
+_SECONDS = re.compile(rf"\b(train|eval)_seconds\s*[:=]\s*{NUMBER}()(?!\S)")
 _DONE = re.compile(
     rf"^(?=.{{0,60}}(?:ttt|n-?gram|slot|eval))(.{{0,60}}?)[: ]done\b.{{0,200}}?"
     rf"\b(?:elapsed|total_time|in)[:= ]\s*{NUMBER}\s*(ms|s|m)\b", re.I)  # fmt: skip
@@ -77,7 +79,8 @@ _VOCAB = re.compile(r"fineweb_(\d{3,6})_bpe|\bsp(\d{3,6})\b|\bvocab_size[:=]\s*(
 _RULER = re.compile(r"^={60,}$")
 _TELLS = re.compile(
     r"(?!(?:no|pre|without|before)[_ -])(?:(?:\w{0,20}_)?(?:ttt|n_?gram|ppm|slot)"
-    r"(?:_(?:cache|mix\w{0,9}|tilt|sliding|phased|lora|eval|chunk|train|enabled))?\b(?:\s\w{1,20})?\s?[:=\[]|"
+    r"(?:_(?:cache|mix\w{0,9}|tilt|sliding|phased|lora|eval|chunk|train|enabled))?\b(?:\s(?!skip|off|disabled)\w{1,20})?"
+    r"\s?[:=\[]|"
     r".{0,80}\b(?:ttt|n-?gram|ppm|slot) (?:eval|adapt|scor|mix|cache))"
     r"(?!\s?(?:0\b|false|no|off|disabled|skip)).{0,30}", re.I)  # fmt: skip
 """A line on an adaptation while scoring, which is not switched off."""
@@ -105,7 +108,7 @@ _FINAL = re.compile(r"bpb\w{0,20}\s*[=:]\s*\d\.\d{4,}", re.I)
 _EPOCH = re.compile(r"\b(?=\w{0,40}ttt)(\w{1,40})[_: ]epoch[: =]{1,2}(\d{1,6})\s*/\s*(\d{1,6})\b", re.I)
 _PHASE = re.compile(r"\bphase:\s*(\d{1,6})/\d{1,6}\s+pd:\s*(\d{1,12})\s+gd:\s*(\d{1,12})\b")
 TIMERS = ("train", "rounded", "eval", "total_eval")
-MILLISECONDS = {"ms": 1.0, "s": 1e3, "m": 6e4}
+MILLISECONDS = {"ms": 1.0, "s": 1e3, "": 1e3, "m": 6e4}
 
 
 class Score(NamedTuple):
@@ -234,7 +237,7 @@ def read_log(path: Path, name: str) -> Log:
             log.block[found[1]] = found[2].strip(), at
         elif not is_block and (":" in line or "=" in line):
             _read_events(log, line, at)
-        if any(mark in line for mark in (":", "=", "|", " tokens")):
+        if any(mark in line for mark in (":", "=", "|", " tokens", " eval")):
             line = line.strip()
             line = line[found.end() :] if (found := _PREFIX.match(line)) else line
             line = line[found.end() :] if (found := _TAG.match(line)) else line
@@ -265,7 +268,7 @@ def _without_printed(lines: list[str]) -> list[str]:
 
 def _read_line(log: Log, line: str, low: str) -> None:
     """One line, and the same in small letters, by which most lines need no slower look."""
-    step = _STEP.match(line)
+    step, scores = _STEP.match(line), len(log.finals)
     if line.startswith("device: ") and "| compute: " in line:
         log.computed_on = line
     elif ("tokens" in low or "val_loader" in low) and (found := _VAL_TOKENS.search(line)):
@@ -283,8 +286,10 @@ def _read_line(log: Log, line: str, low: str) -> None:
     step = step or _STOP.match(line)
     if step:
         log.steps = max(log.steps or 0, int(step[1] or step[2]))
-    times = _TIME.findall(line) if "time" in low else []
-    times += [("train", *told) for told in _STEP_TIME.findall(line)] if step and not times else []
+    times = (_TIME.findall(line) if "time" in low else []) or _SECONDS.findall(line)
+    if not times and (step or len(log.finals) > scores):
+        part, pattern = ("train", _STEP_TIME) if step else ("eval", _SCORE_TIME)
+        times = [(part, *told) for told in pattern.findall(line)]
     for part, time, unit in times:
         part = "rounded" if (part, unit) == ("train", "m") else part.lower()
         log.times[part].append(MILLISECONDS[unit.lower()] * read_number(time))

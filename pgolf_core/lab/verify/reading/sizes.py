@@ -12,7 +12,8 @@ WORDS = (
     ("", r"free|param|batch|token|vocab|seq|window|dim|step|chunk|buffer|shard|memory|dataset|max|min\b|prefix|peak|"
          r"over|val|loss"),
     ("total", r"total"), ("code", r"(?<![a-z])code(?![a-z])"),
-    ("model", r"serialized|model[ _]size|compressed|bytes_model|model_bytes"), ("artifact", r"artifact"),
+    ("model", r"serialized|model[ _]size|compressed|bytes_model|model_bytes|^(?:int\d_?)?(?:zlib|zstd|lzma|brotli)$"),
+    ("artifact", r"artifact"),
 )  # fmt: skip
 """What a size is of, by words of its name, the first that fits; "" for what is no size of a submission's.
 
@@ -25,16 +26,19 @@ _PACKING = re.compile(r"\+|int\d|zlib|zstd|lzma|brotli|xz|lz4|lrz|quant|pack|com
 _SIZE = re.compile(
     r"([A-Za-z_][\w+./() \"',-]{0,100}?)[\"']?\s*[:=]\s*(\d[\d,]{0,14}(?![\d.]))(\s*bytes\b|(?=[\s,;/)}\]]|$))"
 )
-_SIZED = re.compile(r"artifact|model[ _]size|serialized|compressed", re.I)
+_SIZED = re.compile(r"artifact|model[ _]size|serialized|compressed|(?:zlib|zstd|lzma|brotli):.*\bcode:.*\btotal:", re.I)
+_RAW = re.compile(r"\braw", re.I)
 
 
 def sizes_of(line: str) -> Iterator[tuple[str, int]]:
     """(part, bytes) of every size of the packed file, the code, and their sum that a line tells."""
-    has_size = _SIZED.search(line) is not None
+    has_size, is_raw = _SIZED.search(line) is not None, _RAW.match(line) is not None
     for name, value, unit in _SIZE.findall(line):
         size = int(value.replace(",", ""))
         part = next((part for part, words in WORDS if re.search(words, name, re.I)), "")
-        is_size = unit.strip() or has_size or re.search(r"bytes|size", name, re.I)
+        if is_raw and part != "code":
+            continue
+        is_size = is_raw or unit.strip() or has_size or re.search(r"bytes|size", name, re.I)
         is_packed = part == "code" or size <= RAW_BYTES or _PACKING.search(name)
         if part and is_size and is_packed:
             yield part, size

@@ -99,6 +99,8 @@ LINES = {  # line: (label, kind, loss, bpb)
     "final_fp8_roundtrip val_loss:3.3 val_bpb:1.2244": ("final_fp8_roundtrip", PACKED, "3.3"),
     "post_train_base val_loss:0.8 val_bpb:1.2244": ("post_train_base", BEFORE, "0.8"),
     "trained_validation_exact val_loss:8.6 val_bpb:1.2244": ("trained_validation_exact", BEFORE, "8.6"),
+    "sgd_ttt lr:0.002 epochs:2 chunk_size:256 val_loss:2 val_bpb:1.2244":
+        ("sgd_ttt lr:0.002 epochs:2 chunk_size:256", ADAPTED, "2"),
     "run_d704_ttt: final_roundtrip_exact val_loss:2.9 val_bpb:1.2244": ("final_roundtrip_exact", PACKED, "2.9"),
     "TTT BPB: 1.2244": ("TTT", ADAPTED, ""),
     '  "post_ttt_val_bpb": 1.2244,': ("post_ttt", ADAPTED, ""),
@@ -112,7 +114,8 @@ NO_SCORES = (
     "  ttt_chunk [11/1238] bpb=1.071361 time=8.1s", "val_bpb:enabled tokenizer_kind=sentencepiece", "delta_bpb: 0.0021",
     "sliding_eval [ 1.2%] 12/99 windows running_bpb:1.17", "ttp: b779/782 bl:2.2249 bb:1.0526", "target bpb: 1.05",
     "mean_val_loss:1.75 mean_val_bpb:1.05 worst_val_bpb:1.07", "# val_bpb: 1.05",
-    "step:9/9 train_loss:2.1 train_time:1ms", "quant_gap: 0.013 BPB (pre:1.161 post:1.174)",
+    "step:9/9 train_loss:2.1 train_time:1ms", "ttt_epoch 3 val_bpb:1.06",
+    "precision:candidate calib_bpb:3.08", "quant_gap: 0.013 BPB (pre:1.161 post:1.174)",
 )  # fmt: skip
 
 
@@ -162,6 +165,8 @@ def test_steps_and_validations_of_any_form_are_read(tmp_path: Path, line: str, s
          {"prequant_ttt": 9.2}, None),
         (["step:9/9 loss:3.7 t:359105ms step:732ms", "ttt: t:900.0s"], 359.105, {}, None),
         (["step 9 loss=4.9 31.6ms/step", "Train time:   163776ms (32.8ms/step)"], 163.776, {}, None),
+        (["final val_loss:2 val_bpb:1.2 eval:452612ms", "ttt val_bpb:1.1 epochs:2 time:670.5s"], None, {}, 670.5),
+        (["  train_seconds: 601.3", "ttt_chunk [1/9] bpb=1.1 time=900.1s"], 601.3, {}, None),
         (["Training time: 601.5s (wallclock cap)", "Step time: 1427s"], 601.5, {}, None),
         (["gptq:collected hessians for 82 layers", "Serialize: compression done in 99.9s"], None, {}, None),
     ],
