@@ -275,7 +275,7 @@ def _read_line(log: Log, line: str, low: str) -> None:
         log.val_tokens = _whole(found[1] or found[2] or found[3])
     elif "bpb" in low:
         _read_scores(log, line, int(step[1] or step[2]) if step else None)
-    if any(word in low for word in ("bytes", "size", "artifact")):
+    if any(word in low for word in ("bytes", "size", "artifact", "code:")):
         for part, size in sizes_of(line):
             log.sizes[f"{part}_bytes"].append(size)
             log.packed_at = len(log.finals) if log.packed_at is None and part != "code" else log.packed_at

@@ -12,7 +12,7 @@ WORDS = (
     ("", r"free|param|batch|token|vocab|seq|window|dim|step|chunk|buffer|shard|memory|dataset|max|min\b|prefix|peak|"
          r"over|val|loss"),
     ("total", r"total"), ("code", r"(?<![a-z])code(?![a-z])"),
-    ("model", r"serialized|model[ _]size|compressed|bytes_model|model_bytes|^(?:int\d_?)?(?:zlib|zstd|lzma|brotli)$"),
+    ("model", r"serialized|model[ _]size|compressed|bytes_model|model_bytes"),
     ("artifact", r"artifact"),
 )  # fmt: skip
 """What a size is of, by words of its name, the first that fits; "" for what is no size of a submission's.
@@ -26,7 +26,9 @@ _PACKING = re.compile(r"\+|int\d|zlib|zstd|lzma|brotli|xz|lz4|lrz|quant|pack|com
 _SIZE = re.compile(
     r"([A-Za-z_][\w+./() \"',-]{0,100}?)[\"']?\s*[:=]\s*(\d[\d,]{0,14}(?![\d.]))(\s*bytes\b|(?=[\s,;/)}\]]|$))"
 )
-_SIZED = re.compile(r"artifact|model[ _]size|serialized|compressed|(?:zlib|zstd|lzma|brotli):.*\bcode:.*\btotal:", re.I)
+_SIZED = re.compile(r"artifact|model[ _]size|serialized|compressed|(?:zlib|zstd|lzma|brotli):\d{1,12} code:", re.I)
+_COMPRESSOR = re.compile(r"(?:int\d_?)?(?:zlib|zstd|lzma|brotli)", re.I)
+"""Beside code and total what it made is the packed file; alone it may be one of several that were tried."""
 _RAW = re.compile(r"\braw", re.I)
 
 
@@ -36,6 +38,8 @@ def sizes_of(line: str) -> Iterator[tuple[str, int]]:
     for name, value, unit in _SIZE.findall(line):
         size = int(value.replace(",", ""))
         part = next((part for part, words in WORDS if re.search(words, name, re.I)), "")
+        if _COMPRESSOR.fullmatch(name) and has_size:
+            part = "model"
         if is_raw and part != "code":
             continue
         is_size = is_raw or unit.strip() or has_size or re.search(r"bytes|size", name, re.I)

@@ -209,11 +209,11 @@ def test_a_logs_sizes_are_kept_in_order_behind_any_prefix_and_beside_scores(tmp_
         tmp_path,
         "2026-03-22 10:11:12 INFO artifact_bytes: 16,144,107\nTotal submission size: 87469373 bytes\n"
         "final val_loss:1.9 val_bpb:1.12 compressed_blob_bytes:15741300 code_bytes:59480 total:15800780\n"
-        "Serialized model int6+lzma: 15716600 bytes\n",
+        "Serialized model int6+lzma: 15716600 bytes\nint8_zlib:3554680 code:42190 total:3596870\n",
     )
-    assert log.sizes == {"model_bytes": [15_741_300, 15_716_600], "code_bytes": [59_480],
-                         "total_bytes": [15_800_780], "artifact_bytes": [16_144_107]}  # fmt: skip
-    assert log.last_sizes["model_bytes"] == 15_716_600 and log.finals[0].bpb == "1.12"
+    assert log.sizes == {"model_bytes": [15_741_300, 15_716_600, 3_554_680], "code_bytes": [59_480, 42_190],
+                         "total_bytes": [15_800_780, 3_596_870], "artifact_bytes": [16_144_107]}  # fmt: skip
+    assert log.last_sizes["model_bytes"] == 3_554_680 and log.finals[0].bpb == "1.12"
 
 
 def test_a_log_of_too_many_lines_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -26,6 +26,7 @@ LINES: dict[str, list[tuple[str, int]]] = {
         [("artifact", 15_978_000), ("code", 53_880)],
     "int8_zlib:3554680 code:42190 total:3596870 payload_ratio:3.53x budget_pct:22.5%":
         [("model", 3_554_680), ("code", 42_190), ("total", 3_596_870)],
+    "  zstd: 17004290 bytes = 17.00MB": [], "zlib size: 17573050 bytes": [],
     "raw_model:14437770 code:42190 total:14479960": [("code", 42_190)], "a:1234 code:5678 total:9012": [],
     "Total submission size: 87469373 bytes": [], "Serialized model fp32/bf16: 11068261 bytes": [],
     "Total submission size raw: 110145145 bytes": [], "Total size: 15.9 MB": [], "Artifact: out/model.ptz": [],
