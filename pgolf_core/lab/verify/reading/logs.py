@@ -37,8 +37,9 @@ KINDS = (
 """What a score's label says of its kind, the first that fits; one that says nothing is of the packed file."""
 _UNADAPTED = re.compile(r"(?:(?<![a-z])no|pre|without|before)[ _-]?(?:adapted|ttt|slot|n-?gram)|unadapted", re.I)
 _PASSING = re.compile(
-    r"\d\s*/\s*\d|%|#|(?<![a-z])(?:chunk|batch|epoch|phase|doc)\W{0,3}\d|sliding_eval|(?<![a-z])"
-    r"(?:calib(?![a-z])|running|delta|gain|diff|improve|target|baseline|best|std|worst|mean)", re.I)  # fmt: skip
+    r"\d\s*/\s*\d|%|#|(?<![a-z])(?:chunk|batch|epoch|phase|doc)\W{0,3}\d|sliding_eval|(?<![a-z])running|"
+    r"(?:(?<![a-z_])|_(?=[a-z]{1,11}$))(?:calib(?![a-z])|delta|gain|diff|improve|target|baseline|best|std|worst|mean)",
+    re.I)  # fmt: skip
 """Labels of scores on the way and of differences, which are no final ones."""
 _TAG = re.compile(r"[\w.=-]{1,150}:\s+(?=(?:step|final)[\w:])", re.I)
 """The name of a run before a line that was gathered with those of other runs."""
