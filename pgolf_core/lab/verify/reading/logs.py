@@ -48,7 +48,7 @@ _PREFIX = re.compile(
     r"[\[(]?\d\d:\d\d:\d\d[\d.,]{0,8}[\])]?|\[\s?\d{1,9}(?:\.\d{1,6})?s\]|"
     r"\[?(?:INFO|WARNING|DEBUG)\b\]?)[\s:|>-]*)+", re.I)  # fmt: skip
 """What a logger or a launcher puts before a line: date, time, rank, level."""
-_VAL = r"(?<!\w)(?!train)(\w{0,60}?)_?(?:val(?:idation)?[_ ]?)?"
+_VAL = r"(?<!\w)(?!train(?:ing)?_)(\w{0,60}?)_?(?:val(?:idation)?[_ ]?)?"
 _BPB = re.compile(
     rf"{_VAL}bpb(?:[\"'*)]{{0,2}}\s*[:=| ]\s*[\"'*]{{0,2}}|\s?\(([^():=]{{1,60}})\)\s?[:=]\s*){NUMBER}", re.I
 )

@@ -92,6 +92,7 @@ LINES = {  # line: (label, kind, loss, bpb)
         ("With (AA) Test-Time Re-Alignment", ADAPTED, "1.6"),
     "final_quant_roundtrip mode:mixed val_loss:5.5 val_bpb:1.2244": ("final_quant_roundtrip mode:mixed", PACKED, "5.5"),
     "  -> RESULT EL_best_small: BPB=1.2244  steps=1605": ("> RESULT EL_best_small", PACKED, ""),
+    "trained_val_bpb: 1.2244": ("trained", BEFORE, ""),
     "engram_on val_bpb:1.2244": ("engram_on", PACKED, ""),
     "ppm_mix_bpb:1.2244": ("ppm_mix", ADAPTED, ""),
     "val_bpb (pre-quant): 1.2244": ("pre-quant", BEFORE, ""),
@@ -113,6 +114,7 @@ LINES = {  # line: (label, kind, loss, bpb)
 }  # fmt: skip
 NO_SCORES = (
     "  ttt_chunk [11/1238] bpb=1.071361 time=8.1s", "val_bpb:enabled tokenizer_kind=sentencepiece", "delta_bpb: 0.0021",
+    "train_bpb: 1.1",
     "ppm_gain_bpb: 0.0021", "sliding best val_bpb: 1.2", "ens:baseline val_bpb:1.2", "quantized_mean bpb: 1.2",
     "sliding_eval [ 1.2%] 12/99 windows running_bpb:1.17", "ttp: b779/782 bl:2.2249 bb:1.0526", "target bpb: 1.05",
     "mean_val_loss:1.75 mean_val_bpb:1.05 worst_val_bpb:1.07", "# val_bpb: 1.05",
