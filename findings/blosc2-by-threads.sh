@@ -7,7 +7,7 @@
 # the same weights: compare what is unpacked. With nthreads=1 the bytes are the same each time, and as many.
 #
 # Expected: bytes that depend on weights and settings. Seen on 2026-11-30 with numpy 2.4.6, 1024 x 1024 normal draws as float32,
-# zstd at level 9; different files of forty, all 3,557,982 bytes long:
+# zstd at level 9; different files of forty (other counts each time), all 3,557,982 bytes long:
 #   compress2     1 thread 1     2 threads 6     4 threads 21
 #   pack_tensor   1 thread 1     2 threads 27    the machine's own choice, of two cores, 33
 set -euo pipefail

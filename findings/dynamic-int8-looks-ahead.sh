@@ -6,7 +6,7 @@
 # what comes later, and bits per byte taken over whole windows are not those of a coder that goes from left to right, nor
 # does such a coder's decoder agree with it at all. A text's score depends on the batch size and on its neighbours, most of all
 # where a few activations are large, as in trained models. torch 2.13.0's torch.ao quantize_dynamic has the same one scale.
-# Weights alone (MatMulNBitsQuantizer) leave each position to itself, and so do scales by token.
+# Weights alone (MatMulNBitsQuantizer) leave each position to itself.
 #
 # Expected: the same logits of a position, whatever stands after it. Seen on 2026-11-30 with onnx 1.23.2 and numpy 2.4.6, a model
 # without any attention (embedding, 64 x 256, relu, 256 x 1,024), one token of 1,024 with an embedding ten times as

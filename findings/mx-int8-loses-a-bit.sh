@@ -7,7 +7,7 @@
 # in every group. Fewer bits hide it: at four bits it is 22 %, where the grid alone would lose 12. Tuning
 # goes on with the cut weights, and a comparison of formats at eight bits comes out the wrong way round. MXInt8WeightMSE is the
 # same; ShiftedMXUInt8Weight, with a zero point, loses 33 %. Rounding the power up (weight_restrict_value_float_to_int_impl=
-# CeilSte) gives the format's loss; so does a group size of one's own with a float scale.
+# CeilSte) gives the format's loss.
 #
 # Expected: what the format loses, as reckoned here with numpy. Seen on 2026-11-30 with torch 2.13.0 and numpy 2.4.6, 256 x 512
 # normal draws, three seeds alike; share of the length lost at 8, 6 and 4 bits:
