@@ -35,8 +35,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Score and print; returns the exit status."""
+    from pgolf_core.lab.compare.results import recorded_recipe
     from pgolf_core.lab.data.dataset import open_dataset
-    from pgolf_core.lab.record.folder import recorded_recipe
     from pgolf_core.lab.shared.progress import score_bar
     from pgolf_core.packing.unpack import read_header, score_artifact
     from pgolf_core.text.shards import load_tokens

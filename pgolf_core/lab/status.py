@@ -18,7 +18,7 @@ from pgolf_core.base.files import UserError, read_json
 from pgolf_core.base.names import METRICS, SEED_RESULT
 from pgolf_core.base.strict import build
 from pgolf_core.lab import slurm
-from pgolf_core.lab.compare.results import final_score, recipe_in, seed_folders
+from pgolf_core.lab.compare.results import contradictions, final_score, recorded_recipe, seed_folders
 from pgolf_core.lab.record.lock import holder_of
 from pgolf_core.lab.shared.places import RECIPE_FILE, SEED_FOLDER
 from pgolf_core.lab.shared.progress import last_step
@@ -105,7 +105,7 @@ def statuses(folder: Path, queued: Mapping[tuple[str, str], slurm.Queued]) -> It
         raise UserError(f"{folder} is no run's folder: it has no {RECIPE_FILE}; name one, as runs/TRACK/RECIPE")
     if SEED_FOLDER.fullmatch(folder.resolve().name):
         raise UserError(f"{folder} is a seed's folder; name its run's, {folder.parent}")
-    recipe, _ = recipe_in(folder / RECIPE_FILE)
+    recipe = recorded_recipe(folder, as_it_stands=True)
     path, jobs = folder / slurm.JOBS, slurm.Jobs()
     if path.is_file():
         jobs = _known("which jobs were submitted", lambda: build(slurm.Jobs, read_json(path), str(path)), jobs)
@@ -122,6 +122,8 @@ def _status(folder: Path, seed: int, recipe: Recipe, task: slurm.Queued | None) 
     if (place / SEED_RESULT).is_file():
         try:
             result = Result.read(place / SEED_RESULT)
+            for complaint in contradictions(result, seed):
+                raise UserError(f"{place / SEED_RESULT}: {complaint}")
         except UserError as error:
             note(str(error))
             return replace(found, state="damaged", bpb=None)

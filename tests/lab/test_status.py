@@ -1,6 +1,7 @@
 """`pgolf status`: every state of a seed, from files alone, and quickly."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from run_folder import change, write_run
+from run_folder import BYTES, TARGETS, change, write_run
 
 from pgolf_core.lab import cli, slurm, status
 from pgolf_core.lab.record.lock import HOLDER_NAME, Holder
@@ -100,6 +101,7 @@ def test_what_is_no_run_and_a_queue_that_does_not_answer_are_lines(run: Path, ca
         ("seed1/result.json", '{"steps": 4, "sliding', "is not valid JSON"),
         ("seed1/result.json", "[1]", "must be a table"),
         ("seed1/result.json", '{"steps": 4}', "key 'recipe' is missing"),
+        ("seed1/result.json", {"sliding_bpb": 1.2}, "sliding_bpb does not follow from sliding_loss"),
         (slurm.JOBS, "[1]", "which jobs were submitted is not known"),
         (slurm.JOBS, '{"job": "12", "tasks": {"2": "x"}}', "tasks.2 must be of type int"),
         ("seed2/metrics.jsonl", '{"kind": "val"}\n[1]\n', ""),
@@ -109,7 +111,7 @@ def test_what_is_no_run_and_a_queue_that_does_not_answer_are_lines(run: Path, ca
 )
 def test_a_damaged_file_is_a_note_and_hides_no_other_seed(run: Path, capsys, monkeypatch, file, payload, told) -> None:
     monkeypatch.setattr(slurm, "queue", dict)
-    (run / file).write_text(payload)
+    change(run / file, **payload) if isinstance(payload, dict) else (run / file).write_text(payload)
     assert cli.main(["status", str(run), "--json"]) == 0
     said = capsys.readouterr()
     found = {one["seed"]: one for one in json.loads(said.out)}
@@ -121,7 +123,8 @@ def test_a_damaged_file_is_a_note_and_hides_no_other_seed(run: Path, capsys, mon
 
 
 def test_a_recipe_that_is_no_object_is_one_line_and_an_adapted_seed_is_known_by_its_adapted_score(run: Path, capsys):
-    change(run / "seed1" / "result.json", adapted_bpb=1.4)
+    loss = 1.4 * math.log(2) * BYTES / TARGETS
+    change(run / "seed1" / "result.json", adapted_bpb=1.4, adapted_loss=loss)
     assert next(iter(status.statuses(run, {}))).bpb == 1.4
     (run / "recipe.json").write_text("[1]")
     assert cli.main(["status", str(run)]) == 1

@@ -26,9 +26,8 @@ from pgolf_core.base.bits import allocate_bits
 from pgolf_core.base.files import UserError, explain_os_errors, read_json, write_json
 from pgolf_core.base.names import ARTIFACT, AVERAGED_WEIGHTS, GROUP_SENSITIVITY, HESSIANS, SENSITIVITY
 from pgolf_core.base.parallel import ALONE
-from pgolf_core.lab.compare.results import seed_folders
+from pgolf_core.lab.compare.results import recorded_recipe, seed_folders
 from pgolf_core.lab.data.dataset import open_dataset
-from pgolf_core.lab.record.folder import recorded_recipe
 from pgolf_core.lab.record.stages import hessians_in
 from pgolf_core.lab.shared.plots import Chart, curves, save_figure
 from pgolf_core.lab.shared.usage import count

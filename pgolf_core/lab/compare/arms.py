@@ -15,6 +15,7 @@ import pandas as pd
 from pgolf_core.base.files import UserError
 from pgolf_core.base.names import SEED_RESULT
 from pgolf_core.lab.compare import results as finished
+from pgolf_core.lab.compare.agreement import read_seed_result
 from pgolf_core.lab.compare.records import RECORDS, load_published
 from pgolf_core.lab.shared.places import ENV_FILE, RECIPE_FILE, SEED_FOLDER
 from pgolf_core.lab.shared.settings import flatten
@@ -120,7 +121,7 @@ def _finished_results(folder: Path) -> tuple[dict[int, Result], list[int]]:
         if SEED_FOLDER.fullmatch(name):
             raise UserError(f"{folder} is one seed's folder; name the run's folder above it, {above}")
         raise UserError(f"{folder} holds no seed<k>/result.json; finish a seed first with `pgolf record`")
-    results = {seed: finished.read_seed_result(place, seed) for seed, place in done.items()}
+    results = {seed: read_seed_result(place, seed) for seed, place in done.items()}
     return results, [seed for seed in folders if seed not in done]
 
 

@@ -1,4 +1,4 @@
-"""A run's finished seeds: their folders, each result.json read and checked, and what makes them one experiment."""
+"""A run's finished seeds: their folders, what each result.json says of itself, and what makes them one experiment."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pgolf_core.base.files import UserError, read_json
-from pgolf_core.base.names import SEED_RESULT
+from pgolf_core.lab.shared.places import RECIPE_FILE
 from pgolf_core.recipes.recipe import Recipe, from_dict
 from pgolf_core.result import Result
 
@@ -64,23 +64,20 @@ def read_object(path: Path) -> dict[str, Any]:
     return json_object(path) if path.is_file() else {}
 
 
-def recipe_in(path: Path) -> tuple[Recipe, Any]:
-    """The recipe that a run folder's recipe.json holds, and the fingerprint that it says, which may be another's."""
+def recorded_recipe(folder: Path | str, *, as_it_stands: bool = False) -> Recipe:
+    """The recipe a run folder was made with, from its recipe.json; UserError where its values are not those of its
+    fingerprint, unless it is to be taken `as_it_stands`.
+    """
+    path = Path(folder) / RECIPE_FILE
     values = json_object(path)
-    said = values.pop("fingerprint", None)
-    return from_dict(values, str(path)), said
+    said, recipe = values.pop("fingerprint", None), from_dict(values, str(path))
+    if not as_it_stands and said != recipe.fingerprint:
+        raise UserError(f"{path} was changed: its values are not its fingerprint's; delete it and record the run again")
+    return recipe
 
 
-def read_seed_result(folder: Path, seed: int) -> Result:
-    """result.json of seed `seed` in its folder; UserError for what is missing or contradicts something else in it."""
-    path = folder / SEED_RESULT
-    result = Result.read(path)
-    for complaint in _contradictions(result, seed):
-        raise UserError(f"{path}: {complaint}; run seed {seed} again with --fresh")
-    return result
-
-
-def _contradictions(result: Result, seed: int) -> Iterator[str]:
+def contradictions(result: Result, seed: int) -> Iterator[str]:
+    """What a result of seed `seed` says against itself."""
     if result.seed != seed:
         yield f"seed {result.seed} is not {seed}"
     for key in ("data_sha256", "core_sha256"):
@@ -118,6 +115,9 @@ def refuse_unlike(results: Mapping[int, Result], where: str = "") -> None:
             has, lacks = (first, seed) if other.adapted_bpb is None else (seed, first)
             what = f"seed {has} has an adapted score and seed {lacks} has none"
             raise UserError(f"{where}{what}: they are not one experiment; run them again with --fresh")
+        if one.scores_sha256 and one.scores_sha256 == other.scores_sha256:
+            what = f"seeds {first} and {seed} have the nats of every window in common"
+            raise UserError(f"{where}{what}: one is a copy of the other; delete it, or run it again with --fresh")
         for key in SHARED:
             if (mine := getattr(one, key)) != (its := getattr(other, key)):
                 what = f"seeds {first} and {seed} differ in {key} ({mine!s:.12}, {its!s:.12})"

@@ -27,13 +27,15 @@ from pgolf_core.base.files import (
     write_json,
 )
 from pgolf_core.base.names import SEED_RESULT
-from pgolf_core.lab.compare.results import json_object, seed_folders
+from pgolf_core.lab.compare.agreement import changed_files
+from pgolf_core.lab.compare.results import seed_folders
 from pgolf_core.lab.gallery.pictures import FOLDER, Pictures
 from pgolf_core.lab.record.folder import STAGES, Stage
 from pgolf_core.lab.report.page import UNPRINTABLE, Markdown, fenced, plain, table
 from pgolf_core.lab.report.reading import command_of
 from pgolf_core.lab.report.report import scored
-from pgolf_core.lab.shared.places import SUMMARY_FILE, find_root, short_path
+from pgolf_core.lab.report.seeds import read_summary
+from pgolf_core.lab.shared.places import REPORT, SUMMARY_FILE, find_root, short_path
 
 GALLERY = "papers/gallery"
 MADE_FROM = "made-from.json"
@@ -77,7 +79,9 @@ def make_gallery(run_folder: Path, seed: int | None = None, out: Path | None = N
     for stage in STAGES:
         with _shown(*_place_of(run_folder, seed, stage)):
             pages[stage.name] = _notebook_page(stage.name, books[stage.name], pictures)
-    with _shown(run_folder / "report.md", "`pgolf record … --report-only` writes it again"):
+    for changed in changed_files(run_folder, STAGES[-1].name):
+        raise UserError(f"{short_path(run_folder)}: {changed}; `pgolf record … --report-only` writes it again")
+    with _shown(run_folder / REPORT, "`pgolf record … --report-only` writes it again"):
         pages["report"] = _report_page(run_folder, pictures)
     files = {f"{FOLDER}/{name}": payload for name, payload in pictures.files.items()}
     for place, (name, page) in enumerate(pages.items()):
@@ -212,7 +216,7 @@ def _table(page: Tag) -> Markdown:
 
 
 def _report_page(run_folder: Path, pictures: Pictures) -> str:
-    path = run_folder / "report.md"
+    path = run_folder / REPORT
     if not path.is_file():
         raise UserError(f"{short_path(path)} does not exist; `pgolf record … --report-only` writes it")
 
@@ -225,7 +229,7 @@ def _report_page(run_folder: Path, pictures: Pictures) -> str:
 
 
 def _index(run_folder: Path, seed: int, pages: dict[str, str]) -> str:
-    summary, rows = json_object(run_folder / SUMMARY_FILE), []
+    summary, rows = read_summary(run_folder), []
     for name, page in pages.items():
         title = next((line[2:] for line in page.splitlines() if line.startswith("# ")), name)
         first = re.search(rf'src="({FOLDER}/(?!formula)[^"]+)"', page)

@@ -20,12 +20,13 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from pgolf_core.base.files import UserError
 from pgolf_core.base.names import AVERAGED_WEIGHTS
+from pgolf_core.lab.compare.results import recorded_recipe
 from pgolf_core.lab.look import n02_network, n06_scoring
 from pgolf_core.lab.look.beside_records import OWN
 from pgolf_core.lab.look.n01_data import entropy_bits, visible_piece
 from pgolf_core.lab.look.n05_packing import NO_FLOOR
 from pgolf_core.lab.record import stages
-from pgolf_core.lab.record.folder import Run, recorded_recipe
+from pgolf_core.lab.record.folder import Run
 from pgolf_core.lab.shared import plots
 from pgolf_core.network.grid import GRIDS, Grid, dequantise, quantise_tensor
 from pgolf_core.network.model import GPT, build_model, network_with

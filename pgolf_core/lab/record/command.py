@@ -89,9 +89,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _record(request: RunRequest, options: argparse.Namespace) -> int:
-    from pgolf_core.lab.compare.results import json_object
     from pgolf_core.lab.record import notebooks
-    from pgolf_core.lab.report.seeds import seeds_table_text
+    from pgolf_core.lab.report.seeds import read_summary, seeds_table_text
 
     seeds, parts = options.seeds, notebooks.PARTS
     if options.report_only:
@@ -102,10 +101,7 @@ def _record(request: RunRequest, options: argparse.Namespace) -> int:
         parts = parts[:2]
     summary = notebooks.record(request, seeds, parts=parts)
     if "report" in parts:
-        try:
-            print(seeds_table_text(json_object(summary)))
-        except (KeyError, TypeError, ValueError, AttributeError):
-            raise UserError(f"{short_path(summary)} is damaged; delete it and give the same command again") from None
+        print(seeds_table_text(read_summary(summary.parent)))
         print(f"report: {short_path(summary.with_name('report.html'))}")
     if missing := [seed for seed in options.seeds if seed not in seeds]:
         raise UserError(f"missing in this report, since not finished: seeds {_listed(missing)}")

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from pgolf_core.base.files import UserError, explain_os_errors, read_json, write_json
-from pgolf_core.base.names import AVERAGED_WEIGHTS, CHECKPOINT, SEED_RESULT, TRAIN_RESULT
+from pgolf_core.base.names import ARTIFACT, AVERAGED_WEIGHTS, CHECKPOINT, METRICS, SEED_RESULT, TRAIN_LOG, TRAIN_RESULT
 from pgolf_core.base.strict import build
-from pgolf_core.lab.compare.results import json_object, read_object, recipe_in
+from pgolf_core.lab.compare.agreement import FILE_HASHES, file_hashes
+from pgolf_core.lab.compare.results import json_object, read_object
 from pgolf_core.lab.data.dataset import Dataset, is_sotu_name, open_dataset
 from pgolf_core.lab.record.lock import HOLDER_NAME, LOCK_NAME
 from pgolf_core.lab.shared.places import (
@@ -27,7 +28,9 @@ from pgolf_core.lab.shared.places import (
     ENV_FILE,
     LEDGER_FILE,
     RECIPE_FILE,
+    REPORT,
     SEED_FOLDER,
+    SUMMARY_FILE,
     core_sha256,
     find_root,
     short_path,
@@ -61,6 +64,8 @@ class Stage:
     """recipe (once), seed (once a seed) or report (once, after all seeds)."""
     result: str
     """File in the stage's folder without which the stage cannot have finished."""
+    leaves: tuple[str, ...] = ()
+    """Others that nothing changes after it; its mark has the hashes of all."""
 
 
 STAGES = (
@@ -68,9 +73,9 @@ STAGES = (
     Stage("02_architecture", "recipe", "architecture.json"),
     Stage("03_train", "seed", AVERAGED_WEIGHTS),
     Stage("04_average_and_qat", "seed", AVERAGING_FILE),
-    Stage("05_quantize", "seed", LEDGER_FILE),
-    Stage("06_sliding_eval", "seed", SEED_RESULT),
-    Stage("07_report", "report", "report.html"),
+    Stage("05_quantize", "seed", LEDGER_FILE, (ARTIFACT, "figures/05-rate.csv")),
+    Stage("06_sliding_eval", "seed", SEED_RESULT, (TRAIN_LOG, METRICS, ENV_FILE, "figures/06-position.csv")),
+    Stage("07_report", "report", "report.html", (SUMMARY_FILE, REPORT)),
 )
 
 
@@ -213,17 +218,6 @@ def claim_run(run: Run) -> None:
             write_json(place / RECIPE_FILE, {**to_dict(run.recipe), "fingerprint": run.recipe.fingerprint})
 
 
-def recorded_recipe(folder: Path | str, *, as_it_stands: bool = False) -> Recipe:
-    """The recipe a run folder was made with, from its recipe.json; UserError where its values are not those of its
-    fingerprint, unless it is to be taken `as_it_stands`.
-    """
-    path = Path(folder) / RECIPE_FILE
-    recipe, said = recipe_in(path)
-    if not as_it_stands and said != recipe.fingerprint:
-        raise UserError(f"{path} was changed: its values are not its fingerprint's; delete it and record the run again")
-    return recipe
-
-
 def clear_run(run: Run) -> None:
     """Delete what a seed's folder holds, or all of a recipe's folder but its seeds: what --fresh does.
 
@@ -346,7 +340,8 @@ def finish_stage(run: Run, stage_name: str, **values: Any) -> Path:
         raise UserError(f"{stage_name} cannot be finished: {run.label}/{stage.result} was not written")
     forget_stages(run, stage_name, itself=False)
     path, spent, lost = stage_file(run, stage_name), round(run.elapsed_seconds(), 3), round(run.lost_seconds(), 3)
-    mark = {"stage": stage_name, "hashes": run_hashes(run), "env": describe_environment()}
+    files = file_hashes(run.folder, (stage.result, *stage.leaves))
+    mark = {"stage": stage_name, "hashes": run_hashes(run), FILE_HASHES: files, "env": describe_environment()}
     write_json(path, {**mark, "seconds": spent, "lost_seconds": lost, "ended": time.monotonic(), **values})
     (run.folder / ATTEMPT).unlink(missing_ok=True)
     if stage.name == "03_train":

@@ -25,6 +25,7 @@ from papermill.log import logger as papermill_logger
 from tqdm import tqdm
 
 from pgolf_core.base.files import UserError, explain_os_errors, read_json, write_bytes
+from pgolf_core.lab.compare.agreement import changed_files
 from pgolf_core.lab.record import folder as runs
 from pgolf_core.lab.record.folder import STAGE_BEGAN, STAGES, Run, RunRequest, Stage, stage_file, stage_is_done
 from pgolf_core.lab.record.kernels import kernel_manager
@@ -370,6 +371,8 @@ def _is_finished(run: Run, stage: Stage, seeds: Sequence[int]) -> bool:
     if stage.per != "report":
         return True
     said = []
+    if any(changed_files(run.folder, stage.name)):
+        return False
     with contextlib.suppress(UserError):  # a summary that is gone or damaged is made again
         said = [read_json(path) for path in (stage_file(run, stage.name), run.folder / SUMMARY_FILE)]
     return bool(said) and all(isinstance(one, dict) and one.get("seeds") == list(seeds) for one in said)

@@ -27,9 +27,9 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from pgolf_core.base.files import UserError, explain_os_errors, read_json, sha256_file, write_text
 from pgolf_core.base.parallel import World, join, leave
+from pgolf_core.lab.compare.results import recorded_recipe
 from pgolf_core.lab.data.dataset import is_changed
 from pgolf_core.lab.data.survey import SPLITS
-from pgolf_core.lab.record.folder import recorded_recipe
 from pgolf_core.lab.shared.places import MANIFEST, RECIPE_FILE
 from pgolf_core.lab.shared.settings import check_seed
 from pgolf_core.recipes.reading import load_recipe

@@ -1,10 +1,11 @@
 """One finished seed's files, read and held against each other, and the command that makes it again."""
 
 import contextlib
+import dataclasses
 import json
 import math
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,13 @@ import pandas as pd
 from pgolf_core.base.files import UserError, sha256_file
 from pgolf_core.base.names import ARTIFACT, METRICS, SEED_RESULT
 from pgolf_core.base.strict import build
-from pgolf_core.lab.compare.results import SCORE_LABELS, json_object, read_object, read_seed_result
+from pgolf_core.lab.compare.agreement import first_difference, read_seed_result
+from pgolf_core.lab.compare.results import SCORE_LABELS, json_object, read_object
 from pgolf_core.lab.shared.places import ENV_FILE, LEDGER_FILE, RECIPE_FILE
-from pgolf_core.lab.shared.settings import flatten
+from pgolf_core.lab.shared.settings import flatten, is_number
+from pgolf_core.network.choice import STEPS
 from pgolf_core.packing.ledger import Ledger
+from pgolf_core.packing.unpack import read_header
 from pgolf_core.recipes.reading import available_recipes, load_recipe
 from pgolf_core.recipes.recipe import to_dict
 from pgolf_core.result import Result
@@ -47,7 +51,11 @@ def read_seed(recipe_folder: Path, seed: int) -> SeedRun:
     for complaint in _contradictions(result, ledger):
         raise UserError(f"{folder / SEED_RESULT}: {complaint}; run `{command} --fresh`")
     metrics = _read_metrics(folder / METRICS, seed, f"run `{command} --fresh`")
-    digest = sha256_file(artifact) if artifact.is_file() else ""
+    digest = ""
+    if artifact.is_file():
+        digest, header = sha256_file(artifact), read_header(artifact)
+        for complaint in not_of_file(ledger, header, artifact.stat().st_size):
+            raise UserError(f"{folder}: {complaint}; run `{command} --fresh`")
     return SeedRun(result, ledger, metrics, read_object(folder / ENV_FILE), digest)
 
 
@@ -55,9 +63,6 @@ def _contradictions(result: Result, ledger: Ledger) -> Iterator[str]:
     for key in (f"{name}_{what}" for name in SCORE_LABELS for what in ("bpb", "loss")):
         if getattr(result, key) is None:
             yield f"there is no '{key}'"
-    for ours, theirs in {"artifact": "file", "code": "code", "total": "total", "cap": "cap"}.items():
-        if getattr(result, f"{ours}_bytes") != getattr(ledger, f"{theirs}_bytes"):
-            yield f"{ours}_bytes is not ledger.json's {theirs}_bytes"
     if ledger.weights_bytes + ledger.scales_bytes + ledger.header_bytes != ledger.file_bytes:
         yield "ledger.json's weights, scales and header do not add up to the file"
     if not ledger.tensors:
@@ -67,12 +72,54 @@ def _contradictions(result: Result, ledger: Ledger) -> Iterator[str]:
             yield f"ledger.json has a tensor without name or grid ({tensor.get('name')!r:.40})"
         own = [] if tensor.get("grid") == "fp16" else ["compressed_bytes"]
         for key in ("elements", "raw_bytes", "scales_raw_bytes", "entropy_bytes", *own):
-            if type(tensor.get(key)) not in (int, float):
+            if not is_number(tensor.get(key)):
                 yield f"ledger.json has no number '{key}' of {tensor.get('name')}"
+                return
+        if not 0 <= tensor["entropy_bytes"] <= tensor["raw_bytes"]:
+            yield f"ledger.json: the entropy of {tensor['name']!r:.40} is no part of its raw bytes"
         shape: Any = tensor.get("shape")
         is_shape = isinstance(shape, list) and all(type(size) is int and size > 0 for size in shape)
         if not is_shape or math.prod(shape) != tensor.get("elements"):
             yield f"ledger.json: the shape of {tensor.get('name')!r:.40} has not its elements"
+
+
+def _tensor(name: str, grid: str, shape: list[int]) -> dict[str, Any]:
+    """What a ledger must say of a tensor of the file."""
+    elements, is_half = math.prod(shape), grid == "fp16"
+    known = {"name": name, "grid": grid, "shape": shape, "elements": elements, "raw_bytes": elements * (1 + is_half)}
+    known |= {"scales_raw_bytes": 0 if is_half or grid == STEPS else 2 * shape[0]}
+    return known | ({"compressed_bytes": None} if is_half else {})
+
+
+def not_of_file(ledger: Ledger, header: Mapping[str, Any], file_bytes: int) -> Iterator[str]:
+    """What a ledger says otherwise than the header of its artifact, a file of so many bytes."""
+    streams, tensors = header["streams"], header["tensors"]
+    if len(ledger.tensors) != len(tensors):
+        yield f"{LEDGER_FILE} lists other tensors than the file"
+        return
+    parts = {
+        "weights_bytes": sum(streams.values()) - streams["scales"], "fp16_bytes": streams["fp16"],
+        "scales_bytes": streams["scales"], "header_bytes": file_bytes - sum(streams.values()), "file_bytes": file_bytes,
+    }  # fmt: skip
+    rows = [row | _tensor(*entry) for row, entry in zip(ledger.tensors, tensors, strict=True)]
+    expected = dataclasses.replace(ledger, **parts, tensors=rows)
+    if wrong := first_difference(dataclasses.asdict(expected), dataclasses.asdict(ledger)):
+        yield f"{wrong} of {LEDGER_FILE} is not that of the file"
+    for stream in ("codes", STEPS):  # a stream of no tensor is an empty frame, and no tensor's bytes
+        own = [row for row in rows if row["grid"] != "fp16" and (row["grid"] == STEPS) is (stream == STEPS)]
+        if own and _sum(row.get("compressed_bytes") for row in own) != streams.get(stream, 0):
+            yield f"compressed_bytes of {LEDGER_FILE} do not make up the {stream}"
+    spent = ledger.steps or {}
+    if (STEPS in streams) is not bool(spent):
+        yield f"{LEDGER_FILE} tells of steps and the file has none, or the other way about"
+    elif spent and _sum(map(spent.get, ("side_bytes", "coded_bytes"))) != streams[STEPS]:
+        yield f"side and coded bytes of {LEDGER_FILE} do not make up the steps"
+
+
+def _sum(values: Iterable[Any]) -> float | None:
+    """Their sum, if all are numbers."""
+    listed = list(values)
+    return sum(listed) if all(map(is_number, listed)) else None
 
 
 def _read_metrics(path: Path, seed: int, remedy: str) -> pd.DataFrame:
@@ -84,8 +131,6 @@ def _read_metrics(path: Path, seed: int, remedy: str) -> pd.DataFrame:
                 rows.append((seed, str(record["kind"]), int(record["step"]), float(record["loss"])))
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             raise UserError(f"{path}, line {number}: not a metrics record with kind, step and loss; {remedy}") from None
-    if not rows:
-        raise UserError(f"{path} is empty; {remedy}")
     return pd.DataFrame(rows, columns=["seed", "kind", "step", "loss"])
 
 

@@ -13,13 +13,13 @@ from typing import Any
 from pgolf_core.adapting.told import EVALUATION_SECONDS
 from pgolf_core.base.files import UserError, write_json, write_text
 from pgolf_core.lab.compare.inference import CONFIDENCE
-from pgolf_core.lab.compare.results import read_object, recipe_in
+from pgolf_core.lab.compare.results import read_object, recorded_recipe
 from pgolf_core.lab.report.beside_records import beside_records
 from pgolf_core.lab.report.figures import SKIPPED_SHARE, beside_published, draw_figures, grid_rows
 from pgolf_core.lab.report.page import fenced, html_page, quoted, render, table
 from pgolf_core.lab.report.reading import SeedRun, command_of, read_seed
 from pgolf_core.lab.report.seeds import headline, over_cap, seeds_table, summarise_seeds
-from pgolf_core.lab.shared.places import DATA_FILE, RECIPE_FILE, SCRIPT, SUMMARY_FILE
+from pgolf_core.lab.shared.places import DATA_FILE, RECIPE_FILE, REPORT, SCRIPT, SUMMARY_FILE
 from pgolf_core.lab.shared.settings import flatten
 
 DATA_KEYS = (
@@ -56,7 +56,7 @@ def write_report(
         raise UserError(f"seeds {list(seeds)} must name at least one seed and none twice")
     data = _read(folder / DATA_FILE, DATA_KEYS, "run the notebook 01_data_and_metric of this run again")
     recipe = _read(folder / RECIPE_FILE, ("name", "fingerprint"), "run any of this run's notebooks again")
-    adapt = vars(recipe_in(folder / RECIPE_FILE)[0].adapt)
+    adapt = vars(recorded_recipe(folder).adapt)
     if sample is not None and (missing := [key for key in SAMPLE_KEYS if key not in sample]):
         raise UserError(f"the report's sample lacks {', '.join(missing)}; it needs {', '.join(SAMPLE_KEYS)}")
     runs = {seed: read_seed(folder, seed) for seed in seeds}
@@ -67,7 +67,7 @@ def write_report(
     context["command"] = fenced(command_of(folder, seeds))
     if not published.empty:
         write_text(folder / "figures" / "published.csv", published.to_csv(index=False, lineterminator="\n"))
-    paths = ReportPaths(folder / SUMMARY_FILE, folder / "report.html", folder / "report.md", tuple(figures.values()))
+    paths = ReportPaths(folder / SUMMARY_FILE, folder / "report.html", folder / REPORT, tuple(figures.values()))
     text = render("report.md.j2", context)
     write_json(paths.summary, summary)
     write_text(paths.markdown, text)

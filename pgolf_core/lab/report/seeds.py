@@ -3,11 +3,14 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any
 
 from pgolf_core.base.files import UserError
+from pgolf_core.lab.compare.agreement import first_difference, read_seed_result
 from pgolf_core.lab.compare.inference import CONFIDENCE, summarise
-from pgolf_core.lab.compare.results import SCORE_LABELS, TEXTS, refuse_unlike, whole_seconds
+from pgolf_core.lab.compare.results import SCORE_LABELS, TEXTS, json_object, refuse_unlike, whole_seconds
+from pgolf_core.lab.shared.places import SUMMARY_FILE
 from pgolf_core.lab.shared.settings import json_list
 from pgolf_core.lab.shared.tables import table_text
 from pgolf_core.result import Result
@@ -60,6 +63,21 @@ def _entries(values: Mapping[int, Mapping[str, float | None]]) -> dict[str, dict
         if known:
             found[name] = asdict(summarise(known.values())) | {"seeds": known}
     return found
+
+
+def read_summary(recipe_folder: Path) -> dict[str, Any]:
+    """summary.json of a run; UserError where it is not what the results of its seeds say."""
+    path = recipe_folder / SUMMARY_FILE
+    remedy = "delete it, and the same `pgolf record … --report-only` writes it again"
+    said = json_object(path)
+    try:
+        seeds = given_seeds(said.get("seeds", []))
+    except UserError as error:
+        raise UserError(f"{path} has no list of seeds ({error}); {remedy}") from None
+    results = {seed: read_seed_result(recipe_folder / f"seed{seed}", seed) for seed in seeds}
+    if wrong := first_difference(summarise_seeds(results), said):
+        raise UserError(f"{path} is not what its seeds say ({wrong}); {remedy}")
+    return said
 
 
 def seeds_table(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -1,11 +1,12 @@
-"""Recipes as flat settings, keyed as `--set` takes them, where two of them differ, and settings given as one text."""
+"""Recipes as flat settings, keyed as `--set` takes them, where two differ; settings given as one text; numbers."""
 
 import ast
 import contextlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from pgolf_core.base.files import UserError
 from pgolf_core.recipes.recipe import Recipe, to_dict
@@ -49,3 +50,11 @@ def check_seed(seed: object, what: str = "seed") -> None:
     """UserError for a seed that no result could hold, named as `what`."""
     if type(seed) is not int or not 0 <= seed < 10**15:
         raise UserError(f"{what} {seed!r} is not a whole number below 10^15, as a result can hold")
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether this is a finite number that a float can hold; a bool is none."""
+    try:
+        return type(value) in (int, float) and math.isfinite(value)
+    except OverflowError:
+        return False

@@ -19,9 +19,8 @@ from typing import Any
 from pgolf_core.base.files import UserError, explain_os_errors, sha256_file, write_json, write_text
 from pgolf_core.base.names import ADAPT_TRACE, ARTIFACT, SCORES, TRAIN_LOG
 from pgolf_core.lab.compare.records import RECORDS
-from pgolf_core.lab.compare.results import read_object, seed_folders
+from pgolf_core.lab.compare.results import read_object, recorded_recipe, seed_folders
 from pgolf_core.lab.export import readable_of
-from pgolf_core.lab.record.folder import recorded_recipe
 from pgolf_core.lab.report.beside_records import beside_records
 from pgolf_core.lab.report.figures import draw_figures
 from pgolf_core.lab.report.page import fenced, render, table
@@ -30,7 +29,6 @@ from pgolf_core.lab.report.report import run_context, scored
 from pgolf_core.lab.report.seeds import headline, summarise_seeds
 from pgolf_core.lab.shared.places import DATA_FILE, ENV_FILE, SCRIPT, SUBMISSION_FILE, SUMMARY_FILE
 from pgolf_core.lab.shared.settings import differences, flatten
-from pgolf_core.packing.unpack import read_header
 from pgolf_core.recipes.reading import available_recipes, lineage, load_recipe
 from pgolf_core.recipes.recipe import Recipe
 
@@ -109,9 +107,6 @@ def _read_seeds(folder: Path) -> dict[int, SeedRun]:
         for name in (ARTIFACT, TRAIN_LOG):
             if not (place / name).is_file():
                 raise UserError(f"{place} lacks {name}; {again}")
-        read_header(place / ARTIFACT)
-        if (place / ARTIFACT).stat().st_size != result.artifact_bytes:
-            raise UserError(f"{place / ARTIFACT} has not the size that result.json says; {again}")
     return runs
 
 

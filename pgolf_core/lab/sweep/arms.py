@@ -13,6 +13,7 @@ from pathlib import Path
 from pgolf_core.base.files import UserError, read_json, write_json, write_text
 from pgolf_core.lab import slurm
 from pgolf_core.lab.compare.comparison import compare_arms
+from pgolf_core.lab.compare.results import recorded_recipe
 from pgolf_core.lab.compare.text import comparison_text
 from pgolf_core.lab.record import folder as runs
 from pgolf_core.lab.record.command import note_jobs, words_of
@@ -214,7 +215,7 @@ def finish(sweep: Sweep, worth: float | None, failed: list[str]) -> int:
     if baseline not in ready:
         why = "; ".join(missing + failed)
         raise UserError(f"the baseline has no finished seed ({why}); there is nothing to compare")
-    adapts = any({(adapt := runs.recorded_recipe(folder).adapt).kind, adapt.mix} != {"off"} for folder in ready)
+    adapts = any({(adapt := recorded_recipe(folder).adapt).kind, adapt.mix} != {"off"} for folder in ready)
     compared = compare_arms(ready, "final" if adapts else "", baseline)
     blocks = [comparison_text(compared), corrected_text(compared, len(folders) - 1, worth)]
     text = "\n\n".join([*blocks, *(["\n".join(notes + missing)] if notes or missing else [])])

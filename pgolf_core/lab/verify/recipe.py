@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pgolf_core.base.names import ARTIFACT, SEED_RESULT
+from pgolf_core.lab.compare.agreement import HASHES, first_difference
 from pgolf_core.lab.compare.results import seed_folders
 from pgolf_core.lab.report.seeds import summarise_seeds
 from pgolf_core.lab.shared.places import RECIPE_FILE, SUMMARY_FILE
@@ -13,7 +14,7 @@ from pgolf_core.lab.verify.evidence.score import How
 from pgolf_core.lab.verify.evidence.text import Text
 from pgolf_core.lab.verify.reading.reviewed import Seed
 from pgolf_core.lab.verify.reading.untrusted import json_object
-from pgolf_core.lab.verify.run import HASHES, LOGS, first_difference, seed_rows
+from pgolf_core.lab.verify.run import LOGS, seed_rows
 
 
 def recipe_rows(folder: Path, how: How) -> list[Row]:

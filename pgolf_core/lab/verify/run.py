@@ -1,9 +1,8 @@
 """Checks of `pgolf verify` on an artifact alone, and on one seed's files and artifact."""
 
-import dataclasses
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,11 @@ import torch
 from pgolf_core.base.files import UserError, sha256_file
 from pgolf_core.base.names import ADAPT_TRACE, METRICS, SCORES, SEED_RESULT, TRAIN_LOG
 from pgolf_core.base.strict import build
+from pgolf_core.lab.compare import agreement
+from pgolf_core.lab.compare.agreement import HASHES
 from pgolf_core.lab.compare.results import SCORE_LABELS
 from pgolf_core.lab.export import code_bytes_of
+from pgolf_core.lab.report.reading import not_of_file
 from pgolf_core.lab.shared import places
 from pgolf_core.lab.shared.places import (
     AVERAGING_FILE,
@@ -21,17 +23,17 @@ from pgolf_core.lab.shared.places import (
     LEDGER_FILE,
     RECIPE_FILE,
     SEED_FOLDER,
-    TRAINING,
     core_sha256,
 )
+from pgolf_core.lab.shared.settings import is_number
 from pgolf_core.lab.verify.evidence.adapting import adapt_checks
-from pgolf_core.lab.verify.evidence.checks import CannotCheck, Row, hold, judge_all, require
+from pgolf_core.lab.verify.evidence.checks import Broken, CannotCheck, Row, hold, judge_all, require
 from pgolf_core.lab.verify.evidence.score import How
 from pgolf_core.lab.verify.reading.logs import Log, agreed_steps, read_log
-from pgolf_core.lab.verify.reading.numbers import agrees, is_number
+from pgolf_core.lab.verify.reading.numbers import agrees
 from pgolf_core.lab.verify.reading.reviewed import BUDGET_SECONDS, MODEL_CHECKS, TEXT_CHECKS, Artifact, Seed, header_of
-from pgolf_core.lab.verify.reading.untrusted import json_lines, json_object, number, read_text
-from pgolf_core.network.choice import STEPS, grid_names_for
+from pgolf_core.lab.verify.reading.untrusted import json_lines, json_object, read_text
+from pgolf_core.network.choice import grid_names_for
 from pgolf_core.network.model import parameter_shapes
 from pgolf_core.packing.format import PREAMBLE
 from pgolf_core.packing.ledger import Ledger
@@ -39,7 +41,6 @@ from pgolf_core.packing.unpack import load_model, read_header
 from pgolf_core.recipes.recipe import Recipe, recorded
 from pgolf_core.result import Result
 
-HASHES = ("recipe", "data", "core")
 LOGS, MAX_STAGES = (TRAIN_LOG, METRICS), 100
 TIMERS = ("train", "scoring", "adapting")
 """Parts of result.json's seconds that the two budgets are for, evaluation's the last two; the others lie outside."""
@@ -84,11 +85,15 @@ def _fits(path: Path) -> str:
 # ---------------------------------------------------------------------- one seed's own files
 
 
-def hold_equal(said: Any, source: str, **expected: Any) -> None:
+def agree(complaints: Iterable[str]) -> None:
+    """Broken with the first complaint about files that should agree."""
+    for complaint in complaints:
+        raise Broken(complaint)
+
+
+def hold_equal(said: Result, source: str, **expected: Any) -> None:
     """The fields of a result that `source` settles are those of `source`."""
-    for name, value in expected.items():
-        there = getattr(said, name)
-        hold(there == value, f"{name} is {there!s:.40} in {SEED_RESULT}, {value!s:.40} by {source}")
+    agree(agreement.unequal(said, source, **expected))
 
 
 def _recipe_json(seed: Seed) -> str:
@@ -100,8 +105,7 @@ def _result_json(seed: Seed) -> str:
     result, recipe = seed.result_file, seed.recipe
     named = SEED_FOLDER.fullmatch(seed.folder.resolve().name)
     hold_equal(result, "the folder's name", seed=int(named[1]) if named else result.seed)
-    hold_equal(result, RECIPE_FILE, track=recipe.track, recipe=recipe.name, window=recipe.eval.seq_len,
-               sliding_stride=recipe.eval.stride)  # fmt: skip
+    agree(agreement.by_recipe(result, recipe))
     return f"seed {result.seed}, {len(result.to_dict())} values of their types"
 
 
@@ -111,7 +115,6 @@ def _hashes(seed: Seed) -> str:
     hold(len(files) <= MAX_STAGES, f"{len(files)} stages are more than any run has")
     for path in files:
         hold(json_object(path).get("hashes") == said, f"{path.name} has other hashes than {SEED_RESULT}")
-    hold_equal(seed.result, RECIPE_FILE, recipe_sha256=seed.recipe.fingerprint)
     for name, digest in ((SCORES, seed.result.scores_sha256), (ADAPT_TRACE, seed.result.adapt_sha256)):
         hold(bool(digest) or not (seed.folder / name).exists(), f"{SEED_RESULT} has no hash of {name}, which is there")
     kept = f", {seed.scores.name}" if seed.result.scores_sha256 is not None else ""
@@ -126,11 +129,7 @@ def _core(seed: Seed) -> str:
 
 def _averaging(seed: Seed) -> str:
     values = json_object(seed.folder / AVERAGING_FILE)
-    for kind in ("raw", "averaged"):
-        hold(isinstance(values.get(kind), dict), "it has no objects raw and averaged")
-        found = {"bpb": number(values[kind], "bpb"), "loss": number(values[kind], "loss_nats_per_token")}
-        hold_equal(seed.result, AVERAGING_FILE, **{f"{kind}_{key}": value for key, value in found.items()})
-    hold_equal(seed.result, AVERAGING_FILE, raw_targets=values["raw"].get("tokens"))
+    agree(agreement.by_averaging(seed.result, values))
     return "equal; they are of saved weights, not of the artifact, and are not taken anew"
 
 
@@ -145,7 +144,7 @@ def _logs(seed: Seed) -> str:
     steps = max(lines["train"])
     tokens = steps * seed.recipe.data.batch_tokens
     hold_equal(result, METRICS, steps=steps, tokens=tokens)
-    hold_equal(result, TRAINING, **{key: getattr(training, key) for key in ("steps", "stopped_by", "resumed_at_steps")})
+    agree(agreement.by_training(result, training))
     text = read_text(seed.folder / TRAIN_LOG)
     compared = agreed_steps(text, lines["train"], lines["val"], bool(result.resumed_at_steps))
     for name, line in (("seed", "seed"), ("ranks", "world_size")):
@@ -171,18 +170,14 @@ def _closing_lines(log: Log, result: Result) -> None:
 
 def _seconds(seed: Seed) -> str:
     """Within the two budgets, the parts add up, and the log's own clock says the same."""
-    seconds, inside = seed.result.seconds, seed.training.seconds
+    seconds = seed.result.seconds
     hold(all(name in seconds for name in ("train", "scoring", "total")), "its seconds lack train, scoring or total")
     hold(min(seconds.values()) >= 0, "its seconds are negative")
     total = sum(value for name, value in seconds.items() if name != "total")
     hold(math.isclose(total, seconds["total"], rel_tol=1e-6, abs_tol=1e-3), f"its parts make {total:.3f} s, not total")
-    for name in set(inside) - {"rest"}:  # which is among the notebooks' own
-        said, shared = seconds.get(name, -1.0), name in ("averaging", "lost")  # other stages add to these two
-        fits = said >= inside[name] if shared else said == inside[name]
-        hold(fits, f"seconds.{name} is not that of {TRAINING}")
     train, scoring = seconds["train"], sum(seconds.get(name, 0.0) for name in TIMERS[1:])
-    clock = max((row["seconds"] for row in seed.metrics if is_number(row.get("seconds"))), default=0.0)
-    hold(abs(train - clock) <= 0.5 + 0.01 * clock, f"{METRICS}'s clock ends at {clock:.1f} s, train is {train:.1f} s")
+    agree(agreement.by_timers(seed.result, seed.training))
+    agree(agreement.by_clock(seed.result, seed.metrics))
     step = train / max(seed.result.steps, 1)
     hold(seed.result.over_cap_seconds is None, f"training took {train:.1f} s, over the recipe's own cap")
     schedule = seed.recipe.schedule
@@ -245,45 +240,13 @@ def ledger(seed: Seed) -> str:
     """ledger.json against the file: its parts, and each tensor's name, grid, shape and raw bytes."""
     told: Ledger = build(Ledger, json_object(seed.folder / LEDGER_FILE), LEDGER_FILE)
     header, size, result = header_of(seed.artifact), seed.artifact.stat().st_size, seed.result
-    streams, tensors = header["streams"], header["tensors"]
-    hold(len(told.tensors) == len(tensors), "it lists other tensors than the file")
+    tensors = header["tensors"]
     _correction(told.correction, seed.recipe, {name for name, grid, _ in tensors if grid != "fp16"})
-    parts = {
-        "weights_bytes": sum(streams.values()) - streams["scales"], "fp16_bytes": streams["fp16"],
-        "scales_bytes": streams["scales"], "header_bytes": size - sum(streams.values()), "file_bytes": size,
-    }  # fmt: skip
-    expected = dataclasses.replace(
-        told, **parts, code_bytes=result.code_bytes, total_bytes=size + result.code_bytes, cap_bytes=result.cap_bytes,
-        tensors=[row | _tensor(*entry) for row, entry in zip(told.tensors, tensors, strict=True)],
-        correction=result.correction,
-    )  # fmt: skip
-    wrong = first_difference(dataclasses.asdict(expected), dataclasses.asdict(told))
-    hold(not wrong, f"{wrong} is not that of the file and of result.json")
-    _compressed(told, streams)
-    text = ", ".join(f"{key.removesuffix('_bytes')} {value:,}" for key, value in parts.items())
+    agree(agreement.by_ledger(result, told))
+    agree(not_of_file(told, header, size))
+    parts = {key: getattr(told, f"{key}_bytes") for key in ("weights", "fp16", "scales", "header", "file")}
+    text = ", ".join(f"{key} {value:,}" for key, value in parts.items())
     return f"{text}; {len(tensors)} tensors"
-
-
-def _tensor(name: str, grid: str, shape: list[int]) -> dict[str, Any]:
-    """What a ledger must say of a tensor of the file."""
-    elements, is_half = math.prod(shape), grid == "fp16"
-    known = {"name": name, "grid": grid, "shape": shape, "elements": elements, "raw_bytes": elements * (1 + is_half)}
-    known |= {"scales_raw_bytes": 0 if is_half or grid == STEPS else 2 * shape[0]}
-    return known | ({"compressed_bytes": None} if is_half else {})
-
-
-def _compressed(told: Ledger, streams: dict[str, int]) -> None:
-    """The tensors' compressed bytes make up their streams, and what is told of steps is theirs."""
-    for stream in ("codes", STEPS):  # a stream of no tensor is an empty frame, and no tensor's bytes
-        rows = [row for row in told.tensors if row["grid"] != "fp16" and (row["grid"] == STEPS) is (stream == STEPS)]
-        total = sum(number(row, "compressed_bytes") for row in rows)
-        hold(not rows or total == streams.get(stream, 0), f"compressed_bytes do not make up the {stream}")
-    if STEPS not in streams:
-        hold(told.steps is None, "it tells of steps that the file has not")
-        return
-    spent = told.steps or {}
-    coded = number(spent, "side_bytes") + number(spent, "coded_bytes")
-    hold(coded == streams[STEPS], "side and coded bytes do not make up the steps")
 
 
 def _correction(told: dict[str, Any] | None, recipe: Recipe, matrices: set[str]) -> None:
@@ -301,21 +264,6 @@ def _correction(told: dict[str, Any] | None, recipe: Recipe, matrices: set[str])
     hold(all(is_number(n) and n > 0 for n in counts), f"correction: {counts} are no numbers of matrices and tokens")
     is_of_file = len(raised or ()) <= counts[0] <= len(matrices - set(plain or ()))
     hold(is_of_file, f"correction: {counts[0]} matrices, not the file's")
-
-
-def first_difference(expected: Any, found: Any, place: str = "") -> str:
-    """Where two JSON values differ, numbers to 1e-9; empty if nowhere."""
-    if type(expected) is type(found) and isinstance(expected, dict | list):
-        form = "{}[{}]" if isinstance(expected, list) else "{}.{}"
-        one, other = (dict(enumerate(value)) if isinstance(value, list) else value for value in (expected, found))
-        inside = (
-            first_difference(one.get(at, ...), other.get(at, ...), form.format(place, at).removeprefix("."))
-            for at in {**one, **other}
-        )
-        return next(filter(None, inside), "")
-    same = expected == found and type(expected) is type(found)
-    close = is_number(expected) and is_number(found) and math.isclose(expected, found, rel_tol=1e-9, abs_tol=1e-12)
-    return "" if same or close else place or "all of it"
 
 
 def _result_implies(seed: Seed) -> str:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.shared.places import RECIPE_FILE, SUBMISSION_FILE
+from pgolf_core.lab.shared.settings import is_number
 from pgolf_core.lab.shared.tables import some
 from pgolf_core.lab.shared.texts import FINEWEB_BYTES, FINEWEB_TOKENS, FINEWEB_TRACK, SAME_BYTES, fineweb_tokens
 from pgolf_core.lab.verify.code.bytetable import judge_tables
@@ -24,7 +25,7 @@ from pgolf_core.lab.verify.logged import counted_in, same_recipe, score_first, w
 from pgolf_core.lab.verify.reading.claims import Judged, before_packing, headline, json_numbers
 from pgolf_core.lab.verify.reading.folder import LOG_ENDINGS
 from pgolf_core.lab.verify.reading.keys import claimed, every_claim, meaning, quoted, seeds_elsewhere, unfilled
-from pgolf_core.lab.verify.reading.numbers import is_number, last_digit, read_number, same_score, written
+from pgolf_core.lab.verify.reading.numbers import last_digit, read_number, same_score, written
 from pgolf_core.lab.verify.reading.readme import readme_numbers, readme_prose
 from pgolf_core.lab.verify.reading.reviewed import BUDGET_SECONDS, MODEL_CHECKS, TEXT_CHECKS
 from pgolf_core.lab.verify.reading.untrusted import json_object

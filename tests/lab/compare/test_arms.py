@@ -54,7 +54,7 @@ def test_the_final_score_is_adapted_where_a_recipe_adapts_and_else_sliding(tmp_p
         loss = bpb * math.log(2) * BYTES / TARGETS
         change(run / f"seed{seed}" / "result.json", adapted_bpb=bpb, adapted_loss=loss)
     assert read_arm(run, "final").values("bpb") == read_arm(run, "adapted").values("bpb") == {1: 1.75, 2: 2.0}
-    assert read_arm(run, "final").stride == read_arm(run, "sliding").stride == 64
+    assert read_arm(run, "final").stride == read_arm(run, "sliding").stride == 128
     assert "mean 1.8750 (--score adapted, or final)" in read_arm(run, "sliding").notes[0]
     change(run / "seed2" / "result.json", adapted_bpb=1.9)
     with refused("adapted_bpb does not follow from adapted_loss"):

@@ -24,9 +24,9 @@ def words_of(compared):
 
 def write_fineweb(folder, scores, **changes):
     """A run on the record track whose validation text is FineWeb's."""
-    how = {"targets": FINEWEB_TARGETS + 214, "text_bytes": FINEWEB_BYTES + 512, "window": 2048} | changes
-    overrides = ['track="10min_16mb"', 'data.dataset="fineweb10B-sp1024"', *how.pop("overrides", ())]
-    return write_run(folder, scores, overrides, cap_bytes=16_000_000, **how)
+    how = {"targets": FINEWEB_TARGETS + 214, "text_bytes": FINEWEB_BYTES + 512} | changes
+    overrides = ['track="10min_16mb"', 'data.dataset="fineweb10B-sp1024"', "eval.seq_len=2048", "eval.stride=64"]
+    return write_run(folder, scores, [*overrides, *how.pop("overrides", ())], **how)
 
 
 def row_of(table, name):
@@ -127,7 +127,7 @@ def test_another_dataset_of_the_same_text_and_tokens_is_compared_and_said_loudly
     assert row["differs"].startswith("data: sotu-sp1024 dddddddddddd -> sotu-sp1024 e")
 
 
-@pytest.mark.parametrize("changes", [{"text_bytes": BYTES + 1}, {"track": "10min_16mb"}])
+@pytest.mark.parametrize("changes", [{"text_bytes": BYTES + 1}, {"overrides": ['track="10min_16mb"']}])
 def test_scores_on_another_text_get_their_own_row_and_no_difference(tmp_path, changes):
     runs = [write_run(tmp_path / "a", {1: 2.0, 2: 2.1})]
     runs.append(write_run(tmp_path / "b", {1: 1.0, 2: 1.2}, data_sha256="e", **changes))
@@ -150,7 +150,7 @@ def test_raw_scores_are_compared_on_the_same_targets_alone_and_get_no_verdict(tm
 
 
 def test_another_stride_is_compared_and_said(tmp_path):
-    runs = [write_run(tmp_path / name, {1: 2.0, 2: 2.1}, sliding_stride=n) for name, n in (("a", 64), ("b", 256))]
+    runs = [write_run(tmp_path / name, {1: 2.0, 2: 2.1}, [f"eval.stride={n}"]) for name, n in (("a", 64), ("b", 256))]
     assert "NOT LIKE FOR LIKE: stride 256 against 64" in row_of(compare(runs), "b")["note"]
     assert "NOT LIKE" not in row_of(compare(runs, score="roundtrip"), "b")["note"]
 

@@ -7,7 +7,8 @@ import pytest
 from refused import refused
 from run_folder import change, seed_result
 
-from pgolf_core.lab.compare.results import json_object, read_seed_result, refuse_unlike, seed_folders, whole_seconds
+from pgolf_core.lab.compare.agreement import read_seed_result
+from pgolf_core.lab.compare.results import json_object, refuse_unlike, seed_folders, whole_seconds
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ def test_the_options_become_one_request_and_table_and_report_are_named(capsys, m
         return tmp_path / "summary.json"
 
     monkeypatch.setattr("pgolf_core.lab.record.notebooks.record", record)
+    monkeypatch.setattr("pgolf_core.lab.report.seeds.read_summary", lambda folder: {})
     monkeypatch.setattr("pgolf_core.lab.report.seeds.seeds_table_text", lambda summary: "the table")
     monkeypatch.chdir(tmp_path)
     changes = ("model.num_layers=3", "data.spans_per_step=2")
@@ -49,6 +50,7 @@ def test_the_report_can_be_left_out_or_be_all_and_names_what_is_missing(capsys, 
     monkeypatch.setattr(notebooks, "record", record)
     monkeypatch.setattr("pgolf_core.lab.record.kernels.prepared", contextlib.nullcontext)
     monkeypatch.setattr(notebooks, "finished_seeds", lambda request, seeds: [seed for seed in seeds if seed > 1])
+    monkeypatch.setattr("pgolf_core.lab.report.seeds.read_summary", lambda folder: {})
     monkeypatch.setattr("pgolf_core.lab.report.seeds.seeds_table_text", lambda summary: "the table")
     assert cli.main(["record", "local-smoke", "--seeds", "1,2", "--no-report"]) == 0
     assert capsys.readouterr().out == "" and given.pop() == ([1, 2], ("recipe", "seed"))
@@ -59,10 +61,10 @@ def test_the_report_can_be_left_out_or_be_all_and_names_what_is_missing(capsys, 
     monkeypatch.undo()
     monkeypatch.setattr(notebooks, "record", record)
     monkeypatch.setattr("pgolf_core.lab.record.kernels.prepared", contextlib.nullcontext)
-    for text in ("[]", "{}", '{"seeds": [2], "n": 1, "steps": 3}'):
+    for text in ("[]", "{}", '{"seeds": [[2]]}'):
         (tmp_path / "summary.json").write_text(text)
         assert cli.main(["record", "local-smoke", "--seeds", "2"]) == 1
-        assert "summary.json " in (said := capsys.readouterr().err) and "delete it and" in said
+        assert "summary.json " in (said := capsys.readouterr().err) and "; delete it" in said
     given.clear()
     monkeypatch.setattr(notebooks, "finished_seeds", lambda request, seeds: [seed for seed in seeds if seed > 1])
     assert cli.main(["record", "local-smoke", "--seeds", "1", "--report-only"]) == 1
@@ -100,9 +102,11 @@ def test_a_dry_run_prints_both_scripts_and_leaves_nothing(capsys, monkeypatch, t
 DRIVER = (
     STAND_IN
     + """
-for name, call in (("text.shards", "check_ranks"), ("lab.report.seeds", "seeds_table_text")):  # they import torch
-    module = sys.modules[f"pgolf_core.{name}"] = types.ModuleType(name)
-    setattr(module, call, lambda *arguments: None)
+seeds = types.ModuleType("seeds")
+seeds.read_summary = seeds.seeds_table_text = lambda *arguments: None
+shards = types.ModuleType("shards")
+shards.check_ranks = lambda *arguments: None
+sys.modules |= {"pgolf_core.text.shards": shards, "pgolf_core.lab.report.seeds": seeds}  # they import torch
 import functools
 from pathlib import Path
 from pgolf_core.lab import cli

@@ -11,6 +11,7 @@ from refused import refused
 from toy_notebooks import RECIPE as TOY
 
 from pgolf_core.base.files import UserError, write_text
+from pgolf_core.lab.compare.results import recorded_recipe
 from pgolf_core.lab.record import folder as runs
 from pgolf_core.training.checkpoint import save_tensors
 
@@ -49,11 +50,11 @@ def test_a_seed_gets_its_folder_with_the_resolved_recipe_and_the_environment(toy
     recorded = json.loads((run.folder / "recipe.json").read_text())
     assert recorded["fingerprint"] == run.recipe.fingerprint
     assert recorded["model"]["num_layers"] == 2 and recorded["model"]["logit_softcap"] == 30.0
-    assert runs.recorded_recipe(run.folder) == run.recipe
+    assert recorded_recipe(run.folder) == run.recipe
     for text in ("{}", (run.folder / "recipe.json").read_text().replace('"num_layers": 2', '"num_layers": 3')):
         write_text(run.folder / "recipe.json", text)  # else the defaults, or another model, would speak for the run
-        with refused(r"recipe\.json was changed: .*; delete it and record the run again"):
-            runs.recorded_recipe(run.folder)
+        with pytest.raises(UserError, match=r"recipe\.json was changed: .*; delete it and record the run again"):
+            recorded_recipe(run.folder)
     env = json.loads((run.folder / "env.json").read_text())
     assert env["hashes"] == runs.run_hashes(run) and env["threads"] >= 1 and "torch" in env["versions"]
     assert set(env) >= {"commit", "dirty", "device"}

@@ -1,13 +1,15 @@
 """One seed's files: whatever is missing or contradicts another file is named with the command that makes it."""
 
 import dataclasses
+import functools
 import json
+import shutil
 
 import pytest
 from refused import refused
-from report_run import TENSOR
-from run_folder import change
+from run_folder import TENSOR, change
 
+from pgolf_core.base.files import UserError
 from pgolf_core.lab.report import reading
 from pgolf_core.lab.report.reading import command_of, read_seed
 from pgolf_core.recipes.reading import load_recipe
@@ -23,10 +25,10 @@ def test_a_missing_file_is_refused_by_name_with_the_command_that_makes_it(run, n
 
 @pytest.mark.parametrize("file, values, complaint", [
     ("result", {"sliding_bpb": 1.2}, "sliding_bpb does not follow from sliding_loss"),
-    ("result", {"artifact_bytes": 5, "total_bytes": 100_005}, "artifact_bytes is not ledger.json's file_bytes"),
-    ("result", {"averaged_loss": None}, "there is no 'averaged_loss'"),
+    ("result", {"artifact_bytes": 5, "total_bytes": 100_005}, "artifact_bytes is 5 in result.json, 80133. by"),
+    ("result", {"averaged_loss": None}, "averaged_loss is None in .*, 3.6436.* by averaging.json"),
     ("ledger", {"header_bytes": 1}, "weights, scales and header do not add up to the file"),
-    ("ledger", {"total_bytes": 1}, "total_bytes is not ledger.json's total_bytes"),
+    ("ledger", {"total_bytes": 1}, "total_bytes is 901338 in result.json, 1 by ledger.json"),
     ("ledger", {"tensors": [TENSOR | {"elements": None}]}, "no number 'elements' of w"),
     ("ledger", {"tensors": [TENSOR | {"shape": 8000}]}, "the shape of 'w' has not its elements"),
     ("ledger", {"tensors": [TENSOR | {"elements": 7}]}, "the shape of 'w' has not its elements"),
@@ -42,6 +44,32 @@ def test_numbers_that_contradict_each_other_are_refused(run, file, values, compl
         read_seed(run, 1338)
 
 
+@pytest.mark.parametrize(("place", "wrong", "said"), [
+    (("header_bytes",), 1, "weights_bytes of ledger.json is not that of the file"),
+    (("fp16_bytes",), 1, "fp16_bytes of ledger.json is not that of the file"),
+    (("tensors", 0, "name"), "other", r"tensors\[0\].name of ledger.json is not that of the file"),
+    (("tensors", 0, "grid"), "int5_row", r"tensors\[0\].grid of"), (("tensors", 0, "raw_bytes"), 600, "raw_bytes of"),
+    (("tensors", 0, "scales_raw_bytes"), 600, "scales_raw_bytes of"),
+    (("tensors", 0, "compressed_bytes"), 300, "compressed_bytes of ledger.json do not make up the codes"),
+    (("tensors", 0, "entropy_bytes"), 10**6, "the entropy of 'blocks.0.attn.c_k.weight' is no part of its raw bytes"),
+    (("steps",), {"side_bytes": 5}, "tells of steps and the file has none"),
+    (("tensors",), lambda rows: rows[1:], "lists other tensors than the file"),
+])  # fmt: skip
+def test_a_plausible_number_of_a_ledger_that_the_artifact_denies_is_refused(honest, tmp_path, place, wrong, said):
+    run = shutil.copytree(honest, tmp_path / honest.name)
+    read_seed(run, 2)
+    path = run / "seed2" / "ledger.json"
+    values = json.loads(path.read_text())
+    *inner, last = place
+    at = functools.reduce(lambda table, key: table[key], inner, values)
+    at[last] = wrong(at[last]) if callable(wrong) else wrong
+    if last == "header_bytes":
+        values["weights_bytes"] = values["file_bytes"] - values["scales_bytes"] - 1
+    change(path, **values)
+    with pytest.raises(UserError, match=said):
+        read_seed(run, 2)
+
+
 def test_a_broken_line_of_metrics_and_an_empty_file_are_named(run):
     path = run / "seed1337" / "metrics.jsonl"
     whole = path.read_bytes() + b'{"kind": "correction", "seconds": 1.0}\n'
@@ -51,7 +79,7 @@ def test_a_broken_line_of_metrics_and_an_empty_file_are_named(run):
         with refused(r"metrics\.jsonl, line 18: not a metrics record"):
             read_seed(run, 1337)
     path.write_text("")
-    with refused(r"metrics\.jsonl is empty; run `pgolf record .* --fresh`"):
+    with pytest.raises(UserError, match=r"steps is 407 in result\.json, None by metrics\.jsonl; run seed 1337 again"):
         read_seed(run, 1337)
 
 

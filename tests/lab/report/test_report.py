@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import pytest
 from refused import refused
 from report_run import RUN_SEEDS
-from run_folder import change
+from run_folder import as_recipe, averaging_of, change
 
 from pgolf_core.lab.report.report import write_report
 from pgolf_core.result import Result
@@ -48,7 +48,7 @@ def test_every_number_of_the_table_is_result_jsons_and_the_headline_is_the_mean(
 
 def report_of_adapting(run, adapt: dict[str, str], seconds: float) -> str:
     """The report of the run, had its seeds adapted and gained 0.0125 bpb."""
-    change(run / "recipe.json", adapt=adapt)
+    as_recipe(run, ["eval.stride=64", *(f"adapt.{key}={value}" for key, value in adapt.items())])
     for seed in RUN_SEEDS:
         path = run / f"seed{seed}" / "result.json"
         before = Result.read(path)
@@ -60,7 +60,7 @@ def report_of_adapting(run, adapt: dict[str, str], seconds: float) -> str:
 
 @pytest.mark.parametrize(("spent", "is_over"), [(60.0, False), (580.0, True)])
 def test_frozen_and_adapted_scores_stand_side_by_side(run, spent: float, is_over: bool):
-    note = report_of_adapting(run, {"kind": "sgd"}, spent)
+    note = report_of_adapting(run, {"kind": "sgd", "mix": "off"}, spent)
     for words in (
         " sliding (frozen) bpb | adapted bpb |", "(n = 3) | bits per byte, frozen | bytes", "by adapting. Lines",
         "\N{MINUS SIGN}0.0125 bpb on average", "each is scored whole before the weights are trained on it",
@@ -156,8 +156,11 @@ def test_partial_scores_a_larger_stride_and_a_normalising_tokenizer_are_said(wri
     assert "are scored on the first" not in plain and "uses a stride of" not in plain and "by packing" in plain
     assert "normalised text" not in plain and "not to be counted" not in plain
     change(run / "seed1338" / "result.json", over_cap_seconds=2.8)
+    as_recipe(run, ["eval.stride=256"])
     for seed in RUN_SEEDS:
-        change(run / f"seed{seed}" / "result.json", raw_targets=65_536, sliding_stride=256)
+        path = run / f"seed{seed}" / "result.json"
+        change(path, raw_targets=65_536)
+        change(path.with_name("averaging.json"), **averaging_of(Result.read(path)))
     change(run / "data.json", lossless=False, val_documents=2096)
     note = write_report(run, RUN_SEEDS).markdown.read_text()
     assert "| validation | 2,096 | 854,885 | 292,096 | 2.948 |" in note, "a document's first token stands for no text"

@@ -1,14 +1,19 @@
 """The summary and the table of a recipe's seeds."""
 
+import functools
 import json
+import re
 import statistics
 
 import pytest
 from refused import refused
 from report_run import RUN_SEEDS
-from run_folder import seed_result
+from run_folder import change, seed_result
+from tiny_data import edit
 
-from pgolf_core.lab.report.seeds import NUMBERS, given_seeds, seeds_table_text, summarise_seeds
+from pgolf_core.base.files import UserError
+from pgolf_core.lab.report.report import write_report
+from pgolf_core.lab.report.seeds import NUMBERS, given_seeds, read_summary, seeds_table_text, summarise_seeds
 
 
 def test_summary_holds_mean_std_n_and_every_seed(written):
@@ -27,6 +32,22 @@ def test_seeds_of_different_code_are_not_averaged_and_a_number_that_no_seed_has_
     with refused("seeds 1 and 2 differ in core_sha256"):
         summarise_seeds({1: seed_result(1, 2.0), 2: seed_result(2, 2.0, core_sha256="new")})
     assert "raw_targets" not in summarise_seeds({1: seed_result(1, 2.0, raw_targets=None)})
+
+
+@pytest.mark.parametrize(("place", "value", "told"), [
+    (("sliding_bpb", "mean"), 1.7, "sliding_bpb.mean"), (("seeds",), [1337], "n"),
+    (("sliding_bpb", "seeds", "1338"), 1.7, "sliding_bpb.seeds.1338"), (("seeds",), None, "seeds None must be a list"),
+])  # fmt: skip
+def test_a_summary_that_is_not_its_seeds_own_is_refused_by_the_number(run, place, value, told):
+    path = write_report(run, RUN_SEEDS).summary
+    assert read_summary(run) == json.loads(path.read_text())
+    edit(path, lambda summary: functools.reduce(dict.__getitem__, place[:-1], summary).update({place[-1]: value}))
+    with pytest.raises(UserError, match=rf"summary\.json .*{re.escape(told)}.*; delete it, and the same `pgolf record"):
+        read_summary(run)
+    write_report(run, RUN_SEEDS)
+    change(run / "seed1338" / "env.json", hashes={})
+    with pytest.raises(UserError, match=r"env\.json has other hashes"):
+        read_summary(run)
 
 
 def test_the_terminals_tables_fit_80_columns_and_end_with_mean_std_and_half_the_interval(written):

@@ -1,6 +1,7 @@
 """The submission folder: complete, counted to the byte, checkable by its reader, and whole or absent."""
 
 import html
+import itertools
 import json
 import math
 import os
@@ -15,14 +16,15 @@ import pytest
 from run_folder import change
 
 from pgolf_core.base.files import UserError, read_json, sha256_bytes
+from pgolf_core.lab.compare.results import recorded_recipe
 from pgolf_core.lab.export import export_script
-from pgolf_core.lab.record import folder as runs
 from pgolf_core.lab.submission import folder as submission
 from pgolf_core.lab.submission.folder import changed_keys, imports_of, write_submission
 from pgolf_core.lab.verify.command import verify
 from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS
 from pgolf_core.lab.verify.evidence.score import How
 from pgolf_core.recipes.reading import load_recipe
+from pgolf_core.recipes.recipe import TRACK_CAP_BYTES
 from pgolf_core.result import Result
 
 HOSTILE = "<script>alert(1)</script> ![x](http://e.example/p.png) | `a` # @everyone ../../etc $x$ **b** <!--"
@@ -72,7 +74,7 @@ def test_the_folder_holds_what_it_should_and_lies_beside_the_run(honest: Path, w
 def test_code_artifact_and_logs_are_the_runs_own_bytes_and_the_counted_ones(honest: Path, written: Path):
     script = (written / "train_gpt.py").read_bytes()
     assert script == (honest / "train_gpt.py").read_bytes()
-    assert script.decode() == export_script(runs.recorded_recipe(honest))
+    assert script.decode() == export_script(recorded_recipe(honest))
     numbers = read_json(written / "submission.json")
     assert numbers["bytes_code"] == len(script) == read_json(honest / "seed2" / "ledger.json")["code_bytes"]
     assert numbers["bytes_model_int6_zstd"] == (written / "model.pgolf").stat().st_size
@@ -161,6 +163,8 @@ def test_what_is_new_is_told_against_the_recipe_that_the_file_extends():
 def test_hostile_names_titles_and_citations_are_only_text(run: Path):
     for folder in (run, run / "seed1", run / "seed2"):
         change(folder / "recipe.json", title=HOSTILE + "\n# heading", name="../" + HOSTILE)
+    for seed in (1, 2):
+        change(run / f"seed{seed}" / "result.json", recipe="../" + HOSTILE)
     (run / "data.json").write_text(json.dumps({"citation": HOSTILE}))
     folder = write_submission(run, HOSTILE, HOSTILE, HOSTILE)
     assert folder.parent == run.parent / "submissions"
@@ -209,11 +213,16 @@ def test_an_unfinished_contradictory_or_outdated_run_is_refused(run: Path):
     refused(run, "sliding_bpb does not follow from")
     change(result, **json.loads(payload))
     change(result, core_sha256="0" * 64)
+    refused(run, "env.json has other hashes than result.json")
+    environment = result.with_name("env.json").read_bytes()
+    change(result.with_name("env.json"), hashes=read_json(result.with_name("env.json"))["hashes"] | {"core": "0" * 64})
     refused(run, "differ in core_sha256")
-    result.write_bytes(payload)
-    (run / "seed1" / "model.pgolf").write_bytes(b"not an artifact")
-    refused(run, "not a usable artifact")
-    (run / "seed1" / "model.pgolf").unlink()
+    change(result.with_name("env.json"), **json.loads(environment))
+    change(result, **json.loads(payload))
+    artifact = run / "seed1" / "model.pgolf"
+    artifact.write_bytes(bytes(artifact.stat().st_size))
+    refused(run, "model.pgolf was changed after its stage had ended")
+    artifact.unlink()
     refused(run, "lacks model.pgolf")
     (run / "summary.json").write_text(json.dumps({"seeds": [1, 2, 3]}))
     refused(run, "reports seed 3, whose folder is gone, .* run `pgolf record .*--seeds 3")
@@ -240,13 +249,12 @@ def test_a_script_that_is_not_the_counted_one_is_refused_and_one_seed_claims_no_
     assert numbers["blurb"].startswith("toy. Sliding ") and "±" not in numbers["blurb"]
 
 
-def test_a_run_over_the_cap_is_refused_with_the_bytes(run: Path):
-    more = 1_000_001 - read_json(run / "seed2" / "result.json")["total_bytes"]
-    parts = {"result": ("artifact_bytes", "total_bytes"), "ledger": ("weights_bytes", "file_bytes", "total_bytes")}
-    for name, keys in parts.items():
-        values = read_json(run / "seed2" / f"{name}.json")
-        change(run / "seed2" / f"{name}.json", **{key: values[key] + more for key in keys})
-    refused(run, "seed 2 takes 1,000,001 bytes, 1 over the cap")
+def test_a_run_over_the_cap_is_refused_with_the_bytes(run: Path, monkeypatch: pytest.MonkeyPatch):
+    cap = read_json(run / "seed2" / "result.json")["total_bytes"] - 1
+    monkeypatch.setitem(TRACK_CAP_BYTES, "local_10min_1mb", cap)
+    for seed, name in itertools.product((1, 2), ("result", "ledger")):
+        change(run / f"seed{seed}" / f"{name}.json", cap_bytes=cap)
+    refused(run, rf"seed . takes [\d,]+ bytes, [\d,]+ over the cap of local_10min_1mb \({cap:,}\)")
 
 
 @pytest.mark.parametrize("wrong", ["", "   ", "two\nlines", "bell\x07", "right\u202eleft", "x" * 201])

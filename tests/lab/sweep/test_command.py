@@ -1,14 +1,16 @@
 """`pgolf sweep` on a toy recipe whose stages take no time: what is run, skipped, left out, compared and submitted."""
 
 import contextlib
+import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from run_folder import seed_result
+from run_folder import averaging_of, ledger_of, seed_result
 from toy_notebooks import DATASET, write_toys
 
+from pgolf_core.base.files import write_json
 from pgolf_core.lab import cli, slurm
 from pgolf_core.lab.record import folder as runs
 from pgolf_core.lab.record import notebooks
@@ -35,12 +37,21 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         for name in (runs.stage_named(stage).result, "summary.json"):
             (run.folder / name).write_text(json.dumps({"seeds": parameters["seeds"]}))
         layers = run.recipe.model.num_layers
-        if stage == "03_train":
-            said = {"kind": "val", "step": 10, "bpb": 2 + BETTER[layers] + NOISE[run.seed] * (1 + layers / 50)}
-            (run.folder / "metrics.jsonl").write_text(json.dumps(said) + "\n")
-        if stage == "06_sliding_eval":
+        if run.seed is not None:
+            above = BETTER[layers] + NOISE[run.seed] * (1 + layers / 50)
             same = {"recipe": "toy", "recipe_sha256": run.recipe.fingerprint, "data_sha256": "d" * 64}
-            seed_result(run.seed, 1.5 + BETTER[layers] + NOISE[run.seed] * (1 + layers / 50), **same).write(run.folder)
+            same |= {"window": run.recipe.eval.seq_len, "sliding_stride": run.recipe.eval.stride}
+            result = seed_result(run.seed, 1.5 + above, **same)
+        if stage == "03_train":
+            last = {"step": result.steps, "seconds": result.seconds["train"]}
+            said = [{"kind": "val", "step": 10, "bpb": 2 + above}, {"kind": "train", **last}]
+            (run.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in said))
+        if stage == "04_average_and_qat":
+            write_json(run.folder / "averaging.json", averaging_of(result))
+        if stage == "05_quantize":
+            write_json(run.folder / "ledger.json", dataclasses.asdict(ledger_of(result)))
+        if stage == "06_sliding_eval":
+            result.write(run.folder)
         runs.finish_stage(run, stage, **({"seeds": parameters["seeds"]} if run.seed is None else {}))
 
     monkeypatch.setattr(runs, "open_dataset", lambda name, cache_dir=None: DATASET)
@@ -114,6 +125,7 @@ def test_on_slurm_a_task_has_one_seed_of_one_arm_or_as_many_as_asked(
     assert jobs == {"job": "5", "tasks": places, "last": "7"}
     toy.executed.clear()
     for command in [*steps["seeds"], *steps["reports"], *steps["compare"]]:
+        monkeypatch.setattr("pgolf_core.lab.report.seeds.read_summary", lambda folder: {})
         monkeypatch.setattr("pgolf_core.lab.report.seeds.seeds_table_text", lambda summary: "the table")
         assert cli.main(command) == 0
     assert len(toy.executed) == 2 + 6 * 4 + 3, "01 for all and 02 of the baseline were run on submission"

@@ -12,8 +12,8 @@ import pytest
 from published import PR194, PR315, PR531, edit, edit_logs, foreign, late_log, number, published, table
 from reviewing import Bomb, failing, holding, judged, shows, unknown, with_verdict
 
+from pgolf_core.lab.compare.results import recorded_recipe
 from pgolf_core.lab.export import write_script
-from pgolf_core.lab.record.folder import recorded_recipe
 from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, UNKNOWN
 from pgolf_core.lab.verify.evidence.score import How
 from pgolf_core.lab.verify.evidence.text import Way

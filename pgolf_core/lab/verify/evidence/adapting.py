@@ -10,10 +10,11 @@ import numpy as np
 from pgolf_core.adapting.plan import unlawful
 from pgolf_core.adapting.trace import event_rows, plan_of
 from pgolf_core.base.names import ADAPT_TRACE
+from pgolf_core.lab.shared.settings import is_number
 from pgolf_core.lab.verify.evidence.checks import OnlySampled, hold, needed, quietly, require
 from pgolf_core.lab.verify.evidence.replay import mixed_windows, trace_of
 from pgolf_core.lab.verify.evidence.score import OTHER_MACHINE, PROBABILITY_TOLERANCE
-from pgolf_core.lab.verify.reading.numbers import is_number, is_score, written
+from pgolf_core.lab.verify.reading.numbers import is_score, written
 from pgolf_core.lab.verify.reading.untrusted import hold_hash
 from pgolf_core.network.score import bits_per_byte, plan_windows
 from pgolf_core.recipes.recipe import Adapt, Recipe

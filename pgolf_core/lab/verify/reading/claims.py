@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pgolf_core.lab.shared.places import SUBMISSION_FILE
+from pgolf_core.lab.shared.settings import is_number
 from pgolf_core.lab.shared.tables import some
 from pgolf_core.lab.verify.evidence.checks import hold, once, quietly, require
 from pgolf_core.lab.verify.evidence.score import OTHER_MACHINE, TOLERANCE
@@ -28,14 +29,13 @@ from pgolf_core.lab.verify.reading.keys import (
 from pgolf_core.lab.verify.reading.logs import ADAPTED, BEFORE, PACKED, SLIDING, Log, Score
 from pgolf_core.lab.verify.reading.numbers import (
     agrees,
-    is_number,
     last_digit,
     near,
     read_number,
     same_number,
     same_score,
     written,
-)  # fmt: skip
+)
 from pgolf_core.lab.verify.reading.reviewed import BUDGET_SECONDS
 
 UNNAMED = -1

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pgolf_core.base.files import sha256_file
 from pgolf_core.lab.shared.places import SCRIPT, SUBMISSION_FILE
+from pgolf_core.lab.shared.settings import is_number
 from pgolf_core.lab.shared.texts import FINEWEB_TRACK
 from pgolf_core.lab.verify.code.shipped import Code, imports_of, parsed, running
 from pgolf_core.lab.verify.evidence.checks import CannotCheck, hold, needed, once, quietly, require
@@ -20,7 +21,7 @@ from pgolf_core.lab.verify.evidence.score import computing_path, judge_score, ke
 from pgolf_core.lab.verify.evidence.text import TEXT_OF_TRACK, Way
 from pgolf_core.lab.verify.reading.keys import claimed, claims_of, rows_of
 from pgolf_core.lab.verify.reading.logs import Log, read_log
-from pgolf_core.lab.verify.reading.numbers import is_number, is_score, same_score
+from pgolf_core.lab.verify.reading.numbers import is_score, same_score
 from pgolf_core.lab.verify.reading.reviewed import Reviewed, header_of
 from pgolf_core.lab.verify.reading.untrusted import json_object, list_files, read_code, read_text
 from pgolf_core.recipes.recipe import TRACK_CAP_BYTES, Recipe, from_dict, to_dict

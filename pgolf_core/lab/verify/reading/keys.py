@@ -12,9 +12,10 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 from pgolf_core.lab.shared.places import SUBMISSION_FILE
+from pgolf_core.lab.shared.settings import is_number
 from pgolf_core.lab.verify.evidence.checks import hold
 from pgolf_core.lab.verify.reading.logs import ADAPTED, BEFORE, PACKED, SLIDING, Score
-from pgolf_core.lab.verify.reading.numbers import is_number, written
+from pgolf_core.lab.verify.reading.numbers import written
 
 STAGES = {None: "", BEFORE: "averaged_", PACKED: "roundtrip_", SLIDING: "sliding_", ADAPTED: "adapted_"}
 """How the names of scores and losses begin, by what their words say; "frozen_" and "other_" are two more."""

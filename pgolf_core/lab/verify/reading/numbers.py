@@ -2,15 +2,6 @@
 
 import math
 from decimal import Decimal
-from typing import Any, TypeGuard
-
-
-def is_number(value: Any) -> TypeGuard[float]:
-    """Whether this is a finite number that a float can hold; a bool is none."""
-    try:
-        return type(value) in (int, float) and math.isfinite(value)
-    except OverflowError:
-        return False
 
 
 def written(value: float) -> str:

@@ -9,11 +9,12 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 
 from pgolf_core.lab.shared.places import SUBMISSION_FILE
+from pgolf_core.lab.shared.settings import is_number
 from pgolf_core.lab.shared.tables import some
 from pgolf_core.lab.verify.evidence.checks import hold, require
 from pgolf_core.lab.verify.reading.claims import ANEW, CLAIMED, LOGGED, Fact, Judged, agreeing, every_text, spreads
 from pgolf_core.lab.verify.reading.keys import meaning
-from pgolf_core.lab.verify.reading.numbers import agrees, is_number, last_digit, read_number
+from pgolf_core.lab.verify.reading.numbers import agrees, last_digit, read_number
 
 _SHORT = re.compile(r"(total|artifact|file|code)|(sliding|round-?trip|standard|legal_ttt_exact|(?:post-)?ttt)", re.I)
 """Columns that leave out `bytes`, or `bpb`."""

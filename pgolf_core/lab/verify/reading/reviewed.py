@@ -123,7 +123,7 @@ class Seed(Reviewed):
     @once
     def recipe_file(self) -> Recipe:
         """recipe.json."""
-        from pgolf_core.lab.record.folder import recorded_recipe
+        from pgolf_core.lab.compare.results import recorded_recipe
 
         return strictly(self.folder / RECIPE_FILE, lambda path: recorded_recipe(path.parent, as_it_stands=True))
 

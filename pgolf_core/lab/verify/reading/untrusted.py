@@ -17,8 +17,8 @@ from typing import Any
 from pgolf_core.base.files import UserError, sha256_bytes
 from pgolf_core.base.names import SEED_RESULT
 from pgolf_core.lab.shared.places import RECIPE_FILE, SUBMISSION_FILE
+from pgolf_core.lab.shared.settings import is_number
 from pgolf_core.lab.verify.evidence.checks import Broken, CannotCheck, Found, hold
-from pgolf_core.lab.verify.reading.numbers import is_number
 
 MAX_TEXT_BYTES = 16 * 2**20
 """A log holds its whole script and some thousand lines; the published ones have well below a megabyte."""

@@ -11,8 +11,8 @@ from published import PR315, published
 from reviewing import both, judged, judged_with_damages, no_lie_goes_unnoticed, shows
 
 from pgolf_core.base.files import read_json, write_json
+from pgolf_core.lab.compare.results import recorded_recipe
 from pgolf_core.lab.export import export_script
-from pgolf_core.lab.record.folder import recorded_recipe
 from pgolf_core.lab.verify.evidence import measure
 from pgolf_core.lab.verify.evidence.checks import HOLDS, SAMPLED, UNKNOWN, Broken, CannotCheck
 from pgolf_core.lab.verify.evidence.score import How

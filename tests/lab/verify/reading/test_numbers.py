@@ -1,6 +1,7 @@
 """Numbers of logs and claims: finite, and read as they are written."""
 
-from pgolf_core.lab.verify.reading.numbers import agrees, is_number, is_score, near, same_number, same_score, written
+from pgolf_core.lab.shared.settings import is_number
+from pgolf_core.lab.verify.reading.numbers import agrees, is_score, near, same_number, same_score, written
 
 
 def test_numbers_are_finite_and_no_bools():
