@@ -281,8 +281,7 @@ def _published(hub: Hub, request: FinewebRequest, path: str) -> tuple[str, str, 
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path} of {hub.label} is not valid JSON ({error}); get it again") from None
     try:
-        found = {str(entry["name"]): entry for entry in values["datasets"]}
-        tokenizers = {str(entry["name"]): entry for entry in values["tokenizers"]}
+        found, tokenizers = (_by_name(values[kind], f"{path} of {hub.label}") for kind in ("datasets", "tokenizers"))
         if name not in found:
             raise UserError(f"{hub.label} has no dataset {name}; it has {', '.join(sorted(found)) or 'none'}")
         stats = found[name]["stats"]
@@ -300,6 +299,15 @@ def _published(hub: Hub, request: FinewebRequest, path: str) -> tuple[str, str, 
     if not model and not request.tokenizer:
         raise UserError(f"{name} has no SentencePiece tokenizer; choose a variant such as {DEFAULT_VARIANT}")
     return tokenizer_name, str(model), stats
+
+
+def _by_name(entries: list[dict[str, Any]], place: str) -> dict[str, dict[str, Any]]:
+    """A manifest's entries; UserError for a name that two unlike ones have."""
+    found: dict[str, dict[str, Any]] = {}
+    for entry in entries:
+        if found.setdefault(str(entry["name"]), entry) != entry:
+            raise UserError(f"{place} has {entry['name']!s:.60} twice, with different values; take one of them out")
+    return found
 
 
 def _shards_by_name(hub: Hub, request: FinewebRequest, missing: str) -> tuple[PurePosixPath, dict[str, list[str]]]:

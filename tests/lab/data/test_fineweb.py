@@ -292,6 +292,12 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "manifest a list": (lambda hub: (hub / "datasets/manifest.json").write_text("[]"), "not of the published form"),
     "no counts": (manifest(lambda values: values["datasets"][0].pop("stats")), "not of the published form"),
     "no tokenizer": (manifest(lambda values: values.update(tokenizers=[])), "not of the published form"),
+    "a dataset twice": (
+        manifest(lambda values: values["datasets"].append(values["datasets"][0] | {"stats": {}})),
+        "twice, with different"),
+    "a tokenizer twice": (
+        manifest(lambda values: values["tokenizers"].append(values["tokenizers"][0] | {"model_path": "x"})),
+        "twice, with different"),
     "countless shards": (stats(files_train=10**12), "not of the published form"),
     "infinitely many": (stats(files_val=float("inf")), "not of the published form"),
     "no validation": (stats(files_val=0), "0 validation shards"),
