@@ -33,6 +33,8 @@ from pgolf_core.recipes.reading import available_recipes, lineage, load_recipe
 from pgolf_core.recipes.recipe import Recipe
 
 MAX_NAME = 200
+LOGIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,38}")
+"""What GitHub calls accounts; an underscore is in those that a company manages."""
 GENERAL_CREDITS = (
     "Muon: Keller Jordan and others, 2024; tokenizer: SentencePiece; compression: Zstandard.",
     "Parameter Golf and its published records, from which the recipes of pgolf descend: "
@@ -52,9 +54,12 @@ def write_submission(run_folder: Path, name: str, author: str, github_id: str, o
     for what, text in (("--name", name), ("--author", author), ("--github-id", github_id)):
         if not text.strip() or not text.isprintable() or len(text) > MAX_NAME:
             raise UserError(f"{what} {text[:50]!r} must be one line of 1 to {MAX_NAME} printable characters")
+    if not LOGIN.fullmatch(github_id):
+        raise UserError(f"--github-id {github_id[:50]!r} is no account's name: letters, digits and hyphens, 39 at most")
     runs = _read_seeds(folder)
-    date = max((str(run.environment.get("begun", ""))[:10] for run in runs.values()), default="")
-    if not re.fullmatch(r"\d{4}-\d\d-\d\d", date):
+    try:
+        date = max(str(datetime.date.fromisoformat(str(run.environment["begun"])[:10])) for run in runs.values())
+    except (KeyError, ValueError):  # an older run, or one without a clock
         date = datetime.datetime.now(datetime.UTC).date().isoformat()
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:60] or "submission"
     target = out.absolute() if out else folder.parent / "submissions" / f"{date}_{slug}"

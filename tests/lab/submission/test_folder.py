@@ -1,5 +1,6 @@
 """The submission folder: complete, counted to the byte, checkable by its reader, and whole or absent."""
 
+import datetime
 import html
 import itertools
 import json
@@ -166,7 +167,7 @@ def test_hostile_names_titles_and_citations_are_only_text(run: Path):
     for seed in (1, 2):
         change(run / f"seed{seed}" / "result.json", recipe="../" + HOSTILE)
     (run / "data.json").write_text(json.dumps({"citation": HOSTILE}))
-    folder = write_submission(run, HOSTILE, HOSTILE, HOSTILE)
+    folder = write_submission(run, HOSTILE, HOSTILE, "ada")
     assert folder.parent == run.parent / "submissions"
     assert re.fullmatch(r"[0-9]{4}-\d\d-\d\d_[a-z0-9-]+", folder.name)
     assert read_json(folder / "submission.json")["author"] == HOSTILE
@@ -261,6 +262,20 @@ def test_a_run_over_the_cap_is_refused_with_the_bytes(run: Path, monkeypatch: py
 def test_a_name_that_is_no_line_of_text_is_refused(run: Path, wrong: str):
     for what in ("name", "author", "github_id"):
         refused(run, "printable characters", **{what: wrong})
+
+
+@pytest.mark.parametrize("wrong", ["c d", "@ada", "-ada", "ada/repo", "x" * 40, "ädä", "ada.l", "a@b.org"])
+def test_an_account_that_github_cannot_have_is_refused(run: Path, wrong: str):
+    refused(run, "is no account's name: letters, digits and hyphens, 39 at most", github_id=wrong)
+
+
+@pytest.mark.parametrize(("begun", "is_kept"), [("2026-11-30T07:44:51+00:00", True), ("2026-13-45", False), (5, False)])
+def test_the_date_is_the_day_on_which_the_last_seed_was_begun(run: Path, begun: object, is_kept: bool):
+    change(run / "seed1" / "env.json", begun="2025-01-01")
+    change(run / "seed2" / "env.json", begun=begun)
+    date = read_json(write_submission(run, **WHO) / "submission.json")["date"]
+    today = datetime.datetime.now(datetime.UTC).date()
+    assert date == begun[:10] if is_kept else abs(datetime.date.fromisoformat(date) - today).days < 2
 
 
 # ---------------------------------------------------------------------- the script that is shipped
