@@ -14,9 +14,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, or a published record, as pr315")
     about = "the baseline (default: a record, else the first)"
     parser.add_argument("--against", default="", metavar="RUN", help=about)
-    about = "default: sliding, or roundtrip where a record has no sliding score; final: adapted where a recipe adapts"
     scores = ("sliding", "roundtrip", "averaged", "raw", "adapted", "final")
-    parser.add_argument("--score", default="", choices=scores, help=about)
+    about = f"{', '.join(scores[:-1])}, or final, which is adapted where a recipe adapts and else sliding (default: "
+    about += "sliding, or roundtrip where a record has no sliding score)"
+    parser.add_argument("--score", default="", choices=scores, metavar="SCORE", help=about)
     parser.add_argument("--csv", metavar="FILE.csv", help="write the table there, and FILE-seeds.csv beside it")
     add_json(parser)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Any
 
-from pgolf_core.lab.shared.usage import UsageError, add_cache, add_json, count, note, place
+from pgolf_core.lab.shared.usage import Lines, UsageError, add_cache, add_json, count, note, place
 
 CORPORA = {
     "sotu": "the State of the Union addresses with a tokenizer trained on them (needs no network)",
@@ -45,11 +45,8 @@ examples: pgolf data text book.txt       one text, cut at blank lines or lines
 def add(parser: argparse.ArgumentParser) -> None:
     """One sub-command per corpus."""
     corpora = parser.add_subparsers(title="corpora", metavar="CORPUS", dest="corpus", required=True)
-    laid_out = argparse.RawDescriptionHelpFormatter
     made = {
-        name: corpora.add_parser(
-            name, help=about, description=textwrap.fill(about, 80), epilog=EPILOGS.get(name), formatter_class=laid_out
-        )
+        name: corpora.add_parser(name, help=about, description=about, epilog=EPILOGS.get(name), formatter_class=Lines)
         for name, about in CORPORA.items()
     }
 

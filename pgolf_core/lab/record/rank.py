@@ -32,6 +32,7 @@ from pgolf_core.lab.data.dataset import is_changed
 from pgolf_core.lab.data.survey import SPLITS
 from pgolf_core.lab.shared.places import MANIFEST, RECIPE_FILE
 from pgolf_core.lab.shared.settings import check_seed
+from pgolf_core.lab.shared.usage import Lines
 from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.recipe import Recipe
 from pgolf_core.text.shards import prove, shard_tokens
@@ -54,7 +55,7 @@ def read_recipe(source: str) -> Recipe:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="pgolf_core.lab.record.rank", description=__doc__, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Lines,
     )  # fmt: skip
     parser.add_argument("--recipe", required=True, help="a run's recipe.json, or a recipe's name")
     parser.add_argument("--seed", required=True, type=int, help="the seed that is trained, the same on every rank")

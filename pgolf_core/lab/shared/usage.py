@@ -104,6 +104,18 @@ def note(text: str) -> None:
     print(textwrap.fill(f"note: {text}", columns, subsequent_indent="  ", break_on_hyphens=False), file=sys.stderr)
 
 
+class Lines(argparse.HelpFormatter):
+    """Help whose description and epilog keep their lines; one that is wider than the terminal goes on below, set in."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        lines = []
+        for line in text.splitlines():
+            label = re.match(r" *\S.*?  +", line)  # the first of two columns
+            hang = len(label[0]) if label and len(label[0]) <= width // 2 else len(line) - len(line.lstrip()) + 2
+            lines += textwrap.wrap(line, width, subsequent_indent=" " * hang, break_on_hyphens=False) or [""]
+        return "\n".join(lines)
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """`--json`, on whatever prints a table."""
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")

@@ -17,7 +17,7 @@ from pgolf_core.base.files import UserError
 from pgolf_core.base.names import SCRIPT_ARTIFACT
 from pgolf_core.lab.shared.places import RECIPE_FILE, SUBMISSION_FILE
 from pgolf_core.lab.shared.tables import entries_text, width
-from pgolf_core.lab.shared.usage import add_data, add_json, note, place, span_seconds
+from pgolf_core.lab.shared.usage import Lines, add_data, add_json, note, place, span_seconds
 from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, SAMPLED, UNKNOWN, VERDICTS, Row, plain
 from pgolf_core.lab.verify.evidence.score import How
 from pgolf_core.lab.verify.reading.untrusted import is_own_run
@@ -38,7 +38,7 @@ wrong command.
 
 def add(parser: argparse.ArgumentParser) -> None:
     """The options of `pgolf verify`."""
-    parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, VERDICTS_IN_WORDS
+    parser.formatter_class, parser.epilog = Lines, VERDICTS_IN_WORDS
     about = "a model.pgolf, a run's folder (of a seed or a recipe), or a submission's"
     parser.add_argument("path", nargs="+", help=about)
     about = "check a score that would take longer on random windows alone"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pgolf_core.lab.cli import COMMANDS, parse
 from pgolf_core.lab.shared.places import find_root
 from pgolf_core.lab.shared.usage import (
     UsageError,
@@ -15,6 +16,18 @@ from pgolf_core.lab.shared.usage import (
     span_seconds,
     whole_numbers,
 )
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, "data sotu", "data fineweb", "data text", "data list", ""])
+def test_help_fits_a_terminal_of_60_columns_and_loses_no_word(name: str, capsys, monkeypatch) -> None:
+    pages = []
+    for columns in ("60", "200"):
+        monkeypatch.setenv("COLUMNS", columns)
+        with pytest.raises(SystemExit):
+            parse([*name.split(), "--help"])
+        pages.append(capsys.readouterr().out)
+    assert max(map(len, pages[0].splitlines())) <= 60
+    assert "".join(pages[0].split()) == "".join(pages[1].split())
 
 
 @pytest.mark.parametrize(
