@@ -63,6 +63,8 @@ def _contradictions(result: Result, ledger: Ledger) -> Iterator[str]:
     for key in (f"{name}_{what}" for name in SCORE_LABELS for what in ("bpb", "loss")):
         if getattr(result, key) is None:
             yield f"there is no '{key}'"
+    if result.adapted_bpb is not None and not {"scoring", "adapting"} <= result.seconds.keys():
+        yield "there is no 'seconds.scoring' or 'seconds.adapting'"
     if ledger.weights_bytes + ledger.scales_bytes + ledger.header_bytes != ledger.file_bytes:
         yield "ledger.json's weights, scales and header do not add up to the file"
     if not ledger.tensors:

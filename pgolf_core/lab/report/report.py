@@ -110,7 +110,7 @@ def run_context(
         "confidence": f"{CONFIDENCE:.0%}",
         "cap": one.result.cap_bytes,
         "largest": largest,
-        "first": one.result.to_dict(),
+        "first": vars(one.result),
         "raw_targets": one.result.raw_targets or one.result.val_targets,
         "beside_published": beside_published(one.result),
         "track_stride": TRACK_STRIDE,

@@ -44,6 +44,13 @@ def test_numbers_that_contradict_each_other_are_refused(run, file, values, compl
         read_seed(run, 1338)
 
 
+def test_an_adapted_score_without_its_seconds_is_refused(run):
+    path = run / "seed1338" / "result.json"
+    change(path, **{f"adapted_{key}": json.loads(path.read_text())[f"sliding_{key}"] for key in ("bpb", "loss")})
+    with pytest.raises(UserError, match=r"there is no 'seconds\.scoring' or 'seconds\.adapting'"):
+        read_seed(run, 1338)
+
+
 @pytest.mark.parametrize(("place", "wrong", "said"), [
     (("header_bytes",), 1, "weights_bytes of ledger.json is not that of the file"),
     (("fp16_bytes",), 1, "fp16_bytes of ledger.json is not that of the file"),

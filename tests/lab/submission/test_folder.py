@@ -269,6 +269,18 @@ def test_an_account_that_github_cannot_have_is_refused(run: Path, wrong: str):
     refused(run, "is no account's name: letters, digits and hyphens, 39 at most", github_id=wrong)
 
 
+def test_a_run_that_kept_no_windows_is_a_submission_without_them(run: Path):
+    for seed in (1, 2):
+        path = run / f"seed{seed}" / "result.json"
+        values = read_json(path)
+        del values["scores_sha256"]
+        path.write_text(json.dumps(values))
+        change(path)
+        (path.parent / "scores.npz").unlink()
+    written = write_submission(run, **WHO)
+    assert "scores.npz" not in (written / "README.md").read_text() and not (written / "scores.npz").exists()
+
+
 @pytest.mark.parametrize(("begun", "is_kept"), [("2026-11-30T07:44:51+00:00", True), ("2026-13-45", False), (5, False)])
 def test_the_date_is_the_day_on_which_the_last_seed_was_begun(run: Path, begun: object, is_kept: bool):
     change(run / "seed1" / "env.json", begun="2025-01-01")
