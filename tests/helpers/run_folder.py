@@ -71,6 +71,11 @@ def write_run(
 def change(file: Path, /, **values: object) -> None:
     """Put other values into a JSON file, as whoever wrote it would have: marks of stages have its hash."""
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
+    settle(file)
+
+
+def settle(file: Path) -> None:
+    """Give marks of stages that have a hash of a changed file the new one."""
     for mark in file.parent.glob("stages/*.json"):
         told = json.loads(mark.read_text())
         if file.name in told.get("files", {}):

@@ -12,9 +12,10 @@ from pgolf_core.base.files import UserError, sha256_file
 from pgolf_core.base.names import ADAPT_TRACE, METRICS, SCORES, SEED_RESULT, TRAIN_LOG
 from pgolf_core.base.strict import build
 from pgolf_core.lab.compare import agreement
-from pgolf_core.lab.compare.agreement import HASHES
+from pgolf_core.lab.compare.agreement import FILE_HASHES, HASHES
 from pgolf_core.lab.compare.results import SCORE_LABELS
 from pgolf_core.lab.export import code_bytes_of
+from pgolf_core.lab.record.folder import STAGES
 from pgolf_core.lab.report.reading import not_of_file
 from pgolf_core.lab.shared import places
 from pgolf_core.lab.shared.places import (
@@ -32,7 +33,7 @@ from pgolf_core.lab.verify.evidence.score import How
 from pgolf_core.lab.verify.reading.logs import Log, agreed_steps, read_log
 from pgolf_core.lab.verify.reading.numbers import agrees
 from pgolf_core.lab.verify.reading.reviewed import BUDGET_SECONDS, MODEL_CHECKS, TEXT_CHECKS, Artifact, Seed, header_of
-from pgolf_core.lab.verify.reading.untrusted import json_lines, json_object, read_text
+from pgolf_core.lab.verify.reading.untrusted import hold_hash, json_lines, json_object, read_text
 from pgolf_core.network.choice import grid_names_for
 from pgolf_core.network.model import parameter_shapes
 from pgolf_core.packing.format import PREAMBLE
@@ -42,6 +43,7 @@ from pgolf_core.recipes.recipe import Recipe, recorded
 from pgolf_core.result import Result
 
 LOGS, MAX_STAGES = (TRAIN_LOG, METRICS), 100
+KEPT = {name for stage in STAGES if stage.per == "seed" for name in (stage.result, *stage.leaves)}
 TIMERS = ("train", "scoring", "adapting")
 """Parts of result.json's seconds that the two budgets are for, evaluation's the last two; the others lie outside."""
 
@@ -113,8 +115,15 @@ def _hashes(seed: Seed) -> str:
     said = {part: getattr(seed.result, f"{part}_sha256") for part in HASHES}
     files = [seed.folder / ENV_FILE, *sorted((seed.folder / "stages").glob("*.json"))]
     hold(len(files) <= MAX_STAGES, f"{len(files)} stages are more than any run has")
+    left: dict[str, Any] = {}
     for path in files:
-        hold(json_object(path).get("hashes") == said, f"{path.name} has other hashes than {SEED_RESULT}")
+        mark = json_object(path)
+        hold(mark.get("hashes") == said, f"{path.name} has other hashes than {SEED_RESULT}")
+        told = mark.get(FILE_HASHES, {})
+        left |= told if isinstance(told, dict) else {}
+    for name in KEPT & left.keys():
+        if (seed.folder / name).exists():
+            hold_hash(seed.folder / name, left[name])
     for name, digest in ((SCORES, seed.result.scores_sha256), (ADAPT_TRACE, seed.result.adapt_sha256)):
         hold(bool(digest) or not (seed.folder / name).exists(), f"{SEED_RESULT} has no hash of {name}, which is there")
     kept = f", {seed.scores.name}" if seed.result.scores_sha256 is not None else ""
