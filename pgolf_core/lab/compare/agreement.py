@@ -200,5 +200,5 @@ def read_seed_result(folder: Path, seed: int) -> Result:
     path = folder / SEED_RESULT
     result = Result.read(path)
     for complaint in itertools.chain(contradictions(result, seed), disagreements(folder, result)):
-        raise UserError(f"{path}: {complaint}; run seed {seed} again with --fresh")
+        raise UserError(f"{path}: {complaint}; run seed {seed} again with --fresh, or put back what was changed")
     return result

@@ -166,6 +166,8 @@ def locate_run(request: RunRequest) -> Run:
         raise UserError(f"--name '{name}' must be one folder's name of letters, digits and . _ + -")
     changed = recipe.fingerprint != base.fingerprint
     folder_name = name or (f"{base.name}+{recipe.fingerprint[:8]}" if changed else base.name)
+    if SEED_FOLDER.fullmatch(folder_name):
+        raise UserError(f"a run cannot be called '{folder_name}', as the folders of its seeds are; give another --name")
     dataset = brought or _dataset(recipe.data.dataset, request.cache_dir)
     check_vocab(dataset.manifest["tokenizer"]["vocab_size"], recipe.model.vocab_size, f"dataset {dataset.name}")
     dataset.check_bytes(recipe.data.bytes)

@@ -19,7 +19,7 @@ def told(run: Path) -> str:
     with pytest.raises(UserError) as caught:
         read_seed_result(run / "seed2", 2)
     said = str(caught.value)
-    assert "\n" not in said and said.endswith("; run seed 2 again with --fresh")
+    assert "\n" not in said and said.endswith("; run seed 2 again with --fresh, or put back what was changed")
     return said.rpartition("; ")[0].rpartition("/result.json: ")[2]
 
 

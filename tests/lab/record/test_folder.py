@@ -89,6 +89,7 @@ def test_a_relative_runs_folder_is_the_repositorys_whatever_the_working_folder(t
         ({"seed": 10**15}, "seed 1000000000000000 is not a whole number below"),
         ({"name": "../elsewhere"}, "--name '../elsewhere'"),
         ({"name": ".hidden"}, "--name '.hidden'"),
+        ({"name": "seed5"}, "a run cannot be called 'seed5'"),
         ({"overrides": ["model.num_layer=3"]}, "unknown key 'model.num_layer'"),
         ({"overrides": ["model.vocab_size=100"]}, "toy-data has 64 pieces"),
         ({"overrides": ["eval.document_mask=true"]}, "toy finds documents by BOS = 1, but the tokenizer has 2"),
