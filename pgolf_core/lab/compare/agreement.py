@@ -151,24 +151,24 @@ def changed_files(folder: Path, stages: str = "[0-9]*") -> Iterator[str]:
 def disagreements(folder: Path, result: Result) -> Iterator[str]:
     """What result.json in `folder` says otherwise than another file of its run, by file; the cheapest first."""
 
-    def of(path: Path, against: Callable[..., Iterator[str]], read: Callable[[Path], Any]) -> Iterator[str]:
+    def of(path: Path, read: Callable[[Path], Any], *against: Callable[..., Iterator[str]]) -> Iterator[str]:
         if path.is_file() and (said := read(path)) is not None:
-            yield from against(result, said)
+            for one in against:
+                yield from one(result, said)
 
     above = folder.parent
     if (folder / ARTIFACT).is_file():
         yield from unequal(result, f"the file {ARTIFACT}", artifact_bytes=(folder / ARTIFACT).stat().st_size)
     yield from itertools.chain.from_iterable((
-        *(of(place / RECIPE_FILE, by_recipe, lambda path: recorded_recipe(path.parent)) for place in (above, folder)),
-        of(above / DATA_FILE, by_data, json_object),
-        of(folder / LEDGER_FILE, by_ledger, lambda path: build(Ledger, json_object(path), str(path))),
-        of(folder / AVERAGING_FILE, by_averaging, json_object),
-        *(of(folder / TRAINING, against, _training) for against in (by_training, by_timers)),
-        *(of(folder / METRICS, against, lambda path: training_curve(path.parent))
-          for against in (by_metrics, by_clock)),
-        of(folder / TRAIN_LOG, by_log, lambda path: path.read_text(encoding="utf-8", errors="replace")),
+        *(of(place / RECIPE_FILE, lambda path: recorded_recipe(path.parent), by_recipe) for place in (above, folder)),
+        of(above / DATA_FILE, json_object, by_data),
+        of(folder / LEDGER_FILE, lambda path: build(Ledger, json_object(path), str(path)), by_ledger),
+        of(folder / AVERAGING_FILE, json_object, by_averaging),
+        of(folder / TRAINING, _training, by_training, by_timers),
+        of(folder / METRICS, lambda path: training_curve(path.parent), by_metrics, by_clock),
+        of(folder / TRAIN_LOG, lambda path: path.read_text(encoding="utf-8", errors="replace"), by_log),
         by_hashes(result, folder),
-        of(folder / SCORES, by_scores, Path),
+        of(folder / SCORES, Path, by_scores),
         changed_files(folder), changed_files(above, OF_ALL_SEEDS),
     ))  # fmt: skip
 

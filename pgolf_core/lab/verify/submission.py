@@ -25,6 +25,7 @@ from pgolf_core.lab.verify.logged import counted_in, same_recipe, score_first, w
 from pgolf_core.lab.verify.reading.claims import Judged, before_packing, headline, json_numbers
 from pgolf_core.lab.verify.reading.folder import LOG_ENDINGS
 from pgolf_core.lab.verify.reading.keys import claimed, every_claim, meaning, quoted, seeds_elsewhere, unfilled
+from pgolf_core.lab.verify.reading.logs import MIXTURES
 from pgolf_core.lab.verify.reading.numbers import last_digit, read_number, same_score, written
 from pgolf_core.lab.verify.reading.readme import readme_numbers, readme_prose
 from pgolf_core.lab.verify.reading.reviewed import BUDGET_SECONDS, MODEL_CHECKS, TEXT_CHECKS
@@ -36,8 +37,6 @@ OF_A_SUBMISSION = (SUBMISSION_FILE, ".py", ".log", ".pgolf", ".ipynb")
 NAMED = ("name", "author", "date")
 OTHER_CLOCK_SECONDS = 1.0
 """By so much may work that is timed beside the training clock pass the budget: two timers do not add to the tenth."""
-MIXED = re.compile(r"ppm|mix(?!ed)|(?<![a-z])n.?gram|tilt|hedge|knn|cache|ensemble", re.I)
-"""Labels of scores of the model's probabilities mixed with those of something else."""
 UNTIMED = "start, warm-up, validation while training, packing"
 
 
@@ -270,7 +269,7 @@ def _pairs(folder: Judged) -> list[Pair]:
         for one in log.finals:
             if one.loss:
                 pair = _pair(f"{log.name}, {one.label or 'score'}", one.loss, one.bpb)
-                found.append(pair._replace(is_mixed=bool(MIXED.search(one.words))))
+                found.append(pair._replace(is_mixed=bool(re.search(MIXTURES, one.words))))
     mixed = [pair.bpb for pair in found if pair.is_mixed]
     return [pair._replace(is_mixed=any(same_score(pair.bpb, bpb) for bpb in mixed)) for pair in found]
 

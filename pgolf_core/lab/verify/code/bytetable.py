@@ -110,11 +110,9 @@ class _Follow:
                     for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
                         self.write(target, value)
                 case ast.AugAssign(target, way, more):
-                    is_name, before = (
-                        isinstance(target, ast.Name),
-                        ast.Constant(self.written.get(table_name(target), 0)),
-                    )
-                    self.write(target, self.value(ast.BinOp(target if is_name else before, way, more)))
+                    before = ast.Constant(self.written.get(table_name(target), 0))
+                    left = target if isinstance(target, ast.Name) else before
+                    self.write(target, self.value(ast.BinOp(left, way, more)))
                 case ast.If():
                     self.branch(node)
                 case ast.With() | ast.Try():

@@ -168,12 +168,10 @@ def rows_of(claims: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
         if isinstance(values, list) and isinstance(named, list) and len(values) == len(named) and values is not named:
             values = dict(zip(map(str, named), values, strict=True))
         column = values if isinstance(values, dict) and what and meaning(what).name else {}
-        if column and all(
-            _OF_SEED.fullmatch(seed) and not isinstance(one, dict | list) for seed, one in column.items()
-        ):
-            for seed, one in column.items():
-                number = int(_OF_SEED.fullmatch(seed)[1])  # type: ignore[index]
-                rows[number] = {what: one, **rows.get(number, {})}
+        pairs = [(int(digits[1]), one) for name, one in column.items()
+                 if (digits := _OF_SEED.fullmatch(name)) and not isinstance(one, dict | list)]  # fmt: skip
+        for number, one in pairs if len(pairs) == len(column) else ():
+            rows[number] = {what: one, **rows.get(number, {})}
     return rows
 
 

@@ -26,9 +26,11 @@ STEP_LINE = re.compile(
 )
 BEFORE, PACKED, SLIDING, ADAPTED = range(4)
 """Kinds of scores: of weights before packing, of the packed file, with a sliding window, adapted while scoring."""
+MIXTURES = r"(?<![a-z])n.?gram|knn|cache|mix(?!ed)|tilt|ppm|hedge|ensemble"
+"""Words for the model's probabilities mixed with those of something else, one way to adapt."""
 KINDS = (
     (BEFORE, r"pre.?quant|before.?quant|unquant"),
-    (ADAPTED, r"adapted|ttt|test.?time|lora|(?<![a-z])n.?gram|slot|knn|cache|mix(?!ed)|tilt|ppm|hedge|ensemble"),
+    (ADAPTED, rf"adapted|ttt|test.?time|lora|slot|{MIXTURES}"),
     (SLIDING, r"slid|window|stride"),
     (PACKED, r"quant|int\d|round.?trip|zlib|zstd|lzma|brotli"),
     (BEFORE, r"ema\b|post_ema|swa\b|diagnostic|raw|averag|bf16|float|(?<![a-z])fp(?:16|32)?(?![a-z\d])|post.?train|"
