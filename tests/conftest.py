@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,9 +46,14 @@ def sotu(of_all_workers: Path):
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    """Small tensors gain nothing from a second thread, and wait for it where the machine is busy."""
+def _settings_of_the_process() -> None:
+    """What another test, or a library in it, may have left otherwise.
+
+    Small tensors gain nothing from a second thread, and wait for it where the machine is busy. torch.compile raises
+    the limit of recursion for good, by which text that Python will not read becomes text that it reads.
+    """
     torch.set_num_threads(1)
+    sys.setrecursionlimit(1000)
 
 
 def pytest_configure() -> None:
