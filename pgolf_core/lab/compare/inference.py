@@ -92,8 +92,11 @@ def summarise(values: Iterable[float]) -> Summary:
     return Summary(n, mean, std, sem, mean - half, mean + half)
 
 
-def compare_runs(values_a: Mapping[int, float], values_b: Mapping[int, float]) -> Comparison:
-    """Compare two arms given as {seed: value}; paired over the seeds that both have if there are two, else Welch."""
+def compare_runs(values_a: Mapping[int, float], values_b: Mapping[int, float], tests: int = 1) -> Comparison:
+    """Compare two arms given as {seed: value}; paired over the seeds that both have if there are two, else Welch.
+
+    Interval and `detectable` are those of one of so many tests that shall hold together (Bonferroni); p is of this one.
+    """
     shared = sorted(set(values_a) & set(values_b))
     paired = len(shared) >= 2
     a, b = (_finite(own[seed] for seed in (shared if paired else own)) for own in (values_a, values_b))
@@ -112,11 +115,11 @@ def compare_runs(values_a: Mapping[int, float], values_b: Mapping[int, float]) -
     variance = sum(part for part, _ in parts)
     error = math.sqrt(variance)
     freedom = variance**2 / sum(part**2 / own for part, own in parts)  # Welch and Satterthwaite's; n - 1 if paired
-    half = half_width(error, freedom)
+    half = half_width(error, freedom, tests)
     return Comparison(
         "paired t" if paired else "Welch t", len(a), len(b), difference, note, error, freedom, difference - half,
         difference + half, 2 * float(stats.t.sf(abs(difference) / error, freedom)),
-        detectable_difference(error, freedom),
+        detectable_difference(error, freedom, (1 - CONFIDENCE) / tests),
     )  # fmt: skip
 
 

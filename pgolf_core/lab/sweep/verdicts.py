@@ -16,9 +16,8 @@ from typing import Any
 
 from pgolf_core.base.files import UserError, read_json, write_json
 from pgolf_core.base.strict import build
-from pgolf_core.lab.compare import inference
 from pgolf_core.lab.compare.comparison import Compared
-from pgolf_core.lab.compare.inference import CONFIDENCE, POWER, Comparison
+from pgolf_core.lab.compare.inference import CONFIDENCE, POWER, Comparison, compare_runs, detectable_difference
 from pgolf_core.lab.compare.results import seed_folders
 from pgolf_core.lab.shared.tables import table_text, width
 from pgolf_core.training.progress import training_curve
@@ -37,14 +36,6 @@ def holm(p_values: Sequence[float], tests: int) -> list[float]:
     return adjusted
 
 
-def interval(compared: Comparison, tests: int) -> tuple[float | None, float | None]:
-    """The interval of a difference, wide enough for `tests` of them to hold together; None where there is no test."""
-    if compared.standard_error is None or compared.freedom is None:
-        return None, None
-    half = inference.half_width(compared.standard_error, compared.freedom, tests)
-    return compared.difference - half, compared.difference + half
-
-
 def seeds_needed(compared: Comparison, worth: float, tests: int) -> float | None:
     """How many seeds a paired test of this spread needs to find a true difference of `worth` in POWER of cases.
 
@@ -55,7 +46,7 @@ def seeds_needed(compared: Comparison, worth: float, tests: int) -> float | None
     std, numbers = compared.standard_error * math.sqrt(compared.n_a), range(2, MOST_SEEDS + 1)
 
     def finds(n: int) -> bool:
-        return inference.detectable_difference(std / math.sqrt(n), n - 1, (1 - CONFIDENCE) / tests) <= worth
+        return detectable_difference(std / math.sqrt(n), n - 1, (1 - CONFIDENCE) / tests) <= worth
 
     place = bisect.bisect_left(numbers, True, key=finds)
     return numbers[place] if place < len(numbers) else math.inf
@@ -66,20 +57,19 @@ def corrected_text(compared: Compared, tests: int, worth: float | None = None) -
 
     `worth` is the difference in bits per byte that seeds are counted for: by default the challenge's margin.
     """
-    tried = [(one.arm.name, one.bpb) for one in compared.against if one.bpb and one.bpb.p_value is not None]
+    base = compared.arms[0].values("bpb")
+    tried = {one.arm.name: compare_runs(base, one.arm.values("bpb"), tests)
+             for one in compared.against if one.bpb and one.bpb.p_value is not None}  # fmt: skip
     if not tried:
         return _why_untested(compared, tests)
     margins = [one.margin_bpb for one in compared.against if one.margin_bpb]
     worth = worth or min(margins, default=0.005)
-    p_values = holm([test.p_value or 0.0 for _, test in tried], tests)
+    p_values = holm([test.p_value or 0.0 for test in tried.values()], tests)
     rows = []
-    for (name, test), p_value in zip(tried, p_values, strict=True):
-        low, high = interval(test, tests)
-        assert test.standard_error is not None and test.freedom is not None
-        detectable = inference.detectable_difference(test.standard_error, test.freedom, (1 - CONFIDENCE) / tests)
+    for (name, test), p_value in zip(tried.items(), p_values, strict=True):
         needed = seeds_needed(test, worth, tests)
-        rows.append([name, f"{test.difference:+.4f}", f"{low:+.4f} to {high:+.4f}", f"{p_value:.3g}",
-                     f"{detectable:.4f}", f"over {MOST_SEEDS}" if needed == math.inf else needed])  # fmt: skip
+        rows.append([name, f"{test.difference:+.4f}", f"{test.low:+.4f} to {test.high:+.4f}", f"{p_value:.3g}",
+                     f"{test.detectable:.4f}", f"over {MOST_SEEDS}" if needed == math.inf else needed])  # fmt: skip
     header = ["run", "difference", f"{CONFIDENCE:.0%} together", "p (Holm)", "detectable", "seeds needed"]
     said = (
         f"{tests} arms were tried against {compared.arms[0].name}. p is adjusted by Holm's method, the intervals by "
@@ -143,10 +133,9 @@ def excluded(folders: Mapping[str, Path], step: int) -> dict[str, dict[str, Any]
     best = min(values, key=lambda name: sum(values[name].values()) / len(values[name]))
     found = {}
     for name, own in values.items():
-        compared = inference.compare_runs(values[best], own)
-        low, _ = interval(compared, len(folders) - 1)
-        if name != best and low is not None and low > 0:
-            found[name] = asdict(Excluded(step, best, compared.difference, low, len(own)))
+        test = compare_runs(values[best], own, len(folders) - 1)
+        if name != best and test.low is not None and test.low > 0:
+            found[name] = asdict(Excluded(step, best, test.difference, test.low, len(own)))
     return found
 
 

@@ -57,6 +57,10 @@ def test_shared_seeds_are_compared_pair_by_pair_and_others_are_left_out_and_name
     assert result.p_value == pytest.approx(0.047421, abs=1e-6)  # the closed form for 4 degrees, t^2 = 8
     assert result.low == pytest.approx(-2.0 - 2.7764451 * math.sqrt(0.5), abs=1e-6)
     assert result.high == pytest.approx(-2.0 + 2.7764451 * math.sqrt(0.5), abs=1e-6)
+    of_five = compare_runs(a, b, tests=5)
+    assert of_five.high == pytest.approx(-2.0 + 4.6040949 * math.sqrt(0.5), abs=1e-6)  # t(0.995, 4 degrees)
+    assert (of_five.low + of_five.high, of_five.p_value) == (-4.0, result.p_value)
+    assert of_five.detectable == pytest.approx(detectable_difference(math.sqrt(0.5), 4, 0.01))
     more = compare_runs(a | {9: 50.0}, b)
     assert more.difference == result.difference and more.note == "seeds 9 are in one arm only and were left out"
 

@@ -1,4 +1,4 @@
-"""Holm's p-values, intervals that hold together, and seeds needed, against statsmodels 0.15.0's numbers; and which arms
+"""Holm's p-values and seeds needed, against statsmodels 0.15.0's numbers; and which arms
 are given up, on what ground, and that this lies in the run's folder alone."""
 
 import json
@@ -8,20 +8,11 @@ from pathlib import Path
 import pytest
 from refused import refused
 from run_folder import write_run
-from scipy import stats
 
 from pgolf_core.lab.compare.comparison import compare_arms
 from pgolf_core.lab.compare.inference import compare_runs
 from pgolf_core.lab.sweep import verdicts
-from pgolf_core.lab.sweep.verdicts import (
-    corrected_text,
-    excluded,
-    holm,
-    interval,
-    is_stopped,
-    seeds_needed,
-    why_stopped,
-)
+from pgolf_core.lab.sweep.verdicts import corrected_text, excluded, holm, is_stopped, seeds_needed, why_stopped
 
 SPREAD = compare_runs({1: 1.0, 2: 1.0, 3: 1.0}, {1: 1.1, 2: 1.2, 3: 1.3})
 """Paired differences of mean 0.2 and standard deviation 0.1."""
@@ -55,13 +46,6 @@ def test_seeds_needed_are_those_of_the_reference(effect: float, tests: int, seed
 def test_a_difference_too_small_for_any_number_of_seeds_and_unpaired_seeds_need_none() -> None:
     assert seeds_needed(SPREAD, 1e-6, 1) == math.inf
     assert seeds_needed(compare_runs({1: 1.0, 2: 1.1}, {3: 1.0, 4: 1.3}), 0.1, 1) is None
-
-
-def test_one_interval_is_the_usual_one_and_more_are_wider() -> None:
-    assert interval(SPREAD, 1) == pytest.approx((SPREAD.low, SPREAD.high))
-    half = stats.t.ppf(1 - 0.05 / 8, 2) * 0.1 / math.sqrt(3)
-    assert interval(SPREAD, 4) == pytest.approx((0.2 - half, 0.2 + half))
-    assert interval(compare_runs({1: 1.0}, {1: 1.1}), 4) == (None, None)
 
 
 def test_the_table_names_the_number_of_arms_and_what_the_seeds_could_show(tmp_path: Path) -> None:
