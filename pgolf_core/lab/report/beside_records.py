@@ -1,15 +1,15 @@
 """A run beside the published records: what happens within a run, and, where texts compare, differences and the rule."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from pgolf_core.lab.compare.comparison import Against, compare_arms
 from pgolf_core.lab.compare.inference import RULE_LEVEL, RULE_MARGIN_NATS, summarise
-from pgolf_core.lab.compare.records import RECORD_DIR, RECORDS, load_published
+from pgolf_core.lab.compare.records import RECORD_DIR, RECORDS, load_published, seeds_table
 from pgolf_core.lab.compare.results import SCORE_LABELS
 from pgolf_core.lab.report.page import table
 from pgolf_core.lab.shared.texts import FINEWEB_BYTES
@@ -60,27 +60,17 @@ def _cell(value: Any, form: str) -> str:
 
 
 def _own(results: Mapping[int, Result]) -> dict[str, Any]:
-    runs = list(results.values())
-    is_whole = all((run.raw_targets or run.val_targets) == run.val_targets for run in runs)
-    return _row(
-        THIS_RUN, "sliding", [run.sliding_bpb for run in runs], [run.total_bytes for run in runs],
-        steps=[run.steps for run in runs],
-        bits_per_weight=[8 * run.artifact_bytes / run.parameters for run in runs],
-        raw_to_packed=[run.roundtrip_bpb - run.raw_bpb for run in runs if run.raw_bpb is not None and is_whole],
-        by_sliding=[run.sliding_bpb - run.roundtrip_bpb for run in runs],
-    )  # fmt: skip
+    names = {"artifact_bytes": "model_bytes", "roundtrip_bpb": "standard_bpb"}
+    seeds = pd.DataFrame(map(vars, results.values())).rename(columns=names)
+    is_whole = [one.raw_targets in (None, one.val_targets) for one in results.values()]
+    seeds["raw_bpb"] = seeds["raw_bpb"].where(is_whole)
+    return _row(THIS_RUN, "sliding", seeds["sliding_bpb"], seeds, seeds["parameters"])
 
 
 def _record(name: str, score: str, one: Against) -> dict[str, Any]:
     record = load_published(name)
-    seeds, scores = record.seeds, list(one.baseline.values("bpb").values())
-    row = _row(
-        f"{name} ({record.status})", score, scores, [seed.total_bytes for seed in seeds if seed.total_bytes],
-        steps=[seed.steps for seed in seeds],
-        bits_per_weight=[8 * seed.model_bytes / record.parameters for seed in seeds if seed.model_bytes],
-        raw_to_packed=[s.standard_bpb - s.raw_bpb for s in seeds if s.standard_bpb and s.raw_bpb],
-        by_sliding=[s.sliding_bpb - s.standard_bpb for s in seeds if s.sliding_bpb and s.standard_bpb],
-    )  # fmt: skip
+    run = f"{name} ({record.status})"
+    row = _row(run, score, one.baseline.seeds["bpb"], seeds_table(record), record.parameters)
     if one.bpb and one.nats:
         row |= {"difference": one.bpb.difference, "low": one.bpb.low, "high": one.bpb.high}
         row |= {"nats_difference": one.nats.difference, "nats_per": one.unit}
@@ -89,9 +79,14 @@ def _record(name: str, score: str, one: Against) -> dict[str, Any]:
     return row
 
 
-def _row(run: str, score: str, bpb: Sequence[float], sizes: Sequence[int], **means: Sequence[float]) -> dict[str, Any]:
-    """A row of both; of `means` the mean over the seeds that have the number, None where none has."""
-    summary = summarise(bpb)
+def _row(run: str, score: str, bpb: pd.Series, seeds: pd.DataFrame, parameters: int | pd.Series) -> dict[str, Any]:
+    """A row of both, from columns of PublishedSeed: means over the seeds that have the numbers, None where none has."""
+    packed, sliding, raw, size = (
+        seeds[name].astype(float) for name in ("standard_bpb", "sliding_bpb", "raw_bpb", "model_bytes")
+    )
+    summary, largest = summarise(bpb), seeds["total_bytes"].max()
+    means = {"steps": seeds["steps"].mean(), "bits_per_weight": (8 * size / parameters).mean()}
+    means |= {"raw_to_packed": (packed - raw).mean(), "by_sliding": (sliding - packed).mean()}
     row = {"run": run, "score": SCORE_LABELS[score], "n": summary.n, "bpb": summary.mean, "std": summary.std}
-    row["largest_bytes"] = max(sizes, default=None)
-    return row | {name: float(np.mean(values)) if values else None for name, values in means.items()}
+    row["largest_bytes"] = None if math.isnan(largest) else int(largest)
+    return row | {name: None if math.isnan(mean) else mean for name, mean in means.items()}
