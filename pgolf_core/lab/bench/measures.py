@@ -19,8 +19,9 @@ from torch import Tensor
 from pgolf_core.base.device import autocast_dtype, one_thread, pick_device
 from pgolf_core.base.names import ARTIFACT
 from pgolf_core.lab.bench.clock import Effort, Seconds, counted, in_turns, peak_during, seconds_and_ratios
-from pgolf_core.lab.bench.plain import plain_newton_schulz, plain_rounding_in_turn, plain_sliding_nats
+from pgolf_core.lab.bench.plain import plain_newton_schulz, plain_rounding_in_turn
 from pgolf_core.lab.bench.step import SEED, StepArm, one_byte_a_token, one_micro_batch, step_values
+from pgolf_core.lab.look.n06_scoring import plain_nats
 from pgolf_core.lab.shared.texts import FINEWEB_TRACK
 from pgolf_core.network.choice import grid_names_for
 from pgolf_core.network.grid import GRIDS, dequantise, grid_of, quantise_tensor
@@ -146,10 +147,8 @@ class SlidingArm:
             if self.fast:
                 self.answer = score(self.model, self.tokens, self.bytes, *self.how, autocast=self.autocast).bpb
             else:
-                stream = torch.from_numpy(self.tokens.astype(np.int64)).to(self.device)
-                nats = plain_sliding_nats(self.model, stream, *self.how, self.autocast)
-                num_bytes = int(self.bytes.count(self.tokens[:-1], self.tokens[1:]).sum())
-                self.answer = bits_per_byte(float(nats.double().sum()), num_bytes)
+                nats = plain_nats(self.model, self.tokens, *self.how, self.autocast)
+                self.answer = bits_per_byte(float(nats.sum(dtype=np.float64)), self.bytes.total(self.tokens))
         return spent
 
 

@@ -1,9 +1,9 @@
-"""The plainest correct training step and sliding score: what the fast code is measured against, and tested against.
+"""The plainest correct training step: what the fast code is measured against, and tested against.
 
 Written from the papers alone (papers/records, papers/machinery.md), one operation after another: eager, attention as an
-explicit softmax over the whole masked matrix, Newton-Schulz one matrix at a time, every optimiser a loop over tensors,
-logits at every position. Only what is not measured is shared with the core: initial weights, the table of parameter
-groups, which tokens come next.
+explicit softmax over the whole masked matrix, Newton-Schulz one matrix at a time, every optimiser a loop over tensors.
+Only what is not measured is shared with the core: initial weights, the table of parameter groups, which tokens come
+next.
 
 Legend: B sequences, T positions, C model width, H query heads, K kv heads, D head width, V vocabulary.
 """
@@ -16,8 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pgolf_core.base.device import autocasting, compute_dtype
-from pgolf_core.network.model import GPT, build_model
-from pgolf_core.network.score import plan_windows
+from pgolf_core.network.model import build_model
 from pgolf_core.recipes.recipe import Model, Recipe
 from pgolf_core.text.shards import TokenStream, step_batch
 from pgolf_core.training.optim import muon_momentum, parameter_groups
@@ -288,29 +287,3 @@ class PlainStep:
             weight.sub_(lr * math.sqrt(max(1.0, weight.size(0) / weight.size(1))) * update.float())
             if optim.muon_wd_order == "after":
                 weight.mul_(1 - lr * optim.muon_wd)
-
-
-# ---------------------------------------------------------------------- the sliding score
-
-
-@torch.inference_mode()
-def plain_sliding_nats(
-    model: GPT, tokens: Tensor, seq_len: int, stride: int, batch_seqs: int, autocast: str
-) -> Tensor:  # fmt: skip
-    """Nats of every target, float32 [n - 1], of int64 tokens [n] whose last window is whole: the published way.
-
-    The loss of every position of every window, of which all but the last ones are thrown away. The network is the
-    core's own, so that only the way of scoring differs.
-    """
-    windows = plan_windows(len(tokens) - 1, seq_len, stride)
-    assert all(windows[:, 2] - windows[:, 0] == seq_len), "the last window is not whole"
-    nats = torch.full((len(tokens) - 1,), math.nan, device=tokens.device)
-    with autocasting(tokens.device, autocast):
-        for begin in range(0, len(windows), batch_seqs):
-            batch = windows[begin : begin + batch_seqs].tolist()
-            inputs = torch.stack([tokens[start:end] for start, _, end in batch])
-            targets = torch.stack([tokens[start + 1 : end + 1] for start, _, end in batch])
-            losses = F.cross_entropy(model.logits(inputs).flatten(0, 1), targets.flatten(), reduction="none")
-            for (start, first, end), window in zip(batch, losses.view(targets.shape), strict=True):
-                nats[first:end] = window[first - start :]
-    return nats

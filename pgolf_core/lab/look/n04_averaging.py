@@ -18,10 +18,9 @@ from torch import Tensor
 from pgolf_core.base import device as machine
 from pgolf_core.lab.look.n02_network import on_grids, tensor_kind
 from pgolf_core.network.choice import grid_names_for
-from pgolf_core.network.documents import own_documents
 from pgolf_core.network.grid import GRIDS, Grid, dequantise, fake_quantise, grid_of, quantise_tensor
 from pgolf_core.network.model import GPT
-from pgolf_core.network.score import Score, bits_per_byte
+from pgolf_core.network.score import Score, batches_of, bits_per_byte, nats_in_parts
 from pgolf_core.recipes import recipe
 from pgolf_core.text.tokenizer import TokenBytes
 
@@ -69,18 +68,14 @@ class Sample:
         places = self.windows[:, None] * score.seq_len + np.arange(length)
         return bits_per_byte(float(score.per_token_nats[places].sum(dtype=np.float64)), self.num_bytes)
 
-    @torch.inference_mode()
     def bpb_of_model(self, model: GPT, batch_seqs: int, autocast: str, document_mask: bool) -> float:
         """The sample's bpb by running `model` over it, in eval mode; with the mask inside documents."""
-        device, nats = next(model.parameters()).device, 0.0
         model.eval()
-        with machine.autocasting(device, autocast):
-            for batch in self.tokens.split(batch_seqs):
-                inputs, targets = batch[:, :-1].to(device), batch[:, 1:].to(device)
-                documents = own_documents(inputs) if document_mask else None
-                losses = model.token_losses(inputs, targets, 0, documents)
-                nats += losses.double().sum().item()
-        return bits_per_byte(nats, self.num_bytes)
+        starts = np.arange(len(self.windows)) * self.tokens.size(1)
+        plan = np.stack((starts, starts, starts + self.tokens.size(1) - 1), axis=1)
+        stream = self.tokens.flatten().to(next(model.parameters()).device)
+        found = nats_in_parts(model, stream, batches_of(plan, batch_seqs), autocast, document_mask)
+        return bits_per_byte(sum(float(nats.double().sum()) for _, nats in found), self.num_bytes)
 
 
 def spread_sample(tokens: np.ndarray, token_bytes: TokenBytes, num_targets: int, seq_len: int, share: float) -> Sample:

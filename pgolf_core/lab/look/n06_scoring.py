@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from scipy.special import stdtrit
 
 from pgolf_core.adapting.mixture import Mixed
 from pgolf_core.adapting.trace import Adapted
 from pgolf_core.base import device as machine
 from pgolf_core.lab.look.n01_data import sums_by_document
-from pgolf_core.network.documents import own_documents
 from pgolf_core.network.model import GPT
-from pgolf_core.network.score import Score, bits_per_byte, plan_windows
+from pgolf_core.network.score import Score, batches_of, bits_per_byte, nats_in_parts, plan_windows
 from pgolf_core.text.tokenizer import TokenBytes
 
 MIXED_STRETCHES = 32
@@ -106,15 +106,20 @@ def score_by_document(
 
 
 @torch.inference_mode()
-def plain_nats(model: GPT, tokens: np.ndarray, seq_len: int, stride: int) -> np.ndarray:
-    """Nats of every target, float32 [targets], the plain way: one window at a time, all logits, then cut."""
-    stream = _stream_for(model, tokens)
-    nats = np.full(len(tokens) - 1, np.nan, dtype=np.float32)
-    for start, first, end in plan_windows(len(nats), seq_len, stride).tolist():
-        log_p = model.logits(stream[None, start:end])[0].log_softmax(-1)
-        losses = -log_p.gather(1, stream[start + 1 : end + 1, None])[:, 0]
-        nats[first:end] = losses[first - start :].cpu().numpy()
-    return nats
+def plain_nats(
+    model: GPT, tokens: np.ndarray, seq_len: int, stride: int, batch_seqs: int = 1, autocast: str = "off"
+) -> np.ndarray:
+    """Nats of every target, float32 [targets], the plain and published way: all logits of every window, of whose
+    losses those before the first scored target are thrown away. A batch has windows of one length."""
+    stream, windows = _stream_for(model, tokens), plan_windows(len(tokens) - 1, seq_len, stride)
+    nats = torch.full((len(tokens) - 1,), math.nan, device=stream.device)
+    for batch in np.split(windows, range(batch_seqs, len(windows), batch_seqs)):
+        inputs, targets = (torch.stack([stream[a + i : b + i] for a, _, b in batch.tolist()]) for i in (0, 1))
+        with machine.autocasting(stream.device, autocast):
+            losses = F.cross_entropy(model.logits(inputs).flatten(0, 1), targets.flatten(), reduction="none")
+        for (start, first, end), window in zip(batch.tolist(), losses.view(targets.shape), strict=True):
+            nats[first:end] = window[first - start :]
+    return nats.cpu().numpy()
 
 
 def _stream_for(model: GPT, tokens: np.ndarray) -> torch.Tensor:
@@ -153,7 +158,6 @@ def tail_dropped(nats: np.ndarray, target_bytes: np.ndarray, seq_len: int) -> tu
     return (bits_per_byte(_sum(nats[:kept]), total) if total else math.nan), kept
 
 
-@torch.inference_mode()
 def tail_scored_again(
     model: GPT, tokens: np.ndarray, token_bytes: TokenBytes, sliding: Score, autocast: str, document_mask: bool
 ) -> tuple[float, int]:
@@ -161,20 +165,15 @@ def tail_scored_again(
 
     `autocast` and `document_mask` are those of `sliding`.
     """
-    own = {tuple(row) for row in plan_windows(sliding.tokens, sliding.seq_len, sliding.stride).tolist()}
-    stream = _stream_for(model, tokens)
-    target_bytes = token_bytes.count(tokens[:-1], tokens[1:])
-    nats, counted, num_bytes = 0.0, 0, 0
-    for start, first, end in published_windows(sliding.tokens, sliding.seq_len, sliding.stride).tolist():
-        if (start, first, end) in own:
-            nats += _sum(sliding.per_token_nats[first:end])
-        else:
-            with machine.autocasting(stream.device, autocast):
-                inputs, targets = stream[None, start:end], stream[None, first + 1 : end + 1]
-                documents = own_documents(inputs) if document_mask else None
-                nats += float(model.token_losses(inputs, targets, first - start, documents).double().sum())
-        counted, num_bytes = counted + end - first, num_bytes + int(target_bytes[first:end].sum())
-    return bits_per_byte(nats, num_bytes), counted
+    plan = (sliding.tokens, sliding.seq_len, sliding.stride)
+    own, windows = set(map(tuple, plan_windows(*plan).tolist())), published_windows(*plan)
+    taken = np.array([tuple(window) in own for window in windows.tolist()])
+    again = nats_in_parts(model, _stream_for(model, tokens), batches_of(windows[~taken], 1), autocast, document_mask)
+    nats = sum(_sum(sliding.per_token_nats[first:end]) for _, first, end in windows[taken].tolist())
+    nats += sum(float(part.double().sum()) for _, part in again)
+    sizes = np.concatenate(([0], token_bytes.count(tokens[:-1], tokens[1:]).cumsum(dtype=np.int64)))
+    _, first, end = windows.T
+    return bits_per_byte(nats, int((sizes[end] - sizes[first]).sum())), int((end - first).sum())
 
 
 def opening_of(text: str, num_bytes: int) -> str:

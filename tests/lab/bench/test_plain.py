@@ -5,8 +5,8 @@ import torch
 from small import small_recipe
 
 from pgolf_core.lab.bench.measures import SlidingArm
-from pgolf_core.lab.bench.plain import plain_sliding_nats
 from pgolf_core.lab.bench.step import StepArm, one_micro_batch
+from pgolf_core.lab.look.n06_scoring import plain_nats
 from pgolf_core.network.score import score
 
 CPU = torch.device("cpu")
@@ -77,6 +77,6 @@ def test_both_arms_agree_in_bfloat16_as_far_as_its_rounding_goes() -> None:
 def test_the_plain_sliding_score_has_the_same_nats_at_every_target() -> None:
     arm = SlidingArm(small_recipe(), CPU, fast=True)
     fast = score(arm.model, arm.tokens, arm.bytes, 16, 4, 8, autocast="off")
-    plain = plain_sliding_nats(arm.model, torch.from_numpy(arm.tokens.astype("int64")), 16, 4, 8, "off")
+    plain = plain_nats(arm.model, arm.tokens, 16, 4, 8, "off")
     assert len(plain) == 16 + 4 * (arm.about["windows"] - 1) and fast.per_token_nats.std() > 0.01
-    torch.testing.assert_close(torch.from_numpy(fast.per_token_nats), plain, atol=1e-5, rtol=1e-5)
+    assert fast.per_token_nats == pytest.approx(plain, abs=1e-5)
