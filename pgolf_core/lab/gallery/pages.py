@@ -8,8 +8,6 @@ import base64
 import contextlib
 import functools
 import re
-import shutil
-import tempfile
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,14 +16,7 @@ import nbformat
 from bs4 import BeautifulSoup, Tag
 from nbconvert.filters import strip_ansi
 
-from pgolf_core.base.files import (
-    UserError,
-    canonical_json,
-    explain_os_errors,
-    sha256_bytes,
-    write_bytes,
-    write_json,
-)
+from pgolf_core.base.files import UserError, canonical_json, sha256_bytes, write_bytes, write_json
 from pgolf_core.base.names import SEED_RESULT
 from pgolf_core.lab.compare.agreement import changed_files
 from pgolf_core.lab.compare.results import seed_folders
@@ -35,7 +26,7 @@ from pgolf_core.lab.report.page import UNPRINTABLE, Markdown, fenced, plain, tab
 from pgolf_core.lab.report.reading import command_of
 from pgolf_core.lab.report.report import scored
 from pgolf_core.lab.report.seeds import read_summary
-from pgolf_core.lab.shared.places import REPORT, SUMMARY_FILE, find_root, short_path
+from pgolf_core.lab.shared.places import REPORT, SUMMARY_FILE, find_root, short_path, whole_folder
 
 GALLERY = "papers/gallery"
 MADE_FROM = "made-from.json"
@@ -92,19 +83,10 @@ def make_gallery(run_folder: Path, seed: int | None = None, out: Path | None = N
     size = sum(map(len, files.values()))
     if size > MOST_BYTES:
         raise UserError(f"the gallery would take {size:,} bytes of {MOST_BYTES:,}; take another run, of fewer seeds")
-    with explain_os_errors(f"cannot write {short_path(out)}"):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-        try:
-            for name, payload in files.items():
-                write_bytes(made / name, payload)
-            write_json(made / MADE_FROM, made_from)
-            made.chmod(0o755)
-            if out.exists():
-                shutil.rmtree(out)
-            made.rename(out)
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
+    with whole_folder(out) as made:
+        for name, payload in files.items():
+            write_bytes(made / name, payload)
+        write_json(made / MADE_FROM, made_from)
     return out / "README.md", size + (out / MADE_FROM).stat().st_size
 
 

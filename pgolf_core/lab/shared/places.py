@@ -1,11 +1,15 @@
 """Where things are: the repository, the package, and what a child process must know of them."""
 
+import contextlib
 import os
 import re
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pgolf_core
-from pgolf_core.base.files import UserError, sha256_bytes, sha256_file
+from pgolf_core.base.files import UserError, explain_os_errors, sha256_bytes, sha256_file
 
 SCRIPT = "train_gpt.py"
 """A recipe's one script, beside its seeds and in a submission."""
@@ -39,6 +43,22 @@ def short_path(path: Path | str) -> str:
     path = Path(os.path.abspath(path))
     root = find_root()
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+
+
+@contextlib.contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """A hidden folder beside `target`, to be filled; it takes that name and place at the end, whole or not at all."""
+    with explain_os_errors(f"cannot write {short_path(target)}"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        try:
+            yield made
+            made.chmod(0o755)
+            if target.exists():
+                shutil.rmtree(target)
+            made.rename(target)
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
 
 
 def child_environment() -> dict[str, str]:

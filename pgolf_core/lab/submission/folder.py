@@ -11,12 +11,11 @@ import json
 import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pgolf_core.base.files import UserError, explain_os_errors, sha256_file, write_json, write_text
+from pgolf_core.base.files import UserError, sha256_file, write_json, write_text
 from pgolf_core.base.names import ADAPT_TRACE, ARTIFACT, SCORES, TRAIN_LOG
 from pgolf_core.lab.compare.records import RECORDS
 from pgolf_core.lab.compare.results import read_object, recorded_recipe, seed_folders
@@ -27,7 +26,7 @@ from pgolf_core.lab.report.page import fenced, render, table
 from pgolf_core.lab.report.reading import SeedRun, command_of, read_seed
 from pgolf_core.lab.report.report import run_context, scored
 from pgolf_core.lab.report.seeds import headline, summarise_seeds
-from pgolf_core.lab.shared.places import DATA_FILE, ENV_FILE, SCRIPT, SUBMISSION_FILE, SUMMARY_FILE
+from pgolf_core.lab.shared.places import DATA_FILE, ENV_FILE, SCRIPT, SUBMISSION_FILE, SUMMARY_FILE, whole_folder
 from pgolf_core.lab.shared.settings import differences, flatten
 from pgolf_core.recipes.reading import available_recipes, lineage, load_recipe
 from pgolf_core.recipes.recipe import Recipe
@@ -65,15 +64,8 @@ def write_submission(run_folder: Path, name: str, author: str, github_id: str, o
     target = out.absolute() if out else folder.parent / "submissions" / f"{date}_{slug}"
     if target.exists() or target.is_symlink():
         raise UserError(f"{target} exists already; delete it or choose another --name or --out")
-    with explain_os_errors(f"cannot write {target}"):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        try:
-            _fill(made, folder, runs, {"author": author, "github_id": github_id, "name": name, "date": date})
-            made.chmod(0o755)
-            made.rename(target)
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
+    with whole_folder(target) as made:
+        _fill(made, folder, runs, {"author": author, "github_id": github_id, "name": name, "date": date})
     return target
 
 
