@@ -23,7 +23,7 @@ from pgolf_core.base.names import ARTIFACT
 from pgolf_core.lab.look.n01_data import entropy_bits
 from pgolf_core.lab.look.n02_network import codes_of, on_grids, tensor_kind
 from pgolf_core.lab.look.n04_averaging import rounded
-from pgolf_core.lab.report.figures import stored_and_scales
+from pgolf_core.lab.report.figures import ledger_table, sums_by_grid
 from pgolf_core.network.choice import STEPS, grid_names_for
 from pgolf_core.network.extras import corrections_of
 from pgolf_core.network.grid import GRIDS, dequantise, grid_of, quantise_tensor
@@ -153,8 +153,7 @@ def exception_table(shapes: Mapping[str, tuple[int, ...]], quant: recipe.Quant) 
 def tensor_table(ledger: Ledger) -> pd.DataFrame:
     """One row per tensor, most bytes first: name, part, grid, shape, weights, stored and scales (bytes), share of the
     file, and bits: stored ones per weight, scales included."""
-    table = pd.DataFrame(ledger.tensors).rename(columns={"elements": "weights"})
-    table["stored"], table["scales"] = stored_and_scales(table, ledger.fp16_bytes, ledger.scales_bytes)
+    table = ledger_table(ledger).rename(columns={"elements": "weights"})
     table["part"], whole = table["name"].map(part_of), table["stored"] + table["scales"]
     table["share"], table["bits"] = whole / ledger.file_bytes, 8 * whole / table["weights"]
     columns = ["name", "part", "grid", "shape", "weights", "stored", "scales", "share", "bits"]
@@ -164,10 +163,8 @@ def tensor_table(ledger: Ledger) -> pd.DataFrame:
 def coder_table(ledger: Ledger) -> pd.DataFrame:
     """One row per grid: weights, raw, entropy (of an ideal coder that knows how often each tensor uses each code) and
     stored bytes, bits per weight, and what the coder takes above the entropy: below 0 it saw more than frequencies."""
-    table = pd.DataFrame(ledger.tensors).assign(tensors=1)
-    sums = table.groupby("grid")[["tensors", "elements", "raw_bytes", "entropy_bytes"]].sum()
-    stored = table.dropna(subset="compressed_bytes").groupby("grid")["compressed_bytes"].sum()
-    sums["stored_bytes"] = stored.reindex(sums.index).fillna(ledger.fp16_bytes).astype(np.int64)
+    sums = sums_by_grid(ledger)
+    sums["stored_bytes"] = ledger_table(ledger).groupby("grid")["stored"].sum().round().astype(np.int64)
     sums["bits_per_weight"] = 8 * sums["stored_bytes"] / sums["elements"]
     sums["loss"] = sums["stored_bytes"] / sums["entropy_bytes"] - 1
     return sums.rename(columns={"elements": "weights"}).reset_index()

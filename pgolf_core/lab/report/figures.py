@@ -137,20 +137,21 @@ def _position(long: pd.DataFrame) -> Drawn:
 # ---------------------------------------------------------------------- bits by tensor
 
 
-def stored_and_scales(tensors: pd.DataFrame, fp16_bytes: int, scales_bytes: int) -> tuple[pd.Series, pd.Series]:
-    """Bytes of each of a ledger's tensors in the file: of its codes or halves, and of its row scales. Tensors kept as
-    fp16 are compressed together, and so are all scales: of both, each gets its part of the raw bytes."""
-    halves = tensors["grid"] == "fp16"
-    of_halves = tensors["raw_bytes"] * fp16_bytes / max(1, tensors.loc[halves, "raw_bytes"].sum())
-    scales = tensors["scales_raw_bytes"] * scales_bytes / max(1, tensors["scales_raw_bytes"].sum())
-    return tensors["compressed_bytes"].astype(float).where(~halves, of_halves), scales
+def ledger_table(ledger: Ledger) -> pd.DataFrame:
+    """A ledger's tensors with their bytes in the file: stored, of codes or halves, and scales. Tensors kept as fp16 are
+    compressed together, and so are all scales: of both, each gets its part of the raw bytes."""
+    table = pd.DataFrame(ledger.tensors)
+    halves = table["grid"] == "fp16"
+    of_halves = table["raw_bytes"] * ledger.fp16_bytes / max(1, table.loc[halves, "raw_bytes"].sum())
+    scales = table["scales_raw_bytes"] * ledger.scales_bytes / max(1, table["scales_raw_bytes"].sum())
+    return table.assign(stored=table["compressed_bytes"].astype(float).where(~halves, of_halves), scales=scales)
 
 
 def tensor_table(ledger: Ledger) -> pd.DataFrame:
     """One row a tensor: name, kind, layer, grid, elements, stored_bytes (its share of the file without the header,
     scales included), stored_bits and entropy_bits of an element."""
-    table = pd.DataFrame(ledger.tensors)
-    table["stored_bytes"] = sum(stored_and_scales(table, ledger.fp16_bytes, ledger.scales_bytes))
+    table = ledger_table(ledger)
+    table["stored_bytes"] = table["stored"] + table["scales"]
     for name in ("stored", "entropy"):
         table[f"{name}_bits"] = 8 * table[f"{name}_bytes"] / table["elements"]
     table[["layer", "kind"]] = table["name"].str.extract(r"^(?:blocks\.(\d+)\.)?(.+?)(?:\.weight)?$")
@@ -159,13 +160,17 @@ def tensor_table(ledger: Ledger) -> pd.DataFrame:
     return table[["name", "kind", "layer", "grid", "elements", "stored_bytes", "stored_bits", "entropy_bits"]]
 
 
+def sums_by_grid(ledger: Ledger) -> pd.DataFrame:
+    """Of the tensors on each grid: how many, their values, bytes before compression and under an ideal coder."""
+    sums = pd.DataFrame(ledger.tensors).assign(tensors=1).groupby("grid")
+    return sums[["tensors", "elements", "raw_bytes", "entropy_bytes"]].sum()
+
+
 def grid_rows(ledger: Ledger) -> list[list[str]]:
     """Tensors gathered by grid: count, values, bytes before compression, order-0 entropy in bytes and bits a value."""
-    table = pd.DataFrame(ledger.tensors).assign(tensors=1)
-    sums = table.groupby("grid", sort=True)[["tensors", "elements", "raw_bytes", "entropy_bytes"]].sum()
     return [
         [str(row.Index), *(f"{value:,.0f}" for value in row[1:]), f"{8 * row.entropy_bytes / row.elements:.2f}"]
-        for row in sums.itertuples()
+        for row in sums_by_grid(ledger).itertuples()
     ]
 
 
