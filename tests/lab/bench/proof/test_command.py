@@ -1,7 +1,11 @@
 """The command: each part within its time, a failure in a line, the JSON file and the tables."""
 
+import importlib.metadata
 import json
+import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +13,7 @@ import pytest
 from pgolf_core.lab.bench.goals import MUON_TOKENS, PROOF_GOALS
 from pgolf_core.lab.bench.proof import command
 from pgolf_core.lab.bench.proof.parts import SMALL, overrides_of
+from pgolf_core.lab.shared.places import find_root
 from pgolf_core.recipes.reading import load_recipe
 
 
@@ -120,3 +125,14 @@ def test_recipes_are_there_and_the_parts_fit_into_ten_minutes() -> None:
         load_recipe(name, overrides_of(name, SMALL))
     assert command.TOGETHER_SECONDS < command.TOTAL_SECONDS < 600
     assert all(seconds < command.TOTAL_SECONDS - command.TOGETHER_SECONDS for seconds, _ in command.TIMED.values())
+
+
+def test_of_pgolfs_libraries_the_proof_imports_torch_and_those_of_its_wheels_alone() -> None:
+    """The machine with the GPU has no others (PROOF_NEEDS of the Makefile)."""
+    needs = re.search(r"^PROOF_NEEDS := (.*\\\n.*)", (find_root() / "Makefile").read_text(), re.MULTILINE)
+    code = "import sys, pgolf_core.lab.bench.proof.command; print(*{name.partition('.')[0] for name in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    known = importlib.metadata.packages_distributions()
+    declared = {re.split(r"[^\w-]", line)[0] for line in importlib.metadata.requires("pgolf") or []}
+    used = declared.intersection(name for module in loaded for name in known.get(module, ()))
+    assert "pandas" in used and used <= {"torch", "numpy", *needs[1].replace("\\", "").split()}
