@@ -27,8 +27,8 @@ from pgolf_core.base.files import UserError
 
 Seconds = dict[str, float]
 """Seconds by part."""
-Turns = dict[str, list[Seconds]]
-"""By arm, one entry a turn."""
+Turns = dict[str, pd.DataFrame]
+"""By arm, one row a turn, one column a part."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def in_turns(
 
     Every arm says itself how long its parts took.
     """
-    found: Turns = {name: [] for name in arms}
+    found: dict[str, list[Seconds]] = {name: [] for name in arms}
     with tqdm(desc=f"{label}: warm-up", unit="turn", disable=not progress, file=sys.stderr, leave=False) as bar:
         for _ in range(effort.warmups):
             for arm in arms.values():
@@ -103,7 +103,7 @@ def in_turns(
             for name, arm in arms.items():
                 found[name].append(arm())
             bar.update()
-    return found, others_share(own)
+    return {name: pd.DataFrame(turns) for name, turns in found.items()}, others_share(own)
 
 
 def spread(values: list[float] | np.ndarray | pd.Series) -> dict[str, float | int]:
@@ -114,12 +114,10 @@ def spread(values: list[float] | np.ndarray | pd.Series) -> dict[str, float | in
 
 def seconds_and_ratios(turns: Turns) -> dict[str, Any]:
     """`seconds` by arm and part and, where there is a plain arm, `ratio`: plain over fast seconds of every part."""
-    tables = {arm: pd.DataFrame(found) for arm, found in turns.items()}
-    found: dict[str, Any] = {
-        "seconds": {arm: {part: spread(table[part]) for part in table} for arm, table in tables.items()}
-    }
-    if "plain" in tables:
-        found["ratio"] = {part: spread(ratio) for part, ratio in (tables["plain"] / tables["fast"]).items()}
+    seconds = {arm: {part: spread(table[part]) for part in table} for arm, table in turns.items()}
+    found: dict[str, Any] = {"seconds": seconds}
+    if "plain" in turns:
+        found["ratio"] = {part: spread(ratio) for part, ratio in (turns["plain"] / turns["fast"]).items()}
     return found
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -115,11 +114,10 @@ def step_values(step_tokens: int, arms: dict[str, StepArm], turns: Turns) -> dic
 
 def _of_size(tokens: int, micro_batches: float, turns: Turns) -> dict[str, Any]:
     """A step of so many tokens, composed of one update and as many micro-batches as it takes."""
-    tables = {name: pd.DataFrame(found) for name, found in turns.items()}
-    seconds = {name: micro_batches * table["micro_batch"] + table["update"] for name, table in tables.items()}
+    seconds = {name: micro_batches * table["micro_batch"] + table["update"] for name, table in turns.items()}
     return {
         "step_tokens": tokens, "micro_batches": micro_batches,
         "speedup_ratio": spread(seconds["plain"] / seconds["fast"]),
-        "tokens_per_second": {name: spread(tokens / seconds[name]) for name in tables},
-        "muon_share": {name: spread(table["muon"] / seconds[name]) for name, table in tables.items()},
+        "tokens_per_second": {name: spread(tokens / seconds[name]) for name in turns},
+        "muon_share": {name: spread(table["muon"] / seconds[name]) for name, table in turns.items()},
     }  # fmt: skip

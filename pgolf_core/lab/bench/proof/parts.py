@@ -23,7 +23,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -128,7 +127,7 @@ def step(shape: Shape, folder: Path, name: str) -> Values:
     graph = {"graphs": counters["stats"]["unique_graphs"], "breaks": sum(counters["graph_break"].values())}
     values = timed(task, recipe, device, {"plain": makers["plain"](), "fast": fast})
     fast.trainer.optimizers.muon.world = OneOfEight()
-    turns = pd.DataFrame(in_turns({"fast": fast.run}, shape.effort, task.label)[0]["fast"])
+    turns = in_turns({"fast": fast.run}, shape.effort, task.label)[0]["fast"]
     whole = turns["micro_batch"] + turns["update"]
     return values | {
         "first_step_seconds": first["micro_batch"] + first["update"], "graph": graph, "peak_memory": {"fast": memory},
@@ -184,7 +183,7 @@ def pieces(arm: StepArm, device: torch.device, effort: Effort) -> Values:
         works[f"attention, {backend.name}"] = functools.partial(attention, backend)
 
     def quartiles(work: Callable[[], Seconds]) -> dict[str, float | int]:
-        return spread([turn["whole"] for turn in in_turns({"": work}, effort, "")[0][""]])
+        return spread(in_turns({"": work}, effort, "")[0][""]["whole"])
 
     return {name: tried(functools.partial(quartiles, work)) for name, work in works.items()}
 
