@@ -22,7 +22,7 @@ from pgolf_core.lab.compare.results import contradictions, final_score, recorded
 from pgolf_core.lab.record.lock import holder_of
 from pgolf_core.lab.shared.places import RECIPE_FILE, SEED_FOLDER
 from pgolf_core.lab.shared.progress import last_step
-from pgolf_core.lab.shared.tables import table_text
+from pgolf_core.lab.shared.tables import so_many, table_text
 from pgolf_core.lab.shared.usage import add_json, note
 from pgolf_core.recipes.recipe import Recipe
 from pgolf_core.result import Result
@@ -92,7 +92,7 @@ def status_text(found: Sequence[SeedStatus]) -> str:
     ]  # fmt: skip
     states = [one.state for one in found]
     summary = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    return f"{table_text(header, rows, left=4)}\n\n{len(found)} seeds: {summary}"
+    return f"{table_text(header, rows, left=4)}\n\n{so_many(len(found), 'seed')}: {summary}"
 
 
 def _minutes(seconds: float | None) -> str | None:

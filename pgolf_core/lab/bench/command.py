@@ -20,7 +20,7 @@ from typing import Any
 from pgolf_core.base.files import write_json
 from pgolf_core.lab.bench.goals import Values, goal_cells, judged
 from pgolf_core.lab.shared.places import find_root, short_path
-from pgolf_core.lab.shared.tables import table_text, width
+from pgolf_core.lab.shared.tables import so_many, table_text, width
 from pgolf_core.lab.shared.usage import UsageError, add_json, add_set, checked_recipe, count
 
 FORMAT = 1
@@ -157,7 +157,7 @@ def benchmark_text(result: Values) -> str:
 
 def _machine(env: dict[str, Any]) -> str:
     commit = (env["commit"] or "unknown")[:8] + (" and changes" if env["dirty"] else "")
-    about = f"{env['device']} ({env['cpu']}), {env['threads']} threads, torch {env['versions']['torch']}"
+    about = f"{env['device']} ({env['cpu']}), {so_many(env['threads'], 'thread')}, torch {env['versions']['torch']}"
     return f"{about}, commit {commit}"
 
 

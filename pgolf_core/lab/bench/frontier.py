@@ -30,6 +30,7 @@ from pgolf_core.lab.compare.results import recorded_recipe, seed_folders
 from pgolf_core.lab.data.dataset import open_dataset
 from pgolf_core.lab.record.stages import hessians_in
 from pgolf_core.lab.shared.plots import Chart, curves, save_figure
+from pgolf_core.lab.shared.tables import so_many
 from pgolf_core.lab.shared.usage import count
 from pgolf_core.network.choice import grid_names_for
 from pgolf_core.network.grid import GRIDS, Grid
@@ -284,7 +285,7 @@ def figure(table: pd.DataFrame) -> Chart:
     }
     return curves(
         {"bpb lost by packing (log scale)": lines}, x_label="file (thousand bytes)", markers=True, log_y=True,
-        title=f"Bytes against loss, mean of {table['seed'].nunique()} seeds (steps solid, grids dashed)",
+        title=f"Bytes against loss, mean of {so_many(table['seed'].nunique(), 'seed')} (steps solid, grids dashed)",
         dashed={method for method in lines if "step" not in method}, legend_outside=True,
     )  # fmt: skip
 

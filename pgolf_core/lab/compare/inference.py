@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize, stats
 
+from pgolf_core.lab.shared.tables import so_many
+
 CONFIDENCE = 0.95
 """Level of every interval that the project reports."""
 POWER = 0.8
@@ -104,7 +106,7 @@ def compare_runs(values_a: Mapping[int, float], values_b: Mapping[int, float], t
     samples, left_out = ([b - a] if paired else [a, b]), sorted(set(values_a) ^ set(values_b)) if paired else []
     note = f"seeds {', '.join(map(str, left_out))} are in one arm only and were left out" if left_out else ""
     if min(map(len, samples)) < 2:
-        why = f"no p-value: {len(a)} against {len(b)} seed(s), and one seed has no spread to test against"
+        why = f"no p-value: {len(a)} against {so_many(len(b), 'seed')}, and one seed has no spread to test against"
         return Comparison("none", len(a), len(b), difference, why)
     spreads = [float(sample.std(ddof=1)) for sample in samples]
     # Rounding leaves about 1e-16 of the values where the true spread is zero; a t statistic from it means nothing.

@@ -30,7 +30,7 @@ from pgolf_core.lab.data.dataset import (
 )
 from pgolf_core.lab.data.survey import SPLITS
 from pgolf_core.lab.data.textfiles import TEXTS, Faults, InputFile, counted, cut_of, endings, find_files, read_documents
-from pgolf_core.lab.shared.tables import some
+from pgolf_core.lab.shared.tables import so_many, some
 from pgolf_core.lab.shared.usage import note
 from pgolf_core.text.caseops import CASEOPS, CaseTokenizer
 from pgolf_core.text.sidecar import has_case_marks
@@ -100,8 +100,8 @@ def prepare_text(request: TextRequest, cache_dir: Path | str | None = None, prog
     if faulty := reading.faults.counts.total():
         if not request.skip_faulty:
             remedy = "mend them, or give --skip-faulty to leave them out"
-            raise UserError(f"{faulty:,} document(s) cannot be used: {reading.faults}; {remedy}")
-        note(f"left out {faulty:,} document(s): {reading.faults}")
+            raise UserError(f"{so_many(faulty, 'document')} cannot be used: {reading.faults}; {remedy}")
+        note(f"left out {so_many(faulty, 'document')}: {reading.faults}")
     reading.refuse_empty_splits(scan.documents)
     vocab_size = chosen or (MANY_PIECES if scan.utf8_bytes["train"] >= MANY_BYTES else FEW_PIECES)
     name = request.name or f"{beginning}{vocab_size}"
@@ -179,7 +179,7 @@ class _Reading:
         if not empty:
             return
         what = {"train": "training", "val": "validation"}[empty]
-        fault = f"{sum(counts.values())} document(s), and none falls into {what}"
+        fault = f"{so_many(sum(counts.values()), 'document')}, and none falls into {what}"
         if not any(counts.values()):
             raise UserError(f"no document is left that can be used: {self.faults or 'the files hold none'}; mend them")
         if self.request.train:
@@ -200,7 +200,7 @@ class _Reading:
         labels = list(dict.fromkeys(file.label.partition("/")[0] for file in self.files))
         about = {"files": len(self.files), "documents_sha256": documents_sha256, "field": self.request.field}
         about |= {"val_share": self.request.val_share} if not self.request.train else {"splits": "given"}
-        about |= {"citation": f"own text: {some(labels)} ({len(self.files):,} files)"}
+        about |= {"citation": f"own text: {some(labels)} ({so_many(len(self.files), 'file')})"}
         skipped = dict(sorted(self.faults.counts.items()))
         unusual = {"cut": self.cut, "left_out": dict(self.left_out), "skipped": skipped}
         return about | {key: value for key, value in unusual.items() if value}

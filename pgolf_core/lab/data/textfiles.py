@@ -24,6 +24,7 @@ from typing import IO, Any
 import zstandard
 
 from pgolf_core.base.files import UserError, told_by
+from pgolf_core.lab.shared.tables import so_many
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 PARQUET_ROWS = 256
@@ -295,8 +296,8 @@ def cut_of(file: InputFile) -> tuple[str, int]:
         how = f"LC_ALL=C.UTF-8 sed -E 's/.{{{min(characters // 50, 1000)}}}/&\\n/g'"
     fold = f", or cut it: `{how} FILE > lines.txt`" if len(payload) >= 1000 else ""
     raise UserError(
-        f"{file.path} is one text of {found['blank-lines']} paragraph(s) and {found['lines']} line(s), too few for two "
-        f"splits: give more files,{' or' * (not fold)} --train and --val{fold}"
+        f"{file.path} is one text of {so_many(found['blank-lines'], 'paragraph')} and {so_many(found['lines'], 'line')}"
+        f", too few for two splits: give more files,{' or' * (not fold)} --train and --val{fold}"
     )
 
 

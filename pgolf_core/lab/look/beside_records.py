@@ -16,6 +16,7 @@ from pgolf_core.lab.compare.records import RECORDS, UNITS, Published, load_publi
 from pgolf_core.lab.look.n02_network import base_in_force
 from pgolf_core.lab.shared.plots import Series
 from pgolf_core.lab.shared.settings import flatten
+from pgolf_core.lab.shared.tables import so_many
 from pgolf_core.network.grid import GRIDS
 from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.recipe import Model, Quant, Recipe, to_dict
@@ -68,7 +69,7 @@ def technique_states(settings: Recipe) -> dict[str, tuple[str, str]]:
     frozen = ", frozen" if optim.ve_frozen else ""
     stretch = base_in_force(m, settings.data.seq_len) / m.rope_base
     rotary = f"{m.rope_dims} of {head} dims" + (f", base × {stretch:.2f}" if stretch != 1 else "")
-    grouped = m.num_kv_heads < m.num_heads and f"{m.num_heads} heads, {m.num_kv_heads} keys"
+    grouped = m.num_kv_heads < m.num_heads and f"{so_many(m.num_heads, 'head')}, {so_many(m.num_kv_heads, 'key')}"
     floored = _parts_on(quant, lambda grid: grid.scale_floor * grid.levels > 0.5)
     sliding = score.stride < score.seq_len and f"{score.stride} of {score.seq_len:,}"
     brotli, on_steps = quant.compressor == "brotli", quant.kind == "steps"

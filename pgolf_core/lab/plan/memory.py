@@ -22,6 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pgolf_core.base.device import autocast_dtype
 from pgolf_core.lab.compare.records import Published
+from pgolf_core.lab.shared.tables import so_many
 from pgolf_core.lab.shared.texts import FINEWEB_TRACK
 from pgolf_core.lab.shared.usage import UsageError
 from pgolf_core.network import attention
@@ -161,7 +162,7 @@ def memory_rows(recipe: Recipe, ranks: int, record: Published | None) -> Iterato
     sequences, passes = micro_batch(recipe, ranks)
     step = recipe.data.batch_tokens // recipe.data.seq_len // ranks
     yield "ranks", ranks, "", "they split the tokens of a step; all else is whole on each" if ranks > 1 else ""
-    note = f"{sequences:,} of the {step:,} sequences that a rank has in a step"
+    note = f"{sequences:,} of {so_many(step, 'sequence')} that a rank has in a step"
     yield "micro-batch of a rank", sequences * recipe.data.seq_len, "tokens", note
     yield "micro-batches of a step", passes, "", "gradients are accumulated over them" if passes > 1 else ""
     parts = memory_parts(recipe, ranks)

@@ -19,7 +19,7 @@ from pgolf_core.lab.plan.bytes import ERROR, predicted_bytes
 from pgolf_core.lab.plan.memory import RECORD_RANKS, Row, memory_rows, ranks_of, runs
 from pgolf_core.lab.plan.seconds import adapting_work, calibration_rows, evaluation_rows, validation_text
 from pgolf_core.lab.shared.places import SCRIPT
-from pgolf_core.lab.shared.tables import table_text
+from pgolf_core.lab.shared.tables import so_many, table_text
 from pgolf_core.lab.shared.texts import FINEWEB_TRACK
 from pgolf_core.lab.shared.usage import UsageError
 from pgolf_core.network.model import parameter_shapes
@@ -110,7 +110,7 @@ def _parameter_rows(model: Model) -> Iterator[Row]:
     budget = parameter_budget(model)
     yield "parameters", int(budget["parameters"].sum()), "weights", ""
     for kind, row in budget.iterrows():
-        note = f"{row['tensors']:.0f} tensor{'s' if row['tensors'] > 1 else ''}, {row['share']:.1%}"
+        note = f"{so_many(int(row['tensors']), 'tensor')}, {row['share']:.1%}"
         yield f"parameters: {kind}", int(row["parameters"]), "weights", note
 
 
@@ -123,7 +123,7 @@ def _byte_rows(recipe: Recipe, known_steps: int | None, record: Published | None
         note = f"{row['weights']:,} weights at 2 bytes" if part == "fp16" else spread if row["weights"] else ""
         note = SORTING if part == "orders of rows" else note
         yield f"predicted bytes: {part}", int(row["bytes"]), "bytes", note
-    notes = {"file": f"weights after {steps:,} steps", "code": f"{SCRIPT}, {recipe.script}", "total": ""}
+    notes = {"file": f"weights after {so_many(steps, 'step')}", "code": f"{SCRIPT}, {recipe.script}", "total": ""}
     if known_steps is None:
         notes["file"] += " (schedule.iterations); the clock may end it sooner, on fewer bytes"
     if record is not None:
@@ -195,7 +195,7 @@ def _work_rows(recipe: Recipe, steps: int | None, why: str) -> Iterator[tuple[st
     flops, one, all_of_them = (1 + BACKWARD) * forward * tokens, "a step", "the budget"
     mean = share * flops + (1 - share) * flops * without / forward
     loop = f"; {share:.0%} of the steps loop, others take {without / forward:.0%}" if without < forward else ""
-    yield one, "tokens of a step", tokens, "tokens", f"{tokens // seq_len:,} sequences of {seq_len:,}"
+    yield one, "tokens of a step", tokens, "tokens", f"{so_many(tokens // seq_len, 'sequence')} of {seq_len:,}"
     yield one, "forward pass of a token", forward, "FLOP", f"matrix products and causal attention{loop}"
     yield one, "forward and backward of a step", flops, "FLOP", f"{1 + BACKWARD} x forward x tokens"
     yield one, "Newton-Schulz of a step", muon, "FLOP", f"{muon / flops:.1%} of forward and backward"

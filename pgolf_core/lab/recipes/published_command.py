@@ -22,6 +22,7 @@ from pgolf_core.base.files import UserError
 from pgolf_core.lab.recipes.published_scripts import IDLE_WITHOUT, KEYS, RANKS, SCRIPTS, SWITCHES, Script, Value
 from pgolf_core.lab.recipes.shell_block import OF_LIBRARIES, OUTSIDE_NAMES, printable, read_block
 from pgolf_core.lab.shared.settings import differences, flatten
+from pgolf_core.lab.shared.tables import so_many
 from pgolf_core.recipes.reading import available_recipes, load_recipe
 from pgolf_core.recipes.recipe import Recipe, from_dict, to_dict
 
@@ -313,6 +314,6 @@ def comparison_lines(recipe: Recipe, known: Mapping[str, list[list[Any]]]) -> li
     lines = [f"equal to {', '.join(equal)}" if equal else "equal to no recipe that is known"]
     for name, diff in known.items():
         if diff:
-            lines.append(f"differs from {name} in {len(diff)} key{'s' if len(diff) > 1 else ''}:")
+            lines.append(f"differs from {name} in {so_many(len(diff), 'key')}:")
             lines += [f"  {key} = {json.dumps(ours)}, there {json.dumps(theirs)}" for key, ours, theirs in diff]
     return lines

@@ -36,6 +36,7 @@ from pgolf_core.lab.shared.places import (
     short_path,
 )
 from pgolf_core.lab.shared.settings import check_seed, flatten, given_overrides
+from pgolf_core.lab.shared.tables import so_many
 from pgolf_core.recipes.reading import load_recipe
 from pgolf_core.recipes.recipe import Recipe, to_dict
 from pgolf_core.text.tokenizer import check_vocab, need_bos
@@ -316,7 +317,7 @@ def note_restart(folder: Path) -> None:
     if type(last := before.pop("restart", 0)) is not int:
         raise UserError(f"{path}: restart = {last!r:.40} is no number of a restart; delete it and submit the job again")
     if before == now and 0 < last < int(told):
-        said = f"({len(stages)} stages finished, step {step} saved), so restart {int(told)} is refused"
+        said = f"({so_many(len(stages), 'stage')} finished, step {step} saved), so restart {int(told)} is refused"
         said = f"restart {last} of job {job} moved nothing {said}; look into its log, then submit it again"
         raise UserError(f"{short_path(folder)}: {said}")
     write_json(path, now | {"restart": int(told)})

@@ -13,6 +13,8 @@ from typing import Any
 import jinja2
 import mistune
 
+from pgolf_core.lab.shared.tables import so_many
+
 TEMPLATES = Path(__file__).parent / "templates"
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 """Control characters and lone surrogates: a model of bytes can sample them, no page can hold them."""
@@ -67,6 +69,7 @@ def render(name: str, context: Mapping[str, Any]) -> str:
     )  # fmt: skip
     environment.filters |= {
         "plain": plain,
+        "so_many": so_many,
         "fixed": lambda value, digits=0: "–" if value is None else f"{value:,.{digits}f}",
         "signed": lambda value, digits=0: f"{value:+.{digits}f}".replace("-", "−"),
     }

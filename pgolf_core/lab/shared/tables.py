@@ -31,6 +31,11 @@ def some(names: Iterable[object]) -> str:
     return ", ".join(texts[:3]) + (f" and {len(texts) - 3} more" if len(texts) > 3 else "")
 
 
+def so_many(number: float, noun: str) -> str:
+    """As `1 seed`, `2 seeds`, `1,069 steps`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def table_text(header: Sequence[str], rows: Iterable[Sequence[object]], left: int = 1) -> str:
     """A table as lines without trailing blanks; the first `left` columns are text, the others numbers, set right.
 

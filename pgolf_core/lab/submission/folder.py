@@ -28,6 +28,7 @@ from pgolf_core.lab.report.report import run_context, scored
 from pgolf_core.lab.report.seeds import headline, summarise_seeds
 from pgolf_core.lab.shared.places import DATA_FILE, ENV_FILE, SCRIPT, SUBMISSION_FILE, SUMMARY_FILE, whole_folder
 from pgolf_core.lab.shared.settings import differences, flatten
+from pgolf_core.lab.shared.tables import so_many
 from pgolf_core.recipes.reading import available_recipes, lineage, load_recipe
 from pgolf_core.recipes.recipe import Recipe
 
@@ -154,7 +155,6 @@ def _numbers(
     """submission.json: the keys of PR 315's, then every seed's values. `val` is the headline; where that is adapted,
     `frozen_val` is the sliding score of the weights as they are."""
     first, kind = next(iter(runs.values())).result, headline(summary)
-    seeds = f"{len(runs)} seeds" if len(runs) > 1 else "one seed"
     scores = {"val": kind, "pre_quant_val": "averaged", "int6_zstd_val": "roundtrip"}
     scores |= {} if kind == "sliding" else {"frozen_val": "sliding"}
     rows = {}
@@ -176,7 +176,7 @@ def _numbers(
         rows[str(seed)] = {key: value for key, value in row.items() if value is not None}
     return {
         **{key: who[key] for key in ("author", "github_id", "name")},
-        "blurb": f"{recipe.title or recipe.name}. {kind.capitalize()} {scored(summary)}, {seeds}.",
+        "blurb": f"{recipe.title or recipe.name}. {kind.capitalize()} {scored(summary)}, {so_many(len(runs), 'seed')}.",
         "date": who["date"],
         **{f"{key}_{of}": summary[f"{its}_{of}"]["mean"] for key, its in scores.items() for of in ("loss", "bpb")},
         "bytes_total": first.total_bytes,

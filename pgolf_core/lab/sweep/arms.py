@@ -22,6 +22,7 @@ from pgolf_core.lab.record.lock import Busy, hold
 from pgolf_core.lab.record.notebooks import PARTS, RunFailed, finished_seeds, record
 from pgolf_core.lab.shared.idle import idle_keys
 from pgolf_core.lab.shared.places import short_path
+from pgolf_core.lab.shared.tables import so_many
 from pgolf_core.lab.shared.usage import UsageError, note
 from pgolf_core.lab.sweep.verdicts import corrected_text, is_stopped, why_stopped
 from pgolf_core.recipes.reading import load_recipe
@@ -96,7 +97,7 @@ def sweep_of(
                 note(f"--arm {name}: {key} has no effect ({why})")
         every = recipe.schedule.val_every_steps
         if stop_at and (not every or stop_at % every or stop_at > recipe.schedule.iterations):
-            raise UsageError(f"--stop-at {stop_at}: {name} validates every {every} steps, and not there")
+            raise UsageError(f"--stop-at {stop_at}: {name} validates every {so_many(every, 'step')}, and not there")
     return Sweep(requests, tuple(seeds), stop_at, request.fresh)
 
 
@@ -164,7 +165,7 @@ def run_tasks(sweep: Sweep, tasks: Sequence[tuple[str, int]]) -> list[str]:
             failed.append(f"{name}, seed {seed}: {error}")
             print(failed[-1], file=sys.stderr)
     if left:
-        raise Busy(f"{left} seeds were left to others; whoever ends last compares, or `pgolf sweep … --finish` does")
+        raise Busy(f"{so_many(left, 'seed')} left to others; who ends last compares, or `pgolf sweep … --finish` does")
     return failed
 
 
@@ -192,7 +193,8 @@ def submit(sweep: Sweep, request: runs.RunRequest, options: argparse.Namespace, 
     for name, folder in folders.items():
         tasks = {seed: place // each for place, (arm, seed) in enumerate(sweep.tasks) if arm == name}
         note_jobs(folder, ids[0], tasks, ids[-1])
-    print(f"submitted: job {ids[0]} for {len(sweep.tasks)} seeds, {ids[1]} for their reports, {ids[2]} to compare")
+    seeds = so_many(len(sweep.tasks), "seed")
+    print(f"submitted: job {ids[0]} for {seeds}, {ids[1]} for their reports, {ids[2]} to compare")
     print(f"scripts and logs: {short_path(label / slurm.FOLDER)}/; the table will be {short_path(label / TABLE)}")
     print(f"`pgolf status {' '.join(map(short_path, folders.values()))}` looks")
     return 0

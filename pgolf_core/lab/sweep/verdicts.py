@@ -19,7 +19,7 @@ from pgolf_core.base.strict import build
 from pgolf_core.lab.compare.comparison import Compared
 from pgolf_core.lab.compare.inference import CONFIDENCE, POWER, Comparison, compare_runs, detectable_difference
 from pgolf_core.lab.compare.results import seed_folders
-from pgolf_core.lab.shared.tables import table_text, width
+from pgolf_core.lab.shared.tables import so_many, table_text, width
 from pgolf_core.training.progress import training_curve
 
 MOST_SEEDS = 1000
@@ -72,8 +72,8 @@ def corrected_text(compared: Compared, tests: int, worth: float | None = None) -
                      f"{test.detectable:.4f}", f"over {MOST_SEEDS}" if needed == math.inf else needed])  # fmt: skip
     header = ["run", "difference", f"{CONFIDENCE:.0%} together", "p (Holm)", "detectable", "seeds needed"]
     said = (
-        f"{tests} arms were tried against {compared.arms[0].name}. p is adjusted by Holm's method, the intervals by "
-        f"Bonferroni's: all {tests} hold together in {CONFIDENCE:.0%} of repetitions. detectable: the smallest true "
+        f"{so_many(tests, 'arm')} tried against {compared.arms[0].name}. p is adjusted by Holm's method, the intervals "
+        f"by Bonferroni's: all {tests} hold together in {CONFIDENCE:.0%} of repetitions. detectable: the smallest true "
         f"difference that these seeds would show in {POWER:.0%} of repetitions. seeds needed: to show {worth:.4f} bpb "
         "so; all if the seeds spread as they did here"
     )
@@ -82,13 +82,13 @@ def corrected_text(compared: Compared, tests: int, worth: float | None = None) -
 
 def _why_untested(compared: Compared, tests: int) -> str:
     """Why no arm has a test: other text, no spread, or, where nothing else is said, too few seeds."""
-    lines = [f"{tests} arms were tried; none has the two seeds that a test needs"]
+    lines = [f"{so_many(tests, 'arm')} tried; none has the two seeds that a test needs"]
     whys = {one.arm.name: one.bpb.note if one.bpb else one.notes[0] for one in compared.against
             if not one.bpb or min(one.bpb.n_a, one.bpb.n_b) > 1}  # fmt: skip
     if whys:
         few = [one.arm.name for one in compared.against if one.arm.name not in whys]
         whys |= {name: "it has not the two seeds that a test needs" for name in few}
-        lines = [f"{tests} arms were tried; none could be tested"]
+        lines = [f"{so_many(tests, 'arm')} tried; none could be tested"]
     lines += [textwrap.fill(f"{name}: {why}", width(), subsequent_indent="  ") for name, why in whys.items()]
     return "\n".join(lines)
 
@@ -156,4 +156,4 @@ def why_stopped(folder: Path) -> str:
     except UserError as error:
         raise UserError(f"{str(error).partition('; ')[0]}; delete it, and the arm is judged anew") from None
     beyond = f"{said.difference:+.4f} bpb, at least {said.low:+.4f}, from {said.best}"
-    return f"stopped after {said.seeds} seeds: at step {said.step} {beyond}"
+    return f"stopped after {so_many(said.seeds, 'seed')}: at step {said.step} {beyond}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pgolf_core.base.files import sha256_bytes
-from pgolf_core.lab.shared.tables import some
+from pgolf_core.lab.shared.tables import so_many, some
 from pgolf_core.lab.shared.texts import FINEWEB_BYTES, FINEWEB_TRACK, fineweb_tokens
 from pgolf_core.lab.verify.evidence.checks import hold, quietly, require
 from pgolf_core.lab.verify.evidence.text import implied_bytes
@@ -71,10 +71,10 @@ def same_recipe(folder: Judged) -> str:
     wrong += _unknown_to_the_script(folder, blocks)
     hold(not wrong, "; ".join(wrong))
     count = len(keys) + (min(map(len, blocks.values())) if blocks else 0)
-    require(len(logs) > 1, f"there is the log of one seed only ({count} settings in it)")
+    require(len(logs) > 1, f"there is the log of one seed only ({so_many(count, 'setting')} in it)")
     require(count > 0, "no log names a setting")
     also = [what for what, is_so in (("code size", len(sizes) > 1), ("the scripts in the logs", scripts)) if is_so]
-    return f"{len(logs)} seeds, equal in {', '.join([f'{count} settings', *also])}"
+    return f"{len(logs)} seeds, equal in {', '.join([so_many(count, 'setting'), *also])}"
 
 
 def _unlike_settings(blocks: Mapping[str, Block]) -> list[str]:
@@ -200,13 +200,13 @@ def score_first(folder: Judged) -> str:
         early = [phase for phase in log.phases if phase.adapted > phase.scored]
         wrong += [f"{log.name}:{phase.line}: adapted to {phase.adapted:,} documents when {phase.scored:,} were scored"
                   for phase in early[:2]]  # fmt: skip
-        shown += [f"{log.name} ({len(log.phases)} phases)"] if log.phases and not early else []
+        shown += [f"{log.name} ({so_many(len(log.phases), 'phase')})"] if log.phases and not early else []
     hold(not wrong, some(wrong))
     if shown:
         return f"scored before it was learned from: {some(shown)}"
     names = _named(folder.logs)
     require(not names, f"the logs tell of an adaptation ({some(names)}) and not of its order")
-    return f"no score, setting or line of {len(folder.logs)} log(s) tells of an adaptation while scoring"
+    return f"no score, setting or line of {so_many(len(folder.logs), 'log')} tells of an adaptation while scoring"
 
 
 def _epochs_first(log: Log) -> list[str]:

@@ -27,6 +27,7 @@ from pgolf_core.lab.shared.places import (
     core_sha256,
 )
 from pgolf_core.lab.shared.settings import is_number
+from pgolf_core.lab.shared.tables import so_many
 from pgolf_core.lab.verify.evidence.adapting import adapt_checks
 from pgolf_core.lab.verify.evidence.checks import Broken, CannotCheck, Row, hold, judge_all, require
 from pgolf_core.lab.verify.evidence.score import How
@@ -81,7 +82,7 @@ def _adds_up(path: Path) -> str:
 def _fits(path: Path) -> str:
     header_of(path)
     model = load_model(path, torch.device("cpu"))
-    return f"{sum(p.numel() for p in model.parameters()):,} parameters in {model.config.num_layers} layers"
+    return f"{sum(p.numel() for p in model.parameters()):,} parameters in {so_many(model.config.num_layers, 'layer')}"
 
 
 # ---------------------------------------------------------------------- one seed's own files
@@ -160,7 +161,7 @@ def _logs(seed: Seed) -> str:
         for said in re.findall(rf"^{line}:(\d+)", text, re.MULTILINE)[-1:]:
             hold_equal(result, TRAIN_LOG, **{name: int(said)})
     _closing_lines(read_log(seed.folder / TRAIN_LOG, TRAIN_LOG), result)
-    return f"{steps} steps, {tokens:,} tokens; {compared} lines of {TRAIN_LOG} agree with {METRICS}"
+    return f"{so_many(steps, 'step')}, {tokens:,} tokens; {METRICS} and {TRAIN_LOG} agree ({so_many(compared, 'line')})"
 
 
 def _closing_lines(log: Log, result: Result) -> None:
@@ -291,7 +292,7 @@ def _metrics_imply(seed: Seed) -> str:
     require(bool(rows), f"{METRICS} logs no validation")
     for row in rows:
         seed.text.implied(f"step {row.get('step')}", row, row.get("targets"))
-    return f"{len(rows)} logged validations, the last over {rows[-1]['targets']:,} targets"
+    return f"{so_many(len(rows), 'logged validation')}, the last over {rows[-1]['targets']:,} targets"
 
 
 SEED_CHECKS: dict[str, Callable[[Any], str]] = {

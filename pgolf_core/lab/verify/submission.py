@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from pgolf_core.base.files import UserError
 from pgolf_core.lab.shared.places import RECIPE_FILE, SUBMISSION_FILE
 from pgolf_core.lab.shared.settings import is_number
-from pgolf_core.lab.shared.tables import some
+from pgolf_core.lab.shared.tables import so_many, some
 from pgolf_core.lab.shared.texts import FINEWEB_BYTES, FINEWEB_TOKENS, FINEWEB_TRACK, SAME_BYTES, fineweb_tokens
 from pgolf_core.lab.verify.code.bytetable import judge_tables
 from pgolf_core.lab.verify.code.literal import cap, code_bytes
@@ -94,7 +94,7 @@ def _nothing_missing(folder: Judged) -> str:
     hold(bool(folder.logs), "no log holds a training step or a score")
     logged, named = sorted(seed for seed in folder.runs if seed is not None), folder.seeds
     without = [seed for seed in named if seed not in logged]
-    evidence = f"{len(folder.logs)} log(s), of seeds {', '.join(map(str, logged)) or 'that none names'}"
+    evidence = f"{so_many(len(folder.logs), 'log')}, of seeds {', '.join(map(str, logged)) or 'that none names'}"
     is_unsaid = f"{evidence}; {SUBMISSION_FILE} names {without}, and a log does not say of which seed it is"
     require(not without or None not in folder.runs, is_unsaid)
     hold(not without, f"{evidence}; {SUBMISSION_FILE} also names seeds {', '.join(map(str, without))}")
@@ -110,7 +110,7 @@ def _logged_script(folder: Judged) -> str:
     for log in logs:
         is_it = log.script.strip() in (folder.script.strip(), folder.source.strip())
         hold(is_it, f"{log.name} begins with another script than {name}, as it is shipped or unwrapped")
-    return f"{len(logs)} log(s) begin with {name}, character for character"
+    return f"with {name}, character for character: the beginning of {so_many(len(logs), 'log')}"
 
 
 def _bytes_once(folder: Judged) -> str:
@@ -232,13 +232,14 @@ def _implied(folder: Judged) -> str:
     about = f"{real:,} bytes over {tokens:,} predictions ({why})"
     aside = f"; nats per byte, which imply nothing: {some(per_byte)}" if per_byte else ""
     aside += f"; a mixture's bpb beside the model's own loss: {some(pair.place for pair in mixed)}" if mixed else ""
-    evidence = f"{len(pairs)} pairs of loss and bpb imply {about}{aside}{_first_targets(folder)}"
+    evidence = f"{about}, by {so_many(len(pairs), 'pair')} of loss and bpb{aside}{_first_targets(folder)}"
     logs = quietly(lambda: folder.logs) or ()
     training = [_pair(f"{log.name}, step {step}", *said) for log in logs for step, *said in log.step_scores if said[0]]
     other = [pair.place for pair in training if not pair.fits(tokens, real, tolerance)]
-    odd = f"{len(other)} validations while training do not ({', '.join(other[:1])}): a part, or another"
+    odd = f"not by {so_many(len(other), 'validation')} while training ({', '.join(other[:1])}): a part, or another"
     require(not other or folder.track != FINEWEB_TRACK, f"{evidence}; {odd}")
-    return f"{evidence}; and so do {len(training)} validations while training" if training and not other else evidence
+    also = f"; and by {so_many(len(training), 'validation')} while training" if training and not other else ""
+    return evidence + also
 
 
 def _first_targets(folder: Judged) -> str:

@@ -78,8 +78,8 @@ def test_arms_without_shared_seeds_are_compared_by_welch_without_pooling_their_v
 
 
 @pytest.mark.parametrize("a, b, why", [
-    ({1: 2.0}, {1: 1.5}, "1 against 1 seed(s), and one seed has no spread"),
-    ({1: 2.0, 2: 2.1}, {7: 1.0}, "2 against 1 seed(s), and one seed has no spread"),
+    ({1: 2.0}, {1: 1.5}, "1 against 1 seed, and one seed has no spread"),
+    ({1: 2.0, 2: 2.1}, {7: 1.0}, "2 against 1 seed, and one seed has no spread"),
     ({1: 2.0, 2: 2.1, 3: 2.2}, {1: 1.0, 2: 1.1, 3: 1.2}, "no spread over the seeds"),
 ])  # fmt: skip
 def test_without_a_spread_there_is_a_difference_no_p_value_and_no_verdict(a, b, why):

@@ -294,7 +294,7 @@ def test_every_fault_is_told_at_once_and_left_out_on_request(mine: Path, tmp_pat
     (mine / "x.txt").write_text("ab▁c")
     (mine / "y.jsonl").write_text('{"text": ""}\n{"text": null}\n{"text": "one more"}\n')
     said = r"1 with U\+2581, .* \(mine/x\.txt\); 2 without text \(mine/y\.jsonl:1, mine/y\.jsonl:2\)"
-    with refused(rf"3 document\(s\) cannot be used: {said}; mend them, or give --skip-faulty"):
+    with refused(rf"3 documents cannot be used: {said}; mend them, or give --skip-faulty"):
         prepare(mine, tmp_path)
     assert not (tmp_path / "datasets").exists()
     made = prepare(mine, tmp_path, skip_faulty=True)

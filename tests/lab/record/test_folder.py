@@ -262,7 +262,7 @@ def test_a_restart_is_refused_if_the_one_before_it_moved_nothing(tmp_path, resta
     (tmp_path / "stages").mkdir()
     (tmp_path / "stages" / "03_train.json").write_text("{}")
     restarted("8", 3)
-    with refused(r"\(1 stages finished, step 20 saved\), so restart 4 is refused"):
+    with refused(r"\(1 stage finished, step 20 saved\), so restart 4 is refused"):
         restarted("8", 4)
 
 

@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from pgolf_core.lab.shared.tables import encodable, entries_text, table_text, width
+from pgolf_core.lab.shared.tables import encodable, entries_text, so_many, table_text, width
 
 ROWS = [("a long name of a check that takes room", 1.25, None), ("b", 10, "a sentence that is too long " * 4)]
 
@@ -28,6 +28,10 @@ def test_numbers_are_set_right_and_text_left():
     assert lines[0].split() == ["name", "n"] and lines[2].startswith("a ") and lines[3].startswith("bc")
     assert lines[2].rindex("5") == lines[3].rindex("4")
     assert not any(line.endswith(" ") for line in lines)
+
+
+def test_a_number_and_what_it_counts():
+    assert [so_many(n, "seed") for n in (0, 1, 2, 1069)] == ["0 seeds", "1 seed", "2 seeds", "1,069 seeds"]
 
 
 def test_details_stand_below_their_headline():

@@ -76,7 +76,7 @@ def test_a_sweep_runs_each_seed_of_each_arm_shares_the_data_stage_and_compares(t
     assert trained == [f"toy.{arm} {seed}" for seed in (1, 2, 3) for arm in ("base", "deep", "flat")]
     assert toy.executed[-3:] == ["toy.base  07", "toy.deep  07", "toy.flat  07"]
     said = capsys.readouterr().out
-    assert "the baseline is toy.base" in said and "2 arms were tried against toy.base." in said
+    assert "the baseline is toy.base" in said and "2 arms tried against toy.base." in said
     assert (toy.folder / "toy.base" / "sweep.txt").read_text() == said
     assert toy.sweep(*ARMS, "--seeds", "1,2,3") == 0 and toy.executed == [], "all of it is there"
     assert toy.sweep(*ARMS, "--seeds", "1,2,3", "--fresh") == 0 and len(toy.executed) == 1 + 3 + 9 * 4 + 3
@@ -102,7 +102,7 @@ def test_what_failed_is_named_and_the_rest_compared(toy, capsys) -> None:
 def test_seeds_that_another_machine_has_are_left_to_it(toy, capsys) -> None:
     with hold(toy.folder / "toy.deep" / "seed1"):
         assert toy.sweep(*ARMS, "--seeds", "1,2") == 75
-    assert "1 seeds were left to others" in capsys.readouterr().err
+    assert "1 seed left to others" in capsys.readouterr().err
     assert not [line for line in toy.executed if line.endswith("07") or line.startswith("toy.deep 1")]
     assert toy.sweep(*ARMS, "--seeds", "1,2") == 0
     assert [line for line in toy.executed if line.endswith("03")] == ["toy.deep 1 03"]

@@ -59,7 +59,7 @@ def test_the_table_names_the_number_of_arms_and_what_the_seeds_could_show(tmp_pa
     assert wide.split()[1] == "-0.0197" and deep.split()[1] == "+0.0010"
     low, high = float(wide.split()[2]), float(wide.split()[4])
     assert low < -0.0197 < high < 0 and float(deep.split()[2]) < 0 < float(deep.split()[4])
-    assert "5 arms were tried against base." in text and "to show 0.0010 bpb" in " ".join(text.split())
+    assert "5 arms tried against base." in text and "to show 0.0010 bpb" in " ".join(text.split())
     other = write_run(tmp_path / "other", {7: 1.48, 8: 1.501}, ["model.num_layers=3"])
     unpaired, paired = (corrected_text(compare_arms([folders[0], run]), 1, 1e-9) for run in (other, folders[1]))
     assert "over" not in unpaired and " –\n" in unpaired, "no seeds are counted for a test of other seeds"
@@ -67,7 +67,7 @@ def test_the_table_names_the_number_of_arms_and_what_the_seeds_could_show(tmp_pa
     one = [
         write_run(tmp_path / name, {1: 1.5}, changes) for name, changes in (("a", []), ("b", ["model.num_layers=4"]))
     ]
-    assert corrected_text(compare_arms(one), tests=1) == "1 arms were tried; none has the two seeds that a test needs"
+    assert corrected_text(compare_arms(one), tests=1) == "1 arm tried; none has the two seeds that a test needs"
 
 
 def test_arms_without_a_test_are_told_the_true_reason(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_arms_without_a_test_are_told_the_true_reason(tmp_path: Path) -> None:
     young = write_run(tmp_path / "young", {1: 1.5}, ["model.num_layers=4"])
     lines = corrected_text(compare_arms([base, elsewhere, alike, young]), tests=3).splitlines()
     said = " ".join(line.strip() for line in lines)
-    assert lines[0] == "3 arms were tried; none could be tested" and max(map(len, lines)) <= 80
+    assert lines[0] == "3 arms tried; none could be tested" and max(map(len, lines)) <= 80
     assert "text: NOT COMPARABLE, other text: base on 900,000 bytes" in said
     assert "same: no p-value: no spread over the seeds" in said and "young: it has not the two seeds that a" in said
 

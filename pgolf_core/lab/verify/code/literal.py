@@ -1,7 +1,7 @@
 """Literal bytes of a submission: the packed file and every code file that runs, as they lie in the folder."""
 
 from pgolf_core.lab.shared.places import SUBMISSION_FILE
-from pgolf_core.lab.shared.tables import some
+from pgolf_core.lab.shared.tables import so_many, some
 from pgolf_core.lab.verify.evidence.checks import hold, quietly, require
 from pgolf_core.lab.verify.reading.claims import Judged
 from pgolf_core.lab.verify.reading.keys import Claim, claimed, claims_of, is_of_file
@@ -53,7 +53,8 @@ def cap(folder: Judged) -> str:
     require(bool(literal), f"{folder.no_artifact}; within the cap of {limit:,} by its own words: {said}")
     largest, total, its_log = max(literal, key=lambda one: one[1])
     other = f"; the log's sum is {its_log:,}" if its_log not in (None, total) else ""
-    return f"{largest}{other}; cap {limit:,}, by {len(literal)} packed size(s) that the logs or {SUBMISSION_FILE} name"
+    by = so_many(len(literal), "packed size")
+    return f"{largest}{other}; cap {limit:,}, by {by} that the logs or {SUBMISSION_FILE} name"
 
 
 def _literal(folder: Judged, code: int) -> list[tuple[str, int, int | None]]:

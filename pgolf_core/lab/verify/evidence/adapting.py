@@ -11,6 +11,7 @@ from pgolf_core.adapting.plan import unlawful
 from pgolf_core.adapting.trace import event_rows, plan_of
 from pgolf_core.base.names import ADAPT_TRACE
 from pgolf_core.lab.shared.settings import is_number
+from pgolf_core.lab.shared.tables import so_many
 from pgolf_core.lab.verify.evidence.checks import OnlySampled, hold, needed, quietly, require
 from pgolf_core.lab.verify.evidence.replay import mixed_windows, trace_of
 from pgolf_core.lab.verify.evidence.score import OTHER_MACHINE, PROBABILITY_TOLERANCE
@@ -69,7 +70,8 @@ def _whole_events(path: Path, tokens: np.ndarray, recipe: Recipe) -> tuple[dict[
     hold(not wrong.any(), f"event {at} is {trace['events'][at].tolist()}, the plan's {rows[at].tolist()}")
     updates = int(rows[:, 0].sum())
     none = "none on a document's last chunk" if recipe.adapt.kind == "lora" else "none on the last"
-    said = f"{len(rows) - updates} chunks, each scored before the weights learn from it ({updates} updates, {none})"
+    chunks, learned = so_many(len(rows) - updates, "chunk"), so_many(updates, "update")
+    said = f"{chunks}, each scored before the weights learn from it ({learned}, {none})"
     return trace, said
 
 

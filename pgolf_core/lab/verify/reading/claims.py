@@ -13,7 +13,7 @@ from typing import Any
 
 from pgolf_core.lab.shared.places import SUBMISSION_FILE
 from pgolf_core.lab.shared.settings import is_number
-from pgolf_core.lab.shared.tables import some
+from pgolf_core.lab.shared.tables import so_many, some
 from pgolf_core.lab.verify.evidence.checks import hold, once, quietly, require
 from pgolf_core.lab.verify.evidence.score import OTHER_MACHINE, TOLERANCE
 from pgolf_core.lab.verify.reading.folder import Submission
@@ -202,7 +202,7 @@ def json_numbers(folder: Judged) -> str:
     aside = f"; but {some(strays)}" if strays else ""
     aside += f"; before packing, and no log has {some(early)}" if early else ""
     aside += f"; not checked: {some(rest)}" if rest else ""
-    return f"{compared} numbers of {len(table)} seed(s) are the logs' or taken anew{named}{aside}"
+    return f"the logs' or taken anew: {so_many(compared, 'number')} of {so_many(len(table), 'seed')}{named}{aside}"
 
 
 def _of_some_seed(folder: Judged) -> tuple[int, list[str], list[str]]:
@@ -366,7 +366,8 @@ def headline(folder: Judged) -> str:
     mean, which = statistics.fmean(scores.values()), "" if len(scores) < 2 else "the mean; "
     if len(scores) > 1 and not _is_mean(str(said), scores):
         which = f"of {_of(_one_of(str(said), scores)[0])}, not the mean; "
-    evidence = f"{said}: {which}mean over {len(scores)} seed(s) {mean:.6f}, {source}{f' as {label}' if label else ''}"
+    source_as = f"{source} as {label}" if label else source
+    evidence = f"{said}: {which}mean over {so_many(len(scores), 'seed')} {mean:.6f}, {source_as}"
     require(source != CLAIMED, f"the seeds' scores are only {CLAIMED} ({evidence})")
     return evidence
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from pgolf_core.lab.shared.places import SUBMISSION_FILE
 from pgolf_core.lab.shared.settings import is_number
-from pgolf_core.lab.shared.tables import some
+from pgolf_core.lab.shared.tables import so_many, some
 from pgolf_core.lab.verify.evidence.checks import hold, require
 from pgolf_core.lab.verify.reading.claims import ANEW, CLAIMED, LOGGED, Fact, Judged, agreeing, every_text, spreads
 from pgolf_core.lab.verify.reading.keys import meaning
@@ -58,12 +58,12 @@ def readme_numbers(folder: Judged) -> str:
                     skipped += 1
     hold(not wrong, f"README.md, {'; '.join(wrong)}")
     counts = ", ".join(f"{count} {source}" for source, count in compared.items() if count)
-    agreed = f"{compared[CLAIMED]} cells agree with {SUBMISSION_FILE}, and nothing confirms either; {counts}"
+    agreed = f"{so_many(compared[CLAIMED], 'cell')} as in {SUBMISSION_FILE}, and nothing confirms either; {counts}"
     require(not compared[CLAIMED], agreed)
     require(bool(counts), "no table of README.md has a number that was logged or taken anew")
     aside = f"; but {some(strays)}" if strays else ""
     aside += f"; not compared, since of other columns: {skipped}" if skipped else ""
-    aside += f"; nor {twice} rows of tables that have a seed twice" if twice else ""
+    aside += f"; nor {so_many(twice, 'row')} of tables that have a seed twice" if twice else ""
     return f"cells that agree: {counts}{aside}"
 
 

@@ -176,7 +176,7 @@ def test_further_seeds_are_no_strangers_and_their_statistics_no_contradiction(pl
 @pytest.mark.parametrize(
     ("said", "verdict", "why"),
     [
-        ({"bytes_total": 15_900_002, "step_stop": 4502}, HOLDS, "5 numbers of 3 seed(s)"),
+        ({"bytes_total": 15_900_002, "step_stop": 4502}, HOLDS, "5 numbers of 3 seeds"),
         (
             {"bytes_total": 15_899_000},
             FAILS,
@@ -283,10 +283,10 @@ ROWS = [(seed, EARLY[seed][:6], text[:6], f"{SIZES[str(seed)]:,}") for seed, tex
 @pytest.mark.parametrize(
     ("header", "row", "verdict", "why"),
     [
-        ("| Seed | Post-EMA BPB | **TTT BPB** | Artifact |", "| {0} | {1} | **{2}** | {3} |", UNKNOWN, "6 cells agree"),
-        ("| Seed | sliding | TTT BPB | Artifact (MB) |", "| {0} | {1} | {2} | 15.9 |", UNKNOWN, "3 cells agree"),
-        ("| Run ID | Seed | Exact val_bpb | Total bytes |", "| run-{0} | {0} | {2} | {3} |", UNKNOWN, "3 cells agree"),
-        ("| Seed | val_bpb (fixed) | val_bpb | Size |", "| {0} | {1} | {2} | {3} B |", UNKNOWN, "3 cells agree"),
+        ("| Seed | Post-EMA BPB | **TTT BPB** | Artifact |", "| {0} | {1} | **{2}** | {3} |", UNKNOWN, "6 cells as in"),
+        ("| Seed | sliding | TTT BPB | Artifact (MB) |", "| {0} | {1} | {2} | 15.9 |", UNKNOWN, "3 cells as in"),
+        ("| Run ID | Seed | Exact val_bpb | Total bytes |", "| run-{0} | {0} | {2} | {3} |", UNKNOWN, "3 cells as in"),
+        ("| Seed | val_bpb (fixed) | val_bpb | Size |", "| {0} | {1} | {2} | {3} B |", UNKNOWN, "3 cells as in"),
         ("| Seed | Total submission size | val_bpb |", "| {0} | {3} B | {1} |", FAILS, "3: bpb 1.0901, 1.0801 in"),
     ],
 )  # fmt: skip
