@@ -92,7 +92,7 @@ def status_text(found: Sequence[SeedStatus]) -> str:
     ]  # fmt: skip
     states = [one.state for one in found]
     summary = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    return f"{table_text(header, rows, left=4)}\n\n{len(found)} seeds: {summary}"
+    return f"{table_text(header, rows, left=4)}\n\n{len(found)} seed{'s' * (len(found) != 1)}: {summary}"
 
 
 def _minutes(seconds: float | None) -> str | None:
