@@ -55,6 +55,7 @@ def test_each_state_of_a_seed_is_told(run: Path) -> None:
     assert (found[2].where, found[2].step, found[2].bpb) == ("n2, job 12", 40, 1.75)
     assert found[2].seconds_left == pytest.approx(85 - 8.5)
     assert (found[3].step, found[3].seconds_left, found[4].where, found[5].where) == (40, None, "n1", "Resources")
+    assert status.status_text([found[1]]).endswith("\n\n1 seed: 1 finished")
 
 
 def test_the_table_names_runs_seeds_and_counts_and_json_has_the_same(run: Path, capsys, monkeypatch) -> None:

@@ -2,12 +2,14 @@
 
 import math
 import os
+import time
 from types import SimpleNamespace
 
 import pytest
 from refused import refused
 from small import small_recipe
 
+from pgolf_core.base.files import write_json
 from pgolf_core.training import runlog
 from pgolf_core.training.progress import ATTEMPT, go_on, lost_seconds, progress_at, training_curve
 from pgolf_core.training.runlog import PARTS, SecondsLedger
@@ -46,6 +48,15 @@ def test_an_attempt_without_any_sign_of_life_has_lost_nothing(tmp_path) -> None:
     assert lost_seconds(tmp_path / ATTEMPT, [], 0.0) == 0.0
     go_on(SecondsLedger(), {}, tmp_path)
     assert (tmp_path / ATTEMPT).exists() and lost_seconds(tmp_path / ATTEMPT, [tmp_path / "none"], 0.0) == 0.0
+
+
+def test_a_sign_of_life_from_before_the_clock_was_set_back_is_none(tmp_path) -> None:
+    began, signs = time.time() - 100, [tmp_path / name for name in ("earlier", "alive")]
+    write_json(tmp_path / ATTEMPT, {"began": began, "kept": 0.0, "lost": 0.0})
+    for path, at in zip(signs, (began + 3600, began + 60), strict=True):
+        path.touch()
+        os.utime(path, (at, at))
+    assert lost_seconds(tmp_path / ATTEMPT, signs) == pytest.approx(60)
 
 
 @pytest.mark.parametrize("text", ["[]", '{"began": "1", "kept": 0, "lost": 0}', '{"began": 1.0}'])

@@ -141,7 +141,7 @@ def corpus_lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     for row in rows:
         yield f"{row['name']} (manifest {row['manifest_sha256'][:8]}) in {row['folder']}"
         for split, total in row["totals"].items():
-            yield f"  {split}: " + ", ".join(f"{count:,} {what}" for what, count in total.items())
+            yield f"  {split}: " + ", ".join(f"{count:,} {what.removeprefix('utf8_')}" for what, count in total.items())
     if not rows:
         yield "nothing is prepared yet; `pgolf data sotu` prepares the State of the Union corpus"
 

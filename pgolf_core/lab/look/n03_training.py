@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pgolf_core.base import device as machine
+from pgolf_core.base.files import UserError
 from pgolf_core.network.model import build_model
 from pgolf_core.recipes import recipe
 from pgolf_core.text.batches import micro_batches, open_stream
@@ -255,3 +256,14 @@ def overshoot_seconds(train: pd.DataFrame, cap_seconds: float) -> float:
     clock = [0.0, *train["seconds"]]
     assert clock[-2] < cap_seconds, f"a step began at {clock[-2]:.3f} s, after the cap of {cap_seconds:g} s"
     return max(clock[-1] - cap_seconds, 0.0)
+
+
+def refuse_worse(train: pd.DataFrame, val: pd.DataFrame) -> None:
+    """UserError where ten steps or more left validation no better than the first loss was."""
+    first = (val if len(val) > 1 else train)["loss"].iloc[0]
+    last, steps = val["loss"].iloc[-1], val["step"].iloc[-1]
+    if steps >= 10 and not last < first:
+        raise UserError(
+            f"{steps} steps left validation at {last:.3f} nats per token, from {first:.3f}: too few, as on a busy "
+            "machine (--fresh, or --set schedule.max_seconds=…), or too large ones (--set optim.matrix_lr=…)"
+        )

@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import psutil
+
 from pgolf_core.base.files import UserError, explain_os_errors, read_json, write_json
 from pgolf_core.base.strict import build
 from pgolf_core.lab.shared.places import short_path
@@ -62,7 +64,9 @@ class Holder:
     def is_alive(self) -> bool:
         """Whether it is at work: by its process id on this host, elsewhere by its last beat (clocks may differ)."""
         if self.host == socket.gethostname():
-            return Path(f"/proc/{self.pid}").exists()
+            with contextlib.suppress(psutil.Error, ValueError):
+                return psutil.Process(self.pid).create_time() < self.beat + BEAT_SECONDS  # or another has its id now
+            return False
         return time.time() - self.beat < SILENT_SECONDS
 
 

@@ -146,6 +146,7 @@ def _own_context(
 ) -> dict[str, Any]:
     """What the report alone shows: data, sample, settings, hashes, machine."""
     settings, one = flatten(recipe), next(iter(runs.values())).result
+    by_clock = any(run.result.stopped_by == "clock" for run in runs.values())
     hashes = [[name, getattr(one, f"{name}_sha256")] for name in ("recipe", "data", "core")]
     hashes += [[SCRIPT, one.script_sha256]]
     hashes += [[f"artifact of seed {seed}", run.artifact_sha256] for seed, run in runs.items() if run.artifact_sha256]
@@ -157,7 +158,7 @@ def _own_context(
         "data": data,
         "sample": shown,
         "script": settings.get("script", ""),
-        "clock_seconds": float(settings.get("schedule.max_seconds", 0)),
+        "clock_seconds": float(settings.get("schedule.max_seconds", 0)) if by_clock else 0.0,
         "hashes": table(["of", "SHA-256"], hashes, text_columns=2),
         "settings": table(["key", "value"], [[key, _text(value)] for key, value in settings.items()], text_columns=2),
         "environment": table(["key", "value"], list(_environment_rows(runs)), text_columns=2),

@@ -63,7 +63,7 @@ def test_at_a_narrow_terminal_no_line_is_wider_and_elsewhere_each_is_whole(copie
     cache = str(copied.folder.parent.parent)
     assert cli.main(["data", "list", "--cache", cache]) == 0
     whole = capsys.readouterr().out
-    assert f") in {copied.folder}\n" in whole
+    assert f") in {copied.folder}\n" in whole and " documents, " in whole and "utf8_bytes" not in whole
     monkeypatch.setenv("COLUMNS", "40")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert cli.main(["data", "list", "--cache", cache]) == 0

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from refused import refused
 from small import small_data, small_recipe
 
 from pgolf_core.lab.look import n03_training as training
@@ -212,3 +213,12 @@ def test_only_the_last_step_may_pass_the_cap():
     assert training.overshoot_seconds(clock, 20.0) == training.overshoot_seconds(clock, 0.0) == 0
     with pytest.raises(AssertionError, match="began at 8"):
         training.overshoot_seconds(clock, 7.0)
+
+
+def test_a_training_that_made_validation_worse_is_refused_with_both_losses_and_what_to_do():
+    train = pd.DataFrame({"loss": [5.0]})
+    for steps, losses in ((24, [5.0, 4.9]), (9, [5.0, 5.1]), (24, [4.9])):
+        training.refuse_worse(train, pd.DataFrame({"loss": losses, "step": steps}))
+    for losses in ([5.0, 5.125], [5.125], [5.0, math.nan]):
+        with refused(rf"24 steps left validation at {losses[-1]:.3f} nats per token, from 5\.000: .*max_seconds"):
+            training.refuse_worse(train, pd.DataFrame({"loss": losses, "step": 24}))

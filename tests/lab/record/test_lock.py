@@ -9,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from ranks import start_process, wait_until
 from refused import refused
@@ -64,6 +65,13 @@ def test_a_holder_on_another_machine_is_alive_as_long_as_it_beats(tmp_path: Path
     assert not write_note(tmp_path, beat=time.time() - 2 * lock.SILENT_SECONDS).is_alive()
     (tmp_path / HOLDER_NAME).write_text("{")
     assert holder_of(tmp_path) is None, "a damaged note says nothing"
+
+
+def test_a_process_of_this_machine_that_began_after_the_last_beat_is_not_the_holder(tmp_path: Path) -> None:
+    """As after a restart, which gives process ids anew."""
+    here, began = socket.gethostname(), psutil.Process().create_time()
+    for pid, beat, is_alive in ((os.getpid(), began, True), (os.getpid(), began - 60, False), (-1, began, False)):
+        assert write_note(tmp_path, host=here, pid=pid, beat=beat).is_alive() is is_alive
 
 
 # ---------------------------------------------------------------------- disks without locks

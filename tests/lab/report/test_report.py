@@ -100,6 +100,14 @@ def test_the_ledger_of_seconds_names_every_part_and_the_seeds_that_were_resumed(
         assert "Seed 1338 went on at step 40, 90" in text and "Seed 1337 went on" not in text
 
 
+@pytest.mark.parametrize("by", ["clock", "iterations"])
+def test_a_clock_that_ended_no_seed_is_no_limit_of_the_run(run, by: str):
+    for seed in RUN_SEEDS:
+        change(run / f"seed{seed}" / "result.json", stopped_by=by)
+    note = write_report(run, RUN_SEEDS).markdown.read_text()
+    assert ("A clock for a cap" in note, "ends after a fixed number of steps" in note) == (by == "clock", by != "clock")
+
+
 def test_bad_inputs_name_what_is_wrong_and_nothing_is_written(run, sample):
     for seeds in ([], [1337, 1337]):
         with refused("none twice"):
