@@ -2,7 +2,7 @@
 claims a test names. They are made from public figures alone; nothing is copied."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from pgolf_core.base.files import read_json, write_json
@@ -24,6 +24,8 @@ RULE = (
     "    base[i] = len(piece.encode('utf-8'))\n"
 )
 """The published rule for the bytes of a token."""
+Lie = Callable[[Path], object]
+"""A change of a folder."""
 SETTINGS = {"num_layers": "11", "model_dim": "512", "matrix_lr": "0.022", "ttt_epochs": "3", "train_seq_len": "2048"}
 
 
@@ -31,13 +33,12 @@ def published(
     folder: Path, seeds: dict[int, tuple], train_ms: int = 600_000, claims: dict | None = None, say_tokens: bool = True
 ) -> Path:
     """A folder of the published form with these figures: script, logs that begin with it, submission.json, README."""
-    folder.mkdir(parents=True)
-    code = next(iter(seeds.values()))[4] - next(iter(seeds.values()))[3]
-    script = "import os\n" + "# " + "x" * (code - len("import os\n") - 3) + "\n"
-    (folder / "train_gpt.py").write_text(script)
+    first = next(iter(seeds.values()))
+    code = first[4] - first[3]
+    logs = {}
     for seed, (steps, loss, bpb, model, total) in seeds.items():
         lines = [
-            script.rstrip("\n"), "=" * 100, "Running Python 3.12",
+            script_of(code).rstrip("\n"), "=" * 100, "Running Python 3.12",
             "val_bpb:enabled tokenizer_kind=sentencepiece tokenizer_path=./data/tokenizers/fineweb_1024_bpe.model",
             *(["val_loader:shards pattern=./data/fineweb_val_*.bin tokens:62021632"] if say_tokens else []),
             "model_params:26829913", "world_size:8 grad_accum_steps:1", f"seed:{seed}",
@@ -48,19 +49,15 @@ def published(
             f"final_int6_sliding_window val_loss:{loss[:6]} val_bpb:{bpb[:6]} stride:64 eval_time:72700ms",
             f"final_int6_sliding_window_exact val_loss:{loss} val_bpb:{bpb}",
         ]  # fmt: skip
-        (folder / f"train_seed{seed}.log").write_text("\n".join(lines) + "\n")
-    first = next(iter(seeds.values()))
-    values = {"author": "a", "github_id": "a", "name": "A record", "blurb": "b", "date": "2026-03-20"}
-    values |= {"val_loss": float(first[1]), "val_bpb": float(first[2]), "bytes_total": first[4], "bytes_code": code}
-    write_json(folder / "submission.json", values | (claims or {}))
-    rows = [f"| {seed} | {row[0]:,} | {row[1][:6]} | **{row[2][:6]}** |\n" for seed, row in seeds.items()]
-    head = f"# A record: {first[2][:6]} BPB\n\n| Seed | Steps | val_loss | Sliding BPB |\n|---|---|---|---|\n"
-    (folder / "README.md").write_text(head + "".join(rows))
-    return folder
+        logs[f"train_seed{seed}.log"] = "\n".join(lines) + "\n"
+    values = {"val_loss": float(first[1]), "val_bpb": float(first[2]), "bytes_total": first[4], "bytes_code": code}
+    rows = [f"| {seed} | {row[0]:,} | {row[1][:6]} | **{row[2][:6]}** |" for seed, row in seeds.items()]
+    readme = f"# A record: {first[2][:6]} BPB\n\n" + table("| Seed | Steps | val_loss | Sliding BPB |", *rows)
+    return foreign(folder, logs, values | (claims or {}), readme, code)
 
 
-def edit(file: str, pattern: str, to: str) -> Callable[[Path], None]:
-    """Replace the first of a pattern in a file of a folder."""
+def edit(file: str, pattern: str, to: str) -> Lie:
+    """Replace the first of a pattern in a file."""
 
     def lie(folder: Path) -> None:
         text, count = re.subn(pattern, to, (folder / file).read_text(), count=1)
@@ -70,12 +67,27 @@ def edit(file: str, pattern: str, to: str) -> Callable[[Path], None]:
     return lie
 
 
-def edit_logs(folder: Path, pattern: str, to: str) -> None:
-    for log in folder.glob("*.log"):
-        log.write_text(re.sub(pattern, to, log.read_text()))
+def edit_logs(pattern: str, to: str) -> Lie:
+    """Replace a pattern in every log."""
+    return lambda folder: [log.write_text(re.sub(pattern, to, log.read_text())) for log in folder.glob("*.log")]
 
 
-def number(key: str, factor: float) -> Callable[[Path], None]:
+def write(file: str, text: str) -> Lie:
+    """Put a file into the folder, in another's place or beside them."""
+    return lambda folder: (folder / file).write_text(text)
+
+
+def claim(**values: object) -> Lie:
+    """Change submission.json; None takes a key out."""
+
+    def lie(folder: Path) -> None:
+        found = read_json(folder / "submission.json") | values
+        write_json(folder / "submission.json", {key: value for key, value in found.items() if value is not None})
+
+    return lie
+
+
+def number(key: str, factor: float) -> Lie:
     """Multiply a number of submission.json, wherever it stands."""
 
     def lie(folder: Path) -> None:
@@ -88,23 +100,29 @@ def number(key: str, factor: float) -> Callable[[Path], None]:
     return lie
 
 
-# ---------------------------------------------------------------------- lines and claims of such a folder
+def add_lines(lines: Iterable[str], before: str = "step:0/", seed: int | str = "*") -> Lie:
+    """Put lines into the logs of all seeds, or of one, before the first line that begins so; "" for the end."""
+
+    def lie(folder: Path) -> None:
+        for log in folder.glob(f"train_seed{seed}.log"):
+            text = log.read_text().splitlines()
+            at = next((at for at, line in enumerate(text) if before and line.startswith(before)), len(text))
+            log.write_text("\n".join([*text[:at], *lines, *text[at:]]) + "\n")
+
+    return lie
+
+
+# ---------------------------------------------------------------------- scripts and settings of such a folder
+
+
+def script_of(size: int, text: str = "") -> str:
+    """A script of that many bytes, its rest a comment."""
+    return f"import os\n{text}# ".ljust(size - 1, "x") + "\n"
 
 
 def sized_script(size: int, *words: str) -> str:
-    """A script of that many bytes that knows these names, its rest a comment."""
-    text = "import os\n" + "".join(f"{word} = 1\n" for word in words) + RULE
-    return text + "# " + "x" * (size - len(text) - 3) + "\n"
-
-
-def add_lines(folder: Path, lines: Mapping[int | str, list[str]], before: str = "step:0/") -> None:
-    """Put lines into the logs of seeds ("all": of every seed) before the first line that begins so; "" for the end."""
-    for log in folder.glob("*.log"):
-        seed = int(log.stem.removeprefix("train_seed"))
-        new = [*lines.get("all", []), *lines.get(seed, [])]
-        text = log.read_text().splitlines()
-        at = next((at for at, line in enumerate(text) if before and line.startswith(before)), len(text))
-        log.write_text("\n".join([*text[:at], *new, *text[at:]]) + "\n")
+    """The same that knows these names."""
+    return script_of(size, "".join(f"{word} = 1\n" for word in words) + RULE)
 
 
 def block(settings: Mapping[str, str]) -> list[str]:
@@ -115,12 +133,6 @@ def block(settings: Mapping[str, str]) -> list[str]:
 def one_run(folder: Path, row: tuple = (7063, "1.89996173", "1.12526734", 15_571_723, 15_639_340)) -> Path:
     """A folder of one seed, 1337, that holds: its figures are PR 315's first."""
     return published(folder, {1337: row}, claims={"val_bpb": float(row[2]), "val_loss": float(row[1])})
-
-
-def claim(folder: Path, **values: object) -> None:
-    """Change submission.json; None takes a key out."""
-    found = read_json(folder / "submission.json") | values
-    write_json(folder / "submission.json", {key: value for key, value in found.items() if value is not None})
 
 
 # ---------------------------------------------------------------------- the later kind
@@ -149,7 +161,7 @@ def foreign(
 ) -> Path:
     """A folder of these logs, claims and write-up, with a script of so many bytes."""
     folder.mkdir(parents=True)
-    (folder / "train_gpt.py").write_text("import os\n".ljust(code - 1, "#") + "\n")
+    (folder / "train_gpt.py").write_text(script_of(code))
     (folder / "README.md").write_text(readme, encoding="utf-8")
     write_json(folder / "submission.json", {"name": "A record", "author": "a", "date": "2026-04-09", **claims})
     for name, text in logs.items():

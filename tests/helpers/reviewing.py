@@ -5,7 +5,7 @@ import io
 import json
 import os
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,27 @@ def judged(path: Path, cache: Path, **how: Any) -> dict[str, Row]:
 
 def shows(row: Row, verdict: str, *words: str) -> None:
     assert row.verdict == verdict and all(word in row.evidence for word in words), row
+
+
+Case = tuple[str, Callable[[Path], Path], Iterable[Callable[[Path], object]], Any]
+"""A check, what makes a folder, changes of it, and the verdict, alone or with words of the evidence."""
+
+
+def cases(**properties: Iterable[Case]) -> pytest.MarkDecorator:
+    """The rows of a table as `case`, each named by the property that it shows."""
+    rows = [pytest.param(row, id=name) for name, rows in properties.items() for row in rows]
+    return pytest.mark.parametrize("case", rows)
+
+
+def shown(case: Case, place: Path) -> None:
+    """The folder of a case, made and changed, gets the verdict in the words."""
+    check, make, changes, expected = case
+    folder = make(place)
+    for change_of in changes:
+        change_of(folder)
+    row = judged(folder, place.parent)[check]
+    shows(row, *([expected] if isinstance(expected, str) else expected))
+    assert bool(row.right) is (row.verdict == FAILS), "a failing row says what would be right"
 
 
 def with_verdict(found: dict[str, Row], verdict: str) -> set[str]:

@@ -100,7 +100,7 @@ def verify(path: Path, how: How) -> list[Row]:
         _note_idle(path, {"--data": bool(how.data)}, "a run is scored on its own dataset")
         _note_idle(path, {"--run-code": how.run_code}, ALONE_HAS_CODE)
     if is_recipe:
-        from pgolf_core.lab.verify.recipe import recipe_rows
+        from pgolf_core.lab.verify.run import recipe_rows
 
         return recipe_rows(path, how)
     if is_own_run(path):

@@ -111,7 +111,9 @@ def whole_split(folder: Judged) -> str:
     if folder.artifacts:
         return scored_once(folder)
     require(folder.track == FINEWEB_TRACK, "of another text than FineWeb's only an artifact tells")
-    claims = _claims(folder)
+    rows = [*folder.seed_claims.values(), quietly(lambda: folder.claims) or {}]
+    every = [claimed(row, "bpb", statistic) for row in rows for statistic in ("", "mean")]
+    claims = [text for text in every if text and last_digit(text) <= LEAST_DIGITS]
     wrong, said = _by_json(folder), []
     for log in folder.logs:
         tokens = log.val_tokens or _known(log)
@@ -130,13 +132,6 @@ def whole_split(folder: Judged) -> str:
     hold(not wrong, some(wrong))
     require(bool(said), "no file says how many tokens or bytes were scored")
     return f"the whole split by {some(dict.fromkeys(said))}; no line with a claimed score names fewer"
-
-
-def _claims(folder: Judged) -> list[str]:
-    """Every claimed bpb with digits enough to be told from others."""
-    rows = [*folder.seed_claims.values(), quietly(lambda: folder.claims) or {}]
-    found = [claimed(row, "bpb", statistic) for row in rows for statistic in ("", "mean")]
-    return [text for text in found if text and last_digit(text) <= LEAST_DIGITS]
 
 
 def _known(log: Log) -> int | None:

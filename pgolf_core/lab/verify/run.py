@@ -1,4 +1,4 @@
-"""Checks of `pgolf verify` on an artifact alone, and on one seed's files and artifact."""
+"""Checks of `pgolf verify` on an artifact alone, on one seed's files and artifact, and on all seeds of a recipe."""
 
 import math
 import re
@@ -9,14 +9,15 @@ from typing import Any
 import torch
 
 from pgolf_core.base.files import UserError, sha256_file
-from pgolf_core.base.names import ADAPT_TRACE, METRICS, SCORES, SEED_RESULT, TRAIN_LOG
+from pgolf_core.base.names import ADAPT_TRACE, ARTIFACT, METRICS, SCORES, SEED_RESULT, TRAIN_LOG
 from pgolf_core.base.strict import build
 from pgolf_core.lab.compare import agreement
-from pgolf_core.lab.compare.agreement import FILE_HASHES, HASHES
-from pgolf_core.lab.compare.results import SCORE_LABELS
+from pgolf_core.lab.compare.agreement import FILE_HASHES, HASHES, first_difference
+from pgolf_core.lab.compare.results import SCORE_LABELS, seed_folders
 from pgolf_core.lab.export import code_bytes_of
 from pgolf_core.lab.record.folder import STAGES
 from pgolf_core.lab.report.reading import not_of_file
+from pgolf_core.lab.report.seeds import summarise_seeds
 from pgolf_core.lab.shared import places
 from pgolf_core.lab.shared.places import (
     AVERAGING_FILE,
@@ -24,13 +25,15 @@ from pgolf_core.lab.shared.places import (
     LEDGER_FILE,
     RECIPE_FILE,
     SEED_FOLDER,
+    SUMMARY_FILE,
     core_sha256,
 )
 from pgolf_core.lab.shared.settings import is_number
 from pgolf_core.lab.shared.tables import so_many
 from pgolf_core.lab.verify.evidence.adapting import adapt_checks
-from pgolf_core.lab.verify.evidence.checks import Broken, CannotCheck, Row, hold, judge_all, require
+from pgolf_core.lab.verify.evidence.checks import Broken, CannotCheck, Row, hold, judge_all, needed, require
 from pgolf_core.lab.verify.evidence.score import How
+from pgolf_core.lab.verify.evidence.text import Text
 from pgolf_core.lab.verify.reading.logs import Log, agreed_steps, read_log
 from pgolf_core.lab.verify.reading.numbers import agrees
 from pgolf_core.lab.verify.reading.reviewed import BUDGET_SECONDS, MODEL_CHECKS, TEXT_CHECKS, Artifact, Seed, header_of
@@ -318,3 +321,58 @@ SEED_CHECKS: dict[str, Callable[[Any], str]] = {
 def seed_rows(seed: Seed) -> list[Row]:
     """All checks of one seed."""
     return artifact_rows(seed.artifact) + judge_all(SEED_CHECKS | adapt_checks(seed), seed)
+
+
+# ---------------------------------------------------------------------- all seeds of a recipe
+
+
+def recipe_rows(folder: Path, how: How) -> list[Row]:
+    """What ties the seeds together, then every seed's own checks."""
+    texts: dict[str, Text] = {}
+    seeds = {number: Seed(folder / f"seed{number}", how, texts) for number in seed_folders(folder)}
+    checks = {
+        "one recipe, dataset and core over all seeds": _one_experiment,
+        "no seed and no log is missing": _nothing_missing, "summary.json is that of its seeds": _summary,
+    }  # fmt: skip
+    rows = judge_all(checks, folder, seeds)
+    for name, seed in seeds.items():
+        rows += [row.under(f"seed {name}") for row in seed_rows(seed)]
+    return rows
+
+
+def _one_experiment(folder: Path, seeds: dict[int, Seed]) -> str:
+    found = {part: {getattr(seed.result, f"{part}_sha256") for seed in seeds.values()} for part in HASHES}
+    recipes = [Seed(folder, How()).recipe_file, *(seed.recipe for seed in seeds.values())]
+    found["recipe"] |= {recipe.fingerprint for recipe in recipes}
+    evidence = [f"{part} {', '.join(sorted(one[:12] for one in hashes))}" for part, hashes in found.items()]
+    return hold(all(len(hashes) == 1 for hashes in found.values()), "; ".join(evidence))
+
+
+def _nothing_missing(folder: Path, seeds: dict[int, Seed]) -> str:
+    wanted = (RECIPE_FILE, SEED_RESULT, ARTIFACT, *LOGS)
+    missing = [f"seed{name}/{file}" for name, seed in seeds.items() for file in wanted
+               if not (seed.folder / file).is_file()]  # fmt: skip
+    stray = sorted(path.name for path in folder.glob("seed0?*") if path.is_dir() and path.name[4:].isdecimal())
+    hold(not stray, f"{', '.join(stray[:3])}: not read, since the name of a seed's folder has no zero before it")
+    hold(not missing, f"missing: {', '.join(missing)}")
+    if (folder / SUMMARY_FILE).is_file():
+        said = json_object(folder / SUMMARY_FILE).get("seeds")
+        hold(_are(said, seeds), f"{SUMMARY_FILE} names seeds {said}, the folders are {list(seeds)}")
+    return f"seeds {', '.join(map(str, seeds))}, each with {', '.join(wanted)}"
+
+
+def _are(said: Any, seeds: Iterable[int]) -> bool:
+    """Whether these are the seeds, in whatever order they were reported."""
+    return isinstance(said, list) and sorted(map(repr, said)) == sorted(map(repr, seeds))
+
+
+def _summary(folder: Path, seeds: dict[int, Seed]) -> str:
+    require((folder / SUMMARY_FILE).is_file(), f"there is no {SUMMARY_FILE}")
+    said = json_object(folder / SUMMARY_FILE)
+    order = said["seeds"] if _are(said.get("seeds"), seeds) else seeds
+    made = needed("whole results", lambda: summarise_seeds({seed: seeds[seed].result for seed in order}))
+    wrong = first_difference(made, said)
+    hold(not wrong, f"{wrong} is not what the seeds' {SEED_RESULT} give")
+    score = made["sliding_bpb"]
+    spread = f" ± {score['std']:.6f}" if score["std"] is not None else ""
+    return f"sliding {score['mean']:.6f}{spread}, n = {score['n']}, and {len(made) - 1} more keys"

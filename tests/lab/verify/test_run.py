@@ -1,6 +1,7 @@
 """The verifier on run folders: a false claim fails the checks that it contradicts, and what is unknown is said so."""
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from reviewing import ask_here, failing, judged, replaced, shows
+from reviewing import ask_here, failing, holding, judged, replaced, shows, with_verdict
 from run_folder import change, settle
 from torch.nn.functional import cross_entropy
 from toy_run import RECIPE, finish_seed, toy_corpus
@@ -17,6 +18,7 @@ from pgolf_core.base.files import read_json, sha256_bytes, sha256_file, write_js
 from pgolf_core.lab.compare.agreement import first_difference
 from pgolf_core.lab.compare.results import recorded_recipe
 from pgolf_core.lab.record.folder import open_run
+from pgolf_core.lab.report.seeds import summarise_seeds
 from pgolf_core.lab.verify.evidence import score
 from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, UNKNOWN, Broken
 from pgolf_core.lab.verify.evidence.score import How
@@ -25,6 +27,7 @@ from pgolf_core.lab.verify.run import ledger
 from pgolf_core.network.model import GPT
 from pgolf_core.packing.pack import pack
 from pgolf_core.packing.unpack import unpack
+from pgolf_core.result import Result
 
 CAP, IMPLIED, LOG = "file and code fit under the cap", "each score implies those bytes", "log and metrics say the same"
 LEDGER, SECONDS, WHOLE = "ledger.json is the file's", "seconds are within the budgets", "result.json is whole"
@@ -264,3 +267,41 @@ def test_a_correction_that_the_recipe_has_not_is_found(run: Path, cache: Path):
 )  # fmt: skip
 def test_the_first_difference_of_two_json_values_is_found_in_lists_too_and_true_is_not_one(expected, found, place):
     assert first_difference(expected, found) == place
+
+
+# ---------------------------------------------------------------------- all seeds of a recipe
+
+ONE, MISSING = "one recipe, dataset and core over all seeds", "no seed and no log is missing"
+SUMMARY = "summary.json is that of its seeds"
+
+
+def another_mean(run: Path) -> None:
+    write_json(run / "summary.json", replaced(read_json(run / "summary.json"), ("sliding_bpb", "mean"), 1.0))
+
+
+@pytest.mark.parametrize(
+    ("edit", "check", "words"),
+    [
+        (lambda run: change(run / "seed2" / "result.json", core_sha256="0" * 64), ONE, "core 000000000000, "),
+        (lambda run: shutil.rmtree(run / "seed2"), MISSING, "names seeds [1, 2], the folders are [1]"),
+        (lambda run: (run / "seed2" / "train.log").unlink(), MISSING, "missing: seed2/train.log"),
+        (lambda run: shutil.copytree(run / "seed2", run / "seed01"), MISSING, "seed01: not read, since"),
+        (
+            lambda run: (run / "seed1").rename(run / "seed01"),
+            "seed 1: artifact opens and is whole",
+            "seed1/model.pgolf",
+        ),
+        (another_mean, SUMMARY, "sliding_bpb.mean is not what"),
+    ],
+)
+def test_what_does_not_fit_over_all_seeds_is_named(run: Path, cache: Path, edit: Callable, check: str, words: str):
+    edit(run)
+    found = judged(run, cache)
+    assert found[check].verdict == FAILS and words in found[check].evidence
+    assert "seed01" not in words or with_verdict(found, FAILS) == {MISSING}, "a stray copy is read in no seed's place"
+
+
+def test_seeds_that_were_reported_in_another_order_are_the_same_seeds(run: Path, cache: Path):
+    results = {seed: Result.read(run / f"seed{seed}" / "result.json") for seed in (2, 1)}
+    write_json(run / "summary.json", summarise_seeds(results))
+    assert {MISSING, SUMMARY} <= holding(run, cache)

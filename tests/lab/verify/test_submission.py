@@ -1,23 +1,20 @@
 """The verifier on submission folders: this project's own, and folders of the published form that it did not write."""
 
 import dataclasses
+import functools
 import math
 import pickle
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from published import PR194, PR315, PR531, edit, edit_logs, foreign, late_log, number, published, table
-from reviewing import Bomb, failing, holding, judged, shows, unknown, with_verdict
+from published import PR194, PR315, PR531, Lie, edit, edit_logs, foreign, late_log, number, published, table
+from reviewing import Bomb, Case, cases, failing, holding, judged, shown, shows, unknown, with_verdict
 
 from pgolf_core.lab.compare.results import recorded_recipe
 from pgolf_core.lab.export import write_script
 from pgolf_core.lab.verify.evidence.checks import FAILS, HOLDS, UNKNOWN
-from pgolf_core.lab.verify.evidence.score import How
-from pgolf_core.lab.verify.evidence.text import Way
-from pgolf_core.lab.verify.reading.folder import Submission
 from pgolf_core.lab.verify.submission import FINEWEB_TOKENS
 
 CAP, CODE = "file and code fit under the cap", "the code has the claimed bytes"
@@ -142,14 +139,6 @@ def test_the_folders_own_script_is_run_only_when_asked_and_holds_only_if_it_scor
     assert verdict == UNKNOWN or (submission / "ran").exists()
 
 
-def test_a_score_inside_documents_is_taken_anew_inside_documents(submission: Path, honest: Path):
-    recipe = recorded_recipe(honest)
-    (submission / "train_gpt.py").unlink()
-    masked = dataclasses.replace(recipe.eval, document_mask=True)
-    write_script(dataclasses.replace(recipe, eval=masked, script="readable"), submission)
-    assert Submission(submission, How()).way == Way(32, 8, 32, "off", document_mask=True)
-
-
 @pytest.mark.parametrize("form", ["readable", "packed"])
 def test_the_script_that_a_submission_ships_scores_its_artifact_alike_when_it_is_run(
     submission: Path, honest: Path, cache: Path, form: str
@@ -203,38 +192,20 @@ def test_false_claims_are_found_in_the_published_folders(place: Path):
     assert failing(published(place / "543", ONE, train_ms=615_394), place) == {SECONDS}
 
 
-@pytest.mark.parametrize(
-    ("track", "key", "verdict", "why"),
-    [
-        ("track_10min_16mb", None, FAILS, "training took longer than 600 s: train_seed1337.log 1211.1 s"),
-        ("track_non_record_16mb", "10min_16mb", HOLDS, "has no clock; training 1211.1"),
-        ("track_non_record_16mb", None, HOLDS, "the track non_record_16mb has no clock; training 1211.1 to 1211.1 s"),
-        ("track_10min_16mb", "non-record-unlimited-compute-16mb", HOLDS, "has no clock; training 1211.1"),
-        ("some", None, UNKNOWN, "no file says on which track it is; training 1211.1 to 1211.1 s, evaluation 72.7"),
-    ],
-)
-def test_ten_minutes_are_held_against_folders_of_their_track_alone(tmp_path: Path, track, key, verdict, why):
-    folder = published(tmp_path / track / "one", ONE, train_ms=1_211_130, claims={"track": key})
-    shows(judged(folder, tmp_path)[SECONDS], verdict, why)
+def of_track(track: str, key: str | None) -> Callable[[Path], Path]:
+    """A folder of a track by its place and by what it says."""
+    return lambda place: published(place.parents[1] / track / "one", ONE, train_ms=1_211_130, claims={"track": key})
 
 
-@pytest.mark.parametrize(
-    ("spare", "names", "verdict", "why"),
-    [
-        ((0,), (".ptz",), HOLDS, "= 15,949,473; cap 16,000,000, by 1 packed size"),
-        ((-1,), (".ptz",), FAILS, "over the cap of 16,000,000: model0.ptz and code 16,000,001"),
-        ((0, -1), (".ptz", ".pt"), UNKNOWN, "over the cap of 16,000,000: model1.pt and code"),  # not packed yet?
-        ((0, -1), (".pgolf", ".pgolf"), FAILS, "over the cap of 16,000,000: model1.pgolf and code"),
-    ],
-)
-def test_weights_that_lie_in_the_folder_are_weighed_whatever_is_claimed_and_the_cap_itself_fits(
-    place: Path, spare: tuple, names: tuple, verdict: str, why: str
-):
-    folder = published(place, ONE)
-    for index, (less, ending) in enumerate(zip(spare, names, strict=True)):
-        with open(folder / f"model{index}{ending}", "wb") as file:
-            file.truncate(16_000_000 - (folder / "train_gpt.py").stat().st_size - less)
-    shows(judged(folder, place)[CAP], verdict, why)
+def weights(*files: tuple[str, int]) -> list[Lie]:
+    """Files that with the code have so many bytes more than the cap."""
+
+    def weigh(folder: Path) -> None:
+        for index, (ending, more) in enumerate(files):
+            with open(folder / f"model{index}{ending}", "wb") as file:
+                file.truncate(16_000_000 - (folder / "train_gpt.py").stat().st_size + more)
+
+    return [weigh]
 
 
 def times_bpb(factor: float) -> dict[int, tuple]:
@@ -246,33 +217,66 @@ def with_vocabulary(vocab: int, bpb: float = 1.1) -> dict[int, tuple]:
     return {1: (7000, f"{loss:.8f}", f"{bpb:.8f}", 15_000_000, 15_060_000)}
 
 
-UNNAMED, NO_SCORE = {"fineweb_1024_bpe": "own"}, "are no score"
-WHOLE = {"val_loss:1.9279 val_bpb:1.1418": "val_loss:1.8992 val_bpb:1.1248"}
+def renamed(vocab: int) -> dict[str, str]:
+    return {"fineweb_1024_bpe": f"fineweb_{vocab}_bpe"}
 
 
-@pytest.mark.parametrize(
-    ("seeds", "claims", "edits", "verdict", "why"),
-    [
-        (PR315, {}, WHOLE, HOLDS, "151,080,363 bytes over 62,021,632"),
-        (times_bpb(0.998), {}, WHOLE, FAILS, "the split has 151,080,363"),
-        (times_bpb(1.002), {}, WHOLE, FAILS, "the split has 151,080,363"),
-        *((PR315, {"val_bpb": bad}, WHOLE, FAILS, NO_SCORE) for bad in (0, -1, 1e9)),
-        *((PR315, {"val_bpb": bad}, WHOLE, HOLDS, "6 pairs of loss and bpb") for bad in ("x", True)),
-        (PR315, {}, UNNAMED | WHOLE, HOLDS, "as of SP1024"),
-        (times_bpb(1.3), {}, UNNAMED, UNKNOWN, "how many tokens"),
-        (with_vocabulary(4096), {}, {"fineweb_1024_bpe": "fineweb_4096_bpe"}, UNKNOWN, "not by 1 validation"),
-        *((with_vocabulary(vocab), {}, {"fineweb_1024_bpe": f"fineweb_{vocab}_bpe", "val_loss:1.9279 val_bpb:1.1418":
-           f"val_loss:{float(with_vocabulary(vocab)[1][1]):.4f} val_bpb:1.1000"}, HOLDS,
-          f"(SP{vocab}), by 3 pairs of loss and bpb; and by 1 validation while training") for vocab in (4096, 8192)),
-    ],
+def one_late_log(track: str, *more: str, loss: str = "2.80") -> Callable[[Path], Path]:
+    """A folder of a track with one log of the later kind, and these lines in it."""
+    log = late_log(1, {"quantized": (loss, "1.0836")}, more=more)
+    return lambda place: foreign(place.parents[1] / track / "one", {"a.log": log}, {"val_bpb": 1.0836})
+
+
+RECORDS, LAST = "track_10min_16mb", "val_loss:1.9279 val_bpb:1.1418"
+UNNAMED, WHOLE = {"fineweb_1024_bpe": "own"}, {LAST: "val_loss:1.8992 val_bpb:1.1248"}
+
+
+@cases(
+    ten_minutes_are_held_against_folders_of_their_track_alone=[
+        (SECONDS, of_track(track, key), [], expected) for track, key, *expected in (
+            ("track_10min_16mb", None, FAILS, "training took longer than 600 s: train_seed1337.log 1211.1 s"),
+            ("track_non_record_16mb", "10min_16mb", HOLDS, "has no clock; training 1211.1"),
+            ("track_non_record_16mb", None, HOLDS,
+             "the track non_record_16mb has no clock; training 1211.1 to 1211.1 s"),
+            ("track_10min_16mb", "non-record-unlimited-compute-16mb", HOLDS, "has no clock; training 1211.1"),
+            ("some", None, UNKNOWN,
+             "no file says on which track it is; training 1211.1 to 1211.1 s, evaluation 72.7"))],
+    weights_that_lie_in_the_folder_are_weighed_whatever_is_claimed_and_the_cap_itself_fits=[
+        (CAP, functools.partial(published, seeds=ONE), weights(*files), expected) for files, expected in (
+            ([(".ptz", 0)], (HOLDS, "= 15,949,473; cap 16,000,000, by 1 packed size")),
+            ([(".ptz", 1)], (FAILS, "over the cap of 16,000,000: model0.ptz and code 16,000,001")),
+            ([(".ptz", 0), (".pt", 1)], (UNKNOWN, "over the cap of 16,000,000: model1.pt and code")),  # packed yet?
+            ([(".pgolf", 0), (".pgolf", 1)], (FAILS, "over the cap of 16,000,000: model1.pgolf and code")))],
+    pairs_of_loss_and_bpb_imply_the_bytes_of_the_known_text_whatever_the_tokenizer=[
+        (IMPLIED, functools.partial(published, seeds=seeds, claims=claims, say_tokens="fineweb_1024_bpe" not in edits),
+         [edit_logs(old, new) for old, new in edits.items()], expected)
+        for seeds, claims, edits, *expected in (
+            (PR315, {}, WHOLE, HOLDS, "151,080,363 bytes over 62,021,632"),
+            (times_bpb(0.998), {}, WHOLE, FAILS, "the split has 151,080,363"),
+            (times_bpb(1.002), {}, WHOLE, FAILS, "the split has 151,080,363"),
+            *((PR315, {"val_bpb": bad}, WHOLE, FAILS, "are no score") for bad in (0, -1, 1e9)),
+            *((PR315, {"val_bpb": bad}, WHOLE, HOLDS, "6 pairs of loss and bpb") for bad in ("x", True)),
+            (PR315, {}, UNNAMED | WHOLE, HOLDS, "as of SP1024"),
+            (times_bpb(1.3), {}, UNNAMED, UNKNOWN, "how many tokens"),
+            (with_vocabulary(4096), {}, renamed(4096), UNKNOWN, "not by 1 validation"),
+            *((with_vocabulary(vocab), {},
+               renamed(vocab) | {LAST: f"val_loss:{float(with_vocabulary(vocab)[1][1]):.4f} val_bpb:1.1000"}, HOLDS,
+               f"(SP{vocab}), by 3 pairs of loss and bpb; and by 1 validation while training") for vocab in (4096, 8192)))],
+    seconds_are_a_logs_own_total_and_work_on_the_weights_counts=[
+        (SECONDS, one_late_log(track, *more), [], expected) for track, more, *expected in (
+            (RECORDS, (), HOLDS, "training 588.0 to 588.0 s, evaluation 121.0 to 121.0 s"),
+            (RECORDS, ("GPTQ:collected 67 Hessians in 11.3s",), HOLDS, "599.3 s with collected 67 Hessians"),
+            (RECORDS, ("GPTQ:collected 67 Hessians in 13.3s",), FAILS, "training took longer than 600 s"),
+            (RECORDS, ("prequant_ttt:done total_time=88.4s",), FAILS, "676.4 s with prequant_ttt"),
+            (RECORDS, ("total_eval_time:688.0s",), FAILS, "evaluation took longer than 600 s: a.log 688.0 s"),
+            (RECORDS, ("ttt_sliding:done val_bpb=1.0812 elapsed=640.2s",), FAILS, "640.2 s"),
+            (RECORDS, tuple(f"eval_{i}:done elapsed=400.0s" for i in range(3)), HOLDS, "evaluation 400.0 to"),
+            ("track_non_record_16mb", ("total_eval_time:3600.2s",), HOLDS, "has no clock"))],
+    a_loss_in_nats_per_byte_binds_no_bytes=[
+        (IMPLIED, one_late_log(RECORDS, loss=f"{1.0836 * math.log(2):.8f}"), [], (UNKNOWN, "nats per byte"))],
 )  # fmt: skip
-def test_pairs_of_loss_and_bpb_imply_the_bytes_of_the_known_text_whatever_the_tokenizer(
-    place: Path, seeds: dict, claims: dict, edits: dict, verdict: str, why: str
-):
-    folder = published(place, seeds, claims=claims, say_tokens="fineweb_1024_bpe" not in edits)
-    for old, new in edits.items():
-        edit_logs(folder, re.escape(old), new)
-    shows(judged(folder, place)[IMPLIED], verdict, why)
+def test_what_a_folder_shows_by_its_logs_and_files_alone(place: Path, case: Case) -> None:
+    shown(case, place)
 
 
 # ---------------------------------------------------------------------- folders of later forms
@@ -335,32 +339,10 @@ def test_a_false_claim_of_such_a_record_fails_its_row_alone(place: Path, readme:
     assert failing(later(place, readme, **claims), place.parent) == {CODE, ALIKE, *fails}
 
 
-@pytest.mark.parametrize(
-    ("track", "more", "verdict", "why"),
-    [
-        ("track_10min_16mb", (), HOLDS, "training 588.0 to 588.0 s, evaluation 121.0 to 121.0 s"),
-        ("track_10min_16mb", ("GPTQ:collected 67 Hessians in 11.3s",), HOLDS, "599.3 s with collected 67 Hessians"),
-        ("track_10min_16mb", ("GPTQ:collected 67 Hessians in 13.3s",), FAILS, "training took longer than 600 s"),
-        ("track_10min_16mb", ("prequant_ttt:done total_time=88.4s",), FAILS, "676.4 s with prequant_ttt"),
-        ("track_10min_16mb", ("total_eval_time:688.0s",), FAILS, "evaluation took longer than 600 s: a.log 688.0 s"),
-        ("track_10min_16mb", ("ttt_sliding:done val_bpb=1.0812 elapsed=640.2s",), FAILS, "640.2 s"),
-        ("track_10min_16mb", tuple(f"eval_{i}:done elapsed=400.0s" for i in range(3)), HOLDS, "evaluation 400.0 to"),
-        ("track_non_record_16mb", ("total_eval_time:3600.2s",), HOLDS, "has no clock"),
-    ],
-)  # fmt: skip
-def test_seconds_are_a_logs_own_total_and_work_on_the_weights_counts(tmp_path: Path, track, more, verdict, why):
-    finals = {"quantized": ("2.80", "1.0836")}
-    folder = foreign(tmp_path / track / "one", {"a.log": late_log(1, finals, more=more)}, {"val_bpb": 1.0836})
-    shows(judged(folder, tmp_path)[SECONDS], verdict, why)
-
-
-def test_a_loss_in_nats_per_byte_binds_no_bytes_and_dated_lines_are_read(place: Path):
-    per_byte = {"quantized": (f"{1.0836 * math.log(2):.8f}", "1.08360000")}
-    folder = foreign(place, {"a.log": late_log(1, per_byte)}, {"val_bpb": 1.0836})
-    shows(judged(folder, place)[IMPLIED], UNKNOWN, "nats per byte")
+def test_dated_lines_are_read(place: Path):
     text = late_log(1, {"quantized": ("2.79910000", "1.08360000")}, more=("artifact_bytes: 16,144,107",))
     dated = "".join(f"2026-03-22 10:11:12,345 INFO {line}\n" for line in text.splitlines())
-    folder = foreign(place.parent / "dated", {"a.log": dated}, {"val_bpb": 1.0836, "artifact_bytes": 16_144_107})
+    folder = foreign(place, {"a.log": dated}, {"val_bpb": 1.0836, "artifact_bytes": 16_144_107})
     assert {JSON, HEADLINE, NOT_MISSING} <= holding(folder, place.parent)
 
 

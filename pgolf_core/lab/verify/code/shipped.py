@@ -213,19 +213,15 @@ class _Literals:
         if node.args and name in ("compile", "bytes", "bytearray", "memoryview", "str", "dedent"):
             return self.value(node.args[0], depth)
         if node.args and name in TEXT_CODECS:
-            return _text_decoded(name, self.value(node.args[0], depth))
+            value = self.value(node.args[0], depth)
+            try:
+                return TEXT_CODECS[name](value.encode("ascii", errors="replace") if isinstance(value, str) else value)
+            except ValueError as error:
+                raise CannotCheck(f"a literal of the script does not decode ({name}: {error})") from None
         if node.args and name in ("decompress", "loads"):
             value = self.value(node.args[0], depth)
             return decompressed(value.encode("latin-1", errors="replace") if isinstance(value, str) else value)
         raise CannotCheck("the script is packed in a way that is not known here")
-
-
-def _text_decoded(name: str, value: bytes | str) -> bytes:
-    raw: Any = value.encode("ascii", errors="replace") if isinstance(value, str) else value
-    try:
-        return TEXT_CODECS[name](raw)
-    except ValueError as error:
-        raise CannotCheck(f"a literal of the script does not decode ({name}: {error})") from None
 
 
 def decompressed(payload: bytes) -> bytes:

@@ -78,12 +78,6 @@ def _identity(path: str) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _installed() -> list[str]:
-    """Folders of metadata beside the programs (an editable install keeps its own in the checkout); torch reads them."""
-    return [entry.path for place in sys.path if os.path.isdir(place) for entry in os.scandir(place)
-            if entry.name.endswith((".egg-info", ".dist-info"))]  # fmt: skip
-
-
 def main() -> None:
     """Answer the job on standard input; whatever the libraries print goes to standard error."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -95,7 +89,10 @@ def main() -> None:
 
     job = json.loads(sys.stdin.read())
     programs = [sys.prefix, sys.base_prefix, *site.getsitepackages(), site.getusersitepackages(), job["program"]]
-    watch = Watch(job["forbidden"], job["expected"], [*programs, *_installed()])
+    programs += [entry.path for place in sys.path if os.path.isdir(place) for entry in os.scandir(place)
+                 if entry.name.endswith((".egg-info", ".dist-info"))]  # fmt: skip
+    """Metadata beside the programs, which torch reads; an editable install keeps its own in the checkout."""
+    watch = Watch(job["forbidden"], job["expected"], programs)
     import torch
 
     torch.set_num_threads(job["threads"])

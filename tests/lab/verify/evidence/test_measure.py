@@ -1,10 +1,12 @@
 """When a score becomes a sample, and that a sample's interval holds the truth."""
 
 import io
+import itertools
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -52,23 +54,12 @@ def test_an_honest_models_probabilities_sum_to_one_and_only_later_logits_change(
     assert found["changed"] == 0 < found["later_changed"] and found["compared"] == sum(found["places"])
 
 
-class Clock:
-    """A clock that a test moves: every look costs `step` seconds."""
-
-    def __init__(self, step: float):
-        self.now, self.step = 0.0, step
-
-    def monotonic(self) -> float:
-        self.now += self.step
-        return self.now
-
-
 @pytest.fixture
 def scored(parts, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict]:
-    """The score of the parts, whole or sampled, by such a clock."""
+    """The score of the parts, whole or sampled, by a clock of which every look costs `step` seconds."""
 
     def scored(budget: float | None, step: float, seed: int = 7, kept: np.ndarray | None = None) -> dict:
-        monkeypatch.setattr(measure, "time", Clock(step))
+        monkeypatch.setattr(measure, "time", SimpleNamespace(monotonic=itertools.count(step, step).__next__))
         return score_or_sample(*parts, WAY, budget, seed, lambda done, total: None, kept)
 
     return scored

@@ -1,9 +1,11 @@
 """A submission folder's files: window and stride by its script, counted code, seed tables, weights of other formats."""
 
 import dataclasses
+import functools
 import itertools
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -41,21 +43,40 @@ def test_bytes_changed_anywhere_in_a_submission_never_raise(submission: Path, ca
     judged_with_damages(submission, names, cache, how)
 
 
+NO_WAY = (CannotCheck, "neither the script nor submission.json nor README.md says which window and stride")
+README = "window 1024 and sliding (stride 64), a window of 1024"
+
+
 @pytest.mark.parametrize(
-    ("claims", "message"),
-    [
-        (
-            {"seed_results": {"42": {"val_bpb": 1.1}, "seed_42": {"val_bpb": 1.2}}},
-            "has two rows of seed 42, which differ",
-        ),
-        ({"seeds": [{"seed": 42, "val_bpb": 1.1}, {"seed": "042", "val_bpb": 1.2}]}, "has two rows of seed 42, which"),
-        ({"seeds": [42, 7, "42"]}, r"names a seed twice in its seeds \[42, 7, 42\]"),
-    ],
-)
-def test_a_seed_that_is_given_twice_is_no_seed_of_either_value(place: Path, claims: dict, message: str) -> None:
-    write_json(place / "submission.json", read_json(place / "submission.json") | claims)
-    with pytest.raises(Broken, match=message):
-        _ = Submission(place, How()).seeds
+    ("name", "claims", "readme", "expected"),
+    [("seeds", claims, "", expected) for claims, expected in (
+        ({"seed_results": {"42": {"val_bpb": 1.1}, "seed_42": {"val_bpb": 1.2}}},
+         (Broken, "has two rows of seed 42, which differ")),
+        ({"seeds": [{"seed": 42, "val_bpb": 1.1}, {"seed": "042", "val_bpb": 1.2}]},
+         (Broken, "has two rows of seed 42, which")),
+        ({"seeds": [42, 7, "42"]}, (Broken, r"names a seed twice in its seeds \[42, 7, 42\]")),
+        ({"seeds": [1, True]}, (Broken, "names a seed that is none")),
+        ({"seed_results": {"1": {"a": 1}, "7": {}}}, [1, 7]), ({"per_seed": [{"seed": 3}, "x", {"seed": [1]}]}, [3]),
+        ({"seeds": [5, 4], "seed_results": {"seed_5": {}, "seed 6": {}}}, [4, 5, 6]), ({"seeds": ["8"]}, [8]),
+        ({"seed_results": {"٣": {}, "9" * 30: {}, "2": 1}}, []), ({}, []),
+    )] + [("way", claims, readme, expected) for claims, readme, expected in (
+        ({}, "", NO_WAY), ({}, README, Way(1024, 64, 32, "auto")),
+        ({"window": 512, "eval_stride": 32}, README, Way(512, 32, 32, "auto")),
+        ({"window": 512}, "window 1024 stride 64, stride 32", NO_WAY), ({"window": 512}, "window 1024 R = 1\n", NO_WAY),
+    )] + [("track", {"track": "local_10min_1mb"}, "", "local_10min_1mb"), ("track", {}, "", "10min_16mb")],
+)  # fmt: skip
+def test_seeds_window_and_track_are_read_from_every_published_form_and_two_values_are_none(
+    place: Path, name: str, claims: dict, readme: str, expected: Any
+) -> None:
+    write_json(place / "submission.json", claims)
+    (place / "README.md").write_text(readme)
+    read = functools.partial(getattr, Submission(place, How()), name)
+    if not isinstance(expected, tuple):
+        assert read() == expected
+        return
+    error, message = expected
+    with pytest.raises(error, match=message):
+        read()
 
 
 @pytest.mark.parametrize(("form", "is_masked"), [("readable", False), ("packed", False), ("readable", True)])
@@ -82,20 +103,6 @@ def test_what_a_script_leaves_out_of_its_recipe_is_the_default_and_no_number_of_
     assert (folder.recipe.fingerprint, folder.way) == (recipe.fingerprint, Way(2048, 64, 16, "auto"))
 
 
-def test_without_a_recipe_submission_json_counts_then_the_write_up_and_two_numbers_are_none(place: Path):
-    with pytest.raises(CannotCheck, match="which window and stride"):
-        _ = Submission(place, How()).way
-    (place / "README.md").write_text("window 1024 and sliding (stride 64), a window of 1024")
-    assert Submission(place, How()).way == Way(1024, 64, 32, "auto")
-    write_json(place / "submission.json", read_json(place / "submission.json") | {"window": 512, "eval_stride": 32})
-    assert Submission(place, How()).way == Way(512, 32, 32, "auto")
-    for text in ("stride 64, stride 32", "R = 1\n" * 9):
-        (place / "README.md").write_text("window 1024 " + text)
-        write_json(place / "submission.json", {"window": 512})
-        with pytest.raises(CannotCheck, match="which window and stride"):
-            _ = Submission(place, How()).way
-
-
 def test_a_rounded_claim_is_the_sum_of_the_windows_that_a_sample_is_drawn_from(submission, cache, monkeypatch):
     values = read_json(submission / "submission.json")
     row = values["seed_results"]["1"]
@@ -114,29 +121,9 @@ def test_weights_of_another_format_are_weighed_and_not_opened(place: Path):
         _ = Submission(place, How()).artifact
 
 
-@pytest.mark.parametrize(
-    ("claims", "seeds"),
-    [
-        ({"seed_results": {"1": {"a": 1}, "7": {}}}, [1, 7]), ({"per_seed": [{"seed": 3}, "x", {"seed": [1]}]}, [3]),
-        ({"seeds": [5, 4], "seed_results": {"seed_5": {}, "seed 6": {}}}, [4, 5, 6]), ({"seeds": ["8"]}, [8]),
-        ({"seed_results": {"٣": {}, "9" * 30: {}, "2": 1}}, []), ({}, []),
-    ],
-)  # fmt: skip
-def test_seed_tables_of_every_published_kind_are_read(place: Path, claims: dict, seeds: list[int]):
-    write_json(place / "submission.json", claims)
-    assert Submission(place, How()).seeds == seeds
-
-
-def test_a_seed_that_is_none_is_broken_and_a_track_is_known_by_name_or_place(place: Path):
-    write_json(place / "submission.json", {"seeds": [1, True], "track": "local_10min_1mb"})
-    folder = Submission(place, How())
-    with pytest.raises(Broken, match="names a seed that is none"):
-        _ = folder.seeds
-    assert folder.track == "local_10min_1mb"
-    write_json(place / "submission.json", {})
-    assert Submission(place, How()).track == "10min_16mb"
+def test_a_folder_beside_no_track_is_of_none(tmp_path: Path):
     with pytest.raises(CannotCheck, match="on which track"):
-        _ = Submission(published(place.parents[1] / "x", PR315), How()).track
+        _ = Submission(published(tmp_path / "x", PR315), How()).track
 
 
 def test_an_artifact_is_the_seeds_whose_hash_or_size_it_has(submission: Path):

@@ -1,15 +1,16 @@
 """The forms that published submission.json have: what their keys mean, and honest files of each form, which hold, and
 in which no changed number is overlooked. Every file is invented."""
 
-import copy
+import functools
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from published import claim, foreign, late_log, table
-from reviewing import judged, shows, with_verdict
+from reviewing import Case, cases, got, judged, places_of, replaced, shown, shows, with_verdict
 
 from pgolf_core.base.files import read_json, write_json
 from pgolf_core.lab.shared.texts import FINEWEB_BYTES, FINEWEB_TOKENS
@@ -124,21 +125,12 @@ def test_no_changed_number_of_any_form_is_overlooked(place: Path, form: str):
     """Each is off by five in a hundred, downwards: a largest one that is larger contradicts nothing."""
     folder = foreign(place, LOGS, FORMS[form])
     before, values = judged(folder, place.parent), read_json(folder / "submission.json")
-
-    def places(value: Any, at: tuple = ()) -> list[tuple]:
-        if isinstance(value, dict | list):
-            return [found for key in (value if isinstance(value, dict) else range(len(value)))
-                    for found in places(value[key], (*at, key))]  # fmt: skip
-        return [at] if at[0] not in ("name", "author", "date", "seeds") or isinstance(values[at[0]], dict) else []
-
-    for at in places(values):
-        changed = copy.deepcopy(values)
-        inner = changed
-        for key in at[:-1]:
-            inner = inner[key]
-        old = float(inner[at[-1]])
-        inner[at[-1]] = type(inner[at[-1]])(round(old * 0.95) if float(old).is_integer() else old * 0.95)
-        write_json(folder / "submission.json", changed)
+    for at in places_of(values):
+        if at[0] in ("name", "author", "date") or (at[0] == "seeds" and isinstance(values["seeds"], list)):
+            continue
+        old = got(values, at)
+        less = round(float(old) * 0.95) if float(old).is_integer() else float(old) * 0.95
+        write_json(folder / "submission.json", replaced(values, at, type(old)(less)))
         now = judged(folder, place.parent)
         is_told = "before packing, and no log has" in now[JSON].evidence
         assert is_told or any(now[name].verdict != row.verdict for name, row in before.items()), at
@@ -164,62 +156,28 @@ def test_further_seeds_are_no_strangers_and_their_statistics_no_contradiction(pl
     claims = FORMS["statistics of all"] | {"artifact_bytes_max": 15_990_100}
     folder = foreign(place, LOGS | more, claims | {"additional_seed_results": {"7": {"val_bpb": 1.09}}})
     assert with_verdict(judged(folder, place.parent), FAILS) == set()
-    claim(folder, additional_seed_results=None)
+    claim(additional_seed_results=None)(folder)
     shows(judged(folder, place.parent)[NOT_MISSING], FAILS, "logs of seeds [7], which submission.json does not name")
-    assert seeds_elsewhere({"extended_seeds": [1, 2], "confirmation_results": {"seeds": {"5": {}}, "x": 1}}) == {
-        1,
-        2,
-        5,
-    }
+    elsewhere = {"extended_seeds": [1, 2], "confirmation_results": {"seeds": {"5": {}}, "x": 1}}
+    assert seeds_elsewhere(elsewhere) == {1, 2, 5}
+
+
+VALUES = {"artifact_bytes": SIZES, "val_loss": {"3": 2.701, "14": 2.702, "159": 2.703}, "steps": STEPS,
+          "step_avg_ms": {"3": 120.0, "14": 121.0, "159": 122.0}}  # fmt: skip
+UNFILLED = {"val_loss": None, "bytes_total": 0, "bytes_code": None}
+ALONE = ALL | {"seed_results": rows("val_bpb", **VALUES)}
 
 
 @pytest.mark.parametrize(
-    ("said", "verdict", "why"),
-    [
-        ({"bytes_total": 15_900_002, "step_stop": 4502}, HOLDS, "5 numbers of 3 seeds"),
-        (
-            {"bytes_total": 15_899_000},
-            FAILS,
-            "bytes_total 15899000 in submission.json is neither a seed's nor their",
-        ),
-        ({"step_stop": 4600}, FAILS, "step_stop 4600 in submission.json is neither a seed's nor their mean"),
-        ({"bytes_total": 15_950_000}, UNKNOWN, "nothing here confirms bytes_total; 3 other numbers agree"),
-    ],
-)
-def test_what_only_the_whole_claims_is_a_seeds_or_their_mean(place: Path, said: dict, verdict: str, why: str):
-    """A larger size may count what no log does."""
-    folder = foreign(place, LOGS, ALL | {"seed_results": rows("val_bpb")} | said)
-    shows(judged(folder, place.parent)[JSON], verdict, why)
-
-
-def test_what_no_log_names_is_said_to_be_unchecked(place: Path):
-    logs = {name: re.sub(r".*\bbytes\n", "", text) for name, text in LOGS.items()}
-    folder = foreign(place, logs, ALL | {"seed_results": rows("val_bpb"), "bytes_total": 15_900_003, "best_bpb": 1.0})
-    shows(judged(folder, place.parent)[JSON], HOLDS, "not checked: bytes_total, best_bpb")
-
-
-@pytest.mark.parametrize(
-    ("said", "why"),
-    [
+    ("claims", "row", "why"),
+    [(UNFILLED | said, WHOLE, why) for said, why in (
         ({"val_bpb": "pending"}, "no number: val_bpb ('pending')"), ({"val_bpb": None}, "it names no bpb of its own"),
         ({"val_bpb": None, "baseline_val_bpb": 1.2}, "no bpb of its own (there is baseline_val_bpb)"),
         ({"val_bpb": None, "val_loss": 1.9}, "(there is val_loss)"),
         ({"val_bpb": 0.0, "val_loss": 0.0}, "val_bpb 0.0 is no score"),
         ({"val_bpb": 1.1, "bytes_total": "TBD"}, "no number: bytes_total ('TBD')"),
         ({"val_bpb": 1.1, "seed_3": {"steps": "NOT RUN"}}, "no number: seed 3 steps ('NOT RUN')"),
-    ],
-)  # fmt: skip
-def test_an_unfinished_file_fails_one_row_that_names_what_is_unfilled(place: Path, said: dict, why: str):
-    folder = foreign(place, {}, {"val_loss": None, "bytes_total": 0, "bytes_code": None} | said)
-    found = judged(folder, place.parent)
-    shows(found[WHOLE], FAILS, why)
-    assert with_verdict(found, FAILS) <= {WHOLE, NOT_MISSING}
-    assert unfilled({"val_bpb_note": "text", "eval_time_s": "~110s", "steps": None, "val_bpb_by_seed": {"3": 1}}) == []
-
-
-@pytest.mark.parametrize(
-    ("wrong", "row", "why"),
-    [
+    )] + [(ALONE | wrong, row, why) for wrong, row, why in (
         ({"val_bpb": 1.0825}, HEADLINE, "neither the mean of the seeds' scores, 1.081000"),
         ({"val_bpb_std": 0.0009}, HEADLINE, "a standard deviation of 0.0009 is claimed"),
         ({"val_loss": 2.8123}, JSON, "val_loss 2.8123 is neither the mean of its seeds', 2.702000, nor one of them"),
@@ -231,75 +189,75 @@ def test_an_unfinished_file_fails_one_row_that_names_what_is_unfilled(place: Pat
         ({"eval_time_ms": 601_000}, SECONDS, "evaluation took longer than 600 s: submission.json 601.0 s"),
         ({"train_wallclock_ms": 603_000}, SECONDS, "training took longer than 600 s: submission.json 603.0 s"),
         ({"total_submission_bytes": 16_000_001}, CAP, "total_submission_bytes 16,000,001"),
-    ],
+    )],
 )  # fmt: skip
-def test_a_file_that_contradicts_itself_fails_without_any_log(place: Path, wrong: dict, row: str, why: str):
-    more = {"artifact_bytes": SIZES, "val_loss": {"3": 2.701, "14": 2.702, "159": 2.703}, "steps": STEPS}
-    more["step_avg_ms"] = {"3": 120.0, "14": 121.0, "159": 122.0}
-    folder = foreign(place, {}, ALL | {"seed_results": rows("val_bpb", **more)} | wrong)
-    found = judged(folder, place.parent)
+def test_an_unfinished_file_or_one_that_contradicts_itself_fails_one_row_without_any_log(
+    place: Path, claims: dict, row: str, why: str
+):
+    found = judged(foreign(place, {}, claims), place.parent)
     shows(found[row], FAILS, why)
     assert with_verdict(found, FAILS) - {NOT_MISSING} == {row}
+
+
+def test_a_note_a_key_of_null_and_a_column_by_seed_are_not_unfilled():
+    assert unfilled({"val_bpb_note": "text", "eval_time_s": "~110s", "steps": None, "val_bpb_by_seed": {"3": 1}}) == []
 
 
 def loss_of(bpb: float, tokens: int) -> float:
     return bpb * math.log(2) * FINEWEB_BYTES / tokens
 
 
+def claiming(claims: dict, readme: str = "# A record\n", logs: dict | None = None) -> Callable[[Path], Path]:
+    return functools.partial(foreign, logs=logs or {}, claims=claims, readme=readme)
+
+
 OF_8192 = {"val_bpb": 1.08, "val_loss": loss_of(1.08, FINEWEB_TOKENS["SP8192"])}
 TWO = {"7": OF_8192, "8": {"val_bpb": 1.09, "val_loss": loss_of(1.09, FINEWEB_TOKENS["SP8192"])}}
+CELLS = [(seed, EARLY[seed][:6], text[:6], f"{SIZES[str(seed)]:,}") for seed, text in SCORES.items()]
+BY_SEED = ALL | {"seed_results": rows("val_bpb")}
+NO_SIZES = {name: re.sub(r".*\bbytes\n", "", text) for name, text in LOGS.items()}
 
 
-@pytest.mark.parametrize(
-    ("claims", "verdict", "why"),
-    [
-        (OF_8192, HOLDS, "(as of SP8192, which no file names)"),
-        (OF_8192 | {f"post_ema_{key}": value for key, value in OF_8192.items()}, HOLDS, "2 pairs"),
-        ({"val_bpb": 1.08, "val_loss": 2.8123, "seed_results": TWO}, FAILS, "val_bpb: 40,540,160 x 2.8123 /"),
-        ({"val_bpb": 1.08, "val_loss": 2.9}, UNKNOWN, "as of SP8192, the nearest that is known"),
-        ({"val_bpb": 1.08, "val_loss": loss_of(1.08, 42_000_000), "seed_7": {"tokens_scored": 42_000_000}}, HOLDS,
-         "over 42,000,000 predictions (tokens_scored)"),
-        ({"val_bpb": 1.08, "val_loss": 1.08 * math.log(2)}, UNKNOWN, "every loss is in nats per byte"),
-    ],
+@cases(
+    what_only_the_whole_claims_is_a_seeds_or_their_mean=[  # and a larger size may count what no log does
+        (JSON, claiming(BY_SEED | said, logs=LOGS), [], expected) for said, expected in (
+            ({"bytes_total": 15_900_002, "step_stop": 4502}, (HOLDS, "5 numbers of 3 seeds")),
+            ({"bytes_total": 15_899_000},
+             (FAILS, "bytes_total 15899000 in submission.json is neither a seed's nor their")),
+            ({"step_stop": 4600}, (FAILS, "step_stop 4600 in submission.json is neither a seed's nor their mean")),
+            ({"bytes_total": 15_950_000}, (UNKNOWN, "nothing here confirms bytes_total; 3 other numbers agree")))],
+    what_no_log_names_is_said_to_be_unchecked=[
+        (JSON, claiming(BY_SEED | {"bytes_total": 15_900_003, "best_bpb": 1.0}, logs=NO_SIZES), [],
+         (HOLDS, "not checked: bytes_total, best_bpb"))],
+    pairs_under_any_name_imply_the_bytes_and_most_of_them_tell_the_tokenizer=[
+        (IMPLIED, claiming(claims), [], expected) for claims, expected in (
+            (OF_8192, (HOLDS, "(as of SP8192, which no file names)")),
+            (OF_8192 | {f"post_ema_{key}": value for key, value in OF_8192.items()}, (HOLDS, "2 pairs")),
+            ({"val_bpb": 1.08, "val_loss": 2.8123, "seed_results": TWO}, (FAILS, "val_bpb: 40,540,160 x 2.8123 /")),
+            ({"val_bpb": 1.08, "val_loss": 2.9}, (UNKNOWN, "as of SP8192, the nearest that is known")),
+            ({"val_bpb": 1.08, "val_loss": loss_of(1.08, 42_000_000), "seed_7": {"tokens_scored": 42_000_000}},
+             (HOLDS, "over 42,000,000 predictions (tokens_scored)")),
+            ({"val_bpb": 1.08, "val_loss": 1.08 * math.log(2)}, (UNKNOWN, "every loss is in nats per byte")))],
+    a_claimed_time_may_pass_the_clock_by_its_last_step=[
+        (SECONDS, claiming({"val_bpb": 1.1, **said}), [], verdict) for said, verdict in (
+            ({"wallclock_seconds": 600.06, "step_stop": 7526}, UNKNOWN), ({"train_time_ms": 600_400}, UNKNOWN),
+            ({"train_wallclock_s": 602.06, "steps": 8011}, FAILS))],
+    a_column_of_another_stage_is_not_held_against_the_claimed_score=[  # by submission.json, which names none of that
+        (README, claiming({"val_bpb": MEAN, "seed_results": rows("val_bpb", artifact_bytes=SIZES)},
+                          table(header, *(row.format(*cells) for cells in CELLS))), [], expected)
+        for header, row, *expected in (
+            ("| Seed | Post-EMA BPB | **TTT BPB** | Artifact |", "| {0} | {1} | **{2}** | {3} |", UNKNOWN,
+             "6 cells as in"),
+            ("| Seed | sliding | TTT BPB | Artifact (MB) |", "| {0} | {1} | {2} | 15.9 |", UNKNOWN, "3 cells as in"),
+            ("| Run ID | Seed | Exact val_bpb | Total bytes |", "| run-{0} | {0} | {2} | {3} |", UNKNOWN,
+             "3 cells as in"),
+            ("| Seed | val_bpb (fixed) | val_bpb | Size |", "| {0} | {1} | {2} | {3} B |", UNKNOWN, "3 cells as in"),
+            ("| Seed | Total submission size | val_bpb |", "| {0} | {3} B | {1} |", FAILS,
+             "3: bpb 1.0901, 1.0801 in"))],
+    a_score_in_prose_is_read_with_its_key_and_a_difference_is_none=[
+        (PROSE, claiming(FORMS["rows by seed"], prose, LOGS), [], expected) for prose, expected in (
+            ("**val_bpb: 1.0810** (mean), mean_val_bpb = 1.081, delta_val_bpb: 0.0123", (HOLDS, "1.0810, 1.081 bpb")),
+            ("val_bpb: 1.0710", (UNKNOWN, "names 1.0710 bpb, no number of this folder")))],
 )  # fmt: skip
-def test_pairs_under_any_name_imply_the_bytes_and_most_of_them_tell_the_tokenizer(place, claims, verdict, why):
-    shows(judged(foreign(place, {}, claims), place.parent)[IMPLIED], verdict, why)
-
-
-@pytest.mark.parametrize(
-    ("said", "verdict"),
-    [
-        ({"wallclock_seconds": 600.06, "step_stop": 7526}, UNKNOWN),  # the step that passed the clock
-        ({"train_time_ms": 600_400}, UNKNOWN), ({"train_wallclock_s": 602.06, "steps": 8011}, FAILS),
-    ],
-)  # fmt: skip
-def test_a_claimed_time_may_pass_the_clock_by_its_last_step(place: Path, said: dict, verdict: str):
-    shows(judged(foreign(place, {}, {"val_bpb": 1.1, **said}), place.parent)[SECONDS], verdict)
-
-
-ROWS = [(seed, EARLY[seed][:6], text[:6], f"{SIZES[str(seed)]:,}") for seed, text in SCORES.items()]
-
-
-@pytest.mark.parametrize(
-    ("header", "row", "verdict", "why"),
-    [
-        ("| Seed | Post-EMA BPB | **TTT BPB** | Artifact |", "| {0} | {1} | **{2}** | {3} |", UNKNOWN, "6 cells as in"),
-        ("| Seed | sliding | TTT BPB | Artifact (MB) |", "| {0} | {1} | {2} | 15.9 |", UNKNOWN, "3 cells as in"),
-        ("| Run ID | Seed | Exact val_bpb | Total bytes |", "| run-{0} | {0} | {2} | {3} |", UNKNOWN, "3 cells as in"),
-        ("| Seed | val_bpb (fixed) | val_bpb | Size |", "| {0} | {1} | {2} | {3} B |", UNKNOWN, "3 cells as in"),
-        ("| Seed | Total submission size | val_bpb |", "| {0} | {3} B | {1} |", FAILS, "3: bpb 1.0901, 1.0801 in"),
-    ],
-)  # fmt: skip
-def test_a_column_of_another_stage_is_not_held_against_the_claimed_score(place, header, row, verdict, why):
-    """By submission.json alone, which names no score of that stage."""
-    readme = table(header, *(row.format(*cells) for cells in ROWS))
-    folder = foreign(place, {}, {"val_bpb": MEAN, "seed_results": rows("val_bpb", artifact_bytes=SIZES)}, readme)
-    shows(judged(folder, place.parent)[README], verdict, why)
-
-
-def test_a_score_in_prose_is_read_with_its_key_and_a_difference_is_none(place: Path):
-    prose = "**val_bpb: 1.0810** (mean), mean_val_bpb = 1.081, delta_val_bpb: 0.0123"
-    folder = foreign(place, LOGS, FORMS["rows by seed"], prose)
-    shows(judged(folder, place.parent)[PROSE], HOLDS, "1.0810, 1.081 bpb")
-    folder = foreign(place.parent / "other", LOGS, FORMS["rows by seed"], "val_bpb: 1.0710")
-    shows(judged(folder, place.parent)[PROSE], UNKNOWN, "names 1.0710 bpb, no number of this folder")
+def test_numbers_of_any_name_are_held_against_what_they_are(place: Path, case: Case) -> None:
+    shown(case, place)
