@@ -140,6 +140,32 @@ class Judged(Submission):
             found[seed] = its | known
         return found
 
+    @once
+    def lines(self) -> tuple[dict[str, dict[int, float]], str]:
+        """{what the lines are called: scores of all seeds}, from one source: logs and artifacts where they have every
+        seed, else submission.json. The lines that the seeds' own claims name come first.
+        """
+        known = {seed: facts["bpb"] for seed, facts in self.known.items() if "bpb" in facts}
+        seeds = self.seeds or list(known)
+        if not seeds or not set(seeds) <= set(known):
+            table = {seed: claimed(values, "bpb") for seed, values in self.seed_claims.items()}
+            scores = {seed: float(text) for seed, text in table.items() if text}
+            return ({"": scores} if scores else {}), CLAIMED
+        first = {known[seed][0].label for seed in seeds}
+        found = {", ".join(sorted(filter(None, first))): {seed: known[seed][0].value for seed in seeds}}
+        lines = {seed: {fact.label: fact.value for fact in known[seed][:0:-1]} for seed in seeds}
+        for label in lines[seeds[0]]:
+            if all(label in lines[seed] for seed in seeds):
+                found.setdefault(label, {seed: lines[seed][label] for seed in seeds})
+        return found, "logged or taken anew"
+
+    @once
+    def spreads(self) -> list[float]:
+        """Standard deviations of the seeds' scores, by every line that all of them have, and as claimed."""
+        every = [list(scores.values()) for scores in self.lines[0].values()]
+        every.append([float(its) for row in self.seed_claims.values() if (its := claimed(row, "bpb"))])
+        return [one for scores in every for one in spreads(scores)]
+
     def elsewhere(self, name: str, said: str) -> str:
         """Which other seed of the folder has a claimed size; empty for none, and for what is no size."""
         known = self.known if name.endswith("bytes") else {}
@@ -337,7 +363,7 @@ def headline(folder: Judged) -> str:
     texts = list(dict.fromkeys(text for statistic in ("mean", "") for text in claims_as(said_so, "bpb", statistic)))
     require(bool(texts), f"{SUBMISSION_FILE} names no score")
     said = texts[0]
-    ways, source = scores_by_line(folder)
+    ways, source = folder.lines
     require(bool(ways), f"nothing here confirms {said}")
     label = next(iter(ways))
     for text in texts[::-1]:
@@ -348,7 +374,7 @@ def headline(folder: Judged) -> str:
         hold(bool(fitting), f"{wrong}{lines}")
         label = fitting[0]
     if spread := claimed(values, "bpb", "std"):
-        known = every_spread(folder)
+        known = folder.spreads
         is_one = any(near(spread, one) or math.isclose(float(spread), one, rel_tol=1e-3) for one in known)
         hold(is_one, f"a standard deviation of {spread} is claimed, the scores have "
              f"{some([f'{one:.7f}' for one in known] or ['none'])} (of a sample, of all)")  # fmt: skip
@@ -372,32 +398,6 @@ def _is_mean(text: str, scores: Mapping[int, float]) -> bool:
     return abs(float(text) - mean) < 1e-3 and (near(text, mean) or math.isclose(float(text), mean, rel_tol=2e-6))
 
 
-def every_spread(folder: Judged) -> list[float]:
-    """Standard deviations of the seeds' scores, by every line that all seeds have, and as claimed."""
-    every = [list(scores.values()) for scores in scores_by_line(folder)[0].values()]
-    every.append([float(its) for row in folder.seed_claims.values() if (its := claimed(row, "bpb"))])
-    return [one for scores in every for one in spreads(scores)]
-
-
 def spreads(values: list[float]) -> list[float]:
     """Standard deviations, of a sample and of all."""
     return [statistics.stdev(values), statistics.pstdev(values)] if len(values) > 1 else []
-
-
-def scores_by_line(folder: Judged) -> tuple[dict[str, dict[int, float]], str]:
-    """{what the lines are called: scores of all seeds}, from one source: logs and artifacts where they have every seed,
-    else submission.json. The lines that the seeds' own claims name come first.
-    """
-    known = {seed: facts["bpb"] for seed, facts in folder.known.items() if "bpb" in facts}
-    seeds = folder.seeds or list(known)
-    if not seeds or not set(seeds) <= set(known):
-        table = {seed: claimed(values, "bpb") for seed, values in folder.seed_claims.items()}
-        scores = {seed: float(text) for seed, text in table.items() if text}
-        return ({"": scores} if scores else {}), CLAIMED
-    first = {known[seed][0].label for seed in seeds}
-    found = {", ".join(sorted(filter(None, first))): {seed: known[seed][0].value for seed in seeds}}
-    lines = {seed: {fact.label: fact.value for fact in known[seed][:0:-1]} for seed in seeds}
-    for label in lines[seeds[0]]:
-        if all(label in lines[seed] for seed in seeds):
-            found.setdefault(label, {seed: lines[seed][label] for seed in seeds})
-    return found, "logged or taken anew"

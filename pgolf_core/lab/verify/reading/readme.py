@@ -12,18 +12,7 @@ from pgolf_core.lab.shared.places import SUBMISSION_FILE
 from pgolf_core.lab.shared.settings import is_number
 from pgolf_core.lab.shared.tables import so_many, some
 from pgolf_core.lab.verify.evidence.checks import hold, require
-from pgolf_core.lab.verify.reading.claims import (
-    ANEW,
-    CLAIMED,
-    LOGGED,
-    Fact,
-    Judged,
-    agreeing,
-    every_spread,
-    every_text,
-    scores_by_line,
-    spreads,
-)
+from pgolf_core.lab.verify.reading.claims import ANEW, CLAIMED, LOGGED, Fact, Judged, agreeing, every_text, spreads
 from pgolf_core.lab.verify.reading.keys import meaning
 from pgolf_core.lab.verify.reading.numbers import agrees, last_digit, near, read_number
 
@@ -96,11 +85,11 @@ def readme_numbers(folder: Judged) -> str:
 def readme_prose(folder: Judged) -> str:
     """Every score and spread, and of a single run what lists and rows of two columns name; another's may stand there,
     and so a strange one is no failure."""
-    prose, wide = _prose(folder.readme), every_spread(folder)
+    prose, wide = _prose(folder.readme), folder.spreads
     known = [facts for its in folder.believed.values() for name, facts in its.items() if name.endswith("bpb")]
     values = [fact.value for facts in known for fact in facts]
     values += [float(value) for key, value in folder.claims.items() if "bpb" in key and is_number(value)]
-    means = [statistics.fmean(scores.values()) for scores in scores_by_line(folder)[0].values()]
+    means = [statistics.fmean(scores.values()) for scores in folder.lines[0].values()]
     named = dict.fromkeys(found[1] for form in _PROSE for found in form.finditer(prose) if _is_own(found))
     ours = {text for text in named if any(agrees(text, one) for one in values) or any(near(text, one) for one in means)}
     strange = [f"{text} bpb" for text in named if text not in ours and float(text) >= 0.1]  # less is a difference
