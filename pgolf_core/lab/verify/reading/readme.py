@@ -99,7 +99,7 @@ def readme_prose(folder: Judged) -> str:
     require(not strange + odd, f"README.md names {', '.join(strange + odd)}, no number of this folder")
     require(bool(ours or agreed), "README.md's prose names no score")
     scores = ", ".join([text for text in named if text in ours][:6])
-    return f"{scores or 'no'} bpb; {agreed} numbers of lists"
+    return f"{scores or 'no'} bpb; {so_many(agreed, 'number')} of lists"
 
 
 def _prose(text: str) -> str:
@@ -118,22 +118,16 @@ def _is_own(found: re.Match[str]) -> bool:
 
 def _listed(folder: Judged, prose: str) -> tuple[list[str], int]:
     """Of a folder with one run the numbers of its lists that are not the run's, and how many are."""
-    found: dict[tuple[str, str], list[str]] = {}
-    heading = ""
+    known, strange, agreed, heading = next(iter(folder.believed.values()), {}), [], 0, ""
     for line in prose.splitlines() if len(folder.believed) == 1 else ():
         if not re.match(r"\s*[-+*]\s", line):
             heading = line.strip() if line.startswith("#") or line.rstrip().endswith(":") else heading
             continue
         for number in _LISTED.finditer(line) if meaning(f"{heading[-120:]} bpb").name else ():
-            words = _PAIR.sub("", line[: number.start()])
-            name, said = _named(words, number[1], number[2] or "")
-            found.setdefault((name, words), []).append(said)
-    known, agreed, strange = next(iter(folder.believed.values()), {}), 0, []
-    for (name, _), texts in found.items():
-        facts = [_known(name, said, known) for said in texts] if name else []
-        agreed += sum(fact is not None for fact, *_ in facts)
-        if facts and not any(fact for fact, *_ in facts) and facts[0][1] and name != "eval_seconds":
-            strange.append(f"{name} {texts[0]} ({facts[0][1]})")  # of several of one name another's may be some
+            name, said = _named(_PAIR.sub("", line[: number.start()]), number[1], number[2] or "")
+            fact, expected, _ = _known(name, said, known) if name else (None, "", False)
+            agreed += fact is not None
+            strange += [f"{name} {said} ({expected})"] if expected and name != "eval_seconds" else []
     return strange, agreed
 
 

@@ -119,10 +119,9 @@ STRANGE = ", no number of this folder"
         (ONE, "- Early: `val_loss:2.3561`, `val_bpb:1.0912`\n", UNKNOWN, "names other_loss 2.3561 (2.3612 logged"),
         (ONE, "- Pre-quant val_loss: 2.3561\n", UNKNOWN, "names averaged_loss 2.3561 (2.3461 logged"),
         (ONE, table("| Metric | Value |", "| Steps | 4,551 (600 s) |"), UNKNOWN, "names steps 4,551 (4550 logged)"),
-        (ONE, "| Metric | Value |\n|-|-|\n| val_bpb (int6) | **1.0984** |\n", HOLDS, "1 numbers of lists"),
+        (ONE, "| Metric | Value |\n|-|-|\n| val_bpb (int6) | **1.0984** |\n", HOLDS, "1 number of lists"),
         (ONE, table("| Metric | Theirs | Ours |", "| Steps | 4,111 | 4,550 |"), UNKNOWN, "names no score"),
         (ONE, "1.0984 bpb\n## The baseline\n- Steps: 4,111\n- Peak: 2,000 MiB\n", HOLDS, "1.0984 bpb; 0 numbers"),
-        (ONE, "Run 1:\n- Steps: 4,111\n\nRun 2:\n- Steps: 4,550\n", HOLDS, "1 numbers of lists"),
     ],
 )  # fmt: skip
 def test_numbers_outside_of_tables_of_seeds_are_the_folders_or_named(
