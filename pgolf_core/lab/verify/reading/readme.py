@@ -44,7 +44,8 @@ def readme_numbers(folder: Judged) -> str:
             continue
         above: list[list[tuple[str, Fact | None]]] = [[] for _ in header[1:]]
         for seed, (first, *cells) in zip(seeds, rows, strict=True):
-            known, mean = folder.believed.get(seed) if seed is not None else None, _MEAN.fullmatch(first.lower())
+            known = {} if seed is None else folder.believed.get(seed, {})
+            mean = _MEAN.fullmatch(first.lower())
             strange, is_theirs = [], mean is not None
             for column, head, cell in zip(above, header[1:], cells, strict=False):
                 found, is_sure = _CELL.fullmatch(cell), True
@@ -62,8 +63,8 @@ def readme_numbers(folder: Judged) -> str:
                 elif expected and not mean and (where := folder.elsewhere(name, said)):
                     strays.append(f"{first}: {name} {said} is {where}")
                 else:
-                    wrong = f"{first}: {name or head} {said}, {expected}" if expected else ""
-                    strange.append((wrong, None if is_sure else column))
+                    text = f"{first}: {name or head} {said}, {expected}" if expected else ""
+                    strange.append((text, None if is_sure else column))
             judged.append((seed, is_theirs, strange))
     ours = {seed for seed, is_theirs, _ in judged if is_theirs}
     wrong = [
@@ -125,9 +126,10 @@ def _listed(folder: Judged, prose: str) -> tuple[list[str], int]:
             continue
         for number in _LISTED.finditer(line) if meaning(f"{heading[-120:]} bpb").name else ():
             name, said = _named(_PAIR.sub("", line[: number.start()]), number[1], number[2] or "")
-            fact, expected, _ = _known(name, said, known) if name else (None, "", False)
+            fact, expected, is_sure = _known(name, said, known) if name else (None, "", False)
             agreed += fact is not None
-            strange += [f"{name} {said} ({expected})"] if expected and name != "eval_seconds" else []
+            is_odd = expected and (is_sure or name in known) and name != "eval_seconds"
+            strange += [f"{name} {said} ({expected})"] if is_odd else []
     return strange, agreed
 
 

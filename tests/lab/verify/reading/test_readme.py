@@ -79,6 +79,7 @@ def columns(head: str, *cells: str) -> str:
         (columns("Train time", "588.1s", "588 s", "588.05s"), HOLDS, "cells that agree: 3 logged"),
         (columns("Train time", "588.1s", "598 s", "588.05s"), FAILS, "0: train_seconds 598, 588.050 logged"),
         (columns("Eval time", "121s", "121 s", "131s"), FAILS, "1234: eval_seconds 131, 121.000 logged"),
+        (columns("Eval time", "200s", "201s", "202s"), UNKNOWN, "no table of README.md has a number"),
         (columns("TTT BPB", "1.0499", "1.0513", "1.0521"), FAILS, "42: adapted_bpb 1.0499"),
         (columns("TTT BPB (PR77)", "1.0499", "1.0513", "1.0521"), UNKNOWN, "no table of README.md has a number"),
         (
@@ -115,7 +116,10 @@ STRANGE = ", no number of this folder"
         (LOGS, "- Code size: 77 bytes\n", UNKNOWN, "names no score"),
         (ONE, "- Code: `100` bytes\n- Train time: 588050ms\n- Steps: 4,550 / 20,000\n", HOLDS, "3 numbers of lists"),
         (ONE, "- Code size: 77 bytes\n", UNKNOWN, f"names code_bytes 77 (100 logged){STRANGE}"),
+        (ONE, "- Code size: 77 KB\n- Eval time: 200 s\n", UNKNOWN, "names no score"),
+        ({}, "- val_bpb: 1.0711\n- packed int6 val_bpb: 1.0722\n", UNKNOWN, "1.0722 bpb, bpb 1.0711 (1.06108 in"),
         (ONE, "- Early: `val_loss:2.3461`, `val_bpb:1.0912`\n", HOLDS, "1.0912 bpb; 2 numbers"),
+        (ONE, "- Late: `val_bpb:1.09841`, `val_loss:2.3612`\n", HOLDS, "1.09841 bpb; 2 numbers"),
         (ONE, "- Early: `val_loss:2.3561`, `val_bpb:1.0912`\n", UNKNOWN, "names other_loss 2.3561 (2.3612 logged"),
         (ONE, "- Pre-quant val_loss: 2.3561\n", UNKNOWN, "names averaged_loss 2.3561 (2.3461 logged"),
         (ONE, table("| Metric | Value |", "| Steps | 4,551 (600 s) |"), UNKNOWN, "names steps 4,551 (4550 logged)"),
