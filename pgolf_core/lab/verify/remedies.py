@@ -23,7 +23,6 @@ RIGHT = {
     "what is learned from was scored before": "score each part of the text before the model learns from it; log both",
     "seconds are within the budgets": "training, with what changes the weights after it, and scoring within 600 s each",
     "submission.json says what logs and file say": "write the logs' numbers into submission.json, or ship their logs",
-    "scores before packing are the logs'": "claim the last validation of the log",
     "the headline is the seeds' score": "claim the mean of the seeds' scores, and their standard deviation",
     "README.md says what logs and file say": "write the logs' numbers into the tables of README.md",
     "scores in README.md's prose are the folder's": "name scores of this folder, or say whose the others are",

@@ -22,7 +22,7 @@ from pgolf_core.lab.verify.evidence.checks import CannotCheck, OnlySampled, Row,
 from pgolf_core.lab.verify.evidence.score import TOLERANCE, How, Scoring, isolation
 from pgolf_core.lab.verify.evidence.text import TEXT_OF_TRACK, implied_bytes
 from pgolf_core.lab.verify.logged import counted_in, same_recipe, score_first, whole_split
-from pgolf_core.lab.verify.reading.claims import Judged, before_packing, headline, json_numbers
+from pgolf_core.lab.verify.reading.claims import Judged, headline, json_numbers
 from pgolf_core.lab.verify.reading.folder import LOG_ENDINGS
 from pgolf_core.lab.verify.reading.keys import claimed, every_claim, meaning, quoted, seeds_elsewhere, unfilled
 from pgolf_core.lab.verify.reading.logs import MIXTURES
@@ -332,7 +332,6 @@ AFTER: dict[str, Callable[[Any], str]] = {
     "its own script scores the file alike": _own_script,
     "seconds are within the budgets": _seconds,
     "submission.json says what logs and file say": json_numbers,
-    "scores before packing are the logs'": before_packing,
     "the headline is the seeds' score": headline,
     "README.md says what logs and file say": readme_numbers,
     "scores in README.md's prose are the folder's": readme_prose,

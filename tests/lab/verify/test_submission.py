@@ -25,7 +25,7 @@ SLIDING, ROUNDTRIP = "sliding score from the file alone", "round-trip score from
 ALIKE, PROSE = "one recipe over all seeds", "scores in README.md's prose are the folder's"
 HEADLINE, IMPLIED = "the headline is the seeds' score", "each score implies the split's bytes"
 ITS = "the artifact is a seed's"
-OPEN = {RAN, OWN, SECONDS, JSON, HEADLINE, README, "scores before packing are the logs'"}
+OPEN = {RAN, OWN, SECONDS, JSON, HEADLINE, README}
 """What a folder of two seeds with one artifact cannot show for the other seed."""
 
 

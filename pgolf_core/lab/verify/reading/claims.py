@@ -95,6 +95,8 @@ class Judged(Submission):
             "steps": [Fact(str(log.steps), LOGGED) for log in logs if log.steps],
             "train_seconds": [Fact(f"{log.train_ms / 1000:.3f}", LOGGED) for log in logs if log.train_ms is not None],
         }
+        scored = [f"{ms / 1000:.3f}" for log in logs for part in ("total_eval", "eval") for ms in log.times[part]]
+        every["eval_seconds"] = [Fact(text, LOGGED) for text in scored]
         for name in logs[0].sizes:  # what is told last first
             every[name] = [Fact(str(size), LOGGED) for log in logs for size in log.sizes[name][::-1]]
         said = claimed(self.seed_claims.get(seed) or self.claims, "bpb")
@@ -130,10 +132,39 @@ class Judged(Submission):
     def believed(self) -> dict[int, dict[str, list[Fact]]]:
         """The same, and where nothing is known what submission.json says."""
         found: dict[int, dict[str, list[Fact]]] = {}
-        for seed in {*self.known, *self.seed_claims}:
-            said = every_claim(self.seed_claims.get(seed, {}))
-            found[seed] = {name: [Fact(text, CLAIMED)] for name, text in said.items()} | self.known.get(seed, {})
+        is_one = len(self.seeds) < 2 and not self.known
+        table = self.seed_claims or ({UNNAMED: self.claims} if is_one else _single(self))
+        for seed in {*self.known, *table}:
+            said, known = every_claim(table.get(seed, {})), self.known.get(seed, {})
+            its = {name: [agreeing(name, text, known) or Fact(text, CLAIMED)] for name, text in said.items()}
+            found[seed] = its | known
         return found
+
+    @once
+    def lines(self) -> tuple[dict[str, dict[int, float]], str]:
+        """{what the lines are called: scores of all seeds}, from one source: logs and artifacts where they have every
+        seed, else submission.json. The lines that the seeds' own claims name come first.
+        """
+        known = {seed: facts["bpb"] for seed, facts in self.known.items() if "bpb" in facts}
+        seeds = self.seeds or list(known)
+        if not seeds or not set(seeds) <= set(known):
+            table = {seed: claimed(values, "bpb") for seed, values in self.seed_claims.items()}
+            scores = {seed: float(text) for seed, text in table.items() if text}
+            return ({"": scores} if scores else {}), CLAIMED
+        first = {known[seed][0].label for seed in seeds}
+        found = {", ".join(sorted(filter(None, first))): {seed: known[seed][0].value for seed in seeds}}
+        lines = {seed: {fact.label: fact.value for fact in known[seed][:0:-1]} for seed in seeds}
+        for label in lines[seeds[0]]:
+            if all(label in lines[seed] for seed in seeds):
+                found.setdefault(label, {seed: lines[seed][label] for seed in seeds})
+        return found, "logged or taken anew"
+
+    @once
+    def spreads(self) -> list[float]:
+        """Standard deviations of the seeds' scores, by every line that all of them have, and as claimed."""
+        every = [list(scores.values()) for scores in self.lines[0].values()]
+        every.append([float(its) for row in self.seed_claims.values() if (its := claimed(row, "bpb"))])
+        return [one for scores in every for one in spreads(scores)]
 
     def elsewhere(self, name: str, said: str) -> str:
         """Which other seed of the folder has a claimed size; empty for none, and for what is no size."""
@@ -253,19 +284,6 @@ def every_text(name: str, known: Facts) -> str:
     return f"{packed}; before packing {early[0]}" if early and early[0] not in facts else packed
 
 
-def before_packing(folder: Judged) -> str:
-    """A claimed score before quantisation is a log's last validation; weights before packing are in no folder."""
-    said = claimed(folder.claims, "averaged_bpb")
-    require(said is not None, f"{SUBMISSION_FILE} names no score before packing")
-    logs = (quietly(lambda: folder.runs) or {}).values()
-    ends = {f"the last validation of {log.name}": log.step_scores[-1][2] for log in logs if log.step_scores}
-    ends |= {f"{line.label} of {log.name}": line.bpb for log in logs for line in log.finals if line.kind == BEFORE}
-    ending = [name for name, bpb in ends.items() if same_number(str(said), bpb)]
-    absent = "the weights before packing are not in the folder"
-    require(bool(ending), f"{absent}, and no log ends in a validation of {said}")
-    return f"{said}, {ending[0]}"
-
-
 def _agree_among_themselves(folder: Judged) -> set[str]:
     """The keys of the whole that the seeds' own numbers bear out; Broken for one that they contradict.
 
@@ -345,7 +363,7 @@ def headline(folder: Judged) -> str:
     texts = list(dict.fromkeys(text for statistic in ("mean", "") for text in claims_as(said_so, "bpb", statistic)))
     require(bool(texts), f"{SUBMISSION_FILE} names no score")
     said = texts[0]
-    ways, source = _scores(folder)
+    ways, source = folder.lines
     require(bool(ways), f"nothing here confirms {said}")
     label = next(iter(ways))
     for text in texts[::-1]:
@@ -356,9 +374,7 @@ def headline(folder: Judged) -> str:
         hold(bool(fitting), f"{wrong}{lines}")
         label = fitting[0]
     if spread := claimed(values, "bpb", "std"):
-        every = [list(scores.values()) for scores in ways.values()]
-        every.append([float(its) for row in folder.seed_claims.values() if (its := claimed(row, "bpb"))])
-        known = [one for scores in every for one in spreads(scores)]
+        known = folder.spreads
         is_one = any(near(spread, one) or math.isclose(float(spread), one, rel_tol=1e-3) for one in known)
         hold(is_one, f"a standard deviation of {spread} is claimed, the scores have "
              f"{some([f'{one:.7f}' for one in known] or ['none'])} (of a sample, of all)")  # fmt: skip
@@ -385,22 +401,3 @@ def _is_mean(text: str, scores: Mapping[int, float]) -> bool:
 def spreads(values: list[float]) -> list[float]:
     """Standard deviations, of a sample and of all."""
     return [statistics.stdev(values), statistics.pstdev(values)] if len(values) > 1 else []
-
-
-def _scores(folder: Judged) -> tuple[dict[str, dict[int, float]], str]:
-    """{what the lines are called: scores of all seeds}, from one source: logs and artifacts where they have every seed,
-    else submission.json. The lines that the seeds' own claims name come first.
-    """
-    known = {seed: facts["bpb"] for seed, facts in folder.known.items() if "bpb" in facts}
-    seeds = folder.seeds or list(known)
-    if not seeds or not set(seeds) <= set(known):
-        table = {seed: claimed(values, "bpb") for seed, values in folder.seed_claims.items()}
-        scores = {seed: float(text) for seed, text in table.items() if text}
-        return ({"": scores} if scores else {}), CLAIMED
-    first = {known[seed][0].label for seed in seeds}
-    found = {", ".join(sorted(filter(None, first))): {seed: known[seed][0].value for seed in seeds}}
-    lines = {seed: {fact.label: fact.value for fact in known[seed][:0:-1]} for seed in seeds}
-    for label in lines[seeds[0]]:
-        if all(label in lines[seed] for seed in seeds):
-            found.setdefault(label, {seed: lines[seed][label] for seed in seeds})
-    return found, "logged or taken anew"

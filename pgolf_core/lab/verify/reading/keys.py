@@ -24,7 +24,8 @@ HEADLINES = ("", "adapted_", "sliding_", "roundtrip_", "other_")
 _OTHERS = re.compile(
     r"\b(?:delta\w*|gain\w*|improv\w*|vs|diff\w*|base|baseline|prior|previous|merged|leaderboard|sota|target|threshold|"
     r"limit|cap|margin|over|headroom|significance|comparison|best|worst|sweep|extended|recovery|reserve|only|estimated?|"
-    r"init|probe|nn|oracle|effective|note|method|status|check|sha\d*|p|(?<!bits )per (?:byte|step)|train loss)\b"
+    r"init|probe|nn|oracle|effective|note|method|status|check|sha\d*|p|pr ?\d+|(?<!bits )per (?:byte|step)|"
+    r"train loss)\b"
 )
 """Names with such a word are of differences, bounds, and what other runs or other models have."""
 _STATISTICS = {"mean": r"mean|avg|average", "std": r"std|stdev|stddev|σ", "max": "max|maximum", "min": "min|minimum"}
@@ -33,8 +34,9 @@ _PACKED_BY = re.compile(r"int\d+|zstd|zlib|brotli|lzma|compressed|quantized|pack
 _MILLI, _UNITS = {"ms", "milliseconds"}, {"s", "sec", "seconds", "ms", "milliseconds"}
 _QUANTITIES: tuple[tuple[str, set[str], set[str]], ...] = (
     ("total_bytes", {"total", "counted", "submission"}, {"bytes", "size", "artifact"}),
-    ("code_bytes", {"code"}, {"bytes", "size"}), ("model_bytes", {"model", "artifact", "file"}, {"bytes", "size"}),
-    ("steps", {"step", "steps"}, {"train", "training", "stop", "total", "final", "num", "completed"}),
+    ("code_bytes", {"code"}, {"bytes", "size"}),
+    ("model_bytes", {"model", "artifact", "file"}, {"bytes", "size", "serialized"}),
+    ("steps", {"step", "steps"}, {"train", "training", "stop", "total", "final", "num", "completed", "stopped"}),
     ("train_seconds", {"train", "training", "wallclock"}, {"time", "loop", *_UNITS}),
     ("eval_seconds", {"eval", "evaluation"}, {"total", "time", "wallclock", *_UNITS}),
 )  # fmt: skip

@@ -14,48 +14,64 @@ from pgolf_core.lab.shared.tables import so_many, some
 from pgolf_core.lab.verify.evidence.checks import hold, require
 from pgolf_core.lab.verify.reading.claims import ANEW, CLAIMED, LOGGED, Fact, Judged, agreeing, every_text, spreads
 from pgolf_core.lab.verify.reading.keys import meaning
-from pgolf_core.lab.verify.reading.numbers import agrees, last_digit, read_number
+from pgolf_core.lab.verify.reading.numbers import agrees, last_digit, near, read_number
 
-_SHORT = re.compile(r"(total|artifact|file|code)|(sliding|round-?trip|standard|legal_ttt_exact|(?:post-)?ttt)", re.I)
-"""Columns that leave out `bytes`, or `bpb`."""
-_CELL = re.compile(r"([-+]?\d[\d,]*(?:\.\d+)?)(?: ?(?:bytes|[sb]|bpb))?(?: ?(?:±|\(std).{0,40})?", re.I)
+_SIZED = re.compile(r"total|artifact|file|code", re.I)
+"""Columns that leave out `bytes`."""
+_CELL = re.compile(r"([-+]?\d[\d,]*(?:\.\d+)?)(?: ?(bytes|ms|[sb]|bpb))?(?: ?(?:±|\(std).{0,40})?", re.I)
 _MEAN = re.compile(r"(?:\d.seed )?(?:(mean|average|avg)|std|stdev|σ)\b.{0,30}")
 _PROSE = (  # a number with a sign is a difference, no score
-    re.compile(r"(?<![-+−±]|\d)(\d\.\d{2,10})[*`\s]{0,4}(?:± ?[\d.]{1,12}[*\s]{0,3})?(?:bits per byte|bpb)\b", re.I),
-    re.compile(r"(?:\b|(?<=val_)(?<!delta_val_)|(?<=mean_))bpb[*`:=\s]{1,6}(\d\.\d{2,10})", re.I),
-)
+    re.compile(r"(?<![-+−±]|\d)(\d\.\d{2,10})[*`\s]{0,4}(?:± ?[\d.]{1,12}[*\s]{0,3})?(?:bits per byte|bp[bp])\b"
+               r"(?!\W{1,4}(?:improve|reduc|gain|gap|better|worse))", re.I),
+    re.compile(r"(?:\b|(?<=val_)(?<!delta_val_)|(?<=mean_))bp[bp][*`:=~≈\s]{1,6}(\d\.\d{2,10})", re.I),
+)  # fmt: skip
+_SPREAD = re.compile(r"(?:\bstd(?:dev)?\.?(?: dev\w*)?[*`:=~\s]{1,4}|\d[*`]{0,2} ?± ?)(\d\.\d{3,10})(?![\d.])", re.I)
+_LISTED = re.compile(r"[:=]\s*(\d[\d,]*(?:\.\d+)?)(?![\d.]|,\d)(?: ?(bytes|ms|s|b)\b)?(?!\s?[%×a-z])", re.I)
+"""A number after its name, with its unit; another unit makes it none."""
+_PAIR = re.compile(r"\w+\s?[:=]\s?\d[\d.,]*(?:m?s\b)?")
+"""A name and its number before another name on the same line."""
 
 
 def readme_numbers(folder: Judged) -> str:
-    """Every cell of README's tables that is a seed's known number, the rows of means, and scores named in prose."""
-    compared, skipped, twice, wrong, strays = {ANEW: 0, LOGGED: 0, CLAIMED: 0}, 0, 0, [], []
+    """Every cell of README's tables that is a seed's known number, and the rows of means."""
+    compared, twice, strays = {ANEW: 0, LOGGED: 0, CLAIMED: 0}, 0, []
+    judged: list[tuple[int | None, bool, list[tuple[str, list[tuple[str, Fact | None]] | None]]]] = []
     for header, rows in tables(folder.readme):
-        names = [_column(cell) for cell in header[1:]]
         seeds = [_seed_of(header[0], first) for first, *_ in rows]
         numbered = [seed for seed in seeds if seed is not None]
         if len(set(numbered)) < len(numbered):
             twice += len(rows)  # of several settings, and nothing says which is the folder's
             continue
-        above: list[list[tuple[str, Fact | None]]] = [[] for _ in names]
+        above: list[list[tuple[str, Fact | None]]] = [[] for _ in header[1:]]
         for seed, (first, *cells) in zip(seeds, rows, strict=True):
-            known, mean = folder.believed.get(seed) if seed is not None else None, _MEAN.fullmatch(first.lower())
-            for column, name, cell in zip(above, names, cells, strict=False):
-                found = _CELL.fullmatch(cell)
-                if found and mean:
-                    fact, expected = _mean(bool(mean[1]), found[1], column)
-                elif found and known is not None:
-                    fact, expected = _known(name, found[1], known)
-                    column.append((found[1], fact))
-                else:
+            known = {} if seed is None else folder.believed.get(seed, {})
+            mean = _MEAN.fullmatch(first.lower())
+            strange, is_theirs = [], mean is not None
+            for column, head, cell in zip(above, header[1:], cells, strict=False):
+                found, is_sure = _CELL.fullmatch(cell), True
+                if not found or not (mean or known):
                     continue
+                name, said = _named(head, found[1], found[2] or "")
+                if mean:
+                    fact, expected = _mean(bool(mean[1]), said, column)
+                else:
+                    fact, expected, is_sure = _known(name, said, known)
+                    column.append((said, fact))
                 if fact:
                     compared[fact.source] += 1
-                elif expected and not mean and (where := folder.elsewhere(name, found[1])):
-                    strays.append(f"{first}: {name} {found[1]} is {where}")
-                elif expected:
-                    wrong.append(f"{first}: {name} {found[1]}, {expected}")
+                    is_theirs = True
+                elif expected and not mean and (where := folder.elsewhere(name, said)):
+                    strays.append(f"{first}: {name} {said} is {where}")
                 else:
-                    skipped += 1
+                    text = f"{first}: {name or head} {said}, {expected}" if expected else ""
+                    strange.append((text, None if is_sure else column))
+            judged.append((seed, is_theirs, strange))
+    ours = {seed for seed, is_theirs, _ in judged if is_theirs}
+    wrong = [
+        text for seed, is_theirs, strange in judged for text, column in strange
+        if text and (is_theirs or seed not in ours) and (column is None or any(fact for _, fact in column))
+    ]  # fmt: skip
+    skipped = sum(len(strange) for *_, strange in judged)
     hold(not wrong, f"README.md, {'; '.join(wrong)}")
     counts = ", ".join(f"{count} {source}" for source, count in compared.items() if count)
     agreed = f"{so_many(compared[CLAIMED], 'cell')} as in {SUBMISSION_FILE}, and nothing confirms either; {counts}"
@@ -68,19 +84,53 @@ def readme_numbers(folder: Judged) -> str:
 
 
 def readme_prose(folder: Judged) -> str:
-    """Every score that is named outside of tables; another's may stand there, so a strange one is no failure."""
-    prose = "\n".join(line for line in folder.readme.splitlines() if not line.lstrip().startswith("|"))
-    named = list(dict.fromkeys(found[1] for pattern in _PROSE for found in pattern.finditer(prose)))
+    """Every score and spread, and of a single run what lists and rows of two columns name; another's may stand there,
+    and so a strange one is no failure."""
+    prose, wide = _prose(folder.readme), folder.spreads
     known = [facts for its in folder.believed.values() for name, facts in its.items() if name.endswith("bpb")]
     values = [fact.value for facts in known for fact in facts]
-    for name in ("bpb", "roundtrip_bpb"):
-        every = [facts[name][0].value for facts in folder.believed.values() if name in facts]
-        values += [statistics.fmean(every)] if every else []
     values += [float(value) for key, value in folder.claims.items() if "bpb" in key and is_number(value)]
-    strange = [text for text in named if not any(agrees(text, value) for value in values)]
-    require(not strange, f"README.md names {', '.join(strange)} bpb, no number of this folder")
-    require(bool(named), "README.md's prose names no score")
-    return f"{', '.join(named[:6])} bpb"
+    means = [statistics.fmean(scores.values()) for scores in folder.lines[0].values()]
+    named = dict.fromkeys(found[1] for form in _PROSE for found in form.finditer(prose) if _is_own(found))
+    ours = {text for text in named if any(agrees(text, one) for one in values) or any(near(text, one) for one in means)}
+    strange = [f"{text} bpb" for text in named if text not in ours and float(text) >= 0.1]  # less is a difference
+    strange += [f"a spread of {text}" for text in dict.fromkeys(_SPREAD.findall(folder.readme))
+                if wide and not any(near(text, one) for one in wide)]  # fmt: skip
+    odd, agreed = _listed(folder, prose)
+    require(not strange + odd, f"README.md names {', '.join(strange + odd)}, no number of this folder")
+    require(bool(ours or agreed), "README.md's prose names no score")
+    scores = ", ".join([text for text in named if text in ours][:6])
+    return f"{scores or 'no'} bpb; {so_many(agreed, 'number')} of lists"
+
+
+def _prose(text: str) -> str:
+    """A README without its tables; rows of two columns are a name and its number, as in a list."""
+    rows = [(_cells(line) if line.lstrip().startswith("|") else [], line) for line in text.splitlines()]
+    return "\n".join(
+        f"- {row[0]}: {row[1]}" if len(row) == 2 else "" if row else re.sub(r"[*`]", "", line) for row, line in rows
+    )
+
+
+def _is_own(found: re.Match[str]) -> bool:
+    """Whether no word before a number, in its part of the sentence, says that it is another's."""
+    before = re.split(r"[.;|]\s|\n", found.string[max(0, found.start(1) - 120) : found.start(1)])[-1]
+    return bool(meaning(f"{before} bpb").name)
+
+
+def _listed(folder: Judged, prose: str) -> tuple[list[str], int]:
+    """Of a folder with one run the numbers of its lists that are not the run's, and how many are."""
+    known, strange, agreed, heading = next(iter(folder.believed.values()), {}), [], 0, ""
+    for line in prose.splitlines() if len(folder.believed) == 1 else ():
+        if not re.match(r"\s*[-+*]\s", line):
+            heading = line.strip() if line.startswith("#") or line.rstrip().endswith(":") else heading
+            continue
+        for number in _LISTED.finditer(line) if meaning(f"{heading[-120:]} bpb").name else ():
+            name, said = _named(_PAIR.sub("", line[: number.start()]), number[1], number[2] or "")
+            fact, expected, is_sure = _known(name, said, known) if name else (None, "", False)
+            agreed += fact is not None
+            is_odd = expected and (is_sure or name in known) and name != "eval_seconds"
+            strange += [f"{name} {said} ({expected})"] if is_odd else []
+    return strange, agreed
 
 
 def _seed_of(head: str, first: str) -> int | None:
@@ -89,24 +139,33 @@ def _seed_of(head: str, first: str) -> int | None:
     return int(found[2]) if found and (found[1] or re.fullmatch(r".*\b(?:seeds?|run)\b.*|", head.lower())) else None
 
 
-def _column(cell: str) -> str:
-    """What a column holds; of differences and of others' scores nothing is known."""
-    short = _SHORT.fullmatch(cell.strip())
-    name, statistic, is_milli, _ = meaning(f"{cell} {'bytes' if short[1] else 'bpb'}" if short else cell)
-    return "" if statistic or is_milli else name
+def _named(words: str, number: str, unit: str) -> tuple[str, str]:
+    """What a number is by its name and unit, and itself in bytes or seconds; nothing is known of differences, of
+    statistics and of what is others'."""
+    unit = "bytes" if unit.lower() == "b" or _SIZED.fullmatch(words.strip()) else unit
+    name, statistic, is_milli, _ = meaning(f"{words} {unit}")
+    return "" if statistic else name, f"{read_number(number) / 1000:.3f}" if is_milli else number
 
 
-def _known(name: str, said: str, known: Mapping[str, Sequence[Fact]]) -> tuple[Fact | None, str]:
-    """The fact that a cell is, or what it should be; neither where nothing is known of it."""
+def _known(name: str, said: str, known: Mapping[str, Sequence[Fact]]) -> tuple[Fact | None, str, bool]:
+    """The fact that a cell is, what it should be, and whether it surely should, empty where nothing is known of it.
+
+    What no name tells is a log's number where another cell of its column is; so are a score before packing, which a log
+    need not have, and a time of scoring, which may be a sum.
+    """
     kind = name.rpartition("_")[2]
-    names = (name, kind, f"averaged_{kind}") if kind in ("bpb", "loss") else (name,)
-    facts = (agreeing(one, said, known, least_digits=False) for one in dict.fromkeys(names) if one in known)
+    names = [name, kind, f"averaged_{kind}"] if kind in ("bpb", "loss") else [name]
+    if not name:
+        ending = ("bpb", "loss") if re.fullmatch(r"\d\.\d{3,}", said) else ("bytes",) if len(said) > 6 else ()
+        names = [one for one in known if one.endswith(ending)]
+    facts = (agreeing(one, said, known, least_digits=False) for one in dict.fromkeys(names))
     fact = next((fact for fact in facts if fact), None)
-    # a log has all its scores, and so a cell that is none of them is wrong, but for weights before packing
-    is_of_all = kind in known and known[kind][0].source != CLAIMED and not name.startswith("averaged_")
-    is_own = name in known and (not name.startswith("averaged_") or known[name][0].source == CLAIMED)
-    its = name if is_own else kind if is_of_all else ""
-    return fact, every_text(its, known) if fact is None and its else ""
+    is_early = name.startswith("averaged_")
+    # a log has all its scores, and so a cell that is none of them is wrong
+    is_of_all = kind in known and known[kind][0].source != CLAIMED and not is_early
+    is_own = name in known and (not is_early or known[name][0].source == CLAIMED) and name != "eval_seconds"
+    its = next((one for one in (name, kind, *names) if one in known), "")
+    return fact, every_text(its, known) if fact is None and its else "", is_own or is_of_all
 
 
 def _mean(is_mean: bool, said: str, above: list[tuple[str, Fact | None]]) -> tuple[Fact | None, str]:

@@ -14,7 +14,7 @@ from pgolf_core.lab.verify.reading import claims as checks
 from pgolf_core.lab.verify.reading.claims import ANEW, LOGGED, Fact, Judged, agreeing
 from pgolf_core.lab.verify.reading.readme import readme_numbers, readme_prose
 
-JSON, LAST, HEAD, README = checks.json_numbers, checks.before_packing, checks.headline, readme_numbers
+JSON, HEAD, README = checks.json_numbers, checks.headline, readme_numbers
 ROWS = {seed: {"val_loss": float(row[1]), "val_bpb": float(row[2]), "steps": row[0]} for seed, row in PR315.items()}
 MEAN = sum(row["val_bpb"] for row in ROWS.values()) / 3
 AS_LIST = [{"seed": seed} | row for seed, row in ROWS.items()]
@@ -75,9 +75,6 @@ def test_the_score_of_the_packed_file_is_that_of_a_logs_line_and_what_is_not_rea
         (HEAD, {"val_bpb": None}, "", UNKNOWN, "names no score"),
         (HEAD, {"val_bpb": "1e5"}, "", UNKNOWN, "names no score"),
         (HEAD, {"seed_results": ROWS | {9: ROWS[42]}}, "", UNKNOWN, "only in submission.json"),
-        (LAST, {"pre_quant_val_bpb": 1.1418}, "", HOLDS, "1.1418, the last validation of train_seed"),
-        (LAST, {"pre_quant_val_bpb": 1.2}, "", UNKNOWN, "no log ends in a validation of 1.2"),
-        (LAST, {}, "", UNKNOWN, "names no score before packing"),
         (README, {"seed_results": ROWS}, "", HOLDS, "9 logged"),
         (README, {}, "mean", HOLDS, "cells that agree: 15 logged"),
         (README, {}, "mean in prose", HOLDS, "9 logged"),
@@ -161,7 +158,6 @@ OUR_LOGS = {f"train_seed{seed}.log": late_log(seed, {"final_sliding_window_exact
          {"val_bpb": ADAPTED, "bytes_total": 15_558_319}, HOLDS, "but total_bytes 15558319 of seed 0 is seed 1's"),
         (JSON, LOGS, {"seed_results": TABLE | {42: TABLE[314]}}, FAILS, "seed 42: bpb 1.06086831"),
         (HEAD, OUR_LOGS, {"val_bpb": 1.3920084359605092, "seed_results": OURS}, HOLDS, "as final_last_exact"),
-        (LAST, {"a.log": late_log(0, EMA | ONE)}, {"pre_quant_val_bpb": EARLY}, HOLDS, "post-ema of a.log"),
     ],
 )  # fmt: skip
 def test_a_claim_is_held_against_every_final_line_of_a_foreign_log(
