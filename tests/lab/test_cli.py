@@ -66,6 +66,15 @@ def test_an_output_that_is_full_or_closed_is_at_most_a_line(output: str, status:
     assert (done.returncode, done.stderr) == (status, said)
 
 
+def test_streams_that_were_closed_are_there_for_what_a_command_starts() -> None:
+    """A kernel that had none died, with a traceback."""
+    child = "import sys; sys.exit(None in (sys.stdin, sys.stdout, sys.stderr))"
+    runner = "import subprocess, sys; from pgolf_core.lab import cli; cli.main(['recipes'])"
+    runner += f"; sys.exit(subprocess.call([sys.executable, '-c', '{child}']))"
+    command = f'{sys.executable} -c "{runner}" <&- >&- 2>&-'
+    assert subprocess.run(command, shell=True, cwd=ROOT).returncode == 0
+
+
 def test_ctrl_c_ends_with_130_and_a_missing_part_is_named(capsys, monkeypatch):
     missing = ModuleNotFoundError("No module named 'papermill'", name="papermill")
     why = "pgolf: error: papermill is not installed; `make setup` installs all that pgolf needs\n"

@@ -20,7 +20,7 @@ import platformdirs
 
 from pgolf_core.base.files import UserError, explain_os_errors, read_json, sha256_file, write_json
 from pgolf_core.lab.data.survey import MANIFEST_FORMAT, SPLITS, Split, count_shared, long_bar
-from pgolf_core.lab.shared.places import MANIFEST
+from pgolf_core.lab.shared.places import MANIFEST, find_root
 from pgolf_core.lab.shared.texts import SOTU_DEV_PREFIX, SOTU_NAME, SOTU_PREFIX
 from pgolf_core.text.caseops import CASEOPS, CaseTokenizer
 from pgolf_core.text.shards import shard_tokens
@@ -138,10 +138,12 @@ class Dataset:
 
 
 def datasets_root(cache_dir: Path | str | None = None) -> Path:
-    """The folder that prepared datasets lie in: in `cache_dir`, else in PGOLF_CACHE, else in the user's cache."""
-    return Path(
-        cache_dir or os.environ.get("PGOLF_CACHE") or platformdirs.user_cache_dir("pgolf"), "datasets"
-    ).expanduser()
+    """The folder that prepared datasets lie in: in `cache_dir`, else in PGOLF_CACHE, else in the user's cache.
+
+    A relative one is taken from the repository's root, since notebooks run in another folder than commands.
+    """
+    cache = Path(cache_dir or os.environ.get("PGOLF_CACHE") or platformdirs.user_cache_dir("pgolf")).expanduser()
+    return (cache if cache.is_absolute() else find_root() / cache) / "datasets"
 
 
 def is_dataset_name(name: str) -> bool:
@@ -165,7 +167,7 @@ def open_dataset(name: str = SOTU_NAME, cache_dir: Path | str | None = None) -> 
         prepared = ", ".join(dataset.name for dataset in prepared_datasets(cache_dir)) or "none"
         fault = f"dataset '{name}' is not prepared in {root} (prepared: {prepared})"
         known = is_sotu_name(name) or (is_dataset_name(name) and name.startswith("fineweb"))
-        cache = f" --cache {shlex.quote(str(cache_dir))}" if cache_dir else ""
+        cache = f" --cache {shlex.quote(str(root.parent))}" if cache_dir else ""
         other = "" if known else f", which prepares {SOTU_NAME}, or `pgolf data text` on your own"
         raise UserError(f"{fault}; run `{_command(name if known else SOTU_NAME)}{cache}`{other}")
     return load_dataset(root / name)

@@ -4,7 +4,6 @@ import argparse
 from pathlib import Path
 
 from pgolf_core.lab.shared.places import short_path
-from pgolf_core.lab.shared.usage import place
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +17,7 @@ def run(options: argparse.Namespace) -> int:
     """Make the gallery and print where it is and how large; returns the exit status."""
     from pgolf_core.lab.gallery.pages import make_gallery
 
-    out = Path(place(options.out)) if options.out else None
-    index, size = make_gallery(Path(place(options.folder)), options.seed, out)
+    out = Path(options.out).expanduser() if options.out else None
+    index, size = make_gallery(Path(options.folder).expanduser(), options.seed, out)
     print(f"{short_path(index)}: the gallery, {size:,} bytes")
     return 0

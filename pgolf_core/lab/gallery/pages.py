@@ -15,6 +15,7 @@ from pathlib import Path
 import nbformat
 from bs4 import BeautifulSoup, Tag
 from nbconvert.filters import strip_ansi
+from tqdm import tqdm
 
 from pgolf_core.base.files import UserError, canonical_json, sha256_bytes, write_bytes, write_json
 from pgolf_core.base.names import SEED_RESULT
@@ -67,7 +68,7 @@ def make_gallery(run_folder: Path, seed: int | None = None, out: Path | None = N
     hashes = {name: sources_sha256(book) for name, book in books.items()}
     made_from = {"run": run_folder.name, "seed": seed, "notebooks": hashes}
     pages = {}
-    for stage in STAGES:
+    for stage in tqdm(STAGES, desc="pages", leave=False, disable=None, bar_format="{desc}: {n_fmt} of {total_fmt}"):
         with _shown(*_place_of(run_folder, seed, stage)):
             pages[stage.name] = _notebook_page(stage.name, books[stage.name], pictures)
     for changed in changed_files(run_folder, STAGES[-1].name):

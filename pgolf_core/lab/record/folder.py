@@ -29,6 +29,7 @@ from pgolf_core.lab.shared.places import (
     LEDGER_FILE,
     RECIPE_FILE,
     REPORT,
+    SCRIPT,
     SEED_FOLDER,
     SUMMARY_FILE,
     core_sha256,
@@ -71,7 +72,7 @@ class Stage:
 
 STAGES = (
     Stage("01_data_and_metric", "recipe", DATA_FILE),
-    Stage("02_architecture", "recipe", "architecture.json"),
+    Stage("02_architecture", "recipe", "architecture.json", (SCRIPT,)),
     Stage("03_train", "seed", AVERAGED_WEIGHTS),
     Stage("04_average_and_qat", "seed", AVERAGING_FILE),
     Stage("05_quantize", "seed", LEDGER_FILE, (ARTIFACT, "figures/05-rate.csv")),

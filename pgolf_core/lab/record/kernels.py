@@ -6,6 +6,7 @@ Started anew, as where forking is not safe (not on Linux), a kernel spends 3 to 
 import contextlib
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -27,13 +28,16 @@ CAN_FORK = sys.platform == "linux"
 MAX_FOLDER = 70
 """Characters of a folder for temporary files: a socket's path may have 107, and names under it take up to 36."""
 
+LEAST_BYTES = 1_000_000
+"""Free in that folder: what a kernel puts there, and a little more."""
+
 
 @contextlib.contextmanager
 def prepared() -> Iterator[None]:
     """Start importing what kernels need, beside whatever is done before the first of them, and end it all afterwards.
 
     Where the folder for temporary files has too long a name for sockets, this process uses /tmp from now on; UserError
-    if that cannot be written.
+    if that cannot be written, or is full.
     """
     folder = tempfile.gettempdir()
     if len(os.fsencode(folder)) > MAX_FOLDER:
@@ -42,6 +46,8 @@ def prepared() -> Iterator[None]:
                 f"TMPDIR={folder} is longer than the {MAX_FOLDER} bytes that sockets in it allow; name another"
             )
         tempfile.tempdir = "/tmp"
+    if (free := shutil.disk_usage(folder := tempfile.gettempdir()).free) < LEAST_BYTES:
+        raise UserError(f"{folder} has {free:,} bytes left for temporary files; free some, or name another in TMPDIR")
     if not CAN_FORK:
         yield
         return

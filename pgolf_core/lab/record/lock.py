@@ -14,11 +14,13 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TextIO
 
 import psutil
+from tqdm import tqdm
 
 from pgolf_core.base.files import UserError, explain_os_errors, read_json, write_json
 from pgolf_core.base.strict import build
@@ -26,6 +28,7 @@ from pgolf_core.lab.shared.places import short_path
 
 LOCK_NAME, HOLDER_NAME = ".lock", ".holder"
 BEAT_SECONDS = 5.0
+POLL_SECONDS = 0.2
 SILENT_SECONDS = 4 * BEAT_SECONDS
 """A holder on another machine that has not rewritten its note for so long is gone."""
 NO_LOCKS = "locks do not work on this disk ({}); let one machine alone write there, or use a disk that has flock"
@@ -80,26 +83,42 @@ def holder_of(folder: Path) -> Holder | None:
 
 
 @contextlib.contextmanager
-def hold(folder: Path, wait: bool = False) -> Iterator[None]:
+def hold(folder: Path, wait: bool = False, check: Callable[[], object] = lambda: None) -> Iterator[None]:
     """Keep `folder` for this process while inside, so that two commands never write one run at a time.
 
-    A folder that is taken raises Busy, or with `wait` is waited for. UserError where the disk has no locks.
+    A folder that is taken raises Busy, or with `wait` is waited for: that is said, and `check` may end it by raising.
+    UserError where the disk has no locks.
     """
     with explain_os_errors(f"cannot write in {short_path(folder)}"):
         folder.mkdir(parents=True, exist_ok=True)
         file = open(folder / LOCK_NAME, "w")  # noqa: SIM115 (closed below, outside the error translation)
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
+        is_told = False
+        while not _is_ours(file, folder):
             holder = holder_of(folder)
             who = f" ({holder.node}, process {holder.pid})" if holder else ""
-            raise Busy(f"another pgolf is working in {short_path(folder)}{who}; wait for it to end") from None
-        except OSError as error:
-            raise UserError(f"{short_path(folder)}: {NO_LOCKS.format(error.strerror)}") from None
+            said = f"another pgolf is working in {short_path(folder)}{who}"
+            if not wait:
+                raise Busy(f"{said}; wait for it to end")
+            if not is_told:
+                tqdm.write(f"{said}; waiting for it to end", file=sys.stderr)
+            is_told = True
+            time.sleep(POLL_SECONDS)
+            check()
         _prove_alone(folder)
         with _beating(folder):
             yield
+
+
+def _is_ours(file: TextIO, folder: Path) -> bool:
+    """Whether this process has the lock now; UserError where the disk has none."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise UserError(f"{short_path(folder)}: {NO_LOCKS.format(error.strerror)}") from None
+    return True
 
 
 def _prove_alone(folder: Path) -> None:

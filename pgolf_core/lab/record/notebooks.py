@@ -290,7 +290,7 @@ def record(
     busy: dict[int | None, Busy] = {}
     with StopRequest().watching() as stop:
         for run in located.values():
-            with _leaving(busy, run), hold(run.folder, wait=run.seed is None):
+            with _leaving(busy, run), hold(run.folder, run.seed is None, stop.check):
                 if request.fresh:
                     runs.clear_run(run)
                 runs.claim_run(run)
@@ -304,7 +304,7 @@ def record(
             for part, run, stages in plan:
                 if part == "report":
                     _refuse_unfinished(busy, located)
-                with _leaving(busy, run), hold(run.folder, wait=run.seed is None):
+                with _leaving(busy, run), hold(run.folder, run.seed is None, stop.check):
                     if run.seed is not None:
                         runs.note_restart(run.folder)
                     _run_stages(run, stages, parameters[run.seed], stop, notebooks_dir, bar)

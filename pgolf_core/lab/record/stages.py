@@ -22,6 +22,7 @@ from pgolf_core.base.files import UserError, sha256_file, write_json, write_text
 from pgolf_core.base.names import ARTIFACT, GROUP_SENSITIVITY, HESSIANS, SENSITIVITY, TRAIN_LOG, TRAIN_RESULT
 from pgolf_core.base.parallel import ALONE
 from pgolf_core.base.strict import build, convert
+from pgolf_core.lab.compare.agreement import changed_files
 from pgolf_core.lab.compare.results import json_object
 from pgolf_core.lab.export import PACKED, write_script
 from pgolf_core.lab.record.folder import Run, run_hashes, stage_file
@@ -128,10 +129,12 @@ def chosen_bits(run: Run) -> dict[str, int] | None:
 def run_script(run: Run) -> Path:
     """The run's train_gpt.py, whose literal bytes count as code: exported once into the recipe's folder, then kept.
 
-    Its form is the recipe's `script`. A folder holds one recipe and one core (`runs`), so the file is never another's.
+    Its form is the recipe's `script`. A folder holds one recipe and one core (`runs`), so the file is never another's;
+    one that was changed since its stage ended is written again.
     """
     path = run.recipe_folder / SCRIPT
-    return path if path.is_file() else write_script(run.recipe, run.recipe_folder)
+    is_kept = path.is_file() and not any(changed_files(run.recipe_folder, "02*"))
+    return path if is_kept else write_script(run.recipe, run.recipe_folder)
 
 
 def group_sensitivity(run: Run) -> dict[str, Groups] | None:

@@ -15,6 +15,7 @@ from pgolf_core.lab.data import build, dataset
 from pgolf_core.lab.data.build import write_shard
 from pgolf_core.lab.data.dataset import Dataset, locked, make_dataset, open_dataset, prepared_datasets
 from pgolf_core.lab.data.sotu import prepare_sotu
+from pgolf_core.lab.shared.places import find_root
 from pgolf_core.lab.shared.texts import SOTU_NAME
 from pgolf_core.text.shards import load_tokens
 
@@ -27,6 +28,10 @@ def test_the_environment_variable_moves_the_cache_and_the_argument_wins(toy: Dat
         open_dataset(SOTU_NAME, tmp_path)
     monkeypatch.setenv("PGOLF_CACHE", "")
     assert dataset.datasets_root().parts[-2:] == ("pgolf", "datasets")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PGOLF_CACHE", "own")
+    for cache_dir in (None, "own"):
+        assert dataset.datasets_root(cache_dir) == find_root() / "own" / "datasets", "whatever the working folder is"
 
 
 @pytest.mark.parametrize("name", ["tinystories", "../x", "", ".hidden", "a/b", "fineweb/x"])

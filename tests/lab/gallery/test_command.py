@@ -6,6 +6,7 @@ import pytest
 
 from pgolf_core.lab import cli
 from pgolf_core.lab.gallery import pages
+from pgolf_core.lab.shared.places import find_root
 
 
 def test_it_hands_its_options_on_and_prints_what_was_made(
@@ -18,8 +19,9 @@ def test_it_hands_its_options_on_and_prints_what_was_made(
         return tmp_path / "README.md", 1_234_567
 
     monkeypatch.setattr(pages, "make_gallery", stand_in)
-    assert cli.main(["gallery", "runs/x", "--seed", "7", "--out", "y"]) == 0 and cli.main(["gallery", "runs/x"]) == 0
-    assert given == [(Path("runs/x"), 7, Path("y")), (Path("runs/x"), None, None)]
+    monkeypatch.chdir(find_root() / "tests")  # whose paths are those of the working folder
+    assert cli.main(["gallery", "../runs/x", "--seed", "7", "--out", "y"]) == 0 and cli.main(["gallery", "x"]) == 0
+    assert given == [(Path("../runs/x"), 7, Path("y")), (Path("x"), None, None)]
     assert capsys.readouterr().out.count(f"{tmp_path / 'README.md'}: the gallery, 1,234,567 bytes\n") == 2
 
 

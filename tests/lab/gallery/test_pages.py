@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import shutil
+import sys
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -89,7 +90,9 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_each_notebook_and_the_report_have_a_page_and_a_line_and_the_same_run_gives_the_same_bytes(made, root):
+def test_each_notebook_and_the_report_have_a_page_and_a_line_and_the_same_run_gives_the_same_bytes(
+    made, root, monkeypatch, capsys
+):
     index, size = make_gallery(made)
     files = {path.relative_to(index.parent): path.read_bytes() for path in index.parent.rglob("*") if path.is_file()}
     assert index == root / "papers" / "gallery" / "README.md" and size == sum(map(len, files.values()))
@@ -103,7 +106,9 @@ def test_each_notebook_and_the_report_have_a_page_and_a_line_and_the_same_run_gi
     assert report.count("<img ") == 5 and "[Numbers]" not in report and "pictures/report-curves.png" in report
     told = json.loads((index.parent / "made-from.json").read_text())
     assert told["seed"] == 1337 and set(told["notebooks"]) == set(names[:-1])
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     make_gallery(made)
+    assert "pages: 0 of 7" in capsys.readouterr().err
     again = {path.relative_to(index.parent): path.read_bytes() for path in index.parent.rglob("*") if path.is_file()}
     assert again == files
 

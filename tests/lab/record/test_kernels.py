@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from ranks import ended
@@ -63,4 +64,12 @@ def test_where_no_folder_serves_sockets_a_line_names_tmpdir(monkeypatch: pytest.
         refused(r"^TMPDIR=/somewhere/a+ is longer than the 70 bytes that sockets in it allow"),
         kernels.prepared(),
     ):
+        pass
+
+
+def test_where_the_folder_for_temporary_files_is_full_a_line_says_so(monkeypatch: pytest.MonkeyPatch):
+    """A kernel died of it, with a traceback."""
+    monkeypatch.setattr(kernels.tempfile, "tempdir", "/tmp")
+    monkeypatch.setattr(kernels.shutil, "disk_usage", lambda folder: SimpleNamespace(free=4096))
+    with refused(r"^/\S+ has 4,096 bytes left for temporary files; free some, .*TMPDIR"), kernels.prepared():
         pass

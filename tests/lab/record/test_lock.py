@@ -42,6 +42,20 @@ def test_one_folder_is_held_by_one_command_at_a_time_and_the_holder_is_named(tmp
         pass
 
 
+def test_one_who_waits_says_so_once_and_can_be_stopped(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(lock, "POLL_SECONDS", 0.01)
+    looks = []
+
+    def stop_at_the_third() -> None:
+        looks.append(1)
+        if len(looks) == 3:
+            raise KeyboardInterrupt
+
+    with hold(tmp_path), pytest.raises(KeyboardInterrupt), hold(tmp_path, True, stop_at_the_third):
+        pass
+    assert capsys.readouterr().err.count(f", process {os.getpid()}); waiting for it to end\n") == 1 and len(looks) == 3
+
+
 def hold_until_killed(folder: Path) -> None:
     with hold(folder):
         time.sleep(100)

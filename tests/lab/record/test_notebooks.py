@@ -1,8 +1,11 @@
 """The runner: what it refuses, skips and reports, and how its kernels run. Few tests start real ones."""
 
+import contextlib
 import json
 import multiprocessing
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -108,6 +111,21 @@ def test_seeds_that_somebody_else_is_at_work_on_are_left_to_him_and_the_last_one
     with hold(toy.folder / "seed2"):
         toy.record([1, 2])
     assert toy.executed()[6:] == [*(f"seed1 {name}" for name in SEED_STAGES), LAST], "who is done may still be there"
+
+
+def test_a_record_that_waits_for_what_seeds_share_can_be_stopped(toy, in_no_time, monkeypatch):
+    def stop(request: notebooks.StopRequest) -> None:
+        raise notebooks.Stopped(signal.SIGINT)
+
+    monkeypatch.setattr(notebooks.StopRequest, "check", stop)
+    with contextlib.ExitStack() as other:
+        other.enter_context(hold(toy.folder))
+        ends = threading.Timer(5, other.close)
+        ends.start()
+        with pytest.raises(notebooks.Stopped):
+            toy.record([1])
+        assert ends.is_alive(), "and not only after the wait"
+        ends.cancel()
 
 
 def test_parts_of_a_record_are_run_alone_and_finished_seeds_are_known(toy, in_no_time):

@@ -13,9 +13,10 @@ from small import small_recipe
 from toy_run import ADAPTING, finished_run
 
 from pgolf_core.adapting.sgd import ChunkSGD
+from pgolf_core.base.files import write_json
 from pgolf_core.base.names import CHECKPOINT
 from pgolf_core.lab.record import stages
-from pgolf_core.lab.record.folder import Run, open_run
+from pgolf_core.lab.record.folder import Run, finish_stage, open_run
 from pgolf_core.lab.record.stages import sample_text
 from pgolf_core.network.model import build_model
 from pgolf_core.packing.ledger import CapExceeded, Ledger
@@ -75,6 +76,15 @@ def test_the_script_is_exported_once_for_all_seeds(honest: Path, monkeypatch: py
     assert {stages.run_script(run_of(honest, seed)) for seed in (1, 2)} == {honest / "train_gpt.py"}
     hashes = {Result.read(honest / f"seed{seed}" / "result.json").script_sha256 for seed in (1, 2)}
     assert len(hashes) == 1
+
+
+def test_a_script_that_was_changed_since_its_stage_ended_is_not_counted_but_written_again(copied: Run) -> None:
+    script, of_all = copied.recipe_folder / "train_gpt.py", dataclasses.replace(copied, folder=copied.recipe_folder)
+    payload = script.read_bytes()
+    write_json(of_all.folder / "architecture.json", {})
+    finish_stage(dataclasses.replace(of_all, seed=None), "02_architecture")
+    script.write_text("print()\n")
+    assert stages.run_script(copied).read_bytes() == payload
 
 
 def test_packing_over_the_cap_says_what_a_packed_script_would_do(copied: Run, monkeypatch: pytest.MonkeyPatch) -> None:
