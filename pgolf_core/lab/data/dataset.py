@@ -6,6 +6,7 @@ of two processes that prepare the same dataset at once, the second waits and tak
 """
 
 import contextlib
+import functools
 import os
 import re
 import shlex
@@ -70,6 +71,10 @@ class Dataset:
 
         Of a text that was changed it takes and gives the original one.
         """
+        return self._tokenizer
+
+    @functools.cached_property
+    def _tokenizer(self) -> Tokenizer:
         tokenizer = (CaseTokenizer if self.is_changed else Tokenizer)(self.tokenizer_path)
         if self.manifest["tokenizer"]["lossless"]:
             refuse_normalising(tokenizer)

@@ -69,6 +69,7 @@ def test_the_shards_give_every_document_back_byte_for_byte_after_its_bos(sotu: D
 def test_the_tokenizer_is_lossless_and_of_training_alone(sotu: Dataset, speeches: dict[str, bytes]):
     tokenizer, val = sotu.tokenizer(), sotu.manifest["totals"]["val"]
     assert (tokenizer.vocab_size, tokenizer.lossless, tokenizer.bos_id) == (1024, True, 1)
+    assert sotu.tokenizer() is tokenizer is sotu.splits()[0].tokenizer, "it is built once"
     assert val["utf8_bytes"] / val["tokens"] > 2.85
     assert any("\n\n" in tokenizer.piece(token) for token in range(1024))
     train = [speeches[entry["name"]].decode() for entry in sotu.manifest["documents"] if entry["split"] == "train"]
