@@ -17,7 +17,8 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder"
 "$python" -m venv venv
-venv/bin/python -m pip install --quiet --disable-pip-version-check datatrove==0.10.1 spacy==3.8.18 tokenizers==0.23.3 regex==2026.11.19 numpy==2.4.6
+venv/bin/python -m pip install --quiet --disable-pip-version-check datatrove==0.10.1 spacy==3.8.18 \
+  tokenizers==0.23.3 regex==2026.11.19 numpy==2.4.6
 cat > spans.py <<'PY'
 import shutil
 
