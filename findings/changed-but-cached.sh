@@ -11,8 +11,8 @@
 #
 # Expected: rows of the new code. Seen on 2026-11-30 with numpy 2.4.6, four texts, cut at another letter and chosen by another
 # length after the change; letters of the first text (for filter: rows) before it, after it, and by the new code:
-#   map of an imported function   7, 7, of 4     of a lambda that calls it    7, 7, of 4     load_from_cache_file=False   7, 4, of 4
-#   one that reads its constant   7, 7, of 4     filter by an imported one    3, 3, of 2     the script's own             7, 4, of 4
+#   map of an imported function   7, 7, of 4     of a lambda that calls it    7, 7, of 4     uncached           7, 4, of 4
+#   one that reads its constant   7, 7, of 4     filter by an imported one    3, 3, of 2     the script's own   7, 4, of 4
 set -euo pipefail
 python=${1:-python3.11}
 folder=$(mktemp -d)
