@@ -254,10 +254,6 @@ NO_SIZES = {name: re.sub(r".*\bbytes\n", "", text) for name, text in LOGS.items(
             ("| Seed | val_bpb (fixed) | val_bpb | Size |", "| {0} | {1} | {2} | {3} B |", UNKNOWN, "6 cells as in"),
             ("| Seed | Total submission size | val_bpb |", "| {0} | {3} B | {1} |", FAILS,
              "3: bpb 1.0901, 1.0801 in"))],
-    a_score_in_prose_is_read_with_its_key_and_a_difference_is_none=[
-        (PROSE, claiming(FORMS["rows by seed"], prose, LOGS), [], expected) for prose, expected in (
-            ("**val_bpb: 1.0810** (mean), mean_val_bpb = 1.081, delta_val_bpb: 0.0123", (HOLDS, "1.0810, 1.081 bpb")),
-            ("val_bpb: 1.0710", (UNKNOWN, "names 1.0710 bpb, no number of this folder")))],
 )  # fmt: skip
 def test_numbers_of_any_name_are_held_against_what_they_are(place: Path, case: Case) -> None:
     shown(case, place)
