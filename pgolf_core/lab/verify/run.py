@@ -97,11 +97,6 @@ def agree(complaints: Iterable[str]) -> None:
         raise Broken(complaint)
 
 
-def hold_equal(said: Result, source: str, **expected: Any) -> None:
-    """The fields of a result that `source` settles are those of `source`."""
-    agree(agreement.unequal(said, source, **expected))
-
-
 def _recipe_json(seed: Seed) -> str:
     found, said = seed.recipe_file.fingerprint, json_object(seed.folder / RECIPE_FILE).get("fingerprint")
     return hold(said == found, f"fingerprint {found:.12}…, it says {said!s:.12}…")
@@ -110,7 +105,7 @@ def _recipe_json(seed: Seed) -> str:
 def _result_json(seed: Seed) -> str:
     result, recipe = seed.result_file, seed.recipe
     named = SEED_FOLDER.fullmatch(seed.folder.resolve().name)
-    hold_equal(result, "the folder's name", seed=int(named[1]) if named else result.seed)
+    agree(agreement.unequal(result, "the folder's name", seed=int(named[1]) if named else result.seed))
     agree(agreement.by_recipe(result, recipe))
     return f"seed {result.seed}, {len(result.to_dict())} values of their types"
 
@@ -156,20 +151,21 @@ def _logs(seed: Seed) -> str:
     hold(bool(lines["train"]), f"{METRICS} has no training step")
     steps = max(lines["train"])
     tokens = steps * seed.recipe.data.batch_tokens
-    hold_equal(result, METRICS, steps=steps, tokens=tokens)
+    agree(agreement.unequal(result, METRICS, steps=steps, tokens=tokens))
     agree(agreement.by_training(result, training))
     text = read_text(seed.folder / TRAIN_LOG)
     compared = agreed_steps(text, lines["train"], lines["val"], bool(result.resumed_at_steps))
     for name, line in (("seed", "seed"), ("ranks", "world_size")):
         for said in re.findall(rf"^{line}:(\d+)", text, re.MULTILINE)[-1:]:
-            hold_equal(result, TRAIN_LOG, **{name: int(said)})
+            agree(agreement.unequal(result, TRAIN_LOG, **{name: int(said)}))
     _closing_lines(read_log(seed.folder / TRAIN_LOG, TRAIN_LOG), result)
     return f"{so_many(steps, 'step')}, {tokens:,} tokens; {METRICS} and {TRAIN_LOG} agree ({so_many(compared, 'line')})"
 
 
 def _closing_lines(log: Log, result: Result) -> None:
     """Sizes, scores and scoring time at the end of train.log, where they are there, are the result's."""
-    hold_equal(result, TRAIN_LOG, **{name.replace("model", "artifact"): size for name, size in log.last_sizes.items()})
+    sizes = {name.replace("model", "artifact"): size for name, size in log.last_sizes.items()}
+    agree(agreement.unequal(result, TRAIN_LOG, **sizes))
     for one in log.finals:
         kind = next((kind for kind in ("sliding", "adapted") if kind in one.label), "roundtrip")
         for key, text in (("loss", one.loss), ("bpb", one.bpb)):

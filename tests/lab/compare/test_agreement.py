@@ -9,7 +9,7 @@ import pytest
 from run_folder import change
 
 from pgolf_core.base.files import UserError, read_json, sha256_file
-from pgolf_core.lab.compare.agreement import changed_files, read_seed_result
+from pgolf_core.lab.compare.agreement import changed_files, first_difference, read_seed_result
 from pgolf_core.lab.compare.results import refuse_unlike
 from pgolf_core.result import Result
 
@@ -137,3 +137,16 @@ def test_a_seed_that_was_copied_under_another_number_is_no_further_seed(run: Pat
     one = Result.read(run / "seed1" / "result.json")
     with pytest.raises(UserError, match="seeds 1 and 5 have the nats of every window in common: one is a copy"):
         refuse_unlike({1: one, 5: dataclasses.replace(one, seed=5)})
+
+
+@pytest.mark.parametrize(
+    ("expected", "found", "place"),
+    [
+        ({"seeds": [1, 2]}, {"seeds": [True, 2]}, "seeds[0]"), ({"seeds": [1, 2]}, {"seeds": [1]}, "seeds[1]"),
+        ({"a": {"b": 1}}, {"a": {"b": True}}, "a.b"), ([{"a": 1}, {"a": "x"}], [{"a": 1}, {"a": "y"}], "[1].a"),
+        ({"seeds": [1, 2.0]}, {"seeds": [1, 2]}, ""), ({"a": [None]}, {"a": [None]}, ""), ({"a": []}, {"b": []}, "a"),
+        ({"a": 1}, {"a": 1, "b": None}, "b"), ({"a": None}, {}, "a"), (1, [1], "all of it"),
+    ],
+)  # fmt: skip
+def test_the_first_difference_of_two_json_values_is_found_in_lists_too_and_true_is_not_one(expected, found, place):
+    assert first_difference(expected, found) == place

@@ -29,11 +29,15 @@ def code_bytes(folder: Judged) -> str:
 
 def cap(folder: Judged) -> str:
     """Literal bytes where they are known; and every claimed and logged total."""
-    limit = TRACK_CAP_BYTES[folder.track]
-    totals = [(f"{where} {one.key}", float(one.text)) for where, one in _sizes(folder)
-              if one.name == "total_bytes" or not is_of_file(one.key)]  # fmt: skip
-    logged = {log.name: log.last_sizes.get("total_bytes") for log in quietly(lambda: folder.logs) or ()}
-    totals += [(name, total) for name, total in logged.items() if total is not None]
+    limit, logs = TRACK_CAP_BYTES[folder.track], quietly(lambda: folder.logs) or ()
+    sizes = [(where, one) for where, row in folder.tables.items() for one in claims_of(row)
+             if one.name in ("total_bytes", "model_bytes") and one.statistic in ("", "max")]  # fmt: skip
+    files = [(where, one) for where, one in sizes if one.name == "model_bytes" and is_of_file(one.key)]
+    wholes = {float(one.text) for _, one in sizes if one.name == "total_bytes"}
+    others = [(where, one) for where, one in sizes if (where, one) not in files]
+    artifacts = {where: float(one.text) for where, one in others if one.name == "model_bytes"}
+    totals = [(f"{where} {one.key}", float(one.text)) for where, one in others]
+    totals += [(log.name, log.last_sizes["total_bytes"]) for log in logs if log.sizes["total_bytes"]]
     over = [f"{what} {total:,.0f}" for what, total in totals if total > limit]
     hold(not over, f"over the cap of {limit:,}: {some(over)}")
     code, weights = quietly(lambda: folder.code_bytes) or 0, folder.weights
@@ -43,12 +47,15 @@ def cap(folder: Judged) -> str:
     hold(not heavy or (not folder.artifacts and len(heavy) < len(weights)), weighed)
     if folder.artifacts:
         return _own_file(folder, limit)
-    literal = _literal(folder, code)
+    literal = _literal(folder, files, code) if code else []
     much = [text for text, total, _ in literal if total > limit]
     hold(not much, f"over the cap of {limit:,}: {some(much)}")
     said = "; ".join(f"{what} {total:,.0f}" for what, total in totals[:4]) or "no total is named"
     require(not heavy, f"{folder.no_artifact}; {weighed}")
-    packed = [f"{where} {value:,.0f}" for where, value in _unclear(folder).items() if value + code > limit]
+    # sizes of an artifact that may be with the code or without it, where no log tells
+    is_told = any(log.sizes["total_bytes"] or log.sizes["model_bytes"] for log in logs)
+    open_sizes = {} if is_told or wholes & set(artifacts.values()) else artifacts
+    packed = [f"{where} {value:,.0f}" for where, value in open_sizes.items() if value + code > limit]
     require(not packed, f"over the cap of {limit:,} with the code, {code:,} bytes, if it is without it: {some(packed)}")
     require(bool(literal), f"{folder.no_artifact}; within the cap of {limit:,} by its own words: {said}")
     largest, total, its_log = max(literal, key=lambda one: one[1])
@@ -57,38 +64,18 @@ def cap(folder: Judged) -> str:
     return f"{largest}{other}; cap {limit:,}, by {by} that the logs or {SUBMISSION_FILE} name"
 
 
-def _literal(folder: Judged, code: int) -> list[tuple[str, int, int | None]]:
-    """(sum in words, sum, the log's own sum) of every packed size that is named as one."""
+def _literal(folder: Judged, files: list[tuple[str, Claim]], code: int) -> list[tuple[str, int, int | None]]:
+    """(sum in words, sum, the log's own sum) of every packed size that a log names, else of the first claimed."""
     found: list[tuple[str, int, int | None]] = []
     for log in quietly(lambda: folder.used_logs) or ():
         total, own, model = map(log.last_sizes.get, ("total_bytes", "code_bytes", "model_bytes"))
         if model is None and total is not None and own is not None:
             model = total - own
-        if model is not None and code:
+        if model is not None:
             other = f" (logged sum {total:,})" if total not in (None, model + code) else ""
             found.append((f"{log.name}: {model:,} + code {code:,} = {model + code:,}{other}", model + code, total))
-    for where, one in _sizes(folder):
-        if code and one.name == "model_bytes" and is_of_file(one.key) and not found:
-            model = int(float(one.text))
-            found.append((f"{where} {one.key} {model:,} + code {code:,} = {model + code:,}", model + code, None))
-    return found
-
-
-def _sizes(folder: Judged) -> list[tuple[str, Claim]]:
-    """Every claimed size of the file or of the whole, and where; of means and smallest ones nothing is known."""
-    return [(where, one) for where, row in folder.tables.items() for one in claims_of(row)
-            if one.name in ("total_bytes", "model_bytes") and one.statistic in ("", "max")]  # fmt: skip
-
-
-def _unclear(folder: Judged) -> dict[str, float]:
-    """Sizes of an artifact that may be with the code or without it, where no log tells."""
-    if any(log.sizes["total_bytes"] or log.sizes["model_bytes"] for log in quietly(lambda: folder.logs) or ()):
-        return {}
-    totals = {float(one.text) for _, one in _sizes(folder) if one.name == "total_bytes"}
-    sizes = {
-        where: float(one.text) for where, one in _sizes(folder) if one.name == "model_bytes" and not is_of_file(one.key)
-    }
-    return {} if totals & set(sizes.values()) else sizes
+    claims = [(f"{where} {one.key}", int(float(one.text))) for where, one in files[:1]]
+    return found or [(f"{name} {size:,} + code {code:,} = {size + code:,}", size + code, None) for name, size in claims]
 
 
 def _own_file(folder: Judged, limit: int) -> str:
