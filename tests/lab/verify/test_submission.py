@@ -261,7 +261,7 @@ UNNAMED, WHOLE = {"fineweb_1024_bpe": "own"}, {LAST: "val_loss:1.8992 val_bpb:1.
             (with_vocabulary(4096), {}, renamed(4096), UNKNOWN, "not by 1 validation"),
             *((with_vocabulary(vocab), {},
                renamed(vocab) | {LAST: f"val_loss:{float(with_vocabulary(vocab)[1][1]):.4f} val_bpb:1.1000"}, HOLDS,
-               f"(SP{vocab}), by 3 pairs of loss and bpb; and by 1 validation while training") for vocab in (4096, 8192)))],
+               f"(SP{vocab}), by 3 pairs of loss and bpb; and by 1 validation") for vocab in (4096, 8192)))],
     seconds_are_a_logs_own_total_and_work_on_the_weights_counts=[
         (SECONDS, one_late_log(track, *more), [], expected) for track, more, *expected in (
             (RECORDS, (), HOLDS, "training 588.0 to 588.0 s, evaluation 121.0 to 121.0 s"),
