@@ -236,7 +236,7 @@ NO_SIZES = {name: re.sub(r".*\bbytes\n", "", text) for name, text in LOGS.items(
     what_no_log_names_is_said_to_be_unchecked=[
         (JSON, claiming(BY_SEED | {"bytes_total": 15_900_003, "best_bpb": 1.0}, logs=NO_SIZES), [],
          (HOLDS, "not checked: bytes_total, best_bpb")),
-        (JSON, claiming(BY_SEED | INNER), [], (HOLDS, "not checked: artifact_size, metrics.val_bpb"))],
+        (JSON, claiming(BY_SEED | INNER, logs=LOGS), [], (HOLDS, "not checked: artifact_size, metrics.val_bpb"))],
     pairs_under_any_name_imply_the_bytes_and_most_of_them_tell_the_tokenizer=[
         (IMPLIED, claiming(claims), [], expected) for claims, expected in (
             (OF_8192, (HOLDS, "(as of SP8192, which no file names)")),
