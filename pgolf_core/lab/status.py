@@ -52,6 +52,7 @@ class SeedStatus:
 
 def add(parser: argparse.ArgumentParser) -> None:
     """The options of `pgolf status`."""
+    parser.epilog = "A result.json is held to itself alone; `pgolf verify` holds it to the other files of its run."
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, as runs/local_10min_1mb/local-smoke")
     parser.add_argument("--watch", action="store_true", help="redraw until nothing is at work or queued any more")
     add_json(parser)

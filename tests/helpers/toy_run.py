@@ -40,6 +40,8 @@ def finished_run(root: Path, seeds: tuple[int, ...] = (1, 2), overrides: tuple[s
     (root / "toy.toml").write_text(RECIPE)
     options = {"overrides": overrides, "runs_dir": str(root / "runs"), "cache_dir": str(root)}
     run = open_run(str(root / "toy.toml"), **options)
+    write_json(run.folder / "architecture.json", {})
+    finish_stage(run, "02_architecture")
     for seed in seeds:
         finish_seed(open_run(str(root / "toy.toml"), seed=seed, **options))
     results = {seed: Result.read(run.folder / f"seed{seed}" / "result.json") for seed in seeds}

@@ -72,8 +72,8 @@ class Stage:
 
 STAGES = (
     Stage("01_data_and_metric", "recipe", DATA_FILE),
-    Stage("02_architecture", "recipe", "architecture.json", (SCRIPT,)),
-    Stage("03_train", "seed", AVERAGED_WEIGHTS),
+    Stage("02_architecture", "recipe", "architecture.json", (RECIPE_FILE, SCRIPT)),
+    Stage("03_train", "seed", AVERAGED_WEIGHTS, (RECIPE_FILE,)),
     Stage("04_average_and_qat", "seed", AVERAGING_FILE),
     Stage("05_quantize", "seed", LEDGER_FILE, (ARTIFACT, "figures/05-rate.csv")),
     Stage("06_sliding_eval", "seed", SEED_RESULT, (TRAIN_LOG, METRICS, ENV_FILE, "figures/06-position.csv")),

@@ -47,7 +47,7 @@ from pgolf_core.recipes.recipe import Recipe, recorded
 from pgolf_core.result import Result
 
 LOGS, MAX_STAGES = (TRAIN_LOG, METRICS), 100
-KEPT = {name for stage in STAGES if stage.per == "seed" for name in (stage.result, *stage.leaves)}
+KEPT = {name for stage in STAGES for name in (stage.result, *stage.leaves)}
 TIMERS = ("train", "scoring", "adapting")
 """Parts of result.json's seconds that the two budgets are for, evaluation's the last two; the others lie outside."""
 
@@ -111,8 +111,18 @@ def _result_json(seed: Seed) -> str:
 
 
 def _hashes(seed: Seed) -> str:
-    said = {part: getattr(seed.result, f"{part}_sha256") for part in HASHES}
-    files = [seed.folder / ENV_FILE, *sorted((seed.folder / "stages").glob("*.json"))]
+    count = hold_marks(seed.folder, seed.result)
+    for name, digest in ((SCORES, seed.result.scores_sha256), (ADAPT_TRACE, seed.result.adapt_sha256)):
+        hold(bool(digest) or not (seed.folder / name).exists(), f"{SEED_RESULT} has no hash of {name}, which is there")
+    kept = f", {seed.scores.name}" if seed.result.scores_sha256 is not None else ""
+    return f"{SEED_RESULT}, {RECIPE_FILE}{kept}, {ENV_FILE} and {so_many(count, 'stage')}"
+
+
+def hold_marks(folder: Path, result: Result) -> int:
+    """How many stages left their marks in a seed's or a recipe's folder: with the hashes that a result has, and with
+    those of the files there."""
+    said = {part: getattr(result, f"{part}_sha256") for part in HASHES}
+    files = [folder / ENV_FILE, *sorted((folder / "stages").glob("*.json"))]
     hold(len(files) <= MAX_STAGES, f"{len(files)} stages are more than any run has")
     left: dict[str, Any] = {}
     for path in files:
@@ -121,12 +131,9 @@ def _hashes(seed: Seed) -> str:
         told = mark.get(FILE_HASHES, {})
         left |= told if isinstance(told, dict) else {}
     for name in KEPT & left.keys():
-        if (seed.folder / name).exists():
-            hold_hash(seed.folder / name, left[name])
-    for name, digest in ((SCORES, seed.result.scores_sha256), (ADAPT_TRACE, seed.result.adapt_sha256)):
-        hold(bool(digest) or not (seed.folder / name).exists(), f"{SEED_RESULT} has no hash of {name}, which is there")
-    kept = f", {seed.scores.name}" if seed.result.scores_sha256 is not None else ""
-    return f"{SEED_RESULT}, {RECIPE_FILE}{kept}, {ENV_FILE} and {len(files) - 1} stages"
+        if (folder / name).exists():
+            hold_hash(folder / name, left[name])
+    return len(files) - 1
 
 
 def _core(seed: Seed) -> str:
@@ -341,7 +348,9 @@ def _one_experiment(folder: Path, seeds: dict[int, Seed]) -> str:
     recipes = [Seed(folder, How()).recipe_file, *(seed.recipe for seed in seeds.values())]
     found["recipe"] |= {recipe.fingerprint for recipe in recipes}
     evidence = [f"{part} {', '.join(sorted(one[:12] for one in hashes))}" for part, hashes in found.items()]
-    return hold(all(len(hashes) == 1 for hashes in found.values()), "; ".join(evidence))
+    hold(all(len(hashes) == 1 for hashes in found.values()), "; ".join(evidence))
+    hold_marks(folder, next(iter(seeds.values())).result)
+    return "; ".join(evidence)
 
 
 def _nothing_missing(folder: Path, seeds: dict[int, Seed]) -> str:

@@ -108,6 +108,8 @@ def test_windows_of_another_seed_and_a_damaged_archive_are_refused(run: Path) ->
     ("ledger.json", '"entropy_bytes": 1', '"entropy_bytes": 2'), ("metrics.jsonl", '"loss": 6', '"loss": 5'),
     ("env.json", '"torch": "2', '"torch": "1'), ("train.log", "step:3/8", "step:3/9"),
     ("averaging.json", '"seconds": 0.1', '"seconds": 0.2'), ("model.pgolf", "", ""),
+    ("recipe.json", '"title": "', '"title": "x'), 
+    ("../recipe.json", '"correction_damping": 0.01', '"correction_damping": 0.5'),
 ])  # fmt: skip
 def test_what_no_other_file_holds_is_held_to_the_hash_in_its_stages_mark(run: Path, name: str, old: str, new: str):
     path = run / "seed2" / name
@@ -117,7 +119,7 @@ def test_what_no_other_file_holds_is_held_to_the_hash_in_its_stages_mark(run: Pa
         path.write_bytes(payload.replace(old.encode(), new.encode(), 1))
     else:
         path.write_bytes(payload[:-1] + bytes([payload[-1] ^ 1]))
-    assert told(run) == f"{name} was changed after its stage had ended"
+    assert told(run) == f"{path.name} was changed after its stage had ended"
 
 
 def test_the_last_mark_of_a_file_counts_and_a_broken_one_is_named(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The verifier on run folders: a false claim fails the checks that it contradicts, and what is unknown is said so."""
 
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -254,7 +255,12 @@ def test_a_correction_that_the_recipe_has_not_is_found(run: Path, cache: Path):
 # ---------------------------------------------------------------------- all seeds of a recipe
 
 ONE, MISSING = "one recipe, dataset and core over all seeds", "no seed and no log is missing"
-SUMMARY = "summary.json is that of its seeds"
+SUMMARY, MARKS = "summary.json is that of its seeds", "seed 2: the run's own hashes agree"
+
+
+def titled(place: str) -> Callable:
+    """Another title, which no fingerprint knows."""
+    return lambda run: (path := run / place / "recipe.json").write_text(json.dumps(read_json(path) | {"title": "x"}))
 
 
 def another_mean(run: Path) -> None:
@@ -270,6 +276,8 @@ def another_mean(run: Path) -> None:
         (lambda run: shutil.copytree(run / "seed2", run / "seed01"), MISSING, "seed01: not read, since"),
         (lambda run: (run / "seed1").rename(run / "seed01"), "seed 1: artifact opens and is whole", "seed1/model.pg"),
         (another_mean, SUMMARY, "sliding_bpb.mean is not what"),
+        (titled(""), ONE, "recipe.json has the hash "),
+        (titled("seed2"), MARKS, "recipe.json has the hash "),
     ],
 )
 def test_what_does_not_fit_over_all_seeds_is_named(run: Path, cache: Path, lie: Callable, check: str, words: str):

@@ -23,7 +23,9 @@ from pgolf_core.lab.verify.reading.keys import (
     claims_of,
     every_claim,
     is_of_file,
+    is_rounded,
     meaning,
+    nested,
     seeds_elsewhere,
 )
 from pgolf_core.lab.verify.reading.logs import ADAPTED, BEFORE, PACKED, SLIDING, Log, Score
@@ -268,9 +270,10 @@ def _unread(folder: Judged, read: set[str]) -> list[str]:
             name, statistic, *_ = meaning(key)
             is_judged = name and (not statistic or (name in ("bpb", "loss") and statistic == "mean"))
             is_read = is_judged or key in READ_ELSEWHERE or (where == SUBMISSION_FILE and key in read)
-            if is_number(value) and OF_RESULTS.search(key) and not is_read:
+            if is_rounded(key, value) or (is_number(value) and OF_RESULTS.search(key) and not is_read):
                 found[f"{key:.40}"] = None
-    return list(found)
+    inner = [key for key, value in nested(folder.claims).items() if is_number(value) and OF_RESULTS.search(key)]
+    return [*found, *(f"{key:.60}" for key in inner)]
 
 
 def _of(seed: int) -> str:

@@ -43,7 +43,8 @@ _QUANTITIES: tuple[tuple[str, set[str], set[str]], ...] = (
 """(name, words of which it has one, words that it may also have); bytes and seconds name their unit."""
 _NEUTRAL = re.compile(r"\b(?:val|validation|final|exact|official|score|full|eval|seeds?|\d+|bp[bp]|bits|per|byte|token|"
                       r"loss|nats|the)\b")  # fmt: skip
-_QUOTED = r"\s*[~≈]?\s*(\d{1,3}(?:,\d{3}){1,4}|\d{1,15}(?:\.\d{1,15})?)\s*(?:bytes|bpb|s|sec|seconds)?\s*"
+_QUOTED = r"[~≈]?\s*(\d{1,3}(?:,\d{3}){1,4}|\d{1,15}(?:\.\d{1,15})?)\s*(?:bytes|bpb|s|sec|seconds)?"
+_ROUNDED = re.compile(r"[~≈]?\s*\d[\d.,]*\s*[kMG]i?B", re.ASCII | re.I)
 _TABLE = re.compile(r"(?:per_)?seeds?(?:_results)?|seeds_results|results(?:_(?:by|per)_seed)?|per_seed_results")
 _BY_SEED = re.compile(r"_?(?:by|per)_seeds?(?=_|$)_?|^seeds?(?=_|$)_?|_seeds?$")
 _OF_SEED = re.compile(r"(?:seed[ _-]?)?([0-9]{1,19})")
@@ -106,8 +107,14 @@ def is_of_file(key: str) -> bool:
 
 def quoted(value: Any) -> str:
     """A number that stands in quotation marks, with its unit or without; empty for anything else."""
-    found = re.fullmatch(_QUOTED, value, re.ASCII | re.I) if isinstance(value, str) else None
+    found = re.fullmatch(_QUOTED, value.strip(), re.ASCII | re.I) if isinstance(value, str) else None
     return found[1].replace(",", "") if found else ""
+
+
+def is_rounded(key: str, value: Any) -> bool:
+    """Whether it is a size as `15.9 MB`, which says neither its digits nor of which of two units they are."""
+    is_text = isinstance(value, str) and _ROUNDED.fullmatch(value.strip()) is not None
+    return is_text and meaning(key).name.endswith("bytes")
 
 
 def claims_of(values: Mapping[str, Any]) -> list[Claim]:
@@ -149,7 +156,8 @@ def unfilled(values: Mapping[str, Any]) -> list[str]:
     odd = []
     for key, value in values.items():
         name = "" if _BY_SEED.search(key) and isinstance(value, dict | list) else meaning(key).name
-        if name and not name.startswith("other_") and not (value is None or is_number(value) or quoted(value)):
+        is_filled = value is None or is_number(value) or quoted(value) or is_rounded(key, value)
+        if name and not name.startswith("other_") and not is_filled:
             odd.append(f"{key:.40} ({str(value)[:40]!r})")
     return odd
 
@@ -184,6 +192,13 @@ def _table(values: Any, start: str = "") -> list[tuple[int, dict[str, Any]]]:
     ]  # fmt: skip
     rows = [(_OF_SEED.fullmatch(str(name)), row) for name, row in pairs if str(name).startswith(start)]
     return [(int(seed[1]), row) for seed, row in rows if seed and isinstance(row, dict)]
+
+
+def nested(claims: Mapping[str, Any]) -> dict[str, Any]:
+    """{`group.key`: value} of the groups that are no seeds' rows and columns: whose numbers they are nothing says."""
+    groups = {key: value for key, value in claims.items() if isinstance(value, dict)}
+    return {f"{key}.{name}": value for key, group in groups.items() for name, value in group.items()
+            if not (_TABLE.fullmatch(key) or _BY_SEED.search(key))}  # fmt: skip
 
 
 def seeds_elsewhere(claims: Mapping[str, Any]) -> set[int]:

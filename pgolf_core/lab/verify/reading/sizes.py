@@ -23,9 +23,9 @@ PARTS = ("model", "code", "total", "artifact")
 RAW_BYTES = 40_000_000
 """A size that is said to be of no packing and is larger than this is of the weights before packing."""
 _PACKING = re.compile(r"\+|int\d|zlib|zstd|lzma|brotli|xz|lz4|lrz|quant|pack|compress|group|ternary", re.I)
-_SIZE = re.compile(
-    r"([A-Za-z_][\w+./() \"',-]{0,100}?)[\"']?\s*[:=]\s*(\d[\d,]{0,14}(?![\d.]))(\s*bytes\b|(?=[\s,;/)}\]]|$))"
-)
+_VALUE = re.compile(r"[:=]\s*(\d[\d,]{0,14}(?![\d.]))(\s*bytes\b|(?=[\s,;/)}\]]|$))")
+_NO_NAME = re.compile(r"[^\w+./() \"',-]")
+"""What ends a name; the last characters before a value are one, from the first letter on."""
 _SIZED = re.compile(r"artifact|model[ _]size|serialized|compressed|(?:zlib|zstd|lzma|brotli):\d{1,12} code:", re.I)
 _COMPRESSOR = re.compile(r"(?:int\d_?)?(?:zlib|zstd|lzma|brotli)", re.I)
 """Beside code and total what it made is the packed file; alone it may be one of several that were tried."""
@@ -35,7 +35,7 @@ _RAW = re.compile(r"\braw", re.I)
 def sizes_of(line: str) -> Iterator[tuple[str, int]]:
     """(part, bytes) of every size of the packed file, the code, and their sum that a line tells."""
     has_size, is_raw = _SIZED.search(line) is not None, _RAW.match(line) is not None
-    for name, value, unit in _SIZE.findall(line):
+    for name, value, unit in _named(line):
         size = int(value.replace(",", ""))
         part = next((part for part, words in WORDS if re.search(words, name, re.I)), "")
         if _COMPRESSOR.fullmatch(name) and has_size:
@@ -46,3 +46,14 @@ def sizes_of(line: str) -> Iterator[tuple[str, int]]:
         is_packed = part == "code" or size <= RAW_BYTES or _PACKING.search(name)
         if part and is_size and is_packed:
             yield part, size
+
+
+def _named(line: str) -> Iterator[tuple[str, str, str]]:
+    """(name, digits, unit) of every whole number with a name, sought from its value back: a log may have long lines."""
+    end = 0
+    for found in _VALUE.finditer(line):
+        before = line[end : found.start()].rstrip()
+        before = before[:-1] if before.endswith(("'", '"')) else before
+        if name := re.search(r"[A-Za-z_].*", _NO_NAME.split(before[-101:])[-1]):
+            yield name[0], found[1], found[2]
+            end = found.end()

@@ -4,6 +4,7 @@ in which no changed number is overlooked. Every file is invented."""
 import functools
 import math
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from pgolf_core.lab.verify.reading.folder import Submission
 from pgolf_core.lab.verify.reading.keys import claimed, claims_of, meaning, rows_of, seeds_elsewhere, unfilled
 
 JSON, HEADLINE = "submission.json says what logs and file say", "the headline is the seeds' score"
-README = "README.md says what logs and file say"
+README, PROSE = "README.md says what logs and file say", "scores in README.md's prose are the folder's"
 WHOLE, NOT_MISSING = "submission.json is whole", "no seed and no log is missing"
 IMPLIED, SECONDS, CAP = (
     "each score implies the split's bytes", "seconds are within the budgets", "file and code fit under the cap"
@@ -201,6 +202,12 @@ def test_an_unfinished_file_or_one_that_contradicts_itself_fails_one_row_without
 
 def test_a_note_a_key_of_null_and_a_column_by_seed_are_not_unfilled():
     assert unfilled({"val_bpb_note": "text", "eval_time_s": "~110s", "steps": None, "val_bpb_by_seed": {"3": 1}}) == []
+    began = time.perf_counter()
+    assert len(unfilled({"val_bpb": " " * 30_000 + "x", "artifact_size": "~15.9 MB", "steps": "15.9 MB"})) == 2
+    assert time.perf_counter() - began < 1, "a long text takes the square of its length"
+
+
+INNER = {"artifact_size": "15.9 MB", "metrics": {"val_bpb": 1.2, "layers": 9}, "val_bpb_by_seed": BPB}
 
 
 def loss_of(bpb: float, tokens: int) -> float:
@@ -228,7 +235,8 @@ NO_SIZES = {name: re.sub(r".*\bbytes\n", "", text) for name, text in LOGS.items(
             ({"bytes_total": 15_950_000}, (UNKNOWN, "nothing here confirms bytes_total; 3 other numbers agree")))],
     what_no_log_names_is_said_to_be_unchecked=[
         (JSON, claiming(BY_SEED | {"bytes_total": 15_900_003, "best_bpb": 1.0}, logs=NO_SIZES), [],
-         (HOLDS, "not checked: bytes_total, best_bpb"))],
+         (HOLDS, "not checked: bytes_total, best_bpb")),
+        (JSON, claiming(BY_SEED | INNER, logs=LOGS), [], (HOLDS, "not checked: artifact_size, metrics.val_bpb"))],
     pairs_under_any_name_imply_the_bytes_and_most_of_them_tell_the_tokenizer=[
         (IMPLIED, claiming(claims), [], expected) for claims, expected in (
             (OF_8192, (HOLDS, "(as of SP8192, which no file names)")),

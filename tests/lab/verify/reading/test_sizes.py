@@ -21,6 +21,8 @@ LINES: dict[str, list[tuple[str, int]]] = {
     "Serialized model (27M params) quantized+brotli: 15975300 bytes": [("model", 15_975_300)],
     "encoder:[0, 1] decoder:[5, 3] Serialized model int6+zstd22: 1597530 bytes": [("model", 1_597_530)],
     "Total artifact: 8,853,380 bytes": [("total", 8_853_380)],
+    "wandb_step " * 100 + "; 'artifact' : 15,944,107 bytes": [("artifact", 15_944_107)],
+    "code_bytes: 1.5 code=41990, x" + "y" * 101 + "artifact: 15944107": [("code", 41_990), ("artifact", 15_944_107)],
     "serialized_artifact_lzma:60603970 bytes": [("model", 60_603_970)],
     '{"seed": 42, "val_bpb": 1.06, "artifact_bytes": 15978000, "code_bytes": 53880}':
         [("artifact", 15_978_000), ("code", 53_880)],
