@@ -143,6 +143,7 @@ def _run_task(sweep: Sweep, name: str, seed: int) -> None:
     if name != next(iter(folders)) and is_stopped(name, folders, sweep.stop_at):
         print(f"{name}, seed {seed}: not begun; {why_stopped(folders[name])}", file=sys.stderr)
     else:
+        print(f"{name}, seed {seed}:", file=sys.stderr)
         record(request, [seed], parts=PARTS[:2])
 
 

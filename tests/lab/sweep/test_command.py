@@ -75,7 +75,8 @@ def test_a_sweep_runs_each_seed_of_each_arm_shares_the_data_stage_and_compares(t
     trained = [line.removesuffix(" 03") for line in toy.executed if line.endswith("03")]
     assert trained == [f"toy.{arm} {seed}" for seed in (1, 2, 3) for arm in ("base", "deep", "flat")]
     assert toy.executed[-3:] == ["toy.base  07", "toy.deep  07", "toy.flat  07"]
-    said = capsys.readouterr().out
+    said, told = capsys.readouterr()
+    assert told.index("\ndeep, seed 2:\n") < told.index("\nflat, seed 2:\n"), "whose the stages are"
     assert "the baseline is toy.base" in said and "2 arms tried against toy.base." in said
     assert (toy.folder / "toy.base" / "sweep.txt").read_text() == said
     assert toy.sweep(*ARMS, "--seeds", "1,2,3") == 0 and toy.executed == [], "all of it is there"
