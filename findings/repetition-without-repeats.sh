@@ -2,8 +2,8 @@
 # datatrove 0.10.1: GopherRepetitionFilter drops most texts of 20 words though no word is repeated, by how long the first ones are.
 #
 # Three of its rules drop a text where the most frequent two, three or four words in a row take more than 20, 18 or 16 % of
-# its characters. Where none stand twice, the first ones of the text count as the most frequent: four words of 20 are 20 %. So a short
-# text stays or goes by the length of its own first words, and the reason given is top_4_gram. A corpus of dialogues,
+# its characters. Where none stand twice, the first of the text count as the most frequent: four words of 20 are 20 %. So a
+# short text stays or goes by the length of its own first words, and the reason given is top_4_gram. A corpus of dialogues,
 # captions or exercises is thinned out by chance, and who reads the reasons takes it for repetitive. Its documentation gives the
 # table of the Gopher paper and speaks of no shortest text; the paper also drops all texts under 50 words, which is another
 # filter here. Where short texts are wanted, pass top_n_grams=(): the other rules count only what stands twice.
