@@ -45,7 +45,7 @@ OPENERS: dict[str, Callable[[Path], Any]] = {
 
 
 class _Zstandard(io.RawIOBase):
-    """The content of a .zst file, all its frames; EOFError where the last one is cut. The library's own stops early."""
+    """The content of a .zst file, all its frames; EOFError where the last is cut: zstandard.open just ends there."""
 
     def __init__(self, path: Path):
         self._parts, self._held = self._unpacked(path), b""
