@@ -133,8 +133,9 @@ def run_script(run: Run) -> Path:
     one that was changed since its stage ended is written again.
     """
     path = run.recipe_folder / SCRIPT
-    is_kept = path.is_file() and not any(changed_files(run.recipe_folder, "02*"))
-    return path if is_kept else write_script(run.recipe, run.recipe_folder)
+    if any(changed_files(run.recipe_folder, "02*")):
+        path.unlink(missing_ok=True)
+    return path if path.is_file() else write_script(run.recipe, run.recipe_folder)
 
 
 def group_sensitivity(run: Run) -> dict[str, Groups] | None:

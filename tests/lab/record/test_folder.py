@@ -196,6 +196,8 @@ def test_an_attempt_counts_what_earlier_ones_lost_until_the_stage_is_finished(to
     for lived_seconds in (7, 2):
         runs.begin_attempt(run)
         last = json.loads((run.folder / runs.ATTEMPT).read_text())
+        last["began"] -= 20
+        (run.folder / runs.ATTEMPT).write_text(json.dumps(last))
         (run.folder / "train.log").touch()
         os.utime(run.folder / "train.log", (last["began"] + lived_seconds,) * 2)
     began = runs.begin_attempt(run)
