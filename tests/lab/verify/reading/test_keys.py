@@ -21,7 +21,7 @@ from pgolf_core.lab.verify.reading.folder import Submission
 from pgolf_core.lab.verify.reading.keys import claimed, claims_of, meaning, rows_of, seeds_elsewhere, unfilled
 
 JSON, HEADLINE = "submission.json says what logs and file say", "the headline is the seeds' score"
-README, PROSE = "README.md says what logs and file say", "scores in README.md's prose are the folder's"
+README = "README.md says what logs and file say"
 WHOLE, NOT_MISSING = "submission.json is whole", "no seed and no log is missing"
 IMPLIED, SECONDS, CAP = (
     "each score implies the split's bytes", "seconds are within the budgets", "file and code fit under the cap"
