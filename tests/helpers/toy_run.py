@@ -40,6 +40,7 @@ def finished_run(root: Path, seeds: tuple[int, ...] = (1, 2), overrides: tuple[s
     (root / "toy.toml").write_text(RECIPE)
     options = {"overrides": overrides, "runs_dir": str(root / "runs"), "cache_dir": str(root)}
     run = open_run(str(root / "toy.toml"), **options)
+    write_json(run.folder / "data.json", {"citation": ""})
     write_json(run.folder / "architecture.json", {})
     finish_stage(run, "02_architecture")
     for seed in seeds:

@@ -91,6 +91,7 @@ def _rule_lines(one: Against) -> list[str]:
     rule, unit = one.rule, f"nats per {one.unit}"
     way = "worse" if rule.improvement < 0 else "better"
     size = f"{way} by {abs(rule.improvement):.4f} {unit} ({abs(one.bpb.difference):.4f} bpb)"
+    size = size if rule.improvement else "no difference at all"
     margin = f"{RULE_MARGIN_NATS} nats per token"
     if one.unit == "byte":
         margin = f"{rule.margin:.5f} {unit}, which is {margin} of {one.baseline.name}'s tokenizer"

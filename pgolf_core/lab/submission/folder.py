@@ -90,8 +90,9 @@ def _read_seeds(folder: Path) -> dict[int, SeedRun]:
         )
     runs = {seed: read_seed(folder, seed) for seed in seeds}
     script, recipe = folder / SCRIPT, recorded_recipe(folder)
-    if not script.is_file():
-        raise UserError(f"{folder} has no {SCRIPT}, whose bytes count as code; {again}")
+    for name, why in {SCRIPT: "whose bytes count as code", DATA_FILE: "which names the data's source"}.items():
+        if not (folder / name).is_file():
+            raise UserError(f"{folder} has no {name}, {why}; {again}")
     counted = (script.stat().st_size, sha256_file(script))
     for seed, run in runs.items():
         place, result = folder / f"seed{seed}", run.result

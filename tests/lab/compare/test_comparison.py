@@ -89,6 +89,11 @@ def test_the_rule_is_applied_in_nats_a_token_at_its_border(tmp_path, improvement
     assert f"better by {improvement:.4f} nats per token ({improvement * bpb_per_nat:.4f} bpb)" in text
 
 
+def test_equal_scores_are_no_difference_and_not_better_by_nothing(tmp_path):
+    a, b = (write_run(tmp_path / name, {1: 2.0, 2: 2.1}) for name in "ab")
+    assert " no difference at all " in words_of(compare_arms([a, b]))
+
+
 def test_one_seed_gives_a_difference_and_no_p_value_anywhere(tmp_path):
     runs = [write_run(tmp_path / "a", {1: 2.0, 2: 2.1}), write_run(tmp_path / "b", {1: 1.0})]
     compared = compare_arms(runs)

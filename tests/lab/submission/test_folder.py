@@ -225,6 +225,8 @@ def test_an_unfinished_contradictory_or_outdated_run_is_refused(run: Path):
     refused(run, "model.pgolf was changed after its stage had ended")
     artifact.unlink()
     refused(run, "lacks model.pgolf")
+    (run / "data.json").unlink()
+    refused(run, "has no data.json, which names the data's source")
     (run / "summary.json").write_text(json.dumps({"seeds": [1, 2, 3]}))
     refused(run, "reports seed 3, whose folder is gone, .* run `pgolf record .*--seeds 3")
     for strange in (3, "12", {"1": 1}, [[1]]):
