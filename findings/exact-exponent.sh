@@ -5,7 +5,7 @@
 # lmfit divides the sum of squares, which is rounding noise, by max(1, points - parameters), so by one, takes that for the
 # variance of a point, and reports `b: 0.294 +/- 7e-15 (0.00%)`. Nothing warns and `errorbars` is True; eval_uncertainty alone
 # gives nan. scipy's curve_fit says inf and warns. The error bar of a scaling law is thus smallest where there can be none, and
-# the exponents of two recipes are always "different". The documentation divides by points - parameters, which is zero here.
+# the exponents of any two recipes would pass for different. The documentation divides by points - parameters, which is zero here.
 # Look at `result.nfree` first, or give `weights` from the spread of seeds with scale_covar=False.
 #
 # Expected: inf, nan or None. Seen on 2026-11-30, 100 draws of noise of 0.003 on 1 + 0.3 * (size / 1e7)^-0.25, of the fits that
