@@ -130,12 +130,11 @@ def run_script(run: Run) -> Path:
     """The run's train_gpt.py, whose literal bytes count as code: exported once into the recipe's folder, then kept.
 
     Its form is the recipe's `script`. A folder holds one recipe and one core (`runs`), so the file is never another's;
-    one that was changed since its stage ended is written again.
+    one that was changed since its stage ended is refused (UserError), and nobody's change is lost.
     """
     path = run.recipe_folder / SCRIPT
-    if any(changed_files(run.recipe_folder, "02*")):
-        path.unlink(missing_ok=True)
-    return path if path.is_file() else write_script(run.recipe, run.recipe_folder)
+    is_kept = path.is_file() and not any(changed_files(run.recipe_folder, "02*"))
+    return path if is_kept else write_script(run.recipe, run.recipe_folder)
 
 
 def group_sensitivity(run: Run) -> dict[str, Groups] | None:

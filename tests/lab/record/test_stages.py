@@ -78,12 +78,15 @@ def test_the_script_is_exported_once_for_all_seeds(honest: Path, monkeypatch: py
     assert len(hashes) == 1
 
 
-def test_a_script_that_was_changed_since_its_stage_ended_is_not_counted_but_written_again(copied: Run) -> None:
+def test_a_script_that_was_changed_since_its_stage_ended_is_not_counted_and_not_lost(copied: Run) -> None:
     script, of_all = copied.recipe_folder / "train_gpt.py", dataclasses.replace(copied, folder=copied.recipe_folder)
     payload = script.read_bytes()
     write_json(of_all.folder / "architecture.json", {})
     finish_stage(dataclasses.replace(of_all, seed=None), "02_architecture")
     script.write_text("print()\n")
+    with refused(r"train_gpt\.py exists and is another script; delete it"):
+        stages.run_script(copied)
+    script.unlink()
     assert stages.run_script(copied).read_bytes() == payload
 
 

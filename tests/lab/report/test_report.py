@@ -9,6 +9,7 @@ from refused import refused
 from report_run import RUN_SEEDS
 from run_folder import as_recipe, averaging_of, change
 
+from pgolf_core.lab.report import report
 from pgolf_core.lab.report.report import write_report
 from pgolf_core.result import Result
 
@@ -64,7 +65,7 @@ def test_frozen_and_adapted_scores_stand_side_by_side(run, spent: float, is_over
     for words in (
         " sliding (frozen) bpb | adapted bpb |", "(n = 3) | bits per byte, frozen | bytes", "by adapting. Lines",
         "\N{MINUS SIGN}0.0125 bpb on average", "each is scored whole before the weights are trained on it",
-        "nothing is learned from what has no score yet",
+        "nothing is learned from what has no score yet", "Recipe local-smoke, changed as under Reproduce, on track ",
     ):  # fmt: skip
         assert words in note, words
     assert "n-grams" not in note
@@ -79,11 +80,12 @@ def test_a_mixture_is_told_as_one(run, kind: str, learns: bool):
     assert "Each score was mixed with that of n-grams of the text before its target. Frozen" in note
 
 
-def test_one_seed_is_reported_without_spread(run):
+def test_one_seed_is_reported_without_spread(run, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(report, "command_of", lambda folder, seeds: "pgolf record local-smoke --seeds 1338")
     paths = write_report(run, [1338])
     page = Loads(paths.html.read_text()).text
     assert "1.7661 bits per byte" in page and "±" not in page and "nothing is known of the spread" in page
-    assert "No continuation was sampled" in page
+    assert "No continuation was sampled" in page and "Recipe local-smoke on track" in page
     assert json.loads(paths.summary.read_text())["sliding_bpb"]["std"] is None
 
 
