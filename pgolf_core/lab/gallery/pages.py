@@ -84,7 +84,7 @@ def make_gallery(run_folder: Path, seed: int | None = None, out: Path | None = N
     size = sum(map(len, files.values()))
     if size > MOST_BYTES:
         raise UserError(f"the gallery would take {size:,} bytes of {MOST_BYTES:,}; take another run, of fewer seeds")
-    with whole_folder(out) as made:
+    with whole_folder(out, replaces=True) as made:
         for name, payload in files.items():
             write_bytes(made / name, payload)
         write_json(made / MADE_FROM, made_from)

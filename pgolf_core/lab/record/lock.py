@@ -93,16 +93,15 @@ def hold(folder: Path, wait: bool = False, check: Callable[[], object] = lambda:
         folder.mkdir(parents=True, exist_ok=True)
         file = open(folder / LOCK_NAME, "w")  # noqa: SIM115 (closed below, outside the error translation)
     with file:
-        is_told = False
+        said = ""
         while not _is_ours(file, folder):
-            holder = holder_of(folder)
-            who = f" ({holder.node}, process {holder.pid})" if holder else ""
-            said = f"another pgolf is working in {short_path(folder)}{who}"
-            if not wait:
-                raise Busy(f"{said}; wait for it to end")
-            if not is_told:
+            if not said:
+                holder = holder_of(folder)
+                who = f" ({holder.node}, process {holder.pid})" if holder else ""
+                said = f"another pgolf is working in {short_path(folder)}{who}"
+                if not wait:
+                    raise Busy(f"{said}; wait for it to end")
                 tqdm.write(f"{said}; waiting for it to end", file=sys.stderr)
-            is_told = True
             time.sleep(POLL_SECONDS)
             check()
         _prove_alone(folder)

@@ -62,8 +62,8 @@ def _cell(value: Any, form: str) -> str:
 def _own(results: Mapping[int, Result]) -> dict[str, Any]:
     names = {"artifact_bytes": "model_bytes", "roundtrip_bpb": "standard_bpb"}
     seeds = pd.DataFrame(map(vars, results.values())).rename(columns=names)
-    is_whole = [one.raw_targets in (None, one.val_targets) for one in results.values()]
-    seeds["raw_bpb"] = seeds["raw_bpb"].where(is_whole)
+    if any(one.raw_targets not in (None, one.val_targets) for one in results.values()):
+        seeds["raw_bpb"] = None  # of a part of the split, which the packed file's is not
     return _row(THIS_RUN, "sliding", seeds["sliding_bpb"], seeds, seeds["parameters"])
 
 

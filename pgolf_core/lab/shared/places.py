@@ -46,15 +46,18 @@ def short_path(path: Path | str) -> str:
 
 
 @contextlib.contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """A hidden folder beside `target`, to be filled; it takes that name and place at the end, whole or not at all."""
+def whole_folder(target: Path, replaces: bool = False) -> Iterator[Path]:
+    """A hidden folder beside `target`, to be filled; it takes that name and place at the end, whole or not at all.
+
+    UserError where it cannot, as where a folder with files has come to be there and it `replaces` none.
+    """
     with explain_os_errors(f"cannot write {short_path(target)}"):
         target.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         try:
             yield made
             made.chmod(0o755)
-            if target.exists():
+            if replaces and target.exists():
                 shutil.rmtree(target)
             made.rename(target)
         finally:

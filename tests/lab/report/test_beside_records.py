@@ -5,8 +5,9 @@ import math
 import pandas as pd
 import pytest
 from report_run import RUN_SEEDS
-from run_folder import as_recipe, change
+from run_folder import TARGETS, as_recipe, change, seed_result
 
+from pgolf_core.lab.report import beside_records
 from pgolf_core.lab.report.report import write_report
 
 
@@ -55,3 +56,11 @@ def test_on_the_records_text_differences_and_the_rule_are_given_for_the_reports_
     points = pd.read_csv(run / "figures" / "bytes.csv")
     assert set(points["run"]) == {"this run", "pr194", "pr315", "pr332", "pr531", "pr1493"}
     assert len(points) == 2 + 3 + 3 + 3 + 2 + 3
+
+
+@pytest.mark.parametrize(
+    "raw_targets, cost", [(TARGETS, pytest.approx(-0.04)), (None, pytest.approx(-0.04)), (9, None)]
+)
+def test_what_packing_costs_is_told_only_where_every_seed_scored_its_raw_weights_on_the_whole_split(raw_targets, cost):
+    results = {1: seed_result(1, 2.0), 2: seed_result(2, 2.1, raw_targets=raw_targets)}
+    assert beside_records._own(results)["raw_to_packed"] == cost
